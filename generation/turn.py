@@ -1,0 +1,110 @@
+"""A turn of the engine: what it is asked, and what it gives back."""
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+import torch
+from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+
+from generation import hf
+from generation.conversation import Prompt
+from generation.errors import ModelError
+from recorder.events import CacheDecided
+
+TokenCallback = Callable[[int, torch.Tensor], None]
+
+
+class GenerationResult(TypedDict):
+    """What `ManualGenerator.generate` returns."""
+
+    generated_text: str
+    generated_tokens: list[int]
+    num_tokens: int
+    cache_used: bool
+    stop_reason: str
+    seed: int | None
+    prompt_tokens: int
+    cache: CacheDecided
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnResult:
+    """A finished turn. `text` has no end-of-sequence token, `token_ids` has the one sampled."""
+
+    turn: int
+    prompt: Prompt
+    token_ids: tuple[int, ...]
+    text: str
+    stop_text: str
+    stop_reason: str
+    seed: int | None
+    cache: CacheDecided
+    duration_ms: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnSettings:
+    """How the tokens of a turn are chosen; see `turn_settings`."""
+
+    config: GenerationConfig
+    seed: int | None = None
+    use_cache: bool = True
+    processors: LogitsProcessorList | None = None
+    criteria: StoppingCriteriaList | None = None
+    callback: TokenCallback | None = None
+
+    @property
+    def unreplayable(self) -> tuple[str, ...]:
+        """What no event can rebuild: the caller's own objects, and the clock."""
+        own = [*(self.processors or ()), *(self.criteria or ())]
+        named = [type(each).__name__ for each in own]
+        return (*named, "max_time") if self.config.max_time is not None else tuple(named)
+
+
+def turn_settings(
+    model: Any,
+    *,
+    max_new_tokens: int = 100,
+    seed: int | None = None,
+    use_cache: bool = True,
+    callback: TokenCallback | None = None,
+    logits_processor: LogitsProcessorList | None = None,
+    stopping_criteria: StoppingCriteriaList | None = None,
+    **settings: Any,
+) -> TurnSettings:
+    """Settings as `model.generate` takes them, made whole. A temperature of 0 is greedy.
+
+    Raises ModelError for what `generate` does not have, or cannot do a token at a time.
+    """
+    if max_new_tokens < 1:
+        raise ModelError(f"max_new_tokens must be at least one: {max_new_tokens}")
+    if settings.get("temperature") == 0:
+        settings = {**settings, "do_sample": False}
+    if settings.get("do_sample") is False:
+        # They have no meaning then, and transformers warns of each.
+        settings = {name: value for name, value in settings.items() if name not in _WARPERS}
+    config = hf.effective_config(model, max_new_tokens=max_new_tokens, **settings)
+    if config.do_sample and seed is None:
+        seed = secrets.randbits(63)
+    return TurnSettings(
+        config=config,
+        seed=seed if config.do_sample else None,
+        use_cache=use_cache,
+        processors=logits_processor,
+        criteria=stopping_criteria,
+        callback=callback,
+    )
+
+
+_WARPERS = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "top_h",
+    "min_p",
+    "typical_p",
+    "epsilon_cutoff",
+    "eta_cutoff",
+)

@@ -1,0 +1,13 @@
+"""Runs migrations on the connection that the store hands over."""
+
+from alembic import context
+from sqlalchemy import Connection
+
+
+def run(connection: Connection) -> None:
+    context.configure(connection=connection, render_as_batch=True)
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+run(context.config.attributes["connection"])

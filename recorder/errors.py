@@ -1,0 +1,13 @@
+"""Errors of a recording. Blame is in the type: here it is the recording that is at fault."""
+
+
+class TokentapeError(Exception):
+    """Base of every error that tokentape raises on purpose; the message fits one line."""
+
+
+class RecordingError(TokentapeError):
+    """The recording cannot be used: it is incomplete, contradicts itself or is damaged."""
+
+
+class NewerRecordingError(RecordingError):
+    """The recording, or the store it is in, was written by a newer version of tokentape."""

@@ -1,0 +1,45 @@
+"""The catalogue of events: facts in the past tense, one file a family.
+
+An event has no clock and no id inside; the recorder adds the envelope. A released event never
+changes its meaning: that takes a new event, or a new version and an upcast when it is read.
+"""
+
+from recorder.events.cache import CacheCleared, CacheDecided, PrefillCompleted
+from recorder.events.prompt import MessageAdded, SystemPromptCached, ids_sha256
+from recorder.events.run import RunFailed, RunFinished, RunStarted
+from recorder.events.tool import ToolCalled, ToolReturned
+from recorder.events.turn import TokenSampled, TurnFinished, TurnStarted
+
+Event = (
+    RunStarted
+    | RunFinished
+    | RunFailed
+    | SystemPromptCached
+    | MessageAdded
+    | TurnStarted
+    | CacheDecided
+    | PrefillCompleted
+    | TokenSampled
+    | TurnFinished
+    | ToolCalled
+    | ToolReturned
+    | CacheCleared
+)
+
+__all__ = (
+    "CacheCleared",
+    "CacheDecided",
+    "Event",
+    "MessageAdded",
+    "PrefillCompleted",
+    "RunFailed",
+    "RunFinished",
+    "RunStarted",
+    "SystemPromptCached",
+    "TokenSampled",
+    "ToolCalled",
+    "ToolReturned",
+    "TurnFinished",
+    "TurnStarted",
+    "ids_sha256",
+)

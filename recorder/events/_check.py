@@ -1,0 +1,28 @@
+"""Checks that events share when they are made, so that a wrong event cannot exist."""
+
+import math
+from collections.abc import Sequence
+
+
+def require(holds: bool, message: str) -> None:
+    if not holds:
+        raise ValueError(message)
+
+
+def require_counts(**counts: int | None) -> None:
+    """Each named count is None or at least zero."""
+    for name, count in counts.items():
+        if count is not None and count < 0:
+            raise ValueError(f"{name} must not be negative: {count}")
+
+
+def require_finite(**numbers: float) -> None:
+    for name, number in numbers.items():
+        if not math.isfinite(number):
+            raise ValueError(f"{name} must be finite: {number}")
+
+
+def require_token_ids(**ids: Sequence[int]) -> None:
+    for name, sequence in ids.items():
+        if sequence and min(sequence) < 0:
+            raise ValueError(f"{name} must hold token ids, which are not negative")

@@ -1,0 +1,55 @@
+"""What the model is given to read."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from recorder.events._check import require_counts, require_token_ids
+
+
+def ids_sha256(ids: Sequence[int]) -> str:
+    """Hexadecimal sha256 of token ids as little-endian int32, the form in which files keep them."""
+    return hashlib.sha256(b"".join(i.to_bytes(4, "little", signed=True) for i in ids)).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SystemPromptCached:
+    """The system prompt was processed once; every later prompt begins with these ids.
+
+    It begins the stream of ids that `TurnStarted` points into. `text` is `content` as the chat
+    template wrote it, `sha256` is `ids_sha256(ids)`, `chunks` are the lengths of the forwards.
+    """
+
+    version: ClassVar[int] = 1
+    content: str
+    text: str
+    ids: tuple[int, ...]
+    sha256: str
+    chunks: tuple[int, ...]
+    duration_ms: float
+    kv_bytes: int
+
+    def __post_init__(self) -> None:
+        require_token_ids(ids=self.ids)
+        require_counts(kv_bytes=self.kv_bytes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageAdded:
+    """A message was put before the model.
+
+    `ids` are those that the model will really see and `text` is what they spell, with what the
+    template wrote around the content; they extend the stream. Both are empty where the template
+    wrote the history anew: then `TurnStarted` carries the ids from the first change on.
+    """
+
+    version: ClassVar[int] = 1
+    role: str
+    content: str
+    text: str
+    ids: tuple[int, ...]
+    tool_call_id: str | None = None
+
+    def __post_init__(self) -> None:
+        require_token_ids(ids=self.ids)

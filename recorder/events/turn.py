@@ -1,0 +1,103 @@
+"""A turn: a prompt, and a token at a time until something stops it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from recorder.events._check import require, require_counts, require_finite, require_token_ids
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnStarted:
+    """The prompt of a turn, as a pointer into the stream and the ids after it.
+
+    The prompt is the first `kept_tokens` of the stream and then `added_ids`; its text is the first
+    `kept_chars` of the stream's text and then `added_text`. The prompt becomes the stream, and the
+    reply extends it. `history_reason` is empty where the history was extended exactly.
+
+    `sampling` is the effective generation config: what Hugging Face really used, defaults and all.
+    `unreplayable` names what the caller passed that no event can rebuild, such as own processors.
+    """
+
+    version: ClassVar[int] = 1
+    turn: int
+    prompt_tokens: int
+    kept_tokens: int
+    kept_chars: int
+    added_ids: tuple[int, ...]
+    added_text: str
+    history_reason: str
+    seed: int | None
+    sampling: Mapping[str, Any]
+    unreplayable: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        require(self.turn >= 1, f"turns count from one: {self.turn}")
+        require_counts(kept_tokens=self.kept_tokens, kept_chars=self.kept_chars)
+        require_token_ids(added_ids=self.added_ids)
+        require(
+            self.prompt_tokens == self.kept_tokens + len(self.added_ids),
+            f"prompt_tokens {self.prompt_tokens} must be kept_tokens {self.kept_tokens} "
+            f"plus {len(self.added_ids)} added",
+        )
+        require(self.prompt_tokens >= 1, "a prompt has at least one token")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenSampled:
+    """The sampler chose one token.
+
+    `position` is the token's own place in the sequence, prompt included. Log-probabilities,
+    entropy and gap are natural logarithms and raw logits, float32 values: `logprob` before and
+    `logprob_processed` after the logits processors, `entropy` of the raw distribution in nats,
+    `top_gap` between the two largest raw logits. `candidate_ids` are the likeliest tokens of the
+    raw distribution, best first, with their `candidate_logprobs`; empty when not asked for.
+    """
+
+    version: ClassVar[int] = 1
+    turn: int
+    step: int
+    position: int
+    token_id: int
+    logprob: float
+    logprob_processed: float
+    entropy: float
+    top_gap: float
+    duration_ms: float
+    candidate_ids: tuple[int, ...] = ()
+    candidate_logprobs: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        require_counts(step=self.step, position=self.position, token_id=self.token_id)
+        require_finite(
+            logprob=self.logprob,
+            logprob_processed=self.logprob_processed,
+            entropy=self.entropy,
+            top_gap=self.top_gap,
+        )
+        require(
+            len(self.candidate_ids) == len(self.candidate_logprobs),
+            "each candidate has an id and a log-probability",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnFinished:
+    """Generation stopped.
+
+    `text` is the reply as the next prompt's template is given it; `stop_text` spells the
+    end-of-sequence token that closed it, or is empty. `generator_sha256` hashes the end state of
+    the turn's random generator.
+    """
+
+    version: ClassVar[int] = 1
+    turn: int
+    stop_reason: str
+    generated_tokens: int
+    text: str
+    stop_text: str
+    generator_sha256: str
+    duration_ms: float
+
+    def __post_init__(self) -> None:
+        require(self.generated_tokens >= 1, "a finished turn has at least one token")

@@ -1,0 +1,76 @@
+"""A run in one row, folded from its events."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from recorder.envelope import Envelope
+from recorder.events import CacheDecided, Event, RunFailed, RunFinished, RunStarted, TurnFinished
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSummary:
+    """`status` is `running` until the run says otherwise: also for one whose process was killed.
+
+    `turns` and `generated_tokens` count the turns that finished, `prompt_tokens` and
+    `reused_tokens` those that began.
+    """
+
+    run_id: str
+    name: str
+    status: str
+    model: str
+    seed: int | None
+    started_at_ns: int
+    updated_at_ns: int
+    turns: int = 0
+    prompt_tokens: int = 0
+    reused_tokens: int = 0
+    generated_tokens: int = 0
+
+
+def changes_summary(event: Event) -> bool:
+    """True for the events that a summary is folded from."""
+    return isinstance(event, RunStarted | CacheDecided | TurnFinished | RunFinished | RunFailed)
+
+
+def summarise(summary: RunSummary | None, envelope: Envelope) -> RunSummary | None:
+    """The summary after one more event; None before the run has started."""
+    event, at_ns = envelope.event, envelope.at_ns
+    if isinstance(event, RunStarted):
+        return RunSummary(
+            run_id=envelope.run_id,
+            name=event.name,
+            status="running",
+            model=event.model,
+            seed=event.seed,
+            started_at_ns=at_ns,
+            updated_at_ns=at_ns,
+        )
+    if summary is None:
+        return None
+    if isinstance(event, CacheDecided):
+        return replace(
+            summary,
+            updated_at_ns=at_ns,
+            prompt_tokens=summary.prompt_tokens + event.prompt_tokens,
+            reused_tokens=summary.reused_tokens + event.reused_tokens,
+        )
+    if isinstance(event, TurnFinished):
+        return replace(
+            summary,
+            updated_at_ns=at_ns,
+            turns=summary.turns + 1,
+            generated_tokens=summary.generated_tokens + event.generated_tokens,
+        )
+    if isinstance(event, RunFinished):
+        return replace(summary, updated_at_ns=at_ns, status="finished")
+    if isinstance(event, RunFailed):
+        return replace(summary, updated_at_ns=at_ns, status="failed")
+    return summary
+
+
+def summarise_all(envelopes: Iterable[Envelope]) -> RunSummary | None:
+    summary: RunSummary | None = None
+    for envelope in envelopes:
+        summary = summarise(summary, envelope)
+    return summary

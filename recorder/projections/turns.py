@@ -1,0 +1,154 @@
+"""Turns, rebuilt from events alone: no model, no tokenizer."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from recorder.envelope import Envelope
+from recorder.errors import RecordingError
+from recorder.events import (
+    CacheDecided,
+    MessageAdded,
+    PrefillCompleted,
+    SystemPromptCached,
+    TokenSampled,
+    TurnFinished,
+    TurnStarted,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """One turn as the model lived it.
+
+    `finished` is None where the run was cut off in the turn; then `tokens` are those that were
+    sampled before, and the text of the reply is not known without a tokenizer.
+    """
+
+    started: TurnStarted
+    messages: tuple[MessageAdded, ...]
+    prompt_ids: tuple[int, ...]
+    prompt_text: str
+    tokens: tuple[TokenSampled, ...]
+    cache: CacheDecided | None
+    prefill: PrefillCompleted | None
+    finished: TurnFinished | None
+
+    @property
+    def number(self) -> int:
+        return self.started.turn
+
+    @property
+    def reply_ids(self) -> tuple[int, ...]:
+        return tuple(token.token_id for token in self.tokens)
+
+    @property
+    def reply_text(self) -> str | None:
+        return None if self.finished is None else self.finished.text
+
+
+@dataclass(slots=True)
+class _Stream:
+    """The ids and the text that the model has before it, as the events built them."""
+
+    ids: list[int] = field(default_factory=list)
+    text: str = ""
+
+    def restart(self, event: SystemPromptCached) -> None:
+        self.ids, self.text = list(event.ids), event.text
+
+    def extend(self, ids: Iterable[int], text: str) -> None:
+        self.ids.extend(ids)
+        self.text += text
+
+    def start_turn(self, event: TurnStarted) -> None:
+        if event.kept_tokens > len(self.ids) or event.kept_chars > len(self.text):
+            raise RecordingError(
+                f"turn {event.turn} keeps {event.kept_tokens} tokens of a stream that has "
+                f"{len(self.ids)}: events before it are missing or altered"
+            )
+        self.ids = self.ids[: event.kept_tokens] + list(event.added_ids)
+        self.text = self.text[: event.kept_chars] + event.added_text
+
+
+def iterate_turns(envelopes: Iterable[Envelope]) -> Iterator[Turn]:
+    """Every turn in order, the last one perhaps unfinished.
+
+    Raises RecordingError where the events contradict each other.
+    """
+    stream = _Stream()
+    messages: list[MessageAdded] = []
+    open_turn: _OpenTurn | None = None
+    for envelope in envelopes:
+        event = envelope.event
+        if isinstance(event, SystemPromptCached):
+            stream.restart(event)
+        elif isinstance(event, MessageAdded):
+            messages.append(event)
+            stream.extend(event.ids, event.text)
+        elif isinstance(event, TurnStarted):
+            if open_turn is not None:
+                yield open_turn.close(None)
+            stream.start_turn(event)
+            open_turn = _OpenTurn(event, tuple(messages), tuple(stream.ids), stream.text)
+            messages = []
+        elif isinstance(event, CacheDecided | PrefillCompleted | TokenSampled | TurnFinished):
+            if open_turn is None or event.turn != open_turn.started.turn:
+                raise RecordingError(
+                    f"event {envelope.seq} belongs to turn {event.turn}, which is not under way"
+                )
+            if isinstance(event, TurnFinished):
+                turn = open_turn.close(event)
+                stream.extend(turn.reply_ids, event.text + event.stop_text)
+                open_turn = None
+                yield turn
+            else:
+                open_turn.add(event)
+    if open_turn is not None:
+        yield open_turn.close(None)
+
+
+class _OpenTurn:
+    def __init__(
+        self,
+        started: TurnStarted,
+        messages: tuple[MessageAdded, ...],
+        prompt_ids: tuple[int, ...],
+        prompt_text: str,
+    ) -> None:
+        self.started = started
+        self._messages = messages
+        self._prompt_ids = prompt_ids
+        self._prompt_text = prompt_text
+        self._tokens: list[TokenSampled] = []
+        self._cache: CacheDecided | None = None
+        self._prefill: PrefillCompleted | None = None
+
+    def add(self, event: CacheDecided | PrefillCompleted | TokenSampled) -> None:
+        if isinstance(event, CacheDecided):
+            self._cache = event
+        elif isinstance(event, PrefillCompleted):
+            self._prefill = event
+        else:
+            if event.step != len(self._tokens):
+                raise RecordingError(
+                    f"turn {event.turn} has step {event.step} where step {len(self._tokens)} "
+                    "is due: a token is missing or twice there"
+                )
+            self._tokens.append(event)
+
+    def close(self, finished: TurnFinished | None) -> Turn:
+        if finished is not None and finished.generated_tokens != len(self._tokens):
+            raise RecordingError(
+                f"turn {finished.turn} finished with {finished.generated_tokens} tokens, "
+                f"but {len(self._tokens)} were recorded"
+            )
+        return Turn(
+            started=self.started,
+            messages=self._messages,
+            prompt_ids=self._prompt_ids,
+            prompt_text=self._prompt_text,
+            tokens=tuple(self._tokens),
+            cache=self._cache,
+            prefill=self._prefill,
+            finished=finished,
+        )

@@ -1,0 +1,111 @@
+"""The recorder gives each event its place in a run and hands it to a log, at once."""
+
+import os
+import time
+import traceback
+from collections.abc import Callable
+from types import TracebackType
+from typing import Protocol, Self
+
+from recorder.envelope import Envelope
+from recorder.errors import TokentapeError
+from recorder.events import (
+    Event,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    ToolReturned,
+    TurnFinished,
+    TurnStarted,
+)
+from recorder.projections.summary import RunSummary, summarise
+from recorder.run_id import uuid7
+
+# After these a loss of power loses nothing; after any other event the death of the process does.
+DURABLE = (RunStarted, RunFinished, RunFailed, TurnStarted, TurnFinished, ToolReturned)
+
+
+class EventLog(Protocol):
+    """What a store offers to a recorder."""
+
+    def append(self, envelope: Envelope, *, durable: bool) -> None:
+        """Keep the event before returning; with `durable`, through a loss of power too."""
+
+    def put_blob(self, sha256: str, payload: bytes) -> None:
+        """Keep a payload under its hexadecimal sha256; one that is there already is left alone."""
+
+
+class Recorder:
+    """Writes one run, in order.
+
+    As a context manager it ends the run: `RunFinished` with the totals, or `RunFailed` when the
+    block raises.
+    """
+
+    def __init__(
+        self,
+        log: EventLog,
+        *,
+        run_id: str | None = None,
+        clock_ns: Callable[[], int] = time.time_ns,
+        random_bytes: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self.run_id = run_id or uuid7(clock_ns(), random_bytes(10))
+        self._log = log
+        self._clock_ns = clock_ns
+        self._next_seq = 0
+        self._summary: RunSummary | None = None
+        self.ended = False
+
+    @property
+    def started(self) -> bool:
+        return self._next_seq > 0
+
+    def record(self, event: Event) -> Envelope:
+        """Append the event; when this returns it is kept."""
+        if self.ended:
+            raise TokentapeError(f"run {self.run_id} has ended; nothing can be added to it")
+        if isinstance(event, RunStarted) == self.started:
+            raise TokentapeError("a run has one RunStarted, and it comes first")
+        envelope = Envelope(self.run_id, self._next_seq, self._clock_ns(), event)
+        self._log.append(envelope, durable=isinstance(event, DURABLE))
+        self._next_seq += 1
+        self._summary = summarise(self._summary, envelope)
+        self.ended = isinstance(event, RunFinished | RunFailed)
+        return envelope
+
+    def put_blob(self, sha256: str, payload: bytes) -> None:
+        self._log.put_blob(sha256, payload)
+
+    def finish(self) -> None:
+        """End the run with its totals, unless it never started or has ended."""
+        if self._summary is not None and not self.ended:
+            self.record(
+                RunFinished(
+                    turns=self._summary.turns,
+                    prompt_tokens=self._summary.prompt_tokens,
+                    reused_tokens=self._summary.reused_tokens,
+                    computed_tokens=self._summary.prompt_tokens - self._summary.reused_tokens,
+                    generated_tokens=self._summary.generated_tokens,
+                )
+            )
+
+    def fail(self, error: BaseException) -> None:
+        """End the run with an error, unless it never started or has ended."""
+        if self.started and not self.ended:
+            text = "".join(traceback.format_exception(error))
+            self.record(RunFailed(error=type(error).__name__, message=str(error), traceback=text))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self.finish()
+        else:
+            self.fail(error)

@@ -1,0 +1,11 @@
+"""Errors of a replay: what was asked of it cannot be done."""
+
+from recorder import TokentapeError
+
+
+class ReplayError(TokentapeError):
+    """The replay cannot be run, though the recording is sound."""
+
+
+class NothingToReplayError(ReplayError):
+    """The recording holds no turn with a token in it, or not the turn that was asked for."""

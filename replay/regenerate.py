@@ -1,0 +1,179 @@
+"""Regenerate turns with Hugging Face `generate`, from the recorded ids, seed and settings."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from generation import LoadedModel, hf
+from generation.sampling import generator_sha256
+from recorder import Recording
+from recorder.projections import Turn
+from replay.compare import compare_fingerprints
+from replay.floor import FLOORS
+from replay.judge import TurnJudge, describe_divergence
+from replay.rebuild import find_altered
+from replay.verdict import Divergence, Report, TurnVerdict, Verdict, worst
+from replay.verify import choose_turns
+
+TurnDone = Callable[[TurnVerdict, float], None]
+"""Called with each turn's verdict and the milliseconds that it took."""
+
+
+def regenerate(
+    recording: Recording,
+    lm: LoadedModel,
+    *,
+    turns: Sequence[int] | None = None,
+    progress: TurnDone | None = None,
+) -> Report:
+    """Run `model.generate` on each turn's whole prompt, without a cache, and compare the tokens.
+
+    A turn is compared up to its first difference: after it the two histories are not the same.
+    torch's global random state is put back. Raises as `verify` does.
+    """
+    began = time.perf_counter()
+    started = recording.started()
+    chosen = choose_turns(recording, turns)
+    sampled = any(turn.started.seed is not None for turn in chosen)
+    differences = compare_fingerprints(started, lm, sampled=sampled)
+    verdicts: list[TurnVerdict] = []
+    divergences: list[Divergence] = []
+    for turn in chosen:
+        turn_began = time.perf_counter()
+        verdict, divergence = _regenerate_turn(turn, lm, started.dtype)
+        verdicts.append(verdict)
+        divergences += [divergence] if divergence else []
+        if progress is not None:
+            progress(verdict, (time.perf_counter() - turn_began) * 1000.0)
+    altered = find_altered(recording)
+    overall, reason = _conclude(verdicts, [d.field for d in differences if d.forbids], altered)
+    repro_turn = divergences[0].turn if divergences else chosen[0].number
+    return Report(
+        replay="regenerate",
+        run_id=recording.run_id,
+        verdict=overall,
+        reason=reason,
+        turns=tuple(verdicts),
+        divergences=tuple(divergences),
+        differences=differences,
+        altered=altered,
+        floor=FLOORS.get(started.dtype),
+        predicted_flips=0.0,
+        duration_ms=(time.perf_counter() - began) * 1000.0,
+        generation_ms=sum(turn.finished.duration_ms for turn in chosen if turn.finished),
+        repro=f"tokentape regenerate {recording.run_id} --turn {repro_turn}",
+    )
+
+
+def _conclude(
+    turns: Sequence[TurnVerdict], forbidding: Sequence[str], altered: Sequence[str]
+) -> tuple[Verdict, str]:
+    if forbidding:
+        return Verdict.INCOMPARABLE, f"not what was recorded: {', '.join(forbidding)}"
+    if altered:
+        return Verdict.DIVERGED, altered[0]
+    verdict = worst([turn.verdict for turn in turns])
+    first = next(turn for turn in turns if turn.verdict is verdict)
+    if verdict is Verdict.EXACT:
+        return verdict, "the same tokens and the same end state of the random generator"
+    if verdict is Verdict.NEAR_TIE:
+        return verdict, f"turn {first.turn}: another token within the noise, compared up to there"
+    return verdict, f"turn {first.turn}: `generate` says something else"
+
+
+def _regenerate_turn(
+    turn: Turn, lm: LoadedModel, dtype: str
+) -> tuple[TurnVerdict, Divergence | None]:
+    replayed_ids, logits, end_state = _generate(turn, lm)
+    step = _first_difference(turn.reply_ids, replayed_ids, finished=turn.finished is not None)
+    compared = len(turn.tokens) if step is None else step
+    differences = [_logprob_difference(turn, each, logits[each]) for each in range(compared)]
+    matches: bool | None = None
+    divergence: Divergence | None = None
+    verdict = Verdict.EXACT
+    if step is None and turn.finished is not None and end_state is not None:
+        matches = end_state == turn.finished.generator_sha256
+        verdict = Verdict.EXACT if matches else Verdict.DIVERGED
+    elif step is not None:
+        verdict = Verdict.DIVERGED
+        if step < min(len(logits), len(turn.tokens)):
+            divergence = _describe(turn, lm, dtype, step, logits)
+            if divergence is not None and divergence.kind == "near_tie":
+                verdict = Verdict.NEAR_TIE
+    return (
+        TurnVerdict(
+            turn=turn.number,
+            verdict=verdict,
+            tokens=compared,
+            sampled=turn.started.seed is not None,
+            mismatches=int(verdict is Verdict.DIVERGED and step is not None),
+            near_ties=int(verdict is Verdict.NEAR_TIE),
+            margin_max=(divergence.margin or 0.0) if divergence else 0.0,
+            logprob_difference_max=max(differences, default=0.0),
+            logprob_difference_mean=sum(differences) / max(len(differences), 1),
+            processed_difference_max=0.0,
+            generator_matches=matches,
+        ),
+        divergence,
+    )
+
+
+def _generate(
+    turn: Turn, lm: LoadedModel
+) -> tuple[tuple[int, ...], tuple[torch.Tensor, ...], str | None]:
+    """The ids that `generate` says, the raw logits of each step, and the generator's end state."""
+    model: Any = lm.model
+    prompt = torch.tensor([turn.prompt_ids], dtype=torch.long, device=model.device)
+    config = hf.recorded_config(turn.started.sampling)
+    config.return_dict_in_generate = True
+    config.output_logits = True
+    devices = [model.device] if model.device.type == "cuda" else []
+    end_state: str | None = None
+    with torch.random.fork_rng(devices=devices):
+        if turn.started.seed is not None:
+            torch.manual_seed(turn.started.seed)
+        output = model.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            generation_config=config,
+            tokenizer=lm.tokenizer,
+        )
+        if turn.started.seed is not None:
+            end_state = generator_sha256(_default_generator(model.device))
+    ids = output.sequences[0, prompt.shape[1] :].tolist()
+    return tuple(ids), output.logits, end_state
+
+
+def _default_generator(device: torch.device) -> torch.Generator:
+    if device.type == "cuda":
+        return torch.cuda.default_generators[device.index or 0]
+    return torch.default_generator
+
+
+def _first_difference(
+    recorded: Sequence[int], replayed: Sequence[int], *, finished: bool
+) -> int | None:
+    """The first step at which they differ; a turn that was cut off need only be a beginning."""
+    for step, (one, other) in enumerate(zip(recorded, replayed, strict=False)):
+        if one != other:
+            return step
+    same_length = len(recorded) == len(replayed)
+    if same_length or (not finished and len(recorded) < len(replayed)):
+        return None
+    return min(len(recorded), len(replayed))
+
+
+def _logprob_difference(turn: Turn, step: int, logits: torch.Tensor) -> float:
+    token = turn.tokens[step]
+    return abs(torch.log_softmax(logits, dim=-1)[0, token.token_id].item() - token.logprob)
+
+
+def _describe(
+    turn: Turn, lm: LoadedModel, dtype: str, step: int, logits: Sequence[torch.Tensor]
+) -> Divergence | None:
+    """The first difference, judged on the logits of `generate` itself."""
+    judge = TurnJudge(turn, lm, FLOORS.get(dtype, FLOORS["float32"]))
+    judged = [judge.judge(each, logits[each]) for each in range(step + 1)]
+    return describe_divergence(judged[step], turn, step, logits[step], lm.tokenizer)

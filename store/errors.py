@@ -1,0 +1,15 @@
+"""Errors of the place where recordings are kept."""
+
+from recorder import NewerRecordingError, TokentapeError
+
+
+class StoreError(TokentapeError):
+    """The store cannot be opened, read or written."""
+
+
+class NoSuchRunError(StoreError):
+    """No run, or more than one, goes by that id."""
+
+
+class NewerStoreError(StoreError, NewerRecordingError):
+    """The store was written by a newer version of tokentape."""

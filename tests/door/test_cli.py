@@ -1,0 +1,264 @@
+"""What is typed gets data on one stream, progress and errors on the other, and a true exit code."""
+
+import json
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import tokentape as tt
+
+Cli = Callable[..., tuple[int, str, str]]
+
+SCRIPT = """
+name = "short"
+seed = 3
+system_prompt = "Look at yourself. {tools}"
+regenerate = [2]
+
+[sampling.greedy]
+do_sample = false
+max_new_tokens = 6
+
+[sampling.sampled]
+do_sample = true
+temperature = 0.9
+max_new_tokens = 6
+
+[[turns]]
+user = "What of the first layer?"
+tool = "get_weight_statistics"
+arguments = { layer_name = "model.layers.0.mlp.up_proj.weight", compact = true }
+sampling = "greedy"
+
+[[turns]]
+user = "And the norm?"
+tool = "get_weight_statistics"
+arguments = { layer_name = "model.norm.weight", compact = true }
+sampling = "sampled"
+"""
+
+
+@pytest.fixture
+def database(tmp_path: Path, tiny_folder: Path, record: Callable[..., tt.Recording]) -> Path:
+    path = tmp_path / "runs.db"
+    with tt.open_store(path) as store:
+        record(tt.load_model(tiny_folder), store)
+    return path
+
+
+def files_under(folder: Path) -> dict[str, bytes]:
+    return {str(each): each.read_bytes() for each in folder.rglob("*") if each.is_file()}
+
+
+def test_list_prints_a_row_a_run(database: Path, cli: Cli) -> None:
+    code, out, err = cli("list", "--store", str(database))
+
+    assert (code, err) == (0, "")
+    assert "finished" in out
+    (run,) = json.loads(cli("list", "--store", str(database), "--json")[1])
+    with tt.open_store(database) as store:
+        assert list(run) == list(tt.runs_df(store).columns)
+        assert run["run_id"] == store.summaries()[0].run_id
+    assert run["turns"] == 4
+
+
+def test_the_environment_names_the_store(
+    database: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOKENTAPE_DATABASE_URL", f"sqlite:///{database}")
+
+    assert json.loads(cli("list", "--json")[1])[0]["name"] == "test"
+
+
+def test_show_tells_how_the_turns_went(database: Path, cli: Cli) -> None:
+    code, out, _ = cli("show", "--store", str(database))
+    whole = json.loads(cli("show", "--store", str(database), "--json")[1])
+
+    assert code == 0
+    assert "T=0.8 p=0.9" in out
+    assert "extends" in out
+    assert [turn["cache"]["decision"] for turn in whole["turns"]] == ["hit"] * 4
+    one = cli("show", "--store", str(database), "--turn", "2")[1]
+    assert "user: What of layer 1?" in one
+    assert "What of layer 2?" not in one
+
+
+def test_rebuild_prints_the_conversation(database: Path, cli: Cli) -> None:
+    code, out, _ = cli("rebuild", "--store", str(database))
+    whole = json.loads(cli("rebuild", "--store", str(database), "--json")[1])
+
+    assert code == 0
+    assert out.count("assistant: ") == 4
+    assert [turn["reply_text"] for turn in whole["turns"]] == [
+        message["content"] for message in whole["messages"] if message["role"] == "assistant"
+    ]
+
+
+def test_regenerate_says_it_again(database: Path, cli: Cli) -> None:
+    code, out, _ = cli("regenerate", "--store", str(database), "--turn", "2", "--turn", "3")
+
+    assert code == 0
+    assert "EXACT" in out
+    assert "turn   2  exact" in out
+
+
+def test_an_exported_run_is_verified_from_its_files(
+    database: Path, tmp_path: Path, cli: Cli
+) -> None:
+    sealed = tmp_path / "sealed"
+    code, out, _ = cli("export", "--store", str(database), "-o", str(sealed))
+
+    assert code == 0
+    assert all(Path(line).is_file() for line in out.splitlines())
+    assert cli("verify", "--store", str(sealed))[0] == 0
+    assert "finished" in cli("list", "--store", str(sealed))[1]
+
+
+def test_the_demo_records_seals_and_replays(tmp_path: Path, tiny_folder: Path, cli: Cli) -> None:
+    script = tmp_path / "script.toml"
+    script.write_text(SCRIPT)
+    store, sealed = tmp_path / "demo.db", tmp_path / "sealed"
+    code, out, _ = cli(
+        *("demo", "--model", str(tiny_folder), "--script", str(script)),
+        *("--store", f"sqlite:///{store}", "--sealed", str(sealed)),
+    )
+
+    assert code == 0
+    for part in ("verified", "exact", "same ids and text", "the sealed copy is equal"):
+        assert part in out
+    assert "times fewer" in out
+    assert cli("verify", "--store", str(store))[0] == 0
+
+
+def test_a_demo_whose_replay_fails_exits_with_one(
+    tmp_path: Path, tiny_folder: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "script.toml"
+    script.write_text(SCRIPT)
+    verify = tt.verify
+
+    def verify_louder(recording: tt.Recording, lm: tt.LoadedModel, **rest: object) -> object:
+        lm.model.model.layers[0].mlp.up_proj.weight.data.mul_(1.01)
+        return verify(recording, lm, **rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(tt, "verify", verify_louder)
+    code, out, _ = cli(
+        *("demo", "--model", str(tiny_folder), "--script", str(script)),
+        *("--store", f"sqlite:///{tmp_path / 'demo.db'}", "--sealed", str(tmp_path / "sealed")),
+    )
+
+    assert code == 1
+    assert "all replays pass: False" in out
+
+
+BAD_SCRIPTS = {
+    "an empty prompt": SCRIPT.replace("And the norm?", " "),
+    "a prompt beyond the context": SCRIPT.replace("Look at yourself.", "Look! " * 500),
+    "no toml": "name = ",
+    "a missing part": "name = 'x'",
+}
+
+
+@pytest.mark.parametrize("script", BAD_SCRIPTS)
+def test_a_bad_script_is_one_line_and_changes_nothing(
+    script: str, tmp_path: Path, tiny_folder: Path, cli: Cli
+) -> None:
+    path = tmp_path / "script.toml"
+    path.write_text(BAD_SCRIPTS[script])
+    before = files_under(tmp_path)
+    code, out, err = cli(
+        *("demo", "--model", str(tiny_folder), "--script", str(path)),
+        *("--store", f"sqlite:///{tmp_path / 'demo.db'}", "--sealed", str(tmp_path / "sealed")),
+    )
+    recorded = tmp_path / "demo.db"
+
+    assert (code, out) == (2, "")
+    assert err.startswith("tokentape: ")
+    assert err.count("\n") == 1
+    if recorded.exists():
+        with tt.open_store(recorded) as store:
+            assert store.summaries() == []
+    else:
+        assert files_under(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "complaint"),
+    [
+        (("verify", "0000"), 2, "has no run '0000'"),
+        (("verify", "--model", "./no-such-model"), 2, "there is no model folder"),
+        (("verify", "--turn", "99"), 5, "no turn 99"),
+        (("show", ""), 2, "has no run ''"),
+        (("export", "-o", "/proc/nowhere"), 2, "cannot write to"),
+    ],
+)
+def test_bad_input_is_one_line_and_changes_nothing(
+    database: Path, cli: Cli, arguments: tuple[str, ...], code: int, complaint: str
+) -> None:
+    before = database.read_bytes()
+    found, out, err = cli(*arguments, "--store", str(database))
+
+    assert (found, out) == (code, "")
+    assert complaint in err
+    assert err.startswith("tokentape: ")
+    assert err.count("\n") == 1
+    assert database.read_bytes() == before
+
+
+def test_a_store_that_is_not_there_is_not_made(tmp_path: Path, cli: Cli) -> None:
+    code, _, err = cli("list", "--store", str(tmp_path / "runs.db"))
+
+    assert code == 2
+    assert "there is no store" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_not_a_database_is_left_alone(tmp_path: Path, cli: Cli) -> None:
+    path = tmp_path / "notes.db"
+    path.write_text("dear diary")
+    code, out, err = cli("list", "--store", str(path))
+
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "is not a database" in err
+    assert path.read_text() == "dear diary"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_newer_store_exits_with_three(database: Path, cli: Cli) -> None:
+    with sqlite3.connect(database) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    code, _, err = cli("list", "--store", str(database))
+
+    assert code == 3
+    assert "upgrade tokentape" in err
+
+
+def test_an_event_of_the_future_exits_with_three(database: Path, cli: Cli) -> None:
+    with sqlite3.connect(database) as connection:
+        connection.execute(
+            "INSERT INTO events SELECT run_key, 99999, 0, 'Dreamt', 1, '{}' FROM runs"
+        )
+
+    assert cli("rebuild", "--store", str(database))[0] == 3
+
+
+def test_an_empty_store_has_nothing_to_replay(tmp_path: Path, cli: Cli) -> None:
+    tt.open_store(tmp_path / "runs.db").close()
+
+    assert cli("verify", "--store", str(tmp_path / "runs.db"))[0] == 5
+    assert json.loads(cli("list", "--store", str(tmp_path / "runs.db"), "--json")[1]) == []
+
+
+def test_drift_can_be_allowed(database: Path, cli: Cli) -> None:
+    """One log-probability that is off by little: the same tokens, other numbers."""
+    with sqlite3.connect(database) as connection:
+        connection.execute("DROP TRIGGER tokens_refuse_update")
+        connection.execute("UPDATE tokens SET logprob = logprob - 0.01 WHERE turn = 1 AND step = 2")
+
+    assert cli("verify", "--store", str(database))[0] == 1
+    code, out, _ = cli("verify", "--store", str(database), "--allow-drift", "--json")
+    assert code == 0
+    assert json.loads(out)["verdict"] == "drifted"
+    assert json.loads(out)["first"]["step"] == 2

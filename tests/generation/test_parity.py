@@ -1,0 +1,226 @@
+"""The engine against Hugging Face `generate`: bit for bit on the same schedule."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+import tokentape as tt
+from generation import hf
+from generation.sampling import generator_sha256
+from store import DatabaseStore
+
+FAMILIES = ("llama", "qwen3", "gpt2")
+CONFIGS: dict[str, dict[str, Any]] = {
+    "greedy": {"do_sample": False},
+    "greedy-penalty": {"do_sample": False, "repetition_penalty": 1.3, "no_repeat_ngram_size": 3},
+    "temperature": {"do_sample": True, "temperature": 0.7},
+    "top-k": {"do_sample": True, "top_k": 5},
+    "top-p": {"do_sample": True, "top_p": 0.8, "top_k": 0},
+    "min-p": {"do_sample": True, "min_p": 0.1, "temperature": 1.3},
+    "typical": {"do_sample": True, "typical_p": 0.7},
+    "everything": {
+        "do_sample": True,
+        "temperature": 0.8,
+        "top_k": 50,
+        "top_p": 0.95,
+        "repetition_penalty": 1.1,
+        "min_new_tokens": 10,
+        "suppress_tokens": [40, 41],
+    },
+}
+SEED = 1234
+NEW_TOKENS = 24
+
+
+class Reference:
+    """What `model.generate` says: tokens, raw logits, end state of the random generator."""
+
+    def __init__(self, lm: tt.LoadedModel, ids: list[int], settings: dict[str, Any]) -> None:
+        prompt = torch.tensor([ids])
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(SEED)
+            output = lm.model.generate(
+                prompt,
+                attention_mask=torch.ones_like(prompt),
+                max_new_tokens=NEW_TOKENS,
+                return_dict_in_generate=True,
+                output_logits=True,
+                **settings,
+            )
+            self.end_state = generator_sha256(torch.default_generator)
+        self.tokens = output.sequences[0, len(ids) :].tolist()
+        self.logits = [row[0] for row in output.logits]
+
+
+class Ours:
+    """What the engine says, recorded, with the logits that its callback saw."""
+
+    def __init__(
+        self,
+        generator: tt.ManualGenerator,
+        ids: list[int],
+        settings: dict[str, Any],
+        store: DatabaseStore,
+        recorder: tt.Recorder,
+    ) -> None:
+        self.logits: list[torch.Tensor] = []
+        result = generator.generate(
+            ids,
+            max_new_tokens=NEW_TOKENS,
+            seed=SEED,
+            callback=lambda token_id, logits: self.logits.append(logits.clone()),
+            **settings,
+        )
+        self.tokens = result["generated_tokens"]
+        self.cache = result["cache"]
+        self.turn = store.recording(recorder.run_id).turns()[-1]
+        assert self.turn.finished is not None
+        self.end_state = self.turn.finished.generator_sha256
+
+
+def random_ids(count: int, seed: int) -> list[int]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(3, 259, (count,), generator=generator).tolist()
+
+
+def assert_bitwise(ours: Ours, reference: Reference, *, sampled: bool) -> None:
+    assert ours.tokens == reference.tokens
+    assert len(ours.logits) == len(reference.logits)
+    assert all(map(torch.equal, ours.logits, reference.logits))
+    if sampled:
+        assert ours.end_state == reference.end_state
+
+
+@pytest.fixture
+def engine(store: DatabaseStore) -> Callable[..., tuple[tt.ManualGenerator, tt.Recorder]]:
+    def make(lm: tt.LoadedModel, **settings: Any) -> tuple[tt.ManualGenerator, tt.Recorder]:
+        recorder = tt.Recorder(store)
+        return tt.ManualGenerator(lm.model, lm.tokenizer, recorder, **settings), recorder
+
+    return make
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_fresh_prompt_gives_the_same_bits_as_generate(
+    family: str,
+    config: str,
+    make_lm: Callable[..., tt.LoadedModel],
+    engine: Callable[..., tuple[tt.ManualGenerator, tt.Recorder]],
+    store: DatabaseStore,
+) -> None:
+    lm, settings, ids = make_lm(family), CONFIGS[config], random_ids(37, 1)
+    generator, recorder = engine(lm)
+    ours = Ours(generator, ids, settings, store, recorder)
+
+    assert ours.cache.decision == "miss"
+    assert_bitwise(ours, Reference(lm, ids, settings), sampled=settings["do_sample"])
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_reused_cache_gives_the_same_bits_as_generate_with_that_cache(
+    family: str,
+    config: str,
+    make_lm: Callable[..., tt.LoadedModel],
+    engine: Callable[..., tuple[tt.ManualGenerator, tt.Recorder]],
+    store: DatabaseStore,
+) -> None:
+    lm, settings = make_lm(family), CONFIGS[config]
+    generator, recorder = engine(lm)
+    first = random_ids(40, 1)
+    generator.generate(first, max_new_tokens=8, do_sample=False)
+    second = first[:30] + random_ids(15, 2)
+    live = generator._cache._live
+    assert live is not None
+    same_cache = hf.fork(live.cache)
+    hf.crop(same_cache, 30)
+    ours = Ours(generator, second, settings, store, recorder)
+
+    assert (ours.cache.decision, ours.cache.reused_tokens) == ("partial", 30)
+    reference = Reference(lm, second, settings | {"past_key_values": same_cache})
+    assert_bitwise(ours, reference, sampled=settings["do_sample"])
+
+
+def test_chunked_prefill_gives_the_same_bits_as_generate_in_such_chunks(
+    lm: tt.LoadedModel,
+    engine: Callable[..., tuple[tt.ManualGenerator, tt.Recorder]],
+    store: DatabaseStore,
+) -> None:
+    ids = random_ids(53, 3)
+    generator, recorder = engine(lm, prefill_chunk_tokens=16)
+    ours = Ours(generator, ids, CONFIGS["top-p"], store, recorder)
+
+    assert ours.turn.prefill is not None
+    assert ours.turn.prefill.chunks == (16, 16, 16, 5)
+    reference = Reference(lm, ids, CONFIGS["top-p"] | {"prefill_chunk_size": 16})
+    assert_bitwise(ours, reference, sampled=True)
+
+
+@pytest.mark.parametrize("config", ["greedy", "everything"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_five_turns_with_reuse_give_the_tokens_of_five_fresh_generates(
+    family: str,
+    config: str,
+    make_lm: Callable[..., tt.LoadedModel],
+    engine: Callable[..., tuple[tt.ManualGenerator, tt.Recorder]],
+    store: DatabaseStore,
+) -> None:
+    lm, settings = make_lm(family), CONFIGS[config]
+    generator, recorder = engine(lm)
+    generator.cache_system_prompt("You are the subject of an experiment. Answer briefly.")
+    ids = list(generator.conversation.ids)
+    reused = []
+    for turn in range(5):
+        ids += random_ids(11, 10 + turn)
+        ours = Ours(generator, ids, settings, store, recorder)
+        reused.append(ours.cache.reused_tokens)
+        reference = Reference(lm, ids, settings)
+
+        assert ours.tokens == reference.tokens, f"turn {turn + 1}"
+        if settings["do_sample"]:
+            assert ours.end_state == reference.end_state
+        ids += ours.tokens
+    # All but the new tokens and the one that was sampled last came from the cache.
+    assert ours.cache.computed_tokens == 12
+    assert reused == sorted(reused)
+    assert reused[0] > 0
+
+
+def test_the_recorded_log_probability_is_that_of_the_sampled_token(
+    lm: tt.LoadedModel,
+    engine: Callable[..., tuple[tt.ManualGenerator, tt.Recorder]],
+    store: DatabaseStore,
+) -> None:
+    ids, settings = random_ids(20, 5), {"do_sample": True, "temperature": 1.5, "top_k": 0}
+    generator, recorder = engine(lm)
+    tokens = Ours(generator, ids, settings, store, recorder).turn.tokens
+    reference = Reference(lm, ids, settings)
+    raw = [torch.log_softmax(row, dim=-1) for row in reference.logits]
+    of_sampled = [row[token].item() for row, token in zip(raw, reference.tokens, strict=True)]
+    of_argmax = [row.max().item() for row in raw]
+
+    assert [token.token_id for token in tokens] == reference.tokens
+    assert [token.logprob for token in tokens] == of_sampled
+    assert of_sampled != of_argmax, "a flat enough distribution samples something else now and then"
+    for token, logits, logprobs in zip(tokens, reference.logits, raw, strict=True):
+        top = torch.topk(logits, 5)
+        cooled = torch.log_softmax(logits / 1.5, dim=-1)[token.token_id].item()
+        assert token.candidate_ids == tuple(top.indices.tolist())
+        assert token.candidate_logprobs == tuple(logprobs[top.indices].tolist())
+        assert token.top_gap == (top.values[0] - top.values[1]).item()
+        assert token.logprob_processed == pytest.approx(cooled, abs=1e-5)
+        assert token.entropy == pytest.approx(-(logprobs.exp() * logprobs).sum().item(), rel=1e-5)
+
+
+def test_the_callers_random_state_is_not_touched(lm: tt.LoadedModel) -> None:
+    generator = tt.ManualGenerator(lm.model, lm.tokenizer)
+    before = torch.get_rng_state()
+    first = generator.generate("Hello", do_sample=True, max_new_tokens=10)
+    again = generator.generate("Hello", do_sample=True, max_new_tokens=10, seed=first["seed"])
+
+    assert torch.equal(torch.get_rng_state(), before)
+    assert first["seed"] is not None
+    assert again["generated_tokens"] == first["generated_tokens"]

@@ -1,0 +1,85 @@
+"""What was encoded is decoded, whatever it was."""
+
+import dataclasses
+import json
+import typing
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recorder import NewerRecordingError, RecordingError
+from recorder.codec import CLASSES, decode_body, encode_body, kind_of
+from recorder.events import Event, MessageAdded, TokenSampled
+
+ids = st.lists(st.integers(0, 2**31 - 1), max_size=5).map(tuple)
+text = st.text()
+finite = st.floats(allow_nan=False, allow_infinity=False)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | finite | text,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
+    max_leaves=5,
+)
+messages = st.builds(
+    MessageAdded, role=text, content=text, text=text, ids=ids, tool_call_id=st.none() | text
+)
+tokens = st.integers(0, 5).flatmap(
+    lambda count: st.builds(
+        TokenSampled,
+        turn=st.integers(1, 100),
+        step=st.integers(0, 10_000),
+        position=st.integers(0, 10_000),
+        token_id=st.integers(0, 200_000),
+        logprob=finite,
+        logprob_processed=finite,
+        entropy=finite,
+        top_gap=finite,
+        duration_ms=finite,
+        candidate_ids=st.lists(st.integers(0, 200_000), min_size=count, max_size=count).map(tuple),
+        candidate_logprobs=st.lists(finite, min_size=count, max_size=count).map(tuple),
+    )
+)
+others = st.sampled_from([CLASSES["ToolCalled"]]).flatmap(
+    lambda cls: st.builds(
+        cls, call_id=text, name=text, arguments=st.dictionaries(text, json_values, max_size=3)
+    )
+)
+
+
+@given(messages | tokens | others)
+def test_an_event_survives_the_codec(event: Event) -> None:
+    again = decode_body(kind_of(event), event.version, encode_body(event))
+
+    assert again == event
+    assert encode_body(again) == encode_body(event)
+
+
+def test_every_event_can_be_decoded_from_its_own_fields() -> None:
+    for kind, cls in CLASSES.items():
+        hints = typing.get_type_hints(cls)
+        assert set(hints) - {"version"} == {field.name for field in dataclasses.fields(cls)}, kind
+
+
+@pytest.mark.parametrize(
+    ("kind", "version"), [("TokenSampled", 99), ("SomethingThatDoesNotExistYet", 1)]
+)
+def test_an_event_of_the_future_says_that_it_is_newer(kind: str, version: int) -> None:
+    with pytest.raises(NewerRecordingError, match="upgrade tokentape"):
+        decode_body(kind, version, "{}")
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["", "[]", "{", "{}", '{"role": 1, "surprise": 2}', json.dumps({"ids": [-4]})],
+)
+def test_a_damaged_body_is_the_recordings_fault(body: str) -> None:
+    with pytest.raises(RecordingError, match="MessageAdded"):
+        decode_body("MessageAdded", 1, body)
+
+
+def test_what_json_cannot_hold_is_refused_when_written() -> None:
+    event: Any = CLASSES["ToolCalled"](call_id="1", name="t", arguments={"x": float("nan")})
+
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        encode_body(event)

@@ -1,0 +1,94 @@
+"""A wrong event cannot be made."""
+
+import dataclasses
+import typing
+from typing import Any
+
+import pytest
+
+from recorder import events
+from recorder.events import CacheDecided, Event, TokenSampled, TurnStarted
+
+DECIDED = {
+    "turn": 1,
+    "decision": "hit",
+    "reason": "extends",
+    "prompt_tokens": 10,
+    "reused_tokens": 7,
+    "computed_tokens": 3,
+    "cached_tokens": 7,
+    "cropped_tokens": 0,
+}
+TOKEN = {
+    "turn": 1,
+    "step": 0,
+    "position": 10,
+    "token_id": 5,
+    "logprob": -1.0,
+    "logprob_processed": -0.5,
+    "entropy": 2.0,
+    "top_gap": 0.1,
+    "duration_ms": 1.0,
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"computed_tokens": 4}, "must be reused_tokens 7 plus"),
+        ({"reused_tokens": 10, "computed_tokens": 0}, "always computed"),
+        ({"decision": "maybe"}, "no such decision"),
+        ({"decision": "miss"}, "a miss cannot reuse"),
+        ({"cropped_tokens": -1}, "must not be negative"),
+    ],
+)
+def test_a_cache_decision_that_does_not_add_up_is_refused(
+    change: dict[str, Any], complaint: str
+) -> None:
+    assert CacheDecided(**DECIDED).reused_tokens == 7
+
+    with pytest.raises(ValueError, match=complaint):
+        CacheDecided(**DECIDED | change)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"logprob": float("nan")},
+        {"entropy": float("inf")},
+        {"token_id": -1},
+        {"candidate_ids": (1, 2), "candidate_logprobs": (-1.0,)},
+    ],
+)
+def test_a_token_without_a_finite_measure_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"must|each"):
+        TokenSampled(**TOKEN | change)
+
+
+def test_a_prompt_is_what_was_kept_and_what_was_added() -> None:
+    with pytest.raises(ValueError, match="plus 2 added"):
+        TurnStarted(
+            turn=1,
+            prompt_tokens=4,
+            kept_tokens=3,
+            kept_chars=0,
+            added_ids=(1, 2),
+            added_text="",
+            history_reason="",
+            seed=None,
+            sampling={},
+        )
+
+
+def test_events_are_frozen_slotted_and_keyword_only() -> None:
+    for cls in typing.get_args(Event):
+        assert cls.__dataclass_params__.frozen, cls
+        assert "__slots__" in vars(cls), cls
+        assert all(field.kw_only for field in dataclasses.fields(cls)), cls
+
+
+def test_every_event_is_listed_in_the_catalogue() -> None:
+    assert {cls.__name__ for cls in typing.get_args(Event)} == set(events.__all__) - {
+        "Event",
+        "ids_sha256",
+    }

@@ -1,0 +1,139 @@
+"""The recorder orders events and ends runs."""
+
+import uuid
+from dataclasses import dataclass, field
+
+import pytest
+
+from recorder import Envelope, Recorder, Recording, RecordingError, TokentapeError
+from recorder.events import (
+    CacheCleared,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    TurnStarted,
+)
+from recorder.run_id import uuid7
+
+STARTED = RunStarted(
+    name="n",
+    seed=1,
+    model="m",
+    weights_sha256="w",
+    tokenizer_sha256="t",
+    template_sha256="",
+    generation_config={},
+    sampler_sha256="s",
+    dtype="float32",
+    device="cpu",
+    attention_kernel="sdpa",
+    threads=1,
+    context_tokens=None,
+    environment={},
+    behaviour={},
+)
+CLEARED = CacheCleared(reason="asked", freed_bytes=0)
+
+
+@dataclass
+class ListLog:
+    envelopes: list[Envelope] = field(default_factory=list)
+    durable: list[bool] = field(default_factory=list)
+
+    def append(self, envelope: Envelope, *, durable: bool) -> None:
+        self.envelopes.append(envelope)
+        self.durable.append(durable)
+
+    def put_blob(self, sha256: str, payload: bytes) -> None:
+        raise AssertionError("no blob is expected")
+
+
+def recorder_on(log: ListLog) -> Recorder:
+    ticks = iter(range(1_000_000))
+    return Recorder(log, clock_ns=lambda: next(ticks), random_bytes=lambda count: bytes(count))
+
+
+def test_events_are_numbered_from_zero_and_stamped_by_the_clock() -> None:
+    log = ListLog()
+    recorder = recorder_on(log)
+    for event in (STARTED, CLEARED, CLEARED):
+        recorder.record(event)
+
+    assert [each.seq for each in log.envelopes] == [0, 1, 2]
+    assert [each.at_ns for each in log.envelopes] == [1, 2, 3]
+    assert {each.run_id for each in log.envelopes} == {recorder.run_id}
+    assert log.durable == [True, False, False]
+
+
+def test_a_run_starts_once_and_first() -> None:
+    recorder = recorder_on(ListLog())
+
+    with pytest.raises(TokentapeError, match="comes first"):
+        recorder.record(CLEARED)
+    recorder.record(STARTED)
+    with pytest.raises(TokentapeError, match="one RunStarted"):
+        recorder.record(STARTED)
+
+
+def test_leaving_the_block_finishes_the_run_and_closes_it() -> None:
+    log = ListLog()
+    with recorder_on(log) as recorder:
+        recorder.record(STARTED)
+
+    assert isinstance(log.envelopes[-1].event, RunFinished)
+    with pytest.raises(TokentapeError, match="has ended"):
+        recorder.record(CLEARED)
+
+
+def test_an_error_in_the_block_is_the_last_event() -> None:
+    log = ListLog()
+    with pytest.raises(KeyError), recorder_on(log) as recorder:
+        recorder.record(STARTED)
+        raise KeyError("lost")
+
+    failed = log.envelopes[-1].event
+    assert isinstance(failed, RunFailed)
+    assert failed.error == "KeyError"
+    assert "lost" in failed.traceback
+
+
+def test_a_run_that_never_started_leaves_nothing() -> None:
+    log = ListLog()
+    with recorder_on(log):
+        pass
+
+    assert log.envelopes == []
+
+
+def test_run_ids_are_version_7_and_sort_by_time() -> None:
+    early, late = uuid7(1_000_000_000_000, bytes(10)), uuid7(2_000_000_000_000, bytes(10))
+
+    assert uuid.UUID(early).version == 7
+    assert uuid.UUID(early).variant == uuid.RFC_4122
+    assert early < late
+    assert uuid7(0, b"\xff" * 10).startswith("00000000-0000-7fff-bfff-")
+
+
+def test_a_hole_in_the_sequence_is_found_when_read() -> None:
+    envelopes = [Envelope("r", 0, 0, STARTED), Envelope("r", 2, 0, CLEARED)]
+
+    with pytest.raises(RecordingError, match="event 2 where 1 is due"):
+        list(Recording("r", lambda: iter(envelopes)).events())
+
+
+def test_a_turn_that_points_beyond_the_stream_is_refused() -> None:
+    turn = TurnStarted(
+        turn=1,
+        prompt_tokens=6,
+        kept_tokens=5,
+        kept_chars=0,
+        added_ids=(1,),
+        added_text="x",
+        history_reason="",
+        seed=None,
+        sampling={},
+    )
+    envelopes = [Envelope("r", 0, 0, STARTED), Envelope("r", 1, 0, turn)]
+
+    with pytest.raises(RecordingError, match="events before it are missing"):
+        Recording("r", lambda: iter(envelopes)).turns()

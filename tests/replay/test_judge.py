@@ -1,0 +1,103 @@
+"""Near ties and edges of filters, on logits made for the purpose."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+
+import tokentape as tt
+from recorder.projections import Turn
+from replay.floor import FLOORS
+from replay.judge import TurnJudge
+from store import DatabaseStore
+
+FLOOR = FLOORS["float32"]
+
+
+@pytest.fixture
+def recorded(lm: tt.LoadedModel, store: DatabaseStore) -> Any:
+    """A one-token turn and the very logits that it was sampled from."""
+
+    def make(**settings: Any) -> tuple[Turn, torch.Tensor]:
+        kept: list[torch.Tensor] = []
+        with tt.Recorder(store) as recorder:
+            tt.ManualGenerator(lm.model, lm.tokenizer, recorder).generate(
+                "Hi", max_new_tokens=1, callback=lambda _, row: kept.append(row[None]), **settings
+            )
+        return store.recording(recorder.run_id).turns()[0], kept[0].clone()
+
+    return make
+
+
+def kind(turn: Turn, lm: tt.LoadedModel, logits: torch.Tensor) -> str:
+    return TurnJudge(turn, lm, FLOOR).judge(0, logits).kind
+
+
+@pytest.mark.parametrize("settings", [{"do_sample": False}, {"do_sample": True, "seed": 3}])
+def test_the_same_logits_give_the_same_token(
+    recorded: Any, lm: tt.LoadedModel, settings: dict[str, Any]
+) -> None:
+    turn, logits = recorded(**settings)
+    judged = TurnJudge(turn, lm, FLOOR).judge(0, logits)
+
+    assert judged.kind == ""
+    assert judged.margin == 0.0
+    assert judged.logprob_difference == 0.0
+
+
+@pytest.mark.parametrize(
+    ("lead", "expected"), [(0.5 * FLOOR.margin_eps, "near_tie"), (2 * FLOOR.margin_eps, "token")]
+)
+def test_a_pick_by_less_than_the_noise_is_a_near_tie(
+    recorded: Any, lm: tt.LoadedModel, lead: float, expected: str
+) -> None:
+    turn, logits = recorded(do_sample=False)
+    said = turn.tokens[0].token_id
+    other = (said + 1) % 272
+    logits[0, other] = logits[0, said] + lead
+
+    assert kind(turn, lm, logits) == expected
+
+
+def test_an_exact_tie_is_never_a_failure(recorded: Any, lm: tt.LoadedModel) -> None:
+    turn, logits = recorded(do_sample=False)
+    said = turn.tokens[0].token_id
+    logits[0, 0 if said else 1] = logits[0, said]
+
+    assert kind(turn, lm, logits) in ("near_tie", "logprob")
+
+
+@pytest.mark.parametrize(
+    ("short_by", "expected"),
+    [(0.5 * FLOOR.margin_eps, "near_tie"), (2 * FLOOR.margin_eps, "filtered")],
+)
+def test_a_token_just_outside_the_filter_is_a_near_tie(
+    recorded: Any, lm: tt.LoadedModel, short_by: float, expected: str
+) -> None:
+    turn, logits = recorded(do_sample=True, top_k=1, seed=3)
+    said = turn.tokens[0].token_id
+    other = (said + 1) % 272
+    logits[0, other] = logits[0, said] + short_by
+
+    judged = TurnJudge(turn, lm, FLOOR).judge(0, logits)
+    assert judged.kind == expected
+    assert judged.margin is None
+    assert judged.boundary_gap == pytest.approx(short_by, rel=1e-2)
+
+
+def test_a_filter_that_moves_by_one_token_is_no_other_setting(
+    recorded: Any, lm: tt.LoadedModel
+) -> None:
+    """Noise moves a token over the edge of top-p: all others are renormalised, by a known part."""
+    turn, logits = recorded(do_sample=True, top_p=0.9, top_k=0, seed=3)
+    probabilities = torch.softmax(logits, dim=-1)[0].sort(descending=True).values
+    edge = int((probabilities.cumsum(0) < 0.9).sum()) + 1
+    wider = float(probabilities[: edge + 1].sum()) - 1e-4
+    sampling = dict(turn.started.sampling) | {"top_p": wider}
+    moved = dataclasses.replace(turn, started=dataclasses.replace(turn.started, sampling=sampling))
+
+    assert kind(moved, lm, logits) == ""
+    hotter = dict(turn.started.sampling) | {"temperature": 1.02}
+    other = dataclasses.replace(turn, started=dataclasses.replace(turn.started, sampling=hotter))
+    assert kind(other, lm, logits) in ("sampler", "token")

@@ -1,0 +1,194 @@
+"""Verdicts: honest recordings pass, whatever way they were made; the rest is named."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tokentape as tt
+from replay.floor import FLOORS, plausible, predict_flips
+from replay.report import render
+from store import DatabaseStore
+
+HONEST: dict[str, dict[str, Any]] = {
+    "greedy": {"do_sample": False},
+    "penalties": {"do_sample": False, "repetition_penalty": 1.3, "no_repeat_ngram_size": 2},
+    "minimum": {"do_sample": False, "min_new_tokens": 10},
+    "hot": {"do_sample": True, "temperature": 1.7, "top_k": 0},
+    "cold": {"do_sample": True, "temperature": 0.1},
+    "top-k": {"do_sample": True, "top_k": 3},
+    "top-p": {"do_sample": True, "top_p": 0.7},
+    "min-p": {"do_sample": True, "min_p": 0.05},
+    "typical": {"do_sample": True, "typical_p": 0.6},
+    "everything": {
+        "do_sample": True,
+        "temperature": 0.8,
+        "top_p": 0.9,
+        "repetition_penalty": 1.2,
+        "suppress_tokens": [50, 51],
+    },
+}
+
+
+def converse(
+    lm: tt.LoadedModel, store: DatabaseStore, seed: int = 7, turns: int = 3, **settings: Any
+) -> tt.Recording:
+    with tt.Investigation(
+        lm, store=store, name="t", system_prompt="Be kind and brief.", seed=seed
+    ) as run:
+        for turn in range(turns):
+            run.chat(f"Question {turn}?", max_new_tokens=14, **settings)
+    return store.recording(run.run_id)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gpt2", "mistral-window"])
+@pytest.mark.parametrize("settings", HONEST)
+def test_an_honest_recording_is_verified_on_every_family(
+    family: str, settings: str, make_lm: Callable[..., tt.LoadedModel], store: DatabaseStore
+) -> None:
+    lm = make_lm(family)
+    report = tt.verify(converse(lm, store, **HONEST[settings]), lm)
+
+    assert report.verdict is tt.Verdict.VERIFIED, render(report)
+
+
+@pytest.mark.parametrize("settings", HONEST)
+def test_generate_says_the_same_again(
+    settings: str, lm: tt.LoadedModel, store: DatabaseStore
+) -> None:
+    before = torch.get_rng_state()
+    report = tt.regenerate(converse(lm, store, **HONEST[settings]), lm)
+
+    assert report.verdict is tt.Verdict.EXACT, render(report)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_plain_generator_can_be_verified_too(lm: tt.LoadedModel, store: DatabaseStore) -> None:
+    with tt.Recorder(store) as recorder:
+        generator = tt.ManualGenerator(lm.model, lm.tokenizer, recorder)
+        generator.cache_system_prompt("Be kind.")
+        for prompt in ("One", [9, 8, 7, 6], "Two"):
+            generator.generate(prompt, max_new_tokens=6, do_sample=True)
+    report = tt.verify(store.recording(recorder.run_id), lm)
+
+    assert report.verdict is tt.Verdict.VERIFIED, render(report)
+    assert len(report.turns) == 3
+
+
+def test_a_turn_that_was_cut_off_is_verified_as_far_as_it_went(
+    lm: tt.LoadedModel, store: DatabaseStore
+) -> None:
+    recorder = tt.Recorder(store)
+    generator = tt.ManualGenerator(lm.model, lm.tokenizer, recorder)
+    seen: list[int] = []
+
+    def stop(token_id: int, logits: torch.Tensor) -> None:
+        seen.append(token_id)
+        if len(seen) == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        generator.generate("Hi", max_new_tokens=20, do_sample=True, callback=stop)
+    recording = store.recording(recorder.run_id)
+    (turn,) = recording.turns()
+
+    assert list(turn.reply_ids) == seen
+    assert turn.finished is None
+    assert tt.verify(recording, lm).verdict is tt.Verdict.VERIFIED
+    assert tt.regenerate(recording, lm).verdict is tt.Verdict.EXACT
+
+
+def test_some_turns_can_be_verified_alone(
+    lm: tt.LoadedModel, store: DatabaseStore, record: Callable[..., tt.Recording]
+) -> None:
+    recording = record(lm, store)
+    report = tt.verify(recording, lm, turns=[2, 4])
+
+    assert [turn.turn for turn in report.turns] == [2, 4]
+    assert report.passes
+    with pytest.raises(tt.NothingToReplayError, match="no turn 9"):
+        tt.verify(recording, lm, turns=[9])
+
+
+def test_a_recording_without_tokens_has_nothing_to_replay(
+    lm: tt.LoadedModel, store: DatabaseStore
+) -> None:
+    with tt.Investigation(lm, store=store, name="t", system_prompt="Be kind.") as run:
+        pass
+    with pytest.raises(tt.NothingToReplayError, match="no token"):
+        tt.verify(store.recording(run.run_id), lm)
+
+
+def test_another_model_is_incomparable_and_still_measured(
+    make_lm: Callable[..., tt.LoadedModel], store: DatabaseStore
+) -> None:
+    recording = converse(make_lm("llama"), store, do_sample=False)
+    report = tt.verify(recording, make_lm("llama", seed=5))
+
+    assert report.verdict is tt.Verdict.INCOMPARABLE
+    assert report.reason == "not what was recorded: weights"
+    assert all(turn.verdict is tt.Verdict.DIVERGED for turn in report.turns)
+    assert tt.regenerate(recording, make_lm("llama", seed=5)).verdict is tt.Verdict.INCOMPARABLE
+
+
+def test_a_smaller_model_cannot_even_be_asked(
+    make_lm: Callable[..., tt.LoadedModel], store: DatabaseStore
+) -> None:
+    recording = converse(make_lm("llama"), store, do_sample=False)
+    small = make_lm("llama")
+    small.model.resize_token_embeddings(100)
+    with pytest.raises(tt.RecordingError, match="and the model has 100"):
+        tt.verify(recording, small)
+
+
+def test_half_precision_is_never_called_verified(lm: tt.LoadedModel, store: DatabaseStore) -> None:
+    lm.model.to(torch.bfloat16)
+    report = tt.verify(converse(lm, store, do_sample=False), lm)
+
+    assert report.verdict is tt.Verdict.INCOMPARABLE
+    assert "no noise floor is known for bfloat16" in report.reason
+    assert report.floor is None
+
+
+def test_a_history_that_was_written_anew_is_a_branch_of_its_own(
+    lm: tt.LoadedModel, store: DatabaseStore
+) -> None:
+    recorder = tt.Recorder(store)
+    generator = tt.ManualGenerator(lm.model, lm.tokenizer, recorder)
+    generator.generate([5, 6, 7, 8, 9], max_new_tokens=6, do_sample=False)
+    generator.generate([5, 6, 7, 20, 21], max_new_tokens=6, do_sample=False)
+    recording = store.recording(recorder.run_id)
+
+    assert recording.turns()[1].started.kept_tokens == 3
+    assert tt.verify(recording, lm).verdict is tt.Verdict.VERIFIED
+
+
+def test_a_divergence_shows_both_sides(
+    lm: tt.LoadedModel, store: DatabaseStore, make_lm: Callable[..., tt.LoadedModel]
+) -> None:
+    report = tt.verify(converse(lm, store, do_sample=False), make_lm("llama", seed=5))
+    first = report.first
+    printed = render(report)
+
+    assert first is not None
+    assert (first.turn, first.step, first.kind) == (1, 0, "token")
+    assert first.margin is not None
+    assert first.margin > 1e-3
+    assert len(first.recorded_candidates) == len(first.replayed_candidates) == 5
+    assert first.text_before.endswith("<|im_start|>assistant\n")
+    for part in ("INCOMPARABLE", "first divergence: turn 1, token 0", "repeat: tokentape verify"):
+        assert part in printed
+    assert report.to_dict()["first"]["recorded"]["token_id"] == first.recorded.token_id
+
+
+@given(st.lists(st.floats(0.0, 20.0), max_size=300))
+def test_hardly_any_near_ties_are_expected_in_float32(gaps: list[float]) -> None:
+    predicted = predict_flips(gaps, FLOORS["float32"])
+
+    assert 0.0 <= predicted < 0.01
+    assert plausible(0, predicted)
+    assert plausible(1, predicted)
+    assert not plausible(5, predicted)

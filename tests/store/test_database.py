@@ -1,0 +1,158 @@
+"""The live store refuses what would harm a recording."""
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import IntegrityError
+
+import tokentape as tt
+from recorder.events import CacheCleared
+from store.schema import alembic_config
+from store.tables import metadata
+
+TRIGGERS = {
+    f"{table}_refuse_{verb}"
+    for table in ("events", "tokens", "blobs")
+    for verb in ("update", "delete")
+}
+
+
+def triggers_of(path: Path) -> set[str]:
+    with sqlite3.connect(path) as connection:
+        rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'")
+        return {name for (name,) in rows}
+
+
+def test_migrations_make_the_tables_that_are_declared(tmp_path: Path) -> None:
+    path = tmp_path / "runs.db"
+    tt.open_store(path).close()
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        differences = compare_metadata(context, metadata)
+
+        assert differences == []
+    engine.dispose()
+    assert triggers_of(path) == TRIGGERS
+
+
+def test_down_and_up_again_gives_the_same_schema(tmp_path: Path) -> None:
+    path = tmp_path / "runs.db"
+    tt.open_store(path).close()
+
+    def schema() -> set[tuple[str, str]]:
+        with sqlite3.connect(path) as connection:
+            return set(connection.execute("SELECT name, sql FROM sqlite_master WHERE sql <> ''"))
+
+    before = schema()
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.connect() as connection:
+        command.downgrade(alembic_config(connection), "base")
+        connection.commit()
+        assert "events" not in {name for name, _ in schema()}
+        command.upgrade(alembic_config(connection), "head")
+        connection.commit()
+    engine.dispose()
+
+    assert schema() == before
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE events SET body = '{}'",
+        "UPDATE tokens SET token_id = 1",
+        "DELETE FROM events",
+        "DELETE FROM tokens WHERE step = 0",
+        "DELETE FROM blobs",
+        "UPDATE blobs SET payload = ''",
+        "REPLACE INTO tokens SELECT * FROM tokens",
+    ],
+)
+def test_what_was_recorded_cannot_be_changed(
+    tmp_path: Path, statement: str, lm: tt.LoadedModel, record: Callable[..., tt.Recording]
+) -> None:
+    with tt.open_store(tmp_path / "runs.db") as store:
+        recording = record(lm, store, tokens=2)
+        before = list(recording.events())
+        with store._engine.connect() as connection, pytest.raises(IntegrityError, match="append"):
+            connection.execute(text(statement))
+
+        assert list(recording.events()) == before
+
+
+def test_a_second_writer_is_refused_and_writes_nothing(
+    tmp_path: Path, lm: tt.LoadedModel, record: Callable[..., tt.Recording]
+) -> None:
+    with tt.open_store(tmp_path / "runs.db") as store, tt.open_store(tmp_path / "runs.db") as other:
+        recording = record(lm, store, tokens=2)
+        before = list(recording.events())
+        late = tt.Envelope(recording.run_id, 3, 0, CacheCleared(reason="late", freed_bytes=0))
+        with pytest.raises(tt.StoreError, match="has an event 3 already: a run has one writer"):
+            other.append(late, durable=True)
+
+        assert list(recording.events()) == before
+
+
+def test_a_run_that_was_never_started_takes_no_events(tmp_path: Path) -> None:
+    with tt.open_store(tmp_path / "runs.db") as store:
+        envelope = tt.Envelope("unknown", 0, 0, CacheCleared(reason="x", freed_bytes=0))
+        with pytest.raises(tt.NoSuchRunError):
+            store.append(envelope, durable=False)
+
+        assert store.summaries() == []
+
+
+def foreign_database(path: Path) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE bookmarks (url TEXT)")
+        connection.execute("INSERT INTO bookmarks VALUES ('x')")
+
+
+@pytest.mark.parametrize(
+    ("make", "complaint"),
+    [
+        (lambda path: path.write_text("not a database " * 50), "no SQLite header"),
+        (lambda path: path.write_bytes(b"SQLite format 3\x00" + b"\xff" * 4096), "cannot be read"),
+        (foreign_database, "a database of something else"),
+    ],
+)
+def test_a_file_that_is_not_ours_is_refused_and_left_alone(
+    tmp_path: Path, make: Callable[[Path], None], complaint: str
+) -> None:
+    path = tmp_path / "thing.db"
+    make(path)
+    before = path.read_bytes()
+    with pytest.raises(tt.StoreError, match=complaint):
+        tt.open_store(path)
+
+    assert path.read_bytes() == before
+    assert [each.name for each in tmp_path.iterdir()] == ["thing.db"]
+
+
+def test_a_newer_database_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "runs.db"
+    tt.open_store(path).close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '0999'")
+    with pytest.raises(tt.NewerRecordingError, match="schema 0999"):
+        tt.open_store(path)
+
+
+def test_a_store_that_must_exist_is_not_made(tmp_path: Path) -> None:
+    with pytest.raises(tt.StoreError, match="there is no store"):
+        tt.open_store(tmp_path / "runs.db", must_exist=True)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("where", ["postgresql+psycopg://host/db", "what://", "://"])
+def test_a_url_that_is_no_store_is_refused(where: str) -> None:
+    with pytest.raises(tt.StoreError):
+        tt.open_store(where)

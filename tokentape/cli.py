@@ -1,0 +1,249 @@
+"""The command line. Data goes to standard output, progress and errors to standard error.
+
+Exit codes: 0 same or fine, 1 divergence, 2 bad input, 3 written by a newer version, 5 nothing to
+replay.
+"""
+
+import json
+import os
+import sys
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+import tokentape as tt
+from recorder.events import RunStarted
+from replay.report import render, render_turn
+from replay.verdict import Report, Verdict
+from store import DEFAULT_URL, DatabaseStore, ParquetStore
+from tokentape import output
+from tokentape.demo import DEMO_SEALED, DEMO_STORE, run_demo
+
+app = typer.Typer(
+    name="tokentape",
+    help="A flight recorder for local language-model experiments.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+RunArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[RUN]", help="A run id or its unambiguous beginning; the newest run if left out."
+    ),
+]
+StoreOption = Annotated[
+    str,
+    typer.Option(
+        "--store",
+        envvar="TOKENTAPE_DATABASE_URL",
+        help="A database URL, a SQLite file or a folder of sealed runs.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+TurnOption = Annotated[
+    list[int] | None, typer.Option("--turn", help="Only this turn; may be repeated.")
+]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        help="smollm2-demo, a folder, a GGUF file or a hub id; the recorded one if left out."
+    ),
+]
+
+
+@app.command()
+def demo(
+    store: Annotated[str, typer.Option(help="Where to record.")] = DEMO_STORE,
+    sealed: Annotated[Path, typer.Option(help="Folder to seal the run into.")] = DEMO_SEALED,
+    model: Annotated[str, typer.Option(help="The model to ask.")] = "smollm2-demo",
+    script: Annotated[
+        Path | None, typer.Option(help="A TOML file of turns instead of the bundled one.")
+    ] = None,
+) -> None:
+    """Ask a model about its own weights for 20 turns, record it, and replay the recording."""
+    raise typer.Exit(run_demo(store, sealed, model, script))
+
+
+@app.command("list")
+def list_runs(store: StoreOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
+    """List the runs of a store, the newest last."""
+    opened = _open(store)
+    if as_json:
+        frame = tt.runs_df(opened)
+        output.print_json(json.loads(frame.to_json(orient="records", date_format="iso")))
+    else:
+        output.console().print(output.runs_table(opened.summaries()))
+
+
+@app.command()
+def show(
+    run: RunArgument = None,
+    store: StoreOption = DEFAULT_URL,
+    turn: TurnOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a run is and how its turns went; with --turn, what was said in one."""
+    recording = _recording(_open(store), run)
+    started = recording.started()
+    turns = [each for each in recording.turns() if not turn or each.number in turn]
+    if as_json:
+        output.print_json(
+            {"run_id": recording.run_id, "started": asdict(started)}
+            | {"turns": [_turn_json(each) for each in turns]}
+        )
+        return
+    console = output.console()
+    console.print(f"run {recording.run_id}", markup=False)
+    for name in ("name", "model", "seed", "dtype", "device", "attention_kernel"):
+        console.print(f"  {name:<17}{getattr(started, name)}", markup=False)
+    console.print(output.turns_table(turns))
+    for each in turns if turn else ():
+        console.print(render_turn(each), markup=False)
+
+
+@app.command()
+def rebuild(
+    run: RunArgument = None, store: StoreOption = DEFAULT_URL, as_json: JsonOption = False
+) -> None:
+    """Rebuild the conversation from events alone; with --json, every id and text of each turn."""
+    recording = _recording(_open(store), run)
+    rebuilt = tt.rebuild(recording)
+    if as_json:
+        output.print_json(
+            {
+                "run_id": rebuilt.run_id,
+                "messages": [asdict(message) for message in rebuilt.messages],
+                "turns": [_turn_json(each) for each in rebuilt.turns],
+            }
+        )
+        return
+    for each in rebuilt.turns:
+        sys.stdout.write(render_turn(each) + "\n")
+
+
+@app.command()
+def verify(
+    run: RunArgument = None,
+    store: StoreOption = DEFAULT_URL,
+    model: ModelOption = None,
+    turn: TurnOption = None,
+    allow_drift: Annotated[
+        bool, typer.Option("--allow-drift", help="Exit 0 although log-probabilities drifted.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Check every recorded token with one forward of the model."""
+    recording = _recording(_open(store), run)
+    lm = _load(model, recording.started())
+    with output.progress("verify") as bar:
+        task = bar.add_task("", total=None)
+        report = tt.verify(
+            recording,
+            lm,
+            turns=turn,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    _report(report, as_json)
+    drift_allowed = allow_drift and report.verdict is Verdict.DRIFTED
+    raise typer.Exit(0 if report.passes or drift_allowed else 1)
+
+
+@app.command()
+def regenerate(
+    run: RunArgument = None,
+    store: StoreOption = DEFAULT_URL,
+    model: ModelOption = None,
+    turn: TurnOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say it all again with Hugging Face `generate` and compare token by token."""
+    recording = _recording(_open(store), run)
+    lm = _load(model, recording.started())
+    with output.progress("regenerate") as bar:
+        count = len(turn) if turn else len(recording.turns())
+        task = bar.add_task("", total=count)
+        report = tt.regenerate(
+            recording, lm, turns=turn, progress=lambda verdict, ms: bar.advance(task)
+        )
+    _report(report, as_json)
+    raise typer.Exit(0 if report.passes else 1)
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Option("--output", "-o", help="The folder to write into.")],
+    run: RunArgument = None,
+    store: StoreOption = DEFAULT_URL,
+    as_json: JsonOption = False,
+) -> None:
+    """Seal a run into Parquet files."""
+    opened = _open(store)
+    files = tt.export_parquet(_recording(opened, run), opened, folder)
+    if as_json:
+        output.print_json([str(file) for file in files])
+    else:
+        sys.stdout.writelines(f"{file}\n" for file in files)
+
+
+def _open(store: str) -> DatabaseStore | ParquetStore:
+    return tt.open_store(store, must_exist=True)
+
+
+def _recording(store: DatabaseStore | ParquetStore, run: str | None) -> tt.Recording:
+    if run is None:
+        summaries = store.summaries()
+        if not summaries:
+            raise tt.NothingToReplayError(f"{store.where} holds no run")
+        run = summaries[-1].run_id
+    return store.recording(run)
+
+
+def _load(model: str | None, started: RunStarted) -> tt.LoadedModel:
+    if not (model or started.model):
+        raise tt.ModelError("the recording does not name its model: say which with --model")
+    with output.working("loading the model"):
+        return tt.load_model(model or started.model)
+
+
+def _report(report: Report, as_json: bool) -> None:
+    if as_json:
+        output.print_json(report.to_dict())
+    else:
+        sys.stdout.write(render(report) + "\n")
+
+
+def _turn_json(turn: Any) -> dict[str, Any]:
+    return asdict(turn) | {"reply_ids": list(turn.reply_ids), "reply_text": turn.reply_text}
+
+
+def main() -> NoReturn:
+    """Run a command; an error is one line on standard error and an exit code."""
+    if not sys.warnoptions:
+        # Warnings of libraries are for those who write code, not for those who type commands.
+        warnings.simplefilter("ignore")
+    try:
+        app()
+    except tt.NewerRecordingError as error:
+        _fail(error, 3)
+    except tt.NothingToReplayError as error:
+        _fail(error, 5)
+    except tt.TokentapeError as error:
+        _fail(error, 2)
+    except BrokenPipeError:
+        # The reader of a pipe has seen enough; nothing may be flushed to it any more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    sys.exit(0)
+
+
+def _fail(error: Exception, code: int) -> NoReturn:
+    if os.environ.get("TOKENTAPE_TRACEBACK"):
+        raise error
+    sys.stderr.write(f"tokentape: {' '.join(str(error).split())}\n")
+    sys.exit(code)

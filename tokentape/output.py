@@ -1,0 +1,98 @@
+"""What the commands print: tables for people on standard output, progress on standard error."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from recorder.projections import RunSummary, Turn
+
+# A pipe has no width; a table that is cut to 80 columns loses what it is for.
+_PIPE_COLUMNS = 160
+progress_console = Console(stderr=True)
+
+
+def console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS, highlight=False)
+
+
+def print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+@contextmanager
+def progress(description: str, extra: str = "") -> Iterator[Progress]:
+    """A progress bar on standard error; `extra` is a template for a last column."""
+    columns = [
+        TextColumn(description),
+        BarColumn(bar_width=24),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeElapsedColumn(),
+        TextColumn(extra),
+    ]
+    # Redirected, a bar is noise in a log.
+    hidden = not progress_console.is_terminal
+    with Progress(*columns, console=progress_console, transient=True, disable=hidden) as bar:
+        yield bar
+
+
+@contextmanager
+def working(description: str) -> Iterator[None]:
+    """A spinner on standard error for work that cannot be counted."""
+    with progress_console.status(description):
+        yield
+
+
+def runs_table(summaries: Sequence[RunSummary]) -> Table:
+    table = Table("run", "name", "model", "status", box=None)
+    for heading in ("turns", "prompt", "reused", "generated"):
+        table.add_column(heading, justify="right")
+    for run in summaries:
+        table.add_row(
+            run.run_id,
+            run.name,
+            run.model,
+            run.status,
+            *(
+                f"{count:,}"
+                for count in (run.turns, run.prompt_tokens, run.reused_tokens, run.generated_tokens)
+            ),
+        )
+    return table
+
+
+def turns_table(turns: Sequence[Turn]) -> Table:
+    """A row a turn: how its prompt was paid for, and what came of it."""
+    table = Table(box=None)
+    for heading in ("turn", "prompt", "reused", "computed", "generated"):
+        table.add_column(heading, justify="right")
+    for heading in ("cache", "reason", "sampling", "stopped by"):
+        table.add_column(heading)
+    table.add_column("seconds", justify="right")
+    for turn in turns:
+        cache, finished = turn.cache, turn.finished
+        table.add_row(
+            str(turn.number),
+            f"{len(turn.prompt_ids):,}",
+            f"{cache.reused_tokens:,}" if cache else "",
+            f"{cache.computed_tokens:,}" if cache else "",
+            str(len(turn.tokens)),
+            cache.decision if cache else "",
+            cache.reason if cache else "",
+            _sampling(turn),
+            finished.stop_reason if finished else "(cut off)",
+            f"{finished.duration_ms / 1000:.1f}" if finished else "",
+        )
+    return table
+
+
+def _sampling(turn: Turn) -> str:
+    settings = turn.started.sampling
+    if not settings.get("do_sample"):
+        return "greedy"
+    return f"T={settings.get('temperature')} p={settings.get('top_p')}"
