@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from generation.errors import PromptError
 from generation.prefix_cache import common_prefix_length
+from recorder.events import MessageAdded
 
 # Enough text before a new part for its first token to come out as it would in its place.
 _ANCHOR_CHARS = 80
@@ -21,13 +22,20 @@ _ANCHOR_CHARS = 80
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewMessage:
-    """A message that is put before the model, and what it becomes; see `MessageAdded`."""
+    """A message that is to be put before the model."""
 
     role: str
     content: str
-    text: str = ""
-    ids: tuple[int, ...] = ()
     tool_call_id: str | None = None
+
+    def added(self, text: str = "", ids: tuple[int, ...] = ()) -> MessageAdded:
+        return MessageAdded(
+            role=self.role,
+            content=self.content,
+            text=text,
+            ids=ids,
+            tool_call_id=self.tool_call_id,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +44,7 @@ class Prompt:
 
     ids: tuple[int, ...]
     text: str
-    messages: tuple[NewMessage, ...]
+    messages: tuple[MessageAdded, ...]
     kept_tokens: int
     kept_chars: int
     added_ids: tuple[int, ...]
@@ -46,9 +54,14 @@ class Prompt:
 
 @dataclass(slots=True)
 class Conversation:
-    """What the model has before it: `ids` and `text` of the stream, and the messages in it."""
+    """What the model has before it: `ids` and `text` of the stream, and the messages in it.
+
+    `system_prompt` and `system_ids` are what it began with, if it began with one.
+    """
 
     tokenizer: PreTrainedTokenizerBase
+    system_prompt: str | None = None
+    system_ids: tuple[int, ...] = ()
     ids: tuple[int, ...] = ()
     text: str = ""
     messages: list[dict[str, str]] = field(default_factory=list)
@@ -58,10 +71,11 @@ class Conversation:
         self.messages = [{"role": "system", "content": system_prompt}]
         if self.tokenizer.chat_template is None:
             self.ids = tuple(self.tokenizer.encode(system_prompt))
-            self.text = str(self.tokenizer.decode(list(self.ids), skip_special_tokens=False))
+            self.text = self._spell(self.ids)
         else:
             self.text = self._render(self.messages)
             self.ids = encode(self.tokenizer, self.text)
+        self.system_prompt, self.system_ids = system_prompt, self.ids
 
     def extend(self, new: Sequence[NewMessage]) -> Prompt:
         """The prompt of the next turn: all that was, the new messages, and the turn's opening.
@@ -77,14 +91,8 @@ class Conversation:
         if isinstance(ids, str):
             return self.replace(encode(self.tokenizer, whole), whole, new, reason=ids)
         written = tuple(
-            NewMessage(
-                role=message.role,
-                content=message.content,
-                text=parts[index],
-                ids=ids[index],
-                tool_call_id=message.tool_call_id,
-            )
-            for index, message in enumerate(new)
+            message.added(text, its_ids)
+            for message, text, its_ids in zip(new, parts, ids, strict=False)
         )
         message_ids = sum((message.ids for message in written), ())
         message_text = "".join(message.text for message in written)
@@ -108,13 +116,36 @@ class Conversation:
         return Prompt(
             ids=ids,
             text=text,
-            messages=tuple(new),
+            messages=tuple(message.added() for message in new),
             kept_tokens=kept_tokens,
             kept_chars=kept_chars,
             added_ids=ids[kept_tokens:],
             added_text=text[kept_chars:],
             history_reason=reason,
         )
+
+    def own_prompt(self, prompt: str | Sequence[int]) -> Prompt:
+        """A prompt that stands alone behind the system prompt: a user's message, or plain ids.
+
+        Raises PromptError for an empty one.
+        """
+        if not isinstance(prompt, str):
+            ids = tuple(int(i) for i in prompt)
+            return self.replace(ids, self._spell(ids), (), reason="own_prompt")
+        if not prompt.strip():
+            raise PromptError("the prompt is empty: there is nothing to continue")
+        message = NewMessage(role="user", content=prompt)
+        if self.tokenizer.chat_template is None:
+            # A beginning-of-sequence token belongs before whatever comes first.
+            whole = not self.system_ids
+            rest = self.tokenizer.encode(prompt, add_special_tokens=whole)
+            ids = (*self.system_ids, *rest)
+            return self.replace(ids, self._spell(ids), (message,), reason="own_prompt")
+        alone = Conversation(self.tokenizer)
+        if self.system_prompt is not None:
+            alone.restart(self.system_prompt)
+        own = alone.extend([message])
+        return self.replace(own.ids, own.text, (message,), reason="own_prompt")
 
     def begin_turn(self, prompt: Prompt) -> None:
         """The prompt was given to the model."""
@@ -155,6 +186,9 @@ class Conversation:
         if encode(self.tokenizer, anchor) != whole[: ends[0]]:
             return "tokens_join_across_messages"
         return [whole[start:end] for start, end in pairwise(ends)]
+
+    def _spell(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=False))
 
     def _render(self, messages: Sequence[dict[str, str]], *, open_turn: bool = False) -> str:
         try:

@@ -104,11 +104,10 @@ def prepare(
     *,
     processors: LogitsProcessorList | None = None,
     criteria: StoppingCriteriaList | None = None,
-    device: torch.device | None = None,
 ) -> Preparation:
     """Processors and criteria as `generate()` makes them for a prompt of that length."""
     config = copy.deepcopy(config)
-    device = device or model.device
+    device = model.device
     placeholder = torch.zeros((1, prompt_tokens), dtype=torch.long, device=device)
     model._prepare_special_tokens(config, True, device=device, batch_size=1)
     config = model._prepare_generated_length(
@@ -164,6 +163,7 @@ class Decoder:
         if model._supports_logits_to_keep():
             self._inputs["logits_to_keep"] = 1
 
+    @torch.no_grad()
     def prefill(self, chunk_tokens: int | None) -> tuple[torch.Tensor, tuple[int, ...]]:
         """Forward what the cache does not hold; the last logits and the lengths of the forwards."""
         new_tokens = self.ids.shape[1] - self._inputs["past_key_values"].get_seq_length()
@@ -178,6 +178,7 @@ class Decoder:
         """Append a token, shape (1,); the last of a turn is never forwarded."""
         self.ids = torch.cat([self.ids, token[:, None]], dim=-1)
 
+    @torch.no_grad()
     def forward_last(self) -> torch.Tensor:
         """Forward the token that was appended last; its logits."""
         inputs = self._model.prepare_inputs_for_generation(
@@ -273,8 +274,8 @@ def _active_adapters(model: Any) -> list[str]:
 
 @contextmanager
 def decoding(model: Any) -> Iterator[None]:
-    """The context of `generate()`'s loop."""
-    with torch.no_grad(), model._optimize_model_for_decode():
+    """The context of `generate()`'s loop, which its prefill is not in: experts on a GPU differ."""
+    with model._optimize_model_for_decode():
         yield
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from transformers import (
 from transformers.cache_utils import Cache
 
 from generation import hf, memory
-from generation.conversation import Conversation, NewMessage, Prompt, decode_after, encode
+from generation.conversation import Conversation, Prompt, decode_after
 from generation.errors import ModelError, PromptError
 from generation.models import ModelIdentity
 from generation.prefix_cache import CachedPrefix, PrefixCache, Reuse
@@ -30,7 +31,6 @@ from recorder.events import (
     CacheCleared,
     CacheDecided,
     Event,
-    MessageAdded,
     PrefillCompleted,
     RunStarted,
     SystemPromptCached,
@@ -82,7 +82,6 @@ class ManualGenerator:
         self._prefill_chunk_tokens = prefill_chunk_tokens
         self._candidates = candidates
         self._cache = PrefixCache()
-        self._system_ids: tuple[int, ...] = ()
         self._turn = 0
 
     @property
@@ -117,12 +116,10 @@ class ManualGenerator:
         began = time.perf_counter()
         cache = hf.new_cache(self.model)
         ids = self._tensor(conversation.ids)
-        with hf.decoding(self.model):
-            decoder = hf.Decoder(self.model, hf.effective_config(self.model), ids, cache)
-            _, chunks = decoder.prefill(self._prefill_chunk_tokens)
+        decoder = hf.Decoder(self.model, hf.effective_config(self.model), ids, cache)
+        _, chunks = decoder.prefill(self._prefill_chunk_tokens)
         self._cache.pin(CachedPrefix(conversation.ids, cache, self._key()))
         self.conversation = conversation
-        self._system_ids = conversation.ids
         self._record(
             SystemPromptCached(
                 content=system_prompt,
@@ -160,7 +157,7 @@ class ManualGenerator:
         given = {"temperature": temperature, "top_p": top_p, "do_sample": do_sample}
         settings |= {name: value for name, value in given.items() if value is not None}
         result = self.take_turn(
-            self._own_prompt(prompt),
+            self.conversation.own_prompt(prompt),
             turn_settings(
                 self.model,
                 max_new_tokens=max_new_tokens,
@@ -205,15 +202,7 @@ class ManualGenerator:
         began = time.perf_counter()
         self._turn += 1
         for message in prompt.messages:
-            self._record(
-                MessageAdded(
-                    role=message.role,
-                    content=message.content,
-                    text=message.text,
-                    ids=message.ids,
-                    tool_call_id=message.tool_call_id,
-                )
-            )
+            self._record(message)
         self._record(
             TurnStarted(
                 turn=self._turn,
@@ -232,8 +221,9 @@ class ManualGenerator:
         decided, cache = self._start_cache(prompt, settings.use_cache)
         self._record(decided)
         generator = self._generator(settings.seed)
+        decoder, logits = self._prefill(prompt, prepared, cache)
         with hf.decoding(self.model):
-            token_ids, stop_reason = self._decode(prompt, settings, prepared, cache, generator)
+            token_ids, stop_reason = self._decode(decoder, logits, settings, prepared, generator)
         self._cache.keep(CachedPrefix((*prompt.ids, *token_ids[:-1]), cache, self._key()))
         return self._finish(prompt, settings, decided, token_ids, stop_reason, generator, began)
 
@@ -243,29 +233,6 @@ class ManualGenerator:
         if self._recorder is not None and self._recorder.started:
             self._record(CacheCleared(reason=reason, freed_bytes=freed))
 
-    def _own_prompt(self, prompt: str | Sequence[int]) -> Prompt:
-        """A prompt that stands alone, apart from the system prompt."""
-        if not isinstance(prompt, str):
-            ids = tuple(int(i) for i in prompt)
-            text = str(self.tokenizer.decode(list(ids), skip_special_tokens=False))
-            return self.conversation.replace(ids, text, (), reason="own_prompt")
-        if not prompt.strip():
-            raise PromptError("the prompt is empty: there is nothing to continue")
-        if self.tokenizer.chat_template is None:
-            # A beginning-of-sequence token belongs before whatever comes first.
-            plain = encode(self.tokenizer, prompt) if self._system_ids else None
-            ids = (*self._system_ids, *(plain or self.tokenizer.encode(prompt)))
-            text = str(self.tokenizer.decode(list(ids), skip_special_tokens=False))
-            message = NewMessage(role="user", content=prompt)
-            return self.conversation.replace(ids, text, (message,), reason="own_prompt")
-        alone = Conversation(self.tokenizer)
-        system = [m for m in self.conversation.messages if m["role"] == "system"]
-        if self._system_ids and system:
-            alone.restart(system[0]["content"])
-        own = alone.extend([NewMessage(role="user", content=prompt)])
-        message = NewMessage(role="user", content=prompt)
-        return self.conversation.replace(own.ids, own.text, (message,), reason="own_prompt")
-
     def _start_cache(self, prompt: Prompt, use_cache: bool) -> tuple[CacheDecided, Cache]:
         if use_cache:
             reuse, cache = self._cache.take(prompt.ids, self._key())
@@ -273,29 +240,17 @@ class ManualGenerator:
             reuse, cache = Reuse(decision="bypass", reason="user_bypass"), None
         decided = CacheDecided(
             turn=self._turn,
-            decision=reuse.decision,
-            reason=reuse.reason,
             prompt_tokens=len(prompt.ids),
-            reused_tokens=reuse.reused_tokens,
             computed_tokens=len(prompt.ids) - reuse.reused_tokens,
-            cached_tokens=reuse.cached_tokens,
             cropped_tokens=reuse.cropped_tokens,
-            divergence_index=reuse.divergence_index,
-            divergence_cached_id=reuse.divergence_cached_id,
-            divergence_prompt_id=reuse.divergence_prompt_id,
-            key_field=reuse.key_field,
+            **asdict(reuse),
         )
         return decided, cache if cache is not None else hf.new_cache(self.model)
 
-    def _decode(
-        self,
-        prompt: Prompt,
-        settings: TurnSettings,
-        prepared: hf.Preparation,
-        cache: Cache,
-        generator: torch.Generator | None,
-    ) -> tuple[tuple[int, ...], str]:
-        """Prefill, then a token at a time until something stops it."""
+    def _prefill(
+        self, prompt: Prompt, prepared: hf.Preparation, cache: Cache
+    ) -> tuple[hf.Decoder, torch.Tensor]:
+        """Forward what is not cached; the decoder and the logits after the prompt."""
         began = time.perf_counter()
         decoder = hf.Decoder(self.model, prepared.config, self._tensor(prompt.ids), cache)
         memory.reset_peak(self.model.device)
@@ -309,6 +264,18 @@ class ManualGenerator:
                 peak_bytes=memory.peak_bytes(self.model.device),
             )
         )
+        return decoder, logits
+
+    def _decode(
+        self,
+        decoder: hf.Decoder,
+        logits: torch.Tensor,
+        settings: TurnSettings,
+        prepared: hf.Preparation,
+        generator: torch.Generator | None,
+    ) -> tuple[tuple[int, ...], str]:
+        """A token at a time until something stops it: the ids and the reason."""
+        prompt_tokens = decoder.ids.shape[1]
         token_ids: list[int] = []
         began = time.perf_counter()
         while True:
@@ -319,7 +286,7 @@ class ManualGenerator:
                 TokenSampled(
                     turn=self._turn,
                     step=len(token_ids),
-                    position=len(prompt.ids) + len(token_ids),
+                    position=prompt_tokens + len(token_ids),
                     token_id=choice.token_id,
                     logprob=choice.logprob,
                     logprob_processed=choice.logprob_processed,

@@ -34,7 +34,7 @@ app = typer.Typer(
 RunArgument = Annotated[
     str | None,
     typer.Argument(
-        metavar="[RUN]", help="A run id or its unambiguous beginning; the newest run if left out."
+        metavar="RUN", help="A run id or its unambiguous beginning; the newest run if left out."
     ),
 ]
 StoreOption = Annotated[
@@ -235,15 +235,13 @@ def main() -> NoReturn:
         _fail(error, 5)
     except tt.TokentapeError as error:
         _fail(error, 2)
-    except BrokenPipeError:
-        # The reader of a pipe has seen enough; nothing may be flushed to it any more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+    except Exception as error:  # never 1: a crash is not a divergence
+        _fail(error, 2, f"unexpected {type(error).__name__} (TOKENTAPE_TRACEBACK=1 shows where): ")
     sys.exit(0)
 
 
-def _fail(error: Exception, code: int) -> NoReturn:
+def _fail(error: Exception, code: int, prefix: str = "") -> NoReturn:
     if os.environ.get("TOKENTAPE_TRACEBACK"):
         raise error
-    sys.stderr.write(f"tokentape: {' '.join(str(error).split())}\n")
+    sys.stderr.write(f"tokentape: {prefix}{' '.join(str(error).split())}\n")
     sys.exit(code)

@@ -109,12 +109,14 @@ def _record(lm: tt.LoadedModel, store: Any, script: Script) -> tuple[str, list[t
     extra = ", ".join((*fields, "{task.fields[computed]} computed"))
     with output.progress("turn", extra) as bar:
         task = bar.add_task("", total=len(script.turns), speed="–", reused="0", computed="0")
-        tokens, reused, computed = 0, 0, 0
+        reused, computed = 0, 0
+        sampled_at: list[float] = []
 
         def count(token_id: int, logits: Any) -> None:
-            nonlocal tokens
-            tokens += 1
-            bar.update(task, speed=f"{tokens / (time.perf_counter() - began):.1f}")
+            sampled_at.append(time.perf_counter())
+            if len(sampled_at) > 1:
+                seconds = sampled_at[-1] - sampled_at[0]
+                bar.update(task, speed=f"{(len(sampled_at) - 1) / seconds:.1f}")
 
         with tt.Investigation(
             lm,
@@ -125,6 +127,7 @@ def _record(lm: tt.LoadedModel, store: Any, script: Script) -> tuple[str, list[t
             seed=script.seed,
         ) as run:
             for turn in script.turns:
+                sampled_at.clear()
                 reply = run.chat(
                     turn.user,
                     tool_calls=[turn.tool_call] if turn.tool_call else [],

@@ -7,7 +7,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 
 from recorder.projections import RunSummary, Turn
@@ -31,7 +37,7 @@ def progress(description: str, extra: str = "") -> Iterator[Progress]:
     columns = [
         TextColumn(description),
         BarColumn(bar_width=24),
-        TextColumn("{task.completed}/{task.total}"),
+        MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn(extra),
     ]

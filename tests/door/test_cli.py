@@ -251,6 +251,23 @@ def test_an_empty_store_has_nothing_to_replay(tmp_path: Path, cli: Cli) -> None:
     assert json.loads(cli("list", "--store", str(tmp_path / "runs.db"), "--json")[1]) == []
 
 
+def test_a_crash_is_one_line_and_no_divergence(
+    database: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(*arguments: object, **named: object) -> object:
+        raise ZeroDivisionError("of all things")
+
+    monkeypatch.setattr(tt, "rebuild", breaks)
+    code, out, err = cli("rebuild", "--store", str(database))
+
+    assert (code, out) == (2, "")
+    assert err.startswith("tokentape: unexpected ZeroDivisionError")
+    assert err.count("\n") == 1
+    monkeypatch.setenv("TOKENTAPE_TRACEBACK", "1")
+    with pytest.raises(ZeroDivisionError):
+        cli("rebuild", "--store", str(database))
+
+
 def test_drift_can_be_allowed(database: Path, cli: Cli) -> None:
     """One log-probability that is off by little: the same tokens, other numbers."""
     with sqlite3.connect(database) as connection:

@@ -67,14 +67,14 @@ def test_any_order_of_prompts_says_what_a_cold_start_says(
     if pin:
         warm.cache_system_prompt("Be kind.")
     for prompt in prompts:
-        whole = [*warm._system_ids, *prompt]
+        whole = [*warm.conversation.system_ids, *prompt]
         cold = tt.ManualGenerator(lm.model, lm.tokenizer)
         said = warm.generate(whole, max_new_tokens=4, do_sample=False)
         expected = cold.generate(whole, max_new_tokens=4, do_sample=False)
 
         assert said["generated_tokens"] == expected["generated_tokens"]
         if pin:
-            assert said["cache"].reused_tokens >= len(warm._system_ids)
+            assert said["cache"].reused_tokens >= len(warm.conversation.system_ids)
 
 
 def test_the_system_prompt_outlives_an_unrelated_prompt(lm: tt.LoadedModel) -> None:
