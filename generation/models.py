@@ -6,7 +6,8 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
@@ -31,10 +32,10 @@ class LoadedModel:
     model: Any
     tokenizer: PreTrainedTokenizerBase
     name: str
-    identity: "ModelIdentity" = field(init=False, repr=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "identity", ModelIdentity(self.model, self.tokenizer))
+    @cached_property
+    def identity(self) -> "ModelIdentity":
+        return ModelIdentity(self.model, self.tokenizer)
 
 
 class ModelIdentity:

@@ -6,7 +6,6 @@ import struct
 from collections.abc import Iterable, Iterator
 from operator import attrgetter
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import pandas as pd
@@ -83,12 +82,7 @@ class DatabaseStore:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def append(self, envelope: Envelope, *, durable: bool) -> None:
@@ -99,18 +93,21 @@ class DatabaseStore:
         if durable:
             self._writer.exec_driver_sql("PRAGMA synchronous=FULL")
             self._writer.commit()
+        kept = False
         try:
             self._insert(envelope)
             self._writer.commit()
+            kept = True
         except IntegrityError:
-            self._writer.rollback()
             raise StoreError(
                 f"run {envelope.run_id} has an event {envelope.seq} already: a run has one writer"
             ) from None
         except DatabaseError as error:
-            self._writer.rollback()
             raise StoreError(f"cannot write to {self.where}: {error.orig}") from None
         finally:
+            if not kept:
+                self._writer.rollback()
+                self._open_runs.pop(envelope.run_id, None)
             if durable:
                 self._writer.exec_driver_sql("PRAGMA synchronous=NORMAL")
                 self._writer.commit()

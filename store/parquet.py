@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import pandas as pd
 import pyarrow as pa
@@ -181,6 +181,12 @@ class ParquetStore:
 
     def close(self) -> None:
         """Nothing is held open."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def summaries(self) -> list[RunSummary]:
         """Every sealed run, the newest last."""

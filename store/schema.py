@@ -1,15 +1,19 @@
 """What is in a database file before we touch it, and bringing it to the newest schema."""
 
 import sqlite3
+import time
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, text
+from sqlalchemy.exc import OperationalError
 
 from store.errors import NewerStoreError, StoreError
 
+_WAL_ATTEMPTS = 200
+_WAL_PAUSE_S = 0.05
 MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
 
 
@@ -48,15 +52,16 @@ def bring_to_head(connection: Connection, where: str) -> None:
 
     Raises StoreError and NewerStoreError.
     """
-    found = set(inspect(connection).get_table_names())
     config = alembic_config(connection)
     head = ScriptDirectory.from_config(config).get_current_head()
-    if not found:
-        # Stays in the file for good; every later connection finds it so.
-        connection.exec_driver_sql("PRAGMA journal_mode=WAL")
-        command.upgrade(config, "head")
+    if not _tables(connection):
+        _use_wal(connection)
+        # Of several processes that find the file blank, one creates and the others wait for it.
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        if not _tables(connection):
+            command.upgrade(config, "head")
         connection.commit()
-        return
+    found = _tables(connection)
     if "alembic_version" not in found or "events" not in found:
         raise StoreError(f"{where} is a database of something else: it has no tokentape events")
     revision = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
@@ -65,3 +70,20 @@ def bring_to_head(connection: Connection, where: str) -> None:
         raise NewerStoreError(
             f"{where} has schema {revision}, this tokentape knows up to {head}: upgrade tokentape"
         )
+
+
+def _tables(connection: Connection) -> set[str]:
+    # A fresh inspector each time: one keeps what it has seen.
+    return set(inspect(connection).get_table_names())
+
+
+def _use_wal(connection: Connection) -> None:
+    """Stays in the file for good. The switch needs the file to itself, and no timeout waits."""
+    for _ in range(_WAL_ATTEMPTS):
+        try:
+            connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+            break
+        except OperationalError:
+            connection.rollback()
+            time.sleep(_WAL_PAUSE_S)
+    connection.commit()

@@ -8,10 +8,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 import tokentape as tt
 from recorder.events import SystemPromptCached
 from recorder.projections import Turn
 from replay.report import render
+from store import DatabaseStore, ParquetStore
 from tokentape import output
 
 DEMO_STORE = "sqlite:///runs/demo.db"
@@ -81,26 +84,28 @@ def run_demo(store_url: str, sealed: Path, model: str, script_path: Path | None)
     console = output.console()
     with output.working(f"loading {model} (the first time takes half a minute)"):
         lm = tt.load_model(model)
-    store = tt.open_store(store_url)
-    if not hasattr(store, "append"):
-        raise tt.StoreError(f"{store_url} is a folder of sealed runs: record into a database")
-    run_id, replies, record_s = _record(lm, store, script)
-    recording = store.recording(run_id)
-    turns = recording.turns()
-    console.print(output.turns_table(turns))
-    console.print(_totals(turns, recording), markup=False)
-    files = tt.export_parquet(recording, store, sealed)
-    size = sum(file.stat().st_size for file in files)
-    console.print(f"\nrecorded  {store_url}, run {run_id}", markup=False)
-    console.print(f"sealed    {sealed}, {size / 1000:.0f} kB of Parquet\n", markup=False)
-    passed = _rebuild(recording, tt.open_store(sealed), replies, console)
-    passed &= _verify(recording, lm, console)
-    passed &= _regenerate(recording, lm, script.regenerate, console)
+    with tt.open_store(store_url) as store:
+        if isinstance(store, ParquetStore):
+            raise tt.StoreError(f"{store_url} is a folder of sealed runs: record into a database")
+        run_id, replies, record_s = _record(lm, store, script)
+        recording = store.recording(run_id)
+        turns = recording.turns()
+        console.print(output.turns_table(turns))
+        console.print(_totals(turns, recording), markup=False)
+        files = tt.export_parquet(recording, store, sealed)
+        size = sum(file.stat().st_size for file in files)
+        console.print(f"\nrecorded  {store_url}, run {run_id}", markup=False)
+        console.print(f"sealed    {sealed}, {size / 1000:.0f} kB of Parquet\n", markup=False)
+        passed = _rebuild(recording, tt.open_store(sealed), replies, console)
+        passed &= _verify(recording, lm, console)
+        passed &= _regenerate(recording, lm, script.regenerate, console)
     console.print(f"\ngenerating took {record_s:.1f} s; all replays pass: {passed}", markup=False)
     return 0 if passed else 1
 
 
-def _record(lm: tt.LoadedModel, store: Any, script: Script) -> tuple[str, list[tt.Reply], float]:
+def _record(
+    lm: tt.LoadedModel, store: DatabaseStore, script: Script
+) -> tuple[str, list[tt.Reply], float]:
     began = time.perf_counter()
     replies: list[tt.Reply] = []
     tools = tt.default_tools(lm)
@@ -152,7 +157,12 @@ def _totals(turns: Sequence[Turn], recording: tt.Recording) -> str:
     )
 
 
-def _rebuild(recording: tt.Recording, sealed: Any, replies: list[tt.Reply], console: Any) -> bool:
+def _rebuild(
+    recording: tt.Recording,
+    sealed: DatabaseStore | ParquetStore,
+    replies: list[tt.Reply],
+    console: Console,
+) -> bool:
     began = time.perf_counter()
     rebuilt = tt.rebuild(recording)
     spent = time.perf_counter() - began
@@ -168,7 +178,7 @@ def _rebuild(recording: tt.Recording, sealed: Any, replies: list[tt.Reply], cons
     return same and copy
 
 
-def _verify(recording: tt.Recording, lm: tt.LoadedModel, console: Any) -> bool:
+def _verify(recording: tt.Recording, lm: tt.LoadedModel, console: Console) -> bool:
     with output.progress("verify") as bar:
         task = bar.add_task("", total=None)
         report = tt.verify(
@@ -188,7 +198,7 @@ def _verify(recording: tt.Recording, lm: tt.LoadedModel, console: Any) -> bool:
 
 
 def _regenerate(
-    recording: tt.Recording, lm: tt.LoadedModel, numbers: tuple[int, ...], console: Any
+    recording: tt.Recording, lm: tt.LoadedModel, numbers: tuple[int, ...], console: Console
 ) -> bool:
     passed = True
     for number in numbers:
