@@ -139,6 +139,13 @@ def prepare(
         raise ModelError(f"transformers refuses these settings: {error}") from None
 
 
+def context_tokens(model: Any) -> int | None:
+    """The longest sequence that the model was made for; None where its config does not say."""
+    config = model.config.get_text_config(decoder=True)
+    longest: int | None = getattr(config, "max_position_embeddings", None)
+    return longest
+
+
 class Decoder:
     """One sequence on its way through the model, and the cache it fills.
 

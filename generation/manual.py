@@ -346,8 +346,7 @@ class ManualGenerator:
         )
 
     def _refuse_beyond_context(self, prompt_tokens: int, new_tokens: int) -> None:
-        config = self.model.config.get_text_config(decoder=True)
-        context_tokens = getattr(config, "max_position_embeddings", None)
+        context_tokens = hf.context_tokens(self.model)
         if context_tokens is not None and prompt_tokens + new_tokens > context_tokens:
             raise PromptError(
                 f"a prompt of {prompt_tokens} tokens and {new_tokens} new ones do not fit into "

@@ -59,7 +59,6 @@ class ModelIdentity:
     def described(self) -> dict[str, Any]:
         """The fields of `RunStarted` that a model and this machine decide."""
         model = self._model
-        config = model.config.get_text_config(decoder=True)
         return {
             "weights_sha256": self.weights_sha256,
             "tokenizer_sha256": fingerprints.tokenizer_sha256(self._tokenizer),
@@ -70,7 +69,7 @@ class ModelIdentity:
             "device": model.device.type,
             "attention_kernel": str(model.config._attn_implementation),
             "threads": torch.get_num_threads(),
-            "context_tokens": getattr(config, "max_position_embeddings", None),
+            "context_tokens": hf.context_tokens(model),
             "environment": fingerprints.environment(),
         }
 

@@ -11,6 +11,8 @@ from typing import Any
 from rich.console import Console
 
 import tokentape as tt
+from generation import hf
+from generation.turn import turn_settings
 from recorder.events import SystemPromptCached
 from recorder.projections import Turn
 from replay.report import render
@@ -84,10 +86,13 @@ def run_demo(store_url: str, sealed: Path, model: str, script_path: Path | None)
     console = output.console()
     with output.working(f"loading {model} (the first time takes half a minute)"):
         lm = tt.load_model(model)
+    tools = tt.default_tools(lm)
+    system_prompt = script.system_prompt.replace("{tools}", tools.documentation())
+    _refuse_what_cannot_fit(lm, script, system_prompt)
     with tt.open_store(store_url) as store:
         if isinstance(store, ParquetStore):
             raise tt.StoreError(f"{store_url} is a folder of sealed runs: record into a database")
-        run_id, replies, record_s = _record(lm, store, script)
+        run_id, replies, record_s = _record(lm, store, script, system_prompt, tools)
         recording = store.recording(run_id)
         turns = recording.turns()
         console.print(output.turns_table(turns))
@@ -103,13 +108,31 @@ def run_demo(store_url: str, sealed: Path, model: str, script_path: Path | None)
     return 0 if passed else 1
 
 
+def _refuse_what_cannot_fit(lm: tt.LoadedModel, script: Script, system_prompt: str) -> None:
+    """Before anything is recorded: settings must exist, and what is said fit without replies."""
+    context_tokens = hf.context_tokens(lm.model)
+    messages = [{"role": "system", "content": system_prompt}]
+    for number, turn in enumerate(script.turns, 1):
+        messages.append({"role": "user", "content": turn.user})
+        said = str(lm.tokenizer.apply_chat_template(messages, tokenize=False))
+        tokens = len(lm.tokenizer.encode(said, add_special_tokens=False))
+        new_tokens = turn_settings(lm.model, **turn.settings).config.max_new_tokens
+        if context_tokens is not None and tokens + new_tokens > context_tokens:
+            raise tt.PromptError(
+                f"turn {number} of the script does not fit: the prompts up to there have {tokens} "
+                f"tokens, and the model's context is {context_tokens}"
+            )
+
+
 def _record(
-    lm: tt.LoadedModel, store: DatabaseStore, script: Script
+    lm: tt.LoadedModel,
+    store: DatabaseStore,
+    script: Script,
+    system_prompt: str,
+    tools: tt.ToolInterface,
 ) -> tuple[str, list[tt.Reply], float]:
     began = time.perf_counter()
     replies: list[tt.Reply] = []
-    tools = tt.default_tools(lm)
-    system_prompt = script.system_prompt.replace("{tools}", tools.documentation())
     fields = ("{task.fields[speed]} tokens/s", "{task.fields[reused]} reused")
     extra = ", ".join((*fields, "{task.fields[computed]} computed"))
     with output.progress("turn", extra) as bar:
