@@ -13,11 +13,14 @@ from recorder.projections import Message, Turn, iterate_messages, iterate_turns
 class Recording:
     """Reads a run from its store each time it is asked; nothing is kept in memory.
 
+    `where` is the store as the command line is given it, empty where it cannot be.
+
     Every method raises RecordingError where the events are damaged or contradict each other.
     """
 
     run_id: str
     read: Callable[[], Iterator[Envelope]]
+    where: str = ""
 
     def events(self) -> Iterator[Envelope]:
         """Every event in order, with its envelope."""

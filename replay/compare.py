@@ -1,12 +1,25 @@
 """Is this the model, the tokenizer and the machine that were recorded?"""
 
+import shlex
+
 from generation import LoadedModel
+from recorder import Recording
 from recorder.events import RunStarted
 from replay.verdict import FieldDifference
 
 # Numbers cannot be expected to agree where one of these differs.
 _FORBIDDING = ("weights_sha256", "tokenizer_sha256", "template_sha256", "device", "dtype")
 _NOTED = ("attention_kernel", "threads", "generation_config")
+
+
+def repro_line(command: str, recording: Recording, lm: LoadedModel, turn: int) -> str:
+    """What to type to see one turn of a replay again."""
+    line = f"tokentape {command} {recording.run_id} --turn {turn}"
+    if recording.where:
+        line += f" --store {shlex.quote(recording.where)}"
+    if lm.name != recording.started().model:
+        line += f" --model {shlex.quote(lm.name)}"
+    return line
 
 
 def compare_fingerprints(

@@ -10,7 +10,7 @@ from generation import LoadedModel, hf
 from generation.sampling import generator_sha256
 from recorder import Recording
 from recorder.projections import Turn
-from replay.compare import compare_fingerprints
+from replay.compare import compare_fingerprints, repro_line
 from replay.floor import FLOORS
 from replay.judge import TurnJudge, describe_divergence
 from replay.rebuild import find_altered
@@ -63,7 +63,7 @@ def regenerate(
         predicted_flips=0.0,
         duration_ms=(time.perf_counter() - began) * 1000.0,
         generation_ms=sum(turn.finished.duration_ms for turn in chosen if turn.finished),
-        repro=f"tokentape regenerate {recording.run_id} --turn {repro_turn}",
+        repro=repro_line("regenerate", recording, lm, repro_turn),
     )
 
 

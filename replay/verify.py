@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from generation import LoadedModel
 from recorder import Recording, RecordingError
 from recorder.projections import Turn
-from replay.compare import compare_fingerprints
+from replay.compare import compare_fingerprints, repro_line
 from replay.errors import NothingToReplayError, ReplayError
 from replay.floor import FLOORS, plausible, predict_flips
 from replay.forward import teacher_forced_logits
@@ -76,7 +76,7 @@ def verify(
         predicted_flips=predicted,
         duration_ms=(time.perf_counter() - began) * 1000.0,
         generation_ms=sum(turn.finished.duration_ms for turn in chosen if turn.finished),
-        repro=f"tokentape verify {recording.run_id} --turn {first_turn}",
+        repro=repro_line("verify", recording, lm, first_turn),
     )
 
 

@@ -183,7 +183,7 @@ class DatabaseStore:
                 .all()
             )
         full_id = only_match(matches, run_id, self.where)
-        return Recording(full_id, lambda: self._read(full_id))
+        return Recording(full_id, lambda: self._read(full_id), self.where)
 
     def _read(self, run_id: str) -> Iterator[Envelope]:
         with self._engine.connect() as event_reader, self._engine.connect() as token_reader:

@@ -200,7 +200,7 @@ class ParquetStore:
         """The run with that id, or with the one id that begins so. Raises NoSuchRunError."""
         matches = (found for found in self._run_ids() if found.startswith(run_id))
         full_id = only_match(matches, run_id, self.where)
-        return Recording(full_id, lambda: self._envelopes(full_id))
+        return Recording(full_id, lambda: self._envelopes(full_id), self.where)
 
     def blob(self, sha256: str) -> bytes:
         """The payload under a hexadecimal sha256. Raises StoreError where there is none."""

@@ -66,6 +66,10 @@ def test_a_forgery_is_found_and_the_right_turn_is_named(
     assert turns_at_fault(report)[0] == turn
     assert reason in report["reason"]
     assert printed[0] == 1
+    if report["first"] is not None:
+        again = cli(*report["repro"].split()[1:])
+        assert again[0] == 1
+        assert f"first divergence: turn {turn}" in again[1]
     assert f"turn {turn}" in printed[1]
     assert "Traceback" not in printed[2]
 
