@@ -21,7 +21,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     StoppingCriteriaList,
 )
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
 from transformers.generation.configuration_utils import GenerationMode
 from transformers.generation.logits_process import (
     EpsilonLogitsWarper,
@@ -41,7 +41,8 @@ from transformers.generation.stopping_criteria import (
 
 from generation.errors import ModelError
 
-# Not part of what is generated: where it came from, and what is derived from max_new_tokens.
+# Not part of what is generated: where the config came from, and what max_new_tokens and
+# min_new_tokens override (`generate` warns of a pair, even where one is a default).
 _UNRECORDED = ("transformers_version", "_from_model_config", "max_length")
 
 
@@ -63,9 +64,11 @@ def effective_config(
     decoding: a token there is not chosen step by step.
     """
     config: GenerationConfig
+    # Not handed over together with the settings: that is deprecated, and settings count anyway.
+    config, _ = model._prepare_generation_config(base)
     try:
-        config, unknown = model._prepare_generation_config(base, **settings)
-    except ValueError as error:
+        unknown = _update(config, settings)
+    except (TypeError, ValueError) as error:
         raise ModelError(f"transformers refuses these settings: {error}") from None
     if unknown:
         raise ModelError(f"`generate` has no setting {sorted(unknown)[0]!r}")
@@ -77,12 +80,21 @@ def effective_config(
     return config
 
 
+def _update(config: Any, settings: dict[str, Any]) -> dict[str, Any]:
+    unknown: dict[str, Any] = config.update(**settings)
+    return unknown
+
+
 def recordable(config: GenerationConfig) -> dict[str, Any]:
     """The config as plain values. Raises ModelError for one that JSON cannot hold."""
+    # A None that overrides a default is a setting, too: `generate` would fill it in again.
+    defaults = config._get_default_generation_params()
     values = {
         name: value
         for name, value in config.to_dict().items()
-        if value is not None and name not in _UNRECORDED
+        if name not in _UNRECORDED
+        and (name, value) != ("min_length", 0)
+        and (value is not None or defaults.get(name) is not None)
     }
     try:
         return dict(json.loads(json.dumps(values, allow_nan=False)))
@@ -100,22 +112,22 @@ def prepare(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
     config: GenerationConfig,
-    prompt_tokens: int,
+    prompt: torch.Tensor,
     *,
     processors: LogitsProcessorList | None = None,
     criteria: StoppingCriteriaList | None = None,
 ) -> Preparation:
-    """Processors and criteria as `generate()` makes them for a prompt of that length."""
+    """Processors and criteria as `generate()` makes them for a prompt, shape (1, tokens)."""
     config = copy.deepcopy(config)
-    device = model.device
-    placeholder = torch.zeros((1, prompt_tokens), dtype=torch.long, device=device)
+    device = prompt.device
+    prompt_tokens = prompt.shape[1]
     model._prepare_special_tokens(config, True, device=device, batch_size=1)
     config = model._prepare_generated_length(
         generation_config=config,
         has_default_max_length=True,
         has_default_min_length=config.min_length in (None, 0),
         model_input_name="input_ids",
-        inputs_tensor=placeholder,
+        inputs_tensor=prompt,
         input_ids_length=prompt_tokens,
     )
     try:
@@ -124,7 +136,7 @@ def prepare(
             model._get_logits_processor(
                 generation_config=config,
                 input_ids_seq_length=prompt_tokens,
-                encoder_input_ids=placeholder,
+                encoder_input_ids=prompt,
                 logits_processor=processors or LogitsProcessorList(),
                 device=device,
                 model_kwargs={},
@@ -139,11 +151,15 @@ def prepare(
         raise ModelError(f"transformers refuses these settings: {error}") from None
 
 
-def context_tokens(model: Any) -> int | None:
-    """The longest sequence that the model was made for; None where its config does not say."""
+def prefix_obstacle(model: Any) -> str | None:
+    """Why what was computed for a prefix is not what a longer prompt would compute, or None."""
     config = model.config.get_text_config(decoder=True)
-    longest: int | None = getattr(config, "max_position_embeddings", None)
-    return longest
+    rope = getattr(config, "rope_parameters", None) or {}
+    scopes = (rope, *(each for each in rope.values() if isinstance(each, dict)))
+    kinds = {str(scope.get("rope_type")) for scope in scopes}
+    # These choose their frequencies by the length of the whole sequence.
+    changing = sorted(kinds & {"longrope", "dynamic"})
+    return f"rope:{changing[0]}" if changing else None
 
 
 class Decoder:
@@ -172,14 +188,28 @@ class Decoder:
 
     @torch.no_grad()
     def prefill(self, chunk_tokens: int | None) -> tuple[torch.Tensor, tuple[int, ...]]:
-        """Forward what the cache does not hold; the last logits and the lengths of the forwards."""
-        new_tokens = self.ids.shape[1] - self._inputs["past_key_values"].get_seq_length()
+        """Forward what the cache does not hold; the last logits and the lengths of the forwards.
+
+        A model that cannot exactly go on from a prefix gets one forward.
+        """
+        cache = self._inputs["past_key_values"]
+        new_tokens = self.ids.shape[1] - cache.get_seq_length()
+        if recurrent(cache) or prefix_obstacle(self._model):
+            chunk_tokens = None
         config = copy.copy(self._config)
         config._mask_length = self.ids.shape[1]
         split = chunk_tokens is not None and new_tokens > chunk_tokens
         config.prefill_chunk_size = chunk_tokens if split else None
-        outputs = self._model._prefill(self.ids, config, self._inputs, is_first_iteration=True)
+        try:
+            outputs = self._model._prefill(self.ids, config, self._inputs, is_first_iteration=True)
+        except AttributeError as error:
+            raise ModelError(f"{type(self._model).__name__} fills no cache: {error}") from None
         return self._logits(outputs), _chunks(new_tokens, chunk_tokens if split else None)
+
+    def fills(self, cache: Cache) -> bool:
+        """Whether the cache holds every id but the last: some models drop or ignore it."""
+        mine = self._inputs.get("past_key_values") is cache
+        return mine and int(cache.get_seq_length()) == self.ids.shape[1] - 1
 
     def append(self, token: torch.Tensor) -> None:
         """Append a token, shape (1,); the last of a turn is never forwarded."""
@@ -223,8 +253,13 @@ FILTERS = (
 def process(
     processors: LogitsProcessorList, ids: torch.Tensor, logits: torch.Tensor
 ) -> torch.Tensor:
-    """Scores after the processors, which see the whole prompt; the logits are left as they are."""
+    """Scores after the processors, which see the whole prompt; the logits are left as they are.
+
+    Those of transformers work on copies, others may not.
+    """
     call: Any = processors
+    if any(not type(each).__module__.startswith("transformers.") for each in processors):
+        logits = logits.clone()
     scores: torch.Tensor = call(ids, logits)
     return scores
 
@@ -235,7 +270,7 @@ def stop_reason(criteria: StoppingCriteriaList, ids: torch.Tensor) -> str | None
     `generate()` asks all criteria at once and says only that it stopped. Where several apply, an
     end-of-sequence token is the reason before a stop string, and either before the length.
     """
-    fired = [type(each) for each in criteria if bool(each(ids, None)[0])]
+    fired = [type(each) for each in criteria if bool(torch.as_tensor(each(ids, None)).any())]
     if not fired:
         return None
     named = [reason for kind, reason in _STOP_REASONS.items() if kind in fired]
@@ -248,35 +283,6 @@ _STOP_REASONS = {
     MaxLengthCriteria: "max_new_tokens",
     MaxTimeCriteria: "max_time",
 }
-
-
-def cache_key(model: Any) -> dict[str, str]:
-    """What must be equal, beside the ids, for a cache of this model to be valid."""
-    return {
-        "weights": weights_version(model),
-        "dtype": str(model.dtype),
-        "device": str(model.device),
-        "attention_kernel": str(model.config._attn_implementation),
-        "adapters": ",".join(_active_adapters(model)),
-    }
-
-
-def weights_version(model: Any) -> str:
-    """Changes when a parameter is replaced or written to in place.
-
-    torch counts the writes to a tensor; those that go through `.data` it cannot see.
-    """
-    versions = (
-        (parameter.data_ptr(), -1 if parameter.is_inference() else parameter._version)
-        for parameter in model.parameters()
-    )
-    return str(hash(tuple(versions)))
-
-
-def _active_adapters(model: Any) -> list[str]:
-    if not getattr(model, "_hf_peft_config_loaded", False):
-        return []
-    return sorted(model.active_adapters())
 
 
 @contextmanager
@@ -293,15 +299,22 @@ def new_cache(model: Any) -> Cache:
     return DynamicCache(config=model.config.get_text_config(decoder=True))
 
 
-def crop_obstacle(cache: Cache) -> str | None:
-    """The first kind of layer that cannot be cut back safely, or None.
+def reuse_obstacle(model: Any) -> str | None:
+    """Why no cache of this model may be cut back and gone on with, or None.
 
     `is_croppable` cannot be asked: a sliding-window layer says yes and then raises, and a
     recurrent one that records its past is left as it was, silently.
     """
-    return next(
-        (type(layer).__name__ for layer in cache.layers if type(layer) is not DynamicLayer), None
-    )
+    kinds = (type(layer) for layer in new_cache(model).layers)
+    fixed = next((kind.__name__ for kind in kinds if kind is not DynamicLayer), None)
+    return prefix_obstacle(model) or (f"not_croppable:{fixed}" if fixed else None)
+
+
+def recurrent(cache: Cache) -> str | None:
+    """The first kind of layer that keeps anything but keys and values, or None."""
+    kinds = (type(layer) for layer in cache.layers)
+    plain = (DynamicLayer, DynamicSlidingWindowLayer)
+    return next((kind.__name__ for kind in kinds if kind not in plain), None)
 
 
 def crop(cache: Cache, keep_tokens: int) -> None:

@@ -1,19 +1,20 @@
 """A conversation with a model that looks at itself, recorded as it goes."""
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
 from generation.conversation import NewMessage, encode
-from generation.errors import PromptError
+from generation.errors import PromptError, ToolError
 from generation.manual import ManualGenerator
 from generation.models import LoadedModel
 from generation.sampling import turn_seed
 from generation.tools import ToolInterface, ToolResult
 from generation.turn import turn_settings
-from recorder import EventLog, Recorder
+from recorder import EventLog, Recorder, TokentapeError
 from recorder.events import CacheDecided, ToolCalled, ToolReturned
 
 
@@ -42,7 +43,8 @@ class Investigation:
     """A run: entered, it starts and caches the system prompt; left, it ends, or fails.
 
     The seed of each turn follows from that of the run. Errors of a request, such as a prompt that
-    does not fit, are raised before anything of the turn is recorded.
+    does not fit, are raised before anything of the turn is recorded; results of its tools are by
+    then.
     """
 
     def __init__(
@@ -76,7 +78,11 @@ class Investigation:
         return self._recorder.run_id
 
     def __enter__(self) -> Self:
-        self.generator.cache_system_prompt(self._system_prompt)
+        try:
+            self.generator.cache_system_prompt(self._system_prompt)
+        except BaseException as error:
+            self._recorder.fail(error)
+            raise
         return self
 
     def __exit__(
@@ -94,6 +100,8 @@ class Investigation:
 
         `settings` are those of `ManualGenerator.generate`; `seed` overrides that of the turn.
         """
+        if not self._recorder.started:
+            raise TokentapeError("the investigation has not begun: enter it with `with`")
         if not user_message.strip():
             raise PromptError("the message is empty: there is nothing to reply to")
         settings.setdefault("seed", turn_seed(self._seed, self.generator.turn + 1))
@@ -119,6 +127,10 @@ class Investigation:
     def _run_tool(self, call: ToolCall) -> tuple[str, ToolResult]:
         self._calls += 1
         call_id = f"call_{self._calls}"
+        try:
+            json.dumps(dict(call.arguments), allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ToolError(f"the arguments of {call.name} cannot be recorded: {error}") from None
         self._recorder.record(
             ToolCalled(call_id=call_id, name=call.name, arguments=dict(call.arguments))
         )

@@ -14,8 +14,10 @@ from transformers import (
 from transformers.cache_utils import Cache
 
 from generation import hf, memory
+from generation.cache_key import cache_key
+from generation.checks import refuse_beyond_context, refuse_training, refuse_unreadable
 from generation.conversation import Conversation, Prompt, decode_after
-from generation.errors import ModelError, PromptError
+from generation.errors import PromptError
 from generation.models import ModelIdentity
 from generation.prefix_cache import CachedPrefix, PrefixCache, Reuse
 from generation.sampling import choose, generator_sha256
@@ -26,7 +28,7 @@ from generation.turn import (
     TurnSettings,
     turn_settings,
 )
-from recorder import Recorder
+from recorder import Recorder, TokentapeError
 from recorder.events import (
     CacheCleared,
     CacheDecided,
@@ -69,10 +71,12 @@ class ManualGenerator:
     ) -> None:
         """`name`, `model_name` and `seed` describe the run to the recorder; without one they rest.
 
-        Raises ModelError for a model in training mode: dropout cannot be replayed.
+        Raises ModelError for a model in training mode: dropout cannot be replayed. Raises
+        TokentapeError for a recorder that has recorded already: a run has one generator.
         """
-        if model.training:
-            raise ModelError("the model is in training mode: call model.eval() first")
+        if recorder is not None and recorder.started:
+            raise TokentapeError("this recorder has a run already: make one for each generator")
+        refuse_training(model)
         self.model = model
         self.tokenizer = tokenizer
         self.conversation = Conversation(tokenizer)
@@ -83,6 +87,7 @@ class ManualGenerator:
         self._candidates = candidates
         self._cache = PrefixCache()
         self._turn = 0
+        self._busy = False
 
     @property
     def turn(self) -> int:
@@ -105,21 +110,19 @@ class ManualGenerator:
         """Process the system prompt once; every later prompt begins with it and reuses it.
 
         Begins a new conversation. Raises PromptError for an empty one or one that fills the
-        model's context, and leaves everything as it was.
+        model's context, and leaves everything as it was. Where the model's cache cannot be reused,
+        or the template writes nothing before a user's message, nothing is processed yet.
         """
+        self._refuse_while_busy()
+        refuse_training(self.model)
         if not system_prompt.strip():
             raise PromptError("the system prompt is empty")
         conversation = Conversation(self.tokenizer)
         conversation.restart(system_prompt)
-        self._refuse_beyond_context(len(conversation.ids), new_tokens=1)
+        refuse_beyond_context(self.model, len(conversation.ids), new_tokens=1)
         self.start_run()
         began = time.perf_counter()
-        cache = hf.new_cache(self.model)
-        ids = self._tensor(conversation.ids)
-        decoder = hf.Decoder(self.model, hf.effective_config(self.model), ids, cache)
-        _, chunks = decoder.prefill(self._prefill_chunk_tokens)
-        self._cache.pin(CachedPrefix(conversation.ids, cache, self._key()))
-        self.conversation = conversation
+        prefix, chunks = self._process(conversation.ids)
         self._record(
             SystemPromptCached(
                 content=system_prompt,
@@ -128,9 +131,13 @@ class ManualGenerator:
                 sha256=ids_sha256(conversation.ids),
                 chunks=chunks,
                 duration_ms=_ms_since(began),
-                kv_bytes=hf.kv_bytes(cache),
+                kv_bytes=hf.kv_bytes(prefix.cache) if prefix else 0,
             )
         )
+        self._cache.clear()
+        if prefix is not None:
+            self._cache.pin(prefix)
+        self.conversation = conversation
 
     def generate(
         self,
@@ -186,18 +193,29 @@ class ManualGenerator:
         After an exception from inside the turn, such as one of the callback, the turn stays
         unfinished in the recording, and what was cached of it is given up.
         """
-        if not prompt.ids:
-            raise PromptError("the prompt is empty: there is nothing to continue")
-        self._refuse_beyond_context(len(prompt.ids), int(settings.config.max_new_tokens or 0))
+        self._refuse_while_busy()
+        self._busy = True
+        try:
+            return self._take_turn(prompt, settings)
+        finally:
+            self._busy = False
+
+    def _take_turn(self, prompt: Prompt, settings: TurnSettings) -> TurnResult:
+        refuse_training(self.model)
+        refuse_unreadable(self.model, prompt.ids)
+        new_tokens = int(settings.config.max_new_tokens or 0)
+        refuse_beyond_context(self.model, len(prompt.ids), new_tokens)
         prepared = hf.prepare(
             self.model,
             self.tokenizer,
             settings.config,
-            len(prompt.ids),
+            self._tensor(prompt.ids),
             processors=settings.processors,
             criteria=settings.criteria,
         )
         sampling = hf.recordable(settings.config)
+        generator = self._generator(settings.seed)
+        obstacle = hf.reuse_obstacle(self.model)
         self.start_run()
         began = time.perf_counter()
         self._turn += 1
@@ -218,13 +236,15 @@ class ManualGenerator:
             )
         )
         self.conversation.begin_turn(prompt)
-        decided, cache = self._start_cache(prompt, settings.use_cache)
+        key = cache_key(self.model)
+        decided, cache = self._start_cache(prompt, key, obstacle, settings.use_cache)
         self._record(decided)
-        generator = self._generator(settings.seed)
         decoder, logits = self._prefill(prompt, prepared, cache)
         with hf.decoding(self.model):
             token_ids, stop_reason = self._decode(decoder, logits, settings, prepared, generator)
-        self._cache.keep(CachedPrefix((*prompt.ids, *token_ids[:-1]), cache, self._key()))
+        # A callback may have changed the model in the middle of what the cache holds.
+        if obstacle is None and decoder.fills(cache) and cache_key(self.model) == key:
+            self._cache.keep(CachedPrefix((*prompt.ids, *token_ids[:-1]), cache, key))
         return self._finish(prompt, settings, decided, token_ids, stop_reason, generator, began)
 
     def clear_cache(self, reason: str = "asked") -> None:
@@ -233,11 +253,24 @@ class ManualGenerator:
         if self._recorder is not None and self._recorder.started:
             self._record(CacheCleared(reason=reason, freed_bytes=freed))
 
-    def _start_cache(self, prompt: Prompt, use_cache: bool) -> tuple[CacheDecided, Cache]:
-        if use_cache:
-            reuse, cache = self._cache.take(prompt.ids, self._key())
+    def _process(self, ids: Sequence[int]) -> tuple[CachedPrefix | None, tuple[int, ...]]:
+        """Forward ids for a cache of their own, unless none could be reused."""
+        if not ids or hf.reuse_obstacle(self.model) is not None:
+            return None, ()
+        cache, key = hf.new_cache(self.model), cache_key(self.model)
+        config = hf.effective_config(self.model)
+        decoder = hf.Decoder(self.model, config, self._tensor(ids), cache)
+        _, chunks = decoder.prefill(self._prefill_chunk_tokens)
+        return CachedPrefix(tuple(ids), cache, key), chunks
+
+    def _start_cache(
+        self, prompt: Prompt, key: Mapping[str, str], obstacle: str | None, use_cache: bool
+    ) -> tuple[CacheDecided, Cache]:
+        cache: Cache | None = None
+        if not use_cache or obstacle is not None:
+            reuse = Reuse(decision="bypass", reason=obstacle or "user_bypass")
         else:
-            reuse, cache = Reuse(decision="bypass", reason="user_bypass"), None
+            reuse, cache = self._cache.take(prompt.ids, key)
         decided = CacheDecided(
             turn=self._turn,
             prompt_tokens=len(prompt.ids),
@@ -345,16 +378,9 @@ class ManualGenerator:
             duration_ms=duration_ms,
         )
 
-    def _refuse_beyond_context(self, prompt_tokens: int, new_tokens: int) -> None:
-        context_tokens = hf.context_tokens(self.model)
-        if context_tokens is not None and prompt_tokens + new_tokens > context_tokens:
-            raise PromptError(
-                f"a prompt of {prompt_tokens} tokens and {new_tokens} new ones do not fit into "
-                f"the model's context of {context_tokens}: shorten the one or ask for fewer"
-            )
-
-    def _key(self) -> Mapping[str, str]:
-        return hf.cache_key(self.model)
+    def _refuse_while_busy(self) -> None:
+        if self._busy:
+            raise TokentapeError("a turn is under way: a callback cannot begin another")
 
     def _generator(self, seed: int | None) -> torch.Generator | None:
         if seed is None:

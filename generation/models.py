@@ -17,7 +17,9 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from generation import fingerprints, hf
+from generation import fingerprints
+from generation.cache_key import weights_version
+from generation.checks import context_tokens
 from generation.errors import ModelError
 from generation.sampling import sampler_sha256
 
@@ -51,7 +53,7 @@ class ModelIdentity:
 
     @property
     def weights_sha256(self) -> str:
-        version = hf.weights_version(self._model)
+        version = weights_version(self._model)
         if self._weights is None or self._weights[0] != version:
             self._weights = (version, fingerprints.weights_sha256(self._model))
         return self._weights[1]
@@ -69,7 +71,7 @@ class ModelIdentity:
             "device": model.device.type,
             "attention_kernel": str(model.config._attn_implementation),
             "threads": torch.get_num_threads(),
-            "context_tokens": hf.context_tokens(model),
+            "context_tokens": context_tokens(model),
             "environment": fingerprints.environment(),
         }
 

@@ -90,8 +90,8 @@ class PrefixCache:
         self._live = None
 
     def keep(self, prefix: CachedPrefix) -> None:
-        """Keep what a turn left behind. It is dropped where it could not be cut back safely."""
-        self._live = None if hf.crop_obstacle(prefix.cache) else prefix
+        """Keep what a turn left behind."""
+        self._live = prefix
 
     def take(self, prompt: Sequence[int], key: Mapping[str, str]) -> tuple[Reuse, Cache | None]:
         """The best start for a prompt: the decision, and a cache of exactly the reused ids.
@@ -126,13 +126,6 @@ class PrefixCache:
                     cached_tokens=len(prefix.ids),
                     key_field=name,
                 )
-        obstacle = hf.crop_obstacle(prefix.cache)
-        if obstacle is not None:
-            return Reuse(
-                decision="bypass",
-                reason=f"not_croppable:{obstacle}",
-                cached_tokens=len(prefix.ids),
-            )
         return decide_reuse(prefix.ids, prompt)
 
     def clear(self) -> int:

@@ -63,6 +63,8 @@ def choose(
     values: list[float] = measured[0].tolist()
     if math.isnan(values[0]):
         raise ModelError("the model's logits hold NaN; nothing can be sampled from them")
+    if not math.isfinite(values[1]):
+        raise ModelError("the logits processors leave no token to choose")
     count = top.indices.shape[-1]
     return Choice(
         token=token,

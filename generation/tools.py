@@ -63,14 +63,16 @@ class ToolInterface:
                 )
             value = self._functions[name](**arguments)
             result = value if isinstance(value, ToolView) else ToolView(view=value, payload=value)
-            content, payload = _json(result.view), _json(result.payload)
+            content, payload = _json(result.view), _json(result.payload).encode()
+            content.encode()  # what is no text, such as half a surrogate pair, is the tool's error
         except Exception as raised:  # a tool is the experimenter's code: anything can come out
             error = str(raised) if isinstance(raised, ToolError) else repr(raised)
             result = ToolView(view=None, payload=None)
-            content = payload = _json({"error": error})
+            content = json.dumps({"error": error})
+            payload = content.encode()
         return ToolResult(
             content=content,
-            payload=payload.encode(),
+            payload=payload,
             tensors=result.tensors,
             error=error,
             duration_ms=(time.perf_counter() - began) * 1000.0,

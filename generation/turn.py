@@ -72,20 +72,28 @@ def turn_settings(
     callback: TokenCallback | None = None,
     logits_processor: LogitsProcessorList | None = None,
     stopping_criteria: StoppingCriteriaList | None = None,
+    generation_config: GenerationConfig | None = None,
     **settings: Any,
 ) -> TurnSettings:
     """Settings as `model.generate` takes them, made whole. A temperature of 0 is greedy.
 
-    Raises ModelError for what `generate` does not have, or cannot do a token at a time.
+    The length is `max_new_tokens`, also over that of a `generation_config`; `max_length`, which
+    counts the prompt, is refused. Raises ModelError for what `generate` does not have, or cannot
+    do a token at a time, and for a seed that is no 64-bit number.
     """
-    if max_new_tokens < 1:
+    if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
         raise ModelError(f"max_new_tokens must be at least one: {max_new_tokens}")
+    if "max_length" in settings:
+        raise ModelError("max_length counts the prompt, too: use max_new_tokens")
+    if seed is not None and not (isinstance(seed, int) and -(2**63) <= seed < 2**63):
+        raise ModelError(f"a seed is a whole number of 64 bits: {seed!r}")
     if settings.get("temperature") == 0:
         settings = {**settings, "do_sample": False}
     if settings.get("do_sample") is False:
         # They have no meaning then, and transformers warns of each.
         settings = {name: value for name, value in settings.items() if name not in _WARPERS}
-    config = hf.effective_config(model, max_new_tokens=max_new_tokens, **settings)
+    settings["max_new_tokens"] = max_new_tokens
+    config = hf.effective_config(model, generation_config, **settings)
     if config.do_sample and seed is None:
         seed = secrets.randbits(63)
     return TurnSettings(

@@ -54,6 +54,7 @@ class Recorder:
         self._log = log
         self._clock_ns = clock_ns
         self._next_seq = 0
+        self._lost: str | None = None
         self._summary: RunSummary | None = None
         self.ended = False
 
@@ -62,13 +63,25 @@ class Recorder:
         return self._next_seq > 0
 
     def record(self, event: Event) -> Envelope:
-        """Append the event; when this returns it is kept."""
+        """Append the event; when this returns it is kept.
+
+        After an event that could not be kept, only `RunFailed` is taken: what comes after a hole
+        would be rebuilt as something that never was.
+        """
         if self.ended:
             raise TokentapeError(f"run {self.run_id} has ended; nothing can be added to it")
+        if self._lost is not None and not isinstance(event, RunFailed):
+            raise TokentapeError(
+                f"run {self.run_id} lost an event ({self._lost}); nothing can be added to it"
+            )
         if isinstance(event, RunStarted) == self.started:
             raise TokentapeError("a run has one RunStarted, and it comes first")
         envelope = Envelope(self.run_id, self._next_seq, self._clock_ns(), event)
-        self._log.append(envelope, durable=isinstance(event, DURABLE))
+        try:
+            self._log.append(envelope, durable=isinstance(event, DURABLE))
+        except BaseException as error:
+            self._lost = f"{type(error).__name__}: {error}"
+            raise
         self._next_seq += 1
         self._summary = summarise(self._summary, envelope)
         self.ended = isinstance(event, RunFinished | RunFailed)
@@ -79,7 +92,7 @@ class Recorder:
 
     def finish(self) -> None:
         """End the run with its totals, unless it never started or has ended."""
-        if self._summary is not None and not self.ended:
+        if self._summary is not None and not self.ended and self._lost is None:
             self.record(
                 RunFinished(
                     turns=self._summary.turns,

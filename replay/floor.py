@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
+from generation import hf
 from replay.verdict import Floor
 
 # Measured on SmolLM2-135M with torch 2.13 on x86-64 over full passes, chunks of 64 and 17, eager
@@ -17,6 +19,15 @@ FLOORS = {
 # A count of near ties less likely than this is no accident.
 _IMPLAUSIBLE = 1e-6
 _GAP_WINDOW = 0.1
+
+
+def floor_of(model: Any, dtype: str) -> Floor | None:
+    """The floor for a recording of that dtype; None where nothing was measured.
+
+    That is so for every model that keeps more than keys and values: recurrent states carry the
+    noise of all steps before.
+    """
+    return None if hf.recurrent(hf.new_cache(model)) else FLOORS.get(dtype)
 
 
 def predict_flips(gaps: Sequence[float], floor: Floor) -> float:

@@ -16,13 +16,14 @@ def teacher_forced_logits(
 ) -> Iterator[tuple[int, torch.Tensor]]:
     """Raw logits after each position of `rows`, ascending: float32 of shape (1, vocab).
 
-    Chunks follow each other through a cache; a model whose cache is not plain gets one forward.
+    Chunks follow each other through a cache; a model that cannot exactly go on gets one forward.
     """
     wanted = sorted(rows)
     needed = wanted[-1] + 1
     tensor = torch.tensor([list(ids[:needed])], dtype=torch.long, device=model.device)
     cache = hf.new_cache(model)
-    chunk = CHUNK_TOKENS if hf.crop_obstacle(cache) is None else needed
+    whole = hf.recurrent(cache) or hf.prefix_obstacle(model)
+    chunk = needed if whole else CHUNK_TOKENS
     for start in range(0, needed, chunk):
         end = min(start + chunk, needed)
         here = [row for row in wanted if start <= row < end]

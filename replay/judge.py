@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from generation import LoadedModel, hf
+from generation import LoadedModel, ModelError, hf
 from generation.sampling import generator_sha256
+from recorder import RecordingError
 from recorder.events import TokenSampled
 from recorder.projections import Turn
 from replay.verdict import Candidate, Divergence, Floor
@@ -41,47 +42,56 @@ class TurnJudge:
     """
 
     def __init__(self, turn: Turn, lm: LoadedModel, floor: Floor) -> None:
+        """Raises RecordingError for settings or a seed that no turn could have been begun with."""
         self._turn = turn
         self._floor = floor
         device = lm.model.device
-        config = hf.recorded_config(turn.started.sampling)
-        sampled = bool(config.do_sample)
-        self._processors = hf.prepare(
-            lm.model, lm.tokenizer, config, len(turn.prompt_ids)
-        ).processors
+        ids = torch.tensor([[*turn.prompt_ids, *turn.reply_ids]], dtype=torch.long, device=device)
+        prompt = ids[:, : len(turn.prompt_ids)]
+        try:
+            config = hf.recorded_config(turn.started.sampling)
+            prepared = hf.prepare(lm.model, lm.tokenizer, config, prompt)
+            self._temperature = float(config.temperature or 1.0) if config.do_sample else 1.0
+            self._generator = (
+                torch.Generator(device=device).manual_seed(turn.started.seed or 0)
+                if config.do_sample
+                else None
+            )
+        except (ModelError, AttributeError, RuntimeError, TypeError, ValueError) as error:
+            raise RecordingError(f"turn {turn.number} has damaged settings: {error}") from None
+        self._ids = ids
+        self._processors = prepared.processors
+        self._criteria = prepared.criteria
         self._filters = any(isinstance(each, hf.FILTERS) for each in self._processors)
-        self._temperature = float(config.temperature or 1.0) if sampled else 1.0
-        self._generator = (
-            torch.Generator(device=device).manual_seed(turn.started.seed or 0) if sampled else None
-        )
-        self._ids = torch.tensor(
-            [[*turn.prompt_ids, *turn.reply_ids]], dtype=torch.long, device=device
-        )
 
     def judge(self, step: int, logits: torch.Tensor) -> Judgement:
         """The token of a step against its logits, float32 of shape (1, vocab)."""
         token = self._turn.tokens[step]
         seen = self._ids[:, : len(self._turn.prompt_ids) + step]
         scores = hf.process(self._processors, seen, logits)
-        noised, picked_id = self._noised(scores)
-        best, second = (torch.topk(noised[0], 2).values * self._temperature).tolist()
+        noise = self._noise(scores)
+        picked_id = self._pick(scores, noise)
+        noised = (scores if noise is None else scores - noise.log())[0]
+        best, second = (torch.topk(noised, 2).values * self._temperature).tolist()
         kept = scores[0] > -math.inf
-        boundary = logits[0][kept].min().item()
         margin: float | None = None
         boundary_gap: float | None = None
         processed_difference: float | None = None
         if bool(kept[token.token_id]):
-            margin = max(best - noised[0, token.token_id].item() * self._temperature, 0.0)
+            margin = max(best - noised[token.token_id].item() * self._temperature, 0.0)
             processed_difference = self._processed_difference(token, logits, scores, kept)
-        else:
-            boundary_gap = boundary - logits[0, token.token_id].item()
+        elif self._filters:
+            boundary_gap = logits[0][kept].min().item() - logits[0, token.token_id].item()
         logprob = torch.log_softmax(logits, dim=-1)[0, token.token_id].item()
         logprob_difference = abs(logprob - token.logprob)
-        if picked_id != token.token_id:
-            above_boundary = logits[0, picked_id].item() - boundary
-            kind = self._kind_of_mismatch(margin, boundary_gap, above_boundary)
-        else:
+        if picked_id == token.token_id:
             kind = self._kind_of_match(logprob_difference, processed_difference or 0.0)
+        elif logprob_difference <= self._floor.logprob_floor and self._is_near_tie(
+            token.token_id, picked_id, seen, logits, noise, margin
+        ):
+            kind = "near_tie"
+        else:
+            kind = "token" if margin is not None else "filtered"
         return Judgement(
             kind=kind,
             picked_id=picked_id,
@@ -92,31 +102,70 @@ class TurnJudge:
             processed_difference=processed_difference,
         )
 
+    def stops_as_recorded(self) -> bool | None:
+        """Whether the turn stops at its last token, for its reason, and not before.
+
+        None where the clock or something of the caller's own could have stopped it.
+        """
+        if self._turn.started.unreplayable:
+            return None
+        finished = self._turn.finished
+        prompt_tokens = len(self._turn.prompt_ids)
+        for step in range(1, len(self._turn.tokens) + 1):
+            reason = hf.stop_reason(self._criteria, self._ids[:, : prompt_tokens + step])
+            if step == len(self._turn.tokens):
+                return finished is None or reason == finished.stop_reason
+            if reason is not None:
+                return False
+        return None
+
     def end_state_matches(self) -> bool | None:
         """Whether the stream ends where the recording's ended, once every token is judged."""
         if self._generator is None or self._turn.finished is None:
             return None
         return generator_sha256(self._generator) == self._turn.finished.generator_sha256
 
-    def _noised(self, scores: torch.Tensor) -> tuple[torch.Tensor, int]:
-        """Scores plus the noise of the draw, and the token that is picked."""
+    def _noise(self, scores: torch.Tensor) -> torch.Tensor | None:
+        """The exponentials of the next draw; None where nothing is drawn."""
         if self._generator is None:
-            return scores, int(torch.argmax(scores, dim=-1).item())
-        probabilities = torch.softmax(scores, dim=-1)
-        noise = torch.empty_like(probabilities).exponential_(1.0, generator=self._generator)
-        picked_id = int(torch.argmax(probabilities / noise, dim=-1).item())
-        return scores - noise.log(), picked_id
+            return None
+        return torch.empty_like(scores).exponential_(1.0, generator=self._generator)
 
-    def _kind_of_mismatch(
-        self, margin: float | None, boundary_gap: float | None, pick_above_boundary: float
-    ) -> str:
+    def _pick(self, scores: torch.Tensor, noise: torch.Tensor | None) -> int:
+        if noise is None:
+            return int(torch.argmax(scores, dim=-1).item())
+        return int(torch.argmax(torch.softmax(scores, dim=-1) / noise, dim=-1).item())
+
+    def _is_near_tie(
+        self,
+        token_id: int,
+        picked_id: int,
+        seen: torch.Tensor,
+        logits: torch.Tensor,
+        noise: torch.Tensor | None,
+        margin: float | None,
+    ) -> bool:
+        """Whether noise alone could have made the sampler pick the recorded token.
+
+        Either the two are closer than the noise; or a filter would have kept the one or cut the
+        other, had their logits been off by the noise, and then the recorded token wins.
+        """
         eps = self._floor.margin_eps
         if margin is not None and margin <= eps:
-            return "near_tie"
-        if boundary_gap is not None:
-            return "near_tie" if boundary_gap <= eps else "filtered"
-        # The recording's sampler may have filtered by a hair what is picked here.
-        return "near_tie" if self._filters and pick_above_boundary <= eps else "token"
+            return True
+        if not self._filters:
+            return False
+        moved = logits.clone()
+        # Half each: a margin is a difference, and so is the noise that is allowed it.
+        moved[0, token_id] += eps / 2
+        moved[0, picked_id] -= eps / 2
+        scores = hf.process(self._processors, seen, moved)
+        recorded_kept, picked_kept = (scores[0, [token_id, picked_id]] > -math.inf).tolist()
+        if not recorded_kept or (picked_kept and margin is not None):
+            # The filter is not at issue, and by the margin it is no tie.
+            return False
+        noised = (scores if noise is None else scores - noise.log())[0] * self._temperature
+        return bool(noised.max() - noised[token_id] <= eps)
 
     def _kind_of_match(self, logprob_difference: float, processed_difference: float) -> str:
         floor = self._floor.logprob_floor

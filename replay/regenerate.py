@@ -1,21 +1,23 @@
 """Regenerate turns with Hugging Face `generate`, from the recorded ids, seed and settings."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from generation import LoadedModel, hf
+from generation.checks import refuse_training
 from generation.sampling import generator_sha256
 from recorder import Recording
 from recorder.projections import Turn
 from replay.compare import compare_fingerprints, repro_line
-from replay.floor import FLOORS
+from replay.floor import FLOORS, floor_of, plausible, predict_flips
 from replay.judge import TurnJudge, describe_divergence
 from replay.rebuild import find_altered
-from replay.verdict import Divergence, Report, TurnVerdict, Verdict, worst
-from replay.verify import choose_turns
+from replay.verdict import Divergence, Floor, Report, TurnVerdict, Verdict, worst
+from replay.verify import choose_turns, refuse_unknown_ids
 
 TurnDone = Callable[[TurnVerdict, float], None]
 """Called with each turn's verdict and the milliseconds that it took."""
@@ -34,21 +36,27 @@ def regenerate(
     torch's global random state is put back. Raises as `verify` does.
     """
     began = time.perf_counter()
+    refuse_training(lm.model)
     started = recording.started()
     chosen = choose_turns(recording, turns)
     sampled = any(turn.started.seed is not None for turn in chosen)
     differences = compare_fingerprints(started, lm, sampled=sampled)
+    known_floor = floor_of(lm.model, started.dtype)
+    floor = known_floor or FLOORS["float32"]
+    refuse_unknown_ids(chosen, lm)
     verdicts: list[TurnVerdict] = []
     divergences: list[Divergence] = []
     for turn in chosen:
         turn_began = time.perf_counter()
-        verdict, divergence = _regenerate_turn(turn, lm, started.dtype)
+        verdict, divergence = _regenerate_turn(turn, lm, floor)
         verdicts.append(verdict)
         divergences += [divergence] if divergence else []
         if progress is not None:
             progress(verdict, (time.perf_counter() - turn_began) * 1000.0)
     altered = find_altered(recording)
-    overall, reason = _conclude(verdicts, [d.field for d in differences if d.forbids], altered)
+    predicted = predict_flips([token.top_gap for turn in chosen for token in turn.tokens], floor)
+    forbidding = [each.field for each in differences if each.forbids]
+    overall, reason = _conclude(verdicts, forbidding, altered, predicted)
     repro_turn = divergences[0].turn if divergences else chosen[0].number
     return Report(
         replay="regenerate",
@@ -59,8 +67,8 @@ def regenerate(
         divergences=tuple(divergences),
         differences=differences,
         altered=altered,
-        floor=FLOORS.get(started.dtype),
-        predicted_flips=0.0,
+        floor=known_floor,
+        predicted_flips=predicted,
         duration_ms=(time.perf_counter() - began) * 1000.0,
         generation_ms=sum(turn.finished.duration_ms for turn in chosen if turn.finished),
         repro=repro_line("regenerate", recording, lm, repro_turn),
@@ -68,7 +76,10 @@ def regenerate(
 
 
 def _conclude(
-    turns: Sequence[TurnVerdict], forbidding: Sequence[str], altered: Sequence[str]
+    turns: Sequence[TurnVerdict],
+    forbidding: Sequence[str],
+    altered: Sequence[str],
+    predicted: float,
 ) -> tuple[Verdict, str]:
     if forbidding:
         return Verdict.INCOMPARABLE, f"not what was recorded: {', '.join(forbidding)}"
@@ -79,29 +90,40 @@ def _conclude(
     if verdict is Verdict.EXACT:
         return verdict, "the same tokens and the same end state of the random generator"
     if verdict is Verdict.NEAR_TIE:
+        flips = sum(turn.near_ties for turn in turns)
+        if not plausible(flips, predicted):
+            return Verdict.DIVERGED, f"{flips} near ties: too many for noise"
         return verdict, f"turn {first.turn}: another token within the noise, compared up to there"
+    if verdict is Verdict.DRIFTED:
+        return verdict, f"turn {first.turn}: the same tokens with other log-probabilities"
+    if first.generator_matches is False:
+        return verdict, f"turn {first.turn}: the seed does not lead to the recorded end state"
     return verdict, f"turn {first.turn}: `generate` says something else"
 
 
 def _regenerate_turn(
-    turn: Turn, lm: LoadedModel, dtype: str
+    turn: Turn, lm: LoadedModel, floor: Floor
 ) -> tuple[TurnVerdict, Divergence | None]:
     replayed_ids, logits, end_state = _generate(turn, lm)
-    step = _first_difference(turn.reply_ids, replayed_ids, finished=turn.finished is not None)
+    # The clock may have stopped the turn, as a kill does: then it need only be a beginning.
+    whole = turn.finished is not None and "max_time" not in turn.started.unreplayable
+    step = _first_difference(turn.reply_ids, replayed_ids, whole=whole)
     compared = len(turn.tokens) if step is None else step
     differences = [_logprob_difference(turn, each, logits[each]) for each in range(compared)]
     matches: bool | None = None
     divergence: Divergence | None = None
     verdict = Verdict.EXACT
-    if step is None and turn.finished is not None and end_state is not None:
-        matches = end_state == turn.finished.generator_sha256
-        verdict = Verdict.EXACT if matches else Verdict.DIVERGED
-    elif step is not None:
+    if step is not None:
         verdict = Verdict.DIVERGED
         if step < min(len(logits), len(turn.tokens)):
-            divergence = _describe(turn, lm, dtype, step, logits)
-            if divergence is not None and divergence.kind == "near_tie":
+            divergence = _describe(turn, lm, floor, step, logits)
+            if divergence.kind == "near_tie":
                 verdict = Verdict.NEAR_TIE
+    elif whole and turn.finished is not None and end_state is not None:
+        matches = end_state == turn.finished.generator_sha256
+        verdict = Verdict.EXACT if matches else Verdict.DIVERGED
+    if max(differences, default=0.0) > floor.logprob_floor:
+        verdict = worst([verdict, Verdict.DRIFTED])
     return (
         TurnVerdict(
             turn=turn.number,
@@ -126,24 +148,35 @@ def _generate(
     """The ids that `generate` says, the raw logits of each step, and the generator's end state."""
     model: Any = lm.model
     prompt = torch.tensor([turn.prompt_ids], dtype=torch.long, device=model.device)
-    config = hf.recorded_config(turn.started.sampling)
-    config.return_dict_in_generate = True
-    config.output_logits = True
+    settings = {name: value for name, value in turn.started.sampling.items() if name != "max_time"}
     devices = [model.device] if model.device.type == "cuda" else []
     end_state: str | None = None
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=devices), _no_defaults(model):
+        # Proves settings and seed before they meet the model, whose own errors are not theirs.
+        TurnJudge(turn, lm, FLOORS["float32"])
         if turn.started.seed is not None:
             torch.manual_seed(turn.started.seed)
         output = model.generate(
             prompt,
             attention_mask=torch.ones_like(prompt),
-            generation_config=config,
             tokenizer=lm.tokenizer,
+            **settings | {"return_dict_in_generate": True, "output_logits": True},
         )
         if turn.started.seed is not None:
             end_state = generator_sha256(_default_generator(model.device))
     ids = output.sequences[0, prompt.shape[1] :].tolist()
     return tuple(ids), output.logits, end_state
+
+
+@contextmanager
+def _no_defaults(model: Any) -> Iterator[None]:
+    """Only recorded settings count: what the model's own config says today is set aside."""
+    before = model.generation_config
+    model.generation_config = hf.recorded_config({})
+    try:
+        yield
+    finally:
+        model.generation_config = before
 
 
 def _default_generator(device: torch.device) -> torch.Generator:
@@ -153,14 +186,14 @@ def _default_generator(device: torch.device) -> torch.Generator:
 
 
 def _first_difference(
-    recorded: Sequence[int], replayed: Sequence[int], *, finished: bool
+    recorded: Sequence[int], replayed: Sequence[int], *, whole: bool
 ) -> int | None:
-    """The first step at which they differ; a turn that was cut off need only be a beginning."""
+    """The first step at which they differ; unless `whole`, the recorded may be a beginning."""
     for step, (one, other) in enumerate(zip(recorded, replayed, strict=False)):
         if one != other:
             return step
     same_length = len(recorded) == len(replayed)
-    if same_length or (not finished and len(recorded) < len(replayed)):
+    if same_length or (not whole and len(recorded) < len(replayed)):
         return None
     return min(len(recorded), len(replayed))
 
@@ -171,9 +204,9 @@ def _logprob_difference(turn: Turn, step: int, logits: torch.Tensor) -> float:
 
 
 def _describe(
-    turn: Turn, lm: LoadedModel, dtype: str, step: int, logits: Sequence[torch.Tensor]
-) -> Divergence | None:
+    turn: Turn, lm: LoadedModel, floor: Floor, step: int, logits: Sequence[torch.Tensor]
+) -> Divergence:
     """The first difference, judged on the logits of `generate` itself."""
-    judge = TurnJudge(turn, lm, FLOORS.get(dtype, FLOORS["float32"]))
+    judge = TurnJudge(turn, lm, floor)
     judged = [judge.judge(each, logits[each]) for each in range(step + 1)]
     return describe_divergence(judged[step], turn, step, logits[step], lm.tokenizer)

@@ -80,7 +80,8 @@ class TurnVerdict:
     """A turn; the differences are the largest and the mean over its tokens, in nats.
 
     `generator_matches` says whether the seed leads to the recorded end state; None where nothing
-    was drawn, or the turn was cut off.
+    was drawn, or the turn was cut off. `stop_matches` says whether the settings stop the turn where
+    and why it stopped; None where they do not decide it, or it was not asked.
     """
 
     turn: int
@@ -94,6 +95,7 @@ class TurnVerdict:
     logprob_difference_mean: float
     processed_difference_max: float
     generator_matches: bool | None
+    stop_matches: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

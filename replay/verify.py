@@ -10,12 +10,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from generation import LoadedModel
+from generation import LoadedModel, hf
+from generation.checks import refuse_training
+from generation.conversation import decode_after
 from recorder import Recording, RecordingError
 from recorder.projections import Turn
 from replay.compare import compare_fingerprints, repro_line
 from replay.errors import NothingToReplayError, ReplayError
-from replay.floor import FLOORS, plausible, predict_flips
+from replay.floor import FLOORS, floor_of, plausible, predict_flips
 from replay.forward import teacher_forced_logits
 from replay.judge import Judgement, TurnJudge, describe_divergence
 from replay.rebuild import find_altered
@@ -32,6 +34,7 @@ class _Judged:
     turn: Turn
     tokens: list[Judgement]
     generator_matches: bool | None
+    stop_matches: bool | None
 
 
 def verify(
@@ -48,20 +51,23 @@ def verify(
     NothingToReplayError where no token was recorded.
     """
     began = time.perf_counter()
+    refuse_training(lm.model)
     started = recording.started()
     chosen = choose_turns(recording, turns)
     sampled = any(turn.started.seed is not None for turn in chosen)
     differences = compare_fingerprints(started, lm, sampled=sampled)
-    floor = FLOORS.get(started.dtype)
-    _refuse_unknown_ids(chosen, lm)
+    floor = floor_of(lm.model, started.dtype)
+    refuse_unknown_ids(chosen, lm)
     judged, divergences = _judge_all(chosen, lm, floor or FLOORS["float32"], progress)
     verdicts = tuple(_judge_turn(each) for each in judged)
     gaps = [token.pick_gap for each in judged for token in each.tokens]
     predicted = predict_flips(gaps, floor) if floor else 0.0
-    altered = find_altered(recording)
+    altered, texts = find_altered(recording), tuple(_altered_texts(chosen, lm, differences))
     verdict, reason = _conclude(verdicts, differences, altered, predicted, floor, started.dtype)
     if not reason:
         reason = explain(verdicts, divergences, floor or FLOORS["float32"])
+    if texts and verdict.passes:
+        verdict, reason = Verdict.DIVERGED, texts[0]
     first_turn = divergences[0].turn if divergences else chosen[0].number
     return Report(
         replay="verify",
@@ -71,7 +77,7 @@ def verify(
         turns=verdicts,
         divergences=tuple(divergences),
         differences=differences,
-        altered=altered,
+        altered=(*altered, *texts),
         floor=floor,
         predicted_flips=predicted,
         duration_ms=(time.perf_counter() - began) * 1000.0,
@@ -98,7 +104,8 @@ def choose_turns(recording: Recording, numbers: Sequence[int] | None) -> list[Tu
     return chosen
 
 
-def _refuse_unknown_ids(turns: Sequence[Turn], lm: LoadedModel) -> None:
+def refuse_unknown_ids(turns: Sequence[Turn], lm: LoadedModel) -> None:
+    """Raise RecordingError for ids that the model cannot read."""
     vocabulary = lm.model.get_input_embeddings().num_embeddings
     for turn in turns:
         highest = max((*turn.prompt_ids, *turn.reply_ids))
@@ -109,15 +116,29 @@ def _refuse_unknown_ids(turns: Sequence[Turn], lm: LoadedModel) -> None:
             )
 
 
-def _branches(turns: Sequence[Turn]) -> Iterator[list[Turn]]:
+def _altered_texts(
+    turns: Sequence[Turn], lm: LoadedModel, differences: Sequence[FieldDifference]
+) -> Iterator[str]:
+    """Replies whose text is not what their ids spell, where the tokenizer is the recorded one."""
+    if any(each.field == "tokenizer" for each in differences):
+        return
+    for turn in turns:
+        if turn.finished is not None:
+            recorded = turn.finished.text + turn.finished.stop_text
+            if recorded != decode_after(lm.tokenizer, turn.prompt_ids, turn.reply_ids):
+                yield f"turn {turn.number}: the text of the reply is not what its ids spell"
+
+
+def _branches(turns: Sequence[Turn], *, alone: bool) -> Iterator[list[Turn]]:
     """Turns of which each continues the one before: they share a forward.
 
-    A history that was written anew begins another branch.
+    A history that was written anew begins another branch. Turns stay `alone` for a model to which
+    a prefix is not the same in a longer sequence.
     """
     branch: list[Turn] = []
     stream: tuple[int, ...] = ()
     for turn in turns:
-        if branch and turn.prompt_ids[: len(stream)] != stream:
+        if branch and (alone or turn.prompt_ids[: len(stream)] != stream):
             yield branch
             branch = []
         branch.append(turn)
@@ -133,7 +154,7 @@ def _judge_all(
     judged: list[_Judged] = []
     divergences: list[Divergence] = []
     done = 0
-    for branch in _branches(turns):
+    for branch in _branches(turns, alone=hf.prefix_obstacle(lm.model) is not None):
         last = branch[-1]
         rows = [
             len(turn.prompt_ids) + step - 1 for turn in branch for step in range(len(turn.tokens))
@@ -151,7 +172,9 @@ def _judge_all(
                 done += 1
                 if progress is not None:
                     progress(done, total)
-            judged.append(_Judged(turn, tokens, judge.end_state_matches()))
+            judged.append(
+                _Judged(turn, tokens, judge.end_state_matches(), judge.stops_as_recorded())
+            )
     return judged, divergences
 
 
@@ -159,7 +182,8 @@ def _judge_turn(judged: _Judged) -> TurnVerdict:
     kinds = [token.kind for token in judged.tokens]
     differences = [token.logprob_difference for token in judged.tokens]
     mismatches = sum(kind in _MISMATCHES for kind in kinds)
-    if mismatches or "sampler" in kinds or judged.generator_matches is False:
+    contradicted = judged.generator_matches is False or judged.stop_matches is False
+    if mismatches or "sampler" in kinds or contradicted:
         verdict = Verdict.DIVERGED
     elif "logprob" in kinds:
         verdict = Verdict.DRIFTED
@@ -177,6 +201,7 @@ def _judge_turn(judged: _Judged) -> TurnVerdict:
         logprob_difference_mean=sum(differences) / len(differences),
         processed_difference_max=max(token.processed_difference or 0.0 for token in judged.tokens),
         generator_matches=judged.generator_matches,
+        stop_matches=judged.stop_matches,
     )
 
 
@@ -193,7 +218,7 @@ def _conclude(
     if forbidding:
         return Verdict.INCOMPARABLE, f"not what was recorded: {', '.join(forbidding)}"
     if floor is None:
-        return Verdict.INCOMPARABLE, f"no noise floor is known for {dtype}: record in float32"
+        return Verdict.INCOMPARABLE, f"no noise floor is known for this model in {dtype}"
     if altered:
         return Verdict.DIVERGED, altered[0]
     verdict = worst([turn.verdict for turn in turns])
@@ -213,6 +238,9 @@ def explain(turns: Sequence[TurnVerdict], divergences: Sequence[Divergence], flo
     first = next((each for each in divergences if each.kind != "near_tie"), None)
     if seeds and (first is None or seeds[0] <= first.turn):
         return f"turn {seeds[0]}: the seed does not lead to the recorded end state: seed changed"
+    stops = [turn.turn for turn in turns if turn.stop_matches is False]
+    if stops and (first is None or stops[0] < first.turn):
+        return f"turn {stops[0]}: its settings do not stop it where, or why, it stopped"
     if first is None:
         return ""
     place = f"turn {first.turn}, token {first.step}"

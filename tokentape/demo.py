@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 import tokentape as tt
-from generation import hf
+from generation.checks import context_tokens
 from generation.turn import turn_settings
 from recorder.events import SystemPromptCached
 from recorder.projections import Turn
@@ -110,17 +110,17 @@ def run_demo(store_url: str, sealed: Path, model: str, script_path: Path | None)
 
 def _refuse_what_cannot_fit(lm: tt.LoadedModel, script: Script, system_prompt: str) -> None:
     """Before anything is recorded: settings must exist, and what is said fit without replies."""
-    context_tokens = hf.context_tokens(lm.model)
+    longest = context_tokens(lm.model)
     messages = [{"role": "system", "content": system_prompt}]
     for number, turn in enumerate(script.turns, 1):
         messages.append({"role": "user", "content": turn.user})
         said = str(lm.tokenizer.apply_chat_template(messages, tokenize=False))
         tokens = len(lm.tokenizer.encode(said, add_special_tokens=False))
         new_tokens = turn_settings(lm.model, **turn.settings).config.max_new_tokens
-        if context_tokens is not None and tokens + new_tokens > context_tokens:
+        if longest is not None and tokens + new_tokens > longest:
             raise tt.PromptError(
                 f"turn {number} of the script does not fit: the prompts up to there have {tokens} "
-                f"tokens, and the model's context is {context_tokens}"
+                f"tokens, and the model's context is {longest}"
             )
 
 

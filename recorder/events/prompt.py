@@ -18,7 +18,8 @@ class SystemPromptCached:
     """The system prompt was processed once; every later prompt begins with these ids.
 
     It begins the stream of ids that `TurnStarted` points into. `text` is `content` as the chat
-    template wrote it, `sha256` is `ids_sha256(ids)`, `chunks` are the lengths of the forwards.
+    template wrote it, `sha256` is `ids_sha256(ids)`, `chunks` are the lengths of the
+    forwards: none where the model's cache cannot be reused, and each turn computes it again.
     """
 
     version: ClassVar[int] = 1

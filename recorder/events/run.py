@@ -35,6 +35,10 @@ class RunStarted:
     behaviour: Mapping[str, Any]
 
     def __post_init__(self) -> None:
+        require(
+            self.seed is None or -(2**63) <= self.seed < 2**63,
+            f"a seed must fit into 64 bits: {self.seed}",
+        )
         require(self.threads >= 1, f"threads must be at least one: {self.threads}")
 
 

@@ -125,10 +125,25 @@ class _OpenTurn:
 
     def add(self, event: CacheDecided | PrefillCompleted | TokenSampled) -> None:
         if isinstance(event, CacheDecided):
+            if event.prompt_tokens != len(self._prompt_ids):
+                raise RecordingError(
+                    f"turn {event.turn} decided on {event.prompt_tokens} tokens of a prompt of "
+                    f"{len(self._prompt_ids)}"
+                )
             self._cache = event
         elif isinstance(event, PrefillCompleted):
+            if self._cache is None or sum(event.chunks) != self._cache.computed_tokens:
+                raise RecordingError(
+                    f"turn {event.turn} forwarded {sum(event.chunks)} tokens, which is not what "
+                    "its cache decision left to compute"
+                )
             self._prefill = event
         else:
+            if event.position != len(self._prompt_ids) + event.step:
+                raise RecordingError(
+                    f"turn {event.turn}, step {event.step} is at position {event.position}, which "
+                    "is not behind its prompt"
+                )
             if event.step != len(self._tokens):
                 raise RecordingError(
                     f"turn {event.turn} has step {event.step} where step {len(self._tokens)} "

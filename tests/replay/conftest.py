@@ -66,26 +66,83 @@ def temperature(connection: sqlite3.Connection) -> None:
     change_body(connection, "TurnStarted", change, turn=4)
 
 
+def cut_short(connection: sqlite3.Connection) -> None:
+    """Turn 3 ends two tokens early, and says that it was meant to."""
+    last, count = connection.execute(
+        "SELECT max(seq), count(*) FROM tokens WHERE turn = 3"
+    ).fetchone()
+    connection.execute("DELETE FROM tokens WHERE seq > ?", (last - 2,))
+    connection.execute("DELETE FROM events WHERE seq > ?", (last - 2,))
+    body = {
+        "turn": 3,
+        "stop_reason": "max_new_tokens",
+        "generated_tokens": count - 2,
+        "text": "",
+        "stop_text": "",
+        "generator_sha256": "",
+        "duration_ms": 1.0,
+    }
+    connection.execute(
+        "INSERT INTO events SELECT run_key, ?, 0, 'TurnFinished', 1, ? FROM runs",
+        (last - 1, json.dumps(body)),
+    )
+
+
+def other_text(connection: sqlite3.Connection) -> None:
+    def change(body: dict[str, Any]) -> None:
+        body["text"] = "I would never say that."
+
+    change_body(connection, "TurnFinished", change, turn=2)
+
+
+def other_limit(connection: sqlite3.Connection) -> None:
+    def change(body: dict[str, Any]) -> None:
+        body["sampling"]["max_new_tokens"] = 3
+
+    change_body(connection, "TurnStarted", change, turn=2)
+
+
+def other_position(connection: sqlite3.Connection) -> None:
+    connection.execute("UPDATE tokens SET position = position + 1 WHERE turn = 2 AND step = 3")
+
+
+def broken_settings(connection: sqlite3.Connection) -> None:
+    def change(body: dict[str, Any]) -> None:
+        body["sampling"]["temperature"] = "hot"
+
+    change_body(connection, "TurnStarted", change, turn=2)
+
+
+def other_logprob(connection: sqlite3.Connection) -> None:
+    connection.execute("UPDATE tokens SET logprob = logprob - 0.01 WHERE turn = 1")
+
+
 FORGERIES: dict[str, Forge] = {
     "token": token,
     "system_word": system_word,
     "system_word_alone": system_word_alone,
     "seed": seed,
     "temperature": temperature,
+    "cut_short": cut_short,
+    "other_text": other_text,
+    "other_limit": other_limit,
+    "other_position": other_position,
+    "broken_settings": broken_settings,
+    "other_logprob": other_logprob,
 }
 
 
 @pytest.fixture(scope="session")
 def forged() -> Callable[[Path, str], Path]:
-    """A copy of a database beside it, with one of the forgeries done to it."""
+    """A copy of a database beside it, with a forgery done to it."""
 
     def forge(database: Path, forgery: str) -> Path:
         copy = database.with_name(f"{forgery}.db")
         shutil.copy(database, copy)
         with sqlite3.connect(copy) as connection:
             names = connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'")
-            for (name,) in names.fetchall():
-                connection.execute(f"DROP TRIGGER {name}")
+            for (trigger,) in names.fetchall():
+                connection.execute(f"DROP TRIGGER {trigger}")
             FORGERIES[forgery](connection)
         connection.close()
         return copy

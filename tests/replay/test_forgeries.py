@@ -119,3 +119,42 @@ def test_the_numbers_alone_find_the_changed_weight(recorded: Path) -> None:
     assert {turn.verdict for turn in report.turns} <= {tt.Verdict.DRIFTED, tt.Verdict.DIVERGED}
     assert report.first is not None
     assert (report.first.turn, report.first.kind) == (1, "logprob")
+
+
+@pytest.mark.parametrize(
+    ("forgery", "codes", "complaint"),
+    [
+        ("cut_short", (1, 1), "turn 3: its settings do not stop it|says something else"),
+        ("other_text", (1, 0), "turn 2: the text of the reply is not what its ids spell|EXACT"),
+        ("other_limit", (1, 1), "turn 2: its settings do not stop it|says something else"),
+        ("other_position", (2, 2), "turn 2, step 3 is at position"),
+        ("broken_settings", (2, 2), "turn 2 has damaged settings"),
+    ],
+)
+def test_what_the_numbers_do_not_show_is_seen_in_other_ways(
+    recorded: Path,
+    forgery: str,
+    codes: tuple[int, int],
+    complaint: str,
+    forged: Callable[..., Path],
+    cli: Cli,
+) -> None:
+    copy = forged(recorded, forgery)
+    for command, code, text in zip(
+        ("verify", "regenerate"), codes, complaint.split("|") * 2, strict=False
+    ):
+        found, out, err = cli(command, "--store", str(copy))
+
+        assert found == code, out + err
+        assert text in out + err
+        assert "Traceback" not in err
+
+
+def test_generate_compares_log_probabilities_too(
+    recorded: Path, forged: Callable[..., Path], cli: Cli
+) -> None:
+    copy = forged(recorded, "other_logprob")
+    code, out, _ = cli("regenerate", "--store", str(copy), "--json")
+
+    assert code == 1
+    assert json.loads(out)["verdict"] == "drifted"

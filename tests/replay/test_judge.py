@@ -9,7 +9,7 @@ import torch
 import tokentape as tt
 from recorder.projections import Turn
 from replay.floor import FLOORS
-from replay.judge import TurnJudge
+from replay.judge import Judgement, TurnJudge
 from store import DatabaseStore
 
 FLOOR = FLOORS["float32"]
@@ -30,8 +30,16 @@ def recorded(lm: tt.LoadedModel, store: DatabaseStore) -> Any:
     return make
 
 
+def judged(turn: Turn, lm: tt.LoadedModel, logits: torch.Tensor) -> Judgement:
+    """The recorded token against logits that give it the log-probability it was recorded with."""
+    token = turn.tokens[0]
+    logprob = torch.log_softmax(logits, dim=-1)[0, token.token_id].item()
+    honest = dataclasses.replace(token, logprob=logprob)
+    return TurnJudge(dataclasses.replace(turn, tokens=(honest,)), lm, FLOOR).judge(0, logits)
+
+
 def kind(turn: Turn, lm: tt.LoadedModel, logits: torch.Tensor) -> str:
-    return TurnJudge(turn, lm, FLOOR).judge(0, logits).kind
+    return judged(turn, lm, logits).kind
 
 
 @pytest.mark.parametrize("settings", [{"do_sample": False}, {"do_sample": True, "seed": 3}])
@@ -39,11 +47,11 @@ def test_the_same_logits_give_the_same_token(
     recorded: Any, lm: tt.LoadedModel, settings: dict[str, Any]
 ) -> None:
     turn, logits = recorded(**settings)
-    judged = TurnJudge(turn, lm, FLOOR).judge(0, logits)
+    found = TurnJudge(turn, lm, FLOOR).judge(0, logits)
 
-    assert judged.kind == ""
-    assert judged.margin == 0.0
-    assert judged.logprob_difference == 0.0
+    assert found.kind == ""
+    assert found.margin == 0.0
+    assert found.logprob_difference == 0.0
 
 
 @pytest.mark.parametrize(
@@ -65,7 +73,7 @@ def test_an_exact_tie_is_never_a_failure(recorded: Any, lm: tt.LoadedModel) -> N
     said = turn.tokens[0].token_id
     logits[0, 0 if said else 1] = logits[0, said]
 
-    assert kind(turn, lm, logits) in ("near_tie", "logprob")
+    assert kind(turn, lm, logits) in ("near_tie", "")
 
 
 @pytest.mark.parametrize(
@@ -80,10 +88,36 @@ def test_a_token_just_outside_the_filter_is_a_near_tie(
     other = (said + 1) % 272
     logits[0, other] = logits[0, said] + short_by
 
-    judged = TurnJudge(turn, lm, FLOOR).judge(0, logits)
-    assert judged.kind == expected
-    assert judged.margin is None
-    assert judged.boundary_gap == pytest.approx(short_by, rel=1e-2)
+    found = judged(turn, lm, logits)
+    assert found.kind == expected
+    assert found.margin is None
+    assert found.boundary_gap == pytest.approx(short_by, rel=1e-2)
+
+
+def test_the_lowest_token_that_was_kept_excuses_no_other(recorded: Any, lm: tt.LoadedModel) -> None:
+    """Two tokens are left, and the one that was not drawn is recorded."""
+    turn, logits = recorded(do_sample=True, top_k=2, seed=3)
+    first, second = logits[0].topk(2).indices.tolist()
+    other = second if turn.tokens[0].token_id == first else first
+    forged = dataclasses.replace(turn.tokens[0], token_id=other)
+
+    assert kind(dataclasses.replace(turn, tokens=(forged,)), lm, logits) == "token"
+
+
+def test_a_suppressed_token_is_no_near_tie(recorded: Any, lm: tt.LoadedModel) -> None:
+    turn, logits = recorded(do_sample=False, suppress_tokens=[40])
+    forged = dataclasses.replace(turn.tokens[0], token_id=40)
+
+    assert kind(dataclasses.replace(turn, tokens=(forged,)), lm, logits) == "filtered"
+
+
+def test_another_log_probability_is_no_near_tie(recorded: Any, lm: tt.LoadedModel) -> None:
+    turn, logits = recorded(do_sample=False)
+    said = turn.tokens[0].token_id
+    logits[0, (said + 1) % 272] = logits[0, said] + 0.1 * FLOOR.margin_eps
+
+    assert kind(turn, lm, logits) == "near_tie"
+    assert TurnJudge(turn, lm, FLOOR).judge(0, logits).kind == "token"
 
 
 def test_a_filter_that_moves_by_one_token_is_no_other_setting(

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerFast, Qwen3NextConfig, Qwen3NextForCausalLM
 
 import tokentape as tt
 from replay.floor import FLOORS, plausible, predict_flips
@@ -64,6 +65,61 @@ def test_generate_says_the_same_again(
 
     assert report.verdict is tt.Verdict.EXACT, render(report)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"do_sample": True, "top_k": None}, {"do_sample": False, "max_time": 0.0}],
+    ids=["a default that was set aside", "a clock"],
+)
+def test_generate_is_asked_for_what_was_recorded_and_no_more(
+    settings: dict[str, Any], lm: tt.LoadedModel, store: DatabaseStore
+) -> None:
+    recording = converse(lm, store, **settings)
+    lm.model.generation_config.forced_eos_token_id = 2
+    lm.model.generation_config.repetition_penalty = 3.0
+    report = tt.regenerate(recording, lm)
+
+    assert report.verdict is tt.Verdict.EXACT, render(report)
+    assert lm.model.generation_config.repetition_penalty == 3.0
+    assert tt.verify(recording, lm).verdict is tt.Verdict.VERIFIED
+
+
+def test_recurrent_states_have_no_known_floor(
+    tokenizer: PreTrainedTokenizerFast, store: DatabaseStore
+) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Qwen3NextForCausalLM(
+            Qwen3NextConfig(
+                vocab_size=272,
+                hidden_size=32,
+                intermediate_size=64,
+                moe_intermediate_size=32,
+                shared_expert_intermediate_size=32,
+                num_experts=2,
+                num_experts_per_tok=1,
+                num_hidden_layers=4,
+                num_attention_heads=2,
+                num_key_value_heads=1,
+                head_dim=16,
+                linear_num_key_heads=2,
+                linear_num_value_heads=2,
+                linear_key_head_dim=16,
+                linear_value_head_dim=16,
+                bos_token_id=1,
+                eos_token_id=2,
+                pad_token_id=0,
+            )
+        )
+    lm = tt.LoadedModel(model.eval(), tokenizer, "tiny-qwen3-next")
+    recording = converse(lm, store, do_sample=False)
+    report = tt.verify(recording, lm)
+
+    assert {turn.cache.decision for turn in recording.turns() if turn.cache} == {"bypass"}
+    assert report.verdict is tt.Verdict.INCOMPARABLE
+    assert "no noise floor" in report.reason
+    assert tt.regenerate(recording, lm).verdict is tt.Verdict.EXACT
 
 
 def test_a_plain_generator_can_be_verified_too(lm: tt.LoadedModel, store: DatabaseStore) -> None:
@@ -149,7 +205,7 @@ def test_half_precision_is_never_called_verified(lm: tt.LoadedModel, store: Data
     report = tt.verify(converse(lm, store, do_sample=False), lm)
 
     assert report.verdict is tt.Verdict.INCOMPARABLE
-    assert "no noise floor is known for bfloat16" in report.reason
+    assert "no noise floor is known for this model in bfloat16" in report.reason
     assert report.floor is None
 
 
