@@ -293,10 +293,19 @@ def decoding(model: Any) -> Iterator[None]:
 
 
 def new_cache(model: Any) -> Cache:
-    """The cache that `generate()` makes where it is given none."""
+    """The cache that `generate()` makes where it is given none.
+
+    Raises ModelError for a model whose cache does not know how many tokens it holds.
+    """
+    refusal = ModelError(f"{type(model).__name__} keeps no cache that tokentape can follow yet")
     if not model._supports_default_dynamic_cache():
-        raise ModelError(f"{type(model).__name__} keeps no cache that tokentape can follow")
-    return DynamicCache(config=model.config.get_text_config(decoder=True))
+        raise refusal
+    cache = DynamicCache(config=model.config.get_text_config(decoder=True))
+    try:
+        cache.get_seq_length()
+    except ValueError:
+        raise refusal from None
+    return cache
 
 
 def reuse_obstacle(model: Any) -> str | None:

@@ -9,6 +9,8 @@ from transformers import (
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
+    MambaConfig,
+    MambaForCausalLM,
     Phi3Config,
     Phi3ForCausalLM,
     PreTrainedTokenizerFast,
@@ -137,6 +139,18 @@ def test_a_rope_that_changes_with_length_is_neither_split_nor_reused(
 
     assert [turn.prefill.chunks for turn in recording.turns() if turn.prefill] == [(30,), (90,)]
     assert tt.verify(recording, longrope).verdict is tt.Verdict.VERIFIED
+
+
+def test_a_model_whose_cache_counts_no_tokens_is_refused(
+    tokenizer: PreTrainedTokenizerFast, store: DatabaseStore
+) -> None:
+    config = MambaConfig(vocab_size=272, hidden_size=32, num_hidden_layers=2, state_size=8)
+    model = MambaForCausalLM(config).eval()
+    generator = tt.ManualGenerator(model, tokenizer, tt.Recorder(store))
+    with pytest.raises(tt.ModelError, match="no cache that tokentape can follow"):
+        generator.generate(PROMPT, **GREEDY)
+
+    assert store.summaries() == []
 
 
 def test_training_mode_is_noticed_at_every_turn(lm: tt.LoadedModel, store: DatabaseStore) -> None:
