@@ -34,10 +34,11 @@ def weights_version(model: Any) -> str:
 
 def _hooks(model: Any) -> str:
     """Whoever hooks a module can change what comes out of it: steering, for one."""
+    # torch numbers its hooks and uses no number twice; an address comes back.
     hooks = (
-        (name, id(hook))
+        (name, number)
         for name, module in model.named_modules()
-        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+        for number in (*module._forward_hooks, *module._forward_pre_hooks)
     )
     return str(hash(tuple(hooks)))
 

@@ -1,5 +1,7 @@
 """Regenerate turns with Hugging Face `generate`, from the recorded ids, seed and settings."""
 
+import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +20,9 @@ from replay.judge import TurnJudge, describe_divergence
 from replay.rebuild import find_altered
 from replay.verdict import Divergence, Floor, Report, TurnVerdict, Verdict, worst
 from replay.verify import choose_turns, refuse_unknown_ids
+
+# Where no floor was measured only tokens are compared: any log-probability is as good as another.
+NO_DRIFT = dataclasses.replace(FLOORS["float32"], logprob_floor=math.inf)
 
 TurnDone = Callable[[TurnVerdict, float], None]
 """Called with each turn's verdict and the milliseconds that it took."""
@@ -42,7 +47,7 @@ def regenerate(
     sampled = any(turn.started.seed is not None for turn in chosen)
     differences = compare_fingerprints(started, lm, sampled=sampled)
     known_floor = floor_of(lm.model, started.dtype)
-    floor = known_floor or FLOORS["float32"]
+    floor = known_floor or NO_DRIFT
     refuse_unknown_ids(chosen, lm)
     verdicts: list[TurnVerdict] = []
     divergences: list[Divergence] = []

@@ -209,6 +209,18 @@ def test_half_precision_is_never_called_verified(lm: tt.LoadedModel, store: Data
     assert report.floor is None
 
 
+def test_without_a_floor_generate_judges_tokens_only(
+    lm: tt.LoadedModel, store: DatabaseStore
+) -> None:
+    """The noise of bfloat16 is far above the floor of float32, and no drift of the model."""
+    lm.model.to(torch.bfloat16)
+    report = tt.regenerate(converse(lm, store, turns=4, do_sample=False), lm)
+
+    assert report.floor is None
+    assert max(turn.logprob_difference_max for turn in report.turns) > 1e-3
+    assert tt.Verdict.DRIFTED not in {turn.verdict for turn in report.turns}
+
+
 def test_a_history_that_was_written_anew_is_a_branch_of_its_own(
     lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
