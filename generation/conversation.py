@@ -12,8 +12,8 @@ from itertools import pairwise
 
 from transformers import PreTrainedTokenizerBase
 
+from generation.cache import common_prefix_length
 from generation.errors import PromptError
-from generation.prefix_cache import common_prefix_length
 from recorder.events import MessageAdded
 
 # Enough text before a new part for its first token to come out as it would in its place.

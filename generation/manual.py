@@ -1,46 +1,22 @@
-"""The engine: a prompt, the part of it that is cached, and a token at a time."""
+"""What users hold: a model, its cache, and a conversation that begins with a system prompt."""
 
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+import os
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import (
-    LogitsProcessorList,
-    PreTrainedTokenizerBase,
-    StoppingCriteriaList,
-)
-from transformers.cache_utils import Cache
+from transformers import LogitsProcessorList, PreTrainedTokenizerBase, StoppingCriteriaList
 
-from generation import hf, memory
-from generation.cache_key import cache_key
-from generation.checks import refuse_beyond_context, refuse_training, refuse_unreadable
-from generation.conversation import Conversation, Prompt, decode_after
-from generation.errors import PromptError
+from generation.cache import CACHE_BYTES, CachedPrefix, PrefixCache, PrefixFolder
+from generation.checks import refuse_training
+from generation.conversation import Conversation, Prompt
+from generation.engine import Engine
+from generation.errors import ModelError, PromptError
 from generation.models import ModelIdentity
-from generation.prefix_cache import CachedPrefix, PrefixCache, Reuse
-from generation.sampling import choose, generator_sha256
-from generation.turn import (
-    GenerationResult,
-    TokenCallback,
-    TurnResult,
-    TurnSettings,
-    turn_settings,
-)
+from generation.state import StateObserver, TokenCallback
+from generation.threads import refuse_threads
+from generation.turn import GenerationResult, TurnResult, TurnSettings, turn_settings
 from recorder import Recorder, TokentapeError
-from recorder.events import (
-    CacheCleared,
-    CacheDecided,
-    Event,
-    PrefillCompleted,
-    RunStarted,
-    SystemPromptCached,
-    TokenSampled,
-    TurnFinished,
-    TurnStarted,
-    ids_sha256,
-)
 
 # Bounds the memory of a prefill; the matrices are large enough by then to be computed at full
 # speed.
@@ -68,43 +44,63 @@ class ManualGenerator:
         identity: ModelIdentity | None = None,
         prefill_chunk_tokens: int | None = PREFILL_CHUNK_TOKENS,
         candidates: int = CANDIDATES,
+        cache_bytes: int = CACHE_BYTES,
+        prefix_folder: str | os.PathLike[str] | None = None,
+        threads: int | None = None,
     ) -> None:
         """`name`, `model_name` and `seed` describe the run to the recorder; without one they rest.
 
-        Raises ModelError for a model in training mode: dropout cannot be replayed. Raises
-        TokentapeError for a recorder that has recorded already: a run has one generator.
+        `cache_bytes` bounds what is cached between turns. In `prefix_folder` system prompts are
+        kept for other processes, and whatever `store_prefix` is told to keep. `threads` is how
+        many threads torch computes a turn with; None leaves torch's own setting alone.
+
+        Raises ModelError for a model in training mode (dropout cannot be replayed), one that keeps
+        no cache, and settings that cannot be. Raises TokentapeError for a recorder that has
+        recorded already: a run has one generator.
         """
         if recorder is not None and recorder.started:
             raise TokentapeError("this recorder has a run already: make one for each generator")
+        if prefill_chunk_tokens is not None and prefill_chunk_tokens < 1:
+            raise ModelError(f"prefill_chunk_tokens must be at least one: {prefill_chunk_tokens}")
+        refuse_threads(threads)
         refuse_training(model)
         self.model = model
         self.tokenizer = tokenizer
         self.conversation = Conversation(tokenizer)
-        self._recorder = recorder
-        self._run: dict[str, Any] = {"name": name, "model": model_name, "seed": seed}
-        self._identity = identity or ModelIdentity(model, tokenizer)
-        self._prefill_chunk_tokens = prefill_chunk_tokens
-        self._candidates = candidates
-        self._cache = PrefixCache()
-        self._turn = 0
-        self._busy = False
+        identity = identity or ModelIdentity(model, tokenizer)
+        folder = PrefixFolder(Path(prefix_folder)) if prefix_folder is not None else None
+        self._cache = PrefixCache(model, identity, budget_bytes=cache_bytes, folder=folder)
+        self._engine = Engine(
+            model,
+            tokenizer,
+            recorder,
+            identity=identity,
+            cache=self._cache,
+            described={"name": name, "model": model_name, "seed": seed},
+            behaviour={
+                "prefill_chunk_tokens": prefill_chunk_tokens,
+                "candidates": candidates,
+                "history": "exact",
+                "cache_bytes": cache_bytes,
+            },
+            prefill_chunk_tokens=prefill_chunk_tokens,
+            candidates=candidates,
+            threads=threads,
+        )
 
     @property
     def turn(self) -> int:
         """The number of the last turn that began; zero before the first."""
-        return self._turn
+        return self._engine.turn
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of storage that cached sequences hold, each storage once."""
+        return self._cache.kv_bytes
 
     def start_run(self) -> None:
         """Record what the run is, unless that was done. The first thing recorded does it, too."""
-        if self._recorder is not None and not self._recorder.started:
-            behaviour = {
-                "prefill_chunk_tokens": self._prefill_chunk_tokens,
-                "candidates": self._candidates,
-                "history": "exact",
-            }
-            self._recorder.record(
-                RunStarted(**self._run, **self._identity.described(), behaviour=behaviour)
-            )
+        self._engine.start_run()
 
     def cache_system_prompt(self, system_prompt: str) -> None:
         """Process the system prompt once; every later prompt begins with it and reuses it.
@@ -113,30 +109,11 @@ class ManualGenerator:
         model's context, and leaves everything as it was. Where the model's cache cannot be reused,
         or the template writes nothing before a user's message, nothing is processed yet.
         """
-        self._refuse_while_busy()
-        refuse_training(self.model)
         if not system_prompt.strip():
             raise PromptError("the system prompt is empty")
         conversation = Conversation(self.tokenizer)
         conversation.restart(system_prompt)
-        refuse_beyond_context(self.model, len(conversation.ids), new_tokens=1)
-        self.start_run()
-        began = time.perf_counter()
-        prefix, chunks = self._process(conversation.ids)
-        self._record(
-            SystemPromptCached(
-                content=system_prompt,
-                text=conversation.text,
-                ids=conversation.ids,
-                sha256=ids_sha256(conversation.ids),
-                chunks=chunks,
-                duration_ms=_ms_since(began),
-                kv_bytes=hf.kv_bytes(prefix.cache) if prefix else 0,
-            )
-        )
-        self._cache.clear()
-        if prefix is not None:
-            self._cache.pin(prefix)
+        self._engine.process_system_prompt(system_prompt, conversation)
         self.conversation = conversation
 
     def generate(
@@ -150,6 +127,9 @@ class ManualGenerator:
         use_cache: bool = True,
         seed: int | None = None,
         callback: TokenCallback | None = None,
+        observer: StateObserver | None = None,
+        past_key_values: CachedPrefix | None = None,
+        return_cache: bool = False,
         logits_processor: LogitsProcessorList | None = None,
         stopping_criteria: StoppingCriteriaList | None = None,
         **settings: Any,
@@ -158,7 +138,10 @@ class ManualGenerator:
 
         `use_cache=False` computes the whole prompt anew. `seed` begins the random generator of
         this call (one is drawn and returned if it is left out); torch's own is never touched.
-        `callback` sees each token id and its raw logits, float32 of shape (vocab,).
+        `callback` sees each token id and its raw logits, float32 of shape (vocab,); `observer`
+        sees the `GenerationState` after each token. `return_cache=True` puts the cache of prompt
+        and reply, with its ids, under `past_key_values` of the result; the argument of that name
+        takes one in, and as much of it is reused as begins the prompt.
         Raises PromptError and ModelError before anything is generated or recorded.
         """
         given = {"temperature": temperature, "top_p": top_p, "do_sample": do_sample}
@@ -171,6 +154,9 @@ class ManualGenerator:
                 seed=seed,
                 use_cache=use_cache,
                 callback=callback,
+                observer=observer,
+                past_key_values=past_key_values,
+                return_cache=return_cache,
                 logits_processor=logits_processor,
                 stopping_criteria=stopping_criteria,
                 **settings,
@@ -185,215 +171,21 @@ class ManualGenerator:
             seed=result.seed,
             prompt_tokens=result.cache.prompt_tokens,
             cache=result.cache,
+            past_key_values=result.past_key_values,
         )
 
     def take_turn(self, prompt: Prompt, settings: TurnSettings) -> TurnResult:
-        """Give the model the prompt and let it reply. What is refused is refused before the turn.
+        """Give the model a prompt of the conversation and let it reply; see `Engine.take_turn`."""
+        return self._engine.take_turn(prompt, settings, self.conversation)
 
-        After an exception from inside the turn, such as one of the callback, the turn stays
-        unfinished in the recording, and what was cached of it is given up.
+    def store_prefix(self) -> bool:
+        """Keep what the conversation has in the cache on disk, for other processes.
+
+        False where there is no `prefix_folder`, nothing cached, or a cache that no file can hold.
+        Raises OSError where the folder cannot be written to.
         """
-        self._refuse_while_busy()
-        self._busy = True
-        try:
-            return self._take_turn(prompt, settings)
-        finally:
-            self._busy = False
-
-    def _take_turn(self, prompt: Prompt, settings: TurnSettings) -> TurnResult:
-        refuse_training(self.model)
-        refuse_unreadable(self.model, prompt.ids)
-        new_tokens = int(settings.config.max_new_tokens or 0)
-        refuse_beyond_context(self.model, len(prompt.ids), new_tokens)
-        prepared = hf.prepare(
-            self.model,
-            self.tokenizer,
-            settings.config,
-            self._tensor(prompt.ids),
-            processors=settings.processors,
-            criteria=settings.criteria,
-        )
-        sampling = hf.recordable(settings.config)
-        generator = self._generator(settings.seed)
-        obstacle = hf.reuse_obstacle(self.model)
-        self.start_run()
-        began = time.perf_counter()
-        self._turn += 1
-        for message in prompt.messages:
-            self._record(message)
-        self._record(
-            TurnStarted(
-                turn=self._turn,
-                prompt_tokens=len(prompt.ids),
-                kept_tokens=prompt.kept_tokens,
-                kept_chars=prompt.kept_chars,
-                added_ids=prompt.added_ids,
-                added_text=prompt.added_text,
-                history_reason=prompt.history_reason,
-                seed=settings.seed,
-                sampling=sampling,
-                unreplayable=settings.unreplayable,
-            )
-        )
-        self.conversation.begin_turn(prompt)
-        key = cache_key(self.model)
-        decided, cache = self._start_cache(prompt, key, obstacle, settings.use_cache)
-        self._record(decided)
-        decoder, logits = self._prefill(prompt, prepared, cache)
-        with hf.decoding(self.model):
-            token_ids, stop_reason = self._decode(decoder, logits, settings, prepared, generator)
-        # A callback may have changed the model in the middle of what the cache holds.
-        if obstacle is None and decoder.fills(cache) and cache_key(self.model) == key:
-            self._cache.keep(CachedPrefix((*prompt.ids, *token_ids[:-1]), cache, key))
-        return self._finish(prompt, settings, decided, token_ids, stop_reason, generator, began)
+        return self._engine.store_prefix(self.conversation.ids)
 
     def clear_cache(self, reason: str = "asked") -> None:
         """Free everything that is cached, the system prompt's part too."""
-        freed = self._cache.clear()
-        if self._recorder is not None and self._recorder.started:
-            self._record(CacheCleared(reason=reason, freed_bytes=freed))
-
-    def _process(self, ids: Sequence[int]) -> tuple[CachedPrefix | None, tuple[int, ...]]:
-        """Forward ids for a cache of their own, unless none could be reused."""
-        if not ids or hf.reuse_obstacle(self.model) is not None:
-            return None, ()
-        cache, key = hf.new_cache(self.model), cache_key(self.model)
-        config = hf.effective_config(self.model)
-        decoder = hf.Decoder(self.model, config, self._tensor(ids), cache)
-        _, chunks = decoder.prefill(self._prefill_chunk_tokens)
-        return CachedPrefix(tuple(ids), cache, key), chunks
-
-    def _start_cache(
-        self, prompt: Prompt, key: Mapping[str, str], obstacle: str | None, use_cache: bool
-    ) -> tuple[CacheDecided, Cache]:
-        cache: Cache | None = None
-        if not use_cache or obstacle is not None:
-            reuse = Reuse(decision="bypass", reason=obstacle or "user_bypass")
-        else:
-            reuse, cache = self._cache.take(prompt.ids, key)
-        decided = CacheDecided(
-            turn=self._turn,
-            prompt_tokens=len(prompt.ids),
-            computed_tokens=len(prompt.ids) - reuse.reused_tokens,
-            cropped_tokens=reuse.cropped_tokens,
-            **asdict(reuse),
-        )
-        return decided, cache if cache is not None else hf.new_cache(self.model)
-
-    def _prefill(
-        self, prompt: Prompt, prepared: hf.Preparation, cache: Cache
-    ) -> tuple[hf.Decoder, torch.Tensor]:
-        """Forward what is not cached; the decoder and the logits after the prompt."""
-        began = time.perf_counter()
-        decoder = hf.Decoder(self.model, prepared.config, self._tensor(prompt.ids), cache)
-        memory.reset_peak(self.model.device)
-        logits, chunks = decoder.prefill(self._prefill_chunk_tokens)
-        self._record(
-            PrefillCompleted(
-                turn=self._turn,
-                chunks=chunks,
-                duration_ms=_ms_since(began),
-                kv_bytes=hf.kv_bytes(cache),
-                peak_bytes=memory.peak_bytes(self.model.device),
-            )
-        )
-        return decoder, logits
-
-    def _decode(
-        self,
-        decoder: hf.Decoder,
-        logits: torch.Tensor,
-        settings: TurnSettings,
-        prepared: hf.Preparation,
-        generator: torch.Generator | None,
-    ) -> tuple[tuple[int, ...], str]:
-        """A token at a time until something stops it: the ids and the reason."""
-        prompt_tokens = decoder.ids.shape[1]
-        token_ids: list[int] = []
-        began = time.perf_counter()
-        while True:
-            scores = hf.process(prepared.processors, decoder.ids, logits)
-            choice = choose(logits, scores, generator=generator, candidates=self._candidates)
-            decoder.append(choice.token)
-            self._record(
-                TokenSampled(
-                    turn=self._turn,
-                    step=len(token_ids),
-                    position=prompt_tokens + len(token_ids),
-                    token_id=choice.token_id,
-                    logprob=choice.logprob,
-                    logprob_processed=choice.logprob_processed,
-                    entropy=choice.entropy,
-                    top_gap=choice.top_gap,
-                    duration_ms=_ms_since(began),
-                    candidate_ids=choice.candidate_ids,
-                    candidate_logprobs=choice.candidate_logprobs,
-                )
-            )
-            token_ids.append(choice.token_id)
-            if settings.callback is not None:
-                settings.callback(choice.token_id, logits[0])
-            stop_reason = hf.stop_reason(prepared.criteria, decoder.ids)
-            if stop_reason is not None:
-                return tuple(token_ids), stop_reason
-            began = time.perf_counter()
-            logits = decoder.forward_last()
-
-    def _finish(
-        self,
-        prompt: Prompt,
-        settings: TurnSettings,
-        decided: CacheDecided,
-        token_ids: tuple[int, ...],
-        stop_reason: str,
-        generator: torch.Generator | None,
-        began: float,
-    ) -> TurnResult:
-        spoken = token_ids[:-1] if stop_reason == "eos" else token_ids
-        text = decode_after(self.tokenizer, prompt.ids, spoken)
-        whole = decode_after(self.tokenizer, prompt.ids, token_ids)
-        stop_text = whole[len(text) :] if stop_reason == "eos" else ""
-        duration_ms = _ms_since(began)
-        self._record(
-            TurnFinished(
-                turn=self._turn,
-                stop_reason=stop_reason,
-                generated_tokens=len(token_ids),
-                text=text,
-                stop_text=stop_text,
-                generator_sha256="" if generator is None else generator_sha256(generator),
-                duration_ms=duration_ms,
-            )
-        )
-        self.conversation.finish_turn(token_ids, text, stop_text)
-        return TurnResult(
-            turn=self._turn,
-            prompt=prompt,
-            token_ids=token_ids,
-            text=text,
-            stop_text=stop_text,
-            stop_reason=stop_reason,
-            seed=settings.seed,
-            cache=decided,
-            duration_ms=duration_ms,
-        )
-
-    def _refuse_while_busy(self) -> None:
-        if self._busy:
-            raise TokentapeError("a turn is under way: a callback cannot begin another")
-
-    def _generator(self, seed: int | None) -> torch.Generator | None:
-        if seed is None:
-            return None
-        return torch.Generator(device=self.model.device).manual_seed(seed)
-
-    def _tensor(self, ids: Sequence[int]) -> torch.Tensor:
-        return torch.tensor([list(ids)], dtype=torch.long, device=self.model.device)
-
-    def _record(self, event: Event) -> None:
-        if self._recorder is not None:
-            self._recorder.record(event)
-
-
-def _ms_since(began: float) -> float:
-    return (time.perf_counter() - began) * 1000.0
+        self._engine.clear_cache(reason)

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from transformers.utils import logging as transformers_logging
 
 from generation import fingerprints
-from generation.cache_key import weights_version
+from generation.cache import weights_version
 from generation.checks import context_tokens
 from generation.errors import ModelError
 from generation.sampling import sampler_sha256

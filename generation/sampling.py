@@ -10,10 +10,20 @@ from generation.errors import ModelError
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """A chosen token, on the device with shape (1,), and what `TokenSampled` says of it."""
+class Draw:
+    """A token as it was drawn, still on the device.
+
+    `token` has shape (1,), `processed` is its log-probability after the processors, shape (1, 1).
+    """
 
     token: torch.Tensor
+    processed: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Measures:
+    """What `TokenSampled` says of a token, and which stopping criteria it met."""
+
     token_id: int
     logprob: float
     logprob_processed: float
@@ -21,42 +31,45 @@ class Choice:
     top_gap: float
     candidate_ids: tuple[int, ...]
     candidate_logprobs: tuple[float, ...]
+    stops: tuple[bool, ...]
 
 
-def choose(
-    logits: torch.Tensor,
-    scores: torch.Tensor,
-    *,
-    generator: torch.Generator | None,
-    candidates: int,
-) -> Choice:
+def draw(scores: torch.Tensor, *, generator: torch.Generator | None) -> Draw:
     """Sample with the generator, or take the likeliest where it is None.
 
-    `logits` are raw and `scores` processed, both float32 of shape (1, vocab). The draw is that of
+    `scores` are processed logits, float32 of shape (1, vocab). The draw is that of
     `GenerationMixin._sample`: one `torch.multinomial` over the whole vocabulary.
-    Raises ModelError where the logits hold NaN.
+    Raises ModelError where nothing can be drawn.
     """
-    logprobs = torch.log_softmax(logits, dim=-1)
     if generator is None:
         token = torch.argmax(scores, dim=-1)
         processed = scores.gather(1, token[:, None]) - scores.logsumexp(dim=-1, keepdim=True)
-    else:
-        probabilities = torch.softmax(scores, dim=-1)
-        try:
-            drawn = torch.multinomial(probabilities, num_samples=1, generator=generator)
-        except RuntimeError as error:
-            raise ModelError(f"nothing can be sampled from the model's logits: {error}") from None
-        token = drawn.squeeze(1)
-        processed = probabilities.gather(1, drawn).log()
+        return Draw(token, processed)
+    probabilities = torch.softmax(scores, dim=-1)
+    try:
+        drawn = torch.multinomial(probabilities, num_samples=1, generator=generator)
+    except RuntimeError as error:
+        raise ModelError(f"nothing can be sampled from the model's logits: {error}") from None
+    return Draw(drawn.squeeze(1), probabilities.gather(1, drawn).log())
+
+
+def measure(logits: torch.Tensor, drawn: Draw, stops: torch.Tensor, *, candidates: int) -> Measures:
+    """Everything that is recorded of a step, in one transfer to the host.
+
+    `logits` are raw, float32 of shape (1, vocab); `stops` are the flags of the stopping criteria.
+    Raises ModelError where the logits hold NaN, or the processors left no token.
+    """
+    logprobs = torch.log_softmax(logits, dim=-1)
     top = torch.topk(logits, min(max(candidates, 2), logits.shape[-1]), dim=-1)
     parts = [
-        logprobs.gather(1, token[:, None]),
-        processed,
+        logprobs.gather(1, drawn.token[:, None]),
+        drawn.processed,
         torch.special.entr(logprobs.exp()).sum(dim=-1, keepdim=True),
         top.values[:, :1] - top.values[:, 1:2],
         logprobs.gather(1, top.indices),
-        token[:, None],
+        drawn.token[:, None],
         top.indices,
+        stops[None, :],
     ]
     # float64 holds every float32 and every token id, so that one transfer to the host is enough.
     measured = torch.cat([part.to(torch.float64) for part in parts], dim=-1)
@@ -66,15 +79,16 @@ def choose(
     if not math.isfinite(values[1]):
         raise ModelError("the logits processors leave no token to choose")
     count = top.indices.shape[-1]
-    return Choice(
-        token=token,
+    ids = values[5 + count : 5 + 2 * count]
+    return Measures(
         token_id=int(values[4 + count]),
         logprob=values[0],
         logprob_processed=values[1],
         entropy=values[2],
         top_gap=values[3],
-        candidate_ids=tuple(int(i) for i in values[5 + count :][:candidates]),
+        candidate_ids=tuple(int(i) for i in ids[:candidates]),
         candidate_logprobs=tuple(values[4 : 4 + count][:candidates]),
+        stops=tuple(bool(flag) for flag in values[5 + 2 * count :]),
     )
 
 

@@ -1,23 +1,21 @@
 """A turn of the engine: what it is asked, and what it gives back."""
 
 import secrets
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
-import torch
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
 from generation import hf
+from generation.cache import CachedPrefix
 from generation.conversation import Prompt
 from generation.errors import ModelError
+from generation.state import StateObserver, TokenCallback
 from recorder.events import CacheDecided
-
-TokenCallback = Callable[[int, torch.Tensor], None]
 
 
 class GenerationResult(TypedDict):
-    """What `ManualGenerator.generate` returns."""
+    """What `ManualGenerator.generate` returns; `past_key_values` is None unless asked for."""
 
     generated_text: str
     generated_tokens: list[int]
@@ -27,6 +25,7 @@ class GenerationResult(TypedDict):
     seed: int | None
     prompt_tokens: int
     cache: CacheDecided
+    past_key_values: CachedPrefix | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +41,7 @@ class TurnResult:
     seed: int | None
     cache: CacheDecided
     duration_ms: float
+    past_key_values: CachedPrefix | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,13 +54,20 @@ class TurnSettings:
     processors: LogitsProcessorList | None = None
     criteria: StoppingCriteriaList | None = None
     callback: TokenCallback | None = None
+    observer: StateObserver | None = None
+    past_key_values: CachedPrefix | None = None
+    return_cache: bool = False
 
     @property
     def unreplayable(self) -> tuple[str, ...]:
-        """What no event can rebuild: the caller's own objects, and the clock."""
+        """What no event can rebuild: the caller's own objects, a second prompt, and the clock."""
         own = [*(self.processors or ()), *(self.criteria or ())]
         named = [type(each).__name__ for each in own]
-        return (*named, "max_time") if self.config.max_time is not None else tuple(named)
+        if self.config.guidance_scale not in (None, 1, 1.0):
+            named.append("guidance_scale")
+        if self.config.max_time is not None:
+            named.append("max_time")
+        return tuple(named)
 
 
 def turn_settings(
@@ -70,6 +77,9 @@ def turn_settings(
     seed: int | None = None,
     use_cache: bool = True,
     callback: TokenCallback | None = None,
+    observer: StateObserver | None = None,
+    past_key_values: CachedPrefix | None = None,
+    return_cache: bool = False,
     logits_processor: LogitsProcessorList | None = None,
     stopping_criteria: StoppingCriteriaList | None = None,
     generation_config: GenerationConfig | None = None,
@@ -103,6 +113,9 @@ def turn_settings(
         processors=logits_processor,
         criteria=stopping_criteria,
         callback=callback,
+        observer=observer,
+        past_key_values=past_key_values,
+        return_cache=return_cache,
     )
 
 

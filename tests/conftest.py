@@ -1,4 +1,4 @@
-"""Tiny random models, a byte-level tokenizer made here, and stores in memory."""
+"""Tiny random models, and stores in memory."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -7,87 +7,24 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    PreTrainedTokenizerFast,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
+from transformers import PreTrainedTokenizerFast
 
 import tokentape as tt
+from benchmarks.tiny_models import byte_tokenizer, tiny_model
 from store import DatabaseStore
-
-# Injects a default system prompt, as the demo model's own template does.
-CHATML = (
-    "{% for message in messages %}"
-    "{% if loop.first and message['role'] != 'system' %}<|im_start|>system\nBe brief.<|im_end|>\n"
-    "{% endif %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
-    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-VOCABULARY = 272
 
 
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocab = {token: index for index, token in enumerate((*SPECIAL, *letters))}
-    backend = Tokenizer(models.BPE(vocab=vocab, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    backend.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-        additional_special_tokens=list(SPECIAL),
-        chat_template=CHATML,
-        clean_up_tokenization_spaces=False,
-    )
-
-
-def _config(kind: type, **settings: Any) -> Any:
-    return kind(vocab_size=VOCABULARY, bos_token_id=1, eos_token_id=2, pad_token_id=0, **settings)
-
-
-def _build(family: str) -> torch.nn.Module:
-    sizes = {
-        "hidden_size": 64,
-        "intermediate_size": 96,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 2048,
-        # Wide enough for a distribution with favourites: flat logits hide every mistake.
-        "initializer_range": 0.25,
-    }
-    if family == "llama":
-        return LlamaForCausalLM(_config(LlamaConfig, **sizes))
-    if family == "qwen3":
-        return Qwen3ForCausalLM(_config(Qwen3Config, head_dim=16, **sizes))
-    if family == "mistral-window":
-        return MistralForCausalLM(_config(MistralConfig, sliding_window=16, **sizes))
-    return GPT2LMHeadModel(
-        _config(
-            GPT2Config, n_embd=64, n_layer=3, n_head=4, n_positions=2048, initializer_range=0.25
-        )
-    )
+    return byte_tokenizer()
 
 
 @pytest.fixture(scope="session")
 def make_lm(tokenizer: PreTrainedTokenizerFast) -> Callable[..., tt.LoadedModel]:
-    """A tiny model of a family: llama, qwen3, gpt2 or mistral-window."""
+    """A tiny model of a family: see `benchmarks/tiny_models.py`."""
 
-    def make(family: str = "llama", *, seed: int = 0) -> tt.LoadedModel:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model = _build(family)
-        return tt.LoadedModel(model.eval(), tokenizer, f"tiny-{family}")
+    def make(family: str = "llama", **settings: Any) -> tt.LoadedModel:
+        return tiny_model(family, tokenizer, **settings)
 
     return make
 

@@ -4,7 +4,7 @@ An event has no clock and no id inside; the recorder adds the envelope. A releas
 changes its meaning: that takes a new event, or a new version and an upcast when it is read.
 """
 
-from recorder.events.cache import CacheCleared, CacheDecided, PrefillCompleted
+from recorder.events.cache import CacheCleared, CacheDecided, CacheEvicted, PrefillCompleted
 from recorder.events.prompt import MessageAdded, SystemPromptCached, ids_sha256
 from recorder.events.run import RunFailed, RunFinished, RunStarted
 from recorder.events.tool import ToolCalled, ToolReturned
@@ -24,11 +24,13 @@ Event = (
     | ToolCalled
     | ToolReturned
     | CacheCleared
+    | CacheEvicted
 )
 
 __all__ = (
     "CacheCleared",
     "CacheDecided",
+    "CacheEvicted",
     "Event",
     "MessageAdded",
     "PrefillCompleted",

@@ -6,6 +6,7 @@ from typing import ClassVar
 from recorder.events._check import require, require_counts
 
 DECISIONS = ("hit", "partial", "miss", "bypass")
+SOURCES = ("", "memory", "disk", "given")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,7 +16,8 @@ class CacheDecided:
     `cached_tokens` is what the cache held, `cropped_tokens` what was cut from it. At
     `divergence_index` the cache holds `divergence_cached_id` where the prompt has
     `divergence_prompt_id`; all three are None where nothing differs. `key_field` names the part
-    of the cache key that differed.
+    of the cache key that differed. `source` is where reused tokens came from: `memory`, `disk` or
+    `given` by the caller. `disk_reason` is why a prefix stored on disk was not used.
     """
 
     version: ClassVar[int] = 1
@@ -31,9 +33,12 @@ class CacheDecided:
     divergence_cached_id: int | None = None
     divergence_prompt_id: int | None = None
     key_field: str | None = None
+    source: str = ""
+    disk_reason: str = ""
 
     def __post_init__(self) -> None:
         require(self.decision in DECISIONS, f"no such decision: {self.decision!r}")
+        require(self.source in SOURCES, f"no such source: {self.source!r}")
         require_counts(
             reused_tokens=self.reused_tokens,
             cached_tokens=self.cached_tokens,
@@ -85,3 +90,21 @@ class CacheCleared:
 
     def __post_init__(self) -> None:
         require_counts(freed_bytes=self.freed_bytes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheEvicted:
+    """Something cached was given up, or a turn's cache was not kept.
+
+    `reason` is `budget` where room was made, and `over_budget` where a sequence alone is larger
+    than the budget. `tokens` counts what is no longer held, `kept_bytes` what still is.
+    """
+
+    version: ClassVar[int] = 1
+    reason: str
+    tokens: int
+    freed_bytes: int
+    kept_bytes: int
+
+    def __post_init__(self) -> None:
+        require_counts(tokens=self.tokens, freed_bytes=self.freed_bytes, kept_bytes=self.kept_bytes)

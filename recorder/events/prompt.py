@@ -19,7 +19,9 @@ class SystemPromptCached:
 
     It begins the stream of ids that `TurnStarted` points into. `text` is `content` as the chat
     template wrote it, `sha256` is `ids_sha256(ids)`, `chunks` are the lengths of the
-    forwards: none where the model's cache cannot be reused, and each turn computes it again.
+    forwards: none where the model's cache cannot be reused, and each turn computes it again, or
+    where it was cached already. `source` says where: in `memory`, or on `disk`; it is empty where
+    all of it was computed. `disk_reason` is why a copy on disk was not used.
     """
 
     version: ClassVar[int] = 1
@@ -30,6 +32,8 @@ class SystemPromptCached:
     chunks: tuple[int, ...]
     duration_ms: float
     kv_bytes: int
+    source: str = ""
+    disk_reason: str = ""
 
     def __post_init__(self) -> None:
         require_token_ids(ids=self.ids)

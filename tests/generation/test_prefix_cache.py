@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import tokentape as tt
 from generation import hf
-from generation.prefix_cache import decide_reuse
+from generation.cache import decide_reuse
 
 ids = st.lists(st.integers(0, 3), max_size=12)
 
@@ -112,43 +112,67 @@ def test_another_attention_kernel_is_another_cache(lm: tt.LoadedModel) -> None:
     assert again["cache"].reason == "key_changed:attention_kernel"
 
 
-def test_a_sliding_window_is_never_cut_back(make_lm: Callable[..., tt.LoadedModel]) -> None:
-    lm = make_lm("mistral-window")
+def test_a_full_sliding_window_is_never_cut_back(make_lm: Callable[..., tt.LoadedModel]) -> None:
+    lm = make_lm("mistral")
     generator = tt.ManualGenerator(lm.model, lm.tokenizer)
     generator.cache_system_prompt("Be kind and brief, and mind the window of attention.")
-    prompt = [*generator.conversation.ids, 5, 6, 7]
-    said = generator.generate(prompt, max_new_tokens=6, do_sample=False)
+    system = generator.conversation.ids
+    first = generator.generate([*system, 5, 6, 7], max_new_tokens=6, do_sample=False)
+    again = generator.generate([*system, 5, 6, 8], max_new_tokens=6, do_sample=False)
     cold = tt.ManualGenerator(lm.model, lm.tokenizer).generate(
-        prompt, max_new_tokens=6, do_sample=False
+        [*system, 5, 6, 8], max_new_tokens=6, do_sample=False
     )
 
-    assert said["cache"].decision == "bypass"
-    assert said["cache"].reason == "not_croppable:DynamicSlidingWindowLayer"
-    assert said["generated_tokens"] == cold["generated_tokens"]
+    assert (first["cache"].decision, first["cache"].reused_tokens) == ("hit", len(system))
+    assert (again["cache"].decision, again["cache"].reused_tokens) == ("partial", len(system))
+    assert again["cache"].reason == "not_croppable:DynamicSlidingWindowLayer"
+    assert again["cache"].divergence_index == len(system) + 2
+    assert again["generated_tokens"] == cold["generated_tokens"]
 
 
-def test_a_crop_that_breaks_gives_the_cache_up_and_says_so(
-    lm: tt.LoadedModel, monkeypatch: pytest.MonkeyPatch
+def test_below_its_window_a_sliding_cache_is_cut_like_any_other(
+    make_lm: Callable[..., tt.LoadedModel],
 ) -> None:
+    lm = make_lm("mistral", sliding_window=64)
     generator = tt.ManualGenerator(lm.model, lm.tokenizer)
     generator.generate([5] * 20, max_new_tokens=4, do_sample=False)
-    layer = type(generator._cache._live.cache.layers[-1])  # type: ignore[union-attr]
-    crop = layer.crop
+    again = generator.generate([5] * 10 + [6], max_new_tokens=4, do_sample=False)
+    cold = tt.ManualGenerator(lm.model, lm.tokenizer).generate(
+        [5] * 10 + [6], max_new_tokens=4, do_sample=False
+    )
+
+    assert (again["cache"].decision, again["cache"].reused_tokens) == ("partial", 10)
+    assert again["cache"].reason == "token_divergence"
+    assert again["generated_tokens"] == cold["generated_tokens"]
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral"])
+def test_a_crop_that_breaks_gives_the_cache_up_and_says_so(
+    family: str, make_lm: Callable[..., tt.LoadedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm = make_lm(family, **{"sliding_window": 64} if family == "mistral" else {})
+    generator = tt.ManualGenerator(lm.model, lm.tokenizer)
+    generator.generate([5] * 20, max_new_tokens=4, do_sample=False)
+    layer = type(hf.new_cache(lm.model).layers[0])
+    crop, calls = layer.crop, []
 
     def breaks(self: object, count: int) -> None:
-        if self is generator_layers[-1]:
+        calls.append(self)
+        if len(calls) == 3:
             raise RuntimeError("half way")
         crop(self, count)
 
-    generator_layers = generator._cache._live.cache.layers  # type: ignore[union-attr]
     monkeypatch.setattr(layer, "crop", breaks)
     said = generator.generate([5] * 10 + [6], max_new_tokens=4, do_sample=False)
+    monkeypatch.setattr(layer, "crop", crop)
     cold = tt.ManualGenerator(lm.model, lm.tokenizer).generate(
         [5] * 10 + [6], max_new_tokens=4, do_sample=False
     )
 
     assert said["cache"].reason == "crop_failed:RuntimeError"
     assert said["generated_tokens"] == cold["generated_tokens"]
+    after = generator.generate([5] * 10 + [7], max_new_tokens=4, do_sample=False)
+    assert after["cache"].reused_tokens == 10
 
 
 def test_an_exception_in_the_callback_costs_the_cache_not_the_answer(lm: tt.LoadedModel) -> None:
@@ -183,24 +207,14 @@ def test_clearing_the_cache_frees_its_bytes_and_is_recorded(
     recorder = tt.Recorder(store)  # type: ignore[arg-type]
     generator = tt.ManualGenerator(lm.model, lm.tokenizer, recorder)
     generator.cache_system_prompt("Be kind.")
-    held = generator._cache.kv_bytes
+    held = generator.kv_bytes
     generator.clear_cache()
     events = [each.event for each in store.recording(recorder.run_id).events()]  # type: ignore[attr-defined]
 
-    assert held == 2 * 3 * 2 * 16 * len(generator.conversation.ids) * 4
-    assert generator._cache.kv_bytes == 0
+    tokens = len(generator.conversation.ids)
+    room = 128
+    # Keys and values, layers, heads, dimension, float32: what is really held, room to grow too.
+    assert held == 2 * 3 * 2 * 16 * (tokens + room) * 4
+    assert generator.kv_bytes == 0
     assert events[-1].freed_bytes == held
     assert generator.generate("Hi", max_new_tokens=2)["cache"].reason == "cold"
-
-
-def test_a_fork_grows_apart_from_its_twin_without_copying(lm: tt.LoadedModel) -> None:
-    cache = hf.new_cache(lm.model)
-    with torch.no_grad():
-        lm.model(torch.tensor([[5, 6, 7, 8]]), past_key_values=cache)
-    twin = hf.fork(cache)
-
-    assert twin.layers[0].keys.data_ptr() == cache.layers[0].keys.data_ptr()
-    hf.crop(twin, 2)
-    assert (cache.get_seq_length(), twin.get_seq_length()) == (4, 2)
-    # The view still holds its storage, and both hold the same.
-    assert hf.kv_bytes(cache, twin) == hf.kv_bytes(cache) == hf.kv_bytes(twin)

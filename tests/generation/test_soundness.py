@@ -9,11 +9,11 @@ from transformers import (
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
-    MambaConfig,
-    MambaForCausalLM,
     Phi3Config,
     Phi3ForCausalLM,
     PreTrainedTokenizerFast,
+    RwkvConfig,
+    RwkvForCausalLM,
 )
 
 import tokentape as tt
@@ -44,7 +44,9 @@ def test_a_hook_is_part_of_the_cache_key(lm: tt.LoadedModel) -> None:
     assert steered["cache"].reason == "key_changed:hooks"
     assert steered["generated_tokens"] == cold(lm)
     handle.remove()
-    assert generator.generate(PROMPT, **GREEDY)["cache"].reason == "key_changed:hooks"
+    back = generator.generate(PROMPT, **GREEDY)
+    assert (back["cache"].decision, back["cache"].source) == ("hit", "memory")
+    assert back["generated_tokens"] == cold(lm)
 
 
 def test_a_changed_buffer_is_part_of_the_cache_key(lm: tt.LoadedModel) -> None:
@@ -141,12 +143,13 @@ def test_a_rope_that_changes_with_length_is_neither_split_nor_reused(
     assert tt.verify(recording, longrope).verdict is tt.Verdict.VERIFIED
 
 
-def test_a_model_whose_cache_counts_no_tokens_is_refused(
+def test_a_model_that_keeps_no_cache_of_transformers_is_refused(
     tokenizer: PreTrainedTokenizerFast, store: DatabaseStore
 ) -> None:
-    config = MambaConfig(vocab_size=272, hidden_size=32, num_hidden_layers=2, state_size=8)
-    model = MambaForCausalLM(config).eval()
-    generator = tt.ManualGenerator(model, tokenizer, tt.Recorder(store))
+    config = RwkvConfig(
+        vocab_size=272, hidden_size=32, num_hidden_layers=2, attention_hidden_size=32
+    )
+    generator = tt.ManualGenerator(RwkvForCausalLM(config).eval(), tokenizer, tt.Recorder(store))
     with pytest.raises(tt.ModelError, match="no cache that tokentape can follow"):
         generator.generate(PROMPT, **GREEDY)
 

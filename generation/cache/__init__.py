@@ -1,0 +1,23 @@
+"""Caches: what they are worth to a prompt, where they are kept, and when they are given up."""
+
+from generation.cache.disk import PrefixFolder
+from generation.cache.key import cache_key, weights_version
+from generation.cache.policy import CachePolicy, cache_policy
+from generation.cache.prefix_cache import CACHE_BYTES, Eviction, PrefixCache, Start
+from generation.cache.reuse import CachedPrefix, Reuse, common_prefix_length, decide_reuse
+
+__all__ = (
+    "CACHE_BYTES",
+    "CachePolicy",
+    "CachedPrefix",
+    "Eviction",
+    "PrefixCache",
+    "PrefixFolder",
+    "Reuse",
+    "Start",
+    "cache_key",
+    "cache_policy",
+    "common_prefix_length",
+    "decide_reuse",
+    "weights_version",
+)

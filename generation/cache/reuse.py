@@ -1,0 +1,91 @@
+"""Which part of a prompt need not be computed again.
+
+A cache is worth what its ids are worth: they are kept beside it and compared one by one. Deciding
+is a function of ids; where the caches are is the business of the shelves.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from transformers.cache_utils import Cache
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reuse:
+    """How many cached tokens serve a prompt, and why not more; see `CacheDecided`."""
+
+    decision: str
+    reason: str
+    reused_tokens: int = 0
+    cached_tokens: int = 0
+    divergence_index: int | None = None
+    divergence_cached_id: int | None = None
+    divergence_prompt_id: int | None = None
+    key_field: str | None = None
+    source: str = ""
+    disk_reason: str = ""
+
+    @property
+    def cropped_tokens(self) -> int:
+        return self.cached_tokens - self.reused_tokens if self.reused_tokens else 0
+
+    def limited_to(self, reused_tokens: int, reason: str) -> "Reuse":
+        """The same comparison where only this many tokens can really be had."""
+        if reused_tokens == self.reused_tokens:
+            return self
+        decision = "partial" if reused_tokens else "miss"
+        return replace(self, decision=decision, reason=reason, reused_tokens=reused_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class CachedPrefix:
+    """A cache, the ids that it holds in order, and what else must be equal for it to be valid.
+
+    `generate(return_cache=True)` gives one, `generate(past_key_values=…)` takes it.
+    """
+
+    ids: tuple[int, ...]
+    cache: Cache
+    key: Mapping[str, str]
+
+
+def common_prefix_length(a: Sequence[int] | str, b: Sequence[int] | str) -> int:
+    shorter = min(len(a), len(b))
+    # Comparing slices is quick, and most of the time one is the beginning of the other.
+    if a[:shorter] == b[:shorter]:
+        return shorter
+    for index, (left, right) in enumerate(zip(a, b, strict=False)):
+        if left != right:
+            return index
+    return shorter
+
+
+def decide_reuse(cached: Sequence[int], prompt: Sequence[int]) -> Reuse:
+    """Compare ids only, so that the same ids always give the same answer.
+
+    The last token of the prompt is never reused: its logits choose the first new token.
+    """
+    if not cached:
+        return Reuse(decision="miss", reason="cold")
+    common = common_prefix_length(cached, prompt)
+    reused = min(common, len(prompt) - 1)
+    if common == len(prompt):
+        return Reuse(
+            decision="hit" if reused else "miss",
+            reason="covers_prompt",
+            reused_tokens=reused,
+            cached_tokens=len(cached),
+        )
+    if common == len(cached):
+        return Reuse(
+            decision="hit", reason="extends", reused_tokens=reused, cached_tokens=len(cached)
+        )
+    return Reuse(
+        decision="partial" if reused else "miss",
+        reason="token_divergence",
+        reused_tokens=reused,
+        cached_tokens=len(cached),
+        divergence_index=common,
+        divergence_cached_id=cached[common],
+        divergence_prompt_id=prompt[common],
+    )

@@ -1,0 +1,80 @@
+"""Every private call into transformers, in one place.
+
+`GenerationMixin` has no public step. What happens here follows `generate()`, `_prefill` and
+`_sample` of transformers 5.23 call for call, so that the same forwards run on the same cache.
+`tests/generation/test_parity.py` holds the two equal, bit for bit. Models are `Any` here: the
+types that transformers declares do not know these methods.
+"""
+
+from transformers import __version__ as VERSION
+
+from generation.hf.caches import (
+    cache_name,
+    can_crop,
+    compact,
+    crop,
+    fixed_size,
+    fork,
+    held_tokens,
+    keeps_everything,
+    kv_bytes,
+    layer_kinds,
+    new_cache,
+    prefix_obstacle,
+    put_states,
+    recurrent,
+    shapes,
+    storage_bytes,
+    take_states,
+    tensors_of,
+)
+from generation.hf.decoder import Decoder, decoding, forward_rows
+from generation.hf.growing import GrowingLayer
+from generation.hf.settings import (
+    FILTERS,
+    Preparation,
+    effective_config,
+    prepare,
+    process,
+    recordable,
+    recorded_config,
+    stop_flags,
+    stop_reason,
+    stop_reason_of,
+)
+
+__all__ = (
+    "FILTERS",
+    "VERSION",
+    "Decoder",
+    "GrowingLayer",
+    "Preparation",
+    "cache_name",
+    "can_crop",
+    "compact",
+    "crop",
+    "decoding",
+    "effective_config",
+    "fixed_size",
+    "fork",
+    "forward_rows",
+    "held_tokens",
+    "keeps_everything",
+    "kv_bytes",
+    "layer_kinds",
+    "new_cache",
+    "prefix_obstacle",
+    "prepare",
+    "process",
+    "put_states",
+    "recordable",
+    "recorded_config",
+    "recurrent",
+    "shapes",
+    "stop_flags",
+    "stop_reason",
+    "stop_reason_of",
+    "storage_bytes",
+    "take_states",
+    "tensors_of",
+)

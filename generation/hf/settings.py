@@ -1,0 +1,207 @@
+"""Settings, processors and stopping criteria, as `generate()` makes them."""
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import (
+    GenerationConfig,
+    LogitsProcessorList,
+    PreTrainedTokenizerBase,
+    StoppingCriteriaList,
+)
+from transformers.generation.configuration_utils import GenerationMode
+from transformers.generation.logits_process import (
+    EpsilonLogitsWarper,
+    EtaLogitsWarper,
+    MinPLogitsWarper,
+    TopHLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+    TypicalLogitsWarper,
+)
+from transformers.generation.stopping_criteria import (
+    EosTokenCriteria,
+    MaxLengthCriteria,
+    MaxTimeCriteria,
+    StopStringCriteria,
+)
+
+from generation.errors import ModelError
+
+# Not part of what is generated: where the config came from, and what max_new_tokens and
+# min_new_tokens override (`generate` warns of a pair, even where one is a default).
+_UNRECORDED = ("transformers_version", "_from_model_config", "max_length")
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """What `generate()` builds before its loop. Processors may hold state: one per turn."""
+
+    config: GenerationConfig
+    processors: LogitsProcessorList
+    criteria: StoppingCriteriaList
+
+
+def effective_config(
+    model: Any, base: GenerationConfig | None = None, **settings: Any
+) -> GenerationConfig:
+    """The config that `model.generate(**settings)` would use, model defaults and all.
+
+    Raises ModelError for a setting that `generate` does not have, and for beam search or assisted
+    decoding: a token there is not chosen step by step.
+    """
+    config: GenerationConfig
+    # Not handed over together with the settings: that is deprecated, and settings count anyway.
+    config, _ = model._prepare_generation_config(base)
+    try:
+        unknown = _update(config, settings)
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"transformers refuses these settings: {error}") from None
+    if unknown:
+        raise ModelError(f"`generate` has no setting {sorted(unknown)[0]!r}")
+    mode = config.get_generation_mode()
+    if mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
+        raise ModelError(f"{mode.value.replace('_', ' ')} is not supported: use greedy or sampling")
+    if config.num_return_sequences not in (None, 1):
+        raise ModelError("one sequence is generated at a time: num_return_sequences must be 1")
+    if config.token_healing:
+        raise ModelError("token_healing changes the prompt: heal it before it is given")
+    return config
+
+
+def _update(config: Any, settings: dict[str, Any]) -> dict[str, Any]:
+    unknown: dict[str, Any] = config.update(**settings)
+    return unknown
+
+
+def recordable(config: GenerationConfig) -> dict[str, Any]:
+    """The config as plain values. Raises ModelError for one that JSON cannot hold."""
+    # A None that overrides a default is a setting, too: `generate` would fill it in again.
+    defaults = config._get_default_generation_params()
+    values = {
+        name: value
+        for name, value in config.to_dict().items()
+        if name not in _UNRECORDED
+        and (name, value) != ("min_length", 0)
+        and (value is not None or defaults.get(name) is not None)
+    }
+    try:
+        return dict(json.loads(json.dumps(values, allow_nan=False)))
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"this generation config cannot be recorded: {error}") from None
+
+
+def recorded_config(sampling: Mapping[str, Any]) -> GenerationConfig:
+    """The config that `recordable` wrote down."""
+    config: GenerationConfig = GenerationConfig.from_dict(copy.deepcopy(dict(sampling)))
+    return config
+
+
+def prepare(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    config: GenerationConfig,
+    prompt: torch.Tensor,
+    *,
+    processors: LogitsProcessorList | None = None,
+    criteria: StoppingCriteriaList | None = None,
+) -> Preparation:
+    """Processors and criteria as `generate()` makes them for a prompt, shape (1, tokens)."""
+    config = copy.deepcopy(config)
+    prompt_tokens = prompt.shape[1]
+    try:
+        model._prepare_special_tokens(config, True, device=prompt.device, batch_size=1)
+        config = model._prepare_generated_length(
+            generation_config=config,
+            has_default_max_length=True,
+            has_default_min_length=config.min_length in (None, 0),
+            model_input_name="input_ids",
+            inputs_tensor=prompt,
+            input_ids_length=prompt_tokens,
+        )
+        return Preparation(
+            config,
+            model._get_logits_processor(
+                generation_config=config,
+                input_ids_seq_length=prompt_tokens,
+                encoder_input_ids=prompt,
+                logits_processor=processors or LogitsProcessorList(),
+                device=prompt.device,
+                model_kwargs={},
+            ),
+            model._get_stopping_criteria(
+                generation_config=config,
+                stopping_criteria=criteria or StoppingCriteriaList(),
+                tokenizer=tokenizer,
+            ),
+        )
+    except (ValueError, TypeError, RuntimeError) as error:
+        first_line = str(error).strip().partition("\n")[0]
+        raise ModelError(f"transformers refuses these settings: {first_line}") from None
+
+
+FILTERS = (
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+    TopHLogitsWarper,
+    MinPLogitsWarper,
+    TypicalLogitsWarper,
+    EpsilonLogitsWarper,
+    EtaLogitsWarper,
+)
+"""Processors that cut tokens off at a boundary of probability, which noise can move."""
+
+
+def process(
+    processors: LogitsProcessorList, ids: torch.Tensor, logits: torch.Tensor
+) -> torch.Tensor:
+    """Scores after the processors, which see the whole prompt; the logits are left as they are.
+
+    Those of transformers work on copies, others may not. Where there is no processor the scores
+    are the logits. `LogitsProcessorList` itself would inspect every signature at every step.
+    """
+    scores = logits
+    if any(not type(each).__module__.startswith("transformers.") for each in processors):
+        scores = logits.clone()
+    for processor in processors:
+        scores = processor(ids, scores)
+    return scores
+
+
+def stop_flags(criteria: StoppingCriteriaList, ids: torch.Tensor) -> torch.Tensor:
+    """Which criteria stop after these ids, shape (1, tokens): shape (criteria,), on their device.
+
+    `generate()` asks all of them at once and says only that it stopped.
+    """
+    asked = [torch.as_tensor(each(ids, None), device=ids.device).any() for each in criteria]
+    return torch.stack(asked) if asked else torch.zeros(0, dtype=torch.bool, device=ids.device)
+
+
+def stop_reason_of(criteria: StoppingCriteriaList, flags: Sequence[bool]) -> str | None:
+    """Why generation stops, from `stop_flags`, or None.
+
+    Where several apply, an end-of-sequence token is the reason before a stop string, and either
+    before the length.
+    """
+    fired = [type(each) for each, flag in zip(criteria, flags, strict=True) if flag]
+    if not fired:
+        return None
+    named = [reason for kind, reason in _STOP_REASONS.items() if kind in fired]
+    return named[0] if named else f"custom:{fired[0].__name__}"
+
+
+def stop_reason(criteria: StoppingCriteriaList, ids: torch.Tensor) -> str | None:
+    """Why generation stops after these ids, shape (1, tokens), or None."""
+    return stop_reason_of(criteria, stop_flags(criteria, ids).tolist())
+
+
+_STOP_REASONS = {
+    EosTokenCriteria: "eos",
+    StopStringCriteria: "stop_string",
+    MaxLengthCriteria: "max_new_tokens",
+    MaxTimeCriteria: "max_time",
+}
