@@ -94,8 +94,10 @@ class Engine:
             began = time.perf_counter()
             start: Start | None = None
             chunks: tuple[int, ...] = ()
+            not_stored = ""
             if ids and policy.mode != "none":
                 start, chunks = self._process(ids)
+                not_stored = self._store(start, ids)
             self._record(
                 SystemPromptCached(
                     content=content,
@@ -106,7 +108,7 @@ class Engine:
                     duration_ms=_ms_since(began),
                     kv_bytes=hf.kv_bytes(start.cache) if start is not None else 0,
                     source=start.reuse.source if start is not None and not chunks else "",
-                    disk_reason=start.reuse.disk_reason if start is not None else "",
+                    disk_reason=not_stored or (start.reuse.disk_reason if start else ""),
                 )
             )
             if start is not None:
@@ -207,8 +209,15 @@ class Engine:
             _, chunks = decoder.prefill(
                 self._chunk_tokens(start, config), one_by_one=start.policy.continues == "tokens"
             )
-        self.cache.store(start, ids)
         return start, chunks
+
+    def _store(self, start: Start, ids: Sequence[int]) -> str:
+        """Keep it on disk, too; why that failed. A full disk is no reason not to go on."""
+        try:
+            self.cache.store(start, ids)
+        except OSError as error:
+            return f"not_stored:{type(error).__name__}"
+        return ""
 
     def _record_start(
         self, prompt: Prompt, settings: TurnSettings, sampling: Mapping[str, Any]

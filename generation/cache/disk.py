@@ -20,11 +20,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers.cache_utils import Cache
 
+from generation.cache.reuse import common_prefix_length
 from recorder.events import ids_sha256
 
 _FORMAT = "tokentape-prefix-1"
 _NAME = re.compile(r"(?P<identity>[0-9a-f]{16})-(?P<tokens>\d+)-(?P<ids>[0-9a-f]{16})\.safetensors")
 _SAMPLE = 64
+
+_UNREADABLE = (OSError, SafetensorError, ValueError, RuntimeError)
 
 AskModel = Callable[[Cache, tuple[int, ...]], torch.Tensor]
 """The logits, shape (vocab,), after one more token behind a copy of a cache of these ids."""
@@ -32,17 +35,18 @@ AskModel = Callable[[Cache, tuple[int, ...]], torch.Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A prefix that was found: where it is, and how many tokens it has."""
+    """A prefix that was found: where it is, and how many of its tokens begin the prompt."""
 
     path: Path
-    tokens: int
+    usable_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """The cache of a stored prefix, or why there is none."""
+    """The cache of a stored prefix and its ids, or why there is none."""
 
     cache: Cache | None
+    ids: tuple[int, ...]
     reason: str
 
 
@@ -51,26 +55,41 @@ class PrefixFolder:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._ids: dict[Path, tuple[int, ...]] = {}
+        self._refused: set[Path] = set()
 
-    def find(self, prompt: Sequence[int], identity: Mapping[str, str]) -> Stored | None:
-        """The longest stored prefix that leaves at least one token of the prompt to compute."""
+    def find(
+        self, prompt: Sequence[int], identity: Mapping[str, str], *, croppable: bool
+    ) -> Stored | None:
+        """The stored prefix of which the most begins the prompt; all of it unless `croppable`.
+
+        At least one token of the prompt is left to compute.
+        """
         wanted = _identity_sum(identity)
-        found: list[tuple[int, str, Path]] = []
+        found: list[Stored] = []
         try:
-            entries = list(self.folder.iterdir())
+            entries = sorted(self.folder.iterdir())
         except OSError:
             return None
         for path in entries:
             name = _NAME.fullmatch(path.name)
-            if name is not None and name["identity"] == wanted:
-                found.append((int(name["tokens"]), name["ids"], path))
-        for tokens, ids_sum, path in sorted(found, reverse=True):
-            if 0 < tokens < len(prompt) and ids_sha256(prompt[:tokens])[:16] == ids_sum:
-                return Stored(path, tokens)
-        return None
+            if name is None or name["identity"] != wanted or path in self._refused:
+                continue
+            tokens = int(name["tokens"])
+            if tokens < len(prompt) and ids_sha256(prompt[:tokens])[:16] == name["ids"]:
+                found.append(Stored(path, tokens))
+            elif croppable:
+                if path not in self._ids:
+                    self._ids[path] = _ids_of(path)
+                common = common_prefix_length(self._ids[path], tuple(prompt))
+                found.append(Stored(path, min(common, len(prompt) - 1)))
+        best = max(found, key=lambda each: each.usable_tokens, default=None)
+        return best if best is not None and best.usable_tokens > 0 else None
 
     def holds(self, ids: Sequence[int], identity: Mapping[str, str]) -> bool:
-        return (self.folder / _file_name(ids, identity)).is_file()
+        """Whether these ids are stored, in a file that was not found to be bad."""
+        path = self.folder / _file_name(ids, identity)
+        return path.is_file() and path not in self._refused
 
     def store(
         self, ids: Sequence[int], cache: Cache, identity: Mapping[str, str], ask: AskModel
@@ -100,15 +119,16 @@ class PrefixFolder:
         try:
             save_file(tensors, aside, metadata=described)
             Path(aside).replace(self.folder / name)
-        except BaseException:
+            self._refused.discard(self.folder / name)
+        except SafetensorError as error:
+            raise OSError(f"cannot write to {self.folder}: {error}") from None
+        finally:
             Path(aside).unlink(missing_ok=True)
-            raise
         return self.folder / name
 
     def restore(
         self,
-        stored: Stored,
-        prompt: Sequence[int],
+        path: Path,
         identity: Mapping[str, str],
         make_cache: Callable[[], Cache],
         ask: AskModel,
@@ -116,38 +136,60 @@ class PrefixFolder:
         device: torch.device,
         tolerance: float,
     ) -> Restored:
-        """Read a stored prefix of a prompt back, and prove it.
+        """Read a stored prefix back, and prove it. A bad file is not looked at again.
 
         `tolerance` is how far the sampled logits may be from those that were stored.
         """
-        ids = tuple(prompt[: stored.tokens])
-        try:
-            with safe_open(stored.path, framework="pt") as file:
-                described = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError, ValueError, RuntimeError) as error:
-            return Restored(None, f"unreadable:{type(error).__name__}")
-        reason = _foreign(described, tensors, identity, ids)
-        if reason:
-            return Restored(None, reason)
-        sample = tensors["sample.ids"], tensors["sample.logits"]
-        try:
-            cache = make_cache()
-            _read_back(cache, tensors, json.loads(described["attributes"]), device)
-            after = ask(cache, ids).cpu()[sample[0]]
-        except Exception as error:  # a file of another shape breaks the model in its own way
-            return Restored(None, f"misfit:{type(error).__name__}")
-        difference = float((after - sample[1]).abs().max())
-        if not difference <= tolerance:
-            return Restored(None, f"logits_differ:{difference:.2g}")
-        return Restored(cache, "restored")
+        restored = _restore(path, identity, make_cache, ask, device, tolerance)
+        if restored.cache is None:
+            self._refused.add(path)
+        return restored
+
+
+def _restore(
+    path: Path,
+    identity: Mapping[str, str],
+    make_cache: Callable[[], Cache],
+    ask: AskModel,
+    device: torch.device,
+    tolerance: float,
+) -> Restored:
+    try:
+        with safe_open(path, framework="pt") as file:
+            described = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except _UNREADABLE as error:
+        return Restored(None, (), f"unreadable:{type(error).__name__}")
+    reason = _foreign(path, described, tensors, identity)
+    if reason:
+        return Restored(None, (), reason)
+    ids = tuple(tensors["ids"].tolist())
+    try:
+        cache = make_cache()
+        _read_back(cache, tensors, json.loads(described["attributes"]), device)
+        after = ask(cache, ids).cpu()[tensors["sample.ids"]]
+    except Exception as error:  # a file of another shape breaks the model in its own way
+        return Restored(None, (), f"misfit:{type(error).__name__}")
+    difference = float((after - tensors["sample.logits"]).abs().max())
+    if not difference <= tolerance:
+        return Restored(None, (), f"logits_differ:{difference:.2g}")
+    return Restored(cache, ids, "")
+
+
+def _ids_of(path: Path) -> tuple[int, ...]:
+    """The ids of a stored prefix; none where the file cannot be read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return tuple(file.get_tensor("ids").tolist())
+    except _UNREADABLE:
+        return ()
 
 
 def _foreign(
+    path: Path,
     described: Mapping[str, str],
     tensors: Mapping[str, torch.Tensor],
     identity: Mapping[str, str],
-    ids: tuple[int, ...],
 ) -> str:
     """Why this is not the file that was looked for; empty where it is."""
     if described.get("format") != _FORMAT:
@@ -161,10 +203,10 @@ def _foreign(
             return f"identity:{name}"
     if {"ids", "sample.ids", "sample.logits"} - set(tensors):
         return "damaged:tensors"
-    if tuple(tensors["ids"].tolist()) != ids:
-        return "ids_differ"
     if _tensors_sum(tensors) != described.get("tensors_sha256"):
         return "damaged:sum"
+    if path.name != _file_name(tensors["ids"].tolist(), identity):
+        return "ids_differ"
     return ""
 
 

@@ -4,6 +4,7 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -193,20 +194,20 @@ class PrefixCache:
         reuse = shelf.look(prompt)
         if reuse.reason == "cold" and self._latest is not None:
             reuse = _key_changed(self._latest, key) or reuse
+        source, disk_reason = "memory", ""
         found = self._find_on_disk(prompt, key, policy)
-        disk_reason = ""
-        if found is not None and found.tokens > reuse.reused_tokens:
-            restored = self._restore(found, prompt, config, key, policy)
-            if restored.cache is not None:
-                if policy.mode != APPEND:
-                    kept = hf.fork(restored.cache)
-                    shelf.keep(prompt[: found.tokens], kept, next(self._clock))
-                return _restored(found.tokens), restored.cache
+        if found is not None and found.usable_tokens > reuse.reused_tokens:
+            restored = self._restore(found.path, config, key, policy)
             disk_reason = restored.reason
+            if restored.cache is not None:
+                source = "disk"
+                shelf.keep(restored.ids, restored.cache, next(self._clock))
+                self._latest = key
+                reuse = shelf.look(prompt)
         cache: Cache | None = None
         if reuse.reused_tokens:
             reuse, cache = shelf.take(prompt, next(self._clock))
-        source = "memory" if reuse.reused_tokens else ""
+        source = source if reuse.reused_tokens else ""
         return replace(reuse, source=source, disk_reason=disk_reason), cache
 
     def _take_given(
@@ -230,21 +231,16 @@ class PrefixCache:
     ) -> Stored | None:
         if self._folder is None or not self._can_be_on_disk(key, policy):
             return None
-        return self._folder.find(prompt, self._disk_identity(key))
+        identity = self._disk_identity(key)
+        return self._folder.find(prompt, identity, croppable=policy.mode == CROP)
 
     def _restore(
-        self,
-        stored: Stored,
-        prompt: Sequence[int],
-        config: GenerationConfig,
-        key: Mapping[str, str],
-        policy: CachePolicy,
+        self, path: Path, config: GenerationConfig, key: Mapping[str, str], policy: CachePolicy
     ) -> Restored:
         assert self._folder is not None
         tolerance = _RESTORE_TOLERANCE.get(self._model.dtype, _RESTORE_TOLERANCE_16_BITS)
         return self._folder.restore(
-            stored,
-            prompt,
+            path,
             self._disk_identity(key),
             lambda: hf.new_cache(self._model, config),
             self._asking(policy),
@@ -360,13 +356,3 @@ def _key_changed(held: Mapping[str, str], key: Mapping[str, str]) -> Reuse | Non
         if held.get(name) != value:
             return Reuse(decision="miss", reason=f"key_changed:{name}", key_field=name)
     return None
-
-
-def _restored(tokens: int) -> Reuse:
-    return Reuse(
-        decision="hit",
-        reason="restored",
-        reused_tokens=tokens,
-        cached_tokens=tokens,
-        source="disk",
-    )
