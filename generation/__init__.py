@@ -1,24 +1,34 @@
 """Makes it happen: models, the token-by-token engine, tools and investigations."""
 
+from generation.cache import CachedPrefix, CachePolicy, cache_policy
+from generation.custom_generate import decode
 from generation.errors import ModelError, PromptError, ToolError
 from generation.investigation import Investigation, Reply, ToolCall
 from generation.manual import ManualGenerator
+from generation.model_manager import ModelManager
 from generation.models import LoadedModel, load_model
+from generation.state import GenerationState
 from generation.tools import ToolInterface, ToolView, default_tools
 from generation.turn import GenerationResult
 
 __all__ = (
+    "CachePolicy",
+    "CachedPrefix",
     "GenerationResult",
+    "GenerationState",
     "Investigation",
     "LoadedModel",
     "ManualGenerator",
     "ModelError",
+    "ModelManager",
     "PromptError",
     "Reply",
     "ToolCall",
     "ToolError",
     "ToolInterface",
     "ToolView",
+    "cache_policy",
+    "decode",
     "default_tools",
     "load_model",
 )

@@ -91,7 +91,8 @@ def turn_settings(
     counts the prompt, is refused. Raises ModelError for what `generate` does not have, or cannot
     do a token at a time, and for a seed that is no 64-bit number.
     """
-    if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
+    whole = isinstance(max_new_tokens, int) and not isinstance(max_new_tokens, bool)
+    if not whole or max_new_tokens < 1:
         raise ModelError(f"max_new_tokens must be at least one: {max_new_tokens}")
     if "max_length" in settings:
         raise ModelError("max_length counts the prompt, too: use max_new_tokens")

@@ -54,6 +54,7 @@ class Recorder:
         self._log = log
         self._clock_ns = clock_ns
         self._next_seq = 0
+        self._last_turn = 0
         self._lost: str | None = None
         self._summary: RunSummary | None = None
         self.ended = False
@@ -61,6 +62,11 @@ class Recorder:
     @property
     def started(self) -> bool:
         return self._next_seq > 0
+
+    @property
+    def last_turn(self) -> int:
+        """The number of the last turn that began; zero before the first."""
+        return self._last_turn
 
     def record(self, event: Event) -> Envelope:
         """Append the event; when this returns it is kept.
@@ -83,6 +89,8 @@ class Recorder:
             self._lost = f"{type(error).__name__}: {error}"
             raise
         self._next_seq += 1
+        if isinstance(event, TurnStarted):
+            self._last_turn = event.turn
         self._summary = summarise(self._summary, envelope)
         self.ended = isinstance(event, RunFinished | RunFailed)
         return envelope

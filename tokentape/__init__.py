@@ -14,17 +14,23 @@ from tokentape.siblings import refuse_strangers
 refuse_strangers()
 
 from generation import (  # noqa: E402 - only after the check above
+    CachedPrefix,
+    CachePolicy,
     GenerationResult,
+    GenerationState,
     Investigation,
     LoadedModel,
     ManualGenerator,
     ModelError,
+    ModelManager,
     PromptError,
     Reply,
     ToolCall,
     ToolError,
     ToolInterface,
     ToolView,
+    cache_policy,
+    decode,
     default_tools,
     load_model,
 )
@@ -65,14 +71,18 @@ from store import (  # noqa: E402
 __version__ = "0.1.0"
 
 __all__ = (
+    "CachePolicy",
+    "CachedPrefix",
     "Divergence",
     "Envelope",
     "EventLog",
     "GenerationResult",
+    "GenerationState",
     "Investigation",
     "LoadedModel",
     "ManualGenerator",
     "ModelError",
+    "ModelManager",
     "NewerRecordingError",
     "NoSuchRunError",
     "NothingToReplayError",
@@ -94,6 +104,8 @@ __all__ = (
     "Verdict",
     "__version__",
     "cache_df",
+    "cache_policy",
+    "decode",
     "default_tools",
     "events_df",
     "export_parquet",

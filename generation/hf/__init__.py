@@ -41,6 +41,7 @@ from generation.hf.settings import (
     stop_flags,
     stop_reason,
     stop_reason_of,
+    what_can_be_recorded,
 )
 
 __all__ = (
@@ -77,4 +78,5 @@ __all__ = (
     "storage_bytes",
     "take_states",
     "tensors_of",
+    "what_can_be_recorded",
 )

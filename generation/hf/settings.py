@@ -90,9 +90,15 @@ def recordable(config: GenerationConfig) -> dict[str, Any]:
         and (value is not None or defaults.get(name) is not None)
     }
     try:
-        return dict(json.loads(json.dumps(values, allow_nan=False)))
-    except (TypeError, ValueError) as error:
+        # A watermarking config is an object of its own.
+        return dict(json.loads(json.dumps(values, allow_nan=False, default=_as_dict)))
+    except (AttributeError, TypeError, ValueError) as error:
         raise ModelError(f"this generation config cannot be recorded: {error}") from None
+
+
+def _as_dict(value: Any) -> dict[str, Any]:
+    described: dict[str, Any] = value.to_dict()
+    return described
 
 
 def recorded_config(sampling: Mapping[str, Any]) -> GenerationConfig:
@@ -142,6 +148,63 @@ def prepare(
     except (ValueError, TypeError, RuntimeError) as error:
         first_line = str(error).strip().partition("\n")[0]
         raise ModelError(f"transformers refuses these settings: {first_line}") from None
+
+
+def what_can_be_recorded(
+    model: Any, tokenizer: PreTrainedTokenizerBase, given: Preparation, prompt: torch.Tensor
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Settings from which what `generate()` prepared can be made again, and what they cannot give.
+
+    Proven by making it again: whatever is not the same is named by its class.
+    """
+    config = copy.deepcopy(given.config)
+    for name in [
+        name for name in vars(config) if name.startswith("_") and name.endswith("_tensor")
+    ]:
+        delattr(config, name)
+    config.max_new_tokens = int(given.config.max_length or 0) - prompt.shape[1]
+    config.max_length = None
+    if config.min_new_tokens is not None:
+        config.min_length = 0
+    stops = [each for each in given.criteria if isinstance(each, StopStringCriteria)]
+    if stops:
+        config.stop_strings = list(stops[0].stop_strings)
+    settings = recordable(config)
+    again = prepare(model, tokenizer, recorded_config(settings), prompt)
+    unlike = [
+        type(each).__name__
+        for mine, theirs in (
+            (given.processors, again.processors),
+            (given.criteria, again.criteria),
+        )
+        for each in mine
+        if not isinstance(each, MaxTimeCriteria)
+        and not any(_alike(each, other) for other in theirs)
+    ]
+    if config.guidance_scale not in (None, 1, 1.0):
+        unlike.append("guidance_scale")
+    if any(isinstance(each, MaxTimeCriteria) for each in given.criteria):
+        unlike.append("max_time")
+    return settings, tuple(dict.fromkeys(unlike))
+
+
+def _alike(one: object, other: object) -> bool:
+    """The same class with the same attributes, as far as attributes are plain or tensors."""
+    if type(one) is not type(other) or vars(one).keys() != vars(other).keys():
+        return False
+    return all(_equal(value, vars(other)[name]) for name, value in vars(one).items())
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    if type(one).__module__.startswith("transformers."):
+        return _alike(one, other)
+    return bool(one == other)
 
 
 FILTERS = (

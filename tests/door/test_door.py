@@ -9,14 +9,18 @@ import pytest
 import tokentape as tt
 
 PUBLIC = {
+    "CachePolicy",
+    "CachedPrefix",
     "Divergence",
     "Envelope",
     "EventLog",
     "GenerationResult",
+    "GenerationState",
     "Investigation",
     "LoadedModel",
     "ManualGenerator",
     "ModelError",
+    "ModelManager",
     "NewerRecordingError",
     "NoSuchRunError",
     "NothingToReplayError",
@@ -38,6 +42,8 @@ PUBLIC = {
     "Verdict",
     "__version__",
     "cache_df",
+    "cache_policy",
+    "decode",
     "default_tools",
     "events_df",
     "export_parquet",
