@@ -1,25 +1,29 @@
 """A history of which the ids are the truth and the text is a projection.
 
-A chat template knows only texts. What it writes for new messages is cut out of what it writes for
-the whole conversation, encoded, and put behind the ids that the model has really seen: a reply is
-never decoded and encoded again. Where the template does not leave the past as it was, the whole
-prompt is encoded anew and the prompt says why.
+A chat template knows only texts. What it writes for new messages is encoded and put behind the ids
+that the model has really seen: a reply is never decoded and encoded again. Where the template
+leaves no such text, the whole prompt is encoded anew and the prompt says why.
 """
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from generation.chat_template import ChatTemplate
+from generation.continuation import EncodedContinuation, Part, encode_continuation
+from generation.control_tokens import encode, mark, plain
 from generation.errors import PromptError
 from generation.prefix_cache import common_prefix_length
+from generation.segments import Segment
 from recorder.events import MessageAdded
 
-# Enough text before a new part for its first token to come out as it would in its place.
-_ANCHOR_CHARS = 80
-
+HISTORIES = ("exact", "template")
 OWN_PROMPT = "own_prompt"
+
+ReadReply = Callable[[str], Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,10 +43,16 @@ class NewMessage:
             tool_call_id=self.tool_call_id,
         )
 
+    def templated(self) -> dict[str, str]:
+        return {"role": self.role, "content": self.content}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """Everything that a turn reads, as a pointer into what was there; see `TurnStarted`."""
+    """Everything that a turn reads, as a pointer into what was there; see `TurnStarted`.
+
+    `segments` are the conversation with this prompt at its end; none where it is no part of one.
+    """
 
     ids: tuple[int, ...]
     text: str
@@ -52,86 +62,195 @@ class Prompt:
     added_ids: tuple[int, ...]
     added_text: str
     history_reason: str
+    segments: tuple[Segment, ...] = field(default=(), repr=False)
 
 
-@dataclass(slots=True)
 class Conversation:
     """What the model has before it: `ids` and `text` of the stream, and the messages in it.
 
-    `system_prompt` and `system_ids` are what it began with, if it began with one.
+    With the `exact` history the ids that are there are only ever extended, or the prompt says why
+    not. With `template` each prompt is what `apply_chat_template` gives for the messages as they
+    read then: its ids may differ from those that were sampled, and thinking may be stripped.
+
+    `read_reply` turns the text of a reply into the message that the template is given for it
+    later, for instance with `tool_calls`. `tools` are JSON schemas and `template_settings` are
+    variables of the template; both are given to it at every render. Raises PromptError for another
+    history, or settings that are not the template's.
     """
 
-    tokenizer: PreTrainedTokenizerBase
-    system_prompt: str | None = None
-    system_ids: tuple[int, ...] = ()
-    ids: tuple[int, ...] = ()
-    text: str = ""
-    messages: list[dict[str, str]] = field(default_factory=list)
-    _unanswered: tuple[MessageAdded, ...] | None = None
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        history: str = "exact",
+        read_reply: ReadReply | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
+        template_settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        if history not in HISTORIES:
+            raise PromptError(f"a history is 'exact' or 'template', not {history!r}")
+        self.tokenizer = tokenizer
+        self.history = history
+        self.ids: tuple[int, ...] = ()
+        self.text = ""
+        self._template = ChatTemplate(tokenizer, tuple(tools), dict(template_settings or {}))
+        self._read_reply = read_reply
+        self._system: tuple[Segment, ...] = ()
+        self._segments: tuple[Segment, ...] = ()
+        self._under_way: Prompt | None = None
+        self._elsewhere = ""
+
+    @property
+    def system_prompt(self) -> str | None:
+        """What the conversation began with, if it began with one."""
+        return self._system[0].messages[0]["content"] if self._system else None
+
+    @property
+    def system_ids(self) -> tuple[int, ...]:
+        return _ids(self._system)
+
+    @property
+    def messages(self) -> list[Mapping[str, Any]]:
+        """What the template is given: those of turns that finished, as they read for it."""
+        return [message for segment in self._segments for message in segment.messages]
 
     def restart(self, system_prompt: str) -> None:
         """Begin anew with a system prompt, as the template writes it; without one, as it is.
 
         A template may write nothing until there is a user's message: then there are no ids yet.
         """
-        self.messages = [{"role": "system", "content": system_prompt}]
+        message = {"role": "system", "content": system_prompt}
         if self.tokenizer.chat_template is None:
-            self.ids = tuple(self.tokenizer.encode(system_prompt))
-            self.text = self._spell(self.ids)
+            marked = mark(self.tokenizer, system_prompt)
+            ids = encode(self.tokenizer, marked, add_special_tokens=True)
+            text = self._spell(ids)
         else:
-            self.text = self._render(self.messages)
-            self.ids = encode(self.tokenizer, self.text)
-        self.system_prompt, self.system_ids = system_prompt, self.ids
+            marked = self._template.render([message])
+            ids, text = encode(self.tokenizer, marked), plain(marked)
+        self._system = (
+            Segment(role="system", turn=0, messages=(message,), ids=ids, marked=marked, text=text),
+        )
+        self._segments = self._system
+        self.ids, self.text = ids, text
+        self._elsewhere = ""
 
     def extend(self, new: Sequence[NewMessage]) -> Prompt:
         """The prompt of the next turn: all that was, the new messages, and the turn's opening.
 
-        Raises PromptError where the template refuses the messages.
+        Raises PromptError where the template refuses the messages, and for text that cannot be
+        encoded.
         """
-        messages = [*self.messages, *({"role": m.role, "content": m.content} for m in new)]
-        whole = self._render(messages, open_turn=True)
-        if not whole.startswith(self.text):
-            ids = encode(self.tokenizer, whole)
-            return self.replace(ids, whole, new, reason="template_rewrote_history")
-        parts = self._parts(messages, whole, len(new))
-        encoded = self._encode_parts(parts)
-        if encoded is None:
-            # The messages cannot be told apart, but what is new can.
-            parts = [whole[len(self.text) :]]
-            encoded = self._encode_parts(parts)
-        if encoded is None:
-            ids = encode(self.tokenizer, whole)
-            return self.replace(ids, whole, new, reason="tokens_join_across_messages")
-        return self._extended(new, whole, parts, encoded)
-
-    def _extended(
-        self,
-        new: Sequence[NewMessage],
-        whole: str,
-        parts: Sequence[str],
-        encoded: Sequence[tuple[int, ...]],
-    ) -> Prompt:
-        """A prompt of which every id that was there is kept; the last part opens the turn."""
-        split = len(parts) > 1
-        messages = tuple(
-            message.added(parts[index], encoded[index]) if split else message.added()
-            for index, message in enumerate(new)
+        if self.history == "template":
+            return self._render_whole(new, reason="template")
+        written = "".join(segment.marked for segment in self._segments)
+        continuation = self._template.continuation(
+            self.messages,
+            [message.templated() for message in new],
+            written=written,
+            stop_text=self._segments[-1].stop_text if self._segments else "",
         )
-        message_ids = sum((message.ids for message in messages), ())
-        message_text = "".join(message.text for message in messages)
+        if continuation is None:
+            return self._render_whole(new, reason="template_rewrote_history")
+        encoded = encode_continuation(self.tokenizer, written, continuation)
+        if encoded is None:
+            return self._render_whole(new, reason="tokens_join_across_messages")
+        return self._extended(new, encoded)
+
+    def own_prompt(self, prompt: str | Sequence[int]) -> Prompt:
+        """A prompt that stands alone behind the system prompt: a user's message, or plain ids.
+
+        It is no part of the conversation that `extend` goes on with. Raises PromptError for an
+        empty one, for text that cannot be encoded, and for what is neither a string nor a sequence
+        of token ids.
+        """
+        if not isinstance(prompt, str):
+            ids = _token_ids(prompt)
+            return self._point_to(ids, self._spell(ids), reason=OWN_PROMPT)
+        if not prompt.strip():
+            raise PromptError("the prompt is empty: there is nothing to continue")
+        message = NewMessage(role="user", content=prompt)
+        if self.tokenizer.chat_template is None:
+            marked = mark(self.tokenizer, prompt)
+            # A beginning-of-sequence token belongs before whatever comes first.
+            rest = encode(self.tokenizer, marked, add_special_tokens=not self.system_ids)
+            ids = (*self.system_ids, *rest)
+            return self._point_to(ids, self._spell(ids), [message], reason=OWN_PROMPT)
+        alone = copy.copy(self)
+        alone._segments = self._system
+        own = alone.extend([message])
+        return self._point_to(own.ids, own.text, [message], reason=OWN_PROMPT)
+
+    def begin_turn(self, prompt: Prompt) -> None:
+        """The prompt was given to the model."""
+        self.ids, self.text = prompt.ids, prompt.text
+        self._under_way = prompt
+        self._elsewhere = "after_unfinished_turn" if prompt.segments else "after_own_prompt"
+
+    def finish_turn(self, reply_ids: Sequence[int], text: str, stop_text: str) -> None:
+        """The model replied. Messages join the conversation only now: a turn may break off."""
+        self.ids = (*self.ids, *reply_ids)
+        self.text += text + stop_text
+        if self._under_way is None or not self._under_way.segments:
+            return
+        *before, opened = self._under_way.segments
+        self._under_way, self._elsewhere = None, ""
+        message: Mapping[str, Any] = {"role": "assistant", "content": text}
+        self._segments = (*before, opened.answered(reply_ids, text, stop_text, message))
+        if self._read_reply is not None:
+            # What it raises finds the turn finished, as it is in the recording.
+            message = {**message, **self._read_reply(text), "role": "assistant"}
+            self._segments = (*before, opened.answered(reply_ids, text, stop_text, message))
+
+    def _extended(self, new: Sequence[NewMessage], following: EncodedContinuation) -> Prompt:
+        """A prompt of which every id of the conversation is kept."""
+        added, opening = following.added, following.turn_opening
+        behind = sum((*added, opening), Part())
+        ids = (*_ids(self._segments), *behind.ids)
+        text = "".join(segment.text for segment in self._segments) + behind.text
+        segments = _continued(self._segments, new, following)
+        if self._elsewhere:
+            return self._point_to(ids, text, new, reason=self._elsewhere, segments=segments)
         return Prompt(
-            ids=(*self.ids, *message_ids, *encoded[-1]),
-            text=whole,
-            messages=messages,
-            kept_tokens=len(self.ids) + len(message_ids),
-            kept_chars=len(self.text) + len(message_text),
-            added_ids=encoded[-1],
-            added_text=parts[-1],
+            ids=ids,
+            text=text,
+            messages=tuple(
+                message.added(part.text, part.ids)
+                for message, part in zip(new, added or [Part()] * len(new), strict=True)
+            ),
+            kept_tokens=len(ids) - len(opening.ids),
+            kept_chars=len(text) - len(opening.text),
+            added_ids=opening.ids,
+            added_text=opening.text,
             history_reason="",
+            segments=segments,
         )
 
-    def replace(
-        self, ids: tuple[int, ...], text: str, new: Sequence[NewMessage], *, reason: str
+    def _render_whole(self, new: Sequence[NewMessage], *, reason: str) -> Prompt:
+        """A prompt that is what the template writes now for all the messages."""
+        templated = [message.templated() for message in new]
+        whole = self._template.render([*self.messages, *templated], open_turn=True)
+        ids, text = encode(self.tokenizer, whole), plain(whole)
+        everything = Segment(
+            role="history",
+            turn=0,
+            messages=(*self.messages, *templated),
+            ids=ids,
+            marked=whole,
+            text=text,
+        )
+        extends = ids[: len(self.ids)] == self.ids and text.startswith(self.text)
+        if reason == "template" and extends:
+            reason = ""
+        return self._point_to(ids, text, new, reason=reason, segments=(everything,))
+
+    def _point_to(
+        self,
+        ids: tuple[int, ...],
+        text: str,
+        new: Sequence[NewMessage] = (),
+        *,
+        reason: str,
+        segments: tuple[Segment, ...] = (),
     ) -> Prompt:
         """A prompt of its own, of which as much as is equal points into the stream."""
         kept_tokens = common_prefix_length(self.ids, ids)
@@ -145,87 +264,39 @@ class Conversation:
             added_ids=ids[kept_tokens:],
             added_text=text[kept_chars:],
             history_reason=reason,
+            segments=segments,
         )
-
-    def own_prompt(self, prompt: str | Sequence[int]) -> Prompt:
-        """A prompt that stands alone behind the system prompt: a user's message, or plain ids.
-
-        It is no part of the conversation that `extend` goes on with. Raises PromptError for an
-        empty one, and for what is neither a string nor a sequence of token ids.
-        """
-        if not isinstance(prompt, str):
-            ids = _token_ids(prompt)
-            return self.replace(ids, self._spell(ids), (), reason=OWN_PROMPT)
-        if not prompt.strip():
-            raise PromptError("the prompt is empty: there is nothing to continue")
-        message = NewMessage(role="user", content=prompt)
-        if self.tokenizer.chat_template is None:
-            # A beginning-of-sequence token belongs before whatever comes first.
-            rest = self.tokenizer.encode(prompt, add_special_tokens=not self.system_ids)
-            ids = (*self.system_ids, *rest)
-            return self.replace(ids, self._spell(ids), (message,), reason=OWN_PROMPT)
-        alone = Conversation(self.tokenizer)
-        if self.system_prompt is not None:
-            alone.restart(self.system_prompt)
-        own = alone.extend([message])
-        return self.replace(own.ids, own.text, (message,), reason=OWN_PROMPT)
-
-    def begin_turn(self, prompt: Prompt) -> None:
-        """The prompt was given to the model."""
-        self.ids, self.text = prompt.ids, prompt.text
-        self._unanswered = prompt.messages if prompt.history_reason != OWN_PROMPT else None
-
-    def finish_turn(self, reply_ids: Sequence[int], text: str, stop_text: str) -> None:
-        """The model replied. Messages join the conversation only now: a turn may break off."""
-        self.ids = (*self.ids, *reply_ids)
-        self.text += text + stop_text
-        if self._unanswered is not None:
-            self.messages += [{"role": m.role, "content": m.content} for m in self._unanswered]
-            self.messages.append({"role": "assistant", "content": text})
-
-    def _parts(self, messages: Sequence[dict[str, str]], whole: str, count: int) -> list[str]:
-        """The text that each new message adds, then that which opens the turn.
-
-        One part with everything where the template does not write message behind message.
-        """
-        parts, before = [], self.text
-        for end in range(len(messages) - count + 1, len(messages) + 1):
-            after = self._render(messages[:end])
-            if not (after.startswith(before) and whole.startswith(after)):
-                return [whole[len(self.text) :]]
-            parts.append(after[len(before) :])
-            before = after
-        return [*parts, whole[len(before) :]]
-
-    def _encode_parts(self, parts: Sequence[str]) -> list[tuple[int, ...]] | None:
-        """The ids of each part in its place; None where a token reaches across two of them."""
-        text = self.text[-_ANCHOR_CHARS:]
-        whole = encode(self.tokenizer, text + "".join(parts))
-        ends = []
-        for part in ("", *parts):
-            text += part
-            ids = encode(self.tokenizer, text)
-            if ids != whole[: len(ids)]:
-                return None
-            ends.append(len(ids))
-        return [whole[start:end] for start, end in pairwise(ends)]
 
     def _spell(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=False))
 
-    def _render(self, messages: Sequence[dict[str, str]], *, open_turn: bool = False) -> str:
-        try:
-            rendered = self.tokenizer.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=open_turn
-            )
-        except Exception as error:  # jinja raises what the template's author chose
-            raise PromptError(f"the chat template refuses this conversation: {error}") from None
-        return str(rendered)
+
+def _continued(
+    segments: Sequence[Segment], new: Sequence[NewMessage], following: EncodedContinuation
+) -> tuple[Segment, ...]:
+    """The segments, the last reply closed, with those of the turn that follows.
+
+    A turn that no boundary of tokens parts from the one before has its number.
+    """
+    *before, last = segments or (None,)
+    replied = last is not None and last.messages[-1]["role"] == "assistant"
+    joined = replied and following.closing is None
+    turn = (last.turn if last else 0) + (not joined)
+    if last is not None:
+        before.append(last.closed(following.closing) if following.closing else last)
+    messages = [message.templated() for message in new]
+    if following.messages:
+        before += [
+            Segment.of(message["role"], turn, part, message)
+            for message, part in zip(messages, following.messages, strict=True)
+        ]
+        messages = []
+    role = messages[0]["role"] if messages else "assistant"
+    return (*before, Segment.of(role, turn, following.opening, *messages))
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
-    """Ids of a text in which the template has written its special tokens already."""
-    return tuple(tokenizer.encode(text, add_special_tokens=False))
+def _ids(segments: Sequence[Segment]) -> tuple[int, ...]:
+    return tuple(token_id for segment in segments for token_id in segment.ids)
 
 
 def decode_after(

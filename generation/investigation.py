@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from generation.conversation import NewMessage, encode
+from generation.control_tokens import encode, mark
+from generation.conversation import NewMessage
 from generation.errors import PromptError, ToolError
 from generation.manual import ManualGenerator
 from generation.models import LoadedModel
@@ -56,7 +57,9 @@ class Investigation:
         system_prompt: str,
         tools: ToolInterface | None = None,
         seed: int = 0,
+        history: str = "exact",
     ) -> None:
+        """`history` is `exact` or `template`; see `Conversation`."""
         self._lm = lm
         self._tools = tools or ToolInterface([])
         self._system_prompt = system_prompt
@@ -71,6 +74,7 @@ class Investigation:
             model_name=lm.name,
             seed=seed,
             identity=lm.identity,
+            history=history,
         )
 
     @property
@@ -135,6 +139,7 @@ class Investigation:
             ToolCalled(call_id=call_id, name=call.name, arguments=dict(call.arguments))
         )
         result = self._tools.call(call.name, call.arguments)
+        tokenizer = self._lm.tokenizer
         sha256 = hashlib.sha256(result.payload).hexdigest()
         self._recorder.put_blob(sha256, result.payload)
         self._recorder.record(
@@ -142,10 +147,10 @@ class Investigation:
                 call_id=call_id,
                 name=call.name,
                 content=result.content,
-                content_tokens=len(encode(self._lm.tokenizer, result.content)),
+                content_tokens=len(encode(tokenizer, mark(tokenizer, result.content))),
                 payload_sha256=sha256,
                 payload_bytes=len(result.payload),
-                payload_tokens=len(encode(self._lm.tokenizer, result.payload.decode())),
+                payload_tokens=len(encode(tokenizer, result.payload.decode())),
                 tensors=result.tensors,
                 error=result.error,
                 duration_ms=result.duration_ms,

@@ -68,9 +68,11 @@ class ManualGenerator:
         identity: ModelIdentity | None = None,
         prefill_chunk_tokens: int | None = PREFILL_CHUNK_TOKENS,
         candidates: int = CANDIDATES,
+        history: str = "exact",
     ) -> None:
         """`name`, `model_name` and `seed` describe the run to the recorder; without one they rest.
 
+        `history` is `exact` or `template`; see `Conversation`.
         Raises ModelError for a model in training mode: dropout cannot be replayed. Raises
         TokentapeError for a recorder that has recorded already: a run has one generator.
         """
@@ -79,7 +81,7 @@ class ManualGenerator:
         refuse_training(model)
         self.model = model
         self.tokenizer = tokenizer
-        self.conversation = Conversation(tokenizer)
+        self.conversation = Conversation(tokenizer, history=history)
         self._recorder = recorder
         self._run: dict[str, Any] = {"name": name, "model": model_name, "seed": seed}
         self._identity = identity or ModelIdentity(model, tokenizer)
@@ -100,7 +102,7 @@ class ManualGenerator:
             behaviour = {
                 "prefill_chunk_tokens": self._prefill_chunk_tokens,
                 "candidates": self._candidates,
-                "history": "exact",
+                "history": self.conversation.history,
             }
             self._recorder.record(
                 RunStarted(**self._run, **self._identity.described(), behaviour=behaviour)
@@ -117,7 +119,7 @@ class ManualGenerator:
         refuse_training(self.model)
         if not system_prompt.strip():
             raise PromptError("the system prompt is empty")
-        conversation = Conversation(self.tokenizer)
+        conversation = Conversation(self.tokenizer, history=self.conversation.history)
         conversation.restart(system_prompt)
         refuse_beyond_context(self.model, len(conversation.ids), new_tokens=1)
         self.start_run()

@@ -128,39 +128,6 @@ def test_a_reply_keeps_the_ids_that_were_sampled(lm: tt.LoadedModel) -> None:
     assert prompt.ids[at : at + 3] == broken
 
 
-STRIPS_THINKING = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
-    "{% if message['role'] == 'assistant' %}"
-    "{{ message['content'].split('</think>')[-1] }}"
-    "{% else %}{{ message['content'] }}{% endif %}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-
-
-def test_a_template_that_rewrites_the_past_is_followed_and_named(
-    lm: tt.LoadedModel, store: object, tokenizer: PreTrainedTokenizerFast
-) -> None:
-    tokenizer.chat_template, before = STRIPS_THINKING, tokenizer.chat_template
-    try:
-        conversation = Conversation(tokenizer)
-        conversation.restart("Be kind.")
-        conversation.begin_turn(conversation.extend([USER]))
-        thinking = "<think>hm</think>Three."
-        conversation.finish_turn(
-            tokenizer.encode(thinking, add_special_tokens=False), thinking, "<|im_end|>"
-        )
-        prompt = conversation.extend([USER])
-    finally:
-        tokenizer.chat_template = before
-
-    assert prompt.history_reason == "template_rewrote_history"
-    assert "<think>" not in prompt.text
-    assert spelled(tokenizer, prompt.ids) == prompt.text
-    assert prompt.ids == (*conversation.ids[: prompt.kept_tokens], *prompt.added_ids)
-    assert prompt.text == conversation.text[: prompt.kept_chars] + prompt.added_text
-    assert 0 < prompt.kept_tokens < len(conversation.ids)
-
-
 def test_a_template_that_refuses_is_a_prompt_error(tokenizer: PreTrainedTokenizerFast) -> None:
     before = tokenizer.chat_template
     tokenizer.chat_template = "{{ raise_exception('no tools here') }}"
