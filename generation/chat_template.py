@@ -59,12 +59,18 @@ class ChatTemplate:
         return str(rendered)
 
     def continuation(
-        self, history: Sequence[Message], new: Sequence[Message], *, written: str, stop_text: str
+        self,
+        history: Sequence[Message],
+        new: Sequence[Message],
+        *,
+        written: str,
+        stop_text: str | None,
     ) -> Continuation | None:
         """What follows the `written` text of the history; None where the template moves the past.
 
-        `stop_text` is how the last reply ended itself. What the template writes to close a reply
-        is not written again where the reply did so, and follows where it ended otherwise.
+        `stop_text` is how the last reply ended itself, None where it is closed already. What the
+        template writes to close a reply is not written again where the reply did so, and follows
+        where it ended otherwise.
         Raises PromptError where the template refuses the conversation.
         """
         whole = self.render([*history, *new], open_turn=True)
@@ -84,7 +90,7 @@ class ChatTemplate:
         return None
 
     def _behind_dummy(
-        self, likeness: Sequence[Message], new: Sequence[Message], dummy: str, stop_text: str
+        self, likeness: Sequence[Message], new: Sequence[Message], dummy: str, stop_text: str | None
     ) -> Continuation | None:
         *asked, reply = likeness
         boundary = _Boundary(
@@ -102,7 +108,7 @@ class ChatTemplate:
         everything = boundary.behind(self.render([*history, *new], open_turn=True))
         if everything is None:
             return None
-        closing = boundary.behind(self._try(history))
+        closing = boundary.behind(self.try_render(history))
         if closing is not None and not everything.startswith(closing):
             closing = None
         spelled = boundary.spelled(closing, everything)
@@ -110,7 +116,7 @@ class ChatTemplate:
             return None
         ends = [len(spelled if closing is None else closing)]
         for count in range(1, len(new) + 1):
-            text = boundary.behind(self._try([*history, *new[:count]]))
+            text = boundary.behind(self.try_render([*history, *new[:count]]))
             if text is None or len(text) < ends[-1] or not everything.startswith(text):
                 ends = ends[:1]
                 break
@@ -121,8 +127,8 @@ class ChatTemplate:
             opening=everything[ends[-1] :],
         )
 
-    def _try(self, messages: Sequence[Message]) -> str | None:
-        """A render that only helps to tell messages apart: a template may refuse it."""
+    def try_render(self, messages: Sequence[Message]) -> str | None:
+        """The marked text where only a hint is needed: None where the template refuses it."""
         try:
             return self.render(messages) if messages else ""
         except PromptError:
@@ -138,7 +144,7 @@ class _Boundary:
 
     before: str
     dummy: str = ""
-    stop_text: str = ""
+    stop_text: str | None = ""
     ends_by_stop_text: bool = False
 
     def behind(self, rendered: str | None) -> str | None:
@@ -150,9 +156,9 @@ class _Boundary:
         return rest.partition(self.dummy)[2] if rest.count(self.dummy) == 1 else None
 
     def spelled(self, closing: str | None, everything: str) -> str:
-        """As much of what closes a reply as its own end-of-sequence token has spelled already."""
+        """As much of what closes a reply as has been spelled already, mostly by its own token."""
         if not self.stop_text:
-            return ""
+            return (closing or "") if self.stop_text is None else ""
         if closing is not None:
             before, stop, _ = closing.rpartition(self.stop_text)
             return before + stop

@@ -7,7 +7,8 @@ leaves no such text, the whole prompt is encoded anew and the prompt says why.
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -17,8 +18,9 @@ from generation.continuation import EncodedContinuation, Part, encode_continuati
 from generation.control_tokens import encode, mark, plain
 from generation.errors import PromptError
 from generation.prefix_cache import common_prefix_length
-from generation.segments import Segment
-from recorder.events import MessageAdded
+from generation.pruning import Pruning, without
+from generation.segments import Segment, Span, continued, ids_of, spans_of
+from recorder.events import HistoryPruned, MessageAdded
 
 HISTORIES = ("exact", "template")
 OWN_PROMPT = "own_prompt"
@@ -52,6 +54,7 @@ class Prompt:
     """Everything that a turn reads, as a pointer into what was there; see `TurnStarted`.
 
     `segments` are the conversation with this prompt at its end; none where it is no part of one.
+    `pruning` is what is taken out of the stream first.
     """
 
     ids: tuple[int, ...]
@@ -63,6 +66,14 @@ class Prompt:
     added_text: str
     history_reason: str
     segments: tuple[Segment, ...] = field(default=(), repr=False)
+    pruning: Pruning | None = None
+    stream_tokens: int = 0
+
+    def events(self, turn: int) -> tuple[HistoryPruned | MessageAdded, ...]:
+        """What is recorded of the prompt before its turn starts."""
+        if self.pruning is None:
+            return self.messages
+        return (self.pruning.pruned_event(turn, self.stream_tokens), *self.messages)
 
 
 class Conversation:
@@ -107,7 +118,7 @@ class Conversation:
 
     @property
     def system_ids(self) -> tuple[int, ...]:
-        return _ids(self._system)
+        return ids_of(self._system)
 
     @property
     def messages(self) -> list[Mapping[str, Any]]:
@@ -156,6 +167,54 @@ class Conversation:
             return self._render_whole(new, reason="tokens_join_across_messages")
         return self._extended(new, encoded)
 
+    def spans(self) -> tuple[Span, ...]:
+        """Where the parts of the conversation lie.
+
+        With the `template` history, which has no such parts, it is what they take up about.
+        """
+        if self.history == "exact":
+            tokens = accumulate(len(segment.ids) for segment in self._segments)
+            chars = accumulate(len(segment.text) for segment in self._segments)
+            return spans_of(self._segments, zip(tokens, chars, strict=True))
+        ends = [(0, 0)]
+        messages: list[Mapping[str, Any]] = []
+        for segment in self._segments:
+            messages += segment.messages
+            whole = self._template.try_render(messages)
+            tokens_end = 0 if whole is None else len(encode(self.tokenizer, whole))
+            chars_end = 0 if whole is None else len(plain(whole))
+            ends.append((max(ends[-1][0], tokens_end), max(ends[-1][1], chars_end)))
+        return spans_of(self._segments, ends[1:])
+
+    def prune(self, pruning: Pruning) -> None:
+        """Take parts out of the conversation, and their ranges out of the stream."""
+        self._segments = tuple(
+            segment for place, segment in enumerate(self._segments) if place not in pruning.segments
+        )
+        self.ids = without(self.ids, pruning.removed_tokens)
+        self.text = "".join(without(self.text, pruning.removed_chars))
+
+    def extend_pruned(self, new: Sequence[NewMessage], pruning: Pruning) -> Prompt:
+        """The prompt of the next turn behind what a pruning of the `spans` leaves.
+
+        Nothing changes before the turn begins. Raises as `extend` does.
+        """
+        pruned = copy.copy(self)
+        if self.history == "template" or self._elsewhere:
+            # The spans are not those of the stream: what the prompt does not begin with goes.
+            kept = replace(pruning, removed_tokens=(), removed_chars=())
+            pruned.prune(kept)
+            prompt = pruned.extend(new)
+            pruning = replace(
+                pruning,
+                removed_tokens=_rest(prompt.kept_tokens, self.ids),
+                removed_chars=_rest(prompt.kept_chars, self.text),
+            )
+        else:
+            pruned.prune(pruning)
+            prompt = pruned.extend(new)
+        return replace(prompt, pruning=pruning, stream_tokens=len(self.ids))
+
     def own_prompt(self, prompt: str | Sequence[int]) -> Prompt:
         """A prompt that stands alone behind the system prompt: a user's message, or plain ids.
 
@@ -182,6 +241,8 @@ class Conversation:
 
     def begin_turn(self, prompt: Prompt) -> None:
         """The prompt was given to the model."""
+        if prompt.pruning is not None:
+            self.prune(prompt.pruning)
         self.ids, self.text = prompt.ids, prompt.text
         self._under_way = prompt
         self._elsewhere = "after_unfinished_turn" if prompt.segments else "after_own_prompt"
@@ -205,9 +266,9 @@ class Conversation:
         """A prompt of which every id of the conversation is kept."""
         added, opening = following.added, following.turn_opening
         behind = sum((*added, opening), Part())
-        ids = (*_ids(self._segments), *behind.ids)
+        ids = (*ids_of(self._segments), *behind.ids)
         text = "".join(segment.text for segment in self._segments) + behind.text
-        segments = _continued(self._segments, new, following)
+        segments = continued(self._segments, [m.templated() for m in new], following)
         if self._elsewhere:
             return self._point_to(ids, text, new, reason=self._elsewhere, segments=segments)
         return Prompt(
@@ -230,17 +291,16 @@ class Conversation:
         templated = [message.templated() for message in new]
         whole = self._template.render([*self.messages, *templated], open_turn=True)
         ids, text = encode(self.tokenizer, whole), plain(whole)
-        everything = Segment(
-            role="history",
-            turn=0,
-            messages=(*self.messages, *templated),
-            ids=ids,
-            marked=whole,
-            text=text,
-        )
-        extends = ids[: len(self.ids)] == self.ids and text.startswith(self.text)
-        if reason == "template" and extends:
-            reason = ""
+        if self.history == "template":
+            extends = ids[: len(self.ids)] == self.ids and text.startswith(self.text)
+            parts = [Part()] * len(new)
+            following = EncodedContinuation(closing=Part(), messages=tuple(parts), opening=Part())
+            segments = continued(self._segments, templated, following)
+            return self._point_to(
+                ids, text, new, reason="" if extends else reason, segments=segments
+            )
+        messages = (*self.messages, *templated)
+        everything = Segment.of("history", 0, Part(whole, ids), *messages)
         return self._point_to(ids, text, new, reason=reason, segments=(everything,))
 
     def _point_to(
@@ -271,32 +331,8 @@ class Conversation:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=False))
 
 
-def _continued(
-    segments: Sequence[Segment], new: Sequence[NewMessage], following: EncodedContinuation
-) -> tuple[Segment, ...]:
-    """The segments, the last reply closed, with those of the turn that follows.
-
-    A turn that no boundary of tokens parts from the one before has its number.
-    """
-    *before, last = segments or (None,)
-    replied = last is not None and last.messages[-1]["role"] == "assistant"
-    joined = replied and following.closing is None
-    turn = (last.turn if last else 0) + (not joined)
-    if last is not None:
-        before.append(last.closed(following.closing) if following.closing else last)
-    messages = [message.templated() for message in new]
-    if following.messages:
-        before += [
-            Segment.of(message["role"], turn, part, message)
-            for message, part in zip(messages, following.messages, strict=True)
-        ]
-        messages = []
-    role = messages[0]["role"] if messages else "assistant"
-    return (*before, Segment.of(role, turn, following.opening, *messages))
-
-
-def _ids(segments: Sequence[Segment]) -> tuple[int, ...]:
-    return tuple(token_id for segment in segments for token_id in segment.ids)
+def _rest(kept: int, stream: Sequence[Any]) -> tuple[tuple[int, int], ...]:
+    return ((kept, len(stream)),) if kept < len(stream) else ()
 
 
 def decode_after(

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
+from generation.checks import context_tokens
+from generation.context_limit import extend_within, refuse_unknown_policy
 from generation.control_tokens import encode, mark
 from generation.conversation import NewMessage
 from generation.errors import PromptError, ToolError
@@ -58,12 +60,20 @@ class Investigation:
         tools: ToolInterface | None = None,
         seed: int = 0,
         history: str = "exact",
+        at_context_limit: str = "refuse",
     ) -> None:
-        """`history` is `exact` or `template`; see `Conversation`."""
+        """`history` is `exact` or `template`; see `Conversation`.
+
+        `at_context_limit` says what becomes of a message that no longer fits into the model's
+        context: `refuse` it, or take out the oldest of the history and record that:
+        `prune_tool_results` or `prune_turns`; see `plan_pruning`.
+        """
+        refuse_unknown_policy(at_context_limit)
         self._lm = lm
         self._tools = tools or ToolInterface([])
         self._system_prompt = system_prompt
         self._seed = seed
+        self._at_context_limit = at_context_limit
         self._calls = 0
         self._recorder = Recorder(store)
         self.generator = ManualGenerator(
@@ -110,13 +120,20 @@ class Investigation:
             raise PromptError("the message is empty: there is nothing to reply to")
         settings.setdefault("seed", turn_seed(self._seed, self.generator.turn + 1))
         chosen = turn_settings(self._lm.model, **settings)
+        max_new_tokens = int(chosen.config.max_new_tokens or 0)
         messages = [NewMessage(role="user", content=user_message)]
         results = []
         for call in tool_calls:
             call_id, result = self._run_tool(call)
             results.append(result)
             messages.append(NewMessage(role="tool", content=result.content, tool_call_id=call_id))
-        prompt = self.generator.conversation.extend(messages)
+        longest = context_tokens(self._lm.model)
+        prompt = extend_within(
+            self.generator.conversation,
+            messages,
+            prompt_tokens_max=None if longest is None else longest - max_new_tokens,
+            at_context_limit=self._at_context_limit,
+        )
         turn = self.generator.take_turn(prompt, chosen)
         return Reply(
             turn=turn.turn,

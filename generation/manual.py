@@ -221,8 +221,8 @@ class ManualGenerator:
         self.start_run()
         began = time.perf_counter()
         self._turn += 1
-        for message in prompt.messages:
-            self._record(message)
+        for event in prompt.events(self._turn):
+            self._record(event)
         self._record(
             TurnStarted(
                 turn=self._turn,
