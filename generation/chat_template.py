@@ -79,27 +79,24 @@ class ChatTemplate:
         if not (history and _is_reply(history[-1])):
             before = self.render(history) if history else ""
             return self._cut(history, new, _Boundary(before=before))
-        dummy = next(d for n in itertools.count() if (d := f"dummy{n}") not in whole)
-        for likeness in _with_dummies(history, dummy):
+        unique = next(n for n in itertools.count() if f"reply{n}" not in whole)
+        dummy, past = f"reply{unique}.", f"reply{unique}-"
+        for likeness in _with_dummies(history, dummy, past):
             try:
-                found = self._behind_dummy(likeness, new, dummy, stop_text)
+                *asked, reply = likeness
+                boundary = _Boundary(
+                    before=self.render(asked) if asked else "",
+                    past_dummy=past,
+                    dummy=dummy,
+                    stop_text=stop_text,
+                    ends_by_stop_text="tool_calls" in reply,
+                )
+                found = self._cut(likeness, new, boundary)
             except PromptError:
                 continue
             if found is not None:
                 return found
         return None
-
-    def _behind_dummy(
-        self, likeness: Sequence[Message], new: Sequence[Message], dummy: str, stop_text: str | None
-    ) -> Continuation | None:
-        *asked, reply = likeness
-        boundary = _Boundary(
-            before=self.render(asked) if asked else "",
-            dummy=dummy,
-            stop_text=stop_text,
-            ends_by_stop_text="tool_calls" in reply,
-        )
-        return self._cut(likeness, new, boundary)
 
     def _cut(
         self, history: Sequence[Message], new: Sequence[Message], boundary: "_Boundary"
@@ -114,6 +111,9 @@ class ChatTemplate:
         spelled = boundary.spelled(closing, everything)
         if boundary.ends_by_stop_text and not spelled:
             return None
+        if closing is not None and len(spelled) > len(closing):
+            # Some replies end with the token that opens the next message.
+            closing = None
         ends = [len(spelled if closing is None else closing)]
         for count in range(1, len(new) + 1):
             text = boundary.behind(self.try_render([*history, *new[:count]]))
@@ -126,6 +126,20 @@ class ChatTemplate:
             messages=tuple(everything[start:end] for start, end in itertools.pairwise(ends)),
             opening=everything[ends[-1] :],
         )
+
+    def render_system_prompt(self, message: Message) -> str:
+        """The marked text that every conversation with the system prompt begins with.
+
+        It is empty where the template wants a user's message to write it, or writes it in another
+        way before one. Raises PromptError where the template has no place for a system prompt.
+        """
+        alone = self.try_render([message])
+        asked = self.try_render([message, {"role": "user", "content": "?"}])
+        if alone is None and asked is None:
+            return self.render([message])
+        if alone is None or (asked is not None and not asked.startswith(alone)):
+            return ""
+        return alone
 
     def try_render(self, messages: Sequence[Message]) -> str | None:
         """The marked text where only a hint is needed: None where the template refuses it."""
@@ -143,37 +157,55 @@ class _Boundary:
     """
 
     before: str
+    past_dummy: str = ""
     dummy: str = ""
     stop_text: str | None = ""
     ends_by_stop_text: bool = False
 
     def behind(self, rendered: str | None) -> str | None:
-        if rendered is None or not rendered.startswith(self.before):
-            return None
-        rest = rendered[len(self.before) :]
-        if not self.dummy:
+        rest = None if rendered is None else self._behind_past(rendered)
+        if rest is None or not self.dummy:
             return rest
         return rest.partition(self.dummy)[2] if rest.count(self.dummy) == 1 else None
+
+    def _behind_past(self, rendered: str) -> str | None:
+        """What follows the text before; how replies in it open may have changed since.
+
+        An empty thought may stand before a reply until the next question, and not after it.
+        """
+        if rendered.startswith(self.before):
+            return rendered[len(self.before) :]
+        if not self.past_dummy:
+            return None
+        *before, last_before = self.before.split(self.past_dummy)
+        *now, last_now = rendered.split(self.past_dummy, len(before))
+        alike = len(before) == len(now) and all(
+            old.startswith(new) or new.startswith(old) for old, new in zip(before, now, strict=True)
+        )
+        return last_now[len(last_before) :] if alike and last_now.startswith(last_before) else None
 
     def spelled(self, closing: str | None, everything: str) -> str:
         """As much of what closes a reply as has been spelled already, mostly by its own token."""
         if not self.stop_text:
             return (closing or "") if self.stop_text is None else ""
-        if closing is not None:
+        if closing is not None and self.stop_text in closing:
             before, stop, _ = closing.rpartition(self.stop_text)
             return before + stop
         before, stop, _ = everything.partition(self.stop_text)
-        return before + stop if self.ends_by_stop_text or not before.strip() else ""
+        calls_may_precede = self.ends_by_stop_text and closing is None
+        return before + stop if calls_may_precede or not before.strip() else ""
 
 
-def _with_dummies(history: Sequence[Message], dummy: str) -> Iterator[list[Message]]:
-    """The history with a dummy in place of each reply, and this one in place of the last.
+def _with_dummies(
+    history: Sequence[Message], dummy: str, past_dummy: str
+) -> Iterator[list[Message]]:
+    """The history with one dummy in place of the last reply, and another in place of the others.
 
     A template may write calls in place of the content, or look for the call that a tool's message
     answers: the last reply's calls are left out at first, and left in where that fails.
     """
     *before, last = history
-    asked = [_dummy_of(m, "earlier") if _is_reply(m) else m for m in before]
+    asked = [_dummy_of(m, past_dummy) if _is_reply(m) else m for m in before]
     yield [*asked, {"role": "assistant", "content": dummy}]
     if "tool_calls" in last:
         yield [*asked, _dummy_of(last, dummy)]

@@ -128,7 +128,8 @@ class Conversation:
     def restart(self, system_prompt: str) -> None:
         """Begin anew with a system prompt, as the template writes it; without one, as it is.
 
-        A template may write nothing until there is a user's message: then there are no ids yet.
+        A template may have no text for it until there is a user's message: then there are no ids
+        yet.
         """
         message = {"role": "system", "content": system_prompt}
         if self.tokenizer.chat_template is None:
@@ -136,7 +137,7 @@ class Conversation:
             ids = encode(self.tokenizer, marked, add_special_tokens=True)
             text = self._spell(ids)
         else:
-            marked = self._template.render([message])
+            marked = self._template.render_system_prompt(message)
             ids, text = encode(self.tokenizer, marked), plain(marked)
         self._system = (
             Segment(role="system", turn=0, messages=(message,), ids=ids, marked=marked, text=text),

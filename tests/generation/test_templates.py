@@ -38,6 +38,23 @@ STRIPS_THINKING = (
     "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}"
     "{% endif %}"
 )
+# As Qwen3.5: behind the last question every reply has a thought.
+EMPTY_THOUGHTS = STRIPS_THINKING.replace("(loop.last or parts | length > 1)", "true")
+# As Phi-3: the end of a text stands where no reply is due.
+ENDS = (
+    PLAIN
+    + "{% if add_generation_prompt %}<|im_start|>assistant\n{% else %}<|endoftext|>{% endif %}"
+)
+# As GLM: a reply ends with the token that opens the next message.
+OPENS_WITH_EOS = (
+    "{% for message in messages %}<|im_end|>{{ message['role'] }}\n"
+    "{{ message['content'].split('</think>')[-1] }}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+WANTS_QUESTION = (
+    "{% if messages | selectattr('role', 'equalto', 'user') | list | length == 0 %}"
+    "{{ raise_exception('no question') }}{% endif %}" + PLAIN + OPENED
+)
 DATED = "<|im_start|>system\nToday is {{ strftime_now('%d %B %Y') }}.<|im_end|>\n" + PLAIN + OPENED
 DATE_SETTING = DATED.replace("strftime_now('%d %B %Y')", "date_string")
 MOVES_TOOLS = (
@@ -121,6 +138,9 @@ CASES = {
         ["One.", "Two."],
         {"template_settings": {"enable_thinking": False}},
     ),
+    "thoughts between tool calls": (EMPTY_THOUGHTS, ["<think>hm</think>One.", "Two."], {}),
+    "end of text": (ENDS, ["One.", "Two."], {}),
+    "no system prompt alone": (WANTS_QUESTION, ["One.", "Two."], {}),
     "re-spelled calls": (
         SPELLS_CALLS,
         ['look {"n":1e-5}', "Small."],
@@ -156,7 +176,9 @@ def test_what_was_seen_is_kept_whatever_the_template_makes_of_it(
         assert prompt.ids[: len(before[0])] == before[0]
         assert prompt.text.startswith(before[1])
         assert spelled(conversation, prompt) == prompt.text
-        assert [m.text.count("And then?") for m in prompt.messages] == [1]
+        assert prompt.text[len(before[1]) :].count("And then?") == 1
+        # An end of text behind every message leaves no place to part them.
+        assert [m.text.count("And then?") for m in prompt.messages] == [case != "end of text"]
         # Every message is opened once and closed once, but for the reply that is due.
         closing = "<|endoftext|>" if case == "closed otherwise" else "<|im_end|>"
         assert prompt.text.count("<|im_start|>") == prompt.text.count(closing) + 1
@@ -168,7 +190,7 @@ def test_the_template_history_is_what_the_template_gives(
 ) -> None:
     template, replies, given = CASES[case]
     conversation = converse(template, history="template", **{"system": "Be kind."} | given)
-    messages = [{"role": "system", "content": "Be kind."}] if conversation.system_ids else []
+    messages = [*conversation.messages]
     follow = tool if "calls" in case else user
     reasons = []
     for new, reply in zip(
@@ -194,6 +216,8 @@ def test_the_template_history_is_what_the_template_gives(
 
 
 REASONS = {
+    "end of text": ["", ""],
+    "no system prompt alone": ["", ""],
     "default system": ["", ""],
     "beginning of sequence": ["", ""],
     "re-spelled calls": ["template", ""],
@@ -202,6 +226,45 @@ REASONS = {
 
 def _content(text: str) -> Mapping[str, Any]:
     return {"content": text}
+
+
+def test_a_loop_of_tool_calls_is_kept_when_the_next_question_strips_its_thoughts(
+    converse: Callable[..., Conversation],
+) -> None:
+    conversation = converse(EMPTY_THOUGHTS)
+    for new in (user("Who?"), tool("1"), tool("2"), user("And then?")):
+        before = conversation.ids
+        prompt = take(conversation, new, reply="<think>hm</think>Look.")
+
+        assert prompt.history_reason == ""
+        assert prompt.ids[: len(before)] == before
+
+
+@pytest.mark.parametrize("reply", ["One.", "<think>hm</think>One."])
+def test_a_token_that_ends_a_reply_and_opens_the_next_message_is_there_once(
+    converse: Callable[..., Conversation], reply: str
+) -> None:
+    conversation = converse(OPENS_WITH_EOS)
+    take(conversation, user("Who?"), reply=reply)
+    ended = take(conversation, user("And then?"), reply=reply, ended=False)
+    cut = take(conversation, user("So?"), reply=reply)
+
+    assert (ended.history_reason, cut.history_reason) == ("", "")
+    assert ended.text.endswith(f"{reply}<|im_end|>user\nAnd then?<|im_start|>assistant\n")
+    assert cut.text.endswith(f"{reply}<|im_end|>user\nSo?<|im_start|>assistant\n")
+
+
+@pytest.mark.parametrize("template", [ENDS, WANTS_QUESTION])
+def test_a_system_prompt_that_is_written_otherwise_alone_waits_for_the_question(
+    converse: Callable[..., Conversation], template: str
+) -> None:
+    conversation = converse(template)
+    prompt = conversation.extend([user("Who?")])
+
+    assert conversation.system_ids == ()
+    assert conversation.system_prompt == "Be kind."
+    assert prompt.text.startswith("<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user")
+    assert prompt.history_reason == ""
 
 
 def test_only_two_histories_are_known(tokenizer: PreTrainedTokenizerFast) -> None:
