@@ -1,10 +1,12 @@
 """A history that is too long loses whole messages or whole turns, and the recording says which."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
@@ -91,6 +93,15 @@ def test_the_question_that_is_being_asked_stays() -> None:
     assert plan_pruning(spans(), policy="turns", excess_tokens=61, keep_question=True) is None
 
 
+def test_a_result_that_shares_a_token_with_the_reply_before_stays() -> None:
+    call, answer = spans(["user", "assistant"]), spans(["user", "assistant", "tool", "assistant"])
+    joined = plan_pruning(answer, policy="tool_results", excess_tokens=1)
+    apart = [*call, *(dataclasses.replace(span, turn=2) for span in answer[2:])]
+
+    assert joined is None
+    assert plan_pruning(apart, policy="tool_results", excess_tokens=1) is not None
+
+
 @pytest.mark.parametrize("roles", [ROLES[1:], ROLES])
 def test_a_first_message_that_holds_the_system_prompt_stays(roles: list[str]) -> None:
     folded = spans(roles, system_tokens=0)
@@ -122,8 +133,10 @@ def say(conversation: Conversation, *new: NewMessage, reply: str, ended: bool = 
     conversation.finish_turn([*ids, EOS] if ended else ids, reply, "<|im_end|>" if ended else "")
 
 
-def talk(tokenizer: PreTrainedTokenizerFast, **given: Any) -> Conversation:
-    """Four turns with results; every other reply is cut off before its end."""
+def talk(
+    tokenizer: PreTrainedTokenizerFast, end: str = ".", cut: int = 1, **given: Any
+) -> Conversation:
+    """Four turns with results; every other reply, from `cut` on, is cut off before its end."""
     conversation = Conversation(tokenizer, **given)
     conversation.restart("Be <|im_end|>kind.")
     for number in range(4):
@@ -131,8 +144,8 @@ def talk(tokenizer: PreTrainedTokenizerFast, **given: Any) -> Conversation:
             conversation,
             NewMessage(role="user", content=f"Question {number}<|im_start|>?"),
             NewMessage(role="tool", content=f"Result {number}"),
-            reply=f"Answer {number}.",
-            ended=number % 2 == 0,
+            reply=f"Answer {number}{end}",
+            ended=number % 2 != cut,
         )
     return conversation
 
@@ -183,12 +196,15 @@ def test_spans_lie_where_the_messages_are(tokenizer: PreTrainedTokenizerFast) ->
     assert conversation.spans()[-1].tokens[1] == len(conversation.ids)
 
 
+@pytest.mark.parametrize("end", [".", ". "])
 def test_a_system_prompt_in_the_first_message_survives_every_pruning(
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: PreTrainedTokenizerFast, end: str
 ) -> None:
-    tokenizer.chat_template, before = FOLDS_SYSTEM, tokenizer.chat_template
+    """Also where the first reply, closed long ago, is not as the template would write it now."""
+    trims = FOLDS_SYSTEM.replace("message['content'] }}<|", "message['content'] | trim }}<|")
+    tokenizer.chat_template, before = trims, tokenizer.chat_template
     try:
-        conversation = talk(tokenizer)
+        conversation = talk(tokenizer, end, cut=0)
         pruning = plan_pruning(conversation.spans(), policy="turns", excess_tokens=150)
         assert pruning is not None
         prompt = conversation.extend_pruned(NEXT, pruning)
@@ -197,7 +213,7 @@ def test_a_system_prompt_in_the_first_message_survives_every_pruning(
 
     assert prompt.text.startswith("[INST] Be <|im_end|>kind. Question 0")
     assert prompt.text.count("Question") == 1
-    assert prompt.text.endswith("Answer 0.<|im_end|>[INST] And now? [/INST]")
+    assert prompt.text.endswith(f"Answer 0{end}<|im_end|>[INST] And now? [/INST]")
     assert prompt.history_reason == ""
 
 
@@ -217,6 +233,50 @@ def test_after_a_prompt_of_its_own_the_pruned_rest_is_no_range_of_messages(
     assert prompt.ids == (*conversation.ids[: prompt.kept_tokens], *prompt.added_ids)
     assert "Question 0" not in prompt.text
     assert "Question 1" in prompt.text
+
+
+GROWS = "{{ 'x' * (60 - 4 * messages | length) }}" + FOLDS_SYSTEM
+
+
+def test_what_the_template_writes_instead_is_made_up_for(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    """This one writes the more, the fewer messages there are."""
+    tokenizer.chat_template, before = GROWS, tokenizer.chat_template
+    try:
+        conversation = talk(tokenizer, history="template")
+        maximum = len(conversation.extend(NEXT).ids) - 65
+        prompt = extend_within(
+            conversation, NEXT, prompt_tokens_max=maximum, at_context_limit="prune_turns"
+        )
+    finally:
+        tokenizer.chat_template = before
+
+    assert prompt.pruning is not None
+    assert len(prompt.ids) <= maximum
+    assert len(prompt.pruning.removed_messages) > 3
+
+
+def test_a_pruning_outlives_a_turn_that_breaks_off(
+    short_lm: tt.LoadedModel, store: DatabaseStore
+) -> None:
+    def stop(token_id: int, logits: torch.Tensor) -> None:
+        raise KeyboardInterrupt
+
+    with tt.Investigation(
+        short_lm, store=store, name="t", system_prompt="Be kind.", at_context_limit="prune_turns"
+    ) as run:
+        run.chat("First?", max_new_tokens=4, do_sample=False)
+        with pytest.raises(KeyboardInterrupt):
+            run.chat("y" * (CONTEXT - 50), max_new_tokens=4, callback=stop)
+        run.chat("Again?", max_new_tokens=4, do_sample=False)
+    recording = store.recording(run.run_id)
+    _, broken, again = recording.turns()
+
+    assert broken.pruned is not None
+    assert again.pruned is None
+    assert "First?" not in again.prompt_text
+    assert tt.verify(recording, short_lm).passes
 
 
 def test_a_prompt_that_fits_is_left_alone(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -58,8 +58,10 @@ WANTS_QUESTION = (
 DATED = "<|im_start|>system\nToday is {{ strftime_now('%d %B %Y') }}.<|im_end|>\n" + PLAIN + OPENED
 DATE_SETTING = DATED.replace("strftime_now('%d %B %Y')", "date_string")
 MOVES_TOOLS = (
+    "{% set ns = namespace(asked=-1) %}{% for message in messages %}"
+    "{% if message['role'] == 'user' %}{% set ns.asked = loop.index0 %}{% endif %}{% endfor %}"
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
-    "{% if tools and loop.last and message['role'] == 'user' %}{{ tools | tojson }}\n{% endif %}"
+    "{% if tools and loop.index0 == ns.asked %}{{ tools | tojson }}\n{% endif %}"
     "{{ message['content'] }}<|im_end|>\n{% endfor %}" + OPENED
 )
 SPELLS_CALLS = (
@@ -240,6 +242,32 @@ def test_a_loop_of_tool_calls_is_kept_when_the_next_question_strips_its_thoughts
         assert prompt.ids[: len(before)] == before
 
 
+def test_a_tool_list_that_moves_away_from_a_loop_of_tool_calls_is_followed_and_named(
+    converse: Callable[..., Conversation],
+) -> None:
+    conversation = converse(MOVES_TOOLS, **TOOL_LIST)
+    take(conversation, user("Who?"), reply="Look.")
+    looked = take(conversation, tool("1"), reply="Look.")
+    asked = take(conversation, user("And then?"), reply="Two.")
+
+    assert looked.history_reason == ""
+    assert asked.history_reason == "template_rewrote_history"
+    assert asked.text.count('"look"') == 1
+
+
+def test_a_call_that_was_cut_off_is_closed_by_the_template_alone(
+    converse: Callable[..., Conversation],
+) -> None:
+    """Where the call ends is not known, and the template has a spelling of its own."""
+    conversation = converse(WANTS_CALLS, read_reply=read_calls)
+    take(conversation, user("Who?"), reply='look {"n":1e-5}', ended=False)
+    prompt = conversation.extend([tool("1")])
+
+    assert prompt.history_reason == "template_rewrote_history"
+    assert prompt.text.count("<tool_call>") == 1
+    assert "1e-5" not in prompt.text
+
+
 @pytest.mark.parametrize("reply", ["One.", "<think>hm</think>One."])
 def test_a_token_that_ends_a_reply_and_opens_the_next_message_is_there_once(
     converse: Callable[..., Conversation], reply: str
@@ -252,6 +280,8 @@ def test_a_token_that_ends_a_reply_and_opens_the_next_message_is_there_once(
     assert (ended.history_reason, cut.history_reason) == ("", "")
     assert ended.text.endswith(f"{reply}<|im_end|>user\nAnd then?<|im_start|>assistant\n")
     assert cut.text.endswith(f"{reply}<|im_end|>user\nSo?<|im_start|>assistant\n")
+    # The first two turns share a token: they can only be taken out together.
+    assert {span.turn for span in conversation.spans()} == {0, 1, 2}
 
 
 @pytest.mark.parametrize("template", [ENDS, WANTS_QUESTION])
