@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerFast
 import tokentape as tt
 from generation.conversation import Conversation, NewMessage
 from generation.turn import turn_settings
+from store import DatabaseStore
 
 USER = NewMessage(role="user", content="What of layer 3?")
 TOOL = NewMessage(role="tool", content='{"mean": 0.5}', tool_call_id="call_1")
@@ -144,3 +145,30 @@ def test_rebuilt_prompts_are_the_prompts_that_were_given(
     recording = record(lm, store)
     for turn in recording.turns():
         assert spelled(lm.tokenizer, turn.prompt_ids) == turn.prompt_text
+
+
+def test_only_two_histories_are_known(tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(tt.PromptError, match="'exact' or 'template', not 'exakt'"):
+        Conversation(tokenizer, history="exakt")
+    with pytest.raises(tt.PromptError, match="cannot hold 'tokenize'"):
+        Conversation(tokenizer, template_settings={"tokenize": True})
+
+
+@pytest.mark.parametrize("history", ["exact", "template"])
+def test_a_run_says_which_history_it_had(
+    lm: tt.LoadedModel, store: DatabaseStore, history: str
+) -> None:
+    with tt.Investigation(
+        lm, store=store, name="t", system_prompt="Be kind.", history=history
+    ) as run:
+        for _ in range(3):
+            # Hot enough for bytes that are no characters, which no template gives back.
+            run.chat("Hi", max_new_tokens=6, do_sample=True, temperature=3.0)
+    recording = store.recording(run.run_id)
+    reasons = [turn.started.history_reason for turn in recording.turns()]
+
+    assert recording.started().behaviour["history"] == history
+    assert ("template" in reasons) == (history == "template")
+    assert tt.rebuild(recording).turns[-1].prompt_text.count("<|im_start|>user") == 3
+    assert tt.verify(recording, lm).passes
+    assert tt.regenerate(recording, lm).verdict.name == "EXACT"

@@ -9,9 +9,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import chat_template_utils
 
-import tokentape as tt
 from generation.conversation import Conversation, NewMessage, Prompt
-from store import DatabaseStore
 
 OPENED = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 PLAIN = (
@@ -295,33 +293,6 @@ def test_a_system_prompt_that_is_written_otherwise_alone_waits_for_the_question(
     assert conversation.system_prompt == "Be kind."
     assert prompt.text.startswith("<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user")
     assert prompt.history_reason == ""
-
-
-def test_only_two_histories_are_known(tokenizer: PreTrainedTokenizerFast) -> None:
-    with pytest.raises(tt.PromptError, match="'exact' or 'template', not 'exakt'"):
-        Conversation(tokenizer, history="exakt")
-    with pytest.raises(tt.PromptError, match="cannot hold 'tokenize'"):
-        Conversation(tokenizer, template_settings={"tokenize": True})
-
-
-@pytest.mark.parametrize("history", ["exact", "template"])
-def test_a_run_says_which_history_it_had(
-    lm: tt.LoadedModel, store: DatabaseStore, history: str
-) -> None:
-    with tt.Investigation(
-        lm, store=store, name="t", system_prompt="Be kind.", history=history
-    ) as run:
-        for _ in range(3):
-            # Hot enough for bytes that are no characters, which no template gives back.
-            run.chat("Hi", max_new_tokens=6, do_sample=True, temperature=3.0)
-    recording = store.recording(run.run_id)
-    reasons = [turn.started.history_reason for turn in recording.turns()]
-
-    assert recording.started().behaviour["history"] == history
-    assert ("template" in reasons) == (history == "template")
-    assert tt.rebuild(recording).turns[-1].prompt_text.count("<|im_start|>user") == 3
-    assert tt.verify(recording, lm).passes
-    assert tt.regenerate(recording, lm).verdict.name == "EXACT"
 
 
 @pytest.fixture
