@@ -20,8 +20,8 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from generation import hf, memory
 from generation.checks import refuse_training
-from generation.conversation import decode_after
 from generation.errors import ModelError, PromptError
+from generation.history.conversation import decode_after
 from generation.models import ModelIdentity
 from generation.sampling import generator_sha256
 from generation.state import StateObserver, TokenCallback

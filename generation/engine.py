@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerBase
 from generation import hf, memory
 from generation.cache import CachedPrefix, Eviction, PrefixCache, Start, cache_policy
 from generation.checks import refuse_beyond_context, refuse_training, refuse_unreadable
-from generation.conversation import Conversation, Prompt, decode_after
 from generation.errors import ModelError
+from generation.history.conversation import Conversation, Prompt, decode_after
 from generation.models import ModelIdentity
 from generation.sampling import generator_sha256
 from generation.threads import torch_threads
@@ -222,8 +222,8 @@ class Engine:
     def _record_start(
         self, prompt: Prompt, settings: TurnSettings, sampling: Mapping[str, Any]
     ) -> None:
-        for message in prompt.messages:
-            self._record(message)
+        for event in prompt.events(self.turn):
+            self._record(event)
         self._record(
             TurnStarted(
                 turn=self.turn,

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from generation.conversation import NewMessage, encode
+from generation.checks import context_tokens
 from generation.errors import PromptError, ToolError
+from generation.hf.control_tokens import encode, mark
+from generation.history.context_limit import extend_within, refuse_unknown_policy
+from generation.history.conversation import NewMessage
 from generation.manual import ManualGenerator
 from generation.models import LoadedModel
 from generation.sampling import turn_seed
@@ -56,11 +59,24 @@ class Investigation:
         system_prompt: str,
         tools: ToolInterface | None = None,
         seed: int = 0,
+        history: str = "exact",
+        at_context_limit: str = "refuse",
+        template_settings: Mapping[str, Any] | None = None,
+        **engine: Any,
     ) -> None:
+        """`history` is `exact` or `template`; see `Conversation`, also for `template_settings`.
+
+        `at_context_limit` says what becomes of a message that no longer fits into the model's
+        context: `refuse` it, or take out the oldest of the history and record that:
+        `prune_tool_results` or `prune_turns`; see `plan_pruning`. `engine` are further settings
+        of `ManualGenerator`: prefix_folder, cache_bytes, threads and others.
+        """
+        refuse_unknown_policy(at_context_limit)
         self._lm = lm
         self._tools = tools or ToolInterface([])
         self._system_prompt = system_prompt
         self._seed = seed
+        self._at_context_limit = at_context_limit
         self._calls = 0
         self._recorder = Recorder(store)
         self.generator = ManualGenerator(
@@ -71,6 +87,10 @@ class Investigation:
             model_name=lm.name,
             seed=seed,
             identity=lm.identity,
+            history=history,
+            template_settings=template_settings,
+            behaviour={"at_context_limit": at_context_limit},
+            **engine,
         )
 
     @property
@@ -106,13 +126,20 @@ class Investigation:
             raise PromptError("the message is empty: there is nothing to reply to")
         settings.setdefault("seed", turn_seed(self._seed, self.generator.turn + 1))
         chosen = turn_settings(self._lm.model, **settings)
+        max_new_tokens = int(chosen.config.max_new_tokens or 0)
         messages = [NewMessage(role="user", content=user_message)]
         results = []
         for call in tool_calls:
             call_id, result = self._run_tool(call)
             results.append(result)
             messages.append(NewMessage(role="tool", content=result.content, tool_call_id=call_id))
-        prompt = self.generator.conversation.extend(messages)
+        longest = context_tokens(self._lm.model)
+        prompt = extend_within(
+            self.generator.conversation,
+            messages,
+            prompt_tokens_max=None if longest is None else longest - max_new_tokens,
+            at_context_limit=self._at_context_limit,
+        )
         turn = self.generator.take_turn(prompt, chosen)
         return Reply(
             turn=turn.turn,
@@ -135,6 +162,7 @@ class Investigation:
             ToolCalled(call_id=call_id, name=call.name, arguments=dict(call.arguments))
         )
         result = self._tools.call(call.name, call.arguments)
+        tokenizer = self._lm.tokenizer
         sha256 = hashlib.sha256(result.payload).hexdigest()
         self._recorder.put_blob(sha256, result.payload)
         self._recorder.record(
@@ -142,10 +170,10 @@ class Investigation:
                 call_id=call_id,
                 name=call.name,
                 content=result.content,
-                content_tokens=len(encode(self._lm.tokenizer, result.content)),
+                content_tokens=len(encode(tokenizer, mark(tokenizer, result.content))),
                 payload_sha256=sha256,
                 payload_bytes=len(result.payload),
-                payload_tokens=len(encode(self._lm.tokenizer, result.payload.decode())),
+                payload_tokens=len(encode(tokenizer, result.payload.decode())),
                 tensors=result.tensors,
                 error=result.error,
                 duration_ms=result.duration_ms,

@@ -1,7 +1,7 @@
 """What users hold: a model, its cache, and a conversation that begins with a system prompt."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,9 @@ from transformers import LogitsProcessorList, PreTrainedTokenizerBase, StoppingC
 
 from generation.cache import CACHE_BYTES, CachedPrefix, PrefixCache, PrefixFolder
 from generation.checks import refuse_training
-from generation.conversation import Conversation, Prompt
 from generation.engine import Engine
 from generation.errors import ModelError, PromptError
+from generation.history.conversation import Conversation, Prompt
 from generation.models import ModelIdentity
 from generation.state import StateObserver, TokenCallback
 from generation.threads import refuse_threads
@@ -47,12 +47,16 @@ class ManualGenerator:
         cache_bytes: int = CACHE_BYTES,
         prefix_folder: str | os.PathLike[str] | None = None,
         threads: int | None = None,
+        history: str = "exact",
+        template_settings: Mapping[str, Any] | None = None,
+        behaviour: Mapping[str, Any] | None = None,
     ) -> None:
         """`name`, `model_name` and `seed` describe the run to the recorder; without one they rest.
 
         `cache_bytes` bounds what is cached between turns. In `prefix_folder` system prompts are
         kept for other processes, and whatever `store_prefix` is told to keep. `threads` is how
-        many threads torch computes a turn with; None leaves torch's own setting alone.
+        many threads torch computes a turn with; None leaves torch's own setting alone. `history`
+        and `template_settings` are those of `Conversation`. `behaviour` is recorded with the run.
 
         Raises ModelError for a model in training mode (dropout cannot be replayed), one that keeps
         no cache, and settings that cannot be. Raises TokentapeError for a recorder that has
@@ -66,7 +70,9 @@ class ManualGenerator:
         refuse_training(model)
         self.model = model
         self.tokenizer = tokenizer
-        self.conversation = Conversation(tokenizer)
+        self.conversation = Conversation(
+            tokenizer, history=history, template_settings=template_settings
+        )
         identity = identity or ModelIdentity(model, tokenizer)
         folder = PrefixFolder(Path(prefix_folder)) if prefix_folder is not None else None
         self._cache = PrefixCache(model, identity, budget_bytes=cache_bytes, folder=folder)
@@ -80,8 +86,10 @@ class ManualGenerator:
             behaviour={
                 "prefill_chunk_tokens": prefill_chunk_tokens,
                 "candidates": candidates,
-                "history": "exact",
+                "history": history,
+                "template_settings": dict(template_settings or {}),
                 "cache_bytes": cache_bytes,
+                **(behaviour or {}),
             },
             prefill_chunk_tokens=prefill_chunk_tokens,
             candidates=candidates,
@@ -111,7 +119,7 @@ class ManualGenerator:
         """
         if not system_prompt.strip():
             raise PromptError("the system prompt is empty")
-        conversation = Conversation(self.tokenizer)
+        conversation = self.conversation.fresh()
         conversation.restart(system_prompt)
         self._engine.process_system_prompt(system_prompt, conversation)
         self.conversation = conversation
@@ -177,6 +185,20 @@ class ManualGenerator:
     def take_turn(self, prompt: Prompt, settings: TurnSettings) -> TurnResult:
         """Give the model a prompt of the conversation and let it reply; see `Engine.take_turn`."""
         return self._engine.take_turn(prompt, settings, self.conversation)
+
+    def fork(self) -> Conversation:
+        """A conversation that goes on from here on its own, for `switch`. Nothing is copied."""
+        return self.conversation.fork()
+
+    def switch(self, conversation: Conversation) -> Conversation:
+        """Go on with another conversation; the one so far is returned, to come back to.
+
+        What is cached of both is kept, as far as the budget goes.
+        """
+        before = self.conversation.fork()
+        conversation.follow(self.conversation)
+        self.conversation = conversation
+        return before
 
     def store_prefix(self) -> bool:
         """Keep what the conversation has in the cache on disk, for other processes.

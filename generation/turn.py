@@ -8,8 +8,8 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 
 from generation import hf
 from generation.cache import CachedPrefix
-from generation.conversation import Prompt
 from generation.errors import ModelError
+from generation.history.conversation import Prompt
 from generation.state import StateObserver, TokenCallback
 from recorder.events import CacheDecided
 

@@ -56,27 +56,20 @@ def decode_fields(kind: str, version: int, values: Mapping[str, Any]) -> Event:
         raise NewerRecordingError(
             f"this tokentape does not know {kind} version {version}: upgrade tokentape to read it"
         )
+    hints = _HINTS[kind]
     try:
-        return cls(
-            **{
-                name: _tuples(value) if name in _TUPLE_FIELDS[kind] else value
-                for name, value in values.items()
-            }
-        )
+        return cls(**{name: _tuples(value, hints.get(name)) for name, value in values.items()})
     except (TypeError, ValueError) as error:
         raise RecordingError(f"the body of a {kind} is damaged: {error}") from None
 
 
-def _tuples(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _is_tuple(hint: Any) -> bool:
-    return typing.get_origin(hint) is tuple
+def _tuples(value: Any, hint: Any) -> Any:
+    """Tuples where the hint says so, down to any depth: JSON knows only lists."""
+    if typing.get_origin(hint) is not tuple or not isinstance(value, list):
+        return value
+    inner = typing.get_args(hint)[0]
+    return tuple(_tuples(each, inner) for each in value)
 
 
 _hints: Callable[[type], dict[str, Any]] = typing.get_type_hints
-_TUPLE_FIELDS: dict[str, frozenset[str]] = {
-    kind: frozenset(name for name, hint in _hints(cls).items() if _is_tuple(hint))
-    for kind, cls in CLASSES.items()
-}
+_HINTS: dict[str, dict[str, Any]] = {kind: _hints(cls) for kind, cls in CLASSES.items()}

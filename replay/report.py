@@ -44,6 +44,8 @@ def render_turn(turn: Turn) -> str:
     stop = "cut off" if turn.finished is None else turn.finished.stop_reason
     head = f"turn {turn.number}: {len(turn.prompt_ids)} prompt tokens, {len(turn.tokens)} "
     lines = [f"{head}generated ({stop})"]
+    if turn.pruned is not None:
+        lines.append(f"  (history pruned by {turn.pruned.policy}: {turn.pruned.reason})")
     lines += [f"  {message.role}: {message.content}" for message in turn.messages]
     reply = turn.reply_text
     lines.append(f"  assistant: {reply if reply is not None else '(text not recorded yet)'}")

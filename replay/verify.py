@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from generation import LoadedModel, hf
 from generation.checks import refuse_training
-from generation.conversation import decode_after
+from generation.history.conversation import decode_after
 from recorder import Recording, RecordingError
 from recorder.projections import Turn
 from replay.compare import compare_fingerprints, repro_line

@@ -5,7 +5,7 @@ changes its meaning: that takes a new event, or a new version and an upcast when
 """
 
 from recorder.events.cache import CacheCleared, CacheDecided, CacheEvicted, PrefillCompleted
-from recorder.events.prompt import MessageAdded, SystemPromptCached, ids_sha256
+from recorder.events.prompt import HistoryPruned, MessageAdded, SystemPromptCached, ids_sha256
 from recorder.events.run import RunFailed, RunFinished, RunStarted
 from recorder.events.tool import ToolCalled, ToolReturned
 from recorder.events.turn import TokenSampled, TurnFinished, TurnStarted
@@ -15,6 +15,7 @@ Event = (
     | RunFinished
     | RunFailed
     | SystemPromptCached
+    | HistoryPruned
     | MessageAdded
     | TurnStarted
     | CacheDecided
@@ -32,6 +33,7 @@ __all__ = (
     "CacheDecided",
     "CacheEvicted",
     "Event",
+    "HistoryPruned",
     "MessageAdded",
     "PrefillCompleted",
     "RunFailed",

@@ -26,3 +26,13 @@ def require_token_ids(**ids: Sequence[int]) -> None:
     for name, sequence in ids.items():
         if sequence and min(sequence) < 0:
             raise ValueError(f"{name} must hold token ids, which are not negative")
+
+
+def require_ranges(**ranges: Sequence[tuple[int, int]]) -> None:
+    """Each is half-open and holds something; they ascend and do not overlap."""
+    for name, sequence in ranges.items():
+        end_before = 0
+        for start, end in sequence:
+            if not end_before <= start < end:
+                raise ValueError(f"{name} must ascend, hold something and not overlap: {sequence}")
+            end_before = end

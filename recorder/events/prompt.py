@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from recorder.events._check import require_counts, require_token_ids
+from recorder.events._check import require, require_counts, require_ranges, require_token_ids
+
+PRUNING_POLICIES = ("tool_results", "turns")
 
 
 def ids_sha256(ids: Sequence[int]) -> str:
@@ -58,3 +60,42 @@ class MessageAdded:
 
     def __post_init__(self) -> None:
         require_token_ids(ids=self.ids)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryPruned:
+    """Part of the history was taken out, so that the coming turn fits into the context.
+
+    The ranges are half-open, of the ids and of the text of the stream as it was; what is left
+    closes up, and the messages of the turn come behind it. `removed_messages` are the places of
+    what was taken out among the conversation's messages, the system prompt's being the first.
+    Where the template writes the history anew for each turn, or the stream held something else,
+    the ranges are all that the new prompt does not begin with.
+    """
+
+    version: ClassVar[int] = 1
+    turn: int
+    policy: str
+    reason: str
+    removed_tokens: tuple[tuple[int, int], ...]
+    removed_chars: tuple[tuple[int, int], ...]
+    removed_messages: tuple[int, ...]
+    tokens_before: int
+    tokens_after: int
+
+    def __post_init__(self) -> None:
+        require(self.turn >= 1, f"turns count from one: {self.turn}")
+        require(self.policy in PRUNING_POLICIES, f"no such policy: {self.policy!r}")
+        require_ranges(removed_tokens=self.removed_tokens, removed_chars=self.removed_chars)
+        require(bool(self.removed_messages), "a pruning takes out at least one message")
+        require_counts(removed_messages=min(self.removed_messages))
+        removed = sum(end - start for start, end in self.removed_tokens)
+        require(
+            self.tokens_after == self.tokens_before - removed,
+            f"tokens_after {self.tokens_after} must be tokens_before {self.tokens_before} "
+            f"less {removed} removed",
+        )
+        require(
+            not self.removed_tokens or self.removed_tokens[-1][1] <= self.tokens_before,
+            f"removed_tokens {self.removed_tokens} are not among {self.tokens_before}",
+        )

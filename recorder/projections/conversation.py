@@ -19,7 +19,10 @@ class Message:
 
 
 def iterate_messages(envelopes: Iterable[Envelope]) -> Iterator[Message]:
-    """Every message of a run; the reply of a turn that was cut off is not among them."""
+    """Every message of a run; the reply of a turn that was cut off is not among them.
+
+    What was pruned later is: it was said.
+    """
     for envelope in envelopes:
         event = envelope.event
         if isinstance(event, SystemPromptCached):

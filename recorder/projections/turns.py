@@ -7,6 +7,7 @@ from recorder.envelope import Envelope
 from recorder.errors import RecordingError
 from recorder.events import (
     CacheDecided,
+    HistoryPruned,
     MessageAdded,
     PrefillCompleted,
     SystemPromptCached,
@@ -21,7 +22,8 @@ class Turn:
     """One turn as the model lived it.
 
     `finished` is None where the run was cut off in the turn; then `tokens` are those that were
-    sampled before, and the text of the reply is not known without a tokenizer.
+    sampled before, and the text of the reply is not known without a tokenizer. `pruned` is what
+    was taken out of the history before it.
     """
 
     started: TurnStarted
@@ -32,6 +34,7 @@ class Turn:
     cache: CacheDecided | None
     prefill: PrefillCompleted | None
     finished: TurnFinished | None
+    pruned: HistoryPruned | None = None
 
     @property
     def number(self) -> int:
@@ -60,6 +63,18 @@ class _Stream:
         self.ids.extend(ids)
         self.text += text
 
+    def prune(self, event: HistoryPruned) -> None:
+        chars = event.removed_chars[-1][1] if event.removed_chars else 0
+        if event.tokens_before != len(self.ids) or chars > len(self.text):
+            raise RecordingError(
+                f"what was pruned for turn {event.turn} is not in the stream of {len(self.ids)} "
+                "tokens: events before it are missing or altered"
+            )
+        for start, end in reversed(event.removed_tokens):
+            del self.ids[start:end]
+        for start, end in reversed(event.removed_chars):
+            self.text = self.text[:start] + self.text[end:]
+
     def start_turn(self, event: TurnStarted) -> None:
         if event.kept_tokens > len(self.ids) or event.kept_chars > len(self.text):
             raise RecordingError(
@@ -77,11 +92,15 @@ def iterate_turns(envelopes: Iterable[Envelope]) -> Iterator[Turn]:
     """
     stream = _Stream()
     messages: list[MessageAdded] = []
+    pruned: HistoryPruned | None = None
     open_turn: _OpenTurn | None = None
     for envelope in envelopes:
         event = envelope.event
         if isinstance(event, SystemPromptCached):
             stream.restart(event)
+        elif isinstance(event, HistoryPruned):
+            stream.prune(event)
+            pruned = event
         elif isinstance(event, MessageAdded):
             messages.append(event)
             stream.extend(event.ids, event.text)
@@ -89,8 +108,8 @@ def iterate_turns(envelopes: Iterable[Envelope]) -> Iterator[Turn]:
             if open_turn is not None:
                 yield open_turn.close(None)
             stream.start_turn(event)
-            open_turn = _OpenTurn(event, tuple(messages), tuple(stream.ids), stream.text)
-            messages = []
+            open_turn = _OpenTurn(event, tuple(messages), tuple(stream.ids), stream.text, pruned)
+            messages, pruned = [], None
         elif isinstance(event, CacheDecided | PrefillCompleted | TokenSampled | TurnFinished):
             if open_turn is None or event.turn != open_turn.started.turn:
                 raise RecordingError(
@@ -114,11 +133,13 @@ class _OpenTurn:
         messages: tuple[MessageAdded, ...],
         prompt_ids: tuple[int, ...],
         prompt_text: str,
+        pruned: HistoryPruned | None,
     ) -> None:
         self.started = started
         self._messages = messages
         self._prompt_ids = prompt_ids
         self._prompt_text = prompt_text
+        self._pruned = pruned
         self._tokens: list[TokenSampled] = []
         self._cache: CacheDecided | None = None
         self._prefill: PrefillCompleted | None = None
@@ -166,4 +187,5 @@ class _OpenTurn:
             cache=self._cache,
             prefill=self._prefill,
             finished=finished,
+            pruned=self._pruned,
         )

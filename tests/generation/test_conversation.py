@@ -6,8 +6,9 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 import tokentape as tt
-from generation.conversation import Conversation, NewMessage
+from generation.history.conversation import Conversation, NewMessage
 from generation.turn import turn_settings
+from store import DatabaseStore
 
 USER = NewMessage(role="user", content="What of layer 3?")
 TOOL = NewMessage(role="tool", content='{"mean": 0.5}', tool_call_id="call_1")
@@ -128,39 +129,6 @@ def test_a_reply_keeps_the_ids_that_were_sampled(lm: tt.LoadedModel) -> None:
     assert prompt.ids[at : at + 3] == broken
 
 
-STRIPS_THINKING = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
-    "{% if message['role'] == 'assistant' %}"
-    "{{ message['content'].split('</think>')[-1] }}"
-    "{% else %}{{ message['content'] }}{% endif %}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-
-
-def test_a_template_that_rewrites_the_past_is_followed_and_named(
-    lm: tt.LoadedModel, store: object, tokenizer: PreTrainedTokenizerFast
-) -> None:
-    tokenizer.chat_template, before = STRIPS_THINKING, tokenizer.chat_template
-    try:
-        conversation = Conversation(tokenizer)
-        conversation.restart("Be kind.")
-        conversation.begin_turn(conversation.extend([USER]))
-        thinking = "<think>hm</think>Three."
-        conversation.finish_turn(
-            tokenizer.encode(thinking, add_special_tokens=False), thinking, "<|im_end|>"
-        )
-        prompt = conversation.extend([USER])
-    finally:
-        tokenizer.chat_template = before
-
-    assert prompt.history_reason == "template_rewrote_history"
-    assert "<think>" not in prompt.text
-    assert spelled(tokenizer, prompt.ids) == prompt.text
-    assert prompt.ids == (*conversation.ids[: prompt.kept_tokens], *prompt.added_ids)
-    assert prompt.text == conversation.text[: prompt.kept_chars] + prompt.added_text
-    assert 0 < prompt.kept_tokens < len(conversation.ids)
-
-
 def test_a_template_that_refuses_is_a_prompt_error(tokenizer: PreTrainedTokenizerFast) -> None:
     before = tokenizer.chat_template
     tokenizer.chat_template = "{{ raise_exception('no tools here') }}"
@@ -177,3 +145,30 @@ def test_rebuilt_prompts_are_the_prompts_that_were_given(
     recording = record(lm, store)
     for turn in recording.turns():
         assert spelled(lm.tokenizer, turn.prompt_ids) == turn.prompt_text
+
+
+def test_only_two_histories_are_known(tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(tt.PromptError, match="'exact' or 'template', not 'exakt'"):
+        Conversation(tokenizer, history="exakt")
+    with pytest.raises(tt.PromptError, match="cannot hold 'tokenize'"):
+        Conversation(tokenizer, template_settings={"tokenize": True})
+
+
+@pytest.mark.parametrize("history", ["exact", "template"])
+def test_a_run_says_which_history_it_had(
+    lm: tt.LoadedModel, store: DatabaseStore, history: str
+) -> None:
+    with tt.Investigation(
+        lm, store=store, name="t", system_prompt="Be kind.", history=history
+    ) as run:
+        for _ in range(3):
+            # Hot enough for bytes that are no characters, which no template gives back.
+            run.chat("Hi", max_new_tokens=6, do_sample=True, temperature=3.0)
+    recording = store.recording(run.run_id)
+    reasons = [turn.started.history_reason for turn in recording.turns()]
+
+    assert recording.started().behaviour["history"] == history
+    assert ("template" in reasons) == (history == "template")
+    assert tt.rebuild(recording).turns[-1].prompt_text.count("<|im_start|>user") == 3
+    assert tt.verify(recording, lm).passes
+    assert tt.regenerate(recording, lm).verdict.name == "EXACT"

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 import tokentape as tt
-from generation.conversation import Conversation, NewMessage, decode_after
+from generation.history.conversation import Conversation, NewMessage, decode_after
 from recorder.events import RunFailed, SystemPromptCached
 from store import DatabaseStore
 
@@ -264,7 +264,7 @@ def test_a_turn_that_broke_off_leaves_no_message_behind(
     turns = store.recording(run.run_id).turns()
 
     assert "Lost?" not in turns[1].prompt_text
-    assert turns[1].started.history_reason == "template_rewrote_history"
+    assert turns[1].started.history_reason == "after_unfinished_turn"
     assert tt.verify(store.recording(run.run_id), lm).passes
 
 

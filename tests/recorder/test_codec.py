@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from recorder import NewerRecordingError, RecordingError
 from recorder.codec import CLASSES, decode_body, encode_body, kind_of
-from recorder.events import Event, MessageAdded, TokenSampled
+from recorder.events import Event, HistoryPruned, MessageAdded, TokenSampled
 
 ids = st.lists(st.integers(0, 2**31 - 1), max_size=5).map(tuple)
 text = st.text()
@@ -38,6 +38,23 @@ tokens = st.integers(0, 5).flatmap(
         candidate_logprobs=st.lists(finite, min_size=count, max_size=count).map(tuple),
     )
 )
+ranges = st.lists(st.integers(0, 50), max_size=8, unique=True).map(
+    lambda cuts: tuple(zip(sorted(cuts)[::2], sorted(cuts)[1::2], strict=False))
+)
+prunings = st.builds(
+    lambda removed, **others: HistoryPruned(
+        removed_tokens=removed,
+        tokens_before=60,
+        tokens_after=60 - sum(end - start for start, end in removed),
+        **others,
+    ),
+    ranges,
+    turn=st.integers(1, 100),
+    policy=st.sampled_from(["tool_results", "turns"]),
+    reason=text,
+    removed_chars=ranges,
+    removed_messages=st.lists(st.integers(0, 99), min_size=1, max_size=3).map(tuple),
+)
 others = st.sampled_from([CLASSES["ToolCalled"]]).flatmap(
     lambda cls: st.builds(
         cls, call_id=text, name=text, arguments=st.dictionaries(text, json_values, max_size=3)
@@ -45,7 +62,7 @@ others = st.sampled_from([CLASSES["ToolCalled"]]).flatmap(
 )
 
 
-@given(messages | tokens | others)
+@given(messages | tokens | prunings | others)
 def test_an_event_survives_the_codec(event: Event) -> None:
     again = decode_body(kind_of(event), event.version, encode_body(event))
 

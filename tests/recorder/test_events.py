@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from recorder import events
-from recorder.events import CacheDecided, Event, TokenSampled, TurnStarted
+from recorder.events import CacheDecided, Event, HistoryPruned, TokenSampled, TurnStarted
 
 DECIDED = {
     "turn": 1,
@@ -30,6 +30,16 @@ TOKEN = {
     "top_gap": 0.1,
     "duration_ms": 1.0,
 }
+PRUNED = {
+    "turn": 5,
+    "policy": "turns",
+    "reason": "6 tokens had to go",
+    "removed_tokens": ((2, 5), (5, 8)),
+    "removed_chars": ((4, 9),),
+    "removed_messages": (1, 2),
+    "tokens_before": 10,
+    "tokens_after": 4,
+}
 
 
 @pytest.mark.parametrize(
@@ -49,6 +59,29 @@ def test_a_cache_decision_that_does_not_add_up_is_refused(
 
     with pytest.raises(ValueError, match=complaint):
         CacheDecided(**DECIDED | change)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"policy": "everything"}, "no such policy"),
+        ({"removed_tokens": ((5, 8), (2, 5))}, "removed_tokens must ascend"),
+        ({"removed_tokens": ((2, 6), (5, 7))}, "not overlap"),
+        ({"removed_tokens": ((2, 2), (2, 8))}, "hold something"),
+        ({"removed_chars": ((-1, 3),)}, "removed_chars must ascend"),
+        ({"removed_tokens": ((6, 12),)}, "are not among 10"),
+        ({"tokens_after": 5}, "less 6 removed"),
+        ({"removed_messages": ()}, "at least one message"),
+        ({"turn": 0}, "count from one"),
+    ],
+)
+def test_a_pruning_that_takes_out_what_is_not_there_is_refused(
+    change: dict[str, Any], complaint: str
+) -> None:
+    assert HistoryPruned(**PRUNED).tokens_after == 4
+
+    with pytest.raises(ValueError, match=complaint):
+        HistoryPruned(**PRUNED | change)
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,18 @@
 """The recorder orders events and ends runs."""
 
+import dataclasses
 import uuid
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
 from recorder import Envelope, Recorder, Recording, RecordingError, TokentapeError
 from recorder.events import (
     CacheCleared,
+    Event,
+    HistoryPruned,
+    MessageAdded,
     RunFailed,
     RunFinished,
     RunStarted,
@@ -137,3 +142,50 @@ def test_a_turn_that_points_beyond_the_stream_is_refused() -> None:
 
     with pytest.raises(RecordingError, match="events before it are missing"):
         Recording("r", lambda: iter(envelopes)).turns()
+
+
+PRUNED = HistoryPruned(
+    turn=1,
+    policy="turns",
+    reason="",
+    removed_tokens=((1, 2), (4, 6)),
+    removed_chars=((0, 1), (3, 5)),
+    removed_messages=(1,),
+    tokens_before=7,
+    tokens_after=4,
+)
+STREAM = MessageAdded(role="user", content="", text="abcdefg", ids=(0, 1, 2, 3, 4, 5, 6))
+TURN = TurnStarted(
+    turn=1,
+    prompt_tokens=5,
+    kept_tokens=4,
+    kept_chars=4,
+    added_ids=(9,),
+    added_text="z",
+    history_reason="",
+    seed=None,
+    sampling={},
+)
+
+
+def recording_of(*events: Event) -> Recording:
+    envelopes = [Envelope("r", seq, 0, event) for seq, event in enumerate((STARTED, *events))]
+    return Recording("r", lambda: iter(envelopes))
+
+
+def test_what_was_pruned_is_not_in_the_prompts_that_follow() -> None:
+    (turn,) = recording_of(STREAM, PRUNED, TURN).turns()
+
+    assert turn.prompt_ids == (0, 2, 3, 6, 9)
+    assert turn.prompt_text == "bcfgz"
+    assert turn.pruned == PRUNED
+
+
+@pytest.mark.parametrize(
+    "change", [{"tokens_before": 8, "tokens_after": 5}, {"removed_chars": ((0, 8),)}]
+)
+def test_a_pruning_of_what_is_not_in_the_stream_is_refused(change: dict[str, Any]) -> None:
+    pruned = dataclasses.replace(PRUNED, **change)
+
+    with pytest.raises(RecordingError, match="what was pruned for turn 1 is not in the stream"):
+        recording_of(STREAM, pruned, TURN).turns()
