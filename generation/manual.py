@@ -201,7 +201,7 @@ class ManualGenerator:
         return before
 
     def store_prefix(self) -> bool:
-        """Keep what the conversation has in the cache on disk, for other processes.
+        """Keep on disk what is cached of the last turn, its prompt and reply, for other processes.
 
         False where there is no `prefix_folder`, nothing cached, or a cache that no file can hold.
         Raises OSError where the folder cannot be written to.

@@ -63,6 +63,8 @@ _CACHE_TYPES = {
     "divergence_cached_id": "Int32",
     "divergence_prompt_id": "Int32",
     "key_field": "str",
+    "source": "category",
+    "disk_reason": "str",
     "prefill_ms": "float64",
     "kv_bytes": "Int64",
     "peak_bytes": "Int64",
