@@ -24,7 +24,7 @@ def test_the_python_examples_run(
         exec(compile(block, "README.md", "exec"), names)
     names["store"].close()  # type: ignore[attr-defined]
 
-    assert len(blocks) == 4
+    assert len(blocks) == 6
     assert capsys.readouterr().out.splitlines()[-1] == "verified exact"
 
 
