@@ -4,6 +4,7 @@ import copy
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ import tokentape as tt
 from benchmarks.forwards import Forward, Forwards, prefill_of, step_ms, tokens_of
 from benchmarks.machine import now_s
 from recorder.events import Event, TokenSampled
+from store import DatabaseStore
 
 SEED = 7
 SAMPLERS: dict[str, dict[str, Any]] = {
@@ -51,6 +53,13 @@ class TimedRecorder(tt.Recorder):
         if isinstance(event, TokenSampled):
             self.token_ms.append((time.perf_counter() - began) * 1000.0)
         return envelope
+
+
+def recording_file(path: Path) -> DatabaseStore:
+    """A store in a file, as a run has it."""
+    store = tt.open_store(f"sqlite:///{path}")
+    assert isinstance(store, DatabaseStore)
+    return store
 
 
 @dataclass(slots=True)

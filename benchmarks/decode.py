@@ -3,34 +3,33 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from statistics import median
 
 import torch
 
 import tokentape as tt
-from benchmarks.contenders import SAMPLERS, Answer, HuggingFace, Tokentape
+from benchmarks.contenders import SAMPLERS, Answer, HuggingFace, Tokentape, recording_file
 from benchmarks.forwards import Forwards
 from benchmarks.texts import prompt_ids
 from generation.manual import CANDIDATES
 from generation.sampling import draw, measure
+from recorder.events import RunStarted, TokenSampled
+from store import DatabaseStore
 
 SHORT_TOKENS, LONG_TOKENS = 64, 5_000
-NEW_TOKENS, ROUNDS = 64, 5
-_MEASURES = 50
+NEW_TOKENS, ROUNDS = 64, 7
+_REPEATS = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decoding:
-    """The median step of each round on both sides, and what recording took of ours."""
+    """The median step of each round on both sides."""
 
     context_tokens: int
     sampler: str
     our_ms: tuple[float, ...]
     their_ms: tuple[float, ...]
-    record_ms: float
-    measure_ms: float
     same_tokens: bool
 
     @property
@@ -38,13 +37,35 @@ class Decoding:
         """How many times faster than `generate`, round by round."""
         return tuple(his / our for our, his in zip(self.our_ms, self.their_ms, strict=True))
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordingCost:
+    """Medians, in milliseconds a token.
+
+    Among steps of the model every cache of the processor is cold; alone, one after the other, it
+    is warm.
+    """
+
+    step_ms: float
+    record_ms: float
+    record_alone_ms: float
+    measure_alone_ms: float
+
     @property
-    def recording_share(self) -> float:
-        """Of a step: choosing what is said of a token, and keeping it."""
-        return (self.record_ms + self.measure_ms) / median(self.our_ms)
+    def record_share(self) -> float:
+        """Of a step of the model."""
+        return self.record_ms / self.step_ms
 
 
-def measure_decoding(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeFigures:
+    """At one context: a duel for each sampler, and what recording took of our steps."""
+
+    decodings: tuple[Decoding, ...]
+    cost: RecordingCost
+
+
+def measure_decode(
     lm: tt.LoadedModel,
     folder: Path,
     *,
@@ -52,28 +73,33 @@ def measure_decoding(
     new_tokens: int = NEW_TOKENS,
     rounds: int = ROUNDS,
     tick: Callable[[], None] = lambda: None,
-) -> Iterator[Decoding]:
+) -> Iterator[DecodeFigures]:
     """Both sides in turn, the order changed from round to round, after one round to warm up.
 
     The prompt is cached on both sides beforehand, so that a round is nothing but new tokens.
     """
     with Forwards(lm.model) as forwards:
-        for number, (context, sampler) in enumerate(product(contexts, SAMPLERS)):
-            with tt.open_store(f"sqlite:///{folder / f'decode-{number}.db'}") as store:
-                duel = _Duel(Tokentape(lm, forwards, store), HuggingFace(lm, forwards), lm, context)
-                yield duel.fight(sampler, new_tokens, rounds, tick)
+        for context in contexts:
+            with recording_file(folder / f"decode-{context}.db") as store:
+                ours = Tokentape(lm, forwards, store)
+                duel = _Duel(ours, HuggingFace(lm, forwards), prompt_ids(lm.tokenizer, context))
+                decodings = [duel.fight(sampler, new_tokens, rounds, tick) for sampler in SAMPLERS]
+                cost = RecordingCost(
+                    step_ms=median(ms for each in decodings for ms in each.our_ms),
+                    record_ms=median(ours.recorder.token_ms),
+                    record_alone_ms=_record_alone_ms(store, ours.recorder.run_id, folder),
+                    measure_alone_ms=_measure_alone_ms(lm),
+                )
+            yield DecodeFigures(decodings=tuple(decodings), cost=cost)
 
 
 class _Duel:
-    def __init__(
-        self, ours: Tokentape, theirs: HuggingFace, lm: tt.LoadedModel, context_tokens: int
-    ) -> None:
+    def __init__(self, ours: Tokentape, theirs: HuggingFace, ids: list[int]) -> None:
         self._ours = ours
         self._theirs = theirs
-        self._lm = lm
-        self._ids = prompt_ids(lm.tokenizer, context_tokens)
+        self._ids = ids
         # Fills the cache with all of the prompt but its last token.
-        self._theirs.ask(self._ids[:-1], 1, carried=True, do_sample=False)
+        self._theirs.ask(ids[:-1], 1, carried=True, do_sample=False)
         self._prompt_cache = self._theirs.cache
 
     def fight(
@@ -91,16 +117,12 @@ class _Duel:
             if number:
                 our_ms.append(median(ours.step_ms))
                 their_ms.append(median(theirs.step_ms))
-            else:
-                self._ours.recorder.token_ms.clear()
             tick()
         return Decoding(
             context_tokens=len(self._ids),
             sampler=sampler,
             our_ms=tuple(our_ms),
             their_ms=tuple(their_ms),
-            record_ms=median(self._ours.recorder.token_ms),
-            measure_ms=_measure_ms(self._lm),
             same_tokens=same,
         )
 
@@ -113,14 +135,29 @@ class _Duel:
         return self._theirs.ask(self._ids, new_tokens, carried=True, **SAMPLERS[sampler])
 
 
-def _measure_ms(lm: tt.LoadedModel) -> float:
+def _record_alone_ms(store: DatabaseStore, run_id: str, folder: Path) -> float:
+    """The same tokens into a second file, one after the other."""
+    with recording_file(folder / f"again-{run_id}.db") as again:
+        recorder = tt.Recorder(again)
+        events = (envelope.event for envelope in store.recording(run_id).events())
+        kept = (each for each in events if isinstance(each, RunStarted | TokenSampled))
+        recorder.record(next(kept))
+        taken = []
+        for event in kept:
+            began = time.perf_counter()
+            recorder.record(event)
+            taken.append((time.perf_counter() - began) * 1000.0)
+    return median(taken)
+
+
+def _measure_alone_ms(lm: tt.LoadedModel) -> float:
     """Log-probabilities, entropy, gap and candidates of one token, and their way to the host."""
     vocabulary = lm.model.get_input_embeddings().num_embeddings
     logits = torch.randn(1, vocabulary, device=lm.model.device)
     stops = torch.zeros(2, dtype=torch.bool, device=lm.model.device)
     drawn = draw(logits, generator=None)
     taken = []
-    for _ in range(_MEASURES):
+    for _ in range(_REPEATS):
         began = time.perf_counter()
         measure(logits, drawn, stops, candidates=CANDIDATES)
         taken.append((time.perf_counter() - began) * 1000.0)
