@@ -167,7 +167,7 @@ class _Scenario:
 
     def turn(self, ids: Sequence[int]) -> list[int]:
         """A greedy turn on both sides; the ids of prompt and reply."""
-        settings = {"do_sample": False, "max_new_tokens": 8}
+        settings: dict[str, Any] = {"do_sample": False, "max_new_tokens": 8}
         result = self.ours.generate(ids, **settings)
         self.theirs.mirror_turn(ids, result["cache"].reused_tokens, settings)
         return [*ids, *result["generated_tokens"]]

@@ -1,0 +1,66 @@
+"""The forwards of a model, seen from outside: how many tokens each had, and when it began."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from types import TracebackType
+from typing import Any, Self
+
+from benchmarks.machine import now_s
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """`began_s` is on the clock of `now_s`."""
+
+    tokens: int
+    began_s: float
+
+
+class Forwards:
+    """Watches the embedding, which no forward gets around, while it is entered.
+
+    To be entered before an engine caches anything: a hook is part of what must be equal for a
+    cache to be valid, and whoever has one keeps no prefixes on disk.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._embedding = model.get_input_embeddings()
+        self._device = model.device
+        self._seen: list[Forward] = []
+
+    def __enter__(self) -> Self:
+        self._handle = self._embedding.register_forward_pre_hook(self._see)
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._handle.remove()
+
+    def take(self) -> list[Forward]:
+        """What was seen since the last time."""
+        taken, self._seen = self._seen, []
+        return taken
+
+    def _see(self, module: Any, inputs: tuple[Any, ...]) -> None:
+        self._seen.append(Forward(inputs[0].numel(), now_s(self._device)))
+
+
+def tokens_of(forwards: Sequence[Forward]) -> int:
+    return sum(each.tokens for each in forwards)
+
+
+def prefill_of(forwards: Sequence[Forward], generated_tokens: int) -> list[Forward]:
+    """The forwards before the first new token. The last new token is never forwarded."""
+    return list(forwards[: len(forwards) - (generated_tokens - 1)])
+
+
+def step_ms(forwards: Sequence[Forward], generated_tokens: int) -> list[float]:
+    """From the begin of one decoding forward to the next: a token, with all that goes with it."""
+    decoding = forwards[len(forwards) - (generated_tokens - 1) :]
+    assert all(each.tokens == 1 for each in decoding)
+    return [(after.began_s - before.began_s) * 1000.0 for before, after in pairwise(decoding)]

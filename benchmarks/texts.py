@@ -1,0 +1,53 @@
+"""Prompts of exactly so many tokens, the same each time."""
+
+from transformers import PreTrainedTokenizerBase
+
+import tokentape as tt
+from generation.conversation import Conversation, encode
+
+_SENTENCES = (
+    "You study the weights of a small language model. "
+    "You look at one layer at a time and say what you see. "
+    "You give the mean, the largest value and the norm. "
+    "You never guess, and you say when you do not know. "
+)
+_CLOSED = "<|im_end|>\n"
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, tokens: int) -> list[int]:
+    """Plain text of that many tokens."""
+    ids = list(encode(tokenizer, _SENTENCES))
+    return (ids * (tokens // len(ids) + 1))[:tokens]
+
+
+def system_prompt(tokenizer: PreTrainedTokenizerBase, tokens: int) -> str:
+    """A system prompt that is that many tokens once the chat template has written it.
+
+    Raises PromptError where no cut of the text gives that number.
+    """
+    frame = len(_system_ids(tokenizer, _SENTENCES)) - len(encode(tokenizer, _SENTENCES))
+    whole = encode(tokenizer, _SENTENCES * (tokens // 20 + 1))
+    text = str(tokenizer.decode(list(whole[: tokens - frame]), skip_special_tokens=False))
+    found = len(_system_ids(tokenizer, text))
+    if found != tokens:
+        raise tt.PromptError(f"the system prompt has {found} tokens, not {tokens}")
+    return text
+
+
+def system_prompt_ids(tokenizer: PreTrainedTokenizerBase, tokens: int) -> list[int]:
+    return list(_system_ids(tokenizer, system_prompt(tokenizer, tokens)))
+
+
+def question_ids(tokenizer: PreTrainedTokenizerBase, turn: int, tokens: int) -> list[int]:
+    """What a turn of a conversation adds: a user's message, and the opening of a reply."""
+    closed = _CLOSED if turn > 1 else ""
+    asked = f"{closed}<|im_start|>user\nQuestion {turn}: {_SENTENCES * 4}"
+    opening = encode(tokenizer, f"{_CLOSED}<|im_start|>assistant\n")
+    ids = encode(tokenizer, asked)[: tokens - len(opening)]
+    return [*ids, *opening]
+
+
+def _system_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
+    conversation = Conversation(tokenizer)
+    conversation.restart(text)
+    return conversation.ids
