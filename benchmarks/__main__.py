@@ -44,7 +44,7 @@ def main(context: typer.Context) -> None:
     if not sys.warnoptions:
         # What libraries warn of is for those who write code, and would stand between the tables.
         warnings.simplefilter("ignore")
-        transformers.logging.set_verbosity_error()
+        transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     if context.invoked_subcommand is None:
         sys.stdout.write(context.get_help() + "\n")
 

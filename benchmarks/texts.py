@@ -3,7 +3,8 @@
 from transformers import PreTrainedTokenizerBase
 
 import tokentape as tt
-from generation.conversation import Conversation, encode
+from generation.hf.control_tokens import encode
+from generation.history.conversation import Conversation
 
 _SENTENCES = (
     "You study the weights of a small language model. "

@@ -12,7 +12,6 @@ from transformers import PreTrainedTokenizerBase
 from generation import hf, memory
 from generation.cache import CachedPrefix, Eviction, PrefixCache, Start, cache_policy
 from generation.checks import refuse_beyond_context, refuse_training, refuse_unreadable
-from generation.errors import ModelError
 from generation.history.conversation import Conversation, Prompt, decode_after
 from generation.models import ModelIdentity
 from generation.sampling import generator_sha256
@@ -291,8 +290,6 @@ class Engine:
     ) -> CachedPrefix | None:
         """Keep the turn's cache, and copy it for the caller where that was asked for."""
         if not decoder.fills(start.cache):
-            if settings.return_cache:
-                raise ModelError("the model did not fill its cache: there is none to return")
             return None
         returned = self.cache.copy(start, ids) if settings.return_cache else None
         self._record_evictions(self.cache.finish(start, ids))

@@ -59,11 +59,17 @@ class PrefixFolder:
         self._refused: set[Path] = set()
 
     def find(
-        self, prompt: Sequence[int], identity: Mapping[str, str], *, croppable: bool
+        self,
+        prompt: Sequence[int],
+        identity: Mapping[str, str],
+        *,
+        croppable: bool,
+        more_than: int = 0,
     ) -> Stored | None:
         """The stored prefix of which the most begins the prompt; all of it unless `croppable`.
 
-        At least one token of the prompt is left to compute.
+        None where that is no more than `more_than` tokens. At least one token of the prompt is
+        left to compute.
         """
         wanted = _identity_sum(identity)
         found: list[Stored] = []
@@ -76,6 +82,8 @@ class PrefixFolder:
             if name is None or name["identity"] != wanted or path in self._refused:
                 continue
             tokens = int(name["tokens"])
+            if tokens <= more_than:
+                continue
             if tokens < len(prompt) and ids_sha256(prompt[:tokens])[:16] == name["ids"]:
                 found.append(Stored(path, tokens))
             elif croppable:
@@ -84,7 +92,7 @@ class PrefixFolder:
                 common = common_prefix_length(self._ids[path], tuple(prompt))
                 found.append(Stored(path, min(common, len(prompt) - 1)))
         best = max(found, key=lambda each: each.usable_tokens, default=None)
-        return best if best is not None and best.usable_tokens > 0 else None
+        return best if best is not None and best.usable_tokens > more_than else None
 
     def holds(self, ids: Sequence[int], identity: Mapping[str, str]) -> bool:
         """Whether these ids are stored, in a file that was not found to be bad."""

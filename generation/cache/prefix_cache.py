@@ -112,9 +112,10 @@ class PrefixCache:
 
     def prefilled(self, start: Start, prompt: Sequence[int]) -> None:
         """The prompt is in the cache: where it could not be cut back to it, keep a copy."""
+        if start.policy.mode != SNAPSHOTS or not self._still_valid(start):
+            return
         shelf = self._shelf(start.key, start.policy)
-        if isinstance(shelf, Snapshots) and self._still_valid(start):
-            shelf.snapshot(prompt, start.cache, next(self._clock))
+        shelf.keep(prompt, hf.fork(start.cache), next(self._clock))
 
     def finish(
         self, start: Start, ids: Sequence[int], *, system: bool = False
@@ -195,8 +196,8 @@ class PrefixCache:
         if reuse.reason == "cold" and self._latest is not None:
             reuse = _key_changed(self._latest, key) or reuse
         source, disk_reason = "memory", ""
-        found = self._find_on_disk(prompt, key, policy)
-        if found is not None and found.usable_tokens > reuse.reused_tokens:
+        found = self._find_on_disk(prompt, key, policy, more_than=reuse.reused_tokens)
+        if found is not None:
             restored = self._restore(found.path, config, key, policy)
             disk_reason = restored.reason
             if restored.cache is not None:
@@ -227,12 +228,18 @@ class PrefixCache:
         return replace(reuse, source="given" if reuse.reused_tokens else ""), cache
 
     def _find_on_disk(
-        self, prompt: Sequence[int], key: Mapping[str, str], policy: CachePolicy
+        self,
+        prompt: Sequence[int],
+        key: Mapping[str, str],
+        policy: CachePolicy,
+        *,
+        more_than: int,
     ) -> Stored | None:
         if self._folder is None or not self._can_be_on_disk(key, policy):
             return None
         identity = self._disk_identity(key)
-        return self._folder.find(prompt, identity, croppable=policy.mode == CROP)
+        croppable = policy.mode == CROP
+        return self._folder.find(prompt, identity, croppable=croppable, more_than=more_than)
 
     def _restore(
         self, path: Path, config: GenerationConfig, key: Mapping[str, str], policy: CachePolicy

@@ -60,11 +60,6 @@ class Snapshots:
         reuse = decide_reuse(furthest.ids, prompt).limited_to(usable, f"not_croppable:{kind}")
         return reuse, best if usable else None
 
-    def snapshot(self, ids: Sequence[int], cache: Cache, now: int) -> None:
-        """Keep a copy of a cache that goes on."""
-        if self._copies:
-            self.keep(ids, hf.fork(cache), now)
-
     def keep(self, ids: Sequence[int], cache: Cache, now: int) -> None:
         kept = tuple(ids)
         self._held = [each for each in self._held if each.ids != kept]
