@@ -155,7 +155,7 @@ def _measure_alone_ms(lm: tt.LoadedModel) -> float:
     vocabulary = lm.model.get_input_embeddings().num_embeddings
     logits = torch.randn(1, vocabulary, device=lm.model.device)
     stops = torch.zeros(2, dtype=torch.bool, device=lm.model.device)
-    drawn = draw(logits, generator=None)
+    drawn = draw(logits, logits, generator=None)
     taken = []
     for _ in range(_REPEATS):
         began = time.perf_counter()

@@ -13,11 +13,12 @@ from generation.errors import ModelError
 class Draw:
     """A token as it was drawn, still on the device.
 
-    `token` has shape (1,), `processed` is its log-probability after the processors, shape (1, 1).
+    `token` has shape (1,), `processed` is its log-probability after the processors, shape (1, 1);
+    None where there were none: it is that of the raw logits then.
     """
 
     token: torch.Tensor
-    processed: torch.Tensor
+    processed: torch.Tensor | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +35,18 @@ class Measures:
     stops: tuple[bool, ...]
 
 
-def draw(scores: torch.Tensor, *, generator: torch.Generator | None) -> Draw:
+def draw(logits: torch.Tensor, scores: torch.Tensor, *, generator: torch.Generator | None) -> Draw:
     """Sample with the generator, or take the likeliest where it is None.
 
-    `scores` are processed logits, float32 of shape (1, vocab). The draw is that of
+    `logits` are raw and `scores` processed, both float32 of shape (1, vocab), and the same tensor
+    where nothing was processed: a pass over the vocabulary is spared then. The draw is that of
     `GenerationMixin._sample`: one `torch.multinomial` over the whole vocabulary.
     Raises ModelError where nothing can be drawn.
     """
     if generator is None:
         token = torch.argmax(scores, dim=-1)
+        if scores is logits:
+            return Draw(token, None)
         processed = scores.gather(1, token[:, None]) - scores.logsumexp(dim=-1, keepdim=True)
         return Draw(token, processed)
     probabilities = torch.softmax(scores, dim=-1)
@@ -61,9 +65,10 @@ def measure(logits: torch.Tensor, drawn: Draw, stops: torch.Tensor, *, candidate
     """
     logprobs = torch.log_softmax(logits, dim=-1)
     top = torch.topk(logits, min(max(candidates, 2), logits.shape[-1]), dim=-1)
+    logprob = logprobs.gather(1, drawn.token[:, None])
     parts = [
-        logprobs.gather(1, drawn.token[:, None]),
-        drawn.processed,
+        logprob,
+        logprob if drawn.processed is None else drawn.processed,
         torch.special.entr(logprobs.exp()).sum(dim=-1, keepdim=True),
         top.values[:, :1] - top.values[:, 1:2],
         logprobs.gather(1, top.indices),

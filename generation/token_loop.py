@@ -39,7 +39,7 @@ class TokenLoop:
             scores = hf.process(self.processors, decoder.ids, logits)
             if self.keep_step is not None:
                 self.keep_step(logits, scores)
-            drawn = draw(scores, generator=self.generator)
+            drawn = draw(logits, scores, generator=self.generator)
             decoder.append(drawn.token)
             stops = hf.stop_flags(self.criteria, decoder.ids)
             measures = measure(logits, drawn, stops, candidates=self.candidates)

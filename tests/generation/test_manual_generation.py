@@ -376,7 +376,7 @@ def test_matches_generate_api_with_sampling(
 def test_many_draws_are_distributed_as_the_scores_say() -> None:
     scores = torch.tensor([[2.0, 1.0, 0.0, -1.0, -float("inf")]])
     random = torch.Generator().manual_seed(0)
-    draws = [int(draw(scores, generator=random).token) for _ in range(5000)]
+    draws = [int(draw(scores, scores, generator=random).token) for _ in range(5000)]
     observed = torch.bincount(torch.tensor(draws), minlength=5).double() / len(draws)
     expected = torch.softmax(scores[0], dim=-1).double()
 
