@@ -66,24 +66,29 @@ def measure(logits: torch.Tensor, drawn: Draw, stops: torch.Tensor, *, candidate
     logprobs = torch.log_softmax(logits, dim=-1)
     top = torch.topk(logits, min(max(candidates, 2), logits.shape[-1]), dim=-1)
     logprob = logprobs.gather(1, drawn.token[:, None])
-    parts = [
+    # Not a number where a raw logit is minus infinity: such a token adds nothing.
+    entropy = -(logprobs.exp() * logprobs).nansum(dim=-1, keepdim=True)
+    numbers = (
         logprob,
         logprob if drawn.processed is None else drawn.processed,
-        torch.special.entr(logprobs.exp()).sum(dim=-1, keepdim=True),
+        entropy,
         top.values[:, :1] - top.values[:, 1:2],
         logprobs.gather(1, top.indices),
-        drawn.token[:, None],
-        top.indices,
-        stops[None, :],
-    ]
+    )
     # float64 holds every float32 and every token id, so that one transfer to the host is enough.
-    measured = torch.cat([part.to(torch.float64) for part in parts], dim=-1)
+    measured = torch.cat(
+        (
+            torch.cat(numbers, dim=-1).double(),
+            torch.cat((drawn.token[:, None], top.indices, stops[None, :]), dim=-1).double(),
+        ),
+        dim=-1,
+    )
     values: list[float] = measured[0].tolist()
+    count = top.indices.shape[-1]
     if math.isnan(values[0]):
         raise ModelError("the model's logits hold NaN; nothing can be sampled from them")
     if not math.isfinite(values[1]):
         raise ModelError("the logits processors leave no token to choose")
-    count = top.indices.shape[-1]
     ids = values[5 + count : 5 + 2 * count]
     return Measures(
         token_id=int(values[4 + count]),

@@ -11,7 +11,7 @@ from transformers import GenerationConfig
 from transformers.cache_utils import Cache
 
 from generation.errors import ModelError
-from generation.hf.caches import cache_name, held_tokens
+from generation.hf.caches import cache_name, held_tokens, keeps_everything, prefix_obstacle
 
 
 class Decoder:
@@ -41,6 +41,7 @@ class Decoder:
         self._name = cache_name(model)
         self.ids = prompt
         self.held = held
+        self._forwarding = torch.inference_mode if _leaves_nothing(model, cache) else torch.no_grad
         self._inputs: dict[str, Any] = {self._name: cache, "use_cache": True}
         self._inputs["attention_mask"] = None
         if "position_ids" in inspect.signature(model.forward).parameters:
@@ -58,7 +59,6 @@ class Decoder:
         cache: Cache = self._inputs[self._name]
         return cache
 
-    @torch.no_grad()
     def prefill(
         self, chunk_tokens: int | None = None, *, one_by_one: bool = False
     ) -> tuple[torch.Tensor, tuple[int, ...]]:
@@ -70,7 +70,8 @@ class Decoder:
         new_tokens = prompt_tokens - self.held
         if self.held and (one_by_one or self._name != "past_key_values"):
             ends = range(self.held + 1, prompt_tokens + 1) if one_by_one else (prompt_tokens,)
-            outputs, chunks = self._go_on(ends)
+            with self._forwarding():
+                outputs, chunks = self._go_on(ends)
         else:
             # transformers splits a prefill only where the cache has the usual name.
             split = chunk_tokens if self._name == "past_key_values" else None
@@ -79,9 +80,10 @@ class Decoder:
             config._mask_length = prompt_tokens
             config.prefill_chunk_size = split if len(chunks) > 1 else None
             try:
-                outputs = self._model._prefill(
-                    self.ids, config, self._inputs, is_first_iteration=True
-                )
+                with self._forwarding():
+                    outputs = self._model._prefill(
+                        self.ids, config, self._inputs, is_first_iteration=True
+                    )
             except AttributeError as error:
                 name = type(self._model).__name__
                 raise ModelError(f"{name} fills no cache: {error}") from None
@@ -120,13 +122,13 @@ class Decoder:
         """Append a token, shape (1,); the last of a turn is never forwarded."""
         self.ids = torch.cat([self.ids, token[:, None]], dim=-1)
 
-    @torch.no_grad()
     def forward_last(self) -> torch.Tensor:
         """Forward the token that was appended last; its logits."""
         inputs = self._model.prepare_inputs_for_generation(
             self.ids, next_sequence_length=1, **self._inputs
         )
-        outputs = self._model(**inputs, return_dict=True)
+        with self._forwarding():
+            outputs = self._model(**inputs, return_dict=True)
         self.held += 1
         return self._logits(outputs)
 
@@ -136,6 +138,24 @@ class Decoder:
         )
         logits: torch.Tensor = outputs.logits[:, -1]
         return logits.to(copy=True, dtype=torch.float32, device=self.ids.device)
+
+
+def _leaves_nothing(model: Any, cache: Cache) -> bool:
+    """Whether torch's inference mode, which spares some three in a hundred of a step, is unseen.
+
+    What is made in it can never be part of a backward pass. That may not befall what a hook takes
+    out of the model, what a model of other people keeps for later, or states that are written to
+    in place; keys and values that grow lie in ordinary tensors.
+    """
+    return (
+        keeps_everything(cache)
+        and prefix_obstacle(model) is None
+        and type(model).__module__.startswith("transformers.")
+        and not any(
+            module._forward_hooks or module._forward_pre_hooks or hasattr(module, "_hf_hook")
+            for module in model.modules()
+        )
+    )
 
 
 def _chunks(tokens: int, chunk_tokens: int | None) -> tuple[int, ...]:

@@ -122,4 +122,6 @@ class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
 
 def _room(states: torch.Tensor, capacity: int) -> torch.Tensor:
     batch, heads, _, dim = states.shape
-    return states.new_empty((batch, heads, capacity, dim))
+    # A tensor of inference mode could not be written to by who goes on with the cache without it.
+    with torch.inference_mode(False):
+        return states.new_empty((batch, heads, capacity, dim))

@@ -240,8 +240,15 @@ def stop_flags(criteria: StoppingCriteriaList, ids: torch.Tensor) -> torch.Tenso
 
     `generate()` asks all of them at once and says only that it stopped.
     """
-    asked = [torch.as_tensor(each(ids, None), device=ids.device).any() for each in criteria]
-    return torch.stack(asked) if asked else torch.zeros(0, dtype=torch.bool, device=ids.device)
+    asked = [_flag(each(ids, None), ids.device) for each in criteria]
+    return torch.cat(asked) if asked else torch.zeros(0, dtype=torch.bool, device=ids.device)
+
+
+def _flag(answer: Any, device: torch.device) -> torch.Tensor:
+    """What a criterion said of one sequence, shape (1,). Criteria of other people say `True`."""
+    if isinstance(answer, torch.Tensor) and answer.shape == (1,):
+        return answer
+    return torch.as_tensor(answer, device=device).any().reshape(1)
 
 
 def stop_reason_of(criteria: StoppingCriteriaList, flags: Sequence[bool]) -> str | None:

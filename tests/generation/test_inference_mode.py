@@ -1,0 +1,81 @@
+"""What torch's inference mode makes can never be in a backward pass: none of it gets out."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+
+import tokentape as tt
+from benchmarks.tiny_models import FAMILIES, random_ids
+from generation import hf
+
+GREEDY: dict[str, Any] = {"do_sample": False, "max_new_tokens": 4}
+
+
+def tensors_of_model(model: torch.nn.Module) -> Iterator[torch.Tensor]:
+    for module in model.modules():
+        yield from hf.tensors_of(vars(module))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_neither_model_nor_cache_nor_logits_keep_any_of_it(
+    family: str, make_lm: Callable[..., tt.LoadedModel]
+) -> None:
+    lm = make_lm(family)
+    seen: list[torch.Tensor] = []
+    generator = tt.ManualGenerator(lm.model, lm.tokenizer, prefill_chunk_tokens=8)
+    first = random_ids(30, 1)
+    for ids in (first, [*first[:20], *random_ids(9, 2)]):
+        result = generator.generate(
+            ids,
+            callback=lambda token_id, logits: seen.append(logits),
+            observer=lambda state: seen.extend(hf.tensors_of([state.input_ids])),
+            return_cache=True,
+            **GREEDY,
+        )
+        assert result["past_key_values"] is not None
+        for layer in result["past_key_values"].cache.layers:
+            seen += hf.tensors_of(vars(layer))
+
+    assert not any(each.is_inference() for each in (*seen, *tensors_of_model(lm.model)))
+
+
+def test_what_a_hook_takes_out_can_be_trained_on(lm: tt.LoadedModel) -> None:
+    taken: list[torch.Tensor] = []
+    lm.model.model.layers[1].register_forward_hook(
+        lambda module, inputs, output: taken.append(
+            output[0] if isinstance(output, tuple) else output
+        )
+    )
+    tt.ManualGenerator(lm.model, lm.tokenizer).generate(random_ids(20, 1), **GREEDY)
+    probe = torch.nn.Linear(taken[0].shape[-1], 1)
+    probe(taken[0]).sum().backward()
+
+    assert probe.weight.grad is not None
+
+
+def test_a_returned_cache_can_be_gone_on_with_by_anybody(lm: tt.LoadedModel) -> None:
+    ids = random_ids(30, 1)
+    generator = tt.ManualGenerator(lm.model, lm.tokenizer)
+    held = generator.generate(ids, return_cache=True, **GREEDY)["past_key_values"]
+    assert held is not None
+    longer = torch.tensor([[*held.ids, 5, 6, 7]])
+    fresh = lm.model.generate(longer, attention_mask=torch.ones_like(longer), **GREEDY)
+    for _ in range(2):
+        said = lm.model.generate(
+            longer,
+            attention_mask=torch.ones_like(longer),
+            past_key_values=hf.fork(held.cache),
+            **GREEDY,
+        )
+        assert torch.equal(said, fresh)
+    lm.model.train()
+    loss = lm.model(longer[:, -3:], past_key_values=held.cache).logits.sum()
+    loss.backward()
+    lm.model.eval()
+
+    assert lm.model.lm_head.weight.grad is not None
+    again = generator.generate([*held.ids, 5, 6, 7], **GREEDY)
+    assert again["cache"].reused_tokens == len(held.ids)
+    assert again["generated_tokens"] == fresh[0, longer.shape[1] :].tolist()
