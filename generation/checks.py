@@ -36,3 +36,28 @@ def context_tokens(model: Any) -> int | None:
     config = model.config.get_text_config(decoder=True)
     longest: int | None = getattr(config, "max_position_embeddings", None)
     return longest
+
+
+def refuse_count(name: str, value: object, *, least: int = 1, most: int = 2**62) -> None:
+    """Raise ModelError for what is no whole number in these bounds."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or not least <= value <= most:  # type: ignore[operator]
+        few = {0: "zero", 1: "one"}.get(least, str(least))
+        raise ModelError(f"{name} must be a whole number of at least {few}: {value!r}")
+
+
+def refuse_seed(seed: object) -> None:
+    """Raise ModelError for what is neither None nor a number of 64 bits."""
+    whole = isinstance(seed, int) and not isinstance(seed, bool)
+    if seed is not None and not (whole and -(2**63) <= seed < 2**63):  # type: ignore[operator]
+        raise ModelError(f"a seed is a whole number of 64 bits: {seed!r}")
+
+
+def refuse_no_text(name: str, value: object) -> None:
+    """Raise ModelError for what is no string that can be written down."""
+    if not isinstance(value, str):
+        raise ModelError(f"{name} is a string, not a {type(value).__name__}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ModelError(f"{name} holds half a surrogate pair: {error}") from None

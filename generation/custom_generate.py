@@ -56,7 +56,8 @@ def decode(
     Without `seed` tokens are drawn from torch's own generator, as `generate` does; that can be
     replayed only where it was seeded right before. A recorder needs `text_tokenizer`, to say what
     ids mean and which tokenizer it was. Returns what `generate` returns for these settings.
-    Raises ModelError and PromptError before anything is recorded.
+    Raises ModelError and PromptError before anything is recorded, and TokentapeError for a recorder
+    that somebody else records with.
     """
     refuse_training(model)
     _refuse(model, input_ids, recorder, text_tokenizer, model_kwargs)
@@ -66,6 +67,7 @@ def decode(
     decoder = hf.Decoder(model, generation_config, input_ids, cache, held=held)
     call = _Call(recorder, text_tokenizer, model)
     if recorder is not None and text_tokenizer is not None:
+        recorder.claim(model)
         given = hf.Preparation(generation_config, logits_processor, stopping_criteria)
         settings, own = hf.what_can_be_recorded(model, text_tokenizer, given, input_ids)
         if generation_config.do_sample and known_seed is None:

@@ -69,6 +69,8 @@ class Engine:
         self._candidates = candidates
         self._threads = threads
         self._busy = False
+        if recorder is not None:
+            recorder.claim(self)
 
     def start_run(self) -> None:
         """Record what the run is, unless that was done. The first thing recorded does it, too."""
@@ -141,16 +143,20 @@ class Engine:
         refuse_unreadable(self.model, prompt.ids)
         new_tokens = int(settings.config.max_new_tokens or 0)
         refuse_beyond_context(self.model, len(prompt.ids), new_tokens)
+        ids = self._tensor(prompt.ids)
+        hf.rehearse(self.model, self.tokenizer, settings.config, ids)
         prepared = hf.prepare(
             self.model,
             self.tokenizer,
             settings.config,
-            self._tensor(prompt.ids),
+            ids,
             processors=settings.processors,
             criteria=settings.criteria,
         )
         sampling = hf.recordable(settings.config)
         generator = self._generator(settings.seed)
+        if settings.return_cache:
+            self.cache.refuse_uncopied(settings.config)
         start = self.cache.start(
             prompt.ids,
             settings.config,
@@ -158,8 +164,6 @@ class Engine:
             use_cache=settings.use_cache,
             given=settings.past_key_values,
         )
-        if settings.return_cache:
-            self.cache.refuse_uncopied(start)
         self.start_run()
         began = time.perf_counter()
         self.turn += 1
@@ -275,7 +279,7 @@ class Engine:
             )
         )
         if decoder.holds_prompt(start.cache):
-            self.cache.prefilled(start, prompt.ids)
+            self._record_evictions(self.cache.prefilled(start, prompt.ids))
         return decoder, logits
 
     def _chunk_tokens(self, start: Start, config: Any) -> int | None:
@@ -326,7 +330,8 @@ class Engine:
             raise TokentapeError("a turn is under way: a callback cannot begin another")
         self._busy = True
         try:
-            with torch_threads(self._threads):
+            # Of a caller's inference mode nothing may stay in what is kept for later turns.
+            with torch_threads(self._threads), torch.inference_mode(False), torch.no_grad():
                 yield
         finally:
             self._busy = False

@@ -8,13 +8,12 @@ from typing import Any
 from transformers import LogitsProcessorList, PreTrainedTokenizerBase, StoppingCriteriaList
 
 from generation.cache import CACHE_BYTES, CachedPrefix, PrefixCache, PrefixFolder
-from generation.checks import refuse_training
+from generation.checks import refuse_count, refuse_no_text, refuse_seed, refuse_training
 from generation.engine import Engine
 from generation.errors import ModelError, PromptError
 from generation.history.conversation import Conversation, Prompt
 from generation.models import ModelIdentity
 from generation.state import StateObserver, TokenCallback
-from generation.threads import refuse_threads
 from generation.turn import GenerationResult, TurnResult, TurnSettings, turn_settings
 from recorder import Recorder, TokentapeError
 
@@ -64,9 +63,17 @@ class ManualGenerator:
         """
         if recorder is not None and recorder.started:
             raise TokentapeError("this recorder has a run already: make one for each generator")
-        if prefill_chunk_tokens is not None and prefill_chunk_tokens < 1:
-            raise ModelError(f"prefill_chunk_tokens must be at least one: {prefill_chunk_tokens}")
-        refuse_threads(threads)
+        if prefill_chunk_tokens is not None:
+            refuse_count("prefill_chunk_tokens", prefill_chunk_tokens)
+        if threads is not None:
+            refuse_count("threads", threads, most=4096)
+        refuse_count("candidates", candidates, least=0)
+        refuse_count("cache_bytes", cache_bytes, least=0)
+        refuse_seed(seed)
+        refuse_no_text("name", name)
+        refuse_no_text("model_name", model_name)
+        if not isinstance(template_settings, Mapping | None):
+            raise ModelError(f"template_settings is a mapping, not {template_settings!r}")
         refuse_training(model)
         self.model = model
         self.tokenizer = tokenizer
@@ -74,7 +81,7 @@ class ManualGenerator:
             tokenizer, history=history, template_settings=template_settings
         )
         identity = identity or ModelIdentity(model, tokenizer)
-        folder = PrefixFolder(Path(prefix_folder)) if prefix_folder is not None else None
+        folder = _folder(prefix_folder)
         self._cache = PrefixCache(model, identity, budget_bytes=cache_bytes, folder=folder)
         self._engine = Engine(
             model,
@@ -117,6 +124,7 @@ class ManualGenerator:
         model's context, and leaves everything as it was. Where the model's cache cannot be reused,
         or the template writes nothing before a user's message, nothing is processed yet.
         """
+        refuse_no_text("a system prompt", system_prompt)
         if not system_prompt.strip():
             raise PromptError("the system prompt is empty")
         conversation = self.conversation.fresh()
@@ -195,6 +203,8 @@ class ManualGenerator:
 
         What is cached of both is kept, as far as the budget goes.
         """
+        if not isinstance(conversation, Conversation):
+            raise ModelError(f"to switch to: a conversation, not a {type(conversation).__name__}")
         before = self.conversation.fork()
         conversation.follow(self.conversation)
         self.conversation = conversation
@@ -211,3 +221,15 @@ class ManualGenerator:
     def clear_cache(self, reason: str = "asked") -> None:
         """Free everything that is cached, the system prompt's part too."""
         self._engine.clear_cache(reason)
+
+
+def _folder(path: str | os.PathLike[str] | None) -> PrefixFolder | None:
+    if path is None:
+        return None
+    try:
+        text = os.fspath(path)
+    except TypeError:
+        raise ModelError(f"prefix_folder is a path, not {path!r}") from None
+    if not isinstance(text, str) or "\0" in text:
+        raise ModelError(f"prefix_folder is no path that a file can have: {path!r}")
+    return PrefixFolder(Path(text))

@@ -5,14 +5,6 @@ from contextlib import contextmanager
 
 import torch
 
-from generation.errors import ModelError
-
-
-def refuse_threads(count: int | None) -> None:
-    """Raise ModelError for a number of threads that cannot be."""
-    if count is not None and (not isinstance(count, int) or count < 1):
-        raise ModelError(f"threads must be at least one, or None for torch's own: {count!r}")
-
 
 @contextmanager
 def torch_threads(count: int | None) -> Iterator[None]:

@@ -8,6 +8,7 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 
 from generation import hf
 from generation.cache import CachedPrefix
+from generation.checks import refuse_count, refuse_seed
 from generation.errors import ModelError
 from generation.history.conversation import Prompt
 from generation.state import StateObserver, TokenCallback
@@ -91,13 +92,20 @@ def turn_settings(
     counts the prompt, is refused. Raises ModelError for what `generate` does not have, or cannot
     do a token at a time, and for a seed that is no 64-bit number.
     """
-    whole = isinstance(max_new_tokens, int) and not isinstance(max_new_tokens, bool)
-    if not whole or max_new_tokens < 1:
-        raise ModelError(f"max_new_tokens must be at least one: {max_new_tokens}")
+    refuse_count("max_new_tokens", max_new_tokens)
     if "max_length" in settings:
         raise ModelError("max_length counts the prompt, too: use max_new_tokens")
-    if seed is not None and not (isinstance(seed, int) and -(2**63) <= seed < 2**63):
-        raise ModelError(f"a seed is a whole number of 64 bits: {seed!r}")
+    refuse_seed(seed)
+    for name, called in (("callback", callback), ("observer", observer)):
+        if called is not None and not callable(called):
+            raise ModelError(f"{name} must be something that can be called, not {called!r}")
+    for name, own in (("processor", logits_processor), ("criterion", stopping_criteria)):
+        for each in own or ():
+            if not callable(each):
+                raise ModelError(f"a {name} must be something that can be called, not {each!r}")
+    chunk = settings.get("prefill_chunk_size")
+    if chunk is not None:
+        refuse_count("prefill_chunk_size", chunk)
     if settings.get("temperature") == 0:
         settings = {**settings, "do_sample": False}
     if settings.get("do_sample") is False:

@@ -56,6 +56,7 @@ class Recorder:
         self._next_seq = 0
         self._last_turn = 0
         self._lost: str | None = None
+        self._owner: object | None = None
         self._summary: RunSummary | None = None
         self.ended = False
 
@@ -67,6 +68,18 @@ class Recorder:
     def last_turn(self) -> int:
         """The number of the last turn that began; zero before the first."""
         return self._last_turn
+
+    def claim(self, owner: object) -> None:
+        """Say who records turns here. Raises TokentapeError for a second one.
+
+        A run is one stream of ids: two that point into it would garble each other's.
+        """
+        if self._owner is not None and self._owner is not owner:
+            raise TokentapeError(
+                f"run {self.run_id} is recorded by another generator already: make a recorder "
+                "for each"
+            )
+        self._owner = owner
 
     def record(self, event: Event) -> Envelope:
         """Append the event; when this returns it is kept.

@@ -36,6 +36,8 @@ class _Tail:
     start: int
     states: States
     used_at: int
+    # Whose tensors they are, where they are no copies: as long as it lives nobody writes to them.
+    owner: Cache | None = None
 
     def part(self, start: int, end: int) -> States:
         first, last = start - self.start, end - self.start
@@ -44,7 +46,7 @@ class _Tail:
     def shorten(self, start: int, end: int) -> None:
         """Keep `ids[start:end]` only, and give back the storage of the rest."""
         self.states = [(k.clone(), v.clone()) for k, v in self.part(start, end)]
-        self.ids, self.start = self.ids[:end], start
+        self.ids, self.start, self.owner = self.ids[:end], start, None
 
 
 class Branches:
@@ -68,7 +70,8 @@ class Branches:
             cache = self._assemble(ids, pieces, now)
         except Exception as error:  # any failure leaves layers of different lengths
             self._trunk = None
-            self._drop_unreachable()
+            # What hangs on it is of no use any more; what begins by itself is.
+            self._tails = [tail for tail in self._tails if not tail.start]
             failed = f"crop_failed:{type(error).__name__}"
             return Reuse(decision="miss", reason=failed, cached_tokens=len(furthest)), None
         self._drop_covered(ids)
@@ -102,18 +105,22 @@ class Branches:
         if first is None:
             return
         system = _whole_prefix(first.ids, system_ids)
+        gone = first.ids
         if isinstance(first, _Trunk):
-            if 0 < system < len(first.ids):
-                hf.crop(first.cache, system)
+            kept = system if system < len(first.ids) else 0
+            if kept:
+                hf.crop(first.cache, kept)
                 hf.compact(first.cache)
-                first.ids = first.ids[:system]
+                first.ids = first.ids[:kept]
             else:
                 self._trunk = None
         elif first.start < system < len(first.ids):
-            first.shorten(first.start, system)
+            kept = system
+            first.shorten(first.start, kept)
         else:
+            kept = first.start
             self._tails.remove(first)
-        self._drop_unreachable()
+        self._drop_dependents(gone, kept)
 
     def tensors(self) -> Iterator[torch.Tensor]:
         if self._trunk is not None:
@@ -169,13 +176,15 @@ class Branches:
         trunk = self._trunk
         if trunk is None or shared >= len(trunk.ids):
             return
+        owner: Cache | None = None
         if shared:
             states = hf.take_states(trunk.cache, shared, len(trunk.ids))
         else:
             # Nobody goes on with this trunk: its tensors need not be copied.
             layers: list[Any] = trunk.cache.layers
             states = [(layer.keys, layer.values) for layer in layers]
-        self._tails.append(_Tail(trunk.ids, shared, states, trunk.used_at))
+            owner = trunk.cache
+        self._tails.append(_Tail(trunk.ids, shared, states, trunk.used_at, owner))
 
     def _drop_covered(self, ids: tuple[int, ...]) -> None:
         """Give back what tails hold of a sequence that the trunk holds now."""
@@ -186,25 +195,16 @@ class Branches:
             elif common > tail.start:
                 tail.shorten(common, len(tail.ids))
 
-    def _drop_unreachable(self) -> None:
-        """Give up tails whose beginning nobody holds any more."""
-        lost = True
-        while lost:
-            lost = False
-            for tail in list(self._tails):
-                others = [each for each in self._tails if each is not tail]
-                if self._reach(tail.ids, others) < tail.start:
-                    self._tails.remove(tail)
-                    lost = True
+    def _drop_dependents(self, ids: tuple[int, ...], kept: int) -> None:
+        """Give up tails that begin with more of a sequence than is `kept` of it.
 
-    def _reach(self, ids: Sequence[int], tails: Sequence[_Tail]) -> int:
-        position = common_prefix_length(self._trunk.ids, ids) if self._trunk is not None else 0
-        grown = True
-        while grown:
-            ends = [common_prefix_length(t.ids, ids) for t in tails if t.start <= position]
-            grown = max(ends, default=0) > position
-            position = max([position, *ends])
-        return position
+        Each token is held once: what is gone of a sequence, nobody else has.
+        """
+        self._tails = [
+            tail
+            for tail in self._tails
+            if tail.start <= kept or common_prefix_length(tail.ids, ids) <= kept
+        ]
 
     def _first_to_go(self, system_ids: Sequence[int]) -> "_Trunk | _Tail | None":
         """The tail that was of use the longest ago, then the trunk; the system prompt last."""

@@ -27,8 +27,6 @@ _FORMAT = "tokentape-prefix-1"
 _NAME = re.compile(r"(?P<identity>[0-9a-f]{16})-(?P<tokens>\d+)-(?P<ids>[0-9a-f]{16})\.safetensors")
 _SAMPLE = 64
 
-_UNREADABLE = (OSError, SafetensorError, ValueError, RuntimeError)
-
 AskModel = Callable[[Cache, tuple[int, ...]], torch.Tensor]
 """The logits, shape (vocab,), after one more token behind a copy of a cache of these ids."""
 
@@ -72,6 +70,7 @@ class PrefixFolder:
         left to compute.
         """
         wanted = _identity_sum(identity)
+        sums: dict[int, str] = {}
         found: list[Stored] = []
         try:
             entries = sorted(self.folder.iterdir())
@@ -84,7 +83,9 @@ class PrefixFolder:
             tokens = int(name["tokens"])
             if tokens <= more_than:
                 continue
-            if tokens < len(prompt) and ids_sha256(prompt[:tokens])[:16] == name["ids"]:
+            if tokens < len(prompt) and tokens not in sums:
+                sums[tokens] = ids_sha256(prompt[:tokens])[:16]
+            if sums.get(tokens) == name["ids"]:
                 found.append(Stored(path, tokens))
             elif croppable:
                 if path not in self._ids:
@@ -162,23 +163,23 @@ def _restore(
     device: torch.device,
     tolerance: float,
 ) -> Restored:
+    reason = "unreadable"
     try:
         with safe_open(path, framework="pt") as file:
             described = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except _UNREADABLE as error:
-        return Restored(None, (), f"unreadable:{type(error).__name__}")
-    reason = _foreign(path, described, tensors, identity)
-    if reason:
-        return Restored(None, (), reason)
-    ids = tuple(tensors["ids"].tolist())
-    try:
+        reason = "damaged"
+        foreign = _foreign(path, described, tensors, identity)
+        if foreign:
+            return Restored(None, (), foreign)
+        reason = "misfit"
+        ids = tuple(tensors["ids"].tolist())
         cache = make_cache()
         _read_back(cache, tensors, json.loads(described["attributes"]), device)
         after = ask(cache, ids).cpu()[tensors["sample.ids"]]
-    except Exception as error:  # a file of another shape breaks the model in its own way
-        return Restored(None, (), f"misfit:{type(error).__name__}")
-    difference = float((after - tensors["sample.logits"]).abs().max())
+        difference = float((after - tensors["sample.logits"]).abs().max())
+    except Exception as error:  # whatever a file holds, it breaks in its own way
+        return Restored(None, (), f"{reason}:{type(error).__name__}")
     if not difference <= tolerance:
         return Restored(None, (), f"logits_differ:{difference:.2g}")
     return Restored(cache, ids, "")
@@ -188,9 +189,14 @@ def _ids_of(path: Path) -> tuple[int, ...]:
     """The ids of a stored prefix; none where the file cannot be read."""
     try:
         with safe_open(path, framework="pt") as file:
-            return tuple(file.get_tensor("ids").tolist())
-    except _UNREADABLE:
+            ids = file.get_tensor("ids")
+            return tuple(ids.tolist()) if _are_ids(ids) else ()
+    except Exception:  # whatever a file holds, it breaks in its own way
         return ()
+
+
+def _are_ids(tensor: torch.Tensor) -> bool:
+    return tensor.dim() == 1 and tensor.dtype == torch.int32
 
 
 def _foreign(
@@ -211,6 +217,8 @@ def _foreign(
             return f"identity:{name}"
     if {"ids", "sample.ids", "sample.logits"} - set(tensors):
         return "damaged:tensors"
+    if not _are_ids(tensors["ids"]):
+        return "damaged:ids"
     if _tensors_sum(tensors) != described.get("tensors_sha256"):
         return "damaged:sum"
     if path.name != _file_name(tensors["ids"].tolist(), identity):

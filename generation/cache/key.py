@@ -1,13 +1,24 @@
 """What must be equal, beside the ids, for a KV cache to be valid."""
 
+import hashlib
+import itertools
+import json
+import weakref
 from typing import Any
 
 import torch
+from torch.nn.modules import module as torch_module
 from transformers import GenerationConfig
+
+# Where a model came from is not what it is.
+_UNKEYED = ("_name_or_path", "transformers_version")
 
 
 def cache_key(model: Any, config: GenerationConfig | None = None) -> dict[str, str]:
-    """What must be equal, beside the ids, for a cache of this model to be valid."""
+    """What must be equal, beside the ids, for a cache of this model to be valid.
+
+    All but `weights` and `hooks` means the same in another process.
+    """
     return {
         "weights": weights_version(model),
         "dtype": str(model.dtype),
@@ -15,6 +26,8 @@ def cache_key(model: Any, config: GenerationConfig | None = None) -> dict[str, s
         "device": str(model.device),
         "attention_kernel": str(model.config._attn_implementation),
         "cache": str(config.cache_implementation if config is not None else None),
+        "config": _config(model),
+        "attributes": _attributes(model),
         "hooks": _hooks(model),
         "adapters": _adapters(model),
     }
@@ -32,10 +45,42 @@ def weights_version(model: Any) -> str:
     torch counts the writes to a tensor; those that go through `.data` it cannot see.
     """
     versions = (
-        (tensor.data_ptr(), -1 if tensor.is_inference() else tensor._version)
+        (_serial(tensor), tensor.data_ptr(), -1 if tensor.is_inference() else tensor._version)
         for tensor in (*model.parameters(), *model.buffers())
     )
     return str(hash(tuple(versions)))
+
+
+_serials: dict[int, tuple[weakref.ref[torch.Tensor], int]] = {}
+_next_serial = itertools.count()
+
+
+def _serial(tensor: torch.Tensor) -> int:
+    """A number that no other tensor has had: addresses come back."""
+    known = _serials.get(id(tensor))
+    if known is not None and known[0]() is tensor:
+        return known[1]
+    serial = next(_next_serial)
+    _serials[id(tensor)] = (weakref.ref(tensor), serial)
+    return serial
+
+
+def _config(model: Any) -> str:
+    described = {
+        name: value for name, value in model.config.to_dict().items() if name not in _UNKEYED
+    }
+    return _sum(json.dumps(described, sort_keys=True, default=str))
+
+
+def _attributes(model: Any) -> str:
+    """Of the numbers that modules keep beside their tensors, such as the scale of attention."""
+    numbers = [
+        (name, attribute, value)
+        for name, module in model.named_modules()
+        for attribute, value in vars(module).items()
+        if type(value) in (int, float, bool) and not attribute.startswith("_")
+    ]
+    return _sum(repr(numbers))
 
 
 def _hooks(model: Any) -> str:
@@ -46,14 +91,28 @@ def _hooks(model: Any) -> str:
         for name, module in model.named_modules()
         for number in (*module._forward_hooks, *module._forward_pre_hooks)
     ]
-    return str(hash(tuple(hooks))) if hooks else "none"
+    everywhere = (
+        *torch_module._global_forward_hooks,
+        *torch_module._global_forward_pre_hooks,
+    )
+    return str(hash((*hooks, *everywhere))) if hooks or everywhere else "none"
 
 
 def _adapters(model: Any) -> str:
     """The state of every adapter layer of peft, which keeps it on the layers."""
     states = [
-        (name, str(module.active_adapter), module.disable_adapters, str(module.merged_adapters))
+        (
+            name,
+            str(module.active_adapter),
+            module.disable_adapters,
+            str(module.merged_adapters),
+            str(getattr(module, "scaling", "")),
+        )
         for name, module in model.named_modules()
         if hasattr(module, "active_adapter") and hasattr(module, "merged_adapters")
     ]
-    return str(tuple(states)) if states else "none"
+    return _sum(str(states)) if states else "none"
+
+
+def _sum(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

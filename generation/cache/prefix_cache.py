@@ -28,8 +28,9 @@ _NO_TOKEN = -1
 CACHE_BYTES = 8 * 1024**3
 
 # How far logits after a restored prefix may be from those that were stored with it.
-_RESTORE_TOLERANCE = {torch.float32: 1e-2, torch.float64: 1e-2}
-_RESTORE_TOLERANCE_16_BITS = 1.0
+# The same machine gives the same bits.
+_RESTORE_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
+_RESTORE_TOLERANCE_16_BITS = 0.5
 
 
 class WeightsIdentity(Protocol):
@@ -110,12 +111,18 @@ class PrefixCache:
             cache = hf.new_cache(self._model, config, total_tokens=total_tokens)
         return Start(reuse=reuse, cache=cache, key=key, policy=policy)
 
-    def prefilled(self, start: Start, prompt: Sequence[int]) -> None:
+    def look(self, prompt: Sequence[int]) -> Reuse:
+        """What memory holds of a prompt; nothing is changed."""
+        return self._shelf(cache_key(self._model), cache_policy(self._model)).look(prompt)
+
+    def prefilled(self, start: Start, prompt: Sequence[int]) -> tuple[Eviction, ...]:
         """The prompt is in the cache: where it could not be cut back to it, keep a copy."""
         if start.policy.mode != SNAPSHOTS or not self._still_valid(start):
-            return
-        shelf = self._shelf(start.key, start.policy)
-        shelf.keep(prompt, hf.fork(start.cache), next(self._clock))
+            return ()
+        if hf.kv_bytes(start.cache) <= self._budget_bytes:
+            shelf = self._shelf(start.key, start.policy)
+            shelf.keep(prompt, hf.fork(start.cache), next(self._clock))
+        return tuple(self._fit())
 
     def finish(
         self, start: Start, ids: Sequence[int], *, system: bool = False
@@ -135,19 +142,21 @@ class PrefixCache:
             refused = Eviction(
                 reason="over_budget", tokens=len(ids), freed_bytes=size, kept_bytes=self.kv_bytes
             )
-            return (refused,)
+            return (refused, *self._fit())
         shelf.keep(ids, start.cache, next(self._clock))
         self._latest = start.key
         return tuple(self._fit())
 
-    def refuse_uncopied(self, start: Start) -> None:
-        """Raise ModelError where what was begun cannot be copied for the caller."""
-        if start.policy.mode not in (CROP, SNAPSHOTS):
-            raise ModelError(f"a cache of this model cannot be returned: {start.policy.reason}")
+    def refuse_uncopied(self, config: GenerationConfig) -> None:
+        """Raise ModelError where what a turn leaves cannot be copied for the caller."""
+        policy = cache_policy(self._model, config)
+        if policy.mode not in (CROP, SNAPSHOTS):
+            raise ModelError(f"a cache of this model cannot be returned: {policy.reason}")
 
     def copy(self, start: Start, ids: Sequence[int]) -> CachedPrefix:
         """What was begun, for the caller to keep."""
-        return CachedPrefix(tuple(ids), hf.fork(start.cache), start.key)
+        states = hf.states_sha256(start.cache)
+        return CachedPrefix(tuple(ids), hf.fork(start.cache), start.key, states)
 
     def clear(self) -> int:
         """Forget everything; the bytes that were held."""
@@ -202,6 +211,9 @@ class PrefixCache:
             disk_reason = restored.reason
             if restored.cache is not None:
                 source = "disk"
+                if hf.kv_bytes(restored.cache) > self._budget_bytes:
+                    # Of use to this turn, and too large to stay.
+                    shelf = Snapshots(copies=True)
                 shelf.keep(restored.ids, restored.cache, next(self._clock))
                 self._latest = key
                 reuse = shelf.look(prompt)
@@ -302,7 +314,7 @@ class PrefixCache:
 
     def _still_valid(self, start: Start) -> bool:
         now = cache_key(self._model)
-        return all(now[name] == start.key[name] for name in now if name != "cache")
+        return all(value == start.key[name] for name, value in now.items() if name != "cache")
 
     def _fit(self) -> Iterator[Eviction]:
         """Give up what was of use the longest ago until the rest fits; the system prompt last."""
@@ -347,6 +359,11 @@ def refuse_misfit(given: CachedPrefix, policy: CachePolicy) -> None:
         raise ModelError(
             f"the cache that was handed over has layers of {shapes[:2]} …, "
             f"and those of the model are {policy.shapes[:2]} …"
+        )
+    if hf.states_sha256(given.cache) != given.states_sha256:
+        raise ModelError(
+            "the cache that was handed over holds states that are not those of its ids: "
+            "somebody has gone on with it"
         )
     layers: list[Any] = given.cache.layers
     for number, layer in enumerate(layers):

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 
 from transformers.cache_utils import Cache
 
+_BLOCK = 256
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reuse:
@@ -41,22 +43,26 @@ class Reuse:
 class CachedPrefix:
     """A cache, the ids that it holds in order, and what else must be equal for it to be valid.
 
-    `generate(return_cache=True)` gives one, `generate(past_key_values=…)` takes it.
+    `generate(return_cache=True)` gives one, `generate(past_key_values=…)` takes it. A recurrent
+    state does not count its tokens: `states_sha256` tells whether it is still that of the ids.
     """
 
     ids: tuple[int, ...]
     cache: Cache
     key: Mapping[str, str]
+    states_sha256: str = ""
 
 
 def common_prefix_length(a: Sequence[int] | str, b: Sequence[int] | str) -> int:
     shorter = min(len(a), len(b))
-    # Comparing slices is quick, and most of the time one is the beginning of the other.
-    if a[:shorter] == b[:shorter]:
-        return shorter
-    for index, (left, right) in enumerate(zip(a, b, strict=False)):
-        if left != right:
-            return index
+    # Python compares a slice much faster than we compare its items.
+    for start in range(0, shorter, _BLOCK):
+        if a[start : start + _BLOCK] != b[start : start + _BLOCK]:
+            differing = zip(a[start:shorter], b[start:shorter], strict=True)
+            return start + next(
+                (place for place, (left, right) in enumerate(differing) if left != right),
+                shorter - start,
+            )
     return shorter
 
 

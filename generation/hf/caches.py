@@ -1,6 +1,7 @@
 """Caches of transformers: how they are made, cut, copied, measured and looked into."""
 
 import copy
+import hashlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -62,7 +63,10 @@ def prefix_obstacle(model: Any) -> str | None:
     kinds = {str(scope.get("rope_type")) for scope in scopes}
     # These choose their frequencies by the length of the whole sequence.
     changing = sorted(kinds & {"longrope", "dynamic"})
-    return f"rope:{changing[0]}" if changing else None
+    if changing:
+        return f"rope:{changing[0]}"
+    # Sparse attention chooses its keys anew for each length; only long prompts show it.
+    return "sparse:index_topk" if getattr(config, "index_topk", None) else None
 
 
 def held_tokens(cache: Cache) -> int | None:
@@ -93,6 +97,24 @@ def recurrent(cache: Cache) -> str | None:
     kinds = (type(layer) for layer in cache.layers)
     plain = (*_PLAIN, DynamicSlidingWindowLayer)
     return next((kind.__name__ for kind in kinds if kind not in plain), None)
+
+
+def states_sha256(cache: Cache) -> str:
+    """Of what a cache holds beside keys and values, and does not count; empty without that."""
+    plain = (*_PLAIN, DynamicSlidingWindowLayer)
+    states = [
+        tensor
+        for layer in cache.layers
+        if type(layer) not in plain
+        for tensor in tensors_of(vars(layer))
+    ]
+    if not states:
+        return ""
+    digest = hashlib.sha256()
+    for tensor in states:
+        flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(flat.numpy().data)
+    return digest.hexdigest()
 
 
 def can_crop(cache: Cache) -> bool:

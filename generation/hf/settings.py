@@ -37,6 +37,18 @@ from generation.errors import ModelError
 _UNRECORDED = ("transformers_version", "_from_model_config", "max_length")
 
 
+# What comes out of transformers for settings that it does not look at before it uses them.
+_REFUSALS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Preparation:
     """What `generate()` builds before its loop. Processors may hold state: one per turn."""
@@ -56,10 +68,12 @@ def effective_config(
     """
     config: GenerationConfig
     # Not handed over together with the settings: that is deprecated, and settings count anyway.
+    if base is not None and not isinstance(base, GenerationConfig):
+        raise ModelError(f"generation_config is a GenerationConfig, not a {type(base).__name__}")
     config, _ = model._prepare_generation_config(base)
     try:
         unknown = _update(config, settings)
-    except (TypeError, ValueError) as error:
+    except _REFUSALS as error:
         raise ModelError(f"transformers refuses these settings: {error}") from None
     if unknown:
         raise ModelError(f"`generate` has no setting {sorted(unknown)[0]!r}")
@@ -145,7 +159,35 @@ def prepare(
                 tokenizer=tokenizer,
             ),
         )
-    except (ValueError, TypeError, RuntimeError) as error:
+    except _REFUSALS as error:
+        first_line = str(error).strip().partition("\n")[0]
+        raise ModelError(f"transformers refuses these settings: {first_line}") from None
+
+
+def rehearse(
+    model: Any, tokenizer: PreTrainedTokenizerBase, config: GenerationConfig, prompt: torch.Tensor
+) -> None:
+    """Try the settings on a row of zeros, so that what is wrong with them shows before a turn.
+
+    Raises ModelError. transformers looks at most of them only when they are used.
+    """
+    vocabulary = model.config.get_text_config(decoder=True).vocab_size
+    config = copy.deepcopy(config)
+    if config.guidance_scale is not None:
+        if not isinstance(config.guidance_scale, int | float):
+            raise ModelError(f"guidance_scale is a number, not {config.guidance_scale!r}")
+        # It would forward the prompt.
+        config.guidance_scale = None
+    for name in ("forced_eos_token_id", "forced_bos_token_id"):
+        forced = getattr(config, name)
+        for each in forced if isinstance(forced, list) else [forced]:
+            if each is not None and not (isinstance(each, int) and 0 <= each < vocabulary):
+                raise ModelError(f"{name} is no token of this model: {each!r}")
+    made = prepare(model, tokenizer, config, prompt)
+    try:
+        process(made.processors, prompt, torch.zeros((1, vocabulary), device=prompt.device))
+        stop_flags(made.criteria, prompt)
+    except _REFUSALS as error:
         first_line = str(error).strip().partition("\n")[0]
         raise ModelError(f"transformers refuses these settings: {first_line}") from None
 

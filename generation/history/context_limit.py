@@ -10,7 +10,7 @@ POLICIES = {"refuse": None, "prune_tool_results": "tool_results", "prune_turns":
 
 
 def refuse_unknown_policy(at_context_limit: str) -> None:
-    if at_context_limit not in POLICIES:
+    if not isinstance(at_context_limit, str) or at_context_limit not in POLICIES:
         known = ", ".join(map(repr, POLICIES))
         raise PromptError(f"at_context_limit is one of {known}, not {at_context_limit!r}")
 

@@ -177,3 +177,81 @@ def test_a_turn_that_breaks_off_costs_only_itself(generator: tt.ManualGenerator)
     again = generator.generate([*root, 5, 6, 7], **GREEDY)
 
     assert again["cache"].reused_tokens == 60
+
+
+def test_whoever_goes_on_with_a_returned_cache_writes_over_nothing_of_ours(
+    lm: tt.LoadedModel, generator: tt.ManualGenerator
+) -> None:
+    root = random_ids(60, 1)
+    held = generator.generate(root, return_cache=True, **GREEDY)["past_key_values"]
+    assert held is not None
+    mine: Any = held.cache
+    # Unrelated: what was cached of the root becomes a tail.
+    generator.generate([260] * 5, **GREEDY)
+    mine.crop(-30)
+    with torch.no_grad():
+        lm.model(torch.tensor([[9] * 30]), past_key_values=mine)
+    again = generator.generate([*root, 7, 8], **GREEDY)
+
+    assert again["cache"].reused_tokens == 60
+    assert again["generated_tokens"] == cold(lm, [*root, 7, 8])
+
+
+def test_giving_up_one_of_many_branches_gives_up_what_hangs_on_it_and_no_more(
+    lm: tt.LoadedModel,
+) -> None:
+    generator = tt.ManualGenerator(lm.model, lm.tokenizer)
+    root = random_ids(200, 1)
+    branches = [[*root, *random_ids(20, seed)] for seed in range(2, 42)]
+    for ids in branches:
+        generator.generate(ids, **GREEDY)
+    twigs = [[*branches[0][:210], *random_ids(9, seed)] for seed in range(50, 53)]
+    for ids in twigs:
+        generator.generate(ids, **GREEDY)
+    generator._cache._budget_bytes = generator.kv_bytes - 1
+    generator.generate([*branches[-1], 5], **GREEDY)
+
+    kept = [generator._cache.look([*ids, 5]).reused_tokens for ids in (*branches, *twigs)]
+    assert sum(tokens > 210 for tokens in kept) >= 40
+    for ids in (branches[0], branches[7], twigs[0], twigs[2]):
+        assert generator.generate([*ids, 5], **GREEDY)["generated_tokens"] == cold(lm, [*ids, 5])
+
+
+@pytest.mark.parametrize("family", ["gemma3", "mamba", "qwen3-next"])
+def test_a_budget_holds_for_snapshots_also_where_turns_break_off(
+    family: str, make_lm: Callable[..., tt.LoadedModel]
+) -> None:
+    lm = make_lm(family)
+    probe = tt.ManualGenerator(lm.model, lm.tokenizer)
+    probe.generate(random_ids(30, 1), **GREEDY)
+    for budget in (probe.kv_bytes // 3, probe.kv_bytes * 2):
+        generator = tt.ManualGenerator(lm.model, lm.tokenizer, cache_bytes=budget)
+
+        def breaks(token_id: int, logits: torch.Tensor) -> None:
+            raise ZeroDivisionError
+
+        for seed in range(8):
+            generator.generate(random_ids(30, seed), **GREEDY)
+            assert generator.kv_bytes <= budget
+            with pytest.raises(ZeroDivisionError):
+                generator.generate(random_ids(30, 90 + seed), callback=breaks, **GREEDY)
+            assert generator.kv_bytes <= budget
+
+
+def test_a_recurrent_cache_that_somebody_went_on_with_is_refused(
+    make_lm: Callable[..., tt.LoadedModel],
+) -> None:
+    lm = make_lm("mamba")
+    generator = tt.ManualGenerator(lm.model, lm.tokenizer)
+    ids = random_ids(30, 1)
+    result = generator.generate(ids, return_cache=True, **GREEDY)
+    held = result["past_key_values"]
+    assert held is not None
+    longer = [*ids, *result["generated_tokens"], 7]
+    taken = generator.generate(longer, past_key_values=held, **GREEDY)
+    with torch.no_grad():
+        lm.model(torch.tensor([[9]]), cache_params=held.cache, use_cache=True)
+
+    assert taken["cache"].reused_tokens == len(held.ids)
+    with pytest.raises(tt.ModelError, match="gone on with it"):
+        generator.generate(longer, past_key_values=held, **GREEDY)

@@ -24,13 +24,20 @@ def test_neither_model_nor_cache_nor_logits_keep_any_of_it(
 ) -> None:
     lm = make_lm(family)
     seen: list[torch.Tensor] = []
+
+    def keep_logits(token_id: int, logits: torch.Tensor) -> None:
+        seen.append(logits)
+
+    def keep_ids(state: tt.GenerationState) -> None:
+        seen.append(state.input_ids)
+
     generator = tt.ManualGenerator(lm.model, lm.tokenizer, prefill_chunk_tokens=8)
     first = random_ids(30, 1)
     for ids in (first, [*first[:20], *random_ids(9, 2)]):
         result = generator.generate(
             ids,
-            callback=lambda token_id, logits: seen.append(logits),
-            observer=lambda state: seen.extend(hf.tensors_of([state.input_ids])),
+            callback=keep_logits,
+            observer=keep_ids,
             return_cache=True,
             **GREEDY,
         )
@@ -79,3 +86,17 @@ def test_a_returned_cache_can_be_gone_on_with_by_anybody(lm: tt.LoadedModel) -> 
     again = generator.generate([*held.ids, 5, 6, 7], **GREEDY)
     assert again["cache"].reused_tokens == len(held.ids)
     assert again["generated_tokens"] == fresh[0, longer.shape[1] :].tolist()
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "mamba", "qwen3-next"])
+def test_a_callers_inference_mode_does_not_stay_in_the_cache(
+    family: str, make_lm: Callable[..., tt.LoadedModel]
+) -> None:
+    lm = make_lm(family)
+    generator = tt.ManualGenerator(lm.model, lm.tokenizer)
+    ids = random_ids(30, 1)
+    with torch.inference_mode():
+        ids += generator.generate(ids, **GREEDY)["generated_tokens"]
+    again = generator.generate([*ids, 5, 6], **GREEDY)
+
+    assert again["cache"].reused_tokens == len(ids) - 1

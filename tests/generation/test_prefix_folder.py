@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 import tokentape as tt
 from benchmarks.tiny_models import random_ids
+from generation.cache import disk
 from recorder.events import SystemPromptCached
 from store import DatabaseStore
 
@@ -291,3 +292,75 @@ def test_a_folder_that_cannot_be_written_is_no_obstacle_to_a_run(
     assert said["cache"].decision == "hit"
     with pytest.raises(OSError):  # noqa: PT011 - the system says what is wrong, and where
         generator.store_prefix()
+
+
+def test_a_prefix_larger_than_the_budget_serves_its_turn_and_does_not_stay(
+    lm: tt.LoadedModel, tmp_path: Path
+) -> None:
+    first = engine(lm, tmp_path)
+    prompt = random_ids(300, 1)
+    first.generate(prompt, **GREEDY)
+    first.store_prefix()
+    budget = first.kv_bytes // 4
+    second = engine(lm, tmp_path, cache_bytes=budget)
+    said = second.generate([*prompt, 9], **GREEDY)
+
+    assert (said["cache"].source, said["cache"].reused_tokens) == ("disk", 300)
+    assert said["generated_tokens"] == cold(lm, [*prompt, 9])
+    assert second.kv_bytes <= budget
+
+
+def test_a_prefix_of_another_window_is_not_found(
+    make_lm: Callable[..., tt.LoadedModel], tmp_path: Path
+) -> None:
+    narrow, wide = (make_lm("mistral", sliding_window=size) for size in (16, 64))
+    prompt = random_ids(10, 1)
+    first = engine(narrow, tmp_path)
+    first.generate(prompt, **GREEDY)
+    first.store_prefix()
+    longer = [*prompt, *cold(narrow, prompt), *random_ids(40, 2)]
+    again = engine(wide, tmp_path).generate(longer, **GREEDY)
+
+    assert again["cache"].source == ""
+    assert again["generated_tokens"] == cold(wide, longer)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"identity": "null"},
+        {"identity": "[1]"},
+        {"identity": "[" * 3000},
+        {"attributes": "5"},
+        {"ids": torch.tensor(5)},
+        {"ids": torch.tensor([1.5])},
+        {"ids": torch.tensor([[1, 2]])},
+        {"sample.ids": torch.tensor([10**6])},
+        {"sample.logits": torch.zeros(0)},
+        {"0.keys": torch.zeros(3, dtype=torch.float16)},
+    ],
+    ids=str,
+)
+def test_a_well_formed_file_with_anything_in_it_is_a_miss(
+    change: dict[str, Any], lm: tt.LoadedModel, tmp_path: Path
+) -> None:
+    first = engine(lm, tmp_path)
+    prompt = random_ids(50, 1)
+    first.generate(prompt, **GREEDY)
+    first.store_prefix()
+    file = only_file(tmp_path)
+    with safe_open(file, framework="pt") as opened:
+        described = dict(opened.metadata())
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    for name, value in change.items():
+        if isinstance(value, torch.Tensor):
+            tensors[name] = value
+            described["tensors_sha256"] = disk._tensors_sum(tensors)
+        else:
+            described[name] = value
+    save_file(tensors, file, metadata=described)
+    longer = [*prompt, *cold(lm, prompt), 9]
+    again = engine(lm, tmp_path).generate(longer, **GREEDY)
+
+    assert again["cache"].disk_reason
+    assert again["generated_tokens"] == cold(lm, longer)
