@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import transformers
@@ -40,11 +40,20 @@ RoundsOption = Annotated[int, typer.Option(min=1, help="How often both sides are
 
 
 @app.callback(invoke_without_command=True)
-def main(context: typer.Context) -> None:
+def main(
+    context: typer.Context,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="Threads of torch; fewer than cores where the machine is shared."),
+    ] = None,
+) -> None:
+    if threads is not None:
+        torch.set_num_threads(threads)
     if not sys.warnoptions:
         # What libraries warn of is for those who write code, and would stand between the tables.
         warnings.simplefilter("ignore")
-        transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+        log: Any = transformers.logging
+        log.set_verbosity_error()
     if context.invoked_subcommand is None:
         sys.stdout.write(context.get_help() + "\n")
 

@@ -180,6 +180,7 @@ def _one_layer(prefill: Prefill) -> Any:
 
 def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
+        torch.cuda.empty_cache()
         return torch.cuda.mem_get_info(device)[0]
     return psutil.virtual_memory().available
 
