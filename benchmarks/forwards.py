@@ -6,6 +6,9 @@ from itertools import pairwise
 from types import TracebackType
 from typing import Any, Self
 
+import torch
+
+import tokentape as tt
 from benchmarks.machine import now_s
 
 
@@ -20,17 +23,26 @@ class Forward:
 class Forwards:
     """Watches the embedding, which no forward gets around, while it is entered.
 
-    To be entered before an engine caches anything: a hook is part of what must be equal for a
-    cache to be valid, and whoever has one keeps no prefixes on disk.
+    By its `forward`, not by a hook: a hook is part of what must be equal for a cache to be valid,
+    keeps prefixes off the disk, and has forwards run so that its owner can train on what it sees.
     """
 
     def __init__(self, model: Any) -> None:
+        self._model = model
         self._embedding = model.get_input_embeddings()
         self._device = model.device
         self._seen: list[Forward] = []
 
     def __enter__(self) -> Self:
-        self._handle = self._embedding.register_forward_pre_hook(self._see)
+        # Once for each model, and part of no turn.
+        tt.cache_policy(self._model)
+        forward = self._embedding.forward
+
+        def watched(ids: torch.Tensor) -> Any:
+            self._seen.append(Forward(ids.numel(), now_s(self._device)))
+            return forward(ids)
+
+        self._embedding.forward = watched
         return self
 
     def __exit__(
@@ -39,15 +51,12 @@ class Forwards:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._handle.remove()
+        del self._embedding.forward
 
     def take(self) -> list[Forward]:
         """What was seen since the last time."""
         taken, self._seen = self._seen, []
         return taken
-
-    def _see(self, module: Any, inputs: tuple[Any, ...]) -> None:
-        self._seen.append(Forward(inputs[0].numel(), now_s(self._device)))
 
 
 def tokens_of(forwards: Sequence[Forward]) -> int:
