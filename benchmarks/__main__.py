@@ -197,6 +197,7 @@ def _show_decode(report: Report, lm: tt.LoadedModel, rounds: int, new_tokens: in
 def _show_memory(report: Report, device: torch.device) -> None:
     system, turn_3 = prefilling.SYSTEM_TOKENS, prefilling.TURN_3_TOKENS
     prefills = prefill_memory.turn_3(system_tokens=system, prompt_tokens=turn_3)
+    report.say(f"\nturn 3, one layer of {prefills[0].model()}")
     with _ticking("memory", len(prefills)) as tick:
         figures = []
         for each in prefills:

@@ -1,4 +1,7 @@
-"""What a prefill takes beside what it leaves: peak memory while it runs, on a model of one layer.
+"""What a prefill takes: peak memory while it runs, over what was there before it.
+
+The model is one layer with the heads of Llama-3-8B and a small rest: layers come one after the
+other, so that what attention takes is there once.
 
 On a CPU each figure is that of a process of its own, whose peak of resident memory is set back
 just before the prefill: `python -m benchmarks.prefill_memory` with a prefill as JSON.
@@ -21,7 +24,7 @@ import tokentape as tt
 from generation import hf
 from generation.manual import PREFILL_CHUNK_TOKENS
 
-HEADS, HEAD_DIM, HEADS_PER_KV_HEAD = 32, 64, 4
+HEADS, HEAD_DIM, HEADS_PER_KV_HEAD = 32, 128, 4
 BYTES = 2
 """Of a bfloat16."""
 
@@ -58,8 +61,11 @@ class Prefill:
 
     @property
     def kept_bytes(self) -> int:
-        """Keys and values of the new tokens, which stay."""
+        """Keys and values of the new tokens: in the peak, but they stay."""
         return 2 * self.kv_heads * self.head_dim * self.new_tokens * BYTES
+
+    def model(self) -> str:
+        return f"{self.heads} heads and {self.kv_heads} KV heads of {self.head_dim}, bfloat16"
 
     def described(self) -> str:
         forwards = "one forward"
@@ -88,11 +94,10 @@ class Transient:
     def how(self) -> str:
         if self.prefill.heads in self.measured_bytes:
             return f"measured with {self.prefill.heads} heads"
-        points = " and ".join(
-            f"{size / 1e9:.2f} GB with {heads}"
-            for heads, size in sorted(self.measured_bytes.items())
+        points = ", ".join(
+            f"{heads}: {size / 1e9:.2f} GB" for heads, size in sorted(self.measured_bytes.items())
         )
-        return f"line through {points} heads"
+        return f"line through heads {points}"
 
 
 def turn_3(

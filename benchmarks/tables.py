@@ -28,7 +28,8 @@ def forwarded_table(lengths: Sequence[int], ways: Sequence[Forwarded]) -> Table:
 
 
 def transient_table(figures: Sequence[Transient]) -> Table:
-    table = _table(("prefill", "attention"), ("one score tensor", "transient", "of it"))
+    headings = ("one score tensor", "transient", "of it", "KV that stays")
+    table = _table(("prefill", "attention"), headings)
     table.add_column("how")
     for each in figures:
         prefill = each.prefill
@@ -38,6 +39,7 @@ def transient_table(figures: Sequence[Transient]) -> Table:
             _gb(prefill.score_bytes),
             _gb(each.at_full_heads),
             f"{each.at_full_heads / prefill.score_bytes:.1%}",
+            _gb(prefill.kept_bytes),
             each.how,
         )
     return table
