@@ -77,6 +77,17 @@ def test_the_shared_beginning_is_kept_once(generator: tt.ManualGenerator) -> Non
     assert alone > 1000 * TOKEN_BYTES
 
 
+def test_going_to_and_fro_holds_no_token_twice(generator: tt.ManualGenerator) -> None:
+    root = random_ids(400, 1)
+    branches = [[*root, *random_ids(300, seed)] for seed in (2, 3)]
+    held = []
+    for turn in range(8):
+        generator.generate([*branches[turn % 2], 5], **GREEDY)
+        held.append(generator.kv_bytes)
+
+    assert max(held[2:]) <= max(held[:2]) + 10 * TOKEN_BYTES
+
+
 def test_a_retry_of_a_prompt_keeps_both_replies(generator: tt.ManualGenerator) -> None:
     root = random_ids(40, 1)
     settings = {"do_sample": True, "temperature": 2.0, "max_new_tokens": 20}
