@@ -12,8 +12,8 @@ import tokentape as tt
 from benchmarks.contenders import SAMPLERS, Answer, HuggingFace, Tokentape, recording_file
 from benchmarks.forwards import Forwards
 from benchmarks.texts import prompt_ids
-from generation.manual import CANDIDATES
 from generation.sampling import draw, measure
+from generation.token_loop import CANDIDATES
 from recorder.events import RunStarted, TokenSampled
 from store import DatabaseStore
 

@@ -21,21 +21,17 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 from generation import hf, memory
 from generation.checks import refuse_training
 from generation.errors import ModelError, PromptError
-from generation.history.conversation import decode_after
 from generation.models import ModelIdentity
-from generation.sampling import generator_sha256
 from generation.state import StateObserver, TokenCallback
-from generation.token_loop import TokenLoop
+from generation.token_loop import CANDIDATES, TokenLoop
+from generation.turn import finished_turn
 from recorder import Recorder
 from recorder.events import (
     CacheDecided,
     PrefillCompleted,
     RunStarted,
-    TurnFinished,
     TurnStarted,
 )
-
-_CANDIDATES = 5
 
 
 def decode(
@@ -84,7 +80,7 @@ def decode(
         processors=logits_processor,
         criteria=stopping_criteria,
         generator=generator,
-        candidates=_CANDIDATES,
+        candidates=CANDIDATES,
         record=call.record,
         callback=callback,
         observer=observer,
@@ -180,7 +176,7 @@ class _Call:
             return
         if not self._recorder.started:
             identity = ModelIdentity(self._model, self._tokenizer).described()
-            behaviour = {"candidates": _CANDIDATES, "history": "custom_generate"}
+            behaviour = {"candidates": CANDIDATES, "history": "custom_generate"}
             self.record(
                 RunStarted(name="generate", seed=None, model="", **identity, behaviour=behaviour)
             )
@@ -232,17 +228,14 @@ class _Call:
     ) -> None:
         if self._tokenizer is None:
             return
-        spoken = token_ids[:-1] if stop_reason == "eos" else token_ids
-        text = decode_after(self._tokenizer, self._prompt, spoken)
-        whole = decode_after(self._tokenizer, self._prompt, token_ids)
         self.record(
-            TurnFinished(
+            finished_turn(
+                self._tokenizer,
+                self._prompt,
+                token_ids,
                 turn=self.turn,
                 stop_reason=stop_reason,
-                generated_tokens=len(token_ids),
-                text=text,
-                stop_text=whole[len(text) :] if stop_reason == "eos" else "",
-                generator_sha256="" if generator is None else generator_sha256(generator),
+                generator=generator,
                 duration_ms=(time.perf_counter() - began) * 1000.0,
             )
         )

@@ -10,14 +10,20 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from generation import hf, memory
-from generation.cache import CachedPrefix, Eviction, PrefixCache, Start, cache_policy
+from generation.cache import (
+    NO_TOKEN,
+    CachedPrefix,
+    Eviction,
+    PrefixCache,
+    Start,
+    cache_policy,
+)
 from generation.checks import refuse_beyond_context, refuse_training, refuse_unreadable
-from generation.history.conversation import Conversation, Prompt, decode_after
+from generation.history.conversation import Conversation, Prompt
 from generation.models import ModelIdentity
-from generation.sampling import generator_sha256
 from generation.threads import torch_threads
 from generation.token_loop import TokenLoop
-from generation.turn import TurnResult, TurnSettings
+from generation.turn import TurnResult, TurnSettings, finished_turn
 from recorder import Recorder, TokentapeError
 from recorder.events import (
     CacheCleared,
@@ -27,13 +33,9 @@ from recorder.events import (
     PrefillCompleted,
     RunStarted,
     SystemPromptCached,
-    TurnFinished,
     TurnStarted,
     ids_sha256,
 )
-
-# Equal to no id of a prompt: what is asked for with it behind may be reused to its very end.
-_NO_TOKEN = -1
 
 
 class Engine:
@@ -185,7 +187,15 @@ class Engine:
         with hf.decoding(self.model):
             token_ids, stop_reason = loop.run(decoder, logits)
         returned = self._keep(start, decoder, (*prompt.ids, *token_ids[:-1]), settings)
-        finished = self._finished(prompt, token_ids, stop_reason, generator, began)
+        finished = finished_turn(
+            self.tokenizer,
+            prompt.ids,
+            token_ids,
+            turn=self.turn,
+            stop_reason=stop_reason,
+            generator=generator,
+            duration_ms=_ms_since(began),
+        )
         self._record(finished)
         conversation.finish_turn(token_ids, finished.text, finished.stop_text)
         return TurnResult(
@@ -204,7 +214,7 @@ class Engine:
     def _process(self, ids: Sequence[int]) -> tuple[Start, tuple[int, ...]]:
         """A cache of exactly these ids, and the forwards that it took: none where it was kept."""
         config = hf.effective_config(self.model)
-        start = self.cache.start((*ids, _NO_TOKEN), config, total_tokens=len(ids) + 1)
+        start = self.cache.start((*ids, NO_TOKEN), config, total_tokens=len(ids) + 1)
         chunks: tuple[int, ...] = ()
         if start.reuse.reused_tokens < len(ids):
             held = start.reuse.reused_tokens
@@ -302,27 +312,6 @@ class Engine:
     def _record_evictions(self, evictions: Sequence[Eviction]) -> None:
         for each in evictions:
             self._record(CacheEvicted(**asdict(each)))
-
-    def _finished(
-        self,
-        prompt: Prompt,
-        token_ids: tuple[int, ...],
-        stop_reason: str,
-        generator: torch.Generator | None,
-        began: float,
-    ) -> TurnFinished:
-        spoken = token_ids[:-1] if stop_reason == "eos" else token_ids
-        text = decode_after(self.tokenizer, prompt.ids, spoken)
-        whole = decode_after(self.tokenizer, prompt.ids, token_ids)
-        return TurnFinished(
-            turn=self.turn,
-            stop_reason=stop_reason,
-            generated_tokens=len(token_ids),
-            text=text,
-            stop_text=whole[len(text) :] if stop_reason == "eos" else "",
-            generator_sha256="" if generator is None else generator_sha256(generator),
-            duration_ms=_ms_since(began),
-        )
 
     @contextmanager
     def _working(self) -> Iterator[None]:

@@ -14,13 +14,13 @@ from generation.errors import ModelError, PromptError
 from generation.history.conversation import Conversation, Prompt
 from generation.models import ModelIdentity
 from generation.state import StateObserver, TokenCallback
+from generation.token_loop import CANDIDATES
 from generation.turn import GenerationResult, TurnResult, TurnSettings, turn_settings
 from recorder import Recorder, TokentapeError
 
 # Bounds the memory of a prefill; the matrices are large enough by then to be computed at full
 # speed.
 PREFILL_CHUNK_TOKENS = 512
-CANDIDATES = 5
 
 
 class ManualGenerator:
@@ -63,12 +63,7 @@ class ManualGenerator:
         """
         if recorder is not None and recorder.started:
             raise TokentapeError("this recorder has a run already: make one for each generator")
-        if prefill_chunk_tokens is not None:
-            refuse_count("prefill_chunk_tokens", prefill_chunk_tokens)
-        if threads is not None:
-            refuse_count("threads", threads, most=4096)
-        refuse_count("candidates", candidates, least=0)
-        refuse_count("cache_bytes", cache_bytes, least=0)
+        _refuse_counts(prefill_chunk_tokens, threads, candidates, cache_bytes)
         refuse_seed(seed)
         refuse_no_text("name", name)
         refuse_no_text("model_name", model_name)
@@ -221,6 +216,17 @@ class ManualGenerator:
     def clear_cache(self, reason: str = "asked") -> None:
         """Free everything that is cached, the system prompt's part too."""
         self._engine.clear_cache(reason)
+
+
+def _refuse_counts(
+    prefill_chunk_tokens: int | None, threads: int | None, candidates: int, cache_bytes: int
+) -> None:
+    if prefill_chunk_tokens is not None:
+        refuse_count("prefill_chunk_tokens", prefill_chunk_tokens)
+    if threads is not None:
+        refuse_count("threads", threads, most=4096)
+    refuse_count("candidates", candidates, least=0)
+    refuse_count("cache_bytes", cache_bytes, least=0)
 
 
 def _folder(path: str | os.PathLike[str] | None) -> PrefixFolder | None:

@@ -12,6 +12,9 @@ from generation.sampling import draw, measure
 from generation.state import GenerationState, StateObserver, TokenCallback
 from recorder.events import Event, TokenSampled
 
+# How many of the likeliest tokens are recorded of a step.
+CANDIDATES = 5
+
 KeepStep = Callable[[torch.Tensor, torch.Tensor], None]
 """Called with the raw logits and the processed scores of a step, each of shape (1, vocab)."""
 

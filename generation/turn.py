@@ -1,18 +1,26 @@
 """A turn of the engine: what it is asked, and what it gives back."""
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
-from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+import torch
+from transformers import (
+    GenerationConfig,
+    LogitsProcessorList,
+    PreTrainedTokenizerBase,
+    StoppingCriteriaList,
+)
 
 from generation import hf
 from generation.cache import CachedPrefix
 from generation.checks import refuse_count, refuse_seed
 from generation.errors import ModelError
-from generation.history.conversation import Prompt
+from generation.history.conversation import Prompt, decode_after
+from generation.sampling import generator_sha256
 from generation.state import StateObserver, TokenCallback
-from recorder.events import CacheDecided
+from recorder.events import CacheDecided, TurnFinished
 
 
 class GenerationResult(TypedDict):
@@ -43,6 +51,31 @@ class TurnResult:
     cache: CacheDecided
     duration_ms: float
     past_key_values: CachedPrefix | None = None
+
+
+def finished_turn(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt_ids: Sequence[int],
+    token_ids: Sequence[int],
+    *,
+    turn: int,
+    stop_reason: str,
+    generator: torch.Generator | None,
+    duration_ms: float,
+) -> TurnFinished:
+    """What is recorded of a reply: its text, and apart from it the end that the model gave it."""
+    spoken = token_ids[:-1] if stop_reason == "eos" else token_ids
+    text = decode_after(tokenizer, prompt_ids, spoken)
+    whole = decode_after(tokenizer, prompt_ids, token_ids)
+    return TurnFinished(
+        turn=turn,
+        stop_reason=stop_reason,
+        generated_tokens=len(token_ids),
+        text=text,
+        stop_text=whole[len(text) :] if stop_reason == "eos" else "",
+        generator_sha256="" if generator is None else generator_sha256(generator),
+        duration_ms=duration_ms,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

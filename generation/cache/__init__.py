@@ -3,11 +3,12 @@
 from generation.cache.disk import PrefixFolder
 from generation.cache.key import cache_key, weights_version
 from generation.cache.policy import CachePolicy, cache_policy
-from generation.cache.prefix_cache import CACHE_BYTES, Eviction, PrefixCache, Start
+from generation.cache.prefix_cache import CACHE_BYTES, NO_TOKEN, Eviction, PrefixCache, Start
 from generation.cache.reuse import CachedPrefix, Reuse, common_prefix_length, decide_reuse
 
 __all__ = (
     "CACHE_BYTES",
+    "NO_TOKEN",
     "CachePolicy",
     "CachedPrefix",
     "Eviction",

@@ -22,7 +22,7 @@ from generation.cache.snapshots import Snapshots
 from generation.errors import ModelError
 
 # Equal to no id: what is asked for with it behind may be reused to its very end.
-_NO_TOKEN = -1
+NO_TOKEN = -1
 
 # What llama.cpp's server keeps in memory, too.
 CACHE_BYTES = 8 * 1024**3
@@ -184,10 +184,10 @@ class PrefixCache:
         policy, key = cache_policy(self._model), cache_key(self._model)
         if self._folder is None or not self._can_be_on_disk(key, policy):
             return False
-        held = self._shelf(key, policy).look((*ids, _NO_TOKEN)).reused_tokens
+        held = self._shelf(key, policy).look((*ids, NO_TOKEN)).reused_tokens
         if not held:
             return False
-        start = self.start((*ids[:held], _NO_TOKEN), config, total_tokens=held + 1)
+        start = self.start((*ids[:held], NO_TOKEN), config, total_tokens=held + 1)
         self.store(start, ids[:held])
         self.finish(start, ids[:held])
         return True
