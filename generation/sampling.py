@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from generation.errors import ModelError
+from recorder.numbers import to_half
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class Draw:
 
 @dataclass(frozen=True, slots=True)
 class Measures:
-    """What `TokenSampled` says of a token, and which stopping criteria it met."""
+    """What `TokenSampled` says of a token, in its precision, and which stopping criteria it met."""
 
     token_id: int
     logprob: float
@@ -90,14 +91,15 @@ def measure(logits: torch.Tensor, drawn: Draw, stops: torch.Tensor, *, candidate
     if not math.isfinite(values[1]):
         raise ModelError("the logits processors leave no token to choose")
     ids = values[5 + count : 5 + 2 * count]
+    entropy, top_gap, *candidate_logprobs = to_half(*values[2 : 4 + count])
     return Measures(
         token_id=int(values[4 + count]),
         logprob=values[0],
         logprob_processed=values[1],
-        entropy=values[2],
-        top_gap=values[3],
+        entropy=entropy,
+        top_gap=top_gap,
         candidate_ids=tuple(int(i) for i in ids[:candidates]),
-        candidate_logprobs=tuple(values[4 : 4 + count][:candidates]),
+        candidate_logprobs=tuple(candidate_logprobs[:candidates]),
         stops=tuple(bool(flag) for flag in values[5 + 2 * count :]),
     )
 

@@ -11,6 +11,7 @@ from generation import hf
 from generation.sampling import draw, measure
 from generation.state import GenerationState, StateObserver, TokenCallback
 from recorder.events import Event, TokenSampled
+from recorder.numbers import to_microseconds
 
 # How many of the likeliest tokens are recorded of a step.
 CANDIDATES = 5
@@ -56,7 +57,7 @@ class TokenLoop:
                     logprob_processed=measures.logprob_processed,
                     entropy=measures.entropy,
                     top_gap=measures.top_gap,
-                    duration_ms=(time.perf_counter() - began) * 1000.0,
+                    duration_ms=to_microseconds((time.perf_counter() - began) * 1000.0),
                     candidate_ids=measures.candidate_ids,
                     candidate_logprobs=measures.candidate_logprobs,
                 )

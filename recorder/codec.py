@@ -1,6 +1,7 @@
-"""Events to JSON and back.
+"""Events to records and back.
 
-A body is canonical JSON: sorted keys, no spaces, UTF-8, so that equal events are equal bytes.
+A body is canonical JSON: sorted keys, no spaces, UTF-8, so that equal events are equal bytes. A
+sampled token is kept as its fields: stores have typed columns for them.
 """
 
 import json
@@ -9,23 +10,59 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
 
+from recorder.envelope import Envelope
 from recorder.errors import NewerRecordingError, RecordingError
-from recorder.events import Event
+from recorder.events import Event, TokenSampled
+from recorder.record import Record
+from recorder.upcasters import UPCASTERS, upcast, validate_chain
 
 CLASSES: dict[str, type[Event]] = {cls.__name__: cls for cls in typing.get_args(Event)}
+TOKEN_KIND = TokenSampled.__name__
+
+validate_chain({kind: cls.version for kind, cls in CLASSES.items()}, UPCASTERS)
 
 
 def kind_of(event: Event) -> str:
     return type(event).__name__
 
 
-def encode_body(event: Event) -> str:
-    """The event's fields as canonical JSON.
+def encode(envelope: Envelope) -> Record:
+    """Raises ValueError for a number that JSON has no word for (NaN, infinity)."""
+    event = envelope.event
+    body = _fields(event) if isinstance(event, TokenSampled) else encode_body(event)
+    return Record(
+        seq=envelope.seq,
+        at_ns=envelope.at_ns,
+        kind=kind_of(event),
+        version=event.version,
+        body=body,
+        turn=envelope.turn,
+        seal=envelope.seal,
+    )
 
-    Raises ValueError for a number that JSON has no word for (NaN, infinity).
-    """
-    body = {field.name: getattr(event, field.name) for field in fields(event)}
-    return dump_canonical(body)
+
+def decode(run_id: str, record: Record) -> Envelope:
+    """Raises NewerRecordingError for a kind or version that this tokentape does not know, and
+    RecordingError for a body that is not such an event."""
+    try:
+        if isinstance(record.body, str):
+            event = decode_body(record.kind, record.version, record.body)
+        else:
+            event = decode_fields(record.kind, record.version, record.body)
+        return Envelope(run_id, record.seq, record.at_ns, event, record.turn, record.seal)
+    except RecordingError as error:
+        raise type(error)(f"run {run_id}, event {record.seq}: {error}") from None
+    except (TypeError, ValueError) as error:
+        raise RecordingError(f"run {run_id}, event {record.seq}: {error}") from None
+
+
+def encode_body(event: Event) -> str:
+    """The event's fields as canonical JSON. Raises as `encode` does."""
+    return dump_canonical(_fields(event))
+
+
+def _fields(event: Event) -> dict[str, Any]:
+    return {field.name: getattr(event, field.name) for field in fields(event)}
 
 
 def dump_canonical(value: Any) -> str:
@@ -35,14 +72,10 @@ def dump_canonical(value: Any) -> str:
 
 
 def decode_body(kind: str, version: int, body: str) -> Event:
-    """The event that `encode_body` wrote.
-
-    Raises NewerRecordingError for a kind or version that this tokentape does not know, and
-    RecordingError for a body that is not such an event.
-    """
+    """The event that `encode_body` wrote. Raises as `decode` does."""
     try:
         values = json.loads(body)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise RecordingError(f"the body of a {kind} is not JSON: {error}") from None
     if not isinstance(values, dict):
         raise RecordingError(f"the body of a {kind} is not a JSON object")
@@ -50,7 +83,7 @@ def decode_body(kind: str, version: int, body: str) -> Event:
 
 
 def decode_fields(kind: str, version: int, values: Mapping[str, Any]) -> Event:
-    """An event from its fields, with lists where it has tuples. Raises as `decode_body` does."""
+    """An event from its fields, with lists where it has tuples. Raises as `decode` does."""
     cls = CLASSES.get(kind)
     if cls is None or version > cls.version:
         raise NewerRecordingError(
@@ -58,8 +91,9 @@ def decode_fields(kind: str, version: int, values: Mapping[str, Any]) -> Event:
         )
     hints = _HINTS[kind]
     try:
-        return cls(**{name: _tuples(value, hints.get(name)) for name, value in values.items()})
-    except (TypeError, ValueError) as error:
+        today = values if version == cls.version else upcast(kind, version, dict(values), UPCASTERS)
+        return cls(**{name: _tuples(value, hints.get(name)) for name, value in today.items()})
+    except (KeyError, TypeError, ValueError) as error:
         raise RecordingError(f"the body of a {kind} is damaged: {error}") from None
 
 

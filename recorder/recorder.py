@@ -4,10 +4,12 @@ import os
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from types import TracebackType
 from typing import Protocol, Self
 
-from recorder.envelope import Envelope
+from recorder.codec import encode
+from recorder.envelope import NS_PER_US, Envelope, TurnCounter
 from recorder.errors import TokentapeError
 from recorder.events import (
     Event,
@@ -19,7 +21,10 @@ from recorder.events import (
     TurnStarted,
 )
 from recorder.projections.summary import RunSummary, summarise
+from recorder.record import Record
+from recorder.redaction import Redaction, Redactor
 from recorder.run_id import uuid7
+from recorder.seals import SEALED, SealChain
 
 # After these a loss of power loses nothing; after any other event the death of the process does.
 DURABLE = (RunStarted, RunFinished, RunFailed, TurnStarted, TurnFinished, ToolReturned)
@@ -39,7 +44,7 @@ class Recorder:
     """Writes one run, in order.
 
     As a context manager it ends the run: `RunFinished` with the totals, or `RunFailed` when the
-    block raises.
+    block raises. A `redactor` rewrites every text before it is written: see `recorder.redaction`.
     """
 
     def __init__(
@@ -47,12 +52,16 @@ class Recorder:
         log: EventLog,
         *,
         run_id: str | None = None,
+        redactor: Redactor | None = None,
         clock_ns: Callable[[], int] = time.time_ns,
         random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self.run_id = run_id or uuid7(clock_ns(), random_bytes(10))
         self._log = log
         self._clock_ns = clock_ns
+        self._redaction = None if redactor is None else Redaction(redactor)
+        self._turns = TurnCounter()
+        self._chain = SealChain(self.run_id)
         self._next_seq = 0
         self._last_turn = 0
         self._lost: str | None = None
@@ -95,12 +104,15 @@ class Recorder:
             )
         if isinstance(event, RunStarted) == self.started:
             raise TokentapeError("a run has one RunStarted, and it comes first")
-        envelope = Envelope(self.run_id, self._next_seq, self._clock_ns(), event)
         try:
+            if self._redaction is not None:
+                event = self._redaction.redacted(event)
+            envelope, record = self._placed(event)
             self._log.append(envelope, durable=isinstance(event, DURABLE))
         except BaseException as error:
             self._lost = f"{type(error).__name__}: {error}"
             raise
+        self._chain.add(record)
         self._next_seq += 1
         if isinstance(event, TurnStarted):
             self._last_turn = event.turn
@@ -108,7 +120,21 @@ class Recorder:
         self.ended = isinstance(event, RunFinished | RunFailed)
         return envelope
 
+    def _placed(self, event: Event) -> tuple[Envelope, Record]:
+        """The event in its place, sealed where it ends a turn or the run."""
+        at_ns = self._clock_ns() // NS_PER_US * NS_PER_US
+        turn = self._turns.turn_of(event)
+        envelope = Envelope(self.run_id, self._next_seq, at_ns, event, turn)
+        record = encode(envelope)
+        if isinstance(event, SEALED):
+            envelope = replace(envelope, seal=self._chain.seal_of(record))
+            record = encode(envelope)
+        return envelope, record
+
     def put_blob(self, sha256: str, payload: bytes) -> None:
+        """Keep what a tool returned in full, before the `ToolReturned` that names its sha256."""
+        if self._redaction is not None:
+            sha256, payload = self._redaction.redacted_blob(sha256, payload)
         self._log.put_blob(sha256, payload)
 
     def finish(self) -> None:

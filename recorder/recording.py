@@ -3,10 +3,12 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from recorder.codec import decode
 from recorder.envelope import Envelope
 from recorder.errors import RecordingError
 from recorder.events import RunStarted
 from recorder.projections import Message, Turn, iterate_messages, iterate_turns
+from recorder.record import Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,18 +21,22 @@ class Recording:
     """
 
     run_id: str
-    read: Callable[[], Iterator[Envelope]]
+    read: Callable[[], Iterator[Record]]
     where: str = ""
+
+    def records(self) -> Iterator[Record]:
+        """Every event in order as it is kept, neither decoded nor checked."""
+        return self.read()
 
     def events(self) -> Iterator[Envelope]:
         """Every event in order, with its envelope."""
-        for expected_seq, envelope in enumerate(self.read()):
-            if envelope.seq != expected_seq:
+        for expected_seq, record in enumerate(self.read()):
+            if record.seq != expected_seq:
                 raise RecordingError(
-                    f"run {self.run_id} has event {envelope.seq} where {expected_seq} is due: "
+                    f"run {self.run_id} has event {record.seq} where {expected_seq} is due: "
                     "an event is missing"
                 )
-            yield envelope
+            yield decode(self.run_id, record)
 
     def turns(self) -> list[Turn]:
         return list(iterate_turns(self.events()))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from recorder.events._check import require, require_counts, require_finite, require_token_ids
+from recorder.numbers import are_float32, are_halves, are_int32, to_microseconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,11 +48,12 @@ class TurnStarted:
 class TokenSampled:
     """The sampler chose one token.
 
-    `position` is the token's own place in the sequence, prompt included. Log-probabilities,
-    entropy and gap are natural logarithms and raw logits, float32 values: `logprob` before and
-    `logprob_processed` after the logits processors, `entropy` of the raw distribution in nats,
-    `top_gap` between the two largest raw logits. `candidate_ids` are the likeliest tokens of the
-    raw distribution, best first, with their `candidate_logprobs`; empty when not asked for.
+    `position` is the token's own place in the sequence, prompt included. `logprob` and
+    `logprob_processed` are natural logarithms, float32 values, before and after the logits
+    processors. What is there to be looked at has half precision (see `recorder.numbers`): `entropy`
+    of the raw distribution in nats, `top_gap` between the two largest raw logits, and
+    `candidate_ids`, the likeliest tokens of the raw distribution, best first, with their
+    `candidate_logprobs`; empty when not asked for. `duration_ms` is whole microseconds.
     """
 
     version: ClassVar[int] = 1
@@ -74,6 +76,24 @@ class TokenSampled:
             logprob_processed=self.logprob_processed,
             entropy=self.entropy,
             top_gap=self.top_gap,
+            duration_ms=self.duration_ms,
+        )
+        require(
+            are_float32((self.logprob, self.logprob_processed)),
+            f"log-probabilities are float32 values: {self.logprob}, {self.logprob_processed}",
+        )
+        require(
+            are_halves((self.entropy, self.top_gap, *self.candidate_logprobs)),
+            "entropy, top_gap and candidate_logprobs have half precision: round them with "
+            "recorder.numbers.to_half",
+        )
+        require(
+            self.duration_ms == to_microseconds(self.duration_ms),
+            f"duration_ms has three decimals at most: {self.duration_ms}",
+        )
+        require(
+            are_int32((self.turn, self.step, self.position, self.token_id, *self.candidate_ids)),
+            "turn, step, position and token ids are 32-bit integers",
         )
         require(
             len(self.candidate_ids) == len(self.candidate_logprobs),

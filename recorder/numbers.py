@@ -1,0 +1,51 @@
+"""Numbers as recordings hold them: rounded once, when they are recorded, and exact from then on.
+
+Log-probabilities of sampled tokens are what replays compare: they stay float32. What is only looked
+at is rounded to half precision (IEEE 754 binary16, 11 significant bits, a part in two thousand) and
+takes half the room. Times are whole microseconds, which is what databases and `datetime` can hold.
+"""
+
+import struct
+
+HALF_MAX = 65504.0
+US_PER_MS = 1000
+
+
+def to_half(*numbers: float) -> tuple[float, ...]:
+    """Each number at the nearest half-precision value; beyond 65,504, minus infinity too, that."""
+    form = f"<{len(numbers)}e"
+    try:
+        return struct.unpack(form, struct.pack(form, *numbers))
+    except OverflowError:
+        pass
+    held = (max(-HALF_MAX, min(HALF_MAX, number)) for number in numbers)
+    return struct.unpack(form, struct.pack(form, *held))
+
+
+def to_microseconds(duration_ms: float) -> float:
+    """Milliseconds with three decimals."""
+    return round(duration_ms * US_PER_MS) / US_PER_MS
+
+
+def are_halves(numbers: tuple[float, ...]) -> bool:
+    form = f"<{len(numbers)}e"
+    try:
+        return struct.unpack(form, struct.pack(form, *numbers)) == numbers
+    except (struct.error, OverflowError, TypeError):
+        return False
+
+
+def are_float32(numbers: tuple[float, ...]) -> bool:
+    form = f"<{len(numbers)}f"
+    try:
+        return struct.unpack(form, struct.pack(form, *numbers)) == numbers
+    except (struct.error, OverflowError, TypeError):
+        return False
+
+
+def are_int32(numbers: tuple[int, ...]) -> bool:
+    try:
+        struct.pack(f"<{len(numbers)}i", *numbers)
+    except (struct.error, TypeError):
+        return False
+    return True

@@ -1,0 +1,157 @@
+"""Text rewritten before it is written, for what must not be kept.
+
+Token ids spell the text, so a redacted run has none: each is recorded as zero, and candidates are
+left out. Everything else stays: counts, positions, log-probabilities, entropies, cache decisions,
+times. Such a run says so in `RunStarted.behaviour` and, turn by turn, in `TurnStarted.unreplayable`:
+its texts can be read, and nothing of it can be replayed.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from recorder.events import (
+    CacheDecided,
+    Event,
+    HistoryPruned,
+    MessageAdded,
+    RunFailed,
+    RunStarted,
+    SystemPromptCached,
+    TokenSampled,
+    ToolCalled,
+    ToolReturned,
+    TurnFinished,
+    TurnStarted,
+    ids_sha256,
+)
+
+Redactor = Callable[[str], str]
+REDACTED = "redacted"
+
+
+class Redaction:
+    """Redacts the events of one run, in order.
+
+    What is to be hidden may stand across two messages, so a prompt is redacted as a whole. The
+    turn then points into the redacted text as far as that is unchanged.
+    """
+
+    def __init__(self, redactor: Redactor) -> None:
+        self._redactor = redactor
+        self._text = ""
+        self._redacted_text = ""
+        self._sums: dict[str, tuple[str, int]] = {}
+
+    def redacted(self, event: Event) -> Event:
+        """The event as it may be written."""
+        if isinstance(event, SystemPromptCached):
+            return self._system_prompt(event)
+        if isinstance(event, MessageAdded):
+            return self._message(event)
+        if isinstance(event, HistoryPruned):
+            return self._pruned(event)
+        if isinstance(event, TurnStarted):
+            return self._turn(event)
+        if isinstance(event, TurnFinished):
+            return self._reply(event)
+        if isinstance(event, ToolReturned):
+            return self._tool_result(event)
+        return self._without_text(event)
+
+    def redacted_blob(self, sha256: str, payload: bytes) -> tuple[str, bytes]:
+        """A payload as it may be kept; one that is not UTF-8 text is emptied."""
+        try:
+            kept = self._redactor(payload.decode()).encode()
+        except UnicodeDecodeError:
+            kept = b""
+        kept_sha256 = hashlib.sha256(kept).hexdigest()
+        self._sums[sha256] = (kept_sha256, len(kept))
+        return kept_sha256, kept
+
+    def _without_text(self, event: Event) -> Event:
+        redact = self._redactor
+        if isinstance(event, RunStarted):
+            behaviour = {**event.behaviour, REDACTED: True}
+            return replace(event, name=redact(event.name), behaviour=behaviour)
+        if isinstance(event, RunFailed):
+            return replace(
+                event, message=redact(event.message), traceback=redact(event.traceback)
+            )
+        if isinstance(event, TokenSampled):
+            return replace(event, token_id=0, candidate_ids=(), candidate_logprobs=())
+        if isinstance(event, CacheDecided) and event.divergence_index is not None:
+            return replace(event, divergence_cached_id=0, divergence_prompt_id=0)
+        if isinstance(event, ToolCalled):
+            return replace(event, arguments=_redact_strings(event.arguments, redact))
+        return event
+
+    def _system_prompt(self, event: SystemPromptCached) -> Event:
+        self._text, self._redacted_text = event.text, self._redactor(event.text)
+        ids = _withheld(event.ids)
+        return replace(
+            event,
+            content=self._redactor(event.content),
+            text=self._redacted_text,
+            ids=ids,
+            sha256=ids_sha256(ids),
+        )
+
+    def _message(self, event: MessageAdded) -> Event:
+        text = self._redactor(event.text)
+        self._text += event.text
+        self._redacted_text += text
+        return replace(
+            event, content=self._redactor(event.content), text=text, ids=_withheld(event.ids)
+        )
+
+    def _pruned(self, event: HistoryPruned) -> Event:
+        for start, end in reversed(event.removed_chars):
+            self._text = self._text[:start] + self._text[end:]
+        # Places in the text are those of the text that was not redacted: the turn says anew.
+        return replace(event, removed_chars=())
+
+    def _turn(self, event: TurnStarted) -> Event:
+        self._text = self._text[: event.kept_chars] + event.added_text
+        prompt = self._redactor(self._text)
+        kept_chars = len(os.path.commonprefix([self._redacted_text, prompt]))
+        self._redacted_text = prompt
+        return replace(
+            event,
+            kept_chars=kept_chars,
+            added_text=prompt[kept_chars:],
+            added_ids=_withheld(event.added_ids),
+            unreplayable=(*event.unreplayable, REDACTED),
+        )
+
+    def _reply(self, event: TurnFinished) -> Event:
+        text = self._redactor(event.text)
+        self._text += event.text + event.stop_text
+        self._redacted_text += text + event.stop_text
+        return replace(event, text=text)
+
+    def _tool_result(self, event: ToolReturned) -> Event:
+        sha256, size = self._sums.get(event.payload_sha256, ("", 0))
+        return replace(
+            event,
+            content=self._redactor(event.content),
+            payload_sha256=sha256,
+            payload_bytes=size,
+            error=None if event.error is None else self._redactor(event.error),
+        )
+
+
+def _withheld(ids: tuple[int, ...]) -> tuple[int, ...]:
+    return (0,) * len(ids)
+
+
+def _redact_strings(value: Any, redact: Redactor) -> Any:
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, Mapping):
+        return {redact(name): _redact_strings(each, redact) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_redact_strings(each, redact) for each in value]
+    return value

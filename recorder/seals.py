@@ -1,0 +1,148 @@
+"""The chained hash that shows whether a run is what was recorded.
+
+A seal is set at the end of each turn and of the run. It is `blake2b-256:` and, in hexadecimal, the
+BLAKE2b hash (RFC 7693, 32 bytes) of the seal before it, or of `tokentape run <run_id>` for the
+first, and of every record since, in the form of `canonical_bytes`. So each seal stands for all of
+the run up to it, and a copy with the same last seal is the same recording.
+"""
+
+import hashlib
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from recorder.events import RunFailed, RunFinished, TurnFinished
+from recorder.record import Record
+
+ALGORITHM = "blake2b-256"
+SEALED = (TurnFinished, RunFinished, RunFailed)
+SEALED_KINDS = frozenset(event.__name__ for event in SEALED)
+_HEAD = struct.Struct("<qqHHI")
+_TOKEN = struct.Struct("<4i2f2eqH")
+_US_PER_MS = 1000
+
+
+def canonical_bytes(record: Record) -> bytes:
+    """What a seal hashes of a record, all integers little-endian.
+
+    `seq` and `at_ns` as int64, `version` and the length of the kind in bytes as uint16, the length
+    of the body in bytes as uint32; the kind and the body. A body is UTF-8 JSON as it was recorded,
+    or, of a `TokenSampled`, its fields: `turn`, `step`, `position`, `token_id` as int32; `logprob`,
+    `logprob_processed` as float32; `entropy`, `top_gap` as binary16; microseconds as int64; the
+    number of candidates as uint16, their ids as int32, their log-probabilities as binary16.
+    """
+    kind = record.kind.encode()
+    body = record.body.encode() if isinstance(record.body, str) else _token_bytes(record.body)
+    head = _HEAD.pack(record.seq, record.at_ns, record.version, len(kind), len(body))
+    return head + kind + body
+
+
+def _token_bytes(fields: Mapping[str, Any]) -> bytes:
+    ids, logprobs = fields["candidate_ids"], fields["candidate_logprobs"]
+    count = len(ids)
+    measured = _TOKEN.pack(
+        fields["turn"],
+        fields["step"],
+        fields["position"],
+        fields["token_id"],
+        fields["logprob"],
+        fields["logprob_processed"],
+        fields["entropy"],
+        fields["top_gap"],
+        round(fields["duration_ms"] * _US_PER_MS),
+        count,
+    )
+    return measured + struct.pack(f"<{count}i{count}e", *ids, *logprobs)
+
+
+class SealChain:
+    """Folds the records of a run, in order; `last` is the newest seal."""
+
+    def __init__(self, run_id: str) -> None:
+        self.last: str | None = None
+        self._hash = _began(f"tokentape run {run_id}")
+
+    def seal_of(self, record: Record) -> str:
+        """The seal that the record is to carry, which changes nothing here."""
+        hash_ = self._hash.copy()
+        hash_.update(canonical_bytes(record))
+        return f"{ALGORITHM}:{hash_.hexdigest()}"
+
+    def add(self, record: Record) -> None:
+        """Fold the record in; where it carries a seal, the chain goes on from that."""
+        if record.seal is None:
+            self._hash.update(canonical_bytes(record))
+        else:
+            self.last = record.seal
+            self._hash = _began(record.seal)
+
+
+def _began(text: str) -> hashlib.blake2b:
+    return hashlib.blake2b(text.encode(), digest_size=32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SealReport:
+    """What deriving the seals of a run anew has shown.
+
+    `sealed_turns` are the turns whose seals hold, `last_seal` the last seal that holds. `fault` says
+    what is wrong first and is empty where nothing is; `bad_turn` is the turn that it is in, None
+    where it is outside of turns. `unsealed_events` come behind the last seal: those of a turn that
+    was cut off, or of a run from before there were seals.
+    """
+
+    run_id: str
+    events: int
+    sealed_turns: int
+    unsealed_events: int
+    last_seal: str | None
+    fault: str
+    bad_turn: int | None
+
+    @property
+    def holds(self) -> bool:
+        return not self.fault
+
+
+def check_seals(run_id: str, records: Iterable[Record]) -> SealReport:
+    """Derive the chain of a run anew and compare it with what is recorded.
+
+    The first fault ends the search: nothing behind it can be told from it.
+    """
+    chain = SealChain(run_id)
+    events, unsealed, turns = 0, 0, 0
+    fault, bad_turn = "", None
+    for record in records:
+        fault = _fault_of(record, events, chain)
+        if fault:
+            bad_turn = record.turn
+            break
+        chain.add(record)
+        events, unsealed = events + 1, unsealed + 1
+        if record.seal is not None:
+            unsealed = 0
+            turns += record.kind == TurnFinished.__name__
+    return SealReport(
+        run_id=run_id,
+        events=events,
+        sealed_turns=turns,
+        unsealed_events=unsealed,
+        last_seal=chain.last,
+        fault=fault,
+        bad_turn=bad_turn,
+    )
+
+
+def _fault_of(record: Record, due: int, chain: SealChain) -> str:
+    if record.seq != due:
+        return f"event {record.seq} stands where {due} is due: an event is missing"
+    try:
+        seal = chain.seal_of(record)
+    except (struct.error, OverflowError, KeyError, TypeError, ValueError) as error:
+        return f"event {record.seq} holds what was never recorded: {error}"
+    if record.seal is None:
+        return f"event {due}, {record.kind}, has no seal" if record.kind in SEALED_KINDS else ""
+    if record.seal != seal:
+        return f"the seal at event {due} is not that of the events before it"
+    return ""

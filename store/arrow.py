@@ -1,0 +1,62 @@
+"""The columns of a recording as Arrow has them: in sealed files, and on the way into frames.
+
+`seq` numbers the events of a run across `events` and `tokens`. Times are UTC microseconds.
+"""
+
+import pyarrow as pa
+
+AT = pa.timestamp("us", tz="UTC")
+NAME = pa.dictionary(pa.int16(), pa.string())
+
+EVENTS = pa.schema(
+    [
+        ("run_id", NAME),
+        ("seq", pa.int32()),
+        ("at", AT),
+        ("turn", pa.int32()),
+        ("kind", NAME),
+        ("version", pa.int16()),
+        ("body", pa.string()),
+        ("seal", pa.string()),
+    ]
+)
+TOKENS = pa.schema(
+    [
+        ("run_id", NAME),
+        ("seq", pa.int32()),
+        ("at", AT),
+        ("version", pa.int16()),
+        ("turn", pa.int32()),
+        ("step", pa.int32()),
+        ("position", pa.int32()),
+        ("token_id", pa.int32()),
+        ("logprob", pa.float32()),
+        ("logprob_processed", pa.float32()),
+        ("entropy", pa.float32()),
+        ("top_gap", pa.float32()),
+        ("duration_us", pa.int64()),
+        ("candidate_ids", pa.list_(pa.int32())),
+        ("candidate_logprobs", pa.list_(pa.float32())),
+    ]
+)
+BLOBS = pa.schema([("sha256", pa.string()), ("payload", pa.binary())])
+RUNS = pa.schema(
+    [
+        ("run_id", NAME),
+        ("name", pa.string()),
+        ("status", NAME),
+        ("model", NAME),
+        ("seed", pa.int64()),
+        ("started_at", AT),
+        ("updated_at", AT),
+        ("turns", pa.int32()),
+        ("prompt_tokens", pa.int64()),
+        ("reused_tokens", pa.int64()),
+        ("generated_tokens", pa.int64()),
+    ]
+)
+
+
+def of_file(schema: pa.Schema) -> pa.Schema:
+    """The columns that a sealed file has: its folder's name says the run."""
+    return pa.schema([field for field in schema if field.name != "run_id"])

@@ -1,0 +1,43 @@
+"""What frames and copies are made from: any place that recordings can be read from."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import pyarrow as pa
+
+from recorder import Recording
+from recorder.projections import RunSummary
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which rows and columns are wanted; None stands for all."""
+
+    run_ids: tuple[str, ...] | None = None
+    turns: tuple[int, ...] | None = None
+    kinds: tuple[str, ...] | None = None
+    columns: tuple[str, ...] | None = None
+
+
+class Source(Protocol):
+    """A live store, a folder of sealed runs or a tape."""
+
+    where: str
+
+    def summaries(self) -> list[RunSummary]:
+        """Every run, the oldest first."""
+
+    def recording(self, run_id: str) -> Recording:
+        """The run with that id, or with the one id that begins so. Raises NoSuchRunError."""
+
+    def blob(self, sha256: str) -> bytes:
+        """The payload under a hexadecimal sha256. Raises StoreError where there is none."""
+
+    def events_table(self, selection: Selection) -> pa.Table:
+        """Events but sampled tokens, with the columns of `store.arrow.EVENTS`, by run and `seq`."""
+
+    def tokens_table(self, selection: Selection) -> pa.Table:
+        """Sampled tokens, with the columns of `store.arrow.TOKENS`, by run and `seq`.
+
+        `kinds` is ignored. Candidates are read only where `columns` names them.
+        """
