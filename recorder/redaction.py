@@ -77,9 +77,7 @@ class Redaction:
             behaviour = {**event.behaviour, REDACTED: True}
             return replace(event, name=redact(event.name), behaviour=behaviour)
         if isinstance(event, RunFailed):
-            return replace(
-                event, message=redact(event.message), traceback=redact(event.traceback)
-            )
+            return replace(event, message=redact(event.message), traceback=redact(event.traceback))
         if isinstance(event, TokenSampled):
             return replace(event, token_id=0, candidate_ids=(), candidate_logprobs=())
         if isinstance(event, CacheDecided) and event.divergence_index is not None:

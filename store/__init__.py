@@ -15,13 +15,15 @@ DEFAULT_URL = "sqlite:///tokentape.db"
 
 
 def open_store(
-    where: str | os.PathLike[str] = DEFAULT_URL, *, must_exist: bool = False
+    where: str | os.PathLike[str] = DEFAULT_URL, *, must_exist: bool = False, upgrade: bool = False
 ) -> DatabaseStore | ParquetStore:
-    """Open a live store, a URL such as `sqlite:///runs.db`, or a folder of sealed runs, to read.
+    """Open a live store, or a folder of sealed runs to read.
 
+    A live store is a URL such as `sqlite:///runs.db` or `postgresql+psycopg://user@host/database`.
     A plain path is the folder or the SQLite file at that path. A live store is created where
-    there is none, unless it `must_exist`. Raises StoreError for anything that is not a store,
-    which is left as it was.
+    there is none, unless it `must_exist`. One with an older schema is brought to today's where
+    `upgrade` asks for it, after a backup. Raises StoreError for anything that is not a store, which
+    is left as it was.
     """
     text = os.fspath(where)
     if "://" not in text:
@@ -32,11 +34,10 @@ def open_store(
         url = make_url(text)
     except ArgumentError:
         raise StoreError(f"{text!r} is not a database URL, nor a path") from None
-    if url.get_backend_name() != "sqlite":
-        raise StoreError(f"{url.get_backend_name()} is not supported yet: use sqlite:///FILE")
-    if must_exist and not Path(url.database or "").is_file():
+    is_sqlite = url.get_backend_name() == "sqlite"
+    if must_exist and is_sqlite and not Path(url.database or "").is_file():
         raise StoreError(f"there is no store at {url.database}")
-    return DatabaseStore(url)
+    return DatabaseStore(url, upgrade=upgrade)
 
 
 __all__ = (

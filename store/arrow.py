@@ -7,10 +7,11 @@ import pyarrow as pa
 
 AT = pa.timestamp("us", tz="UTC")
 NAME = pa.dictionary(pa.int16(), pa.string())
+RUN_ID = pa.dictionary(pa.int32(), pa.string())
 
 EVENTS = pa.schema(
     [
-        ("run_id", NAME),
+        ("run_id", RUN_ID),
         ("seq", pa.int32()),
         ("at", AT),
         ("turn", pa.int32()),
@@ -22,7 +23,7 @@ EVENTS = pa.schema(
 )
 TOKENS = pa.schema(
     [
-        ("run_id", NAME),
+        ("run_id", RUN_ID),
         ("seq", pa.int32()),
         ("at", AT),
         ("version", pa.int16()),
@@ -42,7 +43,7 @@ TOKENS = pa.schema(
 BLOBS = pa.schema([("sha256", pa.string()), ("payload", pa.binary())])
 RUNS = pa.schema(
     [
-        ("run_id", NAME),
+        ("run_id", RUN_ID),
         ("name", pa.string()),
         ("status", NAME),
         ("model", NAME),

@@ -1,78 +1,50 @@
-"""The live store: one append-only stream a run, in SQLite."""
+"""The live store: one append-only stream a run, in SQLite or PostgreSQL."""
 
-import heapq
-import sqlite3
-import struct
-from collections.abc import Iterable, Iterator
-from operator import attrgetter
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, Self
 
-import pandas as pd
-from sqlalchemy import (
-    Engine,
-    Row,
-    Select,
-    create_engine,
-    event,
-    insert,
-    literal,
-    select,
-    update,
-)
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy import select
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DatabaseError, IntegrityError
-from sqlalchemy.pool import ConnectionPoolEntry, StaticPool
+from sqlalchemy.exc import DBAPIError
 
-from recorder import Envelope, Recording, RecordingError
-from recorder.codec import decode_body, encode_body, kind_of
-from recorder.events import RunStarted, TokenSampled
+from recorder import Envelope, Record, Recording, RecordingError
+from recorder.codec import decode, encode
+from recorder.events import RunStarted, TokenSampled, ToolReturned
 from recorder.projections import RunSummary, changes_summary, summarise
+from store.connections import open_engine, writing_connection
 from store.errors import NoSuchRunError, StoreError
-from store.schema import bring_to_head, refuse_foreign_file
-from store.tables import blobs, events, runs, tokens
-
-TOKEN_COLUMNS = (
-    "turn",
-    "step",
-    "position",
-    "token_id",
-    "logprob",
-    "logprob_processed",
-    "entropy",
-    "top_gap",
-    "duration_ms",
-)
-SUMMARY_COLUMNS = tuple(c.name for c in runs.columns if c.name not in ("run_key",))
+from store.packing import COLUMNS
+from store.reader import NS_PER_US, SUMMARY_COLUMNS, DatabaseReader, summary_of, summary_row
+from store.schema import bring_to_head
+from store.source import BlobSource
+from store.tables import SEQ_BITS, SEQ_MASK, runs, tombstones
 
 
-class DatabaseStore:
-    """Recordings in a SQLite database; use `open_store` to get one.
+class DatabaseStore(DatabaseReader):
+    """Recordings in a database; use `open_store` to get one.
 
     A commit an event: an event that was appended is there when the process dies. `durable` ones
     are there when the power fails, too.
     """
 
-    def __init__(self, url: URL) -> None:
-        self.where = url.render_as_string()
-        if url.database and url.database != ":memory:":
-            path = Path(url.database)
-            refuse_foreign_file(path)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._engine = create_engine(url)
-        else:
-            self._engine = create_engine(url, poolclass=StaticPool)
-        _prepare_connections(self._engine)
+    def __init__(self, url: URL, *, upgrade: bool = False) -> None:
+        where = url.render_as_string()
+        engine, backend = open_engine(url)
+        super().__init__(engine, backend, where)
         try:
-            self._writer = self._engine.connect()
-            bring_to_head(self._writer, self.where)
-        except DatabaseError as error:
-            self._engine.dispose()
-            raise StoreError(f"cannot open {self.where}: {error.orig}") from None
-        except StoreError:
-            self.close()
+            with engine.connect() as connection:
+                bring_to_head(connection, url, upgrade=upgrade)
+            self._writer = writing_connection(engine, backend)
+        except DBAPIError as error:
+            engine.dispose()
+            raise StoreError(f"cannot open {where}: {error.orig}") from None
+        except BaseException:
+            engine.dispose()
             raise
+        self._cursor = self._writer.cursor()
+        self._driver = engine.dialect.loaded_dbapi
+        self._statements = _Statements(backend.packing.mark)
         self._open_runs: dict[str, tuple[int, RunSummary]] = {}
 
     def close(self) -> None:
@@ -88,210 +60,164 @@ class DatabaseStore:
     def append(self, envelope: Envelope, *, durable: bool) -> None:
         """Keep the event; see `recorder.EventLog`.
 
-        Raises StoreError when the run has an event with that `seq` already: a run has one writer.
+        Raises StoreError when it is not the next event of its run: a run has one writer.
         """
-        if durable:
-            self._writer.exec_driver_sql("PRAGMA synchronous=FULL")
-            self._writer.commit()
-        kept = False
-        try:
-            self._insert(envelope)
-            self._writer.commit()
-            kept = True
-        except IntegrityError:
-            raise StoreError(
-                f"run {envelope.run_id} has an event {envelope.seq} already: a run has one writer"
-            ) from None
-        except DatabaseError as error:
-            raise StoreError(f"cannot write to {self.where}: {error.orig}") from None
-        finally:
-            if not kept:
-                self._writer.rollback()
-                self._open_runs.pop(envelope.run_id, None)
-            if durable:
-                self._writer.exec_driver_sql("PRAGMA synchronous=NORMAL")
-                self._writer.commit()
+        run_id = envelope.run_id
+        event = envelope.event
+        refused = (
+            f"run {run_id} has an event {envelope.seq} already, or lacks the one before it: "
+            "a run has one writer"
+        )
+        if isinstance(event, TokenSampled) and not durable:
+            with self._told(run_id, refused):
+                self._append(envelope)
+            return
+        with self._transaction(run_id, refused, durable=durable):
+            if isinstance(event, RunStarted):
+                self._begin_run(envelope)
+            self._append(envelope)
+            if changes_summary(event):
+                run_key, summary = self._open_run(run_id)
+                after = summarise(summary, envelope)
+                assert after is not None
+                self._update_run(run_key, after)
+                self._open_runs[run_id] = (run_key, after)
 
-    def _insert(self, envelope: Envelope) -> None:
-        event_ = envelope.event
-        if isinstance(event_, RunStarted):
-            self._begin_run(envelope)
+    def _append(self, envelope: Envelope) -> None:
         run_key, summary = self._open_run(envelope.run_id)
-        place = {"run_key": run_key, "seq": envelope.seq, "at_ns": envelope.at_ns}
-        if isinstance(event_, TokenSampled):
-            self._writer.execute(_INSERT_TOKEN, place | _token_row(event_))
+        self._insert(run_key, summary.started_at_ns, encode(envelope))
+
+    @contextmanager
+    def _told(self, run_id: str, refused: str) -> Iterator[None]:
+        """Raises StoreError, with `refused` where the rules of the database are broken."""
+        try:
+            yield
+        except BaseException as error:
+            self._open_runs.pop(run_id, None)
+            if isinstance(error, self._driver.IntegrityError):
+                raise StoreError(refused) from None
+            if isinstance(error, self._driver.Error):
+                raise StoreError(f"cannot write to {self.where}: {_first_line(error)}") from None
+            raise
+
+    @contextmanager
+    def _transaction(self, run_id: str, refused: str, *, durable: bool) -> Iterator[None]:
+        """Commit what the block writes, or nothing of it. Raises as `_told` does."""
+        backend = self._backend
+        with self._told(run_id, refused):
+            try:
+                for statement in backend.begin_durable if durable else (backend.begin,):
+                    self._cursor.execute(statement)
+                yield
+                self._cursor.execute("COMMIT")
+            except BaseException:
+                # A connection that is lost cannot roll back; the database does.
+                with suppress(self._driver.Error):
+                    self._cursor.execute("ROLLBACK")
+                raise
+            finally:
+                if durable and backend.end_durable is not None:
+                    self._cursor.execute(backend.end_durable)
+
+    def _insert(self, run_key: int, started_at_ns: int, record: Record) -> None:
+        if not 0 <= record.seq <= SEQ_MASK:
+            raise StoreError(f"a run has at most {SEQ_MASK + 1:,} events here")
+        event_key = run_key << SEQ_BITS | record.seq
+        after_us = (record.at_ns - started_at_ns) // NS_PER_US
+        if isinstance(record.body, str):
+            row = (record.turn, record.kind, record.version, record.body, record.seal)
+            self._cursor.execute(self._statements.insert_event, (event_key, after_us, *row))
         else:
-            row = {
-                "kind": kind_of(event_),
-                "version": event_.version,
-                "body": encode_body(event_),
-            }
-            self._writer.execute(_INSERT_EVENT, place | row)
-        if changes_summary(event_):
-            after = summarise(summary, envelope)
-            assert after is not None
-            self._writer.execute(
-                update(runs).where(runs.c.run_key == run_key).values(_summary_row(after))
-            )
-            self._open_runs[envelope.run_id] = (run_key, after)
+            packed = self._backend.packing.row(record.version, record.body)
+            self._cursor.execute(self._statements.insert_token, (event_key, after_us, *packed))
 
     def _begin_run(self, envelope: Envelope) -> None:
         summary = summarise(None, envelope)
         assert summary is not None
-        result = self._writer.execute(insert(runs).values(_summary_row(summary)))
-        key = result.inserted_primary_key
-        assert key is not None
-        self._open_runs[envelope.run_id] = (key[0], summary)
+        self._open_runs[envelope.run_id] = (self._insert_run(summary), summary)
+
+    def _insert_run(self, summary: RunSummary) -> int:
+        values = [getattr(summary, name) for name in SUMMARY_COLUMNS]
+        self._cursor.execute(self._statements.insert_run, values)
+        (run_key,) = self._cursor.fetchone()
+        return int(run_key)
 
     def _open_run(self, run_id: str) -> tuple[int, RunSummary]:
         if run_id not in self._open_runs:
-            row = self._writer.execute(select(runs).where(runs.c.run_id == run_id)).one_or_none()
+            query = select(runs).where(runs.c.run_id == run_id)
+            row = self._ask(lambda reader: reader.execute(query).one_or_none())
             if row is None:
                 raise NoSuchRunError(f"{self.where} has no run {run_id}")
-            self._open_runs[run_id] = (row.run_key, _summary(row))
+            self._open_runs[run_id] = (row.run_key, summary_of(row))
         return self._open_runs[run_id]
 
     def put_blob(self, sha256: str, payload: bytes) -> None:
-        statement = sqlite_insert(blobs).values(sha256=sha256, payload=payload)
-        self._writer.execute(statement.on_conflict_do_nothing())
-        self._writer.commit()
+        with self._told("", f"cannot keep blob {sha256}"):
+            self._cursor.execute(self._statements.insert_blob, (sha256, payload))
 
-    def blob(self, sha256: str) -> bytes:
-        """The payload under a hexadecimal sha256. Raises StoreError where there is none."""
-        with self._engine.connect() as reader:
-            payload = reader.execute(
-                select(blobs.c.payload).where(blobs.c.sha256 == sha256)
-            ).scalar_one_or_none()
-        if payload is None:
-            raise StoreError(f"{self.where} has no blob {sha256}")
-        return bytes(payload)
+    def import_run(self, recording: Recording, blobs: BlobSource) -> None:
+        """Keep a copy of a run, each record as it is, with its payloads: all of it or nothing.
 
-    def summaries(self) -> list[RunSummary]:
-        """Every run, the newest last."""
-        with self._engine.connect() as reader:
-            rows = reader.execute(select(runs).order_by(runs.c.started_at_ns, runs.c.run_key))
-            return [_summary(row) for row in rows]
+        Raises StoreError where the run is here already, or was erased here.
+        """
+        run_id = recording.run_id
+        if any(each.run_id == run_id for each in self.summaries()):
+            raise StoreError(f"{self.where} has run {run_id} already")
+        self._refuse_erased(run_id)
+        run_key, summary = None, None
+        with self._transaction(run_id, f"run {run_id} is being added already", durable=True):
+            for record in recording.records():
+                envelope = decode(run_id, record)
+                summary = summarise(summary, envelope)
+                if summary is None:
+                    raise RecordingError(f"run {run_id} does not begin with RunStarted")
+                if run_key is None:
+                    run_key = self._insert_run(summary)
+                self._insert(run_key, summary.started_at_ns, record)
+                if isinstance(envelope.event, ToolReturned):
+                    sha256 = envelope.event.payload_sha256
+                    self._cursor.execute(self._statements.insert_blob, (sha256, blobs.blob(sha256)))
+            if summary is None:
+                raise RecordingError(f"run {run_id} has no events")
+            assert run_key is not None
+            self._update_run(run_key, summary)
 
-    def recording(self, run_id: str) -> Recording:
-        """The run with that id, or with the one id that begins so. Raises NoSuchRunError."""
-        with self._engine.connect() as reader:
-            matches = (
-                reader.execute(
-                    select(runs.c.run_id).where(runs.c.run_id.startswith(run_id, autoescape=True))
-                )
-                .scalars()
-                .all()
-            )
-        full_id = only_match(matches, run_id, self.where)
-        return Recording(full_id, lambda: self._read(full_id), self.where)
+    def _update_run(self, run_key: int, summary: RunSummary) -> None:
+        values = [getattr(summary, name) for name in SUMMARY_COLUMNS]
+        self._cursor.execute(self._statements.update_run, (*values, run_key))
 
-    def _read(self, run_id: str) -> Iterator[Envelope]:
-        with self._engine.connect() as event_reader, self._engine.connect() as token_reader:
-            event_rows = event_reader.execute(_of_run(select(events), events, run_id))
-            token_rows = token_reader.execute(_of_run(select(tokens), tokens, run_id))
-            merged = heapq.merge(
-                (_envelope(run_id, row) for row in event_rows.yield_per(1000)),
-                (_token_envelope(run_id, row) for row in token_rows.yield_per(1000)),
-                key=attrgetter("seq"),
-            )
-            try:
-                yield from merged
-            except DatabaseError as error:
-                raise StoreError(f"cannot read {self.where}: {error.orig}") from None
-
-    def events_frame(
-        self, run_id: str | None = None, kinds: Iterable[str] | None = None
-    ) -> pd.DataFrame:
-        """Rows of `events`: run_id, seq, at_ns, kind, version, body."""
-        columns = [events.c[name] for name in ("seq", "at_ns", "kind", "version", "body")]
-        query = select(runs.c.run_id, *columns).join(runs).order_by(runs.c.run_key, events.c.seq)
-        if run_id is not None:
-            query = query.where(runs.c.run_id == run_id)
-        if kinds is not None:
-            query = query.where(events.c.kind.in_(list(kinds)))
-        return self._frame(query)
-
-    def tokens_frame(self, run_id: str | None = None) -> pd.DataFrame:
-        """Rows of `tokens`, with `run_id` for `run_key`."""
-        columns = [column for column in tokens.columns if column.name != "run_key"]
-        query = select(runs.c.run_id, *columns).join(runs).order_by(runs.c.run_key, tokens.c.seq)
-        if run_id is not None:
-            query = query.where(runs.c.run_id == run_id)
-        return self._frame(query)
-
-    def _frame(self, query: Select[Any]) -> pd.DataFrame:
-        with self._engine.connect() as reader:
-            return pd.read_sql_query(query, reader)
+    def _refuse_erased(self, run_id: str) -> None:
+        query = select(tombstones.c.run_id).where(tombstones.c.run_id == run_id)
+        if self._ask(lambda reader: reader.execute(query).first()) is not None:
+            raise StoreError(f"run {run_id} was erased from {self.where}: it stays away")
 
 
-_INSERT_EVENT = insert(events)
-_INSERT_TOKEN = insert(tokens)
+class _Statements:
+    """What is executed for every event, as the driver takes it."""
 
+    def __init__(self, mark: str) -> None:
+        def marks(count: int) -> str:
+            return ", ".join([mark] * count)
 
-def only_match(matches: Iterable[str], wanted: str, where: str) -> str:
-    """The one id among those that begin as wanted. Raises NoSuchRunError."""
-    found = sorted(matches)
-    if wanted in found:
-        return wanted
-    if not found or not wanted:
-        raise NoSuchRunError(f"{where} has no run {wanted!r}")
-    if len(found) > 1:
-        raise NoSuchRunError(f"{wanted!r} is the beginning of {len(found)} runs in {where}")
-    return found[0]
-
-
-def _prepare_connections(engine: Engine) -> None:
-    @event.listens_for(engine, "connect")
-    def prepare(connection: sqlite3.Connection, entry: ConnectionPoolEntry) -> None:
-        for pragma in (
-            "busy_timeout=30000",
-            "synchronous=NORMAL",
-            "foreign_keys=ON",
-            # Without it REPLACE deletes a row past the triggers that refuse deletion.
-            "recursive_triggers=ON",
-        ):
-            connection.execute(f"PRAGMA {pragma}")
-
-
-def _of_run(query: Select[Any], table: Any, run_id: str) -> Select[Any]:
-    run_key = select(runs.c.run_key).where(runs.c.run_id == literal(run_id)).scalar_subquery()
-    return query.where(table.c.run_key == run_key).order_by(table.c.seq)
-
-
-def _summary_row(summary: RunSummary) -> dict[str, Any]:
-    return {name: getattr(summary, name) for name in SUMMARY_COLUMNS}
-
-
-def _summary(row: Row[Any]) -> RunSummary:
-    return RunSummary(**{name: getattr(row, name) for name in SUMMARY_COLUMNS})
-
-
-def _token_row(token: TokenSampled) -> dict[str, Any]:
-    row = {name: getattr(token, name) for name in TOKEN_COLUMNS}
-    count = len(token.candidate_ids)
-    row["version"] = token.version
-    row["candidate_ids"] = struct.pack(f"<{count}i", *token.candidate_ids) if count else None
-    row["candidate_logprobs"] = (
-        struct.pack(f"<{count}f", *token.candidate_logprobs) if count else None
-    )
-    return row
-
-
-def _envelope(run_id: str, row: Row[Any]) -> Envelope:
-    try:
-        return Envelope(run_id, row.seq, row.at_ns, decode_body(row.kind, row.version, row.body))
-    except RecordingError as error:
-        raise type(error)(f"run {run_id}, event {row.seq}: {error}") from None
-
-
-def _token_envelope(run_id: str, row: Row[Any]) -> Envelope:
-    ids, logprobs = row.candidate_ids or b"", row.candidate_logprobs or b""
-    try:
-        token = TokenSampled(
-            **{name: getattr(row, name) for name in TOKEN_COLUMNS},
-            candidate_ids=struct.unpack(f"<{len(ids) // 4}i", ids),
-            candidate_logprobs=struct.unpack(f"<{len(logprobs) // 4}f", logprobs),
+        columns = ", ".join(SUMMARY_COLUMNS)
+        self.insert_run = (
+            f"INSERT INTO runs ({columns}) VALUES ({marks(len(SUMMARY_COLUMNS))}) RETURNING run_key"
         )
-    except (TypeError, ValueError, struct.error) as error:
-        raise RecordingError(f"run {run_id}, token {row.seq}: {error}") from None
-    return Envelope(run_id, row.seq, row.at_ns, token)
+        assigned = ", ".join(f"{name} = {mark}" for name in SUMMARY_COLUMNS)
+        self.update_run = f"UPDATE runs SET {assigned} WHERE run_key = {mark}"
+        self.insert_event = (
+            "INSERT INTO events (event_key, after_us, turn, kind, version, body, seal) "
+            f"VALUES ({marks(7)})"
+        )
+        self.insert_token = (
+            f"INSERT INTO tokens (event_key, after_us, {', '.join(COLUMNS)}) "
+            f"VALUES ({marks(2 + len(COLUMNS))})"
+        )
+        self.insert_blob = (
+            f"INSERT INTO blobs (sha256, payload) VALUES ({marks(2)}) ON CONFLICT DO NOTHING"
+        )
+
+
+def _first_line(error: Any) -> str:
+    """PostgreSQL adds the context of the statement, which holds what was to be written."""
+    return str(error).strip().partition("\n")[0]

@@ -13,3 +13,7 @@ class NoSuchRunError(StoreError):
 
 class NewerStoreError(StoreError, NewerRecordingError):
     """The store was written by a newer version of tokentape."""
+
+
+class OlderStoreError(StoreError):
+    """The store has an older schema, and is to be upgraded first."""

@@ -20,7 +20,7 @@ from recorder import Envelope, Recording, RecordingError
 from recorder.codec import decode_body, encode_body, kind_of
 from recorder.events import RunStarted, TokenSampled, ToolReturned
 from recorder.projections import RunSummary, summarise_all
-from store.database import only_match
+from store.reader import only_match
 from store.errors import NewerStoreError, StoreError
 
 SCHEMA_VERSION = 1

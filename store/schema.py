@@ -1,20 +1,43 @@
-"""What is in a database file before we touch it, and bringing it to the newest schema."""
+"""What is in a database before we touch it, and bringing it to the newest schema."""
 
 import sqlite3
 import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, text
+from sqlalchemy.engine import URL
 from sqlalchemy.exc import OperationalError
 
-from store.errors import NewerStoreError, StoreError
+from store.errors import NewerStoreError, OlderStoreError, StoreError
+from store.tables import TRIGGERS
 
 _WAL_ATTEMPTS = 200
 _WAL_PAUSE_S = 0.05
+_CREATION_LOCK = 0x746F6B656E746170  # "tokentap": those who find a blank PostgreSQL take turns
 MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upgrade:
+    """`backup` is the copy that was made before, None where there was nothing to keep."""
+
+    before: str
+    after: str
+    backup: Path | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revision:
+    """A version of the schema, and what it brought."""
+
+    revision: str
+    summary: str
+    is_current: bool
 
 
 def alembic_config(connection: Connection | None = None) -> Config:
@@ -25,6 +48,16 @@ def alembic_config(connection: Connection | None = None) -> Config:
     return config
 
 
+def _scripts() -> ScriptDirectory:
+    return ScriptDirectory.from_config(alembic_config())
+
+
+def head() -> str:
+    newest = _scripts().get_current_head()
+    assert newest is not None
+    return newest
+
+
 def refuse_foreign_file(path: Path) -> None:
     """Raise StoreError unless the file is a SQLite database; a new or empty one may become ours.
 
@@ -32,6 +65,12 @@ def refuse_foreign_file(path: Path) -> None:
     """
     if path.is_dir():
         raise StoreError(f"{path} is a folder, not a database file")
+    log, index = (path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))
+    if index.exists() and not log.exists() and path.exists():
+        raise StoreError(
+            f"{log} is missing: {path} was being written, and its newest events are in there. Put "
+            f"it back, or remove {index.name} to go on with what is left"
+        )
     if not path.exists() or path.stat().st_size == 0:
         return
     with path.open("rb") as file:
@@ -47,29 +86,95 @@ def refuse_foreign_file(path: Path) -> None:
         raise StoreError(f"{path} cannot be read as a database: {error}") from None
 
 
-def bring_to_head(connection: Connection, where: str) -> None:
-    """Create the tables in a blank database; refuse one that is not ours or is newer than we are.
+def bring_to_head(connection: Connection, url: URL, *, upgrade: bool) -> None:
+    """Create the tables in a blank database, or upgrade an older one where that is asked for.
 
-    Raises StoreError and NewerStoreError.
+    Raises StoreError for a database that is not ours, OlderStoreError for one that is to be
+    upgraded first, and NewerStoreError for one that is newer than we are.
     """
-    config = alembic_config(connection)
-    head = ScriptDirectory.from_config(config).get_current_head()
+    where = url.render_as_string()
     if not _tables(connection):
-        _use_wal(connection)
-        # Of several processes that find the file blank, one creates and the others wait for it.
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-        if not _tables(connection):
-            command.upgrade(config, "head")
-        connection.commit()
+        _create(connection)
+    revision = revision_of(connection, where)
+    if revision == head():
+        return
+    if not upgrade:
+        raise OlderStoreError(
+            f"{where} has schema {revision}, this tokentape keeps schema {head()}: upgrade it with "
+            "`tokentape db upgrade`, which makes a backup first"
+        )
+    upgrade_schema(connection, url, backup=True)
+
+
+def revision_of(connection: Connection, where: str) -> str:
+    """The schema that a database has. Raises as `bring_to_head` does."""
     found = _tables(connection)
     if "alembic_version" not in found or "events" not in found:
         raise StoreError(f"{where} is a database of something else: it has no tokentape events")
     revision = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
     connection.rollback()
-    if revision != head:
+    known = {each.revision for each in _scripts().walk_revisions()}
+    if revision not in known:
         raise NewerStoreError(
-            f"{where} has schema {revision}, this tokentape knows up to {head}: upgrade tokentape"
+            f"{where} has schema {revision}, this tokentape knows up to {head()}: upgrade tokentape"
         )
+    return str(revision)
+
+
+def history(current: str) -> list[Revision]:
+    """Every version of the schema, the oldest first."""
+    return [
+        Revision(
+            revision=each.revision,
+            summary=each.doc.partition("\n")[0],
+            is_current=each.revision == current,
+        )
+        for each in reversed(list(_scripts().walk_revisions()))
+    ]
+
+
+def upgrade_schema(connection: Connection, url: URL, *, backup: bool) -> Upgrade:
+    """Bring an older database to the newest schema, all of it or nothing.
+
+    A SQLite file is copied first, beside itself. Raises StoreError for a PostgreSQL database where
+    a backup is asked for: that is made with `pg_dump`.
+    """
+    where = url.render_as_string()
+    before = revision_of(connection, where)
+    if before == head():
+        return Upgrade(before=before, after=before, backup=None)
+    copy = _back_up(url, before) if backup else None
+    is_sqlite = connection.dialect.name == "sqlite"
+    connection.exec_driver_sql("BEGIN EXCLUSIVE" if is_sqlite else "SELECT 1")
+    command.upgrade(alembic_config(connection), "head")
+    missing = TRIGGERS - triggers_of(connection)
+    if missing:
+        connection.rollback()
+        raise StoreError(f"the upgrade of {where} lost {', '.join(sorted(missing))}: it is undone")
+    connection.commit()
+    return Upgrade(before=before, after=head(), backup=copy)
+
+
+def triggers_of(connection: Connection) -> set[str]:
+    query = (
+        "SELECT name FROM sqlite_master WHERE type = 'trigger'"
+        if connection.dialect.name == "sqlite"
+        else "SELECT tgname FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid "
+        "WHERE NOT tgisinternal AND relnamespace = current_schema()::regnamespace"
+    )
+    return set(connection.execute(text(query)).scalars())
+
+
+def _create(connection: Connection) -> None:
+    """Of several processes that find the database blank, one creates, the others wait for it."""
+    if connection.dialect.name == "sqlite":
+        _use_wal(connection)
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    else:
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _CREATION_LOCK})
+    if not _tables(connection):
+        command.upgrade(alembic_config(connection), "head")
+    connection.commit()
 
 
 def _tables(connection: Connection) -> set[str]:
@@ -87,3 +192,28 @@ def _use_wal(connection: Connection) -> None:
             connection.rollback()
             time.sleep(_WAL_PAUSE_S)
     connection.commit()
+
+
+def _back_up(url: URL, revision: str) -> Path | None:
+    if url.get_backend_name() != "sqlite":
+        raise StoreError(
+            f"{url.render_as_string()} cannot be copied from here: make a backup with pg_dump, "
+            "then upgrade with --no-backup"
+        )
+    if not url.database or url.database == ":memory:":
+        return None
+    path = Path(url.database)
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+    copy = path.with_name(f"{path.name}.{revision}.{stamp}.backup")
+    source, target = sqlite3.connect(path), sqlite3.connect(copy)
+    try:
+        source.backup(target)
+        (answer,) = target.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.Error as error:
+        raise StoreError(f"cannot make the backup {copy}: {error}; nothing was changed") from None
+    finally:
+        source.close()
+        target.close()
+    if answer != "ok":
+        raise StoreError(f"the backup {copy} is damaged ({answer}): {path} is, too, and unchanged")
+    return copy

@@ -19,7 +19,12 @@ class Selection:
     columns: tuple[str, ...] | None = None
 
 
-class Source(Protocol):
+class BlobSource(Protocol):
+    def blob(self, sha256: str) -> bytes:
+        """The payload under a hexadecimal sha256. Raises StoreError where there is none."""
+
+
+class Source(BlobSource, Protocol):
     """A live store, a folder of sealed runs or a tape."""
 
     where: str
@@ -29,9 +34,6 @@ class Source(Protocol):
 
     def recording(self, run_id: str) -> Recording:
         """The run with that id, or with the one id that begins so. Raises NoSuchRunError."""
-
-    def blob(self, sha256: str) -> bytes:
-        """The payload under a hexadecimal sha256. Raises StoreError where there is none."""
 
     def events_table(self, selection: Selection) -> pa.Table:
         """Events but sampled tokens, with the columns of `store.arrow.EVENTS`, by run and `seq`."""

@@ -1,15 +1,20 @@
 """The tables of a live store.
 
 `seq` numbers the events of a run across `events` and `tokens`: a sampled token is a typed row of
-`tokens`, every other event a row of `events` with a JSON body. Migrations never import this file;
-a test holds the two equal.
+`tokens`, every other event a row of `events` with a JSON body. `event_key` is the run's key in its
+upper bits and `seq` in the lower `SEQ_BITS`: one integer, by which SQLite lays rows out. Times count
+from the start of the run, in microseconds.
+
+SQLite knows no number smaller than eight bytes, so it keeps the bits of float32 (`_f32`) and of
+half-precision numbers (`_f16`) as integers; in PostgreSQL they are `real`. The views spell them
+out. Migrations never import this file; a test holds the two equal.
 """
 
 from sqlalchemy import (
+    ARRAY,
+    REAL,
     BigInteger,
     Column,
-    Double,
-    ForeignKey,
     Integer,
     LargeBinary,
     MetaData,
@@ -19,12 +24,18 @@ from sqlalchemy import (
     Text,
 )
 
+SEQ_BITS = 28
+SEQ_MASK = (1 << SEQ_BITS) - 1
+
 metadata = MetaData()
+
+_Key = BigInteger().with_variant(Integer, "sqlite")
+_Float32 = Integer().with_variant(REAL, "postgresql")
+_Float16 = SmallInteger().with_variant(REAL, "postgresql")
 
 runs = Table(
     "runs",
     metadata,
-    # A small key, because every token row carries it; `run_id` is what people see.
     Column("run_key", Integer, primary_key=True),
     Column("run_id", String(36), nullable=False, unique=True),
     Column("name", Text, nullable=False),
@@ -42,35 +53,33 @@ runs = Table(
 events = Table(
     "events",
     metadata,
-    Column("run_key", ForeignKey("runs.run_key"), primary_key=True),
-    Column("seq", Integer, primary_key=True, autoincrement=False),
-    Column("at_ns", BigInteger, nullable=False),
+    Column("event_key", _Key, primary_key=True, autoincrement=False),
+    Column("after_us", BigInteger, nullable=False),
+    Column("turn", Integer),
     Column("kind", String(40), nullable=False),
     Column("version", SmallInteger, nullable=False),
     Column("body", Text, nullable=False),
-    sqlite_with_rowid=False,
+    Column("seal", String(80)),
 )
 
 tokens = Table(
     "tokens",
     metadata,
-    Column("run_key", ForeignKey("runs.run_key"), primary_key=True),
-    Column("seq", Integer, primary_key=True, autoincrement=False),
-    Column("at_ns", BigInteger, nullable=False),
+    Column("event_key", _Key, primary_key=True, autoincrement=False),
+    Column("after_us", BigInteger, nullable=False),
     Column("version", SmallInteger, nullable=False),
     Column("turn", Integer, nullable=False),
     Column("step", Integer, nullable=False),
     Column("position", Integer, nullable=False),
     Column("token_id", Integer, nullable=False),
-    Column("logprob", Double, nullable=False),
-    Column("logprob_processed", Double, nullable=False),
-    Column("entropy", Double, nullable=False),
-    Column("top_gap", Double, nullable=False),
-    Column("duration_ms", Double, nullable=False),
-    # Little-endian int32 and float32, best candidate first.
-    Column("candidate_ids", LargeBinary),
-    Column("candidate_logprobs", LargeBinary),
-    sqlite_with_rowid=False,
+    Column("logprob_f32", _Float32, nullable=False),
+    Column("logprob_processed_f32", _Float32, nullable=False),
+    Column("entropy_f16", _Float16, nullable=False),
+    Column("top_gap_f16", _Float16, nullable=False),
+    Column("duration_us", BigInteger, nullable=False),
+    # In SQLite little-endian integers, each of as many bytes as the largest needs.
+    Column("candidate_ids", LargeBinary().with_variant(ARRAY(Integer), "postgresql")),
+    Column("candidate_logprobs_f16", LargeBinary().with_variant(ARRAY(REAL), "postgresql")),
 )
 
 blobs = Table(
@@ -78,4 +87,28 @@ blobs = Table(
     metadata,
     Column("sha256", String(64), primary_key=True),
     Column("payload", LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
 )
+
+tombstones = Table(
+    "tombstones",
+    metadata,
+    Column("run_id", String(36), primary_key=True),
+    Column("erased_at_ns", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("events", BigInteger, nullable=False),
+    Column("last_seal", String(80)),
+    sqlite_with_rowid=False,
+)
+
+_REFUSED = {
+    "events": ("update", "delete", "gap"),
+    "tokens": ("update", "delete", "gap"),
+    "blobs": ("update", "delete"),
+    "runs": ("delete", "move"),
+    "tombstones": ("update", "delete"),
+}
+TRIGGERS = frozenset(
+    f"{table}_refuse_{what}" for table, refused in _REFUSED.items() for what in refused
+)
+"""What keeps recordings as they are; PostgreSQL has `_refuse_truncate` besides."""

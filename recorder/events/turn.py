@@ -78,6 +78,7 @@ class TokenSampled:
             top_gap=self.top_gap,
             duration_ms=self.duration_ms,
         )
+        require_token_ids(candidate_ids=self.candidate_ids)
         require(
             are_float32((self.logprob, self.logprob_processed)),
             f"log-probabilities are float32 values: {self.logprob}, {self.logprob_processed}",

@@ -1,0 +1,118 @@
+"""Connections to the database of a live store: SQLite or PostgreSQL."""
+
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.engine import URL
+from sqlalchemy.pool import ConnectionPoolEntry, StaticPool
+
+from store.errors import StoreError
+from store.packing import Packing, PostgresPacking, SqlitePacking
+from store.schema import refuse_foreign_file
+
+BUSY_TIMEOUT_MS = 60_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backend:
+    """What differs between databases.
+
+    A statement by itself is committed by itself; `begin` opens a transaction of several.
+    `begin_durable` opens one that outlasts a loss of power, `end_durable` follows it. All else
+    outlasts the death of the process at once, and a loss of power once the database has written it
+    by itself: in PostgreSQL within three times `wal_writer_delay`, 0.6 s by default, in SQLite at
+    the next full sync.
+    """
+
+    name: str
+    packing: Packing
+    begin: str
+    begin_durable: tuple[str, ...]
+    end_durable: str | None
+
+
+SQLITE = Backend(
+    name="sqlite",
+    packing=SqlitePacking(),
+    begin="BEGIN IMMEDIATE",
+    begin_durable=("PRAGMA synchronous=FULL", "BEGIN IMMEDIATE"),
+    end_durable="PRAGMA synchronous=NORMAL",
+)
+POSTGRESQL = Backend(
+    name="postgresql",
+    packing=PostgresPacking(),
+    begin="BEGIN",
+    begin_durable=("BEGIN", "SET LOCAL synchronous_commit TO on"),
+    end_durable=None,
+)
+
+
+def writing_connection(engine: Engine, backend: Backend) -> Any:
+    """A connection of the driver itself, which commits each statement that stands alone."""
+    connection: Any = engine.raw_connection()
+    if backend is SQLITE:
+        connection.driver_connection.isolation_level = None
+    else:
+        connection.driver_connection.autocommit = True
+    return connection
+
+
+def is_in_memory(url: URL) -> bool:
+    return url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:")
+
+
+def open_engine(url: URL) -> tuple[Engine, Backend]:
+    """Raises StoreError for a database that is not supported, or a file that is none."""
+    if url.get_backend_name() == "sqlite":
+        return _sqlite_engine(url), SQLITE
+    if url.get_backend_name() != "postgresql":
+        raise StoreError(
+            f"{url.get_backend_name()} is not supported: use sqlite:///FILE or "
+            "postgresql+psycopg://USER@HOST/DATABASE"
+        )
+    if url.drivername == "postgresql":
+        url = url.set(drivername="postgresql+psycopg")
+    try:
+        # A commit does not wait for the disk unless it is durable; see Backend.
+        engine = create_engine(
+            url,
+            connect_args={"options": _options(url)},
+            pool_pre_ping=True,
+        )
+    except ModuleNotFoundError as error:
+        raise StoreError(
+            f"{url.drivername} needs {error.name}: install tokentape[postgres]"
+        ) from None
+    return engine, POSTGRESQL
+
+
+def _options(url: URL) -> str:
+    given = url.query.get("options", "")
+    return f"{given if isinstance(given, str) else ' '.join(given)} -c synchronous_commit=off"
+
+
+def _sqlite_engine(url: URL) -> Engine:
+    if is_in_memory(url):
+        engine = create_engine(url, poolclass=StaticPool)
+    else:
+        path = Path(url.database or "")
+        refuse_foreign_file(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        engine = create_engine(url)
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: sqlite3.Connection, entry: ConnectionPoolEntry) -> None:
+        for pragma in (
+            f"busy_timeout={BUSY_TIMEOUT_MS}",
+            "synchronous=NORMAL",
+            # Without it REPLACE deletes a row past the triggers that refuse deletion.
+            "recursive_triggers=ON",
+            # What is erased is overwritten.
+            "secure_delete=ON",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+
+    return engine

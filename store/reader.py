@@ -1,0 +1,286 @@
+"""Reading a live store: runs, records, blobs, and tables of many rows."""
+
+import heapq
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from operator import attrgetter
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+from sqlalchemy import Connection, Engine, Row, Select, Table, select
+from sqlalchemy.exc import DBAPIError
+
+from recorder import Record, Recording, RecordingError
+from recorder.codec import TOKEN_KIND
+from recorder.projections import RunSummary
+from store.arrow import AT, EVENTS, TOKENS
+from store.connections import Backend
+from store.errors import NoSuchRunError, StoreError
+from store.packing import COLUMNS
+from store.source import Selection
+from store.tables import SEQ_BITS, SEQ_MASK, blobs, events, runs, tokens, tombstones
+
+SUMMARY_COLUMNS = tuple(column.name for column in runs.columns if column.name != "run_key")
+NS_PER_US = 1000
+_ROWS_AT_ONCE = 50_000
+_STORED = {
+    "logprob": "logprob_f32",
+    "logprob_processed": "logprob_processed_f32",
+    "entropy": "entropy_f16",
+    "top_gap": "top_gap_f16",
+    "candidate_logprobs": "candidate_logprobs_f16",
+}
+"""Columns of tokens that the database has under another name."""
+
+_Result = TypeVar("_Result")
+
+
+class DatabaseReader:
+    """What any number of processes may do with a live store at once."""
+
+    def __init__(self, engine: Engine, backend: Backend, where: str) -> None:
+        self.where = where
+        self._engine = engine
+        self._backend = backend
+
+    def blob(self, sha256: str) -> bytes:
+        """The payload under a hexadecimal sha256. Raises StoreError where there is none."""
+        query = select(blobs.c.payload).where(blobs.c.sha256 == sha256)
+        payload = self._ask(lambda reader: reader.execute(query).scalar_one_or_none())
+        if payload is None:
+            raise StoreError(f"{self.where} has no blob {sha256}")
+        return bytes(payload)
+
+    def summaries(self) -> list[RunSummary]:
+        """Every run, the newest last."""
+        query = select(runs).order_by(runs.c.started_at_ns, runs.c.run_id)
+        return [summary_of(row) for row in self._ask(lambda reader: reader.execute(query).all())]
+
+    def recording(self, run_id: str) -> Recording:
+        """The run with that id, or with the one id that begins so. Raises NoSuchRunError."""
+        query = select(runs.c.run_id).where(runs.c.run_id.startswith(run_id, autoescape=True))
+        matches = self._ask(lambda reader: reader.execute(query).scalars().all())
+        if not matches:
+            self._say_if_erased(run_id)
+        full_id = only_match(matches, run_id, self.where)
+        return Recording(full_id, lambda: self._records(full_id), self.where)
+
+    def _say_if_erased(self, run_id: str) -> None:
+        query = select(tombstones).where(
+            tombstones.c.run_id.startswith(run_id, autoescape=True) if run_id else False
+        )
+        erased = self._ask(lambda reader: reader.execute(query).first())
+        if erased is not None:
+            when = np.datetime64(erased.erased_at_ns, "ns").astype("datetime64[s]")
+            raise NoSuchRunError(f"run {erased.run_id} was erased on {when}Z: {erased.reason}")
+
+    def _records(self, run_id: str) -> Iterator[Record]:
+        try:
+            with self._engine.connect() as reader, self._engine.connect() as token_reader:
+                run = self._run(reader, run_id)
+                event_rows = reader.execute(_of_run(events, run.run_key)).yield_per(1000)
+                token_rows = token_reader.execute(_of_run(tokens, run.run_key)).yield_per(1000)
+                started_us = run.started_at_ns // NS_PER_US
+                yield from heapq.merge(
+                    (_event_record(row, started_us) for row in event_rows),
+                    (self._token_record(row, started_us) for row in token_rows),
+                    key=attrgetter("seq"),
+                )
+        except DBAPIError as error:
+            raise StoreError(f"cannot read {self.where}: {error.orig}") from None
+        except (TypeError, struct.error) as error:
+            raise RecordingError(f"run {run_id} is damaged: {error}") from None
+
+    def _run(self, reader: Connection, run_id: str) -> Row[Any]:
+        row = reader.execute(select(runs).where(runs.c.run_id == run_id)).one_or_none()
+        if row is None:
+            raise NoSuchRunError(f"{self.where} has no run {run_id}")
+        return row
+
+    def _token_record(self, row: Row[Any], started_us: int) -> Record:
+        event_key, after_us, version, *packed = row
+        fields = self._backend.packing.token(packed)
+        at_ns = (started_us + after_us) * NS_PER_US
+        return Record(event_key & SEQ_MASK, at_ns, TOKEN_KIND, version, fields, fields["turn"])
+
+    def events_table(self, selection: Selection) -> pa.Table:
+        """See `store.source.Source`."""
+        names = ("turn", "kind", "version", "body", "seal")
+        query = select(events.c.event_key, events.c.after_us, *(events.c[name] for name in names))
+        if selection.kinds is not None:
+            query = query.where(events.c.kind.in_(selection.kinds))
+
+        def columns(rows: list[tuple[Any, ...]]) -> dict[str, pa.Array]:
+            values = zip(*(row[2:] for row in rows), strict=True)
+            return {
+                name: pa.array(each, EVENTS.field(name).type)
+                for name, each in zip(names, values, strict=True)
+            }
+
+        return self._table(EVENTS, events, query, selection, columns)
+
+    def tokens_table(self, selection: Selection) -> pa.Table:
+        """See `store.source.Source`."""
+        wanted = _token_columns(selection.columns)
+        stored = [_STORED.get(name, name) for name in wanted]
+        query = select(tokens.c.event_key, tokens.c.after_us, *(tokens.c[name] for name in stored))
+        packing = self._backend.packing
+
+        def columns(rows: list[tuple[Any, ...]]) -> dict[str, pa.Array]:
+            values = dict(zip(stored, zip(*(row[2:] for row in rows), strict=True), strict=True))
+            found = {}
+            if "candidate_ids" in values:
+                ids, logprobs = values.pop("candidate_ids"), values.pop("candidate_logprobs_f16")
+                lists = packing.candidates(ids, logprobs)
+                found = dict(zip(("candidate_ids", "candidate_logprobs"), lists, strict=True))
+            for name in wanted:
+                if name not in found:
+                    kept_as = _STORED.get(name, name)
+                    found[name] = packing.numbers(kept_as, values[kept_as])
+            return found
+
+        schema = pa.schema([field for field in TOKENS if field.name in (*_PLACE, *wanted)])
+        return self._table(schema, tokens, query, selection, columns)
+
+    def _table(
+        self,
+        schema: pa.Schema,
+        table: Table,
+        query: Select[Any],
+        selection: Selection,
+        columns: Callable[[list[tuple[Any, ...]]], dict[str, pa.Array]],
+    ) -> pa.Table:
+        """Rows of a stream as a table, run by run: the query's first columns are key and time."""
+        if selection.turns is not None:
+            query = query.where(table.c.turn.in_(selection.turns))
+        query = query.order_by(table.c.event_key)
+
+        def read(reader: Connection) -> pa.Table:
+            chosen = self._chosen_runs(reader, selection.run_ids)
+            numbers = _Numbers([run.run_key for run in chosen])
+            starts = np.array([run.started_at_ns // NS_PER_US for run in chosen], np.int64)
+            parts = []
+            for lowest, highest in numbers.ranges(selection.run_ids is None):
+                within = table.c.event_key.between(
+                    lowest << SEQ_BITS, highest << SEQ_BITS | SEQ_MASK
+                )
+                cursor: Any = reader.execute(query.where(within)).cursor
+                while rows := cursor.fetchmany(_ROWS_AT_ONCE):
+                    parts.append(_placed(rows, numbers, starts) | columns(rows))
+            return _joined(parts, [run.run_id for run in chosen], schema)
+
+        return self._ask(read)
+
+    def _chosen_runs(self, reader: Connection, run_ids: tuple[str, ...] | None) -> list[Row[Any]]:
+        query = select(runs.c.run_key, runs.c.run_id, runs.c.started_at_ns).order_by(runs.c.run_id)
+        found = reader.execute(query).all()
+        return [row for row in found if run_ids is None or row.run_id in run_ids]
+
+    def _ask(self, question: Callable[[Connection], _Result]) -> _Result:
+        try:
+            with self._engine.connect() as reader:
+                return question(reader)
+        except DBAPIError as error:
+            raise StoreError(f"cannot read {self.where}: {error.orig}") from None
+
+
+_PLACE = ("run_id", "seq", "at")
+
+
+def only_match(matches: Iterable[str], wanted: str, where: str) -> str:
+    """The one id among those that begin as wanted. Raises NoSuchRunError."""
+    found = sorted(matches)
+    if wanted in found:
+        return wanted
+    if not found or not wanted:
+        raise NoSuchRunError(f"{where} has no run {wanted!r}")
+    if len(found) > 1:
+        raise NoSuchRunError(f"{wanted!r} is the beginning of {len(found)} runs in {where}")
+    return found[0]
+
+
+def summary_of(row: Row[Any]) -> RunSummary:
+    return RunSummary(**{name: getattr(row, name) for name in SUMMARY_COLUMNS})
+
+
+def summary_row(summary: RunSummary) -> dict[str, Any]:
+    return {name: getattr(summary, name) for name in SUMMARY_COLUMNS}
+
+
+def _of_run(table: Table, run_key: int) -> Select[Any]:
+    lowest = run_key << SEQ_BITS
+    columns = (
+        table.columns
+        if table is events
+        else (tokens.c.event_key, tokens.c.after_us, *(tokens.c[name] for name in COLUMNS))
+    )
+    query = select(*columns).where(table.c.event_key.between(lowest, lowest | SEQ_MASK))
+    return query.order_by(table.c.event_key)
+
+
+def _event_record(row: Row[Any], started_us: int) -> Record:
+    return Record(
+        seq=row.event_key & SEQ_MASK,
+        at_ns=(started_us + row.after_us) * NS_PER_US,
+        kind=row.kind,
+        version=row.version,
+        body=row.body,
+        turn=row.turn,
+        seal=row.seal,
+    )
+
+
+def _token_columns(asked: tuple[str, ...] | None) -> list[str]:
+    """Those that are read; both columns of candidates, or neither."""
+    candidates = ("candidate_ids", "candidate_logprobs")
+    names = [field.name for field in TOKENS if field.name not in _PLACE]
+    if asked is None:
+        return [name for name in names if name not in candidates]
+    both = any(name in asked for name in candidates)
+    return [name for name in names if name in asked or (both and name in candidates)]
+
+
+class _Numbers:
+    """Runs by their place among the chosen ones, which is the order of their ids."""
+
+    def __init__(self, run_keys: list[int]) -> None:
+        self._by_key = np.argsort(np.array(run_keys, np.int64), kind="stable")
+        self._keys = np.array(run_keys, np.int64)[self._by_key]
+
+    def ranges(self, all_runs: bool) -> list[tuple[int, int]]:
+        """First and last run key of each query: one for all runs that were there, else a run's."""
+        keys: list[int] = self._keys.tolist()
+        if all_runs:
+            return [(keys[0], keys[-1])] if keys else []
+        return [(key, key) for key in keys]
+
+    def of(self, run_keys: Any) -> Any:
+        return self._by_key[np.searchsorted(self._keys, run_keys)]
+
+
+def _placed(rows: list[tuple[Any, ...]], numbers: _Numbers, starts_us: Any) -> dict[str, pa.Array]:
+    keys = np.array([row[0] for row in rows], np.int64)
+    after_us = np.array([row[1] for row in rows], np.int64)
+    number = numbers.of(keys >> SEQ_BITS)
+    return {
+        "run_id": pa.array(number.astype(np.int32)),
+        "seq": pa.array((keys & SEQ_MASK).astype(np.int32)),
+        "at": pa.array(after_us + starts_us[number]).cast(AT),
+    }
+
+
+def _joined(parts: list[dict[str, pa.Array]], run_ids: list[str], schema: pa.Schema) -> pa.Table:
+    """One table, by run id and `seq`: rows come by run key, which may be another order."""
+    names = pa.array(run_ids, pa.string())
+    columns = []
+    for field in schema:
+        chunks = [part[field.name] for part in parts]
+        if field.name == "run_id":
+            chunks = [pa.DictionaryArray.from_arrays(chunk, names) for chunk in chunks]
+        columns.append(pa.chunked_array([chunk.cast(field.type) for chunk in chunks], field.type))
+    table = pa.table(columns, schema=schema)
+    numbers = np.concatenate([part["run_id"].to_numpy() for part in parts] or [np.zeros(0)])
+    if np.any(np.diff(numbers) < 0):
+        table = table.take(pa.array(np.argsort(numbers, kind="stable")))
+    return table
