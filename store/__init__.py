@@ -9,7 +9,9 @@ from sqlalchemy.exc import ArgumentError
 from store.database import DatabaseStore
 from store.errors import NewerStoreError, NoSuchRunError, StoreError
 from store.frames import cache_df, events_df, runs_df, tokens_df, tools_df, turns_df
-from store.parquet import ParquetStore, export_parquet
+from store.sealed import ParquetStore
+from store.sealing import export_parquet
+from store.tape import pack
 
 DEFAULT_URL = "sqlite:///tokentape.db"
 
@@ -51,6 +53,7 @@ __all__ = (
     "events_df",
     "export_parquet",
     "open_store",
+    "pack",
     "runs_df",
     "tokens_df",
     "tools_df",

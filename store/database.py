@@ -15,7 +15,7 @@ from recorder.projections import RunSummary, changes_summary, summarise
 from store.connections import open_engine, writing_connection
 from store.errors import NoSuchRunError, StoreError
 from store.packing import COLUMNS
-from store.reader import NS_PER_US, SUMMARY_COLUMNS, DatabaseReader, summary_of, summary_row
+from store.reader import NS_PER_US, SUMMARY_COLUMNS, DatabaseReader, summary_of
 from store.schema import bring_to_head
 from store.source import BlobSource
 from store.tables import SEQ_BITS, SEQ_MASK, runs, tombstones
