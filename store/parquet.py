@@ -4,7 +4,7 @@ Each column is encoded as it was measured to be smallest, on a recorded run and 
 `docs/files.md`. The metadata of each file has, each name behind `tokentape.`: `schema`, `run_id`,
 the model's `fingerprints`, `events`, how many of the run's events there are up to the end of the
 file, and `last_seal`, the seal of the last of them. In the file of `runs`, which is written last,
-`files` lists the others of the run with their sizes and sha256 sums.
+`summary` has the row once more, and `files` lists the others of the run with their sizes and sums.
 """
 
 import hashlib
@@ -168,6 +168,7 @@ def tokens_rows(records: Iterable[Record]) -> pa.Table:
 
 
 def runs_row(summary: RunSummary) -> pa.Table:
+    """The one row of `runs`."""
     columns = {name: [getattr(summary, name, None)] for name in of_file(RUNS).names}
     columns["started_at"] = _times([summary.started_at_ns])
     columns["updated_at"] = _times([summary.updated_at_ns])

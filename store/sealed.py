@@ -19,12 +19,12 @@ from recorder.codec import TOKEN_KIND
 from recorder.envelope import NS_PER_US
 from recorder.numbers import US_PER_MS
 from recorder.projections import RunSummary
-from store.arrow import EVENTS, RUNS, TOKENS
+from store.arrow import EVENTS, RUNS, TOKENS, of_file
 from store.errors import StoreError
-from store.parquet import SCHEMAS, SealedFile
+from store.parquet import SCHEMAS, SealedFile, runs_row
 from store.places import Folder, Place, part_name
 from store.reader import only_match
-from store.sealed_run import BROKEN, SealedRun, cannot_read, read_sealed_run, summaries_of
+from store.sealed_run import UNREADABLE, SealedRun, cannot_read, read_sealed_run
 from store.source import Selection
 from store.tape import Tape
 
@@ -62,8 +62,9 @@ class ParquetStore:
 
     def summaries(self) -> list[RunSummary]:
         """Every sealed run, the oldest first."""
-        files = {run_id: [name] for run_id, name in self._place.run_files().items()}
-        return summaries_of(self._scan("runs", files, RUNS.names))
+        found = (self.sealed_run(run_id).summary for run_id in self._place.run_files())
+        known = (each for each in found if each is not None)
+        return sorted(known, key=lambda each: (each.started_at_ns, each.run_id))
 
     def recording(self, run_id: str) -> Recording:
         """The run with that id, or with the one id that begins so. Raises NoSuchRunError."""
@@ -73,7 +74,10 @@ class ParquetStore:
     def sealed_run(self, run_id: str) -> SealedRun:
         """What is sealed of a run, and in which files."""
         name = part_name("runs", run_id)
-        return read_sealed_run(self._place.source(name), f"{self.where}/{name}")
+        run = read_sealed_run(self._place.source(name), f"{self.where}/{name}")
+        if run.run_id != run_id:
+            raise StoreError(f"{self.where}/{name} is of another run, {run.run_id}")
+        return run
 
     def blob(self, sha256: str) -> bytes:
         """The payload under a hexadecimal sha256. Raises StoreError where there is none."""
@@ -83,7 +87,10 @@ class ParquetStore:
             raise StoreError(f"{self.where} has no blob {sha256}")
         name = self._blob_files[sha256]
         found = self._scan("blobs", {"": [name]}, ["payload"], ds.field("sha256") == sha256)
-        return bytes(found["payload"][0].as_py())
+        payload = bytes(found["payload"][0].as_py())
+        if hashlib.sha256(payload).hexdigest() != sha256:
+            raise StoreError(f"{self.where}: blob {sha256} is not as it was sealed")
+        return payload
 
     def events_table(self, selection: Selection) -> pa.Table:
         """See `Source`."""
@@ -104,7 +111,9 @@ class ParquetStore:
             listed.add(name)
             try:
                 run = self.sealed_run(run_id)
-                self._scan("runs", {run_id: [name]}, RUNS.names)
+                rows = self._scan("runs", {run_id: [name]}, of_file(RUNS).names).to_pylist()
+                if run.summary is None or rows != runs_row(run.summary).to_pylist():
+                    found.append(f"{self.where}/{name} contradicts itself: its row is another")
             except StoreError as error:
                 found.append(str(error))
                 continue
@@ -172,7 +181,7 @@ class ParquetStore:
         dataset = ds.FileSystemDataset(fragments, schema, _FORMAT)
         try:
             return dataset.to_table(columns=list(columns), filter=filter_)
-        except BROKEN as error:
+        except UNREADABLE as error:
             raise self._blamed(files, error) from None
 
     def _blamed(self, files: Mapping[str, Sequence[str]], error: BaseException) -> StoreError:
@@ -180,7 +189,7 @@ class ParquetStore:
         for name in (name for names in files.values() for name in names):
             try:
                 pq.ParquetFile(self._place.source(name), page_checksum_verification=True).read()
-            except BROKEN as found:
+            except UNREADABLE as found:
                 return cannot_read(f"{self.where}/{name}", found)
         return cannot_read(self.where, error)
 
@@ -197,7 +206,7 @@ class ParquetStore:
             source = self._place.source(name)
             try:
                 yield from pq.ParquetFile(source).iter_batches(batch_size=_BATCH_ROWS)
-            except BROKEN as error:
+            except UNREADABLE as error:
                 raise cannot_read(f"{self.where}/{name}", error) from None
 
 

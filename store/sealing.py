@@ -4,7 +4,6 @@ Files are written aside, brought to the disk and renamed, that of `runs` last: w
 run whole, as it was at its last seal, or not at all.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -20,10 +19,9 @@ from recorder.events import (
     RunFailed,
     RunFinished,
     RunStarted,
-    ToolReturned,
     TurnFinished,
 )
-from recorder.projections import RunSummary, summarise
+from recorder.projections import summarise
 from recorder.seals import SEALED_KINDS
 from store.errors import NewerStoreError, StoreError
 from store.locks import locked
@@ -35,8 +33,9 @@ from store.parquet import (
     runs_row,
     tokens_rows,
 )
+from store.payloads import payload_of
 from store.places import SCHEMA_VERSION, TABLES, newest_schema, part_name
-from store.sealed_run import BROKEN, SealedRun, read_sealed_run, summaries_of
+from store.sealed_run import UNREADABLE, SealedRun, read_sealed_run
 from store.source import BlobSource
 
 FINGERPRINTS = ("weights_sha256", "tokenizer_sha256", "template_sha256", "sampler_sha256")
@@ -95,8 +94,8 @@ def _goes_on(recording: Recording, run: SealedRun) -> bool:
 class _Before:
     """What is sealed of a run already."""
 
-    def __init__(self, folder: Path, run: SealedRun, summary: RunSummary) -> None:
-        self.run, self.summary = run, summary
+    def __init__(self, folder: Path, run: SealedRun) -> None:
+        self.run = run
         self.next_part = len(run.parts("events"))
         self.payloads: set[str] = set()
         for name in run.parts("blobs"):
@@ -115,10 +114,9 @@ def _sealed_before(folder: Path, run_id: str) -> _Before | None:
         run = read_sealed_run(path, str(path))
         if any((folder / each.name).stat().st_size != each.bytes for each in run.files):
             return None
-        row = pq.ParquetFile(path).read()
-        (summary,) = summaries_of(row.append_column("run_id", pa.array([run_id])))
-        return _Before(folder, run, summary) if summary.status == "running" else None
-    except (StoreError, *BROKEN):
+        goes_on = run.summary is not None and run.summary.status == "running"
+        return _Before(folder, run) if goes_on else None
+    except (StoreError, *UNREADABLE):
         return None
 
 
@@ -127,7 +125,6 @@ class _Part:
 
     def __init__(self, run_id: str, before: _Before | None) -> None:
         self.number = 0 if before is None else before.next_part
-        self.summary = None if before is None else before.summary
         self.payloads: set[str] = set()
         self._kept_payloads: set[str] = set() if before is None else before.payloads
         self.run = SealedRun(run_id=run_id) if before is None else before.run
@@ -147,17 +144,14 @@ class _Part:
                 )
             if record.kind in _SUMMARISED_KINDS:
                 self._summarise(record)
-            elif record.kind == ToolReturned.__name__ and isinstance(record.body, str):
-                sha256 = json.loads(record.body)["payload_sha256"]
-                # A redacted payload that never was kept has no sum.
-                if sha256 and sha256 not in self._kept_payloads:
-                    self.payloads.add(sha256)
+            elif (sha256 := payload_of(record)) and sha256 not in self._kept_payloads:
+                self.payloads.add(sha256)
         last = records[-1]
         self.run = replace(self.run, events=last.seq + 1, last_seal=last.seal or "")
 
     def _summarise(self, record: Record) -> None:
         envelope = decode(self.run.run_id, record)
-        self.summary = summarise(self.summary, envelope)
+        self.run = replace(self.run, summary=summarise(self.run.summary, envelope))
         if isinstance(envelope.event, RunStarted):
             prints = {name: getattr(envelope.event, name) for name in FINGERPRINTS}
             self.run = replace(self.run, fingerprints=prints)
@@ -174,7 +168,7 @@ def _write(part: _Part, records: Iterable[Record], blobs: BlobSource, folder: Pa
         _add_rows(part, records, files)
         if part.is_empty and part.number:
             return []
-        if part.is_empty or part.summary is None:
+        if part.is_empty or part.run.summary is None:
             raise RecordingError(f"nothing of run {run_id} is sealed yet: no turn has finished")
         _add_blobs(files["blobs"], sorted(part.payloads), blobs)
         row = made.enter_context(TableFile(folder, part_name("runs", run_id)))
@@ -182,8 +176,8 @@ def _write(part: _Part, records: Iterable[Record], blobs: BlobSource, folder: Pa
         due = [each for table, each in files.items() if each.rows or (table, part.number) == _FIRST]
         sealed = tuple(each.finish(part.run.metadata()) for each in due)
         run = replace(part.run, files=(*part.run.files, *sealed))
-        row.add(runs_row(part.summary))
-        row.finish(run.files_metadata())
+        row.add(runs_row(part.run.summary))
+        row.finish(run.runs_metadata())
         _put_in_place(folder, run, due, row, replaces=part.number == 0)
     return [*(each.path for each in due), row.path]
 

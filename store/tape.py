@@ -42,6 +42,15 @@ _MEMBER = re.compile(
 _NO_TIME = (1980, 1, 1, 0, 0, 0)
 
 
+def is_zip(path: Path) -> bool:
+    """True for a file that is, or was meant to be, a tape."""
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == b"PK\x03\x04" or path.suffix == ".tape"
+    except OSError:
+        return path.suffix == ".tape"
+
+
 def pack(recordings: Iterable[Recording], blobs: BlobSource, path: Path) -> Path:
     """Write runs into a tape, written aside and renamed.
 
