@@ -87,9 +87,9 @@ class SealReport:
     """What deriving the seals of a run anew has shown.
 
     `sealed_turns` are the turns whose seals hold, `last_seal` the last seal that holds. `fault`
-    says what is wrong first and is empty where nothing is; `bad_turn` is the turn that it is in, None
-    where it is outside of turns. `unsealed_events` come behind the last seal: those of a turn that
-    was cut off, or of a run from before there were seals.
+    says what is wrong first and is empty where nothing is; `bad_turn` is the turn that it is in,
+    None where it is outside of turns. `unsealed_events` come behind the last seal: those of a turn
+    that was cut off, or of a run from before there were seals.
     """
 
     run_id: str
