@@ -1,17 +1,25 @@
-"""Keeps recordings: a live SQLite database, sealed Parquet folders, and frames from both."""
+"""Keeps recordings: a live database, sealed Parquet files, and frames from both."""
 
 import os
 from pathlib import Path
 
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from store.connections import connected
 from store.database import DatabaseStore
-from store.errors import NewerStoreError, NoSuchRunError, StoreError
+from store.erasure import Erasure
+from store.errors import NewerStoreError, NoSuchRunError, OlderStoreError, StoreError
 from store.frames import cache_df, events_df, runs_df, tokens_df, tools_df, turns_df
+from store.importing import Imported, import_runs
+from store.integrity import Integrity, check
+from store.jsonl import export_jsonl
+from store.schema import Upgrade, revision_of, upgrade_schema
 from store.sealed import ParquetStore
 from store.sealing import export_parquet
-from store.tape import pack
+from store.sealing_log import SealingLog
+from store.spreadsheets import export_csv
+from store.tape import is_zip, pack
 
 DEFAULT_URL = "sqlite:///tokentape.db"
 
@@ -19,43 +27,71 @@ DEFAULT_URL = "sqlite:///tokentape.db"
 def open_store(
     where: str | os.PathLike[str] = DEFAULT_URL, *, must_exist: bool = False, upgrade: bool = False
 ) -> DatabaseStore | ParquetStore:
-    """Open a live store, or a folder of sealed runs to read.
+    """Open a live store, or sealed runs to read: a folder or a tape.
 
     A live store is a URL such as `sqlite:///runs.db` or `postgresql+psycopg://user@host/database`.
-    A plain path is the folder or the SQLite file at that path. A live store is created where
-    there is none, unless it `must_exist`. One with an older schema is brought to today's where
-    `upgrade` asks for it, after a backup. Raises StoreError for anything that is not a store, which
-    is left as it was.
+    A plain path is the folder, the tape or the SQLite file at that path. A live store is created
+    where there is none, unless it `must_exist`. One with an older schema is brought to today's
+    where `upgrade` asks for it, after a backup. Raises StoreError for anything that is not a store,
+    which is left as it was.
     """
     text = os.fspath(where)
-    if "://" not in text:
-        if Path(text).is_dir():
-            return ParquetStore(Path(text))
-        text = f"sqlite:///{text}"
-    try:
-        url = make_url(text)
-    except ArgumentError:
-        raise StoreError(f"{text!r} is not a database URL, nor a path") from None
+    if "://" not in text and (Path(text).is_dir() or is_zip(Path(text))):
+        return ParquetStore(Path(text))
+    url = database_url(text)
     is_sqlite = url.get_backend_name() == "sqlite"
     if must_exist and is_sqlite and not Path(url.database or "").is_file():
         raise StoreError(f"there is no store at {url.database}")
     return DatabaseStore(url, upgrade=upgrade)
 
 
+def database_url(text: str) -> URL:
+    """The URL of a live store; a plain path is a SQLite file. Raises StoreError."""
+    try:
+        return make_url(text if "://" in text else f"sqlite:///{text}")
+    except ArgumentError:
+        raise StoreError(f"{text!r} is not a database URL, nor a path") from None
+
+
+def current_schema(url: URL) -> str:
+    """The schema of a live store, which is only looked at. Raises StoreError."""
+    with connected(url) as connection:
+        return revision_of(connection, url.render_as_string())
+
+
+def upgrade_store(url: URL, *, backup: bool = True) -> Upgrade:
+    """Bring a live store to the newest schema; see `store.schema.upgrade_schema`."""
+    with connected(url) as connection:
+        return upgrade_schema(connection, url, backup=backup)
+
+
 __all__ = (
     "DEFAULT_URL",
     "DatabaseStore",
+    "Erasure",
+    "Imported",
+    "Integrity",
     "NewerStoreError",
     "NoSuchRunError",
+    "OlderStoreError",
     "ParquetStore",
+    "SealingLog",
     "StoreError",
+    "Upgrade",
     "cache_df",
+    "check",
+    "current_schema",
+    "database_url",
     "events_df",
+    "export_csv",
+    "export_jsonl",
     "export_parquet",
+    "import_runs",
     "open_store",
     "pack",
     "runs_df",
     "tokens_df",
     "tools_df",
     "turns_df",
+    "upgrade_store",
 )
