@@ -1,6 +1,6 @@
 """Copies of runs into a live store, after a look at their seals."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,48 +25,65 @@ class Imported:
     added: bool
 
 
-def import_runs(path: Path, open_live: Callable[[], DatabaseStore]) -> list[Imported]:
-    """Add the runs of a tape, a Parquet folder or a file of JSON lines to a live store.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedCopy:
+    """The runs of a copy, all of whose seals hold, and what their seals have shown."""
 
-    They are added as they are, each of them whole or not at all, after the seals of all were found
-    to hold; the store is opened only then. Raises StoreError for a file that cannot be read and for
-    a run that is there already and differs, RecordingError for one whose seals do not hold.
+    recordings: tuple[Recording, ...]
+    reports: tuple[SealReport, ...]
+    blobs: BlobSource
+
+    def add_to(self, store: DatabaseStore) -> list[Imported]:
+        """Add what the store does not have yet, each run whole or not at all.
+
+        Raises StoreError, before anything is added, where the store has a run that differs.
+        """
+        there = {summary.run_id for summary in store.summaries()}
+        known = [_is_known(report, there, store) for report in self.reports]
+        for recording, is_known in zip(self.recordings, known, strict=True):
+            if not is_known:
+                store.import_run(recording, self.blobs)
+        return [
+            Imported(
+                run_id=report.run_id,
+                events=report.events,
+                last_seal=report.last_seal,
+                added=not is_known,
+            )
+            for report, is_known in zip(self.reports, known, strict=True)
+        ]
+
+
+def import_runs(path: Path | str, store: DatabaseStore) -> list[Imported]:
+    """Add the runs of a tape, a Parquet folder or a jsonl file to a live store, as they are.
+
+    Raises as `checked_copy` and `CheckedCopy.add_to` do.
     """
-    with _opened(path) as (recordings, blobs):
-        reports = [_checked(recording, path) for recording in recordings]
-        with open_live() as store:
-            there = {summary.run_id for summary in store.summaries()}
-            known = [_is_known(report, there, store) for report in reports]
-            for recording, is_known in zip(recordings, known, strict=True):
-                if not is_known:
-                    store.import_run(recording, blobs)
-    return [
-        Imported(
-            run_id=report.run_id,
-            events=report.events,
-            last_seal=report.last_seal,
-            added=not is_known,
-        )
-        for report, is_known in zip(reports, known, strict=True)
-    ]
+    with checked_copy(Path(path)) as copy:
+        return copy.add_to(store)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[list[Recording], BlobSource]]:
+def checked_copy(path: Path) -> Iterator[CheckedCopy]:
+    """Open a copy and derive the seals of all its runs anew.
+
+    Raises StoreError for a file that cannot be read, RecordingError for a run that does not hold.
+    """
     if path.is_dir() or is_zip(path):
         with ParquetStore(path) as sealed:
-            runs = sealed.summaries()
-            yield [sealed.recording(summary.run_id) for summary in runs], sealed
+            found = [sealed.recording(summary.run_id) for summary in sealed.summaries()]
+            yield _checked(found, sealed, path)
     else:
         lines = JsonlFile(path)
-        yield lines.recordings(), lines
+        yield _checked(lines.recordings(), lines, path)
 
 
-def _checked(recording: Recording, path: Path) -> SealReport:
-    report = check_seals(recording.run_id, recording.records())
-    if not report.holds:
-        raise RecordingError(f"{path}: run {recording.run_id} does not hold: {report.fault}")
-    return report
+def _checked(recordings: list[Recording], blobs: BlobSource, path: Path) -> CheckedCopy:
+    reports = [check_seals(each.run_id, each.records()) for each in recordings]
+    for report in reports:
+        if not report.holds:
+            raise RecordingError(f"{path}: run {report.run_id} does not hold: {report.fault}")
+    return CheckedCopy(recordings=tuple(recordings), reports=tuple(reports), blobs=blobs)
 
 
 def _is_known(report: SealReport, there: set[str], store: DatabaseStore) -> bool:

@@ -29,11 +29,12 @@ _MICROSECOND = timedelta(microseconds=1)
 _BAD_LINE = (AttributeError, KeyError, OverflowError, TypeError, ValueError)
 
 
-def export_jsonl(recordings: Iterable[Recording], blobs: BlobSource, path: Path) -> Path:
+def export_jsonl(recordings: Iterable[Recording], blobs: BlobSource, path: Path | str) -> Path:
     """Write runs as lines of JSON, all that is recorded of them; written aside and renamed.
 
     Raises StoreError where the file cannot be written or a payload is missing.
     """
+    path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, aside = tempfile.mkstemp(prefix=".writing-", dir=path.parent)

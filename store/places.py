@@ -31,6 +31,11 @@ def run_id_of(name: str) -> str | None:
     return unquote(match.group(1)) if match else None
 
 
+def folder_of_run(name: str) -> str:
+    """The part of a file's name that all files of its run share."""
+    return name.rsplit("/", 2)[-2]
+
+
 def newest_schema(names: Iterator[str]) -> int:
     """The highest schema version among names of folders; zero where none says one."""
     versions = (_SCHEMA_FOLDER.fullmatch(name) for name in names)

@@ -22,12 +22,13 @@ from recorder.projections import RunSummary
 from store.arrow import EVENTS, RUNS, TOKENS, of_file
 from store.errors import StoreError
 from store.parquet import SCHEMAS, SealedFile, runs_row
-from store.places import Folder, Place, part_name
+from store.places import Folder, Place, folder_of_run, part_name
 from store.reader import only_match
 from store.sealed_run import UNREADABLE, SealedRun, cannot_read, read_sealed_run
 from store.source import Selection
 from store.tape import Tape
 
+_PLACE = ("run_id", "seq", "at")
 CANDIDATES = ("candidate_ids", "candidate_logprobs")
 _BATCH_ROWS = 8192
 _FORMAT = ds.ParquetFileFormat(
@@ -94,19 +95,23 @@ class ParquetStore:
 
     def events_table(self, selection: Selection) -> pa.Table:
         """See `Source`."""
-        columns = EVENTS.names if selection.columns is None else selection.columns
+        wanted = EVENTS.names if selection.columns is None else (*_PLACE, *selection.columns)
+        columns = [name for name in EVENTS.names if name in wanted]
         return self._select("events", selection, columns, selection.kinds)
 
     def tokens_table(self, selection: Selection) -> pa.Table:
         """See `Source`."""
-        default = [name for name in TOKENS.names if name not in CANDIDATES]
-        columns = default if selection.columns is None else selection.columns
+        wanted = selection.columns
+        if wanted is None:
+            wanted = tuple(name for name in TOKENS.names if name not in CANDIDATES)
+        columns = [name for name in TOKENS.names if name in (*_PLACE, *wanted)]
         return self._select("tokens", selection, columns)
 
     def verify_files(self) -> list[str]:
         """See `Source`: every file is compared with its size and sum as they were written down."""
         found = self._place.faults()
         listed: set[str] = set()
+        unreadable: set[str] = set()
         for run_id, name in self._place.run_files().items():
             listed.add(name)
             try:
@@ -114,16 +119,17 @@ class ParquetStore:
                 rows = self._scan("runs", {run_id: [name]}, of_file(RUNS).names).to_pylist()
                 if run.summary is None or rows != runs_row(run.summary).to_pylist():
                     found.append(f"{self.where}/{name} contradicts itself: its row is another")
+                listed |= {each.name for each in run.files}
+                found += (fault for each in run.files if (fault := self._fault_of(each)))
             except StoreError as error:
                 found.append(str(error))
-                continue
-            listed |= {each.name for each in run.files}
-            found += (fault for each in run.files if (fault := self._fault_of(each)))
+                unreadable.add(folder_of_run(name))
         found += (
             f"{self.where}/{name} is of no sealed run: what is left of an export that was cut off"
             for name in self._place.unlisted(listed)
+            if folder_of_run(name) not in unreadable
         )
-        return found
+        return list(dict.fromkeys(found))
 
     def _fault_of(self, file: SealedFile) -> str:
         try:

@@ -48,7 +48,7 @@ _BLOBS_BYTES = 1024**2
 _FIRST = ("tokens", 0)
 
 
-def export_parquet(recording: Recording, blobs: BlobSource, folder: Path) -> list[Path]:
+def export_parquet(recording: Recording, blobs: BlobSource, folder: Path | str) -> list[Path]:
     """Seal a run into a folder; return the files that were written.
 
     Of a run that goes on, that is what has a seal. Called again, it adds a part with what was
@@ -56,7 +56,7 @@ def export_parquet(recording: Recording, blobs: BlobSource, folder: Path) -> lis
     Raises StoreError where the folder cannot be written, RecordingError for a damaged run and for
     one of which nothing is sealed yet.
     """
-    return seal(recording, blobs, folder)
+    return seal(recording, blobs, Path(folder))
 
 
 def seal(

@@ -11,11 +11,12 @@ from store.frames import events_df, runs_df, tokens_df, turns_df
 from store.source import Source
 
 
-def export_csv(store: Source, run_id: str, folder: Path) -> list[Path]:
+def export_csv(store: Source, run_id: str, folder: Path | str) -> list[Path]:
     """Write `runs.csv`, `turns.csv`, `events.csv` and `tokens.csv`; each aside, and renamed.
 
     Raises StoreError where the folder cannot be written.
     """
+    folder = Path(folder)
     frames: dict[str, Callable[[], pd.DataFrame]] = {
         "runs": lambda: runs_df(store).loc[lambda frame: frame["run_id"] == run_id],
         "turns": lambda: turns_df(store, run_id),

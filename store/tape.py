@@ -51,11 +51,12 @@ def is_zip(path: Path) -> bool:
         return path.suffix == ".tape"
 
 
-def pack(recordings: Iterable[Recording], blobs: BlobSource, path: Path) -> Path:
+def pack(recordings: Iterable[Recording], blobs: BlobSource, path: Path | str) -> Path:
     """Write runs into a tape, written aside and renamed.
 
     Raises StoreError where it cannot be written, RecordingError as `export_parquet` does.
     """
+    path = Path(path)
     by_id = {recording.run_id: recording for recording in recordings}
     if not by_id:
         raise StoreError(f"cannot write {path}: a tape has at least one run")

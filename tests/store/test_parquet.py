@@ -1,101 +1,486 @@
-"""A sealed run is read by others, and never half written."""
+"""A sealed run is read by others, also while it goes on, and never half written."""
 
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import duckdb
 import pandas as pd
+import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 import tokentape as tt
+from recorder import Record
+from recorder.events import CacheCleared, ToolReturned
+from recorder.seals import check_seals
 from store import DatabaseStore, parquet
+from store.arrow import EVENTS, TOKENS
+from store.source import Selection
+
+MakeRun = Callable[..., str]
+Begin = Callable[..., tt.Recorder]
+Say = Callable[..., None]
 
 
 @pytest.fixture
-def sealed(
-    tmp_path: Path,
-    lm: tt.LoadedModel,
-    store: DatabaseStore,
-    record: Callable[..., tt.Recording],
-) -> tuple[Path, tt.Recording]:
-    recording = record(lm, store)
+def sealed(tmp_path: Path, store: DatabaseStore, make_run: MakeRun) -> tuple[Path, tt.Recording]:
+    recording = store.recording(make_run(store))
     tt.export_parquet(recording, store, tmp_path / "sealed")
     return tmp_path / "sealed", recording
 
 
-def test_bare_pandas_reads_the_tokens(sealed: tuple[Path, tt.Recording]) -> None:
+def names_in(folder: Path) -> list[str]:
+    return sorted(
+        each.relative_to(folder).as_posix() for each in folder.rglob("*") if each.is_file()
+    )
+
+
+def records_in(folder: Path, run_id: str) -> list[Record]:
+    with tt.open_store(folder) as opened:
+        return list(opened.recording(run_id).records())
+
+
+def test_records_come_back_as_they_were_kept(sealed: tuple[Path, tt.Recording]) -> None:
     folder, recording = sealed
-    frame = pd.read_parquet(folder / "tokens")
+    with tt.open_store(folder) as opened:
+        copy = opened.recording(recording.run_id)
+
+        assert list(copy.records()) == list(recording.records())
+        assert list(copy.events()) == list(recording.events())
+        assert check_seals(copy.run_id, copy.records()).sealed_turns == 3
+        assert opened.verify_files() == []
+        assert opened.blob(payload_sum(recording)) == b"payload 2"
+
+
+def payload_sum(recording: tt.Recording) -> str:
+    (returned,) = (e.event for e in recording.events() if isinstance(e.event, ToolReturned))
+    return returned.payload_sha256
+
+
+@pytest.mark.parametrize("reader", ["pandas", "polars", "duckdb"])
+def test_others_read_the_tokens_alone(sealed: tuple[Path, tt.Recording], reader: str) -> None:
+    folder, recording = sealed
+    if reader == "pandas":
+        frame = pd.read_parquet(folder / "tokens")
+    elif reader == "polars":
+        frame = pl.read_parquet(folder / "tokens").to_pandas()
+    else:
+        files = f"{folder}/tokens/**/*.parquet"
+        frame = (
+            duckdb.sql(f"SELECT * FROM read_parquet('{files}') ORDER BY seq")
+            .to_arrow_table()
+            .to_pandas()
+        )
     recorded = [token for turn in recording.turns() for token in turn.tokens]
 
     assert frame["token_id"].tolist() == [token.token_id for token in recorded]
     assert frame["logprob"].tolist() == [token.logprob for token in recorded]
-    assert frame["run_id"].unique().tolist() == [recording.run_id]
+    assert frame["duration_us"].tolist() == [round(token.duration_ms * 1000) for token in recorded]
+    assert [tuple(each) for each in frame["candidate_ids"]] == [t.candidate_ids for t in recorded]
+    assert [tuple(each) for each in frame["candidate_logprobs"]] == [
+        token.candidate_logprobs for token in recorded
+    ]
+    assert frame["run_id"].astype(str).unique().tolist() == [recording.run_id]
+    assert frame["schema"].astype(int).unique().tolist() == [1]
     assert frame["logprob"].dtype == "float32"
+    at_us = [
+        record.at_ns // 1000 for record in recording.records() if record.kind == "TokenSampled"
+    ]
+    times = pd.to_datetime(frame["at"], utc=True).dt.as_unit("us")
+    assert times.astype("int64").tolist() == at_us
 
 
-def test_files_name_their_schema_run_and_model(sealed: tuple[Path, tt.Recording]) -> None:
+@pytest.mark.parametrize("reader", ["pandas", "polars", "duckdb"])
+def test_others_read_events_and_runs_alone(sealed: tuple[Path, tt.Recording], reader: str) -> None:
     folder, recording = sealed
-    (path,) = folder.glob("tokens/schema=1/run_id=*/part-*.parquet")
-    file = pq.ParquetFile(path)
-    column = file.metadata.row_group(0).column(file.schema_arrow.get_field_index("logprob"))
 
-    assert file.schema_arrow.metadata[b"tokentape.run_id"].decode() == recording.run_id
-    assert (
-        recording.started().weights_sha256.encode()
-        in file.schema_arrow.metadata[b"tokentape.fingerprints"]
-    )
-    assert "BYTE_STREAM_SPLIT" in column.encodings
-    assert column.compression == "ZSTD"
+    def read(table: str) -> pd.DataFrame:
+        if reader == "pandas":
+            return pd.read_parquet(folder / table)
+        if reader == "polars":
+            return pl.read_parquet(folder / table).to_pandas()
+        return (
+            duckdb.sql(f"FROM read_parquet('{folder}/{table}/**/*.parquet')")
+            .to_arrow_table()
+            .to_pandas()
+        )
+
+    records = [each for each in recording.records() if each.kind != "TokenSampled"]
+    assert read("events").sort_values("seq")["kind"].tolist() == [each.kind for each in records]
+    assert read("events").sort_values("seq")["body"].tolist() == [each.body for each in records]
+    assert read("runs")["name"].tolist() == [recording.started().name]
+    assert read("blobs")["payload"].map(bytes).tolist() == [b"payload 2"]
+
+
+def test_files_name_their_schema_run_model_and_seal(sealed: tuple[Path, tt.Recording]) -> None:
+    folder, recording = sealed
+    last = list(recording.records())[-1]
+    for path in folder.rglob("*.parquet"):
+        found = pq.read_metadata(path).metadata
+
+        assert found[b"tokentape.schema"] == b"1"
+        assert found[b"tokentape.run_id"].decode() == recording.run_id
+        assert b'"weights_sha256": "w"' in found[b"tokentape.fingerprints"]
+        assert found[b"tokentape.last_seal"].decode() == last.seal
+        assert int(found[b"tokentape.events"]) == last.seq + 1
+
+
+def test_floats_are_split_into_bytes_and_counters_into_steps(
+    sealed: tuple[Path, tt.Recording],
+) -> None:
+    (path,) = sealed[0].glob("tokens/*/*/*.parquet")
+    group = pq.read_metadata(path).row_group(0)
+    columns = {group.column(i).path_in_schema: group.column(i) for i in range(group.num_columns)}
+
+    assert "BYTE_STREAM_SPLIT" in columns["logprob"].encodings
+    assert "BYTE_STREAM_SPLIT" in columns["candidate_logprobs.list.element"].encodings
+    assert "DELTA_BINARY_PACKED" in columns["at"].encodings
+    assert columns["logprob"].compression == "ZSTD"
+    assert columns["turn"].statistics.max == 3
+
+
+def test_tables_have_the_columns_and_rows_that_were_asked_for(
+    sealed: tuple[Path, tt.Recording], store: DatabaseStore, make_run: MakeRun
+) -> None:
+    folder, recording = sealed
+    other = store.recording(make_run(store, turns=1))
+    tt.export_parquet(other, store, folder)
+    with tt.open_store(folder) as opened:
+        tokens = opened.tokens_table(Selection())
+        second = opened.tokens_table(
+            Selection(run_ids=(recording.run_id,), turns=(2,), columns=("step", "candidate_ids"))
+        )
+        finished = opened.events_table(
+            Selection(kinds=("TurnFinished",), columns=("run_id", "turn"))
+        )
+        none = opened.tokens_table(Selection(run_ids=("nobody",)))
+
+    without_candidates = [field for field in TOKENS if not field.name.startswith("candidate")]
+    assert tokens.schema.equals(pa.schema(without_candidates))
+    assert tokens["run_id"].to_pylist() == [recording.run_id] * 12 + [other.run_id] * 4
+    assert second.column_names == ["run_id", "seq", "at", "step", "candidate_ids"]
+    assert second["candidate_ids"].to_pylist() == [[0, 1]] * 4
+    assert second["step"].to_pylist() == [0, 1, 2, 3]
+    assert finished["turn"].to_pylist() == [1, 2, 3, 1]
+    assert finished.schema.field("run_id") == EVENTS.field("run_id")
+    assert none.num_rows == 0
+    assert none.schema.equals(tokens.schema)
+
+
+def test_tables_are_those_of_the_live_store(
+    sealed: tuple[Path, tt.Recording], store: DatabaseStore
+) -> None:
+    with tt.open_store(sealed[0]) as opened:
+        for chosen in ({}, {"turns": (1, 3)}, {"kinds": ("TurnStarted",)}):
+            ours = opened.events_table(Selection(**chosen))
+            assert ours.to_pylist() == store.events_table(Selection(**chosen)).to_pylist()
+        for chosen in ({}, {"turns": (1, 3)}, {"columns": ("step", "logprob")}):
+            ours = opened.tokens_table(Selection(**chosen))
+            live = store.tokens_table(Selection(**chosen))
+            assert ours.to_pylist() == live.to_pylist()
+            assert ours.schema.equals(live.schema)
+        assert opened.summaries() == store.summaries()
+
+
+def test_a_run_without_tokens_or_payloads_is_sealed(
+    tmp_path: Path, store: DatabaseStore, make_run: MakeRun
+) -> None:
+    recording = store.recording(make_run(store, turns=0))
+    tt.export_parquet(recording, store, tmp_path)
+
+    assert records_in(tmp_path, recording.run_id) == list(recording.records())
+    assert len(pd.read_parquet(tmp_path / "tokens")) == 0
+    assert not (tmp_path / "blobs").exists()
+
+
+@pytest.mark.parametrize("run_id", ["../../up", "a/b\\c", "line\nbreak\x00", "run_id=%2e é", ".."])
+def test_any_run_id_stays_in_its_folder(
+    tmp_path: Path, store: DatabaseStore, make_run: MakeRun, run_id: str
+) -> None:
+    make_run(store, turns=1, run_id=run_id)
+    tt.export_parquet(store.recording(run_id), store, tmp_path / "sealed")
+    tt.pack([store.recording(run_id)], store, tmp_path / "one.tape")
+
+    assert {each.name for each in tmp_path.iterdir()} == {"sealed", "one.tape"}
+    for copy in ("sealed", "one.tape"):
+        assert records_in(tmp_path / copy, run_id) == list(store.recording(run_id).records())
+    if "\x00" not in run_id:
+        assert pd.read_parquet(tmp_path / "sealed" / "tokens")["run_id"].tolist() == [run_id] * 4
+
+
+def test_only_turns_with_a_seal_are_sealed_and_then_those_since(
+    tmp_path: Path, store: DatabaseStore, begin: Begin, say: Say
+) -> None:
+    recorder = begin(store)
+    recording = store.recording(recorder.run_id)
+    with pytest.raises(tt.RecordingError, match="sealed yet"):
+        tt.export_parquet(recording, store, tmp_path)
+    say(recorder, 1, tokens=4, payload=b"seen")
+    first = list(recording.records())
+    recorder.record(CacheCleared(reason="asked", freed_bytes=0))
+    tt.export_parquet(recording, store, tmp_path)
+
+    assert records_in(tmp_path, recorder.run_id) == first
+    before = {name: (tmp_path / name).read_bytes() for name in names_in(tmp_path)}
+    assert tt.export_parquet(recording, store, tmp_path) == []
+    say(recorder, 2, tokens=4, payload=b"seen")
+    added = tt.export_parquet(recording, store, tmp_path)
+    with tt.open_store(tmp_path) as opened:
+        assert list(opened.recording(recorder.run_id).records()) == list(recording.records())
+        assert [each.status for each in opened.summaries()] == ["running"]
+        assert opened.summaries() == store.summaries()
+        assert opened.verify_files() == []
+    assert [each.name for each in added] == ["part-00001.parquet"] * 2 + ["part-00000.parquet"]
+    unchanged = [name for name in before if not name.startswith("runs/")]
+    assert all((tmp_path / name).read_bytes() == before[name] for name in unchanged)
+    assert len(pd.read_parquet(tmp_path / "tokens")) == 8
+    recorder.finish()
+    tt.export_parquet(recording, store, tmp_path)
+    assert records_in(tmp_path, recorder.run_id) == list(recording.records())
+    assert [name.split("/")[0] for name in names_in(tmp_path)] == [
+        "blobs",
+        "events",
+        "runs",
+        "tokens",
+    ]
+
+
+def test_a_sealing_log_seals_turn_by_turn(
+    tmp_path: Path, store: DatabaseStore, begin: Begin, say: Say
+) -> None:
+    recorder = begin(tt.SealingLog(store, tmp_path))
+    recording = store.recording(recorder.run_id)
+    for turn in (1, 2, 3):
+        say(recorder, turn, tokens=2, payload=b"seen")
+
+        assert records_in(tmp_path, recorder.run_id) == list(recording.records())
+        assert len(list(tmp_path.glob("tokens/*/*/*.parquet"))) == turn
+    recorder.finish()
+    assert records_in(tmp_path, recorder.run_id) == list(recording.records())
+    assert len(list(tmp_path.glob("tokens/*/*/*.parquet"))) == 1
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("as_error", [False, True])
+def test_what_cannot_be_sealed_is_recorded_and_made_up_for(
+    tmp_path: Path, store: DatabaseStore, begin: Begin, say: Say, as_error: bool
+) -> None:
+    folder = tmp_path / "sealed"
+    folder.write_text("a file is in the way")
+    log = tt.SealingLog(store, folder)
+    recorder = begin(log)
+    if as_error:
+        say(recorder, 1, tokens=2)
+    else:
+        with pytest.warns(RuntimeWarning, match="recorded, but was not sealed: cannot write to"):
+            say(recorder, 1, tokens=2)
+
+    assert "was not sealed" in log.fault
+    folder.unlink()
+    say(recorder, 2, tokens=2)
+    assert log.fault == ""
+    recording = store.recording(recorder.run_id)
+    assert len(recording.turns()) == 2
+    assert records_in(folder, recorder.run_id) == list(recording.records())
 
 
 def test_sealing_again_replaces_and_leaves_nothing_beside(
     sealed: tuple[Path, tt.Recording], store: DatabaseStore
 ) -> None:
     folder, recording = sealed
-    before = sorted(folder.rglob("*"))
+    before = {name: (folder / name).read_bytes() for name in names_in(folder)}
+    (leftover,) = folder.glob("tokens/*/*/")
+    (leftover / "part-00007.parquet").write_text("left by a process that was killed")
+    (leftover / ".part-00000.parquet.0.tmp").write_text("and that, too")
     tt.export_parquet(recording, store, folder)
 
-    assert sorted(folder.rglob("*")) == before
+    assert {name: (folder / name).read_bytes() for name in names_in(folder)} == before
 
 
-def test_an_export_that_breaks_leaves_no_run_behind(
-    tmp_path: Path,
-    lm: tt.LoadedModel,
-    store: DatabaseStore,
-    record: Callable[..., tt.Recording],
-    monkeypatch: pytest.MonkeyPatch,
+def test_an_export_that_breaks_leaves_what_was_there(
+    sealed: tuple[Path, tt.Recording], store: DatabaseStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recording = record(lm, store, tokens=2)
-    write = parquet.pq.write_table
-    written: list[Path] = []
-
-    def break_third(table: object, path: Path, **settings: object) -> None:
-        written.append(path)
-        if len(written) == 3:
-            path.write_bytes(b"half")
-            raise OSError("disk full")
-        write(table, path, **settings)
-
-    monkeypatch.setattr(parquet.pq, "write_table", break_third)
-    with pytest.raises(tt.StoreError, match="disk full"):
-        tt.export_parquet(recording, store, tmp_path / "sealed")
-
-    assert not list((tmp_path / "sealed").rglob("*.tmp"))
-    with pytest.raises(tt.StoreError, match="no sealed runs"):
-        tt.open_store(tmp_path / "sealed")
-
-
-def test_a_truncated_file_is_a_store_error(sealed: tuple[Path, tt.Recording]) -> None:
     folder, recording = sealed
-    (path,) = folder.glob("tokens/*/*/*.parquet")
-    path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(tt.StoreError, match="cannot read"):
-        list(tt.open_store(folder).recording(recording.run_id).events())
+    before = names_in(folder)
+    finished: list[object] = []
+    finish = parquet.TableFile.finish
+
+    def break_third(self: parquet.TableFile, metadata: dict[str, str]) -> parquet.SealedFile:
+        finished.append(self)
+        if len(finished) == 3:
+            raise OSError("disk full")
+        return finish(self, metadata)
+
+    monkeypatch.setattr(parquet.TableFile, "finish", break_third)
+    with pytest.raises(tt.StoreError, match="disk full"):
+        tt.export_parquet(recording, store, folder)
+
+    assert names_in(folder) == before
+    assert records_in(folder, recording.run_id) == list(recording.records())
 
 
-def test_a_folder_of_a_newer_schema_is_refused(sealed: tuple[Path, tt.Recording]) -> None:
+@pytest.mark.parametrize("step", range(5))
+def test_an_export_killed_while_files_are_put_in_place_shows_no_half_run(
+    sealed: tuple[Path, tt.Recording],
+    store: DatabaseStore,
+    monkeypatch: pytest.MonkeyPatch,
+    step: int,
+) -> None:
+    folder, recording = sealed
+    placed: list[object] = []
+    put_in_place = parquet.TableFile.put_in_place
+
+    def die(self: parquet.TableFile) -> None:
+        if len(placed) == step:
+            raise KeyboardInterrupt
+        placed.append(self)
+        put_in_place(self)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(parquet.TableFile, "put_in_place", die)
+        tt.export_parquet(recording, store, folder)
+        raise KeyboardInterrupt
+    with tt.open_store(folder) as opened:
+        assert [each.run_id for each in opened.summaries()] == [recording.run_id] * (step == 4)
+    tt.export_parquet(recording, store, folder)
+    assert records_in(folder, recording.run_id) == list(recording.records())
+    with tt.open_store(folder) as opened:
+        assert opened.verify_files() == []
+
+
+def test_a_part_that_was_cut_off_is_not_read_and_is_named(
+    tmp_path: Path, store: DatabaseStore, begin: Begin, say: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = begin(store)
+    recording = store.recording(recorder.run_id)
+    say(recorder, 1, tokens=2)
+    tt.export_parquet(recording, store, tmp_path)
+    first = list(recording.records())
+    say(recorder, 2, tokens=2)
+
+    def die(*anything: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(parquet.os, "fsync", die)
+        tt.export_parquet(recording, store, tmp_path)
+    assert records_in(tmp_path, recorder.run_id) == first
+    tt.export_parquet(recording, store, tmp_path)
+    (stray,) = tmp_path.glob("tokens/*/*/part-00001.parquet")
+    (stray.parent / "part-00002.parquet").write_bytes(stray.read_bytes())
+    assert records_in(tmp_path, recorder.run_id) == list(recording.records())
+    with tt.open_store(tmp_path) as opened:
+        (fault,) = opened.verify_files()
+    assert "part-00002.parquet is of no sealed run" in fault
+
+
+PROGRAM = """
+import sys, tokentape as tt
+with tt.open_store(sys.argv[1]) as store:
+    for _ in range(int(sys.argv[3])):
+        tt.export_parquet(store.recording(store.summaries()[0].run_id), store, sys.argv[2])
+        print("done", flush=True)
+"""
+
+
+def test_two_exports_at_once_make_one_sealed_run(tmp_path: Path, make_run: MakeRun) -> None:
+    database, folder = tmp_path / "runs.db", tmp_path / "sealed"
+    with tt.open_store(database) as store:
+        recording = store.recording(make_run(store, turns=5))
+        command = [sys.executable, "-c", PROGRAM, str(database), str(folder), "15"]
+        both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+        complaints = [each.communicate()[1] for each in both]
+
+        assert complaints == ["", ""]
+        assert records_in(folder, recording.run_id) == list(recording.records())
+        assert len(names_in(folder)) == 4
+
+
+def test_a_killed_export_is_made_up_for_by_the_next(tmp_path: Path, make_run: MakeRun) -> None:
+    database, folder = tmp_path / "runs.db", tmp_path / "sealed"
+    with tt.open_store(database) as store:
+        recording = store.recording(make_run(store, turns=40, tokens=100))
+        command = [sys.executable, "-c", PROGRAM, str(database), str(folder), "1000"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "done\n"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        if (folder / "runs").exists():
+            with tt.open_store(folder) as opened:
+                for summary in opened.summaries():
+                    copy = opened.recording(summary.run_id)
+                    assert list(copy.records()) == list(recording.records())
+        tt.export_parquet(recording, store, folder)
+    with tt.open_store(folder) as opened:
+        assert opened.verify_files() == []
+    assert records_in(folder, recording.run_id)[-1].kind == "RunFinished"
+
+
+@pytest.mark.parametrize("table", ["runs", "events", "tokens", "blobs"])
+@pytest.mark.parametrize("harm", ["truncated", "garbage", "missing"])
+def test_a_damaged_file_is_one_line_with_its_name(
+    sealed: tuple[Path, tt.Recording], table: str, harm: str
+) -> None:
+    folder, recording = sealed
+    (path,) = folder.glob(f"{table}/*/*/*.parquet")
+    if harm == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:200] if harm == "truncated" else b"\x00garbage" * 40)
+
+    with tt.open_store(folder) as opened:
+        faults = opened.verify_files()
+        assert any(path.name in fault for fault in faults)
+        with pytest.raises(tt.StoreError) as caught:
+            opened.summaries()
+            opened.recording(recording.run_id)
+            list(opened.recording(recording.run_id).records())
+            opened.tokens_table(Selection())
+            opened.blob(payload_sum(recording))
+    assert "\n" not in str(caught.value)
+    assert harm == "missing" or f"{table}/schema=1/" in str(caught.value)
+
+
+@pytest.mark.parametrize("table", ["runs", "events", "tokens", "blobs"])
+def test_a_flipped_byte_is_found(sealed: tuple[Path, tt.Recording], table: str) -> None:
     folder, _ = sealed
+    (path,) = folder.glob(f"{table}/*/*/*.parquet")
+    whole = bytearray(path.read_bytes())
+    whole[len(whole) // 8] ^= 1
+    path.write_bytes(whole)
+    with tt.open_store(folder) as opened:
+        (fault,) = opened.verify_files()
+
+    assert f"{table}/schema=1/" in fault
+
+
+def test_a_folder_of_a_newer_schema_is_refused(
+    sealed: tuple[Path, tt.Recording], store: DatabaseStore
+) -> None:
+    folder, recording = sealed
     (folder / "runs" / "schema=1").rename(folder / "runs" / "schema=2")
     with pytest.raises(tt.NewerRecordingError, match="schema=2"):
         tt.open_store(folder)
+    with pytest.raises(tt.NewerRecordingError, match="schema=2"):
+        tt.export_parquet(recording, store, folder)
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(tt.StoreError, match="holds no sealed runs"):
+        tt.open_store(tmp_path)
+
+
+@pytest.mark.parametrize("folder", ["with\x00nul", "f" * 300])
+def test_a_folder_that_cannot_be_is_a_store_error(
+    tmp_path: Path, sealed: tuple[Path, tt.Recording], store: DatabaseStore, folder: str
+) -> None:
+    with pytest.raises(tt.StoreError, match="cannot write"):
+        tt.export_parquet(sealed[1], store, tmp_path / folder)
+    with pytest.raises(tt.StoreError, match="cannot write"):
+        tt.pack([sealed[1]], store, tmp_path / f"{folder}.tape")
