@@ -65,7 +65,8 @@ def _lines(recording: Recording, blobs: BlobSource) -> Iterator[str]:
 
 
 def _line(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False) + "\n"
+    # ASCII: there are characters outside of it that some readers take for the end of a line.
+    return json.dumps(value, separators=(",", ":"), allow_nan=False) + "\n"
 
 
 def _described(record: Record) -> dict[str, Any]:

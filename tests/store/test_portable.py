@@ -110,7 +110,7 @@ def test_every_line_is_a_record_that_others_can_read(
     frame = pd.read_json(path, lines=True)
 
     assert [line["seq"] for line in records] == list(range(len(records)))
-    assert records[0]["at"] == "2027-01-15T08:00:00.000000Z"
+    assert records[0]["at"] == "2027-01-15T08:00:00.001500Z"
     assert list(records[0]) == [
         *("run_id", "seq", "at", "kind", "version", "turn", "seal", "body"),
     ]
@@ -282,9 +282,9 @@ def test_export_prints_its_files_and_import_what_it_added(
     if form == "csv":
         return
     other = ("--store", str(tmp_path / "other.db"))
-    assert cli("import", str(path), *other)[1] == f"{run_id}  added, 17 events\n"
+    assert cli("import", str(path), *other)[1] == f"{run_id}  added, 18 events\n"
     (again,) = json.loads(cli("import", str(path), *other, "--json")[1])
-    assert (again["run_id"], again["events"], again["added"]) == (run_id, 17, False)
+    assert (again["run_id"], again["events"], again["added"]) == (run_id, 18, False)
 
 
 def test_an_export_says_what_it_leaves_out(
