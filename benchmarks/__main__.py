@@ -3,6 +3,7 @@
 Exit codes: 0 measured, 1 a claim of equality does not hold, 2 it cannot be measured here.
 """
 
+import sqlite3
 import sys
 import tempfile
 import warnings
@@ -239,7 +240,8 @@ def _show_kept(
     rounds: int,
 ) -> None:
     report.say(
-        f"{TURNS} turns of {TURN_TOKENS} tokens, five candidates each, the same for everybody"
+        f"{TURNS} turns of {TURN_TOKENS} tokens, five candidates each, the same for everybody; "
+        f"SQLite {sqlite3.sqlite_version}"
     )
     with _ticking("rounds", len(keepers) * (rounds + 1)) as tick:
         figures = storing.measure_store(
