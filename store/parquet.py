@@ -41,7 +41,7 @@ _ENCODINGS = {
     "turn": "DELTA_BINARY_PACKED",
     "step": "DELTA_BINARY_PACKED",
     "position": "DELTA_BINARY_PACKED",
-    "duration_us": "DELTA_BINARY_PACKED",
+    "duration_us": "BYTE_STREAM_SPLIT",
     "token_id": "BYTE_STREAM_SPLIT",
     "logprob": "BYTE_STREAM_SPLIT",
     "logprob_processed": "BYTE_STREAM_SPLIT",
