@@ -1,6 +1,5 @@
 """A sealed run comes back as it was, is read by others too, and says where it is damaged."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import duckdb
@@ -17,14 +16,11 @@ from recorder.seals import check_seals
 from store import DatabaseStore
 from store.arrow import EVENTS, TOKENS
 from store.source import Selection
-
-MakeRun = Callable[..., str]
-Begin = Callable[..., tt.Recorder]
-Say = Callable[..., None]
+from tests.store.made_runs import make_run
 
 
 @pytest.fixture
-def sealed(tmp_path: Path, store: DatabaseStore, make_run: MakeRun) -> tuple[Path, tt.Recording]:
+def sealed(tmp_path: Path, store: DatabaseStore) -> tuple[Path, tt.Recording]:
     recording = store.recording(make_run(store))
     tt.export_parquet(recording, store, tmp_path / "sealed")
     return tmp_path / "sealed", recording
@@ -135,7 +131,7 @@ def test_floats_are_split_into_bytes_and_counters_into_steps(
 
 
 def test_tables_have_the_columns_and_rows_that_were_asked_for(
-    sealed: tuple[Path, tt.Recording], store: DatabaseStore, make_run: MakeRun
+    sealed: tuple[Path, tt.Recording], store: DatabaseStore
 ) -> None:
     folder, recording = sealed
     other = store.recording(make_run(store, turns=1))
@@ -177,9 +173,7 @@ def test_tables_are_those_of_the_live_store(
         assert opened.summaries() == store.summaries()
 
 
-def test_a_run_without_tokens_or_payloads_is_sealed(
-    tmp_path: Path, store: DatabaseStore, make_run: MakeRun
-) -> None:
+def test_a_run_without_tokens_or_payloads_is_sealed(tmp_path: Path, store: DatabaseStore) -> None:
     recording = store.recording(make_run(store, turns=0))
     tt.export_parquet(recording, store, tmp_path)
 
@@ -189,9 +183,7 @@ def test_a_run_without_tokens_or_payloads_is_sealed(
 
 
 @pytest.mark.parametrize("run_id", ["../../up", "a/b\\c", "line\nbreak\x00", "run_id=%2e é", ".."])
-def test_any_run_id_stays_in_its_folder(
-    tmp_path: Path, store: DatabaseStore, make_run: MakeRun, run_id: str
-) -> None:
+def test_any_run_id_stays_in_its_folder(tmp_path: Path, store: DatabaseStore, run_id: str) -> None:
     make_run(store, turns=1, run_id=run_id)
     tt.export_parquet(store.recording(run_id), store, tmp_path / "sealed")
     tt.pack([store.recording(run_id)], store, tmp_path / "one.tape")

@@ -1,6 +1,7 @@
 """A copy can be taken home: lines of JSON, spreadsheets, and back into a store."""
 
 import json
+import re
 import sqlite3
 import struct
 from collections.abc import Callable
@@ -17,14 +18,14 @@ from recorder import Record
 from recorder.codec import dump_canonical
 from store import DatabaseStore
 from store.jsonl import JsonlFile
+from tests.store.made_runs import begin, make_run, say
 
-MakeRun = Callable[..., str]
 Cli = Callable[..., tuple[int, str, str]]
 FORMS = ("parquet", "tape", "jsonl")
 
 
 @pytest.fixture
-def recording(store: DatabaseStore, make_run: MakeRun) -> tt.Recording:
+def recording(store: DatabaseStore) -> tt.Recording:
     return store.recording(make_run(store))
 
 
@@ -84,9 +85,7 @@ def test_a_copy_that_does_not_hold_is_refused_and_makes_no_store(
     assert not (tmp_path / "other.db").exists()
 
 
-def test_a_run_that_is_there_and_differs_is_refused(
-    tmp_path: Path, begin: Callable[..., tt.Recorder], say: Callable[..., None]
-) -> None:
+def test_a_run_that_is_there_and_differs_is_refused(tmp_path: Path) -> None:
     database = tmp_path / "runs.db"
     with tt.open_store(database) as store:
         assert isinstance(store, DatabaseStore)
@@ -110,7 +109,9 @@ def test_every_line_is_a_record_that_others_can_read(
     frame = pd.read_json(path, lines=True)
 
     assert [line["seq"] for line in records] == list(range(len(records)))
-    assert records[0]["at"] == "2027-01-15T08:00:00.001500Z"
+    at = [pd.Timestamp(line["at"]).value for line in records]  # type: ignore[arg-type]
+    assert at == [each.at_ns for each in recording.records()]
+    assert re.fullmatch(r"2027-01-15T\d\d:\d\d:\d\d\.\d{6}Z", str(records[0]["at"]))
     assert list(records[0]) == [
         *("run_id", "seq", "at", "kind", "version", "turn", "seal", "body"),
     ]
@@ -123,8 +124,6 @@ def test_every_line_is_a_record_that_others_can_read(
 def test_what_was_cut_off_is_exported_and_imported_too(
     tmp_path: Path,
     store: DatabaseStore,
-    begin: Callable[..., tt.Recorder],
-    say: Callable[..., None],
 ) -> None:
     recorder = begin(store)
     recording = store.recording(recorder.run_id)
@@ -248,7 +247,7 @@ def test_what_is_no_copy_is_one_line(what: str, tmp_path: Path, cli: Cli) -> Non
 
 
 def test_spreadsheets_say_what_the_frames_say(
-    recording: tt.Recording, store: DatabaseStore, make_run: MakeRun, tmp_path: Path
+    recording: tt.Recording, store: DatabaseStore, tmp_path: Path
 ) -> None:
     make_run(store, turns=1)
     files = tt.export_csv(store, recording.run_id, tmp_path / "csv")
@@ -267,7 +266,7 @@ def test_spreadsheets_say_what_the_frames_say(
 
 @pytest.mark.parametrize("form", ["parquet", "jsonl", "csv"])
 def test_export_prints_its_files_and_import_what_it_added(
-    form: str, tmp_path: Path, make_run: MakeRun, cli: Cli
+    form: str, tmp_path: Path, cli: Cli
 ) -> None:
     database, path = tmp_path / "runs.db", tmp_path / "out"
     with tt.open_store(database) as store:
@@ -287,9 +286,7 @@ def test_export_prints_its_files_and_import_what_it_added(
     assert (again["run_id"], again["events"], again["added"]) == (run_id, 18, False)
 
 
-def test_an_export_says_what_it_leaves_out(
-    tmp_path: Path, begin: Callable[..., tt.Recorder], say: Callable[..., None], cli: Cli
-) -> None:
+def test_an_export_says_what_it_leaves_out(tmp_path: Path, cli: Cli) -> None:
     database = tmp_path / "runs.db"
     with tt.open_store(database) as store:
         recorder = begin(store)

@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -13,14 +12,11 @@ import tokentape as tt
 from recorder import Record
 from recorder.events import CacheCleared
 from store import DatabaseStore, parquet
-
-MakeRun = Callable[..., str]
-Begin = Callable[..., tt.Recorder]
-Say = Callable[..., None]
+from tests.store.made_runs import begin, make_run, say
 
 
 @pytest.fixture
-def sealed(tmp_path: Path, store: DatabaseStore, make_run: MakeRun) -> tuple[Path, tt.Recording]:
+def sealed(tmp_path: Path, store: DatabaseStore) -> tuple[Path, tt.Recording]:
     recording = store.recording(make_run(store))
     tt.export_parquet(recording, store, tmp_path / "sealed")
     return tmp_path / "sealed", recording
@@ -37,7 +33,7 @@ def records_in(folder: Path, run_id: str) -> list[Record]:
 
 
 def test_only_turns_with_a_seal_are_sealed_and_then_those_since(
-    tmp_path: Path, store: DatabaseStore, begin: Begin, say: Say
+    tmp_path: Path, store: DatabaseStore
 ) -> None:
     recorder = begin(store)
     recording = store.recording(recorder.run_id)
@@ -73,9 +69,7 @@ def test_only_turns_with_a_seal_are_sealed_and_then_those_since(
     ]
 
 
-def test_a_sealing_log_seals_turn_by_turn(
-    tmp_path: Path, store: DatabaseStore, begin: Begin, say: Say
-) -> None:
+def test_a_sealing_log_seals_turn_by_turn(tmp_path: Path, store: DatabaseStore) -> None:
     recorder = begin(tt.SealingLog(store, tmp_path))
     recording = store.recording(recorder.run_id)
     for turn in (1, 2, 3):
@@ -91,7 +85,7 @@ def test_a_sealing_log_seals_turn_by_turn(
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("as_error", [False, True])
 def test_what_cannot_be_sealed_is_recorded_and_made_up_for(
-    tmp_path: Path, store: DatabaseStore, begin: Begin, say: Say, as_error: bool
+    tmp_path: Path, store: DatabaseStore, as_error: bool
 ) -> None:
     folder = tmp_path / "sealed"
     folder.write_text("a file is in the way")
@@ -177,7 +171,7 @@ def test_an_export_killed_while_files_are_put_in_place_shows_no_half_run(
 
 
 def test_a_part_that_was_cut_off_is_not_read_and_is_named(
-    tmp_path: Path, store: DatabaseStore, begin: Begin, say: Say, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, store: DatabaseStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorder = begin(store)
     recording = store.recording(recorder.run_id)
@@ -211,7 +205,7 @@ with tt.open_store(sys.argv[1]) as store:
 """
 
 
-def test_two_exports_at_once_make_one_sealed_run(tmp_path: Path, make_run: MakeRun) -> None:
+def test_two_exports_at_once_make_one_sealed_run(tmp_path: Path) -> None:
     database, folder = tmp_path / "runs.db", tmp_path / "sealed"
     with tt.open_store(database) as store:
         recording = store.recording(make_run(store, turns=5))
@@ -224,7 +218,7 @@ def test_two_exports_at_once_make_one_sealed_run(tmp_path: Path, make_run: MakeR
         assert len(names_in(folder)) == 4
 
 
-def test_a_killed_export_is_made_up_for_by_the_next(tmp_path: Path, make_run: MakeRun) -> None:
+def test_a_killed_export_is_made_up_for_by_the_next(tmp_path: Path) -> None:
     database, folder = tmp_path / "runs.db", tmp_path / "sealed"
     with tt.open_store(database) as store:
         recording = store.recording(make_run(store, turns=40, tokens=100))

@@ -14,15 +14,13 @@ import pytest
 import tokentape as tt
 from store import DatabaseStore
 from store.source import Selection
+from tests.store.made_runs import begin, make_run, say
 
-MakeRun = Callable[..., str]
 Cli = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def packed(
-    tmp_path: Path, store: DatabaseStore, make_run: MakeRun
-) -> tuple[Path, list[tt.Recording]]:
+def packed(tmp_path: Path, store: DatabaseStore) -> tuple[Path, list[tt.Recording]]:
     recordings = [store.recording(make_run(store, turns=turns)) for turns in (2, 1)]
     return tt.pack(recordings, store, tmp_path / "two.tape"), recordings
 
@@ -114,8 +112,6 @@ def token_ids_of(recording: tt.Recording) -> list[int]:
 def test_a_run_that_goes_on_is_packed_up_to_its_last_seal(
     tmp_path: Path,
     store: DatabaseStore,
-    begin: Callable[..., tt.Recorder],
-    say: Callable[..., None],
 ) -> None:
     recorder = begin(store)
     recording = store.recording(recorder.run_id)
@@ -304,9 +300,7 @@ def test_packing_that_breaks_leaves_the_old_tape(
     assert [each.name for each in tmp_path.iterdir()] == ["two.tape"]
 
 
-def test_pack_prints_the_tape_that_commands_then_read(
-    tmp_path: Path, make_run: MakeRun, cli: Cli
-) -> None:
+def test_pack_prints_the_tape_that_commands_then_read(tmp_path: Path, cli: Cli) -> None:
     database, path = tmp_path / "runs.db", tmp_path / "a b.tape"
     with tt.open_store(database) as store:
         run_ids = [make_run(store, turns=1), make_run(store, turns=2)]

@@ -2,9 +2,6 @@
 
 import hashlib
 import itertools
-from collections.abc import Callable
-
-import pytest
 
 import tokentape as tt
 from recorder.events import (
@@ -52,7 +49,8 @@ def token(turn: int, step: int, *, candidates: int) -> TokenSampled:
     )
 
 
-def record_turn(recorder: tt.Recorder, turn: int, *, tokens: int, payload: bytes = b"") -> None:
+def say(recorder: tt.Recorder, turn: int, *, tokens: int, payload: bytes = b"") -> None:
+    """Record one turn, behind a tool result where there is a payload."""
     if payload:
         sha256 = hashlib.sha256(payload).hexdigest()
         recorder.put_blob(sha256, payload)
@@ -111,36 +109,22 @@ def record_turn(recorder: tt.Recorder, turn: int, *, tokens: int, payload: bytes
     )
 
 
-@pytest.fixture
-def say() -> Callable[..., None]:
-    """Record one turn: `say(recorder, turn, tokens=4, payload=b"")`."""
-    return record_turn
+_TICKS_US = itertools.count(1_800_000_000_000_000, 1500)
 
 
-@pytest.fixture
-def begin() -> Callable[..., tt.Recorder]:
-    """A recorder whose run has started, on any log."""
-    ticks = itertools.count(1_800_000_000_000_000, 1500)
-
-    def begin_run(log: tt.EventLog, run_id: str | None = None) -> tt.Recorder:
-        recorder = tt.Recorder(log, run_id=run_id, clock_ns=lambda: next(ticks) * 1000)
-        recorder.record(STARTED)
-        return recorder
-
-    return begin_run
+def begin(log: tt.EventLog, run_id: str | None = None) -> tt.Recorder:
+    """A recorder whose run has started; a later one has a later id."""
+    recorder = tt.Recorder(log, run_id=run_id, clock_ns=lambda: next(_TICKS_US) * 1000)
+    recorder.record(STARTED)
+    return recorder
 
 
-@pytest.fixture
-def make_run(begin: Callable[..., tt.Recorder]) -> Callable[..., str]:
+def make_run(
+    log: tt.EventLog, *, turns: int = 3, tokens: int = 4, run_id: str | None = None
+) -> str:
     """Record a run of some turns, with a payload in each second one, and return its id."""
-
-    def make(
-        log: tt.EventLog, *, turns: int = 3, tokens: int = 4, run_id: str | None = None
-    ) -> str:
-        with begin(log, run_id) as recorder:
-            for turn in range(1, turns + 1):
-                payload = b"payload %d" % turn if turn % 2 == 0 else b""
-                record_turn(recorder, turn, tokens=tokens, payload=payload)
-        return recorder.run_id
-
-    return make
+    with begin(log, run_id) as recorder:
+        for turn in range(1, turns + 1):
+            payload = b"payload %d" % turn if turn % 2 == 0 else b""
+            say(recorder, turn, tokens=tokens, payload=payload)
+    return recorder.run_id
