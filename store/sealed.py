@@ -69,7 +69,8 @@ class ParquetStore:
 
     def recording(self, run_id: str) -> Recording:
         """The run with that id, or with the one id that begins so. Raises NoSuchRunError."""
-        full_id = only_match(self._place.run_files(), run_id, self.where)
+        matches = (each for each in self._place.run_files() if each.startswith(run_id))
+        full_id = only_match(matches, run_id, self.where)
         return Recording(full_id, lambda: self._records(full_id), self.where)
 
     def sealed_run(self, run_id: str) -> SealedRun:

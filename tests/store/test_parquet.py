@@ -43,6 +43,15 @@ def test_records_come_back_as_they_were_kept(sealed: tuple[Path, tt.Recording]) 
         assert opened.blob(payload_sum(recording)) == b"payload 2"
 
 
+def test_a_run_is_found_by_the_beginning_of_its_id(sealed: tuple[Path, tt.Recording]) -> None:
+    folder, recording = sealed
+    with tt.open_store(folder) as opened:
+        assert opened.recording(recording.run_id[:9]).run_id == recording.run_id
+        for nothing in ("nothing", "", f"{recording.run_id}0"):
+            with pytest.raises(tt.NoSuchRunError, match="has no run"):
+                opened.recording(nothing)
+
+
 def payload_sum(recording: tt.Recording) -> str:
     (returned,) = (e.event for e in recording.events() if isinstance(e.event, ToolReturned))
     return returned.payload_sha256

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tokentape as tt
@@ -150,6 +150,7 @@ JSON = st.recursive(
 FLOAT32 = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 
+@settings(deadline=None)
 @given(
     body=st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), JSON, max_size=3),
     spaces=st.booleans(),
