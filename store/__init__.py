@@ -8,7 +8,15 @@ from sqlalchemy.exc import ArgumentError
 
 from store.database import DatabaseStore
 from store.errors import NewerStoreError, NoSuchRunError, StoreError
-from store.frames import cache_df, events_df, runs_df, tokens_df, tools_df, turns_df
+from store.frames import (
+    cache_df,
+    candidates_df,
+    events_df,
+    runs_df,
+    tokens_df,
+    tools_df,
+    turns_df,
+)
 from store.parquet import ParquetStore, export_parquet
 
 DEFAULT_URL = "sqlite:///tokentape.db"
@@ -48,6 +56,7 @@ __all__ = (
     "ParquetStore",
     "StoreError",
     "cache_df",
+    "candidates_df",
     "events_df",
     "export_parquet",
     "open_store",
