@@ -91,15 +91,15 @@ def measure(logits: torch.Tensor, drawn: Draw, stops: torch.Tensor, *, candidate
     if not math.isfinite(values[1]):
         raise ModelError("the logits processors leave no token to choose")
     ids = values[5 + count : 5 + 2 * count]
-    entropy, top_gap, *candidate_logprobs = to_half(*values[2 : 4 + count])
+    halves = to_half(*values[2 : 4 + count])
     return Measures(
         token_id=int(values[4 + count]),
         logprob=values[0],
         logprob_processed=values[1],
-        entropy=entropy,
-        top_gap=top_gap,
+        entropy=halves[0],
+        top_gap=halves[1],
         candidate_ids=tuple(int(i) for i in ids[:candidates]),
-        candidate_logprobs=tuple(candidate_logprobs[:candidates]),
+        candidate_logprobs=halves[2:][:candidates],
         stops=tuple(bool(flag) for flag in values[5 + 2 * count :]),
     )
 

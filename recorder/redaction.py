@@ -2,14 +2,14 @@
 
 Token ids spell the text, so a redacted run has none: each is recorded as zero, and candidates are
 left out. Everything else stays: counts, positions, log-probabilities, entropies, cache decisions,
-times. Such a run says so in `RunStarted.behaviour` and, turn by turn, in `TurnStarted.unreplayable`:
-its texts can be read, and nothing of it can be replayed.
+times. Such a run says so in `RunStarted.behaviour` and, turn by turn, in
+`TurnStarted.unreplayable`: its texts can be read, and nothing of it can be replayed.
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import takewhile
 from typing import Any
 
 from recorder.events import (
@@ -114,7 +114,7 @@ class Redaction:
     def _turn(self, event: TurnStarted) -> Event:
         self._text = self._text[: event.kept_chars] + event.added_text
         prompt = self._redactor(self._text)
-        kept_chars = len(os.path.commonprefix([self._redacted_text, prompt]))
+        kept_chars = _common_length(self._redacted_text, prompt)
         self._redacted_text = prompt
         return replace(
             event,
@@ -139,6 +139,10 @@ class Redaction:
             payload_bytes=size,
             error=None if event.error is None else self._redactor(event.error),
         )
+
+
+def _common_length(a: str, b: str) -> int:
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
 
 
 def _withheld(ids: tuple[int, ...]) -> tuple[int, ...]:

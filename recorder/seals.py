@@ -86,10 +86,10 @@ def _began(text: str) -> hashlib.blake2b:
 class SealReport:
     """What deriving the seals of a run anew has shown.
 
-    `sealed_turns` are the turns whose seals hold, `last_seal` the last seal that holds. `fault` says
-    what is wrong first and is empty where nothing is; `bad_turn` is the turn that it is in, None
-    where it is outside of turns. `unsealed_events` come behind the last seal: those of a turn that
-    was cut off, or of a run from before there were seals.
+    `sealed_turns` are the turns whose seals hold, `last_seal` the last seal that holds. `fault`
+    says what is wrong first and is empty where nothing is; `bad_turn` is the turn that it is in,
+    None where it is outside of turns. `unsealed_events` come behind the last seal: those of a turn
+    that was cut off, or of a run from before there were seals.
     """
 
     run_id: str
@@ -142,7 +142,10 @@ def _fault_of(record: Record, due: int, chain: SealChain) -> str:
     except (struct.error, OverflowError, KeyError, TypeError, ValueError) as error:
         return f"event {record.seq} holds what was never recorded: {error}"
     if record.seal is None:
-        return f"event {due}, {record.kind}, has no seal" if record.kind in SEALED_KINDS else ""
+        if record.kind not in SEALED_KINDS:
+            return ""
+        older = "" if chain.last else ": it was recorded before there were seals, or lost them"
+        return f"event {due}, {record.kind}, has no seal{older}"
     if record.seal != seal:
         return f"the seal at event {due} is not that of the events before it"
     return ""

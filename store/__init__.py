@@ -1,13 +1,15 @@
-"""Keeps recordings: a live SQLite database, sealed Parquet folders, and frames from both."""
+"""Keeps recordings: a live database, sealed Parquet files, and frames from both."""
 
 import os
 from pathlib import Path
 
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from store.connections import connected
 from store.database import DatabaseStore
-from store.errors import NewerStoreError, NoSuchRunError, StoreError
+from store.erasure import Erasure
+from store.errors import NewerStoreError, NoSuchRunError, OlderStoreError, StoreError
 from store.frames import (
     cache_df,
     candidates_df,
@@ -17,7 +19,9 @@ from store.frames import (
     tools_df,
     turns_df,
 )
+from store.integrity import Integrity, check
 from store.parquet import ParquetStore, export_parquet
+from store.schema import Upgrade, revision_of, upgrade_schema
 
 DEFAULT_URL = "sqlite:///tokentape.db"
 
@@ -34,29 +38,51 @@ def open_store(
     is left as it was.
     """
     text = os.fspath(where)
-    if "://" not in text:
-        if Path(text).is_dir():
-            return ParquetStore(Path(text))
-        text = f"sqlite:///{text}"
-    try:
-        url = make_url(text)
-    except ArgumentError:
-        raise StoreError(f"{text!r} is not a database URL, nor a path") from None
+    if "://" not in text and Path(text).is_dir():
+        return ParquetStore(Path(text))
+    url = database_url(text)
     is_sqlite = url.get_backend_name() == "sqlite"
     if must_exist and is_sqlite and not Path(url.database or "").is_file():
         raise StoreError(f"there is no store at {url.database}")
     return DatabaseStore(url, upgrade=upgrade)
 
 
+def database_url(text: str) -> URL:
+    """The URL of a live store; a plain path is a SQLite file. Raises StoreError."""
+    try:
+        return make_url(text if "://" in text else f"sqlite:///{text}")
+    except ArgumentError:
+        raise StoreError(f"{text!r} is not a database URL, nor a path") from None
+
+
+def current_schema(url: URL) -> str:
+    """The schema of a live store, which is only looked at. Raises StoreError."""
+    with connected(url) as connection:
+        return revision_of(connection, url.render_as_string())
+
+
+def upgrade_store(url: URL, *, backup: bool = True) -> Upgrade:
+    """Bring a live store to the newest schema; see `store.schema.upgrade_schema`."""
+    with connected(url) as connection:
+        return upgrade_schema(connection, url, backup=backup)
+
+
 __all__ = (
     "DEFAULT_URL",
     "DatabaseStore",
+    "Erasure",
+    "Integrity",
     "NewerStoreError",
     "NoSuchRunError",
+    "OlderStoreError",
     "ParquetStore",
     "StoreError",
+    "Upgrade",
     "cache_df",
     "candidates_df",
+    "check",
+    "current_schema",
+    "database_url",
     "events_df",
     "export_parquet",
     "open_store",
@@ -64,4 +90,5 @@ __all__ = (
     "tokens_df",
     "tools_df",
     "turns_df",
+    "upgrade_store",
 )

@@ -1,12 +1,15 @@
 """Connections to the database of a live store: SQLite or PostgreSQL."""
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry, StaticPool
 
 from store.errors import StoreError
@@ -48,6 +51,19 @@ POSTGRESQL = Backend(
     begin_durable=("BEGIN", "SET LOCAL synchronous_commit TO on"),
     end_durable=None,
 )
+
+
+@contextmanager
+def connected(url: URL) -> Iterator[Connection]:
+    """A connection to a database whatever its schema. Raises StoreError."""
+    engine, _ = open_engine(url)
+    try:
+        with engine.connect() as connection:
+            yield connection
+    except DBAPIError as error:
+        raise StoreError(f"cannot use {url.render_as_string()}: {error.orig}") from None
+    finally:
+        engine.dispose()
 
 
 def writing_connection(engine: Engine, backend: Backend) -> Any:

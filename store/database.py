@@ -1,6 +1,7 @@
 """The live store: one append-only stream a run, in SQLite or PostgreSQL."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Self
 
@@ -13,9 +14,10 @@ from recorder.codec import decode, encode
 from recorder.events import RunStarted, TokenSampled, ToolReturned
 from recorder.projections import RunSummary, changes_summary, summarise
 from store.connections import open_engine, writing_connection
+from store.erasure import Erasure, erase_run
 from store.errors import NoSuchRunError, StoreError
 from store.packing import COLUMNS
-from store.reader import NS_PER_US, SUMMARY_COLUMNS, DatabaseReader, summary_of, summary_row
+from store.reader import NS_PER_US, SUMMARY_COLUMNS, DatabaseReader, summary_of
 from store.schema import bring_to_head
 from store.source import BlobSource
 from store.tables import SEQ_BITS, SEQ_MASK, runs, tombstones
@@ -181,6 +183,14 @@ class DatabaseStore(DatabaseReader):
                 raise RecordingError(f"run {run_id} has no events")
             assert run_key is not None
             self._update_run(run_key, summary)
+
+    def erase(
+        self, run_id: str, *, reason: str = "", clock_ns: Callable[[], int] = time.time_ns
+    ) -> Erasure:
+        """Forget a run for good; see `store.erasure`. Raises NoSuchRunError and StoreError."""
+        full_id = self.recording(run_id).run_id
+        self._open_runs.pop(full_id, None)
+        return erase_run(self._engine, full_id, reason=reason, now_ns=clock_ns())
 
     def _update_run(self, run_key: int, summary: RunSummary) -> None:
         values = [getattr(summary, name) for name in SUMMARY_COLUMNS]

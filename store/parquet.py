@@ -20,8 +20,8 @@ from recorder import Envelope, Recording, RecordingError
 from recorder.codec import decode_body, encode_body, kind_of
 from recorder.events import RunStarted, TokenSampled, ToolReturned
 from recorder.projections import RunSummary, summarise_all
-from store.reader import only_match
 from store.errors import NewerStoreError, StoreError
+from store.reader import only_match
 
 SCHEMA_VERSION = 1
 ROW_GROUP_ROWS = 131_072

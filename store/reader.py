@@ -67,11 +67,9 @@ class DatabaseReader:
         return Recording(full_id, lambda: self._records(full_id), self.where)
 
     def _say_if_erased(self, run_id: str) -> None:
-        query = select(tombstones).where(
-            tombstones.c.run_id.startswith(run_id, autoescape=True) if run_id else False
-        )
+        query = select(tombstones).where(tombstones.c.run_id.startswith(run_id, autoescape=True))
         erased = self._ask(lambda reader: reader.execute(query).first())
-        if erased is not None:
+        if erased is not None and run_id:
             when = np.datetime64(erased.erased_at_ns, "ns").astype("datetime64[s]")
             raise NoSuchRunError(f"run {erased.run_id} was erased on {when}Z: {erased.reason}")
 
@@ -99,10 +97,17 @@ class DatabaseReader:
         return row
 
     def _token_record(self, row: Row[Any], started_us: int) -> Record:
-        event_key, after_us, version, *packed = row
+        event_key, after_us, version, *packed = tuple(row)
         fields = self._backend.packing.token(packed)
         at_ns = (started_us + after_us) * NS_PER_US
         return Record(event_key & SEQ_MASK, at_ns, TOKEN_KIND, version, fields, fields["turn"])
+
+    def verify_files(self) -> list[str]:
+        """See `store.source.Source`. Only SQLite can be asked: pages that do not fit together."""
+        if self._backend.name != "sqlite":
+            return []
+        answers = self._ask(lambda reader: reader.exec_driver_sql("PRAGMA quick_check").all())
+        return [f"{self.where}: {answer}" for (answer,) in answers if answer != "ok"]
 
     def events_table(self, selection: Selection) -> pa.Table:
         """See `store.source.Source`."""
@@ -172,7 +177,9 @@ class DatabaseReader:
 
         return self._ask(read)
 
-    def _chosen_runs(self, reader: Connection, run_ids: tuple[str, ...] | None) -> list[Row[Any]]:
+    def _chosen_runs(
+        self, reader: Connection, run_ids: tuple[str, ...] | None
+    ) -> list[Row[int, str, int]]:
         query = select(runs.c.run_key, runs.c.run_id, runs.c.started_at_ns).order_by(runs.c.run_id)
         found = reader.execute(query).all()
         return [row for row in found if run_ids is None or row.run_id in run_ids]

@@ -2,8 +2,8 @@
 
 `seq` numbers the events of a run across `events` and `tokens`: a sampled token is a typed row of
 `tokens`, every other event a row of `events` with a JSON body. `event_key` is the run's key in its
-upper bits and `seq` in the lower `SEQ_BITS`: one integer, by which SQLite lays rows out. Times count
-from the start of the run, in microseconds.
+upper bits and `seq` in the lower `SEQ_BITS`: one integer, by which SQLite lays rows out. Times
+count from the start of the run, in microseconds.
 
 SQLite knows no number smaller than eight bytes, so it keeps the bits of float32 (`_f32`) and of
 half-precision numbers (`_f16`) as integers; in PostgreSQL they are `real`. The views spell them

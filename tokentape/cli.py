@@ -13,12 +13,21 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+from sqlalchemy.engine import URL
 
 import tokentape as tt
 from recorder.events import RunStarted
 from replay.report import render, render_turn
 from replay.verdict import Report, Verdict
-from store import DEFAULT_URL, DatabaseStore, ParquetStore
+from store import (
+    DEFAULT_URL,
+    DatabaseStore,
+    ParquetStore,
+    current_schema,
+    database_url,
+    upgrade_store,
+)
+from store.schema import head, history
 from tokentape import output
 from tokentape.demo import DEMO_SEALED, DEMO_STORE, run_demo
 
@@ -30,6 +39,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+database = typer.Typer(help="Look at the schema of a store, and upgrade it.", no_args_is_help=True)
+app.add_typer(database, name="db")
 
 RunArgument = Annotated[
     str | None,
@@ -71,14 +83,24 @@ def demo(
 
 
 @app.command("list")
-def list_runs(store: StoreOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
-    """List the runs of a store, the newest last."""
+def list_runs(
+    store: StoreOption = DEFAULT_URL,
+    last: Annotated[
+        int, typer.Option("--last", "-n", min=0, help="So many of the newest; 0 for all.")
+    ] = 50,
+    as_json: JsonOption = False,
+) -> None:
+    """List the newest runs of a store, the newest last; with --json, all of them."""
     opened = _open(store)
     if as_json:
         frame = tt.runs_df(opened)
         output.print_json(json.loads(frame.to_json(orient="records", date_format="iso")))
-    else:
-        output.console().print(output.runs_table(opened.summaries()))
+        return
+    summaries = opened.summaries()
+    shown = summaries[-last:] if last else summaries
+    output.console().print(output.runs_table(shown))
+    if len(shown) < len(summaries):
+        sys.stderr.write(f"and {len(summaries) - len(shown):,} older runs: --last 0 shows all\n")
 
 
 @app.command()
@@ -191,8 +213,101 @@ def export(
         sys.stdout.writelines(f"{file}\n" for file in files)
 
 
+@app.command()
+def check(
+    run: RunArgument = None,
+    store: StoreOption = DEFAULT_URL,
+    seal: Annotated[
+        str | None, typer.Option(help="The last seal as it was noted elsewhere, to compare.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show that a run is what was recorded: derive its seals anew; exit 1 where it is not."""
+    opened = _open(store)
+    found = tt.check(opened, _recording(opened, run).run_id, seal=seal)
+    if as_json:
+        output.print_json(asdict(found) | {"holds": found.holds})
+    else:
+        sys.stdout.write(output.integrity_text(found))
+    raise typer.Exit(0 if found.holds else 1)
+
+
+@app.command()
+def erase(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run id or its beginning.")],
+    store: StoreOption = DEFAULT_URL,
+    reason: Annotated[str, typer.Option(help="Kept with the tombstone.")] = "",
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Forget a run for good: its events, and the tool results that no other run has."""
+    opened = _live(store)
+    run_id = opened.recording(run).run_id
+    if not yes and not typer.confirm(f"erase run {run_id} from {opened.where}?", err=True):
+        raise typer.Exit(2)
+    erased = opened.erase(run_id, reason=reason)
+    if as_json:
+        output.print_json(asdict(erased) | {"backups": [str(each) for each in erased.backups]})
+    else:
+        sys.stdout.write(output.erasure_text(erased))
+
+
+@database.command("current")
+def db_current(store: StoreOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
+    """Say which schema a store has, and whether this tokentape can use it as it is."""
+    revision, newest = current_schema(_database_url(store)), head()
+    if as_json:
+        output.print_json({"current": revision, "head": newest})
+    else:
+        note = "" if revision == newest else f", to be upgraded to {newest}"
+        sys.stdout.write(f"{revision}{note}\n")
+
+
+@database.command("history")
+def db_history(store: StoreOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
+    """List every schema there was, the oldest first, and which one a store has."""
+    revisions = history(current_schema(_database_url(store)))
+    if as_json:
+        output.print_json([asdict(each) for each in revisions])
+    else:
+        for each in revisions:
+            mark = "*" if each.is_current else " "
+            sys.stdout.write(f"{mark} {each.revision}  {each.summary}\n")
+
+
+@database.command("upgrade")
+def db_upgrade(
+    store: StoreOption = DEFAULT_URL,
+    backup: Annotated[bool, typer.Option(help="Copy a SQLite file first.")] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Bring a store to the newest schema, all of it or nothing."""
+    done = upgrade_store(_database_url(store), backup=backup)
+    if as_json:
+        output.print_json(asdict(done) | {"backup": done.backup and str(done.backup)})
+    elif done.before == done.after:
+        sys.stdout.write(f"{done.after} is the newest already\n")
+    else:
+        kept = f"; backup: {done.backup}" if done.backup else ""
+        sys.stdout.write(f"{done.before} -> {done.after}{kept}\n")
+
+
 def _open(store: str) -> DatabaseStore | ParquetStore:
     return tt.open_store(store, must_exist=True)
+
+
+def _live(store: str) -> DatabaseStore:
+    opened = _open(store)
+    if not isinstance(opened, DatabaseStore):
+        raise tt.StoreError(f"{store} is sealed: it can only be read")
+    return opened
+
+
+def _database_url(store: str) -> URL:
+    url = database_url(store)
+    if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
+        raise tt.StoreError(f"there is no store at {url.database}")
+    return url
 
 
 def _recording(store: DatabaseStore | ParquetStore, run: str | None) -> tt.Recording:

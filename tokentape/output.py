@@ -17,6 +17,7 @@ from rich.progress import (
 from rich.table import Table
 
 from recorder.projections import RunSummary, Turn
+from store import Erasure, Integrity
 
 # A pipe has no width; a table that is cut to 80 columns loses what it is for.
 _PIPE_COLUMNS = 160
@@ -52,6 +53,29 @@ def working(description: str) -> Iterator[None]:
     """A spinner on standard error for work that cannot be counted."""
     with progress_console.status(description):
         yield
+
+
+def integrity_text(found: Integrity) -> str:
+    """What a check has found, in a few lines."""
+    lines = [
+        f"run {found.run_id}: {'as recorded' if found.holds else 'NOT as recorded'}",
+        f"  {found.events:,} events, {found.sealed_turns} sealed turns",
+        f"  last seal {found.last_seal}",
+    ]
+    if found.unsealed_events and found.holds:
+        lines.append(f"  {found.unsealed_events:,} events behind it are not sealed yet")
+    if found.bad_turn is not None:
+        lines.append(f"  the first bad turn is {found.bad_turn}")
+    return "\n".join([*lines, *(f"  {fault}" for fault in found.faults)]) + "\n"
+
+
+def erasure_text(erased: Erasure) -> str:
+    """What is gone, and where it may still be."""
+    lines = [f"erased run {erased.run_id}: {erased.events:,} events, {erased.blobs} payloads"]
+    if erased.left_behind:
+        lines.append(f"  its bytes may be there still: {erased.left_behind}")
+    lines += [f"  a backup may still have it: {path}" for path in erased.backups]
+    return "\n".join(lines) + "\n"
 
 
 def runs_table(summaries: Sequence[RunSummary]) -> Table:

@@ -7,13 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recorder import NewerRecordingError, RecordingError
-from recorder.codec import CLASSES, decode_body, encode_body, kind_of
+from recorder import Envelope, NewerRecordingError, RecordingError
+from recorder.codec import CLASSES, decode, decode_body, dump_canonical, encode, encode_body
 from recorder.events import Event, HistoryPruned, MessageAdded, TokenSampled
+from recorder.seals import canonical_bytes
 
 ids = st.lists(st.integers(0, 2**31 - 1), max_size=5).map(tuple)
 text = st.text()
 finite = st.floats(allow_nan=False, allow_infinity=False)
+float32 = st.floats(allow_nan=False, allow_infinity=False, width=32)
+half = st.floats(allow_nan=False, allow_infinity=False, width=16)
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | finite | text,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
@@ -29,13 +32,13 @@ tokens = st.integers(0, 5).flatmap(
         step=st.integers(0, 10_000),
         position=st.integers(0, 10_000),
         token_id=st.integers(0, 200_000),
-        logprob=finite,
-        logprob_processed=finite,
-        entropy=finite,
-        top_gap=finite,
-        duration_ms=finite,
+        logprob=float32,
+        logprob_processed=float32,
+        entropy=half,
+        top_gap=half,
+        duration_ms=st.integers(0, 10**9).map(lambda us: us / 1000),
         candidate_ids=st.lists(st.integers(0, 200_000), min_size=count, max_size=count).map(tuple),
-        candidate_logprobs=st.lists(finite, min_size=count, max_size=count).map(tuple),
+        candidate_logprobs=st.lists(half, min_size=count, max_size=count).map(tuple),
     )
 )
 ranges = st.lists(st.integers(0, 50), max_size=8, unique=True).map(
@@ -64,10 +67,20 @@ others = st.sampled_from([CLASSES["ToolCalled"]]).flatmap(
 
 @given(messages | tokens | prunings | others)
 def test_an_event_survives_the_codec(event: Event) -> None:
-    again = decode_body(kind_of(event), event.version, encode_body(event))
+    envelope = Envelope("run", 7, 5_000, event, 3, "blake2b-256:00")
+    record = encode(envelope)
+    again = decode("run", record)
 
-    assert again == event
-    assert encode_body(again) == encode_body(event)
+    assert again == envelope
+    assert encode(again) == record
+    assert canonical_bytes(encode(again)) == canonical_bytes(record)
+
+
+@given(tokens)
+def test_a_token_can_be_written_as_json_too(event: TokenSampled) -> None:
+    body = dump_canonical(encode(Envelope("run", 0, 0, event)).body)
+
+    assert decode_body("TokenSampled", event.version, body) == event
 
 
 @pytest.mark.parametrize(

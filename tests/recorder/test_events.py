@@ -27,7 +27,7 @@ TOKEN = {
     "logprob": -1.0,
     "logprob_processed": -0.5,
     "entropy": 2.0,
-    "top_gap": 0.1,
+    "top_gap": 0.5,
     "duration_ms": 1.0,
 }
 PRUNED = {

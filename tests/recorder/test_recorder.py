@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from recorder import Envelope, Recorder, Recording, RecordingError, TokentapeError
+from recorder.codec import encode
 from recorder.events import (
     CacheCleared,
     Event,
@@ -54,8 +55,8 @@ class ListLog:
 
 
 def recorder_on(log: ListLog) -> Recorder:
-    ticks = iter(range(1_000_000))
-    return Recorder(log, clock_ns=lambda: next(ticks), random_bytes=lambda count: bytes(count))
+    ticks = iter(range(0, 10**9, 1000))
+    return Recorder(log, clock_ns=lambda: next(ticks) + 7, random_bytes=lambda count: bytes(count))
 
 
 def test_events_are_numbered_from_zero_and_stamped_by_the_clock() -> None:
@@ -65,7 +66,7 @@ def test_events_are_numbered_from_zero_and_stamped_by_the_clock() -> None:
         recorder.record(event)
 
     assert [each.seq for each in log.envelopes] == [0, 1, 2]
-    assert [each.at_ns for each in log.envelopes] == [1, 2, 3]
+    assert [each.at_ns for each in log.envelopes] == [1000, 2000, 3000]
     assert {each.run_id for each in log.envelopes} == {recorder.run_id}
     assert log.durable == [True, False, False]
 
@@ -120,10 +121,10 @@ def test_run_ids_are_version_7_and_sort_by_time() -> None:
 
 
 def test_a_hole_in_the_sequence_is_found_when_read() -> None:
-    envelopes = [Envelope("r", 0, 0, STARTED), Envelope("r", 2, 0, CLEARED)]
+    records = [encode(Envelope("r", 0, 0, STARTED)), encode(Envelope("r", 2, 0, CLEARED))]
 
     with pytest.raises(RecordingError, match="event 2 where 1 is due"):
-        list(Recording("r", lambda: iter(envelopes)).events())
+        list(Recording("r", lambda: iter(records)).events())
 
 
 def test_a_turn_that_points_beyond_the_stream_is_refused() -> None:
@@ -138,10 +139,8 @@ def test_a_turn_that_points_beyond_the_stream_is_refused() -> None:
         seed=None,
         sampling={},
     )
-    envelopes = [Envelope("r", 0, 0, STARTED), Envelope("r", 1, 0, turn)]
-
     with pytest.raises(RecordingError, match="events before it are missing"):
-        Recording("r", lambda: iter(envelopes)).turns()
+        recording_of(turn).turns()
 
 
 PRUNED = HistoryPruned(
@@ -169,8 +168,9 @@ TURN = TurnStarted(
 
 
 def recording_of(*events: Event) -> Recording:
-    envelopes = [Envelope("r", seq, 0, event) for seq, event in enumerate((STARTED, *events))]
-    return Recording("r", lambda: iter(envelopes))
+    envelopes = (Envelope("r", seq, 0, event) for seq, event in enumerate((STARTED, *events)))
+    records = [encode(envelope) for envelope in envelopes]
+    return Recording("r", lambda: iter(records))
 
 
 def test_what_was_pruned_is_not_in_the_prompts_that_follow() -> None:

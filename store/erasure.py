@@ -1,0 +1,128 @@
+"""Forgetting a run for good: what was said is gone, that it was there is not."""
+
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, delete, func, insert, select
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
+
+from recorder import RecordingError
+from recorder.codec import decode_body
+from recorder.events import ToolReturned
+from store.connections import is_in_memory
+from store.errors import NoSuchRunError, StoreError
+from store.tables import SEQ_BITS, SEQ_MASK, blobs, events, runs, tokens, tombstones
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Erasure:
+    """What is gone. `backups` are copies of the store beside it that may still have the run.
+
+    `left_behind` says why the bytes may still be in the file where the store could not be
+    rewritten; empty where they are gone from it.
+    """
+
+    run_id: str
+    events: int
+    blobs: int
+    last_seal: str | None
+    backups: tuple[Path, ...]
+    left_behind: str
+
+
+def erase_run(engine: Engine, run_id: str, *, reason: str, now_ns: int) -> Erasure:
+    """Delete a run, its events and the payloads that no other run has; leave a tombstone.
+
+    All of it or nothing, in one transaction. Then the store's file is rewritten, so that the bytes
+    are gone, too. Raises StoreError where the database refuses.
+    """
+    try:
+        with engine.connect() as connection:
+            if engine.dialect.name == "sqlite":
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            row = connection.execute(select(runs).where(runs.c.run_id == run_id)).one_or_none()
+            if row is None:
+                raise NoSuchRunError(f"there is no run {run_id} any more")
+            counted = _bury(connection, row.run_key, run_id, reason=reason, now_ns=now_ns)
+            connection.commit()
+    except DBAPIError as error:
+        raise StoreError(f"cannot erase run {run_id}: {error.orig}; nothing was erased") from None
+    event_count, blob_count, last_seal = counted
+    return Erasure(
+        run_id=run_id,
+        events=event_count,
+        blobs=blob_count,
+        last_seal=last_seal,
+        backups=_backups_of(engine.url),
+        left_behind=_rewrite(engine),
+    )
+
+
+def _bury(
+    connection: Connection, run_key: int, run_id: str, *, reason: str, now_ns: int
+) -> tuple[int, int, str | None]:
+    """Tombstone first: the database deletes only what has one. Events, blobs, last seal."""
+    lowest, highest = run_key << SEQ_BITS, run_key << SEQ_BITS | SEQ_MASK
+    in_events = events.c.event_key.between(lowest, highest)
+    in_tokens = tokens.c.event_key.between(lowest, highest)
+    sealed = select(events.c.seal).where(in_events, events.c.seal.is_not(None))
+    last_seal = connection.execute(sealed.order_by(events.c.event_key.desc()).limit(1)).scalar()
+    payloads = _payloads(connection, in_events)
+    count = sum(
+        connection.execute(select(func.count()).select_from(table).where(within)).scalar_one()
+        for table, within in ((events, in_events), (tokens, in_tokens))
+    )
+    connection.execute(
+        insert(tombstones).values(
+            run_id=run_id, erased_at_ns=now_ns, reason=reason, events=count, last_seal=last_seal
+        )
+    )
+    connection.execute(delete(tokens).where(in_tokens))
+    connection.execute(delete(events).where(in_events))
+    connection.execute(delete(runs).where(runs.c.run_key == run_key))
+    gone = 0
+    for sha256 in payloads - _payloads(connection, events.c.event_key >= 0):
+        gone += connection.execute(delete(blobs).where(blobs.c.sha256 == sha256)).rowcount
+    return count, gone, last_seal
+
+
+def _payloads(connection: Connection, within: Any) -> set[str]:
+    """The payloads that tool results refer to. A result that cannot be read refers to none."""
+    query = select(events.c.kind, events.c.version, events.c.body).where(
+        within, events.c.kind == ToolReturned.__name__
+    )
+    found = set()
+    for row in connection.execute(query):
+        with suppress(RecordingError):
+            event = decode_body(row.kind, row.version, row.body)
+            assert isinstance(event, ToolReturned)
+            found.add(event.payload_sha256)
+    return found
+
+
+def _rewrite(engine: Engine) -> str:
+    """Free pages and logs keep what was deleted, until the tables are written anew."""
+    if is_in_memory(engine.url):
+        return ""
+    try:
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql("VACUUM")
+            if engine.dialect.name == "sqlite":
+                row = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()
+                if row[0]:
+                    return f"{engine.url.database}-wal is in use"
+    except DBAPIError as error:
+        return f"the store could not be rewritten: {error.orig}"
+    if engine.dialect.name == "postgresql":
+        return "the write-ahead log and backups of the server keep it until they are recycled"
+    return ""
+
+
+def _backups_of(url: URL) -> tuple[Path, ...]:
+    if url.get_backend_name() != "sqlite" or is_in_memory(url):
+        return ()
+    path = Path(url.database or "")
+    return tuple(sorted(path.parent.glob(f"{path.name}.*.backup")))

@@ -1,0 +1,105 @@
+"""Whether a run is what was recorded: its seals, and what hangs on them."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from recorder import Envelope, Recording, RecordingError
+from recorder.codec import decode
+from recorder.envelope import TurnCounter
+from recorder.events import ToolReturned
+from recorder.projections import iterate_turns, summarise_all
+from recorder.seals import check_seals
+from store.errors import StoreError
+from store.source import Source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Integrity:
+    """What a check has found.
+
+    `faults` is empty where all is as it was recorded; `bad_turn` is the first turn with a fault,
+    None where the fault is outside of turns. `unsealed_events` come behind the last seal: nothing
+    vouches for them yet, or ever, where the run was cut off. Two copies with the same `last_seal`
+    are the same recording.
+    """
+
+    run_id: str
+    events: int
+    sealed_turns: int
+    unsealed_events: int
+    last_seal: str | None
+    bad_turn: int | None
+    faults: tuple[str, ...]
+
+    @property
+    def holds(self) -> bool:
+        return not self.faults
+
+
+def check(source: Source, run_id: str, *, seal: str | None = None) -> Integrity:
+    """Derive the seals of a run anew, and compare with its events what was derived from them.
+
+    `seal` is the last seal as it was noted elsewhere, if it was: that shows a run whose end is
+    missing, or which was sealed anew. Raises NoSuchRunError, and StoreError or RecordingError where
+    the run cannot even be read.
+    """
+    recording = source.recording(run_id)
+    report = check_seals(recording.run_id, recording.records())
+    faults = [*source.verify_files(), *filter(None, [report.fault])]
+    bad_turn = report.bad_turn
+    if not faults:
+        found = next(_other_faults(source, recording), None)
+        if found is not None:
+            bad_turn, fault = found
+            faults.append(fault)
+    if seal is not None and seal != report.last_seal:
+        faults.append(f"the last seal is {report.last_seal}, not {seal}")
+    return Integrity(
+        run_id=recording.run_id,
+        events=report.events,
+        sealed_turns=report.sealed_turns,
+        unsealed_events=report.unsealed_events,
+        last_seal=report.last_seal,
+        bad_turn=bad_turn,
+        faults=tuple(faults),
+    )
+
+
+def _other_faults(source: Source, recording: Recording) -> Iterator[tuple[int | None, str]]:
+    """What no seal covers, because it follows from what they do; with the turn it is in."""
+    envelopes: list[Envelope] = []
+    turns = TurnCounter()
+    for record in recording.records():
+        try:
+            envelope = decode(recording.run_id, record)
+        except RecordingError as error:
+            yield record.turn, str(error)
+            return
+        turn = turns.turn_of(envelope.event)
+        if turn != record.turn:
+            yield turn, f"event {record.seq} is filed under turn {record.turn}, not {turn}"
+        if isinstance(envelope.event, ToolReturned):
+            fault = _blob_fault(source, envelope.event)
+            if fault:
+                yield turn, fault
+        envelopes.append(envelope)
+    try:
+        for _ in iterate_turns(envelopes):
+            pass
+    except RecordingError as error:
+        yield None, str(error)
+    (row,) = (each for each in source.summaries() if each.run_id == recording.run_id)
+    if row != summarise_all(envelopes):
+        yield None, "the row of the run is not what its events add up to"
+
+
+def _blob_fault(source: Source, event: ToolReturned) -> str:
+    sha256 = event.payload_sha256
+    try:
+        payload = source.blob(sha256)
+    except StoreError as error:
+        return str(error)
+    if len(payload) != event.payload_bytes or hashlib.sha256(payload).hexdigest() != sha256:
+        return f"the payload of call {event.call_id} is not what the tool returned"
+    return ""

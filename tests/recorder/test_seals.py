@@ -1,0 +1,200 @@
+"""Seals stand for everything before them."""
+
+import dataclasses
+import hashlib
+import struct
+from typing import Any
+
+import pytest
+
+from recorder import Envelope, Record, Recorder
+from recorder.codec import encode
+from recorder.events import (
+    CacheCleared,
+    CacheDecided,
+    MessageAdded,
+    PrefillCompleted,
+    RunStarted,
+    TokenSampled,
+    TurnFinished,
+    TurnStarted,
+)
+from recorder.seals import check_seals
+
+STARTED = RunStarted(
+    name="n",
+    seed=1,
+    model="m",
+    weights_sha256="w",
+    tokenizer_sha256="t",
+    template_sha256="",
+    generation_config={},
+    sampler_sha256="s",
+    dtype="float32",
+    device="cpu",
+    attention_kernel="sdpa",
+    threads=1,
+    context_tokens=None,
+    environment={},
+    behaviour={},
+)
+
+
+class ListLog:
+    def __init__(self) -> None:
+        self.envelopes: list[Envelope] = []
+
+    def append(self, envelope: Envelope, *, durable: bool) -> None:
+        self.envelopes.append(envelope)
+
+    def put_blob(self, sha256: str, payload: bytes) -> None:
+        raise AssertionError("no blob is expected")
+
+
+def turn(number: int) -> list[Any]:
+    return [
+        MessageAdded(role="user", content="Hé", text="<Hé>", ids=(1, 2)),
+        TurnStarted(
+            turn=number,
+            prompt_tokens=2,
+            kept_tokens=2,
+            kept_chars=4,
+            added_ids=(),
+            added_text="",
+            history_reason="",
+            seed=5,
+            sampling={"temperature": 0.7},
+        ),
+        CacheDecided(
+            turn=number,
+            decision="miss",
+            reason="cold",
+            prompt_tokens=2,
+            reused_tokens=0,
+            computed_tokens=2,
+            cached_tokens=0,
+            cropped_tokens=0,
+        ),
+        PrefillCompleted(turn=number, chunks=(2,), duration_ms=1.5, kv_bytes=9, peak_bytes=9),
+        TokenSampled(
+            turn=number,
+            step=0,
+            position=2,
+            token_id=70_000,
+            logprob=-1.5,
+            logprob_processed=-0.25,
+            entropy=0.5,
+            top_gap=0.125,
+            duration_ms=61.234,
+            candidate_ids=(70_000, 3),
+            candidate_logprobs=(-1.5, -2.5),
+        ),
+        TurnFinished(
+            turn=number,
+            stop_reason="eos",
+            generated_tokens=1,
+            text="x",
+            stop_text="",
+            generator_sha256="g",
+            duration_ms=70.0,
+        ),
+    ]
+
+
+@pytest.fixture
+def records() -> list[Record]:
+    """Two turns and the end of the run."""
+    log = ListLog()
+    with Recorder(log, run_id="run", clock_ns=lambda: 1_234_567_000) as recorder:
+        for event in (STARTED, *turn(1), *turn(2), CacheCleared(reason="end", freed_bytes=3)):
+            recorder.record(event)
+    return [encode(envelope) for envelope in log.envelopes]
+
+
+def test_turns_and_the_end_of_the_run_are_sealed(records: list[Record]) -> None:
+    sealed = [record.kind for record in records if record.seal]
+    report = check_seals("run", records)
+
+    assert sealed == ["TurnFinished", "TurnFinished", "RunFinished"]
+    assert report.holds
+    assert (report.sealed_turns, report.unsealed_events) == (2, 0)
+    assert report.last_seal == records[-1].seal
+    assert records[-1].seal.startswith("blake2b-256:")
+
+
+def test_a_seal_is_what_its_documentation_says(records: list[Record]) -> None:
+    """Written out by hand, so that another program can be written from the docstrings."""
+    first = records[: [record.seal is not None for record in records].index(True) + 1]
+    hashed = hashlib.blake2b(b"tokentape run run", digest_size=32)
+    for record in first:
+        if record.kind == "TokenSampled":
+            body = struct.pack("<4i2f2eqH", 1, 0, 2, 70_000, -1.5, -0.25, 0.5, 0.125, 61_234, 2)
+            body += struct.pack("<2i2e", 70_000, 3, -1.5, -2.5)
+        else:
+            body = record.body.encode()
+        kind = record.kind.encode()
+        hashed.update(struct.pack("<qqHHI", record.seq, 1_234_567_000, 1, len(kind), len(body)))
+        hashed.update(kind + body)
+
+    assert first[-1].seal == f"blake2b-256:{hashed.hexdigest()}"
+
+
+CHANGES: list[dict[str, Any]] = [
+    {"at_ns": 1_234_568_000},
+    {"version": 2},
+    {"kind": "CacheCleared"},
+    {"body": '{"x":1}'},
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("seq", [0, 1, 3, 5, 6])
+def test_a_change_anywhere_is_found_in_its_turn(
+    records: list[Record], seq: int, change: dict[str, Any]
+) -> None:
+    records[seq] = dataclasses.replace(records[seq], **change)
+    report = check_seals("run", records)
+
+    assert not report.holds
+    assert report.bad_turn == 1
+    assert report.sealed_turns == 0
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(TokenSampled)])
+def test_every_value_of_a_token_is_sealed(records: list[Record], name: str) -> None:
+    kinds = [(record.kind, record.turn) for record in records]
+    place = kinds.index(("TokenSampled", 2))
+    body = dict(records[place].body)
+    value = body[name]
+    body[name] = (*value[:-1], value[-1] + 1) if isinstance(value, tuple) else value + 1
+    records[place] = dataclasses.replace(records[place], body=body)
+    report = check_seals("run", records)
+
+    assert not report.holds
+    assert (report.bad_turn, report.sealed_turns) == (2, 1)
+
+
+def test_what_is_missing_added_or_moved_is_found(records: list[Record]) -> None:
+    swapped = [*records]
+    swapped[2], swapped[3] = (
+        dataclasses.replace(swapped[3], seq=2),
+        dataclasses.replace(swapped[2], seq=3),
+    )
+    renumbered = [
+        dataclasses.replace(each, seq=i) for i, each in enumerate(records[:4] + records[5:])
+    ]
+    unsealed = [dataclasses.replace(each, seal=None) for each in records]
+
+    assert "an event is missing" in check_seals("run", records[:4] + records[5:]).fault
+    assert not check_seals("run", swapped).holds
+    assert not check_seals("run", renumbered).holds
+    assert "has no seal" in check_seals("run", unsealed).fault
+    assert "not that of the events before it" in check_seals("another", records).fault
+
+
+def test_a_run_that_was_cut_off_is_sealed_up_to_its_last_turn(records: list[Record]) -> None:
+    report = check_seals("run", records[:10])
+
+    assert report.holds
+    assert (report.sealed_turns, report.unsealed_events, report.events) == (1, 3, 10)
+    assert report.last_seal == records[6].seal
