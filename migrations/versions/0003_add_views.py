@@ -87,7 +87,7 @@ class Sqlite:
             return f"CAST({found} AS REAL)"
         if kind == "boolean":
             return f"coalesce({found}, 0)"
-        if kind == "text":
+        if kind in ("text", "json"):
             clean = WITHOUT_NUL.format(body=f"{row}.body", mark="char(1)")
             return (
                 rf"CASE WHEN instr({row}.body, '\u0000') THEN json_extract({clean}, '$.{path}') "
