@@ -28,7 +28,7 @@ RUNS_DF = pa.schema(
             "status", NAME, "`running` (also where the process was killed), `finished`, `failed`"
         ),
         _column("model", NAME, "what the model was loaded from"),
-        _column("seed", pa.int64(), "seed of the run", optional=True),
+        _column("seed", pa.int64(), "seed of the run, if it has one", optional=True),
         _column("turns", pa.int32(), "turns that finished"),
         _column("prompt_tokens", pa.int64(), "tokens of all prompts"),
         _column("reused_tokens", pa.int64(), "of these, taken from the cache"),
@@ -75,7 +75,7 @@ TURNS_DF = pa.schema(
         _column("temperature", pa.float64(), "none for a greedy turn", optional=True),
         _column("top_p", pa.float64(), "none for a greedy turn", optional=True),
         _column("top_k", pa.int32(), "none for a greedy turn", optional=True),
-        _column("seed", pa.int64(), "seed of the turn", optional=True),
+        _column("seed", pa.int64(), "seed of the turn, if it has one", optional=True),
         _column("stop_reason", NAME, "why it stopped; none where it was cut off", optional=True),
         _column("duration_ms", pa.float64(), "the whole turn, in milliseconds", optional=True),
         _column("prefill_ms", pa.float64(), "of this, the prompt", optional=True),
