@@ -10,15 +10,7 @@ from store.connections import connected
 from store.database import DatabaseStore
 from store.erasure import Erasure
 from store.errors import NewerStoreError, NoSuchRunError, OlderStoreError, StoreError
-from store.frames import (
-    cache_df,
-    candidates_df,
-    events_df,
-    runs_df,
-    tokens_df,
-    tools_df,
-    turns_df,
-)
+from store.frames import cache_df, candidates_df, events_df, runs_df, tokens_df, tools_df, turns_df
 from store.integrity import Integrity, check
 from store.parquet import ParquetStore, export_parquet
 from store.schema import Upgrade, revision_of, upgrade_schema
