@@ -10,7 +10,7 @@ from store.connections import connected
 from store.database import DatabaseStore
 from store.erasure import Erasure
 from store.errors import NewerStoreError, NoSuchRunError, OlderStoreError, StoreError
-from store.frames import cache_df, events_df, runs_df, tokens_df, tools_df, turns_df
+from store.frames import cache_df, candidates_df, events_df, runs_df, tokens_df, tools_df, turns_df
 from store.importing import Imported, import_runs
 from store.integrity import Integrity, check
 from store.jsonl import export_jsonl
@@ -79,6 +79,7 @@ __all__ = (
     "StoreError",
     "Upgrade",
     "cache_df",
+    "candidates_df",
     "check",
     "current_schema",
     "database_url",

@@ -49,6 +49,7 @@ PUBLIC = {
     "__version__",
     "cache_df",
     "cache_policy",
+    "candidates_df",
     "check",
     "decode",
     "default_tools",
