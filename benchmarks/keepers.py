@@ -177,10 +177,14 @@ def _packed(token: TokenSampled) -> tuple[bytes, bytes]:
 
 
 def _file_bytes(path: Path) -> int:
-    """Of a SQLite file with all that its log holds."""
+    """Of a SQLite file with all that its log holds, but for the pages that are free."""
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    return path.stat().st_size
+        free, page_bytes = (
+            connection.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("freelist_count", "page_size")
+        )
+    return path.stat().st_size - int(free) * int(page_bytes)
 
 
 def _table_bytes(path: Path, table: str) -> int | None:

@@ -2,7 +2,18 @@
 
 from dataclasses import dataclass
 
-from recorder.events import Event, RunFailed, RunFinished, RunStarted, TurnFinished, TurnStarted
+from recorder.events import (
+    Event,
+    MessageAdded,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    SystemPromptCached,
+    ToolCalled,
+    ToolReturned,
+    TurnFinished,
+    TurnStarted,
+)
 
 NS_PER_US = 1000
 
@@ -31,19 +42,26 @@ class Envelope:
 class TurnCounter:
     """The turn that each event of a run belongs to, told in order.
 
-    An event that names its turn belongs to it. Others belong to the turn under way or, between
-    turns, to the coming one, whose prompt they make; those that begin and end a run to none.
+    An event that names its turn belongs to it. What makes a prompt belongs to the coming turn, also
+    where the last one was cut off; other events to the turn under way or, between turns, to the
+    coming one; those that begin and end a run to none.
     """
 
     def __init__(self) -> None:
-        self._turn = 1
+        self._started = 0
+        self._under_way = False
 
     def turn_of(self, event: Event) -> int | None:
         if isinstance(event, RunStarted | RunFinished | RunFailed):
             return None
-        turn: int = getattr(event, "turn", self._turn)
+        makes_prompt = isinstance(event, _MAKE_PROMPTS)
+        coming = self._started if self._under_way and not makes_prompt else self._started + 1
+        turn: int = getattr(event, "turn", coming)
         if isinstance(event, TurnStarted):
-            self._turn = turn
+            self._started, self._under_way = turn, True
         elif isinstance(event, TurnFinished):
-            self._turn = turn + 1
+            self._under_way = False
         return turn
+
+
+_MAKE_PROMPTS = (SystemPromptCached, MessageAdded, ToolCalled, ToolReturned)

@@ -136,7 +136,7 @@ TOOLS_DF = pa.schema(
         _column(
             "turn",
             pa.int32(),
-            "the turn whose prompt has the result; behind a turn that was cut off, that one",
+            "the turn whose prompt has the result",
             optional=True,
         ),
         _column("call_id", pa.string(), "names the call"),

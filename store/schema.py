@@ -16,7 +16,6 @@ from sqlalchemy.exc import OperationalError
 from store.errors import NewerStoreError, OlderStoreError, StoreError
 from store.tables import TRIGGERS
 
-_PAGE_BYTES = 8192  # Events of a kilobyte fill these better than SQLite's 4,096.
 _WAL_ATTEMPTS = 200
 _WAL_PAUSE_S = 0.05
 _CREATION_LOCK = 0x746F6B656E746170  # "tokentap": those who find a blank PostgreSQL take turns
@@ -169,7 +168,6 @@ def triggers_of(connection: Connection) -> set[str]:
 def _create(connection: Connection) -> None:
     """Of several processes that find the database blank, one creates, the others wait for it."""
     if connection.dialect.name == "sqlite":
-        connection.exec_driver_sql(f"PRAGMA page_size={_PAGE_BYTES}")
         _use_wal(connection)
         connection.exec_driver_sql("BEGIN IMMEDIATE")
     else:

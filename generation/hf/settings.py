@@ -34,7 +34,34 @@ from generation.errors import ModelError
 
 # Not part of what is generated: where the config came from, and what max_new_tokens and
 # min_new_tokens override (`generate` warns of a pair, even where one is a default).
-_UNRECORDED = ("transformers_version", "_from_model_config", "max_length")
+_UNRECORDED = frozenset(
+    {
+        "transformers_version",
+        "_from_model_config",
+        "max_length",
+        # What comes beside the tokens.
+        "output_attentions",
+        "output_hidden_states",
+        "output_logits",
+        "output_scores",
+        "return_dict_in_generate",
+        # Beams and assistants are refused: nothing reads these then.
+        "assistant_confidence_threshold",
+        "assistant_early_exit",
+        "assistant_lookbehind",
+        "diversity_penalty",
+        "early_stopping",
+        "length_penalty",
+        "max_matching_ngram_size",
+        "num_assistant_tokens",
+        "num_assistant_tokens_schedule",
+        "num_beam_groups",
+        "num_beams",
+        "num_return_sequences",
+        "prompt_lookup_num_tokens",
+        "target_lookbehind",
+    }
+)
 
 
 # What comes out of transformers for settings that it does not look at before it uses them.

@@ -21,6 +21,7 @@ down_revision = "0001"
 
 SEQ_BITS = 28
 STREAMS = ("events", "tokens")
+PROMPT_KINDS = ("SystemPromptCached", "MessageAdded", "ToolCalled", "ToolReturned")
 NS_PER_US = 1000
 
 KEY = sa.BigInteger().with_variant(sa.Integer, "sqlite")
@@ -105,7 +106,7 @@ def copy_events(connection: sa.Connection) -> None:
     insert = sa.text(
         "INSERT INTO events VALUES (:key, :after_us, :turn, :kind, :version, :body, NULL)"
     )
-    coming = {}
+    started, finished = {}, {}
     query = (
         "SELECT run_key, seq, at_ns, kind, version, body, started_at_ns FROM events_0001 "
         "JOIN runs USING (run_key) ORDER BY run_key, seq"
@@ -113,8 +114,13 @@ def copy_events(connection: sa.Connection) -> None:
     for row in connection.execute(sa.text(query)).fetchall():
         turn = None
         if row.kind not in ("RunStarted", "RunFinished", "RunFailed"):
-            turn = json.loads(row.body).get("turn", coming.get(row.run_key, 1))
-            coming[row.run_key] = turn + 1 if row.kind == "TurnFinished" else turn
+            last, is_over = started.get(row.run_key, 0), finished.get(row.run_key, True)
+            coming = last + 1 if is_over or row.kind in PROMPT_KINDS else last
+            turn = json.loads(row.body).get("turn", coming)
+        if row.kind == "TurnStarted":
+            started[row.run_key], finished[row.run_key] = turn, False
+        elif row.kind == "TurnFinished":
+            finished[row.run_key] = True
         kept = {name: getattr(row, name) for name in ("kind", "version", "body")}
         connection.execute(insert, place_of(row) | kept | {"turn": turn})
 
@@ -232,8 +238,8 @@ def create_triggers(dialect: str) -> None:
             )
         return
     for name, table, verb, when, said in rules("strpos"):
-        # Two sessions do not see each other's rows: those that write one key take turns.
-        lock = "PERFORM pg_advisory_xact_lock(NEW.event_key);" if name.endswith("gap") else ""
+        # Two sessions do not see each other's rows: those that write one run take turns.
+        lock = "PERFORM pg_advisory_xact_lock(NEW.event_key >> 28);" if name.endswith("gap") else ""
         result = "OLD" if verb == "DELETE" else "NEW"
         op.execute(
             f"CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {lock} "

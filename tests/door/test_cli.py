@@ -235,7 +235,8 @@ def test_a_newer_store_exits_with_three(database: Path, cli: Cli) -> None:
 def test_an_event_of_the_future_exits_with_three(database: Path, cli: Cli) -> None:
     with sqlite3.connect(database) as connection:
         connection.execute(
-            "INSERT INTO events SELECT run_key, 99999, 0, 'Dreamt', 1, '{}' FROM runs"
+            "INSERT INTO events SELECT max(event_key) + 1, 0, NULL, 'Dreamt', 1, '{}', NULL "
+            "FROM events"
         )
 
     assert cli("rebuild", "--store", str(database))[0] == 3
@@ -269,7 +270,10 @@ def test_drift_can_be_allowed(database: Path, cli: Cli) -> None:
     """One log-probability that is off by little: the same tokens, other numbers."""
     with sqlite3.connect(database) as connection:
         connection.execute("DROP TRIGGER tokens_refuse_update")
-        connection.execute("UPDATE tokens SET logprob = logprob - 0.01 WHERE turn = 1 AND step = 2")
+        # In the bits of a float32 near one, so many are about a hundredth.
+        connection.execute(
+            "UPDATE tokens SET logprob_f32 = logprob_f32 + 84000 WHERE turn = 1 AND step = 2"
+        )
 
     assert cli("verify", "--store", str(database))[0] == 1
     code, out, _ = cli("verify", "--store", str(database), "--allow-drift", "--json")

@@ -14,7 +14,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, text
 
 import tokentape as tt
-from recorder.codec import encode_body
+from recorder.codec import decode_body
 from recorder.events import TokenSampled
 from recorder.numbers import to_half
 from store.schema import alembic_config, head, triggers_of
@@ -82,7 +82,8 @@ def test_an_upgraded_store_has_every_row_it_had(tmp_path: Path, revision: str) -
             events = [each for each in envelopes if not isinstance(each.event, TokenSampled)]
             tokens = [each for each in envelopes if isinstance(each.event, TokenSampled)]
             of_run = [row for row in old_events if row["run_key"] == run["run_key"]]
-            assert [encode_body(each.event) for each in events] == [row["body"] for row in of_run]
+            bodies = [decode_body(row["kind"], row["version"], row["body"]) for row in of_run]
+            assert [each.event for each in events] == bodies
             assert [each.seq for each in events] == [row["seq"] for row in of_run]
             assert [each.at_ns for each in events] == [
                 row["at_ns"] // 1000 * 1000 for row in of_run

@@ -113,7 +113,7 @@ def test_a_run_that_goes_on_after_a_turn_was_cut_off_is_the_same_in_every_view(
         recorder.record(event)
 
     assert [assert_view_is_frame(live_store, name) for name in ("turns_df", "tools_df")] == [3, 2]
-    assert tt.turns_df(live_store)["tool_results"].tolist() == [1, 1, 0]
+    assert tt.turns_df(live_store)["tool_results"].tolist() == [0, 1, 1]
 
 
 def test_every_half_precision_number_and_width_of_ids_is_decoded(live_store: DatabaseStore) -> None:
