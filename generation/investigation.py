@@ -17,7 +17,7 @@ from generation.models import LoadedModel
 from generation.sampling import turn_seed
 from generation.tools import ToolInterface, ToolResult
 from generation.turn import turn_settings
-from recorder import EventLog, Recorder, TokentapeError
+from recorder import EventLog, Recorder, Redactor, TokentapeError
 from recorder.events import CacheDecided, ToolCalled, ToolReturned
 
 
@@ -62,13 +62,15 @@ class Investigation:
         history: str = "exact",
         at_context_limit: str = "refuse",
         template_settings: Mapping[str, Any] | None = None,
+        redactor: Redactor | None = None,
         **engine: Any,
     ) -> None:
         """`history` is `exact` or `template`; see `Conversation`, also for `template_settings`.
 
         `at_context_limit` says what becomes of a message that no longer fits into the model's
         context: `refuse` it, or take out the oldest of the history and record that:
-        `prune_tool_results` or `prune_turns`; see `plan_pruning`. `engine` are further settings
+        `prune_tool_results` or `prune_turns`; see `plan_pruning`. A `redactor` rewrites what is
+        written, not what the model reads; see `recorder.redaction`. `engine` are further settings
         of `ManualGenerator`: prefix_folder, cache_bytes, threads and others.
         """
         refuse_unknown_policy(at_context_limit)
@@ -78,7 +80,7 @@ class Investigation:
         self._seed = seed
         self._at_context_limit = at_context_limit
         self._calls = 0
-        self._recorder = Recorder(store)
+        self._recorder = Recorder(store, redactor=redactor)
         self.generator = ManualGenerator(
             lm.model,
             lm.tokenizer,

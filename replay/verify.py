@@ -15,6 +15,7 @@ from generation.checks import refuse_training
 from generation.history.conversation import decode_after
 from recorder import Recording, RecordingError
 from recorder.projections import Turn
+from recorder.redaction import REDACTED
 from replay.compare import compare_fingerprints, repro_line
 from replay.errors import NothingToReplayError, ReplayError
 from replay.floor import FLOORS, floor_of, plausible, predict_flips
@@ -95,6 +96,10 @@ def choose_turns(recording: Recording, numbers: Sequence[int] | None) -> list[Tu
         raise NothingToReplayError(f"run {recording.run_id} has no turn {missing[0]} with tokens")
     if not chosen:
         raise NothingToReplayError(f"run {recording.run_id} has no token to replay")
+    if any(REDACTED in turn.started.unreplayable for turn in chosen):
+        raise NothingToReplayError(
+            f"run {recording.run_id} was redacted: the ids that the model saw were not kept"
+        )
     for turn in chosen:
         own = [name for name in turn.started.unreplayable if name != "max_time"]
         if own:

@@ -9,32 +9,14 @@ with tt.Investigation(lm, store=store, name="probe", system_prompt="You are …"
 print(tt.verify(store.recording(run.run_id), lm).verdict)
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from tokentape.siblings import refuse_strangers
 
 refuse_strangers()
 
-from generation import (  # noqa: E402 - only after the check above
-    CachedPrefix,
-    CachePolicy,
-    GenerationResult,
-    GenerationState,
-    Investigation,
-    LoadedModel,
-    ManualGenerator,
-    ModelError,
-    ModelManager,
-    PromptError,
-    Reply,
-    ToolCall,
-    ToolError,
-    ToolInterface,
-    ToolView,
-    cache_policy,
-    decode,
-    default_tools,
-    load_model,
-)
-from recorder import (  # noqa: E402
+from recorder import (  # noqa: E402 - only after the check above
     Envelope,
     EventLog,
     NewerRecordingError,
@@ -43,18 +25,6 @@ from recorder import (  # noqa: E402
     RecordingError,
     Redactor,
     TokentapeError,
-)
-from replay import (  # noqa: E402
-    Divergence,
-    NothingToReplayError,
-    Rebuilt,
-    ReplayError,
-    Report,
-    TurnVerdict,
-    Verdict,
-    rebuild,
-    regenerate,
-    verify,
 )
 from store import (  # noqa: E402
     Erasure,
@@ -72,6 +42,41 @@ from store import (  # noqa: E402
     tools_df,
     turns_df,
 )
+
+if TYPE_CHECKING:
+    from generation import (
+        CachedPrefix,
+        CachePolicy,
+        GenerationResult,
+        GenerationState,
+        Investigation,
+        LoadedModel,
+        ManualGenerator,
+        ModelError,
+        ModelManager,
+        PromptError,
+        Reply,
+        ToolCall,
+        ToolError,
+        ToolInterface,
+        ToolView,
+        cache_policy,
+        decode,
+        default_tools,
+        load_model,
+    )
+    from replay import (
+        Divergence,
+        NothingToReplayError,
+        Rebuilt,
+        ReplayError,
+        Report,
+        TurnVerdict,
+        Verdict,
+        rebuild,
+        regenerate,
+        verify,
+    )
 
 __version__ = "0.1.0"
 
@@ -129,3 +134,19 @@ __all__ = (
     "turns_df",
     "verify",
 )
+
+# These need torch and transformers, which take seconds to import: who lists runs needs neither.
+_HEAVY = ("generation", "replay")
+
+
+def __getattr__(name: str) -> Any:
+    for package in _HEAVY if name in __all__ else ():
+        module = importlib.import_module(package)
+        if name in module.__all__:
+            globals()[name] = getattr(module, name)
+            return globals()[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

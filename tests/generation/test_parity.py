@@ -161,10 +161,10 @@ def test_the_recorded_log_probability_is_that_of_the_sampled_token(
         top = torch.topk(logits, 5)
         cooled = torch.log_softmax(logits / 1.5, dim=-1)[token.token_id].item()
         assert token.candidate_ids == tuple(top.indices.tolist())
-        assert token.candidate_logprobs == tuple(logprobs[top.indices].tolist())
-        assert token.top_gap == (top.values[0] - top.values[1]).item()
+        assert token.candidate_logprobs == tuple(logprobs[top.indices].half().tolist())
+        assert token.top_gap == (top.values[0] - top.values[1]).half().item()
         assert token.logprob_processed == pytest.approx(cooled, abs=1e-5)
-        assert token.entropy == pytest.approx(-(logprobs.exp() * logprobs).sum().item(), rel=1e-5)
+        assert token.entropy == pytest.approx(-(logprobs.exp() * logprobs).sum().item(), rel=1e-3)
 
 
 def test_the_callers_random_state_is_not_touched(lm: tt.LoadedModel) -> None:

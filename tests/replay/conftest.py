@@ -3,6 +3,7 @@
 import json
 import shutil
 import sqlite3
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,13 @@ def change_body(
     connection: sqlite3.Connection, kind: str, change: Callable[[dict[str, Any]], None], turn: int
 ) -> None:
     """Rewrite the body of the first event of a kind that belongs to the turn, if it has one."""
-    for seq, body in connection.execute("SELECT seq, body FROM events WHERE kind = ?", (kind,)):
+    query = "SELECT event_key, body FROM events WHERE kind = ? ORDER BY event_key"
+    for key, body in connection.execute(query, (kind,)):
         values = json.loads(body)
         if values.get("turn", turn) == turn:
             change(values)
             connection.execute(
-                "UPDATE events SET body = ? WHERE seq = ?", (json.dumps(values), seq)
+                "UPDATE events SET body = ? WHERE event_key = ?", (json.dumps(values), key)
             )
             return
     raise AssertionError(f"no {kind} in turn {turn}")
@@ -69,10 +71,10 @@ def temperature(connection: sqlite3.Connection) -> None:
 def cut_short(connection: sqlite3.Connection) -> None:
     """Turn 3 ends two tokens early, and says that it was meant to."""
     last, count = connection.execute(
-        "SELECT max(seq), count(*) FROM tokens WHERE turn = 3"
+        "SELECT max(event_key), count(*) FROM tokens WHERE turn = 3"
     ).fetchone()
-    connection.execute("DELETE FROM tokens WHERE seq > ?", (last - 2,))
-    connection.execute("DELETE FROM events WHERE seq > ?", (last - 2,))
+    connection.execute("DELETE FROM tokens WHERE event_key > ?", (last - 2,))
+    connection.execute("DELETE FROM events WHERE event_key > ?", (last - 2,))
     body = {
         "turn": 3,
         "stop_reason": "max_new_tokens",
@@ -83,7 +85,7 @@ def cut_short(connection: sqlite3.Connection) -> None:
         "duration_ms": 1.0,
     }
     connection.execute(
-        "INSERT INTO events SELECT run_key, ?, 0, 'TurnFinished', 1, ? FROM runs",
+        "INSERT INTO events VALUES (?, 0, 3, 'TurnFinished', 1, ?, NULL)",
         (last - 1, json.dumps(body)),
     )
 
@@ -114,7 +116,11 @@ def broken_settings(connection: sqlite3.Connection) -> None:
 
 
 def other_logprob(connection: sqlite3.Connection) -> None:
-    connection.execute("UPDATE tokens SET logprob = logprob - 0.01 WHERE turn = 1")
+    rows = connection.execute("SELECT event_key, logprob_f32 FROM tokens WHERE turn = 1")
+    for key, bits in rows.fetchall():
+        (logprob,) = struct.unpack("<f", struct.pack("<i", bits))
+        (forged,) = struct.unpack("<i", struct.pack("<f", logprob - 0.01))
+        connection.execute("UPDATE tokens SET logprob_f32 = ? WHERE event_key = ?", (forged, key))
 
 
 FORGERIES: dict[str, Forge] = {

@@ -7,43 +7,79 @@ import pandas as pd
 import pytest
 
 import tokentape as tt
+from recorder.codec import encode
 from recorder.events import RunStarted, TokenSampled, ToolReturned
 from store import DatabaseStore, ParquetStore
-from store.frames import FrameSource
+from store.source import Source
 
 AnyStore = DatabaseStore | ParquetStore
-FRAMES = (tt.runs_df, tt.events_df, tt.tokens_df, tt.turns_df, tt.cache_df, tt.tools_df)
+FRAMES = (
+    tt.runs_df,
+    tt.events_df,
+    tt.tokens_df,
+    tt.turns_df,
+    tt.cache_df,
+    tt.tools_df,
+    tt.candidates_df,
+)
 
 
-@pytest.fixture(params=["memory", "file", "reopened", "parquet"])
+class Spy:
+    """Notes what a recorder hands to a store."""
+
+    def __init__(self, store: DatabaseStore) -> None:
+        self._store = store
+        self.given: list[tt.Envelope] = []
+
+    def append(self, envelope: tt.Envelope, *, durable: bool) -> None:
+        self.given.append(envelope)
+        self._store.append(envelope, durable=durable)
+
+    def put_blob(self, sha256: str, payload: bytes) -> None:
+        self._store.put_blob(sha256, payload)
+
+    def recording(self, run_id: str) -> tt.Recording:
+        return self._store.recording(run_id)
+
+
+def copy_of(recording: tt.Recording, live: DatabaseStore, kind: str, folder: Path) -> AnyStore:
+    """The same run in another place."""
+    if kind == "parquet":
+        tt.export_parquet(recording, live, folder / "sealed")
+        return tt.open_store(folder / "sealed")
+    if kind == "tape":
+        tt.pack([recording], live, folder / "run.tape")
+        return tt.open_store(folder / "run.tape")
+    tt.export_jsonl([recording], live, folder / "run.jsonl")
+    imported = tt.open_store(folder / "imported.db")
+    assert isinstance(imported, DatabaseStore)
+    tt.import_runs(folder / "run.jsonl", imported)
+    return imported
+
+
+@pytest.fixture(params=["memory", "sqlite", "reopened", "postgresql", "parquet", "tape", "jsonl"])
 def kept(
     request: pytest.FixtureRequest,
     tmp_path: Path,
     lm: tt.LoadedModel,
     record: Callable[..., tt.Recording],
 ) -> Iterator[tuple[AnyStore, list[tt.Envelope], str]]:
-    """A store with one recording, and the events as they were handed to it."""
+    """A place with one recording, and the events as they were handed over."""
     where = "sqlite://" if request.param == "memory" else str(tmp_path / "runs.db")
-    given: list[tt.Envelope] = []
+    if request.param == "postgresql":
+        where = request.getfixturevalue("postgres_url")
     live = tt.open_store(where)
     assert isinstance(live, DatabaseStore)
-    append = live.append
-
-    def spy(envelope: tt.Envelope, *, durable: bool) -> None:
-        given.append(envelope)
-        append(envelope, durable=durable)
-
-    live.append = spy  # type: ignore[method-assign]
-    recording = record(lm, live)
+    spy = Spy(live)
+    run_id = record(lm, spy).run_id
     store: AnyStore = live
     if request.param == "reopened":
         live.close()
         store = tt.open_store(where)
-    if request.param == "parquet":
-        tt.export_parquet(recording, live, tmp_path / "sealed")
+    if request.param in ("parquet", "tape", "jsonl"):
+        store = copy_of(live.recording(run_id), live, request.param, tmp_path)
         live.close()
-        store = tt.open_store(tmp_path / "sealed")
-    yield store, given, recording.run_id
+    yield store, spy.given, run_id
     store.close()
 
 
@@ -54,7 +90,18 @@ def test_events_come_back_as_they_were_given(kept: Kept) -> None:
     store, given, run_id = kept
 
     assert list(store.recording(run_id).events()) == given
+    assert list(store.recording(run_id).records()) == [encode(each) for each in given]
     assert sum(isinstance(each.event, TokenSampled) for each in given) >= 4
+
+
+def test_the_seals_hold_in_every_place(kept: Kept) -> None:
+    store, given, run_id = kept
+    found = tt.check(store, run_id)
+
+    assert found.holds
+    assert (found.sealed_turns, found.unsealed_events, found.events) == (4, 0, len(given))
+    assert found.last_seal == given[-1].seal
+    assert not tt.check(store, run_id, seal="blake2b-256:00").holds
 
 
 def test_a_run_is_found_by_the_beginning_of_its_id(kept: Kept) -> None:
@@ -90,7 +137,7 @@ def test_a_tools_payload_is_kept_under_its_sum(kept: Kept) -> None:
 
 @pytest.mark.parametrize("frame", FRAMES)
 def test_every_frame_has_the_same_rows_and_types(
-    kept: Kept, frame: Callable[[FrameSource], pd.DataFrame], store: DatabaseStore
+    kept: Kept, frame: Callable[[Source], pd.DataFrame], store: DatabaseStore
 ) -> None:
     there, given, _ = kept
     for envelope in given:
