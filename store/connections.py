@@ -23,7 +23,8 @@ BUSY_TIMEOUT_MS = 60_000
 class Backend:
     """What differs between databases.
 
-    A statement by itself is committed by itself; `begin` opens a transaction of several.
+    A statement by itself is committed by itself; `begin` opens a transaction of several, and
+    `begin_reading` one that sees the database as it was at its first query.
     `begin_durable` opens one that outlasts a loss of power, `end_durable` follows it. All else
     outlasts the death of the process at once, and a loss of power once the database has written it
     by itself: in PostgreSQL within three times `wal_writer_delay`, 0.6 s by default, in SQLite at
@@ -33,6 +34,7 @@ class Backend:
     name: str
     packing: Packing
     begin: str
+    begin_reading: str
     begin_durable: tuple[str, ...]
     end_durable: str | None
 
@@ -41,6 +43,7 @@ SQLITE = Backend(
     name="sqlite",
     packing=SqlitePacking(),
     begin="BEGIN IMMEDIATE",
+    begin_reading="BEGIN",
     begin_durable=("PRAGMA synchronous=FULL", "BEGIN IMMEDIATE"),
     end_durable="PRAGMA synchronous=NORMAL",
 )
@@ -48,6 +51,7 @@ POSTGRESQL = Backend(
     name="postgresql",
     packing=PostgresPacking(),
     begin="BEGIN",
+    begin_reading="SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY",
     begin_durable=("BEGIN", "SET LOCAL synchronous_commit TO on"),
     end_durable=None,
 )

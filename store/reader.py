@@ -3,6 +3,7 @@
 import heapq
 import struct
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from operator import attrgetter
 from typing import Any, TypeVar
 
@@ -15,7 +16,7 @@ from recorder import Record, Recording, RecordingError
 from recorder.codec import TOKEN_KIND
 from recorder.projections import RunSummary
 from store.arrow import AT, EVENTS, TOKENS
-from store.connections import Backend
+from store.connections import Backend, is_in_memory
 from store.errors import NoSuchRunError, StoreError
 from store.packing import COLUMNS
 from store.source import Selection
@@ -75,20 +76,33 @@ class DatabaseReader:
 
     def _records(self, run_id: str) -> Iterator[Record]:
         try:
-            with self._engine.connect() as reader, self._engine.connect() as token_reader:
+            with self._snapshot() as reader:
                 run = self._run(reader, run_id)
                 event_rows = reader.execute(_of_run(events, run.run_key)).yield_per(1000)
-                token_rows = token_reader.execute(_of_run(tokens, run.run_key)).yield_per(1000)
+                token_rows = reader.execute(_of_run(tokens, run.run_key)).yield_per(1000)
                 started_us = run.started_at_ns // NS_PER_US
                 yield from heapq.merge(
                     (_event_record(row, started_us) for row in event_rows),
                     (self._token_record(row, started_us) for row in token_rows),
                     key=attrgetter("seq"),
                 )
-        except DBAPIError as error:
-            raise StoreError(f"cannot read {self.where}: {error.orig}") from None
         except (TypeError, struct.error) as error:
             raise RecordingError(f"run {run_id} is damaged: {error}") from None
+
+    @contextmanager
+    def _snapshot(self) -> Iterator[Connection]:
+        """The store as it is now, whatever is written meanwhile: several queries see one moment.
+
+        Raises StoreError for what the database cannot read.
+        """
+        try:
+            with self._engine.connect() as reader:
+                # In memory there is one connection, which the writer needs, and no one else.
+                if not is_in_memory(self._engine.url):
+                    reader.exec_driver_sql(self._backend.begin_reading)
+                yield reader
+        except DBAPIError as error:
+            raise StoreError(f"cannot read {self.where}: {error.orig}") from None
 
     def _run(self, reader: Connection, run_id: str) -> Row[Any]:
         row = reader.execute(select(runs).where(runs.c.run_id == run_id)).one_or_none()
@@ -185,11 +199,8 @@ class DatabaseReader:
         return [row for row in found if run_ids is None or row.run_id in run_ids]
 
     def _ask(self, question: Callable[[Connection], _Result]) -> _Result:
-        try:
-            with self._engine.connect() as reader:
-                return question(reader)
-        except DBAPIError as error:
-            raise StoreError(f"cannot read {self.where}: {error.orig}") from None
+        with self._snapshot() as reader:
+            return question(reader)
 
 
 _PLACE = ("run_id", "seq", "at")
