@@ -18,7 +18,7 @@ from store.tables import TRIGGERS
 
 _WAL_ATTEMPTS = 200
 _WAL_PAUSE_S = 0.05
-_CREATION_LOCK = 0x746F6B656E746170  # "tokentap": those who find a blank PostgreSQL take turns
+_SCHEMA_LOCK = 0x746F6B656E746170  # "tokentap": who changes the schema of a PostgreSQL holds it
 MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
 
 
@@ -111,14 +111,18 @@ def revision_of(connection: Connection, where: str) -> str:
     found = _tables(connection)
     if "alembic_version" not in found or "events" not in found:
         raise StoreError(f"{where} is a database of something else: it has no tokentape events")
-    revision = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    revision = _version(connection)
     connection.rollback()
     known = {each.revision for each in _scripts().walk_revisions()}
     if revision not in known:
         raise NewerStoreError(
             f"{where} has schema {revision}, this tokentape knows up to {head()}: upgrade tokentape"
         )
-    return str(revision)
+    return revision
+
+
+def _version(connection: Connection) -> str:
+    return str(connection.execute(text("SELECT version_num FROM alembic_version")).scalar())
 
 
 def history(current: str) -> list[Revision]:
@@ -140,12 +144,14 @@ def upgrade_schema(connection: Connection, url: URL, *, backup: bool) -> Upgrade
     a backup is asked for: that is made with `pg_dump`.
     """
     where = url.render_as_string()
-    before = revision_of(connection, where)
+    if revision_of(connection, where) == head():
+        return Upgrade(before=head(), after=head(), backup=None)
+    _take_turns(connection)
+    before = _version(connection)
     if before == head():
+        connection.rollback()
         return Upgrade(before=before, after=before, backup=None)
     copy = _back_up(url, before) if backup else None
-    is_sqlite = connection.dialect.name == "sqlite"
-    connection.exec_driver_sql("BEGIN EXCLUSIVE" if is_sqlite else "SELECT 1")
     command.upgrade(alembic_config(connection), "head")
     missing = TRIGGERS - triggers_of(connection)
     if missing:
@@ -169,12 +175,18 @@ def _create(connection: Connection) -> None:
     """Of several processes that find the database blank, one creates, the others wait for it."""
     if connection.dialect.name == "sqlite":
         _use_wal(connection)
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-    else:
-        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _CREATION_LOCK})
+    _take_turns(connection)
     if not _tables(connection):
         command.upgrade(alembic_config(connection), "head")
     connection.commit()
+
+
+def _take_turns(connection: Connection) -> None:
+    """Until the transaction ends, nobody else creates or upgrades here; reading goes on."""
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    else:
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _SCHEMA_LOCK})
 
 
 def _tables(connection: Connection) -> set[str]:
