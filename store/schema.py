@@ -18,6 +18,8 @@ from store.tables import TRIGGERS
 
 _WAL_ATTEMPTS = 200
 _WAL_PAUSE_S = 0.05
+_LOG_LOOKS = 5
+_LOG_PAUSE_S = 0.02
 _SCHEMA_LOCK = 0x746F6B656E746170  # "tokentap": who changes the schema of a PostgreSQL holds it
 MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
 
@@ -65,12 +67,7 @@ def refuse_foreign_file(path: Path) -> None:
     """
     if path.is_dir():
         raise StoreError(f"{path} is a folder, not a database file")
-    log, index = (path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))
-    if index.exists() and not log.exists() and path.exists():
-        raise StoreError(
-            f"{log} is missing: {path} was being written, and its newest events are in there. Put "
-            f"it back, or remove {index.name} to go on with what is left"
-        )
+    _refuse_lost_log(path)
     if not path.exists() or path.stat().st_size == 0:
         return
     with path.open("rb") as file:
@@ -84,6 +81,19 @@ def refuse_foreign_file(path: Path) -> None:
             connection.close()
     except sqlite3.Error as error:
         raise StoreError(f"{path} cannot be read as a database: {error}") from None
+
+
+def _refuse_lost_log(path: Path) -> None:
+    log, index = (path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))
+    for _ in range(_LOG_LOOKS):
+        if not index.exists() or log.exists() or not path.exists():
+            return
+        # The last process to close a store removes both, one after the other.
+        time.sleep(_LOG_PAUSE_S)
+    raise StoreError(
+        f"{log} is missing: {path} was being written, and its newest events are in there. Put "
+        f"it back, or remove {index.name} to go on with what is left"
+    )
 
 
 def bring_to_head(connection: Connection, url: URL, *, upgrade: bool) -> None:
