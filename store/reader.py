@@ -78,14 +78,17 @@ class DatabaseReader:
         try:
             with self._snapshot() as reader:
                 run = self._run(reader, run_id)
-                event_rows = reader.execute(_of_run(events, run.run_key)).yield_per(1000)
-                token_rows = reader.execute(_of_run(tokens, run.run_key)).yield_per(1000)
                 started_us = run.started_at_ns // NS_PER_US
-                yield from heapq.merge(
-                    (_event_record(row, started_us) for row in event_rows),
-                    (self._token_record(row, started_us) for row in token_rows),
-                    key=attrgetter("seq"),
-                )
+                # Closed by name: a statement left open in a traceback keeps the file open, too.
+                with (
+                    reader.execute(_of_run(events, run.run_key)).yield_per(1000) as event_rows,
+                    reader.execute(_of_run(tokens, run.run_key)).yield_per(1000) as token_rows,
+                ):
+                    yield from heapq.merge(
+                        (_event_record(row, started_us) for row in event_rows),
+                        (self._token_record(row, started_us) for row in token_rows),
+                        key=attrgetter("seq"),
+                    )
         except (TypeError, struct.error) as error:
             raise RecordingError(f"run {run_id} is damaged: {error}") from None
 

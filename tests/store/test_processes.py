@@ -282,7 +282,7 @@ OPENER = """
 import sys
 from store import open_store
 
-for _ in range(150):
+for _ in range(60):
     with open_store(sys.argv[1], must_exist=True) as store:
         store.summaries()
 """
