@@ -3,6 +3,7 @@
 Exit codes: 0 measured, 1 a claim of equality does not hold, 2 it cannot be measured here.
 """
 
+import sqlite3
 import sys
 import tempfile
 import warnings
@@ -19,17 +20,19 @@ import typer
 import tokentape as tt
 from benchmarks import conversation as talk
 from benchmarks import decode as decoding
-from benchmarks import parity_table, prefill_memory, tables
+from benchmarks import parity_table, prefill_memory, row_frames, store_table, storing, tables
 from benchmarks import prefill as prefilling
 from benchmarks.parity import CONFIGS, DTYPES, STARTS, run_matrix
 from benchmarks.report import Report, reported
 from benchmarks.restart import measure_restart
+from benchmarks.rivals.environment import cache_folder
 from benchmarks.tiny_models import FAMILIES
+from benchmarks.workload import TURN_TOKENS, TURNS, Workload, make_workload
 from tokentape import output
 
 app = typer.Typer(
     name="benchmarks",
-    help="What tokentape costs and saves, measured side by side with Hugging Face.",
+    help="What tokentape costs and saves, measured side by side with others.",
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -157,6 +160,40 @@ def conversation(
 
 
 @app.command()
+def store(
+    rounds: RoundsOption = storing.ROUNDS,
+    rows: Annotated[int, typer.Option(min=0, help="For pandas; 0 for none.")] = row_frames.ROWS,
+    rivals: Annotated[
+        bool, typer.Option("--rivals/--no-rivals", help="Install and measure Inspect and MLflow.")
+    ] = True,
+    environments: Annotated[
+        Path | None, typer.Option(help="Where rivals are installed; else in the user's cache.")
+    ] = None,
+    json_path: JsonOption = None,
+) -> None:
+    """What it costs to keep a token: tokentape, a bare SQLite loop, Inspect AI and MLflow."""
+    same = True
+    with reported(json_path) as report, tempfile.TemporaryDirectory() as folder:
+        lm = _demo_model("cpu")
+        workload = make_workload(lm)
+        keepers = storing.keepers_of(workload)
+        missing: dict[str, str] = {}
+        if rivals:
+            others, missing = storing.rivals_of(
+                workload,
+                lm.tokenizer,
+                Path(folder),
+                environments=environments or cache_folder(),
+                say=_say_aside,
+            )
+            keepers |= others
+        _show_kept(report, keepers, missing, Path(folder), workload.tokens, rounds)
+        if rows:
+            same = _show_frames(report, lm, workload, Path(folder), rows)
+    raise typer.Exit(0 if same else 1)
+
+
+@app.command()
 def cuda(
     rounds: RoundsOption = decoding.ROUNDS,
     new_tokens: Annotated[int, typer.Option(min=3, help="In a round.")] = decoding.NEW_TOKENS,
@@ -192,6 +229,53 @@ def _show_decode(report: Report, lm: tt.LoadedModel, rounds: int, new_tokens: in
     report.show(tables.cost_table(list(zip(contexts, (f.cost for f in figures), strict=True))))
     report.keep("decode", [asdict(each) for each in figures])
     return all(each.same_tokens for each in decodings)
+
+
+def _show_kept(
+    report: Report,
+    keepers: dict[str, storing.Keep],
+    missing: dict[str, str],
+    folder: Path,
+    tokens: int,
+    rounds: int,
+) -> None:
+    report.say(
+        f"{TURNS} turns of {TURN_TOKENS} tokens, five candidates each, the same for everybody; "
+        f"SQLite {sqlite3.sqlite_version}"
+    )
+    with _ticking("rounds", len(keepers) * (rounds + 1)) as tick:
+        figures = storing.measure_store(
+            keepers, folder, tokens=tokens, rounds=rounds, missing=missing, tick=tick
+        )
+    report.show(store_table.time_table(figures))
+    report.show(store_table.bytes_table(figures))
+    report.say(
+        "\nfloat32: where candidates come as models give them, to those who do not round them"
+    )
+    report.keep("store", store_table.described(figures))
+
+
+def _show_frames(
+    report: Report, lm: tt.LoadedModel, workload: Workload, folder: Path, rows: int
+) -> bool:
+    """Whether both stores give the same rows."""
+    live, sealed = folder / "rows.db", folder / "rows"
+    _say_aside(f"recording {rows:,} tokens and sealing them takes minutes")
+    with _ticking("turns", -(-rows // TURN_TOKENS)) as tick:
+        written = row_frames.write_rows(workload, lm.tokenizer, live, sealed, rows=rows, tick=tick)
+    figures, same = row_frames.measure_frames(live, sealed)
+    report.show(store_table.frames_table(figures))
+    report.say(
+        f"\n{rows:,} tokens were recorded in {written.record_seconds:.0f} s "
+        f"and sealed in {written.seal_seconds:.0f} s; same frame from both: {same}"
+    )
+    report.keep("frames", [asdict(each) for each in figures])
+    report.keep("written", asdict(written))
+    return same
+
+
+def _say_aside(line: str) -> None:
+    sys.stderr.write(f"benchmarks: {line}\n")
 
 
 def _show_memory(report: Report, device: torch.device) -> None:

@@ -1,4 +1,6 @@
-"""Prompts of exactly so many tokens, the same each time."""
+"""Prompts of exactly so many tokens, the same each time, and a text that people wrote."""
+
+from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
@@ -13,6 +15,20 @@ _SENTENCES = (
     "You never guess, and you say when you do not know. "
 )
 _CLOSED = "<|im_end|>\n"
+# Real, at hand in every checkout, and the same for ever.
+_LICENCE = Path(__file__).parent.parent / "LICENSE"
+
+
+def licence() -> str:
+    """About 1,600 words of English."""
+    return _LICENCE.read_text(encoding="utf-8")
+
+
+def question(turn: int, words: int) -> str:
+    """So many words of the licence, other ones each turn."""
+    written = licence().split()
+    start = (turn - 1) * words
+    return " ".join(written[place % len(written)] for place in range(start, start + words))
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, tokens: int) -> list[int]:

@@ -210,7 +210,7 @@ class TestCommands:
         shown = run()
 
         assert shown.exit_code == 0
-        for command in ("parity", "prefill", "decode", "conversation", "cuda"):
+        for command in ("parity", "prefill", "decode", "conversation", "store", "cuda"):
             assert command in shown.output
 
     def test_parity_counts_its_cells_and_says_what_it_ran_on(

@@ -1,0 +1,157 @@
+"""Sampled tokens without a model: what a store is given to keep, drawn in no time."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+from benchmarks.texts import licence
+from generation.hf.control_tokens import encode
+from generation.token_loop import CANDIDATES
+from recorder.events import TokenSampled
+
+_SEED = 7
+_TEMPERATURE = 0.7
+_STEP_MS = 60.0
+# How often the sampler takes a token that is not among the candidates.
+_OUTSIDERS = 0.02
+# How often a candidate behind the best one is what followed in the text, and how often any token.
+_FOLLOWERS, _ANYTHING = 0.6, 0.1
+
+Floats = NDArray[np.float64]
+
+
+class TokenDraws:
+    """Replies in which a token follows another one as it does in a real text.
+
+    A store does not mind what a model says, but what it says is what a store compresses: ids that
+    come again, steps that are nearly certain, and candidates that nobody thought of. Numbers have
+    the precision that a recording keeps: float32, half precision, whole microseconds.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, seed: int = _SEED) -> None:
+        self._text = encode(tokenizer, licence())
+        self._followers: dict[int, list[int]] = defaultdict(list)
+        for before, after in zip(self._text, self._text[1:], strict=False):
+            self._followers[before].append(after)
+        self._vocabulary = len(tokenizer)
+        self._random = np.random.default_rng(seed)
+        self._last_id = self._text[0]
+
+    def reply(self, *, turn: int, prompt_tokens: int, count: int) -> list[TokenSampled]:
+        """That many tokens behind a prompt."""
+        likely = self._probabilities(count)
+        logprobs = np.log(likely)
+        ranks = self._ranks(likely)
+        own = self._sampled_logprobs(logprobs, ranks)
+        micros = np.round(_STEP_MS * 1000 * self._random.lognormal(0.0, 0.15, count))
+        numbers = zip(
+            _float32(own),
+            _float32(_processed(likely, ranks)),
+            _half(_entropy(likely)),
+            _half(logprobs[:, 0] - logprobs[:, 1]),
+            micros.tolist(),
+            _half(logprobs),
+            strict=True,
+        )
+        tokens = []
+        for step, (logprob, processed, entropy, gap, duration_us, kept) in enumerate(numbers):
+            candidates = self._candidates()
+            rank = int(ranks[step])
+            self._last_id = candidates[rank] if rank < CANDIDATES else self._anything()
+            tokens.append(
+                TokenSampled(
+                    turn=turn,
+                    step=step,
+                    position=prompt_tokens + step,
+                    token_id=self._last_id,
+                    logprob=logprob,
+                    logprob_processed=processed,
+                    entropy=entropy,
+                    top_gap=gap,
+                    duration_ms=duration_us / 1000,
+                    candidate_ids=tuple(candidates),
+                    candidate_logprobs=tuple(kept),
+                )
+            )
+        return tokens
+
+    def _probabilities(self, count: int) -> Floats:
+        """Of the candidates, best first: most steps are nearly certain, some are wide open."""
+        best = np.clip(self._random.beta(1.6, 0.4, count), 0.05, 1 - 1e-6)
+        probabilities = [best]
+        left = 1 - best
+        for _ in range(CANDIDATES - 1):
+            part = np.minimum(left * self._random.uniform(0.2, 0.7, count), probabilities[-1])
+            probabilities.append(part)
+            left = left - part
+        return np.stack(probabilities, axis=1)
+
+    def _ranks(self, likely: Floats) -> NDArray[np.int64]:
+        """Which candidate is sampled; one past the last is a token that is none of them."""
+        shares = _warmed(likely).cumsum(axis=1)
+        drawn = self._random.random((len(likely), 1))
+        ranks: NDArray[np.int64] = np.minimum((drawn > shares).sum(axis=1), CANDIDATES - 1)
+        ranks[self._random.random(len(likely)) < _OUTSIDERS] = CANDIDATES
+        return ranks
+
+    def _sampled_logprobs(self, logprobs: Floats, ranks: NDArray[np.int64]) -> Floats:
+        farther = logprobs[:, -1] - self._random.exponential(1.0, len(ranks))
+        return _picked(np.column_stack((logprobs, farther)), ranks)
+
+    def _candidates(self) -> list[int]:
+        """Different ids, the best of which followed the last token in the text, too."""
+        followers = self._followers.get(self._last_id) or self._text
+        found = {self._one_of(followers): None}
+        while len(found) < CANDIDATES:
+            kind = self._random.random()
+            if kind < _ANYTHING:
+                found[self._anything()] = None
+            else:
+                among = followers if kind < _ANYTHING + _FOLLOWERS else self._text
+                found[self._one_of(among)] = None
+        return list(found)
+
+    def _one_of(self, ids: Sequence[int]) -> int:
+        return ids[int(self._random.integers(len(ids)))]
+
+    def _anything(self) -> int:
+        return int(self._random.integers(self._vocabulary))
+
+
+def _warmed(likely: Floats) -> Floats:
+    powers = likely ** (1 / _TEMPERATURE)
+    shares: Floats = powers / powers.sum(axis=1, keepdims=True)
+    return shares
+
+
+def _processed(likely: Floats, ranks: NDArray[np.int64]) -> Floats:
+    """What is left of the sampled tokens' log-probabilities after the temperature."""
+    logs = np.log(_warmed(likely))
+    return _picked(np.column_stack((logs, logs[:, -1])), ranks)
+
+
+def _picked(values: Floats, ranks: NDArray[np.int64]) -> Floats:
+    picked: Floats = np.take_along_axis(values, ranks[:, None], axis=1)[:, 0]
+    return picked
+
+
+def _entropy(likely: Floats) -> Floats:
+    """With what is not among the candidates spread over a hundred tokens."""
+    rest = np.clip(1 - likely.sum(axis=1), 1e-9, None)
+    entropy: Floats = -(likely * np.log(likely)).sum(axis=1) - rest * np.log(rest / 100)
+    return entropy
+
+
+def _float32(values: Floats) -> list[float]:
+    rounded: list[float] = values.astype(np.float32).tolist()
+    return rounded
+
+
+def _half(values: Floats) -> list[Any]:
+    """Numbers, or rows of them."""
+    rounded: list[Any] = values.astype(np.float16).tolist()
+    return rounded
