@@ -45,7 +45,6 @@ class DatabaseStore(DatabaseReader):
             engine.dispose()
             raise
         self._cursor = self._writer.cursor()
-        self._driver = engine.dialect.loaded_dbapi
         self._statements = _Statements(backend.packing.mark)
         self._open_runs: dict[str, tuple[int, RunSummary]] = {}
 

@@ -43,6 +43,7 @@ class DatabaseReader:
     def __init__(self, engine: Engine, backend: Backend, where: str) -> None:
         self.where = where
         self._engine = engine
+        self._driver: Any = engine.dialect.loaded_dbapi
         self._backend = backend
 
     def blob(self, sha256: str) -> bytes:
@@ -51,7 +52,9 @@ class DatabaseReader:
         payload = self._ask(lambda reader: reader.execute(query).scalar_one_or_none())
         if payload is None:
             raise StoreError(f"{self.where} has no blob {sha256}")
-        return bytes(payload)
+        if not isinstance(payload, bytes):
+            raise StoreError(f"blob {sha256} in {self.where} is damaged: it is not bytes")
+        return payload
 
     def summaries(self) -> list[RunSummary]:
         """Every run, the newest last."""
@@ -106,6 +109,8 @@ class DatabaseReader:
                 yield reader
         except DBAPIError as error:
             raise StoreError(f"cannot read {self.where}: {error.orig}") from None
+        except self._driver.Error as error:
+            raise StoreError(f"cannot read {self.where}: {error}") from None
 
     def _run(self, reader: Connection, run_id: str) -> Row[Any]:
         row = reader.execute(select(runs).where(runs.c.run_id == run_id)).one_or_none()
@@ -192,7 +197,10 @@ class DatabaseReader:
                     parts.append(_placed(rows, numbers, starts) | columns(rows))
             return _joined(parts, [run.run_id for run in chosen], schema)
 
-        return self._ask(read)
+        try:
+            return self._ask(read)
+        except (TypeError, ValueError, OverflowError, struct.error) as error:
+            raise RecordingError(f"{table.name} in {self.where} is damaged: {error}") from None
 
     def _chosen_runs(
         self, reader: Connection, run_ids: tuple[str, ...] | None
@@ -241,6 +249,8 @@ def _of_run(table: Table, run_key: int) -> Select[Any]:
 
 
 def _event_record(row: Row[Any], started_us: int) -> Record:
+    if not (isinstance(row.kind, str) and isinstance(row.body, str)):
+        raise TypeError(f"event {row.event_key & SEQ_MASK} is not text")
     return Record(
         seq=row.event_key & SEQ_MASK,
         at_ns=(started_us + row.after_us) * NS_PER_US,
@@ -277,7 +287,10 @@ class _Numbers:
         return [(key, key) for key in keys]
 
     def of(self, run_keys: Any) -> Any:
-        return self._by_key[np.searchsorted(self._keys, run_keys)]
+        places = np.searchsorted(self._keys, run_keys)
+        if np.any(self._keys[np.minimum(places, len(self._keys) - 1)] != run_keys):
+            raise ValueError("there are events of no run")
+        return self._by_key[places]
 
 
 def _placed(rows: list[tuple[Any, ...]], numbers: _Numbers, starts_us: Any) -> dict[str, pa.Array]:
