@@ -80,7 +80,8 @@ def refuse_foreign_file(path: Path) -> None:
             connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
         finally:
             connection.close()
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
+        # SQLite quotes what it cannot read, which need not be text.
         raise StoreError(f"{path} cannot be read as a database: {error}") from None
 
 
