@@ -120,7 +120,10 @@ def _sqlite_engine(url: URL) -> Engine:
     else:
         path = Path(url.database or "")
         refuse_foreign_file(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"cannot make {path.parent}: {error.strerror}") from None
         engine = create_engine(url)
 
     @event.listens_for(engine, "connect")

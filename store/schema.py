@@ -66,20 +66,28 @@ def refuse_foreign_file(path: Path) -> None:
 
     Only reads: a file that is not ours stays byte for byte what it was.
     """
-    if path.is_dir():
-        raise StoreError(f"{path} is a folder, not a database file")
-    _refuse_lost_log(path)
-    if not path.exists() or path.stat().st_size == 0:
-        return
-    with path.open("rb") as file:
-        if file.read(16) != b"SQLite format 3\x00":
-            raise StoreError(f"{path} is not a database: it has no SQLite header")
     try:
+        if path.is_dir():
+            raise StoreError(f"{path} is a folder, not a database file")
+        _refuse_lost_log(path)
+        if not path.exists() or path.stat().st_size == 0:
+            return
+        with path.open("rb") as file:
+            if file.read(16) != b"SQLite format 3\x00":
+                raise StoreError(f"{path} is not a database: it has no SQLite header")
         connection = sqlite3.connect(path)
         try:
             connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
         finally:
             connection.close()
+    except OSError as error:
+        raise StoreError(f"cannot open {path}: {error.strerror}") from None
+    except sqlite3.OperationalError as error:
+        # The file itself may be sound.
+        raise StoreError(
+            f"cannot open {path}: {error}. Where its folder cannot be written to, copy it to one "
+            "that can: SQLite keeps its log there, even to read"
+        ) from None
     except (sqlite3.Error, UnicodeDecodeError) as error:
         # SQLite quotes what it cannot read, which need not be text.
         raise StoreError(f"{path} cannot be read as a database: {error}") from None
