@@ -1,6 +1,7 @@
 """What is in a database before we touch it, and bringing it to the newest schema."""
 
 import sqlite3
+import struct
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,6 +20,8 @@ from store.tables import TRIGGERS
 _PAGE_BYTES = 8192  # Events of a kilobyte fill these better than SQLite's 4,096.
 _WAL_ATTEMPTS = 200
 _WAL_PAUSE_S = 0.05
+_LOG_HEADER = struct.Struct(">8I")
+_LOG_MAGIC = 0x377F0682
 _LOG_LOOKS = 5
 _LOG_PAUSE_S = 0.02
 _SCHEMA_LOCK = 0x746F6B656E746170  # "tokentap": who changes the schema of a PostgreSQL holds it
@@ -94,16 +97,49 @@ def refuse_foreign_file(path: Path) -> None:
 
 
 def _refuse_lost_log(path: Path) -> None:
-    log, index = (path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))
+    """SQLite would go on without the log, as if its events had never been."""
     for _ in range(_LOG_LOOKS):
-        if not index.exists() or log.exists() or not path.exists():
+        fault = _fault_of_log(path)
+        if not fault:
             return
-        # The last process to close a store removes both, one after the other.
+        # The last process to close a store removes its log and index, one after the other.
         time.sleep(_LOG_PAUSE_S)
-    raise StoreError(
-        f"{log} is missing: {path} was being written, and its newest events are in there. Put "
-        f"it back, or remove {index.name} to go on with what is left"
-    )
+    raise StoreError(fault)
+
+
+def _fault_of_log(path: Path) -> str:
+    log, index = (path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))
+    try:
+        with log.open("rb") as file:
+            header = file.read(_LOG_HEADER.size)
+    except FileNotFoundError:
+        if not (index.exists() and path.exists()):
+            return ""
+        return (
+            f"{log} is missing: {path} was being written, and its newest events are in there. Put "
+            f"it back, or remove {index.name} to go on with what is left"
+        )
+    if header and not _is_log_header(header):
+        return (
+            f"{log} is damaged: the newest events of {path} are in there. Put it back, or remove "
+            "it to go on with what is left"
+        )
+    if header and path.exists() and path.stat().st_size == 0:
+        return f"{path} is empty, and {log} is not: put the file back that the log belongs to"
+    return ""
+
+
+def _is_log_header(header: bytes) -> bool:
+    """Whether SQLite will read the log behind it: https://sqlite.org/fileformat2.html#walformat."""
+    if len(header) < _LOG_HEADER.size:
+        return False
+    magic, *_, recorded_a, recorded_b = _LOG_HEADER.unpack(header)
+    words = struct.unpack(">6I" if magic & 1 else "<6I", header[:24])
+    a = b = 0
+    for first, second in zip(words[::2], words[1::2], strict=True):
+        a = (a + first + b) & 0xFFFFFFFF
+        b = (b + second + a) & 0xFFFFFFFF
+    return magic & ~1 == _LOG_MAGIC and (a, b) == (recorded_a, recorded_b)
 
 
 def bring_to_head(connection: Connection, url: URL, *, upgrade: bool) -> None:
