@@ -49,7 +49,8 @@ class DatabaseStore(DatabaseReader):
         self._open_runs: dict[str, tuple[int, RunSummary]] = {}
 
     def close(self) -> None:
-        self._writer.close()
+        # Not given back but closed: one that the server has cut off cannot be rolled back.
+        self._writer.invalidate()
         self._engine.dispose()
 
     def __enter__(self) -> Self:
