@@ -1,11 +1,12 @@
 """Connections to the database of a live store: SQLite or PostgreSQL."""
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL
@@ -82,6 +83,34 @@ def writing_connection(engine: Engine, backend: Backend) -> Any:
 
 def is_in_memory(url: URL) -> bool:
     return url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:")
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedFile:
+    """The file that was opened under a path; SQLite goes on with it wherever it is by now."""
+
+    path: Path
+    status: os.stat_result
+
+    @classmethod
+    def of(cls, url: URL) -> Self | None:
+        """None for a database that is no file."""
+        if url.get_backend_name() != "sqlite" or is_in_memory(url):
+            return None
+        path = Path(url.database or "").absolute()
+        return cls(path, path.stat())
+
+    def require_in_place(self) -> None:
+        """Raises StoreError where nobody would ever find what is written."""
+        try:
+            is_same = os.path.samestat(self.path.stat(), self.status)
+        except OSError:
+            is_same = False
+        if not is_same:
+            raise StoreError(
+                f"{self.path} was taken away or replaced while it was open: what is recorded now "
+                "would be lost; open the store again"
+            )
 
 
 def open_engine(url: URL) -> tuple[Engine, Backend]:

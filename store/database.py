@@ -13,7 +13,7 @@ from recorder import Envelope, Record, Recording, RecordingError
 from recorder.codec import decode, encode
 from recorder.events import RunStarted, TokenSampled, ToolReturned
 from recorder.projections import RunSummary, changes_summary, summarise
-from store.connections import open_engine, writing_connection
+from store.connections import OpenedFile, open_engine, writing_connection
 from store.erasure import Erasure, erase_run
 from store.errors import NoSuchRunError, StoreError
 from store.packing import COLUMNS
@@ -38,6 +38,7 @@ class DatabaseStore(DatabaseReader):
             with engine.connect() as connection:
                 bring_to_head(connection, url, upgrade=upgrade)
             self._writer = writing_connection(engine, backend)
+            self._file = OpenedFile.of(url)
         except DBAPIError as error:
             engine.dispose()
             raise StoreError(f"cannot open {where}: {error.orig}") from None
@@ -106,6 +107,8 @@ class DatabaseStore(DatabaseReader):
     def _transaction(self, run_id: str, refused: str, *, durable: bool) -> Iterator[None]:
         """Commit what the block writes, or nothing of it. Raises as `_told` does."""
         backend = self._backend
+        if durable and self._file is not None:
+            self._file.require_in_place()
         with self._told(run_id, refused):
             try:
                 for statement in backend.begin_durable if durable else (backend.begin,):
