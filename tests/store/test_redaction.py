@@ -96,6 +96,21 @@ def test_a_secret_is_in_no_file_and_the_run_still_reads(
         assert SECRET not in out
 
 
+def test_an_error_that_spells_the_secret_is_redacted(tmp_path: Path, lm: tt.LoadedModel) -> None:
+    with tt.open_store(tmp_path / "runs.db") as store:
+        assert isinstance(store, DatabaseStore)
+        with (
+            pytest.raises(ValueError, match=SECRET),
+            tt.Investigation(lm, store=store, name="fails", system_prompt="Kind.", redactor=redact),
+        ):
+            raise ValueError(f"no {SECRET}")
+        (summary,) = store.summaries()
+
+        assert summary.status == "failed"
+        assert tt.check(store, summary.run_id).holds
+        assert SECRET.encode() not in b"".join(files_of(tmp_path).values())
+
+
 def test_what_is_not_redacted_is_found_by_the_same_search(
     tmp_path: Path, lm: tt.LoadedModel
 ) -> None:
