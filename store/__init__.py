@@ -10,10 +10,16 @@ from store.connections import connected
 from store.database import DatabaseStore
 from store.erasure import Erasure
 from store.errors import NewerStoreError, NoSuchRunError, OlderStoreError, StoreError
-from store.frames import cache_df, events_df, runs_df, tokens_df, tools_df, turns_df
+from store.frames import cache_df, candidates_df, events_df, runs_df, tokens_df, tools_df, turns_df
+from store.importing import Imported, import_runs
 from store.integrity import Integrity, check
-from store.parquet import ParquetStore, export_parquet
+from store.jsonl import export_jsonl
 from store.schema import Upgrade, revision_of, upgrade_schema
+from store.sealed import ParquetStore
+from store.sealing import export_parquet
+from store.sealing_log import SealingLog
+from store.spreadsheets import export_csv
+from store.tape import is_zip, pack
 
 DEFAULT_URL = "sqlite:///tokentape.db"
 
@@ -21,16 +27,16 @@ DEFAULT_URL = "sqlite:///tokentape.db"
 def open_store(
     where: str | os.PathLike[str] = DEFAULT_URL, *, must_exist: bool = False, upgrade: bool = False
 ) -> DatabaseStore | ParquetStore:
-    """Open a live store, or a folder of sealed runs to read.
+    """Open a live store, or sealed runs to read: a folder or a tape.
 
     A live store is a URL such as `sqlite:///runs.db` or `postgresql+psycopg://user@host/database`.
-    A plain path is the folder or the SQLite file at that path. A live store is created where
-    there is none, unless it `must_exist`. One with an older schema is brought to today's where
-    `upgrade` asks for it, after a backup. Raises StoreError for anything that is not a store, which
-    is left as it was.
+    A plain path is the folder, the tape or the SQLite file at that path. A live store is created
+    where there is none, unless it `must_exist`. One with an older schema is brought to today's
+    where `upgrade` asks for it, after a backup. Raises StoreError for anything that is not a store,
+    which is left as it was.
     """
     text = os.fspath(where)
-    if "://" not in text and Path(text).is_dir():
+    if "://" not in text and (Path(text).is_dir() or is_zip(Path(text))):
         return ParquetStore(Path(text))
     url = database_url(text)
     is_sqlite = url.get_backend_name() == "sqlite"
@@ -71,20 +77,27 @@ __all__ = (
     "DEFAULT_URL",
     "DatabaseStore",
     "Erasure",
+    "Imported",
     "Integrity",
     "NewerStoreError",
     "NoSuchRunError",
     "OlderStoreError",
     "ParquetStore",
+    "SealingLog",
     "StoreError",
     "Upgrade",
     "cache_df",
+    "candidates_df",
     "check",
     "current_schema",
     "database_url",
     "events_df",
+    "export_csv",
+    "export_jsonl",
     "export_parquet",
+    "import_runs",
     "open_store",
+    "pack",
     "runs_df",
     "tokens_df",
     "tools_df",

@@ -1,221 +1,248 @@
-"""Recordings as pandas frames: typed columns, no JSON.
+"""Recordings as pandas frames: typed columns, UTC times, no JSON.
 
-Every function takes a store and, for one run instead of all, a `run_id`. Times are UTC, ids
-`int32`, log-probabilities `float32`, kinds and decisions categories. Where a value is missing,
-as the temperature of a greedy turn is, it is NA.
+Every function takes a store of any kind. `run_id` is an id or the unambiguous beginning of one, or
+several of them; `turns` is a turn or several; None stands for all. `columns` names those that are
+wanted, in that order; what is not asked for is not read. `dtype_backend` is as in pandas' readers:
+None for NumPy's types, and pandas' nullable ones where a value may be missing, "numpy_nullable"
+or "pyarrow". All raise NoSuchRunError for a run that is not there, StoreError for a column that is
+not, and RecordingError for an event that is damaged. `store.frame_columns` says what each has.
 """
 
-import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
-from typing import Any, Protocol
+from typing import Any
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 
-from recorder.projections import RunSummary
+from recorder.codec import TOKEN_KIND
+from store import frame_rows
+from store.arrow import EVENTS, NAME
+from store.errors import StoreError
+from store.frame_columns import (
+    CACHE_DF,
+    CANDIDATES_DF,
+    EVENTS_DF,
+    RUNS_DF,
+    TOKENS_DF,
+    TOOLS_DF,
+    TURNS_DF,
+)
+from store.frame_types import DtypeBackend, to_pandas
+from store.source import Selection, Source
 
+RunIds = str | Iterable[str] | None
+Turns = int | Iterable[int] | None
+Columns = str | Iterable[str] | None
 
-class FrameSource(Protocol):
-    """What a store offers to these functions."""
-
-    def summaries(self) -> list[RunSummary]: ...
-
-    def events_frame(
-        self, run_id: str | None = None, kinds: Iterable[str] | None = None
-    ) -> pd.DataFrame: ...
-
-    def tokens_frame(self, run_id: str | None = None) -> pd.DataFrame: ...
-
-
-_TOKEN_TYPES = {
-    "turn": "int32",
-    "step": "int32",
-    "position": "int32",
-    "token_id": "int32",
-    "logprob": "float32",
-    "logprob_processed": "float32",
-    "entropy": "float32",
-    "top_gap": "float32",
-    "duration_ms": "float64",
-}
-_RUN_TYPES = {
-    "run_id": "str",
-    "name": "str",
-    "status": "category",
-    "model": "category",
-    "seed": "Int64",
-    "turns": "int32",
-    "prompt_tokens": "int64",
-    "reused_tokens": "int64",
-    "generated_tokens": "int64",
-}
-_CACHE_TYPES = {
-    "run_id": "str",
-    "turn": "int32",
-    "decision": "category",
-    "reason": "category",
-    "prompt_tokens": "int32",
-    "reused_tokens": "int32",
-    "computed_tokens": "int32",
-    "cached_tokens": "int32",
-    "cropped_tokens": "int32",
-    "divergence_index": "Int32",
-    "divergence_cached_id": "Int32",
-    "divergence_prompt_id": "Int32",
-    "key_field": "str",
-    "source": "category",
-    "disk_reason": "str",
-    "prefill_ms": "float64",
-    "kv_bytes": "Int64",
-    "peak_bytes": "Int64",
-}
-_TURN_TYPES = {
-    "run_id": "str",
-    "turn": "int32",
-    "prompt_tokens": "int32",
-    "reused_tokens": "Int32",
-    "computed_tokens": "Int32",
-    "generated_tokens": "Int32",
-    "decision": "category",
-    "reason": "category",
-    "do_sample": "bool",
-    "temperature": "Float64",
-    "top_p": "Float64",
-    "top_k": "Int32",
-    "seed": "Int64",
-    "stop_reason": "category",
-    "duration_ms": "Float64",
-    "prefill_ms": "Float64",
-    "text": "str",
-}
-_TOOL_TYPES = {
-    "run_id": "str",
-    "call_id": "str",
-    "name": "category",
-    "call": "str",
-    "content_tokens": "int32",
-    "payload_tokens": "int32",
-    "payload_bytes": "int64",
-    "payload_sha256": "str",
-    "tensors": "int32",
-    "error": "str",
-    "duration_ms": "float64",
-}
+_US_PER_MS = 1000.0
+_NS_PER_US = 1000
 
 
-def runs_df(store: FrameSource) -> pd.DataFrame:
-    """A row a run, the oldest first."""
-    rows = [asdict(summary) for summary in store.summaries()]
-    for row in rows:
-        row["started_at"] = row.pop("started_at_ns")
-        row["updated_at"] = row.pop("updated_at_ns")
-    return _typed(rows, _RUN_TYPES, times=("started_at", "updated_at"))
-
-
-def events_df(store: FrameSource, run_id: str | None = None) -> pd.DataFrame:
-    """A row an event, sampled tokens too: when it was, its kind, and its turn if it has one."""
-    events = store.events_frame(run_id)
-    turn = [json.loads(body).get("turn") for body in events["body"]]
-    events = events.drop(columns="body").assign(turn=pd.array(turn, dtype="Int32"))
-    tokens = store.tokens_frame(run_id)[["run_id", "seq", "at_ns", "version", "turn"]]
-    tokens = tokens.assign(kind="TokenSampled", turn=tokens["turn"].astype("Int32"))
-    frame = pd.concat([events, tokens[events.columns]], ignore_index=True)
-    frame = frame.sort_values(["run_id", "seq"], ignore_index=True)
-    frame.insert(2, "at", pd.to_datetime(frame.pop("at_ns"), utc=True))
-    return frame.astype({"run_id": "str", "seq": "int32", "kind": "category", "version": "int16"})
-
-
-def tokens_df(store: FrameSource, run_id: str | None = None) -> pd.DataFrame:
-    """A row a sampled token, in order."""
-    frame = store.tokens_frame(run_id)
-    frame = frame[["run_id", *_TOKEN_TYPES, "seq", "at_ns"]].astype(_TOKEN_TYPES)
-    frame["at"] = pd.to_datetime(frame.pop("at_ns"), utc=True)
-    return frame.astype({"run_id": "str", "seq": "int32"})
-
-
-def turns_df(store: FrameSource, run_id: str | None = None) -> pd.DataFrame:
-    """A row a turn. One that was cut off has no stop reason and no text."""
-    kinds = ("TurnStarted", "CacheDecided", "PrefillCompleted", "TurnFinished")
-    rows: dict[tuple[str, int], dict[str, Any]] = {}
-    for event_run_id, kind, at_ns, body in _bodies(store, run_id, kinds):
-        if kind == "TurnStarted":
-            sampling = body["sampling"]
-            rows[event_run_id, body["turn"]] = {
-                "run_id": event_run_id,
-                "turn": body["turn"],
-                "prompt_tokens": body["prompt_tokens"],
-                "seed": body["seed"],
-                "do_sample": bool(sampling.get("do_sample")),
-                "started_at": at_ns,
-            } | _sampler_settings(sampling)
-            continue
-        row = rows[event_run_id, body["turn"]]
-        if kind == "PrefillCompleted":
-            row["prefill_ms"] = body["duration_ms"]
-        else:
-            row |= {name: value for name, value in body.items() if name in _TURN_TYPES}
-    return _typed(list(rows.values()), _TURN_TYPES, times=("started_at",))
-
-
-def _sampler_settings(sampling: dict[str, Any]) -> dict[str, Any]:
-    """A greedy turn has none: its warpers are not applied, whatever the config says."""
-    if not sampling.get("do_sample"):
-        return {}
-    return {name: sampling.get(name) for name in ("temperature", "top_p", "top_k")}
-
-
-def cache_df(store: FrameSource, run_id: str | None = None) -> pd.DataFrame:
-    """A row a cache decision, with what its prefill cost."""
-    rows: dict[tuple[str, int], dict[str, Any]] = {}
-    for event_run_id, kind, at_ns, body in _bodies(
-        store, run_id, ("CacheDecided", "PrefillCompleted")
-    ):
-        place = (event_run_id, body["turn"])
-        if kind == "CacheDecided":
-            rows[place] = {"run_id": event_run_id, "decided_at": at_ns} | body
-        else:
-            rows[place] |= {
-                "prefill_ms": body["duration_ms"],
-                "kv_bytes": body["kv_bytes"],
-                "peak_bytes": body["peak_bytes"],
-            }
-    return _typed(list(rows.values()), _CACHE_TYPES, times=("decided_at",))
-
-
-def tools_df(store: FrameSource, run_id: str | None = None) -> pd.DataFrame:
-    """A row a tool result; `call` reads as the call would in Python, `tensors` counts them."""
-    calls: dict[tuple[str, str], str] = {}
-    rows = []
-    for event_run_id, kind, at_ns, body in _bodies(store, run_id, ("ToolCalled", "ToolReturned")):
-        place = (event_run_id, body["call_id"])
-        if kind == "ToolCalled":
-            arguments = ", ".join(f"{name}={value!r}" for name, value in body["arguments"].items())
-            calls[place] = f"{body['name']}({arguments})"
-        else:
-            rows.append(
-                body
-                | {
-                    "run_id": event_run_id,
-                    "call": calls.get(place),
-                    "tensors": len(body["tensors"]),
-                    "returned_at": at_ns,
-                }
-            )
-    return _typed(rows, _TOOL_TYPES, times=("returned_at",))
-
-
-def _bodies(
-    store: FrameSource, run_id: str | None, kinds: Iterable[str]
-) -> Iterable[tuple[str, str, int, dict[str, Any]]]:
-    frame = store.events_frame(run_id, kinds)
-    for row in frame[["run_id", "kind", "at_ns", "body"]].itertuples(index=False):
-        yield str(row.run_id), str(row.kind), int(row.at_ns), json.loads(row.body)  # type: ignore[arg-type]
-
-
-def _typed(
-    rows: list[dict[str, Any]], types: dict[str, str], *, times: tuple[str, ...]
+def runs_df(
+    store: Source,
+    run_id: RunIds = None,
+    *,
+    columns: Columns = None,
+    dtype_backend: DtypeBackend = None,
 ) -> pd.DataFrame:
-    frame = pd.DataFrame(rows, columns=[*types, *times])
-    for name in times:
-        frame[name] = pd.to_datetime(frame[name], utc=True)
-    return frame.astype(types)
+    """A row a run, the oldest first."""
+    schema = _chosen(RUNS_DF, columns)
+    wanted = _run_ids(store, run_id)
+    rows = []
+    for summary in store.summaries():
+        if wanted is None or summary.run_id in wanted:
+            row = asdict(summary)
+            row["started_at"] = row["started_at_ns"] // _NS_PER_US
+            row["updated_at"] = row["updated_at_ns"] // _NS_PER_US
+            rows.append(row)
+    return to_pandas(pa.Table.from_pylist(rows, schema), dtype_backend)
+
+
+def events_df(
+    store: Source,
+    run_id: RunIds = None,
+    *,
+    turns: Turns = None,
+    columns: Columns = None,
+    dtype_backend: DtypeBackend = None,
+) -> pd.DataFrame:
+    """A row an event, sampled tokens too, in order."""
+    schema = _chosen(EVENTS_DF, columns)
+    names = ("run_id", "seq", *schema.names)
+    selection = _selection(store, run_id, turns, names)
+    events = store.events_table(selection)
+    tokens = store.tokens_table(selection)
+    constant = {
+        "kind": pa.scalar(TOKEN_KIND, NAME),
+        "seal": pa.scalar(None, pa.string()),
+    }
+    kept = pa.schema([field for field in EVENTS if field.name in names])
+    columns_of_tokens = [
+        pa.repeat(constant[field.name], len(tokens))
+        if field.name in constant
+        else tokens[field.name].cast(field.type)
+        for field in kept
+    ]
+    both = pa.concat_tables([events.select(kept.names), pa.table(columns_of_tokens, schema=kept)])
+    return _frame(both.take(_places(both)), schema, dtype_backend)
+
+
+def turns_df(
+    store: Source,
+    run_id: RunIds = None,
+    *,
+    turns: Turns = None,
+    columns: Columns = None,
+    dtype_backend: DtypeBackend = None,
+) -> pd.DataFrame:
+    """A row a turn. One that was cut off has no stop reason and no text."""
+    schema = _chosen(TURNS_DF, columns)
+    selection = _selection(
+        store, run_id, turns, frame_rows.BODY_COLUMNS, kinds=frame_rows.TURN_KINDS
+    )
+    return _folded(store, selection, frame_rows.turn_rows, schema, dtype_backend)
+
+
+def tokens_df(
+    store: Source,
+    run_id: RunIds = None,
+    *,
+    turns: Turns = None,
+    columns: Columns = None,
+    dtype_backend: DtypeBackend = None,
+) -> pd.DataFrame:
+    """A row a sampled token, in order."""
+    schema = _chosen(TOKENS_DF, columns)
+    stored = tuple("duration_us" if name == "duration_ms" else name for name in schema.names)
+    table = store.tokens_table(_selection(store, run_id, turns, stored))
+    if "duration_ms" in schema.names:
+        duration_ms = table["duration_us"].to_numpy() / _US_PER_MS
+        table = table.append_column("duration_ms", pa.array(duration_ms))
+    return _frame(table, schema, dtype_backend)
+
+
+def candidates_df(
+    store: Source,
+    run_id: RunIds = None,
+    *,
+    turns: Turns = None,
+    columns: Columns = None,
+    dtype_backend: DtypeBackend = None,
+) -> pd.DataFrame:
+    """A row a candidate: the likeliest tokens at each step, best first, where they were kept."""
+    schema = _chosen(CANDIDATES_DF, columns)
+    lists = {"token_id": "candidate_ids", "logprob": "candidate_logprobs"}
+    names = (*(lists.get(name, name) for name in schema.names), "candidate_ids")
+    table = store.tokens_table(_selection(store, run_id, turns, names))
+    ids = table["candidate_ids"].combine_chunks()
+    counts = ids.value_lengths().fill_null(0).to_numpy()
+    parents = pa.array(np.repeat(np.arange(len(counts)), counts))
+    firsts = np.cumsum(counts) - counts
+    own = {"rank": pa.array(np.arange(len(parents), dtype=np.int32) - np.repeat(firsts, counts))}
+    flat = {
+        name: own[name]
+        if name in own
+        else table[lists[name]].combine_chunks().flatten()
+        if name in lists
+        else table[name].take(parents)
+        for name in schema.names
+    }
+    return _frame(pa.table(flat), schema, dtype_backend)
+
+
+def cache_df(
+    store: Source,
+    run_id: RunIds = None,
+    *,
+    turns: Turns = None,
+    columns: Columns = None,
+    dtype_backend: DtypeBackend = None,
+) -> pd.DataFrame:
+    """A row a cache decision, with what its prefill cost."""
+    schema = _chosen(CACHE_DF, columns)
+    selection = _selection(
+        store, run_id, turns, frame_rows.BODY_COLUMNS, kinds=frame_rows.CACHE_KINDS
+    )
+    return _folded(store, selection, frame_rows.cache_rows, schema, dtype_backend)
+
+
+def tools_df(
+    store: Source,
+    run_id: RunIds = None,
+    *,
+    turns: Turns = None,
+    columns: Columns = None,
+    dtype_backend: DtypeBackend = None,
+) -> pd.DataFrame:
+    """A row a tool result; `call` reads as the call would in Python, `tensors` counts them."""
+    schema = _chosen(TOOLS_DF, columns)
+    selection = _selection(
+        store, run_id, turns, frame_rows.BODY_COLUMNS, kinds=frame_rows.TOOL_KINDS
+    )
+    return _folded(store, selection, frame_rows.tool_rows, schema, dtype_backend)
+
+
+def _chosen(schema: pa.Schema, columns: Columns) -> pa.Schema:
+    if columns is None:
+        return schema
+    names = list(dict.fromkeys([columns] if isinstance(columns, str) else columns))
+    unknown = [name for name in names if name not in schema.names]
+    if unknown:
+        raise StoreError(
+            f"there is no column {', '.join(map(repr, unknown))}; there are "
+            + ", ".join(schema.names)
+        )
+    return pa.schema([schema.field(name) for name in names])
+
+
+def _run_ids(store: Source, run_id: RunIds) -> tuple[str, ...] | None:
+    if run_id is None:
+        return None
+    wanted = [run_id] if isinstance(run_id, str) else run_id
+    return tuple(dict.fromkeys(store.recording(each).run_id for each in wanted))
+
+
+def _selection(
+    store: Source,
+    run_id: RunIds,
+    turns: Turns,
+    columns: Iterable[str],
+    *,
+    kinds: tuple[str, ...] | None = None,
+) -> Selection:
+    if turns is not None:
+        turns = tuple(int(each) for each in ([turns] if isinstance(turns, int) else turns))
+    return Selection(
+        run_ids=_run_ids(store, run_id),
+        turns=turns,
+        kinds=kinds,
+        columns=tuple(dict.fromkeys(columns)),
+    )
+
+
+def _folded(
+    store: Source,
+    selection: Selection,
+    fold: Callable[[pa.Table], list[dict[str, Any]]],
+    schema: pa.Schema,
+    dtype_backend: DtypeBackend,
+) -> pd.DataFrame:
+    rows = fold(store.events_table(selection))
+    return to_pandas(pa.Table.from_pylist(rows, schema), dtype_backend)
+
+
+def _frame(table: pa.Table, schema: pa.Schema, dtype_backend: DtypeBackend) -> pd.DataFrame:
+    columns = [table[field.name].cast(field.type) for field in schema]
+    return to_pandas(pa.table(columns, schema=schema), dtype_backend)
+
+
+def _places(table: pa.Table) -> pa.Array:
+    """Which row comes where, by run and `seq`, of two tables in that order each."""
+    runs = table["run_id"].unify_dictionaries().combine_chunks()
+    ids = runs.dictionary.to_pylist()
+    rank = np.empty(len(ids), np.int64)
+    rank[sorted(range(len(ids)), key=ids.__getitem__)] = np.arange(len(ids))
+    keys = rank[runs.indices.to_numpy()] << 32 | table["seq"].to_numpy()
+    return pa.array(np.argsort(keys, kind="stable"))

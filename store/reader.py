@@ -1,6 +1,7 @@
 """Reading a live store: runs, records, blobs, and tables of many rows."""
 
 import heapq
+import itertools
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -24,7 +25,8 @@ from store.tables import SEQ_BITS, SEQ_MASK, blobs, events, runs, tokens, tombst
 
 SUMMARY_COLUMNS = tuple(column.name for column in runs.columns if column.name != "run_key")
 NS_PER_US = 1000
-_ROWS_AT_ONCE = 50_000
+_ROWS_AT_ONCE = 2_000
+_INTEGER_ROWS_AT_ONCE = 100_000
 _STORED = {
     "logprob": "logprob_f32",
     "logprob_processed": "logprob_processed_f32",
@@ -133,19 +135,21 @@ class DatabaseReader:
 
     def events_table(self, selection: Selection) -> pa.Table:
         """See `store.source.Source`."""
-        names = ("turn", "kind", "version", "body", "seal")
+        names = [name for name in EVENTS.names if name not in _PLACE]
+        if selection.columns is not None:
+            names = [name for name in names if name in selection.columns]
         query = select(events.c.event_key, events.c.after_us, *(events.c[name] for name in names))
         if selection.kinds is not None:
             query = query.where(events.c.kind.in_(selection.kinds))
 
-        def columns(rows: list[tuple[Any, ...]]) -> dict[str, pa.Array]:
-            values = zip(*(row[2:] for row in rows), strict=True)
+        def columns(values: list[Any]) -> dict[str, pa.Array]:
             return {
                 name: pa.array(each, EVENTS.field(name).type)
                 for name, each in zip(names, values, strict=True)
             }
 
-        return self._table(EVENTS, events, query, selection, columns)
+        schema = pa.schema([field for field in EVENTS if field.name in (*_PLACE, *names)])
+        return self._table(schema, events, query, selection, columns)
 
     def tokens_table(self, selection: Selection) -> pa.Table:
         """See `store.source.Source`."""
@@ -154,8 +158,8 @@ class DatabaseReader:
         query = select(tokens.c.event_key, tokens.c.after_us, *(tokens.c[name] for name in stored))
         packing = self._backend.packing
 
-        def columns(rows: list[tuple[Any, ...]]) -> dict[str, pa.Array]:
-            values = dict(zip(stored, zip(*(row[2:] for row in rows), strict=True), strict=True))
+        def columns(read: list[Any]) -> dict[str, pa.Array]:
+            values = dict(zip(stored, read, strict=True))
             found = {}
             if "candidate_ids" in values:
                 ids, logprobs = values.pop("candidate_ids"), values.pop("candidate_logprobs_f16")
@@ -176,12 +180,15 @@ class DatabaseReader:
         table: Table,
         query: Select[Any],
         selection: Selection,
-        columns: Callable[[list[tuple[Any, ...]]], dict[str, pa.Array]],
+        columns: Callable[[list[Any]], dict[str, pa.Array]],
     ) -> pa.Table:
         """Rows of a stream as a table, run by run: the query's first columns are key and time."""
         if selection.turns is not None:
             query = query.where(table.c.turn.in_(selection.turns))
         query = query.order_by(table.c.event_key)
+        packed = self._backend.name == "sqlite" and table is tokens
+        integers = packed and tokens.c.candidate_ids not in set(query.selected_columns)
+        batches = _integer_batches if integers else _batches
 
         def read(reader: Connection) -> pa.Table:
             chosen = self._chosen_runs(reader, selection.run_ids)
@@ -193,8 +200,8 @@ class DatabaseReader:
                     lowest << SEQ_BITS, highest << SEQ_BITS | SEQ_MASK
                 )
                 cursor: Any = reader.execute(query.where(within)).cursor
-                while rows := cursor.fetchmany(_ROWS_AT_ONCE):
-                    parts.append(_placed(rows, numbers, starts) | columns(rows))
+                for keys, after_us, *values in batches(cursor):
+                    parts.append(_placed(keys, after_us, numbers, starts) | columns(values))
             return _joined(parts, [run.run_id for run in chosen], schema)
 
         try:
@@ -293,9 +300,26 @@ class _Numbers:
         return self._by_key[places]
 
 
-def _placed(rows: list[tuple[Any, ...]], numbers: _Numbers, starts_us: Any) -> dict[str, pa.Array]:
-    keys = np.array([row[0] for row in rows], np.int64)
-    after_us = np.array([row[1] for row in rows], np.int64)
+def _batches(cursor: Any) -> Iterator[list[Any]]:
+    """The columns of many rows at once, of any type."""
+    while rows := cursor.fetchmany(_ROWS_AT_ONCE):
+        yield list(zip(*rows, strict=True))
+
+
+def _integer_batches(cursor: Any) -> Iterator[list[Any]]:
+    """The same where all are integers: no row outlives its turn, which is several times faster."""
+    width = len(cursor.description)
+    while True:
+        rows = itertools.islice(cursor, _INTEGER_ROWS_AT_ONCE)
+        numbers = np.fromiter(itertools.chain.from_iterable(rows), np.int64)
+        if not len(numbers):
+            return
+        yield list(numbers.reshape(-1, width).T)
+
+
+def _placed(event_keys: Any, after: Any, numbers: _Numbers, starts_us: Any) -> dict[str, pa.Array]:
+    keys = np.array(event_keys, np.int64)
+    after_us = np.array(after, np.int64)
     number = numbers.of(keys >> SEQ_BITS)
     return {
         "run_id": pa.array(number.astype(np.int32)),

@@ -22,14 +22,14 @@ from replay.verdict import Report, Verdict
 from store import (
     DEFAULT_URL,
     DatabaseStore,
-    ParquetStore,
     current_schema,
     database_url,
     upgrade_store,
 )
 from store.schema import head, history
-from tokentape import output
+from tokentape import copies, output
 from tokentape.demo import DEMO_SEALED, DEMO_STORE, run_demo
+from tokentape.options import JsonOption, RunArgument, StoreOption, find_recording, open_stored
 
 app = typer.Typer(
     name="tokentape",
@@ -42,22 +42,10 @@ app = typer.Typer(
 
 database = typer.Typer(help="Look at the schema of a store, and upgrade it.", no_args_is_help=True)
 app.add_typer(database, name="db")
+app.command()(copies.pack)
+app.command()(copies.export)
+app.command("import")(copies.import_)
 
-RunArgument = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="RUN", help="A run id or its unambiguous beginning; the newest run if left out."
-    ),
-]
-StoreOption = Annotated[
-    str,
-    typer.Option(
-        "--store",
-        envvar="TOKENTAPE_DATABASE_URL",
-        help="A database URL, a SQLite file or a folder of sealed runs.",
-    ),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 TurnOption = Annotated[
     list[int] | None, typer.Option("--turn", help="Only this turn; may be repeated.")
 ]
@@ -91,7 +79,7 @@ def list_runs(
     as_json: JsonOption = False,
 ) -> None:
     """List the newest runs of a store, the newest last; with --json, all of them."""
-    opened = _open(store)
+    opened = open_stored(store)
     if as_json:
         frame = tt.runs_df(opened)
         output.print_json(json.loads(frame.to_json(orient="records", date_format="iso")))
@@ -111,7 +99,7 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show what a run is and how its turns went; with --turn, what was said in one."""
-    recording = _recording(_open(store), run)
+    recording = find_recording(open_stored(store), run)
     started = recording.started()
     turns = [each for each in recording.turns() if not turn or each.number in turn]
     if as_json:
@@ -134,7 +122,7 @@ def rebuild(
     run: RunArgument = None, store: StoreOption = DEFAULT_URL, as_json: JsonOption = False
 ) -> None:
     """Rebuild the conversation from events alone; with --json, every id and text of each turn."""
-    recording = _recording(_open(store), run)
+    recording = find_recording(open_stored(store), run)
     rebuilt = tt.rebuild(recording)
     if as_json:
         output.print_json(
@@ -161,7 +149,7 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Check every recorded token with one forward of the model."""
-    recording = _recording(_open(store), run)
+    recording = find_recording(open_stored(store), run)
     lm = _load(model, recording.started())
     with output.progress("verify") as bar:
         task = bar.add_task("", total=None)
@@ -185,7 +173,7 @@ def regenerate(
     as_json: JsonOption = False,
 ) -> None:
     """Say it all again with Hugging Face `generate` and compare token by token."""
-    recording = _recording(_open(store), run)
+    recording = find_recording(open_stored(store), run)
     lm = _load(model, recording.started())
     with output.progress("regenerate") as bar:
         count = len(turn) if turn else len(recording.turns())
@@ -198,22 +186,6 @@ def regenerate(
 
 
 @app.command()
-def export(
-    folder: Annotated[Path, typer.Option("--output", "-o", help="The folder to write into.")],
-    run: RunArgument = None,
-    store: StoreOption = DEFAULT_URL,
-    as_json: JsonOption = False,
-) -> None:
-    """Seal a run into Parquet files."""
-    opened = _open(store)
-    files = tt.export_parquet(_recording(opened, run), opened, folder)
-    if as_json:
-        output.print_json([str(file) for file in files])
-    else:
-        sys.stdout.writelines(f"{file}\n" for file in files)
-
-
-@app.command()
 def check(
     run: RunArgument = None,
     store: StoreOption = DEFAULT_URL,
@@ -223,8 +195,8 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Show that a run is what was recorded: derive its seals anew; exit 1 where it is not."""
-    opened = _open(store)
-    found = tt.check(opened, _recording(opened, run).run_id, seal=seal)
+    opened = open_stored(store)
+    found = tt.check(opened, find_recording(opened, run).run_id, seal=seal)
     if as_json:
         output.print_json(asdict(found) | {"holds": found.holds})
     else:
@@ -292,12 +264,8 @@ def db_upgrade(
         sys.stdout.write(f"{done.before} -> {done.after}{kept}\n")
 
 
-def _open(store: str) -> DatabaseStore | ParquetStore:
-    return tt.open_store(store, must_exist=True)
-
-
 def _live(store: str) -> DatabaseStore:
-    opened = _open(store)
+    opened = open_stored(store)
     if not isinstance(opened, DatabaseStore):
         raise tt.StoreError(f"{store} is sealed: it can only be read")
     return opened
@@ -308,15 +276,6 @@ def _database_url(store: str) -> URL:
     if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
         raise tt.StoreError(f"there is no store at {url.database}")
     return url
-
-
-def _recording(store: DatabaseStore | ParquetStore, run: str | None) -> tt.Recording:
-    if run is None:
-        summaries = store.summaries()
-        if not summaries:
-            raise tt.NothingToReplayError(f"{store.where} holds no run")
-        run = summaries[-1].run_id
-    return store.recording(run)
 
 
 def _load(model: str | None, started: RunStarted) -> tt.LoadedModel:

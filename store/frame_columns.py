@@ -1,0 +1,171 @@
+"""The columns of every frame: name, type, whether a value may be missing, and what it means.
+
+A frame, its types, an empty one and its table in docs/analysis.md all come from here. The SQL views
+of a live store have the same columns, but for `call` of `tools_df`, which is `arguments` there.
+"""
+
+import pyarrow as pa
+
+from store.arrow import AT, NAME
+
+MEANING = b"meaning"
+
+
+def _column(name: str, kind: pa.DataType, meaning: str, *, optional: bool = False) -> pa.Field:
+    return pa.field(name, kind, nullable=optional, metadata={MEANING: meaning})
+
+
+_RUN_ID = _column("run_id", pa.string(), "the run's id, a UUIDv7")
+_TURN = _column("turn", pa.int32(), "the turn, counted from 1")
+_SEQ = _column("seq", pa.int32(), "place among the events of the run, counted from 0")
+_AT = _column("at", AT, "when it was recorded")
+
+RUNS_DF = pa.schema(
+    [
+        _RUN_ID,
+        _column("name", pa.string(), "what the experimenter called it"),
+        _column(
+            "status", NAME, "`running` (also where the process was killed), `finished`, `failed`"
+        ),
+        _column("model", NAME, "what the model was loaded from"),
+        _column("seed", pa.int64(), "seed of the run, if it has one", optional=True),
+        _column("turns", pa.int32(), "turns that finished"),
+        _column("prompt_tokens", pa.int64(), "tokens of all prompts"),
+        _column("reused_tokens", pa.int64(), "of these, taken from the cache"),
+        _column("generated_tokens", pa.int64(), "tokens of all replies that finished"),
+        _column("started_at", AT, "when it began"),
+        _column("updated_at", AT, "its last change of status, prompt or reply"),
+    ]
+)
+EVENTS_DF = pa.schema(
+    [
+        _RUN_ID,
+        _SEQ,
+        _AT,
+        _column(
+            "turn",
+            pa.int32(),
+            "the turn it belongs to or, between turns, the coming one; none where a run begins or "
+            "ends",
+            optional=True,
+        ),
+        _column("kind", NAME, "what happened; `TokenSampled` for each token"),
+        _column("version", pa.int16(), "version of that kind of event"),
+        _column(
+            "seal", pa.string(), "chained hash of the run up to here, at the ends", optional=True
+        ),
+    ]
+)
+TURNS_DF = pa.schema(
+    [
+        _RUN_ID,
+        _TURN,
+        _column("prompt_tokens", pa.int32(), "tokens of the prompt"),
+        _column("reused_tokens", pa.int32(), "of these, taken from the cache", optional=True),
+        _column("computed_tokens", pa.int32(), "of these, forwarded", optional=True),
+        _column(
+            "generated_tokens",
+            pa.int32(),
+            "tokens of the reply; none where the turn was cut off",
+            optional=True,
+        ),
+        _column("decision", NAME, "the cache's: `hit`, `partial`, `miss`, `bypass`", optional=True),
+        _column("reason", NAME, "why that decision", optional=True),
+        _column("do_sample", pa.bool_(), "false for a greedy turn"),
+        _column("temperature", pa.float64(), "none for a greedy turn", optional=True),
+        _column("top_p", pa.float64(), "none for a greedy turn", optional=True),
+        _column("top_k", pa.int32(), "none for a greedy turn", optional=True),
+        _column("seed", pa.int64(), "seed of the turn, if it has one", optional=True),
+        _column("stop_reason", NAME, "why it stopped; none where it was cut off", optional=True),
+        _column("duration_ms", pa.float64(), "the whole turn, in milliseconds", optional=True),
+        _column("prefill_ms", pa.float64(), "of this, the prompt", optional=True),
+        _column("text", pa.string(), "the reply; none where the turn was cut off", optional=True),
+        _column("started_at", AT, "when its prompt was complete"),
+        _column("tool_results", pa.int32(), "tool results that its prompt was given"),
+        _column("tool_tokens", pa.int32(), "tokens of these results as the model read them"),
+        _column("pruned_tokens", pa.int32(), "tokens taken out of the history before it"),
+        _column(
+            "history_reason", NAME, "why the history was not extended exactly; empty where it was"
+        ),
+    ]
+)
+TOKENS_DF = pa.schema(
+    [
+        _RUN_ID,
+        _TURN,
+        _column("step", pa.int32(), "place in the reply, counted from 0"),
+        _column("position", pa.int32(), "place in the sequence, prompt included"),
+        _column("token_id", pa.int32(), "the token that was sampled"),
+        _column("logprob", pa.float32(), "its log-probability as the model gave it, in nats"),
+        _column(
+            "logprob_processed", pa.float32(), "the same after temperature, top-p and the like"
+        ),
+        _column("entropy", pa.float32(), "of the model's distribution, in nats; half precision"),
+        _column("top_gap", pa.float32(), "between its two largest logits; half precision"),
+        _column("duration_ms", pa.float64(), "time of this step, in milliseconds"),
+        _SEQ,
+        _AT,
+    ]
+)
+CACHE_DF = pa.schema(
+    [
+        _RUN_ID,
+        _TURN,
+        _column("decision", NAME, "`hit`, `partial`, `miss`, `bypass`"),
+        _column("reason", NAME, "why not more; see caches.md"),
+        _column("prompt_tokens", pa.int32(), "tokens of the prompt"),
+        _column("reused_tokens", pa.int32(), "of these, taken from the cache"),
+        _column("computed_tokens", pa.int32(), "of these, forwarded"),
+        _column("cached_tokens", pa.int32(), "what the cache held"),
+        _column("cropped_tokens", pa.int32(), "what was cut from it"),
+        _column("divergence_index", pa.int32(), "where prompt and cache part", optional=True),
+        _column("divergence_cached_id", pa.int32(), "the cache's token there", optional=True),
+        _column("divergence_prompt_id", pa.int32(), "the prompt's token there", optional=True),
+        _column("key_field", pa.string(), "part of the key that differed", optional=True),
+        _column("source", NAME, "`memory`, `disk` or `given`; empty where nothing was reused"),
+        _column("disk_reason", pa.string(), "why a prefix on disk was not used, or empty"),
+        _column("prefill_ms", pa.float64(), "time of the prefill, in milliseconds", optional=True),
+        _column("kv_bytes", pa.int64(), "storage that the cache holds after it", optional=True),
+        _column("peak_bytes", pa.int64(), "highest memory; see `PrefillCompleted`", optional=True),
+        _column("decided_at", AT, "when it was decided"),
+    ]
+)
+TOOLS_DF = pa.schema(
+    [
+        _RUN_ID,
+        _column("turn", pa.int32(), "the turn whose prompt was given the result", optional=True),
+        _column("call_id", pa.string(), "names the call"),
+        _column("name", NAME, "the tool"),
+        _column("call", pa.string(), "the call as Python would write it", optional=True),
+        _column("content_tokens", pa.int32(), "tokens of the result as the model read it"),
+        _column("payload_tokens", pa.int32(), "tokens of the full result"),
+        _column("payload_bytes", pa.int64(), "bytes of the full result"),
+        _column("payload_sha256", pa.string(), "its sum; `store.blob(…)` gives it"),
+        _column("tensors", pa.int32(), "how many tensors were looked at"),
+        _column("error", pa.string(), "none where the tool worked", optional=True),
+        _column("duration_ms", pa.float64(), "time of the call, in milliseconds"),
+        _column("returned_at", AT, "when it returned"),
+    ]
+)
+CANDIDATES_DF = pa.schema(
+    [
+        _RUN_ID,
+        _TURN,
+        _column("step", pa.int32(), "step of the reply that it was a candidate for"),
+        _column("seq", pa.int32(), "`seq` of the token that was sampled there"),
+        _column("rank", pa.int32(), "0 for the likeliest token, 1 for the next"),
+        _column("token_id", pa.int32(), "the candidate"),
+        _column(
+            "logprob", pa.float32(), "its log-probability as the model gave it; half precision"
+        ),
+    ]
+)
+FRAMES = {
+    "runs_df": RUNS_DF,
+    "turns_df": TURNS_DF,
+    "tokens_df": TOKENS_DF,
+    "candidates_df": CANDIDATES_DF,
+    "cache_df": CACHE_DF,
+    "tools_df": TOOLS_DF,
+    "events_df": EVENTS_DF,
+}

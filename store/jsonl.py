@@ -1,0 +1,185 @@
+"""A run as lines of JSON, which anything can read and which can be imported again.
+
+A line is a record, in order: `run_id`, `seq`, `at` (ISO 8601, UTC, microseconds), `kind`,
+`version`, `turn`, `seal`, `body`. The body is an object; one that is not canonical JSON, and would
+not be the same bytes again, is a string. What a tool returned in full is a line of `run_id`,
+`sha256` and `payload` in base64, before the record that names it.
+"""
+
+import base64
+import binascii
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Self
+
+from recorder import Record, Recording
+from recorder.codec import TOKEN_KIND, dump_canonical
+from recorder.envelope import NS_PER_US
+from store.errors import StoreError
+from store.payloads import payload_of
+from store.source import BlobSource
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_BAD_LINE = (AttributeError, KeyError, OverflowError, TypeError, ValueError)
+
+
+def export_jsonl(recordings: Iterable[Recording], blobs: BlobSource, path: Path | str) -> Path:
+    """Write runs as lines of JSON, all that is recorded of them; written aside and renamed.
+
+    Raises StoreError where the file cannot be written or a payload is missing.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, aside = tempfile.mkstemp(prefix=".writing-", dir=path.parent)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+                for recording in recordings:
+                    file.writelines(_lines(recording, blobs))
+                file.flush()
+                os.fsync(file.fileno())
+            Path(aside).chmod(0o644)
+            Path(aside).replace(path)
+        finally:
+            Path(aside).unlink(missing_ok=True)
+    except (OSError, ValueError) as error:
+        raise StoreError(f"cannot write {path}: {error}") from None
+    return path
+
+
+def _lines(recording: Recording, blobs: BlobSource) -> Iterator[str]:
+    told: set[str] = set()
+    for record in recording.records():
+        sha256 = payload_of(record)
+        if sha256 and sha256 not in told:
+            told.add(sha256)
+            payload = base64.b64encode(blobs.blob(sha256)).decode()
+            yield _line({"run_id": recording.run_id, "sha256": sha256, "payload": payload})
+        yield _line({"run_id": recording.run_id} | _described(record))
+
+
+def _line(value: Mapping[str, Any]) -> str:
+    # ASCII: there are characters outside of it that some readers take for the end of a line.
+    return json.dumps(value, separators=(",", ":"), allow_nan=False) + "\n"
+
+
+def _described(record: Record) -> dict[str, Any]:
+    at = _EPOCH + record.at_ns // NS_PER_US * _MICROSECOND
+    return {
+        "seq": record.seq,
+        "at": at.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z",
+        "kind": record.kind,
+        "version": record.version,
+        "turn": record.turn,
+        "seal": record.seal,
+        "body": _body(record),
+    }
+
+
+def _body(record: Record) -> Any:
+    if not isinstance(record.body, str):
+        return dict(record.body)
+    try:
+        body = json.loads(record.body)
+        return body if dump_canonical(body) == record.body else record.body
+    except ValueError:
+        return record.body
+
+
+class JsonlFile:
+    """Runs in a file of lines as `export_jsonl` writes them.
+
+    Raises StoreError, with the number of the line, for what is no such file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.where = str(path)
+        self._path = path
+        self._run_ids: dict[str, None] = {}
+        self._blob_places: dict[str, int] = {}
+        for place, line in self._read():
+            self._run_ids[line["run_id"]] = None
+            if "payload" in line:
+                self._blob_places[line["sha256"]] = place
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Nothing is held open."""
+
+    def recordings(self) -> list[Recording]:
+        return [self._recording(run_id) for run_id in self._run_ids]
+
+    def blob(self, sha256: str) -> bytes:
+        """The payload under a hexadecimal sha256. Raises StoreError where there is none."""
+        if sha256 not in self._blob_places:
+            raise StoreError(f"{self.where} has no blob {sha256}")
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._blob_places[sha256])
+                payload = base64.b64decode(json.loads(file.readline())["payload"], validate=True)
+        except (OSError, binascii.Error, *_BAD_LINE) as error:
+            raise StoreError(f"cannot read blob {sha256} of {self.where}: {error}") from None
+        if hashlib.sha256(payload).hexdigest() != sha256:
+            raise StoreError(f"{self.where}: blob {sha256} is not as it was exported")
+        return payload
+
+    def _recording(self, run_id: str) -> Recording:
+        return Recording(run_id, lambda: self._records(run_id), self.where)
+
+    def _records(self, run_id: str) -> Iterator[Record]:
+        for place, line in self._read():
+            if line["run_id"] == run_id and "payload" not in line:
+                try:
+                    yield _record(line)
+                except _BAD_LINE as error:
+                    raise StoreError(
+                        f"{self.where}: the record at byte {place} is damaged: {error!r}"
+                    ) from None
+
+    def _read(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Each line and the byte that it begins at."""
+        place = 0
+        try:
+            with self._path.open("rb") as file:
+                for number, text in enumerate(file, start=1):
+                    yield place, _parsed(text, f"{self.where}, line {number}")
+                    place += len(text)
+        except OSError as error:
+            raise StoreError(f"cannot read {self.where}: {error.strerror}") from None
+
+
+def _parsed(text: bytes, where: str) -> dict[str, Any]:
+    try:
+        line = json.loads(text)
+        is_ours = isinstance(line["run_id"], str) and ("sha256" in line or "seq" in line)
+    except (RecursionError, *_BAD_LINE):
+        is_ours = False
+    if not is_ours:
+        raise StoreError(f"{where} is no record of a run")
+    return dict(line)
+
+
+def _record(line: Mapping[str, Any]) -> Record:
+    at = datetime.fromisoformat(line["at"])
+    body = line["body"]
+    if line["kind"] == TOKEN_KIND:
+        body = {name: tuple(v) if isinstance(v, list) else v for name, v in body.items()}
+    elif not isinstance(body, str):
+        body = dump_canonical(body)
+    return Record(
+        seq=int(line["seq"]),
+        at_ns=(at - _EPOCH) // _MICROSECOND * NS_PER_US,
+        kind=str(line["kind"]),
+        version=int(line["version"]),
+        body=body,
+        turn=line["turn"],
+        seal=line["seal"],
+    )

@@ -1,0 +1,114 @@
+"""Where the files of sealed runs are, and what they are called.
+
+`<table>/schema=1/run_id=<id>/part-00000.parquet` for the tables runs, events, tokens and blobs. A
+run is sealed once it has its one file of `runs`, which lists the others: see `store.parquet`.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import quote, unquote
+
+from store.errors import NewerStoreError, StoreError
+
+SCHEMA_VERSION = 1
+# Beside `runs`.
+TABLES = ("events", "tokens", "blobs")
+_SCHEMA_FOLDER = re.compile(r"schema=(\d+)")
+_RUN_FILE = re.compile(rf"runs/schema={SCHEMA_VERSION}/run_id=([^/]*)/part-00000\.parquet")
+
+
+def part_name(table: str, run_id: str, number: int = 0) -> str:
+    """The path inside a folder or a tape; the id is quoted as hive folders have it."""
+    folder = f"{table}/schema={SCHEMA_VERSION}/run_id={quote(run_id, safe='')}"
+    return f"{folder}/part-{number:05}.parquet"
+
+
+def run_id_of(name: str) -> str | None:
+    """The run whose file of `runs` goes by this name; None for any other file."""
+    match = _RUN_FILE.fullmatch(name)
+    return unquote(match.group(1)) if match else None
+
+
+def folder_of_run(name: str) -> str:
+    """The part of a file's name that all files of its run share."""
+    return name.rsplit("/", 2)[-2]
+
+
+def newest_schema(names: Iterator[str]) -> int:
+    """The highest schema version among names of folders; zero where none says one."""
+    versions = (_SCHEMA_FOLDER.fullmatch(name) for name in names)
+    return max((int(match.group(1)) for match in versions if match), default=0)
+
+
+class Place(Protocol):
+    """A folder or a tape."""
+
+    where: str
+
+    def run_files(self) -> dict[str, str]:
+        """The name of each sealed run's file of `runs`, by run id, in order."""
+
+    def source(self, name: str) -> Any:
+        """What pyarrow reads the file from. Raises StoreError where it cannot be had whole."""
+
+    def content(self, name: str) -> bytes:
+        """The file's bytes. Raises StoreError."""
+
+    def unlisted(self, listed: set[str]) -> list[str]:
+        """The files here that are none of those."""
+
+    def faults(self) -> list[str]:
+        """What is wrong with the files as the place itself lists them, a line each."""
+
+    def close(self) -> None:
+        """Let go of what is held open."""
+
+
+class Folder:
+    """Raises StoreError for a folder without sealed runs, NewerStoreError for a newer schema."""
+
+    def __init__(self, path: Path) -> None:
+        self.where = str(path)
+        self._path = path
+        try:
+            schema = newest_schema(each.name for each in (path / "runs").iterdir())
+        except (OSError, ValueError) as error:
+            raise StoreError(f"{path} holds no sealed runs: it has no folder `runs`") from error
+        if schema > SCHEMA_VERSION:
+            raise NewerStoreError(f"{path} holds schema={schema}: upgrade tokentape to read it")
+
+    def run_files(self) -> dict[str, str]:
+        folder = self._path / "runs" / f"schema={SCHEMA_VERSION}"
+        names = (
+            f"runs/{each.parent.parent.name}/{each.parent.name}/{each.name}"
+            for each in sorted(folder.glob("run_id=*/part-00000.parquet"))
+        )
+        found = {run_id_of(name): name for name in names}
+        return {run_id: found[run_id] for run_id in sorted(id_ for id_ in found if id_ is not None)}
+
+    def source(self, name: str) -> str:
+        return str(self._path / name)
+
+    def content(self, name: str) -> bytes:
+        path = self._path / name
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise StoreError(f"cannot read {path}: {error.strerror}") from None
+
+    def unlisted(self, listed: set[str]) -> list[str]:
+        found = (
+            each.relative_to(self._path).as_posix()
+            for table in ("runs", *TABLES)
+            for each in (self._path / table).rglob("*")
+            if each.is_file()
+        )
+        return sorted(name for name in found if name not in listed)
+
+    def faults(self) -> list[str]:
+        return []
+
+    def close(self) -> None:
+        """Nothing is held open."""

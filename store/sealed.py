@@ -1,0 +1,239 @@
+"""Reading sealed runs, from a folder or from a tape."""
+
+import hashlib
+import heapq
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import reduce
+from itertools import chain
+from operator import and_, attrgetter
+from pathlib import Path
+from typing import Self
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.fs
+import pyarrow.parquet as pq
+
+from recorder import Record, Recording
+from recorder.codec import TOKEN_KIND
+from recorder.envelope import NS_PER_US
+from recorder.numbers import US_PER_MS
+from recorder.projections import RunSummary
+from store.arrow import EVENTS, RUNS, TOKENS, of_file
+from store.errors import StoreError
+from store.parquet import SCHEMAS, SealedFile, runs_row
+from store.places import Folder, Place, folder_of_run, part_name
+from store.reader import only_match
+from store.sealed_run import UNREADABLE, SealedRun, cannot_read, read_sealed_run
+from store.source import Selection
+from store.tape import Tape
+
+_PLACE = ("run_id", "seq", "at")
+CANDIDATES = ("candidate_ids", "candidate_logprobs")
+_BATCH_ROWS = 8192
+_FORMAT = ds.ParquetFileFormat(
+    dictionary_columns=["kind", "status", "model"],
+    default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True),
+)
+_LOCAL = pyarrow.fs.LocalFileSystem()
+_TOKEN_FIELDS = [
+    name for name in TOKENS.names if name not in ("run_id", "seq", "at", "version", "duration_us")
+]
+
+
+class ParquetStore:
+    """Sealed runs in a folder or in a tape, to read; use `open_store` to get one.
+
+    Every method raises StoreError, with the name of the file, where one cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.where = str(path)
+        self._place: Place = Folder(path) if path.is_dir() else Tape(path)
+        self._blob_files: dict[str, str] = {}
+
+    def close(self) -> None:
+        self._place.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def summaries(self) -> list[RunSummary]:
+        """Every sealed run, the oldest first."""
+        found = (self.sealed_run(run_id).summary for run_id in self._place.run_files())
+        known = (each for each in found if each is not None)
+        return sorted(known, key=lambda each: (each.started_at_ns, each.run_id))
+
+    def recording(self, run_id: str) -> Recording:
+        """The run with that id, or with the one id that begins so. Raises NoSuchRunError."""
+        matches = (each for each in self._place.run_files() if each.startswith(run_id))
+        full_id = only_match(matches, run_id, self.where)
+        return Recording(full_id, lambda: self._records(full_id), self.where)
+
+    def sealed_run(self, run_id: str) -> SealedRun:
+        """What is sealed of a run, and in which files."""
+        name = part_name("runs", run_id)
+        run = read_sealed_run(self._place.source(name), f"{self.where}/{name}")
+        if run.run_id != run_id:
+            raise StoreError(f"{self.where}/{name} is of another run, {run.run_id}")
+        return run
+
+    def blob(self, sha256: str) -> bytes:
+        """The payload under a hexadecimal sha256. Raises StoreError where there is none."""
+        if sha256 not in self._blob_files:
+            self._blob_files = dict(self._find_blobs())
+        if sha256 not in self._blob_files:
+            raise StoreError(f"{self.where} has no blob {sha256}")
+        name = self._blob_files[sha256]
+        found = self._scan("blobs", {"": [name]}, ["payload"], ds.field("sha256") == sha256)
+        payload = bytes(found["payload"][0].as_py())
+        if hashlib.sha256(payload).hexdigest() != sha256:
+            raise StoreError(f"{self.where}: blob {sha256} is not as it was sealed")
+        return payload
+
+    def events_table(self, selection: Selection) -> pa.Table:
+        """See `Source`."""
+        wanted = EVENTS.names if selection.columns is None else (*_PLACE, *selection.columns)
+        columns = [name for name in EVENTS.names if name in wanted]
+        return self._select("events", selection, columns, selection.kinds)
+
+    def tokens_table(self, selection: Selection) -> pa.Table:
+        """See `Source`."""
+        wanted = selection.columns
+        if wanted is None:
+            wanted = tuple(name for name in TOKENS.names if name not in CANDIDATES)
+        columns = [name for name in TOKENS.names if name in (*_PLACE, *wanted)]
+        return self._select("tokens", selection, columns)
+
+    def verify_files(self) -> list[str]:
+        """See `Source`: every file is compared with its size and sum as they were written down."""
+        found = self._place.faults()
+        listed: set[str] = set()
+        unreadable: set[str] = set()
+        for run_id, name in self._place.run_files().items():
+            listed.add(name)
+            try:
+                run = self.sealed_run(run_id)
+                rows = self._scan("runs", {run_id: [name]}, of_file(RUNS).names).to_pylist()
+                if run.summary is None or rows != runs_row(run.summary).to_pylist():
+                    found.append(f"{self.where}/{name} contradicts itself: its row is another")
+                listed |= {each.name for each in run.files}
+                found += (fault for each in run.files if (fault := self._fault_of(each)))
+            except StoreError as error:
+                found.append(str(error))
+                unreadable.add(folder_of_run(name))
+        found += (
+            f"{self.where}/{name} is of no sealed run: what is left of an export that was cut off"
+            for name in self._place.unlisted(listed)
+            if folder_of_run(name) not in unreadable
+        )
+        return list(dict.fromkeys(found))
+
+    def _fault_of(self, file: SealedFile) -> str:
+        try:
+            content = self._place.content(file.name)
+        except StoreError as error:
+            return str(error)
+        if hashlib.sha256(content).hexdigest() != file.sha256:
+            return f"{self.where}/{file.name} is not as it was sealed: its sha256 is another"
+        return ""
+
+    def _find_blobs(self) -> Iterator[tuple[str, str]]:
+        """Each payload's sum and the file that it is in."""
+        for run_id in self._place.run_files():
+            for name in self.sealed_run(run_id).parts("blobs"):
+                sums = self._scan("blobs", {run_id: [name]}, ["sha256"])["sha256"]
+                yield from ((sha256, name) for sha256 in sums.to_pylist())
+
+    def _select(
+        self,
+        table: str,
+        selection: Selection,
+        columns: Sequence[str],
+        kinds: Sequence[str] | None = None,
+    ) -> pa.Table:
+        wanted = self._place.run_files()
+        if selection.run_ids is not None:
+            wanted = {run_id: wanted[run_id] for run_id in wanted if run_id in selection.run_ids}
+        files = {run_id: self.sealed_run(run_id).parts(table) for run_id in wanted}
+        conditions = {"turn": selection.turns, "kind": kinds}
+        filters = [
+            ds.field(name).isin(each) for name, each in conditions.items() if each is not None
+        ]
+        return self._scan(table, files, columns, reduce(and_, filters) if filters else None)
+
+    def _scan(
+        self,
+        table: str,
+        files: Mapping[str, Sequence[str]],
+        columns: Sequence[str],
+        filter_: ds.Expression | None = None,
+    ) -> pa.Table:
+        """Rows of many files in one go, by run and in the order of each file's rows."""
+        schema = SCHEMAS[table]
+        fragments = [
+            _FORMAT.make_fragment(
+                self._place.source(name),
+                filesystem=_LOCAL,
+                partition_expression=ds.field("run_id") == run_id,
+            )
+            for run_id, names in files.items()
+            for name in names
+        ]
+        if not fragments:
+            return schema.empty_table().select(list(columns))
+        dataset = ds.FileSystemDataset(fragments, schema, _FORMAT)
+        try:
+            return dataset.to_table(columns=list(columns), filter=filter_)
+        except UNREADABLE as error:
+            raise self._blamed(files, error) from None
+
+    def _blamed(self, files: Mapping[str, Sequence[str]], error: BaseException) -> StoreError:
+        """The error with the name of the file that it is in."""
+        for name in (name for names in files.values() for name in names):
+            try:
+                pq.ParquetFile(self._place.source(name), page_checksum_verification=True).read()
+            except UNREADABLE as found:
+                return cannot_read(f"{self.where}/{name}", found)
+        return cannot_read(self.where, error)
+
+    def _records(self, run_id: str) -> Iterator[Record]:
+        run = self.sealed_run(run_id)
+        events = (_event_records(batch) for batch in self._batches(run.parts("events")))
+        tokens = (_token_records(batch) for batch in self._batches(run.parts("tokens")))
+        return heapq.merge(
+            chain.from_iterable(events), chain.from_iterable(tokens), key=attrgetter("seq")
+        )
+
+    def _batches(self, names: Iterable[str]) -> Iterator[pa.RecordBatch]:
+        for name in names:
+            source = self._place.source(name)
+            try:
+                yield from pq.ParquetFile(source).iter_batches(batch_size=_BATCH_ROWS)
+            except UNREADABLE as error:
+                raise cannot_read(f"{self.where}/{name}", error) from None
+
+
+def _event_records(batch: pa.RecordBatch) -> Iterator[Record]:
+    columns = [batch[name].to_pylist() for name in ("kind", "version", "body", "turn", "seal")]
+    for seq, at_ns, *rest in zip(batch["seq"].to_pylist(), _at_ns(batch), *columns, strict=True):
+        yield Record(seq, at_ns, *rest)
+
+
+def _token_records(batch: pa.RecordBatch) -> Iterator[Record]:
+    columns = [batch[name].to_pylist() for name in _TOKEN_FIELDS]
+    for name in CANDIDATES:
+        place = _TOKEN_FIELDS.index(name)
+        columns[place] = [tuple(each) for each in columns[place]]
+    heads = (batch["seq"].to_pylist(), _at_ns(batch), batch["version"].to_pylist())
+    durations = [each / US_PER_MS for each in batch["duration_us"].to_pylist()]
+    for seq, at_ns, version, duration_ms, *values in zip(*heads, durations, *columns, strict=True):
+        body = dict(zip(_TOKEN_FIELDS, values, strict=True)) | {"duration_ms": duration_ms}
+        yield Record(seq, at_ns, TOKEN_KIND, version, body, body["turn"])
+
+
+def _at_ns(batch: pa.RecordBatch) -> list[int]:
+    return [each * NS_PER_US for each in batch["at"].cast(pa.int64()).to_pylist()]

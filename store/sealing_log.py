@@ -1,0 +1,53 @@
+"""A live store whose runs are sealed into a folder while they go on."""
+
+import warnings
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+from recorder import Envelope, EventLog, Record, Recording
+from recorder.codec import encode
+from store.sealing import seal
+from store.source import BlobSource
+
+
+class LiveStore(EventLog, BlobSource, Protocol):
+    def recording(self, run_id: str) -> Recording:
+        """The run with that id."""
+
+
+class SealingLog:
+    """Hands events to a store and, at the end of each turn and run, seals the run into a folder.
+
+    What cannot be sealed is in the store nevertheless: a warning says why, `fault` too, and the
+    next seal makes up for it.
+    """
+
+    def __init__(self, store: LiveStore, folder: Path | str) -> None:
+        self.fault = ""
+        self._store = store
+        self._folder = Path(folder)
+        self._unsealed: dict[str, list[Record]] = {}
+
+    def append(self, envelope: Envelope, *, durable: bool) -> None:
+        """See `recorder.EventLog`."""
+        self._store.append(envelope, durable=durable)
+        self._unsealed.setdefault(envelope.run_id, []).append(encode(envelope))
+        if envelope.seal is not None:
+            self._seal(envelope.run_id, self._unsealed.pop(envelope.run_id))
+
+    def put_blob(self, sha256: str, payload: bytes) -> None:
+        self._store.put_blob(sha256, payload)
+
+    def _seal(self, run_id: str, tail: list[Record]) -> None:
+        try:
+            seal(self._store.recording(run_id), self._store, self._folder, tail)
+            self.fault = ""
+        except Exception as error:  # whatever it is: the event is kept, and the run must go on
+            self.fault = f"run {run_id} is recorded, but was not sealed: {error}"
+            self._warn()
+
+    def _warn(self) -> None:
+        # Where warnings are made errors, this one would end the recording.
+        with suppress(RuntimeWarning):
+            warnings.warn(self.fault, RuntimeWarning, stacklevel=2)

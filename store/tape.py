@@ -1,0 +1,220 @@
+"""A tape: the Parquet files of one or more runs and a manifest in one file that needs no other.
+
+A `.tape` is a zip file. Its members are `manifest.json` and the files of `store.places`, stored as
+they are: Parquet is compressed already. The manifest has the `format`, the version of `tokentape`,
+for each of `runs` its id, last seal, number of events and fingerprints, and for each of `files` its
+size and sha256. The same runs give the same bytes.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from recorder import Recording
+from store.errors import NewerStoreError, StoreError
+from store.locks import sync_folder
+from store.parquet import SealedFile
+from store.places import SCHEMA_VERSION, run_id_of
+from store.sealed_run import SealedRun, cannot_read, read_sealed_run
+from store.sealing import export_parquet
+from store.source import BlobSource
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+_UNREADABLE = (zipfile.BadZipFile, OSError, EOFError, RuntimeError, ValueError, zlib.error)
+_MEMBER = re.compile(
+    rf"(?:runs|events|tokens|blobs)/schema={SCHEMA_VERSION}/run_id=[\w.~%-]*/part-\d+\.parquet"
+    rf"|{re.escape(MANIFEST)}",
+    re.ASCII,
+)
+# The oldest time that a zip file can hold: a tape says nothing of when it was packed.
+_NO_TIME = (1980, 1, 1, 0, 0, 0)
+
+
+def is_zip(path: Path) -> bool:
+    """True for a file that is, or was meant to be, a tape."""
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == b"PK\x03\x04" or path.suffix == ".tape"
+    except OSError:
+        return path.suffix == ".tape"
+
+
+def pack(recordings: Iterable[Recording], blobs: BlobSource, path: Path | str) -> Path:
+    """Write runs into a tape, written aside and renamed.
+
+    Raises StoreError where it cannot be written, RecordingError as `export_parquet` does.
+    """
+    path = Path(path)
+    by_id = {recording.run_id: recording for recording in recordings}
+    if not by_id:
+        raise StoreError(f"cannot write {path}: a tape has at least one run")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".packing-", dir=path.parent) as made:
+            folder, aside = Path(made, "files"), Path(made, "tape")
+            files = [
+                (each.relative_to(folder).as_posix(), each)
+                for run_id in sorted(by_id)
+                for each in export_parquet(by_id[run_id], blobs, folder)
+            ]
+            _write(aside, files)
+            aside.replace(path)
+        sync_folder(path.parent)
+    except (OSError, ValueError) as error:
+        raise StoreError(f"cannot write {path}: {error}") from None
+    return path
+
+
+def _write(aside: Path, files: list[tuple[str, Path]]) -> None:
+    runs = [read_sealed_run(path, name) for name, path in files if run_id_of(name) is not None]
+    manifest = {
+        "format": FORMAT,
+        "tokentape": version("tokentape"),
+        "runs": [_described(run) for run in runs],
+        "files": {name: _sum_and_size(path) for name, path in files},
+    }
+    with aside.open("wb") as file:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+            text = json.dumps(manifest, sort_keys=True, indent=1)
+            archive.writestr(_member(MANIFEST, len(text)), text)
+            for name, path in files:
+                member = _member(name, path.stat().st_size)
+                with path.open("rb") as content, archive.open(member, "w") as target:
+                    shutil.copyfileobj(content, target)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _described(run: SealedRun) -> dict[str, Any]:
+    return {
+        "run_id": run.run_id,
+        "last_seal": run.last_seal,
+        "events": run.events,
+        "fingerprints": dict(run.fingerprints),
+    }
+
+
+def _sum_and_size(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"bytes": path.stat().st_size, "sha256": sha256}
+
+
+def _member(name: str, size: int) -> zipfile.ZipInfo:
+    """Without what differs from machine to machine."""
+    member = zipfile.ZipInfo(name, _NO_TIME)
+    member.create_system, member.external_attr, member.file_size = 3, 0o644 << 16, size
+    return member
+
+
+class Tape:
+    """The files in a tape; see `store.places.Place`.
+
+    Raises StoreError for what is no tape or not whole, NewerStoreError for a newer format. Nothing
+    is unpacked to a disk; each file is read whole and checked against its CRC.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.where = str(path)
+        self._last: tuple[str, bytes] = ("", b"")
+        try:
+            self._archive = zipfile.ZipFile(path)
+        except _UNREADABLE as error:
+            raise StoreError(f"{path} is no tape, or not a whole one: {error}") from None
+        try:
+            self._files = self._listed_files()
+        except BaseException:
+            self.close()
+            raise
+
+    def _listed_files(self) -> dict[str, SealedFile]:
+        """What the manifest lists, which must be what is there."""
+        members = self._archive.infolist()
+        names = [each.filename for each in members]
+        if MANIFEST not in names:
+            raise StoreError(f"{self.where} is no tape: it has no {MANIFEST}")
+        self._manifest = self._read_manifest()
+        files = _files_of(self._manifest, self.where)
+        sizes = {each.name: each.bytes for each in files}
+        for each in members:
+            if not _MEMBER.fullmatch(each.filename) or names.count(each.filename) > 1:
+                raise StoreError(
+                    f"{self.where} holds {each.filename!r}, which no tape has, or twice"
+                )
+        found = {each.filename: each.file_size for each in members if each.filename != MANIFEST}
+        for name in sorted(sizes.keys() | found.keys()):
+            if sizes.get(name) != found.get(name):
+                raise StoreError(
+                    f"{self.where} is not whole: {name} has {found.get(name, 'no')} bytes, the "
+                    f"manifest says {sizes.get(name, 'none')}"
+                )
+        return {each.name: each for each in files}
+
+    def _read_manifest(self) -> dict[str, Any]:
+        try:
+            manifest = json.loads(self.content(MANIFEST))
+            format_ = manifest["format"]
+            if isinstance(format_, int) and format_ > FORMAT:
+                raise NewerStoreError(
+                    f"{self.where} is a tape of format {format_}: upgrade tokentape to read it"
+                )
+            return dict(manifest)
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreError(f"{self.where}: its {MANIFEST} is damaged: {error!r}") from None
+
+    def run_files(self) -> dict[str, str]:
+        found = {run_id_of(name): name for name in self._files}
+        return {run_id: found[run_id] for run_id in sorted(id_ for id_ in found if id_ is not None)}
+
+    def source(self, name: str) -> pa.Buffer:
+        return pa.py_buffer(self.content(name))
+
+    def content(self, name: str) -> bytes:
+        last, content = self._last
+        if last == name:
+            return content
+        try:
+            content = self._archive.read(name)
+        except (KeyError, *_UNREADABLE) as error:
+            raise cannot_read(f"{self.where}: {name}", error) from None
+        self._last = (name, content)
+        return content
+
+    def unlisted(self, listed: set[str]) -> list[str]:
+        return sorted(self._files.keys() - listed)
+
+    def faults(self) -> list[str]:
+        """Compare the files with the manifest."""
+        found = []
+        for name, file in self._files.items():
+            try:
+                if hashlib.sha256(self.content(name)).hexdigest() != file.sha256:
+                    found.append(f"{self.where}: {name} is not what the manifest says: its sha256")
+            except StoreError as error:
+                found.append(str(error))
+        return found
+
+    def close(self) -> None:
+        self._archive.close()
+
+
+def _files_of(manifest: dict[str, Any], where: str) -> list[SealedFile]:
+    try:
+        return [
+            SealedFile(name=name, bytes=int(each["bytes"]), sha256=str(each["sha256"]))
+            for name, each in manifest["files"].items()
+        ]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"{where}: its {MANIFEST} is damaged: {error!r}") from None

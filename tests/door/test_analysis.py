@@ -1,0 +1,142 @@
+"""What docs/analysis.md shows is so: its examples run, and pandas and SQL answer alike."""
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+import pytest
+from sqlalchemy import text
+
+import tokentape as tt
+from store import DatabaseStore
+from store.frame_columns import FRAMES, MEANING
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "analysis.md").read_text(encoding="utf-8")
+SAMPLED = {"do_sample": True, "temperature": 0.8, "top_p": 0.9}
+
+
+class Question(NamedTuple):
+    asked: str
+    python: str
+    sql: str
+
+
+def blocks(language: str, page: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page, flags=re.DOTALL)
+
+
+def questions() -> list[Question]:
+    sections = re.findall(r"^### ([^\n]*\?)\n(.*?)(?=^##)", PAGE, flags=re.DOTALL | re.MULTILINE)
+    return [
+        Question(asked, *blocks("python", body), *blocks("sql", body)) for asked, body in sections
+    ]
+
+
+def investigate(lm: tt.LoadedModel, store: DatabaseStore, seed: int) -> None:
+    """Five turns, two of them after tools, three of them sampled."""
+    tools = tt.default_tools(lm)
+    layer = next(iter(dict(lm.model.named_parameters())))
+    look = tt.ToolCall(name="get_weight_statistics", arguments={"layer_name": layer})
+    with tt.Investigation(
+        lm, store=store, name="probe", system_prompt="Be brief.", tools=tools, seed=seed
+    ) as run:
+        run.chat("What is there?", max_new_tokens=25, do_sample=False)
+        run.chat("Look at it.", tool_calls=[look], max_new_tokens=25, **SAMPLED)
+        run.chat("And now?", max_new_tokens=20, do_sample=True, temperature=1.5)
+        run.chat("Twice.", tool_calls=[look, look], max_new_tokens=20, do_sample=False)
+        run.chat("Go on.", max_new_tokens=20, **SAMPLED)
+
+
+@pytest.fixture(scope="module")
+def folder(
+    make_lm: Callable[..., tt.LoadedModel], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    folder = tmp_path_factory.mktemp("analysis")
+    with tt.open_store(folder / "runs.db") as store:
+        assert isinstance(store, DatabaseStore)
+        for seed in (3, 4):
+            investigate(make_lm("llama"), store, seed)
+    return folder
+
+
+@pytest.fixture
+def opened(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+    """The names that the page has after "Open a recording"."""
+    monkeypatch.chdir(folder)
+    opening = PAGE.partition("## Ten questions")[0]
+    names: dict[str, Any] = {}
+    for block in blocks("python", opening):
+        exec(compile(block, "analysis.md", "exec"), names)
+    yield names
+    names["store"].close()
+    names["database"].close()
+
+
+def assert_alike(answer: pd.DataFrame, from_sql: pd.DataFrame) -> None:
+    assert list(answer.columns) == list(from_sql.columns)
+    assert len(answer) == len(from_sql) > 0
+    for name in answer.columns:
+        ours, theirs = (each[name].astype(object).tolist() for each in (answer, from_sql))
+        if isinstance(ours[0], str):
+            assert ours == theirs
+        else:
+            assert ours == pytest.approx(theirs, rel=1e-9, nan_ok=True), name
+
+
+def test_there_are_ten_questions() -> None:
+    assert len(questions()) == 10
+
+
+@pytest.mark.parametrize("question", questions(), ids=lambda each: each.asked)
+def test_pandas_and_sqlite_answer_alike(opened: dict[str, Any], question: Question) -> None:
+    exec(compile(question.python, question.asked, "exec"), opened)
+
+    assert_alike(opened["answer"], opened["ask"](question.sql))
+
+
+def test_pandas_and_postgresql_answer_alike(
+    postgres_url: str, folder: Path, opened: dict[str, Any]
+) -> None:
+    with tt.open_store(postgres_url) as store:
+        assert isinstance(store, DatabaseStore)
+        for run_id in opened["runs"]["run_id"]:
+            store.import_run(opened["store"].recording(run_id), opened["store"])
+        ids = {name: opened[name] for name in ("run_id", "other_id")}
+        with store._engine.connect() as connection:
+            for question in questions():
+                exec(compile(question.python, question.asked, "exec"), opened)
+                wanted = {name: ids[name] for name in re.findall(r":(\w+_id)", question.sql)}
+                from_sql = pd.read_sql(text(question.sql), connection, params=wanted)
+
+                assert_alike(opened["answer"], from_sql)
+
+
+def test_the_questions_have_something_to_say(opened: dict[str, Any]) -> None:
+    answers = {}
+    for question in questions():
+        exec(compile(question.python, question.asked, "exec"), opened)
+        answers[question.asked.split()[0] + question.asked.split()[-1]] = opened["answer"]
+
+    assert answers["Howmuch?"]["departures"].sum() > 0
+    assert answers["Howresult?"]["after_tool"].tolist() == [False, True]
+    assert answers["Whatdo?"]["raised"].sum() > 0
+    assert answers["Wheresure?"]["entropy"].is_monotonic_decreasing
+
+
+def column_table(name: str, frame: pd.DataFrame) -> str:
+    rows = ["| column | type | meaning |", "|---|---|---|"]
+    for field in FRAMES[name]:
+        meaning = field.metadata[MEANING].decode()
+        rows.append(f"| `{field.name}` | `{frame[field.name].dtype}` | {meaning} |")
+    return "\n".join(rows)
+
+
+@pytest.mark.parametrize("name", FRAMES)
+def test_every_column_is_explained_as_it_is_declared(store: DatabaseStore, name: str) -> None:
+    frame = getattr(tt, name)(store)
+    _, _, rest = PAGE.partition(f"<!-- columns: {name} -->\n")
+    shown = rest.lstrip("\n").partition("\n\n")[0].rstrip("\n")
+
+    assert shown == column_table(name, frame)

@@ -1,0 +1,199 @@
+"""Stores of both kinds of database, and runs with everything that is odd in them."""
+
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import tokentape as tt
+from recorder.events import (
+    CacheDecided,
+    HistoryPruned,
+    MessageAdded,
+    PrefillCompleted,
+    RunStarted,
+    TokenSampled,
+    ToolCalled,
+    ToolReturned,
+    TurnFinished,
+    TurnStarted,
+)
+from recorder.numbers import to_half
+from store import DatabaseStore
+
+ODD_TEXT = 'NUL \x00, spelled \\u0000, behind a backslash \\\x00, "quoted", it\'s\n\u2028 ünï 🙂'
+ODD_FLOATS = (
+    *(0.0, -0.0, -1e-45, 1e-45, -1.1754942e-38, -1.1754944e-38, -3.4028235e38, 3.4028235e38),
+    *(-0.1, -1.0, -1.5, -16777216.0, -16777218.0, -33554432.0, -1e-20, -0.33333334, 1e30),
+)
+ODD_HALVES = (0.0, -0.0, 5.96e-08, -5.96e-08, 6.1e-05, 0.0999755859375, 1.0, 65504.0, -65504.0)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def live_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DatabaseStore]:
+    """A blank store in a file, and one in PostgreSQL."""
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path / 'runs.db'}"
+    else:
+        url = request.getfixturevalue("postgres_url")
+    with tt.open_store(url) as store:
+        assert isinstance(store, DatabaseStore)
+        yield store
+
+
+def run_started(name: str = "odd", seed: int | None = None) -> RunStarted:
+    return RunStarted(
+        name=name,
+        seed=seed,
+        model='it\'s 100% "odd"',
+        weights_sha256="",
+        tokenizer_sha256="",
+        template_sha256="",
+        generation_config={},
+        sampler_sha256="",
+        dtype="float32",
+        device="cpu",
+        attention_kernel="sdpa",
+        threads=1,
+        context_tokens=None,
+        environment={},
+        behaviour={},
+    )
+
+
+def token(turn: int, step: int, **given: object) -> TokenSampled:
+    plain = TokenSampled(
+        turn=turn,
+        step=step,
+        position=4 + step,
+        token_id=7,
+        logprob=-1.0,
+        logprob_processed=-0.5,
+        entropy=1.5,
+        top_gap=0.25,
+        duration_ms=20.125,
+    )
+    return replace(plain, **given)  # type: ignore[arg-type]
+
+
+def turn_started(turn: int, *, sampling: dict[str, object], seed: int | None = None) -> TurnStarted:
+    return TurnStarted(
+        turn=turn,
+        prompt_tokens=4,
+        kept_tokens=0,
+        kept_chars=0,
+        added_ids=(1, 2, 3, 4),
+        added_text=ODD_TEXT,
+        history_reason="" if turn == 1 else f"the {ODD_TEXT}",
+        seed=seed,
+        sampling=sampling,
+    )
+
+
+def tool_returned(call_id: str, content: str, error: str | None) -> ToolReturned:
+    return ToolReturned(
+        call_id=call_id,
+        name="look",
+        content=content,
+        content_tokens=len(content),
+        payload_sha256="0" * 64,
+        payload_bytes=2**40,
+        payload_tokens=9,
+        tensors=({"name": ODD_TEXT}, {}),
+        error=error,
+        duration_ms=0.12345678901234567,
+    )
+
+
+def float32(number: float) -> float:
+    (held,) = struct.unpack("<f", struct.pack("<f", number))
+    return float(held)
+
+
+def odd_turns() -> Iterable[object]:
+    """A turn that finished, one that was cut off, and tools before both and after."""
+    yield MessageAdded(role="user", content=ODD_TEXT, text=ODD_TEXT, ids=())
+    yield ToolCalled(call_id="call_1", name="look", arguments={"at": ODD_TEXT, "n": [1, None]})
+    yield tool_returned("call_1", ODD_TEXT, error=ODD_TEXT)
+    yield turn_started(1, sampling={"do_sample": True, "temperature": 1, "top_p": 0.9, "top_k": 50})
+    yield CacheDecided(
+        turn=1,
+        decision="partial",
+        reason="token_divergence",
+        prompt_tokens=4,
+        reused_tokens=1,
+        computed_tokens=3,
+        cached_tokens=9,
+        cropped_tokens=8,
+        divergence_index=1,
+        divergence_cached_id=5,
+        divergence_prompt_id=6,
+        key_field=ODD_TEXT,
+        source="memory",
+        disk_reason=ODD_TEXT,
+    )
+    yield PrefillCompleted(
+        turn=1, chunks=(3,), duration_ms=81.99999999999999, kv_bytes=2**33, peak_bytes=2**34
+    )
+    for step, number in enumerate(ODD_FLOATS):
+        half, *others = to_half(
+            ODD_HALVES[step % len(ODD_HALVES)], *(-0.1 * n for n in range(step % 7))
+        )
+        yield token(
+            1,
+            step,
+            token_id=256**step % 2**31,
+            logprob=float32(number),
+            logprob_processed=float32(-number),
+            entropy=half,
+            top_gap=-half,
+            duration_ms=step / 1000,
+            candidate_ids=tuple(256 ** min(step // 4, 3) + n for n in range(len(others))),
+            candidate_logprobs=tuple(others),
+        )
+    yield TurnFinished(
+        turn=1,
+        stop_reason="eos_token",
+        generated_tokens=len(ODD_FLOATS),
+        text=ODD_TEXT,
+        stop_text="",
+        generator_sha256="",
+        duration_ms=1234.5678901234567,
+    )
+    yield ToolCalled(call_id="call_1", name="look", arguments={})
+    yield tool_returned("call_1", "again", error=None)
+    yield tool_returned("never called", "", error=None)
+    yield HistoryPruned(
+        turn=2,
+        policy="turns",
+        reason="context",
+        removed_tokens=((1, 3),),
+        removed_chars=(),
+        removed_messages=(1,),
+        tokens_before=9,
+        tokens_after=7,
+    )
+    yield turn_started(2, sampling={"do_sample": False, "temperature": 0.5}, seed=2**63 - 1)
+    yield token(2, 0)
+
+
+@pytest.fixture
+def record_oddities() -> Callable[[DatabaseStore], list[str]]:
+    """Record two odd runs, one after the other and both unfinished, and two with no turn."""
+
+    def run(store: DatabaseStore) -> list[str]:
+        run_ids = []
+        for number, name in enumerate((ODD_TEXT.replace("\x00", ""), "", "empty", "failed")):
+            now_ns = iter(range(10**18 + number * 10**15, 10**19, 1_234_567_000))
+            recorder = tt.Recorder(store, clock_ns=now_ns.__next__)
+            recorder.record(run_started(name, seed=None if number else -5))
+            for event in odd_turns() if number < 2 else ():
+                recorder.record(event)  # type: ignore[arg-type]
+            if name == "failed":
+                recorder.fail(ValueError(ODD_TEXT))
+            run_ids.append(recorder.run_id)
+        return run_ids
+
+    return run

@@ -1,0 +1,130 @@
+"""Runs made by hand, of every shape, without a model."""
+
+import hashlib
+import itertools
+
+import tokentape as tt
+from recorder.events import (
+    CacheDecided,
+    RunStarted,
+    TokenSampled,
+    ToolCalled,
+    ToolReturned,
+    TurnFinished,
+    TurnStarted,
+)
+
+STARTED = RunStarted(
+    name="by\nhand\x00é",
+    seed=1,
+    model="m",
+    weights_sha256="w",
+    tokenizer_sha256="t",
+    template_sha256="",
+    generation_config={"top_p": 0.9},
+    sampler_sha256="s",
+    dtype="float32",
+    device="cpu",
+    attention_kernel="sdpa",
+    threads=1,
+    context_tokens=None,
+    environment={},
+    behaviour={},
+)
+
+
+def token(turn: int, step: int, *, candidates: int) -> TokenSampled:
+    return TokenSampled(
+        turn=turn,
+        step=step,
+        position=3 + step,
+        token_id=7 * step,
+        logprob=-0.100000001490116119384765625,
+        logprob_processed=-1.5,
+        entropy=0.333251953125,
+        top_gap=2.5,
+        duration_ms=step / 10,
+        candidate_ids=tuple(range(candidates)),
+        candidate_logprobs=tuple(-0.5 * rank for rank in range(candidates)),
+    )
+
+
+def say(recorder: tt.Recorder, turn: int, *, tokens: int, payload: bytes = b"") -> None:
+    """Record one turn, behind a tool result where there is a payload."""
+    if payload:
+        sha256 = hashlib.sha256(payload).hexdigest()
+        recorder.put_blob(sha256, payload)
+        recorder.record(ToolCalled(call_id=f"c{turn}", name="look", arguments={"at": [turn, None]}))
+        recorder.record(
+            ToolReturned(
+                call_id=f"c{turn}",
+                name="look",
+                content='seen \u2028 "é" \U0001f600',
+                content_tokens=3,
+                payload_sha256=sha256,
+                payload_bytes=len(payload),
+                payload_tokens=5,
+                tensors=({"name": "w", "shape": [2, 3]},),
+                error=None,
+                duration_ms=1.25,
+            )
+        )
+    recorder.record(
+        TurnStarted(
+            turn=turn,
+            prompt_tokens=3,
+            kept_tokens=0,
+            kept_chars=0,
+            added_ids=(1, 2, 3),
+            added_text="abc",
+            history_reason="",
+            seed=turn,
+            sampling={"do_sample": True, "temperature": 0.7},
+        )
+    )
+    recorder.record(
+        CacheDecided(
+            turn=turn,
+            decision="miss",
+            reason="empty",
+            prompt_tokens=3,
+            reused_tokens=0,
+            computed_tokens=3,
+            cached_tokens=0,
+            cropped_tokens=0,
+        )
+    )
+    for step in range(tokens):
+        recorder.record(token(turn, step, candidates=turn % 3))
+    recorder.record(
+        TurnFinished(
+            turn=turn,
+            stop_reason="eos",
+            generated_tokens=tokens,
+            text="so",
+            stop_text="",
+            generator_sha256="",
+            duration_ms=2.5,
+        )
+    )
+
+
+_TICKS_US = itertools.count(1_800_000_000_000_000, 1500)
+
+
+def begin(log: tt.EventLog, run_id: str | None = None) -> tt.Recorder:
+    """A recorder whose run has started; a later one has a later id."""
+    recorder = tt.Recorder(log, run_id=run_id, clock_ns=lambda: next(_TICKS_US) * 1000)
+    recorder.record(STARTED)
+    return recorder
+
+
+def make_run(
+    log: tt.EventLog, *, turns: int = 3, tokens: int = 4, run_id: str | None = None
+) -> str:
+    """Record a run of some turns, with a payload in each second one, and return its id."""
+    with begin(log, run_id) as recorder:
+        for turn in range(1, turns + 1):
+            payload = b"payload %d" % turn if turn % 2 == 0 else b""
+            say(recorder, turn, tokens=tokens, payload=payload)
+    return recorder.run_id

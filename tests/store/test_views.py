@@ -1,0 +1,168 @@
+"""SQL sees what pandas sees: the same rows, and every number to the bit."""
+
+import json
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sqlalchemy import text
+
+import tokentape as tt
+from store import DatabaseStore, frames
+from store.frame_columns import FRAMES
+from tests.store.conftest import ODD_TEXT, float32, run_started, token, turn_started
+
+ORDER = {
+    "runs_df": "started_at",
+    "events_df": "run_id, seq",
+    "turns_df": "run_id, turn",
+    "tokens_df": "run_id, seq",
+    "candidates_df": "run_id, seq, rank",
+    "cache_df": "run_id, turn",
+    "tools_df": "run_id, returned_at",
+}
+EXACT = ("tokens_df", "candidates_df")
+Record = Callable[[DatabaseStore], list[str]]
+
+
+def query(store: DatabaseStore, sql: str, **values: Any) -> list[Any]:
+    with store._engine.connect() as connection:
+        return list(connection.execute(text(sql), values).all())
+
+
+def plain(value: Any) -> Any:
+    """A value of a frame as SQL has it: no NA, no NUL, times with a zone."""
+    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, str):
+        return value.replace("\x00", "\ufffd")
+    if isinstance(value, np.generic):
+        return value.item()
+    return value
+
+
+def as_in_frame(value: Any, like: Any) -> Any:
+    if isinstance(like, pd.Timestamp):
+        return pd.Timestamp(value).tz_convert("UTC")
+    return bool(value) if isinstance(like, bool) else value
+
+
+def assert_view_is_frame(store: DatabaseStore, name: str) -> int:
+    """Decimals in JSON are read by the database, which may miss by the last bit of a double."""
+    names = [each for each in FRAMES[name].names if each != "call"]
+    frame = getattr(frames, name)(store, columns=names)
+    viewed = query(store, f"SELECT {', '.join(names)} FROM {name} ORDER BY {ORDER[name]}")
+    assert len(viewed) == len(frame)
+    for column, seen in zip(names, zip(*viewed, strict=True), strict=False):
+        for value, like in zip(seen, map(plain, frame[column].tolist()), strict=True):
+            got = as_in_frame(value, like)
+            if isinstance(like, float) and name not in EXACT:
+                assert got == pytest.approx(like, rel=3e-16, abs=0)
+            else:
+                # repr tells minus zero from zero.
+                assert repr(got) == repr(like), (name, column)
+    return len(viewed)
+
+
+@pytest.mark.parametrize("name", FRAMES)
+def test_a_view_has_the_rows_of_the_frame_of_its_name(
+    live_store: DatabaseStore, record_oddities: Record, name: str
+) -> None:
+    record_oddities(live_store)
+
+    assert assert_view_is_frame(live_store, name) >= 2
+
+
+@pytest.mark.parametrize("name", FRAMES)
+def test_the_view_of_an_empty_store_has_no_rows(live_store: DatabaseStore, name: str) -> None:
+    assert assert_view_is_frame(live_store, name) == 0
+
+
+def test_a_recorded_conversation_is_the_same_in_every_view(
+    live_store: DatabaseStore, lm: tt.LoadedModel, record: Callable[..., tt.Recording]
+) -> None:
+    record(lm, live_store, tokens=3)
+    record(lm, live_store, tokens=2)
+    with tt.open_store("sqlite://") as other:
+        record(lm, other, tokens=2)
+
+    assert [assert_view_is_frame(live_store, name) for name in FRAMES] == [
+        len(getattr(frames, name)(live_store)) for name in FRAMES
+    ]
+
+
+def test_every_half_precision_number_and_width_of_ids_is_decoded(live_store: DatabaseStore) -> None:
+    halves = np.arange(65536, dtype=np.uint16).view(np.float16)
+    every = halves[np.isfinite(halves)].astype(float).reshape(124, 512).tolist()
+    largest = (255, 65535, 2**24 - 1, 2**31 - 1)
+    with tt.Recorder(live_store) as recorder:
+        recorder.record(run_started())
+        recorder.record(turn_started(1, sampling={}))
+        for step, numbers in enumerate(every):
+            ids = tuple(largest[step % 4] - n % 251 for n in range(512))
+            recorder.record(token(1, step, candidate_ids=ids, candidate_logprobs=tuple(numbers)))
+    seen = query(live_store, "SELECT rank, token_id, logprob FROM candidates_df ORDER BY seq, rank")
+
+    assert len(seen) == 63488
+    assert [repr(row.logprob) for row in seen] == [repr(each) for row in every for each in row]
+    assert [row.rank for row in seen] == list(range(512)) * 124
+    assert [row.token_id for row in seen] == [
+        largest[step % 4] - n % 251 for step in range(124) for n in range(512)
+    ]
+
+
+def test_any_float32_is_decoded_to_the_bit(live_store: DatabaseStore) -> None:
+    bits = np.random.default_rng(5).integers(0, 2**32, 3000, np.uint64).astype(np.uint32)
+    # Each exponent, with the smallest and the largest fraction, too.
+    edges = np.arange(255, dtype=np.uint32) << 23
+    every = np.concatenate([bits, edges, edges | 0x7FFFFF, edges | 0x80000000]).view(np.float32)
+    numbers = every[np.isfinite(every)].astype(float).tolist()
+    with tt.Recorder(live_store) as recorder:
+        recorder.record(run_started())
+        recorder.record(turn_started(1, sampling={}))
+        for step, number in enumerate(numbers):
+            recorder.record(token(1, step, logprob=number, logprob_processed=float32(-number)))
+    seen = query(live_store, "SELECT logprob, logprob_processed FROM tokens_df ORDER BY seq")
+
+    assert [repr(row.logprob) for row in seen] == [repr(number) for number in numbers]
+    assert [repr(row.logprob_processed) for row in seen] == [repr(-number) for number in numbers]
+
+
+def test_a_call_has_its_arguments(live_store: DatabaseStore, record_oddities: Record) -> None:
+    run_id, *_ = record_oddities(live_store)
+    where = f"WHERE run_id = '{run_id}' ORDER BY returned_at"
+    rows = query(live_store, f"SELECT CAST(arguments AS text) AS said FROM tools_df {where}")
+
+    assert [row.said is None for row in rows] == [False, False, True]
+    assert json.loads(rows[0].said) == {"at": ODD_TEXT.replace("\x00", "\ufffd"), "n": [1, None]}
+    assert rows[1].said == "{}"
+
+
+@pytest.mark.parametrize("name", [name for name in FRAMES if name != "runs_df"])
+def test_rows_of_one_run_are_found_by_the_key_of_the_table(
+    live_store: DatabaseStore, name: str
+) -> None:
+    sqlite = live_store._backend.name == "sqlite"
+    with live_store._engine.connect() as connection:
+        if not sqlite:
+            # It would read a blank table from end to end.
+            connection.execute(text("SET enable_seqscan TO off"))
+        explain = "EXPLAIN QUERY PLAN" if sqlite else "EXPLAIN"
+        lines = connection.execute(text(f"{explain} SELECT * FROM {name} WHERE run_id = 'x'"))
+        plan = "\n".join(str(row) for row in lines)
+
+    assert re.search(r"USING INTEGER PRIMARY KEY \(rowid>|(tokens|events)_pkey", plan), plan
+    assert not re.search(r"SCAN (tokens|events)\b|Seq Scan on (tokens|events)", plan), plan
+
+
+def test_what_was_recorded_cannot_be_changed_through_a_view(
+    live_store: DatabaseStore, record_oddities: Record
+) -> None:
+    record_oddities(live_store)
+    for name in FRAMES:
+        with pytest.raises(Exception, match=r"cannot|append-only|not deleted"):
+            query(live_store, f"DELETE FROM {name}")
