@@ -99,15 +99,18 @@ class DatabaseReader:
 
     @contextmanager
     def _snapshot(self) -> Iterator[Connection]:
-        """The store as it is now, whatever is written meanwhile: several queries see one moment.
+        """For several queries that must see one moment, whatever is written meanwhile."""
+        with self._reading() as reader:
+            # In memory there is one connection, which the writer needs, and no one else.
+            if not is_in_memory(self._engine.url):
+                reader.exec_driver_sql(self._backend.begin_reading)
+            yield reader
 
-        Raises StoreError for what the database cannot read.
-        """
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        """Raises StoreError for what the database cannot read."""
         try:
             with self._engine.connect() as reader:
-                # In memory there is one connection, which the writer needs, and no one else.
-                if not is_in_memory(self._engine.url):
-                    reader.exec_driver_sql(self._backend.begin_reading)
                 yield reader
         except DBAPIError as error:
             raise StoreError(f"cannot read {self.where}: {error.orig}") from None
@@ -205,7 +208,8 @@ class DatabaseReader:
             return _joined(parts, [run.run_id for run in chosen], schema)
 
         try:
-            return self._ask(read)
+            with self._snapshot() as reader:
+                return read(reader)
         except (TypeError, ValueError, OverflowError, struct.error) as error:
             raise RecordingError(f"{table.name} in {self.where} is damaged: {error}") from None
 
@@ -217,7 +221,7 @@ class DatabaseReader:
         return [row for row in found if run_ids is None or row.run_id in run_ids]
 
     def _ask(self, question: Callable[[Connection], _Result]) -> _Result:
-        with self._snapshot() as reader:
+        with self._reading() as reader:
             return question(reader)
 
 
