@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -258,7 +258,9 @@ class Process:
                 return
 
     def kill(self) -> Said:
-        os.kill(self.pid, signal.SIGKILL)
+        # It may have ended by itself, with an error that it has said.
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
         return self.wait()
 
     def wait(self) -> Said:
