@@ -81,7 +81,7 @@ TURNS_DF = pa.schema(
         _column("prefill_ms", pa.float64(), "of this, the prompt", optional=True),
         _column("text", pa.string(), "the reply; none where the turn was cut off", optional=True),
         _column("started_at", AT, "when its prompt was complete"),
-        _column("tool_results", pa.int32(), "tool results that its prompt was given"),
+        _column("tool_results", pa.int32(), "tool results of that turn, as in `tools_df`"),
         _column("tool_tokens", pa.int32(), "tokens of these results as the model read them"),
         _column("pruned_tokens", pa.int32(), "tokens taken out of the history before it"),
         _column(
@@ -133,7 +133,12 @@ CACHE_DF = pa.schema(
 TOOLS_DF = pa.schema(
     [
         _RUN_ID,
-        _column("turn", pa.int32(), "the turn whose prompt was given the result", optional=True),
+        _column(
+            "turn",
+            pa.int32(),
+            "the turn whose prompt has the result; behind a turn that was cut off, that one",
+            optional=True,
+        ),
         _column("call_id", pa.string(), "names the call"),
         _column("name", NAME, "the tool"),
         _column("call", pa.string(), "the call as Python would write it", optional=True),

@@ -213,7 +213,7 @@ def _selection(
     kinds: tuple[str, ...] | None = None,
 ) -> Selection:
     if turns is not None:
-        turns = tuple(int(each) for each in ([turns] if isinstance(turns, int) else turns))
+        turns = tuple(int(each) for each in (turns if isinstance(turns, Iterable) else [turns]))
     return Selection(
         run_ids=_run_ids(store, run_id),
         turns=turns,

@@ -125,6 +125,23 @@ def test_the_questions_have_something_to_say(opened: dict[str, Any]) -> None:
     assert answers["Wheresure?"]["entropy"].is_monotonic_decreasing
 
 
+def test_sealed_files_are_read_by_pandas_duckdb_and_polars_alone(opened: dict[str, Any]) -> None:
+    section = PAGE.partition("## Sealed files")[2].partition("## Columns")[0]
+    shown = blocks("python", section)
+    for block in shown:
+        exec(compile(block, "analysis.md", "exec"), opened)
+    tokens = opened["tokens"]
+    surprise = -tokens["logprob"].astype("float64").groupby(tokens["turn"]).mean()
+    expected = pytest.approx(surprise.tolist(), rel=1e-12)
+
+    assert len(shown) == 3
+    assert opened["in_pandas"].tolist() == expected
+    assert [each for _, each in opened["in_duckdb"]] == expected
+    assert opened["in_polars"]["logprob"].to_list() == expected
+    ranked = opened["candidates"][["turn", "step", "logprob"]].to_numpy().tolist()
+    assert [[turn, step, logprob] for turn, step, _, logprob in opened["ranked"]] == ranked
+
+
 def column_table(name: str, frame: pd.DataFrame) -> str:
     rows = ["| column | type | meaning |", "|---|---|---|"]
     for field in FRAMES[name]:

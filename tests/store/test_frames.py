@@ -4,6 +4,7 @@ import datetime
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -180,8 +181,10 @@ def test_turns_that_are_chosen_are_those_of_the_whole(
 ) -> None:
     record_oddities(store)
     whole = frame_of(name)(store)
-    for asked in (1, [2], (1, 2), range(2, 9), [], 77):
-        wanted = [asked] if isinstance(asked, int) else list(asked)
+    for asked, wanted in (
+        *((1, [1]), ([2], [2]), (np.array([1, 2]), [1, 2]), (np.int64(2), [2])),
+        *((range(2, 9), [2]), ([], []), (77, [])),
+    ):
         chosen = whole[whole["turn"].isin(wanted)].reset_index(drop=True)
         found = frame_of(name)(store, turns=asked)
 

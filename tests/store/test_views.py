@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from sqlalchemy import text
+from alembic import command
+from sqlalchemy import inspect, text
 
 import tokentape as tt
 from store import DatabaseStore, frames
 from store.frame_columns import FRAMES
-from tests.store.conftest import ODD_TEXT, float32, run_started, token, turn_started
+from store.schema import alembic_config
+from tests.store.conftest import ODD_TEXT, float32, run_started, token, tool_returned, turn_started
 
 ORDER = {
     "runs_df": "started_at",
@@ -95,6 +97,25 @@ def test_a_recorded_conversation_is_the_same_in_every_view(
     ]
 
 
+def test_a_run_that_goes_on_after_a_turn_was_cut_off_is_the_same_in_every_view(
+    live_store: DatabaseStore,
+) -> None:
+    recorder = tt.Recorder(live_store)
+    for event in (
+        run_started(),
+        turn_started(1, sampling={}),
+        token(1, 0),
+        tool_returned("call_1", "after the cut", None),
+        turn_started(2, sampling={}),
+        tool_returned("call_2", "", None),
+        turn_started(3, sampling={"do_sample": True}),
+    ):
+        recorder.record(event)
+
+    assert [assert_view_is_frame(live_store, name) for name in ("turns_df", "tools_df")] == [3, 2]
+    assert tt.turns_df(live_store)["tool_results"].tolist() == [1, 1, 0]
+
+
 def test_every_half_precision_number_and_width_of_ids_is_decoded(live_store: DatabaseStore) -> None:
     halves = np.arange(65536, dtype=np.uint16).view(np.float16)
     every = halves[np.isfinite(halves)].astype(float).reshape(124, 512).tolist()
@@ -157,6 +178,21 @@ def test_rows_of_one_run_are_found_by_the_key_of_the_table(
 
     assert re.search(r"USING INTEGER PRIMARY KEY \(rowid>|(tokens|events)_pkey", plan), plan
     assert not re.search(r"SCAN (tokens|events)\b|Seq Scan on (tokens|events)", plan), plan
+
+
+def test_views_are_taken_away_and_made_again(
+    live_store: DatabaseStore, record_oddities: Record
+) -> None:
+    record_oddities(live_store)
+    with live_store._engine.connect() as connection:
+        command.downgrade(alembic_config(connection), "0002")
+        connection.commit()
+        assert inspect(connection).get_view_names() == []
+        command.upgrade(alembic_config(connection), "head")
+        connection.commit()
+        assert set(inspect(connection).get_view_names()) == set(FRAMES)
+
+    assert all(assert_view_is_frame(live_store, name) for name in FRAMES)
 
 
 def test_what_was_recorded_cannot_be_changed_through_a_view(
