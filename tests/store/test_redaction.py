@@ -90,6 +90,15 @@ def test_a_secret_is_in_no_file_and_the_run_still_reads(
         for replay in (tt.verify, tt.regenerate):
             with pytest.raises(tt.TokentapeError, match="redacted"):
                 replay(recording, lm)
+        tt.export_parquet(recording, store, tmp_path / "sealed")
+    with tt.open_store(tmp_path / "sealed") as sealed:
+        copied = sealed.recording(recording.run_id)
+        # Compressed, so that searching the bytes would prove nothing.
+        read_back = repr(list(copied.records())) + tt.events_df(sealed).to_string()
+        assert "[address]" in read_back
+        assert SECRET not in read_back
+        assert str(NUMBER) not in read_back
+        assert tt.check(sealed, recording.run_id).faults == ()
     for arguments in (["rebuild"], ["show", "--turn", "1"], ["check"], ["list"]):
         code, out, err = cli(*arguments, "--store", str(path))
         assert code == 0, err
