@@ -30,6 +30,14 @@ from recorder.events import (
 
 Redactor = Callable[[str], str]
 REDACTED = "redacted"
+_ID_SETTINGS = (
+    "bad_words_ids",
+    "begin_suppress_tokens",
+    "force_words_ids",
+    "sequence_bias",
+    "suppress_tokens",
+)
+"""Settings of `generate` that hold token ids, which spell what somebody wanted or did not."""
 
 
 class Redaction:
@@ -75,7 +83,14 @@ class Redaction:
         redact = self._redactor
         if isinstance(event, RunStarted):
             behaviour = {**event.behaviour, REDACTED: True}
-            return replace(event, name=redact(event.name), behaviour=behaviour)
+            return replace(
+                event,
+                name=redact(event.name),
+                model=redact(event.model),
+                generation_config=_redact_settings(event.generation_config, redact),
+                environment=_redact_values(event.environment, redact),
+                behaviour=_redact_values(behaviour, redact),
+            )
         if isinstance(event, RunFailed):
             return replace(event, message=redact(event.message), traceback=redact(event.traceback))
         if isinstance(event, TokenSampled):
@@ -83,7 +98,9 @@ class Redaction:
         if isinstance(event, CacheDecided) and event.divergence_index is not None:
             return replace(event, divergence_cached_id=0, divergence_prompt_id=0)
         if isinstance(event, ToolCalled):
-            return replace(event, arguments=_redact_strings(event.arguments, redact))
+            return replace(
+                event, name=redact(event.name), arguments=_redact_values(event.arguments, redact)
+            )
         return event
 
     def _system_prompt(self, event: SystemPromptCached) -> Event:
@@ -121,6 +138,7 @@ class Redaction:
             kept_chars=kept_chars,
             added_text=prompt[kept_chars:],
             added_ids=_withheld(event.added_ids),
+            sampling=_redact_settings(event.sampling, self._redactor),
             unreplayable=(*event.unreplayable, REDACTED),
         )
 
@@ -134,7 +152,9 @@ class Redaction:
         sha256, size = self._sums.get(event.payload_sha256, ("", 0))
         return replace(
             event,
+            name=self._redactor(event.name),
             content=self._redactor(event.content),
+            tensors=tuple(_redact_values(each, self._redactor) for each in event.tensors),
             payload_sha256=sha256,
             payload_bytes=size,
             error=None if event.error is None else self._redactor(event.error),
@@ -149,11 +169,21 @@ def _withheld(ids: tuple[int, ...]) -> tuple[int, ...]:
     return (0,) * len(ids)
 
 
-def _redact_strings(value: Any, redact: Redactor) -> Any:
+def _redact_settings(settings: Mapping[str, Any], redact: Redactor) -> dict[str, Any]:
+    kept: dict[str, Any] = _redact_values(settings, redact)
+    return kept | {name: REDACTED for name in _ID_SETTINGS if settings.get(name)}
+
+
+def _redact_values(value: Any, redact: Redactor) -> Any:
+    """Every string in it, and every number that is to be hidden where it is written out."""
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, Mapping):
-        return {redact(name): _redact_strings(each, redact) for name, each in value.items()}
+        return {redact(name): _redact_values(each, redact) for name, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_redact_strings(each, redact) for each in value]
+        return [_redact_values(each, redact) for each in value]
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        written = str(value)
+        redacted = redact(written)
+        return value if redacted == written else redacted
     return value

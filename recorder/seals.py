@@ -18,6 +18,7 @@ from recorder.record import Record
 ALGORITHM = "blake2b-256"
 SEALED = (TurnFinished, RunFinished, RunFailed)
 SEALED_KINDS = frozenset(event.__name__ for event in SEALED)
+_ENDS = (RunFinished.__name__, RunFailed.__name__)
 _HEAD = struct.Struct("<qqHHI")
 _TOKEN = struct.Struct("<4i2f2eqH")
 _US_PER_MS = 1000
@@ -113,12 +114,16 @@ def check_seals(run_id: str, records: Iterable[Record]) -> SealReport:
     chain = SealChain(run_id)
     events, unsealed, turns = 0, 0, 0
     fault, bad_turn = "", None
+    ended = False
     for record in records:
         fault = _fault_of(record, events, chain)
+        if ended:
+            fault = f"event {record.seq}, {record.kind}, comes behind the end of the run"
         if fault:
             bad_turn = record.turn
             break
         chain.add(record)
+        ended = record.kind in _ENDS
         events, unsealed = events + 1, unsealed + 1
         if record.seal is not None:
             unsealed = 0

@@ -40,9 +40,17 @@ def open_store(
         return ParquetStore(Path(text))
     url = database_url(text)
     is_sqlite = url.get_backend_name() == "sqlite"
-    if must_exist and is_sqlite and not Path(url.database or "").is_file():
-        raise StoreError(f"there is no store at {url.database}")
+    if must_exist and is_sqlite:
+        _require_file(Path(url.database or ""))
     return DatabaseStore(url, upgrade=upgrade)
+
+
+def _require_file(path: Path) -> None:
+    """A store that was only begun may be an empty file: whoever records goes on with it."""
+    if not path.is_file():
+        raise StoreError(f"there is no store at {path}")
+    if path.stat().st_size == 0 and not path.with_name(f"{path.name}-wal").exists():
+        raise StoreError(f"there is no store at {path}: the file is empty")
 
 
 def database_url(text: str) -> URL:

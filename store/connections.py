@@ -1,11 +1,12 @@
 """Connections to the database of a live store: SQLite or PostgreSQL."""
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL
@@ -23,7 +24,8 @@ BUSY_TIMEOUT_MS = 60_000
 class Backend:
     """What differs between databases.
 
-    A statement by itself is committed by itself; `begin` opens a transaction of several.
+    A statement by itself is committed by itself; `begin` opens a transaction of several, and
+    `begin_reading` one that sees the database as it was at its first query.
     `begin_durable` opens one that outlasts a loss of power, `end_durable` follows it. All else
     outlasts the death of the process at once, and a loss of power once the database has written it
     by itself: in PostgreSQL within three times `wal_writer_delay`, 0.6 s by default, in SQLite at
@@ -33,6 +35,7 @@ class Backend:
     name: str
     packing: Packing
     begin: str
+    begin_reading: str
     begin_durable: tuple[str, ...]
     end_durable: str | None
 
@@ -41,6 +44,7 @@ SQLITE = Backend(
     name="sqlite",
     packing=SqlitePacking(),
     begin="BEGIN IMMEDIATE",
+    begin_reading="BEGIN",
     begin_durable=("PRAGMA synchronous=FULL", "BEGIN IMMEDIATE"),
     end_durable="PRAGMA synchronous=NORMAL",
 )
@@ -48,6 +52,7 @@ POSTGRESQL = Backend(
     name="postgresql",
     packing=PostgresPacking(),
     begin="BEGIN",
+    begin_reading="SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY",
     begin_durable=("BEGIN", "SET LOCAL synchronous_commit TO on"),
     end_durable=None,
 )
@@ -78,6 +83,34 @@ def writing_connection(engine: Engine, backend: Backend) -> Any:
 
 def is_in_memory(url: URL) -> bool:
     return url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:")
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedFile:
+    """The file that was opened under a path; SQLite goes on with it wherever it is by now."""
+
+    path: Path
+    status: os.stat_result
+
+    @classmethod
+    def of(cls, url: URL) -> Self | None:
+        """None for a database that is no file."""
+        if url.get_backend_name() != "sqlite" or is_in_memory(url):
+            return None
+        path = Path(url.database or "").absolute()
+        return cls(path, path.stat())
+
+    def require_in_place(self) -> None:
+        """Raises StoreError where nobody would ever find what is written."""
+        try:
+            is_same = os.path.samestat(self.path.stat(), self.status)
+        except OSError:
+            is_same = False
+        if not is_same:
+            raise StoreError(
+                f"{self.path} was taken away or replaced while it was open: what is recorded now "
+                "would be lost; open the store again"
+            )
 
 
 def open_engine(url: URL) -> tuple[Engine, Backend]:
@@ -116,7 +149,10 @@ def _sqlite_engine(url: URL) -> Engine:
     else:
         path = Path(url.database or "")
         refuse_foreign_file(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"cannot make {path.parent}: {error.strerror}") from None
         engine = create_engine(url)
 
     @event.listens_for(engine, "connect")

@@ -13,7 +13,7 @@ from recorder import Envelope, Record, Recording, RecordingError
 from recorder.codec import decode, encode
 from recorder.events import RunStarted, TokenSampled, ToolReturned
 from recorder.projections import RunSummary, changes_summary, summarise
-from store.connections import open_engine, writing_connection
+from store.connections import OpenedFile, open_engine, writing_connection
 from store.erasure import Erasure, erase_run
 from store.errors import NoSuchRunError, StoreError
 from store.packing import COLUMNS
@@ -38,6 +38,7 @@ class DatabaseStore(DatabaseReader):
             with engine.connect() as connection:
                 bring_to_head(connection, url, upgrade=upgrade)
             self._writer = writing_connection(engine, backend)
+            self._file = OpenedFile.of(url)
         except DBAPIError as error:
             engine.dispose()
             raise StoreError(f"cannot open {where}: {error.orig}") from None
@@ -45,12 +46,12 @@ class DatabaseStore(DatabaseReader):
             engine.dispose()
             raise
         self._cursor = self._writer.cursor()
-        self._driver = engine.dialect.loaded_dbapi
         self._statements = _Statements(backend.packing.mark)
         self._open_runs: dict[str, tuple[int, RunSummary]] = {}
 
     def close(self) -> None:
-        self._writer.close()
+        # Not given back but closed: one that the server has cut off cannot be rolled back.
+        self._writer.invalidate()
         self._engine.dispose()
 
     def __enter__(self) -> Self:
@@ -106,6 +107,8 @@ class DatabaseStore(DatabaseReader):
     def _transaction(self, run_id: str, refused: str, *, durable: bool) -> Iterator[None]:
         """Commit what the block writes, or nothing of it. Raises as `_told` does."""
         backend = self._backend
+        if durable and self._file is not None:
+            self._file.require_in_place()
         with self._told(run_id, refused):
             try:
                 for statement in backend.begin_durable if durable else (backend.begin,):

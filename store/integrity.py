@@ -8,7 +8,7 @@ from recorder import Envelope, Recording, RecordingError
 from recorder.codec import decode
 from recorder.envelope import TurnCounter
 from recorder.events import ToolReturned
-from recorder.projections import iterate_turns, summarise_all
+from recorder.projections import iterate_turns, summarise, summarise_all
 from recorder.seals import check_seals
 from store.errors import StoreError
 from store.source import Source
@@ -49,7 +49,7 @@ def check(source: Source, run_id: str, *, seal: str | None = None) -> Integrity:
     faults = [*source.verify_files(), *filter(None, [report.fault])]
     bad_turn = report.bad_turn
     if not faults:
-        found = next(_other_faults(source, recording), None)
+        found = next(_other_faults(source, recording, report.events), None)
         if found is not None:
             bad_turn, fault = found
             faults.append(fault)
@@ -66,8 +66,15 @@ def check(source: Source, run_id: str, *, seal: str | None = None) -> Integrity:
     )
 
 
-def _other_faults(source: Source, recording: Recording) -> Iterator[tuple[int | None, str]]:
-    """What no seal covers, because it follows from what they do; with the turn it is in."""
+def _other_faults(
+    source: Source, recording: Recording, seen_events: int
+) -> Iterator[tuple[int | None, str]]:
+    """What no seal covers, because it follows from what they do; with the turn it is in.
+
+    A run that is being recorded has `seen_events` and perhaps more by now.
+    """
+    # Read in between: it is as old as the events that were seen, or as one that came since.
+    row = next((each for each in source.summaries() if each.run_id == recording.run_id), None)
     envelopes: list[Envelope] = []
     turns = TurnCounter()
     for record in recording.records():
@@ -89,8 +96,12 @@ def _other_faults(source: Source, recording: Recording) -> Iterator[tuple[int | 
             pass
     except RecordingError as error:
         yield None, str(error)
-    (row,) = (each for each in source.summaries() if each.run_id == recording.run_id)
-    if row != summarise_all(envelopes):
+    summary = summarise_all(envelopes[:seen_events])
+    for envelope in envelopes[seen_events:]:
+        if row == summary:
+            break
+        summary = summarise(summary, envelope)
+    if row != summary:
         yield None, "the row of the run is not what its events add up to"
 
 

@@ -4,6 +4,7 @@ import heapq
 import itertools
 import struct
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from operator import attrgetter
 from typing import Any, TypeVar
 
@@ -16,7 +17,7 @@ from recorder import Record, Recording, RecordingError
 from recorder.codec import TOKEN_KIND
 from recorder.projections import RunSummary
 from store.arrow import AT, EVENTS, TOKENS
-from store.connections import Backend
+from store.connections import Backend, is_in_memory
 from store.errors import NoSuchRunError, StoreError
 from store.packing import COLUMNS
 from store.source import Selection
@@ -44,6 +45,7 @@ class DatabaseReader:
     def __init__(self, engine: Engine, backend: Backend, where: str) -> None:
         self.where = where
         self._engine = engine
+        self._driver: Any = engine.dialect.loaded_dbapi
         self._backend = backend
 
     def blob(self, sha256: str) -> bytes:
@@ -52,7 +54,9 @@ class DatabaseReader:
         payload = self._ask(lambda reader: reader.execute(query).scalar_one_or_none())
         if payload is None:
             raise StoreError(f"{self.where} has no blob {sha256}")
-        return bytes(payload)
+        if not isinstance(payload, bytes):
+            raise StoreError(f"blob {sha256} in {self.where} is damaged: it is not bytes")
+        return payload
 
     def summaries(self) -> list[RunSummary]:
         """Every run, the newest last."""
@@ -77,20 +81,41 @@ class DatabaseReader:
 
     def _records(self, run_id: str) -> Iterator[Record]:
         try:
-            with self._engine.connect() as reader, self._engine.connect() as token_reader:
+            with self._snapshot() as reader:
                 run = self._run(reader, run_id)
-                event_rows = reader.execute(_of_run(events, run.run_key)).yield_per(1000)
-                token_rows = token_reader.execute(_of_run(tokens, run.run_key)).yield_per(1000)
                 started_us = run.started_at_ns // NS_PER_US
-                yield from heapq.merge(
-                    (_event_record(row, started_us) for row in event_rows),
-                    (self._token_record(row, started_us) for row in token_rows),
-                    key=attrgetter("seq"),
-                )
-        except DBAPIError as error:
-            raise StoreError(f"cannot read {self.where}: {error.orig}") from None
+                # Closed by name: a statement left open in a traceback keeps the file open, too.
+                with (
+                    reader.execute(_of_run(events, run.run_key)).yield_per(1000) as event_rows,
+                    reader.execute(_of_run(tokens, run.run_key)).yield_per(1000) as token_rows,
+                ):
+                    yield from heapq.merge(
+                        (_event_record(row, started_us) for row in event_rows),
+                        (self._token_record(row, started_us) for row in token_rows),
+                        key=attrgetter("seq"),
+                    )
         except (TypeError, struct.error) as error:
             raise RecordingError(f"run {run_id} is damaged: {error}") from None
+
+    @contextmanager
+    def _snapshot(self) -> Iterator[Connection]:
+        """For several queries that must see one moment, whatever is written meanwhile."""
+        with self._reading() as reader:
+            # In memory there is one connection, which the writer needs, and no one else.
+            if not is_in_memory(self._engine.url):
+                reader.exec_driver_sql(self._backend.begin_reading)
+            yield reader
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        """Raises StoreError for what the database cannot read."""
+        try:
+            with self._engine.connect() as reader:
+                yield reader
+        except DBAPIError as error:
+            raise StoreError(f"cannot read {self.where}: {error.orig}") from None
+        except self._driver.Error as error:
+            raise StoreError(f"cannot read {self.where}: {error}") from None
 
     def _run(self, reader: Connection, run_id: str) -> Row[Any]:
         row = reader.execute(select(runs).where(runs.c.run_id == run_id)).one_or_none()
@@ -182,7 +207,11 @@ class DatabaseReader:
                     parts.append(_placed(keys, after_us, numbers, starts) | columns(values))
             return _joined(parts, [run.run_id for run in chosen], schema)
 
-        return self._ask(read)
+        try:
+            with self._snapshot() as reader:
+                return read(reader)
+        except (TypeError, ValueError, OverflowError, struct.error) as error:
+            raise RecordingError(f"{table.name} in {self.where} is damaged: {error}") from None
 
     def _chosen_runs(
         self, reader: Connection, run_ids: tuple[str, ...] | None
@@ -192,11 +221,8 @@ class DatabaseReader:
         return [row for row in found if run_ids is None or row.run_id in run_ids]
 
     def _ask(self, question: Callable[[Connection], _Result]) -> _Result:
-        try:
-            with self._engine.connect() as reader:
-                return question(reader)
-        except DBAPIError as error:
-            raise StoreError(f"cannot read {self.where}: {error.orig}") from None
+        with self._reading() as reader:
+            return question(reader)
 
 
 _PLACE = ("run_id", "seq", "at")
@@ -234,6 +260,8 @@ def _of_run(table: Table, run_key: int) -> Select[Any]:
 
 
 def _event_record(row: Row[Any], started_us: int) -> Record:
+    if not (isinstance(row.kind, str) and isinstance(row.body, str)):
+        raise TypeError(f"event {row.event_key & SEQ_MASK} is not text")
     return Record(
         seq=row.event_key & SEQ_MASK,
         at_ns=(started_us + row.after_us) * NS_PER_US,
@@ -270,7 +298,10 @@ class _Numbers:
         return [(key, key) for key in keys]
 
     def of(self, run_keys: Any) -> Any:
-        return self._by_key[np.searchsorted(self._keys, run_keys)]
+        places = np.searchsorted(self._keys, run_keys)
+        if np.any(self._keys[np.minimum(places, len(self._keys) - 1)] != run_keys):
+            raise ValueError("there are events of no run")
+        return self._by_key[places]
 
 
 def _batches(cursor: Any) -> Iterator[list[Any]]:

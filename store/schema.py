@@ -1,6 +1,7 @@
 """What is in a database before we touch it, and bringing it to the newest schema."""
 
 import sqlite3
+import struct
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,7 +19,11 @@ from store.tables import TRIGGERS
 
 _WAL_ATTEMPTS = 200
 _WAL_PAUSE_S = 0.05
-_CREATION_LOCK = 0x746F6B656E746170  # "tokentap": those who find a blank PostgreSQL take turns
+_LOG_HEADER = struct.Struct(">8I")
+_LOG_MAGIC = 0x377F0682
+_LOG_LOOKS = 5
+_LOG_PAUSE_S = 0.02
+_SCHEMA_LOCK = 0x746F6B656E746170  # "tokentap": who changes the schema of a PostgreSQL holds it
 MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
 
 
@@ -63,27 +68,77 @@ def refuse_foreign_file(path: Path) -> None:
 
     Only reads: a file that is not ours stays byte for byte what it was.
     """
-    if path.is_dir():
-        raise StoreError(f"{path} is a folder, not a database file")
-    log, index = (path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))
-    if index.exists() and not log.exists() and path.exists():
-        raise StoreError(
-            f"{log} is missing: {path} was being written, and its newest events are in there. Put "
-            f"it back, or remove {index.name} to go on with what is left"
-        )
-    if not path.exists() or path.stat().st_size == 0:
-        return
-    with path.open("rb") as file:
-        if file.read(16) != b"SQLite format 3\x00":
-            raise StoreError(f"{path} is not a database: it has no SQLite header")
     try:
+        if path.is_dir():
+            raise StoreError(f"{path} is a folder, not a database file")
+        _refuse_lost_log(path)
+        if not path.exists() or path.stat().st_size == 0:
+            return
+        with path.open("rb") as file:
+            if file.read(16) != b"SQLite format 3\x00":
+                raise StoreError(f"{path} is not a database: it has no SQLite header")
         connection = sqlite3.connect(path)
         try:
             connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
         finally:
             connection.close()
-    except sqlite3.Error as error:
+    except OSError as error:
+        raise StoreError(f"cannot open {path}: {error.strerror}") from None
+    except sqlite3.OperationalError as error:
+        # The file itself may be sound.
+        raise StoreError(
+            f"cannot open {path}: {error}. Where its folder cannot be written to, copy it to one "
+            "that can: SQLite keeps its log there, even to read"
+        ) from None
+    except (sqlite3.Error, UnicodeDecodeError) as error:
+        # SQLite quotes what it cannot read, which need not be text.
         raise StoreError(f"{path} cannot be read as a database: {error}") from None
+
+
+def _refuse_lost_log(path: Path) -> None:
+    """SQLite would go on without the log, as if its events had never been."""
+    for _ in range(_LOG_LOOKS):
+        fault = _fault_of_log(path)
+        if not fault:
+            return
+        # The last process to close a store removes its log and index, one after the other.
+        time.sleep(_LOG_PAUSE_S)
+    raise StoreError(fault)
+
+
+def _fault_of_log(path: Path) -> str:
+    log, index = (path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))
+    try:
+        with log.open("rb") as file:
+            header = file.read(_LOG_HEADER.size)
+    except FileNotFoundError:
+        if not (index.exists() and path.exists()):
+            return ""
+        return (
+            f"{log} is missing: {path} was being written, and its newest events are in there. Put "
+            f"it back, or remove {index.name} to go on with what is left"
+        )
+    if header and not _is_log_header(header):
+        return (
+            f"{log} is damaged: the newest events of {path} are in there. Put it back, or remove "
+            "it to go on with what is left"
+        )
+    if header and path.exists() and path.stat().st_size == 0:
+        return f"{path} is empty, and {log} is not: put the file back that the log belongs to"
+    return ""
+
+
+def _is_log_header(header: bytes) -> bool:
+    """Whether SQLite will read the log behind it: https://sqlite.org/fileformat2.html#walformat."""
+    if len(header) < _LOG_HEADER.size:
+        return False
+    magic, *_, recorded_a, recorded_b = _LOG_HEADER.unpack(header)
+    words = struct.unpack(">6I" if magic & 1 else "<6I", header[:24])
+    a = b = 0
+    for first, second in zip(words[::2], words[1::2], strict=True):
+        a = (a + first + b) & 0xFFFFFFFF
+        b = (b + second + a) & 0xFFFFFFFF
+    return magic & ~1 == _LOG_MAGIC and (a, b) == (recorded_a, recorded_b)
 
 
 def bring_to_head(connection: Connection, url: URL, *, upgrade: bool) -> None:
@@ -111,14 +166,18 @@ def revision_of(connection: Connection, where: str) -> str:
     found = _tables(connection)
     if "alembic_version" not in found or "events" not in found:
         raise StoreError(f"{where} is a database of something else: it has no tokentape events")
-    revision = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    revision = _version(connection)
     connection.rollback()
     known = {each.revision for each in _scripts().walk_revisions()}
     if revision not in known:
         raise NewerStoreError(
             f"{where} has schema {revision}, this tokentape knows up to {head()}: upgrade tokentape"
         )
-    return str(revision)
+    return revision
+
+
+def _version(connection: Connection) -> str:
+    return str(connection.execute(text("SELECT version_num FROM alembic_version")).scalar())
 
 
 def history(current: str) -> list[Revision]:
@@ -140,12 +199,14 @@ def upgrade_schema(connection: Connection, url: URL, *, backup: bool) -> Upgrade
     a backup is asked for: that is made with `pg_dump`.
     """
     where = url.render_as_string()
-    before = revision_of(connection, where)
+    if revision_of(connection, where) == head():
+        return Upgrade(before=head(), after=head(), backup=None)
+    _take_turns(connection)
+    before = _version(connection)
     if before == head():
+        connection.rollback()
         return Upgrade(before=before, after=before, backup=None)
     copy = _back_up(url, before) if backup else None
-    is_sqlite = connection.dialect.name == "sqlite"
-    connection.exec_driver_sql("BEGIN EXCLUSIVE" if is_sqlite else "SELECT 1")
     command.upgrade(alembic_config(connection), "head")
     missing = TRIGGERS - triggers_of(connection)
     if missing:
@@ -169,12 +230,18 @@ def _create(connection: Connection) -> None:
     """Of several processes that find the database blank, one creates, the others wait for it."""
     if connection.dialect.name == "sqlite":
         _use_wal(connection)
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-    else:
-        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _CREATION_LOCK})
+    _take_turns(connection)
     if not _tables(connection):
         command.upgrade(alembic_config(connection), "head")
     connection.commit()
+
+
+def _take_turns(connection: Connection) -> None:
+    """Until the transaction ends, nobody else creates or upgrades here; reading goes on."""
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    else:
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _SCHEMA_LOCK})
 
 
 def _tables(connection: Connection) -> set[str]:

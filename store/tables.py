@@ -48,6 +48,8 @@ runs = Table(
     Column("prompt_tokens", BigInteger, nullable=False),
     Column("reused_tokens", BigInteger, nullable=False),
     Column("generated_tokens", BigInteger, nullable=False),
+    # Who still records a run that was erased must not write into another under its key.
+    sqlite_autoincrement=True,
 )
 
 events = Table(

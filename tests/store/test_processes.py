@@ -1,52 +1,302 @@
-"""Several processes record into one file, which none of them has made yet."""
+"""Several processes use one store at once, which none of them may have made yet."""
 
+import itertools
+import sqlite3
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
+from alembic import command
+from sqlalchemy import create_engine, text
 
 import tokentape as tt
 from recorder.events import CacheCleared
+from store import DatabaseStore
+from store.schema import alembic_config
+from tests.store.crash import ROOT, Process, Processes, digest, processes, record_script, started
 
-PROGRAM = """
-import sys
-from recorder import Recorder
-from recorder.events import CacheCleared, RunStarted
-from store import open_store
+NAMES = [f"run {index}" for index in range(8)]
 
-started = RunStarted(
-    name=sys.argv[2], seed=1, model="m", weights_sha256="", tokenizer_sha256="",
-    template_sha256="", generation_config={}, sampler_sha256="", dtype="float32", device="cpu",
-    attention_kernel="sdpa", threads=1, context_tokens=None, environment={}, behaviour={},
-)
-with open_store(sys.argv[1]) as store, Recorder(store) as recorder:
-    recorder.record(started)
-    for number in range(200):
-        recorder.record(CacheCleared(reason=sys.argv[2], freed_bytes=number))
+
+@pytest.fixture(scope="module")
+def recorders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
+    with processes(tmp_path_factory.mktemp("pipes")) as started_here:
+        yield started_here
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def where(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A store that nobody has made yet."""
+    if request.param == "sqlite":
+        return str(tmp_path / "runs.db")
+    return str(request.getfixturevalue("postgres_url"))
+
+
+def live(where: str) -> DatabaseStore:
+    store = tt.open_store(where)
+    assert isinstance(store, DatabaseStore)
+    return store
+
+
+def finish(running: list[Process]) -> None:
+    """Wait until each has recorded all of its run; an error in one fails the test."""
+    said = [process.wait() for process in running]
+    assert [each.error for each in said] == [""] * len(said)
+    assert all(each.finished for each in said)
+
+
+def test_eight_record_into_a_store_that_none_has_made(where: str, recorders: Processes) -> None:
+    running = [recorders.start(where, name, turns=12) for name in NAMES]
+    finish(running)
+    with live(where) as store:
+        names = {each.run_id: each.name for each in store.summaries()}
+
+        assert sorted(names.values()) == NAMES
+        for process, name in zip(running, NAMES, strict=True):
+            records = list(store.recording(process.said.run_id).records())
+            finished = records.pop()
+            assert names[process.said.run_id] == name
+            assert [digest(record) for record in records] == process.said.events
+            assert (finished.seq, finished.kind) == (len(records), "RunFinished")
+            assert tt.check(store, process.said.run_id).holds
+
+
+def test_of_two_that_begin_one_run_one_is_refused(where: str, recorders: Processes) -> None:
+    live(where).close()
+    for index in range(6):
+        run_id = f"00000000-0000-7000-8000-{index:012}"
+        said = [
+            process.wait()
+            for process in [
+                recorders.start(where, name, run_id=run_id, turns=2) for name in ("a", "b")
+            ]
+        ]
+        (winner,), (loser,) = (
+            [each for each in said if each.finished == wanted] for wanted in (True, False)
+        )
+        with live(where) as store:
+            records = list(store.recording(run_id).records())
+
+            assert loser.events == []
+            assert "a run has one writer" in loser.error
+            assert [digest(record) for record in records[:-1]] == winner.events
+            assert tt.check(store, run_id).holds
+
+
+# Both write events 1 to 200 of a run that somebody else began; who comes too late tries the next.
+RACER = """
+import random, sys, time
+from recorder import Envelope
+from recorder.events import CacheCleared, TokenSampled
+from store import StoreError, open_store
+
+where, run_id, me = sys.argv[1:]
+with open_store(where) as store:
+    print("ready", flush=True)
+    sys.stdin.readline()
+    won, refused = [], set()
+    for seq in range(1, 201):
+        token = TokenSampled(
+            turn=1, step=seq, position=seq, token_id=int(me), logprob=0.0, logprob_processed=0.0,
+            entropy=0.0, top_gap=0.0, duration_ms=0.0,
+        )
+        cleared = CacheCleared(reason=me, freed_bytes=seq)
+        event = token if (seq + int(me)) % 2 else cleared
+        try:
+            store.append(Envelope(run_id, seq, 10**15, event, 1), durable=False)
+            won.append(seq)
+            # So that each is the first now and then.
+            time.sleep(random.choice((0, 0.005)))
+        except StoreError as error:
+            refused.add(str(error).replace(f"event {seq} ", "event N "))
+print(won, sorted(refused), sep="\\n")
 """
 
 
-def test_no_event_is_lost_repeated_or_put_into_another_run(tmp_path: Path) -> None:
-    database = tmp_path / "runs.db"
-    names = ["a", "b", "c", "d"]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, str(database), name],
+def test_of_two_writers_of_one_run_one_wins_each_event(where: str) -> None:
+    with live(where) as store:
+        run_id = "00000000-0000-7000-8000-000000000000"
+        store.append(tt.Envelope(run_id, 0, 10**15, started("raced")), durable=True)
+        racers = [
+            subprocess.Popen(
+                [sys.executable, "-c", RACER, where, run_id, me],
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for me in "12"
+        ]
+        for racer in racers:
+            assert racer.stdout is not None
+            assert racer.stdout.readline() == "ready\n"
+        for racer in racers:
+            assert racer.stdin is not None
+            racer.stdin.write("go\n")
+            racer.stdin.flush()
+        answers = [racer.communicate()[0].splitlines() for racer in racers]
+        won = [set(eval(first)) for first, _ in answers]
+        refused = set(itertools.chain.from_iterable(eval(second) for _, second in answers))
+        events = [each.event for each in store.recording(run_id).events()][1:]
+        writers = [
+            int(event.reason) if isinstance(event, CacheCleared) else event.token_id
+            for event in events
+        ]
+
+        assert won[0] | won[1] == set(range(1, len(events) + 1))
+        assert not won[0] & won[1]
+        assert won[0]
+        assert won[1]
+        assert writers == [1 if seq in won[0] else 2 for seq in range(1, len(events) + 1)]
+        assert len(refused) == 1
+        assert "a run has one writer" in refused.pop()
+
+
+def test_a_reader_never_sees_a_hole_while_others_record(where: str, recorders: Processes) -> None:
+    live(where).close()
+    running = [recorders.start(where, name, turns=25, tokens=4) for name in NAMES[:2]]
+    reads, grown = 0, set()
+    with live(where) as store:
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            summaries = store.summaries()
+            for summary in summaries:
+                recording = store.recording(summary.run_id)
+                envelopes = list(recording.events())
+                reads += 1
+                grown.add(len(envelopes))
+                assert envelopes
+                assert [turn.number for turn in recording.turns()][:1] in ([], [1])
+                assert tt.check(store, summary.run_id).faults == ()
+            if len(summaries) == 2 and all(each.status == "finished" for each in summaries):
+                break
+    finish(running)
+
+    assert reads > 4
+    assert len(grown) > 4
+
+
+def test_a_run_is_erased_while_another_is_recorded(where: str, recorders: Processes) -> None:
+    with live(where) as store:
+        gone = [record_script(store, "gone", turns=4, seed=index) for index in range(3)]
+        running = recorders.start(where, "recorded")
+        for run_id in gone:
+            running.follow(seconds=30, events=len(running.said.events) + 20)
+            store.erase(run_id, reason="wanted")
+        running.follow(seconds=30, events=len(running.said.events) + 20)
+        said = running.kill()
+        (left,) = store.summaries()
+        records = list(store.recording(said.run_id).records())
+
+        assert said.error == ""
+        assert left.run_id == said.run_id
+        assert len(said.events) <= len(records) <= len(said.events) + 1
+        assert [digest(record) for record in records[: len(said.events)]] == said.events
+        assert tt.check(store, said.run_id).faults == ()
+
+
+def test_who_records_a_run_that_was_erased_cannot_write_into_the_next(where: str) -> None:
+    with live(where) as store, live(where) as other:
+        mine = tt.Recorder(other)
+        mine.record(started("erased"))
+        store.erase(mine.run_id)
+        with tt.Recorder(store) as recorder:
+            recorder.record(started("next"))
+            with pytest.raises(tt.StoreError, match="lacks the one before it"):
+                mine.record(CacheCleared(reason="late", freed_bytes=0))
+        (left,) = store.summaries()
+
+        assert left.name == "next"
+        assert tt.check(store, left.run_id).holds
+
+
+def make_store_0001(path: Path, runs: int, tokens: int) -> None:
+    """A store of the first schema with runs in it."""
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+        command.upgrade(alembic_config(connection), "0001")
+        for key in range(1, runs + 1):
+            at_ns = 10**18 + key * 10**9
+            connection.execute(
+                text(
+                    "INSERT INTO runs VALUES (:key, :id, 'old', 'running', 'm', 1, :at, :at, "
+                    "0, 0, 0, 0)"
+                ),
+                {"key": key, "id": f"00000000-0000-7000-8000-{key:012}", "at": at_ns},
+            )
+            body = '{"reason":"old","freed_bytes":1}'
+            for seq in range(tokens):
+                connection.execute(
+                    text("INSERT INTO events VALUES (:key, :seq, :at, 'CacheCleared', 1, :body)"),
+                    {"key": key, "seq": seq, "at": at_ns + seq * 1000, "body": body},
+                )
+        connection.commit()
+    engine.dispose()
+
+
+UPGRADER = """
+import sys
+from store import open_store
+
+print("ready", flush=True)
+with open_store(sys.argv[1], upgrade=True) as store:
+    print(sum(1 for run in store.summaries() for _ in store.recording(run.run_id).events()))
+"""
+
+
+def test_of_several_that_upgrade_a_store_one_makes_the_backup(tmp_path: Path) -> None:
+    path = tmp_path / "runs.db"
+    make_store_0001(path, runs=3, tokens=500)
+    busy = sqlite3.connect(path, isolation_level=None)
+    busy.execute("BEGIN IMMEDIATE")
+    upgraders = []
+    for _ in range(2):
+        upgrader = subprocess.Popen(
+            [sys.executable, "-c", UPGRADER, str(path)],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for name in names
-    ]
-    complaints = [process.communicate()[1] for process in processes]
-    with tt.open_store(database) as store:
-        summaries = store.summaries()
-        events = {
-            summary.name: list(store.recording(summary.run_id).events()) for summary in summaries
-        }
+        upgraders.append(upgrader)
+        assert upgrader.stdout is not None
+        assert upgrader.stdout.readline() == "ready\n"
+        # Backups are named by the second.
+        time.sleep(1)
+    busy.execute("ROLLBACK")
+    busy.close()
 
-    assert complaints == [""] * len(names)
-    assert sorted(events) == names
-    for name, envelopes in events.items():
-        cleared = [each.event for each in envelopes if isinstance(each.event, CacheCleared)]
-        assert [each.seq for each in envelopes] == list(range(202))
-        assert [event.freed_bytes for event in cleared] == list(range(200))
-        assert {event.reason for event in cleared} == {name}
+    assert [upgrader.communicate() for upgrader in upgraders] == [("1500\n", "")] * 2
+    (backup,) = tmp_path.glob("*.backup")
+    with sqlite3.connect(backup) as copy:
+        assert copy.execute("SELECT version_num FROM alembic_version").fetchall() == [("0001",)]
+        assert copy.execute("SELECT count(*) FROM events").fetchall() == [(1500,)]
+    copy.close()
+
+
+OPENER = """
+import sys
+from store import open_store
+
+for _ in range(40):
+    with open_store(sys.argv[1], must_exist=True) as store:
+        store.summaries()
+"""
+
+
+def test_opening_and_closing_at_once_disturbs_nobody(tmp_path: Path) -> None:
+    path = tmp_path / "runs.db"
+    with live(str(path)) as store:
+        record_script(store, "there")
+    openers = [
+        subprocess.Popen(
+            [sys.executable, "-c", OPENER, str(path)], cwd=ROOT, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(3)
+    ]
+
+    assert [opener.communicate()[1] for opener in openers] == [""] * 3
