@@ -6,20 +6,28 @@ from pathlib import Path
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from store.connections import connected
-from store.database import DatabaseStore
-from store.erasure import Erasure
+from store.copies.importing import Imported, import_runs
+from store.copies.jsonl import export_jsonl
+from store.copies.spreadsheets import export_csv
 from store.errors import NewerStoreError, NoSuchRunError, OlderStoreError, StoreError
-from store.frames import cache_df, candidates_df, events_df, runs_df, tokens_df, tools_df, turns_df
-from store.importing import Imported, import_runs
+from store.frames.frames import (
+    cache_df,
+    candidates_df,
+    events_df,
+    runs_df,
+    tokens_df,
+    tools_df,
+    turns_df,
+)
 from store.integrity import Integrity, check
-from store.jsonl import export_jsonl
-from store.schema import Upgrade, revision_of, upgrade_schema
-from store.sealed import ParquetStore
-from store.sealing import export_parquet
-from store.sealing_log import SealingLog
-from store.spreadsheets import export_csv
-from store.tape import is_zip, pack
+from store.live.connections import connected
+from store.live.database import DatabaseStore
+from store.live.erasure import Erasure
+from store.live.schema import Upgrade, revision_of, upgrade_schema
+from store.sealed.reader import ParquetStore
+from store.sealed.sealing import export_parquet
+from store.sealed.sealing_log import SealingLog
+from store.sealed.tape import is_zip, pack
 
 DEFAULT_URL = "sqlite:///tokentape.db"
 
@@ -68,7 +76,7 @@ def current_schema(url: URL) -> str:
 
 
 def upgrade_store(url: URL, *, backup: bool = True) -> Upgrade:
-    """Bring a live store to the newest schema; see `store.schema.upgrade_schema`."""
+    """Bring a live store to the newest schema; see `store.live.schema.upgrade_schema`."""
     with connected(url) as connection:
         return upgrade_schema(connection, url, backup=backup)
 

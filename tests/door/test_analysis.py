@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 import tokentape as tt
 from store import DatabaseStore
-from store.frame_columns import FRAMES, MEANING
+from store.frames.columns import FRAMES, MEANING
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "analysis.md").read_text(encoding="utf-8")
 SAMPLED = {"do_sample": True, "temperature": 0.8, "top_p": 0.9}

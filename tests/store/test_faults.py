@@ -15,7 +15,6 @@ import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 
-import store.connections
 import tokentape as tt
 from recorder.events import CacheCleared
 from store import DatabaseStore
@@ -183,7 +182,7 @@ def test_a_store_that_may_not_be_written_says_so(guarded: Path, folder_mode: int
 def test_a_store_that_somebody_holds_too_long_is_told(
     sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store.connections, "BUSY_TIMEOUT_MS", 200)
+    monkeypatch.setattr("store.live.connections.BUSY_TIMEOUT_MS", 200)
     path = Path(shutil.copy(sound, tmp_path))
     holder = sqlite3.connect(path, isolation_level=None)
     with live(path) as opened:

@@ -12,7 +12,7 @@ import tokentape as tt
 from recorder.events import TokenSampled, ToolReturned
 from store import DatabaseStore
 from store.arrow import TOKENS
-from store.frame_columns import FRAMES
+from store.frames.columns import FRAMES
 from store.source import Selection
 from tests.store.conftest import ODD_TEXT, run_started, token, turn_started
 

@@ -17,8 +17,8 @@ import tokentape as tt
 from recorder.codec import decode_body
 from recorder.events import TokenSampled
 from recorder.numbers import to_half
-from store.schema import alembic_config, head, triggers_of
-from store.tables import TRIGGERS, metadata
+from store.live.schema import alembic_config, head, triggers_of
+from store.live.tables import TRIGGERS, metadata
 
 SCHEMAS = Path(__file__).parent / "schemas"
 RELEASED = sorted(path.stem for path in SCHEMAS.glob("*.sql"))
@@ -144,7 +144,7 @@ def test_an_upgrade_that_loses_a_trigger_is_undone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = old_store(tmp_path, "0001")
-    monkeypatch.setattr("store.schema.TRIGGERS", TRIGGERS | {"one_that_is_not_made"})
+    monkeypatch.setattr("store.live.schema.TRIGGERS", TRIGGERS | {"one_that_is_not_made"})
     before = path.read_bytes()
     with pytest.raises(tt.StoreError, match="lost one_that_is_not_made: it is undone"):
         tt.open_store(path, upgrade=True)

@@ -17,7 +17,7 @@ import tokentape as tt
 from recorder import Record
 from recorder.codec import dump_canonical
 from store import DatabaseStore
-from store.jsonl import JsonlFile
+from store.copies.jsonl import JsonlFile
 from tests.store.made_runs import begin, make_run, say
 
 Cli = Callable[..., tuple[int, str, str]]

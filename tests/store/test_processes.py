@@ -15,7 +15,7 @@ from sqlalchemy import create_engine, text
 import tokentape as tt
 from recorder.events import CacheCleared
 from store import DatabaseStore
-from store.schema import alembic_config
+from store.live.schema import alembic_config
 from tests.store.crash import ROOT, Process, Processes, digest, processes, record_script, started
 
 NAMES = [f"run {index}" for index in range(8)]

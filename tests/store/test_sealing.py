@@ -11,7 +11,8 @@ import pytest
 import tokentape as tt
 from recorder import Record
 from recorder.events import CacheCleared
-from store import DatabaseStore, parquet
+from store import DatabaseStore
+from store.sealed import parquet
 from tests.store.made_runs import begin, make_run, say
 
 

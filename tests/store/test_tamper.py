@@ -15,8 +15,8 @@ from recorder.events import ToolReturned
 from recorder.projections import summarise_all
 from store import DatabaseStore
 from store.arrow import TOKENS
+from store.live.tables import SEQ_BITS, TRIGGERS, blobs, events, runs, tokens
 from store.source import Selection
-from store.tables import SEQ_BITS, TRIGGERS, blobs, events, runs, tokens
 from tests.store.crash import record_script
 
 TABLES = (events, tokens, runs, blobs)

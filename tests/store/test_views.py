@@ -13,9 +13,10 @@ from alembic import command
 from sqlalchemy import inspect, text
 
 import tokentape as tt
-from store import DatabaseStore, frames
-from store.frame_columns import FRAMES
-from store.schema import alembic_config
+from store import DatabaseStore
+from store.frames import frames
+from store.frames.columns import FRAMES
+from store.live.schema import alembic_config
 from tests.store.conftest import ODD_TEXT, float32, run_started, token, tool_returned, turn_started
 
 ORDER = {

@@ -12,7 +12,7 @@ import typer
 import tokentape as tt
 from recorder.seals import check_seals
 from store import DEFAULT_URL, DatabaseStore
-from store.importing import checked_copy
+from store.copies.importing import checked_copy
 from tokentape import output
 from tokentape.commands.options import (
     JsonOption,

@@ -10,7 +10,7 @@ from sqlalchemy.engine import URL
 
 import tokentape as tt
 from store import DEFAULT_URL, current_schema, database_url, upgrade_store
-from store.schema import head, history
+from store.live.schema import head, history
 from tokentape import output
 from tokentape.commands.options import JsonOption, StoreOption
 

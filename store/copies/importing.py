@@ -7,12 +7,12 @@ from pathlib import Path
 
 from recorder import Recording, RecordingError
 from recorder.seals import SealReport, check_seals
-from store.database import DatabaseStore
+from store.copies.jsonl import JsonlFile
 from store.errors import StoreError
-from store.jsonl import JsonlFile
-from store.sealed import ParquetStore
+from store.live.database import DatabaseStore
+from store.sealed.reader import ParquetStore
+from store.sealed.tape import is_zip
 from store.source import BlobSource
-from store.tape import is_zip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

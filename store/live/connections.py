@@ -14,8 +14,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry, StaticPool
 
 from store.errors import StoreError
-from store.packing import Packing, PostgresPacking, SqlitePacking
-from store.schema import refuse_foreign_file
+from store.live.packing import Packing, PostgresPacking, SqlitePacking
+from store.live.schema import refuse_foreign_file
 
 BUSY_TIMEOUT_MS = 60_000
 

@@ -15,7 +15,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import OperationalError
 
 from store.errors import NewerStoreError, OlderStoreError, StoreError
-from store.tables import TRIGGERS
+from store.live.tables import TRIGGERS
 
 _WAL_ATTEMPTS = 200
 _WAL_PAUSE_S = 0.05
@@ -24,7 +24,7 @@ _LOG_MAGIC = 0x377F0682
 _LOG_LOOKS = 5
 _LOG_PAUSE_S = 0.02
 _SCHEMA_LOCK = 0x746F6B656E746170  # "tokentap": who changes the schema of a PostgreSQL holds it
-MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
+MIGRATIONS = Path(__file__).resolve().parents[2] / "migrations"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

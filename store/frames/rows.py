@@ -10,7 +10,7 @@ import pyarrow as pa
 from recorder import NewerRecordingError, RecordingError
 from recorder.codec import CLASSES
 from recorder.upcasters import UPCASTERS, upcast
-from store.frame_columns import CACHE_DF, TURNS_DF
+from store.frames.columns import CACHE_DF, TURNS_DF
 
 Row = dict[str, Any]
 BODY_COLUMNS = ("run_id", "seq", "at", "turn", "kind", "version", "body")

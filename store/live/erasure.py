@@ -12,9 +12,9 @@ from sqlalchemy.exc import DBAPIError
 from recorder import RecordingError
 from recorder.codec import decode_body
 from recorder.events import ToolReturned
-from store.connections import is_in_memory
 from store.errors import NoSuchRunError, StoreError
-from store.tables import SEQ_BITS, SEQ_MASK, blobs, events, runs, tokens, tombstones
+from store.live.connections import is_in_memory
+from store.live.tables import SEQ_BITS, SEQ_MASK, blobs, events, runs, tokens, tombstones
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,15 +13,15 @@ from recorder import Envelope, Record, Recording, RecordingError
 from recorder.codec import decode, encode
 from recorder.events import RunStarted, TokenSampled
 from recorder.projections import RunSummary, changes_summary, summarise
-from store.connections import OpenedFile, open_engine, writing_connection
-from store.erasure import Erasure, erase_run
+from store.copies.payloads import payload_of
 from store.errors import NoSuchRunError, StoreError
-from store.packing import COLUMNS
-from store.reader import NS_PER_US, SUMMARY_COLUMNS, DatabaseReader, summary_of
-from store.payloads import payload_of
-from store.schema import bring_to_head
+from store.live.connections import OpenedFile, open_engine, writing_connection
+from store.live.erasure import Erasure, erase_run
+from store.live.packing import COLUMNS
+from store.live.reader import NS_PER_US, SUMMARY_COLUMNS, DatabaseReader, summary_of
+from store.live.schema import bring_to_head
+from store.live.tables import SEQ_BITS, SEQ_MASK, runs, tombstones
 from store.source import BlobSource
-from store.tables import SEQ_BITS, SEQ_MASK, runs, tombstones
 
 
 class DatabaseStore(DatabaseReader):
@@ -191,7 +191,7 @@ class DatabaseStore(DatabaseReader):
     def erase(
         self, run_id: str, *, reason: str = "", clock_ns: Callable[[], int] = time.time_ns
     ) -> Erasure:
-        """Forget a run for good; see `store.erasure`. Raises NoSuchRunError and StoreError."""
+        """Forget a run for good; see `store.live.erasure`. Raises NoSuchRunError and StoreError."""
         full_id = self.recording(run_id).run_id
         self._open_runs.pop(full_id, None)
         return erase_run(self._engine, full_id, reason=reason, now_ns=clock_ns())

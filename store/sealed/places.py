@@ -1,7 +1,7 @@
 """Where the files of sealed runs are, and what they are called.
 
 `<table>/schema=1/run_id=<id>/part-00000.parquet` for the tables runs, events, tokens and blobs. A
-run is sealed once it has its one file of `runs`, which lists the others: see `store.parquet`.
+run is sealed once it has its one file of `runs`, which lists the others: `store.sealed.parquet`.
 """
 
 import re

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from store.errors import StoreError
-from store.frames import events_df, runs_df, tokens_df, turns_df
+from store.frames.frames import events_df, runs_df, tokens_df, turns_df
 from store.source import Source
 
 

@@ -24,7 +24,7 @@ from recorder.envelope import NS_PER_US
 from recorder.numbers import US_PER_MS
 from recorder.projections import RunSummary
 from store.arrow import AT, BLOBS, EVENTS, RUNS, TOKENS, of_file
-from store.locks import sync_folder
+from store.sealed.locks import sync_folder
 
 SCHEMAS: dict[str, pa.Schema] = {
     "runs": RUNS,

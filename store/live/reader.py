@@ -17,11 +17,11 @@ from recorder import Record, Recording, RecordingError
 from recorder.codec import TOKEN_KIND
 from recorder.projections import RunSummary
 from store.arrow import AT, EVENTS, TOKENS
-from store.connections import Backend, is_in_memory
 from store.errors import NoSuchRunError, StoreError
-from store.packing import COLUMNS
+from store.live.connections import Backend, is_in_memory
+from store.live.packing import COLUMNS
+from store.live.tables import SEQ_BITS, SEQ_MASK, blobs, events, runs, tokens, tombstones
 from store.source import Selection
-from store.tables import SEQ_BITS, SEQ_MASK, blobs, events, runs, tokens, tombstones
 
 SUMMARY_COLUMNS = tuple(column.name for column in runs.columns if column.name != "run_key")
 NS_PER_US = 1000

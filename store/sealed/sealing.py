@@ -23,9 +23,10 @@ from recorder.events import (
 )
 from recorder.projections import summarise
 from recorder.seals import SEALED_KINDS
+from store.copies.payloads import payload_of
 from store.errors import NewerStoreError, StoreError
-from store.locks import locked
-from store.parquet import (
+from store.sealed.locks import locked
+from store.sealed.parquet import (
     ROW_GROUP_ROWS,
     TableFile,
     blobs_rows,
@@ -33,9 +34,8 @@ from store.parquet import (
     runs_row,
     tokens_rows,
 )
-from store.payloads import payload_of
-from store.places import SCHEMA_VERSION, TABLES, newest_schema, part_name
-from store.sealed_run import UNREADABLE, SealedRun, read_sealed_run
+from store.sealed.places import SCHEMA_VERSION, TABLES, newest_schema, part_name
+from store.sealed.run_file import UNREADABLE, SealedRun, read_sealed_run
 from store.source import BlobSource
 
 FINGERPRINTS = ("weights_sha256", "tokenizer_sha256", "template_sha256", "sampler_sha256")

@@ -21,12 +21,12 @@ from recorder.numbers import US_PER_MS
 from recorder.projections import RunSummary
 from store.arrow import EVENTS, RUNS, TOKENS, of_file
 from store.errors import StoreError
-from store.parquet import SCHEMAS, SealedFile, runs_row
-from store.places import Folder, Place, folder_of_run, part_name
-from store.reader import only_match
-from store.sealed_run import UNREADABLE, SealedRun, cannot_read, read_sealed_run
+from store.live.reader import only_match
+from store.sealed.parquet import SCHEMAS, SealedFile, runs_row
+from store.sealed.places import Folder, Place, folder_of_run, part_name
+from store.sealed.run_file import UNREADABLE, SealedRun, cannot_read, read_sealed_run
+from store.sealed.tape import Tape
 from store.source import Selection
-from store.tape import Tape
 
 _PLACE = ("run_id", "seq", "at")
 CANDIDATES = ("candidate_ids", "candidate_logprobs")

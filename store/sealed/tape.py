@@ -1,9 +1,9 @@
 """A tape: the Parquet files of one or more runs and a manifest in one file that needs no other.
 
-A `.tape` is a zip file. Its members are `manifest.json` and the files of `store.places`, stored as
-they are: Parquet is compressed already. The manifest has the `format`, the version of `tokentape`,
-for each of `runs` its id, last seal, number of events and fingerprints, and for each of `files` its
-size and sha256. The same runs give the same bytes.
+A `.tape` is a zip file. Its members are `manifest.json` and the files of `store.sealed.places`,
+stored as they are: Parquet is compressed already. The manifest has the `format`, the version of
+`tokentape`, for each of `runs` its id, last seal, number of events and fingerprints, and for each
+of `files` its size and sha256. The same runs give the same bytes.
 """
 
 import hashlib
@@ -23,11 +23,11 @@ import pyarrow as pa
 
 from recorder import Recording
 from store.errors import NewerStoreError, StoreError
-from store.locks import sync_folder
-from store.parquet import SealedFile
-from store.places import SCHEMA_VERSION, run_id_of
-from store.sealed_run import SealedRun, cannot_read, read_sealed_run
-from store.sealing import export_parquet
+from store.sealed.locks import sync_folder
+from store.sealed.parquet import SealedFile
+from store.sealed.places import SCHEMA_VERSION, run_id_of
+from store.sealed.run_file import SealedRun, cannot_read, read_sealed_run
+from store.sealed.sealing import export_parquet
 from store.source import BlobSource
 
 FORMAT = 1
@@ -120,7 +120,7 @@ def _member(name: str, size: int) -> zipfile.ZipInfo:
 
 
 class Tape:
-    """The files in a tape; see `store.places.Place`.
+    """The files in a tape; see `store.sealed.places.Place`.
 
     Raises StoreError for what is no tape or not whole, NewerStoreError for a newer format. Nothing
     is unpacked to a disk; each file is read whole and checked against its CRC.

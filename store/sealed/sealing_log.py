@@ -7,7 +7,7 @@ from typing import Protocol
 
 from recorder import Envelope, EventLog, Record, Recording
 from recorder.codec import encode
-from store.sealing import seal
+from store.sealed.sealing import seal
 from store.source import BlobSource
 
 

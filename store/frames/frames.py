@@ -5,7 +5,7 @@ several of them; `turns` is a turn or several; None stands for all. `columns` na
 wanted, in that order; what is not asked for is not read. `dtype_backend` is as in pandas' readers:
 None for NumPy's types, and pandas' nullable ones where a value may be missing, "numpy_nullable"
 or "pyarrow". All raise NoSuchRunError for a run that is not there, StoreError for a column that is
-not, and RecordingError for an event that is damaged. `store.frame_columns` says what each has.
+not, and RecordingError for an event that is damaged. `store.frames.columns` says what each has.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,10 +17,10 @@ import pandas as pd
 import pyarrow as pa
 
 from recorder.codec import TOKEN_KIND
-from store import frame_rows
 from store.arrow import EVENTS, NAME
 from store.errors import StoreError
-from store.frame_columns import (
+from store.frames import rows as frame_rows
+from store.frames.columns import (
     CACHE_DF,
     CANDIDATES_DF,
     EVENTS_DF,
@@ -29,7 +29,7 @@ from store.frame_columns import (
     TOOLS_DF,
     TURNS_DF,
 )
-from store.frame_types import DtypeBackend, to_pandas
+from store.frames.types import DtypeBackend, to_pandas
 from store.source import Selection, Source
 
 RunIds = str | Iterable[str] | None

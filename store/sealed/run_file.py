@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 
 from recorder.projections import RunSummary
 from store.errors import StoreError
-from store.parquet import METADATA_PREFIX, SealedFile
-from store.places import SCHEMA_VERSION
+from store.sealed.parquet import METADATA_PREFIX, SealedFile
+from store.sealed.places import SCHEMA_VERSION
 
 UNREADABLE = (OSError, pa.ArrowException, ValueError, KeyError, TypeError)
 
@@ -32,7 +32,7 @@ class SealedRun:
     files: tuple[SealedFile, ...] = ()
 
     def metadata(self) -> dict[str, str]:
-        """What the metadata of each file of the run says; see `store.parquet`."""
+        """What the metadata of each file of the run says; see `store.sealed.parquet`."""
         return {
             "schema": str(SCHEMA_VERSION),
             "run_id": self.run_id,

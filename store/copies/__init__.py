@@ -1,0 +1,1 @@
+"""Runs copied to and from other forms."""

@@ -1,0 +1,1 @@
+"""The live store: SQLite or PostgreSQL, written an event at a time."""
