@@ -9,3 +9,5 @@ class ReplayError(TokentapeError):
 
 class NothingToReplayError(ReplayError):
     """The recording holds no turn with a token in it, or not the turn that was asked for."""
+
+    exit_code = 5

@@ -11,13 +11,14 @@ from sqlalchemy.exc import DBAPIError
 
 from recorder import Envelope, Record, Recording, RecordingError
 from recorder.codec import decode, encode
-from recorder.events import RunStarted, TokenSampled, ToolReturned
+from recorder.events import RunStarted, TokenSampled
 from recorder.projections import RunSummary, changes_summary, summarise
 from store.connections import OpenedFile, open_engine, writing_connection
 from store.erasure import Erasure, erase_run
 from store.errors import NoSuchRunError, StoreError
 from store.packing import COLUMNS
 from store.reader import NS_PER_US, SUMMARY_COLUMNS, DatabaseReader, summary_of
+from store.payloads import payload_of
 from store.schema import bring_to_head
 from store.source import BlobSource
 from store.tables import SEQ_BITS, SEQ_MASK, runs, tombstones
@@ -179,8 +180,8 @@ class DatabaseStore(DatabaseReader):
                 if run_key is None:
                     run_key = self._insert_run(summary)
                 self._insert(run_key, summary.started_at_ns, record)
-                if isinstance(envelope.event, ToolReturned):
-                    sha256 = envelope.event.payload_sha256
+                sha256 = payload_of(record)
+                if sha256:
                     self._cursor.execute(self._statements.insert_blob, (sha256, blobs.blob(sha256)))
             if summary is None:
                 raise RecordingError(f"run {run_id} has no events")

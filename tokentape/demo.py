@@ -19,9 +19,6 @@ from replay.report import render
 from store import DatabaseStore, ParquetStore
 from tokentape import output
 
-DEMO_STORE = "sqlite:///runs/demo.db"
-DEMO_SEALED = Path("runs/demo-sealed")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScriptTurn:

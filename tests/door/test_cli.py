@@ -2,6 +2,8 @@
 
 import json
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -280,3 +282,10 @@ def test_drift_can_be_allowed(database: Path, cli: Cli) -> None:
     assert code == 0
     assert json.loads(out)["verdict"] == "drifted"
     assert json.loads(out)["first"]["step"] == 2
+
+
+def test_commands_that_need_no_model_do_not_wait_for_torch() -> None:
+    program = "import sys, tokentape.cli; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+
+    assert done.stdout == "False\n"

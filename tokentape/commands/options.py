@@ -1,10 +1,12 @@
 """What most commands take, and how they find what is meant."""
 
-from typing import Annotated
+from dataclasses import asdict
+from typing import Annotated, Any
 
 import typer
 
 import tokentape as tt
+from recorder.projections import Turn
 from store import DatabaseStore, ParquetStore
 
 RunArgument = Annotated[
@@ -21,6 +23,9 @@ StoreOption = Annotated[
         help="A database URL, a SQLite file, a folder of sealed runs or a tape.",
     ),
 ]
+TurnOption = Annotated[
+    list[int] | None, typer.Option("--turn", help="Only this turn; may be repeated.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -35,3 +40,7 @@ def find_recording(store: DatabaseStore | ParquetStore, run: str | None) -> tt.R
             raise tt.NothingToReplayError(f"{store.where} holds no run")
         run = summaries[-1].run_id
     return store.recording(run)
+
+
+def turn_json(turn: Turn) -> dict[str, Any]:
+    return asdict(turn) | {"reply_ids": list(turn.reply_ids), "reply_text": turn.reply_text}

@@ -14,7 +14,13 @@ from recorder.seals import check_seals
 from store import DEFAULT_URL, DatabaseStore
 from store.importing import checked_copy
 from tokentape import output
-from tokentape.options import JsonOption, RunArgument, StoreOption, find_recording, open_stored
+from tokentape.commands.options import (
+    JsonOption,
+    RunArgument,
+    StoreOption,
+    find_recording,
+    open_stored,
+)
 
 
 class Form(StrEnum):

@@ -1,0 +1,68 @@
+"""Records what `tests/recordings` keeps of a version: every kind of event, by a tiny model.
+
+Run it once when a version is released, `python -m tests.recordings.record tests/recordings/X.tape`,
+and never again: what is there must be read for ever, as it is.
+"""
+
+import contextlib
+import sys
+from pathlib import Path
+from unittest.mock import patch
+
+import tokentape as tt
+from benchmarks.tiny_models import byte_tokenizer, tiny_model
+
+NEW_TOKENS = 4
+
+
+def record_conversation(lm: tt.LoadedModel, store: tt.EventLog) -> str:
+    """Tools, sampling, a history that is pruned, a cache given up and one that is cleared."""
+    layer = "model.layers.0.input_layernorm.weight"
+    look = tt.ToolCall(name="get_weight_statistics", arguments={"layer_name": layer})
+    with tt.Investigation(
+        lm,
+        store=store,
+        name="conversation",
+        system_prompt="Be kind.",
+        tools=tt.default_tools(lm),
+        seed=7,
+        at_context_limit="prune_turns",
+        cache_bytes=60_000,
+    ) as run:
+        run.chat("What of layer 0?", tool_calls=[look], max_new_tokens=NEW_TOKENS)
+        for number in range(6):
+            run.chat(
+                f"Say it once more, in other words than before, for the {number}. time. " * 4,
+                max_new_tokens=NEW_TOKENS,
+                do_sample=True,
+                temperature=0.8,
+                top_p=0.9,
+            )
+        run.generator.clear_cache()
+        run.chat("And now?", max_new_tokens=NEW_TOKENS)
+    return run.run_id
+
+
+def record_failure(lm: tt.LoadedModel, store: tt.EventLog) -> str:
+    """A run that is cut off in its second turn."""
+
+    def stop(token_id: int, logits: object) -> None:
+        raise KeyboardInterrupt("enough")
+
+    run = tt.Investigation(lm, store=store, name="failure", system_prompt="Be kind.", seed=8)
+    with contextlib.suppress(KeyboardInterrupt), run:
+        run.chat("Is 'naïve' – é, 🦜 – a word?\n\t\"Yes\\no\"", max_new_tokens=NEW_TOKENS)
+        run.chat("Go on.", max_new_tokens=NEW_TOKENS, callback=stop)
+    return run.run_id
+
+
+def main(path: Path) -> None:
+    lm = tiny_model("llama", byte_tokenizer(), max_position_embeddings=1024)
+    # Whose machine it was is nobody's business.
+    with patch("platform.platform", return_value="Linux"), tt.open_store("sqlite://") as store:
+        run_ids = [record_conversation(lm, store), record_failure(lm, store)]
+        tt.pack([store.recording(run_id) for run_id in run_ids], store, path)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

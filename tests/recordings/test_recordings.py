@@ -1,0 +1,69 @@
+"""What was recorded once is read for ever.
+
+A tape is kept of every version that was released, and beside it what it said when it was recorded:
+the last seal of each run, and a hash of all its prompts and replies. See `record.py`.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+import tokentape as tt
+from recorder.codec import CLASSES, dump_canonical
+from recorder.seals import check_seals
+
+FOLDER = Path(__file__).parent
+TAPES = sorted(FOLDER.glob("*.tape"))
+
+
+def said(rebuilt: tt.Rebuilt) -> str:
+    """Hexadecimal sha256 of the ids and texts of every prompt and reply."""
+    turns = [
+        [turn.prompt_ids, turn.prompt_text, turn.reply_ids, turn.reply_text]
+        for turn in rebuilt.turns
+    ]
+    return hashlib.sha256(dump_canonical(turns).encode()).hexdigest()
+
+
+def described(tape: Path) -> dict[str, dict[str, str]]:
+    """What is kept beside a tape."""
+    with tt.open_store(tape) as store:
+        runs = [store.recording(each.run_id) for each in store.summaries()]
+        return {
+            run.run_id: {
+                "said_sha256": said(tt.rebuild(run)),
+                "last_seal": str(check_seals(run.run_id, run.records()).last_seal),
+            }
+            for run in runs
+        }
+
+
+@pytest.mark.parametrize("tape", TAPES, ids=lambda tape: tape.stem)
+def test_every_run_rebuilds_to_what_it_said(tape: Path) -> None:
+    kept = json.loads(tape.with_suffix(".json").read_text(encoding="utf-8"))
+
+    assert described(tape) == kept
+
+
+@pytest.mark.parametrize("tape", TAPES, ids=lambda tape: tape.stem)
+def test_every_run_is_as_it_was_recorded_and_can_be_imported(tape: Path) -> None:
+    with tt.open_store(tape) as sealed, tt.open_store("sqlite://") as live:
+        for each in tt.import_runs(tape, live):
+            copy = tt.check(live, each.run_id)
+            assert copy.holds
+            assert copy == tt.check(sealed, each.run_id)
+
+
+def test_there_is_a_recording_of_every_version_of_every_event() -> None:
+    """One that is missing is made before the version is released: see `record.py`."""
+    recorded = set()
+    for tape in TAPES:
+        with tt.open_store(tape) as store:
+            for summary in store.summaries():
+                records = store.recording(summary.run_id).records()
+                recorded |= {(record.kind, record.version) for record in records}
+    known = {(kind, n) for kind, cls in CLASSES.items() for n in range(1, cls.version + 1)}
+
+    assert recorded == known

@@ -1,0 +1,59 @@
+"""Commands that look at the schema of a store, and upgrade it."""
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from sqlalchemy.engine import URL
+
+import tokentape as tt
+from store import DEFAULT_URL, current_schema, database_url, upgrade_store
+from store.schema import head, history
+from tokentape import output
+from tokentape.commands.options import JsonOption, StoreOption
+
+
+def current(store: StoreOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
+    """Say which schema a store has, and whether this tokentape can use it as it is."""
+    revision, newest = current_schema(_database_url(store)), head()
+    if as_json:
+        output.print_json({"current": revision, "head": newest})
+    else:
+        note = "" if revision == newest else f", to be upgraded to {newest}"
+        sys.stdout.write(f"{revision}{note}\n")
+
+
+def list_history(store: StoreOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
+    """List every schema there was, the oldest first, and which one a store has."""
+    revisions = history(current_schema(_database_url(store)))
+    if as_json:
+        output.print_json([asdict(each) for each in revisions])
+    else:
+        for each in revisions:
+            mark = "*" if each.is_current else " "
+            sys.stdout.write(f"{mark} {each.revision}  {each.summary}\n")
+
+
+def upgrade(
+    store: StoreOption = DEFAULT_URL,
+    backup: Annotated[bool, typer.Option(help="Copy a SQLite file first.")] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Bring a store to the newest schema, all of it or nothing."""
+    done = upgrade_store(_database_url(store), backup=backup)
+    if as_json:
+        output.print_json(asdict(done) | {"backup": done.backup and str(done.backup)})
+    elif done.before == done.after:
+        sys.stdout.write(f"{done.after} is the newest already\n")
+    else:
+        kept = f"; backup: {done.backup}" if done.backup else ""
+        sys.stdout.write(f"{done.before} -> {done.after}{kept}\n")
+
+
+def _database_url(store: str) -> URL:
+    url = database_url(store)
+    if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
+        raise tt.StoreError(f"there is no store at {url.database}")
+    return url

@@ -1,0 +1,113 @@
+"""Commands that replay a run: from its events alone, or with the model."""
+
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+import tokentape as tt
+from recorder.events import RunStarted
+from store import DEFAULT_URL
+from tokentape import output
+from tokentape.commands.options import (
+    JsonOption,
+    RunArgument,
+    StoreOption,
+    TurnOption,
+    find_recording,
+    open_stored,
+    turn_json,
+)
+
+if TYPE_CHECKING:
+    from replay import Report
+
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        help="smollm2-demo, a folder, a GGUF file or a hub id; the recorded one if left out."
+    ),
+]
+
+
+def rebuild(
+    run: RunArgument = None, store: StoreOption = DEFAULT_URL, as_json: JsonOption = False
+) -> None:
+    """Rebuild the conversation from events alone; with --json, every id and text of each turn."""
+    recording = find_recording(open_stored(store), run)
+    rebuilt = tt.rebuild(recording)
+    if as_json:
+        output.print_json(
+            {
+                "run_id": rebuilt.run_id,
+                "messages": [asdict(message) for message in rebuilt.messages],
+                "turns": [turn_json(each) for each in rebuilt.turns],
+            }
+        )
+        return
+    from replay.report import render_turn
+
+    sys.stdout.writelines(f"{render_turn(each)}\n" for each in rebuilt.turns)
+
+
+def verify(
+    run: RunArgument = None,
+    store: StoreOption = DEFAULT_URL,
+    model: ModelOption = None,
+    turn: TurnOption = None,
+    allow_drift: Annotated[
+        bool, typer.Option("--allow-drift", help="Exit 0 although log-probabilities drifted.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Check every recorded token with one forward of the model."""
+    recording = find_recording(open_stored(store), run)
+    lm = _load(model, recording.started())
+    with output.progress("verify") as bar:
+        task = bar.add_task("", total=None)
+        report = tt.verify(
+            recording,
+            lm,
+            turns=turn,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    _report(report, as_json)
+    drift_allowed = allow_drift and report.verdict is tt.Verdict.DRIFTED
+    raise typer.Exit(0 if report.passes or drift_allowed else 1)
+
+
+def regenerate(
+    run: RunArgument = None,
+    store: StoreOption = DEFAULT_URL,
+    model: ModelOption = None,
+    turn: TurnOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say it all again with Hugging Face `generate` and compare token by token."""
+    recording = find_recording(open_stored(store), run)
+    lm = _load(model, recording.started())
+    with output.progress("regenerate") as bar:
+        count = len(turn) if turn else len(recording.turns())
+        task = bar.add_task("", total=count)
+        report = tt.regenerate(
+            recording, lm, turns=turn, progress=lambda verdict, ms: bar.advance(task)
+        )
+    _report(report, as_json)
+    raise typer.Exit(0 if report.passes else 1)
+
+
+def _load(model: str | None, started: RunStarted) -> "tt.LoadedModel":
+    if not (model or started.model):
+        raise tt.ModelError("the recording does not name its model: say which with --model")
+    with output.working("loading the model"):
+        return tt.load_model(model or started.model)
+
+
+def _report(report: "Report", as_json: bool) -> None:
+    if as_json:
+        output.print_json(report.to_dict())
+    else:
+        from replay.report import render
+
+        sys.stdout.write(render(report) + "\n")
