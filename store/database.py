@@ -17,8 +17,8 @@ from store.connections import OpenedFile, open_engine, writing_connection
 from store.erasure import Erasure, erase_run
 from store.errors import NoSuchRunError, StoreError
 from store.packing import COLUMNS
-from store.reader import NS_PER_US, SUMMARY_COLUMNS, DatabaseReader, summary_of
 from store.payloads import payload_of
+from store.reader import NS_PER_US, SUMMARY_COLUMNS, DatabaseReader, summary_of
 from store.schema import bring_to_head
 from store.source import BlobSource
 from store.tables import SEQ_BITS, SEQ_MASK, runs, tombstones
