@@ -167,5 +167,9 @@ class Recorder:
     ) -> None:
         if error is None:
             self.finish()
-        else:
+            return
+        try:
             self.fail(error)
+        except TokentapeError as another:
+            # What went wrong first is what its user must see.
+            error.add_note(f"and the end of run {self.run_id} was not recorded: {another}")

