@@ -28,24 +28,21 @@ def to_microseconds(duration_ms: float) -> float:
 
 
 def are_halves(numbers: tuple[float, ...]) -> bool:
-    form = f"<{len(numbers)}e"
-    try:
-        return struct.unpack(form, struct.pack(form, *numbers)) == numbers
-    except (struct.error, OverflowError, TypeError):
-        return False
+    return _hold("e", numbers)
 
 
 def are_float32(numbers: tuple[float, ...]) -> bool:
-    form = f"<{len(numbers)}f"
+    return _hold("f", numbers)
+
+
+def are_int32(numbers: tuple[int, ...]) -> bool:
+    return _hold("i", numbers)
+
+
+def _hold(code: str, numbers: tuple[float, ...]) -> bool:
+    """Whether the C type holds each number as it is."""
+    form = f"<{len(numbers)}{code}"
     try:
         return struct.unpack(form, struct.pack(form, *numbers)) == numbers
     except (struct.error, OverflowError, TypeError):
         return False
-
-
-def are_int32(numbers: tuple[int, ...]) -> bool:
-    try:
-        struct.pack(f"<{len(numbers)}i", *numbers)
-    except (struct.error, TypeError):
-        return False
-    return True

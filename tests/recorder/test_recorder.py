@@ -16,28 +16,12 @@ from recorder.events import (
     MessageAdded,
     RunFailed,
     RunFinished,
-    RunStarted,
     TurnStarted,
 )
 from recorder.run_id import uuid7
+from tests.made_events import run_started
 
-STARTED = RunStarted(
-    name="n",
-    seed=1,
-    model="m",
-    weights_sha256="w",
-    tokenizer_sha256="t",
-    template_sha256="",
-    generation_config={},
-    sampler_sha256="s",
-    dtype="float32",
-    device="cpu",
-    attention_kernel="sdpa",
-    threads=1,
-    context_tokens=None,
-    environment={},
-    behaviour={},
-)
+STARTED = run_started()
 CLEARED = CacheCleared(reason="asked", freed_bytes=0)
 
 

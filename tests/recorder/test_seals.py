@@ -14,30 +14,14 @@ from recorder.events import (
     CacheDecided,
     MessageAdded,
     PrefillCompleted,
-    RunStarted,
     TokenSampled,
     TurnFinished,
     TurnStarted,
 )
 from recorder.seals import check_seals
+from tests.made_events import run_started
 
-STARTED = RunStarted(
-    name="n",
-    seed=1,
-    model="m",
-    weights_sha256="w",
-    tokenizer_sha256="t",
-    template_sha256="",
-    generation_config={},
-    sampler_sha256="s",
-    dtype="float32",
-    device="cpu",
-    attention_kernel="sdpa",
-    threads=1,
-    context_tokens=None,
-    environment={},
-    behaviour={},
-)
+STARTED = run_started()
 
 
 class ListLog:

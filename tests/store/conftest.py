@@ -22,6 +22,7 @@ from recorder.events import (
 )
 from recorder.numbers import to_half
 from store import DatabaseStore
+from tests.made_events import run_started
 
 ODD_TEXT = 'NUL \x00, spelled \\u0000, behind a backslash \\\x00, "quoted", it\'s\n\u2028 ünï 🙂'
 ODD_FLOATS = (
@@ -43,24 +44,8 @@ def live_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Datab
         yield store
 
 
-def run_started(name: str = "odd", seed: int | None = None) -> RunStarted:
-    return RunStarted(
-        name=name,
-        seed=seed,
-        model='it\'s 100% "odd"',
-        weights_sha256="",
-        tokenizer_sha256="",
-        template_sha256="",
-        generation_config={},
-        sampler_sha256="",
-        dtype="float32",
-        device="cpu",
-        attention_kernel="sdpa",
-        threads=1,
-        context_tokens=None,
-        environment={},
-        behaviour={},
-    )
+def odd_run(name: str = "odd", seed: int | None = None) -> RunStarted:
+    return run_started(name=name, seed=seed, model='it\'s 100% "odd"')
 
 
 def token(turn: int, step: int, **given: object) -> TokenSampled:
@@ -188,7 +173,7 @@ def record_oddities() -> Callable[[DatabaseStore], list[str]]:
         for number, name in enumerate((ODD_TEXT.replace("\x00", ""), "", "empty", "failed")):
             now_ns = iter(range(10**18 + number * 10**15, 10**19, 1_234_567_000))
             recorder = tt.Recorder(store, clock_ns=now_ns.__next__)
-            recorder.record(run_started(name, seed=None if number else -5))
+            recorder.record(odd_run(name, seed=None if number else -5))
             for event in odd_turns() if number < 2 else ():
                 recorder.record(event)  # type: ignore[arg-type]
             if name == "failed":

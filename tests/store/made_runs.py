@@ -6,31 +6,15 @@ import itertools
 import tokentape as tt
 from recorder.events import (
     CacheDecided,
-    RunStarted,
     TokenSampled,
     ToolCalled,
     ToolReturned,
     TurnFinished,
     TurnStarted,
 )
+from tests.made_events import run_started
 
-STARTED = RunStarted(
-    name="by\nhand\x00é",
-    seed=1,
-    model="m",
-    weights_sha256="w",
-    tokenizer_sha256="t",
-    template_sha256="",
-    generation_config={"top_p": 0.9},
-    sampler_sha256="s",
-    dtype="float32",
-    device="cpu",
-    attention_kernel="sdpa",
-    threads=1,
-    context_tokens=None,
-    environment={},
-    behaviour={},
-)
+STARTED = run_started(name="by\nhand\x00é", generation_config={"top_p": 0.9})
 
 
 def token(turn: int, step: int, *, candidates: int) -> TokenSampled:

@@ -14,7 +14,7 @@ from store import DatabaseStore
 from store.arrow import TOKENS
 from store.frames.columns import FRAMES
 from store.source import Selection
-from tests.store.conftest import ODD_TEXT, run_started, token, turn_started
+from tests.store.conftest import ODD_TEXT, odd_run, token, turn_started
 
 Frame = Callable[..., pd.DataFrame]
 Record = Callable[[DatabaseStore], list[str]]
@@ -256,7 +256,7 @@ def test_two_thousand_runs_come_by_id_and_are_chosen_alone(store: DatabaseStore)
     for number in reversed(range(2000)):
         now_ns = iter(range(10**18 + number * 10**9, 10**19, 1000))
         recorder = tt.Recorder(store, clock_ns=now_ns.__next__)
-        recorder.record(run_started(f"run {number}"))
+        recorder.record(odd_run(f"run {number}"))
         recorder.record(turn_started(1, sampling={}))
         recorder.record(token(1, 0, token_id=number))
         run_ids.append(recorder.run_id)

@@ -17,7 +17,7 @@ from store import DatabaseStore
 from store.frames import frames
 from store.frames.columns import FRAMES
 from store.live.schema import alembic_config
-from tests.store.conftest import ODD_TEXT, float32, run_started, token, tool_returned, turn_started
+from tests.store.conftest import ODD_TEXT, float32, odd_run, token, tool_returned, turn_started
 
 ORDER = {
     "runs_df": "started_at",
@@ -103,7 +103,7 @@ def test_a_run_that_goes_on_after_a_turn_was_cut_off_is_the_same_in_every_view(
 ) -> None:
     recorder = tt.Recorder(live_store)
     for event in (
-        run_started(),
+        odd_run(),
         turn_started(1, sampling={}),
         token(1, 0),
         tool_returned("call_1", "after the cut", None),
@@ -122,7 +122,7 @@ def test_every_half_precision_number_and_width_of_ids_is_decoded(live_store: Dat
     every = halves[np.isfinite(halves)].astype(float).reshape(124, 512).tolist()
     largest = (255, 65535, 2**24 - 1, 2**31 - 1)
     with tt.Recorder(live_store) as recorder:
-        recorder.record(run_started())
+        recorder.record(odd_run())
         recorder.record(turn_started(1, sampling={}))
         for step, numbers in enumerate(every):
             ids = tuple(largest[step % 4] - n % 251 for n in range(512))
@@ -144,7 +144,7 @@ def test_any_float32_is_decoded_to_the_bit(live_store: DatabaseStore) -> None:
     every = np.concatenate([bits, edges, edges | 0x7FFFFF, edges | 0x80000000]).view(np.float32)
     numbers = every[np.isfinite(every)].astype(float).tolist()
     with tt.Recorder(live_store) as recorder:
-        recorder.record(run_started())
+        recorder.record(odd_run())
         recorder.record(turn_started(1, sampling={}))
         for step, number in enumerate(numbers):
             recorder.record(token(1, step, logprob=number, logprob_processed=float32(-number)))

@@ -1,0 +1,27 @@
+"""Events made by hand, for tests that need no model."""
+
+from typing import Any
+
+from recorder.events import RunStarted
+
+
+def run_started(**changes: Any) -> RunStarted:
+    """The beginning of a run, with nothing remarkable but for what is changed."""
+    plain: dict[str, Any] = {
+        "name": "n",
+        "seed": 1,
+        "model": "m",
+        "weights_sha256": "w",
+        "tokenizer_sha256": "t",
+        "template_sha256": "",
+        "generation_config": {},
+        "sampler_sha256": "s",
+        "dtype": "float32",
+        "device": "cpu",
+        "attention_kernel": "sdpa",
+        "threads": 1,
+        "context_tokens": None,
+        "environment": {},
+        "behaviour": {},
+    }
+    return RunStarted(**plain | changes)
