@@ -74,6 +74,10 @@ class Investigation:
         of `ManualGenerator`: prefix_folder, cache_bytes, threads and others.
         """
         refuse_unknown_policy(at_context_limit)
+        if redactor is not None and engine.get("prefix_folder") is not None:
+            raise PromptError(
+                "a prefix folder keeps the ids that a redactor withholds: give one or the other"
+            )
         self._lm = lm
         self._tools = tools or ToolInterface([])
         self._system_prompt = system_prompt

@@ -8,7 +8,7 @@ times. Such a run says so in `RunStarted.behaviour` and, turn by turn, in
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import takewhile
 from typing import Any
 
@@ -30,6 +30,10 @@ from recorder.events import (
 
 Redactor = Callable[[str], str]
 REDACTED = "redacted"
+_LOOSE_TEXTS = frozenset(
+    {"reason", "disk_reason", "history_reason", "key_field", "call_id", "tool_call_id"}
+)
+"""Fields of many events in which somebody's words, or a path, may stand."""
 _ID_SETTINGS = (
     "bad_words_ids",
     "begin_suppress_tokens",
@@ -48,13 +52,28 @@ class Redaction:
     """
 
     def __init__(self, redactor: Redactor) -> None:
-        self._redactor = redactor
+        def redact(text: str) -> str:
+            written = redactor(text)
+            if not isinstance(written, str):
+                raise TypeError(f"a redactor returns a string, not {type(written).__name__}")
+            return written
+
+        self._redactor = redact
         self._text = ""
         self._redacted_text = ""
         self._sums: dict[str, tuple[str, int]] = {}
 
     def redacted(self, event: Event) -> Event:
         """The event as it may be written."""
+        redacted = self._without_ids(event)
+        loose: dict[str, Any] = {
+            field.name: self._redactor(getattr(redacted, field.name))
+            for field in fields(redacted)
+            if field.name in _LOOSE_TEXTS and isinstance(getattr(redacted, field.name), str)
+        }
+        return replace(redacted, **loose)
+
+    def _without_ids(self, event: Event) -> Event:
         if isinstance(event, SystemPromptCached):
             return self._system_prompt(event)
         if isinstance(event, MessageAdded):
@@ -88,8 +107,8 @@ class Redaction:
                 name=redact(event.name),
                 model=redact(event.model),
                 generation_config=_redact_settings(event.generation_config, redact),
-                environment=_redact_values(event.environment, redact),
-                behaviour=_redact_values(behaviour, redact),
+                environment=_redact_values(event.environment, redact, numbers=False),
+                behaviour=_redact_values(behaviour, redact, numbers=False),
             )
         if isinstance(event, RunFailed):
             return replace(event, message=redact(event.message), traceback=redact(event.traceback))
@@ -170,19 +189,22 @@ def _withheld(ids: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _redact_settings(settings: Mapping[str, Any], redact: Redactor) -> dict[str, Any]:
-    kept: dict[str, Any] = _redact_values(settings, redact)
+    kept: dict[str, Any] = _redact_values(settings, redact, numbers=False)
     return kept | {name: REDACTED for name in _ID_SETTINGS if settings.get(name)}
 
 
-def _redact_values(value: Any, redact: Redactor) -> Any:
-    """Every string in it, and every number that is to be hidden where it is written out."""
+def _redact_values(value: Any, redact: Redactor, *, numbers: bool = True) -> Any:
+    """Every string in it, and, where `numbers` says so, every number that is hidden as text."""
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, Mapping):
-        return {redact(name): _redact_values(each, redact) for name, each in value.items()}
+        return {
+            redact(name): _redact_values(each, redact, numbers=numbers)
+            for name, each in value.items()
+        }
     if isinstance(value, list | tuple):
-        return [_redact_values(each, redact) for each in value]
-    if isinstance(value, int | float) and not isinstance(value, bool):
+        return [_redact_values(each, redact, numbers=numbers) for each in value]
+    if numbers and isinstance(value, int | float) and not isinstance(value, bool):
         written = str(value)
         redacted = redact(written)
         return value if redacted == written else redacted

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from recorder.events import RunFailed, RunFinished, TurnFinished
+from recorder.numbers import US_PER_MS
 from recorder.record import Record
 
 ALGORITHM = "blake2b-256"
@@ -21,7 +22,6 @@ SEALED_KINDS = frozenset(event.__name__ for event in SEALED)
 _ENDS = (RunFinished.__name__, RunFailed.__name__)
 _HEAD = struct.Struct("<qqHHI")
 _TOKEN = struct.Struct("<4i2f2eqH")
-_US_PER_MS = 1000
 
 
 def canonical_bytes(record: Record) -> bytes:
@@ -51,7 +51,7 @@ def _token_bytes(fields: Mapping[str, Any]) -> bytes:
         fields["logprob_processed"],
         fields["entropy"],
         fields["top_gap"],
-        round(fields["duration_ms"] * _US_PER_MS),
+        round(fields["duration_ms"] * US_PER_MS),
         count,
     )
     return measured + struct.pack(f"<{count}i{count}e", *ids, *logprobs)
@@ -69,6 +69,11 @@ class SealChain:
         hash_ = self._hash.copy()
         hash_.update(canonical_bytes(record))
         return f"{ALGORITHM}:{hash_.hexdigest()}"
+
+    @property
+    def tail_hash(self) -> str:
+        """The hash of what came since the last seal, and of that."""
+        return f"{ALGORITHM}:{self._hash.hexdigest()}"
 
     def add(self, record: Record) -> None:
         """Fold the record in; where it carries a seal, the chain goes on from that."""
@@ -90,7 +95,8 @@ class SealReport:
     `sealed_turns` are the turns whose seals hold, `last_seal` the last seal that holds. `fault`
     says what is wrong first and is empty where nothing is; `bad_turn` is the turn that it is in,
     None where it is outside of turns. `unsealed_events` come behind the last seal: those of a turn
-    that was cut off, or of a run from before there were seals.
+    that was cut off, or of a run from before there were seals. `tail_hash` stands for these, so
+    that two copies can be compared to their ends.
     """
 
     run_id: str
@@ -98,6 +104,7 @@ class SealReport:
     sealed_turns: int
     unsealed_events: int
     last_seal: str | None
+    tail_hash: str
     fault: str
     bad_turn: int | None
 
@@ -134,6 +141,7 @@ def check_seals(run_id: str, records: Iterable[Record]) -> SealReport:
         sealed_turns=turns,
         unsealed_events=unsealed,
         last_seal=chain.last,
+        tail_hash=chain.tail_hash,
         fault=fault,
         bad_turn=bad_turn,
     )

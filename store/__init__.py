@@ -50,7 +50,7 @@ def open_store(
     is_sqlite = url.get_backend_name() == "sqlite"
     if must_exist and is_sqlite:
         _require_file(Path(url.database or ""))
-    return DatabaseStore(url, upgrade=upgrade)
+    return DatabaseStore(url, upgrade=upgrade, must_exist=must_exist)
 
 
 def _require_file(path: Path) -> None:

@@ -6,7 +6,7 @@
 import pyarrow as pa
 
 AT = pa.timestamp("us", tz="UTC")
-NAME = pa.dictionary(pa.int16(), pa.string())
+NAME = pa.dictionary(pa.int32(), pa.string())
 RUN_ID = pa.dictionary(pa.int32(), pa.string())
 
 EVENTS = pa.schema(

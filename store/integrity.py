@@ -21,7 +21,7 @@ class Integrity:
     `faults` is empty where all is as it was recorded; `bad_turn` is the first turn with a fault,
     None where the fault is outside of turns. `unsealed_events` come behind the last seal: nothing
     vouches for them yet, or ever, where the run was cut off. Two copies with the same `last_seal`
-    are the same recording.
+    are the same recording up to it.
     """
 
     run_id: str
@@ -36,6 +36,11 @@ class Integrity:
     def holds(self) -> bool:
         return not self.faults
 
+    @property
+    def is_vouched_for(self) -> bool:
+        """False where no turn was sealed yet, or where the run is from before there were seals."""
+        return self.last_seal is not None
+
 
 def check(source: Source, run_id: str, *, seal: str | None = None) -> Integrity:
     """Derive the seals of a run anew, and compare with its events what was derived from them.
@@ -46,7 +51,7 @@ def check(source: Source, run_id: str, *, seal: str | None = None) -> Integrity:
     """
     recording = source.recording(run_id)
     report = check_seals(recording.run_id, recording.records())
-    faults = [*source.verify_files(), *filter(None, [report.fault])]
+    faults = [*source.verify_files(recording.run_id), *filter(None, [report.fault])]
     bad_turn = report.bad_turn
     if not faults:
         found = next(_other_faults(source, recording, report.events), None)

@@ -35,8 +35,8 @@ class Source(BlobSource, Protocol):
     def recording(self, run_id: str) -> Recording:
         """The run with that id, or with the one id that begins so. Raises NoSuchRunError."""
 
-    def verify_files(self) -> list[str]:
-        """What is wrong with the files themselves, whatever they hold; empty where nothing is."""
+    def verify_files(self, run_id: str) -> list[str]:
+        """What is wrong with the files that a run is in, whatever they hold; empty if nothing."""
 
     def events_table(self, selection: Selection) -> pa.Table:
         """Events but sampled tokens, with the columns of `store.arrow.EVENTS`, by run and `seq`."""

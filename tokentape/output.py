@@ -15,6 +15,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from recorder.projections import RunSummary, Turn
 from store import Erasure, Integrity
@@ -57,8 +58,11 @@ def working(description: str) -> Iterator[None]:
 
 def integrity_text(found: Integrity) -> str:
     """What a check has found, in a few lines."""
+    verdict = "as recorded" if found.holds else "NOT as recorded"
+    if found.holds and not found.is_vouched_for:
+        verdict = "nothing vouches for it: no turn is sealed"
     lines = [
-        f"run {found.run_id}: {'as recorded' if found.holds else 'NOT as recorded'}",
+        f"run {found.run_id}: {verdict}",
         f"  {found.events:,} events, {found.sealed_turns} sealed turns",
         f"  last seal {found.last_seal}",
     ]
@@ -85,8 +89,9 @@ def runs_table(summaries: Sequence[RunSummary]) -> Table:
     for run in summaries:
         table.add_row(
             run.run_id,
-            run.name,
-            run.model,
+            # Not markup, whatever somebody called it.
+            Text(run.name),
+            Text(run.model),
             run.status,
             *(
                 f"{count:,}"
@@ -113,9 +118,9 @@ def turns_table(turns: Sequence[Turn]) -> Table:
             f"{cache.computed_tokens:,}" if cache else "",
             str(len(turn.tokens)),
             cache.decision if cache else "",
-            cache.reason if cache else "",
+            Text(cache.reason if cache else ""),
             _sampling(turn),
-            finished.stop_reason if finished else "(cut off)",
+            Text(finished.stop_reason if finished else "(cut off)"),
             f"{finished.duration_ms / 1000:.1f}" if finished else "",
         )
     return table

@@ -16,6 +16,12 @@ def require_counts(**counts: int | None) -> None:
             raise ValueError(f"{name} must not be negative: {count}")
 
 
+def require_seed(seed: int | None) -> None:
+    require(
+        seed is None or -(2**63) <= seed < 2**63, f"a seed must fit into 64 signed bits: {seed}"
+    )
+
+
 def require_finite(**numbers: float) -> None:
     for name, number in numbers.items():
         if not math.isfinite(number):

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from recorder.events._check import require, require_counts
+from recorder.events._check import require, require_counts, require_seed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,10 +35,9 @@ class RunStarted:
     behaviour: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        require(
-            self.seed is None or -(2**63) <= self.seed < 2**63,
-            f"a seed must fit into 64 bits: {self.seed}",
-        )
+        require_seed(self.seed)
+        # They are columns of tables, and PostgreSQL knows no text with a NUL.
+        require("\0" not in self.name + self.model, "a name holds no NUL character")
         require(self.threads >= 1, f"threads must be at least one: {self.threads}")
 
 

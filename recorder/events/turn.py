@@ -4,7 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from recorder.events._check import require, require_counts, require_finite, require_token_ids
+from recorder.events._check import (
+    require,
+    require_counts,
+    require_finite,
+    require_seed,
+    require_token_ids,
+)
 from recorder.numbers import are_float32, are_halves, are_int32, to_microseconds
 
 
@@ -42,6 +48,7 @@ class TurnStarted:
             f"plus {len(self.added_ids)} added",
         )
         require(self.prompt_tokens >= 1, "a prompt has at least one token")
+        require_seed(self.seed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -91,7 +91,7 @@ def _is_known(report: SealReport, there: set[str], store: DatabaseStore) -> bool
     if report.run_id not in there:
         return False
     ours = check_seals(report.run_id, store.recording(report.run_id).records())
-    if (ours.last_seal, ours.events) != (report.last_seal, report.events):
+    if ours != report:
         raise StoreError(
             f"{store.where} has run {report.run_id} already, and not the same: {ours.events} "
             f"events there, {report.events} in the copy"

@@ -18,7 +18,7 @@ def export_csv(store: Source, run_id: str, folder: Path | str) -> list[Path]:
     """
     folder = Path(folder)
     frames: dict[str, Callable[[], pd.DataFrame]] = {
-        "runs": lambda: runs_df(store).loc[lambda frame: frame["run_id"] == run_id],
+        "runs": lambda: runs_df(store, run_id),
         "turns": lambda: turns_df(store, run_id),
         "events": lambda: events_df(store, run_id),
         "tokens": lambda: tokens_df(store, run_id),

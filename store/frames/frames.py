@@ -17,6 +17,8 @@ import pandas as pd
 import pyarrow as pa
 
 from recorder.codec import TOKEN_KIND
+from recorder.envelope import NS_PER_US
+from recorder.numbers import US_PER_MS
 from store.arrow import EVENTS, NAME
 from store.errors import StoreError
 from store.frames import rows as frame_rows
@@ -36,9 +38,6 @@ RunIds = str | Iterable[str] | None
 Turns = int | Iterable[int] | None
 Columns = str | Iterable[str] | None
 
-_US_PER_MS = 1000.0
-_NS_PER_US = 1000
-
 
 def runs_df(
     store: Source,
@@ -54,8 +53,8 @@ def runs_df(
     for summary in store.summaries():
         if wanted is None or summary.run_id in wanted:
             row = asdict(summary)
-            row["started_at"] = row["started_at_ns"] // _NS_PER_US
-            row["updated_at"] = row["updated_at_ns"] // _NS_PER_US
+            row["started_at"] = row["started_at_ns"] // NS_PER_US
+            row["updated_at"] = row["updated_at_ns"] // NS_PER_US
             rows.append(row)
     return to_pandas(pa.Table.from_pylist(rows, schema), dtype_backend)
 
@@ -118,7 +117,7 @@ def tokens_df(
     stored = tuple("duration_us" if name == "duration_ms" else name for name in schema.names)
     table = store.tokens_table(_selection(store, run_id, turns, stored))
     if "duration_ms" in schema.names:
-        duration_ms = table["duration_us"].to_numpy() / _US_PER_MS
+        duration_ms = table["duration_us"].to_numpy() / US_PER_MS
         table = table.append_column("duration_ms", pa.array(duration_ms))
     return _frame(table, schema, dtype_backend)
 

@@ -58,8 +58,8 @@ def _sorted_dictionary(column: pa.ChunkedArray, kind: pa.DataType) -> pa.Diction
     encoded = column.cast(pa.string()).combine_chunks().dictionary_encode()
     values = encoded.dictionary.to_pylist()
     order = sorted(range(len(values)), key=values.__getitem__)
-    places = np.empty(len(values), np.int16)
-    places[order] = np.arange(len(values), dtype=np.int16)
+    places = np.empty(len(values), np.int32)
+    places[order] = np.arange(len(values), dtype=np.int32)
     codes = pa.array(places).take(encoded.indices)
     return pa.DictionaryArray.from_arrays(
         codes, pa.array([values[i] for i in order], kind.value_type)

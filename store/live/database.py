@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 
 from recorder import Envelope, Record, Recording, RecordingError
 from recorder.codec import decode, encode
+from recorder.envelope import NS_PER_US, TurnCounter
 from recorder.events import RunStarted, TokenSampled
 from recorder.projections import RunSummary, changes_summary, summarise
 from store.copies.payloads import payload_of
@@ -18,7 +19,7 @@ from store.errors import NoSuchRunError, StoreError
 from store.live.connections import OpenedFile, open_engine, writing_connection
 from store.live.erasure import Erasure, erase_run
 from store.live.packing import COLUMNS
-from store.live.reader import NS_PER_US, SUMMARY_COLUMNS, DatabaseReader, summary_of
+from store.live.reader import SUMMARY_COLUMNS, DatabaseReader, summary_of
 from store.live.schema import bring_to_head
 from store.live.tables import SEQ_BITS, SEQ_MASK, runs, tombstones
 from store.source import BlobSource
@@ -31,13 +32,13 @@ class DatabaseStore(DatabaseReader):
     are there when the power fails, too.
     """
 
-    def __init__(self, url: URL, *, upgrade: bool = False) -> None:
+    def __init__(self, url: URL, *, upgrade: bool = False, must_exist: bool = False) -> None:
         where = url.render_as_string()
         engine, backend = open_engine(url)
         super().__init__(engine, backend, where)
         try:
             with engine.connect() as connection:
-                bring_to_head(connection, url, upgrade=upgrade)
+                bring_to_head(connection, url, upgrade=upgrade, must_exist=must_exist)
             self._writer = writing_connection(engine, backend)
             self._file = OpenedFile.of(url)
         except DBAPIError as error:
@@ -170,10 +171,16 @@ class DatabaseStore(DatabaseReader):
         if any(each.run_id == run_id for each in self.summaries()):
             raise StoreError(f"{self.where} has run {run_id} already")
         self._refuse_erased(run_id)
-        run_key, summary = None, None
+        run_key, summary, turns = None, None, TurnCounter()
         with self._transaction(run_id, f"run {run_id} is being added already", durable=True):
             for record in recording.records():
                 envelope = decode(run_id, record)
+                turn = turns.turn_of(envelope.event)
+                if turn != record.turn:
+                    raise RecordingError(
+                        f"run {run_id}: event {record.seq} is filed under turn {record.turn}, "
+                        f"not {turn}"
+                    )
                 summary = summarise(summary, envelope)
                 if summary is None:
                     raise RecordingError(f"run {run_id} does not begin with RunStarted")

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
+from recorder.numbers import US_PER_MS
+
 COLUMNS = (
     "version",
     "turn",
@@ -28,7 +30,6 @@ COLUMNS = (
 
 _PLACE = ("turn", "step", "position", "token_id")
 _MEASURES = ("logprob", "logprob_processed", "entropy", "top_gap")
-_US_PER_MS = 1000
 _FLOATS, _FLOAT_BITS = struct.Struct("<ffee"), struct.Struct("<iihh")
 
 
@@ -65,7 +66,7 @@ class SqlitePacking:
             version,
             *(token[name] for name in _PLACE),
             *_FLOAT_BITS.unpack(_FLOATS.pack(*(token[name] for name in _MEASURES))),
-            round(token["duration_ms"] * _US_PER_MS),
+            round(token["duration_ms"] * US_PER_MS),
             b"".join(each.to_bytes(width, "little") for each in ids) or None,
             struct.pack(f"<{len(logprobs)}e", *logprobs) or None,
         )
@@ -79,7 +80,7 @@ class SqlitePacking:
         return {
             **dict(zip(_PLACE, place, strict=True)),
             **dict(zip(_MEASURES, floats, strict=True)),
-            "duration_ms": duration_us / _US_PER_MS,
+            "duration_ms": duration_us / US_PER_MS,
             "candidate_ids": tuple(
                 int.from_bytes(packed[at : at + width], "little") for at in starts
             ),
@@ -129,7 +130,7 @@ class PostgresPacking:
             version,
             *(token[name] for name in _PLACE),
             *(token[name] for name in _MEASURES),
-            round(token["duration_ms"] * _US_PER_MS),
+            round(token["duration_ms"] * US_PER_MS),
             list(token["candidate_ids"]) or None,
             list(token["candidate_logprobs"]) or None,
         )
@@ -140,7 +141,7 @@ class PostgresPacking:
         return {
             **dict(zip(_PLACE, place, strict=True)),
             **dict(zip(_MEASURES, floats, strict=True)),
-            "duration_ms": duration_us / _US_PER_MS,
+            "duration_ms": duration_us / US_PER_MS,
             "candidate_ids": tuple(ids or ()),
             "candidate_logprobs": _float32(*(logprobs or ())),
         }

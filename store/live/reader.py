@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from recorder import Record, Recording, RecordingError
 from recorder.codec import TOKEN_KIND
+from recorder.envelope import NS_PER_US
 from recorder.projections import RunSummary
 from store.arrow import AT, EVENTS, TOKENS
 from store.errors import NoSuchRunError, StoreError
@@ -24,7 +25,6 @@ from store.live.tables import SEQ_BITS, SEQ_MASK, blobs, events, runs, tokens, t
 from store.source import Selection
 
 SUMMARY_COLUMNS = tuple(column.name for column in runs.columns if column.name != "run_key")
-NS_PER_US = 1000
 _ROWS_AT_ONCE = 2_000
 _INTEGER_ROWS_AT_ONCE = 100_000
 _STORED = {
@@ -129,7 +129,7 @@ class DatabaseReader:
         at_ns = (started_us + after_us) * NS_PER_US
         return Record(event_key & SEQ_MASK, at_ns, TOKEN_KIND, version, fields, fields["turn"])
 
-    def verify_files(self) -> list[str]:
+    def verify_files(self, run_id: str) -> list[str]:
         """See `store.source.Source`. Only SQLite can be asked: pages that do not fit together."""
         if self._backend.name != "sqlite":
             return []
@@ -242,10 +242,6 @@ def only_match(matches: Iterable[str], wanted: str, where: str) -> str:
 
 def summary_of(row: Row[Any]) -> RunSummary:
     return RunSummary(**{name: getattr(row, name) for name in SUMMARY_COLUMNS})
-
-
-def summary_row(summary: RunSummary) -> dict[str, Any]:
-    return {name: getattr(summary, name) for name in SUMMARY_COLUMNS}
 
 
 def _of_run(table: Table, run_key: int) -> Select[Any]:

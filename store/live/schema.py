@@ -3,6 +3,7 @@
 import sqlite3
 import struct
 import time
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -141,22 +142,31 @@ def _is_log_header(header: bytes) -> bool:
     return magic & ~1 == _LOG_MAGIC and (a, b) == (recorded_a, recorded_b)
 
 
-def bring_to_head(connection: Connection, url: URL, *, upgrade: bool) -> None:
+def bring_to_head(
+    connection: Connection, url: URL, *, upgrade: bool, must_exist: bool = False
+) -> None:
     """Create the tables in a blank database, or upgrade an older one where that is asked for.
 
-    Raises StoreError for a database that is not ours, OlderStoreError for one that is to be
-    upgraded first, and NewerStoreError for one that is newer than we are.
+    Raises StoreError for a database that is not ours, or is blank though it `must_exist`,
+    OlderStoreError for one that is to be upgraded first, and NewerStoreError for one that is newer
+    than we are.
     """
     where = url.render_as_string()
+    # A SQLite file that another process has begun is blank for a moment.
     if not _tables(connection):
+        if must_exist and connection.dialect.name != "sqlite":
+            raise StoreError(f"there is no store at {where}: the database is blank")
         _create(connection)
     revision = revision_of(connection, where)
     if revision == head():
         return
     if not upgrade:
+        remedy = "`tokentape db upgrade`, which makes a backup first"
+        if connection.dialect.name != "sqlite":
+            remedy = "pg_dump and `tokentape db upgrade --no-backup`"
         raise OlderStoreError(
-            f"{where} has schema {revision}, this tokentape keeps schema {head()}: upgrade it with "
-            "`tokentape db upgrade`, which makes a backup first"
+            f"{where} has schema {revision}, this tokentape keeps schema {head()}: stop those who "
+            f"record into it and upgrade it with {remedy}"
         )
     upgrade_schema(connection, url, backup=True)
 
@@ -272,15 +282,23 @@ def _back_up(url: URL, revision: str) -> Path | None:
     path = Path(url.database)
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
     copy = path.with_name(f"{path.name}.{revision}.{stamp}.backup")
-    source, target = sqlite3.connect(path), sqlite3.connect(copy)
+    aside = copy.with_name(f".{copy.name}.tmp")
     try:
-        source.backup(target)
-        (answer,) = target.execute("PRAGMA quick_check(1)").fetchone()
-    except sqlite3.Error as error:
+        answer = _copied(path, aside)
+        if answer != "ok":
+            raise StoreError(f"{path} is damaged ({answer}): there is no backup, and no upgrade")
+        aside.replace(copy)
+    except (OSError, sqlite3.Error) as error:
         raise StoreError(f"cannot make the backup {copy}: {error}; nothing was changed") from None
     finally:
-        source.close()
-        target.close()
-    if answer != "ok":
-        raise StoreError(f"the backup {copy} is damaged ({answer}): {path} is, too, and unchanged")
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
     return copy
+
+
+def _copied(path: Path, aside: Path) -> str:
+    """Copy a database; what SQLite says of the copy, `ok` where it is sound."""
+    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(aside)) as target:
+        source.backup(target)
+        (answer,) = target.execute("PRAGMA quick_check(1)").fetchone()
+    return str(answer)

@@ -8,8 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sqlalchemy import create_engine, inspect
 
 import tokentape as tt
+from tests.made_events import run_started
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -289,3 +291,43 @@ def test_commands_that_need_no_model_do_not_wait_for_torch() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
 
     assert done.stdout == "False\n"
+
+
+def test_a_name_is_shown_as_it_is_and_never_read_as_markup(
+    tmp_path: Path, lm: tt.LoadedModel, cli: Cli
+) -> None:
+    path = tmp_path / "runs.db"
+    with (
+        tt.open_store(path) as store,
+        tt.Investigation(lm, store=store, name="[b]probe[/foo]", system_prompt="Hi.") as run,
+    ):
+        run.chat("Hello", max_new_tokens=2)
+    code, out, _ = cli("list", "--store", str(path))
+
+    assert code == 0
+    assert "[b]probe[/foo]" in out
+
+
+def test_looking_for_a_store_in_a_blank_database_leaves_it_blank(
+    postgres_url: str, cli: Cli
+) -> None:
+    code, _, err = cli("list", "--store", postgres_url)
+    engine = create_engine(postgres_url)
+
+    assert code == 2
+    assert "the database is blank" in err
+    assert inspect(engine).get_table_names() == []
+    engine.dispose()
+
+
+def test_a_run_of_which_nothing_is_sealed_is_not_called_as_recorded(
+    tmp_path: Path, cli: Cli
+) -> None:
+    path = tmp_path / "runs.db"
+    with tt.open_store(path) as store:
+        tt.Recorder(store).record(run_started())
+    code, out, _ = cli("check", "--store", str(path))
+
+    assert code == 1
+    assert "nothing vouches for it" in out
+    assert " as recorded" not in out

@@ -8,6 +8,7 @@ import pytest
 
 from recorder import events
 from recorder.events import CacheDecided, Event, HistoryPruned, TokenSampled, TurnStarted
+from tests.made_events import run_started
 
 DECIDED = {
     "turn": 1,
@@ -125,3 +126,13 @@ def test_every_event_is_listed_in_the_catalogue() -> None:
         "Event",
         "ids_sha256",
     }
+
+
+def test_a_name_that_not_every_database_can_hold_is_refused() -> None:
+    with pytest.raises(ValueError, match="holds no NUL"):
+        run_started(name="a\0b")
+
+
+def test_a_seed_beyond_64_bits_is_refused() -> None:
+    with pytest.raises(ValueError, match="must fit into 64 signed bits"):
+        run_started(seed=2**63)

@@ -1,11 +1,15 @@
 """What is redacted is nowhere, and the rest of the recording still adds up."""
 
+import dataclasses
 import hashlib
 from typing import Any
+
+import pytest
 
 from recorder import Envelope, Record, Recorder, Recording
 from recorder.codec import encode
 from recorder.events import (
+    CacheCleared,
     HistoryPruned,
     MessageAdded,
     SystemPromptCached,
@@ -203,3 +207,30 @@ def test_a_failure_is_told_without_what_is_secret() -> None:
 
     assert "RunFailed" in repr(kept.records)
     assert SECRET not in repr(kept.records)
+
+
+def test_words_in_reasons_and_names_of_calls_are_redacted_too() -> None:
+    call = ToolCalled(call_id=SECRET, name="look", arguments={})
+    kept = record(call, CacheCleared(reason=f"said {SECRET}", freed_bytes=0))
+
+    assert SECRET not in repr(kept.records)
+
+
+def test_numbers_that_settings_are_made_of_stay_numbers() -> None:
+    kept = Kept()
+    with Recorder(kept, run_id="run", redactor=lambda text: text.replace("7", "#")) as recorder:
+        recorder.record(dataclasses.replace(STARTED, generation_config={"temperature": 0.7}))
+        recorder.record(ToolCalled(call_id="1", name="look", arguments={"at": 7}))
+    started, called, _ = (each.event for each in kept.recording.events())
+
+    assert started.generation_config == {"temperature": 0.7}
+    assert called.arguments == {"at": "#"}
+
+
+def test_a_redactor_that_returns_no_text_is_named_and_writes_nothing() -> None:
+    kept = Kept()
+    recorder = Recorder(kept, run_id="run", redactor=lambda text: None)
+    with pytest.raises(TypeError, match="a redactor returns a string, not NoneType"):
+        recorder.record(STARTED)
+
+    assert kept.records == []

@@ -182,3 +182,14 @@ def test_a_run_that_was_cut_off_is_sealed_up_to_its_last_turn(records: list[Reco
     assert report.holds
     assert (report.sealed_turns, report.unsealed_events, report.events) == (1, 3, 10)
     assert report.last_seal == records[6].seal
+
+
+def test_a_tail_without_a_seal_can_be_compared_though_nothing_vouches_for_it(
+    records: list[Record],
+) -> None:
+    cut = records[:10]
+    altered = [*cut[:9], dataclasses.replace(cut[9], at_ns=9_000)]
+
+    assert check_seals("run", altered).holds
+    assert check_seals("run", altered).last_seal == check_seals("run", cut).last_seal
+    assert check_seals("run", altered).tail_hash != check_seals("run", cut).tail_hash

@@ -14,7 +14,7 @@ from recorder.events import (
 )
 from tests.made_events import run_started
 
-STARTED = run_started(name="by\nhand\x00é", generation_config={"top_p": 0.9})
+STARTED = run_started(name="by\nhand é", generation_config={"top_p": 0.9})
 
 
 def token(turn: int, step: int, *, candidates: int) -> TokenSampled:

@@ -75,7 +75,7 @@ def assert_beginning(path: Path, truth: dict[str, list[Any]]) -> bool:
     try:
         with tt.open_store(path, must_exist=True) as opened:
             assert isinstance(opened, DatabaseStore)
-            faults = opened.verify_files()
+            faults = opened.verify_files("")
             held = records_of(opened)
             for run_id in held:
                 faults += tt.check(opened, run_id).faults

@@ -60,7 +60,7 @@ def test_a_full_disk_is_told_once_and_harms_nothing(tmp_path: Path) -> None:
         assert held == kept
         for run_id in (whole, recorder.run_id, after):
             assert tt.check(opened, run_id).faults == ()
-        assert opened.verify_files() == []
+        assert opened.verify_files("") == []
 
 
 FILLED = """

@@ -202,7 +202,7 @@ def torture_file(
             for said in all_said:
                 kept_of(store, said)
             assert tt.check(store, another).holds
-            assert store.verify_files() == []
+            assert store.verify_files("") == []
     return figures
 
 

@@ -239,3 +239,21 @@ def test_a_blank_database_is_made_by_one_of_many_who_find_it(postgres_url: str) 
     with engine.connect() as connection:
         assert connection.execute(text("SELECT count(*) FROM alembic_version")).scalar() == 1
     engine.dispose()
+
+
+def test_a_backup_that_cannot_be_finished_is_not_left_and_nothing_is_upgraded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = old_store(tmp_path, "0001")
+    before = path.read_bytes()
+
+    def break_off(source: Path, aside: Path) -> str:
+        aside.write_bytes(b"half")
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr("store.live.schema._copied", break_off)
+    with pytest.raises(tt.StoreError, match=r"cannot make the backup .* disk is full; nothing was"):
+        tt.open_store(path, upgrade=True)
+
+    assert path.read_bytes() == before
+    assert {each.suffix for each in tmp_path.iterdir()} <= {".db", ".db-wal", ".db-shm"}

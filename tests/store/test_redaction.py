@@ -131,3 +131,18 @@ def test_what_is_not_redacted_is_found_by_the_same_search(
 
     found = {form for form, sought in forms_of(lm).items() if sought in held}
     assert {"text", "number", "JSON ids"} <= found
+
+
+def test_a_folder_of_prefixes_is_refused_beside_a_redactor(
+    tmp_path: Path, lm: tt.LoadedModel, store: DatabaseStore
+) -> None:
+    """It would keep the ids of the system prompt, which spell it."""
+    with pytest.raises(tt.PromptError, match="give one or the other"):
+        tt.Investigation(
+            lm,
+            store=store,
+            name="n",
+            system_prompt="Be kind.",
+            redactor=str.upper,
+            prefix_folder=tmp_path / "prefixes",
+        )

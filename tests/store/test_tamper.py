@@ -308,7 +308,7 @@ def everything(path: Path) -> tuple[list[Any], list[str]]:
         assert isinstance(store, DatabaseStore)
         summaries = store.summaries()
         said: list[Any] = [summaries]
-        faults = list(store.verify_files())
+        faults = list(store.verify_files(""))
         for summary in summaries:
             envelopes = list(store.recording(summary.run_id).events())
             said.append(envelopes)

@@ -100,9 +100,9 @@ def import_(
 def _say_what_is_left_out(recordings: Iterable[tt.Recording]) -> None:
     """Only what has a seal is sealed; of a run that was cut off, that is not all."""
     for recording in recordings:
-        unsealed = check_seals(recording.run_id, recording.records()).unsealed_events
-        if unsealed:
+        report = check_seals(recording.run_id, recording.records())
+        if report.holds and report.unsealed_events:
             sys.stderr.write(
-                f"run {recording.run_id}: left out {unsealed:,} events of a turn that has not "
-                "finished\n"
+                f"run {recording.run_id}: left out {report.unsealed_events:,} events of a turn "
+                "that has not finished\n"
             )

@@ -32,7 +32,8 @@ def list_runs(
     opened = open_stored(store)
     if as_json:
         frame = tt.runs_df(opened)
-        output.print_json(json.loads(frame.to_json(orient="records", date_format="iso")))
+        text = frame.to_json(orient="records", date_format="iso", date_unit="us")
+        output.print_json(json.loads(text))
         return
     summaries = opened.summaries()
     shown = summaries[-last:] if last else summaries
@@ -81,10 +82,11 @@ def check(
     opened = open_stored(store)
     found = tt.check(opened, find_recording(opened, run).run_id, seal=seal)
     if as_json:
-        output.print_json(asdict(found) | {"holds": found.holds})
+        states = {"holds": found.holds, "is_vouched_for": found.is_vouched_for}
+        output.print_json(asdict(found) | states)
     else:
         sys.stdout.write(output.integrity_text(found))
-    raise typer.Exit(0 if found.holds else 1)
+    raise typer.Exit(0 if found.holds and found.is_vouched_for else 1)
 
 
 def erase(
