@@ -37,10 +37,9 @@ from store.sealed.parquet import (
     tokens_rows,
 )
 from store.sealed.places import SCHEMA_VERSION, TABLES, newest_schema, part_name
-from store.sealed.run_file import UNREADABLE, SealedRun, read_sealed_run
+from store.sealed.run_file import UNREADABLE, SealedRun, fingerprints_of, read_sealed_run
 from store.source import BlobSource
 
-FINGERPRINTS = ("weights_sha256", "tokenizer_sha256", "template_sha256", "sampler_sha256")
 _SUMMARISED_KINDS = frozenset(
     each.__name__ for each in (RunStarted, CacheDecided, TurnFinished, RunFinished, RunFailed)
 )
@@ -171,8 +170,7 @@ class _Part:
         envelope = decode(self.run.run_id, record)
         self.run = replace(self.run, summary=summarise(self.run.summary, envelope))
         if isinstance(envelope.event, RunStarted):
-            prints = {name: getattr(envelope.event, name) for name in FINGERPRINTS}
-            self.run = replace(self.run, fingerprints=prints)
+            self.run = replace(self.run, fingerprints=fingerprints_of(envelope.event))
 
 
 def _write(part: _Part, records: Iterable[Record], blobs: BlobSource, folder: Path) -> list[Path]:

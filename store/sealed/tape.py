@@ -15,6 +15,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from recorder import Recording
 from store.errors import NewerStoreError, StoreError
 from store.sealed.locks import sync_folder
 from store.sealed.parquet import SealedFile
-from store.sealed.places import SCHEMA_VERSION, run_id_of
+from store.sealed.places import SCHEMA_VERSION, folder_of_run, part_name, run_id_of
 from store.sealed.run_file import SealedRun, cannot_read, read_sealed_run
 from store.sealed.sealing import export_parquet
 from store.source import BlobSource
@@ -192,15 +193,30 @@ class Tape:
         self._last = (name, content)
         return content
 
-    def unlisted(self, listed: set[str]) -> list[str]:
-        return sorted(self._files.keys() - listed)
+    def size(self, name: str) -> int:
+        if name not in self._files:
+            raise StoreError(f"cannot read {self.where}: it has no {name}")
+        return self._files[name].bytes
 
-    def faults(self) -> list[str]:
-        """Compare the files with the manifest."""
+    def files_of(self, run_id: str) -> list[str]:
+        folder = folder_of_run(part_name("runs", run_id))
+        return sorted(name for name in self._files if folder_of_run(name) == folder)
+
+    def at_rest(self) -> AbstractContextManager[bool]:
+        """A tape is never changed, only replaced; what is open stays what it was."""
+        return nullcontext(True)
+
+    def faults(self, run: SealedRun) -> list[str]:
+        """Compare the run and its files with the manifest."""
+        told: Any = self._manifest.get("runs")
         found = []
-        for name, file in self._files.items():
+        if not _is_list_of(told, self.run_files()):
+            found.append(f"{self.where}: its {MANIFEST} lists other runs than there are")
+        elif _described(run) not in told:
+            found.append(f"{self.where}: its {MANIFEST} says of run {run.run_id} what is not so")
+        for name in self.files_of(run.run_id):
             try:
-                if hashlib.sha256(self.content(name)).hexdigest() != file.sha256:
+                if hashlib.sha256(self.content(name)).hexdigest() != self._files[name].sha256:
                     found.append(f"{self.where}: {name} is not what the manifest says: its sha256")
             except StoreError as error:
                 found.append(str(error))
@@ -208,6 +224,14 @@ class Tape:
 
     def close(self) -> None:
         self._archive.close()
+
+
+def _is_list_of(told: Any, run_ids: Iterable[str]) -> bool:
+    return (
+        isinstance(told, list)
+        and all(isinstance(each, dict) for each in told)
+        and [each.get("run_id") for each in told] == list(run_ids)
+    )
 
 
 def _files_of(manifest: dict[str, Any], where: str) -> list[SealedFile]:
