@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
@@ -55,13 +55,17 @@ def is_zip(path: Path) -> bool:
 def pack(recordings: Iterable[Recording], blobs: BlobSource, path: Path | str) -> Path:
     """Write runs into a tape, written aside and renamed.
 
-    Raises StoreError where it cannot be written, RecordingError as `export_parquet` does.
+    A tape that is there already is replaced where no run of it would be lost. Raises StoreError
+    where there is anything else, or where it cannot be written, RecordingError as `export_parquet`
+    does.
     """
     path = Path(path)
     by_id = {recording.run_id: recording for recording in recordings}
     if not by_id:
         raise StoreError(f"cannot write {path}: a tape has at least one run")
     try:
+        if path.exists():
+            _refuse_to_lose(path, by_id)
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".packing-", dir=path.parent) as made:
             folder, aside = Path(made, "files"), Path(made, "tape")
@@ -76,6 +80,27 @@ def pack(recordings: Iterable[Recording], blobs: BlobSource, path: Path | str) -
     except (OSError, ValueError) as error:
         raise StoreError(f"cannot write {path}: {error}") from None
     return path
+
+
+def _refuse_to_lose(path: Path, packed: Container[str]) -> None:
+    """Raises StoreError for a file that is no tape, and for a tape with a run that is not packed.
+
+    It may be the store that is packed from.
+    """
+    try:
+        tape = Tape(path)
+    except StoreError:
+        raise StoreError(
+            f"{path} is there already, and is no tape that can be read: move it away, or give "
+            "another name"
+        ) from None
+    tape.close()
+    lost = [run_id for run_id in tape.run_files() if run_id not in packed]
+    if lost:
+        raise StoreError(
+            f"{path} is there already, and run {lost[0]} in it would be lost: pack all that it "
+            "holds, or give another name"
+        )
 
 
 def _write(aside: Path, files: list[tuple[str, Path]]) -> None:

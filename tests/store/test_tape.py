@@ -328,6 +328,40 @@ def test_packing_that_breaks_leaves_the_old_tape(
     assert [each.name for each in tmp_path.iterdir()] == ["two.tape"]
 
 
+def test_packing_refuses_to_overwrite_what_is_no_tape(tmp_path: Path, cli: Cli) -> None:
+    database = tmp_path / "runs.db"
+    with tt.open_store(database) as store:
+        run_id = make_run(store, turns=1)
+    notes, gone = tmp_path / "notes.txt", tmp_path / "gone.tape"
+    notes.write_text("mine")
+    gone.write_bytes(b"PK\x03\x04, and the rest is missing")
+    for path in (database, notes, gone):
+        before = path.read_bytes()
+        code, out, err = cli("pack", run_id, "-o", str(path), "--store", str(database))
+
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert f"{path} is there already, and is no tape that can be read" in err
+        assert path.read_bytes() == before
+
+
+def test_packing_refuses_to_drop_a_run_that_is_in_the_tape(
+    packed: tuple[Path, list[tt.Recording]], store: DatabaseStore
+) -> None:
+    path, recordings = packed
+    before = path.read_bytes()
+    with tt.open_store(path) as tape:
+        with pytest.raises(tt.StoreError, match=f"{recordings[1].run_id} in it would be") as caught:
+            tt.pack([tape.recording(recordings[0].run_id)], tape, path)
+        assert "\n" not in str(caught.value)
+        assert path.read_bytes() == before
+        tt.pack([tape.recording(each.run_id) for each in recordings], tape, path)
+    assert path.read_bytes() == before
+    more = [*recordings, store.recording(make_run(store, turns=1))]
+    tt.pack(more, store, path)
+    with tt.open_store(path) as tape:
+        assert len(tape.summaries()) == 3
+
+
 def test_pack_prints_the_tape_that_commands_then_read(tmp_path: Path, cli: Cli) -> None:
     database, path = tmp_path / "runs.db", tmp_path / "a b.tape"
     with tt.open_store(database) as store:
