@@ -32,10 +32,12 @@ _BAD_LINE = (AttributeError, KeyError, OverflowError, TypeError, ValueError)
 def export_jsonl(recordings: Iterable[Recording], blobs: BlobSource, path: Path | str) -> Path:
     """Write runs as lines of JSON, all that is recorded of them; written aside and renamed.
 
-    Raises StoreError where the file cannot be written or a payload is missing.
+    An export that is there already is replaced. Raises StoreError where there is anything else, it
+    may be the store itself, where the file cannot be written and where a payload is missing.
     """
     path = Path(path)
     try:
+        _refuse_to_lose(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, aside = tempfile.mkstemp(prefix=".writing-", dir=path.parent)
         try:
@@ -51,6 +53,21 @@ def export_jsonl(recordings: Iterable[Recording], blobs: BlobSource, path: Path 
     except (OSError, ValueError) as error:
         raise StoreError(f"cannot write {path}: {error}") from None
     return path
+
+
+def _refuse_to_lose(path: Path) -> None:
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        # No line is read of what has none.
+        line = file.readline() if file.peek(1)[:1] == b"{" else file.read(1)
+    try:
+        if line:
+            _parsed(line, str(path))
+    except StoreError:
+        raise StoreError(
+            f"{path} is there already, and is no export of runs: move it away, or give another name"
+        ) from None
 
 
 def _lines(recording: Recording, blobs: BlobSource) -> Iterator[str]:

@@ -27,6 +27,24 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
+@contextmanager
+def at_rest(folder: Path) -> Iterator[bool]:
+    """Have others who write there wait; False, and nobody waits, where one is at it."""
+    if sys.platform == "win32":
+        yield True
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(handle)
+
+
 def sync_folder(folder: Path) -> None:
     """Bring the names in a folder to the disk; Windows does it by itself."""
     if sys.platform == "win32":

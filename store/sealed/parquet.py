@@ -49,6 +49,8 @@ _ENCODINGS = {
     "top_gap": "BYTE_STREAM_SPLIT",
     "candidate_logprobs.list.element": "BYTE_STREAM_SPLIT",
 }
+# A payload can be large, and a turn waits until it is sealed.
+_LEVELS = {"runs": 19, "events": 19, "tokens": 19, "blobs": 3}
 # What readers skip row groups by; statistics of anything else only take room.
 _STATISTICS = ("seq", "turn", "sha256")
 
@@ -113,19 +115,20 @@ class TableFile:
     def _opened(self) -> Any:
         if self._writer is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            schema = of_file(SCHEMAS[self.name.split("/")[0]])
-            self._writer = pq.ParquetWriter(self.aside, schema, **_settings(schema))
+            table = self.name.split("/")[0]
+            schema = of_file(SCHEMAS[table])
+            self._writer = pq.ParquetWriter(self.aside, schema, **_settings(schema, _LEVELS[table]))
         return self._writer
 
 
-def _settings(schema: pa.Schema) -> dict[str, Any]:
+def _settings(schema: pa.Schema, level: int) -> dict[str, Any]:
     leaves = [
         f"{field.name}.list.element" if pa.types.is_list(field.type) else field.name
         for field in schema
     ]
     return {
         "compression": "zstd",
-        "compression_level": 19,
+        "compression_level": level,
         "use_dictionary": [name for name in leaves if name in _DICTIONARY],
         "column_encoding": {
             name: _ENCODINGS.get(name, "PLAIN") for name in leaves if name not in _DICTIONARY

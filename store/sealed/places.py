@@ -6,11 +6,16 @@ run is sealed once it has its one file of `runs`, which lists the others: `store
 
 import re
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote, unquote
 
 from store.errors import NewerStoreError, StoreError
+from store.sealed.locks import at_rest
+
+if TYPE_CHECKING:
+    from store.sealed.run_file import SealedRun
 
 SCHEMA_VERSION = 1
 # Beside `runs`.
@@ -56,11 +61,17 @@ class Place(Protocol):
     def content(self, name: str) -> bytes:
         """The file's bytes. Raises StoreError."""
 
-    def unlisted(self, listed: set[str]) -> list[str]:
-        """The files here that are none of those."""
+    def size(self, name: str) -> int:
+        """The file's size in bytes. Raises StoreError where there is none."""
 
-    def faults(self) -> list[str]:
-        """What is wrong with the files as the place itself lists them, a line each."""
+    def files_of(self, run_id: str) -> list[str]:
+        """The names of all files under the run's id, whatever they are."""
+
+    def at_rest(self) -> AbstractContextManager[bool]:
+        """Keep the files as they are; False where they are being written."""
+
+    def faults(self, run: "SealedRun") -> list[str]:
+        """What is wrong with the run and its files as the place itself lists them, a line each."""
 
     def close(self) -> None:
         """Let go of what is held open."""
@@ -98,16 +109,24 @@ class Folder:
         except OSError as error:
             raise StoreError(f"cannot read {path}: {error.strerror}") from None
 
-    def unlisted(self, listed: set[str]) -> list[str]:
-        found = (
+    def size(self, name: str) -> int:
+        path = self._path / name
+        try:
+            return path.stat().st_size
+        except OSError as error:
+            raise StoreError(f"cannot read {path}: {error.strerror}") from None
+
+    def files_of(self, run_id: str) -> list[str]:
+        return sorted(
             each.relative_to(self._path).as_posix()
             for table in ("runs", *TABLES)
-            for each in (self._path / table).rglob("*")
-            if each.is_file()
+            for each in (self._path / part_name(table, run_id)).parent.glob("*")
         )
-        return sorted(name for name in found if name not in listed)
 
-    def faults(self) -> list[str]:
+    def at_rest(self) -> AbstractContextManager[bool]:
+        return at_rest(self._path)
+
+    def faults(self, run: "SealedRun") -> list[str]:
         return []
 
     def close(self) -> None:

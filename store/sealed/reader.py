@@ -2,12 +2,12 @@
 
 import hashlib
 import heapq
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import reduce
 from itertools import chain
 from operator import and_, attrgetter
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -23,11 +23,18 @@ from store.arrow import EVENTS, RUNS, TOKENS, of_file
 from store.errors import StoreError
 from store.live.reader import only_match
 from store.sealed.parquet import SCHEMAS, SealedFile, runs_row
-from store.sealed.places import Folder, Place, folder_of_run, part_name
-from store.sealed.run_file import UNREADABLE, SealedRun, cannot_read, read_sealed_run
+from store.sealed.places import Folder, Place, part_name
+from store.sealed.run_file import (
+    UNREADABLE,
+    SealedRun,
+    cannot_read,
+    metadata_faults,
+    read_sealed_run,
+)
 from store.sealed.tape import Tape
 from store.source import Selection
 
+T = TypeVar("T")
 _PLACE = ("run_id", "seq", "at")
 CANDIDATES = ("candidate_ids", "candidate_logprobs")
 _BATCH_ROWS = 8192
@@ -63,6 +70,9 @@ class ParquetStore:
 
     def summaries(self) -> list[RunSummary]:
         """Every sealed run, the oldest first."""
+        return _twice(self._summaries)
+
+    def _summaries(self) -> list[RunSummary]:
         found = (self.sealed_run(run_id).summary for run_id in self._place.run_files())
         known = (each for each in found if each is not None)
         return sorted(known, key=lambda each: (each.started_at_ns, each.run_id))
@@ -83,16 +93,19 @@ class ParquetStore:
 
     def blob(self, sha256: str) -> bytes:
         """The payload under a hexadecimal sha256. Raises StoreError where there is none."""
+        return _twice(lambda: self._blob(sha256))
+
+    def _blob(self, sha256: str) -> bytes:
         if sha256 not in self._blob_files:
-            self._blob_files = dict(self._find_blobs())
-        if sha256 not in self._blob_files:
-            raise StoreError(f"{self.where} has no blob {sha256}")
-        name = self._blob_files[sha256]
+            self._find_blobs(sha256)
+        # Taken out: where it cannot be read there any more, it is looked for again.
+        name = self._blob_files.pop(sha256)
         found = self._scan("blobs", {"": [name]}, ["payload"], ds.field("sha256") == sha256)
-        payload = bytes(found["payload"][0].as_py())
-        if hashlib.sha256(payload).hexdigest() != sha256:
+        payloads = [bytes(each) for each in found["payload"].to_pylist()]
+        if not payloads or hashlib.sha256(payloads[0]).hexdigest() != sha256:
             raise StoreError(f"{self.where}: blob {sha256} is not as it was sealed")
-        return payload
+        self._blob_files[sha256] = name
+        return payloads[0]
 
     def events_table(self, selection: Selection) -> pa.Table:
         """See `Source`."""
@@ -108,29 +121,43 @@ class ParquetStore:
         columns = [name for name in TOKENS.names if name in (*_PLACE, *wanted)]
         return self._select("tokens", selection, columns)
 
-    def verify_files(self) -> list[str]:
-        """See `Source`: every file is compared with its size and sum as they were written down."""
-        found = self._place.faults()
-        listed: set[str] = set()
-        unreadable: set[str] = set()
-        for run_id, name in self._place.run_files().items():
-            listed.add(name)
-            try:
+    def verify_files(self, run_id: str) -> list[str]:
+        """See `Source`: every file is compared with its size and sum as they were written down.
+
+        Where there are faults, a second look tells whether files were replaced during the first.
+        """
+        return self._faults(run_id) and self._faults(run_id)
+
+    def _faults(self, run_id: str) -> list[str]:
+        name = part_name("runs", run_id)
+        try:
+            with self._place.at_rest() as at_rest:
                 run = self.sealed_run(run_id)
-                rows = self._scan("runs", {run_id: [name]}, of_file(RUNS).names).to_pylist()
-                if run.summary is None or rows != runs_row(run.summary).to_pylist():
-                    found.append(f"{self.where}/{name} contradicts itself: its row is another")
-                listed |= {each.name for each in run.files}
-                found += (fault for each in run.files if (fault := self._fault_of(each)))
-            except StoreError as error:
-                found.append(str(error))
-                unreadable.add(folder_of_run(name))
-        found += (
-            f"{self.where}/{name} is of no sealed run: what is left of an export that was cut off"
-            for name in self._place.unlisted(listed)
-            if folder_of_run(name) not in unreadable
-        )
-        return list(dict.fromkeys(found))
+                row_fault = self._row_fault(run, name)
+                there = self._place.files_of(run_id) if at_rest else []
+            found = [*self._place.faults(run), *filter(None, [row_fault])]
+            found += (fault for each in run.files if (fault := self._fault_of(each)))
+            listed = {name, *(each.name for each in run.files)}
+            found += (
+                f"{self.where}/{each} is not listed: it is left of an export that was cut off"
+                for each in there
+                if each not in listed
+            )
+            if not found:
+                faults = metadata_faults(run, self._records_of(run))
+                found += (f"{self.where}/{name}: {fault}" for fault in faults)
+            return list(dict.fromkeys(found))
+        except StoreError as error:
+            return [str(error)]
+
+    def _row_fault(self, run: SealedRun, name: str) -> str:
+        try:
+            rows = self._scan("runs", {run.run_id: [name]}, of_file(RUNS).names).to_pylist()
+        except StoreError as error:
+            return str(error)
+        if run.summary is None or rows != runs_row(run.summary).to_pylist():
+            return f"{self.where}/{name} contradicts itself: its row is another"
+        return ""
 
     def _fault_of(self, file: SealedFile) -> str:
         try:
@@ -141,12 +168,21 @@ class ParquetStore:
             return f"{self.where}/{file.name} is not as it was sealed: its sha256 is another"
         return ""
 
-    def _find_blobs(self) -> Iterator[tuple[str, str]]:
-        """Each payload's sum and the file that it is in."""
+    def _find_blobs(self, sha256: str) -> None:
+        """Note each payload's file. Raises StoreError where the one that is wanted is in none.
+
+        A run that is damaged does not keep the payloads of others from being found.
+        """
+        complaint = StoreError(f"{self.where} has no blob {sha256}")
         for run_id in self._place.run_files():
-            for name in self.sealed_run(run_id).parts("blobs"):
-                sums = self._scan("blobs", {run_id: [name]}, ["sha256"])["sha256"]
-                yield from ((sha256, name) for sha256 in sums.to_pylist())
+            try:
+                for name in self._parts(self.sealed_run(run_id), "blobs"):
+                    sums = self._scan("blobs", {run_id: [name]}, ["sha256"])["sha256"]
+                    self._blob_files |= dict.fromkeys(sums.to_pylist(), name)
+            except StoreError as error:
+                complaint = error
+        if sha256 not in self._blob_files:
+            raise complaint
 
     def _select(
         self,
@@ -155,10 +191,19 @@ class ParquetStore:
         columns: Sequence[str],
         kinds: Sequence[str] | None = None,
     ) -> pa.Table:
+        return _twice(lambda: self._select_once(table, selection, columns, kinds))
+
+    def _select_once(
+        self,
+        table: str,
+        selection: Selection,
+        columns: Sequence[str],
+        kinds: Sequence[str] | None,
+    ) -> pa.Table:
         wanted = self._place.run_files()
         if selection.run_ids is not None:
             wanted = {run_id: wanted[run_id] for run_id in wanted if run_id in selection.run_ids}
-        files = {run_id: self.sealed_run(run_id).parts(table) for run_id in wanted}
+        files = {run_id: self._parts(self.sealed_run(run_id), table) for run_id in wanted}
         conditions = {"turn": selection.turns, "kind": kinds}
         filters = [
             ds.field(name).isin(each) for name, each in conditions.items() if each is not None
@@ -201,12 +246,41 @@ class ParquetStore:
         return cannot_read(self.where, error)
 
     def _records(self, run_id: str) -> Iterator[Record]:
-        run = self.sealed_run(run_id)
-        events = (_event_records(batch) for batch in self._batches(run.parts("events")))
-        tokens = (_token_records(batch) for batch in self._batches(run.parts("tokens")))
+        """Where files are replaced while they are read, it goes on in those that took their place.
+
+        That is so only where they hold the same, as far as it was read.
+        """
+        run = _twice(lambda: self.sealed_run(run_id))
+        last: Record | None = None
+        try:
+            for last in self._records_of(run):
+                yield last
+        except StoreError:
+            run = self.sealed_run(run_id)
+            again = self._records_of(run)
+            if last is not None and last not in again:
+                raise
+            yield from again
+
+    def _records_of(self, run: SealedRun) -> Iterator[Record]:
+        events = (_event_records(batch) for batch in self._batches(self._parts(run, "events")))
+        tokens = (_token_records(batch) for batch in self._batches(self._parts(run, "tokens")))
         return heapq.merge(
             chain.from_iterable(events), chain.from_iterable(tokens), key=attrgetter("seq")
         )
+
+    def _parts(self, run: SealedRun, table: str) -> list[str]:
+        """The run's files of a table. Raises StoreError where one is not there as it is listed."""
+        for file in run.files:
+            if not file.name.startswith(f"{table}/"):
+                continue
+            size = self._place.size(file.name)
+            if size != file.bytes:
+                raise StoreError(
+                    f"cannot read {self.where}/{file.name}: it has {size} bytes, and {file.bytes} "
+                    "were sealed"
+                )
+        return run.parts(table)
 
     def _batches(self, names: Iterable[str]) -> Iterator[pa.RecordBatch]:
         for name in names:
@@ -215,6 +289,14 @@ class ParquetStore:
                 yield from pq.ParquetFile(source).iter_batches(batch_size=_BATCH_ROWS)
             except UNREADABLE as error:
                 raise cannot_read(f"{self.where}/{name}", error) from None
+
+
+def _twice(read: Callable[[], T]) -> T:
+    """A second time where the first fails: files may have been replaced while they were read."""
+    try:
+        return read()
+    except StoreError:
+        return read()
 
 
 def _event_records(batch: pa.RecordBatch) -> Iterator[Record]:

@@ -1,18 +1,24 @@
 """What the metadata of a sealed run's file of `runs` says of the run and of its other files."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from recorder import Record, RecordingError
+from recorder.codec import decode
+from recorder.events import RunStarted
 from recorder.projections import RunSummary
+from recorder.seals import check_seals
 from store.errors import StoreError
 from store.sealed.parquet import METADATA_PREFIX, SealedFile
 from store.sealed.places import SCHEMA_VERSION
 
+FINGERPRINTS = ("weights_sha256", "tokenizer_sha256", "template_sha256", "sampler_sha256")
 UNREADABLE = (OSError, pa.ArrowException, ValueError, KeyError, TypeError)
 
 
@@ -64,6 +70,8 @@ def read_sealed_run(source: Any, where: str) -> SealedRun:
             name.decode().removeprefix(METADATA_PREFIX): value.decode()
             for name, value in found.items()
         }
+        if texts["schema"] != str(SCHEMA_VERSION):
+            raise ValueError(f"it says schema {texts['schema']}")
         run_id = texts["run_id"]
         return SealedRun(
             run_id=run_id,
@@ -75,6 +83,37 @@ def read_sealed_run(source: Any, where: str) -> SealedRun:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{where} is no file of a sealed run: {error!r}") from None
+
+
+def fingerprints_of(event: RunStarted) -> dict[str, str]:
+    return {name: getattr(event, name) for name in FINGERPRINTS}
+
+
+def metadata_faults(run: SealedRun, records: Iterable[Record]) -> list[str]:
+    """What the metadata says of the run and its events do not.
+
+    Nothing where the events themselves do not hold: then that is what is wrong.
+    """
+    rest = iter(records)
+    first = list(next(zip(rest), ()))
+    report = check_seals(run.run_id, chain(first, rest))
+    if report.fault:
+        return []
+    try:
+        started = [decode(run.run_id, each).event for each in first]
+    except RecordingError:
+        return []
+    prints = [fingerprints_of(each) for each in started if isinstance(each, RunStarted)]
+    found = {
+        "events": (run.events, report.events),
+        "last_seal": (run.last_seal, report.last_seal or ""),
+        "fingerprints": (run.fingerprints, prints[0] if prints else {}),
+    }
+    return [
+        f"its metadata says {name} {said}, but its events say {true}"
+        for name, (said, true) in found.items()
+        if said != true
+    ]
 
 
 def cannot_read(where: str, error: BaseException) -> StoreError:

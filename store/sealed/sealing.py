@@ -1,11 +1,13 @@
 """Sealing runs into a folder of Parquet files, also while they go on.
 
 Files are written aside, brought to the disk and renamed, that of `runs` last: whoever reads sees a
-run whole, as it was at its last seal, or not at all.
+run whole, as it was at its last seal, or not at all. A part that is listed there stays as it is for
+as long as the run goes on from it, so that nobody who reads it loses it.
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,14 +37,12 @@ from store.sealed.parquet import (
     tokens_rows,
 )
 from store.sealed.places import SCHEMA_VERSION, TABLES, newest_schema, part_name
-from store.sealed.run_file import UNREADABLE, SealedRun, read_sealed_run
+from store.sealed.run_file import UNREADABLE, SealedRun, fingerprints_of, read_sealed_run
 from store.source import BlobSource
 
-FINGERPRINTS = ("weights_sha256", "tokenizer_sha256", "template_sha256", "sampler_sha256")
-_ENDED_KINDS = frozenset((RunFinished.__name__, RunFailed.__name__))
-_SUMMARISED_KINDS = _ENDED_KINDS | {
-    each.__name__ for each in (RunStarted, CacheDecided, TurnFinished)
-}
+_SUMMARISED_KINDS = frozenset(
+    each.__name__ for each in (RunStarted, CacheDecided, TurnFinished, RunFinished, RunFailed)
+)
 # Small row groups: one payload is found without unpacking many.
 _BLOBS_BYTES = 1024**2
 _FIRST = ("tokens", 0)
@@ -52,59 +52,71 @@ def export_parquet(recording: Recording, blobs: BlobSource, folder: Path | str) 
     """Seal a run into a folder; return the files that were written.
 
     Of a run that goes on, that is what has a seal. Called again, it adds a part with what was
-    sealed since; when the run has ended, one part replaces all. Other runs in the folder stay.
-    Raises StoreError where the folder cannot be written, RecordingError for a damaged run and for
-    one of which nothing is sealed yet.
+    sealed since. What the folder has under the run's id that is not the beginning of the run, or
+    is damaged, is replaced. Other runs in the folder stay. Raises StoreError where the folder
+    cannot be written, RecordingError for a damaged run and for one of which nothing is sealed yet.
     """
-    return seal(recording, blobs, Path(folder))
+    folder = Path(folder)
+    with _writing(folder):
+        before = _sealed_before(folder, recording.run_id)
+        if before is None or not _begins(recording, before, folder):
+            before = SealedRun(run_id=recording.run_id)
+        since = (each for each in recording.records() if each.seq >= before.events)
+        part = _Part(before, _payloads_in(folder, before))
+        return _write(part, since, blobs, folder)
 
 
-def seal(
-    recording: Recording, blobs: BlobSource, folder: Path, tail: Sequence[Record] = ()
-) -> list[Path]:
-    """`export_parquet` for one who holds the `tail`, what was recorded since the seal before."""
+class RunSealer:
+    """Seals one run into a folder again and again, from what was recorded since.
+
+    It remembers what it sealed: to look that up again would take longer with each turn.
+    """
+
+    def __init__(self, recording: Recording, blobs: BlobSource, folder: Path) -> None:
+        self._recording, self._blobs, self._folder = recording, blobs, folder
+        self._last: _Part | None = None
+
+    def seal(self, tail: Sequence[Record]) -> None:
+        """Add the `tail`; where the folder is not as it was left, do as `export_parquet` does."""
+        last, self._last = self._last, None
+        if last is not None:
+            with _writing(self._folder):
+                if _sealed_before(self._folder, last.run.run_id) == last.run:
+                    part = _Part(last.run, last.payloads_there)
+                    _write(part, tail, self._blobs, self._folder)
+                    self._last = part
+                    return
+        export_parquet(self._recording, self._blobs, self._folder)
+        run = _sealed_before(self._folder, self._recording.run_id)
+        if run is not None and run.events == tail[-1].seq + 1:
+            self._last = _Part(run, _payloads_in(self._folder, run))
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder):
-            before = _sealed_before(folder, recording.run_id)
-            if before is not None and _continues(tail, before.run):
-                return _write(_Part(recording.run_id, before), tail, blobs, folder)
-            if before is not None and _goes_on(recording, before.run):
-                since = (each for each in recording.records() if each.seq >= before.run.events)
-                return _write(_Part(recording.run_id, before), since, blobs, folder)
-            return _write(_Part(recording.run_id, None), recording.records(), blobs, folder)
+            yield
     except (OSError, pa.ArrowException, ValueError) as error:
         raise StoreError(f"cannot write to {folder}: {error}") from None
 
 
-def _continues(tail: Sequence[Record], run: SealedRun) -> bool:
-    return bool(tail) and tail[0].seq == run.events and tail[-1].kind not in _ENDED_KINDS
+def _begins(recording: Recording, run: SealedRun, folder: Path) -> bool:
+    """True where what is sealed is the beginning of the recording, to the bit."""
+    at_end = (each.seal for each in recording.records() if each.seq == run.events - 1)
+    return next(at_end, None) == run.last_seal and all(
+        _sum_of(folder / each.name) == each.sha256 for each in run.files
+    )
 
 
-def _goes_on(recording: Recording, run: SealedRun) -> bool:
-    """True where the recording has what is sealed, and has not ended."""
-    seal_there, last_kind = None, ""
-    for record in recording.records():
-        last_kind = record.kind
-        if record.seq == run.events - 1:
-            seal_there = record.seal
-    return seal_there == run.last_seal and last_kind not in _ENDED_KINDS
+def _sum_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-class _Before:
-    """What is sealed of a run already."""
-
-    def __init__(self, folder: Path, run: SealedRun) -> None:
-        self.run = run
-        self.next_part = len(run.parts("events"))
-        self.payloads: set[str] = set()
-        for name in run.parts("blobs"):
-            column = pq.read_table(folder / name, columns=["sha256"], partitioning=None)["sha256"]
-            self.payloads.update(column.to_pylist())
-
-
-def _sealed_before(folder: Path, run_id: str) -> _Before | None:
-    """None where nothing is, or where it is damaged or has ended: then all is written anew."""
+def _sealed_before(folder: Path, run_id: str) -> SealedRun | None:
+    """What the folder has of the run; None where that is nothing, or lacks a file."""
     if (folder / "runs").is_dir():
         newest = newest_schema(each.name for each in (folder / "runs").iterdir())
         if newest > SCHEMA_VERSION:
@@ -112,23 +124,28 @@ def _sealed_before(folder: Path, run_id: str) -> _Before | None:
     path = folder / part_name("runs", run_id)
     try:
         run = read_sealed_run(path, str(path))
-        if any((folder / each.name).stat().st_size != each.bytes for each in run.files):
-            return None
-        goes_on = run.summary is not None and run.summary.status == "running"
-        return _Before(folder, run) if goes_on else None
+        whole = all((folder / each.name).stat().st_size == each.bytes for each in run.files)
+        return run if whole and run.run_id == run_id else None
     except (StoreError, *UNREADABLE):
         return None
+
+
+def _payloads_in(folder: Path, run: SealedRun) -> set[str]:
+    columns = (
+        pq.read_table(folder / name, columns=["sha256"], partitioning=None)["sha256"]
+        for name in run.parts("blobs")
+    )
+    return {sha256 for column in columns for sha256 in column.to_pylist()}
 
 
 class _Part:
     """What is known of a run up to the end of the part in the making."""
 
-    def __init__(self, run_id: str, before: _Before | None) -> None:
-        self.number = 0 if before is None else before.next_part
+    def __init__(self, run: SealedRun, payloads_there: set[str]) -> None:
+        self.run, self.payloads_there = run, payloads_there
+        self.number = len(run.parts("events"))
         self.payloads: set[str] = set()
-        self._kept_payloads: set[str] = set() if before is None else before.payloads
-        self.run = SealedRun(run_id=run_id) if before is None else before.run
-        self._began = self.run.events
+        self._began = run.events
 
     @property
     def is_empty(self) -> bool:
@@ -144,7 +161,7 @@ class _Part:
                 )
             if record.kind in _SUMMARISED_KINDS:
                 self._summarise(record)
-            elif (sha256 := payload_of(record)) and sha256 not in self._kept_payloads:
+            elif (sha256 := payload_of(record)) and sha256 not in self.payloads_there:
                 self.payloads.add(sha256)
         last = records[-1]
         self.run = replace(self.run, events=last.seq + 1, last_seal=last.seal or "")
@@ -153,8 +170,7 @@ class _Part:
         envelope = decode(self.run.run_id, record)
         self.run = replace(self.run, summary=summarise(self.run.summary, envelope))
         if isinstance(envelope.event, RunStarted):
-            prints = {name: getattr(envelope.event, name) for name in FINGERPRINTS}
-            self.run = replace(self.run, fingerprints=prints)
+            self.run = replace(self.run, fingerprints=fingerprints_of(envelope.event))
 
 
 def _write(part: _Part, records: Iterable[Record], blobs: BlobSource, folder: Path) -> list[Path]:
@@ -167,35 +183,38 @@ def _write(part: _Part, records: Iterable[Record], blobs: BlobSource, folder: Pa
         }
         _add_rows(part, records, files)
         if part.is_empty and part.number:
+            _clear(folder, part.run, ())
             return []
         if part.is_empty or part.run.summary is None:
             raise RecordingError(f"nothing of run {run_id} is sealed yet: no turn has finished")
         _add_blobs(files["blobs"], sorted(part.payloads), blobs)
         row = made.enter_context(TableFile(folder, part_name("runs", run_id)))
+        row.add(runs_row(part.run.summary))
         # The tokens have a file in any case, so that their table is there to be read.
         due = [each for table, each in files.items() if each.rows or (table, part.number) == _FIRST]
         sealed = tuple(each.finish(part.run.metadata()) for each in due)
-        run = replace(part.run, files=(*part.run.files, *sealed))
-        row.add(runs_row(part.run.summary))
-        row.finish(run.runs_metadata())
-        _put_in_place(folder, run, due, row, replaces=part.number == 0)
+        part.run = replace(part.run, files=(*part.run.files, *sealed))
+        row.finish(part.run.runs_metadata())
+        if part.number == 0:
+            row.path.unlink(missing_ok=True)
+        _clear(folder, part.run, [*due, row])
+        for each in (*due, row):
+            each.put_in_place()
+        part.payloads_there |= part.payloads
     return [*(each.path for each in due), row.path]
 
 
-def _put_in_place(
-    folder: Path, run: SealedRun, files: Sequence[TableFile], row: TableFile, *, replaces: bool
-) -> None:
-    if replaces:
-        row.path.unlink(missing_ok=True)
-    for each in files:
-        each.put_in_place()
-    kept = {folder / each.name for each in run.files} | {row.path, row.aside}
+def _clear(folder: Path, run: SealedRun, made: Sequence[TableFile]) -> None:
+    """Remove what was replaced, and what a process left that was killed here.
+
+    That is done before anything is put in place: whoever reads all files must see no row twice.
+    """
+    row = folder / part_name("runs", run.run_id)
+    kept = {row, *(folder / each.name for each in run.files), *(each.aside for each in made)}
     for table in (*TABLES, "runs"):
-        # What is of no use any more, and what a process left that was killed here.
         for path in (folder / part_name(table, run.run_id)).parent.glob("*"):
             if path not in kept:
                 path.unlink()
-    row.put_in_place()
 
 
 def _add_rows(part: _Part, records: Iterable[Record], files: Mapping[str, TableFile]) -> None:

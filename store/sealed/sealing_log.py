@@ -7,7 +7,8 @@ from typing import Protocol
 
 from recorder import Envelope, EventLog, Record, Recording
 from recorder.codec import encode
-from store.sealed.sealing import seal
+from recorder.events import TurnFinished
+from store.sealed.sealing import RunSealer
 from store.source import BlobSource
 
 
@@ -19,6 +20,7 @@ class LiveStore(EventLog, BlobSource, Protocol):
 class SealingLog:
     """Hands events to a store and, at the end of each turn and run, seals the run into a folder.
 
+    That is done before `append` returns: the end of a turn takes as much longer.
     What cannot be sealed is in the store nevertheless: a warning says why, `fault` too, and the
     next seal makes up for it.
     """
@@ -28,6 +30,7 @@ class SealingLog:
         self._store = store
         self._folder = Path(folder)
         self._unsealed: dict[str, list[Record]] = {}
+        self._sealers: dict[str, RunSealer] = {}
 
     def append(self, envelope: Envelope, *, durable: bool) -> None:
         """See `recorder.EventLog`."""
@@ -41,11 +44,18 @@ class SealingLog:
 
     def _seal(self, run_id: str, tail: list[Record]) -> None:
         try:
-            seal(self._store.recording(run_id), self._store, self._folder, tail)
+            # Of a run that has ended, nothing is to be remembered.
+            sealer = self._sealers.pop(run_id, None) or self._sealer(run_id)
+            if tail[-1].kind == TurnFinished.__name__:
+                self._sealers[run_id] = sealer
+            sealer.seal(tail)
             self.fault = ""
         except Exception as error:  # whatever it is: the event is kept, and the run must go on
             self.fault = f"run {run_id} is recorded, but was not sealed: {error}"
             self._warn()
+
+    def _sealer(self, run_id: str) -> RunSealer:
+        return RunSealer(self._store.recording(run_id), self._store, self._folder)
 
     def _warn(self) -> None:
         # Where warnings are made errors, this one would end the recording.

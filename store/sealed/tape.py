@@ -14,7 +14,8 @@ import shutil
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from recorder import Recording
 from store.errors import NewerStoreError, StoreError
 from store.sealed.locks import sync_folder
 from store.sealed.parquet import SealedFile
-from store.sealed.places import SCHEMA_VERSION, run_id_of
+from store.sealed.places import SCHEMA_VERSION, folder_of_run, part_name, run_id_of
 from store.sealed.run_file import SealedRun, cannot_read, read_sealed_run
 from store.sealed.sealing import export_parquet
 from store.source import BlobSource
@@ -54,13 +55,17 @@ def is_zip(path: Path) -> bool:
 def pack(recordings: Iterable[Recording], blobs: BlobSource, path: Path | str) -> Path:
     """Write runs into a tape, written aside and renamed.
 
-    Raises StoreError where it cannot be written, RecordingError as `export_parquet` does.
+    A tape that is there already is replaced where no run of it would be lost. Raises StoreError
+    where there is anything else, or where it cannot be written, RecordingError as `export_parquet`
+    does.
     """
     path = Path(path)
     by_id = {recording.run_id: recording for recording in recordings}
     if not by_id:
         raise StoreError(f"cannot write {path}: a tape has at least one run")
     try:
+        if path.exists():
+            _refuse_to_lose(path, by_id)
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".packing-", dir=path.parent) as made:
             folder, aside = Path(made, "files"), Path(made, "tape")
@@ -75,6 +80,27 @@ def pack(recordings: Iterable[Recording], blobs: BlobSource, path: Path | str) -
     except (OSError, ValueError) as error:
         raise StoreError(f"cannot write {path}: {error}") from None
     return path
+
+
+def _refuse_to_lose(path: Path, packed: Container[str]) -> None:
+    """Raises StoreError for a file that is no tape, and for a tape with a run that is not packed.
+
+    It may be the store that is packed from.
+    """
+    try:
+        tape = Tape(path)
+    except StoreError:
+        raise StoreError(
+            f"{path} is there already, and is no tape that can be read: move it away, or give "
+            "another name"
+        ) from None
+    tape.close()
+    lost = [run_id for run_id in tape.run_files() if run_id not in packed]
+    if lost:
+        raise StoreError(
+            f"{path} is there already, and run {lost[0]} in it would be lost: pack all that it "
+            "holds, or give another name"
+        )
 
 
 def _write(aside: Path, files: list[tuple[str, Path]]) -> None:
@@ -192,15 +218,30 @@ class Tape:
         self._last = (name, content)
         return content
 
-    def unlisted(self, listed: set[str]) -> list[str]:
-        return sorted(self._files.keys() - listed)
+    def size(self, name: str) -> int:
+        if name not in self._files:
+            raise StoreError(f"cannot read {self.where}: it has no {name}")
+        return self._files[name].bytes
 
-    def faults(self) -> list[str]:
-        """Compare the files with the manifest."""
+    def files_of(self, run_id: str) -> list[str]:
+        folder = folder_of_run(part_name("runs", run_id))
+        return sorted(name for name in self._files if folder_of_run(name) == folder)
+
+    def at_rest(self) -> AbstractContextManager[bool]:
+        """A tape is never changed, only replaced; what is open stays what it was."""
+        return nullcontext(True)
+
+    def faults(self, run: SealedRun) -> list[str]:
+        """Compare the run and its files with the manifest."""
+        told: Any = self._manifest.get("runs")
         found = []
-        for name, file in self._files.items():
+        if not _is_list_of(told, self.run_files()):
+            found.append(f"{self.where}: its {MANIFEST} lists other runs than there are")
+        elif _described(run) not in told:
+            found.append(f"{self.where}: its {MANIFEST} says of run {run.run_id} what is not so")
+        for name in self.files_of(run.run_id):
             try:
-                if hashlib.sha256(self.content(name)).hexdigest() != file.sha256:
+                if hashlib.sha256(self.content(name)).hexdigest() != self._files[name].sha256:
                     found.append(f"{self.where}: {name} is not what the manifest says: its sha256")
             except StoreError as error:
                 found.append(str(error))
@@ -208,6 +249,14 @@ class Tape:
 
     def close(self) -> None:
         self._archive.close()
+
+
+def _is_list_of(told: Any, run_ids: Iterable[str]) -> bool:
+    return (
+        isinstance(told, list)
+        and all(isinstance(each, dict) for each in told)
+        and [each.get("run_id") for each in told] == list(run_ids)
+    )
 
 
 def _files_of(manifest: dict[str, Any], where: str) -> list[SealedFile]:

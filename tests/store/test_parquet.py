@@ -39,7 +39,7 @@ def test_records_come_back_as_they_were_kept(sealed: tuple[Path, tt.Recording]) 
         assert list(copy.records()) == list(recording.records())
         assert list(copy.events()) == list(recording.events())
         assert check_seals(copy.run_id, copy.records()).sealed_turns == 3
-        assert opened.verify_files() == []
+        assert opened.verify_files(recording.run_id) == []
         assert opened.blob(payload_sum(recording)) == b"payload 2"
 
 
@@ -217,7 +217,7 @@ def test_a_damaged_file_is_one_line_with_its_name(
         path.write_bytes(path.read_bytes()[:200] if harm == "truncated" else b"\x00garbage" * 40)
 
     with tt.open_store(folder) as opened:
-        faults = opened.verify_files()
+        faults = opened.verify_files(recording.run_id)
         assert any(path.name in fault for fault in faults)
         with pytest.raises(tt.StoreError) as caught:
             opened.summaries()
@@ -231,15 +231,55 @@ def test_a_damaged_file_is_one_line_with_its_name(
 
 @pytest.mark.parametrize("table", ["runs", "events", "tokens", "blobs"])
 def test_a_flipped_byte_is_found(sealed: tuple[Path, tt.Recording], table: str) -> None:
-    folder, _ = sealed
+    folder, recording = sealed
     (path,) = folder.glob(f"{table}/*/*/*.parquet")
     whole = bytearray(path.read_bytes())
     whole[len(whole) // 8] ^= 1
     path.write_bytes(whole)
     with tt.open_store(folder) as opened:
-        (fault,) = opened.verify_files()
+        (fault,) = opened.verify_files(recording.run_id)
 
     assert f"{table}/schema=1/" in fault
+
+
+@pytest.mark.parametrize("table", ["runs", "events", "tokens", "blobs"])
+def test_a_run_is_not_blamed_for_another(
+    sealed: tuple[Path, tt.Recording], store: DatabaseStore, table: str
+) -> None:
+    folder, recording = sealed
+    other = store.recording(make_run(store, turns=2, tokens=5))
+    tt.export_parquet(other, store, folder)
+    (path,) = folder.glob(f"{table}/*/run_id={other.run_id}/*.parquet")
+    path.with_name(".part-00009.parquet.0.tmp").write_text("left by a process that was killed")
+    path.write_bytes(path.read_bytes()[:200])
+    with tt.open_store(folder) as opened:
+        assert opened.verify_files(recording.run_id) == []
+        assert opened.blob(payload_sum(recording)) == b"payload 2"
+        assert opened.verify_files(other.run_id) != []
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("fingerprints", '{"weights_sha256": "another"}'),
+        ("last_seal", "blake2b-256:00"),
+        ("events", "7"),
+        ("schema", "3"),
+    ],
+)
+def test_metadata_that_says_what_is_not_so_is_found(
+    sealed: tuple[Path, tt.Recording], name: str, told: str
+) -> None:
+    folder, recording = sealed
+    (path,) = folder.glob("runs/*/*/*.parquet")
+    table = pq.read_table(path, partitioning=None)
+    told_of = {**pq.read_metadata(path).metadata, f"tokentape.{name}".encode(): told.encode()}
+    pq.write_table(table.replace_schema_metadata(told_of), path)
+    with tt.open_store(folder) as opened:
+        (fault,) = opened.verify_files(recording.run_id)
+
+    assert "runs/schema=1/" in fault
+    assert f"says {name} {told[:4] if name != 'fingerprints' else ''}" in fault
 
 
 def test_a_folder_of_a_newer_schema_is_refused(

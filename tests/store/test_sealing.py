@@ -1,18 +1,23 @@
 """Sealing goes on while a run does, and withstands being killed, repeated and doubled."""
 
+import hashlib
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 import tokentape as tt
 from recorder import Record
 from recorder.events import CacheCleared
 from store import DatabaseStore
-from store.sealed import parquet
+from store.sealed import parquet, sealing
+from store.sealed.locks import locked
 from tests.store.made_runs import begin, make_run, say
 
 
@@ -54,20 +59,17 @@ def test_only_turns_with_a_seal_are_sealed_and_then_those_since(
         assert list(opened.recording(recorder.run_id).records()) == list(recording.records())
         assert [each.status for each in opened.summaries()] == ["running"]
         assert opened.summaries() == store.summaries()
-        assert opened.verify_files() == []
+        assert opened.verify_files(recorder.run_id) == []
     assert [each.name for each in added] == ["part-00001.parquet"] * 2 + ["part-00000.parquet"]
     unchanged = [name for name in before if not name.startswith("runs/")]
     assert all((tmp_path / name).read_bytes() == before[name] for name in unchanged)
     assert len(pd.read_parquet(tmp_path / "tokens")) == 8
     recorder.finish()
-    tt.export_parquet(recording, store, tmp_path)
+    last = tt.export_parquet(recording, store, tmp_path)
     assert records_in(tmp_path, recorder.run_id) == list(recording.records())
-    assert [name.split("/")[0] for name in names_in(tmp_path)] == [
-        "blobs",
-        "events",
-        "runs",
-        "tokens",
-    ]
+    assert [each.parent.parent.parent.name for each in last] == ["events", "runs"]
+    assert all((tmp_path / name).read_bytes() == before[name] for name in unchanged)
+    assert tt.export_parquet(recording, store, tmp_path) == []
 
 
 def test_a_sealing_log_seals_turn_by_turn(tmp_path: Path, store: DatabaseStore) -> None:
@@ -80,7 +82,92 @@ def test_a_sealing_log_seals_turn_by_turn(tmp_path: Path, store: DatabaseStore) 
         assert len(list(tmp_path.glob("tokens/*/*/*.parquet"))) == turn
     recorder.finish()
     assert records_in(tmp_path, recorder.run_id) == list(recording.records())
-    assert len(list(tmp_path.glob("tokens/*/*/*.parquet"))) == 1
+    assert len(list(tmp_path.glob("tokens/*/*/*.parquet"))) == 3
+    assert len(list(tmp_path.glob("events/*/*/*.parquet"))) == 4
+    assert len(pd.read_parquet(tmp_path / "blobs")) == 1
+
+
+def test_a_sealing_log_looks_up_no_payload_again(
+    tmp_path: Path, store: DatabaseStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_up: list[object] = []
+    read_table = pq.read_table
+
+    def read(path: Path, **settings: Any) -> Any:
+        looked_up.append(path)
+        return read_table(path, **settings)
+
+    recorder = begin(tt.SealingLog(store, tmp_path))
+    monkeypatch.setattr(sealing.pq, "read_table", read)
+    for turn in range(1, 9):
+        say(recorder, turn, tokens=1, payload=b"payload %d" % (turn % 4))
+
+    assert len(looked_up) == 1
+    assert len(list(tmp_path.glob("blobs/*/*/*.parquet"))) == 4
+
+
+def test_a_sealing_log_makes_up_for_what_others_did_to_its_folder(
+    tmp_path: Path, store: DatabaseStore
+) -> None:
+    recorder = begin(tt.SealingLog(store, tmp_path))
+    recording = store.recording(recorder.run_id)
+    for turn in (1, 2, 3):
+        say(recorder, turn, tokens=2, payload=b"seen")
+        if turn == 1:
+            next(tmp_path.glob("blobs/*/*/*.parquet")).unlink()
+        elif turn == 2:
+            tt.export_parquet(recording, store, tmp_path)
+    recorder.finish()
+
+    assert records_in(tmp_path, recorder.run_id) == list(recording.records())
+    with tt.open_store(tmp_path) as opened:
+        assert opened.blob(hashlib.sha256(b"seen").hexdigest()) == b"seen"
+
+
+def test_bare_readers_see_no_row_twice_wherever_sealing_was_killed(
+    tmp_path: Path, store: DatabaseStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = begin(store)
+    recording = store.recording(recorder.run_id)
+    put_in_place = parquet.TableFile.put_in_place
+    placed: list[object] = []
+
+    def die(self: parquet.TableFile) -> None:
+        if len(placed) == step:
+            raise KeyboardInterrupt
+        placed.append(self)
+        put_in_place(self)
+
+    for turn in range(1, 9):
+        if turn < 8:
+            say(recorder, turn, tokens=2)
+        else:
+            recorder.finish()
+        step = turn % 3
+        placed.clear()
+        with monkeypatch.context() as patched, suppress(KeyboardInterrupt):
+            patched.setattr(parquet.TableFile, "put_in_place", die)
+            tt.export_parquet(recording, store, tmp_path)
+        for table in ("events", "tokens"):
+            if list(tmp_path.glob(f"{table}/*/*/*.parquet")):
+                assert pd.read_parquet(tmp_path / table)["seq"].is_unique
+    tt.export_parquet(recording, store, tmp_path)
+
+    assert records_in(tmp_path, recorder.run_id) == list(recording.records())
+    assert len(pd.read_parquet(tmp_path / "tokens")) == 14
+
+
+def test_a_run_that_goes_on_otherwise_is_replaced(tmp_path: Path, store: DatabaseStore) -> None:
+    first = store.recording(make_run(store, run_id="same"))
+    for _ in range(2):
+        tt.export_parquet(first, store, tmp_path)
+    with tt.open_store("sqlite://") as other:
+        assert isinstance(other, DatabaseStore)
+        second = other.recording(make_run(other, turns=5, run_id="same"))
+        tt.export_parquet(second, other, tmp_path)
+
+        assert records_in(tmp_path, "same") == list(second.records())
+    assert len(names_in(tmp_path)) == 4
 
 
 @pytest.mark.filterwarnings("error")
@@ -107,7 +194,12 @@ def test_what_cannot_be_sealed_is_recorded_and_made_up_for(
     assert records_in(folder, recorder.run_id) == list(recording.records())
 
 
-def test_sealing_again_replaces_and_leaves_nothing_beside(
+def harm(folder: Path) -> None:
+    (path,) = folder.glob("events/*/*/*.parquet")
+    path.write_bytes(bytes(reversed(path.read_bytes())))
+
+
+def test_sealing_again_changes_nothing_and_leaves_nothing_beside(
     sealed: tuple[Path, tt.Recording], store: DatabaseStore
 ) -> None:
     folder, recording = sealed
@@ -115,8 +207,11 @@ def test_sealing_again_replaces_and_leaves_nothing_beside(
     (leftover,) = folder.glob("tokens/*/*/")
     (leftover / "part-00007.parquet").write_text("left by a process that was killed")
     (leftover / ".part-00000.parquet.0.tmp").write_text("and that, too")
-    tt.export_parquet(recording, store, folder)
+    assert tt.export_parquet(recording, store, folder) == []
 
+    assert {name: (folder / name).read_bytes() for name in names_in(folder)} == before
+    harm(folder)
+    assert len(tt.export_parquet(recording, store, folder)) == 4
     assert {name: (folder / name).read_bytes() for name in names_in(folder)} == before
 
 
@@ -124,7 +219,8 @@ def test_an_export_that_breaks_leaves_what_was_there(
     sealed: tuple[Path, tt.Recording], store: DatabaseStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, recording = sealed
-    before = names_in(folder)
+    harm(folder)
+    before = {name: (folder / name).read_bytes() for name in names_in(folder)}
     finished: list[object] = []
     finish = parquet.TableFile.finish
 
@@ -138,8 +234,7 @@ def test_an_export_that_breaks_leaves_what_was_there(
     with pytest.raises(tt.StoreError, match="disk full"):
         tt.export_parquet(recording, store, folder)
 
-    assert names_in(folder) == before
-    assert records_in(folder, recording.run_id) == list(recording.records())
+    assert {name: (folder / name).read_bytes() for name in names_in(folder)} == before
 
 
 @pytest.mark.parametrize("step", range(5))
@@ -150,6 +245,7 @@ def test_an_export_killed_while_files_are_put_in_place_shows_no_half_run(
     step: int,
 ) -> None:
     folder, recording = sealed
+    harm(folder)
     placed: list[object] = []
     put_in_place = parquet.TableFile.put_in_place
 
@@ -168,7 +264,7 @@ def test_an_export_killed_while_files_are_put_in_place_shows_no_half_run(
     tt.export_parquet(recording, store, folder)
     assert records_in(folder, recording.run_id) == list(recording.records())
     with tt.open_store(folder) as opened:
-        assert opened.verify_files() == []
+        assert opened.verify_files(recording.run_id) == []
 
 
 def test_a_part_that_was_cut_off_is_not_read_and_is_named(
@@ -193,8 +289,66 @@ def test_a_part_that_was_cut_off_is_not_read_and_is_named(
     (stray.parent / "part-00002.parquet").write_bytes(stray.read_bytes())
     assert records_in(tmp_path, recorder.run_id) == list(recording.records())
     with tt.open_store(tmp_path) as opened:
-        (fault,) = opened.verify_files()
-    assert "part-00002.parquet is of no sealed run" in fault
+        (fault,) = opened.verify_files(recorder.run_id)
+        with locked(tmp_path):
+            assert opened.verify_files(recorder.run_id) == []
+    assert "part-00002.parquet is not listed" in fault
+
+
+READER = """
+import sys, tokentape as tt
+with tt.open_store(sys.argv[1]) as store:
+    print("ready", flush=True)
+    while True:
+        for summary in store.summaries():
+            run_id = summary.run_id
+            records = list(store.recording(run_id).records())
+            assert records[-1].seal, records[-1]
+            assert len(tt.tokens_df(store, run_id)) >= 2
+            faults = store.verify_files(run_id)
+            assert faults == [], faults
+            assert [store.blob(each) for each in sys.argv[2:]]
+            if records[-1].kind == "RunFinished":
+                sys.exit()
+"""
+
+
+def test_who_reads_while_a_run_is_sealed_sees_it_whole(
+    tmp_path: Path, store: DatabaseStore
+) -> None:
+    recorder = begin(tt.SealingLog(store, tmp_path))
+    say(recorder, 1, tokens=2, payload=b"seen")
+    command = [sys.executable, "-c", READER, str(tmp_path), hashlib.sha256(b"seen").hexdigest()]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as reader:
+        assert reader.stdout is not None
+        assert reader.stdout.readline() == "ready\n"
+        for turn in range(2, 60):
+            say(recorder, turn, tokens=2, payload=b"and %d" % turn)
+        recorder.finish()
+        complaints = reader.communicate(timeout=60)[1]
+
+    assert complaints == ""
+
+
+def test_reading_goes_on_in_the_files_that_replace_those_that_were_read(
+    tmp_path: Path, store: DatabaseStore
+) -> None:
+    recorder = begin(store)
+    recording = store.recording(recorder.run_id)
+    for turn in (1, 2, 3):
+        say(recorder, turn, tokens=2)
+        tt.export_parquet(recording, store, tmp_path)
+    with tt.open_store(tmp_path) as opened:
+        records = opened.recording(recorder.run_id).records()
+        read = [next(records) for _ in range(3)]
+        for row in tmp_path.glob("runs/*/*/*"):
+            row.unlink()
+        tt.export_parquet(recording, store, tmp_path)
+
+        assert [*read, *records] == list(recording.records())
+    assert len(names_in(tmp_path)) == 3
 
 
 PROGRAM = """
@@ -237,5 +391,5 @@ def test_a_killed_export_is_made_up_for_by_the_next(tmp_path: Path) -> None:
                     assert list(copy.records()) == list(recording.records())
         tt.export_parquet(recording, store, folder)
     with tt.open_store(folder) as opened:
-        assert opened.verify_files() == []
+        assert opened.verify_files(recording.run_id) == []
     assert records_in(folder, recording.run_id)[-1].kind == "RunFinished"

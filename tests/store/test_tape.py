@@ -47,7 +47,7 @@ def test_runs_come_back_as_they_were_packed(packed: tuple[Path, list[tt.Recordin
         assert [each.run_id for each in tape.summaries()] == [each.run_id for each in recordings]
         for recording in recordings:
             assert list(tape.recording(recording.run_id).records()) == list(recording.records())
-        assert tape.verify_files() == []
+        assert [tape.verify_files(each.run_id) for each in recordings] == [[], []]
         assert tape.tokens_table(Selection(turns=(2,))).num_rows == 4
 
 
@@ -151,7 +151,7 @@ def test_every_byte_that_is_changed_is_found_or_changes_nothing(
 def faults_of(path: Path) -> list[str]:
     try:
         with tt.open_store(path) as tape:
-            return tape.verify_files()
+            return [fault for each in tape.summaries() for fault in tape.verify_files(each.run_id)]
     except tt.StoreError as error:
         return [str(error)]
 
@@ -160,7 +160,7 @@ def faults_of(path: Path) -> list[str]:
 def test_a_flipped_byte_in_any_file_is_named(
     packed: tuple[Path, list[tt.Recording]], table: str
 ) -> None:
-    path, _ = packed
+    path, recordings = packed
     name = members_of(path, table)[0]
     with zipfile.ZipFile(path) as archive:
         content = archive.read(name)
@@ -168,8 +168,9 @@ def test_a_flipped_byte_in_any_file_is_named(
     whole[whole.index(content) + len(content) // 2] ^= 1
     path.write_bytes(whole)
     with tt.open_store(path) as tape:
-        faults = tape.verify_files()
+        faults = tape.verify_files(recordings[0].run_id)
 
+        assert tape.verify_files(recordings[1].run_id) == []
     assert faults
     assert all(name in fault for fault in faults)
 
@@ -177,8 +178,8 @@ def test_a_flipped_byte_in_any_file_is_named(
 def test_a_file_that_was_exchanged_is_found_by_its_sum(
     packed: tuple[Path, list[tt.Recording]],
 ) -> None:
-    path, _ = packed
-    first, second = members_of(path, "runs")
+    path, recordings = packed
+    first = members_of(path, "runs")[0]
 
     def exchange(members: dict[str, bytes]) -> None:
         changed = bytearray(members[first])
@@ -186,9 +187,36 @@ def test_a_file_that_was_exchanged_is_found_by_its_sum(
         members[first] = bytes(changed)
 
     with tt.open_store(rewritten(path, exchange)) as tape:
-        faults = tape.verify_files()
+        faults = tape.verify_files(recordings[0].run_id)
+
+        assert tape.verify_files(recordings[1].run_id) == []
     assert any(f"{first} is not what the manifest says" in fault for fault in faults)
-    assert not any(second in fault for fault in faults)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("fingerprints", {"weights_sha256": "another"}),
+        ("last_seal", "blake2b-256:00"),
+        ("events", 7),
+        ("run_id", "another"),
+    ],
+)
+def test_a_manifest_that_says_what_is_not_so_is_found(
+    packed: tuple[Path, list[tt.Recording]], name: str, told: object
+) -> None:
+    path, recordings = packed
+
+    def change(members: dict[str, bytes]) -> None:
+        manifest = json.loads(members["manifest.json"])
+        manifest["runs"][0][name] = told
+        members["manifest.json"] = json.dumps(manifest).encode()
+
+    with tt.open_store(rewritten(path, change)) as tape:
+        (fault,) = tape.verify_files(recordings[0].run_id)
+
+        assert len(tape.verify_files(recordings[1].run_id)) == (name == "run_id")
+    assert "manifest.json" in fault
 
 
 @pytest.mark.parametrize("length", [0, 3, 100, 0.5, 0.99])
@@ -298,6 +326,40 @@ def test_packing_that_breaks_leaves_the_old_tape(
 
     assert path.read_bytes() == before
     assert [each.name for each in tmp_path.iterdir()] == ["two.tape"]
+
+
+def test_packing_refuses_to_overwrite_what_is_no_tape(tmp_path: Path, cli: Cli) -> None:
+    database = tmp_path / "runs.db"
+    with tt.open_store(database) as store:
+        run_id = make_run(store, turns=1)
+    notes, gone = tmp_path / "notes.txt", tmp_path / "gone.tape"
+    notes.write_text("mine")
+    gone.write_bytes(b"PK\x03\x04, and the rest is missing")
+    for path in (database, notes, gone):
+        before = path.read_bytes()
+        code, out, err = cli("pack", run_id, "-o", str(path), "--store", str(database))
+
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert f"{path} is there already, and is no tape that can be read" in err
+        assert path.read_bytes() == before
+
+
+def test_packing_refuses_to_drop_a_run_that_is_in_the_tape(
+    packed: tuple[Path, list[tt.Recording]], store: DatabaseStore
+) -> None:
+    path, recordings = packed
+    before = path.read_bytes()
+    with tt.open_store(path) as tape:
+        with pytest.raises(tt.StoreError, match=f"{recordings[1].run_id} in it would be") as caught:
+            tt.pack([tape.recording(recordings[0].run_id)], tape, path)
+        assert "\n" not in str(caught.value)
+        assert path.read_bytes() == before
+        tt.pack([tape.recording(each.run_id) for each in recordings], tape, path)
+    assert path.read_bytes() == before
+    more = [*recordings, store.recording(make_run(store, turns=1))]
+    tt.pack(more, store, path)
+    with tt.open_store(path) as tape:
+        assert len(tape.summaries()) == 3
 
 
 def test_pack_prints_the_tape_that_commands_then_read(tmp_path: Path, cli: Cli) -> None:
