@@ -79,7 +79,7 @@ def _other_faults(
     A run that is being recorded has `seen_events` and perhaps more by now.
     """
     # Read in between: it is as old as the events that were seen, or as one that came since.
-    row = next((each for each in source.summaries() if each.run_id == recording.run_id), None)
+    row = source.summary(recording.run_id)
     envelopes: list[Envelope] = []
     turns = TurnCounter()
     for record in recording.records():

@@ -32,6 +32,9 @@ class Source(BlobSource, Protocol):
     def summaries(self) -> list[RunSummary]:
         """Every run, the oldest first."""
 
+    def summary(self, run_id: str) -> RunSummary | None:
+        """The run with just that id, whatever other runs are like; None where there is none."""
+
     def recording(self, run_id: str) -> Recording:
         """The run with that id, or with the one id that begins so. Raises NoSuchRunError."""
 

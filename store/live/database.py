@@ -168,7 +168,7 @@ class DatabaseStore(DatabaseReader):
         Raises StoreError where the run is here already, or was erased here.
         """
         run_id = recording.run_id
-        if any(each.run_id == run_id for each in self.summaries()):
+        if self.summary(run_id) is not None:
             raise StoreError(f"{self.where} has run {run_id} already")
         self._refuse_erased(run_id)
         run_key, summary, turns = None, None, TurnCounter()

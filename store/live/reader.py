@@ -63,6 +63,12 @@ class DatabaseReader:
         query = select(runs).order_by(runs.c.started_at_ns, runs.c.run_id)
         return [summary_of(row) for row in self._ask(lambda reader: reader.execute(query).all())]
 
+    def summary(self, run_id: str) -> RunSummary | None:
+        """See `store.source.Source`."""
+        query = select(runs).where(runs.c.run_id == run_id)
+        row = self._ask(lambda reader: reader.execute(query).one_or_none())
+        return None if row is None else summary_of(row)
+
     def recording(self, run_id: str) -> Recording:
         """The run with that id, or with the one id that begins so. Raises NoSuchRunError."""
         query = select(runs.c.run_id).where(runs.c.run_id.startswith(run_id, autoescape=True))

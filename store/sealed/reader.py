@@ -77,6 +77,10 @@ class ParquetStore:
         known = (each for each in found if each is not None)
         return sorted(known, key=lambda each: (each.started_at_ns, each.run_id))
 
+    def summary(self, run_id: str) -> RunSummary | None:
+        """See `store.source.Source`."""
+        return _twice(lambda: self.sealed_run(run_id).summary)
+
     def recording(self, run_id: str) -> Recording:
         """The run with that id, or with the one id that begins so. Raises NoSuchRunError."""
         matches = (each for each in self._place.run_files() if each.startswith(run_id))

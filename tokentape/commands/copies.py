@@ -73,8 +73,10 @@ def export(
         _say_what_is_left_out([recording])
     if as_json:
         output.print_json([str(file) for file in files])
-    else:
+    elif files:
         sys.stdout.writelines(f"{file}\n" for file in files)
+    else:
+        sys.stderr.write(f"{path} has run {recording.run_id} up to its last seal already\n")
 
 
 def import_(
