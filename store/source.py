@@ -1,5 +1,6 @@
 """What frames and copies are made from: any place that recordings can be read from."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -7,6 +8,7 @@ import pyarrow as pa
 
 from recorder import Recording
 from recorder.projections import RunSummary
+from store.errors import NoSuchRunError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,3 +51,15 @@ class Source(BlobSource, Protocol):
 
         `kinds` is ignored. Candidates are read only where `columns` names them.
         """
+
+
+def only_match(matches: Iterable[str], wanted: str, where: str) -> str:
+    """The one id among those that begin as wanted. Raises NoSuchRunError."""
+    found = sorted(matches)
+    if wanted in found:
+        return wanted
+    if not found or not wanted:
+        raise NoSuchRunError(f"{where} has no run {wanted!r}")
+    if len(found) > 1:
+        raise NoSuchRunError(f"{wanted!r} is the beginning of {len(found)} runs in {where}")
+    return found[0]

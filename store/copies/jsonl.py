@@ -20,8 +20,8 @@ from typing import Any, Self
 from recorder import Record, Recording
 from recorder.codec import TOKEN_KIND, dump_canonical
 from recorder.envelope import NS_PER_US
-from store.copies.payloads import payload_of
 from store.errors import StoreError
+from store.payloads import payload_of
 from store.source import BlobSource
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -14,7 +14,6 @@ from recorder.codec import decode, encode
 from recorder.envelope import NS_PER_US, TurnCounter
 from recorder.events import RunStarted, TokenSampled
 from recorder.projections import RunSummary, changes_summary, summarise
-from store.copies.payloads import payload_of
 from store.errors import NoSuchRunError, StoreError
 from store.live.connections import OpenedFile, open_engine, writing_connection
 from store.live.erasure import Erasure, erase_run
@@ -22,6 +21,7 @@ from store.live.packing import COLUMNS
 from store.live.reader import SUMMARY_COLUMNS, DatabaseReader, summary_of
 from store.live.schema import bring_to_head
 from store.live.tables import SEQ_BITS, SEQ_MASK, runs, tombstones
+from store.payloads import payload_of
 from store.source import BlobSource
 
 

@@ -3,7 +3,7 @@
 import heapq
 import itertools
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from operator import attrgetter
 from typing import Any, TypeVar
@@ -22,7 +22,7 @@ from store.errors import NoSuchRunError, StoreError
 from store.live.connections import Backend, is_in_memory
 from store.live.packing import COLUMNS
 from store.live.tables import SEQ_BITS, SEQ_MASK, blobs, events, runs, tokens, tombstones
-from store.source import Selection
+from store.source import Selection, only_match
 
 SUMMARY_COLUMNS = tuple(column.name for column in runs.columns if column.name != "run_key")
 _ROWS_AT_ONCE = 2_000
@@ -232,18 +232,6 @@ class DatabaseReader:
 
 
 _PLACE = ("run_id", "seq", "at")
-
-
-def only_match(matches: Iterable[str], wanted: str, where: str) -> str:
-    """The one id among those that begin as wanted. Raises NoSuchRunError."""
-    found = sorted(matches)
-    if wanted in found:
-        return wanted
-    if not found or not wanted:
-        raise NoSuchRunError(f"{where} has no run {wanted!r}")
-    if len(found) > 1:
-        raise NoSuchRunError(f"{wanted!r} is the beginning of {len(found)} runs in {where}")
-    return found[0]
 
 
 def summary_of(row: Row[Any]) -> RunSummary:

@@ -21,7 +21,6 @@ from recorder.numbers import US_PER_MS
 from recorder.projections import RunSummary
 from store.arrow import EVENTS, RUNS, TOKENS, of_file
 from store.errors import StoreError
-from store.live.reader import only_match
 from store.sealed.parquet import SCHEMAS, SealedFile, runs_row
 from store.sealed.places import Folder, Place, part_name
 from store.sealed.run_file import (
@@ -32,7 +31,7 @@ from store.sealed.run_file import (
     read_sealed_run,
 )
 from store.sealed.tape import Tape
-from store.source import Selection
+from store.source import Selection, only_match
 
 T = TypeVar("T")
 _PLACE = ("run_id", "seq", "at")

@@ -25,8 +25,8 @@ from recorder.events import (
 )
 from recorder.projections import summarise
 from recorder.seals import SEALED_KINDS
-from store.copies.payloads import payload_of
 from store.errors import NewerStoreError, StoreError
+from store.payloads import payload_of
 from store.sealed.locks import locked
 from store.sealed.parquet import (
     ROW_GROUP_ROWS,
