@@ -127,8 +127,8 @@ class Recorder:
         envelope = Envelope(self.run_id, self._next_seq, at_ns, event, turn)
         record = encode(envelope)
         if isinstance(event, SEALED):
-            envelope = replace(envelope, seal=self._chain.seal_of(record))
-            record = encode(envelope)
+            seal = self._chain.seal_of(record)
+            envelope, record = replace(envelope, seal=seal), replace(record, seal=seal)
         return envelope, record
 
     def put_blob(self, sha256: str, payload: bytes) -> None:

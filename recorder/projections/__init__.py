@@ -1,10 +1,17 @@
 """What the events say, folded into what people ask for. Each is rebuilt from events alone."""
 
 from recorder.projections.conversation import Message, iterate_messages
-from recorder.projections.summary import RunSummary, changes_summary, summarise, summarise_all
+from recorder.projections.summary import (
+    SUMMARISED,
+    RunSummary,
+    changes_summary,
+    summarise,
+    summarise_all,
+)
 from recorder.projections.turns import Turn, iterate_turns
 
 __all__ = (
+    "SUMMARISED",
     "Message",
     "RunSummary",
     "Turn",

@@ -28,9 +28,13 @@ class RunSummary:
     generated_tokens: int = 0
 
 
+SUMMARISED = (RunStarted, CacheDecided, TurnFinished, RunFinished, RunFailed)
+"""The events that a summary is folded from."""
+
+
 def changes_summary(event: Event) -> bool:
-    """True for the events that a summary is folded from."""
-    return isinstance(event, RunStarted | CacheDecided | TurnFinished | RunFinished | RunFailed)
+    """True for one of `SUMMARISED`."""
+    return isinstance(event, SUMMARISED)
 
 
 def summarise(summary: RunSummary | None, envelope: Envelope) -> RunSummary | None:

@@ -16,14 +16,8 @@ import pyarrow.parquet as pq
 
 from recorder import Record, Recording, RecordingError
 from recorder.codec import decode
-from recorder.events import (
-    CacheDecided,
-    RunFailed,
-    RunFinished,
-    RunStarted,
-    TurnFinished,
-)
-from recorder.projections import summarise
+from recorder.events import RunStarted
+from recorder.projections import SUMMARISED, summarise
 from recorder.seals import SEALED_KINDS
 from store.errors import NewerStoreError, StoreError
 from store.payloads import payload_of
@@ -40,9 +34,7 @@ from store.sealed.places import SCHEMA_VERSION, TABLES, newest_schema, part_name
 from store.sealed.run_file import UNREADABLE, SealedRun, fingerprints_of, read_sealed_run
 from store.source import BlobSource
 
-_SUMMARISED_KINDS = frozenset(
-    each.__name__ for each in (RunStarted, CacheDecided, TurnFinished, RunFinished, RunFailed)
-)
+_SUMMARISED_KINDS = frozenset(event.__name__ for event in SUMMARISED)
 # Small row groups: one payload is found without unpacking many.
 _BLOBS_BYTES = 1024**2
 _FIRST = ("tokens", 0)
