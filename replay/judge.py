@@ -206,6 +206,7 @@ def describe_divergence(
     logprobs = torch.log_softmax(logits, dim=-1)[0]
     top = torch.topk(logprobs, min(max(len(token.candidate_ids), _CANDIDATES), len(logprobs)))
     before = [*turn.prompt_ids, *turn.reply_ids[:step]][-_CONTEXT_TOKENS:]
+    after = turn.reply_ids[step + 1 :][:_CONTEXT_TOKENS]
 
     def candidate(token_id: int, logprob: float) -> Candidate:
         text = str(tokenizer.decode([token_id], skip_special_tokens=False))
@@ -223,6 +224,7 @@ def describe_divergence(
         logprob_difference=judged.logprob_difference,
         processed_difference=judged.processed_difference,
         text_before=str(tokenizer.decode(before, skip_special_tokens=False)),
+        text_after=str(tokenizer.decode(list(after), skip_special_tokens=False)),
         recorded_candidates=tuple(map(candidate, token.candidate_ids, token.candidate_logprobs)),
         replayed_candidates=tuple(map(candidate, top.indices.tolist(), top.values.tolist())),
     )

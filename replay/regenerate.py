@@ -66,8 +66,11 @@ def regenerate(
     return Report(
         replay="regenerate",
         run_id=recording.run_id,
+        name=started.name,
+        model=lm.name,
         verdict=overall,
         reason=reason,
+        causes=(),
         turns=tuple(verdicts),
         divergences=tuple(divergences),
         differences=differences,
@@ -142,6 +145,7 @@ def _regenerate_turn(
             logprob_difference_mean=sum(differences) / max(len(differences), 1),
             processed_difference_max=0.0,
             generator_matches=matches,
+            logprob_differences=tuple(differences),
         ),
         divergence,
     )

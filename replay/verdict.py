@@ -32,21 +32,33 @@ class Floor:
     `margin_eps`: a pick may differ where the two best differ by less, in raw logits.
     `logprob_floor`: log-probabilities may differ by this much, in nats.
     `margin_noise`: how much a margin moves on average, which predicts how many picks will flip.
+    `logprob_noise`: how much a log-probability moves on average.
+    `measured_on` says in words what was measured, over `tokens` positions.
     """
 
     version: str
+    dtype: str
     margin_eps: float
     logprob_floor: float
     margin_noise: float
+    logprob_noise: float
+    tokens: int
+    measured_on: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A token, what it spells and its raw log-probability."""
+    """A token, what it spells and its raw log-probability.
+
+    Of a replayed one also `score`, by which the pick is made (processed logits plus noise, in raw
+    logits), None where a processor took the token out, which `filtered_by` names then.
+    """
 
     token_id: int
     text: str
     logprob: float
+    score: float | None = None
+    filtered_by: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +69,8 @@ class Divergence:
     `near_tie` (another is picked, within the noise), `logprob` or `sampler` (the same is picked,
     with another raw or processed log-probability). `margin` is by how many raw logits the
     recorded token lost, None where it was filtered; `boundary_gap` is then how many it lacked.
-    The differences are those of the recorded token's log-probabilities, in nats.
+    The differences are those of the recorded token's log-probabilities, in nats. The texts are what
+    was recorded around the token.
     """
 
     kind: str
@@ -71,6 +84,7 @@ class Divergence:
     logprob_difference: float
     processed_difference: float | None
     text_before: str
+    text_after: str
     recorded_candidates: tuple[Candidate, ...]
     replayed_candidates: tuple[Candidate, ...]
 
@@ -82,6 +96,8 @@ class TurnVerdict:
     `generator_matches` says whether the seed leads to the recorded end state; None where nothing
     was drawn, or the turn was cut off. `stop_matches` says whether the settings stop the turn where
     and why it stopped; None where they do not decide it, or it was not asked.
+    `logprob_differences` and `margins` have an entry a token: nats, and raw logits by which the
+    recorded token lost, None where it was filtered.
     """
 
     turn: int
@@ -96,26 +112,86 @@ class TurnVerdict:
     processed_difference_max: float
     generator_matches: bool | None
     stop_matches: bool | None = None
+    logprob_differences: tuple[float, ...] = ()
+    margins: tuple[float | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FieldDifference:
-    """A fingerprint that is not the recorded one. Where it `forbids`, numbers cannot agree."""
+    """A fingerprint that is not the recorded one. Where it `forbids`, numbers cannot agree.
+
+    `ignored` says that the caller asked for a verdict in spite of it. `detail` names what of it
+    differs where that is known, such as the tensors.
+    """
 
     field: str
     recorded: str
     replayed: str
     forbids: bool
+    ignored: bool = False
+    detail: str = ""
+
+
+CAUSES = (
+    "weights",
+    "tokenizer",
+    "template",
+    "dtype",
+    "device",
+    "random_stream",
+    "recording",
+    "prompt",
+    "tool_result",
+    "token",
+    "seed",
+    "draws",
+    "sampler",
+    "stop",
+    "text",
+    "numerics",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cause:
+    """Why the two sides differ, as far as it shows. `name` is one of `CAUSES`.
+
+    `sentence` is for people; `turn` and `step` are where it shows first.
+    """
+
+    name: str
+    sentence: str
+    turn: int | None = None
+    step: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolDrift:
+    """A field of a tool's result that was another when the tool was run again."""
+
+    turn: int
+    call_id: str
+    tool: str
+    field: str
+    recorded: str
+    replayed: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """The result of a verification or a regeneration."""
+    """The result of a verification or a regeneration.
+
+    `causes` are in order of likelihood; empty where the verdict passes without a remark.
+    `differences` are fingerprints, `altered` what contradicts itself within the recording.
+    """
 
     replay: str
     run_id: str
+    name: str
+    model: str
     verdict: Verdict
     reason: str
+    causes: tuple[Cause, ...]
     turns: tuple[TurnVerdict, ...]
     divergences: tuple[Divergence, ...]
     differences: tuple[FieldDifference, ...]
@@ -125,6 +201,7 @@ class Report:
     duration_ms: float
     generation_ms: float
     repro: str
+    tools: tuple[ToolDrift, ...] = ()
 
     @property
     def passes(self) -> bool:
@@ -134,6 +211,15 @@ class Report:
     def first(self) -> Divergence | None:
         return self.divergences[0] if self.divergences else None
 
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """The fingerprints that differ and were not to count."""
+        return tuple(each.field for each in self.differences if each.ignored)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as JSON takes them."""
-        return asdict(self) | {"first": None if self.first is None else asdict(self.first)}
+        return asdict(self) | {
+            "passes": self.passes,
+            "ignored": list(self.ignored),
+            "first": None if self.first is None else asdict(self.first),
+        }

@@ -73,8 +73,11 @@ def verify(
     return Report(
         replay="verify",
         run_id=recording.run_id,
+        name=started.name,
+        model=lm.name,
         verdict=verdict,
         reason=reason,
+        causes=(),
         turns=verdicts,
         divergences=tuple(divergences),
         differences=differences,
@@ -207,6 +210,8 @@ def _judge_turn(judged: _Judged) -> TurnVerdict:
         processed_difference_max=max(token.processed_difference or 0.0 for token in judged.tokens),
         generator_matches=judged.generator_matches,
         stop_matches=judged.stop_matches,
+        logprob_differences=tuple(differences),
+        margins=tuple(token.margin for token in judged.tokens),
     )
 
 
