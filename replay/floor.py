@@ -1,10 +1,16 @@
 """The noise floor, and how many near ties it lets one expect."""
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, replace
+from pathlib import Path
 from typing import Any
 
-from generation import hf
+import torch
+
+from generation import LoadedModel, hf
+from replay.errors import ReplayError
 from replay.verdict import Floor
 
 # Measured on SmolLM2-135M with torch 2.13 on x86-64 over full passes, chunks of 64 and 17, eager
@@ -23,32 +29,118 @@ FLOORS = {
     )
 }
 
+# Where nothing was measured the numbers are still told, against the only floor that is known.
+YARDSTICK = FLOORS["float32"]
+# Where only tokens can be compared: any log-probability is as good as another.
+NO_DRIFT = replace(YARDSTICK, logprob_floor=math.inf)
+
+# The smallest fault that a replay is to find, weights off by a ten-thousandth, moves
+# log-probabilities by 2.4e-4 on average: a floor above that hides it.
+_VERIFIABLE_NATS = 2.4e-4
+# An average over many tokens sees what the floor of a single one hides.
+_MEAN_FACTOR = 4.0
+_MEAN_TOKENS = 32
+
 # A count of near ties less likely than this is no accident.
 _IMPLAUSIBLE = 1e-6
 _GAP_WINDOW = 0.1
 
+_FORMAT = 1
 
-def floor_of(model: Any, dtype: str) -> Floor | None:
-    """The floor for a recording of that dtype; None where nothing was measured.
 
-    That is so for every model that keeps more than keys and values: recurrent states carry the
-    noise of all steps before.
+def floor_of(lm: LoadedModel, dtype: str, given: Floor | None = None) -> Floor | None:
+    """The floor for a recording of that dtype: the one that is `given`, else the built-in one.
+
+    None where nothing was measured. That is so for every model that keeps more than keys and
+    values: recurrent states carry the noise of all steps before. Raises ReplayError for a floor of
+    another dtype.
     """
-    return None if hf.recurrent(hf.new_cache(model)) else FLOORS.get(dtype)
+    if given is not None:
+        if given.dtype != dtype:
+            raise ReplayError(
+                f"the floor {given.version} was measured in {given.dtype}, and the run was "
+                f"recorded in {dtype}: measure one with `tokentape calibrate`"
+            )
+        return given
+    return None if hf.recurrent(hf.new_cache(lm.model)) else FLOORS.get(dtype)
+
+
+def hides_faults(floor: Floor) -> bool:
+    """Whether faults that a replay is to find are within this noise, as in 16 bits they are."""
+    return floor.logprob_floor > _VERIFIABLE_NATS
+
+
+def is_off_on_average(differences: Sequence[float], floor: Floor) -> bool:
+    """Whether log-probabilities differ more on average than noise lets them, token by token."""
+    if len(differences) < _MEAN_TOKENS:
+        return False
+    return sum(differences) / len(differences) > _MEAN_FACTOR * floor.logprob_noise
 
 
 def predict_flips(gaps: Sequence[float], floor: Floor) -> float:
     """Expected number of honest flips among tokens with these gaps between their two best.
 
-    A flip needs a gap below the noise: half the density of gaps at zero, times the mean noise.
+    A flip needs a gap below the noise: half the density of gaps at zero, times the mean noise. The
+    density is that of the gaps below a tenth of a logit, or below four times the noise where that
+    is more.
     """
-    near_zero = sum(gap < _GAP_WINDOW for gap in gaps)
-    return 0.5 * (near_zero / _GAP_WINDOW) * floor.margin_noise
+    window = max(_GAP_WINDOW, 4.0 * floor.margin_noise)
+    near_zero = sum(gap < window for gap in gaps)
+    return 0.5 * (near_zero / window) * floor.margin_noise
 
 
 def plausible(flips: int, predicted: float) -> bool:
     """Whether a Poisson count of that mean reaches `flips` now and then."""
-    if flips == 0:
+    if flips <= 1:
         return True
-    below = sum(math.exp(-predicted) * predicted**k / math.factorial(k) for k in range(flips))
-    return 1.0 - below > _IMPLAUSIBLE or flips == 1
+    # The chance of at least so many is the regularised incomplete gamma function (DLMF 8.4.10).
+    count, mean = torch.tensor([flips, predicted], dtype=torch.float64)
+    return float(torch.special.gammainc(count, mean)) > _IMPLAUSIBLE
+
+
+def write_floor(floor: Floor, path: Path) -> None:
+    """Keep a floor in a file, for a CI to pin. Raises ReplayError where it cannot be written."""
+    text = json.dumps({"tokentape_floor": _FORMAT, **asdict(floor)}, indent=2) + "\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ReplayError(f"cannot write the floor to {path}: {error.strerror}") from None
+
+
+def read_floor(path: Path) -> Floor:
+    """The floor in a file. Raises ReplayError for one that is not there, or is none."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ReplayError(f"cannot read the floor {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise ReplayError(f"{path} is no floor of `tokentape calibrate`: {error}") from None
+    if not isinstance(values, dict) or "tokentape_floor" not in values:
+        raise ReplayError(f"{path} is no floor of `tokentape calibrate`")
+    if values.pop("tokentape_floor") != _FORMAT:
+        raise ReplayError(f"{path} is a floor of a newer format: upgrade tokentape to read it")
+    return floor_from(values, str(path))
+
+
+def floor_from(values: Mapping[str, Any], where: str) -> Floor:
+    """The floor that plain values describe. Raises ReplayError where they do not."""
+    kinds = {field.name: field.type for field in fields(Floor)}
+    right = values.keys() == kinds.keys() and all(
+        isinstance(values[name], str) if kind is str else _is_amount(values[name])
+        for name, kind in kinds.items()
+    )
+    if not right:
+        raise ReplayError(
+            f"{where} is a damaged floor: it has {', '.join(kinds)}, numbers not negative"
+        )
+    return Floor(**values)
+
+
+def _is_amount(value: object) -> bool:
+    return (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+        and value >= 0
+    )

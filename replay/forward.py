@@ -7,28 +7,31 @@ import torch
 
 from generation import hf
 
-# The rows of a chunk are judged before the next is computed: this bounds the logits in memory.
 CHUNK_TOKENS = 512
+# Rows of a chunk times the vocabulary: this bounds the logits in memory, to a quarter of a GB.
+_CHUNK_LOGITS = 2**26
 
 
 def teacher_forced_logits(
-    model: Any, ids: Sequence[int], rows: Sequence[int]
-) -> Iterator[tuple[int, torch.Tensor]]:
-    """Raw logits after each position of `rows`, ascending: float32 of shape (1, vocab).
+    model: Any, ids: Sequence[int], rows: Sequence[int], *, chunk_tokens: int = CHUNK_TOKENS
+) -> Iterator[torch.Tensor]:
+    """Raw logits after each position of `rows`, ascending: float32 of shape (some rows, vocab).
 
     Chunks follow each other through a cache; a model that cannot exactly go on gets one forward.
+    The rows of a chunk come together, and are to be used before the next is asked for.
     """
     wanted = sorted(rows)
     needed = wanted[-1] + 1
     tensor = torch.tensor([list(ids[:needed])], dtype=torch.long, device=model.device)
     cache = hf.new_cache(model)
-    whole = hf.recurrent(cache) or hf.prefix_obstacle(model)
-    chunk = needed if whole else CHUNK_TOKENS
+    whole = hf.recurrent(cache) or hf.prefix_obstacle(model) is not None
+    vocabulary = model.get_input_embeddings().num_embeddings
+    chunk = needed if whole else max(1, min(chunk_tokens, _CHUNK_LOGITS // vocabulary))
     for start in range(0, needed, chunk):
         end = min(start + chunk, needed)
-        here = [row for row in wanted if start <= row < end]
-        keep = torch.tensor([row - start for row in here], dtype=torch.long, device=model.device)
+        here = [row - start for row in wanted if start <= row < end]
+        keep = torch.tensor(here, dtype=torch.long, device=model.device)
         with torch.no_grad():
             logits = hf.forward_rows(model, tensor[:, start:end], cache, keep)
-        for index, row in enumerate(here):
-            yield row, logits[:, index].to(torch.float32)
+        if here:
+            yield logits[0].to(torch.float32)

@@ -1,20 +1,20 @@
-"""Judging one row: would the sampler pick the recorded token from these logits?"""
+"""Judging rows: would the sampler pick the recorded tokens from these logits?"""
 
 import math
 from dataclasses import dataclass
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import LogitsProcessorList
 
 from generation import LoadedModel, ModelError, hf
 from generation.sampling import generator_sha256
 from recorder import RecordingError
-from recorder.events import TokenSampled
 from recorder.projections import Turn
-from replay.verdict import Candidate, Divergence, Floor
+from replay.noise import NoiseStream
+from replay.verdict import Floor
 
-_CONTEXT_TOKENS = 12
-_CANDIDATES = 5
+# Rows times the vocabulary that are judged at once: bounds each tensor to 16 MB.
+_BLOCK = 2**22
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +33,21 @@ class Judgement:
     processed_difference: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class JudgedRows:
+    """The tokens of consecutive steps from `first` on, and the numbers that they were judged by.
+
+    `logits` are raw, `scores` processed, `noised` what the pick is the largest of; all float32 of
+    shape (rows, vocab).
+    """
+
+    first: int
+    judgements: list[Judgement]
+    logits: torch.Tensor
+    scores: torch.Tensor
+    noised: torch.Tensor
+
+
 class TurnJudge:
     """Judges the tokens of a turn in order, with the turn's own processors and random stream.
 
@@ -41,19 +56,33 @@ class TurnJudge:
     token falls short of the pick, in raw logits, so that it does not grow as temperature falls.
     """
 
-    def __init__(self, turn: Turn, lm: LoadedModel, floor: Floor) -> None:
-        """Raises RecordingError for settings or a seed that no turn could have been begun with."""
-        self._turn = turn
+    def __init__(
+        self,
+        turn: Turn,
+        lm: LoadedModel,
+        floor: Floor,
+        *,
+        processors: LogitsProcessorList | None = None,
+    ) -> None:
+        """`processors` are the caller's own, where the turn had any.
+
+        Raises RecordingError for settings or a seed that no turn could have been begun with.
+        """
+        self.turn = turn
         self._floor = floor
         device = lm.model.device
         ids = torch.tensor([[*turn.prompt_ids, *turn.reply_ids]], dtype=torch.long, device=device)
-        prompt = ids[:, : len(turn.prompt_ids)]
+        self._prompt_tokens = len(turn.prompt_ids)
+        prompt = ids[:, : self._prompt_tokens]
+        vocabulary = lm.model.get_input_embeddings().num_embeddings
         try:
             config = hf.recorded_config(turn.started.sampling)
-            prepared = hf.prepare(lm.model, lm.tokenizer, config, prompt)
+            prepared = hf.prepare(lm.model, lm.tokenizer, config, prompt, processors=processors)
+            # For a second look at a row: one with a state must not see a row twice.
+            self._spare = hf.prepare(lm.model, lm.tokenizer, config, prompt).processors
             self._temperature = float(config.temperature or 1.0) if config.do_sample else 1.0
-            self._generator = (
-                torch.Generator(device=device).manual_seed(turn.started.seed or 0)
+            self._stream = (
+                NoiseStream(turn.started.seed or 0, vocabulary, device)
                 if config.do_sample
                 else None
             )
@@ -63,57 +92,56 @@ class TurnJudge:
         self._processors = prepared.processors
         self._criteria = prepared.criteria
         self._filters = any(isinstance(each, hf.FILTERS) for each in self._processors)
+        self._vocabulary = vocabulary
+        self._block: int = max(1, _BLOCK // vocabulary)
+        self._step = 0
 
-    def judge(self, step: int, logits: torch.Tensor) -> Judgement:
-        """The token of a step against its logits, float32 of shape (1, vocab)."""
-        token = self._turn.tokens[step]
-        seen = self._ids[:, : len(self._turn.prompt_ids) + step]
-        scores = hf.process(self._processors, seen, logits)
-        noise = self._noise(scores)
-        picked_id = self._pick(scores, noise)
-        noised = (scores if noise is None else scores - noise.log())[0]
-        best, second = (torch.topk(noised, 2).values * self._temperature).tolist()
-        kept = scores[0] > -math.inf
-        margin: float | None = None
-        boundary_gap: float | None = None
-        processed_difference: float | None = None
-        if bool(kept[token.token_id]):
-            margin = max(best - noised[token.token_id].item() * self._temperature, 0.0)
-            processed_difference = self._processed_difference(token, logits, scores, kept)
-        elif self._filters:
-            boundary_gap = logits[0][kept].min().item() - logits[0, token.token_id].item()
-        logprob = torch.log_softmax(logits, dim=-1)[0, token.token_id].item()
-        logprob_difference = abs(logprob - token.logprob)
-        if picked_id == token.token_id:
-            kind = self._kind_of_match(logprob_difference, processed_difference or 0.0)
-        elif logprob_difference <= self._floor.logprob_floor and self._is_near_tie(
-            token.token_id, picked_id, seen, logits, noise, margin
-        ):
-            kind = "near_tie"
-        else:
-            kind = "token" if margin is not None else "filtered"
-        return Judgement(
-            kind=kind,
-            picked_id=picked_id,
-            margin=margin,
-            boundary_gap=boundary_gap,
-            pick_gap=best - second,
-            logprob_difference=logprob_difference,
-            processed_difference=processed_difference,
-        )
+    @property
+    def temperature(self) -> float:
+        return self._temperature
+
+    @property
+    def due(self) -> int:
+        """How many of the next tokens can be judged at once; zero when all are."""
+        return min(len(self.turn.tokens) - self._step, self._block)
+
+    def judge(self, logits: torch.Tensor) -> JudgedRows:
+        """The next tokens, `due` at most, against their raw logits, float32 (rows, vocab)."""
+        first, rows = self._step, len(logits)
+        seen = self._prompt_tokens + first
+        ids = self._ids[0, seen : seen + rows, None]
+        scores = hf.process_rows(self._processors, self._ids, seen, logits)
+        kept = scores > -math.inf
+        picked, noised = self._pick(scores, kept)
+        best, place = noised.max(dim=-1, keepdim=True)
+        second = noised.scatter(1, place, -math.inf).amax(dim=-1)
+        measured = torch.stack(
+            (
+                (best[:, 0] - second) * self._temperature,
+                (best - noised.gather(1, ids))[:, 0] * self._temperature,
+                torch.log_softmax(logits, dim=-1).gather(1, ids)[:, 0],
+                scores.gather(1, ids)[:, 0] - scores.logsumexp(dim=-1),
+                torch.where(kept, logits, math.inf).amin(dim=-1) - logits.gather(1, ids)[:, 0],
+            ),
+            dim=-1,
+        ).tolist()
+        self._step += rows
+        judged = JudgedRows(first, [], logits, scores, noised)
+        for row, (picked_id, numbers) in enumerate(zip(picked.tolist(), measured, strict=True)):
+            judged.judgements.append(self._judge_row(judged, row, picked_id, numbers))
+        return judged
 
     def stops_as_recorded(self) -> bool | None:
         """Whether the turn stops at its last token, for its reason, and not before.
 
         None where the clock or something of the caller's own could have stopped it.
         """
-        if self._turn.started.unreplayable:
+        if self.turn.started.unreplayable:
             return None
-        finished = self._turn.finished
-        prompt_tokens = len(self._turn.prompt_ids)
-        for step in range(1, len(self._turn.tokens) + 1):
-            reason = hf.stop_reason(self._criteria, self._ids[:, : prompt_tokens + step])
-            if step == len(self._turn.tokens):
+        finished = self.turn.finished
+        for step in range(1, len(self.turn.tokens) + 1):
+            reason = hf.stop_reason(self._criteria, self._ids[:, : self._prompt_tokens + step])
+            if step == len(self.turn.tokens):
                 return finished is None or reason == finished.stop_reason
             if reason is not None:
                 return False
@@ -121,29 +149,59 @@ class TurnJudge:
 
     def end_state_matches(self) -> bool | None:
         """Whether the stream ends where the recording's ended, once every token is judged."""
-        if self._generator is None or self._turn.finished is None:
+        if self._stream is None or self.turn.finished is None:
             return None
-        return generator_sha256(self._generator) == self._turn.finished.generator_sha256
+        return generator_sha256(self._stream.generator) == self.turn.finished.generator_sha256
 
-    def _noise(self, scores: torch.Tensor) -> torch.Tensor | None:
-        """The exponentials of the next draw; None where nothing is drawn."""
-        if self._generator is None:
-            return None
-        return torch.empty_like(scores).exponential_(1.0, generator=self._generator)
+    def _pick(self, scores: torch.Tensor, kept: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The tokens picked, shape (rows,), and what they are the largest of."""
+        if self._stream is None:
+            return scores.argmax(dim=-1), scores
+        noise = self._stream.exponentials(kept)
+        return (torch.softmax(scores, dim=-1) / noise).argmax(dim=-1), scores - noise.log()
 
-    def _pick(self, scores: torch.Tensor, noise: torch.Tensor | None) -> int:
-        if noise is None:
-            return int(torch.argmax(scores, dim=-1).item())
-        return int(torch.argmax(torch.softmax(scores, dim=-1) / noise, dim=-1).item())
+    def _judge_row(
+        self, judged: JudgedRows, row: int, picked_id: int, numbers: list[float]
+    ) -> Judgement:
+        pick_gap, short, logprob, processed, boundary = numbers
+        step = judged.first + row
+        token = self.turn.tokens[step]
+        is_kept = processed > -math.inf
+        margin = max(short, 0.0) if is_kept else None
+        difference = abs(logprob - token.logprob)
+        processed_difference: float | None = None
+        if is_kept:
+            processed_difference = abs(processed - token.logprob_processed)
+            if processed_difference > self._processed_floor:
+                processed_difference = self._least_difference(judged, row, processed_difference)
+        if picked_id == token.token_id:
+            kind = self._kind_of_match(difference, processed_difference or 0.0)
+        elif self._is_near_tie(judged, row, picked_id, margin):
+            kind = "near_tie" if difference <= self._floor.logprob_floor else "logprob"
+        else:
+            kind = "filtered" if margin is None else "token"
+        return Judgement(
+            kind=kind,
+            picked_id=picked_id,
+            margin=margin,
+            boundary_gap=boundary if margin is None and self._filters else None,
+            pick_gap=pick_gap,
+            logprob_difference=difference,
+            processed_difference=processed_difference,
+        )
+
+    @property
+    def _processed_floor(self) -> float:
+        # Dividing logits by the temperature divides their noise, too.
+        return self._floor.logprob_floor / min(1.0, self._temperature)
+
+    def _kind_of_match(self, logprob_difference: float, processed_difference: float) -> str:
+        if logprob_difference > self._floor.logprob_floor:
+            return "logprob"
+        return "sampler" if processed_difference > self._processed_floor else ""
 
     def _is_near_tie(
-        self,
-        token_id: int,
-        picked_id: int,
-        seen: torch.Tensor,
-        logits: torch.Tensor,
-        noise: torch.Tensor | None,
-        margin: float | None,
+        self, judged: JudgedRows, row: int, picked_id: int, margin: float | None
     ) -> bool:
         """Whether noise alone could have made the sampler pick the recorded token.
 
@@ -155,76 +213,57 @@ class TurnJudge:
             return True
         if not self._filters:
             return False
-        moved = logits.clone()
+        step = judged.first + row
+        token_id = self.turn.tokens[step].token_id
         # Half each: a margin is a difference, and so is the noise that is allowed it.
+        moved = judged.logits[row : row + 1].clone()
         moved[0, token_id] += eps / 2
         moved[0, picked_id] -= eps / 2
-        scores = hf.process(self._processors, seen, moved)
+        scores = self._processed_again(step, moved)
         recorded_kept, picked_kept = (scores[0, [token_id, picked_id]] > -math.inf).tolist()
         if not recorded_kept or (picked_kept and margin is not None):
             # The filter is not at issue, and by the margin it is no tie.
             return False
-        noised = (scores if noise is None else scores - noise.log())[0] * self._temperature
-        return bool(noised.max() - noised[token_id] <= eps)
+        noise = self._noise_of(step)
+        noised = scores[0] if noise is None else scores[0] - noise.log()
+        return bool((noised.max() - noised[token_id]) * self._temperature <= eps)
 
-    def _kind_of_match(self, logprob_difference: float, processed_difference: float) -> str:
-        floor = self._floor.logprob_floor
-        if logprob_difference > floor:
-            return "logprob"
-        # Dividing logits by the temperature divides their noise, too.
-        return "sampler" if processed_difference > floor / min(1.0, self._temperature) else ""
+    def _noise_of(self, step: int) -> torch.Tensor | None:
+        """All exponentials of a step once more, shape (vocab,); None where none are drawn."""
+        if self._stream is None:
+            return None
+        stream = self._stream.again()
+        stream.skip(step * self._vocabulary)
+        everything = torch.ones((1, self._vocabulary), dtype=torch.bool, device=self._ids.device)
+        return stream.exponentials(everything)[0]
 
-    def _processed_difference(
-        self, token: TokenSampled, logits: torch.Tensor, scores: torch.Tensor, kept: torch.Tensor
-    ) -> float:
-        """How far the processed log-probability is from the recorded one, in nats.
+    def _processed_again(
+        self, step: int, logits: torch.Tensor, processors: LogitsProcessorList | None = None
+    ) -> torch.Tensor:
+        seen = self._ids[:, : self._prompt_tokens + step]
+        return hf.process(self._spare if processors is None else processors, seen, logits)
 
-        A token at the edge of a filter may be on either side of it. All others are renormalised
-        then, by an amount that is known: the smallest difference counts.
+    def _least_difference(self, judged: JudgedRows, row: int, difference: float) -> float:
+        """How far the processed log-probability is off where noise moves the edge of a filter.
+
+        All others are renormalised then. Tried are the token that is kept last a little lower, the
+        first that is cut a little higher, and all that are kept a little higher or lower than
+        those that are cut, which moves the sums that some filters look at.
         """
-        total = scores.logsumexp(dim=-1).item()
-        shifts = [0.0]
-        if self._filters and not bool(kept.all()):
-            last_kept = scores[0][kept].min().item() - total
-            first_cut = logits[0][~kept].max().item() / self._temperature - total
-            if last_kept < 0.0:
-                shifts.append(-math.log1p(-math.exp(last_kept)))
-            shifts.append(-math.log1p(math.exp(first_cut)))
-        logprob = scores[0, token.token_id].item() - total
-        return min(abs(logprob + shift - token.logprob_processed) for shift in shifts)
-
-
-def describe_divergence(
-    judged: Judgement,
-    turn: Turn,
-    step: int,
-    logits: torch.Tensor,
-    tokenizer: PreTrainedTokenizerBase,
-) -> Divergence:
-    """Everything a reader needs to see what happened at a token."""
-    token = turn.tokens[step]
-    logprobs = torch.log_softmax(logits, dim=-1)[0]
-    top = torch.topk(logprobs, min(max(len(token.candidate_ids), _CANDIDATES), len(logprobs)))
-    before = [*turn.prompt_ids, *turn.reply_ids[:step]][-_CONTEXT_TOKENS:]
-    after = turn.reply_ids[step + 1 :][:_CONTEXT_TOKENS]
-
-    def candidate(token_id: int, logprob: float) -> Candidate:
-        text = str(tokenizer.decode([token_id], skip_special_tokens=False))
-        return Candidate(token_id=token_id, text=text, logprob=logprob)
-
-    return Divergence(
-        kind=judged.kind,
-        turn=turn.number,
-        step=step,
-        position=token.position,
-        recorded=candidate(token.token_id, token.logprob),
-        replayed=candidate(judged.picked_id, logprobs[judged.picked_id].item()),
-        margin=judged.margin,
-        boundary_gap=judged.boundary_gap,
-        logprob_difference=judged.logprob_difference,
-        processed_difference=judged.processed_difference,
-        text_before=str(tokenizer.decode(before, skip_special_tokens=False)),
-        text_after=str(tokenizer.decode(list(after), skip_special_tokens=False)),
-        recorded_candidates=tuple(map(candidate, token.candidate_ids, token.candidate_logprobs)),
-        replayed_candidates=tuple(map(candidate, top.indices.tolist(), top.values.tolist())),
-    )
+        logits, kept = judged.logits[row], judged.scores[row] > -math.inf
+        if not self._filters or bool(kept.all()):
+            return difference
+        step, eps = judged.first + row, self._floor.margin_eps
+        token = self.turn.tokens[step]
+        others = [each for each in self._spare if not isinstance(each, hf.FILTERS)]
+        unfiltered = self._processed_again(step, logits[None], LogitsProcessorList(others))[0]
+        last = torch.where(kept, logits, math.inf).argmin()
+        first = torch.where(kept, -math.inf, logits).argmax()
+        for places, change in ((last, -eps), (first, eps), (kept, eps), (kept, -eps)):
+            moved = logits.clone()
+            moved[places] += change
+            still_kept = self._processed_again(step, moved[None])[0] > -math.inf
+            total = unfiltered[still_kept].logsumexp(dim=-1)
+            processed = (unfiltered[token.token_id] - total).item()
+            difference = min(difference, abs(processed - token.logprob_processed))
+        return difference

@@ -1,9 +1,7 @@
 """Regenerate turns with Hugging Face `generate`, from the recorded ids, seed and settings."""
 
-import dataclasses
-import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,15 +12,15 @@ from generation.checks import refuse_training
 from generation.sampling import generator_sha256
 from recorder import Recording
 from recorder.projections import Turn
+from replay.alterations import find_alterations
+from replay.causes import Evidence, find_causes
 from replay.compare import compare_fingerprints, repro_line
-from replay.floor import FLOORS, floor_of, plausible, predict_flips
-from replay.judge import TurnJudge, describe_divergence
-from replay.rebuild import find_altered
-from replay.verdict import Divergence, Floor, Report, TurnVerdict, Verdict, worst
-from replay.verify import choose_turns, refuse_unknown_ids
-
-# Where no floor was measured only tokens are compared: any log-probability is as good as another.
-NO_DRIFT = dataclasses.replace(FLOORS["float32"], logprob_floor=math.inf)
+from replay.floor import NO_DRIFT, YARDSTICK, floor_of, plausible, predict_flips
+from replay.judge import TurnJudge
+from replay.judging import JudgedTurn
+from replay.turns import choose_turns, refuse_unknown_ids
+from replay.verdict import Cause, FieldDifference, Floor, Report, TurnVerdict, Verdict, worst
+from replay.verify import Differing
 
 TurnDone = Callable[[TurnVerdict, float], None]
 """Called with each turn's verdict and the milliseconds that it took."""
@@ -33,35 +31,54 @@ def regenerate(
     lm: LoadedModel,
     *,
     turns: Sequence[int] | None = None,
+    floor: Floor | None = None,
+    ignore: Collection[str] = (),
     progress: TurnDone | None = None,
+    differing: Differing | None = None,
 ) -> Report:
     """Run `model.generate` on each turn's whole prompt, without a cache, and compare the tokens.
 
     A turn is compared up to its first difference: after it the two histories are not the same.
-    torch's global random state is put back. Raises as `verify` does.
+    torch's global random state is put back. `floor`, `ignore` and what is raised are as those of
+    `verify`; without a floor only tokens are compared.
     """
     began = time.perf_counter()
     refuse_training(lm.model)
     started = recording.started()
     chosen = choose_turns(recording, turns)
     sampled = any(turn.started.seed is not None for turn in chosen)
-    differences = compare_fingerprints(started, lm, sampled=sampled)
-    known_floor = floor_of(lm.model, started.dtype)
-    floor = known_floor or NO_DRIFT
+    differences = compare_fingerprints(started, lm, sampled=sampled, ignore=ignore)
+    if differing is not None:
+        differing(differences)
+    known_floor = floor_of(lm, started.dtype, floor)
+    judging_floor = known_floor or NO_DRIFT
     refuse_unknown_ids(chosen, lm)
     verdicts: list[TurnVerdict] = []
-    divergences: list[Divergence] = []
+    judged: list[JudgedTurn] = []
     for turn in chosen:
         turn_began = time.perf_counter()
-        verdict, divergence = _regenerate_turn(turn, lm, floor)
+        verdict, judged_turn = _regenerate_turn(turn, lm, judging_floor)
         verdicts.append(verdict)
-        divergences += [divergence] if divergence else []
+        judged.append(judged_turn)
         if progress is not None:
             progress(verdict, (time.perf_counter() - turn_began) * 1000.0)
-    altered = find_altered(recording)
-    predicted = predict_flips([token.top_gap for turn in chosen for token in turn.tokens], floor)
-    forbidding = [each.field for each in differences if each.forbids]
-    overall, reason = _conclude(verdicts, forbidding, altered, predicted)
+    divergences = tuple(each for turn in judged for each in turn.divergences)
+    same_tokenizer = not any(each.field == "tokenizer" for each in differences)
+    altered = find_alterations(recording, chosen, lm.tokenizer if same_tokenizer else None)
+    gaps = [token.top_gap for turn in chosen for token in turn.tokens]
+    predicted = predict_flips(gaps, judging_floor)
+    overall, reason = _conclude(verdicts, differences, altered, predicted)
+    causes: tuple[Cause, ...] = ()
+    if not overall.passes or differences:
+        evidence = Evidence(
+            recording=recording,
+            lm=lm,
+            turns=judged,
+            differences=differences,
+            altered=altered,
+            floor=judging_floor,
+        )
+        causes = find_causes(evidence)
     repro_turn = divergences[0].turn if divergences else chosen[0].number
     return Report(
         replay="regenerate",
@@ -70,11 +87,11 @@ def regenerate(
         model=lm.name,
         verdict=overall,
         reason=reason,
-        causes=(),
+        causes=causes,
         turns=tuple(verdicts),
-        divergences=tuple(divergences),
+        divergences=divergences,
         differences=differences,
-        altered=altered,
+        altered=tuple(each.sentence for each in altered),
         floor=known_floor,
         predicted_flips=predicted,
         duration_ms=(time.perf_counter() - began) * 1000.0,
@@ -85,14 +102,15 @@ def regenerate(
 
 def _conclude(
     turns: Sequence[TurnVerdict],
-    forbidding: Sequence[str],
-    altered: Sequence[str],
+    differences: Sequence[FieldDifference],
+    altered: Sequence[Cause],
     predicted: float,
 ) -> tuple[Verdict, str]:
+    forbidding = [each.field for each in differences if each.forbids and not each.ignored]
     if forbidding:
         return Verdict.INCOMPARABLE, f"not what was recorded: {', '.join(forbidding)}"
     if altered:
-        return Verdict.DIVERGED, altered[0]
+        return Verdict.DIVERGED, altered[0].sentence
     verdict = worst([turn.verdict for turn in turns])
     first = next(turn for turn in turns if turn.verdict is verdict)
     if verdict is Verdict.EXACT:
@@ -109,27 +127,24 @@ def _conclude(
     return verdict, f"turn {first.turn}: `generate` says something else"
 
 
-def _regenerate_turn(
-    turn: Turn, lm: LoadedModel, floor: Floor
-) -> tuple[TurnVerdict, Divergence | None]:
+def _regenerate_turn(turn: Turn, lm: LoadedModel, floor: Floor) -> tuple[TurnVerdict, JudgedTurn]:
     replayed_ids, logits, end_state = _generate(turn, lm)
     # The clock may have stopped the turn, as a kill does: then it need only be a beginning.
     whole = turn.finished is not None and "max_time" not in turn.started.unreplayable
     step = _first_difference(turn.reply_ids, replayed_ids, whole=whole)
     compared = len(turn.tokens) if step is None else step
-    differences = [_logprob_difference(turn, each, logits[each]) for each in range(compared)]
-    matches: bool | None = None
-    divergence: Divergence | None = None
+    judged = _judge(turn, lm, floor, logits[: compared + 1])
+    divergence = next((each for each in judged.divergences if each.step == step), None)
     verdict = Verdict.EXACT
     if step is not None:
-        verdict = Verdict.DIVERGED
-        if step < min(len(logits), len(turn.tokens)):
-            divergence = _describe(turn, lm, floor, step, logits)
-            if divergence.kind == "near_tie":
-                verdict = Verdict.NEAR_TIE
+        near = divergence is not None and divergence.kind == "near_tie"
+        verdict = Verdict.NEAR_TIE if near else Verdict.DIVERGED
+        if divergence is None:
+            judged.stop_matches = False
     elif whole and turn.finished is not None and end_state is not None:
-        matches = end_state == turn.finished.generator_sha256
-        verdict = Verdict.EXACT if matches else Verdict.DIVERGED
+        judged.generator_matches = end_state == turn.finished.generator_sha256
+        verdict = Verdict.EXACT if judged.generator_matches else Verdict.DIVERGED
+    differences = judged.differences[:compared]
     if max(differences, default=0.0) > floor.logprob_floor:
         verdict = worst([verdict, Verdict.DRIFTED])
     return (
@@ -143,12 +158,28 @@ def _regenerate_turn(
             margin_max=(divergence.margin or 0.0) if divergence else 0.0,
             logprob_difference_max=max(differences, default=0.0),
             logprob_difference_mean=sum(differences) / max(len(differences), 1),
-            processed_difference_max=0.0,
-            generator_matches=matches,
+            processed_difference_max=max(
+                (each.processed_difference or 0.0 for each in judged.tokens[:compared]),
+                default=0.0,
+            ),
+            generator_matches=judged.generator_matches,
             logprob_differences=tuple(differences),
+            margins=tuple(each.margin for each in judged.tokens[:compared]),
         ),
-        divergence,
+        judged,
     )
+
+
+def _judge(turn: Turn, lm: LoadedModel, floor: Floor, logits: Sequence[torch.Tensor]) -> JudgedTurn:
+    """The tokens up to the first difference, on the logits of `generate` itself."""
+    judge = TurnJudge(turn, lm, floor)
+    judged = JudgedTurn(turn)
+    steps = min(len(logits), len(turn.tokens))
+    while len(judged.tokens) < steps:
+        begun = len(judged.tokens)
+        rows = torch.cat(tuple(logits[begun : min(begun + judge.due, steps)]))
+        judged.add(judge, rows, lm)
+    return judged
 
 
 def _generate(
@@ -162,7 +193,7 @@ def _generate(
     end_state: str | None = None
     with torch.random.fork_rng(devices=devices), _no_defaults(model):
         # Proves settings and seed before they meet the model, whose own errors are not theirs.
-        TurnJudge(turn, lm, FLOORS["float32"])
+        TurnJudge(turn, lm, YARDSTICK)
         if turn.started.seed is not None:
             torch.manual_seed(turn.started.seed)
         output = model.generate(
@@ -205,17 +236,3 @@ def _first_difference(
     if same_length or (not whole and len(recorded) < len(replayed)):
         return None
     return min(len(recorded), len(replayed))
-
-
-def _logprob_difference(turn: Turn, step: int, logits: torch.Tensor) -> float:
-    token = turn.tokens[step]
-    return abs(torch.log_softmax(logits, dim=-1)[0, token.token_id].item() - token.logprob)
-
-
-def _describe(
-    turn: Turn, lm: LoadedModel, floor: Floor, step: int, logits: Sequence[torch.Tensor]
-) -> Divergence:
-    """The first difference, judged on the logits of `generate` itself."""
-    judge = TurnJudge(turn, lm, floor)
-    judged = [judge.judge(each, logits[each]) for each in range(step + 1)]
-    return describe_divergence(judged[step], turn, step, logits[step], lm.tokenizer)

@@ -148,6 +148,7 @@ CAUSES = (
     "sampler",
     "stop",
     "text",
+    "seal",
     "numerics",
 )
 

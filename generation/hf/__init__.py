@@ -31,6 +31,7 @@ from generation.hf.caches import (
 )
 from generation.hf.decoder import Decoder, decoding, forward_rows
 from generation.hf.growing import GrowingLayer
+from generation.hf.rows import process_rows
 from generation.hf.settings import (
     FILTERS,
     Preparation,
@@ -69,6 +70,7 @@ __all__ = (
     "prefix_obstacle",
     "prepare",
     "process",
+    "process_rows",
     "put_states",
     "recordable",
     "recorded_config",

@@ -35,7 +35,7 @@ def judged(turn: Turn, lm: tt.LoadedModel, logits: torch.Tensor) -> Judgement:
     token = turn.tokens[0]
     logprob = torch.log_softmax(logits, dim=-1)[0, token.token_id].item()
     honest = dataclasses.replace(token, logprob=logprob)
-    return TurnJudge(dataclasses.replace(turn, tokens=(honest,)), lm, FLOOR).judge(0, logits)
+    return TurnJudge(dataclasses.replace(turn, tokens=(honest,)), lm, FLOOR).judge(logits).judgements[0]
 
 
 def kind(turn: Turn, lm: tt.LoadedModel, logits: torch.Tensor) -> str:
@@ -47,7 +47,7 @@ def test_the_same_logits_give_the_same_token(
     recorded: Any, lm: tt.LoadedModel, settings: dict[str, Any]
 ) -> None:
     turn, logits = recorded(**settings)
-    found = TurnJudge(turn, lm, FLOOR).judge(0, logits)
+    found = TurnJudge(turn, lm, FLOOR).judge(logits).judgements[0]
 
     assert found.kind == ""
     assert found.margin == 0.0
@@ -117,7 +117,7 @@ def test_another_log_probability_is_no_near_tie(recorded: Any, lm: tt.LoadedMode
     logits[0, (said + 1) % 272] = logits[0, said] + 0.1 * FLOOR.margin_eps
 
     assert kind(turn, lm, logits) == "near_tie"
-    assert TurnJudge(turn, lm, FLOOR).judge(0, logits).kind == "token"
+    assert TurnJudge(turn, lm, FLOOR).judge(logits).judgements[0].kind == "token"
 
 
 def test_a_filter_that_moves_by_one_token_is_no_other_setting(

@@ -1,0 +1,48 @@
+"""What of a recording contradicts itself: told without the model's numbers."""
+
+from collections.abc import Iterator, Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+from generation.history.conversation import decode_after
+from recorder import Recording
+from recorder.projections import Turn
+from recorder.seals import check_seals
+from replay.rebuild import find_altered
+from replay.verdict import Cause
+
+
+def find_alterations(
+    recording: Recording, turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase | None
+) -> list[Cause]:
+    """Every contradiction, the seals' last: these say only that something was changed.
+
+    Texts of replies are read with the tokenizer, where it is the recorded one.
+    """
+    found = [Cause(name="recording", sentence=each) for each in find_altered(recording)]
+    if tokenizer is not None:
+        found += _altered_texts(turns, tokenizer)
+    return [*found, *_broken_seal(recording)]
+
+
+def _altered_texts(turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase) -> Iterator[Cause]:
+    for turn in turns:
+        if turn.finished is not None:
+            recorded = turn.finished.text + turn.finished.stop_text
+            if recorded != decode_after(tokenizer, turn.prompt_ids, turn.reply_ids):
+                sentence = f"turn {turn.number}: the text of the reply is not what its ids spell"
+                yield Cause(name="text", sentence=sentence, turn=turn.number)
+
+
+def _broken_seal(recording: Recording) -> Iterator[Cause]:
+    """The first seal that does not hold. A run from before there were seals has none to break."""
+    if not any(record.seal for record in recording.records()):
+        return
+    report = check_seals(recording.run_id, recording.records())
+    if not report.holds:
+        where = "the run" if report.bad_turn is None else f"turn {report.bad_turn}"
+        yield Cause(
+            name="seal",
+            sentence=f"{where} is not what was sealed: {report.fault}",
+            turn=report.bad_turn,
+        )

@@ -1,0 +1,206 @@
+"""Why the two sides differ: the likely causes, each with where it shows first.
+
+Told apart by what each signal sees. Other weights, prompts and types of numbers move
+log-probabilities; another sampler or random stream leaves these as they are and picks other
+tokens; a token that was tampered with is one that the model did not say, on an unmoved row.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from generation import LoadedModel
+from recorder import Recording
+from replay.judging import MISMATCHES, JudgedTurn
+from replay.prompts import encoded_otherwise, rendered_otherwise, spelled_otherwise
+from replay.sampler_fit import SettingFit, fit_setting
+from replay.streams import StreamShift, find_shift
+from replay.verdict import Cause, Divergence, FieldDifference, Floor
+
+# Of the model's own numbers, but not of its size: differences as kernels and processors make them.
+_NUMERICS_FACTOR = 30.0
+_NUMERIC_FIELDS = (
+    "attention_kernel",
+    "threads",
+    "torch",
+    "transformers",
+    "machine",
+    "cpu_capability",
+    "cuda",
+    "gpu",
+)
+# A token that the model did not say is off by more, among candidates that are off by less; these
+# are recorded in half precision.
+_TAMPERED_NATS = 0.05
+_CANDIDATE_NATS = 0.02
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What a verification has seen. `floor` is the yardstick where none is known."""
+
+    recording: Recording
+    lm: LoadedModel
+    turns: Sequence[JudgedTurn]
+    differences: Sequence[FieldDifference]
+    altered: Sequence[Cause]
+    floor: Floor
+
+    def differs(self, field: str) -> bool:
+        return any(each.field == field for each in self.differences)
+
+
+def find_causes(seen: Evidence) -> tuple[Cause, ...]:
+    """The causes in order: fingerprints, contradictions, what the numbers show, broken seals.
+
+    Empty where nothing is to be explained. Of turns that show the same, the first is named.
+    """
+    seals = [each for each in seen.altered if each.name == "seal"]
+    found = [*_of_fingerprints(seen), *(each for each in seen.altered if each not in seals)]
+    for cause in _of_numbers(seen):
+        same = next((each for each in found if each.name == cause.name), None)
+        if same is None:
+            found.append(cause)
+        else:
+            place = replace(same, turn=cause.turn, step=cause.step)
+            found[found.index(same)] = place
+    if not found and any(token.kind for turn in seen.turns for token in turn.tokens):
+        found.append(_of_near_ties(seen))
+    return (*found, *seals)
+
+
+def _of_numbers(seen: Evidence) -> list[Cause]:
+    """What the model's numbers, the sampler's picks and the ends of turns show, by turn."""
+    drifting = next((each for each in seen.turns if each.is_drifting(seen.floor)), None)
+    off = next((each for each in seen.turns if each.is_off_the_sampler(seen.floor)), None)
+    stopping = next((each for each in seen.turns if each.stop_matches is False), None)
+    found = [] if drifting is None else [_of_drift(seen, drifting)]
+    if off is not None:
+        found.append(_of_sampler(seen, off))
+    if stopping is not None and stopping not in (drifting, off):
+        found.append(_of_stop(stopping))
+    return sorted(found, key=lambda cause: cause.turn or 0)
+
+
+def _of_fingerprints(seen: Evidence) -> list[Cause]:
+    found = []
+    for each in seen.differences:
+        if not each.forbids:
+            continue
+        detail = each.detail
+        if each.field == "template":
+            detail = detail or rendered_otherwise(seen.recording, seen.lm.tokenizer)
+        if each.field == "tokenizer":
+            detail = detail or encoded_otherwise(seen.recording, seen.lm.tokenizer)
+        found.append(
+            Cause(name=each.field, sentence=_named(each) + (f": {detail}" if detail else ""))
+        )
+    return found
+
+
+def _named(difference: FieldDifference) -> str:
+    if difference.field in ("device", "dtype"):
+        return f"the {difference.field} is {difference.replayed}, and it was {difference.recorded}"
+    sentences = {
+        "weights": "the weights are not those that were recorded",
+        "tokenizer": "the tokenizer is not the one that was recorded",
+        "template": "the chat template is not the one that was recorded",
+        "random_stream": "this torch draws other random numbers than the one that recorded",
+    }
+    return sentences[difference.field]
+
+
+def _of_drift(seen: Evidence, turn: JudgedTurn) -> Cause:
+    floor = seen.floor.logprob_floor
+    step = next(i for i, each in enumerate(turn.differences) if each > floor)
+    number = turn.turn.number
+    place = f"turn {number}, token {step}"
+    divergence = next((each for each in turn.divergences if each.step == step), None)
+    if divergence is not None and _is_tampered(divergence, step):
+        sentence = f"{place}: not what the model said there: the token was altered"
+        return Cause(name="token", sentence=sentence, turn=number, step=step)
+    differ = f"{place}: log-probabilities differ from there on"
+    for field in ("weights", "dtype"):
+        if seen.differs(field):
+            return Cause(name=field, sentence=f"{differ}: {field} changed", turn=number, step=step)
+    numerics = [each for each in seen.differences if each.field in _NUMERIC_FIELDS]
+    largest = max(max(each.differences) for each in seen.turns)
+    if numerics and largest <= _NUMERICS_FACTOR * floor:
+        named = ", ".join(f"{each.field} was {each.recorded}" for each in numerics)
+        sentence = (
+            f"{differ}, by little: numerics changed ({named}); `tokentape calibrate` may tell"
+        )
+        return Cause(name="numerics", sentence=sentence, turn=number, step=step)
+    hint = ""
+    if not seen.differs("tokenizer"):
+        hint = spelled_otherwise(
+            seen.recording, [each.turn for each in seen.turns], seen.lm.tokenizer
+        )
+    before = "of its prompt" if number == seen.turns[0].turn.number else "added before it"
+    sentence = (
+        f"{differ}, and the weights are those recorded: prompt changed, in the ids {before}"
+        + (f" ({hint})" if hint else "")
+    )
+    return Cause(name="prompt", sentence=sentence, turn=number, step=step)
+
+
+def _is_tampered(divergence: Divergence, step: int) -> bool:
+    """Whether the row is as it was recorded, and only the token is not what it gives."""
+    if divergence.kind not in MISMATCHES or divergence.logprob_difference < _TAMPERED_NATS:
+        return False
+    now = {each.token_id: each.logprob for each in divergence.replayed_candidates}
+    pairs = [
+        (each.logprob, now[each.token_id])
+        for each in divergence.recorded_candidates
+        if each.token_id in now
+    ]
+    if not divergence.recorded_candidates:
+        return step > 0
+    return bool(pairs) and all(abs(a - b) <= _CANDIDATE_NATS for a, b in pairs)
+
+
+def _of_sampler(seen: Evidence, judged: JudgedTurn) -> Cause:
+    number = judged.turn.number
+    wrong = [i for i, each in enumerate(judged.tokens) if each.kind not in ("", "near_tie")]
+    step = wrong[0] if wrong else None
+    place = f"turn {number}" + ("" if step is None else f", token {step}")
+    if judged.generator_matches is not True and judged.turn.started.seed is not None:
+        vocabulary = seen.lm.model.get_input_embeddings().num_embeddings
+        shift = find_shift(judged.turn, vocabulary, seen.lm.model.device)
+        ended = judged.turn.finished is not None
+        if shift != StreamShift() and ended:
+            name, sentence = _of_stream(judged, shift, place)
+            return Cause(name=name, sentence=sentence, turn=number, step=step)
+    fit = fit_setting(judged, seen.lm, seen.floor)
+    sentence = f"{place}: the model agrees, the sampler does not: sampling settings changed"
+    return Cause(name="sampler", sentence=sentence + _fitted(fit), turn=number, step=step)
+
+
+def _of_stream(judged: JudgedTurn, shift: StreamShift | None, place: str) -> tuple[str, str]:
+    seed = judged.turn.started.seed or 0
+    if shift is not None and not shift.seed_offset:
+        count, unit = shift.draws or shift.exponentials, "draw" if shift.draws else "number"
+        many = f"{abs(count)} {unit}{'s' if abs(count) > 1 else ''}"
+        what = f"{many} lost" if count < 0 else f"{many} too many"
+        return "draws", f"{place}: the random stream is shifted from there on: {what}"
+    said = "the seed does not lead to the recorded end state: seed changed"
+    if shift is not None:
+        said += f"; {seed + shift.seed_offset} leads there, {seed} is recorded"
+    return "seed", f"{place}: {said}"
+
+
+def _fitted(fit: SettingFit | None) -> str:
+    if fit is None:
+        return ""
+    recorded = "none" if fit.recorded is None else f"{fit.recorded:g}"
+    return f"; {fit.setting} {fit.explains:g} explains the turn, {recorded} is recorded"
+
+
+def _of_stop(judged: JudgedTurn) -> Cause:
+    number = judged.turn.number
+    sentence = f"turn {number}: its settings do not stop it where, or why, it stopped"
+    return Cause(name="stop", sentence=sentence, turn=number)
+
+
+def _of_near_ties(seen: Evidence) -> Cause:
+    count = sum(token.kind == "near_tie" for turn in seen.turns for token in turn.tokens)
+    return Cause(name="numerics", sentence=f"{count} picks within the noise of numbers")

@@ -1,0 +1,87 @@
+"""Which turns of a recording can be replayed, and which of them share a forward."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from transformers import LogitsProcessorList
+
+from generation import LoadedModel, hf
+from recorder import Recording, RecordingError
+from recorder.projections import Turn
+from recorder.redaction import REDACTED
+from replay.errors import NothingToReplayError, ReplayError
+
+OwnProcessors = Callable[[Turn], LogitsProcessorList]
+"""Makes the logits processors of the caller's own that a turn was generated with."""
+
+
+def choose_turns(
+    recording: Recording, numbers: Sequence[int] | None, own: OwnProcessors | None = None
+) -> list[Turn]:
+    """The turns that hold tokens, or those asked for.
+
+    Raises NothingToReplayError where there are none, and ReplayError for turns that no event
+    rebuilds, unless `own` makes what the events lack.
+    """
+    every = [turn for turn in recording.turns() if turn.tokens]
+    chosen = [turn for turn in every if numbers is None or turn.number in numbers]
+    missing = sorted(set(numbers or ()) - {turn.number for turn in chosen})
+    if missing:
+        raise NothingToReplayError(f"run {recording.run_id} has no turn {missing[0]} with tokens")
+    if not chosen:
+        raise NothingToReplayError(f"run {recording.run_id} has no token to replay")
+    if any(REDACTED in turn.started.unreplayable for turn in chosen):
+        raise NothingToReplayError(
+            f"run {recording.run_id} was redacted: the ids that the model saw were not kept"
+        )
+    for turn in chosen:
+        given = {type(each).__name__ for each in own(turn)} if own is not None else set()
+        lacking = [
+            name for name in turn.started.unreplayable if name != "max_time" and name not in given
+        ]
+        if lacking:
+            raise ReplayError(
+                f"turn {turn.number} was generated with {', '.join(lacking)}, which no event "
+                "rebuilds"
+            )
+    return chosen
+
+
+def refuse_unknown_ids(turns: Sequence[Turn], lm: LoadedModel) -> None:
+    """Raise RecordingError for ids that the model cannot read."""
+    vocabulary = lm.model.get_input_embeddings().num_embeddings
+    for turn in turns:
+        highest = max((*turn.prompt_ids, *turn.reply_ids))
+        if highest >= vocabulary:
+            raise RecordingError(
+                f"turn {turn.number} holds token {highest}, and the model has {vocabulary}: "
+                "this is another model, or the recording is altered"
+            )
+
+
+def branches(turns: Sequence[Turn], lm: LoadedModel) -> Iterator[list[Turn]]:
+    """Turns of which each continues the one before: they share a forward.
+
+    A history that was written anew begins another branch. Turns stay alone for a model to which a
+    prefix is not the same in a longer sequence.
+    """
+    alone = hf.prefix_obstacle(lm.model) is not None
+    branch: list[Turn] = []
+    stream: tuple[int, ...] = ()
+    for turn in turns:
+        if branch and (alone or turn.prompt_ids[: len(stream)] != stream):
+            yield branch
+            branch = []
+        branch.append(turn)
+        stream = (*turn.prompt_ids, *turn.reply_ids)
+    if branch:
+        yield branch
+
+
+def stream_of(branch: Sequence[Turn]) -> tuple[int, ...]:
+    """The ids that a forward over the branch reads."""
+    return (*branch[-1].prompt_ids, *branch[-1].reply_ids)
+
+
+def reply_rows(branch: Sequence[Turn]) -> list[int]:
+    """The positions whose logits chose the tokens of the branch, in order."""
+    return [len(turn.prompt_ids) + step - 1 for turn in branch for step in range(len(turn.tokens))]
