@@ -54,8 +54,9 @@ def find_causes(seen: Evidence) -> tuple[Cause, ...]:
 
     Empty where nothing is to be explained. Of turns that show the same, the first is named.
     """
-    seals = [each for each in seen.altered if each.name == "seal"]
-    found = [*_of_fingerprints(seen), *(each for each in seen.altered if each not in seals)]
+    # A reply that does not spell its text, and a broken seal, follow from what the numbers show.
+    following = [each for each in seen.altered if each.name in ("text", "seal")]
+    found = [*_of_fingerprints(seen), *(each for each in seen.altered if each not in following)]
     for cause in _of_numbers(seen):
         same = next((each for each in found if each.name == cause.name), None)
         if same is None:
@@ -65,7 +66,7 @@ def find_causes(seen: Evidence) -> tuple[Cause, ...]:
             found[found.index(same)] = place
     if not found and any(token.kind for turn in seen.turns for token in turn.tokens):
         found.append(_of_near_ties(seen))
-    return (*found, *seals)
+    return (*found, *following)
 
 
 def _of_numbers(seen: Evidence) -> list[Cause]:

@@ -109,9 +109,9 @@ def _conclude(
     forbidding = [each.field for each in differences if each.forbids and not each.ignored]
     if forbidding:
         return Verdict.INCOMPARABLE, f"not what was recorded: {', '.join(forbidding)}"
-    if altered:
-        return Verdict.DIVERGED, altered[0].sentence
     verdict = worst([turn.verdict for turn in turns])
+    if altered and worst([verdict, Verdict.DIVERGED]) is not verdict:
+        return Verdict.DIVERGED, altered[0].sentence
     first = next(turn for turn in turns if turn.verdict is verdict)
     if verdict is Verdict.EXACT:
         return verdict, "the same tokens and the same end state of the random generator"

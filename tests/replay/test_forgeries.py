@@ -15,7 +15,7 @@ Cli = Callable[..., tuple[int, str, str]]
 # What the report must say: the verdict of the whole, the first turn at fault, and why.
 EXPECTED = {
     "token": ("diverged", 3, "the token was altered"),
-    "system_word": ("drifted|diverged", 1, "weights or prompt changed"),
+    "system_word": ("diverged", 1, "the weights are those recorded: prompt changed"),
     "system_word_alone": ("diverged", 1, "do not have their recorded sha256"),
     "seed": ("diverged", 2, "seed changed"),
     "temperature": ("diverged", 4, "sampling settings changed"),
@@ -125,7 +125,7 @@ def test_the_numbers_alone_find_the_changed_weight(recorded: Path) -> None:
     ("forgery", "codes", "complaint"),
     [
         ("cut_short", (1, 1), "turn 3: its settings do not stop it|says something else"),
-        ("other_text", (1, 0), "turn 2: the text of the reply is not what its ids spell|EXACT"),
+        ("other_text", (1, 1), "turn 2: the text of the reply is not what its ids spell"),
         ("other_limit", (1, 1), "turn 2: its settings do not stop it|says something else"),
         ("other_position", (2, 2), "turn 2, step 3 is at position"),
         ("broken_settings", (2, 2), "turn 2 has damaged settings"),
@@ -157,4 +157,7 @@ def test_generate_compares_log_probabilities_too(
     code, out, _ = cli("regenerate", "--store", str(copy), "--json")
 
     assert code == 1
-    assert json.loads(out)["verdict"] == "drifted"
+    report = json.loads(out)
+    assert report["verdict"] == "diverged"
+    assert {turn["verdict"] for turn in report["turns"]} == {"drifted", "exact"}
+    assert "turn 1 is not what was sealed" in report["altered"][0]

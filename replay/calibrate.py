@@ -1,0 +1,212 @@
+"""Measure the noise floor of a machine and a model: the same ids forwarded in several ways.
+
+Only the order of additions differs between the ways, so whatever moves is noise. The margin is
+measured between the two likeliest tokens, the log-probability on the recorded token.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+
+from generation import LoadedModel, hf
+from generation.checks import refuse_training
+from generation.threads import torch_threads
+from recorder import Recording
+from replay.errors import ReplayError
+from replay.floor import floor_of
+from replay.turns import branches, choose_turns, reply_rows, stream_of
+from replay.verdict import Floor
+
+# Noise has a tail: what was seen over some thousand tokens is not the largest there is.
+_MARGIN_FACTOR = 8.0
+_LOGPROB_FACTOR = 4.0
+_LARGEST_FACTOR = 2.0
+_ULPS = 8.0
+_QUANTILE = 0.99
+
+# Steps of one token each, as a turn is generated, cost a forward each.
+_STEPPED_TOKENS = 64
+_CHUNK_TOKENS = 512
+_TOKENS = 2048
+# Tokens times the vocabulary: half a GB of logits.
+_LOGITS = 2**27
+
+Measured = Callable[[str, int, int], None]
+"""Called with the way that comes next, its number and how many there are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """How ids are forwarded: in chunks (all at once for None), the last in steps of one token."""
+
+    name: str
+    chunk_tokens: int | None = None
+    stepped_tokens: int = 0
+    kernel: str | None = None
+    threads: int | None = None
+
+
+def ways_of(lm: LoadedModel, threads: int) -> list[Way]:
+    """The ways that this model can be forwarded in, the full pass first."""
+    can_go_on = hf.prefix_obstacle(lm.model) is None
+    # Some recurrent models go on from a state one token at a time only.
+    in_chunks = can_go_on and not hf.recurrent(hf.new_cache(lm.model))
+    chunk = _CHUNK_TOKENS if in_chunks else None
+    ways = [Way(name="full pass")]
+    if in_chunks:
+        ways += [
+            Way(name="chunks of 64", chunk_tokens=64),
+            Way(name="chunks of 17", chunk_tokens=17),
+        ]
+    if can_go_on:
+        ways.append(Way(name="steps of 1", chunk_tokens=chunk, stepped_tokens=_STEPPED_TOKENS))
+    if lm.model.config._attn_implementation != "eager":
+        ways.append(Way(name="eager attention", chunk_tokens=chunk, kernel="eager"))
+    ways += [Way(name=f"threads: {count}", threads=count) for count in sorted({1, threads})]
+    return ways
+
+
+def calibrate(recording: Recording, lm: LoadedModel, *, measured: Measured | None = None) -> Floor:
+    """The floor of this model here, over the tokens of a recording, 2,048 of them at most.
+
+    The recorded numbers play no part: a fault cannot become noise. Where a built-in floor holds,
+    it is raised to what is seen here and never lowered: it has been measured for longer. Raises
+    ReplayError for a model of another dtype than the recording, and as `verify` does.
+    """
+    refuse_training(lm.model)
+    turns = choose_turns(recording, None)
+    started = recording.started()
+    dtype = str(lm.model.dtype).removeprefix("torch.")
+    if dtype != started.dtype:
+        raise ReplayError(
+            f"the model is {dtype} and the run was recorded in {started.dtype}: their noise is "
+            "not the same"
+        )
+    # The last branch is the longest, and its turns read what came before.
+    branch = list(branches(turns, lm))[-1]
+    vocabulary = lm.model.get_input_embeddings().num_embeddings
+    ids, rows = stream_of(branch), reply_rows(branch)[-min(_TOKENS, _LOGITS // vocabulary) :]
+    threads = torch.get_num_threads()
+    ways = ways_of(lm, threads)
+    noise = _Noise(ids, rows)
+    for index, way in enumerate(ways):
+        if measured is not None:
+            measured(way.name, index + 1, len(ways))
+        with _forwarded_as(lm.model, way):
+            noise.add(_logits(lm.model, ids, rows, way))
+    described = (
+        f"{lm.name}, torch {torch.__version__}, "
+        f"{torch.backends.cpu.get_cpu_capability()} {lm.model.device.type}: "
+        + ", ".join(way.name for way in ways)
+    )
+    return noise.floor(dtype, lm.model.dtype, described, floor_of(lm, dtype))
+
+
+class _Noise:
+    """How far the rows of other ways are from those of the first."""
+
+    def __init__(self, ids: Sequence[int], rows: Sequence[int]) -> None:
+        self._said = torch.tensor([ids[row + 1] for row in rows])
+        self._top = torch.zeros((len(rows), 2), dtype=torch.long)
+        self._first = torch.full((len(rows), 2), math.nan)
+        self._largest = 0.0
+        self._off: list[torch.Tensor] = []
+        """Of each way but the first, shape (rows, 2): margins and log-probabilities."""
+
+    def add(self, blocks: Iterator[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        """Logits, float32 of shape (some, vocab), and which of the rows they are."""
+        off = []
+        for rows, logits in blocks:
+            first = bool(self._first[rows].isnan().any())
+            if first:
+                self._top[rows] = logits.topk(2).indices.cpu()
+                self._largest = max(self._largest, logits.abs().max().item())
+            pair = logits.gather(1, self._top[rows].to(logits.device))
+            said = self._said[rows, None].to(logits.device)
+            logprobs = torch.log_softmax(logits, dim=-1).gather(1, said)
+            numbers = torch.cat((pair[:, :1] - pair[:, 1:], logprobs), dim=-1).cpu()
+            if first:
+                self._first[rows] = numbers
+            else:
+                off.append((numbers - self._first[rows]).abs())
+        if off:
+            self._off.append(torch.cat(off).double())
+
+    def floor(
+        self, dtype: str, torch_dtype: torch.dtype, described: str, least: Floor | None
+    ) -> Floor:
+        # Of the noisiest way: the others dilute it.
+        mean = torch.stack([each.mean(dim=0) for each in self._off]).amax(dim=0).tolist()
+        tail = torch.stack([each.quantile(_QUANTILE, dim=0) for each in self._off]).amax(dim=0)
+        most = torch.stack([each.amax(dim=0) for each in self._off]).amax(dim=0).tolist()
+        # A unit in the last place of the largest logit: two that are nearer cannot be told apart.
+        # In float32 numbers have many roundings behind them, in 16 bits one exceeds all of these.
+        ulp = self._largest * torch.finfo(torch_dtype).eps
+        ulps = _ULPS * ulp if dtype == "float32" else ulp
+        margin_tail, logprob_tail = tail.tolist()
+        floor = Floor(
+            version="",
+            dtype=dtype,
+            margin_eps=max(
+                _MARGIN_FACTOR * margin_tail,
+                _LARGEST_FACTOR * most[0],
+                ulps,
+                least.margin_eps if least else 0.0,
+            ),
+            logprob_floor=max(
+                _LOGPROB_FACTOR * logprob_tail,
+                _LARGEST_FACTOR * most[1],
+                ulps,
+                least.logprob_floor if least else 0.0,
+            ),
+            margin_noise=max(mean[0], least.margin_noise if least else 0.0),
+            logprob_noise=max(mean[1], least.logprob_noise if least else 0.0),
+            tokens=sum(map(len, self._off)),
+            measured_on=described,
+        )
+        digest = hashlib.sha256(json.dumps(asdict(floor), sort_keys=True).encode()).hexdigest()
+        return replace(floor, version=f"{dtype}-calibrated-{digest[:8]}")
+
+
+def _logits(
+    model: Any, ids: Sequence[int], rows: Sequence[int], way: Way
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Places among the rows and their logits, float32 of shape (some, vocab)."""
+    needed = rows[-1] + 1
+    tensor = torch.tensor([list(ids[:needed])], dtype=torch.long, device=model.device)
+    cache = hf.new_cache(model)
+    stepped = max(0, needed - way.stepped_tokens) if way.stepped_tokens else 0
+    for start, end in _spans(needed, way):
+        # Ahead of the steps the cache is filled and no more.
+        places = [i for i, row in enumerate(rows) if max(start, stepped) <= row < end]
+        keep = torch.tensor([rows[i] - start for i in places], device=model.device)
+        with torch.no_grad():
+            logits = hf.forward_rows(model, tensor[:, start:end], cache, keep.long())
+        if places:
+            yield torch.tensor(places), logits[0].to(torch.float32)
+
+
+def _spans(needed: int, way: Way) -> Iterator[tuple[int, int]]:
+    begun = max(0, needed - way.stepped_tokens)
+    chunk = way.chunk_tokens or needed
+    yield from ((start, min(start + chunk, begun)) for start in range(0, begun, chunk))
+    yield from ((start, start + 1) for start in range(begun, needed))
+
+
+@contextmanager
+def _forwarded_as(model: Any, way: Way) -> Iterator[None]:
+    kernel = model.config._attn_implementation
+    with torch_threads(way.threads):
+        if way.kernel is not None:
+            model.set_attn_implementation(way.kernel)
+        try:
+            yield
+        finally:
+            if way.kernel is not None:
+                model.set_attn_implementation(kernel)
