@@ -19,7 +19,7 @@ from generation.checks import refuse_training
 from generation.threads import torch_threads
 from recorder import Recording
 from replay.errors import ReplayError
-from replay.floor import floor_of
+from replay.floor import FLOORS
 from replay.turns import branches, choose_turns, reply_rows, stream_of
 from replay.verdict import Floor
 
@@ -75,8 +75,8 @@ def ways_of(lm: LoadedModel, threads: int) -> list[Way]:
 def calibrate(recording: Recording, lm: LoadedModel, *, measured: Measured | None = None) -> Floor:
     """The floor of this model here, over the tokens of a recording, 2,048 of them at most.
 
-    The recorded numbers play no part: a fault cannot become noise. Where a built-in floor holds,
-    it is raised to what is seen here and never lowered: it has been measured for longer. Raises
+    The recorded numbers play no part: a fault cannot become noise. In float32 the built-in
+    floor is raised to what is seen here and never lowered: it has been measured for longer. Raises
     ReplayError for a model of another dtype than the recording, and as `verify` does.
     """
     refuse_training(lm.model)
@@ -105,7 +105,7 @@ def calibrate(recording: Recording, lm: LoadedModel, *, measured: Measured | Non
         f"{torch.backends.cpu.get_cpu_capability()} {lm.model.device.type}: "
         + ", ".join(way.name for way in ways)
     )
-    return noise.floor(dtype, lm.model.dtype, described, floor_of(lm, dtype))
+    return noise.floor(dtype, lm.model.dtype, described, FLOORS.get(dtype))
 
 
 class _Noise:

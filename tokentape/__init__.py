@@ -73,16 +73,21 @@ if TYPE_CHECKING:
         load_model,
     )
     from replay import (
+        Cause,
         Divergence,
+        Floor,
         NothingToReplayError,
         Rebuilt,
         ReplayError,
         Report,
         TurnVerdict,
         Verdict,
+        calibrate,
+        read_floor,
         rebuild,
         regenerate,
         verify,
+        write_floor,
     )
 
 __version__ = "0.1.0"
@@ -90,10 +95,12 @@ __version__ = "0.1.0"
 __all__ = (
     "CachePolicy",
     "CachedPrefix",
+    "Cause",
     "Divergence",
     "Envelope",
     "Erasure",
     "EventLog",
+    "Floor",
     "GenerationResult",
     "GenerationState",
     "Imported",
@@ -128,6 +135,7 @@ __all__ = (
     "__version__",
     "cache_df",
     "cache_policy",
+    "calibrate",
     "candidates_df",
     "check",
     "decode",
@@ -140,6 +148,7 @@ __all__ = (
     "load_model",
     "open_store",
     "pack",
+    "read_floor",
     "rebuild",
     "regenerate",
     "runs_df",
@@ -147,6 +156,7 @@ __all__ = (
     "tools_df",
     "turns_df",
     "verify",
+    "write_floor",
 )
 
 # These need torch and transformers, which take seconds to import: who lists runs needs neither.

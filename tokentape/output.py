@@ -4,7 +4,8 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import (
@@ -19,6 +20,9 @@ from rich.text import Text
 
 from recorder.projections import RunSummary, Turn
 from store import Erasure, Integrity
+
+if TYPE_CHECKING:
+    from replay import Floor
 
 # A pipe has no width; a table that is cut to 80 columns loses what it is for.
 _PIPE_COLUMNS = 160
@@ -79,6 +83,20 @@ def erasure_text(erased: Erasure) -> str:
     if erased.left_behind:
         lines.append(f"  its bytes may be there still: {erased.left_behind}")
     lines += [f"  a backup may still have it: {path}" for path in erased.backups]
+    return "\n".join(lines) + "\n"
+
+
+def floor_text(floor: "Floor", path: Path | None) -> str:
+    """What was measured, and what it lets one expect."""
+    lines = [
+        f"floor {floor.version}, over {floor.tokens:,} tokens: {floor.measured_on}",
+        f"  margins move by {floor.margin_noise:.1e} logits on average: a pick may differ where "
+        f"they are below {floor.margin_eps:.2g}",
+        f"  log-probabilities move by {floor.logprob_noise:.1e} nats on average: drift begins "
+        f"above {floor.logprob_floor:.2g}",
+    ]
+    if path is not None:
+        lines.append(f"  written to {path}: give it to `tokentape verify --floor`")
     return "\n".join(lines) + "\n"
 
 

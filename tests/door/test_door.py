@@ -11,10 +11,12 @@ import tokentape as tt
 PUBLIC = {
     "CachePolicy",
     "CachedPrefix",
+    "Cause",
     "Divergence",
     "Envelope",
     "Erasure",
     "EventLog",
+    "Floor",
     "GenerationResult",
     "GenerationState",
     "Imported",
@@ -49,6 +51,7 @@ PUBLIC = {
     "__version__",
     "cache_df",
     "cache_policy",
+    "calibrate",
     "candidates_df",
     "check",
     "decode",
@@ -61,6 +64,7 @@ PUBLIC = {
     "load_model",
     "open_store",
     "pack",
+    "read_floor",
     "rebuild",
     "regenerate",
     "runs_df",
@@ -68,6 +72,7 @@ PUBLIC = {
     "tools_df",
     "turns_df",
     "verify",
+    "write_floor",
 }
 
 

@@ -1,7 +1,9 @@
 """Commands that replay a run: from its events alone, or with the model."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,12 +23,25 @@ from tokentape.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from replay import Report
+    from replay import Floor, Report
+    from replay.verdict import FieldDifference
 
 ModelOption = Annotated[
     str | None,
     typer.Option(
         help="smollm2-demo, a folder, a GGUF file or a hub id; the recorded one if left out."
+    ),
+]
+FloorOption = Annotated[
+    Path | None,
+    typer.Option(help="The noise floor in a file of `tokentape calibrate`; else the built-in one."),
+]
+IgnoreOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="FIELD",
+        help="Compare although this fingerprint differs: weights, tokenizer, template, device, "
+        "dtype or random_stream; may be repeated. The report says so.",
     ),
 ]
 
@@ -56,6 +71,8 @@ def verify(
     store: StoreOption = DEFAULT_URL,
     model: ModelOption = None,
     turn: TurnOption = None,
+    floor: FloorOption = None,
+    ignore: IgnoreOption = None,
     allow_drift: Annotated[
         bool, typer.Option("--allow-drift", help="Exit 0 although log-probabilities drifted.")
     ] = False,
@@ -63,6 +80,7 @@ def verify(
 ) -> None:
     """Check every recorded token with one forward of the model."""
     recording = find_recording(open_stored(store), run)
+    known_floor = _read_floor(floor)
     lm = _load(model, recording.started())
     with output.progress("verify") as bar:
         task = bar.add_task("", total=None)
@@ -70,6 +88,9 @@ def verify(
             recording,
             lm,
             turns=turn,
+            floor=known_floor,
+            ignore=ignore or (),
+            differing=_say_differing,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     _report(report, as_json)
@@ -82,19 +103,72 @@ def regenerate(
     store: StoreOption = DEFAULT_URL,
     model: ModelOption = None,
     turn: TurnOption = None,
+    floor: FloorOption = None,
+    ignore: IgnoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say it all again with Hugging Face `generate` and compare token by token."""
     recording = find_recording(open_stored(store), run)
+    known_floor = _read_floor(floor)
     lm = _load(model, recording.started())
     with output.progress("regenerate") as bar:
         count = len(turn) if turn else len(recording.turns())
         task = bar.add_task("", total=count)
         report = tt.regenerate(
-            recording, lm, turns=turn, progress=lambda verdict, ms: bar.advance(task)
+            recording,
+            lm,
+            turns=turn,
+            floor=known_floor,
+            ignore=ignore or (),
+            differing=_say_differing,
+            progress=lambda verdict, ms: bar.advance(task),
         )
     _report(report, as_json)
     raise typer.Exit(0 if report.passes else 1)
+
+
+def calibrate(
+    run: RunArgument = None,
+    store: StoreOption = DEFAULT_URL,
+    model: ModelOption = None,
+    to: Annotated[
+        Path | None, typer.Option("--output", help="Write the floor to this file, for CI to pin.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure the noise floor of this machine and model over the tokens of a run."""
+    recording = find_recording(open_stored(store), run)
+    lm = _load(model, recording.started())
+    with output.progress("calibrate", "{task.fields[way]}") as bar:
+        task = bar.add_task("", total=None, way="")
+        floor = tt.calibrate(
+            recording,
+            lm,
+            measured=lambda way, number, count: bar.update(
+                task, completed=number - 1, total=count, way=way
+            ),
+        )
+    if to is not None:
+        tt.write_floor(floor, to)
+    if as_json:
+        output.print_json(asdict(floor))
+        return
+    sys.stdout.write(output.floor_text(floor, to))
+
+
+def _read_floor(path: Path | None) -> "Floor | None":
+    return None if path is None else tt.read_floor(path)
+
+
+def _say_differing(differences: "Sequence[FieldDifference]") -> None:
+    """Before the model runs: what is found may be no more than this."""
+    for each in differences:
+        if each.forbids:
+            ignored = " (ignored)" if each.ignored else ""
+            sys.stderr.write(
+                f"tokentape: {each.field} differs{ignored}: recorded {each.recorded}, "
+                f"now {each.replayed}\n"
+            )
 
 
 def _load(model: str | None, started: RunStarted) -> "tt.LoadedModel":
