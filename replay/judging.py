@@ -121,10 +121,13 @@ def turn_verdict(judged: JudgedTurn) -> TurnVerdict:
     differences = judged.differences
     mismatches = sum(kind in MISMATCHES for kind in kinds)
     contradicted = judged.generator_matches is False or judged.stop_matches is False
-    if mismatches or "sampler" in kinds or contradicted:
+    if mismatches or contradicted:
         verdict = Verdict.DIVERGED
     elif "logprob" in kinds:
+        # What the processors make of a drifting model drifts as well.
         verdict = Verdict.DRIFTED
+    elif "sampler" in kinds:
+        verdict = Verdict.DIVERGED
     else:
         verdict = Verdict.NEAR_TIE if "near_tie" in kinds else Verdict.VERIFIED
     return TurnVerdict(
