@@ -7,8 +7,6 @@ import sqlite3
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,15 +18,23 @@ import typer
 import tokentape as tt
 from benchmarks import conversation as talk
 from benchmarks import decode as decoding
-from benchmarks import parity_table, prefill_memory, row_frames, store_table, storing, tables
+from benchmarks import (
+    parity_table,
+    prefill_memory,
+    replay_commands,
+    row_frames,
+    store_table,
+    storing,
+    tables,
+)
 from benchmarks import prefill as prefilling
+from benchmarks.options import JsonOption, demo_model, ticking
 from benchmarks.parity import CONFIGS, DTYPES, STARTS, run_matrix
 from benchmarks.report import Report, reported
 from benchmarks.restart import measure_restart
 from benchmarks.rivals.environment import cache_folder
 from benchmarks.tiny_models import FAMILIES
 from benchmarks.workload import TURN_TOKENS, TURNS, Workload, make_workload
-from tokentape import output
 
 app = typer.Typer(
     name="benchmarks",
@@ -38,7 +44,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")]
 RoundsOption = Annotated[int, typer.Option(min=1, help="How often both sides are timed.")]
 
 
@@ -72,7 +77,7 @@ def parity(
     dtypes = _known(dtype, list(DTYPES), "dtype")
     count = len(families) * len(dtypes) * len(CONFIGS) * len(STARTS)
     with reported(json_path) as report:
-        with _ticking("parity", count) as tick:
+        with ticking("parity", count) as tick:
             cells = []
             for cell in run_matrix(families, dtypes):
                 cells.append(cell)
@@ -96,7 +101,7 @@ def prefill(json_path: JsonOption = None) -> None:
             f"a prompt grows by ({turn_3:,} - {system:,}) / 3 = {(turn_3 - system) / 3:,.0f} "
             f"tokens a turn, from a system prompt of {system:,} to {turn_3:,} at turn 3"
         )
-        with _ticking("forwarded", prefilling.TURNS * len(prefilling.WAYS)) as tick:
+        with ticking("forwarded", prefilling.TURNS * len(prefilling.WAYS)) as tick:
             lengths, ways = prefilling.measure_forwarded(tick=tick)
         report.show(tables.forwarded_table(lengths, ways))
         report.show(tables.plan_table(lengths, ways))
@@ -115,7 +120,7 @@ def decode(
 ) -> None:
     """The time of a token, recorded into SQLite, against `generate`."""
     with reported(json_path) as report:
-        same = _show_decode(report, _demo_model("cpu"), rounds, new_tokens)
+        same = _show_decode(report, demo_model("cpu"), rounds, new_tokens)
     raise typer.Exit(0 if same else 1)
 
 
@@ -129,8 +134,8 @@ def conversation(
 ) -> None:
     """20 turns behind a long system prompt: tokentape, a cache carried by hand, and none."""
     with reported(json_path) as report, tempfile.TemporaryDirectory() as folder:
-        lm = _demo_model("cpu")
-        with _ticking("turns", turns) as tick:
+        lm = demo_model("cpu")
+        with ticking("turns", turns) as tick:
             figures = talk.measure_conversation(
                 lm, Path(folder), turns=turns, fresh_turns=fresh_turns, tick=tick
             )
@@ -143,7 +148,7 @@ def conversation(
         report.say(f"same tokens as the cache carried by hand: {figures.same_tokens}")
         report.say(f"same tokens as nothing carried: {figures.same_tokens_as_fresh}")
         report.keep("conversation", asdict(figures))
-        with _ticking("processes", 2) as tick:
+        with ticking("processes", 2) as tick:
             begun = measure_restart(
                 Path(folder) / "prefixes",
                 model=lm.name,
@@ -174,7 +179,7 @@ def store(
     """What it costs to keep a token: tokentape, a bare SQLite loop, Inspect AI and MLflow."""
     same = True
     with reported(json_path) as report, tempfile.TemporaryDirectory() as folder:
-        lm = _demo_model("cpu")
+        lm = demo_model("cpu")
         workload = make_workload(lm)
         keepers = storing.keepers_of(workload)
         missing: dict[str, str] = {}
@@ -193,6 +198,10 @@ def store(
     raise typer.Exit(0 if same else 1)
 
 
+app.command()(replay_commands.replay)
+app.command()(replay_commands.faults)
+
+
 @app.command()
 def cuda(
     rounds: RoundsOption = decoding.ROUNDS,
@@ -204,7 +213,7 @@ def cuda(
         sys.stderr.write("benchmarks: torch finds no CUDA device here\n")
         raise typer.Exit(2)
     with reported(json_path) as report:
-        same = _show_decode(report, _demo_model("cuda"), rounds, new_tokens)
+        same = _show_decode(report, demo_model("cuda"), rounds, new_tokens)
         _show_memory(report, torch.device("cuda"))
     raise typer.Exit(0 if same else 1)
 
@@ -213,7 +222,7 @@ def _show_decode(report: Report, lm: tt.LoadedModel, rounds: int, new_tokens: in
     """Whether both sides said the same tokens."""
     contexts = (decoding.SHORT_TOKENS, decoding.LONG_TOKENS)
     count = len(contexts) * 2 * (rounds + 1)
-    with tempfile.TemporaryDirectory() as folder, _ticking("rounds", count) as tick:
+    with tempfile.TemporaryDirectory() as folder, ticking("rounds", count) as tick:
         figures = list(
             decoding.measure_decode(
                 lm,
@@ -243,7 +252,7 @@ def _show_kept(
         f"{TURNS} turns of {TURN_TOKENS} tokens, five candidates each, the same for everybody; "
         f"SQLite {sqlite3.sqlite_version}"
     )
-    with _ticking("rounds", len(keepers) * (rounds + 1)) as tick:
+    with ticking("rounds", len(keepers) * (rounds + 1)) as tick:
         figures = storing.measure_store(
             keepers, folder, tokens=tokens, rounds=rounds, missing=missing, tick=tick
         )
@@ -261,7 +270,7 @@ def _show_frames(
     """Whether both stores give the same rows."""
     live, sealed = folder / "rows.db", folder / "rows"
     _say_aside(f"recording {rows:,} tokens and sealing them takes minutes")
-    with _ticking("turns", -(-rows // TURN_TOKENS)) as tick:
+    with ticking("turns", -(-rows // TURN_TOKENS)) as tick:
         written = row_frames.write_rows(workload, lm.tokenizer, live, sealed, rows=rows, tick=tick)
     figures, same = row_frames.measure_frames(live, sealed)
     report.show(store_table.frames_table(figures))
@@ -282,7 +291,7 @@ def _show_memory(report: Report, device: torch.device) -> None:
     system, turn_3 = prefilling.SYSTEM_TOKENS, prefilling.TURN_3_TOKENS
     prefills = prefill_memory.turn_3(system_tokens=system, prompt_tokens=turn_3)
     report.say(f"\nturn 3, one layer of {prefills[0].model()}")
-    with _ticking("memory", len(prefills)) as tick:
+    with ticking("memory", len(prefills)) as tick:
         figures = []
         for each in prefills:
             figures.append(prefill_memory.measure_transient(each, device))
@@ -294,18 +303,6 @@ def _show_memory(report: Report, device: torch.device) -> None:
     report.keep(
         "memory", [asdict(each) | {"transient_bytes": each.at_full_heads} for each in figures]
     )
-
-
-def _demo_model(device: str) -> tt.LoadedModel:
-    with output.working("loading the model"):
-        return tt.load_model("smollm2-demo", device=device)
-
-
-@contextmanager
-def _ticking(description: str, count: int) -> Iterator[Callable[[], None]]:
-    with output.progress(description) as bar:
-        task = bar.add_task("", total=count)
-        yield lambda: bar.advance(task)
 
 
 def _known(asked: list[str] | None, known: list[str], what: str) -> list[str]:

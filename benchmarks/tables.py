@@ -9,6 +9,7 @@ from benchmarks.conversation import ConversationFigures, Way
 from benchmarks.decode import Decoding, RecordingCost
 from benchmarks.prefill import Forwarded
 from benchmarks.prefill_memory import Prefill, Transient
+from benchmarks.replaying import ReplayFigures
 from benchmarks.restart import Begun
 
 _SHOWN_TURNS = (1, 2, 3, 4, 5, 10, 15, 20)
@@ -72,6 +73,23 @@ def score_sums(system_tokens: int, prompt_tokens: int, heads: int) -> Iterator[s
             f"{heads} heads x {queries:,} queries x {keys:,} keys x 2 B = "
             f"{_gb(size.score_bytes)}  {what}"
         )
+
+
+def replay_table(figures: ReplayFigures) -> Table:
+    headings = ("prompt", "tokens", "generated s", "regenerated s")
+    table = _table(("turn", "sampler"), headings)
+    table.add_column("verdict")
+    for each in figures.turns:
+        table.add_row(
+            str(each.turn),
+            "sampled" if each.sampled else "greedy",
+            f"{each.prompt_tokens:,}",
+            str(each.tokens),
+            f"{each.generated_s:.1f}",
+            f"{each.regenerated_s:.1f}",
+            each.verdict,
+        )
+    return table
 
 
 def decode_table(decodings: Sequence[Decoding]) -> Table:

@@ -89,7 +89,7 @@ def run_demo(store_url: str, sealed: Path, model: str, script_path: Path | None)
     with tt.open_store(store_url) as store:
         if isinstance(store, ParquetStore):
             raise tt.StoreError(f"{store_url} is a folder of sealed runs: record into a database")
-        run_id, replies, record_s = _record(lm, store, script, system_prompt, tools)
+        run_id, replies, record_s = record_script(lm, store, script, system_prompt, tools)
         recording = store.recording(run_id)
         turns = recording.turns()
         console.print(output.turns_table(turns))
@@ -121,13 +121,14 @@ def _refuse_what_cannot_fit(lm: tt.LoadedModel, script: Script, system_prompt: s
             )
 
 
-def _record(
+def record_script(
     lm: tt.LoadedModel,
     store: DatabaseStore,
     script: Script,
     system_prompt: str,
     tools: tt.ToolInterface,
 ) -> tuple[str, list[tt.Reply], float]:
+    """The run's id, its replies, and the seconds that they took."""
     began = time.perf_counter()
     replies: list[tt.Reply] = []
     fields = ("{task.fields[speed]} tokens/s", "{task.fields[reused]} reused")

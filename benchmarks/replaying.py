@@ -1,0 +1,109 @@
+"""What it costs to check a recording: one forward for all turns, or `generate` for each again."""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import tokentape as tt
+from store import DatabaseStore
+from tokentape.demo import read_script, record_script
+
+VERIFICATIONS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnFigures:
+    """A turn: its prompt, its tokens, and the seconds to generate it then and to regenerate it."""
+
+    turn: int
+    prompt_tokens: int
+    tokens: int
+    sampled: bool
+    generated_s: float
+    regenerated_s: float
+    verdict: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayFigures:
+    """Seconds of each verification of the whole run, made between the regenerations."""
+
+    turns: tuple[TurnFigures, ...]
+    verifications_s: tuple[float, ...]
+    verdict: str
+    rebuild_s: float
+
+    @property
+    def verify_s(self) -> float:
+        return statistics.median(self.verifications_s)
+
+    @property
+    def regenerate_s(self) -> float:
+        return sum(each.regenerated_s for each in self.turns)
+
+    @property
+    def generate_s(self) -> float:
+        return sum(each.generated_s for each in self.turns)
+
+    @property
+    def passes(self) -> bool:
+        return self.verdict == "verified" and all(each.verdict == "exact" for each in self.turns)
+
+
+def record_demo(lm: tt.LoadedModel, store: DatabaseStore) -> tt.Recording:
+    """The demo's 20 turns."""
+    script = read_script(None)
+    tools = tt.default_tools(lm)
+    system_prompt = script.system_prompt.replace("{tools}", tools.documentation())
+    run_id, _, _ = record_script(lm, store, script, system_prompt, tools)
+    return store.recording(run_id)
+
+
+def measure_replays(
+    recording: tt.Recording,
+    lm: tt.LoadedModel,
+    *,
+    verifications: int = VERIFICATIONS,
+    tick: Callable[[], None] = lambda: None,
+) -> ReplayFigures:
+    """Regenerate every turn, and verify the whole before, between and behind."""
+    began = time.perf_counter()
+    tt.rebuild(recording)
+    rebuild_s = time.perf_counter() - began
+    # Hashing the weights is not what is measured, and is done once.
+    lm.identity.described()
+    turns = [turn for turn in recording.turns() if turn.tokens]
+    due = {round(index * len(turns) / max(1, verifications - 1)) for index in range(verifications)}
+    seconds: list[float] = []
+    verdicts: list[str] = []
+    figures: list[TurnFigures] = []
+    for done in range(len(turns) + 1):
+        if done in due:
+            report = tt.verify(recording, lm)
+            seconds.append(report.duration_ms / 1000.0)
+            verdicts.append(report.verdict)
+            tick()
+        if done == len(turns):
+            break
+        turn = turns[done]
+        again = tt.regenerate(recording, lm, turns=[turn.number])
+        figures.append(
+            TurnFigures(
+                turn=turn.number,
+                prompt_tokens=len(turn.prompt_ids),
+                tokens=len(turn.tokens),
+                sampled=turn.started.seed is not None,
+                generated_s=turn.finished.duration_ms / 1000.0 if turn.finished else 0.0,
+                regenerated_s=again.duration_ms / 1000.0,
+                verdict=again.verdict,
+            )
+        )
+        tick()
+    worst = next((each for each in verdicts if each != "verified"), "verified")
+    return ReplayFigures(
+        turns=tuple(figures),
+        verifications_s=tuple(seconds),
+        verdict=worst,
+        rebuild_s=rebuild_s,
+    )
