@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from generation import hf
+from generation.fitting import enough_memory
 
 CHUNK_TOKENS = 512
 # Rows of a chunk times the vocabulary: this bounds the logits in memory, to a quarter of a GB.
@@ -31,7 +32,7 @@ def teacher_forced_logits(
         end = min(start + chunk, needed)
         here = [row - start for row in wanted if start <= row < end]
         keep = torch.tensor(here, dtype=torch.long, device=model.device)
-        with torch.no_grad():
-            logits = hf.forward_rows(model, tensor[:, start:end], cache, keep)
+        with torch.no_grad(), enough_memory(f"forward {end} tokens: give fewer chunk_tokens"):
+            logits = hf.forward_rows(model, tensor[:, start:end], cache, keep)[0].to(torch.float32)
         if here:
-            yield logits[0].to(torch.float32)
+            yield logits

@@ -23,6 +23,7 @@ from replay.floor import (
     plausible,
     predict_flips,
 )
+from replay.forward import CHUNK_TOKENS
 from replay.judging import Progress, judge_turns, turn_verdict
 from replay.turns import OwnProcessors, choose_turns, refuse_unknown_ids
 from replay.verdict import Cause, FieldDifference, Floor, Report, TurnVerdict, Verdict, worst
@@ -39,6 +40,7 @@ def verify(
     floor: Floor | None = None,
     ignore: Collection[str] = (),
     processors: OwnProcessors | None = None,
+    chunk_tokens: int = CHUNK_TOKENS,
     progress: Progress | None = None,
     differing: Differing | None = None,
 ) -> Report:
@@ -46,7 +48,8 @@ def verify(
 
     `floor` is the noise of this machine and model as `calibrate` measured it; float32 attention
     models have one without. Fingerprints to `ignore` are named in the report and forbid nothing.
-    `processors` makes the caller's own logits processors anew for a turn that had any.
+    `processors` makes the caller's own logits processors anew for a turn that had any. Of
+    `chunk_tokens`, fewer take less memory.
 
     A divergence is in the report, not raised. Raises RecordingError for a recording that
     contradicts itself, ReplayError for turns that events cannot replay, and
@@ -63,7 +66,14 @@ def verify(
     known_floor = floor_of(lm, started.dtype, floor)
     yardstick = known_floor or YARDSTICK
     refuse_unknown_ids(chosen, lm)
-    judged = judge_turns(chosen, lm, yardstick, processors=processors, progress=progress)
+    judged = judge_turns(
+        chosen,
+        lm,
+        yardstick,
+        processors=processors,
+        progress=progress,
+        chunk_tokens=chunk_tokens,
+    )
     verdicts = tuple(turn_verdict(each) for each in judged)
     divergences = tuple(divergence for each in judged for divergence in each.divergences)
     gaps = [token.pick_gap for each in judged for token in each.tokens]

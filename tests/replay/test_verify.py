@@ -1,5 +1,6 @@
 """Verdicts: honest recordings pass, whatever way they were made; the rest is named."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import LogitsProcessor, LogitsProcessorList
 
 import tokentape as tt
 from replay.floor import FLOORS, plausible, predict_flips
@@ -238,3 +240,68 @@ def test_hardly_any_near_ties_are_expected_in_float32(gaps: list[float]) -> None
     assert plausible(0, predicted)
     assert plausible(1, predicted)
     assert not plausible(5, predicted)
+
+
+def test_a_fingerprint_to_be_ignored_is_named_and_counts_no_more(
+    make_lm: Callable[..., tt.LoadedModel], store: DatabaseStore
+) -> None:
+    made = make_lm("llama")
+    recording = converse(made, store, do_sample=False)
+    lm = tt.LoadedModel(made.model, copy.deepcopy(made.tokenizer), made.name)
+    lm.tokenizer.chat_template += "{# another #}"
+    named: list[str] = []
+    report = tt.verify(
+        recording,
+        lm,
+        ignore=["template"],
+        differing=lambda found: named.extend(each.field for each in found if each.forbids),
+    )
+
+    assert tt.verify(recording, lm).verdict is tt.Verdict.INCOMPARABLE
+    assert report.verdict is tt.Verdict.VERIFIED
+    assert report.ignored == ("template",)
+    assert report.to_dict()["ignored"] == ["template"]
+    assert named == ["template"]
+    assert tt.regenerate(recording, lm, ignore=["template"]).verdict is tt.Verdict.EXACT
+    with pytest.raises(tt.ReplayError, match="no fingerprint 'temperature' to ignore"):
+        tt.verify(recording, lm, ignore=["temperature"])
+
+
+def test_processors_of_the_callers_own_are_verified_when_they_are_handed_over(
+    lm: tt.LoadedModel, store: DatabaseStore
+) -> None:
+    class Favouring(LogitsProcessor):
+        """Keeps a state: each call favours another token."""
+
+        def __init__(self, by: float) -> None:
+            self.by = by
+            self.calls = 0
+
+        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            scores[:, 20 + self.calls] += self.by
+            return scores
+
+    ids = lm.tokenizer("Once upon a time", return_tensors="pt").input_ids
+    with tt.Recorder(store) as recorder:
+        lm.model.generate(
+            ids,
+            max_new_tokens=12,
+            do_sample=True,
+            logits_processor=LogitsProcessorList([Favouring(4.0)]),
+            custom_generate=tt.decode,
+            recorder=recorder,
+            text_tokenizer=lm.tokenizer,
+        )
+    recording = store.recording(recorder.run_id)
+
+    def verified(by: float) -> tt.Report:
+        return tt.verify(
+            recording, lm, processors=lambda turn: LogitsProcessorList([Favouring(by)])
+        )
+
+    with pytest.raises(tt.ReplayError, match="generated with Favouring, which no event rebuilds"):
+        tt.verify(recording, lm)
+    assert verified(4.0).verdict is tt.Verdict.VERIFIED, render(verified(4.0))
+    assert verified(3.9).verdict is tt.Verdict.DIVERGED
+    assert verified(3.9).causes[0].name == "sampler"
