@@ -20,7 +20,7 @@ check: $(VENV)/dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-torture: $(VENV)/dev
+torture: $(VENV)/browser
 	$(BIN)/python -m pytest -m slow
 
 clean:
@@ -34,4 +34,8 @@ $(VENV)/core: pyproject.toml
 
 $(VENV)/dev: $(VENV)/core
 	$(PIP) --editable ".[dev]"
+	touch $@
+
+$(VENV)/browser: $(VENV)/dev
+	$(PIP) --editable ".[browser]"
 	touch $@

@@ -36,7 +36,7 @@ class Chart:
     """What to draw, in a box of `width` by `height`; `stroke` is how wide a token is.
 
     The paths are vertical strokes up from the `base`: values that are noise, values above it, and
-    places without a number. `marks` are where a divergence is, and whether it is a near tie.
+    places without a number; `marked` and `ties` are triangles over divergences and near ties.
     """
 
     width: int
@@ -47,7 +47,8 @@ class Chart:
     within: str
     above: str
     missing: str
-    marks: tuple[tuple[float, bool], ...]
+    marked: str
+    ties: str
     tokens_a_stroke: int
     title: str
     description: str
@@ -95,7 +96,19 @@ def draw(
         if fraction > 0.0:
             y = base - fraction * (base - _TOP)
             paths[kind].append(f"M{(index + 0.5) * step:.1f} {y:.1f}V{base:g}")
-    places = {(round((token + 0.5) * width / len(values), 1), tie) for token, tie in marks}
+    places: dict[int, bool] = {}
+    for token, tie in marks:
+        index = min(token * len(thinned) // max(len(values), 1), len(thinned) - 1)
+        # Where a stroke is both, it is the worse of them.
+        places[index] = places.get(index, True) and tie
+    triangles = {
+        kind: "".join(
+            f"M{(index + 0.5) * step - 3:.1f} 1h6l-3 5z"
+            for index, is_tie in sorted(places.items())
+            if is_tie == tie
+        )
+        for kind, tie in (("marked", False), ("ties", True))
+    }
     threshold_y = None
     if scale.threshold is not None:
         threshold_y = round(base - scale.fraction(scale.threshold) * (base - _TOP), 1)
@@ -103,13 +116,13 @@ def draw(
         width=width,
         height=height,
         base=base,
-        stroke=round(min(max(step * 0.7, 0.8), 6.0), 1),
+        stroke=round(min(max(step * 0.7, 0.8), 4.0), 1),
         threshold_y=threshold_y,
-        marks=tuple(sorted(places)),
         tokens_a_stroke=math.ceil(len(values) / max(len(thinned), 1)),
         title=title,
         description=description,
         **{name: "".join(path) for name, path in paths.items()},
+        **triangles,
     )
 
 

@@ -27,12 +27,13 @@ from replay.verdict import Divergence, Report, TurnVerdict, Verdict
 _TURNS_MAX = 1_000
 _DIVERGENCES_MAX = 500
 _TOOLS_MAX = 500
+_ALTERED_MAX = 100
 # Strokes of all charts together, and of one: they are what makes a page large.
 _STROKES_MAX = 60_000
 _STROKES_A_CHART_MAX = 240
 _STROKES_A_CHART_MIN = 20
 _SMALL = (240, 44)
-_LARGE = (720, 132)
+_LARGE = (480, 104)
 _TEXT_MAX = 400
 _SYMBOLS = {
     Verdict.EXACT: "=",
@@ -111,6 +112,7 @@ def html_report(reports: Sequence[Report]) -> str:
         kinds=KINDS,
         symbols=_SYMBOLS,
         tools_max=_TOOLS_MAX,
+        altered_max=_ALTERED_MAX,
         likely_cause=likely_cause,
         margin_text=margin_text,
         difference_text=difference_text,

@@ -34,7 +34,9 @@ def console() -> Console:
 
 
 def print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+    text = json.dumps(value, ensure_ascii=False, indent=2)
+    # Half a character, as of a file name, cannot be written; its escape is the same to JSON.
+    sys.stdout.write(text.encode(errors="backslashreplace").decode() + "\n")
 
 
 @contextmanager

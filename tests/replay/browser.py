@@ -17,7 +17,8 @@ WIDTHS = (360, 1280)
 # What the engine calls them.
 SCHEMES = {"dark": 0, "light": 1}
 _HEIGHT = 900
-_PICTURE_HEIGHT_MAX = 6_000
+_PICTURE_HEIGHT_MAX = 3_000
+_STILL_MS = 300
 _TIMEOUT_MS = 60_000
 
 # There is no screen, and as root no sandbox; nothing but our own pages is opened.
@@ -147,10 +148,15 @@ def main(scheme: str, folder: Path, pages: list[Path]) -> None:
                 raise OSError(f"{path} could not be looked at: {messages}")
             looks[width] = json.loads(answer)
             view.resize(width, min(looks[width]["height"], _PICTURE_HEIGHT_MAX))
-            # Painting is said by no signal.
-            wait(lambda done: QTimer.singleShot(500, done))
+            # Painting is said by no signal: a picture is done that stays as it is.
+            grabbed = view.grab().toImage()
+            for _ in range(_TIMEOUT_MS // _STILL_MS):
+                wait(lambda done: QTimer.singleShot(_STILL_MS, done))
+                before, grabbed = grabbed, view.grab().toImage()
+                if before == grabbed:
+                    break
             picture = folder / f"{path.stem}-{width}-{scheme}.png"
-            if not view.grab().save(str(picture)):
+            if not grabbed.save(str(picture)):
                 raise OSError(f"cannot write {picture}")
         printed = str(folder / f"{path.stem}-{scheme}.pdf")
         seen[path.stem] = {
