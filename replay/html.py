@@ -104,7 +104,7 @@ def html_report(reports: Sequence[Report]) -> str:
     strokes = min(
         max(_STROKES_MAX // (2 * shown_at_once), _STROKES_A_CHART_MIN), _STROKES_A_CHART_MAX
     )
-    return template.render(
+    page = template.render(
         title=_title(reports),
         style=style,
         style_sha256=digest,
@@ -117,6 +117,8 @@ def html_report(reports: Sequence[Report]) -> str:
         margin_text=margin_text,
         difference_text=difference_text,
     )
+    # The macros before it leave empty lines.
+    return page.lstrip() + "\n"
 
 
 def shown(text: str, keep: str = "start", lines: bool = False) -> Markup:

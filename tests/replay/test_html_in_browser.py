@@ -1,0 +1,147 @@
+"""The page as readers see it, in a real Chromium: see `browser.py`."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tokentape as tt
+from replay.html import html_report
+from replay.verdict import Verdict
+from tests.replay.browser import CANNOT_START, SCHEMES, WIDTHS
+from tests.replay.made_reports import HOSTILE, bare, hostile, huge, not_numbers, of_verdict, report
+
+pytestmark = pytest.mark.slow
+
+# WCAG AA for text of any size.
+CONTRAST_MIN = 4.5
+MADE = {
+    "tampered": [report()],
+    "verdicts": [of_verdict(verdict) for verdict in Verdict],
+    "hostile": [hostile(text) for text in HOSTILE.values()],
+    "huge": [huge(20, 5_000, divergences=1_000)],
+    "not-numbers": [not_numbers()],
+    "bare": [bare()],
+    "none": [],
+}
+# How many turns are in each, and the badges of their reports.
+ROWS = {
+    "tampered": (4, ["✕ diverged"]),
+    "verdicts": (
+        12,
+        ["= exact", "✓ verified", "≈ near tie", "~ drifted", "✕ diverged", "≠ incomparable"],
+    ),
+    "hostile": (4 * len(HOSTILE), ["✕ diverged"] * len(HOSTILE)),
+    "huge": (20, ["~ drifted"]),
+    "not-numbers": (1, ["✕ diverged"]),
+    "bare": (0, ["✕ diverged"]),
+    "none": (0, []),
+    "real": (8, ["✓ verified", "≠ incomparable"]),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("pages")
+
+
+@pytest.fixture(scope="module")
+def seen(
+    folder: Path, make_lm: Callable[..., tt.LoadedModel], record: Callable[..., tt.Recording]
+) -> dict[str, dict[str, Any]]:
+    """What the browser saw of every page, by scheme."""
+    lm = make_lm("llama")
+    with tt.open_store("sqlite://") as store:
+        recording = record(lm, store)
+        real = [tt.verify(recording, lm), tt.verify(recording, make_lm("llama", seed=5))]
+    pages = []
+    for name, reports in (MADE | {"real": real}).items():
+        pages.append(folder / f"{name}.html")
+        pages[-1].write_text(html_report(reports), encoding="utf-8")
+    program = Path(__file__).with_name("browser.py")
+    found = {}
+    for scheme in SCHEMES:
+        command = [sys.executable, program, scheme, folder, *pages]
+        looked = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        if looked.returncode == CANNOT_START:
+            pytest.skip(looked.stderr.strip())
+        assert looked.returncode == 0, looked.stderr
+        found[scheme] = json.loads(looked.stdout)
+    return found
+
+
+@pytest.fixture(params=SCHEMES)
+def scheme(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(params=ROWS)
+def page(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def test_a_page_runs_nothing_and_asks_for_nothing(
+    page: str, scheme: str, seen: dict[str, Any], folder: Path
+) -> None:
+    found = seen[scheme][page]
+
+    assert found["messages"] == []
+    assert found["requests"] == [(folder / f"{page}.html").as_uri()]
+    assert {look["scripts"] for look in found["looks"].values()} == {0}
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_page_fits_and_can_be_read(
+    page: str, scheme: str, width: int, seen: dict[str, Any], folder: Path
+) -> None:
+    look = seen[scheme][page]["looks"][str(width)]
+    rows, badges = ROWS[page]
+
+    # The policy lets its own style in.
+    assert look["styled"]
+    assert look["viewport"] == width
+    assert look["width"] <= width
+    assert look["beyond"] == []
+    assert look["rows"] == rows
+    assert look["badges"] == badges
+    assert look["least"]["contrast"] >= CONTRAST_MIN, look["least"]
+    assert all(chart["width"] > 100 and chart["height"] > 15 for chart in look["charts"])
+    assert all(chart["drawn"] and chart["name"] for chart in look["charts"])
+    assert (folder / f"{page}-{width}-{scheme}.png").stat().st_size > 5_000
+
+
+def test_light_is_light_and_dark_is_dark(page: str, seen: dict[str, Any]) -> None:
+    grounds = {name: seen[name][page]["looks"]["1280"]["background"] for name in SCHEMES}
+    parts = {name: sum(map(int, ground[4:-1].split(","))) for name, ground in grounds.items()}
+
+    assert parts["light"] > 3 * 240
+    assert parts["dark"] < 3 * 40
+
+
+def test_what_is_tampered_with_is_what_a_reader_sees(seen: dict[str, Any]) -> None:
+    look = seen["light"]["tampered"]["looks"]["360"]
+
+    assert look["title"] == "verify of probe: diverged"
+    assert look["marked"] == [" matrices"]
+    assert len(look["charts"]) == 6
+    for part in ("First divergence", "turn 2, token 5", "taken out by top_p", "5.43 logits"):
+        assert part in look["text"]
+
+
+def test_hostile_text_is_seen_as_text(seen: dict[str, Any]) -> None:
+    look = seen["light"]["hostile"]["looks"]["1280"]
+
+    assert "<script>alert(1)</script>" in look["text"]
+    assert "</style><style>*{display:none}</style>" in look["text"]
+    assert "{{ 7 * 7 }}" in look["text"]
+    assert len(look["marked"]) == len(HOSTILE)
+
+
+def test_a_page_can_be_printed(page: str, seen: dict[str, Any], folder: Path) -> None:
+    for scheme in SCHEMES:
+        assert seen[scheme][page]["printed"]
+        assert (folder / f"{page}-{scheme}.pdf").read_bytes().startswith(b"%PDF")
