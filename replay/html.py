@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -95,7 +94,13 @@ def html_report(reports: Sequence[Report]) -> str:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"shown": shown, "visible": visible, "number": _number, "sum": _sum}
+    environment.filters |= {
+        "shown": shown,
+        "visible": visible,
+        "number": _number,
+        "counted": _counted,
+        "sum": _sum,
+    }
     template = environment.from_string(
         folder.joinpath("report.html.jinja").read_text(encoding="utf-8")
     )
@@ -145,6 +150,10 @@ def _number(value: float | None) -> str:
     return "0" if value == 0.0 else f"{value:.1e}" if abs(value) < 0.01 else f"{value:.3g}"
 
 
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def _sum(text: str) -> str:
     """A SHA-256 short enough to be compared by eye; all else as it is."""
     is_sum = len(text) == 64 and all(each in "0123456789abcdef" for each in text)
@@ -155,8 +164,9 @@ def _title(reports: Sequence[Report]) -> str:
     if len(reports) == 1:
         (report,) = reports
         return f"{report.replay} of {visible(report.name or report.run_id)}: {report.verdict}"
-    passing = sum(report.passes for report in reports)
-    return f"{len(reports)} replays: {passing} pass, {len(reports) - passing} do not"
+    if not reports:
+        return "No replay"
+    return f"{sum(report.passes for report in reports)} of {len(reports)} replays pass"
 
 
 def _section(report: Report, index: int, strokes: int) -> _Section:
@@ -212,7 +222,9 @@ def _differences(
     values = turn.logprob_differences
     if not values:
         return None
-    description = f"{len(values):,} tokens, {_number(turn.logprob_difference_max)} nats at most"
+    description = (
+        f"{_counted(len(values), 'token')}, {_number(turn.logprob_difference_max)} nats at most"
+    )
     if scale.threshold is not None:
         above = sum(not value <= scale.threshold for value in values)
         description += f", {above:,} above the floor of {scale.threshold:g}"
@@ -235,7 +247,7 @@ def _margins(
     lost = sum(margin is not None and margin > 0.0 for margin in turn.margins)
     filtered = turn.margins.count(None)
     description = (
-        f"{len(turn.margins):,} tokens, {lost:,} with a margin, "
+        f"{_counted(len(turn.margins), 'token')}, {lost:,} with a margin, "
         f"{_number(turn.margin_max)} logits at most, {filtered:,} filtered"
     )
     return draw(
@@ -249,16 +261,12 @@ def _margins(
     )
 
 
-def _large(
-    report: Report, scale: Scale, places: dict[int, list[tuple[int, bool]]]
-) -> Chart | None:
+def _large(report: Report, scale: Scale, places: dict[int, list[tuple[int, bool]]]) -> Chart | None:
     """The differences of the turn in which the first divergence is."""
     if report.first is None or not differences_before(report, report.first):
         return None
     turn = next(turn for turn in report.turns if turn.turn == report.first.turn)
-    return _differences(
-        turn, scale, places[turn.turn], size=_LARGE, strokes=_STROKES_A_CHART_MAX
-    )
+    return _differences(turn, scale, places[turn.turn], size=_LARGE, strokes=_STROKES_A_CHART_MAX)
 
 
 def _places(marks: Sequence[tuple[int, bool]]) -> str:

@@ -141,7 +141,9 @@ def main(scheme: str, folder: Path, pages: list[Path]) -> None:
             view.resize(width, _HEIGHT)
             view.show()
             url = QUrl.fromLocalFile(str(path))
-            if not wait(lambda done, url=url: (page.loadFinished.connect(done, once), page.load(url))):
+            if not wait(
+                lambda done, url=url: (page.loadFinished.connect(done, once), page.load(url))
+            ):
                 raise OSError(f"{path} did not load")
             answer = wait(lambda done: page.runJavaScript(LOOK, 0, done))
             if not answer:

@@ -106,7 +106,7 @@ def test_a_turn_that_fails_shows_its_divergence_and_how_to_repeat_it() -> None:
     )
     for part in ("turn 2, token 5, position 1415", "margin    5.43", "repeat: tokentape verify"):
         assert part in (failure.text or "")
-    assert failure.text and failure.text.count("\nthen turn 2 token ") == 3
+    assert (failure.text or "").count("\nthen turn 2 token ") == 3
 
 
 def test_the_numbers_of_turns_and_the_properties_of_the_run_are_there() -> None:

@@ -1,4 +1,4 @@
-"""A report says all that was found, and nothing in it reaches the terminal but characters to see."""
+"""A report says all that was found, and only what can be seen reaches the terminal."""
 
 import ast
 import math
@@ -204,9 +204,7 @@ def printed_of(path: Path, lm: tt.LoadedModel) -> str:
         return render(tt.verify(store.recording(store.summaries()[0].run_id), lm))
 
 
-def test_an_honest_run_is_reported_without_a_divergence(
-    recorded: Path, lm: tt.LoadedModel
-) -> None:
+def test_an_honest_run_is_reported_without_a_divergence(recorded: Path, lm: tt.LoadedModel) -> None:
     printed = printed_of(recorded, lm)
 
     assert ": VERIFIED\n" in printed

@@ -30,7 +30,7 @@ _JUNIT_BEGINS = b"<?xml"
 _HTML_BEGINS = b"<!doctype html>"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReportFiles:
     """The files to write, and the empty ones beside them that show that they can be written."""
 
@@ -73,13 +73,13 @@ def report_files(junit: Path | None, html: Path | None) -> Iterator[ReportFiles]
     Parent folders are made, and an earlier report is replaced. Raises ReplayError where a file
     cannot be written, and where there is something else, which may be the recording itself.
     """
-    wanted = [(junit, _JUNIT_BEGINS), (html, _HTML_BEGINS)]
     asides: dict[Path, Path] = {}
-    resolved: list[Path | None] = []
     try:
-        for path, beginning in wanted:
-            resolved.append(None if path is None else _claim(path, beginning, asides))
-        yield ReportFiles(*resolved, asides)
+        yield ReportFiles(
+            junit=None if junit is None else _claim(junit, _JUNIT_BEGINS, asides),
+            html=None if html is None else _claim(html, _HTML_BEGINS, asides),
+            asides=asides,
+        )
     finally:
         for aside in asides.values():
             aside.unlink(missing_ok=True)
@@ -113,7 +113,7 @@ def _refuse_to_lose(path: Path, target: Path, beginning: bytes) -> None:
         )
 
 
-def _cannot_write(path: Path, error: Exception) -> tt.ReplayError:
+def _cannot_write(path: Path, error: Exception) -> "tt.ReplayError":
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return tt.ReplayError(f"cannot write {path}: {reason}")
 
