@@ -83,7 +83,7 @@ def difference_text(report: Report, each: Divergence) -> str:
 
 
 def differences_before(report: Report, each: Divergence) -> tuple[float, ...]:
-    """The differences of the turn's log-probabilities up to this token, its own included."""
+    """The differences of the turn's log-probabilities, up to this token's where it has one."""
     turn = next((turn for turn in report.turns if turn.turn == each.turn), None)
     return () if turn is None else turn.logprob_differences[: each.step + 1]
 
@@ -148,11 +148,11 @@ def _series(report: Report, each: Divergence) -> list[str]:
         return []
     floor = report.floor.logprob_floor if report.floor else None
     shown, numbers = series[-_SERIES_MAX:], series[-_NUMBERS_MAX:]
-    first = each.step + 1 - len(shown)
+    first, last = len(series) - len(shown), len(series) - 1
     scale = f"a step is a factor of ten, the floor is {_LEVELS[_FLOOR_LEVEL]}"
     if floor is None:
         scale = f"a step is a factor of ten, {_LEVELS[_FLOOR_LEVEL]} is {_FLOOR_IF_UNKNOWN:g}"
     return [
-        f"  off by, tokens {first} to {each.step}: {sparkline(shown, floor)}  ({scale})",
+        f"  off by, tokens {first} to {last}: {sparkline(shown, floor)}  ({scale})",
         f"    the last {len(numbers)}: {' '.join(f'{value:.1e}' for value in numbers)}",
     ]

@@ -99,7 +99,7 @@ def html_report(reports: Sequence[Report]) -> str:
         "visible": visible,
         "number": _number,
         "counted": _counted,
-        "sum": _sum,
+        "checksum": _checksum,
     }
     template = environment.from_string(
         folder.joinpath("report.html.jinja").read_text(encoding="utf-8")
@@ -154,7 +154,7 @@ def _counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
-def _sum(text: str) -> str:
+def _checksum(text: str) -> str:
     """A SHA-256 short enough to be compared by eye; all else as it is."""
     is_sum = len(text) == 64 and all(each in "0123456789abcdef" for each in text)
     return f"{text[:16]}…" if is_sum else text

@@ -180,6 +180,18 @@ def test_a_sparkline_has_the_noise_in_its_lower_half() -> None:
     assert sparkline((1e-4, 2e-4), None) == "▄▅"
 
 
+def test_the_numbers_before_a_token_are_counted_to_where_they_go() -> None:
+    """A regeneration compares no number at the token that differs."""
+    made = report()
+    cut = replace(made.turns[1], logprob_differences=made.turns[1].logprob_differences[:5])
+    first = divergence(step=5)
+
+    assert "off by, tokens 0 to 4: " in render(report(turns=(cut,), divergences=(first,)))
+    assert "off by, tokens 0 to 5: " in render(report(divergences=(first,)))
+    late = render(report(turns=huge(2, 90).turns, divergences=(divergence(step=80),)))
+    assert "off by, tokens 41 to 80: " in late
+
+
 def test_a_model_that_gives_no_numbers_can_be_reported() -> None:
     printed = render(not_numbers())
 
