@@ -84,7 +84,6 @@ def test_sixteen_bits_pass_without_being_called_verified(
     assert report.verdict is tt.Verdict.NEAR_TIE, render(report)
     assert "so it is not called verified" in report.reason
     assert report.predicted_flips > 0
-    assert report.causes[0].name == "numerics"
 
 
 def test_sixteen_bits_see_what_moves_the_average(lm: tt.LoadedModel, store: DatabaseStore) -> None:
@@ -179,8 +178,8 @@ def test_flips_are_predicted_by_how_near_tokens_are_and_tested_against_that() ->
 
     # Twelve of a thousand within a quarter of a logit: as dense as 0.05 to the logit and token.
     assert predict_flips(gaps, noisy) == pytest.approx(0.5 * 12 / 0.24 * 0.06)
-    assert plausible(12, 1.5)
-    assert not plausible(20, 1.5)
+    assert plausible(8, 1.5)
+    assert not plausible(12, 1.5)
     assert plausible(1, 0.0)
     assert not plausible(2, 1e-5)
     assert plausible(1000, 1000.0)

@@ -21,9 +21,10 @@ from tokentape.commands.options import (
     open_stored,
     turn_json,
 )
+from tokentape.commands.reports import HtmlOption, JUnitOption, report_files
 
 if TYPE_CHECKING:
-    from replay import Floor, Report
+    from replay import Floor
     from replay.verdict import FieldDifference
 
 ModelOption = Annotated[
@@ -67,6 +68,7 @@ def rebuild(
 
 
 def verify(
+    ctx: typer.Context,
     run: RunArgument = None,
     store: StoreOption = DEFAULT_URL,
     model: ModelOption = None,
@@ -76,11 +78,14 @@ def verify(
     allow_drift: Annotated[
         bool, typer.Option("--allow-drift", help="Exit 0 although log-probabilities drifted.")
     ] = False,
+    junit: JUnitOption = None,
+    html: HtmlOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check every recorded token with one forward of the model."""
     recording = find_recording(open_stored(store), run)
     known_floor = _read_floor(floor)
+    files = ctx.with_resource(report_files(junit, html))
     lm = _load(model, recording.started())
     with output.progress("verify") as bar:
         task = bar.add_task("", total=None)
@@ -93,23 +98,27 @@ def verify(
             differing=_say_differing,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    _report(report, as_json)
+    files.publish(report, as_json=as_json, allow_drift=allow_drift)
     drift_allowed = allow_drift and report.verdict is tt.Verdict.DRIFTED
     raise typer.Exit(0 if report.passes or drift_allowed else 1)
 
 
 def regenerate(
+    ctx: typer.Context,
     run: RunArgument = None,
     store: StoreOption = DEFAULT_URL,
     model: ModelOption = None,
     turn: TurnOption = None,
     floor: FloorOption = None,
     ignore: IgnoreOption = None,
+    junit: JUnitOption = None,
+    html: HtmlOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say it all again with Hugging Face `generate` and compare token by token."""
     recording = find_recording(open_stored(store), run)
     known_floor = _read_floor(floor)
+    files = ctx.with_resource(report_files(junit, html))
     lm = _load(model, recording.started())
     with output.progress("regenerate") as bar:
         count = len(turn) if turn else len(recording.turns())
@@ -123,7 +132,7 @@ def regenerate(
             differing=_say_differing,
             progress=lambda verdict, ms: bar.advance(task),
         )
-    _report(report, as_json)
+    files.publish(report, as_json=as_json)
     raise typer.Exit(0 if report.passes else 1)
 
 
@@ -176,12 +185,3 @@ def _load(model: str | None, started: RunStarted) -> "tt.LoadedModel":
         raise tt.ModelError("the recording does not name its model: say which with --model")
     with output.working("loading the model"):
         return tt.load_model(model or started.model)
-
-
-def _report(report: "Report", as_json: bool) -> None:
-    if as_json:
-        output.print_json(report.to_dict())
-    else:
-        from replay.report import render
-
-        sys.stdout.write(render(report) + "\n")
