@@ -25,7 +25,7 @@ def refuse_too_large(source: Mapping[str, str], dtype: str, device: str, name: s
         config = AutoConfig.from_pretrained(**source)
         chosen = config.dtype if dtype == "auto" else getattr(torch, dtype)
         with torch.device("meta"):
-            model: Any = AutoModelForCausalLM.from_config(config)
+            model: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     except (OSError, ValueError, ImportError, AttributeError, KeyError, TypeError, RuntimeError):
         return
     item_bytes = (chosen or torch.float32).itemsize
