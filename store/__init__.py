@@ -18,8 +18,10 @@ from store.frames.frames import (
     tokens_df,
     tools_df,
     turns_df,
+    verdicts_df,
 )
 from store.integrity import Integrity, check
+from store.kept import KeptFloor, KeptVerdict
 from store.live.connections import connected
 from store.live.database import DatabaseStore
 from store.live.erasure import Erasure
@@ -87,6 +89,8 @@ __all__ = (
     "Erasure",
     "Imported",
     "Integrity",
+    "KeptFloor",
+    "KeptVerdict",
     "NewerStoreError",
     "NoSuchRunError",
     "OlderStoreError",
@@ -111,4 +115,5 @@ __all__ = (
     "tools_df",
     "turns_df",
     "upgrade_store",
+    "verdicts_df",
 )

@@ -57,6 +57,36 @@ RUNS = pa.schema(
     ]
 )
 
+VERDICTS = pa.schema(
+    [
+        ("run_id", RUN_ID),
+        ("at", AT),
+        ("replay", NAME),
+        ("verdict", NAME),
+        ("reason", pa.string()),
+        ("model", NAME),
+        ("floor_version", pa.string()),
+        ("turns", pa.int32()),
+        ("tokens", pa.int64()),
+        ("mismatches", pa.int64()),
+        ("near_ties", pa.int64()),
+        ("logprob_difference_max", pa.float64()),
+        ("margin_max", pa.float64()),
+        ("duration_ms", pa.float64()),
+        ("sha256", pa.string()),
+        ("report", pa.string()),
+    ]
+)
+FLOORS = pa.schema(
+    [
+        ("run_id", RUN_ID),
+        ("at", AT),
+        ("version", pa.string()),
+        ("sha256", pa.string()),
+        ("floor", pa.string()),
+    ]
+)
+
 
 def of_file(schema: pa.Schema) -> pa.Schema:
     """The columns that a sealed file has: its folder's name says the run."""

@@ -9,6 +9,7 @@ import pyarrow as pa
 from recorder import Recording
 from recorder.projections import RunSummary
 from store.errors import NoSuchRunError
+from store.kept import Kept, KeptFloor, KeptVerdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,12 +22,23 @@ class Selection:
     columns: tuple[str, ...] | None = None
 
 
-class BlobSource(Protocol):
+class Attachments(Protocol):
+    """What belongs to runs beside their events."""
+
     def blob(self, sha256: str) -> bytes:
         """The payload under a hexadecimal sha256. Raises StoreError where there is none."""
 
+    def verdicts(self, run_id: str) -> list[KeptVerdict]:
+        """What replays found of the run with just that id, the oldest first; empty where nothing.
 
-class Source(BlobSource, Protocol):
+        Raises StoreError for one that is damaged.
+        """
+
+    def floors(self, run_id: str) -> list[KeptFloor]:
+        """The noise floors of the run with just that id; as `verdicts`."""
+
+
+class Source(Attachments, Protocol):
     """A live store, a folder of sealed runs or a tape."""
 
     where: str
@@ -51,6 +63,17 @@ class Source(BlobSource, Protocol):
 
         `kinds` is ignored. Candidates are read only where `columns` names them.
         """
+
+    def verdicts_table(self, selection: Selection) -> pa.Table:
+        """Verdicts without their reports, with the columns of `store.arrow.VERDICTS`.
+
+        By run, and the oldest first. `turns` and `kinds` are ignored.
+        """
+
+
+def kept_beside(source: Attachments, run_id: str) -> list[Kept]:
+    """Verdicts and floors of a run, all that is kept beside it."""
+    return [*source.verdicts(run_id), *source.floors(run_id)]
 
 
 def only_match(matches: Iterable[str], wanted: str, where: str) -> str:

@@ -48,6 +48,7 @@ from store import (  # noqa: E402
     tokens_df,
     tools_df,
     turns_df,
+    verdicts_df,
 )
 
 if TYPE_CHECKING:
@@ -155,6 +156,7 @@ __all__ = (
     "tokens_df",
     "tools_df",
     "turns_df",
+    "verdicts_df",
     "verify",
     "write_floor",
 )

@@ -12,7 +12,7 @@ from store.errors import StoreError
 from store.live.database import DatabaseStore
 from store.sealed.reader import ParquetStore
 from store.sealed.tape import is_zip
-from store.source import BlobSource
+from store.source import Attachments
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,18 +31,24 @@ class CheckedCopy:
 
     recordings: tuple[Recording, ...]
     reports: tuple[SealReport, ...]
-    blobs: BlobSource
+    attached: Attachments
 
     def add_to(self, store: DatabaseStore) -> list[Imported]:
         """Add what the store does not have yet, each run whole or not at all.
 
-        Raises StoreError, before anything is added, where the store has a run that differs.
+        What is kept beside a run is added to one that is there, too. Raises StoreError, before
+        anything is added, where the store has a run that differs.
         """
         there = {summary.run_id for summary in store.summaries()}
         known = [_is_known(report, there, store) for report in self.reports]
         for recording, is_known in zip(self.recordings, known, strict=True):
             if not is_known:
-                store.import_run(recording, self.blobs)
+                store.import_run(recording, self.attached)
+                continue
+            for verdict in self.attached.verdicts(recording.run_id):
+                store.keep_verdict(verdict)
+            for floor in self.attached.floors(recording.run_id):
+                store.keep_floor(floor)
         return [
             Imported(
                 run_id=report.run_id,
@@ -78,12 +84,12 @@ def checked_copy(path: Path) -> Iterator[CheckedCopy]:
         yield _checked(lines.recordings(), lines, path)
 
 
-def _checked(recordings: list[Recording], blobs: BlobSource, path: Path) -> CheckedCopy:
+def _checked(recordings: list[Recording], attached: Attachments, path: Path) -> CheckedCopy:
     reports = [check_seals(each.run_id, each.records()) for each in recordings]
     for report in reports:
         if not report.holds:
             raise RecordingError(f"{path}: run {report.run_id} does not hold: {report.fault}")
-    return CheckedCopy(recordings=tuple(recordings), reports=tuple(reports), blobs=blobs)
+    return CheckedCopy(recordings=tuple(recordings), reports=tuple(reports), attached=attached)
 
 
 def _is_known(report: SealReport, there: set[str], store: DatabaseStore) -> bool:

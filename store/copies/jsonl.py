@@ -3,7 +3,9 @@
 A line is a record, in order: `run_id`, `seq`, `at` (ISO 8601, UTC, microseconds), `kind`,
 `version`, `turn`, `seal`, `body`. The body is an object; one that is not canonical JSON, and would
 not be the same bytes again, is a string. What a tool returned in full is a line of `run_id`,
-`sha256` and `payload` in base64, before the record that names it.
+`sha256` and `payload` in base64, before the record that names it. What is kept beside the run is
+behind its records: lines of `run_id`, `at`, `replay`, `verdict` and `report`, or `run_id`, `at`,
+`version` and `floor`.
 """
 
 import base64
@@ -13,6 +15,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -21,16 +24,17 @@ from recorder import Record, Recording
 from recorder.codec import TOKEN_KIND, dump_canonical
 from recorder.envelope import NS_PER_US
 from store.errors import StoreError
+from store.kept import BODIES, K, Kept, KeptFloor, KeptVerdict
 from store.payloads import payload_of
-from store.source import BlobSource
+from store.source import Attachments, kept_beside
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _BAD_LINE = (AttributeError, KeyError, OverflowError, TypeError, ValueError)
 
 
-def export_jsonl(recordings: Iterable[Recording], blobs: BlobSource, path: Path | str) -> Path:
-    """Write runs as lines of JSON, all that is recorded of them; written aside and renamed.
+def export_jsonl(recordings: Iterable[Recording], attached: Attachments, path: Path | str) -> Path:
+    """Write runs as lines of JSON with all that is `attached` to them; written aside and renamed.
 
     An export that is there already is replaced. Raises StoreError where there is anything else, it
     may be the store itself, where the file cannot be written and where a payload is missing.
@@ -43,7 +47,7 @@ def export_jsonl(recordings: Iterable[Recording], blobs: BlobSource, path: Path 
         try:
             with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
                 for recording in recordings:
-                    file.writelines(_lines(recording, blobs))
+                    file.writelines(_lines(recording, attached))
                 file.flush()
                 os.fsync(file.fileno())
             Path(aside).chmod(0o644)
@@ -70,15 +74,18 @@ def _refuse_to_lose(path: Path) -> None:
         ) from None
 
 
-def _lines(recording: Recording, blobs: BlobSource) -> Iterator[str]:
+def _lines(recording: Recording, attached: Attachments) -> Iterator[str]:
     told: set[str] = set()
     for record in recording.records():
         sha256 = payload_of(record)
         if sha256 and sha256 not in told:
             told.add(sha256)
-            payload = base64.b64encode(blobs.blob(sha256)).decode()
+            payload = base64.b64encode(attached.blob(sha256)).decode()
             yield _line({"run_id": recording.run_id, "sha256": sha256, "payload": payload})
         yield _line({"run_id": recording.run_id} | _described(record))
+    for kept in kept_beside(attached, recording.run_id):
+        fields = asdict(kept)
+        yield _line({"run_id": fields.pop("run_id"), "at": _time(fields.pop("at_ns"))} | fields)
 
 
 def _line(value: Mapping[str, Any]) -> str:
@@ -86,11 +93,19 @@ def _line(value: Mapping[str, Any]) -> str:
     return json.dumps(value, separators=(",", ":"), allow_nan=False) + "\n"
 
 
+def _time(at_ns: int) -> str:
+    at = _EPOCH + at_ns // NS_PER_US * _MICROSECOND
+    return at.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+
+
+def _at_ns(time: str) -> int:
+    return (datetime.fromisoformat(time) - _EPOCH) // _MICROSECOND * NS_PER_US
+
+
 def _described(record: Record) -> dict[str, Any]:
-    at = _EPOCH + record.at_ns // NS_PER_US * _MICROSECOND
     return {
         "seq": record.seq,
-        "at": at.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z",
+        "at": _time(record.at_ns),
         "kind": record.kind,
         "version": record.version,
         "turn": record.turn,
@@ -120,10 +135,14 @@ class JsonlFile:
         self._path = path
         self._run_ids: dict[str, None] = {}
         self._blob_places: dict[str, int] = {}
+        self._kept_places: dict[tuple[str, type[Kept]], list[int]] = {}
         for place, line in self._read():
             self._run_ids[line["run_id"]] = None
             if "payload" in line:
                 self._blob_places[line["sha256"]] = place
+            kind = _kind_of_kept(line)
+            if kind is not None:
+                self._kept_places.setdefault((line["run_id"], kind), []).append(place)
 
     def __enter__(self) -> Self:
         return self
@@ -139,21 +158,44 @@ class JsonlFile:
         if sha256 not in self._blob_places:
             raise StoreError(f"{self.where} has no blob {sha256}")
         try:
-            with self._path.open("rb") as file:
-                file.seek(self._blob_places[sha256])
-                payload = base64.b64decode(json.loads(file.readline())["payload"], validate=True)
+            line = self._line_at(self._blob_places[sha256])
+            payload = base64.b64decode(line["payload"], validate=True)
         except (OSError, binascii.Error, *_BAD_LINE) as error:
             raise StoreError(f"cannot read blob {sha256} of {self.where}: {error}") from None
         if hashlib.sha256(payload).hexdigest() != sha256:
             raise StoreError(f"{self.where}: blob {sha256} is not as it was exported")
         return payload
 
+    def verdicts(self, run_id: str) -> list[KeptVerdict]:
+        """See `store.source.Attachments`."""
+        return self._kept(KeptVerdict, run_id)
+
+    def floors(self, run_id: str) -> list[KeptFloor]:
+        """See `store.source.Attachments`."""
+        return self._kept(KeptFloor, run_id)
+
+    def _kept(self, kind: type[K], run_id: str) -> list[K]:
+        found = []
+        for place in self._kept_places.get((run_id, kind), ()):
+            try:
+                line = self._line_at(place)
+                at_ns = _at_ns(line.pop("at"))
+                found.append(kind(at_ns=at_ns, **line))
+            except (OSError, StoreError, *_BAD_LINE) as error:
+                raise StoreError(f"{self.where}: the line at byte {place}: {error}") from None
+        return found
+
+    def _line_at(self, place: int) -> dict[str, Any]:
+        with self._path.open("rb") as file:
+            file.seek(place)
+            return dict(json.loads(file.readline()))
+
     def _recording(self, run_id: str) -> Recording:
         return Recording(run_id, lambda: self._records(run_id), self.where)
 
     def _records(self, run_id: str) -> Iterator[Record]:
         for place, line in self._read():
-            if line["run_id"] == run_id and "payload" not in line:
+            if line["run_id"] == run_id and "payload" not in line and _kind_of_kept(line) is None:
                 try:
                     yield _record(line)
                 except _BAD_LINE as error:
@@ -176,7 +218,9 @@ class JsonlFile:
 def _parsed(text: bytes, where: str) -> dict[str, Any]:
     try:
         line = json.loads(text)
-        is_ours = isinstance(line["run_id"], str) and ("sha256" in line or "seq" in line)
+        is_ours = isinstance(line["run_id"], str) and (
+            "sha256" in line or "seq" in line or _kind_of_kept(line) is not None
+        )
     except (RecursionError, *_BAD_LINE):
         is_ours = False
     if not is_ours:
@@ -184,8 +228,11 @@ def _parsed(text: bytes, where: str) -> dict[str, Any]:
     return dict(line)
 
 
+def _kind_of_kept(line: Mapping[str, Any]) -> type[Kept] | None:
+    return next((kind for kind, body in BODIES.items() if body in line), None)
+
+
 def _record(line: Mapping[str, Any]) -> Record:
-    at = datetime.fromisoformat(line["at"])
     body = line["body"]
     if line["kind"] == TOKEN_KIND:
         body = {name: tuple(v) if isinstance(v, list) else v for name, v in body.items()}
@@ -193,7 +240,7 @@ def _record(line: Mapping[str, Any]) -> Record:
         body = dump_canonical(body)
     return Record(
         seq=int(line["seq"]),
-        at_ns=(at - _EPOCH) // _MICROSECOND * NS_PER_US,
+        at_ns=_at_ns(line["at"]),
         kind=str(line["kind"]),
         version=int(line["version"]),
         body=body,

@@ -165,6 +165,46 @@ CANDIDATES_DF = pa.schema(
         ),
     ]
 )
+VERDICTS_DF = pa.schema(
+    [
+        _RUN_ID,
+        _column("at", AT, "when the replay ended"),
+        _column("replay", NAME, "which one: `verify`, `regenerate`"),
+        _column("verdict", NAME, "what it found; see the README"),
+        _column("reason", pa.string(), "why, in a line", optional=True),
+        _column("model", NAME, "the model that it was replayed with", optional=True),
+        _column(
+            "floor_version",
+            pa.string(),
+            "the noise floor; none where none was known",
+            optional=True,
+        ),
+        _column("turns", pa.int32(), "turns that were replayed", optional=True),
+        _column("tokens", pa.int64(), "tokens that were compared", optional=True),
+        _column(
+            "mismatches",
+            pa.int64(),
+            "of these, another was picked, beyond the noise",
+            optional=True,
+        ),
+        _column(
+            "near_ties", pa.int64(), "of these, another was picked, within the noise", optional=True
+        ),
+        _column(
+            "logprob_difference_max",
+            pa.float64(),
+            "how far a log-probability was off at most, in nats",
+            optional=True,
+        ),
+        _column(
+            "margin_max",
+            pa.float64(),
+            "by how many raw logits a recorded token lost at most",
+            optional=True,
+        ),
+        _column("duration_ms", pa.float64(), "time of the replay, in milliseconds", optional=True),
+    ]
+)
 FRAMES = {
     "runs_df": RUNS_DF,
     "turns_df": TURNS_DF,
@@ -173,4 +213,5 @@ FRAMES = {
     "cache_df": CACHE_DF,
     "tools_df": TOOLS_DF,
     "events_df": EVENTS_DF,
+    "verdicts_df": VERDICTS_DF,
 }

@@ -30,6 +30,7 @@ from store.frames.columns import (
     TOKENS_DF,
     TOOLS_DF,
     TURNS_DF,
+    VERDICTS_DF,
 )
 from store.frames.types import DtypeBackend, to_pandas
 from store.source import Selection, Source
@@ -181,6 +182,19 @@ def tools_df(
         store, run_id, turns, frame_rows.BODY_COLUMNS, kinds=frame_rows.TOOL_KINDS
     )
     return _folded(store, selection, frame_rows.tool_rows, schema, dtype_backend)
+
+
+def verdicts_df(
+    store: Source,
+    run_id: RunIds = None,
+    *,
+    columns: Columns = None,
+    dtype_backend: DtypeBackend = None,
+) -> pd.DataFrame:
+    """A row a verdict that was kept, by run and the oldest first; no report is read for it."""
+    schema = _chosen(VERDICTS_DF, columns)
+    table = store.verdicts_table(_selection(store, run_id, None, schema.names))
+    return _frame(table, schema, dtype_backend)
 
 
 def _chosen(schema: pa.Schema, columns: Columns) -> pa.Schema:

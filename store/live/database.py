@@ -15,6 +15,8 @@ from recorder.envelope import NS_PER_US, TurnCounter
 from recorder.events import RunStarted, TokenSampled
 from recorder.projections import RunSummary, changes_summary, summarise
 from store.errors import NoSuchRunError, StoreError
+from store.kept import TABLES, Kept, KeptFloor, KeptVerdict
+from store.live import beside
 from store.live.connections import OpenedFile, open_engine, writing_connection
 from store.live.erasure import Erasure, erase_run
 from store.live.packing import COLUMNS
@@ -22,7 +24,7 @@ from store.live.reader import SUMMARY_COLUMNS, DatabaseReader, summary_of
 from store.live.schema import bring_to_head
 from store.live.tables import SEQ_BITS, SEQ_MASK, runs, tombstones
 from store.payloads import payload_of
-from store.source import BlobSource
+from store.source import Attachments, kept_beside
 
 
 class DatabaseStore(DatabaseReader):
@@ -162,8 +164,34 @@ class DatabaseStore(DatabaseReader):
         with self._told("", f"cannot keep blob {sha256}"):
             self._cursor.execute(self._statements.insert_blob, (sha256, payload))
 
-    def import_run(self, recording: Recording, blobs: BlobSource) -> None:
-        """Keep a copy of a run, each record as it is, with its payloads: all of it or nothing.
+    def keep_verdict(self, kept: KeptVerdict) -> None:
+        """Keep what a replay found beside its run; the very same again changes nothing.
+
+        Any number of processes may, whether the run goes on or not. Raises NoSuchRunError where the
+        run with just that id is not here, StoreError where the database cannot be written.
+        """
+        self._keep(kept)
+
+    def keep_floor(self, kept: KeptFloor) -> None:
+        """Keep a noise floor beside its run; as `keep_verdict`."""
+        self._keep(kept)
+
+    def _keep(self, kept: Kept) -> None:
+        run_id = kept.run_id
+        query = select(runs.c.run_key).where(runs.c.run_id == run_id)
+        run_key = self._ask(lambda reader: reader.execute(query).scalar_one_or_none())
+        if run_key is None:
+            self._say_if_erased(run_id)
+            raise NoSuchRunError(f"{self.where} has no run {run_id}")
+        with self._transaction(run_id, f"run {run_id} has just been erased", durable=True):
+            self._insert_kept(run_key, kept)
+
+    def _insert_kept(self, run_key: int, kept: Kept) -> None:
+        statement = self._statements.insert_kept[TABLES[type(kept)]]
+        self._cursor.execute(statement, beside.inserted_values(run_key, kept))
+
+    def import_run(self, recording: Recording, attached: Attachments) -> None:
+        """Keep a copy of a run, each record as it is, with what is attached: all of it or nothing.
 
         Raises StoreError where the run is here already, or was erased here.
         """
@@ -189,11 +217,14 @@ class DatabaseStore(DatabaseReader):
                 self._insert(run_key, summary.started_at_ns, record)
                 sha256 = payload_of(record)
                 if sha256:
-                    self._cursor.execute(self._statements.insert_blob, (sha256, blobs.blob(sha256)))
+                    payload = attached.blob(sha256)
+                    self._cursor.execute(self._statements.insert_blob, (sha256, payload))
             if summary is None:
                 raise RecordingError(f"run {run_id} has no events")
             assert run_key is not None
             self._update_run(run_key, summary)
+            for kept in kept_beside(attached, run_id):
+                self._insert_kept(run_key, kept)
 
     def erase(
         self, run_id: str, *, reason: str = "", clock_ns: Callable[[], int] = time.time_ns
@@ -237,6 +268,9 @@ class _Statements:
         self.insert_blob = (
             f"INSERT INTO blobs (sha256, payload) VALUES ({marks(2)}) ON CONFLICT DO NOTHING"
         )
+        self.insert_kept = {
+            table: beside.insert_statement(table, mark) for table in TABLES.values()
+        }
 
 
 def _first_line(error: Any) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, delete, func, insert, select
+from sqlalchemy import Connection, Engine, delete, func, insert, select, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
@@ -14,7 +14,17 @@ from recorder.codec import decode_body
 from recorder.events import ToolReturned
 from store.errors import NoSuchRunError, StoreError
 from store.live.connections import is_in_memory
-from store.live.tables import SEQ_BITS, SEQ_MASK, blobs, events, runs, tokens, tombstones
+from store.live.tables import (
+    SEQ_BITS,
+    SEQ_MASK,
+    blobs,
+    events,
+    floors,
+    runs,
+    tokens,
+    tombstones,
+    verdicts,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +44,7 @@ class Erasure:
 
 
 def erase_run(engine: Engine, run_id: str, *, reason: str, now_ns: int) -> Erasure:
-    """Delete a run, its events and the payloads that no other run has; leave a tombstone.
+    """Delete a run, all that belongs to it and to no other run; leave a tombstone.
 
     All of it or nothing, in one transaction. Then the store's file is rewritten, so that the bytes
     are gone, too. Raises StoreError where the database refuses.
@@ -43,10 +53,8 @@ def erase_run(engine: Engine, run_id: str, *, reason: str, now_ns: int) -> Erasu
         with engine.connect() as connection:
             if engine.dialect.name == "sqlite":
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
-            row = connection.execute(select(runs).where(runs.c.run_id == run_id)).one_or_none()
-            if row is None:
-                raise NoSuchRunError(f"there is no run {run_id} any more")
-            counted = _bury(connection, row.run_key, run_id, reason=reason, now_ns=now_ns)
+            run_key = _locked_run(connection, run_id)
+            counted = _bury(connection, run_key, run_id, reason=reason, now_ns=now_ns)
             connection.commit()
     except DBAPIError as error:
         raise StoreError(f"cannot erase run {run_id}: {error.orig}; nothing was erased") from None
@@ -59,6 +67,23 @@ def erase_run(engine: Engine, run_id: str, *, reason: str, now_ns: int) -> Erasu
         backups=_backups_of(engine.url),
         left_behind=_rewrite(engine),
     )
+
+
+def _locked_run(connection: Connection, run_id: str) -> int:
+    """The key of the run, to which nobody adds anything until the transaction ends.
+
+    The triggers that refuse what does not belong to a run take the same lock. In SQLite there is
+    one writer anyway. Raises NoSuchRunError.
+    """
+    query = select(runs.c.run_key).where(runs.c.run_id == run_id)
+    run_key = connection.execute(query).scalar_one_or_none()
+    if run_key is not None and connection.dialect.name != "sqlite":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": run_key})
+        # Somebody else may have erased it while this one waited.
+        run_key = connection.execute(query).scalar_one_or_none()
+    if run_key is None:
+        raise NoSuchRunError(f"there is no run {run_id} any more")
+    return int(run_key)
 
 
 def _bury(
@@ -82,6 +107,8 @@ def _bury(
     )
     connection.execute(delete(tokens).where(in_tokens))
     connection.execute(delete(events).where(in_events))
+    for table in (verdicts, floors):
+        connection.execute(delete(table).where(table.c.run_key == run_key))
     connection.execute(delete(runs).where(runs.c.run_key == run_key))
     gone = 0
     for sha256 in payloads - _payloads(connection, events.c.event_key >= 0):

@@ -19,6 +19,8 @@ from recorder.envelope import NS_PER_US
 from recorder.projections import RunSummary
 from store.arrow import AT, EVENTS, TOKENS
 from store.errors import NoSuchRunError, StoreError
+from store.kept import K, KeptFloor, KeptVerdict
+from store.live import beside
 from store.live.connections import Backend, is_in_memory
 from store.live.packing import COLUMNS
 from store.live.tables import SEQ_BITS, SEQ_MASK, blobs, events, runs, tokens, tombstones
@@ -141,6 +143,31 @@ class DatabaseReader:
             return []
         answers = self._ask(lambda reader: reader.exec_driver_sql("PRAGMA quick_check").all())
         return [f"{self.where}: {answer}" for (answer,) in answers if answer != "ok"]
+
+    def verdicts(self, run_id: str) -> list[KeptVerdict]:
+        """See `store.source.Attachments`."""
+        return self._kept(KeptVerdict, run_id)
+
+    def floors(self, run_id: str) -> list[KeptFloor]:
+        """See `store.source.Attachments`."""
+        return self._kept(KeptFloor, run_id)
+
+    def _kept(self, kind: type[K], run_id: str) -> list[K]:
+        query = beside.rows_query(kind, run_id)
+        rows = self._ask(lambda reader: reader.execute(query).all())
+        return [beside.unpacked(kind, run_id, row, self.where) for row in rows]
+
+    def verdicts_table(self, selection: Selection) -> pa.Table:
+        """See `store.source.Source`."""
+        chosen, names = selection.run_ids, beside.FIGURES
+        if selection.columns is not None:
+            names = [name for name in names if name in selection.columns]
+        rows = self._ask(lambda reader: reader.execute(beside.figures_query(names)).all())
+        wanted = [row for row in rows if chosen is None or row.run_id in chosen]
+        try:
+            return beside.figures_table(names, wanted)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise StoreError(f"verdicts in {self.where} are damaged: {error}") from None
 
     def events_table(self, selection: Selection) -> pa.Table:
         """See `store.source.Source`."""

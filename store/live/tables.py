@@ -7,7 +7,8 @@ count from the start of the run, in microseconds.
 
 SQLite knows no number smaller than eight bytes, so it keeps the bits of float32 (`_f32`) and of
 half-precision numbers (`_f16`) as integers; in PostgreSQL they are `real`. The views spell them
-out. Migrations never import this file; a test holds the two equal.
+out. `verdicts` and `floors` are beside the stream: their columns are those of `store.kept.row_of`.
+Migrations never import this file; a test holds the two equal.
 """
 
 from sqlalchemy import (
@@ -15,6 +16,7 @@ from sqlalchemy import (
     REAL,
     BigInteger,
     Column,
+    Double,
     Integer,
     LargeBinary,
     MetaData,
@@ -103,12 +105,46 @@ tombstones = Table(
     sqlite_with_rowid=False,
 )
 
+verdicts = Table(
+    "verdicts",
+    metadata,
+    Column("run_key", Integer, primary_key=True, autoincrement=False),
+    Column("at_ns", BigInteger, primary_key=True, autoincrement=False),
+    Column("sha256", String(64), primary_key=True),
+    Column("replay", String(80), nullable=False),
+    Column("verdict", String(80), nullable=False),
+    Column("reason", Text),
+    Column("model", Text),
+    Column("floor_version", Text),
+    Column("turns", Integer),
+    Column("tokens", BigInteger),
+    Column("mismatches", BigInteger),
+    Column("near_ties", BigInteger),
+    Column("logprob_difference_max", Double),
+    Column("margin_max", Double),
+    Column("duration_ms", Double),
+    # Canonical JSON, compressed by zlib. Last: SQLite reads no further than it is asked to.
+    Column("report", LargeBinary, nullable=False),
+)
+
+floors = Table(
+    "floors",
+    metadata,
+    Column("run_key", Integer, primary_key=True, autoincrement=False),
+    Column("at_ns", BigInteger, primary_key=True, autoincrement=False),
+    Column("sha256", String(64), primary_key=True),
+    Column("version", String(80), nullable=False),
+    Column("floor", LargeBinary, nullable=False),
+)
+
 _REFUSED = {
     "events": ("update", "delete", "gap"),
     "tokens": ("update", "delete", "gap"),
     "blobs": ("update", "delete"),
     "runs": ("delete", "move"),
     "tombstones": ("update", "delete"),
+    "verdicts": ("update", "delete", "orphan"),
+    "floors": ("update", "delete", "orphan"),
 }
 TRIGGERS = frozenset(
     f"{table}_refuse_{what}" for table, refused in _REFUSED.items() for what in refused

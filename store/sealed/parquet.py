@@ -23,7 +23,8 @@ from recorder import Record
 from recorder.envelope import NS_PER_US
 from recorder.numbers import US_PER_MS
 from recorder.projections import RunSummary
-from store.arrow import AT, BLOBS, EVENTS, RUNS, TOKENS, of_file
+from store.arrow import AT, BLOBS, EVENTS, FLOORS, RUNS, TOKENS, VERDICTS, of_file
+from store.kept import Kept, row_of
 from store.sealed.locks import sync_folder
 
 SCHEMAS: dict[str, pa.Schema] = {
@@ -31,6 +32,8 @@ SCHEMAS: dict[str, pa.Schema] = {
     "events": EVENTS,
     "tokens": TOKENS,
     "blobs": BLOBS,
+    "verdicts": VERDICTS,
+    "floors": FLOORS,
 }
 ROW_GROUP_ROWS = 131_072
 METADATA_PREFIX = "tokentape."
@@ -49,8 +52,8 @@ _ENCODINGS = {
     "top_gap": "BYTE_STREAM_SPLIT",
     "candidate_logprobs.list.element": "BYTE_STREAM_SPLIT",
 }
-# A payload can be large, and a turn waits until it is sealed.
-_LEVELS = {"runs": 19, "events": 19, "tokens": 19, "blobs": 3}
+# A payload or a report can be large, and a turn waits until it is sealed.
+_LEVELS = {"runs": 19, "events": 19, "tokens": 19, "blobs": 3, "verdicts": 3, "floors": 3}
 # What readers skip row groups by; statistics of anything else only take room.
 _STATISTICS = ("seq", "turn", "sha256")
 
@@ -180,6 +183,14 @@ def runs_row(summary: RunSummary) -> pa.Table:
 
 def blobs_rows(payloads: Mapping[str, bytes]) -> pa.Table:
     return _table("blobs", {"sha256": list(payloads), "payload": list(payloads.values())})
+
+
+def kept_rows(table: str, kept: Iterable[Kept]) -> pa.Table:
+    """What is kept beside a run as rows of `verdicts` or of `floors`."""
+    rows = [row_of(each) for each in kept]
+    names = [name for name in of_file(SCHEMAS[table]).names if name != "at"]
+    columns = {name: [row[name] for row in rows] for name in names}
+    return _table(table, columns | {"at": _times([row["at_ns"] for row in rows])})
 
 
 def _table(name: str, columns: Mapping[str, Any]) -> pa.Table:

@@ -1,7 +1,8 @@
 """Where the files of sealed runs are, and what they are called.
 
-`<table>/schema=1/run_id=<id>/part-00000.parquet` for the tables runs, events, tokens and blobs. A
-run is sealed once it has its one file of `runs`, which lists the others: `store.sealed.parquet`.
+`<table>/schema=1/run_id=<id>/part-00000.parquet` for the tables runs, events, tokens and blobs, and
+for verdicts and floors, which are kept beside a run. A run is sealed once it has its one file of
+`runs`, which lists the others: `store.sealed.parquet`.
 """
 
 import re
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
     from store.sealed.run_file import SealedRun
 
 SCHEMA_VERSION = 1
+# Of what a run is made of; a part of each is a stretch of the run.
+RUN_TABLES = ("events", "tokens", "blobs")
 # Beside `runs`.
-TABLES = ("events", "tokens", "blobs")
+TABLES = (*RUN_TABLES, "verdicts", "floors")
 _SCHEMA_FOLDER = re.compile(r"schema=(\d+)")
 _RUN_FILE = re.compile(rf"runs/schema={SCHEMA_VERSION}/run_id=([^/]*)/part-00000\.parquet")
 

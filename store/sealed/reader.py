@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.fs
 import pyarrow.parquet as pq
@@ -19,8 +20,9 @@ from recorder.codec import TOKEN_KIND
 from recorder.envelope import NS_PER_US
 from recorder.numbers import US_PER_MS
 from recorder.projections import RunSummary
-from store.arrow import EVENTS, RUNS, TOKENS, of_file
+from store.arrow import EVENTS, RUNS, TOKENS, VERDICTS, of_file
 from store.errors import StoreError
+from store.kept import BODIES, TABLES, K, KeptFloor, KeptVerdict, kept_of, row_of
 from store.sealed.parquet import SCHEMAS, SealedFile, runs_row
 from store.sealed.places import Folder, Place, part_name
 from store.sealed.run_file import (
@@ -38,7 +40,7 @@ _PLACE = ("run_id", "seq", "at")
 CANDIDATES = ("candidate_ids", "candidate_logprobs")
 _BATCH_ROWS = 8192
 _FORMAT = ds.ParquetFileFormat(
-    dictionary_columns=["kind", "status", "model"],
+    dictionary_columns=["kind", "status", "model", "replay", "verdict"],
     default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True),
 )
 _LOCAL = pyarrow.fs.LocalFileSystem()
@@ -123,6 +125,36 @@ class ParquetStore:
             wanted = tuple(name for name in TOKENS.names if name not in CANDIDATES)
         columns = [name for name in TOKENS.names if name in (*_PLACE, *wanted)]
         return self._select("tokens", selection, columns)
+
+    def verdicts(self, run_id: str) -> list[KeptVerdict]:
+        """See `store.source.Attachments`."""
+        return _twice(lambda: self._kept(KeptVerdict, run_id))
+
+    def floors(self, run_id: str) -> list[KeptFloor]:
+        """See `store.source.Attachments`."""
+        return _twice(lambda: self._kept(KeptFloor, run_id))
+
+    def _kept(self, kind: type[K], run_id: str) -> list[K]:
+        if run_id not in self._place.run_files():
+            return []
+        table = TABLES[kind]
+        names = self._parts(self.sealed_run(run_id), table)
+        rows = self._scan(table, {run_id: names}, of_file(SCHEMAS[table]).names)
+        texts = rows.set_column(rows.column_names.index("at"), "at_ns", _in_ns(rows["at"]))
+        found = [kept_of(kind, run_id, row, self.where) for row in texts.to_pylist()]
+        return sorted(found, key=lambda each: (each.at_ns, row_of(each)["sha256"]))
+
+    def verdicts_table(self, selection: Selection) -> pa.Table:
+        """See `store.source.Source`."""
+        wanted = VERDICTS.names if selection.columns is None else selection.columns
+        columns = [name for name in VERDICTS.names if name in ("run_id", "at", *wanted)]
+        columns = [name for name in columns if name not in ("sha256", BODIES[KeptVerdict])]
+        chosen = Selection(run_ids=selection.run_ids)
+        found = self._select("verdicts", chosen, [*columns, "sha256"])
+        order = ("run_id", "at", "sha256")
+        keys = found.select(order).set_column(0, "run_id", found["run_id"].cast(pa.string()))
+        places = pc.sort_indices(keys, sort_keys=[(name, "ascending") for name in order])
+        return found.take(places).select(columns)
 
     def verify_files(self, run_id: str) -> list[str]:
         """See `Source`: every file is compared with its size and sum as they were written down.
@@ -321,4 +353,8 @@ def _token_records(batch: pa.RecordBatch) -> Iterator[Record]:
 
 
 def _at_ns(batch: pa.RecordBatch) -> list[int]:
-    return [each * NS_PER_US for each in batch["at"].cast(pa.int64()).to_pylist()]
+    return list(_in_ns(batch["at"]).to_pylist())
+
+
+def _in_ns(times: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    return pc.multiply(times.cast(pa.int64()), NS_PER_US)

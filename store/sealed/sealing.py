@@ -2,7 +2,8 @@
 
 Files are written aside, brought to the disk and renamed, that of `runs` last: whoever reads sees a
 run whole, as it was at its last seal, or not at all. A part that is listed there stays as it is for
-as long as the run goes on from it, so that nobody who reads it loses it.
+as long as the run goes on from it, so that nobody who reads it loses it. What is kept beside a run
+is added in parts of its own, whenever there is more of it.
 """
 
 import hashlib
@@ -20,6 +21,8 @@ from recorder.events import RunStarted
 from recorder.projections import SUMMARISED, summarise
 from recorder.seals import SEALED_KINDS
 from store.errors import NewerStoreError, StoreError
+from store.kept import TABLES as KEPT_TABLES
+from store.kept import Kept, row_of
 from store.payloads import payload_of
 from store.sealed.locks import locked
 from store.sealed.parquet import (
@@ -27,12 +30,13 @@ from store.sealed.parquet import (
     TableFile,
     blobs_rows,
     events_rows,
+    kept_rows,
     runs_row,
     tokens_rows,
 )
-from store.sealed.places import SCHEMA_VERSION, TABLES, newest_schema, part_name
+from store.sealed.places import RUN_TABLES, SCHEMA_VERSION, TABLES, newest_schema, part_name
 from store.sealed.run_file import UNREADABLE, SealedRun, fingerprints_of, read_sealed_run
-from store.source import BlobSource
+from store.source import Attachments, kept_beside
 
 _SUMMARISED_KINDS = frozenset(event.__name__ for event in SUMMARISED)
 # Small row groups: one payload is found without unpacking many.
@@ -40,13 +44,14 @@ _BLOBS_BYTES = 1024**2
 _FIRST = ("tokens", 0)
 
 
-def export_parquet(recording: Recording, blobs: BlobSource, folder: Path | str) -> list[Path]:
-    """Seal a run into a folder; return the files that were written.
+def export_parquet(recording: Recording, attached: Attachments, folder: Path | str) -> list[Path]:
+    """Seal a run into a folder with all that is `attached` to it; return the files written.
 
     Of a run that goes on, that is what has a seal. Called again, it adds a part with what was
-    sealed since. What the folder has under the run's id that is not the beginning of the run, or
-    is damaged, is replaced. Other runs in the folder stay. Raises StoreError where the folder
-    cannot be written, RecordingError for a damaged run and for one of which nothing is sealed yet.
+    sealed since, and with what was kept beside the run since. What the folder has under the run's
+    id that is not the beginning of the run, or is damaged, is replaced. Other runs in the folder
+    stay. Raises StoreError where the folder cannot be written, RecordingError for a damaged run and
+    for one of which nothing is sealed yet.
     """
     folder = Path(folder)
     with _writing(folder):
@@ -54,8 +59,7 @@ def export_parquet(recording: Recording, blobs: BlobSource, folder: Path | str) 
         if before is None or not _begins(recording, before, folder):
             before = SealedRun(run_id=recording.run_id)
         since = (each for each in recording.records() if each.seq >= before.events)
-        part = _Part(before, _payloads_in(folder, before))
-        return _write(part, since, blobs, folder)
+        return _write(_part_of(folder, before), since, attached, folder)
 
 
 class RunSealer:
@@ -64,8 +68,8 @@ class RunSealer:
     It remembers what it sealed: to look that up again would take longer with each turn.
     """
 
-    def __init__(self, recording: Recording, blobs: BlobSource, folder: Path) -> None:
-        self._recording, self._blobs, self._folder = recording, blobs, folder
+    def __init__(self, recording: Recording, attached: Attachments, folder: Path) -> None:
+        self._recording, self._attached, self._folder = recording, attached, folder
         self._last: _Part | None = None
 
     def seal(self, tail: Sequence[Record]) -> None:
@@ -74,14 +78,14 @@ class RunSealer:
         if last is not None:
             with _writing(self._folder):
                 if _sealed_before(self._folder, last.run.run_id) == last.run:
-                    part = _Part(last.run, last.payloads_there)
-                    _write(part, tail, self._blobs, self._folder)
+                    part = _Part(last.run, last.payloads_there, last.kept_there)
+                    _write(part, tail, self._attached, self._folder)
                     self._last = part
                     return
-        export_parquet(self._recording, self._blobs, self._folder)
+        export_parquet(self._recording, self._attached, self._folder)
         run = _sealed_before(self._folder, self._recording.run_id)
         if run is not None and run.events == tail[-1].seq + 1:
-            self._last = _Part(run, _payloads_in(self._folder, run))
+            self._last = _part_of(self._folder, run)
 
 
 @contextmanager
@@ -122,10 +126,17 @@ def _sealed_before(folder: Path, run_id: str) -> SealedRun | None:
         return None
 
 
-def _payloads_in(folder: Path, run: SealedRun) -> set[str]:
+def _part_of(folder: Path, run: SealedRun) -> "_Part":
+    """The one that comes behind what the folder has."""
+    kept_there = _sums_in(folder, run, *KEPT_TABLES.values())
+    return _Part(run, _sums_in(folder, run, "blobs"), kept_there)
+
+
+def _sums_in(folder: Path, run: SealedRun, *tables: str) -> set[str]:
     columns = (
         pq.read_table(folder / name, columns=["sha256"], partitioning=None)["sha256"]
-        for name in run.parts("blobs")
+        for table in tables
+        for name in run.parts(table)
     )
     return {sha256 for column in columns for sha256 in column.to_pylist()}
 
@@ -133,11 +144,16 @@ def _payloads_in(folder: Path, run: SealedRun) -> set[str]:
 class _Part:
     """What is known of a run up to the end of the part in the making."""
 
-    def __init__(self, run: SealedRun, payloads_there: set[str]) -> None:
-        self.run, self.payloads_there = run, payloads_there
+    def __init__(self, run: SealedRun, payloads_there: set[str], kept_there: set[str]) -> None:
+        self.run, self.payloads_there, self.kept_there = run, payloads_there, kept_there
         self.number = len(run.parts("events"))
         self.payloads: set[str] = set()
         self._began = run.events
+
+    def name(self, table: str) -> str:
+        """Of its file of a table. What is kept beside a run does not grow when the run does."""
+        number = self.number if table in RUN_TABLES else len(self.run.parts(table))
+        return part_name(table, self.run.run_id, number)
 
     @property
     def is_empty(self) -> bool:
@@ -165,21 +181,21 @@ class _Part:
             self.run = replace(self.run, fingerprints=fingerprints_of(envelope.event))
 
 
-def _write(part: _Part, records: Iterable[Record], blobs: BlobSource, folder: Path) -> list[Path]:
+def _write(
+    part: _Part, records: Iterable[Record], attached: Attachments, folder: Path
+) -> list[Path]:
     """Everything is on the disk before anything is put in place."""
     run_id = part.run.run_id
     with ExitStack() as made:
-        files = {
-            table: made.enter_context(TableFile(folder, part_name(table, run_id, part.number)))
-            for table in TABLES
-        }
+        files = {table: made.enter_context(TableFile(folder, part.name(table))) for table in TABLES}
         _add_rows(part, records, files)
-        if part.is_empty and part.number:
+        if part.run.summary is None or (part.is_empty and not part.number):
+            raise RecordingError(f"nothing of run {run_id} is sealed yet: no turn has finished")
+        _add_blobs(files["blobs"], sorted(part.payloads), attached)
+        kept_now = _add_kept(files, kept_beside(attached, run_id), part.kept_there)
+        if part.is_empty and not kept_now:
             _clear(folder, part.run, ())
             return []
-        if part.is_empty or part.run.summary is None:
-            raise RecordingError(f"nothing of run {run_id} is sealed yet: no turn has finished")
-        _add_blobs(files["blobs"], sorted(part.payloads), blobs)
         row = made.enter_context(TableFile(folder, part_name("runs", run_id)))
         row.add(runs_row(part.run.summary))
         # The tokens have a file in any case, so that their table is there to be read.
@@ -193,6 +209,7 @@ def _write(part: _Part, records: Iterable[Record], blobs: BlobSource, folder: Pa
         for each in (*due, row):
             each.put_in_place()
         part.payloads_there |= part.payloads
+        part.kept_there |= kept_now
     return [*(each.path for each in due), row.path]
 
 
@@ -233,10 +250,22 @@ def _stretches(records: Iterable[Record]) -> Iterator[list[Record]]:
             stretch = []
 
 
-def _add_blobs(file: TableFile, sums: Iterable[str], blobs: BlobSource) -> None:
+def _add_kept(files: Mapping[str, TableFile], kept: Iterable[Kept], there: set[str]) -> set[str]:
+    """A row group each, since one may be large; the sums of those that were not there yet."""
+    added = set()
+    for each in kept:
+        sha256 = row_of(each)["sha256"]
+        if sha256 not in there:
+            table = KEPT_TABLES[type(each)]
+            files[table].add(kept_rows(table, [each]))
+            added.add(sha256)
+    return added
+
+
+def _add_blobs(file: TableFile, sums: Iterable[str], attached: Attachments) -> None:
     payloads: dict[str, bytes] = {}
     for sha256 in sums:
-        payloads[sha256] = blobs.blob(sha256)
+        payloads[sha256] = attached.blob(sha256)
         if sum(map(len, payloads.values())) >= _BLOBS_BYTES:
             file.add(blobs_rows(payloads))
             payloads = {}

@@ -9,10 +9,10 @@ from recorder import Envelope, EventLog, Record, Recording
 from recorder.codec import encode
 from recorder.events import TurnFinished
 from store.sealed.sealing import RunSealer
-from store.source import BlobSource
+from store.source import Attachments
 
 
-class LiveStore(EventLog, BlobSource, Protocol):
+class LiveStore(EventLog, Attachments, Protocol):
     def recording(self, run_id: str) -> Recording:
         """The run with that id."""
 

@@ -26,16 +26,16 @@ from recorder import Recording
 from store.errors import NewerStoreError, StoreError
 from store.sealed.locks import sync_folder
 from store.sealed.parquet import SealedFile
-from store.sealed.places import SCHEMA_VERSION, folder_of_run, part_name, run_id_of
+from store.sealed.places import SCHEMA_VERSION, TABLES, folder_of_run, part_name, run_id_of
 from store.sealed.run_file import SealedRun, cannot_read, read_sealed_run
 from store.sealed.sealing import export_parquet
-from store.source import BlobSource
+from store.source import Attachments
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 _UNREADABLE = (zipfile.BadZipFile, OSError, EOFError, RuntimeError, ValueError, zlib.error)
 _MEMBER = re.compile(
-    rf"(?:runs|events|tokens|blobs)/schema={SCHEMA_VERSION}/run_id=[\w.~%-]*/part-\d+\.parquet"
+    rf"(?:{'|'.join(('runs', *TABLES))})/schema={SCHEMA_VERSION}/run_id=[\w.~%-]*/part-\d+\.parquet"
     rf"|{re.escape(MANIFEST)}",
     re.ASCII,
 )
@@ -52,8 +52,8 @@ def is_zip(path: Path) -> bool:
         return path.suffix == ".tape"
 
 
-def pack(recordings: Iterable[Recording], blobs: BlobSource, path: Path | str) -> Path:
-    """Write runs into a tape, written aside and renamed.
+def pack(recordings: Iterable[Recording], attached: Attachments, path: Path | str) -> Path:
+    """Write runs into a tape with all that is `attached` to them; written aside and renamed.
 
     A tape that is there already is replaced where no run of it would be lost. Raises StoreError
     where there is anything else, or where it cannot be written, RecordingError as `export_parquet`
@@ -72,7 +72,7 @@ def pack(recordings: Iterable[Recording], blobs: BlobSource, path: Path | str) -
             files = [
                 (each.relative_to(folder).as_posix(), each)
                 for run_id in sorted(by_id)
-                for each in export_parquet(by_id[run_id], blobs, folder)
+                for each in export_parquet(by_id[run_id], attached, folder)
             ]
             _write(aside, files)
             aside.replace(path)

@@ -71,6 +71,7 @@ PUBLIC = {
     "tokens_df",
     "tools_df",
     "turns_df",
+    "verdicts_df",
     "verify",
     "write_floor",
 }
