@@ -149,7 +149,8 @@ def _number(value: Any) -> float | None:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return None
     try:
-        return float(value)
+        # SQLite knows no minus zero.
+        return float(value) + 0.0
     except OverflowError:
         return None
 

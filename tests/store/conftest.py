@@ -21,7 +21,7 @@ from recorder.events import (
     TurnStarted,
 )
 from recorder.numbers import to_half
-from store import DatabaseStore
+from store import DatabaseStore, KeptVerdict
 from tests.made_events import run_started
 
 ODD_TEXT = 'NUL \x00, spelled \\u0000, behind a backslash \\\x00, "quoted", it\'s\n\u2028 ünï 🙂'
@@ -164,11 +164,42 @@ def odd_turns() -> Iterable[object]:
     yield token(2, 0)
 
 
+def odd_verdicts(run_id: str) -> Iterable[KeptVerdict]:
+    """One with a whole report, and two with reports that lack everything or have it all wrong."""
+    turn = {"tokens": 3, "mismatches": 1, "near_ties": 0, "margin_max": -0.0}
+    turns = (
+        turn | {"logprob_difference_max": 3.2782554626464844e-06, "margins": [None, 0.1]},
+        turn | {"logprob_difference_max": 5e-324, "margin_max": 0.12345678901234567},
+    )
+    whole = {
+        "reason": ODD_TEXT,
+        "model": ODD_TEXT,
+        "floor": {"version": ODD_TEXT},
+        "turns": turns,
+        "duration_ms": 1234.5678901234567,
+    }
+    wrong = {
+        "reason": 3,
+        "model": ["m"],
+        "floor": "f",
+        "turns": [turn | {"tokens": 2.5, "mismatches": True, "near_ties": 2**63}, None],
+        "duration_ms": 10**400,
+    }
+    for number, report in enumerate((whole, {}, wrong)):
+        yield KeptVerdict(
+            run_id=run_id,
+            at_ns=10**18 + number * 1_234_567_000,
+            replay="verify" if number else "regenerate",
+            verdict="drifted" if number else "near_tie",
+            report=report,
+        )
+
+
 @pytest.fixture
-def record_oddities() -> Callable[[DatabaseStore], list[str]]:
+def record_oddities() -> Callable[..., list[str]]:
     """Record two odd runs, one after the other and both unfinished, and two with no turn."""
 
-    def run(store: DatabaseStore) -> list[str]:
+    def run(store: DatabaseStore, *, with_verdicts: bool = True) -> list[str]:
         run_ids = []
         for number, name in enumerate((ODD_TEXT.replace("\x00", ""), "", "empty", "failed")):
             now_ns = iter(range(10**18 + number * 10**15, 10**19, 1_234_567_000))
@@ -176,6 +207,8 @@ def record_oddities() -> Callable[[DatabaseStore], list[str]]:
             recorder.record(odd_run(name, seed=None if number else -5))
             for event in odd_turns() if number < 2 else ():
                 recorder.record(event)  # type: ignore[arg-type]
+            for verdict in odd_verdicts(recorder.run_id) if with_verdicts and number < 2 else ():
+                store.keep_verdict(verdict)
             if name == "failed":
                 recorder.fail(ValueError(ODD_TEXT))
             run_ids.append(recorder.run_id)

@@ -9,7 +9,7 @@ import pytest
 import tokentape as tt
 from recorder.codec import encode
 from recorder.events import RunStarted, TokenSampled, ToolReturned
-from store import DatabaseStore, ParquetStore
+from store import DatabaseStore, KeptFloor, KeptVerdict, ParquetStore
 from store.source import Source
 
 AnyStore = DatabaseStore | ParquetStore
@@ -21,7 +21,39 @@ FRAMES = (
     tt.cache_df,
     tt.tools_df,
     tt.candidates_df,
+    tt.verdicts_df,
 )
+REPORT = {
+    "reason": "turn 1, token 2: 'naïve' \u2028 🦜",
+    "model": "tiny",
+    "turns": [{"tokens": 3, "margins": [0.1, None, 2.5e-05], "margin_max": 0.1}],
+    "floor": {"version": "float32-2026-11"},
+}
+
+
+def beside(run_id: str) -> tuple[list[KeptVerdict], list[KeptFloor]]:
+    """Verdicts and floors of a run, the oldest first."""
+    verdicts = [
+        KeptVerdict(
+            run_id=run_id,
+            at_ns=10**18 + number * 1_000_001_000,
+            replay=replay,
+            verdict="verified",
+            report=REPORT | {"duration_ms": number / 3},
+        )
+        for number, replay in enumerate(("regenerate", "verify", "verify"))
+    ]
+    floor = {"margin_eps": 1e-3, "noise": [6e-06, 1 / 3]}
+    return verdicts, [KeptFloor(run_id=run_id, at_ns=10**18, version="mine", floor=floor)]
+
+
+def keep_beside(store: DatabaseStore, run_id: str) -> None:
+    """Not in order, and not once only."""
+    verdicts, floors = beside(run_id)
+    for verdict in (*reversed(verdicts), *verdicts):
+        store.keep_verdict(verdict)
+    for floor in (*floors, *floors):
+        store.keep_floor(floor)
 
 
 class Spy:
@@ -72,6 +104,7 @@ def kept(
     assert isinstance(live, DatabaseStore)
     spy = Spy(live)
     run_id = record(lm, spy).run_id
+    keep_beside(live, run_id)
     store: AnyStore = live
     if request.param == "reopened":
         live.close()
@@ -135,6 +168,14 @@ def test_a_tools_payload_is_kept_under_its_sum(kept: Kept) -> None:
         store.blob("0" * 64)
 
 
+def test_verdicts_and_floors_are_beside_the_run_in_every_place(kept: Kept) -> None:
+    store, given, run_id = kept
+
+    assert (store.verdicts(run_id), store.floors(run_id)) == beside(run_id)
+    assert (store.verdicts("nothing"), store.floors(run_id[:-1])) == ([], [])
+    assert len(list(store.recording(run_id).events())) == len(given)
+
+
 @pytest.mark.parametrize("frame", FRAMES)
 def test_every_frame_has_the_same_rows_and_types(
     kept: Kept, frame: Callable[[Source], pd.DataFrame], store: DatabaseStore
@@ -142,6 +183,7 @@ def test_every_frame_has_the_same_rows_and_types(
     there, given, _ = kept
     for envelope in given:
         store.append(envelope, durable=False)
+    keep_beside(store, given[0].run_id)
 
     pd.testing.assert_frame_equal(frame(there), frame(store))
     assert len(frame(there)) > 0

@@ -18,7 +18,7 @@ from tests.store.conftest import ODD_TEXT, odd_run, token, turn_started
 
 Frame = Callable[..., pd.DataFrame]
 Record = Callable[[DatabaseStore], list[str]]
-BY_TURN = [name for name in FRAMES if name != "runs_df"]
+BY_TURN = [name for name in FRAMES if name not in ("runs_df", "verdicts_df")]
 BACKENDS = (None, "numpy_nullable", "pyarrow")
 
 
@@ -100,6 +100,27 @@ def test_a_tool_row_reads_like_the_call(recorded: tt.Recording, store: DatabaseS
     assert row.tensors == 1
     assert row.turn == 2
     assert store.blob(str(row.payload_sha256)) == store.blob(returned.payload_sha256)
+
+
+def test_a_verdict_row_adds_up_the_turns_of_its_report(
+    store: DatabaseStore, record_oddities: Record
+) -> None:
+    run_id, *_ = record_oddities(store)
+    whole, nothing, wrong = tt.verdicts_df(store, run_id).itertuples(index=False)
+
+    assert (whole.at, whole.replay, whole.verdict) == (
+        *(pd.Timestamp(10**18, tz="UTC"), "regenerate", "near_tie"),
+    )
+    assert whole[4:] == (
+        *(ODD_TEXT.replace("\x00", "\ufffd"),) * 3,
+        *(2, 6, 2, 0),
+        *(3.2782554626464844e-06, 0.12345678901234567, 1234.5678901234567),
+    )
+    assert all(pd.isna(each) for each in nothing[4:])
+    assert wrong.turns == 2
+    assert wrong.margin_max == 0.0
+    missing = ("reason", "model", "floor_version", "tokens", "mismatches", "near_ties")
+    assert all(pd.isna(getattr(wrong, name)) for name in (*missing, "duration_ms"))
 
 
 def test_candidates_are_ranked_and_the_greedy_choice_is_the_first(

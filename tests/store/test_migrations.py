@@ -17,8 +17,10 @@ import tokentape as tt
 from recorder.codec import decode_body
 from recorder.events import TokenSampled
 from recorder.numbers import to_half
+from store import KeptVerdict, database_url, upgrade_store
 from store.live.schema import alembic_config, head, triggers_of
 from store.live.tables import TRIGGERS, metadata
+from tests.store.made_runs import make_run
 
 SCHEMAS = Path(__file__).parent / "schemas"
 RELEASED = sorted(path.stem for path in SCHEMAS.glob("*.sql"))
@@ -223,8 +225,6 @@ def test_a_postgresql_store_is_upgraded_only_by_those_who_have_a_backup(postgres
     with pytest.raises(tt.StoreError, match="make a backup with pg_dump"):
         tt.open_store(postgres_url, upgrade=True)
 
-    from store import database_url, upgrade_store
-
     done = upgrade_store(database_url(postgres_url), backup=False)
     assert (done.before, done.after, done.backup) == ("0001", head(), None)
     with tt.open_store(postgres_url) as store:
@@ -238,6 +238,27 @@ def test_a_blank_database_is_made_by_one_of_many_who_find_it(postgres_url: str) 
     engine = create_engine(postgres_url)
     with engine.connect() as connection:
         assert connection.execute(text("SELECT count(*) FROM alembic_version")).scalar() == 1
+    engine.dispose()
+
+
+def test_a_store_from_before_verdicts_is_upgraded_and_takes_some(blank_url: str) -> None:
+    with tt.open_store(blank_url) as store:
+        run_id = make_run(store, turns=2)
+        records = list(store.recording(run_id).records())
+    engine = create_engine(blank_url)
+    with engine.begin() as connection:
+        command.downgrade(alembic_config(connection), "0003")
+    upgrade_store(database_url(blank_url), backup=False)
+    verdict = KeptVerdict(run_id=run_id, at_ns=0, replay="verify", verdict="exact", report={})
+    with tt.open_store(blank_url) as store:
+        assert list(store.recording(run_id).records()) == records
+        assert store.verdicts(run_id) == store.floors(run_id) == []
+        store.keep_verdict(verdict)
+        assert store.verdicts(run_id) == [verdict]
+    with engine.connect() as connection:
+        assert triggers_of(connection) >= TRIGGERS
+        with pytest.raises(NotImplementedError, match="verdicts would be lost"):
+            command.downgrade(alembic_config(connection), "0003")
     engine.dispose()
 
 

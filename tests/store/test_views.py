@@ -17,7 +17,15 @@ from store import DatabaseStore
 from store.frames import frames
 from store.frames.columns import FRAMES
 from store.live.schema import alembic_config
-from tests.store.conftest import ODD_TEXT, float32, odd_run, token, tool_returned, turn_started
+from tests.store.conftest import (
+    ODD_TEXT,
+    float32,
+    odd_run,
+    odd_verdicts,
+    token,
+    tool_returned,
+    turn_started,
+)
 
 ORDER = {
     "runs_df": "started_at",
@@ -27,9 +35,10 @@ ORDER = {
     "candidates_df": "run_id, seq, rank",
     "cache_df": "run_id, turn",
     "tools_df": "run_id, returned_at",
+    "verdicts_df": "run_id, at",
 }
-EXACT = ("tokens_df", "candidates_df")
-Record = Callable[[DatabaseStore], list[str]]
+EXACT = ("tokens_df", "candidates_df", "verdicts_df")
+Record = Callable[..., list[str]]
 
 
 def query(store: DatabaseStore, sql: str, **values: Any) -> list[Any]:
@@ -177,14 +186,16 @@ def test_rows_of_one_run_are_found_by_the_key_of_the_table(
         lines = connection.execute(text(f"{explain} SELECT * FROM {name} WHERE run_id = 'x'"))
         plan = "\n".join(str(row) for row in lines)
 
-    assert re.search(r"USING INTEGER PRIMARY KEY \(rowid>|(tokens|events)_pkey", plan), plan
-    assert not re.search(r"SCAN (tokens|events)\b|Seq Scan on (tokens|events)", plan), plan
+    by_key = r"PRIMARY KEY \(rowid>|autoindex_verdicts_1 \(run_key=|(tokens|events|verdicts)_pkey"
+    assert re.search(f"USING (INTEGER |INDEX sqlite_)({by_key})" if sqlite else by_key, plan), plan
+    whole = "(SCAN|Seq Scan on) (tokens|events|verdicts)"
+    assert not re.search(rf"{whole}\b", plan), plan
 
 
 def test_views_are_taken_away_and_made_again(
     live_store: DatabaseStore, record_oddities: Record
 ) -> None:
-    record_oddities(live_store)
+    run_id, *_ = record_oddities(live_store, with_verdicts=False)
     with live_store._engine.connect() as connection:
         command.downgrade(alembic_config(connection), "0002")
         connection.commit()
@@ -193,6 +204,8 @@ def test_views_are_taken_away_and_made_again(
         connection.commit()
         assert set(inspect(connection).get_view_names()) == set(FRAMES)
 
+    for verdict in odd_verdicts(run_id):
+        live_store.keep_verdict(verdict)
     assert all(assert_view_is_frame(live_store, name) for name in FRAMES)
 
 
