@@ -17,6 +17,7 @@ from recorder.events import CacheCleared
 from store import DatabaseStore
 from store.live.schema import alembic_config
 from tests.store.crash import ROOT, Process, Processes, digest, processes, record_script, started
+from tests.store.made_runs import begin, say
 
 NAMES = [f"run {index}" for index in range(8)]
 
@@ -211,6 +212,62 @@ def test_who_records_a_run_that_was_erased_cannot_write_into_the_next(where: str
 
         assert left.name == "next"
         assert tt.check(store, left.run_id).holds
+
+
+# Keeps ten verdicts of its own beside a run, and one that all the others keep, too.
+JUDGE = """
+import sys
+from store import KeptVerdict, open_store
+
+where, run_id, me = sys.argv[1:]
+with open_store(where) as store:
+    print("ready", flush=True)
+    sys.stdin.readline()
+    for number in range(11):
+        store.keep_verdict(KeptVerdict(
+            run_id=run_id, at_ns=number * 1000, replay="verify", verdict="verified",
+            report={"by": me if number else "all", "turns": [{"tokens": number}] * 1000},
+        ))
+"""
+
+
+def test_verdicts_are_kept_by_several_while_the_run_is_recorded_and_sealed(
+    where: str, tmp_path: Path
+) -> None:
+    with live(where) as store:
+        recorder = begin(tt.SealingLog(store, tmp_path / "sealed"))
+        arguments = [where, recorder.run_id]
+        judges = [
+            subprocess.Popen(
+                [sys.executable, "-c", JUDGE, *arguments, str(me)],
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for me in range(2)
+        ]
+        for judge in judges:
+            assert judge.stdout is not None
+            assert judge.stdout.readline() == "ready\n"
+        for judge in judges:
+            assert judge.stdin is not None
+            judge.stdin.write("go\n")
+            judge.stdin.flush()
+        turn = 0
+        while turn < 5 or any(judge.poll() is None for judge in judges):
+            turn += 1
+            say(recorder, turn, tokens=3)
+        recorder.finish()
+        for judge in judges:
+            judge.communicate()
+        tt.export_parquet(store.recording(recorder.run_id), store, tmp_path / "sealed")
+        with tt.open_store(tmp_path / "sealed") as sealed:
+            assert [judge.returncode for judge in judges] == [0] * 2
+            assert len(store.verdicts(recorder.run_id)) == 21
+            assert sealed.verdicts(recorder.run_id) == store.verdicts(recorder.run_id)
+            assert tt.check(store, recorder.run_id).sealed_turns == turn
+            assert tt.check(sealed, recorder.run_id) == tt.check(store, recorder.run_id)
 
 
 def make_store_0001(path: Path, runs: int, tokens: int) -> None:
