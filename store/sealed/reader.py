@@ -135,7 +135,7 @@ class ParquetStore:
         return _twice(lambda: self._kept(KeptFloor, run_id))
 
     def _kept(self, kind: type[K], run_id: str) -> list[K]:
-        if run_id not in self._place.run_files():
+        if part_name("runs", run_id) not in self._place.files_of(run_id):
             return []
         table = TABLES[kind]
         names = self._parts(self.sealed_run(run_id), table)

@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+from typing import Any
 
 import tokentape as tt
 from recorder.events import (
@@ -12,6 +13,7 @@ from recorder.events import (
     TurnFinished,
     TurnStarted,
 )
+from store import KeptFloor, KeptVerdict
 from tests.made_events import run_started
 
 STARTED = run_started(name="by\nhand é", generation_config={"top_p": 0.9})
@@ -112,3 +114,16 @@ def make_run(
             payload = b"payload %d" % turn if turn % 2 == 0 else b""
             say(recorder, turn, tokens=tokens, payload=payload)
     return recorder.run_id
+
+
+def verdict_of(run_id: str, at_ns: int = 10**18, **changes: Any) -> KeptVerdict:
+    plain: dict[str, Any] = {
+        "replay": "verify",
+        "verdict": "verified",
+        "report": {"reason": "all is well", "turns": []},
+    }
+    return KeptVerdict(run_id=run_id, at_ns=at_ns, **plain | changes)
+
+
+def floor_of(run_id: str, at_ns: int = 10**18) -> KeptFloor:
+    return KeptFloor(run_id=run_id, at_ns=at_ns, version="mine", floor={"margin_eps": 0.001})
