@@ -1,7 +1,8 @@
 """Commands that replay a run: from its events alone, or with the model."""
 
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +11,7 @@ import typer
 
 import tokentape as tt
 from recorder.events import RunStarted
-from store import DEFAULT_URL
+from store import DEFAULT_URL, DatabaseStore, KeptFloor, KeptVerdict, ParquetStore
 from tokentape import output
 from tokentape.commands.options import (
     JsonOption,
@@ -24,7 +25,7 @@ from tokentape.commands.options import (
 from tokentape.commands.reports import HtmlOption, JUnitOption, report_files
 
 if TYPE_CHECKING:
-    from replay import Floor
+    from replay import Floor, Report
     from replay.verdict import FieldDifference
 
 ModelOption = Annotated[
@@ -35,7 +36,16 @@ ModelOption = Annotated[
 ]
 FloorOption = Annotated[
     Path | None,
-    typer.Option(help="The noise floor in a file of `tokentape calibrate`; else the built-in one."),
+    typer.Option(
+        help="The noise floor in a file of `tokentape calibrate`; else the one that is kept with "
+        "the run, else the built-in one."
+    ),
+]
+KeepOption = Annotated[
+    bool,
+    typer.Option(
+        "--keep/--no-keep", help="Keep the verdict beside the recording, in a live store."
+    ),
 ]
 IgnoreOption = Annotated[
     list[str] | None,
@@ -80,11 +90,13 @@ def verify(
     ] = False,
     junit: JUnitOption = None,
     html: HtmlOption = None,
+    keep: KeepOption = True,
     as_json: JsonOption = False,
 ) -> None:
     """Check every recorded token with one forward of the model."""
-    recording = find_recording(open_stored(store), run)
-    known_floor = _read_floor(floor)
+    opened = open_stored(store)
+    recording = find_recording(opened, run)
+    known_floor = known_floor_of(recording, opened, floor)
     files = ctx.with_resource(report_files(junit, html))
     lm = _load(model, recording.started())
     with output.progress("verify") as bar:
@@ -99,6 +111,7 @@ def verify(
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     files.publish(report, as_json=as_json, allow_drift=allow_drift)
+    _keep_verdict(report, opened, keep)
     drift_allowed = allow_drift and report.verdict is tt.Verdict.DRIFTED
     raise typer.Exit(0 if report.passes or drift_allowed else 1)
 
@@ -113,11 +126,13 @@ def regenerate(
     ignore: IgnoreOption = None,
     junit: JUnitOption = None,
     html: HtmlOption = None,
+    keep: KeepOption = True,
     as_json: JsonOption = False,
 ) -> None:
     """Say it all again with Hugging Face `generate` and compare token by token."""
-    recording = find_recording(open_stored(store), run)
-    known_floor = _read_floor(floor)
+    opened = open_stored(store)
+    recording = find_recording(opened, run)
+    known_floor = known_floor_of(recording, opened, floor)
     files = ctx.with_resource(report_files(junit, html))
     lm = _load(model, recording.started())
     with output.progress("regenerate") as bar:
@@ -133,6 +148,7 @@ def regenerate(
             progress=lambda verdict, ms: bar.advance(task),
         )
     files.publish(report, as_json=as_json)
+    _keep_verdict(report, opened, keep)
     raise typer.Exit(0 if report.passes else 1)
 
 
@@ -146,7 +162,8 @@ def calibrate(
     as_json: JsonOption = False,
 ) -> None:
     """Measure the noise floor of this machine and model over the tokens of a run."""
-    recording = find_recording(open_stored(store), run)
+    opened = open_stored(store)
+    recording = find_recording(opened, run)
     lm = _load(model, recording.started())
     with output.progress("calibrate", "{task.fields[way]}") as bar:
         task = bar.add_task("", total=None, way="")
@@ -159,14 +176,52 @@ def calibrate(
         )
     if to is not None:
         tt.write_floor(floor, to)
+    if isinstance(opened, DatabaseStore):
+        kept = KeptFloor(
+            run_id=recording.run_id,
+            at_ns=time.time_ns(),
+            version=floor.version,
+            floor=asdict(floor),
+        )
+        _try_to_keep("floor", lambda: opened.keep_floor(kept))
     if as_json:
         output.print_json(asdict(floor))
         return
     sys.stdout.write(output.floor_text(floor, to))
 
 
-def _read_floor(path: Path | None) -> "Floor | None":
-    return None if path is None else tt.read_floor(path)
+def known_floor_of(
+    recording: tt.Recording, opened: DatabaseStore | ParquetStore, path: Path | None
+) -> "Floor | None":
+    """The floor in a file, or else the newest that is kept beside the run."""
+    if path is not None:
+        return tt.read_floor(path)
+    kept = opened.floors(recording.run_id)
+    if not kept:
+        return None
+    from replay.floor import floor_from
+
+    return floor_from(kept[-1].floor, f"{opened.where}, run {recording.run_id}")
+
+
+def _keep_verdict(report: "Report", opened: DatabaseStore | ParquetStore, keep: bool) -> None:
+    if keep and isinstance(opened, DatabaseStore):
+        kept = KeptVerdict(
+            run_id=report.run_id,
+            at_ns=time.time_ns(),
+            replay=report.replay,
+            verdict=report.verdict,
+            report=report.to_dict(),
+        )
+        _try_to_keep("verdict", lambda: opened.keep_verdict(kept))
+
+
+def _try_to_keep(what: str, keep: Callable[[], None]) -> None:
+    """A store that may only be read has been replayed all the same."""
+    try:
+        keep()
+    except tt.StoreError as error:
+        sys.stderr.write(f"tokentape: the {what} is not kept: {error}\n")
 
 
 def _say_differing(differences: "Sequence[FieldDifference]") -> None:
