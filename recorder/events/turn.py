@@ -86,19 +86,18 @@ class TokenSampled:
             duration_ms=self.duration_ms,
         )
         require_token_ids(candidate_ids=self.candidate_ids)
-        require(
-            are_float32((self.logprob, self.logprob_processed)),
-            f"log-probabilities are float32 values: {self.logprob}, {self.logprob_processed}",
-        )
+        # Not `require`: spelling the numbers of each token takes longer than checking them.
+        if not are_float32((self.logprob, self.logprob_processed)):
+            raise ValueError(
+                f"log-probabilities are float32 values: {self.logprob}, {self.logprob_processed}"
+            )
         require(
             are_halves((self.entropy, self.top_gap, *self.candidate_logprobs)),
             "entropy, top_gap and candidate_logprobs have half precision: round them with "
             "recorder.numbers.to_half",
         )
-        require(
-            self.duration_ms == to_microseconds(self.duration_ms),
-            f"duration_ms has three decimals at most: {self.duration_ms}",
-        )
+        if self.duration_ms != to_microseconds(self.duration_ms):
+            raise ValueError(f"duration_ms has three decimals at most: {self.duration_ms}")
         require(
             are_int32((self.turn, self.step, self.position, self.token_id, *self.candidate_ids)),
             "turn, step, position and token ids are 32-bit integers",
