@@ -1,15 +1,18 @@
-"""Makes it happen again and compares: rebuild, verify, regenerate, calibrate."""
+"""Makes it happen again and compares: rebuild, verify, regenerate, calibrate, diff.
 
-from replay.calibrate import calibrate
+Here is what needs events alone. What needs torch, which takes seconds to import, is taken from its
+file: `replay.verify`, `replay.regenerate`, `replay.calibrate`, `replay.floor`.
+"""
+
+from replay.diff import diff
+from replay.differences import Diff
 from replay.errors import NothingToReplayError, ReplayError
-from replay.floor import read_floor, write_floor
 from replay.rebuild import Rebuilt, rebuild
-from replay.regenerate import regenerate
 from replay.verdict import Cause, Divergence, Floor, Report, TurnVerdict, Verdict
-from replay.verify import verify
 
 __all__ = (
     "Cause",
+    "Diff",
     "Divergence",
     "Floor",
     "NothingToReplayError",
@@ -18,10 +21,6 @@ __all__ = (
     "Report",
     "TurnVerdict",
     "Verdict",
-    "calibrate",
-    "read_floor",
+    "diff",
     "rebuild",
-    "regenerate",
-    "verify",
-    "write_floor",
 )

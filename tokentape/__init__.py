@@ -26,6 +26,20 @@ from recorder import (  # noqa: E402 - only after the check above
     Redactor,
     TokentapeError,
 )
+from replay import (  # noqa: E402
+    Cause,
+    Diff,
+    Divergence,
+    Floor,
+    NothingToReplayError,
+    Rebuilt,
+    ReplayError,
+    Report,
+    TurnVerdict,
+    Verdict,
+    diff,
+    rebuild,
+)
 from store import (  # noqa: E402
     Erasure,
     Imported,
@@ -73,23 +87,10 @@ if TYPE_CHECKING:
         default_tools,
         load_model,
     )
-    from replay import (
-        Cause,
-        Divergence,
-        Floor,
-        NothingToReplayError,
-        Rebuilt,
-        ReplayError,
-        Report,
-        TurnVerdict,
-        Verdict,
-        calibrate,
-        read_floor,
-        rebuild,
-        regenerate,
-        verify,
-        write_floor,
-    )
+    from replay.calibrate import calibrate
+    from replay.floor import read_floor, write_floor
+    from replay.regenerate import regenerate
+    from replay.verify import verify
 
 __version__ = "0.1.0"
 
@@ -97,6 +98,7 @@ __all__ = (
     "CachePolicy",
     "CachedPrefix",
     "Cause",
+    "Diff",
     "Divergence",
     "Envelope",
     "Erasure",
@@ -141,6 +143,7 @@ __all__ = (
     "check",
     "decode",
     "default_tools",
+    "diff",
     "events_df",
     "export_csv",
     "export_jsonl",
@@ -161,17 +164,23 @@ __all__ = (
     "write_floor",
 )
 
-# These need torch and transformers, which take seconds to import: who lists runs needs neither.
-_HEAVY = ("generation", "replay")
+# The rest needs torch and transformers, which take seconds to import: who lists runs needs neither.
+# What is not listed here is in `generation`.
+_HEAVY = {
+    "calibrate": "replay.calibrate",
+    "read_floor": "replay.floor",
+    "regenerate": "replay.regenerate",
+    "verify": "replay.verify",
+    "write_floor": "replay.floor",
+}
 
 
 def __getattr__(name: str) -> Any:
-    for package in _HEAVY if name in __all__ else ():
-        module = importlib.import_module(package)
-        if name in module.__all__:
-            globals()[name] = getattr(module, name)
-            return globals()[name]
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(_HEAVY.get(name, "generation"))
+    globals()[name] = getattr(module, name)
+    return globals()[name]
 
 
 def __dir__() -> list[str]:

@@ -12,7 +12,7 @@ from typing import NoReturn
 import typer
 
 import tokentape as tt
-from tokentape.commands import copies, database, demo, replays, runs
+from tokentape.commands import comparisons, copies, database, demo, replays, runs
 
 app = typer.Typer(
     name="tokentape",
@@ -32,6 +32,7 @@ app.command()(replays.rebuild)
 app.command()(replays.verify)
 app.command()(replays.regenerate)
 app.command()(replays.calibrate)
+app.command()(comparisons.diff)
 app.command()(copies.pack)
 app.command()(copies.export)
 app.command("import")(copies.import_)

@@ -1,0 +1,100 @@
+"""The command that compares two runs."""
+
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import tokentape as tt
+from store import DEFAULT_URL, DatabaseStore, ParquetStore
+from tokentape import output
+from tokentape.commands.options import JsonOption, StoreOption, open_stored
+
+
+def diff(
+    run_a: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="A",
+            help="A run id or its unambiguous beginning; or a database, folder or tape that holds "
+            "one run, or PATH#RUN of one that holds more. The two newest runs if both are left "
+            "out.",
+        ),
+    ] = None,
+    run_b: Annotated[str | None, typer.Argument(metavar="B", help="Like A.")] = None,
+    store: StoreOption = DEFAULT_URL,
+    other_store: Annotated[
+        str | None, typer.Option(help="Where B is, if it is not in the store of A.")
+    ] = None,
+    turn: Annotated[
+        list[int] | None, typer.Option("--turn", help="Show this turn in full; may be repeated.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare two runs: where they part, and what else differs; exit 1 where they do."""
+    from replay.diff_report import headline, render
+
+    with ExitStack() as opened, output.working("comparing"):
+        recordings = _find_both(run_a, run_b, store, other_store or store, opened)
+        found = tt.diff(*recordings)
+    missing = sorted(set(turn or ()) - {each.turn for each in found.turns})
+    if missing:
+        raise tt.NothingToReplayError(f"neither run has a turn {missing[0]}")
+    if as_json:
+        output.print_json({"headline": headline(found)} | found.to_dict())
+    else:
+        sys.stdout.write(render(found, turn or ()) + "\n")
+    raise typer.Exit(0 if found.same else 1)
+
+
+def _find_both(
+    run_a: str | None, run_b: str | None, store: str, other_store: str, opened: ExitStack
+) -> tuple[tt.Recording, tt.Recording]:
+    if run_a is not None and run_b is not None:
+        return _find(run_a, store, opened), _find(run_b, other_store, opened)
+    if run_a is not None:
+        raise tt.StoreError("say which two runs to compare, or none for the two newest")
+    if store != other_store:
+        return _newest(store, opened, 1)[0], _newest(other_store, opened, 1)[0]
+    older, newer = _newest(store, opened, 2)
+    return older, newer
+
+
+def _find(named: str, store: str, opened: ExitStack) -> tt.Recording:
+    """The run that is meant by an id in a store, by PATH#RUN, or by a path alone."""
+    path, mark, run = named.rpartition("#")
+    if mark:
+        return _open(path, opened).recording(run)
+    if "://" not in named and not _is_path(named):
+        return _open(store, opened).recording(named)
+    source = _open(named, opened)
+    summaries = source.summaries()
+    if not summaries:
+        raise tt.NothingToReplayError(f"{named} holds no run")
+    if len(summaries) > 1:
+        raise tt.StoreError(f"{named} holds {len(summaries)} runs: say which with {named}#RUN")
+    return source.recording(summaries[0].run_id)
+
+
+def _is_path(named: str) -> bool:
+    """What is there, or is written as paths are: no run id has a separator or a suffix."""
+    path = Path(named)
+    return path.exists() or len(path.parts) > 1 or bool(path.suffix)
+
+
+def _newest(store: str, opened: ExitStack, count: int) -> list[tt.Recording]:
+    source = _open(store, opened)
+    summaries = source.summaries()
+    if len(summaries) < count:
+        raise tt.NothingToReplayError(
+            f"there is nothing to compare: {source.where} holds {len(summaries)} runs"
+        )
+    return [source.recording(each.run_id) for each in summaries[-count:]]
+
+
+def _open(store: str, opened: ExitStack) -> DatabaseStore | ParquetStore:
+    source = open_stored(store)
+    opened.callback(source.close)
+    return source
