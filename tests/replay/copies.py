@@ -1,0 +1,44 @@
+"""Copies of a database in which a test may change anything."""
+
+import itertools
+import json
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Change = Callable[[dict[str, Any]], None]
+_NUMBERS = itertools.count()
+
+
+def altered_copy(database: Path, change: Callable[[sqlite3.Connection], None]) -> Path:
+    """A copy beside it, without the triggers that refuse changes, and with the change done."""
+    copy = database.with_name(f"copy-{next(_NUMBERS)}.db")
+    shutil.copy(database, copy)
+    connection = sqlite3.connect(copy)
+    with connection:
+        names = connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'")
+        for (trigger,) in names.fetchall():
+            connection.execute(f"DROP TRIGGER {trigger}")
+        change(connection)
+    connection.close()
+    return copy
+
+
+def change_bodies(
+    connection: sqlite3.Connection,
+    kind: str,
+    change: Change,
+    which: Callable[[dict[str, Any]], bool] = lambda body: True,
+) -> None:
+    """Rewrite the bodies of some events of a kind; at least one must be there."""
+    query = "SELECT event_key, body FROM events WHERE kind = ?"
+    bodies = [(key, json.loads(body)) for key, body in connection.execute(query, (kind,))]
+    chosen = [(key, body) for key, body in bodies if which(body)]
+    assert chosen, f"no such {kind}"
+    for key, body in chosen:
+        change(body)
+        connection.execute(
+            "UPDATE events SET body = ? WHERE event_key = ?", (json.dumps(body), key)
+        )
