@@ -6,7 +6,7 @@ from itertools import zip_longest
 from typing import Any
 
 from recorder import Recording
-from recorder.events import CacheEvicted, RunFailed, RunFinished
+from recorder.events import CacheEvicted, RunFailed, RunFinished, ids_sha256
 from replay.differences import (
     ComparedRun,
     Diff,
@@ -133,6 +133,8 @@ def _cache(outlined: TurnOutline, *, withheld: bool) -> dict[str, Any]:
     found: dict[str, Any] = {
         "system_prompts": [
             {"source": each.source, "disk_reason": each.disk_reason, "chunks": each.chunks}
+            # It follows from the ids, where nobody has changed the one and not the other.
+            | ({} if ids_sha256(each.ids) == each.sha256 else {"altered_sha256": each.sha256})
             for each in outlined.system
         ],
         "freed": [

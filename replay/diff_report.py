@@ -268,7 +268,7 @@ def _json(value: Any) -> str:
 def _words(text: TextParting | None) -> str:
     """The first word of each side, as far as they tell them apart."""
     if text is None:
-        return "under another role or call"
+        return "the same text under another role, for another call or in other tokens"
     words = (_FIRST_WORD.match(side) for side in (text.a, text.b))
     return " / ".join(repr(word[0]) if word and word[0] else "(end)" for word in words)
 

@@ -54,7 +54,10 @@ class TextParting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessageDifference:
-    """The first of a turn's new messages that is not the same; a side is None where it has none."""
+    """The first of a turn's new messages that is not the same; a side is None where it has none.
+
+    `text` is None where only the role, the call that it answers or its ids differ.
+    """
 
     places: Sides[Place | None]
     text: TextParting | None

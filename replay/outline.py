@@ -36,8 +36,12 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class PlacedMessage:
+    """A message, and what the template made of it; empty where it wrote the history anew."""
+
     place: Place
     content: str
+    text: str
+    ids: tuple[int, ...]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -145,10 +149,10 @@ class _Stream:
     def take(self, event: object, outlined: TurnOutline) -> None:
         if isinstance(event, SystemPromptCached):
             outlined.system.append(event)
-            place = self._add_message(outlined, "system", event.content)
+            place = self._add_message(outlined, event, "system")
             self._spans = [Span(len(event.ids), place)]
         elif isinstance(event, MessageAdded):
-            place = self._add_message(outlined, event.role, event.content, event.tool_call_id)
+            place = self._add_message(outlined, event, event.role, event.tool_call_id)
             self._spans.append(Span(len(event.ids), place))
         elif isinstance(event, HistoryPruned):
             for start, end in reversed(event.removed_tokens):
@@ -163,10 +167,14 @@ class _Stream:
             self._spans.append(Span(event.generated_tokens, place))
 
     def _add_message(
-        self, outlined: TurnOutline, role: str, content: str, call_id: str | None = None
+        self,
+        outlined: TurnOutline,
+        event: SystemPromptCached | MessageAdded,
+        role: str,
+        call_id: str | None = None,
     ) -> Place:
         place = self._next_place(role, outlined.number, call_id)
-        outlined.messages.append(PlacedMessage(place, content))
+        outlined.messages.append(PlacedMessage(place, event.content, event.text, event.ids))
         return place
 
     def _next_place(self, role: str, turn: int, call_id: str | None = None) -> Place:

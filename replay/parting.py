@@ -71,7 +71,7 @@ def compare_prompts(
     ids_a, ids_b = _prompt_ids(a), _prompt_ids(b)
     index = None if withheld else first_unequal(ids_a, ids_b)
     text = part_texts(_prompt_text(a), _prompt_text(b))
-    message = _compare_messages(a.messages, b.messages)
+    message = _compare_messages(a.messages, b.messages, withheld=withheld)
     fields = unequal_fields("", _history(a.turn), _history(b.turn))
     tokens = Sides(len(ids_a), len(ids_b))
     differs = index is not None or text or message or fields
@@ -135,18 +135,24 @@ def _place_at(spans: Sequence[Span], index: int | None) -> Place | None:
 
 
 def _compare_messages(
-    a: Sequence[PlacedMessage], b: Sequence[PlacedMessage]
+    a: Sequence[PlacedMessage], b: Sequence[PlacedMessage], *, withheld: bool
 ) -> MessageDifference | None:
     for one, other in zip_longest(a, b):
-        if one is None or other is None or _said(one) != _said(other):
-            places = Sides(one.place if one else None, other.place if other else None)
-            texts = (one.content if one else "", other.content if other else "")
-            return MessageDifference(places=places, text=part_texts(*texts))
+        if one is None or other is None:
+            text = part_texts(one.content if one else "", other.content if other else "")
+        elif _said(one, withheld=withheld) == _said(other, withheld=withheld):
+            continue
+        else:
+            text = part_texts(one.content, other.content) or part_texts(one.text, other.text)
+        places = Sides(one.place if one else None, other.place if other else None)
+        return MessageDifference(places=places, text=text)
     return None
 
 
-def _said(message: PlacedMessage) -> tuple[str, str | None, str]:
-    return message.place.role, message.place.tool_call_id, message.content
+def _said(message: PlacedMessage, *, withheld: bool) -> tuple[Any, ...]:
+    place = message.place
+    ids = () if withheld else message.ids
+    return place.role, place.tool_call_id, message.content, message.text, ids
 
 
 def compare_replies(a: Turn, b: Turn, agreeing: int, *, withheld: bool) -> ReplyDifference | None:

@@ -81,7 +81,7 @@ def _find(named: str, store: str, opened: ExitStack) -> tt.Recording:
 def _is_path(named: str) -> bool:
     """What is there, or is written as paths are: no run id has a separator or a suffix."""
     path = Path(named)
-    return path.exists() or len(path.parts) > 1 or bool(path.suffix)
+    return bool(named) and (path.exists() or len(path.parts) > 1 or bool(path.suffix))
 
 
 def _newest(store: str, opened: ExitStack, count: int) -> list[tt.Recording]:
