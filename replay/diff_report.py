@@ -29,11 +29,11 @@ _SUM_CHARS = 12
 def headline(found: Diff) -> str:
     """Where the two runs part, and how, in one line."""
     if found.same:
-        return f"the same in all {_count(found.a.turns, 'turn')}, {found.a.tokens:,} tokens"
+        return f"the same in {_all_turns(found)}, {_count(found.a.tokens, 'token')}"
     parting = found.parting
     if parting is None:
         besides = "; ".join(_besides(found))
-        return f"same prompts and replies in all {_count(found.a.turns, 'turn')}; {besides}"
+        return f"same prompts and replies in {_all_turns(found)}; {besides}"
     earlier = [turn.turn for turn in found.turns if turn.turn < parting.turn]
     before = f"same prompts and replies up to turn {earlier[-1]}; " if earlier else ""
     return before + _parting(found, parting)
@@ -97,10 +97,9 @@ def _besides(found: Diff) -> Iterator[str]:
     numbers = next((t for t in found.turns if t.numbers and t.numbers.step is not None), None)
     if numbers is not None and numbers.numbers is not None:
         largest = max(t.numbers.difference_max for t in found.turns if t.numbers)
-        yield (
-            f"other numbers from turn {numbers.turn}, token {numbers.numbers.step} on, "
-            f"log-probabilities off by {largest:.2g} at most"
-        )
+        off = f"off by {largest:.2g} at most" if largest else "equal before the processors"
+        place = f"turn {numbers.turn}, token {numbers.numbers.step}"
+        yield f"other numbers from {place} on, log-probabilities {off}"
     for part in ("prompt", "reply", "sampling", "cache", "tools"):
         turns = [turn for turn in found.turns if part in turn.differing]
         if turns:
@@ -195,10 +194,13 @@ def _numbers(numbers: Numbers) -> Iterator[str]:
     if numbers.step is None:
         yield f"{compared}: equal"
         return
-    yield (
-        f"{compared}: log-probabilities off by {numbers.difference_max:.2g} at most, "
-        f"{numbers.difference_mean:.2g} on average"
-    )
+    if numbers.difference_max:
+        yield (
+            f"{compared}: log-probabilities off by {numbers.difference_max:.2g} at most, "
+            f"{numbers.difference_mean:.2g} on average"
+        )
+    else:
+        yield f"{compared}: log-probabilities equal before the processors"
     yield from _fields(f"from token {numbers.step}", numbers.fields)
 
 
@@ -210,7 +212,7 @@ def _text(text: TextParting | None) -> Iterator[str]:
 
 
 def _timing(found: Diff, turns: Collection[int]) -> list[str]:
-    """Sums over the turns that both have; mean where there is a time for each token."""
+    """Over all turns that both have; of tokens it is the mean time of one."""
     shown = [t for t in found.turns if t.begun and not t.only_in and (not turns or t.turn in turns)]
     parts = []
     for what in ("turn", "prefill", "token", "tools"):
@@ -292,6 +294,10 @@ def _whose(place: Place) -> str:
     if place.role == "template":
         return f"template of turn {place.turn}"
     return _message(place) + ("" if place.role == "system" else f" of turn {place.turn}")
+
+
+def _all_turns(found: Diff) -> str:
+    return "the only turn" if found.a.turns == 1 else f"all {found.a.turns:,} turns"
 
 
 def _turn_range(turns: list[TurnDiff]) -> str:

@@ -162,9 +162,6 @@ def compare_replies(a: Turn, b: Turn, agreeing: int, *, withheld: bool) -> Reply
     if a.finished is not None and b.finished is not None:
         text = part_texts(a.finished.text, b.finished.text)
     fields = unequal_fields("", _ending(a), _ending(b))
-    if withheld and text is None and len(a.tokens) == len(b.tokens):
-        # Other numbers of what may well be the same tokens: `compare_numbers` tells of them.
-        whole = True
     if whole and text is None and not fields:
         return None
     step = None if whole else agreeing
@@ -179,7 +176,14 @@ def compare_replies(a: Turn, b: Turn, agreeing: int, *, withheld: bool) -> Reply
 
 
 def agreeing_tokens(a: Turn, b: Turn, *, withheld: bool) -> int:
-    """How many tokens agree before the first that differs; by their numbers where no ids are."""
+    """How many tokens agree before the first that differs.
+
+    Where ids are withheld, as many tokens of the same text are the same, and others are as far as
+    their log-probabilities are.
+    """
+    same_length = len(a.tokens) == len(b.tokens)
+    if withheld and same_length and a.reply_text is not None and a.reply_text == b.reply_text:
+        return len(a.tokens)
     one, other = (
         [token.logprob if withheld else token.token_id for token in turn.tokens] for turn in (a, b)
     )

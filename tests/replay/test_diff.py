@@ -236,8 +236,12 @@ def test_redacted_runs_are_compared_by_texts_and_numbers() -> None:
     again = recorded(talk_events(FOUR), redactor=hide)
     other = [dataclasses.replace(FOUR[0], reply="no."), *FOUR[1:]]
     parted = tt.diff(hidden, recorded(talk_events(other), redactor=hide))
+    louder = [dataclasses.replace(FOUR[0], logprobs=(-0.5, -0.75)), *FOUR[1:]]
+    numbers = tt.diff(hidden, recorded(talk_events(louder), redactor=hide)).turns[0].numbers
     open_one = tt.diff(hidden, talk(*FOUR))
 
+    assert numbers is not None
+    assert (numbers.compared, numbers.step, numbers.difference_max) == (3, 1, 0.25)
     assert tt.diff(hidden, again).same
     assert headline(parted).startswith("turn 1 has another text: 'so.' / 'no.'")
     assert "ids were withheld" in render(parted)
