@@ -18,10 +18,13 @@ from replay.differences import (
     TurnDiff,
     UnequalField,
 )
+from replay.escapes import quoted, visible
 
 _FIELDS_SHOWN = 8
 _VALUE_CHARS = 60
-_FIRST_WORD = re.compile(r"\s*\S{0,40}")
+_TEXT_COLUMNS = 80
+_WORD_COLUMNS = 40
+_FIRST_WORD = re.compile(r"\s*\S*")
 _SUM = re.compile(r"[0-9a-f]{64}")
 _SUM_CHARS = 12
 
@@ -105,7 +108,7 @@ def _besides(found: Diff) -> Iterator[str]:
         if turns:
             yield f"{_OTHER[part]} in {_listed([turn.turn for turn in turns])}"
     if found.beginning:
-        yield f"began otherwise: {', '.join(_plain(each.field) for each in found.beginning[:4])}"
+        yield f"began otherwise: {', '.join(visible(each.field) for each in found.beginning[:4])}"
     if found.ending:
         yield f"ended otherwise: {_pair(found.ending[-1])}"
 
@@ -127,7 +130,7 @@ def _turn(turn: TurnDiff) -> Iterator[str]:
     yield f"turn {turn.turn}" + ("" if turn.begun else "  (not begun)")
     yield from _fields("sampling differs", turn.sampling)
     for each in turn.tools:
-        names = dict.fromkeys(_plain(name) for name in (each.names.a, each.names.b) if name)
+        names = dict.fromkeys(visible(name) for name in (each.names.a, each.names.b) if name)
         lone = f", only in {each.only_in}" if each.only_in else ""
         yield from _fields(f"tool call {each.call}: {' / '.join(names)}{lone}", each.fields)
     if turn.prompt is not None:
@@ -206,9 +209,10 @@ def _numbers(numbers: Numbers) -> Iterator[str]:
 
 def _text(text: TextParting | None) -> Iterator[str]:
     if text is not None:
-        yield f"    after {text.before!r}" if text.before else "    at the beginning"
-        yield f"    a  {text.a!r}"
-        yield f"    b  {text.b!r}"
+        before = quoted(text.before, _TEXT_COLUMNS, keep="end")
+        yield f"    after {before}" if text.before else "    at the beginning"
+        yield f"    a  {quoted(text.a, _TEXT_COLUMNS)}"
+        yield f"    b  {quoted(text.b, _TEXT_COLUMNS)}"
 
 
 def _timing(found: Diff, turns: Collection[int]) -> list[str]:
@@ -226,7 +230,7 @@ def _timing(found: Diff, turns: Collection[int]) -> list[str]:
 
 def _run(side: str, run: ComparedRun) -> str:
     turns = f"{_count(run.turns, 'turn')}, {_count(run.tokens, 'token')}"
-    return f"  {side}  {run.run_id}  {_plain(run.name)}  {turns}  {_plain(run.where)}"
+    return f"  {side}  {run.run_id}  {visible(run.name)}  {turns}  {visible(run.where)}"
 
 
 def _fields(heading: str, fields: Collection[UnequalField]) -> Iterator[str]:
@@ -245,7 +249,7 @@ def _pair(each: UnequalField) -> str:
         "(none)" if each.lacking == side else _value(value, (each.a, each.b))
         for side, value in (("a", each.a), ("b", each.b))
     ]
-    return f"{_plain(each.field)}: {' / '.join(sides)}"
+    return f"{visible(each.field)}: {' / '.join(sides)}"
 
 
 def _value(value: Any, both: tuple[Any, Any]) -> str:
@@ -254,17 +258,17 @@ def _value(value: Any, both: tuple[Any, Any]) -> str:
         return f"{value[:_SUM_CHARS]}…"
     text = _json(value)
     if len(text) <= _VALUE_CHARS:
-        return text
+        return visible(text)
     one, other = map(_json, both)
     pairs = enumerate(zip(one, other, strict=False))
     at = next((i for i, (x, y) in pairs if x != y), min(len(one), len(other)))
     start = max(0, at - _VALUE_CHARS // 3)
     end = start + _VALUE_CHARS
-    return ("…" if start else "") + text[start:end] + ("…" if end < len(text) else "")
+    return ("…" if start else "") + visible(text[start:end]) + ("…" if end < len(text) else "")
 
 
 def _json(value: Any) -> str:
-    return _plain(json.dumps(value, ensure_ascii=False))
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _words(text: TextParting | None) -> str:
@@ -272,7 +276,9 @@ def _words(text: TextParting | None) -> str:
     if text is None:
         return "the same text under another role, for another call or in other tokens"
     words = (_FIRST_WORD.match(side) for side in (text.a, text.b))
-    return " / ".join(repr(word[0]) if word and word[0] else "(end)" for word in words)
+    return " / ".join(
+        quoted(word[0], _WORD_COLUMNS) if word and word[0] else "(end)" for word in words
+    )
 
 
 def _ids(reply: ReplyDifference) -> str:
@@ -284,8 +290,8 @@ def _message(place: Place | None) -> str:
     if place is None or place.role == "system":
         return "system prompt"
     if place.tool_call_id is not None:
-        return f"result of {_plain(place.tool_call_id)}"
-    return f"{_plain(place.role)} message"
+        return f"result of {visible(place.tool_call_id)}"
+    return f"{visible(place.role)} message"
 
 
 def _whose(place: Place) -> str:
@@ -317,8 +323,3 @@ def _listed(numbers: list[int]) -> str:
 def _count(number: int, noun: str) -> str:
     plural = "" if number == 1 or noun == "more" else "s"
     return f"{number:,} {noun}{plural}"
-
-
-def _plain(text: str) -> str:
-    """Without control characters, which could do things to a terminal."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
