@@ -9,6 +9,7 @@ from recorder import Recording
 from recorder.projections import Turn
 from recorder.seals import check_seals
 from replay.rebuild import find_altered
+from replay.tool_results import altered_tool_results
 from replay.verdict import Cause
 
 
@@ -20,6 +21,10 @@ def find_alterations(
     Texts of replies are read with the tokenizer, where it is the recorded one.
     """
     found = [Cause(name="recording", sentence=each) for each in find_altered(recording)]
+    found += [
+        Cause(name="tool_result", sentence=sentence, turn=turn)
+        for turn, sentence in altered_tool_results(recording)
+    ]
     if tokenizer is not None:
         found += _altered_texts(turns, tokenizer)
     return [*found, *_broken_seal(recording)]

@@ -10,6 +10,7 @@ import torch
 from generation import LoadedModel, hf
 from generation.checks import refuse_training
 from generation.sampling import generator_sha256
+from generation.tools import ToolInterface
 from recorder import Recording
 from recorder.projections import Turn
 from replay.alterations import find_alterations
@@ -18,6 +19,7 @@ from replay.compare import compare_fingerprints, repro_line
 from replay.floor import NO_DRIFT, YARDSTICK, floor_of, plausible, predict_flips
 from replay.judge import TurnJudge
 from replay.judging import JudgedTurn
+from replay.tool_results import rerun_tools, with_drifts
 from replay.turns import choose_turns, refuse_unknown_ids
 from replay.verdict import Cause, FieldDifference, Floor, Report, TurnVerdict, Verdict, worst
 from replay.verify import Differing
@@ -33,14 +35,15 @@ def regenerate(
     turns: Sequence[int] | None = None,
     floor: Floor | None = None,
     ignore: Collection[str] = (),
+    tools: ToolInterface | None = None,
     progress: TurnDone | None = None,
     differing: Differing | None = None,
 ) -> Report:
     """Run `model.generate` on each turn's whole prompt, without a cache, and compare the tokens.
 
     A turn is compared up to its first difference: after it the two histories are not the same.
-    torch's global random state is put back. `floor`, `ignore` and what is raised are as those of
-    `verify`; without a floor only tokens are compared.
+    torch's global random state is put back. `floor`, `ignore`, `tools` and what is raised are as
+    those of `verify`; without a floor only tokens are compared.
     """
     began = time.perf_counter()
     refuse_training(lm.model)
@@ -80,7 +83,7 @@ def regenerate(
         )
         causes = find_causes(evidence)
     repro_turn = divergences[0].turn if divergences else chosen[0].number
-    return Report(
+    report = Report(
         replay="regenerate",
         run_id=recording.run_id,
         name=started.name,
@@ -98,6 +101,9 @@ def regenerate(
         generation_ms=sum(turn.finished.duration_ms for turn in chosen if turn.finished),
         repro=repro_line("regenerate", recording, lm, repro_turn),
     )
+    if tools is None:
+        return report
+    return with_drifts(report, rerun_tools(recording, tools, turns=[t.number for t in chosen]))
 
 
 def _conclude(

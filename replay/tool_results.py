@@ -5,6 +5,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from generation.tools import ToolInterface, ToolResult
@@ -15,9 +16,9 @@ from recorder.redaction import REDACTED
 from replay.differences import UnequalField
 from replay.errors import NothingToReplayError
 from replay.json_fields import unequal_fields, unequal_texts
-from replay.verdict import ToolDrift
+from replay.verdict import Cause, Report, ToolDrift, Verdict, worst
 from store import StoreError
-from store.source import BlobSource
+from store.source import Attachments
 
 MISSING = "missing"
 """A side of a drift that has no such field; JSON has no such word."""
@@ -52,6 +53,22 @@ def rerun_tools(
     return tuple(drifts)
 
 
+def with_drifts(report: Report, drifts: Sequence[ToolDrift]) -> Report:
+    """The report with what tools gave when they were run again; it drifts where they did."""
+    if not drifts:
+        return report
+    more = "" if len(drifts) == 1 else f", and {len(drifts) - 1} more"
+    sentence = f"a tool gives something else today: {describe_drift(drifts[0])}{more}"
+    cause = Cause(name="tool_result", sentence=sentence, turn=drifts[0].turn)
+    return replace(
+        report,
+        verdict=worst([report.verdict, Verdict.DRIFTED]),
+        reason=sentence if report.passes else report.reason,
+        causes=(*report.causes, cause),
+        tools=tuple(drifts),
+    )
+
+
 def describe_drift(drift: ToolDrift) -> str:
     """A drift in a sentence, with how large it is where both sides are numbers."""
     size = drift_size(drift)
@@ -80,7 +97,7 @@ def drift_size(drift: ToolDrift) -> float | None:
 
 
 def altered_tool_results(
-    recording: Recording, blobs: BlobSource | None = None
+    recording: Recording, blobs: Attachments | None = None
 ) -> list[tuple[int, str]]:
     """Where a tool's result contradicts what else is recorded of it: the turn, and a sentence.
 
@@ -125,7 +142,7 @@ def _tool_events(
 
 
 def _contradictions_of_return(
-    event: ToolReturned, call: ToolCalled | None, blobs: BlobSource | None
+    event: ToolReturned, call: ToolCalled | None, blobs: Attachments | None
 ) -> Iterator[str]:
     whose = f"the result of {event.name} ({event.call_id})"
     if call is None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from generation import LoadedModel
 from generation.checks import refuse_training
+from generation.tools import ToolInterface
 from recorder import Recording
 from replay.alterations import find_alterations
 from replay.causes import Evidence, find_causes
@@ -25,6 +26,7 @@ from replay.floor import (
 )
 from replay.forward import CHUNK_TOKENS
 from replay.judging import Progress, judge_turns, turn_verdict
+from replay.tool_results import rerun_tools, with_drifts
 from replay.turns import OwnProcessors, choose_turns, refuse_unknown_ids
 from replay.verdict import Cause, FieldDifference, Floor, Report, TurnVerdict, Verdict, worst
 
@@ -39,6 +41,7 @@ def verify(
     turns: Sequence[int] | None = None,
     floor: Floor | None = None,
     ignore: Collection[str] = (),
+    tools: ToolInterface | None = None,
     processors: OwnProcessors | None = None,
     chunk_tokens: int = CHUNK_TOKENS,
     progress: Progress | None = None,
@@ -48,6 +51,7 @@ def verify(
 
     `floor` is the noise of this machine and model as `calibrate` measured it; float32 attention
     models have one without. Fingerprints to `ignore` are named in the report and forbid nothing.
+    Tools are answered from the recording; those in `tools` are run again and compared as well.
     `processors` makes the caller's own logits processors anew for a turn that had any. Of
     `chunk_tokens`, fewer take less memory.
 
@@ -95,7 +99,7 @@ def verify(
         )
         causes = find_causes(evidence)
     first_turn = divergences[0].turn if divergences else chosen[0].number
-    return Report(
+    report = Report(
         replay="verify",
         run_id=recording.run_id,
         name=started.name,
@@ -113,6 +117,9 @@ def verify(
         generation_ms=sum(turn.finished.duration_ms for turn in chosen if turn.finished),
         repro=repro_line("verify", recording, lm, first_turn),
     )
+    if tools is None:
+        return report
+    return with_drifts(report, rerun_tools(recording, tools, turns=[t.number for t in chosen]))
 
 
 def conclude(

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from sqlalchemy import create_engine, inspect
 
 import tokentape as tt
@@ -270,20 +271,31 @@ def test_a_crash_is_one_line_and_no_divergence(
         cli("rebuild", "--store", str(database))
 
 
-def test_drift_can_be_allowed(database: Path, cli: Cli) -> None:
-    """One log-probability that is off by little: the same tokens, other numbers."""
+def test_drift_can_be_allowed_and_a_changed_recording_cannot(
+    database: Path, tmp_path: Path, cli: Cli
+) -> None:
+    with tt.open_store(database) as store:
+        lm = tt.load_model(store.summaries()[0].model)
+    with torch.no_grad():
+        lm.model.model.layers[1].self_attn.q_proj.weight.mul_(1.0005)
+    lm.model.save_pretrained(tmp_path / "louder")
+    lm.tokenizer.save_pretrained(tmp_path / "louder")
+    other = ("--model", str(tmp_path / "louder"), "--ignore", "weights")
+
+    assert cli("verify", "--store", str(database), *other)[0] == 1
+    code, out, _ = cli("verify", "--store", str(database), *other, "--allow-drift", "--json")
+    assert code == 0
+    assert json.loads(out)["verdict"] == "drifted"
+    assert json.loads(out)["ignored"] == ["weights"]
     with sqlite3.connect(database) as connection:
         connection.execute("DROP TRIGGER tokens_refuse_update")
         # In the bits of a float32 near one, so many are about a hundredth.
         connection.execute(
             "UPDATE tokens SET logprob_f32 = logprob_f32 + 84000 WHERE turn = 1 AND step = 2"
         )
-
-    assert cli("verify", "--store", str(database))[0] == 1
-    code, out, _ = cli("verify", "--store", str(database), "--allow-drift", "--json")
-    assert code == 0
-    assert json.loads(out)["verdict"] == "drifted"
-    assert json.loads(out)["first"]["step"] == 2
+    code, out, _ = cli("verify", "--store", str(database), "--allow-drift")
+    assert code == 1
+    assert "turn 1 is not what was sealed" in out
 
 
 def test_commands_that_need_no_model_do_not_wait_for_torch() -> None:

@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -39,6 +40,19 @@ FloorOption = Annotated[
     typer.Option(
         help="The noise floor in a file of `tokentape calibrate`; else the one that is kept with "
         "the run, else the built-in one."
+    ),
+]
+
+
+class Tools(StrEnum):
+    RECORDED = "recorded"
+    RERUN = "rerun"
+
+
+ToolsOption = Annotated[
+    Tools,
+    typer.Option(
+        help="Answer calls of tools from the recording, or run them again and compare the results."
     ),
 ]
 KeepOption = Annotated[
@@ -85,6 +99,7 @@ def verify(
     turn: TurnOption = None,
     floor: FloorOption = None,
     ignore: IgnoreOption = None,
+    tools: ToolsOption = Tools.RECORDED,
     allow_drift: Annotated[
         bool, typer.Option("--allow-drift", help="Exit 0 although log-probabilities drifted.")
     ] = False,
@@ -107,6 +122,7 @@ def verify(
             turns=turn,
             floor=known_floor,
             ignore=ignore or (),
+            tools=tt.default_tools(lm) if tools is Tools.RERUN else None,
             differing=_say_differing,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
@@ -124,6 +140,7 @@ def regenerate(
     turn: TurnOption = None,
     floor: FloorOption = None,
     ignore: IgnoreOption = None,
+    tools: ToolsOption = Tools.RECORDED,
     junit: JUnitOption = None,
     html: HtmlOption = None,
     keep: KeepOption = True,
@@ -144,6 +161,7 @@ def regenerate(
             turns=turn,
             floor=known_floor,
             ignore=ignore or (),
+            tools=tt.default_tools(lm) if tools is Tools.RERUN else None,
             differing=_say_differing,
             progress=lambda verdict, ms: bar.advance(task),
         )
