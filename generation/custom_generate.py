@@ -29,7 +29,6 @@ from recorder import Recorder
 from recorder.events import (
     CacheDecided,
     PrefillCompleted,
-    RunStarted,
     TurnStarted,
 )
 
@@ -175,10 +174,10 @@ class _Call:
         if self._recorder is None or self._tokenizer is None:
             return
         if not self._recorder.started:
-            identity = ModelIdentity(self._model, self._tokenizer).described()
+            identity = ModelIdentity(self._model, self._tokenizer)
             behaviour = {"candidates": CANDIDATES, "history": "custom_generate"}
-            self.record(
-                RunStarted(name="generate", seed=None, model="", **identity, behaviour=behaviour)
+            identity.record_start(
+                self._recorder, name="generate", seed=None, model="", behaviour=behaviour
             )
         self.record(
             TurnStarted(

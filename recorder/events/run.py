@@ -1,10 +1,13 @@
 """A run begins and ends."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from recorder.events._check import require, require_counts, require_seed
+
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,6 +17,9 @@ class RunStarted:
     `model` is what `load_model` was given. The fingerprints are hexadecimal sha256 sums; that of
     the template is empty where the tokenizer has none. `sampler_sha256` hashes the first draws of
     a known seed: random streams change between versions of torch and between processors.
+    `weights_listed` says that `weights_sha256` is the sum of a list of all tensors, each with a
+    digest of its own, which is a blob of the store under that sum; a redacted run has the sum only.
+    Without it, in recordings from before, it is a sum of all tensors at once.
     `behaviour` names the choices of tokentape that change what is generated or recorded.
     """
 
@@ -33,12 +39,17 @@ class RunStarted:
     context_tokens: int | None
     environment: Mapping[str, str]
     behaviour: Mapping[str, Any]
+    weights_listed: bool = False
 
     def __post_init__(self) -> None:
         require_seed(self.seed)
         # They are columns of tables, and PostgreSQL knows no text with a NUL.
         require("\0" not in self.name + self.model, "a name holds no NUL character")
         require(self.threads >= 1, f"threads must be at least one: {self.threads}")
+        require(
+            not self.weights_listed or _SHA256.fullmatch(self.weights_sha256) is not None,
+            f"a listed sum of weights is hexadecimal sha256: {self.weights_sha256!r}",
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

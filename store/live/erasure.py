@@ -10,8 +10,6 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
 from recorder import RecordingError
-from recorder.codec import decode_body
-from recorder.events import ToolReturned
 from store.errors import NoSuchRunError, StoreError
 from store.live.connections import is_in_memory
 from store.live.tables import (
@@ -25,6 +23,7 @@ from store.live.tables import (
     tombstones,
     verdicts,
 )
+from store.payloads import PAYLOAD_KINDS, payload_named
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,16 +116,12 @@ def _bury(
 
 
 def _payloads(connection: Connection, within: Any) -> set[str]:
-    """The payloads that tool results refer to. A result that cannot be read refers to none."""
-    query = select(events.c.kind, events.c.version, events.c.body).where(
-        within, events.c.kind == ToolReturned.__name__
-    )
+    """The payloads that events refer to. An event that cannot be read refers to none."""
+    query = select(events.c.kind, events.c.body).where(within, events.c.kind.in_(PAYLOAD_KINDS))
     found = set()
     for row in connection.execute(query):
         with suppress(RecordingError):
-            event = decode_body(row.kind, row.version, row.body)
-            assert isinstance(event, ToolReturned)
-            found.add(event.payload_sha256)
+            found.add(payload_named(row.kind, row.body))
     return found
 
 

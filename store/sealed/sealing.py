@@ -169,7 +169,7 @@ class _Part:
                 )
             if record.kind in _SUMMARISED_KINDS:
                 self._summarise(record)
-            elif (sha256 := payload_of(record)) and sha256 not in self.payloads_there:
+            if (sha256 := payload_of(record)) and sha256 not in self.payloads_there:
                 self.payloads.add(sha256)
         last = records[-1]
         self.run = replace(self.run, events=last.seq + 1, last_seal=last.seal or "")

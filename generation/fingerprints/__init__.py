@@ -1,0 +1,26 @@
+"""What must be equal for a run to be repeated, hashed or named."""
+
+from generation.fingerprints.environment import environment
+from generation.fingerprints.files import FileStamp, LoadedFiles, model_files, stamps_of
+from generation.fingerprints.known import note_files, weights_of
+from generation.fingerprints.tensors import tensor_sha256
+from generation.fingerprints.texts import json_sha256, template_sha256, tokenizer_sha256
+from generation.fingerprints.weights import weights_sha256
+from generation.fingerprints.weights_list import TensorPrint, WeightsList
+
+__all__ = (
+    "FileStamp",
+    "LoadedFiles",
+    "TensorPrint",
+    "WeightsList",
+    "environment",
+    "json_sha256",
+    "model_files",
+    "note_files",
+    "stamps_of",
+    "template_sha256",
+    "tensor_sha256",
+    "tokenizer_sha256",
+    "weights_of",
+    "weights_sha256",
+)

@@ -1,0 +1,20 @@
+"""The machine and the versions that a run depends on."""
+
+import platform
+
+import torch
+import transformers
+
+
+def environment() -> dict[str, str]:
+    """Versions and hardware that change the last bits of a result."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cuda": torch.version.cuda or "",
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "",
+    }
