@@ -6,7 +6,7 @@ from generation.fingerprints.known import note_files, weights_of
 from generation.fingerprints.tensors import tensor_sha256
 from generation.fingerprints.texts import json_sha256, template_sha256, tokenizer_sha256
 from generation.fingerprints.weights import weights_sha256
-from generation.fingerprints.weights_list import TensorPrint, WeightsList
+from generation.fingerprints.weights_list import TensorPrint, WeightsList, split_at_number
 
 __all__ = (
     "FileStamp",
@@ -17,6 +17,7 @@ __all__ = (
     "json_sha256",
     "model_files",
     "note_files",
+    "split_at_number",
     "stamps_of",
     "template_sha256",
     "tensor_sha256",
