@@ -82,6 +82,10 @@ def _written(tensors: Sequence[TensorPrint]) -> bytes:
 def _read(
     before: str, numbers: list[int], behind: str, dtype: str, shape: list[int], digests: str
 ) -> Iterator[TensorPrint]:
+    if not all(isinstance(each, str) for each in (before, behind, dtype)):
+        raise TypeError("names and types are text")
+    if not all(isinstance(each, int) for each in (*numbers, *shape)):
+        raise TypeError("numbers and shapes are integers")
     raw = base64.b64decode(digests, validate=True).hex()
     step = 2 * _DIGEST_BYTES
     found = [raw[start : start + step] for start in range(0, len(raw), step)]
