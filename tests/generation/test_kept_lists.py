@@ -26,6 +26,7 @@ from generation.fingerprints import (
 from generation.fingerprints.kept_lists import find_list, keep_list
 from generation.fingerprints.weights import list_weights
 
+ROOT = Path(__file__).parents[2]
 Q_PROJ = "model.layers.1.self_attn.q_proj.weight"
 FORGED = WeightsList.of([TensorPrint(name="forged", dtype="float32", shape=(1,), digest="ab" * 16)])
 
@@ -257,35 +258,42 @@ def test_only_the_lists_that_were_used_last_stay(tmp_path: Path) -> None:
     assert find_list(lists, used, "sample") == FORGED
 
 
-WRITER = """
+def keep_and_find(lists: Path, model: Path) -> int:
+    """How often a list was not found right after it was kept."""
+    weights = WeightsList.of(
+        TensorPrint(name=f"layers.{n}.weight", dtype="float32", shape=(n,), digest="cd" * 16)
+        for n in range(100)
+    )
+    files = LoadedFiles(stamps=stamps_of([model]), settings={})
+    misses = 0
+    for _ in range(100):
+        keep_list(lists, files, "sample", weights)
+        found = find_list(lists, files, "sample")
+        assert found in (None, weights)
+        misses += found is None
+    return misses
+
+
+SECOND_PROCESS = """
 import sys
 from pathlib import Path
-from generation.fingerprints import LoadedFiles, TensorPrint, WeightsList, stamps_of
-from generation.fingerprints.kept_lists import find_list, keep_list
-lists, model = map(Path, sys.argv[1:])
-weights = WeightsList.of(
-    TensorPrint(name=f"layers.{n}.weight", dtype="float32", shape=(n,), digest="cd" * 16)
-    for n in range(100)
-)
-files = LoadedFiles(stamps=stamps_of([model]), settings={})
-misses = 0
-for _ in range(100):
-    keep_list(lists, files, "sample", weights)
-    found = find_list(lists, files, "sample")
-    assert found in (None, weights)
-    misses += found is None
-print(misses)
+from tests.generation.test_kept_lists import keep_and_find
+print("begins", flush=True)
+print(keep_and_find(*map(Path, sys.argv[1:])))
 """
 
 
 def test_two_processes_that_keep_the_same_list_see_it_whole(tmp_path: Path) -> None:
-    model = tmp_path / "model.safetensors"
+    lists, model = tmp_path / "lists", tmp_path / "model.safetensors"
     model.write_bytes(b"weights")
-    command = [sys.executable, "-c", WRITER, str(tmp_path / "lists"), str(model)]
-    writers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    command = [sys.executable, "-c", SECOND_PROCESS, str(lists), str(model)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "begins\n"
+        assert keep_and_find(lists, model) == 0
+        assert other.communicate()[0] == "0\n"
 
-    assert [each.communicate()[0] for each in writers] == ["0\n", "0\n"]
-    assert [each.suffix for each in (tmp_path / "lists").iterdir()] == [".json"]
+    assert [each.suffix for each in lists.iterdir()] == [".json"]
 
 
 def test_a_model_of_the_hub_is_known_by_the_files_of_its_snapshot(

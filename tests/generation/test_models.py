@@ -9,7 +9,9 @@ import torch
 
 import tokentape as tt
 from generation import models
-from generation.fingerprints import tokenizer_sha256
+from generation.fingerprints import tokenizer_sha256, weights_sha256
+from store import DatabaseStore
+from tests.made_events import run_started
 
 
 @pytest.mark.parametrize(
@@ -52,6 +54,28 @@ def test_a_changed_weight_is_another_model(lm: tt.LoadedModel) -> None:
         lm.model.model.layers[0].self_attn.q_proj.weight[0, 0] += 1e-6
 
     assert lm.identity.weights_sha256 != before
+
+
+def test_the_sum_is_of_the_kind_that_a_recording_has(lm: tt.LoadedModel) -> None:
+    described = lm.identity.described()
+    listed = run_started(weights_sha256=described["weights_sha256"], weights_listed=True)
+
+    assert described["weights_listed"]
+    assert lm.identity.weights_sha256_for(listed) == described["weights_sha256"]
+    assert lm.identity.weights_sha256_for(run_started()) == weights_sha256(lm.model)
+
+
+def test_a_model_whose_weights_are_not_there_is_recorded_by_nobody(
+    lm: tt.LoadedModel, store: DatabaseStore
+) -> None:
+    lm.model.lm_head.to("meta")
+    with (
+        pytest.raises(tt.ModelError, match=r"lm_head.weight is on the meta device"),
+        tt.Recorder(store) as recorder,
+    ):
+        lm.identity.record_start(recorder, name="", seed=None, model="", behaviour={})
+
+    assert store.summaries() == []
 
 
 def test_using_a_tokenizer_does_not_change_its_fingerprint(lm: tt.LoadedModel) -> None:

@@ -136,3 +136,11 @@ def test_a_name_that_not_every_database_can_hold_is_refused() -> None:
 def test_a_seed_beyond_64_bits_is_refused() -> None:
     with pytest.raises(ValueError, match="must fit into 64 signed bits"):
         run_started(seed=2**63)
+
+
+@pytest.mark.parametrize("sha256", ["", "w", "A" * 64, "0" * 63, "0" * 65, "0" * 64 + "\n"])
+def test_the_sum_of_a_list_of_weights_is_one(sha256: str) -> None:
+    assert run_started(weights_sha256="0" * 64, weights_listed=True).weights_listed
+    assert not run_started(weights_sha256=sha256).weights_listed
+    with pytest.raises(ValueError, match="a listed sum of weights is hexadecimal sha256"):
+        run_started(weights_sha256=sha256, weights_listed=True)

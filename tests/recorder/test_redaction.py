@@ -216,6 +216,18 @@ def test_words_in_reasons_and_names_of_calls_are_redacted_too() -> None:
     assert SECRET not in repr(kept.records)
 
 
+def test_the_sum_of_the_weights_stays_and_their_list_is_not_kept() -> None:
+    kept, sha256 = Kept(), hashlib.sha256(b"list").hexdigest()
+    with Recorder(kept, run_id="run", redactor=lambda text: "█") as recorder:
+        recorder.put_weights_list(sha256, b"list")
+        recorder.record(dataclasses.replace(STARTED, weights_sha256=sha256, weights_listed=True))
+    started = kept.recording.started()
+
+    assert (started.weights_sha256, started.weights_listed) == (sha256, True)
+    assert kept.blobs == {}
+    assert started.behaviour["redacted"] is True
+
+
 def test_numbers_that_settings_are_made_of_stay_numbers() -> None:
     kept = Kept()
     with Recorder(kept, run_id="run", redactor=lambda text: text.replace("7", "#")) as recorder:

@@ -13,6 +13,7 @@ import pytest
 import tokentape as tt
 from recorder.codec import CLASSES, dump_canonical
 from recorder.seals import check_seals
+from replay.weights import recorded_weights
 
 FOLDER = Path(__file__).parent
 TAPES = sorted(FOLDER.glob("*.tape"))
@@ -54,6 +55,14 @@ def test_every_run_is_as_it_was_recorded_and_can_be_imported(tape: Path) -> None
             copy = tt.check(live, each.run_id)
             assert copy.holds
             assert copy == tt.check(sealed, each.run_id)
+
+
+def test_recordings_from_before_weights_were_listed_have_no_list() -> None:
+    with tt.open_store(FOLDER / "0.1.0.tape") as store:
+        started = [store.recording(each.run_id).started() for each in store.summaries()]
+
+        assert [each.weights_listed for each in started] == [False, False]
+        assert [recorded_weights(each, store) for each in started] == [None, None]
 
 
 def test_there_is_a_recording_of_every_version_of_every_event() -> None:

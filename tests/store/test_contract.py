@@ -176,6 +176,15 @@ def test_verdicts_and_floors_are_beside_the_run_in_every_place(kept: Kept) -> No
     assert len(list(store.recording(run_id).events())) == len(given)
 
 
+def test_the_list_of_the_weights_is_kept_under_its_sum(kept: Kept, lm: tt.LoadedModel) -> None:
+    store, given, _ = kept
+    started = given[0].event
+    assert isinstance(started, RunStarted)
+
+    assert started.weights_listed
+    assert store.blob(started.weights_sha256) == lm.identity.weights.payload
+
+
 @pytest.mark.parametrize("frame", FRAMES)
 def test_every_frame_has_the_same_rows_and_types(
     kept: Kept, frame: Callable[[Source], pd.DataFrame], store: DatabaseStore

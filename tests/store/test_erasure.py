@@ -72,6 +72,21 @@ def test_a_run_and_what_only_it_has_are_gone_and_a_tombstone_stays(
         assert len(tt.tokens_df(store)) == len(tt.tokens_df(store, kept_id))
 
 
+def test_the_list_of_the_weights_goes_with_the_last_run_that_has_it(
+    url: str, lm: tt.LoadedModel
+) -> None:
+    with tt.open_store(url) as store:
+        first, second = (record_run(lm, store, "harmless") for _ in range(2))
+        sha256 = store.recording(first).started().weights_sha256
+        store.erase(first)
+        kept = store.blob(sha256)
+        store.erase(second)
+        with pytest.raises(tt.StoreError, match="has no blob"):
+            store.blob(sha256)
+
+    assert kept == lm.identity.weights.payload
+
+
 def test_nothing_of_it_is_left_in_the_files(tmp_path: Path, lm: tt.LoadedModel, cli: Cli) -> None:
     path = tmp_path / "runs.db"
     with tt.open_store(path) as store:
@@ -166,6 +181,27 @@ def test_what_is_erased_while_another_records_leaves_that_one_whole(
             run.chat("Two?", max_new_tokens=3)
 
         assert tt.check(store, run.run_id).sealed_turns == 2
+
+
+def test_a_list_of_weights_that_was_changed_or_lost_is_found(
+    tmp_path: Path, lm: tt.LoadedModel, cli: Cli
+) -> None:
+    path = tmp_path / "runs.db"
+    with tt.open_store(path) as store:
+        run_id = record_run(lm, store, "harmless")
+        sha256 = store.recording(run_id).started().weights_sha256
+    with sqlite3.connect(path) as connection:
+        for verb in ("update", "delete"):
+            connection.execute(f"DROP TRIGGER blobs_refuse_{verb}")
+        connection.execute("UPDATE blobs SET payload = ? WHERE sha256 = ?", (b"{}", sha256))
+    said = cli("check", run_id, "--store", str(path))
+    with sqlite3.connect(path) as connection:
+        connection.execute("DELETE FROM blobs WHERE sha256 = ?", (sha256,))
+    connection.close()
+
+    assert said[0] == 1
+    assert "the list of the weights is not the one that was recorded" in said[1]
+    assert f"has no blob {sha256}" in cli("check", run_id, "--store", str(path))[1]
 
 
 def test_a_payload_that_was_changed_is_found(tmp_path: Path, lm: tt.LoadedModel, cli: Cli) -> None:
