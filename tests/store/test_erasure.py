@@ -170,6 +170,21 @@ def test_the_database_itself_deletes_nothing_without_a_tombstone(
         assert tt.check(store, run_id).holds
 
 
+def test_the_database_itself_keeps_a_list_of_weights_that_a_run_names(
+    url: str, lm: tt.LoadedModel
+) -> None:
+    with tt.open_store(url) as store:
+        run = tt.Investigation(lm, store=store, name="n", system_prompt="Be kind.", seed=1)
+        with run:
+            sha256 = store.recording(run.run_id).started().weights_sha256
+        engine = create_engine(url)
+        with engine.connect() as connection, pytest.raises(IntegrityError):
+            connection.execute(text("DELETE FROM blobs"))
+        engine.dispose()
+        assert store.blob(sha256) == lm.identity.weights.payload
+        assert store.erase(run.run_id).blobs == 1
+
+
 def test_what_is_erased_while_another_records_leaves_that_one_whole(
     tmp_path: Path, lm: tt.LoadedModel
 ) -> None:
