@@ -35,7 +35,8 @@ def weights_of(model: Any) -> WeightsList:
     """The list of a model's weights as they are now.
 
     It is made again when a tensor was written to or replaced, and, past torch's own count, when a
-    sample of the numbers differs. Raises ModelError as `list_weights` does.
+    sample of the numbers differs. A few numbers written past that count, by `.data`, may be missed.
+    Raises ModelError as `list_weights` does.
     """
     version, sample = weights_version(model), sample_weights(model)
     known = _listed.get(model)

@@ -2,10 +2,10 @@
 
 A line is a record, in order: `run_id`, `seq`, `at` (ISO 8601, UTC, microseconds), `kind`,
 `version`, `turn`, `seal`, `body`. The body is an object; one that is not canonical JSON, and would
-not be the same bytes again, is a string. What a tool returned in full is a line of `run_id`,
-`sha256` and `payload` in base64, before the record that names it. What is kept beside the run is
-behind its records: lines of `run_id`, `at`, `replay`, `verdict` and `report`, or `run_id`, `at`,
-`version` and `floor`.
+not be the same bytes again, is a string. What a tool returned in full, and the list of the weights,
+is a line of `run_id`, `sha256` and `payload` in base64, before the record that names it. What is
+kept beside the run is behind its records: lines of `run_id`, `at`, `replay`, `verdict` and
+`report`, or `run_id`, `at`, `version` and `floor`.
 """
 
 import base64

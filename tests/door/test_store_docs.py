@@ -26,5 +26,5 @@ def test_the_examples_run(
 
     assert len(blocks) == 4
     assert checked.startswith("True 2 0 blake2b-256:")
-    assert erased.endswith(" 0 ()")
+    assert erased.endswith(" 1 ()")
     assert said == "Write to [address]"

@@ -67,6 +67,12 @@ def test_it_says_what_generate_says_and_can_be_replayed(
     assert tt.regenerate(recording, lm).verdict is tt.Verdict.EXACT
 
 
+def test_the_list_of_the_weights_is_kept_here_too(lm: tt.LoadedModel, store: DatabaseStore) -> None:
+    started = recorded(lm, store)[1].started()
+
+    assert store.blob(started.weights_sha256) == lm.identity.weights.payload
+
+
 def test_without_a_recorder_it_is_generate(lm: tt.LoadedModel) -> None:
     assert torch.equal(generate(lm, custom_generate=tt.decode), generate(lm))
 
