@@ -23,6 +23,7 @@ from generation import fingerprints
 from generation.checks import context_tokens
 from generation.errors import ModelError
 from generation.fingerprints import FileStamp, LoadedFiles, model_files, stamps_of
+from generation.fitting import enough_memory, refuse_too_large
 from generation.sampling import sampler_sha256
 from generation.user_cache import user_cache
 from recorder import Recorder
@@ -130,7 +131,8 @@ def load_model(
             raise ModelError(f"there is no model folder {text}")
         source = {"pretrained_model_name_or_path": str(Path(text).expanduser())}
     before = _files_of(source)
-    with _quiet():
+    with _quiet(), enough_memory(f"load the model {text!r}"):
+        refuse_too_large(source, dtype, device, text)
         try:
             tokenizer = AutoTokenizer.from_pretrained(**source)
             model: Any = AutoModelForCausalLM.from_pretrained(

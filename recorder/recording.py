@@ -15,7 +15,8 @@ from recorder.record import Record
 class Recording:
     """Reads a run from its store each time it is asked; nothing is kept in memory.
 
-    `where` is the store as the command line is given it, empty where it cannot be.
+    `where` is the store as the command line is given it, empty where it cannot be. `read_blob`
+    gives the payload under a sha256, None where no payloads are at hand.
 
     Every method raises RecordingError where the events are damaged or contradict each other.
     """
@@ -23,6 +24,7 @@ class Recording:
     run_id: str
     read: Callable[[], Iterator[Record]]
     where: str = ""
+    read_blob: Callable[[str], bytes] | None = None
 
     def records(self) -> Iterator[Record]:
         """Every event in order as it is kept, neither decoded nor checked."""

@@ -2,12 +2,13 @@
 
 import shlex
 from collections.abc import Collection
+from dataclasses import replace
 
 from generation import LoadedModel
 from recorder import Recording
-from recorder.events import RunStarted
 from replay.errors import ReplayError
 from replay.verdict import FieldDifference
+from replay.weights import changed_tensors, looks_rounded, recorded_weights
 
 # Numbers cannot be expected to agree where one of these differs.
 FORBIDDING = ("weights", "tokenizer", "template", "device", "dtype", "random_stream")
@@ -26,7 +27,7 @@ def repro_line(command: str, recording: Recording, lm: LoadedModel, turn: int) -
 
 
 def compare_fingerprints(
-    started: RunStarted, lm: LoadedModel, *, sampled: bool, ignore: Collection[str] = ()
+    recording: Recording, lm: LoadedModel, *, sampled: bool, ignore: Collection[str] = ()
 ) -> tuple[FieldDifference, ...]:
     """Every fingerprint that differs, those that forbid a comparison first.
 
@@ -38,9 +39,11 @@ def compare_fingerprints(
         raise ReplayError(
             f"there is no fingerprint {unknown[0]!r} to ignore: there are {', '.join(FORBIDDING)}"
         )
-    now = lm.identity.described()
-    found = []
-    for name in ("weights_sha256", "tokenizer_sha256", "template_sha256", "device", "dtype"):
+    started, now = recording.started(), lm.identity.described()
+    weights = lm.identity.weights_sha256_for(started)
+    found = _differing("weights_sha256", started.weights_sha256, weights, ignore, forbids=True)
+    found = [replace(each, detail=_changed_weights(recording, lm)) for each in found]
+    for name in ("tokenizer_sha256", "template_sha256", "device", "dtype"):
         found += _differing(name, getattr(started, name), now[name], ignore, forbids=True)
     recorded, replayed = started.sampler_sha256, now["sampler_sha256"]
     found += _differing("sampler_sha256", recorded, replayed, ignore, forbids=sampled)
@@ -50,6 +53,19 @@ def compare_fingerprints(
         recorded = started.environment.get(name, "")
         found += _differing(name, recorded, version, ignore, forbids=False)
     return tuple(found)
+
+
+def _changed_weights(recording: Recording, lm: LoadedModel) -> str:
+    """Which tensors are others, where the recording lists them, and what they look like."""
+    said = []
+    if recording.read_blob is not None:
+        recorded = recorded_weights(recording.started(), recording.read_blob)
+        if recorded is not None:
+            said.append(changed_tensors(recorded, lm.identity.weights).summary)
+    rounded = looks_rounded(lm.model)
+    if rounded:
+        said.append(f"every number of today's is one of {rounded}, as if it had been rounded")
+    return "; ".join(said)
 
 
 def _differing(

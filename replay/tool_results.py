@@ -18,7 +18,6 @@ from replay.errors import NothingToReplayError
 from replay.json_fields import unequal_fields, unequal_texts
 from replay.verdict import Cause, Report, ToolDrift, Verdict, worst
 from store import StoreError
-from store.source import Attachments
 
 MISSING = "missing"
 """A side of a drift that has no such field; JSON has no such word."""
@@ -96,14 +95,12 @@ def drift_size(drift: ToolDrift) -> float | None:
         return None
 
 
-def altered_tool_results(
-    recording: Recording, blobs: Attachments | None = None
-) -> list[tuple[int, str]]:
+def altered_tool_results(recording: Recording) -> list[tuple[int, str]]:
     """Where a tool's result contradicts what else is recorded of it: the turn, and a sentence.
 
     The message that was put before the model must have the content that the tool returned, and
-    name a call that was made and came back. With `blobs`, the store of the run, each payload must
-    be the one that was returned. A call that was interrupted contradicts nothing, nor does a
+    name a call that was made and came back. Where payloads are at hand, each must be the one that
+    was returned. A call that was interrupted contradicts nothing, nor does a
     result that was never put before the model: its prompt may have been refused.
     """
     found: list[tuple[int, str]] = []
@@ -116,7 +113,7 @@ def altered_tool_results(
             returned.pop(event.call_id, None)
             continue
         if isinstance(event, ToolReturned):
-            sentences = _contradictions_of_return(event, called.get(event.call_id), blobs)
+            sentences = _contradictions_of_return(event, called.get(event.call_id), recording)
             returned[event.call_id] = event
         elif redacted:
             # Each text was rewritten by itself, and not every redactor writes the same twice.
@@ -142,7 +139,7 @@ def _tool_events(
 
 
 def _contradictions_of_return(
-    event: ToolReturned, call: ToolCalled | None, blobs: Attachments | None
+    event: ToolReturned, call: ToolCalled | None, recording: Recording
 ) -> Iterator[str]:
     whose = f"the result of {event.name} ({event.call_id})"
     if call is None:
@@ -150,10 +147,10 @@ def _contradictions_of_return(
     elif call.name != event.name:
         yield f"{whose} answers a call of {call.name}"
     # A redacted payload may have no sum.
-    if blobs is None or not event.payload_sha256:
+    if recording.read_blob is None or not event.payload_sha256:
         return
     try:
-        payload = blobs.blob(event.payload_sha256)
+        payload = recording.read_blob(event.payload_sha256)
     except StoreError as error:
         yield f"the payload of {event.name} ({event.call_id}) cannot be read: {error}"
         return

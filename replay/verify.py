@@ -64,7 +64,7 @@ def verify(
     started = recording.started()
     chosen = choose_turns(recording, turns, processors)
     sampled = any(turn.started.seed is not None for turn in chosen)
-    differences = compare_fingerprints(started, lm, sampled=sampled, ignore=ignore)
+    differences = compare_fingerprints(recording, lm, sampled=sampled, ignore=ignore)
     if differing is not None:
         differing(differences)
     known_floor = floor_of(lm, started.dtype, floor)

@@ -11,9 +11,9 @@ import torch
 from generation.fingerprints import TensorPrint, WeightsList, split_at_number
 from recorder.events import RunStarted
 from store.errors import StoreError
-from store.source import BlobSource
+from store.source import Attachments
 
-Blobs = BlobSource | Callable[[str], bytes]
+Blobs = Attachments | Callable[[str], bytes]
 """Where payloads are: a store, or what gives the one under a sha256."""
 
 _NAMED_MAX = 3

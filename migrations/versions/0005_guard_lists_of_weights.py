@@ -6,8 +6,8 @@ while there is such a run.
 
 from alembic import op
 
-revision = "0004"
-down_revision = "0003"
+revision = "0005"
+down_revision = "0004"
 
 REFUSED = "EXISTS (SELECT 1 FROM events WHERE {kinds} AND {position}(body, OLD.sha256) > 0)"
 BEFORE = "kind = 'ToolReturned'"

@@ -191,7 +191,7 @@ class JsonlFile:
             return dict(json.loads(file.readline()))
 
     def _recording(self, run_id: str) -> Recording:
-        return Recording(run_id, lambda: self._records(run_id), self.where)
+        return Recording(run_id, lambda: self._records(run_id), self.where, self.blob)
 
     def _records(self, run_id: str) -> Iterator[Record]:
         for place, line in self._read():
