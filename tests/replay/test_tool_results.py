@@ -345,8 +345,15 @@ def test_a_tampered_result_contradicts_the_rest(recorded: Path, forgery: str) ->
 
 def test_a_payload_that_is_another_one_is_named(recorded: Path) -> None:
     def flip(connection: sqlite3.Connection) -> None:
-        ((payload,),) = connection.execute("SELECT payload FROM blobs").fetchall()
-        connection.execute("UPDATE blobs SET payload = ?", (payload[:-1] + b"!",))
+        of_a_tool = (
+            "sha256 IN (SELECT json_extract(body, '$.payload_sha256') FROM events "
+            "WHERE kind = 'ToolReturned')"
+        )
+        query = f"SELECT payload FROM blobs WHERE {of_a_tool}"
+        ((payload,),) = connection.execute(query).fetchall()
+        connection.execute(
+            f"UPDATE blobs SET payload = ? WHERE {of_a_tool}", (payload[:-1] + b"!",)
+        )
 
     with tt.open_store(altered_copy(recorded, flip)) as store:
         recording = store.recording(store.summaries()[0].run_id)

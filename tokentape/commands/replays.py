@@ -109,7 +109,7 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Check every recorded token with one forward of the model."""
-    opened = open_stored(store)
+    opened = ctx.with_resource(open_stored(store))
     recording = find_recording(opened, run)
     known_floor = known_floor_of(recording, opened, floor)
     files = ctx.with_resource(report_files(junit, html))
@@ -147,7 +147,7 @@ def regenerate(
     as_json: JsonOption = False,
 ) -> None:
     """Say it all again with Hugging Face `generate` and compare token by token."""
-    opened = open_stored(store)
+    opened = ctx.with_resource(open_stored(store))
     recording = find_recording(opened, run)
     known_floor = known_floor_of(recording, opened, floor)
     files = ctx.with_resource(report_files(junit, html))
@@ -171,6 +171,7 @@ def regenerate(
 
 
 def calibrate(
+    ctx: typer.Context,
     run: RunArgument = None,
     store: StoreOption = DEFAULT_URL,
     model: ModelOption = None,
@@ -180,7 +181,7 @@ def calibrate(
     as_json: JsonOption = False,
 ) -> None:
     """Measure the noise floor of this machine and model over the tokens of a run."""
-    opened = open_stored(store)
+    opened = ctx.with_resource(open_stored(store))
     recording = find_recording(opened, run)
     lm = _load(model, recording.started())
     with output.progress("calibrate", "{task.fields[way]}") as bar:
