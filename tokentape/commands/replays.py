@@ -109,7 +109,8 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Check every recorded token with one forward of the model."""
-    opened = ctx.with_resource(open_stored(store))
+    opened = open_stored(store)
+    ctx.call_on_close(opened.close)
     recording = find_recording(opened, run)
     known_floor = known_floor_of(recording, opened, floor)
     files = ctx.with_resource(report_files(junit, html))
@@ -147,7 +148,8 @@ def regenerate(
     as_json: JsonOption = False,
 ) -> None:
     """Say it all again with Hugging Face `generate` and compare token by token."""
-    opened = ctx.with_resource(open_stored(store))
+    opened = open_stored(store)
+    ctx.call_on_close(opened.close)
     recording = find_recording(opened, run)
     known_floor = known_floor_of(recording, opened, floor)
     files = ctx.with_resource(report_files(junit, html))
@@ -181,7 +183,8 @@ def calibrate(
     as_json: JsonOption = False,
 ) -> None:
     """Measure the noise floor of this machine and model over the tokens of a run."""
-    opened = ctx.with_resource(open_stored(store))
+    opened = open_stored(store)
+    ctx.call_on_close(opened.close)
     recording = find_recording(opened, run)
     lm = _load(model, recording.started())
     with output.progress("calibrate", "{task.fields[way]}") as bar:
