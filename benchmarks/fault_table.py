@@ -9,7 +9,7 @@ from rich.table import Table
 from benchmarks.faults import Found
 
 _HEADINGS = ("fault", "verdict", "cause named first", "by the numbers alone")
-_NUMBERS = ("tokens that differ", "largest margin", "log-probability off by")
+_NUMBERS = ("tokens that differ", "largest margin", "most nats off", "on average")
 _BEGIN, _END = "<!-- faults of {model} -->", "<!-- end of faults of {model} -->"
 
 
@@ -30,7 +30,8 @@ def _row(found: Found) -> tuple[str, ...]:
         found.numbers.verdict,
         f"{sum(turn.mismatches for turn in turns)} of {len(differences)}",
         largest,
-        f"{max(differences):.1e} at most, {sum(differences) / len(differences):.1e} on average",
+        f"{max(differences):.1e}",
+        f"{sum(differences) / len(differences):.1e}",
     )
 
 
@@ -42,7 +43,7 @@ def fault_table(found: Sequence[Found]) -> Table:
 
 
 def described(found: Sequence[Found]) -> list[dict[str, Any]]:
-    names = ("fault", "verdict", "cause", "numbers", "mismatches", "margin", "logprobs")
+    names = ("fault", "verdict", "cause", "numbers", "mismatches", "margin", "most", "mean")
     return [dict(zip(names, row, strict=True)) for row in rows(found)]
 
 
@@ -56,7 +57,7 @@ def update_docs(path: Path, model: str, found: Sequence[Found]) -> None:
     tail = rest.split(end, 1)[1]
     lines = [
         f"| {' | '.join((*_HEADINGS, *_NUMBERS))} |",
-        "|---|---|---|---|---|---|---|",
+        f"|{'---|' * len((*_HEADINGS, *_NUMBERS))}",
         *(f"| {' | '.join(row)} |" for row in rows(found)),
     ]
     table = "\n".join(lines)
