@@ -147,7 +147,7 @@ def load_model(
     model = model.eval().to(device)
     # Only of files that stayed as they were it is known what was read.
     if before and _files_of(source) == before:
-        how = {"asked_dtype": dtype, "attn_implementation": attn_implementation}
+        how = {**source, "asked_dtype": dtype, "attn_implementation": attn_implementation}
         fingerprints.note_files(model, LoadedFiles(stamps=before, settings=_settings(model, how)))
     return LoadedModel(model, tokenizer, text)
 
@@ -157,19 +157,20 @@ def _files_of(source: Mapping[str, str]) -> tuple[FileStamp, ...]:
     name = source["pretrained_model_name_or_path"]
     if "gguf_file" in source:
         return stamps_of([Path(name) / source["gguf_file"]])
-    if Path(name).is_dir():
-        return model_files(Path(name))
     try:
+        if Path(name).is_dir():
+            return model_files(Path(name))
         config = try_to_load_from_cache(name, "config.json")
-    except ValueError:
+    # Neither a name that files may have, nor one of the hub: loading it says so.
+    except (OSError, ValueError):
         return ()
     return model_files(Path(config).parent) if isinstance(config, str) else ()
 
 
-def _settings(model: Any, how: Mapping[str, str]) -> dict[str, str]:
-    """What decides, beside the files, which tensors are loaded."""
+def _settings(model: Any, how: Mapping[str, Any]) -> dict[str, str]:
+    """What decides, beside what is in the files, which tensors are loaded."""
     return {
-        **how,
+        **{name: str(value) for name, value in how.items()},
         "dtype": str(model.dtype),
         "device": str(model.device),
         "machine": platform.machine(),

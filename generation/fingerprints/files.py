@@ -36,7 +36,7 @@ class FileStamp:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedFiles:
-    """`settings` are what else decides which tensors come out of the files."""
+    """`settings` are how the model was asked for, and what else decides which tensors it has."""
 
     stamps: tuple[FileStamp, ...]
     settings: Mapping[str, str]

@@ -82,9 +82,8 @@ def _forget_oldest(folder: Path) -> None:
 
 
 def _file_name(files: LoadedFiles) -> str:
-    """Of where the files are, not what is in them: a list of what was there before is replaced."""
-    place = [sorted(str(Path(each.path).parent) for each in files.stamps), dict(files.settings)]
-    return _sum(place)[:32] + ".json"
+    """Not of the files as they are: the list of what was there before is to be replaced."""
+    return _sum(dict(files.settings))[:32] + ".json"
 
 
 def _made_of(files: LoadedFiles) -> dict[str, Any]:

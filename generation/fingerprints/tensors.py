@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 _DIGEST_BYTES = 16
-SAMPLED_NUMBERS = 1024
+_SAMPLED_NUMBERS = 1024
 # What is copied at once of a tensor that does not lie in one piece, or not in this memory.
 _COPIED_BYTES = 16 * 1024**2
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -44,7 +44,7 @@ def tensor_sample(tensor: torch.Tensor) -> bytes:
 
 def _stride(count: int, row_length: int) -> int:
     """The distance between sampled numbers: one that meets every column of a matrix in turn."""
-    stride = max(1, count // SAMPLED_NUMBERS)
+    stride = max(1, count // _SAMPLED_NUMBERS)
     while math.gcd(stride, row_length) > 1:
         stride -= 1
     return stride

@@ -115,8 +115,9 @@ def test_another_way_to_load_it_is_another_list(lists: Path, forged: Path) -> No
     half = listed(forged, dtype="bfloat16")
 
     assert {each.dtype for each in half.tensors} == {"bfloat16"}
+    assert listed(forged, dtype=torch.bfloat16) == half
     assert listed(forged, attn_implementation="eager") != FORGED
-    assert len(list(lists.iterdir())) == 3
+    assert len(list(lists.iterdir())) == 4
     assert listed(forged) == FORGED
 
 

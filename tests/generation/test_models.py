@@ -15,7 +15,8 @@ from tests.made_events import run_started
 
 
 @pytest.mark.parametrize(
-    "name", ["./no-such-folder", "/no/such/folder", "no-such.gguf", "nobody/no-such-model"]
+    "name",
+    ["./no-such-folder", "/no/such/folder", "no-such.gguf", "nobody/no-such-model", "x" * 300],
 )
 def test_a_model_that_is_not_there_is_one_clear_line(
     name: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
