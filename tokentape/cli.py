@@ -12,7 +12,7 @@ from typing import NoReturn
 import typer
 
 import tokentape as tt
-from tokentape.commands import comparisons, copies, database, demo, replays, runs
+from tokentape.commands import comparisons, copies, database, demo, replays, runs, serving
 
 app = typer.Typer(
     name="tokentape",
@@ -37,6 +37,7 @@ app.command()(copies.pack)
 app.command()(copies.export)
 app.command("import")(copies.import_)
 app.command()(runs.erase)
+app.command("serve-replays", hidden=True)(serving.serve_replays)
 app.add_typer(db, name="db")
 db.command()(database.current)
 db.command("history")(database.list_history)

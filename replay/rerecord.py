@@ -1,0 +1,161 @@
+"""Record a run anew: the same messages, tool results, settings and seeds, with today's model."""
+
+from dataclasses import replace
+
+from generation import LoadedModel, ManualGenerator, hf
+from generation.checks import context_tokens
+from generation.hf.control_tokens import encode, mark
+from generation.history.context_limit import extend_within
+from generation.history.conversation import HISTORIES, OWN_PROMPT, NewMessage, Prompt
+from generation.turn import TurnSettings
+from recorder import EventLog, Recorder, Recording
+from recorder.events import (
+    CacheCleared,
+    Event,
+    RunStarted,
+    SystemPromptCached,
+    ToolCalled,
+    ToolReturned,
+    TurnStarted,
+)
+from recorder.projections import Turn
+from recorder.redaction import REDACTED
+from replay.errors import NothingToReplayError, ReplayError
+from store.source import BlobSource
+
+# Choices of tokentape that `ManualGenerator` is given, where the recording names them.
+_ENGINE = ("prefill_chunk_tokens", "candidates", "cache_bytes", "template_settings")
+# What a generator records of itself: the model's, not the caller's.
+_DERIVED = (*_ENGINE, "history", "cache_policy")
+_BROKEN_OFF = {
+    "switched_branch": "goes on with another branch of the conversation",
+    "after_unfinished_turn": "goes on behind a turn that was cut off",
+}
+
+
+def rerecord(
+    recording: Recording, lm: LoadedModel, store: EventLog, *, blobs: BlobSource | None = None
+) -> str:
+    """Have a model say it all again, and record that in `store`. Returns the id of the new run.
+
+    What was given stays: system prompt, messages, results of tools, settings, seeds, the kind of
+    history, and prompts of ids. Replies and fingerprints are today's; a turn that was cut off at
+    the end is taken whole. `blobs` is the store that keeps the full results of tools.
+    Raises ReplayError, before anything is recorded, for what events cannot ask for again;
+    ModelError and PromptError where today's model refuses a turn: the new run has failed then.
+    """
+    started, turns = recording.started(), {turn.number: turn for turn in recording.turns()}
+    _refuse(recording, turns)
+    given = _given(recording)
+    if blobs is None and any(isinstance(event, ToolReturned) for event in given):
+        raise ReplayError(
+            f"run {recording.run_id} has results of tools: give the store that keeps them in full, "
+            "as blobs="
+        )
+    recorder = Recorder(store)
+    generator = _generator(started, lm, recorder)
+    with recorder:
+        generator.start_run()
+        for event in given:
+            if isinstance(event, SystemPromptCached):
+                generator.cache_system_prompt(event.content)
+            elif isinstance(event, CacheCleared):
+                generator.clear_cache(event.reason)
+            elif isinstance(event, TurnStarted):
+                _take(turns[event.turn], started, lm, generator)
+            elif isinstance(event, ToolReturned) and blobs is not None:
+                _return_again(event, lm, recorder, blobs)
+            else:
+                recorder.record(event)
+    return recorder.run_id
+
+
+def _given(recording: Recording) -> list[Event]:
+    """What did not come of the model, in order."""
+    kinds = (SystemPromptCached, CacheCleared, TurnStarted, ToolCalled, ToolReturned)
+    return [each.event for each in recording.events() if isinstance(each.event, kinds)]
+
+
+def _refuse(recording: Recording, turns: dict[int, Turn]) -> None:
+    if not turns:
+        raise NothingToReplayError(f"run {recording.run_id} has no turn to record anew")
+    for turn in turns.values():
+        started = turn.started
+        if REDACTED in started.unreplayable:
+            raise NothingToReplayError(
+                f"run {recording.run_id} was redacted: what was said to the model was not kept"
+            )
+        own = [name for name in started.unreplayable if name != "max_time"]
+        if own:
+            raise ReplayError(
+                f"turn {turn.number} was generated with {', '.join(own)}, which no event rebuilds: "
+                "it cannot be recorded anew"
+            )
+        if started.history_reason in _BROKEN_OFF:
+            raise ReplayError(
+                f"turn {turn.number} {_BROKEN_OFF[started.history_reason]}: it cannot be recorded "
+                "anew"
+            )
+
+
+def _generator(started: RunStarted, lm: LoadedModel, recorder: Recorder) -> ManualGenerator:
+    behaviour = started.behaviour
+    history = behaviour.get("history")
+    return ManualGenerator(
+        lm.model,
+        lm.tokenizer,
+        recorder,
+        name=started.name,
+        model_name=lm.name,
+        seed=started.seed,
+        identity=lm.identity,
+        # Calls of `model.generate` have prompts of ids, and no history at all.
+        history=history if history in HISTORIES else HISTORIES[0],
+        behaviour={name: behaviour[name] for name in behaviour if name not in _DERIVED},
+        **{name: behaviour[name] for name in _ENGINE if name in behaviour},
+    )
+
+
+def _take(turn: Turn, started: RunStarted, lm: LoadedModel, generator: ManualGenerator) -> None:
+    bypassed = turn.cache is not None and turn.cache.reason == "user_bypass"
+    settings = TurnSettings(
+        config=hf.recorded_config(turn.started.sampling),
+        seed=turn.started.seed,
+        use_cache=not bypassed,
+    )
+    generator.take_turn(_prompt(turn, started, lm, generator), settings)
+
+
+def _prompt(turn: Turn, started: RunStarted, lm: LoadedModel, generator: ManualGenerator) -> Prompt:
+    conversation = generator.conversation
+    if turn.started.history_reason == OWN_PROMPT:
+        own = turn.messages[0].content if turn.messages else turn.prompt_ids
+        return conversation.own_prompt(own)
+    messages = [
+        NewMessage(role=each.role, content=each.content, tool_call_id=each.tool_call_id)
+        for each in turn.messages
+    ]
+    longest = context_tokens(lm.model)
+    new_tokens = int(turn.started.sampling.get("max_new_tokens") or 0)
+    return extend_within(
+        conversation,
+        messages,
+        prompt_tokens_max=None if longest is None else longest - new_tokens,
+        at_context_limit=str(started.behaviour.get("at_context_limit", "refuse")),
+    )
+
+
+def _return_again(
+    event: ToolReturned, lm: LoadedModel, recorder: Recorder, blobs: BlobSource
+) -> None:
+    """The result as it was, counted in today's tokens."""
+    payload = blobs.blob(event.payload_sha256)
+    recorder.put_blob(event.payload_sha256, payload)
+    tokenizer = lm.tokenizer
+    recorder.record(
+        replace(
+            event,
+            content_tokens=len(encode(tokenizer, mark(tokenizer, event.content))),
+            payload_tokens=len(encode(tokenizer, payload.decode())),
+        )
+    )

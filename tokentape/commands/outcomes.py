@@ -1,0 +1,161 @@
+"""What a replay says of each turn by itself, and of the recording as a whole."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tokentape as tt
+
+if TYPE_CHECKING:
+    from replay.verdict import Cause
+
+# `verify` has a word for these itself.
+_NAMED_ELSEWHERE = ("max_time", "redacted")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """How a tape is to be replayed; `run` and `turns` are all where they are None.
+
+    `run` is a place in the tape, the oldest first. `model` is empty for the recorded one, `floor`
+    for the built-in one.
+    """
+
+    tape: str
+    mode: str
+    run: int | None = None
+    turns: Sequence[int] | None = None
+    model: str = ""
+    floor: str = ""
+    ignore: Sequence[str] = ()
+    allow_drift: bool = False
+    update: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnOutcome:
+    """`failure` is for people, and empty where the turn passes. Measures are None if not taken."""
+
+    verdict: str
+    failure: str = ""
+    causes: str | None = None
+    margin_max: float | None = None
+    logprob_difference_max: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOutcome:
+    """`failure` is what fails the recording as a whole, and `summary` the same in a line."""
+
+    verdict: str
+    failure: str = ""
+    summary: str = ""
+    turns: dict[int, TurnOutcome] = field(default_factory=dict)
+
+    @property
+    def passes(self) -> bool:
+        return not self.failure and not any(turn.failure for turn in self.turns.values())
+
+    @property
+    def first_failure(self) -> str:
+        """A line; only for one that does not pass."""
+        if self.failure:
+            return self.summary
+        turn, outcome = next(each for each in self.turns.items() if each[1].failure)
+        return f"turn {turn} {outcome.verdict}" + (f", {outcome.causes}" if outcome.causes else "")
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def failed(line: str) -> RunOutcome:
+    return RunOutcome(verdict="", failure=line, summary=line)
+
+
+def rebuilt(found: "tt.Rebuilt") -> RunOutcome:
+    turns = {turn.number: TurnOutcome(verdict="rebuilt") for turn in found.turns}
+    return RunOutcome(verdict="rebuilt", turns=turns)
+
+
+def replay_run(recording: tt.Recording, lm: "tt.LoadedModel", request: Request) -> RunOutcome:
+    """Verify or regenerate the turns that were asked for. Raises as `tt.verify` does."""
+    turns = [turn for turn in recording.turns() if turn.tokens]
+    asked = [turn for turn in turns if request.turns is None or turn.number in request.turns]
+    told: dict[int, TurnOutcome] = {}
+    for turn in asked:
+        own = [name for name in turn.started.unreplayable if name not in _NAMED_ELSEWHERE]
+        if own:
+            # The others can be replayed all the same.
+            why = f"turn {turn.number} was generated with {', '.join(own)}, which no event rebuilds"
+            told[turn.number] = TurnOutcome(verdict="", failure=why)
+    replayable = [turn.number for turn in asked if turn.number not in told]
+    if told and not replayable:
+        return RunOutcome(verdict="", turns=told)
+    replay = tt.verify if request.mode == "verify" else tt.regenerate
+    report = replay(
+        recording,
+        lm,
+        turns=replayable,
+        **_judging(request),
+    )
+    found = _outcome(report, request)
+    return replace(found, turns=dict(sorted((told | found.turns).items())))
+
+
+def _judging(request: Request) -> dict[str, Any]:
+    if not request.floor:
+        return {"ignore": tuple(request.ignore)} if request.ignore else {}
+    from replay.floor import read_floor
+
+    return {"floor": read_floor(Path(request.floor)), "ignore": tuple(request.ignore)}
+
+
+def _outcome(report: "tt.Report", request: Request) -> RunOutcome:
+    from replay.report import render
+
+    turns = {
+        turn.turn: TurnOutcome(
+            verdict=str(turn.verdict),
+            failure="" if _allows(request, turn.verdict) else render(_alone(report, turn)),
+            causes=", ".join(each.name for each in _causes(report, turn.turn)) or None,
+            margin_max=turn.margin_max,
+            logprob_difference_max=turn.logprob_difference_max,
+        )
+        for turn in report.turns
+    }
+    # Where turns fail they say so themselves, unless what is wrong is wrong with all of them.
+    whole = report.verdict is tt.Verdict.INCOMPARABLE or bool(report.altered)
+    if not any(turn.failure for turn in turns.values()):
+        whole = whole or not _allows(request, report.verdict)
+    return RunOutcome(
+        verdict=str(report.verdict),
+        failure=render(report) if whole else "",
+        summary=f"{report.verdict}: {report.reason}" if whole else "",
+        turns=turns,
+    )
+
+
+def _allows(request: Request, verdict: "tt.Verdict") -> bool:
+    return verdict.passes or (request.allow_drift and verdict is tt.Verdict.DRIFTED)
+
+
+def _alone(report: "tt.Report", turn: "tt.TurnVerdict") -> "tt.Report":
+    """The report as if of this turn only."""
+    causes = _causes(report, turn.turn)
+    first = next((each.turn for each in report.turns if not each.verdict.passes), turn.turn)
+    reason = report.reason if turn.turn == first else f"turn {first} was the first to fail"
+    return replace(
+        report,
+        verdict=turn.verdict,
+        reason=causes[0].sentence if causes else reason,
+        causes=causes,
+        turns=(turn,),
+        divergences=tuple(each for each in report.divergences if each.turn == turn.turn),
+        repro=re.sub(r"--turn \d+", f"--turn {turn.turn}", report.repro, count=1),
+    )
+
+
+def _causes(report: "tt.Report", turn: int) -> "tuple[Cause, ...]":
+    return tuple(each for each in report.causes if each.turn in (None, turn))

@@ -1,0 +1,161 @@
+"""The process that replays: ours alone, whatever the project under test calls its packages.
+
+It is asked in JSON, a line a request, and answers a line each. One child serves a whole session and
+keeps its model; a new one takes the place of one that died.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import IO, Any
+
+# Those of `tokentape.siblings`, which must not be imported here.
+SIBLINGS = ("recorder", "generation", "store", "migrations", "replay")
+COMMAND = ("-P", "-m", "tokentape", "serve-replays")
+_STDERR_SHOWN_BYTES = 4000
+_GOODBYE_S = 5.0
+
+
+class ReplayError(Exception):
+    """The child says that this cannot be replayed, and why."""
+
+
+class ChildDied(Exception):
+    """The child ended in the middle of a request; the message holds what it said last."""
+
+
+class ReplayChild:
+    """Starts at the first request. Not for several threads."""
+
+    def __init__(self, folder: Path) -> None:
+        """`folder` is what the paths of requests are relative to."""
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stderr: IO[bytes] | None = None
+        self._requests = 0
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        """The answer to a request. Raises ReplayError and ChildDied."""
+        process = self._running()
+        self._requests += 1
+        line = json.dumps({"id": self._requests, **request}).encode() + b"\n"
+        try:
+            answer = self._exchange(process, line)
+        except BaseException:
+            # Interrupted, say: what it still answers would be taken for the answer to the next.
+            self._end(at_once=True)
+            raise
+        if answer is None:
+            raise ChildDied(self._obituary(process))
+        if "error" in answer:
+            raise ReplayError(str(answer["error"]))
+        return answer
+
+    def close(self) -> None:
+        """End the child, if there is one; a later request starts another."""
+        self._end(at_once=False)
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is not None and self._process.poll() is None:
+            return self._process
+        self._end(at_once=True)
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the child lives
+        self._process = subprocess.Popen(
+            [sys.executable, *COMMAND],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            cwd=self._folder,
+            env=child_environment(dict(os.environ)),
+        )
+        return self._process
+
+    def _exchange(self, process: subprocess.Popen[bytes], line: bytes) -> dict[str, Any] | None:
+        """None where the child is gone, or says what is no answer to this request."""
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdin.write(line)
+            process.stdin.flush()
+            answer = json.loads(process.stdout.readline())
+        except (OSError, ValueError):
+            return None
+        is_ours = isinstance(answer, dict) and answer.get("id") == self._requests
+        return answer if is_ours else None
+
+    def _obituary(self, process: subprocess.Popen[bytes]) -> str:
+        # It may be closing its files still; killed, if it only talks nonsense.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_GOODBYE_S)
+        code = process.poll()
+        said = self._said()
+        self._end(at_once=True)
+        if code is None:
+            how = "gave no answer that can be read"
+        elif code < 0:
+            how = f"was killed by {_signal_name(-code)}"
+            how += " (out of memory?)" if -code == signal.SIGKILL else ""
+        else:
+            how = f"ended with exit code {code}"
+        return f"the process that replays {how}" + (f"; it said:\n{said}" if said else "")
+
+    def _said(self) -> str:
+        if self._stderr is None:
+            return ""
+        end = self._stderr.seek(0, os.SEEK_END)
+        self._stderr.seek(max(0, end - _STDERR_SHOWN_BYTES))
+        return self._stderr.read().decode(errors="replace").strip()
+
+    def _end(self, *, at_once: bool) -> None:
+        process, self._process = self._process, None
+        stderr, self._stderr = self._stderr, None
+        if process is not None:
+            # It ends by itself when there is nothing more to read.
+            with contextlib.suppress(OSError):
+                process.stdin.close()  # type: ignore[union-attr]
+            try:
+                process.wait(0 if at_once else _GOODBYE_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            process.stdout.close()  # type: ignore[union-attr]
+        if stderr is not None:
+            stderr.close()
+
+
+def child_environment(environment: dict[str, str]) -> dict[str, str]:
+    """Without what would put the project's own packages before ours, and with its share of cores.
+
+    Two workers of xdist that each compute with all cores take longer than with half of them.
+    """
+    home = Path(__file__).resolve().parents[2]
+    paths = environment.pop("PYTHONPATH", "").split(os.pathsep)
+    safe = [path for path in paths if path and (Path(path).resolve() == home or not _hides(path))]
+    if safe:
+        environment["PYTHONPATH"] = os.pathsep.join(safe)
+    workers = int(environment.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if workers > 1:
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, _cores() // workers)))
+    return environment
+
+
+def _hides(path: str) -> bool:
+    return any(Path(path, name).exists() or Path(path, f"{name}.py").exists() for name in SIBLINGS)
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,77 @@
+"""The entry point of the pytest plugin: its options, and nothing more until recordings are given.
+
+It stands alone beside the folders because importing anything of `tokentape` runs the door's check
+for strangers named `store` or `replay`, which a project under test may well have, and then loads
+pandas. For the same reason the rest of the plugin, `tokentape/plugin`, is loaded by its place.
+"""
+
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+_MODES = ("rebuild", "verify", "regenerate")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("tapes", "recordings of language models (tokentape)")
+    group.addoption(
+        "--tapes",
+        action="append",
+        metavar="PATH",
+        help="replay the *.tape files of this folder, or this file; may be repeated",
+    )
+    group.addoption(
+        "--tape-model",
+        metavar="MODEL",
+        help="smollm2-demo, a folder, a GGUF file or a hub id; the recorded one if left out",
+    )
+    group.addoption("--tape-mode", choices=_MODES, help="how to replay; default: verify")
+    group.addoption(
+        "--tape-update",
+        action="store_true",
+        help="record tapes anew that do not pass (not where CI is set in the environment)",
+    )
+    group.addoption(
+        "--tape-ignore",
+        action="append",
+        metavar="FIELD",
+        help="a fingerprint that need not be the recorded one, such as weights; may be repeated",
+    )
+    group.addoption(
+        "--tape-floor", metavar="FILE", help="a noise floor written by `tokentape calibrate`"
+    )
+    group.addoption(
+        "--tape-allow-drift",
+        action="store_true",
+        help="pass turns of which only log-probabilities have drifted",
+    )
+    parser.addini("tapes", "folders or files of recordings, as --tapes", type="paths")
+    parser.addini("tape_model", "as --tape-model; a folder is relative to this file", default="")
+    parser.addini("tape_mode", "as --tape-mode", default="verify")
+    parser.addini("tape_ignore", "as --tape-ignore", type="args")
+    parser.addini("tape_floor", "as --tape-floor; relative to this file", default="")
+    parser.addini("tape_allow_drift", "as --tape-allow-drift", type="bool", default=False)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("tapes") or config.getini("tapes"):
+        config.pluginmanager.register(_implementation().Tapes(config), "tokentape-tapes")
+    elif config.getoption("tape_update"):
+        raise pytest.UsageError("--tape-update: say which recordings with --tapes")
+
+
+def _implementation() -> ModuleType:
+    name = "_tokentape_pytest_plugin"
+    if name not in sys.modules:
+        folder = Path(__file__).resolve().parent / "tokentape" / "plugin"
+        spec = spec_from_file_location(
+            name, folder / "__init__.py", submodule_search_locations=[str(folder)]
+        )
+        if spec is None or spec.loader is None:
+            raise pytest.UsageError(f"{folder} is missing: reinstall tokentape")
+        sys.modules[name] = module = module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return sys.modules[name]
