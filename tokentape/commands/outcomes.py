@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import tokentape as tt
 
 if TYPE_CHECKING:
-    from replay.verdict import Cause
+    from replay.verdict import Floor
 
 # `verify` has a word for these itself.
 _NAMED_ELSEWHERE = ("max_time", "redacted")
@@ -98,35 +98,37 @@ def replay_run(recording: tt.Recording, lm: "tt.LoadedModel", request: Request) 
         recording,
         lm,
         turns=replayable,
-        **_judging(request),
+        floor=_floor(request.floor),
+        ignore=request.ignore,
     )
     found = _outcome(report, request)
     return replace(found, turns=dict(sorted((told | found.turns).items())))
 
 
-def _judging(request: Request) -> dict[str, Any]:
-    if not request.floor:
-        return {"ignore": tuple(request.ignore)} if request.ignore else {}
+def _floor(path: str) -> "Floor | None":
+    if not path:
+        return None
     from replay.floor import read_floor
 
-    return {"floor": read_floor(Path(request.floor)), "ignore": tuple(request.ignore)}
+    return read_floor(Path(path))
 
 
 def _outcome(report: "tt.Report", request: Request) -> RunOutcome:
     from replay.report import render
 
-    turns = {
-        turn.turn: TurnOutcome(
-            verdict=str(turn.verdict),
-            failure="" if _allows(request, turn.verdict) else render(_alone(report, turn)),
-            causes=", ".join(each.name for each in _causes(report, turn.turn)) or None,
+    turns = {}
+    for turn in report.turns:
+        alone = _alone(report, turn)
+        turns[turn.turn] = TurnOutcome(
+            verdict=str(alone.verdict),
+            failure="" if _allows(request, alone.verdict) else render(alone),
+            causes=", ".join(each.name for each in alone.causes) or None,
             margin_max=turn.margin_max,
             logprob_difference_max=turn.logprob_difference_max,
         )
-        for turn in report.turns
-    }
     # Where turns fail they say so themselves, unless what is wrong is wrong with all of them.
-    whole = report.verdict is tt.Verdict.INCOMPARABLE or bool(report.altered)
+    in_turns = [each.sentence for each in report.causes if each.turn is not None]
+    whole = report.verdict is tt.Verdict.INCOMPARABLE or not set(report.altered) <= set(in_turns)
     if not any(turn.failure for turn in turns.values()):
         whole = whole or not _allows(request, report.verdict)
     return RunOutcome(
@@ -143,19 +145,20 @@ def _allows(request: Request, verdict: "tt.Verdict") -> bool:
 
 def _alone(report: "tt.Report", turn: "tt.TurnVerdict") -> "tt.Report":
     """The report as if of this turn only."""
-    causes = _causes(report, turn.turn)
+    causes = tuple(each for each in report.causes if each.turn in (None, turn.turn))
+    altered = tuple(each.sentence for each in causes if each.sentence in report.altered)
+    verdict = turn.verdict
+    if altered and verdict.passes:
+        verdict = tt.Verdict.DIVERGED
     first = next((each.turn for each in report.turns if not each.verdict.passes), turn.turn)
     reason = report.reason if turn.turn == first else f"turn {first} was the first to fail"
     return replace(
         report,
-        verdict=turn.verdict,
+        verdict=verdict,
         reason=causes[0].sentence if causes else reason,
         causes=causes,
         turns=(turn,),
         divergences=tuple(each for each in report.divergences if each.turn == turn.turn),
+        altered=altered,
         repro=re.sub(r"--turn \d+", f"--turn {turn.turn}", report.repro, count=1),
     )
-
-
-def _causes(report: "tt.Report", turn: int) -> "tuple[Cause, ...]":
-    return tuple(each for each in report.causes if each.turn in (None, turn))

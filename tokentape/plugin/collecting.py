@@ -133,7 +133,7 @@ class Unusable(TapeItem):
         self._reason = reason
 
     def runtest(self) -> None:
-        raise TapeFailure(f"{self.path.name}: {self._reason}")
+        raise TapeFailure(self._reason)
 
 
 class TapeFailure(Exception):

@@ -56,7 +56,7 @@ class Replays:
         try:
             answer = self._answer(tape, run, turn)
         except (ReplayError, ChildDied) as error:
-            return Outcome(failure=f"{self._name(tape)}: {error}", measures=())
+            return Outcome(failure=str(error), measures=())
         found = answer["runs"].get(str(run))
         if found is None:
             return Outcome(failure=f"{self._name(tape)} has fewer runs than before", measures=())
