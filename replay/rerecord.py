@@ -118,8 +118,10 @@ def _generator(started: RunStarted, lm: LoadedModel, recorder: Recorder) -> Manu
 
 def _take(turn: Turn, started: RunStarted, lm: LoadedModel, generator: ManualGenerator) -> None:
     bypassed = turn.cache is not None and turn.cache.reason == "user_bypass"
+    # A minimal length of zero is the one setting that goes unrecorded though it is a default.
+    sampling = {"min_length": 0, **turn.started.sampling}
     settings = TurnSettings(
-        config=hf.recorded_config(turn.started.sampling),
+        config=hf.recorded_config(sampling),
         seed=turn.started.seed,
         use_cache=not bypassed,
     )

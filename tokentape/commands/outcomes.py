@@ -114,14 +114,12 @@ def _floor(path: str) -> "Floor | None":
 
 
 def _outcome(report: "tt.Report", request: Request) -> RunOutcome:
-    from replay.report import render
-
     turns = {}
     for turn in report.turns:
         alone = _alone(report, turn)
         turns[turn.turn] = TurnOutcome(
             verdict=str(alone.verdict),
-            failure="" if _allows(request, alone.verdict) else render(alone),
+            failure="" if _allows(request, alone.verdict) else _text(alone),
             causes=", ".join(each.name for each in alone.causes) or None,
             margin_max=turn.margin_max,
             logprob_difference_max=turn.logprob_difference_max,
@@ -133,7 +131,7 @@ def _outcome(report: "tt.Report", request: Request) -> RunOutcome:
         whole = whole or not _allows(request, report.verdict)
     return RunOutcome(
         verdict=str(report.verdict),
-        failure=render(report) if whole else "",
+        failure=_text(report) if whole else "",
         summary=f"{report.verdict}: {report.reason}" if whole else "",
         turns=turns,
     )
@@ -141,6 +139,13 @@ def _outcome(report: "tt.Report", request: Request) -> RunOutcome:
 
 def _allows(request: Request, verdict: "tt.Verdict") -> bool:
     return verdict.passes or (request.allow_drift and verdict is tt.Verdict.DRIFTED)
+
+
+def _text(report: "tt.Report") -> str:
+    """The verdict comes first: of a failure many tools show one line."""
+    from replay.report import render
+
+    return f"{report.verdict}: {report.reason}\n\n{render(report)}"
 
 
 def _alone(report: "tt.Report", turn: "tt.TurnVerdict") -> "tt.Report":

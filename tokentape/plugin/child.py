@@ -76,27 +76,30 @@ class ReplayChild:
         return self._process
 
     def _exchange(self, process: subprocess.Popen[bytes], line: bytes) -> dict[str, Any] | None:
-        """None where the child is gone, or says what is no answer to this request."""
+        """None where the child is gone. What else is printed there is passed over."""
         assert process.stdin is not None
         assert process.stdout is not None
         try:
             process.stdin.write(line)
             process.stdin.flush()
-            answer = json.loads(process.stdout.readline())
-        except (OSError, ValueError):
+        except OSError:
             return None
-        is_ours = isinstance(answer, dict) and answer.get("id") == self._requests
-        return answer if is_ours else None
+        for said in process.stdout:
+            try:
+                answer = json.loads(said)
+            except ValueError:
+                continue
+            if isinstance(answer, dict) and answer.get("id") == self._requests:
+                return answer
+        return None
 
     def _obituary(self, process: subprocess.Popen[bytes]) -> str:
-        # It may be closing its files still; killed, if it only talks nonsense.
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_GOODBYE_S)
-        code = process.poll()
-        said = self._said()
+        code, said = process.poll(), self._said()
         self._end(at_once=True)
         if code is None:
-            how = "gave no answer that can be read"
+            how = "closed its output"
         elif code < 0:
             how = f"was killed by {_signal_name(-code)}"
             how += " (out of memory?)" if -code == signal.SIGKILL else ""
