@@ -32,7 +32,7 @@ def louder(model: Any) -> None:
 def test_the_same_model_says_the_same(
     lm: tt.LoadedModel, store: DatabaseStore, anew: DatabaseStore, record: Callable[..., Any]
 ) -> None:
-    recording = record(lm, store)
+    recording = record(lm, store, tokens=5)
     run_id = rerecord(recording, lm, anew, blobs=store)
     again = anew.recording(run_id)
 
@@ -54,7 +54,7 @@ def test_another_model_says_something_else_to_the_same_and_is_verified(
     record: Callable[..., Any],
     altered: Altered,
 ) -> None:
-    recording, other = record(lm, store), altered(lm, louder)
+    recording, other = record(lm, store, tokens=5), altered(lm, louder)
     again = anew.recording(rerecord(recording, other, anew, blobs=store))
 
     assert tt.verify(recording, other).verdict is tt.Verdict.INCOMPARABLE
@@ -174,7 +174,7 @@ def test_what_events_cannot_ask_for_is_refused_before_anything_is_recorded(
         recorder.run_id: "turn 2 was generated with RepetitionPenaltyLogitsProcessor",
         redacted.run_id: "was redacted",
         empty.run_id: "has no turn to record anew",
-        record(lm, store).run_id: "blobs=",
+        record(lm, store, tokens=5).run_id: "blobs=",
     }
 
     for run_id, why in refused.items():
@@ -206,6 +206,6 @@ def test_a_run_that_today_s_model_refuses_is_recorded_as_failed(
 ) -> None:
     small = make_lm("llama", max_position_embeddings=64)
     with pytest.raises(tt.PromptError, match="context"):
-        rerecord(record(lm, store), small, anew, blobs=store)
+        rerecord(record(lm, store, tokens=5), small, anew, blobs=store)
 
     assert [each.status for each in anew.summaries()] == ["failed"]

@@ -114,21 +114,24 @@ def _floor(path: str) -> "Floor | None":
 
 
 def _outcome(report: "tt.Report", request: Request) -> RunOutcome:
-    turns = {}
-    for turn in report.turns:
-        alone = _alone(report, turn)
-        turns[turn.turn] = TurnOutcome(
-            verdict=str(alone.verdict),
-            failure="" if _allows(request, alone.verdict) else _text(alone),
-            causes=", ".join(each.name for each in alone.causes) or None,
-            margin_max=turn.margin_max,
-            logprob_difference_max=turn.logprob_difference_max,
-        )
+    alone = {turn.turn: _alone(report, turn) for turn in report.turns}
+    failing = [turn for turn, each in alone.items() if not _allows(request, each.verdict)]
     # Where turns fail they say so themselves, unless what is wrong is wrong with all of them.
     in_turns = [each.sentence for each in report.causes if each.turn is not None]
     whole = report.verdict is tt.Verdict.INCOMPARABLE or not set(report.altered) <= set(in_turns)
-    if not any(turn.failure for turn in turns.values()):
+    if not failing:
         whole = whole or not _allows(request, report.verdict)
+    turns = {}
+    for turn in report.turns:
+        each, fails = alone[turn.turn], turn.turn in failing
+        causes = dict.fromkeys(cause.name for cause in each.causes) if whole or fails else ()
+        turns[turn.turn] = TurnOutcome(
+            verdict=str(report.verdict if whole else each.verdict),
+            failure=_text(each) if fails else "",
+            causes=", ".join(causes) or None,
+            margin_max=turn.margin_max,
+            logprob_difference_max=turn.logprob_difference_max,
+        )
     return RunOutcome(
         verdict=str(report.verdict),
         failure=_text(report) if whole else "",
@@ -149,18 +152,23 @@ def _text(report: "tt.Report") -> str:
 
 
 def _alone(report: "tt.Report", turn: "tt.TurnVerdict") -> "tt.Report":
-    """The report as if of this turn only."""
-    causes = tuple(each for each in report.causes if each.turn in (None, turn.turn))
-    altered = tuple(each.sentence for each in causes if each.sentence in report.altered)
+    """The report as if of this turn only.
+
+    A cause that showed in an earlier turn goes on, but what contradicts itself does so in place.
+    """
+    causes = tuple(each for each in report.causes if each.turn is None or each.turn <= turn.turn)
+    altered = tuple(
+        each.sentence
+        for each in causes
+        if each.sentence in report.altered and each.turn in (None, turn.turn)
+    )
     verdict = turn.verdict
     if altered and verdict.passes:
         verdict = tt.Verdict.DIVERGED
-    first = next((each.turn for each in report.turns if not each.verdict.passes), turn.turn)
-    reason = report.reason if turn.turn == first else f"turn {first} was the first to fail"
     return replace(
         report,
         verdict=verdict,
-        reason=causes[0].sentence if causes else reason,
+        reason=causes[0].sentence if causes else report.reason,
         causes=causes,
         turns=(turn,),
         divergences=tuple(each for each in report.divergences if each.turn == turn.turn),

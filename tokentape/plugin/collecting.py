@@ -67,7 +67,7 @@ class TapeFile(pytest.File):
         super().__init__(**place)
         self.replays = replays
         if any(line.startswith("xdist_group") for line in self.config.getini("markers")):
-            # One worker replays a tape, where its scheduler heeds groups.
+            # One worker replays a tape with `--dist loadgroup`, as with `--dist loadfile`.
             self.add_marker(pytest.mark.xdist_group(name=self.nodeid))
 
     def collect(self) -> Iterator[pytest.Item | pytest.Collector]:
