@@ -1,0 +1,121 @@
+"""What `examples/ci` shows works: its tapes are replayed, its workflow asks for what exists."""
+
+import platform
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+import yaml
+
+import tokentape as tt
+from tokentape.cli import app
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "ci"
+TAPES = sorted((EXAMPLE / "recordings").glob("*.tape"))
+WORKFLOW = EXAMPLE / ".github" / "workflows" / "replay.yml"
+
+
+@pytest.mark.demo_model
+def test_the_tapes_are_replayed_as_the_readme_says(tmp_path: Path) -> None:
+    shown = ["--tapes", "recordings", "--tape-model", "smollm2-demo"]
+    assert f"$ pytest {' '.join(shown)}\n" in (EXAMPLE / "README.md").read_text(encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *shown, "-p", "no:cacheprovider"],
+        cwd=EXAMPLE,
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.returncode == 0, done.stdout
+    assert "6 passed" in done.stdout
+
+
+def test_the_tapes_are_small_sound_and_say_nothing_of_the_machine_they_were_made_on() -> None:
+    assert [tape.name for tape in TAPES] == ["greedy.tape", "sampled.tape"]
+    for tape in TAPES:
+        assert tape.stat().st_size < 50_000
+        with tt.open_store(tape) as store:
+            (summary,) = store.summaries()
+            assert tt.check(store, summary.run_id).is_vouched_for
+            recording = store.recording(summary.run_id)
+            started = recording.started()
+            told = repr([record.body for record in recording.records()])
+        assert started.model == "smollm2-demo"
+        assert started.environment["platform"] == "Linux"
+        assert platform.node() not in told or len(platform.node()) < 4
+        assert not re.search(r"/(home|root|tmp|Users)/", told)
+
+
+def test_a_greedy_tape_is_not_bound_to_a_random_stream() -> None:
+    seeds = {}
+    for tape in TAPES:
+        with tt.open_store(tape) as store:
+            (summary,) = store.summaries()
+            turns = store.recording(summary.run_id).turns()
+            seeds[tape.stem] = [turn.started.seed is not None for turn in turns]
+
+    assert not any(seeds["greedy"])
+    assert all(seeds["sampled"])
+
+
+def steps() -> list[dict[str, Any]]:
+    workflow = yaml.safe_load(WORKFLOW.read_text(encoding="utf-8"))
+    # YAML 1.1 reads the key `on` as a boolean.
+    assert workflow[True].keys() == {"push", "pull_request"}
+    (job,) = workflow["jobs"].values()
+    found: list[dict[str, Any]] = job["steps"]
+    return found
+
+
+def test_the_workflow_keeps_its_reports_also_when_it_is_red() -> None:
+    used = [step["uses"] for step in steps() if "uses" in step]
+    (upload,) = [step for step in steps() if "upload-artifact" in step.get("uses", "")]
+
+    assert all(re.fullmatch(r"actions/[\w-]+@v\d+", each) for each in used)
+    assert {each.partition("@")[0].rpartition("/")[2] for each in used} == {
+        "cache",
+        "checkout",
+        "setup-python",
+        "upload-artifact",
+    }
+    assert upload["if"] == "${{ !cancelled() }}"
+
+
+def commands(name: str) -> list[list[str]]:
+    """What the workflow's steps run under a name, as words."""
+    lines = [line.strip() for step in steps() for line in step.get("run", "").splitlines()]
+    return [shlex.split(line) for line in lines if line.startswith(f"{name} ")]
+
+
+def test_the_workflow_gives_pytest_options_that_it_has() -> None:
+    (words,) = commands("pytest")
+    told = subprocess.run(
+        [sys.executable, "-m", "pytest", "--help"], capture_output=True, text=True
+    )
+    asked = {word.partition("=")[0] for word in words if word.startswith("--")}
+
+    assert asked >= {"--tapes", "--tape-model", "--junitxml"}
+    assert asked <= set(re.findall(r"--[\w-]+", told.stdout))
+
+
+def test_the_workflow_gives_tokentape_commands_and_options_that_it_has() -> None:
+    (words,) = commands("tokentape")
+    command = typer.main.get_command(app).commands[words[1]]  # type: ignore[attr-defined]
+    known = {option for parameter in command.params for option in parameter.opts}
+
+    assert {word for word in words if word.startswith("--")} <= known
+
+
+def test_the_example_is_installed_with_what_it_was_recorded_with() -> None:
+    required = (EXAMPLE / "requirements.txt").read_text(encoding="utf-8")
+    with tt.open_store(TAPES[0]) as store:
+        (summary,) = store.summaries()
+        recorded_torch = store.recording(summary.run_id).started().environment["torch"]
+
+    assert f"tokentape=={tt.__version__}\n" in required
+    assert f"torch=={recorded_torch.partition('+')[0]}\n" in required
