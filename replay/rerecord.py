@@ -1,6 +1,7 @@
 """Record a run anew: the same messages, tool results, settings and seeds, with today's model."""
 
 from dataclasses import replace
+from typing import Protocol
 
 from generation import LoadedModel, ManualGenerator, hf
 from generation.checks import context_tokens
@@ -21,7 +22,6 @@ from recorder.events import (
 from recorder.projections import Turn
 from recorder.redaction import REDACTED
 from replay.errors import NothingToReplayError, ReplayError
-from store.source import BlobSource
 
 # Choices of tokentape that `ManualGenerator` is given, where the recording names them.
 _ENGINE = ("prefill_chunk_tokens", "candidates", "cache_bytes", "template_settings")
@@ -33,8 +33,15 @@ _BROKEN_OFF = {
 }
 
 
+class Payloads(Protocol):
+    """What any store is: a place that keeps full results of tools."""
+
+    def blob(self, sha256: str) -> bytes:
+        """The payload under a hexadecimal sha256."""
+
+
 def rerecord(
-    recording: Recording, lm: LoadedModel, store: EventLog, *, blobs: BlobSource | None = None
+    recording: Recording, lm: LoadedModel, store: EventLog, *, blobs: Payloads | None = None
 ) -> str:
     """Have a model say it all again, and record that in `store`. Returns the id of the new run.
 
@@ -148,7 +155,7 @@ def _prompt(turn: Turn, started: RunStarted, lm: LoadedModel, generator: ManualG
 
 
 def _return_again(
-    event: ToolReturned, lm: LoadedModel, recorder: Recorder, blobs: BlobSource
+    event: ToolReturned, lm: LoadedModel, recorder: Recorder, blobs: Payloads
 ) -> None:
     """The result as it was, counted in today's tokens."""
     payload = blobs.blob(event.payload_sha256)

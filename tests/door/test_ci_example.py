@@ -99,7 +99,7 @@ def test_the_workflow_gives_pytest_options_that_it_has() -> None:
     )
     asked = {word.partition("=")[0] for word in words if word.startswith("--")}
 
-    assert asked >= {"--tapes", "--tape-model", "--junitxml"}
+    assert asked >= {"--tapes", "--tape-model", "--junit-xml"}
     assert asked <= set(re.findall(r"--[\w-]+", told.stdout))
 
 
