@@ -1,7 +1,7 @@
 """Record a run anew: the same messages, tool results, settings and seeds, with today's model."""
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol
 
 from generation import LoadedModel, ManualGenerator, hf
 from generation.checks import context_tokens
@@ -33,32 +33,21 @@ _BROKEN_OFF = {
 }
 
 
-class Payloads(Protocol):
-    """What any store is: a place that keeps full results of tools."""
-
-    def blob(self, sha256: str) -> bytes:
-        """The payload under a hexadecimal sha256."""
-
-
-def rerecord(
-    recording: Recording, lm: LoadedModel, store: EventLog, *, blobs: Payloads | None = None
-) -> str:
+def rerecord(recording: Recording, lm: LoadedModel, store: EventLog) -> str:
     """Have a model say it all again, and record that in `store`. Returns the id of the new run.
 
     What was given stays: system prompt, messages, results of tools, settings, seeds, the kind of
     history, and prompts of ids. Replies and fingerprints are today's; a turn that was cut off at
-    the end is taken whole. `blobs` is the store that keeps the full results of tools.
+    the end is taken whole.
     Raises ReplayError, before anything is recorded, for what events cannot ask for again;
     ModelError and PromptError where today's model refuses a turn: the new run has failed then.
     """
     started, turns = recording.started(), {turn.number: turn for turn in recording.turns()}
     _refuse(recording, turns)
     given = _given(recording)
-    if blobs is None and any(isinstance(event, ToolReturned) for event in given):
-        raise ReplayError(
-            f"run {recording.run_id} has results of tools: give the store that keeps them in full, "
-            "as blobs="
-        )
+    read_blob = recording.read_blob
+    if read_blob is None and any(isinstance(event, ToolReturned) for event in given):
+        raise ReplayError(f"run {recording.run_id} has results of tools that are not at hand")
     recorder = Recorder(store)
     generator = _generator(started, lm, recorder)
     with recorder:
@@ -70,8 +59,8 @@ def rerecord(
                 generator.clear_cache(event.reason)
             elif isinstance(event, TurnStarted):
                 _take(turns[event.turn], started, lm, generator)
-            elif isinstance(event, ToolReturned) and blobs is not None:
-                _return_again(event, lm, recorder, blobs)
+            elif isinstance(event, ToolReturned) and read_blob is not None:
+                _return_again(event, lm, recorder, read_blob)
             else:
                 recorder.record(event)
     return recorder.run_id
@@ -155,10 +144,10 @@ def _prompt(turn: Turn, started: RunStarted, lm: LoadedModel, generator: ManualG
 
 
 def _return_again(
-    event: ToolReturned, lm: LoadedModel, recorder: Recorder, blobs: Payloads
+    event: ToolReturned, lm: LoadedModel, recorder: Recorder, read_blob: Callable[[str], bytes]
 ) -> None:
     """The result as it was, counted in today's tokens."""
-    payload = blobs.blob(event.payload_sha256)
+    payload = read_blob(event.payload_sha256)
     recorder.put_blob(event.payload_sha256, payload)
     tokenizer = lm.tokenizer
     recorder.record(

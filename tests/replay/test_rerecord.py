@@ -1,6 +1,7 @@
 """A run recorded anew is what today's model says to what was said then."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -33,7 +34,7 @@ def test_the_same_model_says_the_same(
     lm: tt.LoadedModel, store: DatabaseStore, anew: DatabaseStore, record: Callable[..., Any]
 ) -> None:
     recording = record(lm, store, tokens=5)
-    run_id = rerecord(recording, lm, anew, blobs=store)
+    run_id = rerecord(recording, lm, anew)
     again = anew.recording(run_id)
 
     assert run_id != recording.run_id
@@ -55,7 +56,7 @@ def test_another_model_says_something_else_to_the_same_and_is_verified(
     altered: Altered,
 ) -> None:
     recording, other = record(lm, store, tokens=5), altered(lm, louder)
-    again = anew.recording(rerecord(recording, other, anew, blobs=store))
+    again = anew.recording(rerecord(recording, other, anew))
 
     assert tt.verify(recording, other).verdict is tt.Verdict.INCOMPARABLE
     assert tt.verify(again, other).verdict is tt.Verdict.VERIFIED
@@ -174,12 +175,14 @@ def test_what_events_cannot_ask_for_is_refused_before_anything_is_recorded(
         recorder.run_id: "turn 2 was generated with RepetitionPenaltyLogitsProcessor",
         redacted.run_id: "was redacted",
         empty.run_id: "has no turn to record anew",
-        record(lm, store, tokens=5).run_id: "blobs=",
     }
+    bare = replace(record(lm, store, tokens=5), read_blob=None)
 
     for run_id, why in refused.items():
         with pytest.raises(tt.ReplayError, match=why):
             rerecord(store.recording(run_id), lm, anew)
+    with pytest.raises(tt.ReplayError, match="not at hand"):
+        rerecord(bare, lm, anew)
     assert anew.summaries() == []
 
 
@@ -206,6 +209,6 @@ def test_a_run_that_today_s_model_refuses_is_recorded_as_failed(
 ) -> None:
     small = make_lm("llama", max_position_embeddings=64)
     with pytest.raises(tt.PromptError, match="context"):
-        rerecord(record(lm, store, tokens=5), small, anew, blobs=store)
+        rerecord(record(lm, store, tokens=5), small, anew)
 
     assert [each.status for each in anew.summaries()] == ["failed"]

@@ -143,7 +143,7 @@ class Server:
                 refuse_altered(old, summary.run_id)
                 recording = old.recording(summary.run_id)
                 lm = self._model(recording, request)
-                run_ids.append(rerecord(recording, lm, new, blobs=old))
+                run_ids.append(rerecord(recording, lm, new))
             tt.pack([new.recording(run_id) for run_id in run_ids], new, made)
 
 
