@@ -191,7 +191,7 @@ KILLER = """
 import os, signal, sys
 
 def kill(event, arguments):
-    if event == "import" and arguments[0] == "torch" and os.path.exists("kill"):
+    if event == "open" and str(arguments[0]).endswith(".tape") and os.path.exists("kill"):
         os.unlink("kill")
         os.write(2, b"about to need too much memory\\n")
         os.kill(os.getpid(), signal.SIGKILL)
@@ -199,6 +199,13 @@ def kill(event, arguments):
 if "serve-replays" in sys.orig_argv:
     print("a library says hello", flush=True)
     sys.addaudithook(kill)
+"""
+
+KILL_AFTER_COLLECTION = """
+import pathlib
+
+def pytest_collection_finish():
+    pathlib.Path("kill").touch()
 """
 
 
@@ -209,7 +216,7 @@ def test_rebuilding_needs_no_model_and_a_child_that_dies_fails_only_the_turn_at_
     hooks = project / "hooks"
     hooks.mkdir()
     (hooks / "sitecustomize.py").write_text(KILLER)
-    (project / "kill").touch()
+    (project / "conftest.py").write_text(KILL_AFTER_COLLECTION)
     path = os.pathsep.join([str(hooks), str(project)])
     options = ("--tapes", "recordings", "--tape-mode=rebuild", "--junitxml=out.xml")
     done = run_pytest(project, *options, PYTHONPATH=path)

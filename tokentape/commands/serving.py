@@ -115,19 +115,22 @@ class Server:
         """Record the tape anew, and put that in its place once it has passed itself."""
         tape = Path(request.tape)
         why = next(run.first_failure for run in found.values() if not run.passes)
-        with tempfile.TemporaryDirectory(prefix=".updating-", dir=tape.parent) as aside:
-            made = Path(aside) / tape.name
-            self._record_anew(tape, made, request)
-            again = self._replay_tape(made, replace(request, mode="rebuild"))
-            if all(run.passes for run in again.values()):
-                again = self._replay_tape(made, request)
-            failing = [run.first_failure for run in again.values() if not run.passes]
-            if failing:
-                raise tt.ReplayError(
-                    f"it does not pass ({why}), nor does what was recorded anew ({failing[0]}): "
-                    "it was left as it was"
-                )
-            made.replace(tape)
+        try:
+            with tempfile.TemporaryDirectory(prefix=".updating-", dir=tape.parent) as aside:
+                made = Path(aside) / tape.name
+                self._record_anew(tape, made, request)
+                again = self._replay_tape(made, replace(request, mode="rebuild"))
+                if all(run.passes for run in again.values()):
+                    again = self._replay_tape(made, request)
+                failing = [run.first_failure for run in again.values() if not run.passes]
+                if failing:
+                    raise tt.ReplayError(
+                        f"it does not pass ({why}), nor does what was recorded anew ({failing[0]}): "
+                        "it was left as it was"
+                    )
+                made.replace(tape)
+        except OSError as error:
+            raise tt.StoreError(f"cannot update {tape}: {error}") from None
         return again, f"{tape} was recorded anew, and passes; before: {why}"
 
     def _record_anew(self, tape: Path, made: Path, request: Request) -> None:
