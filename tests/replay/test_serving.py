@@ -5,6 +5,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
 import tokentape as tt
+from replay.floor import FLOORS
 from tokentape.commands.serving import Server
 
 Forged = Callable[[Path, str], Path]
@@ -114,6 +116,15 @@ def test_where_a_fingerprint_is_ignored_each_turn_answers_for_its_own_numbers(
         passes = lenient["turns"][turn]["failure"] == ""
         assert passes == (each["verdict"] == "drifted")
     assert "drifted" in {each["verdict"] for each in strict["turns"].values()}
+
+
+def test_a_floor_of_one_s_own_is_what_counts(recorded: Callable[..., Path], tmp_path: Path) -> None:
+    strict = replace(FLOORS["float32"], version="strict", logprob_floor=0.0)
+    tt.write_floor(strict, tmp_path / "floor.json")
+    run = replay(recorded(), floor=str(tmp_path / "floor.json"))
+
+    assert "drifted" in {each["verdict"] for each in run["turns"].values()}
+    assert any("floor strict" in each["failure"] for each in run["turns"].values())
 
 
 @pytest.mark.parametrize(
