@@ -4,22 +4,19 @@ Only the order of additions differs between the ways, so whatever moves is noise
 measured between the two likeliest tokens, the log-probability on the recorded token.
 """
 
-import hashlib
-import json
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from generation import LoadedModel, hf
+from generation import LoadedModel, ModelError, hf
 from generation.checks import refuse_training
 from generation.threads import torch_threads
 from recorder import Recording
 from replay.errors import ReplayError
-from replay.floor import FLOORS
+from replay.floor import FLOORS, version_of
 from replay.turns import branches, choose_turns, reply_rows, stream_of
 from replay.verdict import Floor
 
@@ -114,7 +111,8 @@ class _Noise:
     def __init__(self, ids: Sequence[int], rows: Sequence[int]) -> None:
         self._said = torch.tensor([ids[row + 1] for row in rows])
         self._top = torch.zeros((len(rows), 2), dtype=torch.long)
-        self._first = torch.full((len(rows), 2), math.nan)
+        self._first = torch.zeros((len(rows), 2))
+        self._ways = 0
         self._largest = 0.0
         self._off: list[torch.Tensor] = []
         """Of each way but the first, shape (rows, 2): margins and log-probabilities."""
@@ -122,8 +120,11 @@ class _Noise:
     def add(self, blocks: Iterator[tuple[torch.Tensor, torch.Tensor]]) -> None:
         """Logits, float32 of shape (some, vocab), and which of the rows they are."""
         off = []
+        first = self._ways == 0
+        self._ways += 1
         for rows, logits in blocks:
-            first = bool(self._first[rows].isnan().any())
+            if not bool(logits.max().isfinite()):
+                raise ModelError("the model's logits are not finite: they have no noise")
             if first:
                 self._top[rows] = logits.topk(2).indices.cpu()
                 self._largest = max(self._largest, logits.abs().max().item())
@@ -170,8 +171,7 @@ class _Noise:
             tokens=sum(map(len, self._off)),
             measured_on=described,
         )
-        digest = hashlib.sha256(json.dumps(asdict(floor), sort_keys=True).encode()).hexdigest()
-        return replace(floor, version=f"{dtype}-calibrated-{digest[:8]}")
+        return replace(floor, version=version_of(floor))
 
 
 def _logits(

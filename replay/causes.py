@@ -36,14 +36,14 @@ _CANDIDATE_NATS = 0.02
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """What a verification has seen. `floor` is the yardstick where none is known."""
+    """What a replay has seen. Without a `floor` the numbers are no evidence: all may be noise."""
 
     recording: Recording
     lm: LoadedModel
     turns: Sequence[JudgedTurn]
     differences: Sequence[FieldDifference]
     altered: Sequence[Cause]
-    floor: Floor
+    floor: Floor | None
 
     def differs(self, field: str) -> bool:
         return any(each.field == field for each in self.differences)
@@ -64,19 +64,22 @@ def find_causes(seen: Evidence) -> tuple[Cause, ...]:
         else:
             place = replace(same, turn=cause.turn, step=cause.step)
             found[found.index(same)] = place
-    if not found and any(token.kind for turn in seen.turns for token in turn.tokens):
+    if seen.floor and not found and any(token.kind for turn in seen.turns for token in turn.tokens):
         found.append(_of_near_ties(seen))
     return (*found, *following)
 
 
 def _of_numbers(seen: Evidence) -> list[Cause]:
     """What the model's numbers, the sampler's picks and the ends of turns show, by turn."""
-    drifting = next((each for each in seen.turns if each.is_drifting(seen.floor)), None)
-    off = next((each for each in seen.turns if each.is_off_the_sampler(seen.floor)), None)
+    floor = seen.floor
+    if floor is None:
+        return []
+    drifting = next((each for each in seen.turns if each.is_drifting(floor)), None)
+    off = next((each for each in seen.turns if each.is_off_the_sampler(floor)), None)
     stopping = next((each for each in seen.turns if each.stop_matches is False), None)
-    found = [] if drifting is None else [_of_drift(seen, drifting)]
+    found = [] if drifting is None else [_of_drift(seen, drifting, floor.logprob_floor)]
     if off is not None:
-        found.append(_of_sampler(seen, off))
+        found.append(_of_sampler(seen, off, floor))
     if stopping is not None and stopping not in (drifting, off):
         found.append(_of_stop(stopping))
     return sorted(found, key=lambda cause: cause.turn or 0)
@@ -110,8 +113,7 @@ def _named(difference: FieldDifference) -> str:
     return sentences[difference.field]
 
 
-def _of_drift(seen: Evidence, turn: JudgedTurn) -> Cause:
-    floor = seen.floor.logprob_floor
+def _of_drift(seen: Evidence, turn: JudgedTurn, floor: float) -> Cause:
     step = next(i for i, each in enumerate(turn.differences) if each > floor)
     number = turn.turn.number
     place = f"turn {number}, token {step}"
@@ -159,7 +161,7 @@ def _is_tampered(divergence: Divergence, step: int) -> bool:
     return bool(pairs) and all(abs(a - b) <= _CANDIDATE_NATS for a, b in pairs)
 
 
-def _of_sampler(seen: Evidence, judged: JudgedTurn) -> Cause:
+def _of_sampler(seen: Evidence, judged: JudgedTurn, floor: Floor) -> Cause:
     number = judged.turn.number
     wrong = [i for i, each in enumerate(judged.tokens) if each.kind not in ("", "near_tie")]
     step = wrong[0] if wrong else None
@@ -171,7 +173,7 @@ def _of_sampler(seen: Evidence, judged: JudgedTurn) -> Cause:
         if shift != StreamShift() and ended:
             name, sentence = _of_stream(judged, shift, place)
             return Cause(name=name, sentence=sentence, turn=number, step=step)
-    fit = fit_setting(judged, seen.lm, seen.floor)
+    fit = fit_setting(judged, seen.lm, floor)
     sentence = f"{place}: the model agrees, the sampler does not: sampling settings changed"
     return Cause(name="sampler", sentence=sentence + _fitted(fit), turn=number, step=step)
 

@@ -34,6 +34,8 @@ def compare_fingerprints(
     The random stream matters only where tokens were `sampled`. Raises ReplayError for a field to
     `ignore` that forbids nothing.
     """
+    if isinstance(ignore, str):
+        ignore = (ignore,)
     unknown = sorted(set(ignore) - set(FORBIDDING))
     if unknown:
         raise ReplayError(

@@ -1,5 +1,6 @@
 """The noise floor, and how many near ties it lets one expect."""
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -37,6 +38,9 @@ NO_DRIFT = replace(YARDSTICK, logprob_floor=math.inf)
 # The smallest fault that a replay is to find, weights off by a ten-thousandth, moves
 # log-probabilities by 2.4e-4 on average: a floor above that hides it.
 _VERIFIABLE_NATS = 2.4e-4
+# Twice and more what 16 bits make of the noisiest tiny model.
+_MARGIN_EPS_MAX = 4.0
+_LOGPROB_FLOOR_MAX = 2.0
 # An average over many tokens sees what the floor of a single one hides.
 _MEAN_FACTOR = 4.0
 _MEAN_TOKENS = 32
@@ -56,6 +60,7 @@ def floor_of(lm: LoadedModel, dtype: str, given: Floor | None = None) -> Floor |
     another dtype.
     """
     if given is not None:
+        refuse_absurd(given)
         if given.dtype != dtype:
             raise ReplayError(
                 f"the floor {given.version} was measured in {given.dtype}, and the run was "
@@ -63,6 +68,26 @@ def floor_of(lm: LoadedModel, dtype: str, given: Floor | None = None) -> Floor |
             )
         return given
     return None if hf.recurrent(hf.new_cache(lm.model)) else FLOORS.get(dtype)
+
+
+def version_of(floor: Floor) -> str:
+    """The name of a measurement: it holds a hash of all that the floor says."""
+    described = json.dumps(asdict(floor) | {"version": ""}, sort_keys=True)
+    return f"{floor.dtype}-calibrated-{hashlib.sha256(described.encode()).hexdigest()[:8]}"
+
+
+def refuse_absurd(floor: Floor) -> None:
+    """Raise ReplayError for a floor that is not what its version names, or hides everything."""
+    if floor not in FLOORS.values() and floor.version != version_of(floor):
+        raise ReplayError(
+            f"the floor {floor.version} was changed since it was measured, or never was: measure "
+            "one with `tokentape calibrate`"
+        )
+    if floor.margin_eps > _MARGIN_EPS_MAX or floor.logprob_floor > _LOGPROB_FLOOR_MAX:
+        raise ReplayError(
+            f"the floor {floor.version} lets margins of {floor.margin_eps:g} logits and "
+            f"differences of {floor.logprob_floor:g} nats pass: behind it nothing can be told"
+        )
 
 
 def hides_faults(floor: Floor) -> bool:
@@ -117,7 +142,7 @@ def read_floor(path: Path) -> Floor:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ReplayError(f"cannot read the floor {path}: {error.strerror}") from None
-    except ValueError as error:
+    except (RecursionError, ValueError) as error:
         raise ReplayError(f"{path} is no floor of `tokentape calibrate`: {error}") from None
     if not isinstance(values, dict) or "tokentape_floor" not in values:
         raise ReplayError(f"{path} is no floor of `tokentape calibrate`")
@@ -137,7 +162,9 @@ def floor_from(values: Mapping[str, Any], where: str) -> Floor:
         raise ReplayError(
             f"{where} is a damaged floor: it has {', '.join(kinds)}, numbers not negative"
         )
-    return Floor(**values)
+    floor = Floor(**values)
+    refuse_absurd(floor)
+    return floor
 
 
 def _is_amount(value: object) -> bool:

@@ -1,6 +1,7 @@
 """Judging rows: would the sampler pick the recorded tokens from these logits?"""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -62,9 +63,9 @@ class TurnJudge:
         lm: LoadedModel,
         floor: Floor,
         *,
-        processors: LogitsProcessorList | None = None,
+        own: Callable[[], LogitsProcessorList | None] = lambda: None,
     ) -> None:
-        """`processors` are the caller's own, where the turn had any.
+        """`own` makes the processors of the caller's own, where the turn had any.
 
         Raises RecordingError for settings or a seed that no turn could have been begun with.
         """
@@ -77,9 +78,11 @@ class TurnJudge:
         vocabulary = lm.model.get_input_embeddings().num_embeddings
         try:
             config = hf.recorded_config(turn.started.sampling)
-            prepared = hf.prepare(lm.model, lm.tokenizer, config, prompt, processors=processors)
+            prepared = hf.prepare(lm.model, lm.tokenizer, config, prompt, processors=own())
             # For a second look at a row: one with a state must not see a row twice.
-            self._spare = hf.prepare(lm.model, lm.tokenizer, config, prompt).processors
+            self._spare = hf.prepare(
+                lm.model, lm.tokenizer, config, prompt, processors=own()
+            ).processors
             self._temperature = float(config.temperature or 1.0) if config.do_sample else 1.0
             self._stream = (
                 NoiseStream(turn.started.seed or 0, vocabulary, device)
@@ -106,11 +109,26 @@ class TurnJudge:
         return min(len(self.turn.tokens) - self._step, self._block)
 
     def judge(self, logits: torch.Tensor) -> JudgedRows:
-        """The next tokens, `due` at most, against their raw logits, float32 (rows, vocab)."""
+        """The next tokens, `due` at most, against their raw logits, float32 (rows, vocab).
+
+        Raises ModelError for logits that are not finite, RecordingError where the settings of the
+        turn cannot be applied.
+        """
         first, rows = self._step, len(logits)
         seen = self._prompt_tokens + first
+        # Minus infinity is how some models mask what is no token.
+        if not bool(logits.amax(dim=-1).isfinite().all()):
+            raise ModelError(
+                f"the model's logits are not finite in turn {self.turn.number}, from token {first} "
+                "on: its weights are broken"
+            )
         ids = self._ids[0, seen : seen + rows, None]
-        scores = hf.process_rows(self._processors, self._ids, seen, logits)
+        try:
+            scores = hf.process_rows(self._processors, self._ids, seen, logits)
+        except (IndexError, RuntimeError, TypeError, ValueError) as error:
+            raise RecordingError(
+                f"the settings of turn {self.turn.number} cannot be applied: {error}"
+            ) from None
         kept = scores > -math.inf
         picked, noised = self._pick(scores, kept)
         best, place = noised.max(dim=-1, keepdim=True)

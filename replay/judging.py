@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
@@ -82,7 +83,9 @@ def judge_turns(
             lm.model, stream_of(branch), reply_rows(branch), chunk_tokens=chunk_tokens
         )
         judges = [
-            TurnJudge(turn, lm, floor, processors=processors(turn) if processors else None)
+            TurnJudge(
+                turn, lm, floor, own=partial(processors, turn) if processors else lambda: None
+            )
             for turn in branch
         ]
         for each in _judge_blocks(judges, blocks, lm):

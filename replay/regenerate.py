@@ -16,6 +16,7 @@ from recorder.projections import Turn
 from replay.alterations import find_alterations
 from replay.causes import Evidence, find_causes
 from replay.compare import compare_fingerprints, repro_line
+from replay.errors import ReplayError
 from replay.floor import NO_DRIFT, YARDSTICK, floor_of, plausible, predict_flips
 from replay.judge import TurnJudge
 from replay.judging import JudgedTurn
@@ -79,7 +80,7 @@ def regenerate(
             turns=judged,
             differences=differences,
             altered=altered,
-            floor=judging_floor,
+            floor=known_floor,
         )
         causes = find_causes(evidence)
     repro_turn = divergences[0].turn if divergences else chosen[0].number
@@ -194,24 +195,41 @@ def _generate(
     """The ids that `generate` says, the raw logits of each step, and the generator's end state."""
     model: Any = lm.model
     prompt = torch.tensor([turn.prompt_ids], dtype=torch.long, device=model.device)
-    settings = {name: value for name, value in turn.started.sampling.items() if name != "max_time"}
     devices = [model.device] if model.device.type == "cuda" else []
     end_state: str | None = None
     with torch.random.fork_rng(devices=devices), _no_defaults(model):
-        # Proves settings and seed before they meet the model, whose own errors are not theirs.
+        # Proves settings and seed before they meet the model: a recording may come from anybody.
         TurnJudge(turn, lm, YARDSTICK)
         if turn.started.seed is not None:
             torch.manual_seed(turn.started.seed)
-        output = model.generate(
-            prompt,
-            attention_mask=torch.ones_like(prompt),
-            tokenizer=lm.tokenizer,
-            **settings | {"return_dict_in_generate": True, "output_logits": True},
-        )
+        try:
+            output = model.generate(
+                prompt,
+                attention_mask=torch.ones_like(prompt),
+                tokenizer=lm.tokenizer,
+                **_settings(turn),
+            )
+        except (IndexError, RuntimeError, TypeError, ValueError) as error:
+            first_line = str(error).strip().partition("\n")[0]
+            raise ReplayError(f"`generate` refuses turn {turn.number}: {first_line}") from None
         if turn.started.seed is not None:
             end_state = generator_sha256(_default_generator(model.device))
     ids = output.sequences[0, prompt.shape[1] :].tolist()
     return tuple(ids), output.logits, end_state
+
+
+def _settings(turn: Turn) -> dict[str, Any]:
+    """The recorded settings, without what decides when and how, not what, is generated."""
+    config = hf.recorded_config(turn.started.sampling)
+    return {
+        **{
+            name: getattr(config, name)
+            for name in turn.started.sampling
+            if name not in ("max_time", "prefill_chunk_size")
+        },
+        "return_dict_in_generate": True,
+        "output_logits": True,
+    }
 
 
 @contextmanager

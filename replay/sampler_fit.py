@@ -13,9 +13,11 @@ import torch
 
 from generation import LoadedModel, ModelError, hf
 from replay.judging import JudgedTurn
+from replay.noise import NoiseStream
 from replay.verdict import Floor
 
 _SEARCHED_ROWS = 16
+_ROWS_MIN = 8
 _FILTERED_NATS = 10.0
 _GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 
@@ -32,24 +34,28 @@ class SettingFit:
 
 
 def fit_setting(judged: JudgedTurn, lm: LoadedModel, floor: Floor) -> SettingFit | None:
-    """The one setting that explains a turn, and its value; None where no single one does."""
-    sampling = judged.turn.started.sampling
-    if judged.logits is None:
+    """The one setting that explains a turn, and its value; None where no single one does.
+
+    Some rows are needed, the first that is wrong among them: one row can be explained by anything,
+    and rows that are right by what was recorded.
+    """
+    wrong = [i for i, each in enumerate(judged.tokens) if each.kind not in ("", "near_tie")]
+    if judged.logits is None or not wrong or not wrong[0] < len(judged.logits) >= _ROWS_MIN:
         return None
-    sampled = bool(sampling.get("do_sample"))
+    sampling = judged.turn.started.sampling
+    start = min(max(0, wrong[0] - _SEARCHED_ROWS // 2), len(judged.logits) - _SEARCHED_ROWS)
     for setting, search in _SEARCHES.items():
-        if setting != "repetition_penalty" and not sampled:
+        if setting != "repetition_penalty" and not sampling.get("do_sample"):
             continue
-        few = _Trial(judged, lm, setting, _SEARCHED_ROWS)
-        found = search(few.cost, sampling)
-        if found is None:
+        if setting == "repetition_penalty" and sampling.get("guidance_scale") is not None:
             continue
-        every = _Trial(judged, lm, setting, len(judged.logits))
+        few = _Trial(judged, lm, setting, max(0, start), _SEARCHED_ROWS)
+        every = _Trial(judged, lm, setting, 0, len(judged.logits))
         recorded = sampling.get(setting)
-        for value in found:
+        for value in search(few.cost, sampling) or ():
             temperature = value if setting == "temperature" else sampling.get("temperature")
             tolerance = floor.logprob_floor / min(1.0, float(temperature or 1.0))
-            if value != recorded and every.largest_difference(value) <= tolerance:
+            if value != recorded and every.explains(value, tolerance):
                 return SettingFit(setting=setting, recorded=recorded, explains=value)
     return None
 
@@ -57,13 +63,16 @@ def fit_setting(judged: JudgedTurn, lm: LoadedModel, floor: Floor) -> SettingFit
 class _Trial:
     """Processed log-probabilities of the first rows of a turn with one setting changed."""
 
-    def __init__(self, judged: JudgedTurn, lm: LoadedModel, setting: str, rows: int) -> None:
+    def __init__(
+        self, judged: JudgedTurn, lm: LoadedModel, setting: str, start: int, rows: int
+    ) -> None:
         assert judged.logits is not None
         self._turn = judged.turn
         self._lm = lm
         self._setting = setting
-        self._logits = judged.logits[:rows]
-        tokens = judged.turn.tokens[: len(self._logits)]
+        self._start = start
+        self._logits = judged.logits[start : start + rows]
+        tokens = judged.turn.tokens[start : start + len(self._logits)]
         device = self._logits.device
         ids = [[*judged.turn.prompt_ids, *judged.turn.reply_ids]]
         self._ids = torch.tensor(ids, device=device)
@@ -72,30 +81,44 @@ class _Trial:
 
     def cost(self, value: float) -> float:
         """The mean difference, in nats; infinite for a value that transformers refuses."""
-        differences = self._differences(value)
-        return math.inf if differences is None else differences.mean().item()
+        scores = self._scores(value)
+        return math.inf if scores is None else self._differences(scores).mean().item()
 
-    def largest_difference(self, value: float) -> float:
-        differences = self._differences(value)
-        return math.inf if differences is None else differences.max().item()
+    def explains(self, value: float, tolerance: float) -> bool:
+        """Whether each token is picked, with its log-probability; of a trial from row zero on."""
+        scores = self._scores(value)
+        if scores is None or self._differences(scores).max().item() > tolerance:
+            return False
+        picked = scores.argmax(dim=-1)
+        if self._turn.started.sampling.get("do_sample"):
+            stream = NoiseStream(
+                self._turn.started.seed or 0, scores.shape[-1], self._logits.device
+            )
+            noise = stream.exponentials(scores > -math.inf)
+            picked = (torch.softmax(scores, dim=-1) / noise).argmax(dim=-1)
+        return bool((picked == self._token_ids[:, 0]).all())
 
-    def _differences(self, value: float) -> torch.Tensor | None:
+    def _differences(self, scores: torch.Tensor) -> torch.Tensor:
+        processed = scores.gather(1, self._token_ids)[:, 0] - scores.logsumexp(dim=-1)
+        return (processed - self._recorded).abs().clamp(max=_FILTERED_NATS)
+
+    def _scores(self, value: float) -> torch.Tensor | None:
         prompt_tokens = len(self._turn.prompt_ids)
         sampling = {**self._turn.started.sampling, self._setting: value}
         try:
             config = hf.recorded_config(sampling)
             prompt = self._ids[:, :prompt_tokens]
             prepared = hf.prepare(self._lm.model, self._lm.tokenizer, config, prompt)
-        except ModelError:
+            return hf.process_rows(
+                prepared.processors, self._ids, prompt_tokens + self._start, self._logits
+            )
+        except (ModelError, ValueError):
             return None
-        scores = hf.process_rows(prepared.processors, self._ids, prompt_tokens, self._logits)
-        processed = scores.gather(1, self._token_ids)[:, 0] - scores.logsumexp(dim=-1)
-        return (processed - self._recorded).abs().clamp(max=_FILTERED_NATS)
 
 
 def _temperature(cost: Cost, sampling: Mapping[str, Any]) -> list[float]:
     recorded = float(sampling.get("temperature") or 1.0)
-    grid = [recorded * 2.0 ** (step / 6) for step in range(-9, 10)]
+    grid = [recorded * 2.0 ** (step / 4) for step in range(-17, 18)]
     return _rounded(_refined(cost, grid))
 
 

@@ -16,6 +16,7 @@ from recorder import Recording
 from replay.alterations import find_alterations
 from replay.causes import Evidence, find_causes
 from replay.compare import compare_fingerprints, repro_line
+from replay.errors import ReplayError
 from replay.floor import (
     YARDSTICK,
     floor_of,
@@ -61,6 +62,8 @@ def verify(
     """
     began = time.perf_counter()
     refuse_training(lm.model)
+    if not isinstance(chunk_tokens, int) or chunk_tokens < 1:
+        raise ReplayError(f"chunk_tokens is a number of tokens, at least one: {chunk_tokens!r}")
     started = recording.started()
     chosen = choose_turns(recording, turns, processors)
     sampled = any(turn.started.seed is not None for turn in chosen)
@@ -95,7 +98,7 @@ def verify(
             turns=judged,
             differences=differences,
             altered=altered,
-            floor=yardstick,
+            floor=known_floor,
         )
         causes = find_causes(evidence)
     first_turn = divergences[0].turn if divergences else chosen[0].number

@@ -10,7 +10,14 @@ import torch
 
 import tokentape as tt
 from replay.calibrate import ways_of
-from replay.floor import FLOORS, hides_faults, is_off_on_average, plausible, predict_flips
+from replay.floor import (
+    FLOORS,
+    hides_faults,
+    is_off_on_average,
+    plausible,
+    predict_flips,
+    version_of,
+)
 from replay.report import render
 from store import DatabaseStore
 
@@ -115,7 +122,8 @@ def test_a_floor_of_another_type_of_numbers_is_refused(
     lm: tt.LoadedModel, store: DatabaseStore, record: Record
 ) -> None:
     recording = record(lm, store)
-    floor = dataclasses.replace(FLOORS["float32"], dtype="bfloat16")
+    half = dataclasses.replace(FLOORS["float32"], dtype="bfloat16")
+    floor = dataclasses.replace(half, version=version_of(half))
     with pytest.raises(tt.ReplayError, match="was measured in bfloat16"):
         tt.verify(recording, lm, floor=floor)
     lm.model.to(torch.bfloat16)
@@ -140,6 +148,9 @@ def test_a_floor_comes_back_from_its_file(tmp_path: Path) -> None:
         ('{"tokentape_floor": 1}', "damaged floor"),
         ("NUL", "damaged floor"),
         ("NEGATIVE", "damaged floor"),
+        ("WIDER", "was changed since it was measured"),
+        ("ABSURD", "behind it nothing can be told"),
+        ("[" * 200_000, "is no floor"),
     ],
 )
 def test_what_is_no_floor_is_refused(text: str, complaint: str, tmp_path: Path) -> None:
@@ -148,6 +159,11 @@ def test_what_is_no_floor_is_refused(text: str, complaint: str, tmp_path: Path) 
     values = json.loads(path.read_text())
     if text == "NUL":
         text = json.dumps(values | {"margin_eps": None})
+    if text == "WIDER":
+        text = json.dumps(values | {"logprob_floor": 0.5})
+    if text == "ABSURD":
+        wide = dataclasses.replace(FLOORS["float32"], margin_eps=1e9)
+        text = json.dumps(values | {"margin_eps": 1e9, "version": version_of(wide)})
     if text == "NEGATIVE":
         text = json.dumps(values | {"logprob_floor": -1.0})
     path.write_text(text)

@@ -38,8 +38,8 @@ ModelOption = Annotated[
 FloorOption = Annotated[
     Path | None,
     typer.Option(
-        help="The noise floor in a file of `tokentape calibrate`; else the one that is kept with "
-        "the run, else the built-in one."
+        help="The noise floor in a file of `tokentape calibrate`; else the built-in one of "
+        "float32, or the one that is kept with the run."
     ),
 ]
 
@@ -112,7 +112,7 @@ def verify(
     opened = open_stored(store)
     ctx.call_on_close(opened.close)
     recording = find_recording(opened, run)
-    known_floor = known_floor_of(recording, opened, floor)
+    given_floor = None if floor is None else tt.read_floor(floor)
     files = ctx.with_resource(report_files(junit, html))
     lm = _load(model, recording.started())
     with output.progress("verify") as bar:
@@ -121,7 +121,7 @@ def verify(
             recording,
             lm,
             turns=turn,
-            floor=known_floor,
+            floor=given_floor or kept_floor(recording, opened, lm),
             ignore=ignore or (),
             tools=tt.default_tools(lm) if tools is Tools.RERUN else None,
             differing=_say_differing,
@@ -151,7 +151,7 @@ def regenerate(
     opened = open_stored(store)
     ctx.call_on_close(opened.close)
     recording = find_recording(opened, run)
-    known_floor = known_floor_of(recording, opened, floor)
+    given_floor = None if floor is None else tt.read_floor(floor)
     files = ctx.with_resource(report_files(junit, html))
     lm = _load(model, recording.started())
     with output.progress("regenerate") as bar:
@@ -161,7 +161,7 @@ def regenerate(
             recording,
             lm,
             turns=turn,
-            floor=known_floor,
+            floor=given_floor or kept_floor(recording, opened, lm),
             ignore=ignore or (),
             tools=tt.default_tools(lm) if tools is Tools.RERUN else None,
             differing=_say_differing,
@@ -198,7 +198,10 @@ def calibrate(
         )
     if to is not None:
         tt.write_floor(floor, to)
-    if isinstance(opened, DatabaseStore):
+    weights = lm.identity.weights_sha256_for(recording.started())
+    if weights != recording.started().weights_sha256:
+        sys.stderr.write("tokentape: the floor is not kept: it is that of another model\n")
+    elif isinstance(opened, DatabaseStore):
         kept = KeptFloor(
             run_id=recording.run_id,
             at_ns=time.time_ns(),
@@ -212,18 +215,19 @@ def calibrate(
     sys.stdout.write(output.floor_text(floor, to))
 
 
-def known_floor_of(
-    recording: tt.Recording, opened: DatabaseStore | ParquetStore, path: Path | None
+def kept_floor(
+    recording: tt.Recording, opened: DatabaseStore | ParquetStore, lm: "tt.LoadedModel"
 ) -> "Floor | None":
-    """The floor in a file, or else the newest that is kept beside the run."""
-    if path is not None:
-        return tt.read_floor(path)
-    kept = opened.floors(recording.run_id)
-    if not kept:
-        return None
-    from replay.floor import floor_from
+    """The newest floor beside the run, where none is built in for the model.
 
-    return floor_from(kept[-1].floor, f"{opened.where}, run {recording.run_id}")
+    A recording that brings its own floor is not to be judged by it where there is another.
+    """
+    from replay.floor import floor_from, floor_of
+
+    kept = opened.floors(recording.run_id)
+    if not kept or floor_of(lm, recording.started().dtype) is not None:
+        return None
+    return floor_from(kept[-1].floor, f"the floor kept beside run {recording.run_id}")
 
 
 def _keep_verdict(report: "Report", opened: DatabaseStore | ParquetStore, keep: bool) -> None:
