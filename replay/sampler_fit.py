@@ -21,6 +21,10 @@ _ROWS_MIN = 8
 _FILTERED_NATS = 10.0
 _GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 
+_USUAL_TOP_K = frozenset(
+    {0, 1, 2, 3, 5, 10, 15, 20, 25, 30, 40, 50, 60, 64, 80, 100, 150, 200, 500, 1000}
+)
+
 Cost = Callable[[float], float]
 
 
@@ -128,12 +132,14 @@ def _repetition_penalty(cost: Cost, sampling: Mapping[str, Any]) -> list[float]:
 
 
 def _top_k(cost: Cost, sampling: Mapping[str, Any]) -> list[float]:
+    """Where another filter cuts more, many values are the same: a usual one is named first."""
     recorded = int(sampling.get("top_k") or 0)
-    usual = {0, 1, 2, 3, 5, 10, 15, 20, 25, 30, 40, 50, 60, 64, 80, 100, 150, 200, 500, 1000}
     near = {recorded + offset for offset in range(-12, 13)}
-    best = min(sorted(each for each in usual | near if each >= 0), key=cost)
+    best = min(sorted(each for each in _USUAL_TOP_K | near if each >= 0), key=cost)
     around = [best + offset for offset in range(-6, 7) if best + offset >= 0]
-    return [min(around, key=cost)]
+    nearest = min(around, key=cost)
+    usual = [each for each in around if each in _USUAL_TOP_K]
+    return [*sorted(usual, key=lambda each: abs(each - nearest)), nearest]
 
 
 def _share(cost: Cost, sampling: Mapping[str, Any]) -> list[float]:

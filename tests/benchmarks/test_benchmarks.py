@@ -210,7 +210,7 @@ class TestCommands:
         shown = run()
 
         assert shown.exit_code == 0
-        for command in ("parity", "prefill", "decode", "conversation", "store", "cuda"):
+        for command in ("parity", "prefill", "decode", "conversation", "store", "replay", "faults"):
             assert command in shown.output
 
     def test_parity_counts_its_cells_and_says_what_it_ran_on(
@@ -259,7 +259,7 @@ class TestCommands:
                 )
                 yield decode.DecodeFigures(decodings=(unlike,), cost=cost)
 
-        monkeypatch.setattr(commands, "_demo_model", lambda device: lm)
+        monkeypatch.setattr(commands, "demo_model", lambda device: lm)
         monkeypatch.setattr(commands.decoding, "measure_decode", measured)
         shown = run("decode")
 
@@ -286,7 +286,7 @@ class TestCommands:
             prompt_tokens=(90, 121),
         )
         begun = Begun(source="", computed_tokens=60, seconds=2.0, token_ids=[1])
-        monkeypatch.setattr(commands, "_demo_model", lambda device: lm)
+        monkeypatch.setattr(commands, "demo_model", lambda device: lm)
         monkeypatch.setattr(commands.talk, "measure_conversation", lambda *a, **k: figures)
         monkeypatch.setattr(commands, "measure_restart", lambda *a, **k: (begun, begun))
         shown = run("conversation", "--turns", "2")

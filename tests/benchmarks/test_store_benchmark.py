@@ -323,7 +323,7 @@ class TestCommand:
         lm: tt.LoadedModel,
         monkeypatch: pytest.MonkeyPatch,
     ) -> Callable[..., Any]:
-        monkeypatch.setattr(commands, "_demo_model", lambda device: lm)
+        monkeypatch.setattr(commands, "demo_model", lambda device: lm)
         monkeypatch.setattr(commands, "make_workload", lambda lm: workload)
         return lambda *arguments: CliRunner().invoke(commands.app, ["store", *arguments])
 
