@@ -13,7 +13,7 @@ import pytest
 from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
 import tokentape as tt
-from replay.floor import FLOORS
+from replay.floor import FLOORS, version_of
 from tokentape.commands.serving import Server
 
 Forged = Callable[[Path, str], Path]
@@ -119,12 +119,13 @@ def test_where_a_fingerprint_is_ignored_each_turn_answers_for_its_own_numbers(
 
 
 def test_a_floor_of_one_s_own_is_what_counts(recorded: Callable[..., Path], tmp_path: Path) -> None:
-    strict = replace(FLOORS["float32"], version="strict", logprob_floor=0.0)
+    strict = replace(FLOORS["float32"], logprob_floor=0.0)
+    strict = replace(strict, version=version_of(strict))
     tt.write_floor(strict, tmp_path / "floor.json")
     run = replay(recorded(), floor=str(tmp_path / "floor.json"))
 
     assert "drifted" in {each["verdict"] for each in run["turns"].values()}
-    assert any("floor strict" in each["failure"] for each in run["turns"].values())
+    assert any(f"floor {strict.version}" in each["failure"] for each in run["turns"].values())
 
 
 @pytest.mark.parametrize(
