@@ -135,9 +135,7 @@ def _of_drift(seen: Evidence, turn: JudgedTurn, floor: float) -> Cause:
         return Cause(name="numerics", sentence=sentence, turn=number, step=step)
     hint = ""
     if not seen.differs("tokenizer"):
-        hint = spelled_otherwise(
-            seen.recording, [each.turn for each in seen.turns], seen.lm.tokenizer
-        )
+        hint = spelled_otherwise(seen.recording, seen.lm.tokenizer)
     before = "of its prompt" if number == seen.turns[0].turn.number else "added before it"
     sentence = (
         f"{differ}, and the weights are those recorded: prompt changed, in the ids {before}"

@@ -1,16 +1,16 @@
 """What today's tokenizer and chat template make of what was recorded, where they are others."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from generation.cache import common_prefix_length
 from generation.history.conversation import decode_after
 from recorder import Recording
 from recorder.events import MessageAdded, SystemPromptCached
-from recorder.projections import Turn
 
 _CONTEXT_CHARS = 24
 
@@ -27,17 +27,15 @@ class _Spelled:
 def encoded_otherwise(recording: Recording, tokenizer: PreTrainedTokenizerBase) -> str:
     """The first text of a prompt that is encoded to other ids now; empty if there is none."""
     for each in _spelled(recording):
-        ids = tokenizer.encode(each.text, add_special_tokens=False)
-        if tuple(ids) != each.ids:
-            index = _first_difference(ids, each.ids)
+        ids = tuple(tokenizer.encode(each.text, add_special_tokens=False))
+        if ids != each.ids:
+            index = common_prefix_length(ids, each.ids)
             here = str(tokenizer.decode(list(each.ids[index : index + 1])))
             return f"{each.what} is encoded otherwise from its token {index} on, {here!r}"
     return ""
 
 
-def spelled_otherwise(
-    recording: Recording, turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase
-) -> str:
+def spelled_otherwise(recording: Recording, tokenizer: PreTrainedTokenizerBase) -> str:
     """The first text of a prompt that its ids do not spell; empty if there is none.
 
     Tokenizers that rewrite text as they read it do not spell it again: this is a hint, no proof.
@@ -63,7 +61,7 @@ def rendered_otherwise(recording: Recording, tokenizer: PreTrainedTokenizerBase)
         )
     except (TemplateError, TypeError, ValueError) as error:
         return f"today's refuses the recorded messages: {error}"
-    index = _first_difference(str(rendered), last.prompt_text)
+    index = common_prefix_length(str(rendered), last.prompt_text)
     if index == len(last.prompt_text) == len(rendered):
         return ""
     start = max(0, index - _CONTEXT_CHARS)
@@ -82,10 +80,3 @@ def _spelled(recording: Recording) -> Iterator[_Spelled]:
             count += 1
             if event.ids:
                 yield _Spelled(f"message {count}, of the {event.role},", event.text, event.ids)
-
-
-def _first_difference(one: Sequence[Any], other: Sequence[Any]) -> int:
-    for index, (a, b) in enumerate(zip(one, other, strict=False)):
-        if a != b:
-            return index
-    return min(len(one), len(other))

@@ -8,22 +8,17 @@ from typing import Any
 import torch
 
 from generation import LoadedModel, hf
-from generation.checks import refuse_training
+from generation.cache import common_prefix_length
 from generation.sampling import generator_sha256
 from generation.tools import ToolInterface
 from recorder import Recording
 from recorder.projections import Turn
-from replay.alterations import find_alterations
-from replay.causes import Evidence, find_causes
-from replay.compare import compare_fingerprints, repro_line
 from replay.errors import ReplayError
-from replay.floor import NO_DRIFT, YARDSTICK, floor_of, plausible, predict_flips
+from replay.floor import NO_DRIFT, YARDSTICK, plausible, predict_flips
 from replay.judge import TurnJudge
 from replay.judging import JudgedTurn
-from replay.tool_results import rerun_tools, with_drifts
-from replay.turns import choose_turns, refuse_unknown_ids
-from replay.verdict import Cause, FieldDifference, Floor, Report, TurnVerdict, Verdict, worst
-from replay.verify import Differing
+from replay.replaying import Differing, Replay
+from replay.verdict import Cause, Floor, Report, TurnVerdict, Verdict, worst
 
 TurnDone = Callable[[TurnVerdict, float], None]
 """Called with each turn's verdict and the milliseconds that it took."""
@@ -46,76 +41,40 @@ def regenerate(
     torch's global random state is put back. `floor`, `ignore`, `tools` and what is raised are as
     those of `verify`; without a floor only tokens are compared.
     """
-    began = time.perf_counter()
-    refuse_training(lm.model)
-    started = recording.started()
-    chosen = choose_turns(recording, turns)
-    sampled = any(turn.started.seed is not None for turn in chosen)
-    differences = compare_fingerprints(recording, lm, sampled=sampled, ignore=ignore)
-    if differing is not None:
-        differing(differences)
-    known_floor = floor_of(lm, started.dtype, floor)
-    judging_floor = known_floor or NO_DRIFT
-    refuse_unknown_ids(chosen, lm)
+    replay = Replay.begin(
+        "regenerate", recording, lm, turns=turns, floor=floor, ignore=ignore, differing=differing
+    )
+    judging_floor = replay.floor or NO_DRIFT
     verdicts: list[TurnVerdict] = []
     judged: list[JudgedTurn] = []
-    for turn in chosen:
+    for turn in replay.turns:
         turn_began = time.perf_counter()
-        verdict, judged_turn = _regenerate_turn(turn, lm, judging_floor)
-        verdicts.append(verdict)
+        turn_verdict, judged_turn = _regenerate_turn(turn, lm, judging_floor)
+        verdicts.append(turn_verdict)
         judged.append(judged_turn)
         if progress is not None:
-            progress(verdict, (time.perf_counter() - turn_began) * 1000.0)
-    divergences = tuple(each for turn in judged for each in turn.divergences)
-    same_tokenizer = not any(each.field == "tokenizer" for each in differences)
-    altered = find_alterations(recording, chosen, lm.tokenizer if same_tokenizer else None)
-    gaps = [token.top_gap for turn in chosen for token in turn.tokens]
+            progress(turn_verdict, (time.perf_counter() - turn_began) * 1000.0)
+    gaps = [token.top_gap for turn in replay.turns for token in turn.tokens]
     predicted = predict_flips(gaps, judging_floor)
-    overall, reason = _conclude(verdicts, differences, altered, predicted)
-    causes: tuple[Cause, ...] = ()
-    if not overall.passes or differences:
-        evidence = Evidence(
-            recording=recording,
-            lm=lm,
-            turns=judged,
-            differences=differences,
-            altered=altered,
-            floor=known_floor,
-        )
-        causes = find_causes(evidence)
-    repro_turn = divergences[0].turn if divergences else chosen[0].number
-    report = Report(
-        replay="regenerate",
-        run_id=recording.run_id,
-        name=started.name,
-        model=lm.name,
-        verdict=overall,
+    altered = replay.altered()
+    verdict, reason = _conclude(replay, verdicts, altered, predicted)
+    return replay.report(
+        judged,
+        verdicts,
+        altered,
+        verdict=verdict,
         reason=reason,
-        causes=causes,
-        turns=tuple(verdicts),
-        divergences=divergences,
-        differences=differences,
-        altered=tuple(each.sentence for each in altered),
-        floor=known_floor,
+        explain=not verdict.passes,
         predicted_flips=predicted,
-        duration_ms=(time.perf_counter() - began) * 1000.0,
-        generation_ms=sum(turn.finished.duration_ms for turn in chosen if turn.finished),
-        repro=repro_line("regenerate", recording, lm, repro_turn),
+        tools=tools,
     )
-    if tools is None:
-        return report
-    return with_drifts(report, rerun_tools(recording, tools, turns=[t.number for t in chosen]))
 
 
 def _conclude(
-    turns: Sequence[TurnVerdict],
-    differences: Sequence[FieldDifference],
-    altered: Sequence[Cause],
-    predicted: float,
+    replay: Replay, turns: Sequence[TurnVerdict], altered: Sequence[Cause], predicted: float
 ) -> tuple[Verdict, str]:
-    forbidding = [each.field for each in differences if each.forbids and not each.ignored]
-    if forbidding:
-        return Verdict.INCOMPARABLE, f"not what was recorded: {', '.join(forbidding)}"
+    if replay.forbidden:
+        return Verdict.INCOMPARABLE, replay.forbidden
     verdict = worst([turn.verdict for turn in turns])
     if altered and worst([verdict, Verdict.DIVERGED]) is not verdict:
         return Verdict.DIVERGED, altered[0].sentence
@@ -253,10 +212,7 @@ def _first_difference(
     recorded: Sequence[int], replayed: Sequence[int], *, whole: bool
 ) -> int | None:
     """The first step at which they differ; unless `whole`, the recorded may be a beginning."""
-    for step, (one, other) in enumerate(zip(recorded, replayed, strict=False)):
-        if one != other:
-            return step
-    same_length = len(recorded) == len(replayed)
-    if same_length or (not whole and len(recorded) < len(replayed)):
+    same = common_prefix_length(recorded, replayed)
+    if same == len(recorded) and (same == len(replayed) or not whole):
         return None
-    return min(len(recorded), len(replayed))
+    return same

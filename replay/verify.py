@@ -6,33 +6,18 @@ prompt, dtype). The processed log-probability shows the sampler's settings at ev
 the pick shows them only now and then.
 """
 
-import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 
 from generation import LoadedModel
-from generation.checks import refuse_training
 from generation.tools import ToolInterface
 from recorder import Recording
-from replay.alterations import find_alterations
-from replay.causes import Evidence, find_causes
-from replay.compare import compare_fingerprints, repro_line
 from replay.errors import ReplayError
-from replay.floor import (
-    YARDSTICK,
-    floor_of,
-    hides_faults,
-    is_off_on_average,
-    plausible,
-    predict_flips,
-)
+from replay.floor import YARDSTICK, hides_faults, is_off_on_average, plausible, predict_flips
 from replay.forward import CHUNK_TOKENS
 from replay.judging import Progress, judge_turns, turn_verdict
-from replay.tool_results import rerun_tools, with_drifts
-from replay.turns import OwnProcessors, choose_turns, refuse_unknown_ids
-from replay.verdict import Cause, FieldDifference, Floor, Report, TurnVerdict, Verdict, worst
-
-Differing = Callable[[Sequence[FieldDifference]], None]
-"""Called with the fingerprints that differ, before the model runs."""
+from replay.replaying import Differing, Replay
+from replay.turns import OwnProcessors
+from replay.verdict import Cause, Floor, Report, TurnVerdict, Verdict, worst
 
 
 def verify(
@@ -60,87 +45,53 @@ def verify(
     contradicts itself, ReplayError for turns that events cannot replay, and
     NothingToReplayError where no token was recorded.
     """
-    began = time.perf_counter()
-    refuse_training(lm.model)
     if not isinstance(chunk_tokens, int) or chunk_tokens < 1:
         raise ReplayError(f"chunk_tokens is a number of tokens, at least one: {chunk_tokens!r}")
-    started = recording.started()
-    chosen = choose_turns(recording, turns, processors)
-    sampled = any(turn.started.seed is not None for turn in chosen)
-    differences = compare_fingerprints(recording, lm, sampled=sampled, ignore=ignore)
-    if differing is not None:
-        differing(differences)
-    known_floor = floor_of(lm, started.dtype, floor)
-    yardstick = known_floor or YARDSTICK
-    refuse_unknown_ids(chosen, lm)
-    judged = judge_turns(
-        chosen,
+    replay = Replay.begin(
+        "verify",
+        recording,
         lm,
-        yardstick,
+        turns=turns,
+        floor=floor,
+        ignore=ignore,
+        processors=processors,
+        differing=differing,
+    )
+    judged = judge_turns(
+        replay.turns,
+        lm,
+        replay.floor or YARDSTICK,
         processors=processors,
         progress=progress,
         chunk_tokens=chunk_tokens,
     )
-    verdicts = tuple(turn_verdict(each) for each in judged)
-    divergences = tuple(divergence for each in judged for divergence in each.divergences)
+    verdicts = [turn_verdict(each) for each in judged]
     gaps = [token.pick_gap for each in judged for token in each.tokens]
-    predicted = predict_flips(gaps, known_floor) if known_floor else 0.0
-    same_tokenizer = not any(each.field == "tokenizer" for each in differences)
-    altered = find_alterations(recording, chosen, lm.tokenizer if same_tokenizer else None)
-    verdict, reason = conclude(
-        verdicts, differences, altered, predicted, known_floor, started.dtype
-    )
-    causes: tuple[Cause, ...] = ()
-    if verdict is not Verdict.VERIFIED or differences:
-        evidence = Evidence(
-            recording=recording,
-            lm=lm,
-            turns=judged,
-            differences=differences,
-            altered=altered,
-            floor=known_floor,
-        )
-        causes = find_causes(evidence)
-    first_turn = divergences[0].turn if divergences else chosen[0].number
-    report = Report(
-        replay="verify",
-        run_id=recording.run_id,
-        name=started.name,
-        model=lm.name,
+    predicted = predict_flips(gaps, replay.floor) if replay.floor else 0.0
+    altered = replay.altered()
+    verdict, reason = _conclude(replay, verdicts, altered, predicted)
+    return replay.report(
+        judged,
+        verdicts,
+        altered,
         verdict=verdict,
-        reason=reason or (causes[0].sentence if causes else "the numbers do not agree"),
-        causes=causes,
-        turns=verdicts,
-        divergences=divergences,
-        differences=differences,
-        altered=tuple(each.sentence for each in altered),
-        floor=known_floor,
+        reason=reason,
+        explain=verdict is not Verdict.VERIFIED,
         predicted_flips=predicted,
-        duration_ms=(time.perf_counter() - began) * 1000.0,
-        generation_ms=sum(turn.finished.duration_ms for turn in chosen if turn.finished),
-        repro=repro_line("verify", recording, lm, first_turn),
+        tools=tools,
     )
-    if tools is None:
-        return report
-    return with_drifts(report, rerun_tools(recording, tools, turns=[t.number for t in chosen]))
 
 
-def conclude(
-    turns: Sequence[TurnVerdict],
-    differences: Sequence[FieldDifference],
-    altered: Sequence[Cause],
-    predicted: float,
-    floor: Floor | None,
-    dtype: str,
+def _conclude(
+    replay: Replay, turns: Sequence[TurnVerdict], altered: Sequence[Cause], predicted: float
 ) -> tuple[Verdict, str]:
     """The verdict on the whole recording, and its reason where no cause is to tell it."""
-    forbidding = [each.field for each in differences if each.forbids and not each.ignored]
-    if forbidding:
-        return Verdict.INCOMPARABLE, f"not what was recorded: {', '.join(forbidding)}"
-    if floor is None:
+    if replay.forbidden:
+        return Verdict.INCOMPARABLE, replay.forbidden
+    if replay.floor is None:
         return Verdict.INCOMPARABLE, (
-            f"no noise floor is known for this model in {dtype}: measure one with "
-            "`tokentape calibrate`"
+            f"no noise floor is known for this model in {replay.recording.started().dtype}: "
+            "measure one with `tokentape calibrate`"
         )
     if altered:
         return Verdict.DIVERGED, ""
@@ -150,8 +101,8 @@ def conclude(
     flips = sum(turn.near_ties for turn in turns)
     if not plausible(flips, predicted):
         return Verdict.DIVERGED, f"{flips} near ties, {predicted:.2g} expected: too many for noise"
-    if hides_faults(floor):
-        return _conclude_in_noise(turns, flips, predicted, floor)
+    if hides_faults(replay.floor):
+        return _conclude_in_noise(turns, flips, predicted, replay.floor)
     if verdict is Verdict.NEAR_TIE:
         return verdict, f"{flips} picks within the noise ({predicted:.2g} expected)"
     return verdict, "every token is the one that is picked, log-probabilities agree"
