@@ -4,6 +4,7 @@ Only the order of additions differs between the ways, so whatever moves is noise
 measured between the two likeliest tokens, the log-probability on the recorded token.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from generation.threads import torch_threads
 from recorder import Recording
 from replay.errors import ReplayError
 from replay.floor import FLOORS, version_of
+from replay.forward import logits_by_span, spans_of
 from replay.turns import branches, choose_turns, reply_rows, stream_of
 from replay.verdict import Floor
 
@@ -179,24 +181,15 @@ def _logits(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Places among the rows and their logits, float32 of shape (some, vocab)."""
     needed = rows[-1] + 1
-    tensor = torch.tensor([list(ids[:needed])], dtype=torch.long, device=model.device)
-    cache = hf.new_cache(model)
-    stepped = max(0, needed - way.stepped_tokens) if way.stepped_tokens else 0
-    for start, end in _spans(needed, way):
-        # Ahead of the steps the cache is filled and no more.
-        places = [i for i, row in enumerate(rows) if max(start, stepped) <= row < end]
-        keep = torch.tensor([rows[i] - start for i in places], device=model.device)
-        with torch.no_grad():
-            logits = hf.forward_rows(model, tensor[:, start:end], cache, keep.long())
-        if places:
-            yield torch.tensor(places), logits[0].to(torch.float32)
-
-
-def _spans(needed: int, way: Way) -> Iterator[tuple[int, int]]:
     begun = max(0, needed - way.stepped_tokens)
-    chunk = way.chunk_tokens or needed
-    yield from ((start, min(start + chunk, begun)) for start in range(0, begun, chunk))
-    yield from ((start, start + 1) for start in range(begun, needed))
+    spans = [
+        *spans_of(begun, way.chunk_tokens or needed),
+        *((start, start + 1) for start in range(begun, needed)),
+    ]
+    # Ahead of the steps the cache is filled and no more.
+    ahead = bisect_left(rows, begun) if way.stepped_tokens else 0
+    for places, logits in logits_by_span(model, ids, rows[ahead:], spans):
+        yield torch.tensor(places) + ahead, logits
 
 
 @contextmanager

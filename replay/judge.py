@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from transformers import LogitsProcessorList
@@ -79,10 +80,6 @@ class TurnJudge:
         try:
             config = hf.recorded_config(turn.started.sampling)
             prepared = hf.prepare(lm.model, lm.tokenizer, config, prompt, processors=own())
-            # For a second look at a row: one with a state must not see a row twice.
-            self._spare = hf.prepare(
-                lm.model, lm.tokenizer, config, prompt, processors=own()
-            ).processors
             self._temperature = float(config.temperature or 1.0) if config.do_sample else 1.0
             self._stream = (
                 NoiseStream(turn.started.seed or 0, vocabulary, device)
@@ -91,6 +88,9 @@ class TurnJudge:
             )
         except (ModelError, AttributeError, RuntimeError, TypeError, ValueError) as error:
             raise RecordingError(f"turn {turn.number} has damaged settings: {error}") from None
+        self._prepare_again: Callable[[], hf.Preparation] = lambda: hf.prepare(
+            lm.model, lm.tokenizer, config, prompt, processors=own()
+        )
         self._ids = ids
         self._processors = prepared.processors
         self._criteria = prepared.criteria
@@ -98,6 +98,11 @@ class TurnJudge:
         self._vocabulary = vocabulary
         self._block: int = max(1, _BLOCK // vocabulary)
         self._step = 0
+
+    @cached_property
+    def _spare(self) -> LogitsProcessorList:
+        """For a second look at a row: a processor with a state must not see a row twice."""
+        return self._prepare_again().processors
 
     @property
     def temperature(self) -> float:
