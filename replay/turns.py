@@ -34,16 +34,21 @@ def choose_turns(
             f"run {recording.run_id} was redacted: the ids that the model saw were not kept"
         )
     for turn in chosen:
-        given = {type(each).__name__ for each in own(turn)} if own is not None else set()
-        lacking = [
-            name for name in turn.started.unreplayable if name != "max_time" and name not in given
-        ]
+        lacking = what_lacks(turn, own)
         if lacking:
-            raise ReplayError(
-                f"turn {turn.number} was generated with {', '.join(lacking)}, which no event "
-                "rebuilds"
-            )
+            raise ReplayError(lacking)
     return chosen
+
+
+def what_lacks(turn: Turn, own: OwnProcessors | None = None) -> str:
+    """Why no event rebuilds how a turn was generated, in a sentence; empty where they do."""
+    given = {type(each).__name__ for each in own(turn)} if own is not None else set()
+    # The clock only stops a turn; a redacted one is refused for its ids.
+    known = {"max_time", REDACTED, *given}
+    lacking = [name for name in turn.started.unreplayable if name not in known]
+    if not lacking:
+        return ""
+    return f"turn {turn.number} was generated with {', '.join(lacking)}, which no event rebuilds"
 
 
 def refuse_unknown_ids(turns: Sequence[Turn], lm: LoadedModel) -> None:

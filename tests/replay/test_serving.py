@@ -128,6 +128,25 @@ def test_a_floor_of_one_s_own_is_what_counts(recorded: Callable[..., Path], tmp_
     assert any(f"floor {strict.version}" in each["failure"] for each in run["turns"].values())
 
 
+def test_sixteen_bits_are_replayed_as_recorded_and_by_the_floor_kept_with_them(
+    tiny_folder: Path, record: Callable[..., tt.Recording], tmp_path: Path, cli: Callable[..., Any]
+) -> None:
+    database, tape = tmp_path / "half.db", tmp_path / "half.tape"
+    with tt.open_store(database) as store:
+        record(tt.load_model(tiny_folder, dtype="bfloat16"), store)
+    assert cli("verify", "--store", str(database))[0] == 1
+    assert cli("calibrate", "--store", str(database))[0] == 0
+    with tt.open_store(database) as store:
+        tt.pack([store.recording(store.summaries()[0].run_id)], store, tape)
+    code, out, _ = cli("verify", "--store", str(tape), "--json")
+    run = replay(tape)
+
+    assert code == 0
+    assert json.loads(out)["floor"]["dtype"] == "bfloat16"
+    assert json.loads(out)["verdict"] == run["verdict"] == "near_tie"
+    assert not any(each["failure"] for each in run["turns"].values())
+
+
 @pytest.mark.parametrize(
     ("forgery", "turn"), [("token", 3), ("seed", 2), ("temperature", 4), ("other_text", 2)]
 )

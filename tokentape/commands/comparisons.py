@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 import tokentape as tt
-from store import DEFAULT_URL, DatabaseStore, ParquetStore
+from store import DEFAULT_URL
 from tokentape import output
-from tokentape.commands.options import JsonOption, StoreOption, open_stored
+from tokentape.commands.options import JsonOption, Store, StoreOption, open_stored
 
 
 def diff(
@@ -94,7 +94,7 @@ def _newest(store: str, opened: ExitStack, count: int) -> list[tt.Recording]:
     return [source.recording(each.run_id) for each in summaries[-count:]]
 
 
-def _open(store: str, opened: ExitStack) -> DatabaseStore | ParquetStore:
+def _open(store: str, opened: ExitStack) -> Store:
     source = open_stored(store)
     opened.callback(source.close)
     return source

@@ -1,13 +1,19 @@
 """What most commands take, and how they find what is meant."""
 
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import tokentape as tt
+from recorder.events import RunStarted
 from recorder.projections import Turn
 from store import DatabaseStore, ParquetStore
+
+if TYPE_CHECKING:
+    from replay import Floor
+
+Store = DatabaseStore | ParquetStore
 
 RunArgument = Annotated[
     str | None,
@@ -29,17 +35,36 @@ TurnOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def open_stored(store: str) -> DatabaseStore | ParquetStore:
+def open_stored(store: str) -> Store:
     return tt.open_store(store, must_exist=True)
 
 
-def find_recording(store: DatabaseStore | ParquetStore, run: str | None) -> tt.Recording:
+def find_recording(store: Store, run: str | None) -> tt.Recording:
     if run is None:
         summaries = store.summaries()
         if not summaries:
             raise tt.NothingToReplayError(f"{store.where} holds no run")
         run = summaries[-1].run_id
     return store.recording(run)
+
+
+def load_as_recorded(name: str, started: RunStarted) -> "tt.LoadedModel":
+    """A model in the type of numbers that the run was recorded in, where that is one to load."""
+    known = started.dtype in ("float32", "bfloat16", "float16")
+    return tt.load_model(name, dtype=started.dtype if known else "float32")
+
+
+def kept_floor(recording: tt.Recording, opened: Store, lm: "tt.LoadedModel") -> "Floor | None":
+    """The newest floor beside the run, where none is built in for the model.
+
+    A recording that brings its own floor is not to be judged by it where there is another.
+    """
+    from replay.floor import floor_from, floor_of
+
+    kept = opened.floors(recording.run_id)
+    if not kept or floor_of(lm, recording.started().dtype) is not None:
+        return None
+    return floor_from(kept[-1].floor, f"the floor kept beside run {recording.run_id}")
 
 
 def turn_json(turn: Turn) -> dict[str, Any]:

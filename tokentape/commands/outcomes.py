@@ -4,15 +4,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import tokentape as tt
-
-if TYPE_CHECKING:
-    from replay.verdict import Floor
-
-# `verify` has a word for these itself.
-_NAMED_ELSEWHERE = ("max_time", "redacted")
+from tokentape.commands.options import Store, kept_floor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +15,7 @@ class Request:
     """How a tape is to be replayed; `run` and `turns` are all where they are None.
 
     `run` is a place in the tape, the oldest first. `model` is empty for the recorded one, `floor`
-    for the built-in one.
+    for the built-in one, or the one that is kept with the run where none is built in.
     """
 
     tape: str
@@ -79,38 +74,34 @@ def rebuilt(found: "tt.Rebuilt") -> RunOutcome:
     return RunOutcome(verdict="rebuilt", turns=turns)
 
 
-def replay_run(recording: tt.Recording, lm: "tt.LoadedModel", request: Request) -> RunOutcome:
+def replay_run(
+    recording: tt.Recording, lm: "tt.LoadedModel", request: Request, store: Store
+) -> RunOutcome:
     """Verify or regenerate the turns that were asked for. Raises as `tt.verify` does."""
+    from replay.turns import what_lacks
+
     turns = [turn for turn in recording.turns() if turn.tokens]
     asked = [turn for turn in turns if request.turns is None or turn.number in request.turns]
     told: dict[int, TurnOutcome] = {}
     for turn in asked:
-        own = [name for name in turn.started.unreplayable if name not in _NAMED_ELSEWHERE]
-        if own:
+        why = what_lacks(turn)
+        if why:
             # The others can be replayed all the same.
-            why = f"turn {turn.number} was generated with {', '.join(own)}, which no event rebuilds"
             told[turn.number] = TurnOutcome(verdict="", failure=why)
     replayable = [turn.number for turn in asked if turn.number not in told]
     if told and not replayable:
         return RunOutcome(verdict="", turns=told)
+    given = tt.read_floor(Path(request.floor)) if request.floor else None
     replay = tt.verify if request.mode == "verify" else tt.regenerate
     report = replay(
         recording,
         lm,
         turns=replayable,
-        floor=_floor(request.floor),
+        floor=given or kept_floor(recording, store, lm),
         ignore=request.ignore,
     )
     found = _outcome(report, request)
     return replace(found, turns=dict(sorted((told | found.turns).items())))
-
-
-def _floor(path: str) -> "Floor | None":
-    if not path:
-        return None
-    from replay.floor import read_floor
-
-    return read_floor(Path(path))
 
 
 def _outcome(report: "tt.Report", request: Request) -> RunOutcome:

@@ -12,21 +12,24 @@ import typer
 
 import tokentape as tt
 from recorder.events import RunStarted
-from store import DEFAULT_URL, DatabaseStore, KeptFloor, KeptVerdict, ParquetStore
+from store import DEFAULT_URL, DatabaseStore, KeptFloor, KeptVerdict
 from tokentape import output
 from tokentape.commands.options import (
     JsonOption,
     RunArgument,
+    Store,
     StoreOption,
     TurnOption,
     find_recording,
+    kept_floor,
+    load_as_recorded,
     open_stored,
     turn_json,
 )
 from tokentape.commands.reports import HtmlOption, JUnitOption, report_files
 
 if TYPE_CHECKING:
-    from replay import Floor, Report
+    from replay import Report
     from replay.verdict import FieldDifference
 
 ModelOption = Annotated[
@@ -215,22 +218,7 @@ def calibrate(
     sys.stdout.write(output.floor_text(floor, to))
 
 
-def kept_floor(
-    recording: tt.Recording, opened: DatabaseStore | ParquetStore, lm: "tt.LoadedModel"
-) -> "Floor | None":
-    """The newest floor beside the run, where none is built in for the model.
-
-    A recording that brings its own floor is not to be judged by it where there is another.
-    """
-    from replay.floor import floor_from, floor_of
-
-    kept = opened.floors(recording.run_id)
-    if not kept or floor_of(lm, recording.started().dtype) is not None:
-        return None
-    return floor_from(kept[-1].floor, f"the floor kept beside run {recording.run_id}")
-
-
-def _keep_verdict(report: "Report", opened: DatabaseStore | ParquetStore, keep: bool) -> None:
+def _keep_verdict(report: "Report", opened: Store, keep: bool) -> None:
     if keep and isinstance(opened, DatabaseStore):
         kept = KeptVerdict(
             run_id=report.run_id,
@@ -265,4 +253,4 @@ def _load(model: str | None, started: RunStarted) -> "tt.LoadedModel":
     if not (model or started.model):
         raise tt.ModelError("the recording does not name its model: say which with --model")
     with output.working("loading the model"):
-        return tt.load_model(model or started.model)
+        return load_as_recorded(model or started.model, started)

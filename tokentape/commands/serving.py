@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import tokentape as tt
-from store import DatabaseStore, ParquetStore, database_url
+from store import DatabaseStore, database_url
+from tokentape.commands.options import Store, load_as_recorded
 from tokentape.commands.outcomes import (
     Request,
     RunOutcome,
@@ -21,8 +22,6 @@ from tokentape.commands.outcomes import (
     rebuilt,
     replay_run,
 )
-
-Store = DatabaseStore | ParquetStore
 
 
 def serve_replays() -> None:
@@ -49,6 +48,7 @@ class Server:
 
     def __init__(self) -> None:
         self._lm: tt.LoadedModel | None = None
+        self._loaded = ("", "")
         self._refused: dict[str, str] = {}
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -86,7 +86,7 @@ class Server:
             if request.mode == "rebuild":
                 found = rebuilt(tt.rebuild(recording))
             else:
-                found = replay_run(recording, self._model(recording, request), request)
+                found = replay_run(recording, self._model(recording, request), request, store)
             if found.passes:
                 # A replay says more of what it sees, but it does not see everything.
                 refuse_altered(store, run_id)
@@ -95,15 +95,17 @@ class Server:
             return failed(one_line(str(error)))
 
     def _model(self, recording: tt.Recording, request: Request) -> "tt.LoadedModel":
-        name = request.model or recording.started().model
+        started = recording.started()
+        name = request.model or started.model
         if not name:
             raise tt.ModelError("the recording does not name its model: say which: --tape-model")
         if name in self._refused:
             raise tt.ModelError(self._refused[name])
-        if self._lm is None or self._lm.name != name:
+        if self._lm is None or self._loaded != (name, started.dtype):
             self._lm = None  # not two models at once
             try:
-                self._lm = tt.load_model(name)
+                self._lm = load_as_recorded(name, started)
+                self._loaded = (name, started.dtype)
             except tt.ModelError as error:
                 self._refused[name] = str(error)
                 raise
