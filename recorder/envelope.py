@@ -7,6 +7,8 @@ from recorder.events import (
     MessageAdded,
     RunFailed,
     RunFinished,
+    RunForked,
+    RunResumed,
     RunStarted,
     SystemPromptCached,
     ToolCalled,
@@ -44,7 +46,7 @@ class TurnCounter:
 
     An event that names its turn belongs to it. What makes a prompt belongs to the coming turn, also
     where the last one was cut off; other events to the turn under way or, between turns, to the
-    coming one; those that begin and end a run to none.
+    coming one; those that begin, fork and end a run to none.
     """
 
     def __init__(self) -> None:
@@ -52,11 +54,17 @@ class TurnCounter:
         self._under_way = False
 
     def turn_of(self, event: Event) -> int | None:
-        if isinstance(event, RunStarted | RunFinished | RunFailed):
+        if isinstance(event, RunForked):
+            self._started = event.at_turn - 1
+        if isinstance(event, RunResumed):
+            self._under_way = event.turn is not None
+            return event.turn
+        if isinstance(event, _OF_NO_TURN):
             return None
         makes_prompt = isinstance(event, _MAKE_PROMPTS)
         coming = self._started if self._under_way and not makes_prompt else self._started + 1
-        turn: int = getattr(event, "turn", coming)
+        named: int | None = getattr(event, "turn", None)
+        turn = coming if named is None else named
         if isinstance(event, TurnStarted):
             self._started, self._under_way = turn, True
         elif isinstance(event, TurnFinished):
@@ -64,4 +72,5 @@ class TurnCounter:
         return turn
 
 
+_OF_NO_TURN = (RunStarted, RunForked, RunFinished, RunFailed)
 _MAKE_PROMPTS = (SystemPromptCached, MessageAdded, ToolCalled, ToolReturned)

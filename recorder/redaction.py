@@ -17,8 +17,12 @@ from recorder.events import (
     CacheDecided,
     Event,
     HistoryPruned,
+    InterventionApplied,
+    InterventionRemoved,
     MessageAdded,
     RunFailed,
+    RunForked,
+    RunResumed,
     RunStarted,
     SystemPromptCached,
     TokenSampled,
@@ -120,8 +124,26 @@ class Redaction:
             return replace(event, divergence_cached_id=0, divergence_prompt_id=0)
         if isinstance(event, ToolCalled):
             return replace(
-                event, name=redact(event.name), arguments=_redact_values(event.arguments, redact)
+                event,
+                name=redact(event.name),
+                arguments=_redact_values(event.arguments, redact),
+                text=redact(event.text),
             )
+        return self._without_names(event)
+
+    def _without_names(self, event: Event) -> Event:
+        redact = self._redactor
+        if isinstance(event, RunResumed):
+            environment = _redact_values(event.environment, redact, numbers=False)
+            return replace(event, environment=environment)
+        if isinstance(event, RunForked):
+            return replace(event, changes=_redact_values(event.changes, redact))
+        if isinstance(event, InterventionApplied):
+            source = _redact_values(event.source, redact)
+            sha256, _ = self._sums.get(event.tensor_sha256, ("", 0))
+            return replace(event, name=redact(event.name), source=source, tensor_sha256=sha256)
+        if isinstance(event, InterventionRemoved):
+            return replace(event, name=redact(event.name))
         return event
 
     def _system_prompt(self, event: SystemPromptCached) -> Event:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from recorder.events import RunFailed, RunFinished, TurnFinished
+from recorder.events import RunFailed, RunFinished, RunResumed, TurnFinished
 from recorder.numbers import US_PER_MS
 from recorder.record import Record
 
@@ -124,7 +124,7 @@ def check_seals(run_id: str, records: Iterable[Record]) -> SealReport:
     ended = False
     for record in records:
         fault = _fault_of(record, events, chain)
-        if ended:
+        if ended and record.kind != RunResumed.__name__:
             fault = f"event {record.seq}, {record.kind}, comes behind the end of the run"
         if fault:
             bad_turn = record.turn

@@ -5,13 +5,21 @@ changes its meaning: that takes a new event, or a new version and an upcast when
 """
 
 from recorder.events.cache import CacheCleared, CacheDecided, CacheEvicted, PrefillCompleted
+from recorder.events.inside import (
+    ActivationObserved,
+    InterventionApplied,
+    InterventionRemoved,
+    MemorySampled,
+)
 from recorder.events.prompt import HistoryPruned, MessageAdded, SystemPromptCached, ids_sha256
-from recorder.events.run import RunFailed, RunFinished, RunStarted
+from recorder.events.run import RunFailed, RunFinished, RunForked, RunResumed, RunStarted
 from recorder.events.tool import ToolCalled, ToolReturned
 from recorder.events.turn import TokenSampled, TurnFinished, TurnStarted
 
 Event = (
     RunStarted
+    | RunForked
+    | RunResumed
     | RunFinished
     | RunFailed
     | SystemPromptCached
@@ -26,18 +34,28 @@ Event = (
     | ToolReturned
     | CacheCleared
     | CacheEvicted
+    | ActivationObserved
+    | InterventionApplied
+    | InterventionRemoved
+    | MemorySampled
 )
 
 __all__ = (
+    "ActivationObserved",
     "CacheCleared",
     "CacheDecided",
     "CacheEvicted",
     "Event",
     "HistoryPruned",
+    "InterventionApplied",
+    "InterventionRemoved",
+    "MemorySampled",
     "MessageAdded",
     "PrefillCompleted",
     "RunFailed",
     "RunFinished",
+    "RunForked",
+    "RunResumed",
     "RunStarted",
     "SystemPromptCached",
     "TokenSampled",

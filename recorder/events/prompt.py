@@ -48,7 +48,8 @@ class MessageAdded:
 
     `ids` are those that the model will really see and `text` is what they spell, with what the
     template wrote around the content; they extend the stream. Both are empty where the template
-    wrote the history anew: then `TurnStarted` carries the ids from the first change on.
+    wrote the history anew: then `TurnStarted` carries the ids from the first change on. `turn` is
+    the turn under way where the model called a tool in it; other messages begin the coming turn.
     """
 
     version: ClassVar[int] = 1
@@ -57,9 +58,11 @@ class MessageAdded:
     text: str
     ids: tuple[int, ...]
     tool_call_id: str | None = None
+    turn: int | None = None
 
     def __post_init__(self) -> None:
         require_token_ids(ids=self.ids)
+        require_counts(turn=self.turn)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -53,6 +53,55 @@ class RunStarted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunResumed:
+    """The run goes on in another process, or after its end.
+
+    What was put before the model since the last turn began, and no turn took up, is void: it comes
+    again. `turn` is the turn under way, of which the first `step` tokens are kept; both are None
+    between turns. `environment` and the others are what `RunStarted` says, as they are now.
+    """
+
+    version: ClassVar[int] = 1
+    turn: int | None
+    step: int | None
+    weights_sha256: str
+    sampler_sha256: str
+    device: str
+    threads: int
+    environment: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        require(
+            (self.turn is None) == (self.step is None),
+            "a turn that goes on has a step, and only such a turn",
+        )
+        require_counts(turn=self.turn, step=self.step)
+        require(self.threads >= 1, f"threads must be at least one: {self.threads}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunForked:
+    """The run begins where another one stood: that one's events are its own up to `parent_seq`.
+
+    They are not copied. `parent_hash` is what `check` calls the tail hash of the parent's events up
+    to there: it names the very events that are shared. `at_turn` is the first turn of the run's
+    own, and `changes` says what the experimenter wanted otherwise in it.
+    """
+
+    version: ClassVar[int] = 1
+    parent_run_id: str
+    parent_seq: int
+    parent_hash: str
+    at_turn: int
+    changes: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        require_counts(parent_seq=self.parent_seq)
+        require(self.at_turn >= 1, f"turns count from one: {self.at_turn}")
+        require(bool(self.parent_run_id), "a fork has a parent")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunFinished:
     """The run ended as it was meant to.
 

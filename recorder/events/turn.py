@@ -13,6 +13,9 @@ from recorder.events._check import (
 )
 from recorder.numbers import are_float32, are_halves, are_int32, to_microseconds
 
+TOOL_CALL = "tool_call"
+"""The `stop_reason` of a part of a turn that goes on behind the result of a tool."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnStarted:
@@ -21,6 +24,9 @@ class TurnStarted:
     The prompt is the first `kept_tokens` of the stream and then `added_ids`; its text is the first
     `kept_chars` of the stream's text and then `added_text`. The prompt becomes the stream, and the
     reply extends it. `history_reason` is empty where the history was extended exactly.
+
+    A turn in which the model calls tools has several parts, each begun so: `first_step` is how many
+    tokens of the turn were sampled before. Each part is generated from its own prompt and `seed`.
 
     `sampling` is the effective generation config: what Hugging Face really used, defaults and all.
     `unreplayable` names what the caller passed that no event can rebuild, such as own processors.
@@ -37,10 +43,13 @@ class TurnStarted:
     seed: int | None
     sampling: Mapping[str, Any]
     unreplayable: tuple[str, ...] = ()
+    first_step: int = 0
 
     def __post_init__(self) -> None:
         require(self.turn >= 1, f"turns count from one: {self.turn}")
-        require_counts(kept_tokens=self.kept_tokens, kept_chars=self.kept_chars)
+        require_counts(
+            kept_tokens=self.kept_tokens, kept_chars=self.kept_chars, first_step=self.first_step
+        )
         require_token_ids(added_ids=self.added_ids)
         require(
             self.prompt_tokens == self.kept_tokens + len(self.added_ids),
@@ -55,12 +64,13 @@ class TurnStarted:
 class TokenSampled:
     """The sampler chose one token.
 
-    `position` is the token's own place in the sequence, prompt included. `logprob` and
-    `logprob_processed` are natural logarithms, float32 values, before and after the logits
-    processors. What is there to be looked at has half precision (see `recorder.numbers`): `entropy`
-    of the raw distribution in nats, `top_gap` between the two largest raw logits, and
-    `candidate_ids`, the likeliest tokens of the raw distribution, best first, with their
-    `candidate_logprobs`; empty when not asked for. `duration_ms` is whole microseconds.
+    `step` counts the tokens of the turn, over all its parts. `position` is the token's own place in
+    the sequence, prompt included. `logprob` and `logprob_processed` are natural logarithms, float32
+    values, before and after the logits processors. What is there to be looked at has half precision
+    (see `recorder.numbers`): `entropy` of the raw distribution in nats, `top_gap` between the two
+    largest raw logits, and `candidate_ids`, the likeliest tokens of the raw distribution, best
+    first, with their `candidate_logprobs`; empty when not asked for. `duration_ms` is whole
+    microseconds.
     """
 
     version: ClassVar[int] = 1
@@ -110,11 +120,11 @@ class TokenSampled:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnFinished:
-    """Generation stopped.
+    """Generation stopped: the turn is over or, for a `stop_reason` of `tool_call`, a part of it.
 
-    `text` is the reply as the next prompt's template is given it; `stop_text` spells the
-    end-of-sequence token that closed it, or is empty. `generator_sha256` hashes the end state of
-    the turn's random generator.
+    `generated_tokens` are those since the last `TurnStarted`. `text` is the reply as the next
+    prompt's template is given it; `stop_text` spells the end-of-sequence token that closed it, or
+    is empty. `generator_sha256` hashes the end state of the random generator.
     """
 
     version: ClassVar[int] = 1

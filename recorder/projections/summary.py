@@ -4,7 +4,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from recorder.envelope import Envelope
-from recorder.events import CacheDecided, Event, RunFailed, RunFinished, RunStarted, TurnFinished
+from recorder.events import (
+    CacheDecided,
+    Event,
+    RunFailed,
+    RunFinished,
+    RunForked,
+    RunResumed,
+    RunStarted,
+    TurnFinished,
+)
+from recorder.events.turn import TOOL_CALL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12,7 +22,8 @@ class RunSummary:
     """`status` is `running` until the run says otherwise: also for one whose process was killed.
 
     `turns` and `generated_tokens` count the turns that finished, `prompt_tokens` and
-    `reused_tokens` those that began.
+    `reused_tokens` those that began; of a fork only its own. `parent_run_id` and `forked_at_turn`
+    say what it was forked from, and are None where it was not.
     """
 
     run_id: str
@@ -26,9 +37,19 @@ class RunSummary:
     prompt_tokens: int = 0
     reused_tokens: int = 0
     generated_tokens: int = 0
+    parent_run_id: str | None = None
+    forked_at_turn: int | None = None
 
 
-SUMMARISED = (RunStarted, CacheDecided, TurnFinished, RunFinished, RunFailed)
+SUMMARISED = (
+    RunStarted,
+    RunForked,
+    RunResumed,
+    CacheDecided,
+    TurnFinished,
+    RunFinished,
+    RunFailed,
+)
 """The events that a summary is folded from."""
 
 
@@ -63,9 +84,18 @@ def summarise(summary: RunSummary | None, envelope: Envelope) -> RunSummary | No
         return replace(
             summary,
             updated_at_ns=at_ns,
-            turns=summary.turns + 1,
+            turns=summary.turns + (event.stop_reason != TOOL_CALL),
             generated_tokens=summary.generated_tokens + event.generated_tokens,
         )
+    if isinstance(event, RunForked):
+        return replace(
+            summary,
+            updated_at_ns=at_ns,
+            parent_run_id=event.parent_run_id,
+            forked_at_turn=event.at_turn,
+        )
+    if isinstance(event, RunResumed):
+        return replace(summary, updated_at_ns=at_ns, status="running")
     if isinstance(event, RunFinished):
         return replace(summary, updated_at_ns=at_ns, status="finished")
     if isinstance(event, RunFailed):

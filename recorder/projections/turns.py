@@ -10,6 +10,7 @@ from recorder.events import (
     HistoryPruned,
     MessageAdded,
     PrefillCompleted,
+    RunResumed,
     SystemPromptCached,
     TokenSampled,
     TurnFinished,
@@ -19,7 +20,7 @@ from recorder.events import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """One turn as the model lived it.
+    """One turn as the model lived it, or one part of a turn in which it called tools.
 
     `finished` is None where the run was cut off in the turn; then `tokens` are those that were
     sampled before, and the text of the reply is not known without a tokenizer. `pruned` is what
@@ -41,6 +42,11 @@ class Turn:
         return self.started.turn
 
     @property
+    def first_step(self) -> int:
+        """How many tokens of the turn were sampled in parts before this one."""
+        return self.started.first_step
+
+    @property
     def reply_ids(self) -> tuple[int, ...]:
         return tuple(token.token_id for token in self.tokens)
 
@@ -56,11 +62,19 @@ class _Stream:
     ids: list[int] = field(default_factory=list)
     text: str = ""
 
+    @property
+    def state(self) -> tuple[list[int], str]:
+        return self.ids, self.text
+
+    @state.setter
+    def state(self, state: tuple[list[int], str]) -> None:
+        self.ids, self.text = state
+
     def restart(self, event: SystemPromptCached) -> None:
         self.ids, self.text = list(event.ids), event.text
 
     def extend(self, ids: Iterable[int], text: str) -> None:
-        self.ids.extend(ids)
+        self.ids = [*self.ids, *ids]
         self.text += text
 
     def prune(self, event: HistoryPruned) -> None:
@@ -70,6 +84,7 @@ class _Stream:
                 f"what was pruned for turn {event.turn} is not in the stream of {len(self.ids)} "
                 "tokens: events before it are missing or altered"
             )
+        self.ids = list(self.ids)
         for start, end in reversed(event.removed_tokens):
             del self.ids[start:end]
         for start, end in reversed(event.removed_chars):
@@ -91,6 +106,7 @@ def iterate_turns(envelopes: Iterable[Envelope]) -> Iterator[Turn]:
     Raises RecordingError where the events contradict each other.
     """
     stream = _Stream()
+    taken_up = stream.state
     messages: list[MessageAdded] = []
     pruned: HistoryPruned | None = None
     open_turn: _OpenTurn | None = None
@@ -98,16 +114,24 @@ def iterate_turns(envelopes: Iterable[Envelope]) -> Iterator[Turn]:
         event = envelope.event
         if isinstance(event, SystemPromptCached):
             stream.restart(event)
+            taken_up = stream.state
         elif isinstance(event, HistoryPruned):
             stream.prune(event)
             pruned = event
         elif isinstance(event, MessageAdded):
             messages.append(event)
             stream.extend(event.ids, event.text)
+        elif isinstance(event, RunResumed):
+            stream.state = taken_up
+            messages, pruned = [], None
+            if open_turn is not None and not open_turn.goes_on(event):
+                yield open_turn.close(None)
+                open_turn = None
         elif isinstance(event, TurnStarted):
             if open_turn is not None:
                 yield open_turn.close(None)
             stream.start_turn(event)
+            taken_up = stream.state
             open_turn = _OpenTurn(event, tuple(messages), tuple(stream.ids), stream.text, pruned)
             messages, pruned = [], None
         elif isinstance(event, CacheDecided | PrefillCompleted | TokenSampled | TurnFinished):
@@ -118,6 +142,7 @@ def iterate_turns(envelopes: Iterable[Envelope]) -> Iterator[Turn]:
             if isinstance(event, TurnFinished):
                 turn = open_turn.close(event)
                 stream.extend(turn.reply_ids, event.text + event.stop_text)
+                taken_up = stream.state
                 open_turn = None
                 yield turn
             else:
@@ -142,33 +167,53 @@ class _OpenTurn:
         self._pruned = pruned
         self._tokens: list[TokenSampled] = []
         self._cache: CacheDecided | None = None
+        self._decided: CacheDecided | None = None
+        self._again = 0
         self._prefill: PrefillCompleted | None = None
+
+    def goes_on(self, event: RunResumed) -> bool:
+        """Whether the run goes on in this turn. Raises RecordingError where it cannot be so."""
+        if event.turn is None:
+            return False
+        sampled = self.started.first_step + len(self._tokens)
+        if (event.turn, event.step) != (self.started.turn, sampled):
+            raise RecordingError(
+                f"the run goes on behind token {event.step} of turn {event.turn}, and {sampled} "
+                f"tokens of turn {self.started.turn} are there: events are missing or altered"
+            )
+        self._again = len(self._tokens)
+        return True
 
     def add(self, event: CacheDecided | PrefillCompleted | TokenSampled) -> None:
         if isinstance(event, CacheDecided):
-            if event.prompt_tokens != len(self._prompt_ids):
+            due = len(self._prompt_ids) + self._again
+            if event.prompt_tokens != due:
                 raise RecordingError(
                     f"turn {event.turn} decided on {event.prompt_tokens} tokens of a prompt of "
-                    f"{len(self._prompt_ids)}"
+                    f"{due}"
                 )
-            self._cache = event
+            self._decided = event
+            # A turn that goes on in another process computes its prompt once more.
+            self._cache = self._cache or event
         elif isinstance(event, PrefillCompleted):
-            if self._cache is None or sum(event.chunks) != self._cache.computed_tokens:
+            if self._decided is None or sum(event.chunks) != self._decided.computed_tokens:
                 raise RecordingError(
                     f"turn {event.turn} forwarded {sum(event.chunks)} tokens, which is not what "
                     "its cache decision left to compute"
                 )
-            self._prefill = event
+            self._prefill = self._prefill or event
         else:
-            if event.position != len(self._prompt_ids) + event.step:
+            step = event.step - self.started.first_step
+            if event.position != len(self._prompt_ids) + step:
                 raise RecordingError(
                     f"turn {event.turn}, step {event.step} is at position {event.position}, which "
                     "is not behind its prompt"
                 )
-            if event.step != len(self._tokens):
+            if step != len(self._tokens):
+                due = self.started.first_step + len(self._tokens)
                 raise RecordingError(
-                    f"turn {event.turn} has step {event.step} where step {len(self._tokens)} "
-                    "is due: a token is missing or twice there"
+                    f"turn {event.turn} has step {event.step} where step {due} is due: a token is "
+                    "missing or twice there"
                 )
             self._tokens.append(event)
 

@@ -1,0 +1,121 @@
+"""What was seen inside the model, and what was done to it there."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from recorder.events._check import require, require_counts, require_finite
+
+ACTIVATION_SOURCES = ("prefill", "decode", "recomputed")
+INTERVENTION_KINDS = (
+    "steer",
+    "ablate_zero",
+    "ablate_mean",
+    "scale",
+    "patch",
+    "placebo",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActivationObserved:
+    """Statistics of what some layers gave, over the positions `start` to `end` of the sequence.
+
+    The range is half-open, and `positions_covered` of it were computed: what came from the cache
+    was not. `source` is the `prefill` or the `decode` step that computed them, or a forward of its
+    own, `recomputed`. `statistics` has numbers by layer and name.
+    """
+
+    version: ClassVar[int] = 1
+    turn: int
+    source: str
+    start: int
+    end: int
+    positions_covered: int
+    statistics: Mapping[str, Mapping[str, Any]]
+
+    def __post_init__(self) -> None:
+        require(self.source in ACTIVATION_SOURCES, f"no such source: {self.source!r}")
+        require_counts(turn=self.turn, start=self.start, positions_covered=self.positions_covered)
+        require(
+            self.positions_covered <= self.end - self.start,
+            f"{self.positions_covered} positions are not among {self.start} to {self.end}",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InterventionApplied:
+    """From `position` on, something is done to what `layers` give, until it is removed again.
+
+    It holds for the stream as it is from there on and for all that is added to it. What lies before
+    `position` stays as it was computed. `name` tells interventions of a run apart. `kind` says what
+    is done: `steer` adds `coefficient` times the tensor, `scale` multiplies by the coefficient,
+    `ablate_zero` and `ablate_mean` put zero or the tensor in its place, `patch` puts a row of the
+    tensor at each position from `tensor_start` on, `placebo` does nothing. `dimensions` limits it
+    to some of the last axis; empty for all. `tensor_sha256` names a blob of the store, empty where
+    the kind needs none. `positions` and `schedule` are the rule by which it came to act here, and
+    `source` is where the tensor was taken from.
+    """
+
+    version: ClassVar[int] = 1
+    turn: int
+    position: int
+    name: str
+    kind: str
+    layers: tuple[str, ...]
+    coefficient: float | None
+    dimensions: tuple[int, ...]
+    tensor_sha256: str
+    tensor_start: int | None
+    positions: str
+    schedule: Mapping[str, Any]
+    source: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        require(self.kind in INTERVENTION_KINDS, f"no such kind of intervention: {self.kind!r}")
+        require(bool(self.layers), "an intervention is in at least one layer")
+        require_counts(turn=self.turn, position=self.position, tensor_start=self.tensor_start)
+        if self.coefficient is not None:
+            require_finite(coefficient=self.coefficient)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InterventionRemoved:
+    """From `position` on the intervention of that name acts no more."""
+
+    version: ClassVar[int] = 1
+    turn: int
+    position: int
+    name: str
+
+    def __post_init__(self) -> None:
+        require_counts(turn=self.turn, position=self.position)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemorySampled:
+    """How much memory there was in use when a turn had ended.
+
+    `kv_bytes` is the storage of everything that is cached, `process_bytes` the resident memory of
+    the process, `transient_bytes` what it held at most in the turn beyond what it held at its
+    beginning (None where the system does not say). `device_bytes` and `device_peak_bytes` are of
+    the accelerator's memory; None where there is none.
+    """
+
+    version: ClassVar[int] = 1
+    turn: int
+    kv_bytes: int
+    process_bytes: int
+    transient_bytes: int | None
+    device_bytes: int | None
+    device_peak_bytes: int | None
+
+    def __post_init__(self) -> None:
+        require_counts(
+            turn=self.turn,
+            kv_bytes=self.kv_bytes,
+            process_bytes=self.process_bytes,
+            transient_bytes=self.transient_bytes,
+            device_bytes=self.device_bytes,
+            device_peak_bytes=self.device_peak_bytes,
+        )
