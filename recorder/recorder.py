@@ -8,26 +8,39 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Protocol, Self
 
-from recorder.codec import encode
+from recorder.codec import decode, encode
 from recorder.envelope import NS_PER_US, Envelope, TurnCounter
 from recorder.errors import TokentapeError
 from recorder.events import (
     Event,
     RunFailed,
     RunFinished,
+    RunForked,
+    RunResumed,
     RunStarted,
     ToolReturned,
     TurnFinished,
     TurnStarted,
 )
+from recorder.events.run import INTERRUPTED
 from recorder.projections.summary import RunSummary, summarise
 from recorder.record import Record
+from recorder.recording import Recording
 from recorder.redaction import Redaction, Redactor
 from recorder.run_id import uuid7
 from recorder.seals import SEALED, SealChain
 
 # After these a loss of power loses nothing; after any other event the death of the process does.
-DURABLE = (RunStarted, RunFinished, RunFailed, TurnStarted, TurnFinished, ToolReturned)
+DURABLE = (
+    RunStarted,
+    RunForked,
+    RunResumed,
+    RunFinished,
+    RunFailed,
+    TurnStarted,
+    TurnFinished,
+    ToolReturned,
+)
 
 
 class EventLog(Protocol):
@@ -43,8 +56,9 @@ class EventLog(Protocol):
 class Recorder:
     """Writes one run, in order.
 
-    As a context manager it ends the run: `RunFinished` with the totals, or `RunFailed` when the
-    block raises. A `redactor` rewrites every text before it is written: see `recorder.redaction`.
+    As a context manager it ends the run: `RunFinished` with the totals, also when the block is
+    interrupted by its user, or `RunFailed` when it raises something else. A `redactor` rewrites
+    every text before it is written: see `recorder.redaction`.
     """
 
     def __init__(
@@ -68,6 +82,26 @@ class Recorder:
         self._owner: object | None = None
         self._summary: RunSummary | None = None
         self.ended = False
+
+    @classmethod
+    def resumed(
+        cls,
+        log: EventLog,
+        recording: Recording,
+        event: RunResumed,
+        *,
+        clock_ns: Callable[[], int] = time.time_ns,
+    ) -> "Recorder":
+        """A recorder that goes on with a run where its last event stands, and says so in the log.
+
+        Whoever still records the run can add nothing to it from then on: a run has one writer.
+        """
+        recorder = cls(log, run_id=recording.run_id, clock_ns=clock_ns)
+        for record in recording.records():
+            recorder._fold(decode(recording.run_id, record), record)
+        recorder.ended = False
+        recorder.record(event)
+        return recorder
 
     @property
     def started(self) -> bool:
@@ -112,13 +146,24 @@ class Recorder:
         except BaseException as error:
             self._lost = f"{type(error).__name__}: {error}"
             raise
+        self._add(envelope, record)
+        return envelope
+
+    def _fold(self, envelope: Envelope, record: Record) -> None:
+        """Take note of an event that is kept already."""
+        self._turns.turn_of(envelope.event)
+        self._add(envelope, record)
+
+    def _add(self, envelope: Envelope, record: Record) -> None:
+        event = envelope.event
         self._chain.add(record)
         self._next_seq += 1
         if isinstance(event, TurnStarted):
             self._last_turn = event.turn
+        elif isinstance(event, RunForked):
+            self._last_turn = event.at_turn - 1
         self._summary = summarise(self._summary, envelope)
         self.ended = isinstance(event, RunFinished | RunFailed)
-        return envelope
 
     def _placed(self, event: Event) -> tuple[Envelope, Record]:
         """The event in its place, sealed where it ends a turn or the run."""
@@ -145,7 +190,7 @@ class Recorder:
         if self._redaction is None:
             self._log.put_blob(sha256, payload)
 
-    def finish(self) -> None:
+    def finish(self, reason: str = "") -> None:
         """End the run with its totals, unless it never started or has ended."""
         if self._summary is not None and not self.ended and self._lost is None:
             self.record(
@@ -155,6 +200,7 @@ class Recorder:
                     reused_tokens=self._summary.reused_tokens,
                     computed_tokens=self._summary.prompt_tokens - self._summary.reused_tokens,
                     generated_tokens=self._summary.generated_tokens,
+                    reason=reason,
                 )
             )
 
@@ -177,7 +223,10 @@ class Recorder:
             self.finish()
             return
         try:
-            self.fail(error)
+            if isinstance(error, KeyboardInterrupt):
+                self.finish(INTERRUPTED)
+            else:
+                self.fail(error)
         except TokentapeError as another:
             # What went wrong first is what its user must see.
             error.add_note(f"and the end of run {self.run_id} was not recorded: {another}")

@@ -54,6 +54,8 @@ RUNS = pa.schema(
         ("prompt_tokens", pa.int64()),
         ("reused_tokens", pa.int64()),
         ("generated_tokens", pa.int64()),
+        ("parent_run_id", pa.string()),
+        ("forked_at_turn", pa.int32()),
     ]
 )
 

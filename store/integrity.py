@@ -3,11 +3,12 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 
 from recorder import Envelope, Record, Recording, RecordingError
 from recorder.codec import decode
 from recorder.envelope import TurnCounter
-from recorder.events import Event, ToolReturned
+from recorder.events import Event, InterventionApplied, RunForked, ToolReturned
 from recorder.projections import iterate_turns, summarise, summarise_all
 from recorder.seals import check_seals
 from store.errors import StoreError
@@ -96,8 +97,11 @@ def _other_faults(
         if fault:
             yield turn, fault
         envelopes.append(envelope)
+    forked = recording.forked()
+    if forked is not None:
+        yield from _parent_faults(recording, forked)
     try:
-        for _ in iterate_turns(envelopes):
+        for _ in iterate_turns(recording.events() if forked else envelopes):
             pass
     except RecordingError as error:
         yield None, str(error)
@@ -110,6 +114,21 @@ def _other_faults(
         yield None, "the row of the run is not what its events add up to"
 
 
+def _parent_faults(recording: Recording, forked: RunForked) -> Iterator[tuple[None, str]]:
+    """Whether the events that a fork shares are still those that it was forked from."""
+    try:
+        parent = recording.parent(forked)
+        shared = takewhile(lambda record: record.seq <= forked.parent_seq, parent.records())
+        report = check_seals(parent.run_id, shared)
+    except (RecordingError, StoreError) as error:
+        yield None, f"its parent cannot be read: {error}"
+        return
+    if report.fault:
+        yield None, f"its parent, run {parent.run_id}, does not hold: {report.fault}"
+    elif report.tail_hash != forked.parent_hash:
+        yield None, f"its parent, run {parent.run_id}, is not what it was forked from"
+
+
 def _blob_fault(source: Source, record: Record, event: Event) -> str:
     sha256 = payload_of(record)
     if not sha256 and not isinstance(event, ToolReturned):
@@ -119,6 +138,8 @@ def _blob_fault(source: Source, record: Record, event: Event) -> str:
     except StoreError as error:
         return str(error)
     is_right = hashlib.sha256(payload).hexdigest() == sha256
+    if isinstance(event, InterventionApplied):
+        return "" if is_right else f"the tensor of intervention {event.name} is another"
     if not isinstance(event, ToolReturned):
         return "" if is_right else "the list of the weights is not the one that was recorded"
     if not is_right or len(payload) != event.payload_bytes:

@@ -3,10 +3,10 @@
 import json
 
 from recorder import Record, RecordingError
-from recorder.events import RunStarted, ToolReturned
+from recorder.events import InterventionApplied, RunStarted, ToolReturned
 from recorder.redaction import REDACTED
 
-PAYLOAD_KINDS = (RunStarted.__name__, ToolReturned.__name__)
+PAYLOAD_KINDS = (RunStarted.__name__, ToolReturned.__name__, InterventionApplied.__name__)
 
 
 def payload_of(record: Record) -> str:
@@ -23,13 +23,15 @@ def payload_of(record: Record) -> str:
 
 
 def payload_named(kind: str, body: str) -> str:
-    """The sum of what a tool returned in full, or of the list of the weights.
+    """The sum of what a tool returned in full, of an intervention's tensor or of the weights' list.
 
     Empty for any other event, and where a redactor did not let it be kept. Raises RecordingError.
     """
     try:
         if kind == ToolReturned.__name__:
             return str(json.loads(body)["payload_sha256"])
+        if kind == InterventionApplied.__name__:
+            return str(json.loads(body)["tensor_sha256"])
         if kind == RunStarted.__name__:
             started = json.loads(body)
             # Recordings from before weights were listed do not say that they are not.

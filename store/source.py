@@ -71,6 +71,18 @@ class Source(Attachments, Protocol):
         """
 
 
+def with_parents(recordings: Iterable[Recording]) -> list[Recording]:
+    """The runs and all that they were forked from, each once, a parent before its forks.
+
+    Raises RecordingError where a parent is not at hand, NoSuchRunError where it is not there.
+    """
+    found: dict[str, Recording] = {}
+    for recording in recordings:
+        for each in (*reversed(recording.lineage()), recording):
+            found.setdefault(each.run_id, each)
+    return list(found.values())
+
+
 def kept_beside(source: Attachments, run_id: str) -> list[Kept]:
     """Verdicts and floors of a run, all that is kept beside it."""
     return [*source.verdicts(run_id), *source.floors(run_id)]

@@ -7,6 +7,9 @@ from typing import Any, ClassVar
 
 from recorder.events._check import require, require_counts, require_seed
 
+INTERRUPTED = "interrupted"
+"""The `reason` of a run that its user ended in the middle."""
+
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
@@ -103,7 +106,7 @@ class RunForked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFinished:
-    """The run ended as it was meant to.
+    """The run ended as it was meant to, or, for a `reason` of `interrupted`, as its user wished.
 
     `turns` and `generated_tokens` count the turns that finished, the prompts those that began.
     """
@@ -114,6 +117,7 @@ class RunFinished:
     reused_tokens: int
     computed_tokens: int
     generated_tokens: int
+    reason: str = ""
 
     def __post_init__(self) -> None:
         require_counts(turns=self.turns, generated_tokens=self.generated_tokens)

@@ -20,6 +20,7 @@ from recorder.events.turn import TOOL_CALL
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSummary:
     """`status` is `running` until the run says otherwise: also for one whose process was killed.
+    It is `finished`, `interrupted` or `failed` then, and `running` again once it is resumed.
 
     `turns` and `generated_tokens` count the turns that finished, `prompt_tokens` and
     `reused_tokens` those that began; of a fork only its own. `parent_run_id` and `forked_at_turn`
@@ -97,7 +98,7 @@ def summarise(summary: RunSummary | None, envelope: Envelope) -> RunSummary | No
     if isinstance(event, RunResumed):
         return replace(summary, updated_at_ns=at_ns, status="running")
     if isinstance(event, RunFinished):
-        return replace(summary, updated_at_ns=at_ns, status="finished")
+        return replace(summary, updated_at_ns=at_ns, status=event.reason or "finished")
     if isinstance(event, RunFailed):
         return replace(summary, updated_at_ns=at_ns, status="failed")
     return summary

@@ -26,7 +26,7 @@ from recorder.envelope import NS_PER_US
 from store.errors import StoreError
 from store.kept import BODIES, K, Kept, KeptFloor, KeptVerdict
 from store.payloads import payload_of
-from store.source import Attachments, kept_beside
+from store.source import Attachments, kept_beside, with_parents
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -35,6 +35,8 @@ _BAD_LINE = (AttributeError, KeyError, OverflowError, TypeError, ValueError)
 
 def export_jsonl(recordings: Iterable[Recording], attached: Attachments, path: Path | str) -> Path:
     """Write runs as lines of JSON with all that is `attached` to them; written aside and renamed.
+
+    With a fork come the runs that it shares events of.
 
     An export that is there already is replaced. Raises StoreError where there is anything else, it
     may be the store itself, where the file cannot be written and where a payload is missing.
@@ -46,7 +48,7 @@ def export_jsonl(recordings: Iterable[Recording], attached: Attachments, path: P
         handle, aside = tempfile.mkstemp(prefix=".writing-", dir=path.parent)
         try:
             with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-                for recording in recordings:
+                for recording in with_parents(recordings):
                     file.writelines(_lines(recording, attached))
                 file.flush()
                 os.fsync(file.fileno())
@@ -191,7 +193,9 @@ class JsonlFile:
             return dict(json.loads(file.readline()))
 
     def _recording(self, run_id: str) -> Recording:
-        return Recording(run_id, lambda: self._records(run_id), self.where, self.blob)
+        return Recording(
+            run_id, lambda: self._records(run_id), self.where, self.blob, self._recording
+        )
 
     def _records(self, run_id: str) -> Iterator[Record]:
         for place, line in self._read():

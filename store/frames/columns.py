@@ -25,7 +25,9 @@ RUNS_DF = pa.schema(
         _RUN_ID,
         _column("name", pa.string(), "what the experimenter called it"),
         _column(
-            "status", NAME, "`running` (also where the process was killed), `finished`, `failed`"
+            "status",
+            NAME,
+            "`running` (also where the process was killed), `finished`, `interrupted`, `failed`",
         ),
         _column("model", NAME, "what the model was loaded from"),
         _column("seed", pa.int64(), "seed of the run, if it has one", optional=True),
@@ -35,6 +37,8 @@ RUNS_DF = pa.schema(
         _column("generated_tokens", pa.int64(), "tokens of all replies that finished"),
         _column("started_at", AT, "when it began"),
         _column("updated_at", AT, "its last change of status, prompt or reply"),
+        _column("parent_run_id", pa.string(), "the run that it was forked from", optional=True),
+        _column("forked_at_turn", pa.int32(), "its first turn of its own", optional=True),
     ]
 )
 EVENTS_DF = pa.schema(
@@ -60,6 +64,11 @@ TURNS_DF = pa.schema(
     [
         _RUN_ID,
         _TURN,
+        _column(
+            "first_step",
+            pa.int32(),
+            "tokens of the turn before this part of it; 0 unless the model called a tool in it",
+        ),
         _column("prompt_tokens", pa.int32(), "tokens of the prompt"),
         _column("reused_tokens", pa.int32(), "of these, taken from the cache", optional=True),
         _column("computed_tokens", pa.int32(), "of these, forwarded", optional=True),
@@ -81,7 +90,7 @@ TURNS_DF = pa.schema(
         _column("prefill_ms", pa.float64(), "of this, the prompt", optional=True),
         _column("text", pa.string(), "the reply; none where the turn was cut off", optional=True),
         _column("started_at", AT, "when its prompt was complete"),
-        _column("tool_results", pa.int32(), "tool results of that turn, as in `tools_df`"),
+        _column("tool_results", pa.int32(), "tool results that its prompt has anew"),
         _column("tool_tokens", pa.int32(), "tokens of these results as the model read them"),
         _column("pruned_tokens", pa.int32(), "tokens taken out of the history before it"),
         _column(

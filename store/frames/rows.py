@@ -58,24 +58,28 @@ TURN_KINDS = (
 
 
 def turn_rows(table: pa.Table) -> list[Row]:
-    """A row a turn, also for one that was cut off."""
+    """A row a part of a turn, also for one that was cut off."""
     rows: list[Row] = []
     given: dict[tuple[str, int | None], Row] = {}
     for event in _events(table):
         place = (event.run_id, event.turn)
-        totals = given.setdefault(place, {"tool_results": 0, "tool_tokens": 0, "pruned_tokens": 0})
+        totals = given.setdefault(place, dict.fromkeys(_TOTALS, 0))
         if event.kind == "ToolReturned":
             totals["tool_results"] += 1
             totals["tool_tokens"] += event.body["content_tokens"]
         elif event.kind == "HistoryPruned":
             totals["pruned_tokens"] += event.body["tokens_before"] - event.body["tokens_after"]
         elif event.kind == "TurnStarted":
-            rows.append(_started(event))
+            # What came for another turn since is not of this one, nor of a later part.
+            rows.append(_started(event) | totals)
+            given = {}
         elif rows and (rows[-1]["run_id"], rows[-1]["turn"]) == place:
-            rows[-1] |= _later(event)
-    for row in rows:
-        row |= given[row["run_id"], row["turn"]]
+            # A turn that goes on in another process decides and computes once more.
+            rows[-1] = _later(event) | rows[-1]
     return rows
+
+
+_TOTALS = ("tool_results", "tool_tokens", "pruned_tokens")
 
 
 def _started(event: _Event) -> Row:
@@ -86,6 +90,7 @@ def _started(event: _Event) -> Row:
     return {
         "run_id": event.run_id,
         "turn": body["turn"],
+        "first_step": body.get("first_step", 0),
         "prompt_tokens": body["prompt_tokens"],
         "seed": body["seed"],
         "do_sample": bool(sampling.get("do_sample")),

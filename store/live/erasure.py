@@ -53,6 +53,7 @@ def erase_run(engine: Engine, run_id: str, *, reason: str, now_ns: int) -> Erasu
             if engine.dialect.name == "sqlite":
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
             run_key = _locked_run(connection, run_id)
+            _refuse_forked(connection, run_id)
             counted = _bury(connection, run_key, run_id, reason=reason, now_ns=now_ns)
             connection.commit()
     except DBAPIError as error:
@@ -66,6 +67,17 @@ def erase_run(engine: Engine, run_id: str, *, reason: str, now_ns: int) -> Erasu
         backups=_backups_of(engine.url),
         left_behind=_rewrite(engine),
     )
+
+
+def _refuse_forked(connection: Connection, run_id: str) -> None:
+    query = select(runs.c.run_id).where(runs.c.parent_run_id == run_id)
+    forks = connection.execute(query).scalars().all()
+    if forks:
+        more = f" and {len(forks) - 1} more" if len(forks) > 1 else ""
+        raise StoreError(
+            f"run {run_id} was forked: run {forks[0]}{more} would lose its beginning; erase that "
+            "first"
+        )
 
 
 def _locked_run(connection: Connection, run_id: str) -> int:

@@ -78,7 +78,9 @@ class DatabaseReader:
         if not matches:
             self._say_if_erased(run_id)
         full_id = only_match(matches, run_id, self.where)
-        return Recording(full_id, lambda: self._records(full_id), self.where, self.blob)
+        return Recording(
+            full_id, lambda: self._records(full_id), self.where, self.blob, self.recording
+        )
 
     def _say_if_erased(self, run_id: str) -> None:
         query = select(tombstones).where(tombstones.c.run_id.startswith(run_id, autoescape=True))

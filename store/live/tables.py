@@ -50,6 +50,8 @@ runs = Table(
     Column("prompt_tokens", BigInteger, nullable=False),
     Column("reused_tokens", BigInteger, nullable=False),
     Column("generated_tokens", BigInteger, nullable=False),
+    Column("parent_run_id", String(36)),
+    Column("forked_at_turn", Integer),
     # Who still records a run that was erased must not write into another under its key.
     sqlite_autoincrement=True,
 )

@@ -86,7 +86,9 @@ class ParquetStore:
         """The run with that id, or with the one id that begins so. Raises NoSuchRunError."""
         matches = (each for each in self._place.run_files() if each.startswith(run_id))
         full_id = only_match(matches, run_id, self.where)
-        return Recording(full_id, lambda: self._records(full_id), self.where, self.blob)
+        return Recording(
+            full_id, lambda: self._records(full_id), self.where, self.blob, self.recording
+        )
 
     def sealed_run(self, run_id: str) -> SealedRun:
         """What is sealed of a run, and in which files."""

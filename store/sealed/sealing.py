@@ -36,7 +36,7 @@ from store.sealed.parquet import (
 )
 from store.sealed.places import RUN_TABLES, SCHEMA_VERSION, TABLES, newest_schema, part_name
 from store.sealed.run_file import UNREADABLE, SealedRun, fingerprints_of, read_sealed_run
-from store.source import Attachments, kept_beside
+from store.source import Attachments, kept_beside, with_parents
 
 _SUMMARISED_KINDS = frozenset(event.__name__ for event in SUMMARISED)
 # Small row groups: one payload is found without unpacking many.
@@ -50,10 +50,16 @@ def export_parquet(recording: Recording, attached: Attachments, folder: Path | s
     Of a run that goes on, that is what has a seal. Called again, it adds a part with what was
     sealed since, and with what was kept beside the run since. What the folder has under the run's
     id that is not the beginning of the run, or is damaged, is replaced. Other runs in the folder
-    stay. Raises StoreError where the folder cannot be written, RecordingError for a damaged run and
-    for one of which nothing is sealed yet.
+    stay. With a fork come the runs that it shares events of. Raises StoreError where the folder
+    cannot be written, RecordingError for a damaged run and for one of which nothing is sealed yet.
     """
     folder = Path(folder)
+    parents = with_parents([recording])[:-1]
+    files = [file for each in parents for file in _export(each, attached, folder)]
+    return [*files, *_export(recording, attached, folder)]
+
+
+def _export(recording: Recording, attached: Attachments, folder: Path) -> list[Path]:
     with _writing(folder):
         before = _sealed_before(folder, recording.run_id)
         if before is None or not _begins(recording, before, folder):

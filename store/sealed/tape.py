@@ -29,7 +29,7 @@ from store.sealed.parquet import SealedFile
 from store.sealed.places import SCHEMA_VERSION, TABLES, folder_of_run, part_name, run_id_of
 from store.sealed.run_file import SealedRun, cannot_read, read_sealed_run
 from store.sealed.sealing import export_parquet
-from store.source import Attachments
+from store.source import Attachments, with_parents
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -55,12 +55,14 @@ def is_zip(path: Path) -> bool:
 def pack(recordings: Iterable[Recording], attached: Attachments, path: Path | str) -> Path:
     """Write runs into a tape with all that is `attached` to them; written aside and renamed.
 
+    With a fork come the runs that it shares events of.
+
     A tape that is there already is replaced where no run of it would be lost. Raises StoreError
     where there is anything else, or where it cannot be written, RecordingError as `export_parquet`
     does.
     """
     path = Path(path)
-    by_id = {recording.run_id: recording for recording in recordings}
+    by_id = {recording.run_id: recording for recording in with_parents(recordings)}
     if not by_id:
         raise StoreError(f"cannot write {path}: a tape has at least one run")
     try:
