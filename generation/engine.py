@@ -1,9 +1,9 @@
 """One turn of a model, recorded: what is cached, what is computed, and a token at a time."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -19,11 +19,12 @@ from generation.cache import (
     cache_policy,
 )
 from generation.checks import refuse_beyond_context, refuse_training, refuse_unreadable
-from generation.history.conversation import Conversation, Prompt
+from generation.history.conversation import Conversation, Prompt, decode_after
 from generation.models import ModelIdentity
+from generation.sampling import skip_draws
 from generation.threads import torch_threads
 from generation.token_loop import TokenLoop
-from generation.turn import TurnResult, TurnSettings, finished_turn
+from generation.turn import TurnResult, TurnSettings, finished_turn, started_turn
 from recorder import Recorder, TokentapeError
 from recorder.events import (
     CacheCleared,
@@ -32,9 +33,10 @@ from recorder.events import (
     Event,
     PrefillCompleted,
     SystemPromptCached,
-    TurnStarted,
     ids_sha256,
 )
+from recorder.events.turn import TOOL_CALL
+from recorder.projections import Turn
 
 
 class Engine:
@@ -120,11 +122,37 @@ class Engine:
     ) -> TurnResult:
         """Give the model the prompt and let it reply. What is refused is refused before the turn.
 
-        After an exception from inside the turn, such as one of a callback, the turn stays
-        unfinished in the recording, and what was cached of it is given up.
+        Settings with a `first_step` go on with the turn that was paused. After an exception from
+        inside the turn, such as one of a callback, the turn stays unfinished in the recording, and
+        what was cached of it is given up.
         """
         with self._working():
-            return self._take_turn(prompt, settings, conversation)
+            ready = self._prepared(prompt, settings)
+            start = self._begin(ready)
+            self.start_run()
+            self.turn += settings.first_step == 0
+            for event in prompt.events(self.turn):
+                self._record(event)
+            sampling = hf.recordable(settings.config)
+            self._record(started_turn(prompt, settings, turn=self.turn, sampling=sampling))
+            return self._generate(ready, start, conversation)
+
+    def resume_turn(
+        self, turn: Turn, prompt: Prompt, settings: TurnSettings, conversation: Conversation
+    ) -> TurnResult:
+        """Go on with a turn of another process, of which some tokens may have been sampled.
+
+        What comes are the tokens that would have come: the random stream goes on behind them.
+        """
+        with self._working():
+            ready = self._prepared(prompt, settings, turn.reply_ids)
+            self.turn = turn.number
+            stop_reason = self._stopped(ready)
+            if stop_reason is None or turn.cache is None:
+                return self._generate(ready, self._begin(ready), conversation)
+            conversation.begin_turn(prompt)
+            reply = _Reply(turn.reply_ids, stop_reason, turn.cache, time.perf_counter())
+            return self._finish(ready, reply, conversation)
 
     def store_prefix(self, ids: Sequence[int]) -> bool:
         """Keep on disk what is cached of these ids; False where that is nothing or cannot be."""
@@ -136,78 +164,127 @@ class Engine:
         if self._recorder is not None and self._recorder.started:
             self._record(CacheCleared(reason=reason, freed_bytes=freed))
 
-    def _take_turn(
-        self, prompt: Prompt, settings: TurnSettings, conversation: Conversation
-    ) -> TurnResult:
+    def _prepared(
+        self, prompt: Prompt, settings: TurnSettings, sampled: tuple[int, ...] = ()
+    ) -> "_Ready":
+        """Everything that can be refused before anything is recorded."""
+        config = settings.config
         refuse_training(self.model)
         refuse_unreadable(self.model, prompt.ids)
-        new_tokens = int(settings.config.max_new_tokens or 0)
-        refuse_beyond_context(self.model, len(prompt.ids), new_tokens)
+        refuse_beyond_context(self.model, len(prompt.ids), int(config.max_new_tokens or 0))
         ids = self._tensor(prompt.ids)
-        hf.rehearse(self.model, self.tokenizer, settings.config, ids)
-        prepared = hf.prepare(
+        hf.rehearse(self.model, self.tokenizer, config, ids)
+        preparation = hf.prepare(
             self.model,
             self.tokenizer,
-            settings.config,
+            config,
             ids,
             processors=settings.processors,
             criteria=settings.criteria,
         )
-        sampling = hf.recordable(settings.config)
         generator = self._generator(settings.seed)
+        if sampled:
+            vocabulary = self.model.get_input_embeddings().num_embeddings
+            everything = self._tensor((*prompt.ids, *sampled))
+            hf.catch_up(preparation.processors, everything, len(prompt.ids), vocabulary)
+            if generator is not None:
+                skip_draws(generator, vocabulary, len(sampled))
         if settings.return_cache:
-            self.cache.refuse_uncopied(settings.config)
-        start = self.cache.start(
-            prompt.ids,
+            self.cache.refuse_uncopied(config)
+        return _Ready(prompt, settings, preparation, generator, sampled)
+
+    def _begin(self, ready: "_Ready") -> Start:
+        settings = ready.settings
+        return self.cache.start(
+            ready.ids,
             settings.config,
-            total_tokens=len(prompt.ids) + new_tokens,
+            total_tokens=len(ready.prompt.ids) + int(settings.config.max_new_tokens or 0),
             use_cache=settings.use_cache,
             given=settings.past_key_values,
         )
-        self.start_run()
-        began = time.perf_counter()
-        self.turn += 1
-        self._record_start(prompt, settings, sampling)
+
+    def _stopped(self, ready: "_Ready") -> str | None:
+        """Why a turn that is gone on with has stopped already; None where it has not."""
+        if not ready.sampled:
+            return None
+        pauses = self._pauses(ready)
+        if (reason := hf.stop_reason(ready.preparation.criteria, self._tensor(ready.ids))) is None:
+            return TOOL_CALL if pauses is not None and pauses(ready.sampled) else None
+        return reason
+
+    def _generate(self, ready: "_Ready", start: Start, conversation: Conversation) -> TurnResult:
+        """The turn, once its beginning is recorded."""
+        began, watch = time.perf_counter(), memory.MemoryWatch.begin(self.model.device)
+        prompt, settings = ready.prompt, ready.settings
         conversation.begin_turn(prompt)
-        decided = self._decided(prompt, start)
+        decided = self._decided(len(ready.ids), start)
         self._record(decided)
-        decoder, logits = self._prefill(prompt, prepared, start)
+        decoder, logits = self._prefill(ready, start)
+        token_ids, stop_reason = self._decode(ready, decoder, logits)
+        returned = self._keep(start, decoder, (*prompt.ids, *token_ids[:-1]), settings)
+        if self._recorder is not None:
+            self._record(watch.sampled(self.turn, self.cache.kv_bytes))
+        reply = _Reply(token_ids, stop_reason, decided, began)
+        return self._finish(ready, reply, conversation, returned)
+
+    def _finish(
+        self,
+        ready: "_Ready",
+        reply: "_Reply",
+        conversation: Conversation,
+        returned: CachedPrefix | None = None,
+    ) -> TurnResult:
+        finished = finished_turn(
+            self.tokenizer,
+            ready.prompt.ids,
+            reply.token_ids,
+            turn=self.turn,
+            stop_reason=reply.stop_reason,
+            generator=ready.generator,
+            duration_ms=_ms_since(reply.began),
+        )
+        self._record(finished)
+        conversation.finish_turn(reply.token_ids, finished.text, finished.stop_text)
+        return TurnResult(
+            turn=self.turn,
+            prompt=ready.prompt,
+            token_ids=reply.token_ids,
+            text=finished.text,
+            stop_text=finished.stop_text,
+            stop_reason=reply.stop_reason,
+            seed=ready.settings.seed,
+            cache=reply.decided,
+            duration_ms=finished.duration_ms,
+            first_step=ready.settings.first_step,
+            past_key_values=returned,
+        )
+
+    def _pauses(self, ready: "_Ready") -> Callable[[Sequence[int]], bool] | None:
+        """Whether the turn pauses behind these ids of its reply."""
+        pauses, prompt_ids = ready.settings.pauses, ready.prompt.ids
+        if pauses is None:
+            return None
+        return lambda ids: pauses(decode_after(self.tokenizer, prompt_ids, ids))
+
+    def _decode(
+        self, ready: "_Ready", decoder: hf.Decoder, logits: torch.Tensor
+    ) -> tuple[tuple[int, ...], str]:
+        settings = ready.settings
         loop = TokenLoop(
             turn=self.turn,
-            processors=prepared.processors,
-            criteria=prepared.criteria,
-            generator=generator,
+            first_step=settings.first_step,
+            processors=ready.preparation.processors,
+            criteria=ready.preparation.criteria,
+            generator=ready.generator,
             candidates=self._candidates,
             record=self._record,
             callback=settings.callback,
             observer=settings.observer,
+            between=settings.between,
+            pauses=self._pauses(ready),
         )
         with hf.decoding(self.model):
-            token_ids, stop_reason = loop.run(decoder, logits)
-        returned = self._keep(start, decoder, (*prompt.ids, *token_ids[:-1]), settings)
-        finished = finished_turn(
-            self.tokenizer,
-            prompt.ids,
-            token_ids,
-            turn=self.turn,
-            stop_reason=stop_reason,
-            generator=generator,
-            duration_ms=_ms_since(began),
-        )
-        self._record(finished)
-        conversation.finish_turn(token_ids, finished.text, finished.stop_text)
-        return TurnResult(
-            turn=self.turn,
-            prompt=prompt,
-            token_ids=token_ids,
-            text=finished.text,
-            stop_text=finished.stop_text,
-            stop_reason=stop_reason,
-            seed=settings.seed,
-            cache=decided,
-            duration_ms=finished.duration_ms,
-            past_key_values=returned,
-        )
+            return loop.run(decoder, logits, ready.sampled)
 
     def _process(self, ids: Sequence[int]) -> tuple[Start, tuple[int, ...]]:
         """A cache of exactly these ids, and the forwards that it took: none where it was kept."""
@@ -230,51 +307,29 @@ class Engine:
             return f"not_stored:{type(error).__name__}"
         return ""
 
-    def _record_start(
-        self, prompt: Prompt, settings: TurnSettings, sampling: Mapping[str, Any]
-    ) -> None:
-        for event in prompt.events(self.turn):
-            self._record(event)
-        self._record(
-            TurnStarted(
-                turn=self.turn,
-                prompt_tokens=len(prompt.ids),
-                kept_tokens=prompt.kept_tokens,
-                kept_chars=prompt.kept_chars,
-                added_ids=prompt.added_ids,
-                added_text=prompt.added_text,
-                history_reason=prompt.history_reason,
-                seed=settings.seed,
-                sampling=sampling,
-                unreplayable=settings.unreplayable,
-            )
-        )
-
-    def _decided(self, prompt: Prompt, start: Start) -> CacheDecided:
+    def _decided(self, tokens: int, start: Start) -> CacheDecided:
         reuse = start.reuse
         return CacheDecided(
             turn=self.turn,
-            prompt_tokens=len(prompt.ids),
-            computed_tokens=len(prompt.ids) - reuse.reused_tokens,
+            prompt_tokens=tokens,
+            computed_tokens=tokens - reuse.reused_tokens,
             cropped_tokens=reuse.cropped_tokens,
             **asdict(reuse),
         )
 
-    def _prefill(
-        self, prompt: Prompt, prepared: hf.Preparation, start: Start
-    ) -> tuple[hf.Decoder, torch.Tensor]:
-        """Forward what is not cached; the decoder and the logits after the prompt."""
+    def _prefill(self, ready: "_Ready", start: Start) -> tuple[hf.Decoder, torch.Tensor]:
+        """Forward what is not cached; the decoder and the logits behind it."""
         began = time.perf_counter()
+        config = ready.preparation.config
         decoder = hf.Decoder(
             self.model,
-            prepared.config,
-            self._tensor(prompt.ids),
+            config,
+            self._tensor(ready.ids),
             start.cache,
             held=start.reuse.reused_tokens,
         )
-        memory.reset_peak(self.model.device)
         logits, chunks = decoder.prefill(
-            self._chunk_tokens(start, prepared.config),
+            self._chunk_tokens(start, config),
             one_by_one=start.policy.continues == "tokens",
         )
         self._record(
@@ -287,7 +342,7 @@ class Engine:
             )
         )
         if decoder.holds_prompt(start.cache):
-            self._record_evictions(self.cache.prefilled(start, prompt.ids))
+            self._record_evictions(self.cache.prefilled(start, ready.ids))
         return decoder, logits
 
     def _chunk_tokens(self, start: Start, config: Any) -> int | None:
@@ -334,6 +389,31 @@ class Engine:
     def _record(self, event: Event) -> None:
         if self._recorder is not None:
             self._recorder.record(event)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A turn that nothing speaks against; `sampled` are tokens of it from another process."""
+
+    prompt: Prompt
+    settings: TurnSettings
+    preparation: hf.Preparation
+    generator: torch.Generator | None
+    sampled: tuple[int, ...]
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        return (*self.prompt.ids, *self.sampled)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reply:
+    """What was sampled, why it stopped, and when that began."""
+
+    token_ids: tuple[int, ...]
+    stop_reason: str
+    decided: CacheDecided
+    began: float
 
 
 def _ms_since(began: float) -> float:

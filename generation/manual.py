@@ -17,6 +17,7 @@ from generation.state import StateObserver, TokenCallback
 from generation.token_loop import CANDIDATES
 from generation.turn import GenerationResult, TurnResult, TurnSettings, turn_settings
 from recorder import Recorder, TokentapeError
+from recorder.projections import Turn
 
 # Bounds the memory of a prefill; the matrices are large enough by then to be computed at full
 # speed.
@@ -49,6 +50,7 @@ class ManualGenerator:
         history: str = "exact",
         template_settings: Mapping[str, Any] | None = None,
         behaviour: Mapping[str, Any] | None = None,
+        resumed: bool = False,
     ) -> None:
         """`name`, `model_name` and `seed` describe the run to the recorder; without one they rest.
 
@@ -56,12 +58,13 @@ class ManualGenerator:
         kept for other processes, and whatever `store_prefix` is told to keep. `threads` is how
         many threads torch computes a turn with; None leaves torch's own setting alone. `history`
         and `template_settings` are those of `Conversation`. `behaviour` is recorded with the run.
+        A `resumed` recorder goes on with a run that has begun: see `restore`.
 
         Raises ModelError for a model in training mode (dropout cannot be replayed), one that keeps
         no cache, and settings that cannot be. Raises TokentapeError for a recorder that has
         recorded already: a run has one generator.
         """
-        if recorder is not None and recorder.started:
+        if recorder is not None and recorder.started and not resumed:
             raise TokentapeError("this recorder has a run already: make one for each generator")
         _refuse_counts(prefill_chunk_tokens, threads, candidates, cache_bytes)
         refuse_seed(seed)
@@ -188,6 +191,19 @@ class ManualGenerator:
     def take_turn(self, prompt: Prompt, settings: TurnSettings) -> TurnResult:
         """Give the model a prompt of the conversation and let it reply; see `Engine.take_turn`."""
         return self._engine.take_turn(prompt, settings, self.conversation)
+
+    def restore(self, turns: Sequence[Turn], conversation: Conversation) -> None:
+        """Go on behind recorded turns, of which the conversation is what they left."""
+        self.conversation = conversation
+        self._engine.turn = turns[-1].number if turns else self._engine.turn
+
+    def begin_at(self, turn: int) -> None:
+        """Count the next turn so."""
+        self._engine.turn = turn - 1
+
+    def resume_turn(self, turn: Turn, prompt: Prompt, settings: TurnSettings) -> TurnResult:
+        """Go on with a turn that was cut off; see `Engine.resume_turn`."""
+        return self._engine.resume_turn(turn, prompt, settings, self.conversation)
 
     def fork(self) -> Conversation:
         """A conversation that goes on from here on its own, for `switch`. Nothing is copied."""

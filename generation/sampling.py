@@ -115,6 +115,22 @@ def turn_seed(run_seed: int, turn: int) -> int:
     return int.from_bytes(digest[:8]) >> 1
 
 
+def part_seed(seed: int, first_step: int) -> int:
+    """The seed of a part of a turn, from that of the part before and the tokens up to here."""
+    digest = hashlib.sha256(f"tokentape part from {first_step} of {seed}".encode()).digest()
+    return int.from_bytes(digest[:8]) >> 1
+
+
+def skip_draws(generator: torch.Generator, vocabulary: int, draws: int) -> None:
+    """Leave the generator as it is after so many tokens were drawn with it.
+
+    The same calls are made as for a draw: what they take of the stream is up to the device.
+    """
+    even = torch.ones((1, vocabulary), device=generator.device)
+    for _ in range(draws):
+        torch.multinomial(even, num_samples=1, generator=generator)
+
+
 def sampler_sha256() -> str:
     """A known answer: hashes the first 64 exponentials that seed 0 gives on the CPU.
 

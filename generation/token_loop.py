@@ -1,16 +1,17 @@
 """A token at a time until something stops it: the loop of `GenerationMixin._sample`, recorded."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from generation import hf
-from generation.sampling import draw, measure
+from generation.sampling import Measures, draw, measure
 from generation.state import GenerationState, StateObserver, TokenCallback
 from recorder.events import Event, TokenSampled
+from recorder.events.turn import TOOL_CALL
 from recorder.numbers import to_microseconds
 
 # How many of the likeliest tokens are recorded of a step.
@@ -22,7 +23,12 @@ KeepStep = Callable[[torch.Tensor, torch.Tensor], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenLoop:
-    """How tokens are chosen, and who is told of them. `generator` is None for greedy."""
+    """How tokens are chosen, and who is told of them. `generator` is None for greedy.
+
+    `pauses` is asked with the ids of the reply whether the turn pauses there; `between` is called
+    between tokens, when each is recorded. `hidden_states` gives what layers gave in the forward
+    before.
+    """
 
     turn: int
     processors: LogitsProcessorList
@@ -30,14 +36,23 @@ class TokenLoop:
     generator: torch.Generator | None
     candidates: int
     record: Callable[[Event], None]
+    first_step: int = 0
     callback: TokenCallback | None = None
     observer: StateObserver | None = None
+    hidden_states: Callable[[], Mapping[str, torch.Tensor]] = dict
+    pauses: Callable[[Sequence[int]], bool] | None = None
+    between: Callable[[], None] | None = None
     keep_step: KeepStep | None = None
 
-    def run(self, decoder: hf.Decoder, logits: torch.Tensor) -> tuple[tuple[int, ...], str]:
-        """Decode from the logits after the prompt: the ids of the reply, and why it stopped."""
-        prompt_tokens = decoder.ids.shape[1]
-        token_ids: list[int] = []
+    def run(
+        self, decoder: hf.Decoder, logits: torch.Tensor, sampled: Sequence[int] = ()
+    ) -> tuple[tuple[int, ...], str]:
+        """Decode from the logits after the prompt: the ids of the reply, and why it stopped.
+
+        `sampled` are those of the reply that are there already, at the end of the decoder's ids.
+        """
+        prompt_tokens = decoder.ids.shape[1] - len(sampled)
+        token_ids = list(sampled)
         began = time.perf_counter()
         while True:
             scores = hf.process(self.processors, decoder.ids, logits)
@@ -50,7 +65,7 @@ class TokenLoop:
             self.record(
                 TokenSampled(
                     turn=self.turn,
-                    step=len(token_ids),
+                    step=self.first_step + len(token_ids),
                     position=prompt_tokens + len(token_ids),
                     token_id=measures.token_id,
                     logprob=measures.logprob,
@@ -63,23 +78,31 @@ class TokenLoop:
                 )
             )
             token_ids.append(measures.token_id)
-            stop_reason = hf.stop_reason_of(self.criteria, measures.stops)
-            self._tell(decoder, measures.token_id, logits, token_ids, stop_reason is not None)
+            stop_reason = self._stop_reason(measures, token_ids)
+            self._tell(decoder, measures, logits, token_ids, stop_reason is not None)
             if stop_reason is not None:
                 return tuple(token_ids), stop_reason
+            if self.between is not None:
+                self.between()
             began = time.perf_counter()
             logits = decoder.forward_last()
+
+    def _stop_reason(self, measures: Measures, token_ids: Sequence[int]) -> str | None:
+        stop_reason = hf.stop_reason_of(self.criteria, measures.stops)
+        if stop_reason is None and self.pauses is not None and self.pauses(token_ids):
+            return TOOL_CALL
+        return stop_reason
 
     def _tell(
         self,
         decoder: hf.Decoder,
-        token_id: int,
+        measures: Measures,
         logits: torch.Tensor,
-        token_ids: list[int],
+        token_ids: Sequence[int],
         finished: bool,
     ) -> None:
         if self.callback is not None:
-            self.callback(token_id, logits[0])
+            self.callback(measures.token_id, logits[0])
         if self.observer is not None:
             self.observer(
                 GenerationState(
@@ -88,5 +111,9 @@ class TokenLoop:
                     attention_mask=torch.ones_like(decoder.ids),
                     generated_tokens=tuple(token_ids),
                     finished=finished,
+                    step=self.first_step + len(token_ids) - 1,
+                    logits=logits[0],
+                    entropy=measures.entropy,
+                    hidden_states=self.hidden_states(),
                 )
             )

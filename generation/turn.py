@@ -1,8 +1,9 @@
 """A turn of the engine: what it is asked, and what it gives back."""
 
+import copy
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
 import torch
@@ -18,9 +19,9 @@ from generation.cache import CachedPrefix
 from generation.checks import refuse_count, refuse_seed
 from generation.errors import ModelError
 from generation.history.conversation import Prompt, decode_after
-from generation.sampling import generator_sha256
-from generation.state import StateObserver, TokenCallback
-from recorder.events import CacheDecided, TurnFinished
+from generation.sampling import generator_sha256, part_seed
+from generation.state import Pause, StateObserver, TokenCallback
+from recorder.events import CacheDecided, TurnFinished, TurnStarted
 
 
 class GenerationResult(TypedDict):
@@ -50,6 +51,7 @@ class TurnResult:
     seed: int | None
     cache: CacheDecided
     duration_ms: float
+    first_step: int = 0
     past_key_values: CachedPrefix | None = None
 
 
@@ -78,9 +80,32 @@ def finished_turn(
     )
 
 
+def started_turn(
+    prompt: Prompt, settings: "TurnSettings", *, turn: int, sampling: Mapping[str, Any]
+) -> TurnStarted:
+    """What is recorded of a prompt, and of how the tokens behind it are chosen."""
+    return TurnStarted(
+        turn=turn,
+        prompt_tokens=len(prompt.ids),
+        kept_tokens=prompt.kept_tokens,
+        kept_chars=prompt.kept_chars,
+        added_ids=prompt.added_ids,
+        added_text=prompt.added_text,
+        history_reason=prompt.history_reason,
+        seed=settings.seed,
+        sampling=sampling,
+        unreplayable=settings.unreplayable,
+        first_step=settings.first_step,
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnSettings:
-    """How the tokens of a turn are chosen; see `turn_settings`."""
+    """How the tokens of a turn are chosen; see `turn_settings`.
+
+    `first_step` tokens of the turn were sampled in other parts of it. `pauses` is asked after each
+    token, `between` called between two.
+    """
 
     config: GenerationConfig
     seed: int | None = None
@@ -91,6 +116,20 @@ class TurnSettings:
     observer: StateObserver | None = None
     past_key_values: CachedPrefix | None = None
     return_cache: bool = False
+    observe_layers: tuple[str, ...] = ()
+    first_step: int = 0
+    pauses: Pause | None = None
+    between: Callable[[], None] | None = None
+
+    def continued(self, first_step: int) -> "TurnSettings | None":
+        """For the part of the turn behind so many of its tokens; None where none are left."""
+        tokens_left = int(self.config.max_new_tokens or 0) - (first_step - self.first_step)
+        if tokens_left < 1:
+            return None
+        config = copy.deepcopy(self.config)
+        config.max_new_tokens = tokens_left
+        seed = None if self.seed is None else part_seed(self.seed, first_step)
+        return replace(self, config=config, seed=seed, first_step=first_step, past_key_values=None)
 
     @property
     def unreplayable(self) -> tuple[str, ...]:
@@ -112,6 +151,7 @@ def turn_settings(
     use_cache: bool = True,
     callback: TokenCallback | None = None,
     observer: StateObserver | None = None,
+    observe_layers: Sequence[str] = (),
     past_key_values: CachedPrefix | None = None,
     return_cache: bool = False,
     logits_processor: LogitsProcessorList | None = None,
@@ -156,6 +196,7 @@ def turn_settings(
         criteria=stopping_criteria,
         callback=callback,
         observer=observer,
+        observe_layers=tuple(observe_layers),
         past_key_values=past_key_values,
         return_cache=return_cache,
     )

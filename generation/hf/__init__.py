@@ -31,7 +31,7 @@ from generation.hf.caches import (
 )
 from generation.hf.decoder import Decoder, decoding, forward_rows
 from generation.hf.growing import GrowingLayer
-from generation.hf.rows import process_rows
+from generation.hf.rows import catch_up, process_rows
 from generation.hf.settings import (
     FILTERS,
     Preparation,
@@ -55,6 +55,7 @@ __all__ = (
     "Preparation",
     "cache_name",
     "can_crop",
+    "catch_up",
     "compact",
     "crop",
     "decoding",

@@ -58,6 +58,20 @@ def process_rows(
     return scores
 
 
+def catch_up(
+    processors: LogitsProcessorList, ids: torch.Tensor, prompt_tokens: int, vocabulary: int
+) -> None:
+    """Show processors that keep a state the steps between prompt and end of `ids`, (1, tokens).
+
+    A state follows from the ids that were seen, not from the logits: even ones stand in for these.
+    """
+    even = torch.zeros((1, vocabulary), device=ids.device)
+    stateful = [each for each in processors if type(each) not in _WITHOUT_HISTORY]
+    for seen in range(prompt_tokens, ids.shape[1]) if stateful else ():
+        for processor in stateful:
+            processor(ids[:, :seen], even.clone())
+
+
 def _takes_repeated_ids(processor: LogitsProcessor) -> bool:
     """Whether an id that is there twice counts once: then a history can be padded with its own."""
     return (
