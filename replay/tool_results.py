@@ -1,9 +1,7 @@
 """Tool results replayed: what the tools say today, and whether the recording contradicts itself."""
 
-import contextvars
 import hashlib
 import json
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -22,7 +20,6 @@ from store import StoreError
 MISSING = "missing"
 """A side of a drift that has no such field; JSON has no such word."""
 
-_SECONDS_MAX = 60.0
 _TEXT_CHARS_MAX = 400
 _TEXT_CHARS_BEFORE = 80
 
@@ -32,14 +29,15 @@ def rerun_tools(
     tools: ToolInterface,
     *,
     turns: Sequence[int] | None = None,
-    seconds_max: float = _SECONDS_MAX,
+    seconds_max: float | None = None,
 ) -> tuple[ToolDrift, ...]:
     """Call every tool again as it was called, and compare what it gives with what was recorded.
 
     Every field that differs is a drift; how long the tool took is not looked at. Values are
     written as JSON, long texts as the part in which they begin to differ. A tool that is missing,
-    raises, gives what is no JSON, or has no answer after `seconds_max` has drifted in its `error`;
-    its other fields then only follow. Calls of which nothing came back are not repeated.
+    raises, gives what is no JSON, or has no answer after `seconds_max` (unless given, its own
+    limit) has drifted in its `error`; its other fields then only follow. Calls of which nothing
+    came back are not repeated.
 
     Tools run in a thread of their own; one that does not answer is left behind in it. Raises
     NothingToReplayError for a redacted run: its arguments are not those that were given.
@@ -47,7 +45,7 @@ def rerun_tools(
     drifts: list[ToolDrift] = []
     for turn, called, returned in _answered(recording):
         if turns is None or turn in turns:
-            again = _call(tools, called, seconds_max)
+            again = tools.call(called.name, called.arguments, seconds_max=seconds_max)
             drifts += _drifts(turn, called, returned, again)
     return tuple(drifts)
 
@@ -198,29 +196,11 @@ def _answered(recording: Recording) -> Iterator[tuple[int, ToolCalled, ToolRetur
             yield turn, called.pop(event.call_id), event
 
 
-def _call(tools: ToolInterface, called: ToolCalled, seconds_max: float) -> ToolResult | str:
-    """What the tool gives today, or why it gives nothing."""
-    outcome: list[ToolResult | str] = []
-
-    def call() -> None:
-        try:
-            outcome.append(tools.call(called.name, called.arguments))
-        except BaseException as error:  # a tool may even ask the process to end
-            outcome.append(repr(error))
-
-    # A daemon: a tool that hangs must not keep the process from ending.
-    thread = threading.Thread(target=contextvars.copy_context().run, args=(call,), daemon=True)
-    thread.start()
-    thread.join(seconds_max)
-    return outcome[0] if outcome else f"no answer within {seconds_max:g} s"
-
-
 def _drifts(
-    turn: int, called: ToolCalled, returned: ToolReturned, again: ToolResult | str
+    turn: int, called: ToolCalled, returned: ToolReturned, again: ToolResult
 ) -> Iterator[ToolDrift]:
-    error = again if isinstance(again, str) else again.error
-    if isinstance(again, str) or error != returned.error:
-        unequal = unequal_fields("error", returned.error, error)
+    if again.error != returned.error:
+        unequal = unequal_fields("error", returned.error, again.error)
     else:
         unequal = (
             *unequal_texts("content", returned.content, again.content),
@@ -245,10 +225,7 @@ def _sha256(payload: bytes) -> str:
 
 def _tensors(tensors: Any) -> Any:
     """As a recording would give them back, by their names."""
-    try:
-        return _by_name(json.loads(json.dumps(tensors, allow_nan=False)))
-    except (TypeError, ValueError, RecursionError) as error:
-        return f"no JSON: {error}"
+    return _by_name(json.loads(json.dumps(tensors)))
 
 
 def _by_name(tensors: Any) -> Any:

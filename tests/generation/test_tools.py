@@ -104,7 +104,7 @@ def test_a_result_is_recorded_with_its_payload_and_the_tensor_it_read(
     ("name", "arguments", "complaint"),
     [
         ("get_weight_statistics", {"layer_name": "nothing.like.it"}, "there is no layer"),
-        ("get_weight_statistics", {"wrong": 1}, "unexpected keyword"),
+        ("get_weight_statistics", {"wrong": 1}, "there is no argument 'wrong'"),
         ("no_such_tool", {}, "there is no tool 'no_such_tool'"),
     ],
 )
@@ -133,4 +133,4 @@ def test_tools_describe_themselves(lm: tt.LoadedModel) -> None:
 
     assert schema["name"] == "get_weight_statistics"
     assert schema["parameters"]["required"] == ["layer_name"]
-    assert "- compact (optional)" in tools.documentation()
+    assert "- compact (boolean, optional, default true): " in tools.documentation()
