@@ -8,12 +8,14 @@ from generation.manual import ManualGenerator
 from generation.model_manager import ModelManager
 from generation.models import LoadedModel, load_model
 from generation.state import GenerationState
-from generation.tools import ToolInterface, ToolView, default_tools
+from generation.tool_calls import CallReader, ParsedCall
+from generation.tools import ToolInterface, ToolView, default_tools, tool
 from generation.turn import GenerationResult
 
 __all__ = (
     "CachePolicy",
     "CachedPrefix",
+    "CallReader",
     "GenerationResult",
     "GenerationState",
     "Investigation",
@@ -21,6 +23,7 @@ __all__ = (
     "ManualGenerator",
     "ModelError",
     "ModelManager",
+    "ParsedCall",
     "PromptError",
     "Reply",
     "ToolCall",
@@ -31,4 +34,5 @@ __all__ = (
     "decode",
     "default_tools",
     "load_model",
+    "tool",
 )

@@ -86,6 +86,7 @@ if TYPE_CHECKING:
         decode,
         default_tools,
         load_model,
+        tool,
     )
     from replay.calibrate import calibrate
     from replay.floor import read_floor, write_floor
@@ -157,6 +158,7 @@ __all__ = (
     "regenerate",
     "runs_df",
     "tokens_df",
+    "tool",
     "tools_df",
     "turns_df",
     "verdicts_df",

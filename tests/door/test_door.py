@@ -71,6 +71,7 @@ PUBLIC = {
     "regenerate",
     "runs_df",
     "tokens_df",
+    "tool",
     "tools_df",
     "turns_df",
     "verdicts_df",

@@ -1,0 +1,56 @@
+"""A call made up of a real tool, to show a model how one is written."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+_SAMPLES: Mapping[str, Any] = {
+    "integer": 1,
+    "number": 0.5,
+    "boolean": True,
+    "array": [],
+    "object": {},
+    "null": None,
+}
+
+
+def sample_arguments(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A value for each argument that is required, or for the first one."""
+    properties = schema["parameters"]["properties"]
+    names = schema["parameters"].get("required") or list(properties)[:1]
+    return {name: _sample(name, properties[name]) for name in names}
+
+
+def _sample(name: str, schema: Mapping[str, Any]) -> Any:
+    if "enum" in schema:
+        return schema["enum"][0]
+    if "default" in schema:
+        return schema["default"]
+    if schema.get("anyOf"):
+        return _sample(name, schema["anyOf"][0])
+    declared = schema.get("type", "string")
+    kind = declared if isinstance(declared, str) else declared[0]
+    if kind == "array" and schema.get("items"):
+        return [_sample(name, schema["items"])]
+    if kind == "array" and schema.get("prefixItems"):
+        return [_sample(name, each) for each in schema["prefixItems"]]
+    return _SAMPLES.get(kind, f"a {name}")
+
+
+def written_by_template(
+    tokenizer: PreTrainedTokenizerBase, name: str, arguments: Mapping[str, Any]
+) -> str:
+    """A call as the chat template writes one of the past; "" where it cannot."""
+    asked: list[dict[str, Any]] = [{"role": "user", "content": "?"}]
+    call = {"type": "function", "function": {"name": name, "arguments": dict(arguments)}}
+    answered = [*asked, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    try:
+        before = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+        after = tokenizer.apply_chat_template(answered, tokenize=False)
+    except Exception:  # a template raises what it likes
+        return ""
+    if not isinstance(before, str) or not isinstance(after, str) or not after.startswith(before):
+        return ""
+    written = after[len(before) :].strip()
+    return written.removesuffix(str(tokenizer.eos_token or "")).strip()
