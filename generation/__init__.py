@@ -3,12 +3,13 @@
 from generation.cache import CachedPrefix, CachePolicy, cache_policy
 from generation.custom_generate import decode
 from generation.errors import ModelError, PromptError, ToolError
-from generation.investigation import Investigation, Reply, ToolCall
+from generation.investigation import Investigation, Reply
 from generation.manual import ManualGenerator
 from generation.model_manager import ModelManager
 from generation.models import LoadedModel, load_model
 from generation.state import GenerationState
 from generation.tool_calls import CallReader, ParsedCall
+from generation.tool_use import ToolCall
 from generation.tools import ToolInterface, ToolView, default_tools, tool
 from generation.turn import GenerationResult
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -31,6 +31,7 @@ from recorder.events import (
     CacheDecided,
     CacheEvicted,
     Event,
+    MessageAdded,
     PrefillCompleted,
     SystemPromptCached,
     ids_sha256,
@@ -132,7 +133,8 @@ class Engine:
             self.start_run()
             self.turn += settings.first_step == 0
             for event in prompt.events(self.turn):
-                self._record(event)
+                within = settings.first_step > 0 and isinstance(event, MessageAdded)
+                self._record(replace(event, turn=self.turn) if within else event)
             sampling = hf.recordable(settings.config)
             self._record(started_turn(prompt, settings, turn=self.turn, sampling=sampling))
             return self._generate(ready, start, conversation)

@@ -1,37 +1,50 @@
 """A conversation with a model that looks at itself, recorded as it goes."""
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
-from generation.checks import context_tokens
-from generation.errors import PromptError, ToolError
-from generation.hf.control_tokens import encode, mark
+import torch
+
+from generation import fingerprints
+from generation.checks import context_tokens, refuse_count
+from generation.errors import PromptError
 from generation.history.context_limit import extend_within, refuse_unknown_policy
-from generation.history.conversation import NewMessage
+from generation.history.conversation import NewMessage, Prompt
+from generation.history.restoring import prompt_tokens_max, restore
+from generation.interrupts import interrupted_between_tokens
 from generation.manual import ManualGenerator
 from generation.models import LoadedModel
-from generation.sampling import turn_seed
+from generation.sampling import sampler_sha256, turn_seed
+from generation.standing import Standing, recorded_result, recorded_settings
+from generation.tool_calls import CallReader, ParsedCall
+from generation.tool_use import ToolCall, ToolUse
 from generation.tools import ToolInterface, ToolResult
-from generation.turn import turn_settings
-from recorder import EventLog, Recorder, Redactor, TokentapeError
-from recorder.events import CacheDecided, ToolCalled, ToolReturned
+from generation.turn import TurnResult, TurnSettings, turn_settings
+from recorder import EventLog, Recorder, Recording, Redactor, TokentapeError
+from recorder.events import CacheDecided, RunForked, RunResumed
+from recorder.events.turn import TOOL_CALL
+from recorder.projections import Turn
+
+# Of a model that calls and calls, the turn ends some time.
+TOOL_CALLS_MAX = 8
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ToolCall:
-    """A tool and its arguments."""
+class RunStore(EventLog, Protocol):
+    """A store that runs are recorded into and read from."""
 
-    name: str
-    arguments: Mapping[str, Any]
+    def recording(self, run_id: str) -> Recording:
+        """The run with that id, or with the one id that begins so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """What the model said in a turn, and what it had been shown."""
+    """What the model said in a turn, and what it had been shown.
+
+    `parts` are what it said before, between and after calls of tools; `text` and `token_ids` are
+    all of it. `cache` is the decision on the prompt of the first part.
+    """
 
     turn: int
     text: str
@@ -40,6 +53,7 @@ class Reply:
     cache: CacheDecided
     tool_results: tuple[ToolResult, ...]
     duration_ms: float
+    parts: tuple[TurnResult, ...] = ()
 
 
 class Investigation:
@@ -47,7 +61,7 @@ class Investigation:
 
     The seed of each turn follows from that of the run. Errors of a request, such as a prompt that
     does not fit, are raised before anything of the turn is recorded; results of its tools are by
-    then.
+    then. Ctrl-C ends a turn at its next token and the run with it; `resume` goes on from there.
     """
 
     def __init__(
@@ -61,30 +75,48 @@ class Investigation:
         seed: int = 0,
         history: str = "exact",
         at_context_limit: str = "refuse",
+        context_budget_tokens: int | None = None,
+        tool_calls_max: int = TOOL_CALLS_MAX,
+        tool_call_format: str = "auto",
         template_settings: Mapping[str, Any] | None = None,
         redactor: Redactor | None = None,
+        behaviour: Mapping[str, Any] | None = None,
+        recorder: Recorder | None = None,
         **engine: Any,
     ) -> None:
         """`history` is `exact` or `template`; see `Conversation`, also for `template_settings`.
 
         `at_context_limit` says what becomes of a message that no longer fits into the model's
-        context: `refuse` it, or take out the oldest of the history and record that:
-        `prune_tool_results` or `prune_turns`; see `plan_pruning`. A `redactor` rewrites what is
-        written, not what the model reads; see `recorder.redaction`. `engine` are further settings
-        of `ManualGenerator`: prefix_folder, cache_bytes, threads and others.
+        context, or into a budget of fewer tokens: `refuse` it, or take out the oldest of the
+        history and record that: `prune_tool_results` or `prune_turns`; see `plan_pruning`. Of the
+        calls that the model makes in a turn, `tool_calls_max` are run; in which form it writes
+        them is up to its tokenizer, or to `tool_call_format`. A `redactor` rewrites what is
+        written, not what the model reads; see `recorder.redaction`. `behaviour` is recorded with
+        the run. `engine` are further settings of `ManualGenerator`: prefix_folder, cache_bytes,
+        threads and others.
         """
         refuse_unknown_policy(at_context_limit)
+        refuse_count("tool_calls_max", tool_calls_max, least=0)
+        if context_budget_tokens is not None:
+            refuse_count("context_budget_tokens", context_budget_tokens)
         if redactor is not None and engine.get("prefix_folder") is not None:
             raise PromptError(
                 "a prefix folder keeps the ids that a redactor withholds: give one or the other"
             )
         self._lm = lm
         self._tools = tools or ToolInterface([])
+        self._reader = CallReader(lm.tokenizer, self._tools, tool_call_format)
         self._system_prompt = system_prompt
         self._seed = seed
-        self._at_context_limit = at_context_limit
-        self._calls = 0
-        self._recorder = Recorder(store, redactor=redactor)
+        self._behaviour = {
+            **(behaviour or {}),
+            "at_context_limit": at_context_limit,
+            "context_budget_tokens": context_budget_tokens,
+            "tool_calls_max": tool_calls_max if self._tools.names else 0,
+            "tool_call_format": self._reader.format,
+            "tools": list(self._tools.names),
+        }
+        self._recorder = recorder or Recorder(store, redactor=redactor)
         self.generator = ManualGenerator(
             lm.model,
             lm.tokenizer,
@@ -95,9 +127,100 @@ class Investigation:
             identity=lm.identity,
             history=history,
             template_settings=template_settings,
-            behaviour={"at_context_limit": at_context_limit},
+            behaviour=self._behaviour,
+            resumed=recorder is not None,
             **engine,
         )
+        self._use = ToolUse(tools=self._tools, tokenizer=lm.tokenizer, recorder=self._recorder)
+        self._stands: Standing | None = None
+        self._forks: RunForked | None = None
+        self.resumed_reply: Reply | None = None
+
+    @classmethod
+    def resume(
+        cls,
+        store: RunStore,
+        run_id: str,
+        lm: LoadedModel,
+        *,
+        tools: ToolInterface | None = None,
+        **settings: Any,
+    ) -> Self:
+        """Go on with a run that was cut off, or that has ended.
+
+        Entered, it finishes the turn that was under way, with the tokens that it would have had;
+        that reply is `resumed_reply`, None where there was none. `settings` are those of the
+        engine that no recording has: `prefix_folder`, `threads`. Tools are those that the run was
+        begun with. Raises RecordingError for a damaged run, ModelError for another model,
+        PromptError for a run that cannot go on.
+        """
+        stands = Standing.of(store.recording(run_id))
+        stands.refuse_what_cannot_go_on()
+        stands.refuse_other_model(lm)
+        recorder = Recorder.behind(store, stands.recording)
+        return cls._standing(stands, store, lm, tools, recorder, settings)
+
+    @classmethod
+    def fork(
+        cls,
+        store: RunStore,
+        run_id: str,
+        lm: LoadedModel,
+        *,
+        at_turn: int,
+        tools: ToolInterface | None = None,
+        changes: Mapping[str, Any] | None = None,
+        **settings: Any,
+    ) -> Self:
+        """Begin a run where another one stood before its turn `at_turn`.
+
+        Events up to there are shared, not copied. `changes` is recorded: what is to be otherwise.
+        `settings` are those of `Investigation` to be changed: `name`, `seed`, `at_context_limit`
+        and others. Raises as `resume` does.
+        """
+        stands = Standing.of(store.recording(run_id), before_turn=at_turn)
+        stands.refuse_what_cannot_go_on()
+        stands.refuse_other_model(lm)
+        fork = cls._standing(stands, store, lm, tools, None, settings)
+        parent_run_id, parent_seq, parent_hash = stands.parent()
+        fork._forks = RunForked(
+            parent_run_id=parent_run_id,
+            parent_seq=parent_seq,
+            parent_hash=parent_hash,
+            at_turn=at_turn,
+            changes=dict(changes or {}),
+        )
+        return fork
+
+    @classmethod
+    def _standing(
+        cls,
+        stands: Standing,
+        store: RunStore,
+        lm: LoadedModel,
+        tools: ToolInterface | None,
+        recorder: Recorder | None,
+        settings: Mapping[str, Any],
+    ) -> Self:
+        recorded = stands.settings()
+        lacking = sorted(set(recorded.pop("tools", ())) - set(tools.names if tools else ()))
+        if lacking:
+            raise PromptError(
+                f"run {stands.recording.run_id} was begun with tools: give those that it had, "
+                f"{', '.join(lacking)} among them"
+            )
+        system = stands.system
+        run = cls(
+            lm,
+            store=store,
+            system_prompt=system.content if system is not None else "",
+            tools=tools,
+            recorder=recorder,
+            **_given_apart(recorded | dict(settings)),
+        )
+        run._stands = stands
+        run._use.calls, run._use.answered = stands.calls, stands.answered
+        return run
 
     @property
     def run_id(self) -> str:
@@ -105,9 +228,16 @@ class Investigation:
 
     def __enter__(self) -> Self:
         try:
-            self.generator.cache_system_prompt(self._system_prompt)
+            if self._stands is None:
+                self.generator.cache_system_prompt(self._system_prompt)
+            elif self._forks is not None:
+                self._restore(self._stands)
+                self.generator.start_run()
+                self._recorder.record(self._forks)
+            else:
+                self._resume(self._stands)
         except BaseException as error:
-            self._recorder.fail(error)
+            self._recorder.__exit__(type(error), error, error.__traceback__)
             raise
         return self
 
@@ -124,65 +254,198 @@ class Investigation:
     ) -> Reply:
         """Say something, with the results of tools beneath it, and let the model reply.
 
+        Tools that the model calls in its reply are run, and it goes on behind what they give.
         `settings` are those of `ManualGenerator.generate`; `seed` overrides that of the turn.
         """
+        settings.setdefault("seed", turn_seed(self._seed, self.generator.turn + 1))
+        return self._say(user_message, tool_calls, turn_settings(self._lm.model, **settings))
+
+    def retake(
+        self,
+        turn: Turn,
+        *,
+        message: str | None = None,
+        tool_calls: Sequence[ToolCall] = (),
+        changes: Mapping[str, Any] | None = None,
+    ) -> Reply:
+        """Take a turn of another run as it was taken there, but for the changes of its settings.
+
+        Its seed is one of these. `message` is said instead of what was said there.
+        """
+        changed = dict(changes or {})
+        seed = changed.pop("seed", None)
+        chosen = recorded_settings(turn, changed)
+        if chosen.config.do_sample and (seed is not None or chosen.seed is None):
+            own = turn_seed(self._seed, self.generator.turn + 1)
+            chosen = replace(chosen, seed=own if seed is None else seed)
+        said = next((each.content for each in turn.messages if each.role == "user"), "")
+        return self._say(said if message is None else message, tool_calls, chosen)
+
+    def _say(
+        self, user_message: str, tool_calls: Sequence[ToolCall], chosen: TurnSettings
+    ) -> Reply:
         if not self._recorder.started:
             raise TokentapeError("the investigation has not begun: enter it with `with`")
         if not user_message.strip():
             raise PromptError("the message is empty: there is nothing to reply to")
-        settings.setdefault("seed", turn_seed(self._seed, self.generator.turn + 1))
-        chosen = turn_settings(self._lm.model, **settings)
-        max_new_tokens = int(chosen.config.max_new_tokens or 0)
-        messages = [NewMessage(role="user", content=user_message)]
-        results = []
-        for call in tool_calls:
-            call_id, result = self._run_tool(call)
-            results.append(result)
-            messages.append(NewMessage(role="tool", content=result.content, tool_call_id=call_id))
-        longest = context_tokens(self._lm.model)
+        shown = [self._use.for_experimenter(call) for call in tool_calls]
+        messages = [NewMessage(role="user", content=user_message), *(each for each, _ in shown)]
+        prompt = self._prompt(messages, chosen)
+        with interrupted_between_tokens() as leave_if_asked:
+            chosen = self._chosen(chosen, prompt, leave_if_asked)
+            turn = self.generator.take_turn(prompt, chosen)
+        return self._go_on([turn], chosen, [result for _, result in shown])
+
+    def _go_on(
+        self,
+        parts: list[TurnResult],
+        chosen: TurnSettings,
+        results: list[ToolResult],
+        made: int = 0,
+    ) -> Reply:
+        """Run the tools that the model calls, and let it go on, until it has replied.
+
+        `made` counts the calls of the turn so far. Where a result does not fit into the context any
+        more the turn is over.
+        """
+        while calls := self._calls_of(parts[-1], made):
+            turn = parts[-1]
+            step = turn.first_step + len(turn.token_ids)
+            rest = chosen.continued(step)
+            if rest is None:
+                break
+            shown = [self._use.for_model(each, turn=turn.turn, step=step) for each in calls]
+            results += (result for _, result in shown)
+            made += len(calls)
+            try:
+                prompt = self._prompt([message for message, _ in shown], rest)
+            except PromptError:
+                break
+            with interrupted_between_tokens() as leave_if_asked:
+                chosen = self._chosen(rest, prompt, leave_if_asked, made)
+                parts.append(self.generator.take_turn(prompt, chosen))
+        return _reply(parts, results)
+
+    def _chosen(
+        self,
+        chosen: TurnSettings,
+        prompt: Prompt,
+        leave_if_asked: Callable[[], None],
+        made: int = 0,
+    ) -> TurnSettings:
+        """With what happens between tokens: calls are looked for while some may be made."""
+
+        def pauses(text: str) -> bool:
+            return bool(self._reader.completed(text, prefix=prompt.text))
+
+        return replace(
+            chosen, pauses=pauses if self._may_call(made) else None, between=leave_if_asked
+        )
+
+    def _may_call(self, made: int) -> bool:
+        return made < int(self._behaviour["tool_calls_max"])
+
+    def _calls_of(self, part: TurnResult, made: int) -> tuple[ParsedCall, ...]:
+        """What the model asks of tools at the end of a part of its turn."""
+        if not self._may_call(made):
+            return ()
+        read = {TOOL_CALL: self._reader.completed, "eos": self._reader.unfinished}
+        if part.stop_reason not in read:
+            return ()
+        return read[part.stop_reason](part.text, prefix=part.prompt.text)
+
+    def _prompt(self, messages: Sequence[NewMessage], chosen: TurnSettings) -> Prompt:
+        new_tokens = int(chosen.config.max_new_tokens or 0)
+        longest = prompt_tokens_max(self._behaviour, context_tokens(self._lm.model), new_tokens)
         prompt = extend_within(
             self.generator.conversation,
             messages,
-            prompt_tokens_max=None if longest is None else longest - max_new_tokens,
-            at_context_limit=self._at_context_limit,
+            prompt_tokens_max=longest,
+            at_context_limit=self._behaviour["at_context_limit"],
         )
-        turn = self.generator.take_turn(prompt, chosen)
-        return Reply(
-            turn=turn.turn,
-            text=turn.text,
-            token_ids=turn.token_ids,
-            stop_reason=turn.stop_reason,
-            cache=turn.cache,
-            tool_results=tuple(results),
-            duration_ms=turn.duration_ms,
-        )
+        if longest is not None and len(prompt.ids) > longest:
+            raise PromptError(
+                f"a prompt of {len(prompt.ids)} tokens and {new_tokens} new ones do not fit into "
+                f"{longest + new_tokens}: shorten the one, ask for fewer, or have the history "
+                "pruned with at_context_limit"
+            )
+        return prompt
 
-    def _run_tool(self, call: ToolCall) -> tuple[str, ToolResult]:
-        self._calls += 1
-        call_id = f"call_{self._calls}"
-        try:
-            json.dumps(dict(call.arguments), allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise ToolError(f"the arguments of {call.name} cannot be recorded: {error}") from None
-        self._recorder.record(
-            ToolCalled(call_id=call_id, name=call.name, arguments=dict(call.arguments))
+    def _restore(self, stands: Standing, *, goes_on: bool = False) -> Prompt | None:
+        conversation = self.generator.conversation.fresh()
+        prompt = restore(
+            conversation,
+            stands.started,
+            stands.system,
+            stands.turns,
+            context_tokens=stands.started.context_tokens,
+            goes_on=goes_on,
         )
-        result = self._tools.call(call.name, call.arguments)
-        tokenizer = self._lm.tokenizer
-        sha256 = hashlib.sha256(result.payload).hexdigest()
-        self._recorder.put_blob(sha256, result.payload)
+        self.generator.restore(stands.turns, conversation)
+        return prompt
+
+    def _resume(self, stands: Standing) -> None:
+        """Say that the run goes on, and finish the turn that was under way."""
+        opened = stands.open_turn
+        prompt = self._restore(stands, goes_on=opened is not None)
+        identity = self._lm.identity
         self._recorder.record(
-            ToolReturned(
-                call_id=call_id,
-                name=call.name,
-                content=result.content,
-                content_tokens=len(encode(tokenizer, mark(tokenizer, result.content))),
-                payload_sha256=sha256,
-                payload_bytes=len(result.payload),
-                payload_tokens=len(encode(tokenizer, result.payload.decode())),
-                tensors=result.tensors,
-                error=result.error,
-                duration_ms=result.duration_ms,
+            RunResumed(
+                turn=None if opened is None else opened.number,
+                step=None if opened is None else opened.first_step + len(opened.tokens),
+                weights_sha256=identity.weights_sha256_for(stands.started),
+                sampler_sha256=sampler_sha256(),
+                device=self._lm.model.device.type,
+                threads=torch.get_num_threads(),
+                environment=fingerprints.environment(),
             )
         )
-        return call_id, result
+        if not stands.turns:
+            return
+        before = [each for each in stands.turns if each.number == stands.last_turn]
+        made = sum(len(each.messages) for each in before if each.first_step)
+        parts = [recorded_result(each) for each in before if each.finished is not None]
+        chosen = recorded_settings(before[-1])
+        if opened is not None and prompt is not None:
+            with interrupted_between_tokens() as leave_if_asked:
+                chosen = self._chosen(chosen, prompt, leave_if_asked, made)
+                parts.append(self.generator.resume_turn(opened, prompt, chosen))
+        elif before[-1].finished is None or not self._calls_of(parts[-1], made):
+            return
+        self.resumed_reply = self._go_on(parts, chosen, [], made)
+
+
+def _reply(parts: Sequence[TurnResult], results: Sequence[ToolResult]) -> Reply:
+    return Reply(
+        turn=parts[0].turn,
+        text="".join(part.text for part in parts),
+        token_ids=tuple(token_id for part in parts for token_id in part.token_ids),
+        stop_reason=parts[-1].stop_reason,
+        cache=parts[0].cache,
+        tool_results=tuple(results),
+        duration_ms=sum(part.duration_ms for part in parts),
+        parts=tuple(parts),
+    )
+
+
+_OWN = (
+    "name",
+    "seed",
+    "history",
+    "at_context_limit",
+    "context_budget_tokens",
+    "tool_calls_max",
+    "tool_call_format",
+    "template_settings",
+    "prefill_chunk_tokens",
+    "candidates",
+    "cache_bytes",
+    "prefix_folder",
+    "threads",
+)
+
+
+def _given_apart(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `Investigation`: what is none of them is its `behaviour`."""
+    given = {name: settings[name] for name in settings if name in _OWN}
+    return given | {"behaviour": {name: settings[name] for name in settings if name not in _OWN}}

@@ -197,10 +197,6 @@ class ManualGenerator:
         self.conversation = conversation
         self._engine.turn = turns[-1].number if turns else self._engine.turn
 
-    def begin_at(self, turn: int) -> None:
-        """Count the next turn so."""
-        self._engine.turn = turn - 1
-
     def resume_turn(self, turn: Turn, prompt: Prompt, settings: TurnSettings) -> TurnResult:
         """Go on with a turn that was cut off; see `Engine.resume_turn`."""
         return self._engine.resume_turn(turn, prompt, settings, self.conversation)

@@ -164,7 +164,7 @@ class ToolInterface:
         began = time.perf_counter()
         result = answer_within(seconds, lambda: self._run(name, arguments))
         if result is None:
-            result = _failed(f"no answer within {seconds:g} s")
+            result = failed_result(f"no answer within {seconds:g} s")
         content, cut_chars = _cut(result.content, limits.output_chars_max or OUTPUT_CHARS_MAX)
         return replace(
             result,
@@ -193,7 +193,7 @@ class ToolInterface:
             tensors = tuple(dict(tensor) for tensor in result.tensors)
             _json(tensors).encode()
         except BaseException as raised:  # the experimenter's code: it may even end its thread
-            return _failed(_described(raised))
+            return failed_result(_described(raised))
         return ToolResult(
             content=content, payload=payload, tensors=tensors, error=None, duration_ms=0.0
         )
@@ -221,7 +221,8 @@ def default_tools(lm: LoadedModel) -> ToolInterface:
     return ToolInterface([get_weight_statistics])
 
 
-def _failed(error: str) -> ToolResult:
+def failed_result(error: str) -> ToolResult:
+    """What a call gives that came to nothing: the error, in words that the model reads."""
     content = _json({"error": error})
     return ToolResult(
         content=content, payload=content.encode(), tensors=(), error=error, duration_ms=0.0

@@ -81,26 +81,23 @@ class Recorder:
         self._lost: str | None = None
         self._owner: object | None = None
         self._summary: RunSummary | None = None
+        self._resumes = False
         self.ended = False
 
     @classmethod
-    def resumed(
-        cls,
-        log: EventLog,
-        recording: Recording,
-        event: RunResumed,
-        *,
-        clock_ns: Callable[[], int] = time.time_ns,
+    def behind(
+        cls, log: EventLog, recording: Recording, *, clock_ns: Callable[[], int] = time.time_ns
     ) -> "Recorder":
-        """A recorder that goes on with a run where its last event stands, and says so in the log.
+        """A recorder that goes on with a run where its last event stands: `RunResumed` comes first.
 
         Whoever still records the run can add nothing to it from then on: a run has one writer.
         """
         recorder = cls(log, run_id=recording.run_id, clock_ns=clock_ns)
         for record in recording.records():
-            recorder._fold(decode(recording.run_id, record), record)
-        recorder.ended = False
-        recorder.record(event)
+            envelope = decode(recording.run_id, record)
+            recorder._turns.turn_of(envelope.event)
+            recorder._add(envelope, record)
+        recorder.ended, recorder._resumes = False, True
         return recorder
 
     @property
@@ -138,6 +135,8 @@ class Recorder:
             )
         if isinstance(event, RunStarted) == self.started:
             raise TokentapeError("a run has one RunStarted, and it comes first")
+        if isinstance(event, RunResumed) != self._resumes:
+            raise TokentapeError("a run that goes on in another process says so first, and once")
         try:
             if self._redaction is not None:
                 event = self._redaction.redacted(event)
@@ -147,12 +146,8 @@ class Recorder:
             self._lost = f"{type(error).__name__}: {error}"
             raise
         self._add(envelope, record)
+        self._resumes = False
         return envelope
-
-    def _fold(self, envelope: Envelope, record: Record) -> None:
-        """Take note of an event that is kept already."""
-        self._turns.turn_of(envelope.event)
-        self._add(envelope, record)
 
     def _add(self, envelope: Envelope, record: Record) -> None:
         event = envelope.event
@@ -190,9 +185,13 @@ class Recorder:
         if self._redaction is None:
             self._log.put_blob(sha256, payload)
 
+    @property
+    def _goes_on(self) -> bool:
+        return self.started and not self.ended and not self._resumes
+
     def finish(self, reason: str = "") -> None:
         """End the run with its totals, unless it never started or has ended."""
-        if self._summary is not None and not self.ended and self._lost is None:
+        if self._goes_on and self._lost is None and self._summary is not None:
             self.record(
                 RunFinished(
                     turns=self._summary.turns,
@@ -206,7 +205,7 @@ class Recorder:
 
     def fail(self, error: BaseException) -> None:
         """End the run with an error, unless it never started or has ended."""
-        if self.started and not self.ended:
+        if self._goes_on:
             text = "".join(traceback.format_exception(error))
             self.record(RunFailed(error=type(error).__name__, message=str(error), traceback=text))
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 from generation import LoadedModel, ManualGenerator, hf
 from generation.checks import context_tokens
 from generation.hf.control_tokens import encode, mark
-from generation.history.context_limit import extend_within
-from generation.history.conversation import HISTORIES, OWN_PROMPT, NewMessage, Prompt
+from generation.history.conversation import HISTORIES
+from generation.history.restoring import prompt_of
 from generation.turn import TurnSettings
 from recorder import EventLog, Recorder, Recording
 from recorder.events import (
@@ -42,7 +42,7 @@ def rerecord(recording: Recording, lm: LoadedModel, store: EventLog) -> str:
     Raises ReplayError, before anything is recorded, for what events cannot ask for again;
     ModelError and PromptError where today's model refuses a turn: the new run has failed then.
     """
-    started, turns = recording.started(), {turn.number: turn for turn in recording.turns()}
+    started, turns = recording.started(), {_place(turn.started): turn for turn in recording.turns()}
     _refuse(recording, turns)
     given = _given(recording)
     read_blob = recording.read_blob
@@ -58,12 +58,16 @@ def rerecord(recording: Recording, lm: LoadedModel, store: EventLog) -> str:
             elif isinstance(event, CacheCleared):
                 generator.clear_cache(event.reason)
             elif isinstance(event, TurnStarted):
-                _take(turns[event.turn], started, lm, generator)
+                _take(turns[_place(event)], started, lm, generator)
             elif isinstance(event, ToolReturned) and read_blob is not None:
                 _return_again(event, lm, recorder, read_blob)
             else:
                 recorder.record(event)
     return recorder.run_id
+
+
+def _place(started: TurnStarted) -> tuple[int, int]:
+    return started.turn, started.first_step
 
 
 def _given(recording: Recording) -> list[Event]:
@@ -72,7 +76,7 @@ def _given(recording: Recording) -> list[Event]:
     return [each.event for each in recording.events() if isinstance(each.event, kinds)]
 
 
-def _refuse(recording: Recording, turns: dict[int, Turn]) -> None:
+def _refuse(recording: Recording, turns: dict[tuple[int, int], Turn]) -> None:
     if not turns:
         raise NothingToReplayError(f"run {recording.run_id} has no turn to record anew")
     for turn in turns.values():
@@ -120,27 +124,12 @@ def _take(turn: Turn, started: RunStarted, lm: LoadedModel, generator: ManualGen
         config=hf.recorded_config(sampling),
         seed=turn.started.seed,
         use_cache=not bypassed,
+        first_step=turn.first_step,
     )
-    generator.take_turn(_prompt(turn, started, lm, generator), settings)
-
-
-def _prompt(turn: Turn, started: RunStarted, lm: LoadedModel, generator: ManualGenerator) -> Prompt:
-    conversation = generator.conversation
-    if turn.started.history_reason == OWN_PROMPT:
-        own = turn.messages[0].content if turn.messages else turn.prompt_ids
-        return conversation.own_prompt(own)
-    messages = [
-        NewMessage(role=each.role, content=each.content, tool_call_id=each.tool_call_id)
-        for each in turn.messages
-    ]
-    longest = context_tokens(lm.model)
-    new_tokens = int(turn.started.sampling.get("max_new_tokens") or 0)
-    return extend_within(
-        conversation,
-        messages,
-        prompt_tokens_max=None if longest is None else longest - new_tokens,
-        at_context_limit=str(started.behaviour.get("at_context_limit", "refuse")),
+    prompt = prompt_of(
+        generator.conversation, turn, started, context_tokens=context_tokens(lm.model)
     )
+    generator.take_turn(prompt, settings)
 
 
 def _return_again(
