@@ -4,8 +4,12 @@ from collections.abc import Iterator, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
+from generation.errors import ToolError
 from generation.history.conversation import decode_after
+from generation.tool_calls import CallReader
+from generation.tools import ToolInterface
 from recorder import Recording
+from recorder.events.turn import TOOL_CALL
 from recorder.projections import Turn
 from recorder.seals import check_seals
 from replay.rebuild import find_altered
@@ -27,6 +31,7 @@ def find_alterations(
     ]
     if tokenizer is not None:
         found += _altered_texts(turns, tokenizer)
+        found += _pauses_without_a_call(recording, turns, tokenizer)
     return [*found, *_broken_seal(recording)]
 
 
@@ -37,6 +42,24 @@ def _altered_texts(turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase) ->
             if recorded != decode_after(tokenizer, turn.prompt_ids, turn.reply_ids):
                 sentence = f"turn {turn.number}: the text of the reply is not what its ids spell"
                 yield Cause(name="text", sentence=sentence, turn=turn.number)
+
+
+def _pauses_without_a_call(
+    recording: Recording, turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase
+) -> Iterator[Cause]:
+    call_format = recording.started().behaviour.get("tool_call_format", "auto")
+    try:
+        reader = CallReader(tokenizer, ToolInterface([]), str(call_format))
+    except ToolError as error:
+        yield Cause(name="tool_result", sentence=f"calls of tools cannot be read: {error}")
+        return
+    for turn in turns:
+        finished = turn.finished
+        if finished is None or finished.stop_reason != TOOL_CALL:
+            continue
+        if not reader.completed(finished.text, prefix=turn.prompt_text):
+            sentence = f"turn {turn.number} pauses for a tool, and its reply calls none there"
+            yield Cause(name="stop", sentence=sentence, turn=turn.number)
 
 
 def _broken_seal(recording: Recording) -> Iterator[Cause]:

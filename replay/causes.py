@@ -114,11 +114,11 @@ def _named(difference: FieldDifference) -> str:
 
 
 def _of_drift(seen: Evidence, turn: JudgedTurn, floor: float) -> Cause:
-    step = next(i for i, each in enumerate(turn.differences) if each > floor)
-    number = turn.turn.number
+    place_in_part = next(i for i, each in enumerate(turn.differences) if each > floor)
+    number, step = turn.turn.number, turn.turn.first_step + place_in_part
     place = f"turn {number}, token {step}"
     divergence = next((each for each in turn.divergences if each.step == step), None)
-    if divergence is not None and _is_tampered(divergence, step):
+    if divergence is not None and _is_tampered(divergence, place_in_part):
         sentence = f"{place}: not what the model said there: the token was altered"
         return Cause(name="token", sentence=sentence, turn=number, step=step)
     differ = f"{place}: log-probabilities differ from there on"
@@ -162,7 +162,7 @@ def _is_tampered(divergence: Divergence, step: int) -> bool:
 def _of_sampler(seen: Evidence, judged: JudgedTurn, floor: Floor) -> Cause:
     number = judged.turn.number
     wrong = [i for i, each in enumerate(judged.tokens) if each.kind not in ("", "near_tie")]
-    step = wrong[0] if wrong else None
+    step = judged.turn.first_step + wrong[0] if wrong else None
     place = f"turn {number}" + ("" if step is None else f", token {step}")
     if judged.generator_matches is not True and judged.turn.started.seed is not None:
         vocabulary = seen.lm.model.get_input_embeddings().num_embeddings

@@ -46,7 +46,7 @@ def describe_divergence(
     return Divergence(
         kind=judgement.kind,
         turn=turn.number,
-        step=step,
+        step=turn.first_step + step,
         position=token.position,
         recorded=recorded(token.token_id, token.logprob),
         replayed=replayed(judgement.picked_id),

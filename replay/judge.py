@@ -11,6 +11,7 @@ from transformers import LogitsProcessorList
 from generation import LoadedModel, ModelError, hf
 from generation.sampling import generator_sha256
 from recorder import RecordingError
+from recorder.events.turn import TOOL_CALL
 from recorder.projections import Turn
 from replay.noise import NoiseStream
 from replay.verdict import Floor
@@ -165,7 +166,9 @@ class TurnJudge:
         for step in range(1, len(self.turn.tokens) + 1):
             reason = hf.stop_reason(self._criteria, self._ids[:, : self._prompt_tokens + step])
             if step == len(self.turn.tokens):
-                return finished is None or reason == finished.stop_reason
+                # Whether the reply calls a tool there is told by its text, not by its settings.
+                due = None if finished is None else finished.stop_reason
+                return finished is None or reason == (None if due == TOOL_CALL else due)
             if reason is not None:
                 return False
         return None

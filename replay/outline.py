@@ -21,7 +21,7 @@ from recorder.events import (
     TurnFinished,
     TurnStarted,
 )
-from recorder.projections import Turn, iterate_turns
+from recorder.projections import Turn, iterate_turns, whole_turns
 from recorder.redaction import REDACTED
 from replay.differences import Place
 
@@ -92,7 +92,7 @@ def outline(recording: Recording) -> RunOutline:
     last = envelopes[-1].event
     turns = _laid_out(envelopes)
     begun: set[int] = set()
-    for turn in iterate_turns(envelopes):
+    for turn in whole_turns(iterate_turns(envelopes)):
         if turn.number in begun:
             raise RecordingError(f"run {recording.run_id} has turn {turn.number} twice")
         begun.add(turn.number)

@@ -6,12 +6,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from transformers import MaxLengthCriteria, StoppingCriteriaList
 
 from generation import LoadedModel, hf
 from generation.cache import common_prefix_length
 from generation.sampling import generator_sha256
 from generation.tools import ToolInterface
 from recorder import Recording
+from recorder.events.turn import TOOL_CALL
 from recorder.projections import Turn
 from replay.errors import ReplayError
 from replay.floor import NO_DRIFT, YARDSTICK, plausible, predict_flips
@@ -100,7 +102,8 @@ def _regenerate_turn(turn: Turn, lm: LoadedModel, floor: Floor) -> tuple[TurnVer
     step = _first_difference(turn.reply_ids, replayed_ids, whole=whole)
     compared = len(turn.tokens) if step is None else step
     judged = _judge(turn, lm, floor, logits[: compared + 1])
-    divergence = next((each for each in judged.divergences if each.step == step), None)
+    place = None if step is None else turn.first_step + step
+    divergence = next((each for each in judged.divergences if each.step == place), None)
     verdict = Verdict.EXACT
     if step is not None:
         near = divergence is not None and divergence.kind == "near_tie"
@@ -166,6 +169,7 @@ def _generate(
                 prompt,
                 attention_mask=torch.ones_like(prompt),
                 tokenizer=lm.tokenizer,
+                stopping_criteria=_pause(turn),
                 **_settings(turn),
             )
         except (IndexError, RuntimeError, TypeError, ValueError) as error:
@@ -175,6 +179,14 @@ def _generate(
             end_state = generator_sha256(_default_generator(model.device))
     ids = output.sequences[0, prompt.shape[1] :].tolist()
     return tuple(ids), output.logits, end_state
+
+
+def _pause(turn: Turn) -> StoppingCriteriaList:
+    """Where the turn paused for a tool that the model called: `generate` knows no such pause."""
+    if turn.finished is None or turn.finished.stop_reason != TOOL_CALL:
+        return StoppingCriteriaList()
+    tokens = len(turn.prompt_ids) + len(turn.tokens)
+    return StoppingCriteriaList([MaxLengthCriteria(max_length=tokens)])
 
 
 def _settings(turn: Turn) -> dict[str, Any]:

@@ -16,7 +16,15 @@ from replay.floor import floor_of
 from replay.judging import JudgedTurn
 from replay.tool_results import rerun_tools, with_drifts
 from replay.turns import OwnProcessors, choose_turns, refuse_unknown_ids
-from replay.verdict import Cause, FieldDifference, Floor, Report, TurnVerdict, Verdict
+from replay.verdict import (
+    Cause,
+    FieldDifference,
+    Floor,
+    Report,
+    TurnVerdict,
+    Verdict,
+    of_whole_turns,
+)
 
 Differing = Callable[[Sequence[FieldDifference]], None]
 """Called with the fingerprints that differ, before the model runs."""
@@ -117,7 +125,7 @@ class Replay:
             verdict=verdict,
             reason=reason or (causes[0].sentence if causes else "the numbers do not agree"),
             causes=causes,
-            turns=tuple(verdicts),
+            turns=tuple(of_whole_turns(verdicts)),
             divergences=divergences,
             differences=self.differences,
             altered=tuple(each.sentence for each in altered),

@@ -1,5 +1,6 @@
 """What a replay found: data first, so that a report, a test or a gate can be made of it."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
@@ -114,6 +115,44 @@ class TurnVerdict:
     stop_matches: bool | None = None
     logprob_differences: tuple[float, ...] = ()
     margins: tuple[float | None, ...] = ()
+
+
+def of_whole_turns(parts: Sequence[TurnVerdict]) -> list[TurnVerdict]:
+    """A verdict a turn: a turn in which the model called tools was replayed part by part."""
+    turns: list[TurnVerdict] = []
+    for part in parts:
+        if turns and turns[-1].turn == part.turn:
+            turns[-1] = _joined(turns[-1], part)
+        else:
+            turns.append(part)
+    return turns
+
+
+def _joined(a: TurnVerdict, b: TurnVerdict) -> TurnVerdict:
+    tokens = a.tokens + b.tokens
+    total = a.logprob_difference_mean * a.tokens + b.logprob_difference_mean * b.tokens
+    return TurnVerdict(
+        turn=a.turn,
+        verdict=worst([a.verdict, b.verdict]),
+        tokens=tokens,
+        sampled=a.sampled or b.sampled,
+        mismatches=a.mismatches + b.mismatches,
+        near_ties=a.near_ties + b.near_ties,
+        margin_max=max(a.margin_max, b.margin_max),
+        logprob_difference_max=max(a.logprob_difference_max, b.logprob_difference_max),
+        logprob_difference_mean=total / max(tokens, 1),
+        processed_difference_max=max(a.processed_difference_max, b.processed_difference_max),
+        generator_matches=_both(a.generator_matches, b.generator_matches),
+        stop_matches=_both(a.stop_matches, b.stop_matches),
+        logprob_differences=(*a.logprob_differences, *b.logprob_differences),
+        margins=(*a.margins, *b.margins),
+    )
+
+
+def _both(a: bool | None, b: bool | None) -> bool | None:
+    """False where either is, None where neither says anything."""
+    said = [each for each in (a, b) if each is not None]
+    return all(said) if said else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

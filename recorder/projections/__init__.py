@@ -8,7 +8,7 @@ from recorder.projections.summary import (
     summarise,
     summarise_all,
 )
-from recorder.projections.turns import Turn, iterate_turns
+from recorder.projections.turns import Turn, iterate_turns, whole_turns
 
 __all__ = (
     "SUMMARISED",
@@ -20,4 +20,5 @@ __all__ = (
     "iterate_turns",
     "summarise",
     "summarise_all",
+    "whole_turns",
 )

@@ -1,7 +1,7 @@
 """Turns, rebuilt from events alone: no model, no tokenizer."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from recorder.envelope import Envelope
 from recorder.errors import RecordingError
@@ -149,6 +149,38 @@ def iterate_turns(envelopes: Iterable[Envelope]) -> Iterator[Turn]:
                 open_turn.add(event)
     if open_turn is not None:
         yield open_turn.close(None)
+
+
+def whole_turns(parts: Iterable[Turn]) -> list[Turn]:
+    """Turns in one piece, those in which the model called tools, too.
+
+    Such a turn has the prompt that it began with, the messages and tokens of all its parts and the
+    end of the last; what stands between its tokens is only in the parts.
+    """
+    turns: list[Turn] = []
+    for part in parts:
+        if part.first_step and turns and turns[-1].number == part.number:
+            turns[-1] = _joined(turns[-1], part)
+        else:
+            turns.append(part)
+    return turns
+
+
+def _joined(begun: Turn, part: Turn) -> Turn:
+    finished = part.finished
+    if finished is not None and begun.finished is not None:
+        finished = replace(
+            finished,
+            text=begun.finished.text + finished.text,
+            generated_tokens=begun.finished.generated_tokens + finished.generated_tokens,
+            duration_ms=begun.finished.duration_ms + finished.duration_ms,
+        )
+    return replace(
+        begun,
+        messages=(*begun.messages, *part.messages),
+        tokens=(*begun.tokens, *part.tokens),
+        finished=finished,
+    )
 
 
 class _OpenTurn:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import tokentape as tt
+from recorder.projections import whole_turns
 from store import DatabaseStore, database_url
 from tokentape.commands.options import Store, load_as_recorded
 from tokentape.commands.outcomes import (
@@ -162,7 +163,7 @@ def list_runs(tape: str) -> dict[str, Any]:
     with tt.open_store(tape, must_exist=True) as store:
         runs = []
         for summary in store.summaries():
-            turns = store.recording(summary.run_id).turns()
+            turns = whole_turns(store.recording(summary.run_id).turns())
             numbers = [turn.number for turn in turns if turn.tokens]
             runs.append({"name": summary.name, "turns": numbers})
     return {"runs": runs}
