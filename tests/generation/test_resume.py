@@ -110,8 +110,10 @@ def test_cut_off_at_any_event_a_run_goes_on_to_the_same_tokens(lm: tt.LoadedMode
             assert tt.check(store, run.run_id).holds
             assert store.summary(run.run_id).status == "finished"  # type: ignore[union-attr]
             roles = [(each.role, each.content) for each in recording.messages()]
-            assert len(roles) == len(recording.conversation()) == 1 + len(whole) + len(TURNS) + (
-                len(whole) - len(TURNS) + 1
+            assert (
+                len(roles)
+                == len(recording.conversation())
+                == 1 + len(whole) + len(TURNS) + (len(whole) - len(TURNS) + 1)
             )
 
 
@@ -192,7 +194,6 @@ def test_another_model_does_not_go_on(
         tt.Investigation.resume(store, run.run_id, other, tools=tt.default_tools(lm))
     with pytest.raises(tt.PromptError, match=r"begun with tools: .*get_weight_statistics"):
         tt.Investigation.resume(store, run.run_id, lm)
-    assert len([each for each in store.recording(run.run_id).events()]) > 0
     assert store.summary(run.run_id).status == "finished"  # type: ignore[union-attr]
 
 
