@@ -245,8 +245,8 @@ def _cut(content: str, chars_max: int) -> tuple[str, int]:
     left_out = len(content)  # as many digits as the note can have
     room = chars_max - len(_note(left_out, len(content)))
     # Between two values, if there is such a place not too far back: half a number misleads.
-    between = max(content.rfind(mark, room * 3 // 4, room) for mark in (", ", "\\n", " "))
-    kept = content[: between if between > 0 else room]
+    places = (content.rfind(mark, room * 3 // 4, room) for mark in (", ", "\\n", " "))
+    kept = content[: next((at for at in places if at > 0), room)]
     left_out = len(content) - len(kept)
     return kept + _note(left_out, len(content)), left_out
 

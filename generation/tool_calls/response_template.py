@@ -30,7 +30,9 @@ class TemplateScanner:
         self, tokenizer: PreTrainedTokenizerBase, tools: ToolInterface, *, prefix: str
     ) -> None:
         self._tools = tools
-        schemas: list[Any] = tools.get_available_tools()
+        # Bare text is cast by the schemas. JSON has types of its own: its "null" is a text.
+        bare = _field(tokenizer).get("content") != "json"
+        schemas: list[Any] = tools.get_available_tools() if bare else []
         self._parser = tokenizer.get_response_parser(prefix=prefix, tools=schemas)
         literals = closers(tokenizer)
         self._closer = re.compile("|".join(map(re.escape, literals))) if literals else None

@@ -35,10 +35,10 @@ class Scanner:
     def calls(self, text: str) -> tuple[ParsedCall, ...]:
         """All calls of the text so far, if it ends with one that is complete."""
         self._read(text)
-        rest = text[self._calls_end :].strip(_BLANK + self._format.separators + _SLIPS)
-        if not self._calls or rest:
+        if not self._calls or len(text) - self._calls_end > _OPENING_CHARS_MAX:
             return ()
-        return tuple(self._calls)
+        rest = text[self._calls_end :].strip(_BLANK + self._format.separators + _SLIPS)
+        return () if rest else tuple(self._calls)
 
     def all_calls(self, text: str) -> tuple[ParsedCall, ...]:
         """All calls of a reply that has ended, the one among them that was not completed."""

@@ -1,0 +1,35 @@
+"""The examples of docs/tools.md run, in order, as one program, and say what the page says."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import tokentape as tt
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "tools.md"
+
+
+def test_the_examples_run(lm: tt.LoadedModel, capsys: pytest.CaptureFixture[str]) -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    shown = "".join(re.findall(r"```text\n(.*?)```", page, flags=re.DOTALL)).splitlines()
+    names: dict[str, object] = {"lm": lm}
+    for block in blocks:
+        exec(compile(block, PAGE.name, "exec"), names)
+    said = capsys.readouterr().out.splitlines()
+
+    assert len(blocks) == 3
+    assert '{"tensors": 9, "parameters": 55296}' in said
+    assert "() {'pattern': 'mlp'}" in said
+    assert len(shown) == 3
+    assert set(shown) <= set(said)
+
+
+def test_the_default_limits_are_those_of_the_page() -> None:
+    from generation import tools
+
+    page = PAGE.read_text(encoding="utf-8")
+
+    assert f"| `seconds_max` | {tools.SECONDS_MAX:g} |" in page
+    assert f"| `output_chars_max` | {tools.OUTPUT_CHARS_MAX:,} |" in page
