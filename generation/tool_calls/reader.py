@@ -62,6 +62,10 @@ class CallReader:
         self._form = None if self.format == _TEMPLATE else _FORMATS[self.format](tools)
         self._prefix = ""
         self._reading: _Reading | None = None
+        try:
+            self._begun("")
+        except ValueError as error:  # transformers checks a response template when it is used
+            raise ToolError(f"the tokenizer's response_template cannot be used: {error}") from None
 
     def completed(self, text: str, *, prefix: str = "") -> tuple[ParsedCall, ...]:
         """The calls of `text`, the reply since its last pause, if it has just completed one.

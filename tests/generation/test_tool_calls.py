@@ -495,6 +495,10 @@ def test_a_format_that_is_none_is_refused(tokenizer: PreTrainedTokenizerFast) ->
         CallReader(tokenizer, TOOLS, "xml")
     with pytest.raises(tt.ToolError, match="no response_template that reads calls"):
         CallReader(tokenizer, TOOLS, "response_template")
+    own = copy.deepcopy(tokenizer)
+    own.response_template = {"fields": {"tool_calls": {"open": "["}}}
+    with pytest.raises(tt.ToolError, match=r"response_template cannot be used: .*start_anchor"):
+        CallReader(own, TOOLS)
 
 
 @pytest.mark.parametrize("call_format", FORMATS)
