@@ -39,6 +39,9 @@ from recorder.events import (
 from recorder.events.turn import TOOL_CALL
 from recorder.projections import Turn
 
+# New tokens times all tokens of a forward: 16 MB of float32.
+_MASK_ELEMENTS = 2**22
+
 
 class Engine:
     """Runs turns through a model and records each step if there is a recorder.
@@ -297,7 +300,8 @@ class Engine:
             held = start.reuse.reused_tokens
             decoder = hf.Decoder(self.model, config, self._tensor(ids), start.cache, held=held)
             _, chunks = decoder.prefill(
-                self._chunk_tokens(start, config), one_by_one=start.policy.continues == "tokens"
+                self._chunk_tokens(start, config, len(ids)),
+                one_by_one=start.policy.continues == "tokens",
             )
         return start, chunks
 
@@ -331,7 +335,7 @@ class Engine:
             held=start.reuse.reused_tokens,
         )
         logits, chunks = decoder.prefill(
-            self._chunk_tokens(start, config),
+            self._chunk_tokens(start, config, len(ready.ids)),
             one_by_one=start.policy.continues == "tokens",
         )
         self._record(
@@ -347,12 +351,18 @@ class Engine:
             self._record_evictions(self.cache.prefilled(start, ready.ids))
         return decoder, logits
 
-    def _chunk_tokens(self, start: Start, config: Any) -> int | None:
-        """The caller's own setting before the engine's, and neither where it would be inexact."""
+    def _chunk_tokens(self, start: Start, config: Any, total_tokens: int) -> int | None:
+        """The caller's own setting before the engine's, and neither where it would be inexact.
+
+        The engine's is less where there is much before the chunk: the mask between the two is as
+        large as one times the other, and the memory of a prefill would grow with each turn.
+        """
         if not start.policy.splits_prefill:
             return None
-        chunk_tokens: int | None = config.prefill_chunk_size or self._prefill_chunk_tokens
-        return chunk_tokens
+        own: int | None = config.prefill_chunk_size
+        if own or self._prefill_chunk_tokens is None:
+            return own
+        return max(1, min(self._prefill_chunk_tokens, _MASK_ELEMENTS // total_tokens))
 
     def _keep(
         self, start: Start, decoder: hf.Decoder, ids: tuple[int, ...], settings: TurnSettings

@@ -5,7 +5,7 @@ import inspect
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, overload
 
@@ -136,6 +136,17 @@ class ToolInterface:
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(self._functions)
+
+    def only(self, names: Iterable[str]) -> "ToolInterface":
+        """The same tools, but those of other names. Raises ToolError for one that is not there."""
+        chosen = copy.copy(self)
+        wanted = tuple(names)
+        for name in wanted:
+            if name not in self._functions:
+                raise ToolError(self.unknown(name))
+        chosen._functions = {name: self._functions[name] for name in wanted}
+        chosen._schemas = {name: self._schemas[name] for name in wanted}
+        return chosen
 
     def get_available_tools(self) -> list[dict[str, Any]]:
         """JSON schemas of the tools: name, description, parameters with their defaults."""
