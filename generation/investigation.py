@@ -13,6 +13,7 @@ from generation.errors import PromptError
 from generation.history.context_limit import extend_within, refuse_unknown_policy
 from generation.history.conversation import NewMessage, Prompt
 from generation.history.restoring import prompt_tokens_max, restore
+from generation.initial_prompt import initial_prompt, memory_instructions
 from generation.interrupts import interrupted_between_tokens
 from generation.manual import ManualGenerator
 from generation.models import LoadedModel
@@ -229,7 +230,7 @@ class Investigation:
     def __enter__(self) -> Self:
         try:
             if self._stands is None:
-                self.generator.cache_system_prompt(self._system_prompt)
+                self.generator.cache_system_prompt(self.create_initial_prompt())
             elif self._forks is not None:
                 self._restore(self._stands)
                 self.generator.start_run()
@@ -413,6 +414,22 @@ class Investigation:
         elif before[-1].finished is None or not self._calls_of(parts[-1], made):
             return
         self.resumed_reply = self._go_on(parts, chosen, [], made)
+
+    def create_initial_prompt(self) -> str:
+        """What the model is told first: the system prompt, `{tools}` and `{memory}` in it filled.
+
+        It is cached once; the template is never given it again.
+        """
+        return initial_prompt(
+            self._system_prompt,
+            tools=self._tools.documentation(),
+            memory=self.get_memory_management_instructions(),
+        )
+
+    def get_memory_management_instructions(self) -> str:
+        """How the model is to spare its context: compact views of several layers."""
+        schemas = self._tools.get_available_tools()
+        return memory_instructions(schemas, context_tokens(self._lm.model))
 
 
 def _reply(parts: Sequence[TurnResult], results: Sequence[ToolResult]) -> Reply:

@@ -1,0 +1,44 @@
+"""What a model is told first: its system prompt, its tools, and how to spare its memory."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_PLACEHOLDER = re.compile(r"\{(tools|memory)\}")
+
+
+def initial_prompt(system_prompt: str, *, tools: str, memory: str) -> str:
+    """The system prompt, with `{tools}` and `{memory}` in it filled; a text without stays as is."""
+    filled = {"tools": tools, "memory": memory}
+    return _PLACEHOLDER.sub(lambda found: filled[found[1]], system_prompt)
+
+
+def memory_instructions(schemas: Sequence[Mapping[str, Any]], context_tokens: int | None) -> str:
+    """How to look at much with little context: tools that have a compact view are to be used so.
+
+    `schemas` are those of `get_available_tools`.
+    """
+    room = "a limited context" if context_tokens is None else f"{context_tokens:,} tokens of it"
+    lines = [
+        "MEMORY MANAGEMENT",
+        "Everything that you read and write stays in your context until it is full: you have "
+        f"{room}. When it is full, the oldest results are taken out.",
+    ]
+    compact = [schema for schema in schemas if "compact" in _parameters(schema)]
+    if compact:
+        lines.append("IMPORTANT: use compact=True when you examine several layers:")
+        lines += [f"- {schema['name']}({_example(schema)}compact=True)" for schema in compact]
+        lines.append(
+            "It makes results about 75 % shorter. Ask for the full result of one layer only where "
+            "a number is missing."
+        )
+    return "\n".join(lines)
+
+
+def _parameters(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    parameters: Mapping[str, Any] = schema["parameters"]["properties"]
+    return parameters
+
+
+def _example(schema: Mapping[str, Any]) -> str:
+    return "layer_name=[…], " if "layer_name" in _parameters(schema) else ""

@@ -1,0 +1,17 @@
+"""Protocols: investigations as data, and what runs them."""
+
+from generation.protocols.files import load_protocol, shipped_protocols
+from generation.protocols.placeholders import resolve
+from generation.protocols.protocol import Protocol, ProtocolTurn
+from generation.protocols.unattended import chosen_tools, fitted_turns, run_protocol
+
+__all__ = (
+    "Protocol",
+    "ProtocolTurn",
+    "chosen_tools",
+    "fitted_turns",
+    "load_protocol",
+    "resolve",
+    "run_protocol",
+    "shipped_protocols",
+)

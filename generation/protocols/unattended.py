@@ -1,0 +1,81 @@
+"""A protocol run to its end with nobody at the keyboard."""
+
+import copy
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from generation.errors import ModelError, PromptError
+from generation.investigation import ToolCall
+from generation.protocols.placeholders import resolve
+from generation.protocols.protocol import Protocol, ProtocolTurn
+from generation.state import TokenCallback
+from generation.tools import ToolInterface
+from generation.turn import turn_settings
+
+if TYPE_CHECKING:
+    from generation.investigation import Investigation, Reply
+
+Progress = Callable[[ProtocolTurn, "Reply"], None]
+
+
+def run_protocol(
+    run: "Investigation",
+    protocol: Protocol,
+    *,
+    progress: Progress | None = None,
+    callback: TokenCallback | None = None,
+) -> "tuple[Reply, ...]":
+    """Take the turns that the run has not taken yet; a run that was resumed goes on.
+
+    `progress` is told of each turn and its reply, `callback` of each token. Raises as `chat` does,
+    and before the first turn where the protocol does not fit the model.
+    """
+    replies = []
+    for turn in fitted_turns(protocol, run.generator.model)[run.generator.turn :]:
+        reply = run.chat(
+            turn.message, tool_calls=turn.tool_calls, callback=callback, **turn.settings
+        )
+        replies.append(reply)
+        if progress is not None:
+            progress(turn, reply)
+    return tuple(replies)
+
+
+def fitted_turns(protocol: Protocol, model: Any) -> tuple[ProtocolTurn, ...]:
+    """The turns of a protocol for a model: its own weights named, its settings tried.
+
+    Raises PromptError, with the turn, where the model has no such weights or `generate` no such
+    settings.
+    """
+    return tuple(_fitted(turn, protocol, model) for turn in protocol.turns())
+
+
+def chosen_tools(protocol: Protocol, available: ToolInterface) -> ToolInterface:
+    """Those that the protocol names. Raises PromptError where one is not available."""
+    schemas = {schema["name"]: schema for schema in available.get_available_tools()}
+    for name in protocol.tools:
+        if name not in schemas:
+            raise PromptError(
+                f"{protocol.name}: there is no tool {name!r}; there are {', '.join(schemas)}"
+            )
+    return _only(available, protocol.tools)
+
+
+def _only(tools: ToolInterface, names: Iterable[str]) -> ToolInterface:
+    chosen = copy.copy(tools)
+    chosen._schemas = [schema for schema in tools._schemas if schema["name"] in names]
+    chosen._functions = {name: tools._functions[name] for name in names}
+    return chosen
+
+
+def _fitted(turn: ProtocolTurn, protocol: Protocol, model: Any) -> ProtocolTurn:
+    try:
+        calls = tuple(
+            ToolCall(name=call.name, arguments=resolve(call.arguments, model))
+            for call in turn.tool_calls
+        )
+        turn_settings(model, **turn.settings)
+    except (ModelError, TypeError, ValueError) as error:
+        raise PromptError(f"{protocol.name}, turn {turn.number}: {error}") from None
+    return replace(turn, tool_calls=calls)
