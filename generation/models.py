@@ -117,19 +117,7 @@ def load_model(
     Raises ModelError, in one line, where there is no such model or it cannot be loaded.
     """
     text = os.fspath(name)
-    source: dict[str, str]
-    if text == DEMO_MODEL:
-        folder = _demo_folder()
-        source = {"pretrained_model_name_or_path": str(folder)}
-    elif text.endswith(".gguf"):
-        file = Path(text)
-        if not file.is_file():
-            raise ModelError(f"there is no GGUF file {text}")
-        source = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
-    else:
-        if text.startswith((".", "/", "~")) and not Path(text).expanduser().is_dir():
-            raise ModelError(f"there is no model folder {text}")
-        source = {"pretrained_model_name_or_path": str(Path(text).expanduser())}
+    source = _source(text)
     before = _files_of(source)
     with _quiet(), enough_memory(f"load the model {text!r}"):
         refuse_too_large(source, dtype, device, text)
@@ -150,6 +138,36 @@ def load_model(
         how = {**source, "asked_dtype": dtype, "attn_implementation": attn_implementation}
         fingerprints.note_files(model, LoadedFiles(stamps=before, settings=_settings(model, how)))
     return LoadedModel(model, tokenizer, text)
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of what `load_model` loads, without the model. Nothing is fetched for it.
+
+    Raises ModelError where it is not on this machine.
+    """
+    try:
+        with _quiet():
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+                **_source(name), local_files_only=True
+            )
+    except (OSError, ValueError, ImportError) as error:
+        first_line = str(error).strip().partition("\n")[0]
+        raise ModelError(f"no tokenizer of {name!r} on this machine ({first_line})") from None
+    return tokenizer
+
+
+def _source(name: str) -> dict[str, str]:
+    """What transformers is asked for by that name."""
+    if name == DEMO_MODEL:
+        return {"pretrained_model_name_or_path": str(_demo_folder())}
+    if name.endswith(".gguf"):
+        file = Path(name)
+        if not file.is_file():
+            raise ModelError(f"there is no GGUF file {name}")
+        return {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
+    if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
+        raise ModelError(f"there is no model folder {name}")
+    return {"pretrained_model_name_or_path": str(Path(name).expanduser())}
 
 
 def _files_of(source: Mapping[str, str]) -> tuple[FileStamp, ...]:

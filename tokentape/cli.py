@@ -12,7 +12,17 @@ from typing import NoReturn
 import typer
 
 import tokentape as tt
-from tokentape.commands import comparisons, copies, database, demo, replays, runs, serving
+from tokentape.commands import (
+    comparisons,
+    copies,
+    database,
+    demo,
+    following,
+    investigations,
+    replays,
+    runs,
+    serving,
+)
 
 app = typer.Typer(
     name="tokentape",
@@ -25,8 +35,11 @@ app = typer.Typer(
 db = typer.Typer(help="Look at the schema of a store, and upgrade it.", no_args_is_help=True)
 
 app.command()(demo.demo)
+app.command()(investigations.run)
+app.command()(investigations.chat)
 app.command("list")(runs.list_runs)
 app.command()(runs.show)
+app.command()(following.tail)
 app.command()(runs.check)
 app.command()(replays.rebuild)
 app.command()(replays.verify)

@@ -18,6 +18,7 @@ from recorder.projections import Turn
 from replay.report import render
 from store import DatabaseStore, ParquetStore
 from tokentape import output
+from tokentape.turns_bar import turns_bar
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,39 +132,26 @@ def record_script(
     """The run's id, its replies, and the seconds that they took."""
     began = time.perf_counter()
     replies: list[tt.Reply] = []
-    fields = ("{task.fields[speed]} tokens/s", "{task.fields[reused]} reused")
-    extra = ", ".join((*fields, "{task.fields[computed]} computed"))
-    with output.progress("turn", extra) as bar:
-        task = bar.add_task("", total=len(script.turns), speed="–", reused="0", computed="0")
-        reused, computed = 0, 0
-        sampled_at: list[float] = []
-
-        def count(token_id: int, logits: Any) -> None:
-            sampled_at.append(time.perf_counter())
-            if len(sampled_at) > 1:
-                seconds = sampled_at[-1] - sampled_at[0]
-                bar.update(task, speed=f"{(len(sampled_at) - 1) / seconds:.1f}")
-
-        with tt.Investigation(
+    with (
+        turns_bar(len(script.turns)) as bar,
+        tt.Investigation(
             lm,
             store=store,
             name=script.name,
             system_prompt=system_prompt,
             tools=tools,
             seed=script.seed,
-        ) as run:
-            for turn in script.turns:
-                sampled_at.clear()
-                reply = run.chat(
-                    turn.user,
-                    tool_calls=[turn.tool_call] if turn.tool_call else [],
-                    callback=count,
-                    **turn.settings,
-                )
-                replies.append(reply)
-                reused += reply.cache.reused_tokens
-                computed += reply.cache.computed_tokens
-                bar.update(task, advance=1, reused=f"{reused:,}", computed=f"{computed:,}")
+        ) as run,
+    ):
+        for turn in script.turns:
+            reply = run.chat(
+                turn.user,
+                tool_calls=[turn.tool_call] if turn.tool_call else [],
+                callback=bar.token,
+                **turn.settings,
+            )
+            replies.append(reply)
+            bar.turn(reply)
     return run.run_id, replies, time.perf_counter() - began
 
 

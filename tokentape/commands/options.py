@@ -9,8 +9,11 @@ import tokentape as tt
 from recorder.events import RunStarted
 from recorder.projections import Turn
 from store import DatabaseStore, ParquetStore
+from tokentape import output
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from replay import Floor
 
 Store = DatabaseStore | ParquetStore
@@ -52,6 +55,19 @@ def load_as_recorded(name: str, started: RunStarted) -> "tt.LoadedModel":
     """A model in the type of numbers that the run was recorded in, where that is one to load."""
     known = started.dtype in ("float32", "bfloat16", "float16")
     return tt.load_model(name, dtype=started.dtype if known else "float32")
+
+
+def tokenizer_as_recorded(started: RunStarted) -> "PreTrainedTokenizerBase | None":
+    """The tokenizer alone; None where it is not on this machine, or another one by now."""
+    from generation.fingerprints import tokenizer_sha256
+    from generation.models import load_tokenizer
+
+    try:
+        with output.working("loading the tokenizer"):
+            tokenizer = load_tokenizer(started.model)
+    except tt.ModelError:
+        return None
+    return tokenizer if tokenizer_sha256(tokenizer) == started.tokenizer_sha256 else None
 
 
 def kept_floor(recording: tt.Recording, opened: Store, lm: "tt.LoadedModel") -> "Floor | None":

@@ -1,0 +1,102 @@
+"""A reply is shown as it grows, and what was shown is what was said."""
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+import tokentape as tt
+from benchmarks.tiny_models import byte_tokenizer
+from generation.history.conversation import decode_after
+from generation.text_stream import TextStream
+
+BYTES = byte_tokenizer()
+
+
+def streamed(
+    tokenizer: PreTrainedTokenizerFast, before: Sequence[int], ids: Sequence[int]
+) -> tuple[list[str], str]:
+    stream = TextStream(tokenizer, before)
+    pieces = [stream.add(token_id) for token_id in ids]
+    return pieces, stream.finish(decode_after(tokenizer, before, ids))
+
+
+def metaspace_tokenizer() -> PreTrainedTokenizerFast:
+    """Words with a mark for the space before them, which decoding drops at the beginning."""
+    words = ["<unk>", "</s>", "▁Say", "▁one", "▁two", "three", "."]
+    backend = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    backend.decoder = decoders.Metaspace()
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=backend, eos_token="</s>", clean_up_tokenization_spaces=False
+    )
+
+
+def test_a_character_of_many_tokens_appears_when_it_is_whole() -> None:
+    before, ids = BYTES.encode("Hi"), BYTES.encode("é漢🙂.")
+    pieces, rest = streamed(BYTES, before, ids)
+
+    assert pieces == ["", "é", "", "", "漢", "", "", "", "🙂", "."]
+    assert rest == ""
+
+
+def test_a_character_that_never_becomes_whole_comes_with_the_end() -> None:
+    ids = BYTES.encode("a🙂")[:-1]
+    pieces, rest = streamed(BYTES, (), ids)
+
+    assert "".join(pieces) == "a"
+    assert rest == "\N{REPLACEMENT CHARACTER}"
+
+
+def test_the_space_before_a_word_is_not_lost() -> None:
+    tokenizer = metaspace_tokenizer()
+    pieces, rest = streamed(tokenizer, [2], [3, 4, 5, 6])
+
+    assert pieces == [" one", " two", "three", "."]
+    assert rest == ""
+
+
+def test_a_token_that_ends_a_reply_is_not_shown_and_one_in_the_middle_is() -> None:
+    end = BYTES.convert_tokens_to_ids("<|im_end|>")
+    a, b = BYTES.encode("ab")
+    stream = TextStream(BYTES)
+    pieces = [stream.add(token_id) for token_id in (a, end, b, end)]
+
+    assert pieces == ["a", "", "<|im_end|>b", ""]
+    assert stream.finish("a<|im_end|>b") == ""
+
+
+def test_a_token_that_ends_replies_may_be_none_of_the_special_ones() -> None:
+    a, b = BYTES.encode("ab")
+    stream = TextStream(BYTES, ends={b})
+
+    assert [stream.add(a), stream.add(b)] == ["a", ""]
+
+
+@given(st.lists(st.integers(0, 258), max_size=40), st.integers(0, 40))
+def test_pieces_make_up_the_text_whatever_the_tokens(ids: list[int], cut: int) -> None:
+    pieces, rest = streamed(BYTES, ids[:cut], ids[cut:])
+    whole = decode_after(BYTES, ids[:cut], ids[cut:])
+
+    assert "".join(pieces) + rest in (whole, "".join(pieces) + f"\n{whole}")
+
+
+@given(st.text(max_size=30))
+def test_text_is_shown_exactly(said: str) -> None:
+    ids = BYTES.encode(said)
+    pieces, rest = streamed(BYTES, BYTES.encode("user: "), ids)
+
+    assert "".join(pieces) + rest == said
+
+
+@pytest.mark.demo_model
+def test_the_demo_model_s_tokens_are_shown_exactly(demo_lm: tt.LoadedModel) -> None:
+    said = "Größe 漢字 🙂🙃  and\n\n  spaces , 'quotes' 1,250.5 naïve"
+    tokenizer = demo_lm.tokenizer
+    ids = tokenizer.encode(said)
+    stream = TextStream(tokenizer, tokenizer.encode("Hello"))
+
+    assert "".join(stream.add(token_id) for token_id in ids) == said
