@@ -18,11 +18,11 @@ def memory_instructions(schemas: Sequence[Mapping[str, Any]], context_tokens: in
 
     `schemas` are those of `get_available_tools`.
     """
-    room = "a limited context" if context_tokens is None else f"{context_tokens:,} tokens of it"
+    room = "" if context_tokens is None else f", which holds {context_tokens:,} tokens"
     lines = [
         "MEMORY MANAGEMENT",
-        "Everything that you read and write stays in your context until it is full: you have "
-        f"{room}. When it is full, the oldest results are taken out.",
+        f"Everything that you read and write stays in your context{room}. When it is full, the "
+        "oldest results may be taken out.",
     ]
     compact = [schema for schema in schemas if "compact" in _parameters(schema)]
     if compact:

@@ -3,11 +3,12 @@
 import json
 import sys
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import tokentape as tt
+from recorder.projections import Turn
 from store import DEFAULT_URL, DatabaseStore
 from tokentape import output
 from tokentape.commands.options import (
@@ -17,8 +18,23 @@ from tokentape.commands.options import (
     TurnOption,
     find_recording,
     open_stored,
+    tokenizer_as_recorded,
     turn_json,
 )
+from tokentape.narration import readable
+from tokentape.turn_page import (
+    marks_of,
+    page_json,
+    pieces_of,
+    render_page,
+    token_lines,
+    tool_lines,
+    tools_of,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from transformers import PreTrainedTokenizerBase
 
 
 def list_runs(
@@ -46,16 +62,23 @@ def show(
     run: RunArgument = None,
     store: StoreOption = DEFAULT_URL,
     turn: TurnOption = None,
+    tokens: Annotated[
+        bool, typer.Option("--tokens", help="With --turn: every token, and what was likely.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what a run is and how its turns went; with --turn, what was said in one."""
+    """Show what a run is and how its turns went; with --turn, what the model saw in one."""
+    if tokens and not turn:
+        raise typer.BadParameter("--tokens needs a --turn: a run has too many to look at")
     recording = find_recording(open_stored(store), run)
     started = recording.started()
-    turns = [each for each in recording.turns() if not turn or each.number in turn]
+    every = recording.turns()
+    turns = _chosen(every, turn, recording.run_id)
+    tokenizer = tokenizer_as_recorded(started) if tokens else None
     if as_json:
         output.print_json(
             {"run_id": recording.run_id, "started": asdict(started)}
-            | {"turns": [turn_json(each) for each in turns]}
+            | {"turns": [_turn_json(each, every, recording, tokenizer, tokens) for each in turns]}
         )
         return
     console = output.console()
@@ -63,11 +86,51 @@ def show(
     for name in ("name", "model", "seed", "dtype", "device", "attention_kernel"):
         console.print(f"  {name:<17}{getattr(started, name)}", markup=False)
     console.print(output.turns_table(turns))
-    if turn:
-        from replay.report import render_turn
+    for each in turns if turn else ():
+        _print_turn(each, every, recording, console)
+        if tokens:
+            marks = marks_of(each, _before(each, every))
+            sys.stdout.writelines(f"{line}\n" for line in token_lines(each, marks, tokenizer))
 
-        for each in turns:
-            console.print(render_turn(each), markup=False)
+
+def _chosen(turns: list[Turn], numbers: list[int] | None, run_id: str) -> list[Turn]:
+    known = {each.number for each in turns}
+    for number in numbers or ():
+        if number not in known:
+            have = f"it has turns {min(known)} to {max(known)}" if known else "it has none yet"
+            raise tt.TokentapeError(f"run {run_id} has no turn {number}: {have}")
+    return [each for each in turns if not numbers or each.number in numbers]
+
+
+def _before(turn: Turn, turns: list[Turn]) -> list[Turn]:
+    return turns[: next(place for place, each in enumerate(turns) if each is turn)]
+
+
+def _print_turn(turn: Turn, every: list[Turn], recording: tt.Recording, console: "Console") -> None:
+    from replay.report import render_turn
+
+    def write(text: str, style: str | None = None) -> None:
+        # No line ends but those that the model read.
+        console.print(text, markup=False, style=style, soft_wrap=True)
+
+    write(readable(render_turn(turn)))
+    for line in tool_lines(tools_of(turn.number, recording.events())):
+        write(f"  {line}")
+    for text, is_cached in render_page(turn, marks_of(turn, _before(turn, every))):
+        write(text, "dim" if is_cached else None)
+
+
+def _turn_json(
+    turn: Turn,
+    every: list[Turn],
+    recording: tt.Recording,
+    tokenizer: "PreTrainedTokenizerBase | None",
+    tokens: bool,
+) -> dict[str, Any]:
+    marks = marks_of(turn, _before(turn, every))
+    tools = tools_of(turn.number, recording.events())
+    pieces = pieces_of(tokenizer, turn) if tokens else {}
+    return turn_json(turn) | page_json(marks, tools) | pieces
 
 
 def check(

@@ -1,0 +1,305 @@
+"""Protocols are data: what is wrong with a file is said in one line, and what is right is kept."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import tokentape as tt
+from generation.protocols import Protocol, load_protocol, shipped_protocols
+
+WHOLE: dict[str, Any] = {
+    "name": "mine",
+    "system_prompt": "Look. {tools} {memory}",
+    "tools": ["get_weight_statistics"],
+    "tasks": [
+        {
+            "title": "One",
+            "turns": [
+                {
+                    "message": "First?",
+                    "tool_calls": [
+                        {"name": "get_weight_statistics", "arguments": {"layer_name": "{layer:0}"}}
+                    ],
+                },
+                "Second?",
+            ],
+        },
+        {"title": "Two", "turns": [{"message": "Third?", "concludes": True}, "Fourth?"]},
+    ],
+}
+PAUSES = {
+    "before_first_task": "Nothing yet.",
+    "before_last_task": "Nothing still.",
+    "after_conclusions": "Nothing at all.",
+}
+SHIPPED = ["phase1a", "phase1b", "phase1c", "phase1d", "phase1e"]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    def to_file(value: object, name: str = "mine.yaml") -> Path:
+        path = tmp_path / name
+        path.write_text(value if isinstance(value, str) else yaml.safe_dump(value))
+        return path
+
+    return to_file
+
+
+def messages(protocol: Protocol) -> list[str]:
+    return [turn.message for turn in protocol.turns()]
+
+
+def test_five_protocols_are_shipped_and_each_has_twenty_turns() -> None:
+    shipped = shipped_protocols()
+
+    assert [each.name for each in shipped] == SHIPPED
+    assert [len(each.turns()) for each in shipped] == [20] * 5
+    assert all(turn.number == n for each in shipped for n, turn in enumerate(each.turns(), 1))
+
+
+def test_variants_differ_only_in_the_turn_that_brings_a_document() -> None:
+    baseline, *variants = (each.turns() for each in shipped_protocols())
+    differing = [
+        [turn.number for turn, base in zip(turns, baseline, strict=True) if turn != base]
+        for turns in variants
+    ]
+    bringing = [[turn.number for turn in turns if turn.document] for turns in variants]
+
+    assert not any(turn.document for turn in baseline)
+    assert differing == bringing
+    assert [len(numbers) for numbers in bringing] == [1, 1, 1, 1]
+
+
+def test_background_comes_when_the_variants_say() -> None:
+    tasks = {each.name: each.turns() for each in shipped_protocols()}
+    place = {
+        name: next((turn.number for turn in turns if turn.document), None)
+        for name, turns in tasks.items()
+    }
+    last_task = [turn.number for turn in tasks["phase1a"] if turn.task == "Conclusions"]
+
+    assert place["phase1a"] is None
+    assert place["phase1b"] == place["phase1e"] == 1
+    assert place["phase1c"] == last_task[0] - 1
+    assert last_task[0] < place["phase1d"] < last_task[-1]
+    assert "{document}" not in "".join(turn.message for turns in tasks.values() for turn in turns)
+
+
+@pytest.mark.demo_model
+def test_the_control_is_as_long_as_the_background(demo_lm: tt.LoadedModel) -> None:
+    documents = [load_protocol(name).background.document for name in ("phase1b", "phase1e")]
+    tokens = [len(demo_lm.tokenizer.encode(each.text)) for each in documents if each]
+    words = [len(each.text.split()) for each in documents if each]
+
+    assert max(tokens) / min(tokens) < 1.1
+    assert all(300 <= count <= 500 for count in words)
+    assert documents[0] != documents[1]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_protocol_comes_back_from_what_is_recorded_of_it(name: str) -> None:
+    protocol = load_protocol(name)
+    recorded = json.loads(json.dumps(protocol.described()))
+
+    assert Protocol.from_described(recorded) == protocol
+    assert Protocol.from_described(recorded).turns() == protocol.turns()
+
+
+def test_what_is_recorded_is_a_protocol_file_itself(write: Callable[..., Path]) -> None:
+    protocol = load_protocol("phase1d")
+
+    assert load_protocol(write(protocol.described())) == protocol
+
+
+def test_limits_are_put_in_place_of_the_protocol_s_own() -> None:
+    protocol = load_protocol("phase1a").with_limits(seed=-3, turns_max=4, max_new_tokens=500)
+
+    assert protocol.seed == -3
+    assert [turn.settings["max_new_tokens"] for turn in protocol.turns()] == [500] * 4
+    assert Protocol.from_described(protocol.described()) == protocol
+    with pytest.raises(tt.PromptError, match=r"phase1a: limits.turns_max is a whole number"):
+        protocol.with_limits(turns_max=0)
+
+
+def test_sampling_is_that_of_the_turn_before_the_task_s_before_the_protocol_s(
+    write: Callable[..., Path],
+) -> None:
+    tasks = [
+        {
+            "title": "T",
+            "sampling": {"temperature": 0.5, "top_k": 5},
+            "turns": [{"message": "?", "sampling": {"top_k": 9}}],
+        }
+    ]
+    whole = {**WHOLE, "sampling": {"do_sample": True, "temperature": 1.5}, "tasks": tasks}
+    (turn,) = load_protocol(write(whole)).turns()
+
+    assert turn.settings == {
+        "do_sample": True,
+        "temperature": 0.5,
+        "top_k": 9,
+        "max_new_tokens": 48,
+    }
+
+
+@pytest.mark.parametrize(
+    ("when", "place"),
+    [
+        ("never", None),
+        ("before_first_task", 0),
+        ("before_last_task", 3),
+        ("after_conclusions", 5),
+    ],
+)
+def test_a_pause_is_filled_by_the_document_or_by_something_else(
+    write: Callable[..., Path], when: str, place: int | None
+) -> None:
+    document = {"name": "d", "text": "The text."}
+    background = {"when": when, "document": document, "message": "Read: {document}"}
+    said = messages(load_protocol(write({**WHOLE, "background": background | {"pauses": PAUSES}})))
+    expected = [
+        *("Nothing yet.", "First?", "Second?"),
+        *("Nothing still.", "Third?", "Nothing at all.", "Fourth?"),
+    ]
+    if place is not None:
+        expected[place] = "Read: The text."
+
+    assert said == expected
+    alone = messages(load_protocol(write({**WHOLE, "background": background})))
+    assert len(alone) == (4 if place is None else 5)
+
+
+def test_a_document_and_a_protocol_to_extend_lie_beside_the_file(
+    write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir("/")
+    (tmp_path / "text.md").write_text("About ants: äöü.")
+    write({**WHOLE, "sampling": {"top_k": 7}, "limits": {"max_new_tokens": 5}}, "base.yaml")
+    child = {
+        "extends": "base.yaml",
+        "name": "child",
+        "limits": {"turns_max": 2},
+        "background": {"when": "before_first_task", "document": "text.md"},
+    }
+    protocol = load_protocol(write(child))
+
+    assert protocol.limits.max_new_tokens == 5
+    assert protocol.limits.turns_max == 2
+    assert protocol.sampling == {"top_k": 7}
+    assert messages(protocol) == ["Here is a text to read.\n\nAbout ants: äöü.", "First?"]
+
+
+def changed(path: str, value: object) -> dict[str, Any]:
+    whole: Any = json.loads(json.dumps(WHOLE))
+    *before, last = path.split(".")
+    part = whole
+    for name in before:
+        part = part[int(name) - 1] if name.isdigit() else part.setdefault(name, {})
+    part[last] = value
+    return whole  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("name", None, "name is text, not nothing"),
+        ("name", "a\0b", "name holds a NUL character"),
+        ("name", 7, "name is text, not 7; put it in quotes"),
+        ("system_prompt", "  ", "system_prompt is empty"),
+        ("system_promt", "x", "system_promt is no field; there are name, description, seed,"),
+        ("seed", "7", "seed is a whole number of at least"),
+        ("seed", 2**63, "seed is a whole number of at least"),
+        ("tasks", [], "tasks is empty"),
+        ("tasks", "First?", "tasks is a list, not 'First?'"),
+        ("tasks.1.turns", [], "tasks.1.turns is empty"),
+        ("tasks.2.title", "", "tasks.2.title is empty"),
+        ("tasks.2.turns", [3], "tasks.2.turns.1 has fields (message, tool_calls,"),
+        ("tasks.2.turns", ["a", ""], "tasks.2.turns.2 is empty"),
+        ("tasks.2.turns", [{"message": "?", "concludes": "yes"}], "concludes is true or false"),
+        ("tasks.1.sampling", {"temprature": 1}, "temprature is no setting of generate; temperat"),
+        ("tasks.1.sampling", [1], "tasks.1.sampling is a mapping"),
+        ("tasks.1.sampling", {"max_new_tokens": 1}, "give limits.max_new_tokens"),
+        ("sampling", {"temperature": float("nan")}, "sampling.temperature is not plain"),
+        ("tools", [], "tasks.1.turns.1.tool_calls name 'get_weight_statistics', which is not am"),
+        ("limits", {"max_new_tokens": 0}, "limits.max_new_tokens is a whole number of at least 1"),
+        ("limits", {"max_new_tokens": True}, "limits.max_new_tokens is a whole number"),
+        ("limits", {"tool_calls_max": 0}, "tool_calls are 1, and limits.tool_calls_max is 0"),
+        ("limits.at_context_limit", "prune", "is one of refuse, prune_tool_results, prune_turns"),
+        ("background.when", "later", "is one of never, before_first_task, before_last_task, after"),
+        ("background.when", False, "background.when is one of never"),
+        ("background.when", "before_first_task", "background.document is missing: something must"),
+        ("background.message", "Read it.", "background.message has no {document} in it"),
+        ("background.document", "gone.md", "background.document cannot be had: cannot read"),
+        ("background.pauses", {"later": "x"}, "later is no field; there are before_first_task"),
+        ("extends", "nothing.yaml", "extends is nothing to begin with: 'nothing.yaml' is no proto"),
+        ("extends", "mine.yaml", "extends comes back to a file that extends this one"),
+    ],
+)
+def test_a_mistake_is_one_line_with_file_field_and_rule(
+    write: Callable[..., Path], path: str, value: object, said: str
+) -> None:
+    file = write(changed(path, value))
+    with pytest.raises(tt.PromptError) as refused:
+        load_protocol(file)
+
+    assert str(refused.value).startswith(f"{file}: ")
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_protocol_concludes_once_and_waits_for_no_conclusion_that_never_comes(
+    write: Callable[..., Path],
+) -> None:
+    twice = changed("tasks.1.turns", [{"message": "?", "concludes": True}])
+    with pytest.raises(tt.PromptError, match="tasks conclude 2 times: mark one turn"):
+        load_protocol(write(twice))
+    never = changed("tasks.2.turns", ["?"]) | {"background": {"pauses": PAUSES}}
+    with pytest.raises(tt.PromptError, match="waits for after_conclusions, and no turn says"):
+        load_protocol(write(never))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("name: [", "is not YAML: while parsing"),
+        ("", "is no protocol: it has no fields"),
+        ("- a\n- b", "is no protocol: it has no fields"),
+        ("!!python/object/apply:os.system ['false']", "could not determine a constructor"),
+        ("a: 2020-13-45", "is not YAML that can be read: month must be in 1..12"),
+        ("name: &a [*a]", "system_prompt is missing"),
+        ("? [1]\n: 2", "is not YAML"),
+        ("[" * 3000, "is not YAML that can be read"),
+    ],
+)
+def test_what_is_no_protocol_is_refused(write: Callable[..., Path], text: str, said: str) -> None:
+    file = write(text)
+    with pytest.raises(tt.PromptError) as refused:
+        load_protocol(file)
+
+    assert said in str(refused.value)
+    assert str(file) in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(tt.PromptError, match="'phase9' is no protocol: not one of phase1a, "):
+        load_protocol("phase9")
+    with pytest.raises(tt.PromptError, match="is no protocol"):
+        load_protocol(tmp_path)
+    (tmp_path / "latin.yaml").write_bytes("name: \xe9".encode("latin-1"))
+    with pytest.raises(tt.PromptError, match="it is not text in UTF-8"):
+        load_protocol(tmp_path / "latin.yaml")
+
+
+def test_a_mistake_in_what_is_extended_is_named_by_its_own_file(
+    write: Callable[..., Path],
+) -> None:
+    write(changed("seed", "x"), "base.yaml")
+    with pytest.raises(tt.PromptError, match=r"base\.yaml: seed is a whole number"):
+        load_protocol(write({"extends": "base.yaml", "name": "child"}))
+    with pytest.raises(tt.PromptError, match=r"mine\.yaml: name is missing"):
+        load_protocol(write({"extends": "phase1a"}))
