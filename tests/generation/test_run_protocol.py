@@ -1,0 +1,202 @@
+"""A protocol is run to its end with nobody at the keyboard, and goes on where it stood."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import tokentape as tt
+from generation.protocols import (
+    Protocol,
+    ProtocolTurn,
+    chosen_tools,
+    fitted_turns,
+    load_protocol,
+    run_protocol,
+)
+from recorder.events import HistoryPruned, ToolCalled
+from store import DatabaseStore
+
+# As small as it gets: the prompts of a shipped protocol have ten thousand bytes.
+SMALL = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 32768,
+}
+Make = Callable[..., tt.LoadedModel]
+SHORT = {
+    "name": "short",
+    "system_prompt": "Look. {tools} {memory}",
+    "tools": ["get_weight_statistics"],
+    "limits": {"max_new_tokens": 3},
+    "tasks": [
+        {
+            "title": "Look",
+            "turns": [
+                {
+                    "message": "What of this?",
+                    "tool_calls": [
+                        {"name": "get_weight_statistics", "arguments": {"layer_name": "{layer:1}"}}
+                    ],
+                },
+                "And?",
+                "Well?",
+            ],
+        }
+    ],
+}
+
+
+def begin(lm: tt.LoadedModel, store: DatabaseStore, protocol: Protocol) -> tt.Investigation:
+    return tt.Investigation(
+        lm,
+        store=store,
+        name=protocol.name,
+        system_prompt=protocol.system_prompt,
+        tools=chosen_tools(protocol, tt.default_tools(lm)),
+        seed=protocol.seed,
+        at_context_limit=protocol.limits.at_context_limit,
+        behaviour={"protocol": protocol.described()},
+    )
+
+
+def short(**fields: Any) -> Protocol:
+    return Protocol.read({**SHORT, **fields}, "short.yaml")
+
+
+@pytest.mark.parametrize("name", ["phase1a", "phase1b", "phase1c", "phase1d", "phase1e"])
+def test_a_shipped_protocol_runs_its_twenty_turns_and_is_rebuilt(
+    make_lm: Make, store: DatabaseStore, name: str
+) -> None:
+    lm = make_lm("llama", **SMALL)
+    protocol = load_protocol(name).with_limits(max_new_tokens=2)
+    with begin(lm, store, protocol) as run:
+        replies = run_protocol(run, protocol)
+    recording = store.recording(run.run_id)
+    rebuilt = tt.rebuild(recording)
+    said = [each.content for each in recording.messages() if each.role == "user"]
+
+    assert [reply.turn for reply in replies] == list(range(1, 21))
+    assert [turn.reply_ids for turn in rebuilt.turns] == [reply.token_ids for reply in replies]
+    assert said == [turn.message for turn in protocol.turns()]
+    assert not [result.error for reply in replies for result in reply.tool_results if result.error]
+    assert Protocol.from_described(recording.started().behaviour["protocol"]) == protocol
+
+
+def test_a_protocol_goes_on_behind_the_turns_that_the_run_has_taken(
+    lm: tt.LoadedModel, store: DatabaseStore
+) -> None:
+    protocol = short()
+    told: list[ProtocolTurn] = []
+
+    def give_up(turn: ProtocolTurn, reply: tt.Reply) -> None:
+        told.append(turn)
+        if turn.number == 2:
+            raise RuntimeError
+
+    with begin(lm, store, protocol) as run:
+        with pytest.raises(RuntimeError):
+            run_protocol(run, protocol, progress=give_up)
+        rest = run_protocol(run, protocol, progress=lambda turn, reply: told.append(turn))
+        nothing = run_protocol(run, protocol)
+    with begin(lm, store, protocol) as whole:
+        replies = run_protocol(whole, protocol)
+
+    assert [turn.number for turn in told] == [1, 2, 3]
+    assert [reply.turn for reply in rest] == [3]
+    assert rest[0].token_ids == replies[2].token_ids
+    assert nothing == ()
+
+
+def test_a_token_is_told_of_as_it_comes(lm: tt.LoadedModel, store: DatabaseStore) -> None:
+    protocol = short()
+    heard: list[int] = []
+    with begin(lm, store, protocol) as run:
+        replies = run_protocol(
+            run, protocol, callback=lambda token_id, logits: heard.append(token_id)
+        )
+
+    assert heard == [token_id for reply in replies for token_id in reply.token_ids]
+
+
+def test_tools_are_called_with_the_model_s_own_names(make_lm: Make, store: DatabaseStore) -> None:
+    protocol = short()
+    lm = make_lm("gpt2")
+    with begin(lm, store, protocol) as run:
+        replies = run_protocol(run, protocol)
+    events = [each.event for each in store.recording(run.run_id).events()]
+    (called,) = [event for event in events if isinstance(event, ToolCalled)]
+
+    assert called.arguments["layer_name"] == "transformer.h.1.mlp.c_proj.weight"
+    assert replies[0].tool_results[0].error is None
+
+
+def test_a_protocol_that_outgrows_the_context_is_pruned_as_it_says(
+    make_lm: Make, store: DatabaseStore
+) -> None:
+    lm = make_lm("llama", max_position_embeddings=1600)
+    limits = {"max_new_tokens": 300}
+    refusing = short(limits=limits, sampling={"min_new_tokens": 300})
+    pruning = short(
+        limits=limits | {"at_context_limit": "prune_turns"}, sampling={"min_new_tokens": 300}
+    )
+    with begin(lm, store, pruning) as run:
+        assert len(run_protocol(run, pruning)) == 3
+    events = [each.event for each in store.recording(run.run_id).events()]
+
+    assert any(isinstance(event, HistoryPruned) for event in events)
+    with begin(lm, store, refusing) as run, pytest.raises(tt.PromptError):
+        run_protocol(run, refusing)
+
+
+def test_what_does_not_fit_the_model_is_refused_before_the_first_turn(
+    lm: tt.LoadedModel, store: DatabaseStore
+) -> None:
+    calls = [{"name": "get_weight_statistics", "arguments": {"layer_name": "{layer:9}"}}]
+    far = short(tasks=[{"title": "T", "turns": ["?", {"message": "?", "tool_calls": calls}]}])
+    wrong = short(sampling={"do_sample": True, "temperature": "hot"})
+
+    with begin(lm, store, far) as run:
+        with pytest.raises(
+            tt.PromptError, match=r"short, turn 2: \{layer:9\}: the model has 3 lay"
+        ):
+            run_protocol(run, far)
+        assert run.generator.turn == 0
+    with pytest.raises(tt.PromptError, match="short, turn 1: "):
+        fitted_turns(wrong, lm.model)
+
+
+def test_a_model_is_told_of_the_tools_that_a_protocol_names_and_no_others(
+    lm: tt.LoadedModel,
+) -> None:
+    def weigh(thing: str) -> str:
+        """
+        Weigh something.
+
+        Args:
+            thing: What to weigh.
+        """
+        return thing
+
+    def count(thing: str) -> str:
+        """
+        Count something.
+
+        Args:
+            thing: What to count.
+        """
+        return thing
+
+    tools = tt.ToolInterface([weigh, count])
+    chosen = chosen_tools(short(tools=["count"], tasks=[{"title": "T", "turns": ["?"]}]), tools)
+
+    assert [schema["name"] for schema in chosen.get_available_tools()] == ["count"]
+    assert "weigh" not in chosen.documentation()
+    assert chosen.call("count", {"thing": "x"}).error is None
+    assert "there is no tool 'weigh'" in str(chosen.call("weigh", {"thing": "x"}).error)
+    assert len(tools.get_available_tools()) == 2
+    with pytest.raises(tt.PromptError, match="short: there is no tool 'get_weight_statistics'"):
+        chosen_tools(short(), tools)
