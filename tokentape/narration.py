@@ -77,6 +77,11 @@ class Narrator:
         self._said += text
         self._write(readable(text))
 
+    def close(self) -> None:
+        """No more will come: a reply that is not at its end is left on a line of its own."""
+        if self._said is not None:
+            self._write("\n")
+
     def _finish(self, event: TurnFinished) -> None:
         said = self._said or ""
         rest = event.text[len(said) :] if event.text.startswith(said) else f"\n{event.text}"

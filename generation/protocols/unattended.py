@@ -1,10 +1,15 @@
 """A protocol run to its end with nobody at the keyboard."""
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from generation import hf
 from generation.errors import ModelError, PromptError
 from generation.investigation import ToolCall
 from generation.protocols.placeholders import resolve
@@ -32,7 +37,8 @@ def run_protocol(
     and before the first turn where the protocol does not fit the model.
     """
     replies = []
-    for turn in fitted_turns(protocol, run.generator.model)[run.generator.turn :]:
+    model, tokenizer = run.generator.model, run.generator.tokenizer
+    for turn in fitted_turns(protocol, model, tokenizer)[run.generator.turn :]:
         reply = run.chat(
             turn.message, tool_calls=turn.tool_calls, callback=callback, **turn.settings
         )
@@ -42,13 +48,27 @@ def run_protocol(
     return tuple(replies)
 
 
-def fitted_turns(protocol: Protocol, model: Any) -> tuple[ProtocolTurn, ...]:
+def fitted_turns(
+    protocol: Protocol, model: Any, tokenizer: PreTrainedTokenizerBase
+) -> tuple[ProtocolTurn, ...]:
     """The turns of a protocol for a model: its own weights named, its settings tried.
 
     Raises PromptError, with the turn, where the model has no such weights or `generate` no such
     settings.
     """
-    return tuple(_fitted(turn, protocol, model) for turn in protocol.turns())
+    turns = protocol.turns()
+    tried: list[Mapping[str, Any]] = []
+    for turn in turns:
+        if turn.settings not in tried:
+            with _named(protocol, turn):
+                hf.rehearse(
+                    model,
+                    tokenizer,
+                    turn_settings(model, **turn.settings).config,
+                    torch.zeros((1, 1), dtype=torch.long, device=model.device),
+                )
+            tried.append(turn.settings)
+    return tuple(_fitted(turn, protocol, model) for turn in turns)
 
 
 def chosen_tools(protocol: Protocol, available: ToolInterface) -> ToolInterface:
@@ -70,12 +90,18 @@ def _only(tools: ToolInterface, names: Iterable[str]) -> ToolInterface:
 
 
 def _fitted(turn: ProtocolTurn, protocol: Protocol, model: Any) -> ProtocolTurn:
-    try:
+    with _named(protocol, turn):
         calls = tuple(
             ToolCall(name=call.name, arguments=resolve(call.arguments, model))
             for call in turn.tool_calls
         )
-        turn_settings(model, **turn.settings)
-    except (ModelError, TypeError, ValueError) as error:
-        raise PromptError(f"{protocol.name}, turn {turn.number}: {error}") from None
     return replace(turn, tool_calls=calls)
+
+
+@contextmanager
+def _named(protocol: Protocol, turn: ProtocolTurn) -> Iterator[None]:
+    """Say in which turn something is wrong."""
+    try:
+        yield
+    except ModelError as error:
+        raise PromptError(f"{protocol.name}, turn {turn.number}: {error}") from None

@@ -166,7 +166,7 @@ def test_what_does_not_fit_the_model_is_refused_before_the_first_turn(
             run_protocol(run, far)
         assert run.generator.turn == 0
     with pytest.raises(tt.PromptError, match="short, turn 1: "):
-        fitted_turns(wrong, lm.model)
+        fitted_turns(wrong, lm.model, lm.tokenizer)
 
 
 def test_a_model_is_told_of_the_tools_that_a_protocol_names_and_no_others(

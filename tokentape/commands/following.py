@@ -59,7 +59,8 @@ def tail(
             # A long run takes longer to read: never more than a fifth of the time goes there.
             time.sleep(max(_POLL_S, 4 * took))
     except KeyboardInterrupt:
-        sys.stdout.write("\n")
+        pass
+    watch.close()
     if not following.ended:
         sys.stderr.write(f"tokentape: run {recording.run_id} has not ended\n")
 
@@ -80,6 +81,9 @@ class _Watch:
     @cached_property
     def _tokenizer(self) -> "PreTrainedTokenizerBase | None":
         return tokenizer_as_recorded(self._run)
+
+    def close(self) -> None:
+        self._narrator.close()
 
     def tell(self, news: list[Envelope | NewToken]) -> None:
         for each in news:

@@ -118,7 +118,7 @@ def _investigation(
     """What a protocol says, made ready; whatever does not fit the model is refused here."""
     from generation.protocols import chosen_tools, fitted_turns
 
-    fitted_turns(protocol, lm.model)
+    fitted_turns(protocol, lm.model, lm.tokenizer)
     return tt.Investigation(
         lm,
         store=store,

@@ -1,0 +1,49 @@
+"""The examples of docs/protocols.md run, and what it shows is there."""
+
+import re
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from generation.protocols import load_protocol, shipped_protocols
+from tokentape.cli import app
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "protocols.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.demo_model
+def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    names: dict[str, object] = {}
+    exec(compile(block, "protocols.md", "exec"), names)
+
+    assert len(names["replies"]) == 2  # type: ignore[arg-type]
+
+
+def test_the_protocol_that_is_shown_is_one(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```yaml\n(.*?)```", PAGE, flags=re.DOTALL)
+    (tmp_path / "background.md").write_text("Some background.")
+    (tmp_path / "mine.yaml").write_text(block)
+    turns = load_protocol(tmp_path / "mine.yaml").turns()
+
+    assert [turn.document for turn in turns] == ["", "", "background", ""]
+
+
+def test_every_shipped_protocol_and_the_turn_of_its_document_is_named() -> None:
+    for each in shipped_protocols():
+        (row,) = re.findall(rf"^\| `{each.name}` \|.*$", PAGE, flags=re.MULTILINE)
+        numbers = [turn.number for turn in each.turns() if turn.document]
+
+        assert all(f"(turn {number})" in row or "as in" in row for number in numbers)
+
+
+def test_every_option_that_is_shown_exists() -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    shown = re.findall(r"^\$ tokentape (\w+)(.*)$", PAGE, flags=re.MULTILINE)
+
+    assert shown
+    for command, rest in shown:
+        known = {flag for option in commands[command].params for flag in option.opts}
+        assert set(re.findall(r"(--\w[\w-]*)", rest)) <= known

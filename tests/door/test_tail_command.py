@@ -1,0 +1,214 @@
+"""`tokentape tail` tells a run while another process records it."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import tokentape as tt
+from recorder import Envelope
+from recorder.events import TokenSampled, TurnFinished
+from tokentape.following import Following, NewToken
+from tokentape.narration import readable
+
+Cli = Callable[..., tuple[int, str, str]]
+PROTOCOL: dict[str, Any] = {
+    "name": "watched",
+    "system_prompt": "Look.",
+    "tools": ["get_weight_statistics"],
+    "limits": {"max_new_tokens": 60},
+    "sampling": {"min_new_tokens": 60, "do_sample": True, "temperature": 1.5},
+    "tasks": [
+        {
+            "title": "Look",
+            "turns": [
+                {
+                    "message": "What of this?",
+                    "tool_calls": [
+                        {"name": "get_weight_statistics", "arguments": {"layer_name": "{layer:1}"}}
+                    ],
+                },
+                "And?",
+                "Well?",
+            ],
+        }
+    ],
+}
+
+
+@pytest.fixture
+def database(tmp_path: Path, tiny_folder: Path, record: Callable[..., tt.Recording]) -> Path:
+    path = tmp_path / "runs.db"
+    with tt.open_store(path) as store:
+        record(tt.load_model(tiny_folder), store)
+    return path
+
+
+def replies_in(database: Path) -> list[str]:
+    with tt.open_store(database) as store:
+        messages = store.recording(store.summaries()[-1].run_id).messages()
+    return [readable(each.content) for each in messages if each.role == "assistant"]
+
+
+def test_a_run_in_another_process_is_told_to_its_end(
+    cli: Cli, tmp_path: Path, tiny_folder: Path
+) -> None:
+    database, protocol = tmp_path / "runs.db", tmp_path / "watched.yaml"
+    protocol.write_text(yaml.safe_dump(PROTOCOL))
+    command = ["run", str(protocol), "--model", str(tiny_folder), "--store", str(database)]
+    recorder = subprocess.Popen([sys.executable, "-m", "tokentape", *command])
+    while cli("list", "--store", str(database), "--json")[1] in ("", "[]\n"):
+        assert recorder.poll() is None
+        time.sleep(0.05)
+    code, out, err = cli("tail", "--store", str(database))
+    replies = replies_in(database)
+
+    assert recorder.wait(timeout=60) == 0
+    assert (code, err) == (0, "")
+    assert out.startswith("run watched, model ")
+    assert len(replies) == 3
+    assert all(f"assistant: {reply}\n  [60 tokens in " in out for reply in replies)
+    assert out.count("cache: hit (extends)") == 3
+    assert 'tool get_weight_statistics {"layer_name": "model.layers.1.mlp.down' in out
+    assert out.endswith("finished: 3 turns, 180 tokens generated\n")
+    # Told anew from the end, it reads the same: nothing was lost or told twice on the way.
+    assert cli("tail", "--store", str(database), "--no-follow")[1] == out
+
+
+def test_each_token_is_seen_as_soon_as_it_is_recorded(lm: tt.LoadedModel, tmp_path: Path) -> None:
+    path = tmp_path / "runs.db"
+    seen: list[Envelope | NewToken] = []
+    behind: list[int] = []
+    with tt.open_store(path) as store, tt.open_store(path) as watched:
+        with tt.Investigation(lm, store=store, name="t", system_prompt="Look.") as run:
+            following = Following(watched, watched.recording(run.run_id))
+
+            def look(token_id: int, logits: object) -> None:
+                seen.extend(following.look())
+                tokens = [each for each in seen if isinstance(each, NewToken)]
+                behind.append(tokens[-1].token_id == token_id)
+
+            for message in ("One?", "Two?"):
+                run.chat(message, max_new_tokens=9, min_new_tokens=9, callback=look)
+        seen.extend(following.look())
+        recorded = list(store.recording(run.run_id).events())
+
+    assert behind == [True] * 18
+    assert following.ended
+    assert [each.seq for each in seen] == [each.seq for each in recorded]
+    assert [each for each in seen if isinstance(each, Envelope)] == [
+        each for each in recorded if not isinstance(each.event, TokenSampled)
+    ]
+
+
+def test_a_run_that_is_looked_at_late_has_its_tokens_once(
+    lm: tt.LoadedModel, tmp_path: Path
+) -> None:
+    path = tmp_path / "runs.db"
+    with (
+        tt.open_store(path) as store,
+        tt.open_store(path) as watched,
+        tt.Investigation(lm, store=store, name="t", system_prompt="Look.") as run,
+    ):
+        following = Following(watched, watched.recording(run.run_id))
+        run.chat("One?", max_new_tokens=5)
+        first = following.look()
+        counted: list[int] = []
+        run.chat(
+            "Two?",
+            max_new_tokens=9,
+            min_new_tokens=9,
+            callback=lambda token_id, logits: counted.append(
+                len(following.look()) if len(counted) in (3, 8) else 0
+            ),
+        )
+
+    assert not [each for each in first if isinstance(each, NewToken)]
+    assert isinstance(first[-1], Envelope)
+    assert isinstance(first[-1].event, TurnFinished)
+    assert counted[8] == 5
+
+
+def test_what_is_there_is_printed_and_a_run_that_has_not_ended_is_not_waited_for(
+    cli: Cli, tmp_path: Path, tiny_folder: Path
+) -> None:
+    class Enough(Exception):
+        pass
+
+    def stop(token_id: int, logits: object) -> None:
+        heard.append(token_id)
+        if len(heard) == 6:
+            raise Enough
+
+    heard: list[int] = []
+    lm, database = tt.load_model(tiny_folder), tmp_path / "runs.db"
+    with tt.open_store(database) as store:
+        run = tt.Investigation(lm, store=store, name="t", system_prompt="Look.")
+        run.__enter__()
+        with pytest.raises(Enough):
+            run.chat("Go on?", max_new_tokens=20, min_new_tokens=20, callback=stop)
+        code, out, err = cli("tail", "--store", str(database), "--no-follow")
+        _, message, reply = out.rpartition("assistant: ")
+        text = readable(lm.tokenizer.decode(heard))
+
+    assert code == 0
+    assert "user: Go on?" in out
+    assert message
+    # The last bytes may be the beginning of a character.
+    assert text.startswith(reply.strip("\n"))
+    assert f"run {run.run_id} has not ended" in err
+
+
+def test_a_model_that_is_not_at_hand_leaves_numbers_of_tokens_and_the_texts_of_events(
+    cli: Cli, lm: tt.LoadedModel, tmp_path: Path
+) -> None:
+    class Enough(Exception):
+        pass
+
+    def stop(token_id: int, logits: object) -> None:
+        heard.append(token_id)
+        if len(heard) == 3:
+            raise Enough
+
+    heard: list[int] = []
+    database = tmp_path / "runs.db"
+    with tt.open_store(database) as store:
+        run = tt.Investigation(lm, store=store, name="t", system_prompt="Look.")
+        run.__enter__()
+        reply = run.chat("What?", max_new_tokens=5)
+        with pytest.raises(Enough):
+            run.chat("Go on?", max_new_tokens=20, min_new_tokens=20, callback=stop)
+        out = cli("tail", "--store", str(database), "--no-follow")[1]
+
+    assert f"assistant: {readable(reply.text)}\n" in out
+    assert out.endswith(f"assistant:  {' '.join(map(str, heard))}\n")
+
+
+def test_only_the_newest_turns_are_told_where_that_is_asked(cli: Cli, database: Path) -> None:
+    out = cli("tail", "--store", str(database), "--last", "1")[1]
+
+    assert "── turn 4 ──" in out
+    assert "── turn 3 ──" not in out
+    assert out.startswith("run test, model ")
+    assert "\nfinished: 4 turns, " in out
+
+
+def test_a_sealed_run_is_told_too_and_nothing_cannot_be(
+    cli: Cli, database: Path, tmp_path: Path
+) -> None:
+    cli("export", "--store", str(database), "--output", str(tmp_path / "sealed"))
+    live = cli("tail", "--store", str(database))[1]
+
+    assert cli("tail", "--store", str(tmp_path / "sealed"))[1] == live
+    assert cli("tail", "nope", "--store", str(database))[0] == 2
+    assert cli("tail", "--store", str(tmp_path / "gone.db"))[0] == 2
+
+
+def test_what_cannot_be_seen_is_spelt_out_and_lines_and_tabs_stay() -> None:
+    assert readable("a\tb\nc") == "a\tb\nc"
+    assert readable("\x1b[31mred\r\u202e") == "\\x1b[31mred\\r\\u202e"
