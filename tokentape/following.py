@@ -51,23 +51,27 @@ class Following:
 
     def _first_look(self) -> list[Envelope | NewToken]:
         """Everything, but of tokens only those that no text stands for yet."""
-        found: list[Envelope] = []
-        tokens: list[NewToken] = []
+        found: list[Envelope | NewToken] = []
         for envelope in self._recording.events():
             event = envelope.event
             if isinstance(event, TokenSampled):
-                tokens.append(NewToken(envelope.seq, event.turn, event.token_id))
+                found.append(NewToken(envelope.seq, event.turn, event.token_id))
+                self._token_seq = self._seq_of(envelope, self._token_seq)
                 continue
             if isinstance(event, TurnStarted | TurnFinished):
-                tokens = []
+                found = [each for each in found if isinstance(each, Envelope)]
             found.append(envelope)
-        self._note(found)
-        self._token_seq = tokens[-1].seq if tokens else self._seq
-        return sorted([*found, *tokens], key=lambda each: each.seq)
+            self._note([envelope])
+        self._token_seq = max(self._token_seq, self._seq)
+        return found
+
+    def _seq_of(self, envelope: Envelope, before: int) -> int:
+        """How far the run's own events are known: a fork has those of its parent, too."""
+        return envelope.seq if envelope.run_id == self._recording.run_id else before
 
     def _note(self, events: Iterable[Envelope]) -> None:
         for envelope in events:
-            self._seq = envelope.seq
+            self._seq = self._seq_of(envelope, self._seq)
             self._turn = max(self._turn, envelope.turn or 0)
             self.ended = isinstance(envelope.event, RunFinished | RunFailed)
 

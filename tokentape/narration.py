@@ -51,6 +51,7 @@ class Narrator:
         self._write = write
         self._turn: int | None = None
         self._said: str | None = None
+        self._within_line = False
 
     def event(self, envelope: Envelope) -> None:
         event = envelope.event
@@ -71,32 +72,33 @@ class Narrator:
 
     def piece(self, text: str) -> None:
         """More of the reply."""
-        if self._said is None:
+        if not self._within_line:
             self._write("assistant: ")
-            self._said = ""
-        self._said += text
+            self._within_line = True
+        self._said = (self._said or "") + text
         self._write(readable(text))
 
     def close(self) -> None:
         """No more will come: a reply that is not at its end is left on a line of its own."""
-        if self._said is not None:
+        if self._within_line:
             self._write("\n")
+        self._within_line = False
 
     def _finish(self, event: TurnFinished) -> None:
         said = self._said or ""
         rest = event.text[len(said) :] if event.text.startswith(said) else f"\n{event.text}"
         self.piece(rest)
-        self._said = None
+        self._said, self._within_line = None, False
         tokens, seconds = event.generated_tokens, event.duration_ms / 1000
         self._write(f"\n  [{tokens} tokens in {seconds:.1f} s, stopped by {event.stop_reason}]\n")
 
     def _cut_off(self) -> None:
+        self.close()
         self._said = None
-        self._write("\n  [cut off]\n")
+        self._write("  [cut off]\n")
 
     def _line(self, text: str) -> None:
-        if self._said is not None:
-            self._cut_off()
+        self.close()
         self._write(f"{text}\n")
 
 
@@ -161,7 +163,8 @@ def _intervened(event: InterventionApplied) -> str:
 
 def _finished(event: RunFinished) -> str:
     turns = "turn" if event.turns == 1 else "turns"
-    return f"finished: {event.turns} {turns}, {event.generated_tokens:,} tokens generated"
+    why = f" ({event.reason})" if event.reason else ""
+    return f"finished{why}: {event.turns} {turns}, {event.generated_tokens:,} tokens generated"
 
 
 def _compact(arguments: Mapping[str, Any]) -> str:

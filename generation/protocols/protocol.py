@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from generation.history.context_limit import POLICIES
-from generation.investigation import ToolCall
 from generation.protocols.background import (
     AFTER_CONCLUSIONS,
     BEFORE_FIRST_TASK,
@@ -14,6 +13,7 @@ from generation.protocols.background import (
 )
 from generation.protocols.fields import Place, choice, mapping, several, text, whole
 from generation.protocols.tasks import Task, read_sampling
+from generation.tool_use import ToolCall
 
 _NEW_TOKENS = 48
 _CALLS = 4
@@ -22,7 +22,8 @@ _PAUSE_TITLE = "Background"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """`at_context_limit` is that of `Investigation`; `tool_calls_max` counts those of a turn.
+    """`at_context_limit` is that of `Investigation`; `tool_calls_max` counts those that the model
+    makes in a turn.
 
     `turns_max` ends the protocol early; None for all of its turns.
     """
@@ -190,11 +191,6 @@ class Protocol:
                 for call in turn.tool_calls:
                     if call.name not in self.tools:
                         here.refuse(f"name {call.name!r}, which is not among the tools")
-                if len(turn.tool_calls) > self.limits.tool_calls_max:
-                    here.refuse(
-                        f"are {len(turn.tool_calls)}, and limits.tool_calls_max is "
-                        f"{self.limits.tool_calls_max}"
-                    )
 
 
 _FIELDS = (

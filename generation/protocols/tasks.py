@@ -6,8 +6,8 @@ from typing import Any
 
 from transformers import GenerationConfig
 
-from generation.investigation import ToolCall
 from generation.protocols.fields import Place, flag, mapping, plain, several, text
+from generation.tool_use import ToolCall
 
 _LENGTHS = ("max_new_tokens", "max_length")
 _SETTINGS = tuple(

@@ -11,10 +11,10 @@ from transformers import PreTrainedTokenizerBase
 
 from generation import hf
 from generation.errors import ModelError, PromptError
-from generation.investigation import ToolCall
 from generation.protocols.placeholders import resolve
 from generation.protocols.protocol import Protocol, ProtocolTurn
 from generation.state import TokenCallback
+from generation.tool_use import ToolCall
 from generation.tools import ToolInterface
 from generation.turn import turn_settings
 
@@ -73,18 +73,15 @@ def fitted_turns(
 
 def chosen_tools(protocol: Protocol, available: ToolInterface) -> ToolInterface:
     """Those that the protocol names. Raises PromptError where one is not available."""
-    schemas = {schema["name"]: schema for schema in available.get_available_tools()}
     for name in protocol.tools:
-        if name not in schemas:
-            raise PromptError(
-                f"{protocol.name}: there is no tool {name!r}; there are {', '.join(schemas)}"
-            )
+        if name not in available.names:
+            raise PromptError(f"{protocol.name}: {available.unknown(name)}")
     return _only(available, protocol.tools)
 
 
 def _only(tools: ToolInterface, names: Iterable[str]) -> ToolInterface:
     chosen = copy.copy(tools)
-    chosen._schemas = [schema for schema in tools._schemas if schema["name"] in names]
+    chosen._schemas = {name: tools._schemas[name] for name in names}
     chosen._functions = {name: tools._functions[name] for name in names}
     return chosen
 

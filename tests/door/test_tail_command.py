@@ -12,9 +12,9 @@ import yaml
 
 import tokentape as tt
 from recorder import Envelope
-from recorder.events import TokenSampled, TurnFinished
+from recorder.events import InterventionRemoved, TokenSampled, TurnFinished
 from tokentape.following import Following, NewToken
-from tokentape.narration import readable
+from tokentape.narration import Narrator, readable
 
 Cli = Callable[..., tuple[int, str, str]]
 PROTOCOL: dict[str, Any] = {
@@ -212,3 +212,57 @@ def test_a_sealed_run_is_told_too_and_nothing_cannot_be(
 def test_what_cannot_be_seen_is_spelt_out_and_lines_and_tabs_stay() -> None:
     assert readable("a\tb\nc") == "a\tb\nc"
     assert readable("\x1b[31mred\r\u202e") == "\\x1b[31mred\\r\\u202e"
+
+
+def test_a_fork_is_told_from_the_beginning_and_then_goes_its_own_way(
+    lm: tt.LoadedModel, tmp_path: Path
+) -> None:
+    path = tmp_path / "runs.db"
+    with tt.open_store(path) as store, tt.open_store(path) as watched:
+        with tt.Investigation(lm, store=store, name="t", system_prompt="Look.") as run:
+            run.chat("One?", max_new_tokens=5)
+            run.chat("Two?", max_new_tokens=5)
+        with tt.Investigation.fork(store, run.run_id, lm, at_turn=2) as fork:
+            following = Following(watched, watched.recording(fork.run_id))
+            told: list[str] = []
+            narrator = Narrator(told.append)
+            for each in following.look():
+                assert isinstance(each, Envelope)
+                narrator.event(each)
+            reply = fork.chat("Three?", max_new_tokens=5)
+        news = following.look()
+        for each in news:
+            if isinstance(each, Envelope):
+                narrator.event(each)
+    text = "".join(told)
+
+    assert following.ended
+    assert text.index("user: One?") < text.index("user: Three?")
+    assert "Two?" not in text
+    assert f"forked from run {run.run_id} at turn 2" in text
+    assert f"assistant: {readable(reply.text)}\n" in text
+    assert [each.token_id for each in news if isinstance(each, NewToken)] == list(reply.token_ids)
+
+
+def test_what_comes_in_the_middle_of_a_reply_has_a_line_of_its_own() -> None:
+    told: list[str] = []
+    narrator = Narrator(told.append)
+    removed = InterventionRemoved(turn=1, position=9, name="calm")
+    finished = TurnFinished(
+        turn=1,
+        stop_reason="eos",
+        generated_tokens=2,
+        text="one two",
+        stop_text="",
+        generator_sha256="",
+        duration_ms=1000.0,
+    )
+    narrator.piece("one")
+    narrator.event(Envelope("r", 5, 0, removed, 1))
+    narrator.piece(" two")
+    narrator.event(Envelope("r", 6, 0, finished, 1))
+
+    assert "".join(told) == (
+        "assistant: one\n── turn 1 ──\nintervention calm: removed\nassistant:  two\n"
+        "  [2 tokens in 1.0 s, stopped by eos]\n"
+    )

@@ -227,7 +227,7 @@ def changed(path: str, value: object) -> dict[str, Any]:
         ("tools", [], "tasks.1.turns.1.tool_calls name 'get_weight_statistics', which is not am"),
         ("limits", {"max_new_tokens": 0}, "limits.max_new_tokens is a whole number of at least 1"),
         ("limits", {"max_new_tokens": True}, "limits.max_new_tokens is a whole number"),
-        ("limits", {"tool_calls_max": 0}, "tool_calls are 1, and limits.tool_calls_max is 0"),
+        ("limits", {"tool_calls_max": -1}, "limits.tool_calls_max is a whole number of at least 0"),
         ("limits.at_context_limit", "prune", "is one of refuse, prune_tool_results, prune_turns"),
         ("background.when", "later", "is one of never, before_first_task, before_last_task, after"),
         ("background.when", False, "background.when is one of never"),

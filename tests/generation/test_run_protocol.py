@@ -59,6 +59,7 @@ def begin(lm: tt.LoadedModel, store: DatabaseStore, protocol: Protocol) -> tt.In
         tools=chosen_tools(protocol, tt.default_tools(lm)),
         seed=protocol.seed,
         at_context_limit=protocol.limits.at_context_limit,
+        tool_calls_max=protocol.limits.tool_calls_max,
         behaviour={"protocol": protocol.described()},
     )
 
