@@ -9,6 +9,7 @@ import pytest
 
 import tokentape as tt
 from store import DatabaseStore
+from tokentape.narration import readable
 from tokentape.turn_page import marks_of, render_page
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -87,7 +88,7 @@ def test_a_prompt_that_was_written_anew_is_shown_whole(
 
     *prompt, _ = [part for part in shown if "────" not in part]
 
-    assert "".join(prompt) == recording.turns()[1].prompt_text
+    assert "".join(prompt) == readable(recording.turns()[1].prompt_text)
 
 
 def test_a_turn_is_shown_token_by_token(cli: Cli, database: Path, tiny_folder: Path) -> None:
