@@ -299,10 +299,8 @@ class Engine:
         if start.reuse.reused_tokens < len(ids):
             held = start.reuse.reused_tokens
             decoder = hf.Decoder(self.model, config, self._tensor(ids), start.cache, held=held)
-            _, chunks = decoder.prefill(
-                self._chunk_tokens(start, config, len(ids)),
-                one_by_one=start.policy.continues == "tokens",
-            )
+            chunk_tokens = self._chunk_tokens(start, config, len(ids))
+            _, chunks = decoder.prefill(chunk_tokens, one_by_one=start.policy.continues == "tokens")
         return start, chunks
 
     def _store(self, start: Start, ids: Sequence[int]) -> str:

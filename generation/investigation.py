@@ -422,9 +422,16 @@ class Investigation:
         """
         return initial_prompt(
             self._system_prompt,
-            tools=self._tools.documentation(),
+            tools=self._told_of_tools(),
             memory=self.get_memory_management_instructions(),
         )
+
+    def _told_of_tools(self) -> str:
+        """What there is to call, and how, where the model may call."""
+        told = [self._tools.documentation()]
+        if self._may_call(0):
+            told.append(self._reader.instructions())
+        return "\n\n".join(filter(None, told))
 
     def get_memory_management_instructions(self) -> str:
         """How the model is to spare its context: compact views of several layers."""

@@ -4,9 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from generation import fingerprints
+from generation.checks import refuse_seed
 from generation.errors import ModelError, PromptError
-from generation.hf import recorded_config
+from generation.hf import recorded_config, rehearse
 from generation.history.conversation import HISTORIES, Prompt
 from generation.models import LoadedModel
 from generation.turn import TurnResult, TurnSettings
@@ -137,6 +140,14 @@ def recorded_settings(turn: Turn, changes: Mapping[str, Any] | None = None) -> T
         use_cache=not bypassed,
         first_step=turn.first_step,
     )
+
+
+def refuse_changes(lm: LoadedModel, turn: Turn, changes: Mapping[str, Any]) -> None:
+    """Raise ModelError for changes of a turn's settings that `generate` has not, or refuses."""
+    others = {name: changes[name] for name in changes if name != "seed"}
+    refuse_seed(changes.get("seed"))
+    ids = torch.zeros((1, 1), dtype=torch.long, device=lm.model.device)
+    rehearse(lm.model, lm.tokenizer, recorded_settings(turn, others).config, ids)
 
 
 def recorded_result(turn: Turn) -> TurnResult:

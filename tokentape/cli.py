@@ -19,6 +19,7 @@ from tokentape.commands import (
     demo,
     following,
     investigations,
+    lineages,
     replays,
     runs,
     serving,
@@ -36,6 +37,8 @@ db = typer.Typer(help="Look at the schema of a store, and upgrade it.", no_args_
 
 app.command()(demo.demo)
 app.command()(investigations.run)
+app.command()(lineages.resume)
+app.command()(lineages.fork)
 app.command()(investigations.chat)
 app.command("list")(runs.list_runs)
 app.command()(runs.show)

@@ -1,7 +1,6 @@
 """A protocol run to its end with nobody at the keyboard."""
 
-import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from generation import hf
-from generation.errors import ModelError, PromptError
+from generation.errors import ModelError, PromptError, ToolError
 from generation.protocols.placeholders import resolve
 from generation.protocols.protocol import Protocol, ProtocolTurn
 from generation.state import TokenCallback
@@ -73,17 +72,10 @@ def fitted_turns(
 
 def chosen_tools(protocol: Protocol, available: ToolInterface) -> ToolInterface:
     """Those that the protocol names. Raises PromptError where one is not available."""
-    for name in protocol.tools:
-        if name not in available.names:
-            raise PromptError(f"{protocol.name}: {available.unknown(name)}")
-    return _only(available, protocol.tools)
-
-
-def _only(tools: ToolInterface, names: Iterable[str]) -> ToolInterface:
-    chosen = copy.copy(tools)
-    chosen._schemas = {name: tools._schemas[name] for name in names}
-    chosen._functions = {name: tools._functions[name] for name in names}
-    return chosen
+    try:
+        return available.only(protocol.tools)
+    except ToolError as error:
+        raise PromptError(f"{protocol.name}: {error}") from None
 
 
 def _fitted(turn: ProtocolTurn, protocol: Protocol, model: Any) -> ProtocolTurn:

@@ -61,12 +61,12 @@ def run(
     try:
         with output.working(f"loading {model}"):
             lm = tt.load_model(model)
-        with _recording_store(store) as opened:
+        with recording_store(store) as opened:
             investigation = _investigation(lm, opened, chosen, name)
             run_id = investigation.run_id
             _take_turns(investigation, chosen)
             recording = opened.recording(run_id)
-            _print_run(recording, recording.turns(), store, as_json)
+            print_run(recording, recording.turns(), store, as_json)
     except KeyboardInterrupt:
         on = f"; go on with: tokentape resume {run_id} --store {store}" if run_id else ""
         sys.stderr.write(f"tokentape: interrupted{on}\n")
@@ -92,7 +92,7 @@ def chat(
     from tokentape.talk import Talk, Witness
 
     tools = tt.default_tools(lm)
-    with _recording_store(store) as opened:
+    with recording_store(store) as opened:
         witness = Witness(opened)
         with tt.Investigation(
             lm,
@@ -145,14 +145,16 @@ def _take_turns(investigation: "tt.Investigation", protocol: "Protocol") -> None
         )
 
 
-def _recording_store(store: str) -> DatabaseStore:
-    opened = tt.open_store(store)
+def recording_store(store: str, *, must_exist: bool = False) -> DatabaseStore:
+    """A store that can be recorded into. Raises StoreError for a sealed one."""
+    opened = tt.open_store(store, must_exist=must_exist)
     if not isinstance(opened, DatabaseStore):
         raise tt.StoreError(f"{store} is sealed: record into a database, --store sqlite:///runs.db")
     return opened
 
 
-def _print_run(recording: tt.Recording, turns: list[Turn], store: str, as_json: bool) -> None:
+def print_run(recording: tt.Recording, turns: list[Turn], store: str, as_json: bool) -> None:
+    """What a run has come to, once it is recorded."""
     if as_json:
         rows = [_row(turn) for turn in turns]
         output.print_json({"run_id": recording.run_id, "store": store, "turns": rows})

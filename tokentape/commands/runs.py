@@ -14,6 +14,7 @@ from tokentape import output
 from tokentape.commands.options import (
     JsonOption,
     RunArgument,
+    Store,
     StoreOption,
     TurnOption,
     find_recording,
@@ -21,6 +22,7 @@ from tokentape.commands.options import (
     tokenizer_as_recorded,
     turn_json,
 )
+from tokentape.family import drawn, family_of
 from tokentape.narration import readable
 from tokentape.turn_page import (
     marks_of,
@@ -65,12 +67,19 @@ def show(
     tokens: Annotated[
         bool, typer.Option("--tokens", help="With --turn: every token, and what was likely.")
     ] = False,
+    tree: Annotated[
+        bool, typer.Option("--tree", help="Draw what it was forked from, and what from it.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show what a run is and how its turns went; with --turn, what the model saw in one."""
     if tokens and not turn:
         raise typer.BadParameter("--tokens needs a --turn: a run has too many to look at")
-    recording = find_recording(open_stored(store), run)
+    opened = open_stored(store)
+    recording = find_recording(opened, run)
+    if tree:
+        _print_family(opened, recording.run_id, as_json)
+        return
     started = recording.started()
     every = recording.turns()
     turns = _chosen(every, turn, recording.run_id)
@@ -91,6 +100,14 @@ def show(
         if tokens:
             marks = marks_of(each, _before(each, every))
             sys.stdout.writelines(f"{line}\n" for line in token_lines(each, marks, tokenizer))
+
+
+def _print_family(store: Store, run_id: str, as_json: bool) -> None:
+    family = family_of(run_id, store.summaries())
+    if as_json:
+        output.print_json(family.as_json())
+    else:
+        output.console().print(drawn(family, run_id))
 
 
 def _chosen(turns: list[Turn], numbers: list[int] | None, run_id: str) -> list[Turn]:

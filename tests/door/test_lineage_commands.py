@@ -1,0 +1,207 @@
+"""Runs gone on with, and forked, from the command line."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import tokentape as tt
+
+Cli = Callable[..., tuple[int, str, str]]
+SAMPLED = {"do_sample": True, "temperature": 0.9}
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/runs.db"
+
+
+@pytest.fixture
+def recorded(url: str, tiny_folder: Path) -> tt.Recording:
+    """Three turns, the second with a tool's result, of a model that can be loaded again."""
+    lm = tt.load_model(tiny_folder)
+    layer = {"layer_name": "model.layers.0.input_layernorm.weight"}
+    call = tt.ToolCall(name="get_weight_statistics", arguments=layer)
+    with (
+        tt.open_store(url) as store,
+        tt.Investigation(
+            lm,
+            store=store,
+            name="probe",
+            system_prompt="Be kind.",
+            tools=tt.default_tools(lm),
+            seed=4,
+        ) as run,
+    ):
+        run.chat("One?", max_new_tokens=8, **SAMPLED)
+        run.chat("Two?", tool_calls=[call], max_new_tokens=8, **SAMPLED)
+        run.chat("Three?", max_new_tokens=8, **SAMPLED)
+    return tt.open_store(url).recording(run.run_id)
+
+
+def test_a_fork_takes_the_turn_as_it_was_unless_something_is_changed(
+    cli: Cli, recorded: tt.Recording, url: str
+) -> None:
+    second = recorded.turns()[1]
+
+    code, out, _ = cli("fork", recorded.run_id[:30], "--at-turn", "2", "--store", url, "--json")
+    told = json.loads(out)
+    assert code == 0
+    assert told["turns"][0]["turn"] == 2
+    assert told["turns"][0]["reply"] == second.reply_text
+
+    code, out, _ = cli(
+        "fork",
+        recorded.run_id,
+        "--at-turn",
+        "2",
+        "--set",
+        "temperature=3.5",
+        "--set",
+        "seed=8",
+        "--store",
+        url,
+        "--json",
+    )
+    other = json.loads(out)
+    assert code == 0
+    assert other["turns"][0]["reply"] != second.reply_text
+    child = tt.open_store(url).recording(other["run_id"])
+    forked = child.forked()
+    assert forked is not None
+    assert forked.changes == {"temperature": 3.5, "seed": 8}
+    assert child.turns()[1].started.sampling["temperature"] == 3.5
+    assert child.turns()[1].started.seed == 8
+    assert child.turns()[1].messages == second.messages
+
+
+def test_a_fork_can_say_something_else(cli: Cli, recorded: tt.Recording, url: str) -> None:
+    code, out, _ = cli(
+        "fork",
+        recorded.run_id,
+        "--at-turn",
+        "3",
+        "--message",
+        "Otherwise?",
+        "--store",
+        url,
+        "--json",
+    )
+
+    assert code == 0
+    assert json.loads(out)["turns"][0]["messages"] == [{"role": "user", "content": "Otherwise?"}]
+
+
+def test_a_forked_run_is_verified_from_the_command_line(
+    cli: Cli, recorded: tt.Recording, url: str, tiny_folder: Path
+) -> None:
+    _, out, _ = cli("fork", recorded.run_id, "--at-turn", "3", "--store", url, "--json")
+    child = json.loads(out)["run_id"]
+
+    assert cli("verify", child, "--store", url, "--model", str(tiny_folder))[0] == 0
+    assert cli("check", child, "--store", url)[0] == 0
+    assert cli("rebuild", child, "--store", url)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (("--at-turn", "5"), "has no turn 5 to take another way"),
+        (("--at-turn", "5", "--message", "x"), "there is no turn 5 to begin: 3 turns are finished"),
+        (("--at-turn", "2", "--set", "temperature"), "--set takes NAME=VALUE"),
+        (("--at-turn", "2", "--set", "temprature=1"), "temprature"),
+        (("--at-turn", "2", "--set", "temperature=-1"), "temperature"),
+    ],
+)
+def test_what_cannot_be_forked_is_one_line_and_leaves_nothing(
+    cli: Cli, recorded: tt.Recording, url: str, options: tuple[str, ...], complaint: str
+) -> None:
+    code, out, err = cli("fork", recorded.run_id, *options, "--store", url)
+
+    assert (code, out) == (2, "")
+    assert complaint in err
+    assert "unexpected" not in err
+    assert len(tt.open_store(url).summaries()) == 1
+
+
+def test_the_family_is_drawn_from_its_oldest(cli: Cli, recorded: tt.Recording, url: str) -> None:
+    _, out, _ = cli("fork", recorded.run_id, "--at-turn", "2", "--store", url, "--json")
+    child = json.loads(out)["run_id"]
+    _, out, _ = cli("fork", child, "--at-turn", "3", "--message", "So?", "--store", url, "--json")
+    grandchild = json.loads(out)["run_id"]
+
+    code, out, _ = cli("show", child, "--tree", "--store", url)
+    assert code == 0
+    lines = out.splitlines()
+    assert [
+        run_id in line
+        for run_id, line in zip((recorded.run_id, child, grandchild), lines, strict=True)
+    ]
+    assert "at turn 2" in lines[1]
+    assert lines[1].endswith("*")
+    told = json.loads(cli("show", grandchild, "--tree", "--store", url, "--json")[1])
+    assert told["run_id"] == recorded.run_id
+    assert told["forks"][0]["forks"][0]["run_id"] == grandchild
+
+
+def test_resuming_a_run_that_is_whole_changes_no_turn(
+    cli: Cli, recorded: tt.Recording, url: str
+) -> None:
+    before = recorded.turns()
+
+    code, out, _ = cli("resume", recorded.run_id, "--store", url, "--json")
+
+    assert (code, json.loads(out)["run_id"]) == (0, recorded.run_id)
+    assert tt.open_store(url).recording(recorded.run_id).turns() == before
+    assert cli("check", recorded.run_id, "--store", url)[0] == 0
+
+
+def test_a_protocol_that_was_interrupted_goes_on_to_its_end(
+    cli: Cli, tiny_folder: Path, url: str, tmp_path: Path
+) -> None:
+    protocol = tmp_path / "short.yaml"
+    protocol.write_text(
+        "name: short\ndescription: Four turns.\nsystem_prompt: Be kind.\n"
+        "limits: {max_new_tokens: 60}\nsampling: {do_sample: true, temperature: 0.9}\n"
+        "tasks:\n- {title: count, turns: ["
+        + ", ".join(f'{{message: "Say {n}."}}' for n in range(4))
+        + "]}\n",
+        encoding="utf-8",
+    )
+    command = [sys.executable, "-P", "-m", "tokentape", "run", str(protocol), "--json"]
+    options = ["--model", str(tiny_folder), "--store", url]
+    process = subprocess.Popen(
+        [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    _wait_for_a_turn(url)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    with tt.open_store(url) as store:
+        (summary,) = store.summaries()
+        assert summary.status == "interrupted"
+        assert f"tokentape resume {summary.run_id}" in err
+
+    code, out, _ = cli("resume", summary.run_id, "--store", url, "--json")
+
+    assert code == 0
+    assert [turn["turn"] for turn in json.loads(out)["turns"]] == [1, 2, 3, 4]
+    assert cli("verify", summary.run_id, "--store", url, "--model", str(tiny_folder))[0] == 0
+
+
+def _wait_for_a_turn(url: str) -> None:
+    path = Path(url.removeprefix("sqlite:///"))
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if path.exists():
+            with tt.open_store(url) as store:
+                runs = store.summaries()
+                if runs and any(turn.tokens for turn in store.recording(runs[0].run_id).turns()):
+                    return
+        time.sleep(0.02)
+    raise AssertionError("no turn has begun")
