@@ -1,9 +1,11 @@
 """Where in the sequence the forward under way computes: what hooks inside a model cannot see."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+
+from torch import nn
 
 PREFILL, DECODE, RECOMPUTED = "prefill", "decode", "recomputed"
 
@@ -26,6 +28,36 @@ class Forward:
         return self.end - self.start
 
 
+class OwnHook:
+    """A hook of ours that looks and changes nothing, whatever `look` returns.
+
+    By its class it is told from a stranger's: it is no part of the key of a cache.
+    """
+
+    __slots__ = ("_look", "counts")
+
+    def __init__(self, look: Callable[..., object], *, counts: Forward | None = None) -> None:
+        """`counts` is the forward that it keeps true, where it does."""
+        self._look = look
+        self.counts = counts
+
+    def __call__(self, *args: Any) -> None:
+        self._look(*args)
+
+
+def strange_hooks(module: nn.Module) -> list[int]:
+    """The numbers of the hooks of a module that may change what comes out of it: not ours.
+
+    torch uses no number twice.
+    """
+    return [
+        number
+        for hooks in (module._forward_hooks, module._forward_pre_hooks)
+        for number, hook in hooks.items()
+        if not isinstance(hook, OwnHook)
+    ]
+
+
 @contextmanager
 def counting_forwards(model: Any, forward: Forward | None = None) -> Iterator[Forward]:
     """Keep `forward` true while the model runs: each call goes on where the last one ended.
@@ -42,8 +74,31 @@ def counting_forwards(model: Any, forward: Forward | None = None) -> Iterator[Fo
             ids = kwargs["inputs_embeds"]
         counted.start, counted.end = counted.end, counted.end + int(ids.shape[1])
 
-    handle = model.register_forward_pre_hook(advance, with_kwargs=True, prepend=True)
+    hook = OwnHook(advance, counts=counted)
+    handle = model.register_forward_pre_hook(hook, with_kwargs=True, prepend=True)
     try:
         yield counted
     finally:
         handle.remove()
+
+
+@contextmanager
+def recomputing(model: Any, *, turn: int) -> Iterator[Forward]:
+    """Forwards in here begin the sequence anew, beside those that others count.
+
+    Whoever counts sees them as `recomputed`, from position 0 on, and finds its own count as it was.
+    """
+    counted = [
+        hook.counts
+        for hook in model._forward_pre_hooks.values()
+        if isinstance(hook, OwnHook) and hook.counts is not None
+    ]
+    before = [(each.start, each.end, each.source) for each in counted]
+    for each in counted:
+        each.start, each.end, each.source = 0, 0, RECOMPUTED
+    try:
+        with counting_forwards(model, Forward(source=RECOMPUTED, turn=turn)) as forward:
+            yield forward
+    finally:
+        for each, (start, end, source) in zip(counted, before, strict=True):
+            each.start, each.end, each.source = start, end, source

@@ -10,6 +10,8 @@ import torch
 from torch.nn.modules import module as torch_module
 from transformers import GenerationConfig
 
+from generation.forwards import strange_hooks
+
 # Where a model came from is not what it is.
 _UNKEYED = ("_name_or_path", "transformers_version")
 
@@ -85,11 +87,8 @@ def _attributes(model: Any) -> str:
 
 def _hooks(model: Any) -> str:
     """Whoever hooks a module can change what comes out of it: steering, for one."""
-    # torch numbers its hooks and uses no number twice; an address comes back.
     hooks = [
-        (name, number)
-        for name, module in model.named_modules()
-        for number in (*module._forward_hooks, *module._forward_pre_hooks)
+        (name, number) for name, module in model.named_modules() for number in strange_hooks(module)
     ]
     everywhere = (
         *torch_module._global_forward_hooks,

@@ -11,6 +11,7 @@ from transformers import GenerationConfig
 from transformers.cache_utils import Cache
 
 from generation.errors import ModelError
+from generation.forwards import strange_hooks
 from generation.hf.caches import cache_name, held_tokens, keeps_everything, prefix_obstacle
 
 
@@ -143,17 +144,16 @@ class Decoder:
 def _leaves_nothing(model: Any, cache: Cache) -> bool:
     """Whether torch's inference mode, which spares some three in a hundred of a step, is unseen.
 
-    What is made in it can never be part of a backward pass. That may not befall what a hook takes
-    out of the model, what a model of other people keeps for later, or states that are written to
-    in place; keys and values that grow lie in ordinary tensors.
+    What is made in it can never be part of a backward pass. That may not befall what a hook that is
+    not ours takes out of the model, what a model of other people keeps for later, or states that
+    are written to in place; keys and values that grow lie in ordinary tensors.
     """
     return (
         keeps_everything(cache)
         and prefix_obstacle(model) is None
         and type(model).__module__.startswith("transformers.")
         and not any(
-            module._forward_hooks or module._forward_pre_hooks or hasattr(module, "_hf_hook")
-            for module in model.modules()
+            strange_hooks(module) or hasattr(module, "_hf_hook") for module in model.modules()
         )
     )
 

@@ -1,0 +1,83 @@
+"""Hooks of ours look and change nothing, and no cache is thrown away because of them."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+import tokentape as tt
+from benchmarks.tiny_models import random_ids
+from generation.cache.key import cache_key
+from generation.forwards import (
+    PREFILL,
+    RECOMPUTED,
+    Forward,
+    OwnHook,
+    counting_forwards,
+    recomputing,
+)
+
+IDS = torch.tensor([[5, 6, 7, 8]])
+
+
+def stranger(*args: object) -> None:
+    """A hook that might do anything."""
+
+
+def test_what_a_hook_of_ours_returns_is_not_what_the_model_goes_on_with(
+    lm: tt.LoadedModel,
+) -> None:
+    def zero(module: object, args: object, output: torch.Tensor) -> torch.Tensor:
+        return torch.zeros_like(output)
+
+    with torch.no_grad():
+        plain = lm.model(IDS).logits
+        handle = lm.model.model.norm.register_forward_hook(OwnHook(zero))
+        watched = lm.model(IDS).logits
+        handle.remove()
+
+    assert torch.equal(plain, watched)
+
+
+def test_the_key_of_a_cache_knows_strangers_only(lm: tt.LoadedModel) -> None:
+    bare = cache_key(lm.model)
+    with counting_forwards(lm.model):
+        lm.model.model.layers[1].register_forward_hook(OwnHook(stranger))
+        lm.model.model.layers[1].register_forward_pre_hook(OwnHook(stranger))
+        assert cache_key(lm.model) == bare
+        lm.model.model.layers[1].register_forward_hook(stranger)
+        assert cache_key(lm.model) != bare
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_cache_is_reused_across_hooks_of_ours_and_not_across_a_strangers(
+    lm: tt.LoadedModel, ours: bool
+) -> None:
+    generator = tt.ManualGenerator(lm.model, lm.tokenizer)
+    ids = random_ids(20, 1)
+    generator.generate(ids, max_new_tokens=2, do_sample=False)
+    hook: Callable[..., None] = OwnHook(stranger) if ours else stranger
+    handle = lm.model.model.layers[1].register_forward_hook(hook)
+    reused = []
+    for _ in range(2):
+        result = generator.generate(ids, max_new_tokens=2, do_sample=False)
+        reused.append(result["cache"].reused_tokens)
+        handle.remove()
+
+    assert reused == ([19, 19] if ours else [0, 19])
+
+
+def test_forwards_beside_are_counted_beside(lm: tt.LoadedModel) -> None:
+    seen = []
+    with counting_forwards(lm.model, Forward(start=3, end=7, turn=2)) as outer, torch.no_grad():
+        hook = OwnHook(lambda *_: seen.append((outer.start, outer.end, outer.source)))
+        lm.model.model.norm.register_forward_hook(hook)
+        with pytest.raises(RuntimeError, match="stop"), recomputing(lm.model, turn=2) as inner:
+            lm.model(IDS)
+            assert (inner.start, inner.end, inner.source) == (0, 4, RECOMPUTED)
+            raise RuntimeError("stop")
+        assert (outer.start, outer.end, outer.source) == (3, 7, PREFILL)
+        lm.model(IDS)
+
+    assert seen == [(0, 4, RECOMPUTED), (7, 11, PREFILL)]
+    assert not lm.model._forward_pre_hooks
