@@ -1,6 +1,6 @@
 """Statistics of weight tensors, in full or in the few numbers that fit into a conversation."""
 
-import difflib
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,35 +8,41 @@ import torch
 
 from generation.errors import ToolError
 from generation.fingerprints import tensor_sha256
+from generation.fingerprints.tensors import tensor_sample
+from generation.introspection.chunks import (
+    chunks_of,
+    named_tensors,
+    quantisation_of,
+    refuse_unreadable,
+    unpacked_shape,
+)
+from generation.introspection.rounding import rounded
+from generation.introspection.statistics import basic_statistics, full_statistics
+from generation.layers import hint_of_nearest
 
 COMPACT_FIELDS = ("name", "shape", "num_parameters", "mean", "std", "min", "max", "l2_norm")
-_PERCENTILES = (5, 25, 50, 75, 95)
-_NEAR_ZERO = 1e-6
-_HISTOGRAM_BINS = 50
+_COMPACT_DIGITS = 4
+_NAMES_SHOWN = 12
 
 
 class WeightInspector:
-    """Reads the parameters of a model. Statistics are computed in float32."""
+    """Reads the weights of a model, as they are when they are asked for."""
 
     def __init__(self, model: torch.nn.Module) -> None:
-        self._parameters = dict(model.named_parameters())
+        self._model = model
+        self._sums: dict[str, tuple[tuple[Any, ...], str]] = {}
 
     @property
     def names(self) -> list[str]:
-        """The names of all parameters, in the order of the model."""
-        return list(self._parameters)
+        """The names of all parameters and buffers, in the order of the model."""
+        return list(named_tensors(self._model))
 
     def tensor(self, layer_name: str) -> tuple[str, torch.Tensor]:
-        """The parameter of that name; `.weight` may be left out.
+        """The parameter or buffer of that name; `.weight` may be left out.
 
         Raises ToolError, naming the nearest, where there is none.
         """
-        for name in (layer_name, f"{layer_name}.weight"):
-            if name in self._parameters:
-                return name, self._parameters[name]
-        near = difflib.get_close_matches(layer_name, self._parameters, n=3, cutoff=0.3)
-        hint = f"; the nearest are {', '.join(near)}" if near else ""
-        raise ToolError(f"there is no layer {layer_name!r}{hint}")
+        return self._find(layer_name, named_tensors(self._model))
 
     def describe(self, layer_name: str) -> dict[str, Any]:
         """Which tensor a result was read from: name, shape, dtype and sha256."""
@@ -44,8 +50,8 @@ class WeightInspector:
         return {
             "name": name,
             "shape": list(tensor.shape),
-            "dtype": str(tensor.dtype).removeprefix("torch."),
-            "sha256": tensor_sha256(tensor),
+            "dtype": _dtype(tensor),
+            "sha256": self._sha256(name, tensor),
         }
 
     def get_weight_statistics(
@@ -55,52 +61,103 @@ class WeightInspector:
 
         Compact: name, shape, num_parameters, mean, std, min, max, l2_norm, to four digits.
         Full adds median, abs_mean, zeros_percentage, near_zero_percentage (below 1e-6), l1_norm,
-        histogram (bins, counts, edges) and percentiles 5, 25, 50, 75 and 95.
+        histogram (bins, counts, edges) and percentiles 5, 25, 50, 75 and 95; also dtype,
+        computed_in, and where they apply quantised and tied_to. `not_finite`, where it is there,
+        counts the numbers that the others leave out.
         """
-        if not isinstance(layer_name, str):
-            return [self._statistics(name, compact) for name in layer_name]
-        return self._statistics(layer_name, compact)
+        tensors = named_tensors(self._model)
+        if isinstance(layer_name, str):
+            return self._statistics(layer_name, tensors, compact)
+        return [self._statistics(name, tensors, compact) for name in layer_name]
 
-    def _statistics(self, layer_name: str, compact: bool) -> dict[str, Any]:
-        name, tensor = self.tensor(layer_name)
-        values = tensor.detach().to(torch.float32).reshape(-1)
-        basic = {
+    def _statistics(
+        self, layer_name: str, tensors: dict[str, torch.Tensor], compact: bool
+    ) -> dict[str, Any]:
+        name, tensor = self._find(layer_name, tensors)
+        refuse_unreadable(name, tensor)
+        shape = unpacked_shape(tensor)
+        found = {
             "name": name,
-            "shape": list(tensor.shape),
-            "num_parameters": tensor.numel(),
-            "mean": values.mean().item(),
-            "std": values.std().item() if values.numel() > 1 else 0.0,
-            "min": values.min().item(),
-            "max": values.max().item(),
-            "l2_norm": torch.linalg.vector_norm(values).item(),
+            "shape": shape,
+            "num_parameters": torch.Size(shape).numel(),
         }
+        compute = basic_statistics if compact else full_statistics
+        found |= compute(lambda: chunks_of(tensor))
         if compact:
-            return {key: _four_digits(value) for key, value in basic.items()}
-        return basic | _full_statistics(values)
+            return compact_of(found)
+        found |= {"dtype": _dtype(tensor), "computed_in": "float32"}
+        quantised = quantisation_of(tensor)
+        tied = _tied_to(name, tensor, tensors)
+        if quantised is not None:
+            found["quantised"] = quantised
+        return found | ({"tied_to": tied} if tied else {})
+
+    def _find(self, layer_name: str, tensors: dict[str, torch.Tensor]) -> tuple[str, torch.Tensor]:
+        for name in (str(layer_name), f"{layer_name}.weight"):
+            if name in tensors:
+                return name, tensors[name]
+        beneath = [name for name in tensors if name.startswith(f"{layer_name}.")]
+        if beneath and layer_name:
+            shown = ", ".join(beneath[:_NAMES_SHOWN])
+            more = len(beneath) - _NAMES_SHOWN
+            raise ToolError(
+                f"{layer_name!r} is no weight, but has {len(beneath)}: {shown}"
+                + (f" and {more} more" if more > 0 else "")
+            )
+        raise ToolError(
+            f"there is no layer {layer_name!r}{hint_of_nearest(str(layer_name), tensors)}"
+        )
+
+    def _sha256(self, name: str, tensor: torch.Tensor) -> str:
+        """Kept until torch counts a write to the tensor, or a sample of its numbers differs."""
+        refuse_unreadable(name, tensor)
+        if quantisation_of(tensor) is not None and not tensor.is_quantized:
+            return _sha256_of_numbers(tensor)
+        writes = -1 if tensor.is_inference() else tensor._version
+        place = 0 if tensor.is_quantized else tensor.data_ptr()
+        state = (place, writes, hashlib.sha256(tensor_sample(tensor)).digest())
+        known = self._sums.get(name)
+        if known is None or known[0] != state:
+            known = self._sums[name] = (state, tensor_sha256(tensor))
+        return known[1]
 
 
-def _full_statistics(values: torch.Tensor) -> dict[str, Any]:
-    magnitudes = values.abs()
-    # torch.quantile refuses tensors of more than 16 million elements; sorting does not.
-    ordered = values.sort().values
-    last = ordered.numel() - 1
-    counts, edges = torch.histogram(values.cpu(), bins=_HISTOGRAM_BINS)
-    return {
-        "median": ordered[last // 2].item(),
-        "abs_mean": magnitudes.mean().item(),
-        "zeros_percentage": 100.0 * (values == 0).float().mean().item(),
-        "near_zero_percentage": 100.0 * (magnitudes < _NEAR_ZERO).float().mean().item(),
-        "l1_norm": torch.linalg.vector_norm(values, ord=1).item(),
-        "histogram": {
-            "bins": _HISTOGRAM_BINS,
-            "counts": [int(count) for count in counts.tolist()],
-            "edges": edges.tolist(),
-        },
-        "percentiles": {
-            str(percent): ordered[round(last * percent / 100)].item() for percent in _PERCENTILES
-        },
+def compact_of(statistics: dict[str, Any]) -> dict[str, Any]:
+    """The few of them that fit into a conversation, to four digits."""
+    kept = {
+        name: value
+        for name, value in statistics.items()
+        if name in COMPACT_FIELDS or name == "not_finite"
     }
+    return {name: rounded(value, _COMPACT_DIGITS) for name, value in kept.items()}
 
 
-def _four_digits(value: Any) -> Any:
-    return float(f"{value:.4g}") if isinstance(value, float) else value
+def _sha256_of_numbers(tensor: torch.Tensor) -> str:
+    """Of what a tensor of other people unpacks to: how its bytes lie is its own affair."""
+    digest = hashlib.sha256()
+    for chunk in chunks_of(tensor):
+        digest.update(chunk.cpu().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def _tied_to(name: str, tensor: torch.Tensor, tensors: dict[str, torch.Tensor]) -> list[str]:
+    """The other names of the same numbers."""
+    return [other for other, each in tensors.items() if other != name and _are_same(each, tensor)]
+
+
+def _are_same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    if one is other:
+        return True
+    plain = not (one.is_meta or one.is_quantized or other.is_quantized)
+    return (
+        plain
+        and one.numel() > 0
+        and one.layout is other.layout is torch.strided
+        and (one.shape, one.dtype, one.device) == (other.shape, other.dtype, other.device)
+        and one.stride() == other.stride()
+        and one.data_ptr() == other.data_ptr()
+    )
+
+
+def _dtype(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
