@@ -3,6 +3,7 @@
 from generation.cache import CachedPrefix, CachePolicy, cache_policy
 from generation.custom_generate import decode
 from generation.errors import ModelError, PromptError, ToolError
+from generation.introspection.toolset import default_tools
 from generation.investigation import Investigation, Reply
 from generation.manual import ManualGenerator
 from generation.model_manager import ModelManager
@@ -10,7 +11,7 @@ from generation.models import LoadedModel, load_model
 from generation.state import GenerationState
 from generation.tool_calls import CallReader, ParsedCall
 from generation.tool_use import ToolCall
-from generation.tools import ToolInterface, ToolView, default_tools, tool
+from generation.tools import ToolInterface, ToolView, tool
 from generation.turn import GenerationResult
 
 __all__ = (

@@ -83,10 +83,11 @@ def counting_forwards(model: Any, forward: Forward | None = None) -> Iterator[Fo
 
 
 @contextmanager
-def recomputing(model: Any, *, turn: int) -> Iterator[Forward]:
-    """Forwards in here begin the sequence anew, beside those that others count.
+def recomputing(model: Any, *, turn: int, start: int = 0) -> Iterator[Forward]:
+    """Forwards in here go through the sequence anew, beside those that others count.
 
-    Whoever counts sees them as `recomputed`, from position 0 on, and finds its own count as it was.
+    Whoever counts sees them as `recomputed`, from the position `start` on, and finds its own count
+    as it was.
     """
     counted = [
         hook.counts
@@ -95,10 +96,11 @@ def recomputing(model: Any, *, turn: int) -> Iterator[Forward]:
     ]
     before = [(each.start, each.end, each.source) for each in counted]
     for each in counted:
-        each.start, each.end, each.source = 0, 0, RECOMPUTED
+        each.start, each.end, each.source = start, start, RECOMPUTED
     try:
-        with counting_forwards(model, Forward(source=RECOMPUTED, turn=turn)) as forward:
+        beside = Forward(start=start, end=start, source=RECOMPUTED, turn=turn)
+        with counting_forwards(model, beside) as forward:
             yield forward
     finally:
-        for each, (start, end, source) in zip(counted, before, strict=True):
-            each.start, each.end, each.source = start, end, source
+        for each, was in zip(counted, before, strict=True):
+            each.start, each.end, each.source = was

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -64,14 +64,20 @@ def output_of(output: Any) -> torch.Tensor:
 
     Raises ToolError where there is none.
     """
+    tensor = tensor_in(output)
+    if tensor is None:
+        raise ToolError(f"this layer gives no tensor, but {type(output).__name__}")
+    return tensor
+
+
+def tensor_in(output: Any) -> torch.Tensor | None:
+    """As `output_of`, with None where there is none."""
     if isinstance(output, torch.Tensor):
         return output
-    values = output.values() if isinstance(output, dict) else output
-    if isinstance(values, Iterable):
-        for value in values:
-            if isinstance(value, torch.Tensor):
-                return value
-    raise ToolError(f"this layer gives no tensor, but {type(output).__name__}")
+    values = output.values() if isinstance(output, Mapping) else output
+    if not isinstance(values, Iterable):
+        return None
+    return next((value for value in values if isinstance(value, torch.Tensor)), None)
 
 
 def hint_of_nearest(name: str, names: Iterable[str]) -> str:

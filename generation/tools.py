@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar, overload
 
 from generation.errors import ToolError
-from generation.introspection import WeightInspector
-from generation.models import LoadedModel
 from generation.time_limit import answer_within
 from generation.tool_arguments import fit_arguments, nearest
 from generation.tool_schemas import documented, tool_schema
@@ -208,28 +206,6 @@ class ToolInterface:
         return ToolResult(
             content=content, payload=payload, tensors=tensors, error=None, duration_ms=0.0
         )
-
-
-def default_tools(lm: LoadedModel) -> ToolInterface:
-    """The tools with which a model looks at its own weights."""
-    inspector = WeightInspector(lm.model)
-
-    def get_weight_statistics(layer_name: str | list[str], compact: bool = True) -> ToolView:
-        """
-        Statistics of the weights of one or more of your own layers.
-
-        Args:
-            layer_name: The full name of a weight tensor, or a list of such names.
-            compact: True (the default) for the essential numbers only; use it on several layers.
-        """
-        names = [layer_name] if isinstance(layer_name, str) else layer_name
-        return ToolView(
-            view=inspector.get_weight_statistics(layer_name, compact=compact),
-            payload=inspector.get_weight_statistics(layer_name, compact=False),
-            tensors=tuple(inspector.describe(name) for name in names),
-        )
-
-    return ToolInterface([get_weight_statistics])
 
 
 def failed_result(error: str) -> ToolResult:

@@ -19,12 +19,6 @@ def upper_halves(values: torch.Tensor) -> torch.Tensor:
     return (_sortable(values) >> _HALF_BITS).long() + BINS // 2
 
 
-def bin_middles() -> torch.Tensor:
-    """A number in each bin, float32: its only one of 16 bits, if numbers have no more."""
-    uppers = torch.arange(-BINS // 2, BINS // 2, dtype=torch.int64) << _HALF_BITS
-    return _numbers(uppers.int())
-
-
 class OrderStatistics:
     """Numbers by their rank, and how many lie below one: exact, from two passes over the same.
 

@@ -135,7 +135,7 @@ def test_a_tool_that_fails_is_a_message_not_the_end(
 
 def test_tools_describe_themselves(lm: tt.LoadedModel) -> None:
     tools = tt.default_tools(lm)
-    (schema,) = tools.get_available_tools()
+    schema = tools.get_available_tools()[0]
 
     assert schema["name"] == "get_weight_statistics"
     assert schema["parameters"]["required"] == ["layer_name"]

@@ -1,0 +1,96 @@
+"""What a model is built of."""
+
+import fnmatch
+import re
+from collections import Counter
+from typing import Any
+
+import torch
+
+from generation.errors import ToolError
+from generation.introspection.chunks import named_tensors
+from generation.layers import decoder_layers
+
+_LISTED_MAX = 40
+_PATTERN_MAX = 200
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
+_SIZES = {
+    "hidden_size": "hidden_size",
+    "intermediate_size": "intermediate_size",
+    "attention_heads": "num_attention_heads",
+    "key_value_heads": "num_key_value_heads",
+    "head_dim": "head_dim",
+    "vocabulary": "vocab_size",
+    "context_tokens": "max_position_embeddings",
+    "sliding_window": "sliding_window",
+}
+
+
+def architecture_summary(model: Any) -> dict[str, Any]:
+    """Sizes, kinds of layers, and where the parameters are; tied ones count once."""
+    config = model.config.get_text_config()
+    layers = decoder_layers(model)
+    sizes = {name: getattr(config, field, None) for name, field in _SIZES.items()}
+    kinds = Counter(getattr(config, "layer_types", None) or ())
+    total = sum(each.numel() for each in model.parameters())
+    within = sum(each.numel() for _, layer in layers for each in layer.parameters())
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    return {
+        "class": type(model).__name__,
+        "model_type": config.model_type,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "attention_kernel": model.config._attn_implementation,
+        "decoder_layers": len(layers),
+        **({"layer_kinds": dict(kinds)} if kinds else {}),
+        **{name: value for name, value in sizes.items() if value is not None},
+        "parameters": total,
+        "parameters_per_layer": within // len(layers),
+        "parameters_outside_layers": total - within,
+        "tied_embeddings": head is not None and head.weight is embedding.weight,
+        "first_layer": layers[0][0],
+        "parts_of_a_layer": [name for name, _ in layers[0][1].named_children()],
+    }
+
+
+def list_layers(model: torch.nn.Module, pattern: str | None) -> dict[str, Any]:
+    """Tensors by name and shape. Without a pattern those that differ in numbers only are one line.
+
+    A pattern is a glob for the whole name; where none matches, a regular expression for a part of
+    it. At most 40 are listed. Raises ToolError for a pattern that cannot be read.
+    """
+    tensors = named_tensors(model)
+    shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
+    if not pattern:
+        return _grouped(shapes)
+    if len(pattern) > _PATTERN_MAX:
+        raise ToolError(f"a pattern has at most {_PATTERN_MAX} characters")
+    names = [name for name in shapes if fnmatch.fnmatchcase(name, pattern)]
+    if not names:
+        try:
+            expression = re.compile(pattern)
+        except re.error as error:
+            raise ToolError(
+                f"no name matches {pattern!r}, which is no regular expression either: {error}"
+            ) from None
+        names = [name for name in shapes if expression.search(name)]
+    found: dict[str, Any] = {
+        "matching": len(names),
+        "layers": {name: shapes[name] for name in names[:_LISTED_MAX]},
+    }
+    return found | _rest(len(names))
+
+
+def _grouped(shapes: dict[str, list[int]]) -> dict[str, Any]:
+    groups: Counter[tuple[str, str]] = Counter(
+        (_NUMBER.sub("*", name), str(shape)) for name, shape in shapes.items()
+    )
+    shown = [
+        {"name": name, "shape": shape, "count": count}
+        for (name, shape), count in list(groups.items())[:_LISTED_MAX]
+    ]
+    return {"matching": len(shapes), "groups": shown} | _rest(len(groups))
+
+
+def _rest(count: int) -> dict[str, Any]:
+    more = count - _LISTED_MAX
+    return {"not_listed": more} if more > 0 else {}

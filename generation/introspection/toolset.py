@@ -1,0 +1,148 @@
+"""The tools with which a model looks into itself."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from generation.introspection.architecture import architecture_summary, list_layers
+from generation.introspection.inspector import Inspector, compact_activations
+from generation.introspection.rounding import rounded
+from generation.introspection.spectrum import singular_values
+from generation.introspection.weights import compact_of
+from generation.models import LoadedModel
+from generation.tools import ToolInterface, ToolView
+
+# A full view is for reading, too: the payload has every digit.
+_VIEW_DIGITS = 5
+
+
+class IntrospectionTools(ToolInterface):
+    """The default tools; `inspector` is bound to the conversation that they are used in."""
+
+    def __init__(self, lm: LoadedModel) -> None:
+        self.inspector = Inspector(lm)
+        tools = _Tools(self.inspector)
+        super().__init__(
+            [
+                tools.get_weight_statistics,
+                tools.get_activation_statistics,
+                tools.get_architecture_summary,
+                tools.list_layers,
+                tools.get_singular_values,
+                tools.get_attention_patterns,
+                tools.get_logit_lens,
+            ]
+        )
+
+
+def default_tools(lm: LoadedModel) -> IntrospectionTools:
+    """The tools with which a model looks at its own weights, activations and attention."""
+    return IntrospectionTools(lm)
+
+
+class _Tools:
+    """What the model reads of each tool is the docstring; what it is shown is the view."""
+
+    def __init__(self, inspector: Inspector) -> None:
+        self._inspector = inspector
+
+    def get_weight_statistics(self, layer_name: str | list[str], compact: bool = True) -> ToolView:
+        """
+        Statistics of the weights of one or more of your own layers.
+
+        Args:
+            layer_name: The full name of a weight tensor, or a list of such names.
+            compact: True (the default) for the essential numbers only; use it on several layers.
+        """
+        weights = self._inspector.weights
+        names = [layer_name] if isinstance(layer_name, str) else layer_name
+        full = weights.get_weight_statistics(layer_name, compact=False)
+        return ToolView(
+            view=_shortened(full, compact_of if compact else None),
+            payload=full,
+            tensors=tuple(weights.describe(name) for name in names),
+        )
+
+    def get_activation_statistics(
+        self, layer_name: str | list[str], compact: bool = True, recompute: bool = False
+    ) -> ToolView:
+        """
+        Statistics of what one or more of your own layers gave in this conversation.
+
+        Args:
+            layer_name: A layer number such as "3", a full module name, or a list of these.
+            compact: True (the default) for the essential numbers only; use it on several layers.
+            recompute: True to process the whole conversation again; False is the default.
+        """
+        full = self._inspector.get_activation_statistics(
+            layer_name, compact=False, recompute=recompute
+        )
+        return ToolView(
+            view=_shortened(full, compact_activations if compact else None), payload=full
+        )
+
+    def get_architecture_summary(self) -> ToolView:
+        """
+        What you are built of: sizes, kinds of layers, and where the parameters are.
+        """
+        return _plain(architecture_summary(self._inspector.model))
+
+    def list_layers(self, pattern: str | None = None) -> ToolView:
+        """
+        The names and shapes of your weight tensors.
+
+        Args:
+            pattern: A glob such as "*.3.mlp.*", or a regular expression; by default all, in groups.
+        """
+        return _plain(list_layers(self._inspector.model, pattern))
+
+    def get_singular_values(self, layer_name: str, top: int = 10) -> ToolView:
+        """
+        The largest singular values of a weight matrix, its stable rank and its effective rank.
+
+        Args:
+            layer_name: The full name of a weight matrix.
+            top: How many singular values; 10 by default.
+        """
+        weights = self._inspector.weights
+        name, tensor = weights.tensor(layer_name)
+        full = singular_values(name, tensor, top=top)
+        return ToolView(
+            view=rounded(full, _VIEW_DIGITS), payload=full, tensors=(weights.describe(name),)
+        )
+
+    def get_attention_patterns(
+        self, layer: str, head: int | None = None, position: int = -1, top: int = 8
+    ) -> ToolView:
+        """
+        Which tokens of this conversation an attention head looks at from one position.
+
+        Args:
+            layer: A layer number such as "3", or the full name of an attention module.
+            head: The number of a head; without one (the default) the mean of all heads.
+            position: The position that looks; -1 (the default) is the last.
+            top: How many tokens to name; 8 by default.
+        """
+        return _plain(
+            self._inspector.get_attention_patterns(layer, head, position=position, top=top)
+        )
+
+    def get_logit_lens(self, layers: list[str], position: int = -1, top: int = 5) -> ToolView:
+        """
+        Which next tokens you would choose if you stopped at a layer, for each of some layers.
+
+        Args:
+            layers: Layer numbers such as "3", or full names of layers.
+            position: The position after which the token comes; -1 (the default) is the last.
+            top: How many tokens to name for each layer; 5 by default.
+        """
+        return _plain(self._inspector.get_logit_lens(layers, position=position, top=top))
+
+
+def _plain(value: Mapping[str, Any]) -> ToolView:
+    return ToolView(view=value, payload=value)
+
+
+def _shortened(full: Any, shorten: Any) -> Any:
+    if isinstance(full, list):
+        return [_shortened(each, shorten) for each in full]
+    return shorten(full) if shorten is not None else rounded(full, _VIEW_DIGITS)
