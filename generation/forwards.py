@@ -1,7 +1,8 @@
 """Where in the sequence the forward under way computes: what hooks inside a model cannot see."""
 
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,12 +35,20 @@ class OwnHook:
     By its class it is told from a stranger's: it is no part of the key of a cache.
     """
 
-    __slots__ = ("_look", "counts")
+    __slots__ = ("_look", "counts", "free")
 
-    def __init__(self, look: Callable[..., object], *, counts: Forward | None = None) -> None:
-        """`counts` is the forward that it keeps true, where it does."""
+    def __init__(
+        self,
+        look: Callable[..., object],
+        *,
+        counts: Forward | None = None,
+        free: AbstractContextManager[Any] | None = None,
+    ) -> None:
+        """`counts` is the forward that it keeps true, where it does; whoever enters `free` may
+        change it."""
         self._look = look
         self.counts = counts
+        self.free = free or nullcontext()
 
     def __call__(self, *args: Any) -> None:
         self._look(*args)
@@ -67,14 +76,16 @@ def counting_forwards(model: Any, forward: Forward | None = None) -> Iterator[Fo
     those of its layers.
     """
     counted = forward or Forward()
+    free = threading.RLock()
 
     def advance(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         ids = kwargs.get("input_ids", args[0] if args else None)
         if ids is None:
             ids = kwargs["inputs_embeds"]
-        counted.start, counted.end = counted.end, counted.end + int(ids.shape[1])
+        with free:
+            counted.start, counted.end = counted.end, counted.end + int(ids.shape[1])
 
-    hook = OwnHook(advance, counts=counted)
+    hook = OwnHook(advance, counts=counted, free=free)
     handle = model.register_forward_pre_hook(hook, with_kwargs=True, prepend=True)
     try:
         yield counted
@@ -87,20 +98,28 @@ def recomputing(model: Any, *, turn: int, start: int = 0) -> Iterator[Forward]:
     """Forwards in here go through the sequence anew, beside those that others count.
 
     Whoever counts sees them as `recomputed`, from the position `start` on, and finds its own count
-    as it was.
+    as it was. A tool that took too long is left behind in its thread: whoever counts waits with the
+    next forward until the model is free again.
     """
-    counted = [
-        hook.counts
+    hooks = [
+        hook
         for hook in model._forward_pre_hooks.values()
         if isinstance(hook, OwnHook) and hook.counts is not None
     ]
-    before = [(each.start, each.end, each.source) for each in counted]
-    for each in counted:
-        each.start, each.end, each.source = start, start, RECOMPUTED
+    beside = Forward(start=start, end=start, source=RECOMPUTED, turn=turn)
+    with ExitStack() as stack:
+        for hook in hooks:
+            stack.enter_context(hook.free)
+            stack.enter_context(_set_aside(hook.counts, start))
+        yield stack.enter_context(counting_forwards(model, beside))
+
+
+@contextmanager
+def _set_aside(counted: Forward | None, start: int) -> Iterator[None]:
+    assert counted is not None
+    before = counted.start, counted.end, counted.source
+    counted.start, counted.end, counted.source = start, start, RECOMPUTED
     try:
-        beside = Forward(start=start, end=start, source=RECOMPUTED, turn=turn)
-        with counting_forwards(model, beside) as forward:
-            yield forward
+        yield
     finally:
-        for each, was in zip(counted, before, strict=True):
-            each.start, each.end, each.source = was
+        counted.start, counted.end, counted.source = before

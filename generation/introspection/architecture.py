@@ -81,9 +81,7 @@ def list_layers(model: torch.nn.Module, pattern: str | None) -> dict[str, Any]:
 
 
 def _grouped(shapes: dict[str, list[int]]) -> dict[str, Any]:
-    groups: Counter[tuple[str, str]] = Counter(
-        (_NUMBER.sub("*", name), str(shape)) for name, shape in shapes.items()
-    )
+    groups = Counter((_NUMBER.sub("*", name), tuple(shape)) for name, shape in shapes.items())
     shown = [
         {"name": name, "shape": shape, "count": count}
         for (name, shape), count in list(groups.items())[:_LISTED_MAX]

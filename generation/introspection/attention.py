@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from generation.errors import ToolError
-from generation.forwards import OwnHook
+from generation.forwards import OwnHook, recomputing
 from generation.introspection.recomputing import absolute, forward_anew, forward_next
 from generation.layers import decoder_layers, find_layer
 
@@ -30,12 +30,14 @@ def attention_row(
         if isinstance(weights, torch.Tensor) and weights.dim() == 4:
             taken.append(weights[0, :, -1].float())
 
-    decoder = forward_anew(model, ids[:place], turn=turn) if place else None
-    with eager_attention(model), _taking(module, take):
-        if decoder is None:
-            forward_anew(model, ids[:1], turn=turn)
-        else:
-            forward_next(model, decoder, ids[place], turn=turn)
+    # All the while the model is ours: nobody may find it with the other kernel.
+    with recomputing(model, turn=turn):
+        decoder = forward_anew(model, ids[:place], turn=turn) if place else None
+        with eager_attention(model), _taking(module, take):
+            if decoder is None:
+                forward_anew(model, ids[:1], turn=turn)
+            else:
+                forward_next(model, decoder, ids[place], turn=turn)
     if not taken:
         raise ToolError(f"{name} gives no attention weights: it is a {type(module).__name__}")
     return name, place, taken[-1]

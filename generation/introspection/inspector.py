@@ -38,11 +38,10 @@ _TOP_MAX = 50
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """The conversation under way: its ids so far, its turn, and where events of it go."""
+    """The conversation under way: its ids so far, and its turn."""
 
     ids: Callable[[], Sequence[int]]
     turn: Callable[[], int]
-    record: Callable[[ActivationObserved], object]
 
 
 class Inspector:
@@ -54,31 +53,43 @@ class Inspector:
         self.monitor: ActivationMonitor | None = None
         self._tokenizer = lm.tokenizer
         self._session: Session | None = None
+        self._events: list[ActivationObserved] = []
 
     def bind(
         self,
         *,
         ids: Callable[[], Sequence[int]],
         turn: Callable[[], int],
-        record: Callable[[ActivationObserved], object],
         monitor: ActivationMonitor | None = None,
     ) -> None:
         """Say which conversation is under way, and who watches it."""
-        self._session = Session(ids=ids, turn=turn, record=record)
+        self._session = Session(ids=ids, turn=turn)
         self.monitor = monitor
 
     def unbind(self) -> None:
         self._session = self.monitor = None
 
+    def take(self) -> list[ActivationObserved]:
+        """What was recomputed since the last time.
+
+        To be called and recorded when a tool has answered: tools run in threads of their own, and a
+        store is written to by one.
+        """
+        taken, self._events = self._events, []
+        return taken
+
     def get_activation_statistics(
-        self, layer_name: str | Sequence[str], compact: bool = False, recompute: bool = False
+        self,
+        layer_name: str | int | Sequence[str | int],
+        compact: bool = False,
+        recompute: bool = False,
     ) -> dict[str, Any] | list[dict[str, Any]]:
         """Statistics of what one layer gave, or a list of them for a list of names.
 
         They are of the newest stretch that was computed for it, and say which: `source`,
         `positions`, and how many of these were computed, `positions_covered`. Tokens from the cache
-        are not computed: `recompute` forwards the conversation once more, and records that. Raises
-        ToolError where nothing was computed.
+        are not computed: `recompute` forwards the conversation once more, and `take` then has the
+        event of it. Raises ToolError where nothing was computed.
         """
         session = self._bound()
         names = [layer_name] if isinstance(layer_name, str | int) else list(layer_name)
@@ -171,8 +182,7 @@ class Inspector:
         forward_anew(self.model, tuple(session.ids()), turn=session.turn(), watcher=watcher)
         spans = {layer: watcher.newest(layer) for layer in layers}
         found = {layer: span for layer, span in spans.items() if span is not None}
-        for event in observed(found.values(), full=True):
-            session.record(event)
+        self._events += observed(found.values(), full=False)
         missing = [layer for layer in layers if layer not in found]
         if missing:
             raise ToolError(f"{missing[0]} gives nothing that could be measured, or was not run")

@@ -1,6 +1,7 @@
 """The sequence forwarded once more, beside the conversation and its cache."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -27,11 +28,11 @@ def forward_anew(
     """
     if not ids:
         raise ToolError("nothing has been said yet: there is nothing to recompute")
-    with recomputing(model, turn=turn) as forward:
-        if watcher is None:
-            return _decoder(model, ids)
-        with watcher.watching(forward):
-            return _decoder(model, ids)
+    with ExitStack() as stack:
+        forward = stack.enter_context(recomputing(model, turn=turn))
+        if watcher is not None:
+            stack.enter_context(watcher.watching(forward))
+        return _decoder(model, ids)
 
 
 def forward_next(model: Any, decoder: hf.Decoder, token_id: int, *, turn: int) -> None:

@@ -13,6 +13,8 @@ from generation.tools import ToolInterface, ToolView
 
 # A full view is for reading, too: the payload has every digit.
 _VIEW_DIGITS = 5
+# A long conversation takes a while to be recomputed.
+_SECONDS_MAX = 600.0
 
 
 class IntrospectionTools(ToolInterface):
@@ -30,7 +32,8 @@ class IntrospectionTools(ToolInterface):
                 tools.get_singular_values,
                 tools.get_attention_patterns,
                 tools.get_logit_lens,
-            ]
+            ],
+            seconds_max=_SECONDS_MAX,
         )
 
 
@@ -63,7 +66,7 @@ class _Tools:
         )
 
     def get_activation_statistics(
-        self, layer_name: str | list[str], compact: bool = True, recompute: bool = False
+        self, layer_name: int | str | list[str], compact: bool = True, recompute: bool = False
     ) -> ToolView:
         """
         Statistics of what one or more of your own layers gave in this conversation.
@@ -111,7 +114,7 @@ class _Tools:
         )
 
     def get_attention_patterns(
-        self, layer: str, head: int | None = None, position: int = -1, top: int = 8
+        self, layer: int | str, head: int | None = None, position: int = -1, top: int = 8
     ) -> ToolView:
         """
         Which tokens of this conversation an attention head looks at from one position.
@@ -126,7 +129,7 @@ class _Tools:
             self._inspector.get_attention_patterns(layer, head, position=position, top=top)
         )
 
-    def get_logit_lens(self, layers: list[str], position: int = -1, top: int = 5) -> ToolView:
+    def get_logit_lens(self, layers: list[int | str], position: int = -1, top: int = 5) -> ToolView:
         """
         Which next tokens you would choose if you stopped at a layer, for each of some layers.
 
