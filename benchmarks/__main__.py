@@ -26,6 +26,7 @@ from benchmarks import (
     store_table,
     storing,
     tables,
+    watching,
 )
 from benchmarks import prefill as prefilling
 from benchmarks.options import JsonOption, demo_model, ticking
@@ -196,6 +197,23 @@ def store(
         if rows:
             same = _show_frames(report, lm, workload, Path(folder), rows)
     raise typer.Exit(0 if same else 1)
+
+
+@app.command()
+def watch(
+    rounds: RoundsOption = watching.ROUNDS,
+    new_tokens: Annotated[int, typer.Option(min=3, help="In a round.")] = watching.NEW_TOKENS,
+    json_path: JsonOption = None,
+) -> None:
+    """What a monitor on four layers costs a token."""
+    with reported(json_path) as report:
+        lm = demo_model("cpu")
+        with ticking("rounds", rounds + 1) as tick:
+            figures = watching.measure_watching(lm, new_tokens=new_tokens, rounds=rounds, tick=tick)
+        report.show(watching.watch_table(figures))
+        report.say(f"\nsame tokens: {figures.same_tokens}")
+        report.keep("watch", asdict(figures))
+    raise typer.Exit(0 if figures.same_tokens else 1)
 
 
 app.command()(replay_commands.replay)

@@ -66,7 +66,7 @@ class _Tools:
         )
 
     def get_activation_statistics(
-        self, layer_name: int | str | list[str], compact: bool = True, recompute: bool = False
+        self, layer_name: int | str | list[int | str], compact: bool = True, recompute: bool = False
     ) -> ToolView:
         """
         Statistics of what one or more of your own layers gave in this conversation.
