@@ -90,12 +90,12 @@ def test_what_came_from_the_cache_has_to_be_recomputed(lm: tt.LoadedModel) -> No
 
     error = tools.call("get_activation_statistics", {"layer_name": 1}).error
     assert "tokens from the cache give no activations: ask again with recompute=True" in str(error)
-    with monitor.watching(forward := Forward(end=19)), counting_forwards(lm.model, forward):
+    with monitor.watching(forward := Forward(end=20)), counting_forwards(lm.model, forward):
         said = generator.generate(ids, **GREEDY)["num_tokens"]
     seen = answer(tools, "get_activation_statistics", layer_name=1)
-    # 19 of the first 20 came from the cache, and the last token is never forwarded.
-    assert (seen["source"], seen["positions"]) == ("prefill", [19, 29 + said])
-    assert seen["positions_covered"] == 10 + said
+    # The first 20 came from the cache, and the last token is never forwarded.
+    assert (seen["source"], seen["positions"]) == ("prefill", [20, 29 + said])
+    assert seen["positions_covered"] == 9 + said
     assert tools.inspector.take() == []
     again = answer(tools, "get_activation_statistics", layer_name=1, recompute=True)
     assert (again["source"], again["positions"], again["positions_covered"]) == (
