@@ -1,5 +1,6 @@
 """What the events say, folded into what people ask for. Each is rebuilt from events alone."""
 
+from recorder.projections.acting import Acting, ActiveRange
 from recorder.projections.conversation import Message, iterate_messages
 from recorder.projections.summary import (
     SUMMARISED,
@@ -12,6 +13,8 @@ from recorder.projections.turns import Turn, iterate_turns, whole_turns
 
 __all__ = (
     "SUMMARISED",
+    "Acting",
+    "ActiveRange",
     "Message",
     "RunSummary",
     "Turn",

@@ -8,6 +8,8 @@ from recorder.errors import RecordingError
 from recorder.events import (
     CacheDecided,
     HistoryPruned,
+    InterventionApplied,
+    InterventionRemoved,
     MessageAdded,
     PrefillCompleted,
     RunResumed,
@@ -16,6 +18,7 @@ from recorder.events import (
     TurnFinished,
     TurnStarted,
 )
+from recorder.projections.acting import Acting, ActiveRange
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +27,8 @@ class Turn:
 
     `finished` is None where the run was cut off in the turn; then `tokens` are those that were
     sampled before, and the text of the reply is not known without a tokenizer. `pruned` is what
-    was taken out of the history before it.
+    was taken out of the history before it. `interventions` are what acted on its prompt and reply,
+    each with the positions that it acted on, in the order in which they act.
     """
 
     started: TurnStarted
@@ -36,6 +40,7 @@ class Turn:
     prefill: PrefillCompleted | None
     finished: TurnFinished | None
     pruned: HistoryPruned | None = None
+    interventions: tuple[ActiveRange, ...] = ()
 
     @property
     def number(self) -> int:
@@ -61,17 +66,26 @@ class _Stream:
 
     ids: list[int] = field(default_factory=list)
     text: str = ""
+    acting: Acting = field(default_factory=Acting)
 
     @property
-    def state(self) -> tuple[list[int], str]:
-        return self.ids, self.text
+    def state(self) -> tuple[list[int], str, Acting]:
+        return self.ids, self.text, self.acting
 
     @state.setter
-    def state(self, state: tuple[list[int], str]) -> None:
-        self.ids, self.text = state
+    def state(self, state: tuple[list[int], str, Acting]) -> None:
+        self.ids, self.text, self.acting = state
 
     def restart(self, event: SystemPromptCached) -> None:
         self.ids, self.text = list(event.ids), event.text
+        # Nothing acts on a system prompt while it is processed.
+        self.acting = self.acting.restarted(len(self.ids))
+
+    def intervene(self, event: InterventionApplied | InterventionRemoved) -> None:
+        if isinstance(event, InterventionApplied):
+            self.acting = self.acting.applied(event)
+        else:
+            self.acting = self.acting.removed(event)
 
     def extend(self, ids: Iterable[int], text: str) -> None:
         self.ids = [*self.ids, *ids]
@@ -89,6 +103,11 @@ class _Stream:
             del self.ids[start:end]
         for start, end in reversed(event.removed_chars):
             self.text = self.text[:start] + self.text[end:]
+        self.acting = self.acting.pruned(event.removed_tokens)
+
+    def break_off(self) -> None:
+        """The turn under way is not gone on with: what acts on its reply has nothing to act on."""
+        self.acting = self.acting.rewritten(len(self.ids))
 
     def start_turn(self, event: TurnStarted) -> None:
         if event.kept_tokens > len(self.ids) or event.kept_chars > len(self.text):
@@ -98,6 +117,7 @@ class _Stream:
             )
         self.ids = self.ids[: event.kept_tokens] + list(event.added_ids)
         self.text = self.text[: event.kept_chars] + event.added_text
+        self.acting = self.acting.rewritten(event.kept_tokens)
 
 
 def iterate_turns(envelopes: Iterable[Envelope]) -> Iterator[Turn]:
@@ -127,19 +147,27 @@ def iterate_turns(envelopes: Iterable[Envelope]) -> Iterator[Turn]:
             if open_turn is not None and not open_turn.goes_on(event):
                 yield open_turn.close(None)
                 open_turn = None
+                stream.break_off()
+                taken_up = stream.state
         elif isinstance(event, TurnStarted):
             if open_turn is not None:
                 yield open_turn.close(None)
             stream.start_turn(event)
             taken_up = stream.state
-            open_turn = _OpenTurn(event, tuple(messages), tuple(stream.ids), stream.text, pruned)
+            open_turn = _OpenTurn(
+                event, tuple(messages), tuple(stream.ids), stream.text, pruned, stream.acting
+            )
             messages, pruned = [], None
-        elif isinstance(event, CacheDecided | PrefillCompleted | TokenSampled | TurnFinished):
+        elif isinstance(event, _OF_A_TURN):
             if open_turn is None or event.turn != open_turn.started.turn:
                 raise RecordingError(
                     f"event {envelope.seq} belongs to turn {event.turn}, which is not under way"
                 )
-            if isinstance(event, TurnFinished):
+            if isinstance(event, InterventionApplied | InterventionRemoved):
+                stream.intervene(event)
+                open_turn.acting = stream.acting
+                taken_up = stream.state
+            elif isinstance(event, TurnFinished):
                 turn = open_turn.close(event)
                 stream.extend(turn.reply_ids, event.text + event.stop_text)
                 taken_up = stream.state
@@ -183,6 +211,16 @@ def _joined(begun: Turn, part: Turn) -> Turn:
     )
 
 
+_OF_A_TURN = (
+    CacheDecided,
+    InterventionApplied,
+    InterventionRemoved,
+    PrefillCompleted,
+    TokenSampled,
+    TurnFinished,
+)
+
+
 class _OpenTurn:
     def __init__(
         self,
@@ -191,12 +229,14 @@ class _OpenTurn:
         prompt_ids: tuple[int, ...],
         prompt_text: str,
         pruned: HistoryPruned | None,
+        acting: Acting,
     ) -> None:
         self.started = started
         self._messages = messages
         self._prompt_ids = prompt_ids
         self._prompt_text = prompt_text
         self._pruned = pruned
+        self.acting = acting
         self._tokens: list[TokenSampled] = []
         self._cache: CacheDecided | None = None
         self._decided: CacheDecided | None = None
@@ -265,4 +305,5 @@ class _OpenTurn:
             prefill=self._prefill,
             finished=finished,
             pruned=self._pruned,
+            interventions=self.acting.over(len(self._prompt_ids) + len(self._tokens)),
         )
