@@ -3,6 +3,7 @@
 from generation.cache import CachedPrefix, CachePolicy, cache_policy
 from generation.custom_generate import decode
 from generation.errors import ModelError, PromptError, ToolError
+from generation.interventions import Intervention, capture, contrast, mean_activation
 from generation.introspection.toolset import default_tools
 from generation.investigation import Investigation, Reply
 from generation.manual import ManualGenerator
@@ -20,6 +21,7 @@ __all__ = (
     "CallReader",
     "GenerationResult",
     "GenerationState",
+    "Intervention",
     "Investigation",
     "LoadedModel",
     "ManualGenerator",
@@ -33,8 +35,11 @@ __all__ = (
     "ToolInterface",
     "ToolView",
     "cache_policy",
+    "capture",
+    "contrast",
     "decode",
     "default_tools",
     "load_model",
+    "mean_activation",
     "tool",
 )

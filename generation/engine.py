@@ -17,9 +17,11 @@ from generation.cache import (
     PrefixCache,
     Start,
     cache_policy,
+    marked,
 )
 from generation.checks import refuse_beyond_context, refuse_training, refuse_unreadable
 from generation.history.conversation import Conversation, Prompt, decode_after
+from generation.interventions import Intervention, Steering
 from generation.models import ModelIdentity
 from generation.sampling import skip_draws
 from generation.threads import torch_threads
@@ -37,7 +39,7 @@ from recorder.events import (
     ids_sha256,
 )
 from recorder.events.turn import TOOL_CALL
-from recorder.projections import Turn
+from recorder.projections import Acting, Turn
 
 # New tokens times all tokens of a forward: 16 MB of float32.
 _MASK_ELEMENTS = 2**22
@@ -76,6 +78,7 @@ class Engine:
         self._candidates = candidates
         self._threads = threads
         self._busy = False
+        self.steering = Steering(model, recorder)
         if recorder is not None:
             recorder.claim(self)
 
@@ -120,6 +123,7 @@ class Engine:
             )
             if start is not None:
                 self._record_evictions(self.cache.finish(start, ids, system=True))
+            self.steering.restarted(len(ids))
 
     def take_turn(
         self, prompt: Prompt, settings: TurnSettings, conversation: Conversation
@@ -132,14 +136,17 @@ class Engine:
         """
         with self._working():
             ready = self._prepared(prompt, settings)
-            start = self._begin(ready)
+            turn, step = self.turn + (settings.first_step == 0), settings.first_step
+            plan = self.steering.plan(prompt, conversation.system_ids, turn=turn, first_step=step)
+            start = self._begin(ready, plan.acting)
             self.start_run()
-            self.turn += settings.first_step == 0
+            self.turn = turn
             for event in prompt.events(self.turn):
                 within = settings.first_step > 0 and isinstance(event, MessageAdded)
                 self._record(replace(event, turn=self.turn) if within else event)
             sampling = hf.recordable(settings.config)
             self._record(started_turn(prompt, settings, turn=self.turn, sampling=sampling))
+            self.steering.begin(plan)
             return self._generate(ready, start, conversation)
 
     def resume_turn(
@@ -153,8 +160,10 @@ class Engine:
             ready = self._prepared(prompt, settings, turn.reply_ids)
             self.turn = turn.number
             stop_reason = self._stopped(ready)
+            self.steering.resume(turn, prompt, conversation.system_ids)
             if stop_reason is None or turn.cache is None:
-                return self._generate(ready, self._begin(ready), conversation)
+                start = self._begin(ready, self.steering.acting)
+                return self._generate(ready, start, conversation)
             conversation.begin_turn(prompt)
             reply = _Reply(turn.reply_ids, stop_reason, turn.cache, time.perf_counter())
             return self._finish(ready, reply, conversation)
@@ -168,6 +177,20 @@ class Engine:
         freed = self.cache.clear()
         if self._recorder is not None and self._recorder.started:
             self._record(CacheCleared(reason=reason, freed_bytes=freed))
+
+    def intervene(self, intervention: Intervention, *, clear_cache: bool) -> None:
+        """Have something done to activations from the next turn on; see `Steering.ask`."""
+        with self._working():
+            self.steering.ask(intervention, from_start=clear_cache)
+        if clear_cache:
+            self.clear_cache("intervention")
+
+    def withdraw(self, name: str, *, clear_cache: bool) -> None:
+        """Have it done no more from the next turn on; see `Steering.withdraw`."""
+        with self._working():
+            self.steering.withdraw(name, from_start=clear_cache)
+        if clear_cache:
+            self.clear_cache("intervention")
 
     def _prepared(
         self, prompt: Prompt, settings: TurnSettings, sampled: tuple[int, ...] = ()
@@ -198,10 +221,10 @@ class Engine:
             self.cache.refuse_uncopied(config)
         return _Ready(prompt, settings, preparation, generator, sampled)
 
-    def _begin(self, ready: "_Ready") -> Start:
+    def _begin(self, ready: "_Ready", acting: Acting) -> Start:
         settings = ready.settings
         return self.cache.start(
-            ready.ids,
+            marked(ready.ids, acting.ranges),
             settings.config,
             total_tokens=len(ready.prompt.ids) + int(settings.config.max_new_tokens or 0),
             use_cache=settings.use_cache,
@@ -224,8 +247,9 @@ class Engine:
         conversation.begin_turn(prompt)
         decided = self._decided(len(ready.ids), start)
         self._record(decided)
-        decoder, logits = self._prefill(ready, start)
-        token_ids, stop_reason = self._decode(ready, decoder, logits)
+        with self.steering.acting_from(start.reuse.reused_tokens):
+            decoder, logits = self._prefill(ready, start)
+            token_ids, stop_reason = self._decode(ready, decoder, logits)
         returned = self._keep(start, decoder, (*prompt.ids, *token_ids[:-1]), settings)
         if self._recorder is not None:
             self._record(watch.sampled(self.turn, self.cache.kv_bytes))
@@ -284,7 +308,7 @@ class Engine:
             candidates=self._candidates,
             record=self._record,
             callback=settings.callback,
-            observer=settings.observer,
+            observer=self.steering.observing(settings.observer),
             between=settings.between,
             pauses=self._pauses(ready),
         )
@@ -346,7 +370,7 @@ class Engine:
             )
         )
         if decoder.holds_prompt(start.cache):
-            self._record_evictions(self.cache.prefilled(start, ready.ids))
+            self._record_evictions(self.cache.prefilled(start, self.steering.marked(ready.ids)))
         return decoder, logits
 
     def _chunk_tokens(self, start: Start, config: Any, total_tokens: int) -> int | None:
@@ -368,8 +392,9 @@ class Engine:
         """Keep the turn's cache, and copy it for the caller where that was asked for."""
         if not decoder.fills(start.cache):
             return None
-        returned = self.cache.copy(start, ids) if settings.return_cache else None
-        self._record_evictions(self.cache.finish(start, ids))
+        marked_ids = self.steering.marked(ids)
+        returned = self.cache.copy(start, marked_ids) if settings.return_cache else None
+        self._record_evictions(self.cache.finish(start, marked_ids))
         return returned
 
     def _record_evictions(self, evictions: Sequence[Eviction]) -> None:

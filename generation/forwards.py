@@ -11,6 +11,19 @@ from torch import nn
 PREFILL, DECODE, RECOMPUTED = "prefill", "decode", "recomputed"
 
 
+class OwnHook:
+    """A hook that tokentape puts into a model itself. It says elsewhere what it does there.
+
+    The caches that were made under it stay valid; those under hooks of other people do not.
+    """
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        self._call = call
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._call(*args, **kwargs)
+
+
 @dataclass(slots=True)
 class Forward:
     """The forward under way computes the absolute positions `start` to `end`, half-open.

@@ -15,6 +15,7 @@ from generation.history.conversation import NewMessage, Prompt
 from generation.history.restoring import prompt_tokens_max, restore
 from generation.initial_prompt import initial_prompt, memory_instructions
 from generation.interrupts import interrupted_between_tokens
+from generation.interventions import Intervention
 from generation.manual import ManualGenerator
 from generation.models import LoadedModel
 from generation.sampling import sampler_sha256, turn_seed
@@ -372,6 +373,14 @@ class Investigation:
             )
         return prompt
 
+    def intervene(self, intervention: Intervention, *, clear_cache: bool = False) -> None:
+        """See `ManualGenerator.intervene`."""
+        self.generator.intervene(intervention, clear_cache=clear_cache)
+
+    def withdraw(self, name: str, *, clear_cache: bool = False) -> None:
+        """See `ManualGenerator.withdraw`."""
+        self.generator.withdraw(name, clear_cache=clear_cache)
+
     def _restore(self, stands: Standing, *, goes_on: bool = False) -> Prompt | None:
         conversation = self.generator.conversation.fresh()
         prompt = restore(
@@ -382,7 +391,8 @@ class Investigation:
             context_tokens=stands.started.context_tokens,
             goes_on=goes_on,
         )
-        self.generator.restore(stands.turns, conversation)
+        read_blob = stands.recording.read_blob
+        self.generator.restore(stands.turns, conversation, read_blob)
         return prompt
 
     def _resume(self, stands: Standing) -> None:

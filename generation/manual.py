@@ -12,6 +12,7 @@ from generation.checks import refuse_count, refuse_no_text, refuse_seed, refuse_
 from generation.engine import Engine
 from generation.errors import ModelError, PromptError
 from generation.history.conversation import Conversation, Prompt
+from generation.interventions import Intervention
 from generation.models import ModelIdentity
 from generation.state import StateObserver, TokenCallback
 from generation.token_loop import CANDIDATES
@@ -224,6 +225,20 @@ class ManualGenerator:
         Raises OSError where the folder cannot be written to.
         """
         return self._engine.store_prefix(self.conversation.ids)
+
+    def intervene(self, intervention: Intervention, *, clear_cache: bool = False) -> None:
+        """From the next turn on, do something to what layers of the model give.
+
+        What is in the history keeps what was computed for it. With `clear_cache` everything that is
+        cached is given up, and the next turn computes its whole prompt anew, with the intervention
+        where its positions allow it. Raises ModelError and ToolError, and changes nothing, for what
+        does not fit the model and for a name that is in use.
+        """
+        self._engine.intervene(intervention, clear_cache=clear_cache)
+
+    def withdraw(self, name: str, *, clear_cache: bool = False) -> None:
+        """From the next turn on, do it no more; with `clear_cache` on none of its prompt either."""
+        self._engine.withdraw(name, clear_cache=clear_cache)
 
     def clear_cache(self, reason: str = "asked") -> None:
         """Free everything that is cached, the system prompt's part too."""

@@ -19,6 +19,7 @@ from recorder import Recording
 from replay.errors import ReplayError
 from replay.floor import FLOORS, version_of
 from replay.forward import logits_by_span, spans_of
+from replay.interventions import Interventions
 from replay.turns import branches, choose_turns, reply_rows, stream_of
 from replay.verdict import Floor
 
@@ -88,7 +89,9 @@ def calibrate(recording: Recording, lm: LoadedModel, *, measured: Measured | Non
             "not the same"
         )
     # The last branch is the longest, and its turns read what came before.
-    branch = list(branches(turns, lm))[-1]
+    acting = Interventions.of(recording, turns, act=True)
+    branch = list(branches(turns, lm, acting))[-1]
+    ranges = acting.of_turn(branch[-1])
     vocabulary = lm.model.get_input_embeddings().num_embeddings
     ids, rows = stream_of(branch), reply_rows(branch)[-min(_TOKENS, _LOGITS // vocabulary) :]
     threads = torch.get_num_threads()
@@ -97,7 +100,7 @@ def calibrate(recording: Recording, lm: LoadedModel, *, measured: Measured | Non
     for index, way in enumerate(ways):
         if measured is not None:
             measured(way.name, index + 1, len(ways))
-        with _forwarded_as(lm.model, way):
+        with _forwarded_as(lm.model, way), acting.acting(lm.model, ranges):
             noise.add(_logits(lm.model, ids, rows, way))
     described = (
         f"{lm.name}, torch {torch.__version__}, "

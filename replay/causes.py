@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 
 from generation import LoadedModel
 from recorder import Recording
+from recorder.projections import ActiveRange
+from replay.interventions import Interventions
 from replay.judging import MISMATCHES, JudgedTurn
 from replay.prompts import encoded_otherwise, rendered_otherwise, spelled_otherwise
 from replay.sampler_fit import SettingFit, fit_setting
@@ -44,6 +46,7 @@ class Evidence:
     differences: Sequence[FieldDifference]
     altered: Sequence[Cause]
     floor: Floor | None
+    interventions: Interventions
 
     def differs(self, field: str) -> bool:
         return any(each.field == field for each in self.differences)
@@ -122,6 +125,10 @@ def _of_drift(seen: Evidence, turn: JudgedTurn, floor: float) -> Cause:
         sentence = f"{place}: not what the model said there: the token was altered"
         return Cause(name="token", sentence=sentence, turn=number, step=step)
     differ = f"{place}: log-probabilities differ from there on"
+    left_out = () if seen.interventions.act else turn.turn.interventions
+    if left_out:
+        sentence = f"{differ}: replayed without {_interventions_named(left_out)}"
+        return Cause(name="intervention", sentence=sentence, turn=number, step=step)
     for field in ("weights", "dtype"):
         if seen.differs(field):
             return Cause(name=field, sentence=f"{differ}: {field} changed", turn=number, step=step)
@@ -142,6 +149,15 @@ def _of_drift(seen: Evidence, turn: JudgedTurn, floor: float) -> Cause:
         + (f" ({hint})" if hint else "")
     )
     return Cause(name="prompt", sentence=sentence, turn=number, step=step)
+
+
+def _interventions_named(ranges: Sequence[ActiveRange]) -> str:
+    """Each once: its name, kind and layers."""
+    named = (
+        f"intervention {each.name!r} ({each.applied.kind} in {', '.join(each.applied.layers)})"
+        for each in ranges
+    )
+    return ", ".join(dict.fromkeys(named))
 
 
 def _is_tampered(divergence: Divergence, step: int) -> bool:

@@ -16,13 +16,17 @@ _NOTED = ("attention_kernel", "threads", "generation_config")
 _NAMES = {"sampler_sha256": "random_stream"}
 
 
-def repro_line(command: str, recording: Recording, lm: LoadedModel, turn: int) -> str:
+def repro_line(
+    command: str, recording: Recording, lm: LoadedModel, turn: int, *, interventions: bool = True
+) -> str:
     """What to type to see one turn of a replay again."""
     line = f"tokentape {command} {recording.run_id} --turn {turn}"
     if recording.where:
         line += f" --store {shlex.quote(recording.where)}"
     if lm.name != recording.started().model:
         line += f" --model {shlex.quote(lm.name)}"
+    if not interventions:
+        line += " --without-interventions"
     return line
 
 

@@ -10,6 +10,7 @@ from generation import LoadedModel
 from recorder.projections import Turn
 from replay.describe import describe_divergence
 from replay.forward import CHUNK_TOKENS, teacher_forced_logits
+from replay.interventions import Interventions
 from replay.judge import Judgement, TurnJudge
 from replay.turns import OwnProcessors, branches, reply_rows, stream_of
 from replay.verdict import Divergence, Floor, TurnVerdict, Verdict
@@ -70,6 +71,7 @@ def judge_turns(
     turns: Sequence[Turn],
     lm: LoadedModel,
     floor: Floor,
+    interventions: Interventions,
     *,
     processors: OwnProcessors | None = None,
     progress: Progress | None = None,
@@ -78,7 +80,7 @@ def judge_turns(
     """Every token of the turns against one teacher-forced forward a branch."""
     total, done = sum(len(turn.tokens) for turn in turns), 0
     judged: list[JudgedTurn] = []
-    for branch in branches(turns, lm):
+    for branch in branches(turns, lm, interventions):
         blocks = teacher_forced_logits(
             lm.model, stream_of(branch), reply_rows(branch), chunk_tokens=chunk_tokens
         )
@@ -88,15 +90,16 @@ def judge_turns(
             )
             for turn in branch
         ]
-        for each in _judge_blocks(judges, blocks, lm):
-            if isinstance(each, JudgedTurn):
-                if not each.is_off_the_sampler(floor):
-                    each.logits = None
-                judged.append(each)
-                continue
-            done += each
-            if progress is not None:
-                progress(done, total)
+        with interventions.acting(lm.model, interventions.of_turn(branch[-1])):
+            for each in _judge_blocks(judges, blocks, lm):
+                if isinstance(each, JudgedTurn):
+                    if not each.is_off_the_sampler(floor):
+                        each.logits = None
+                    judged.append(each)
+                    continue
+                done += each
+                if progress is not None:
+                    progress(done, total)
     return judged
 
 

@@ -17,6 +17,7 @@ from recorder.events.turn import TOOL_CALL
 from recorder.projections import Turn
 from replay.errors import ReplayError
 from replay.floor import NO_DRIFT, YARDSTICK, plausible, predict_flips
+from replay.interventions import Interventions
 from replay.judge import TurnJudge
 from replay.judging import JudgedTurn
 from replay.replaying import Differing, Replay
@@ -34,24 +35,32 @@ def regenerate(
     floor: Floor | None = None,
     ignore: Collection[str] = (),
     tools: ToolInterface | None = None,
+    interventions: bool = True,
     progress: TurnDone | None = None,
     differing: Differing | None = None,
 ) -> Report:
     """Run `model.generate` on each turn's whole prompt, without a cache, and compare the tokens.
 
     A turn is compared up to its first difference: after it the two histories are not the same.
-    torch's global random state is put back. `floor`, `ignore`, `tools` and what is raised are as
-    those of `verify`; without a floor only tokens are compared.
+    torch's global random state is put back. `floor`, `ignore`, `tools`, `interventions` and what is
+    raised are as those of `verify`; without a floor only tokens are compared.
     """
     replay = Replay.begin(
-        "regenerate", recording, lm, turns=turns, floor=floor, ignore=ignore, differing=differing
+        "regenerate",
+        recording,
+        lm,
+        turns=turns,
+        floor=floor,
+        ignore=ignore,
+        interventions=interventions,
+        differing=differing,
     )
     judging_floor = replay.floor or NO_DRIFT
     verdicts: list[TurnVerdict] = []
     judged: list[JudgedTurn] = []
     for turn in replay.turns:
         turn_began = time.perf_counter()
-        turn_verdict, judged_turn = _regenerate_turn(turn, lm, judging_floor)
+        turn_verdict, judged_turn = _regenerate_turn(turn, lm, judging_floor, replay.interventions)
         verdicts.append(turn_verdict)
         judged.append(judged_turn)
         if progress is not None:
@@ -95,8 +104,11 @@ def _conclude(
     return verdict, f"turn {first.turn}: `generate` says something else"
 
 
-def _regenerate_turn(turn: Turn, lm: LoadedModel, floor: Floor) -> tuple[TurnVerdict, JudgedTurn]:
-    replayed_ids, logits, end_state = _generate(turn, lm)
+def _regenerate_turn(
+    turn: Turn, lm: LoadedModel, floor: Floor, interventions: Interventions
+) -> tuple[TurnVerdict, JudgedTurn]:
+    with interventions.acting(lm.model, interventions.of_turn(turn)):
+        replayed_ids, logits, end_state = _generate(turn, lm)
     # The clock may have stopped the turn, as a kill does: then it need only be a beginning.
     whole = turn.finished is not None and "max_time" not in turn.started.unreplayable
     step = _first_difference(turn.reply_ids, replayed_ids, whole=whole)

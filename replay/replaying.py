@@ -13,6 +13,7 @@ from replay.alterations import find_alterations
 from replay.causes import Evidence, find_causes
 from replay.compare import compare_fingerprints, repro_line
 from replay.floor import floor_of
+from replay.interventions import Interventions
 from replay.judging import JudgedTurn
 from replay.tool_results import rerun_tools, with_drifts
 from replay.turns import OwnProcessors, choose_turns, refuse_unknown_ids
@@ -40,6 +41,7 @@ class Replay:
     turns: list[Turn]
     differences: tuple[FieldDifference, ...]
     floor: Floor | None
+    interventions: Interventions
     began: float
 
     @classmethod
@@ -52,6 +54,7 @@ class Replay:
         turns: Sequence[int] | None,
         floor: Floor | None,
         ignore: Collection[str],
+        interventions: bool,
         processors: OwnProcessors | None = None,
         differing: Differing | None = None,
     ) -> "Replay":
@@ -72,6 +75,7 @@ class Replay:
             turns=chosen,
             differences=differences,
             floor=known_floor,
+            interventions=Interventions.of(recording, chosen, act=interventions),
             began=began,
         )
 
@@ -112,6 +116,7 @@ class Replay:
                 differences=self.differences,
                 altered=altered,
                 floor=self.floor,
+                interventions=self.interventions,
             )
             causes = find_causes(evidence)
         divergences = tuple(each for turn in judged for each in turn.divergences)
@@ -133,7 +138,9 @@ class Replay:
             predicted_flips=predicted_flips,
             duration_ms=(time.perf_counter() - self.began) * 1000.0,
             generation_ms=sum(each.duration_ms for each in finished),
-            repro=repro_line(self.kind, self.recording, self.lm, shown),
+            repro=repro_line(
+                self.kind, self.recording, self.lm, shown, interventions=self.interventions.act
+            ),
         )
         if tools is None:
             return report

@@ -91,6 +91,11 @@ def _refuse(recording: Recording, turns: dict[tuple[int, int], Turn]) -> None:
                 f"turn {turn.number} was generated with {', '.join(own)}, which no event rebuilds: "
                 "it cannot be recorded anew"
             )
+        if turn.interventions:
+            raise ReplayError(
+                f"intervention {turn.interventions[0].name!r} acts in turn {turn.number}: events "
+                "say where it acted, not by which rule, so that it cannot be recorded anew"
+            )
         if started.history_reason in _BROKEN_OFF:
             raise ReplayError(
                 f"turn {turn.number} {_BROKEN_OFF[started.history_reason]}: it cannot be recorded "

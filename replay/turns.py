@@ -9,6 +9,7 @@ from recorder import Recording, RecordingError
 from recorder.projections import Turn
 from recorder.redaction import REDACTED
 from replay.errors import NothingToReplayError, ReplayError
+from replay.interventions import Interventions
 
 OwnProcessors = Callable[[Turn], LogitsProcessorList]
 """Makes the logits processors of the caller's own that a turn was generated with."""
@@ -63,21 +64,25 @@ def refuse_unknown_ids(turns: Sequence[Turn], lm: LoadedModel) -> None:
             )
 
 
-def branches(turns: Sequence[Turn], lm: LoadedModel) -> Iterator[list[Turn]]:
+def branches(
+    turns: Sequence[Turn], lm: LoadedModel, interventions: Interventions
+) -> Iterator[list[Turn]]:
     """Turns of which each continues the one before: they share a forward.
 
-    A history that was written anew begins another branch. Turns stay alone for a model to which a
-    prefix is not the same in a longer sequence.
+    A history that was written anew, or computed anew under other interventions, begins another
+    branch. Turns stay alone for a model to which a prefix is not the same in a longer sequence.
     """
     alone = hf.prefix_obstacle(lm.model) is not None
     branch: list[Turn] = []
     stream: tuple[int, ...] = ()
     for turn in turns:
-        if branch and (alone or turn.prompt_ids[: len(stream)] != stream):
+        stream_now = interventions.marked(turn)
+        behind = stream_now[: len(stream)] == stream and len(stream) <= len(turn.prompt_ids)
+        if branch and (alone or not behind):
             yield branch
             branch = []
         branch.append(turn)
-        stream = (*turn.prompt_ids, *turn.reply_ids)
+        stream = stream_now
     if branch:
         yield branch
 

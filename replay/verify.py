@@ -29,6 +29,7 @@ def verify(
     ignore: Collection[str] = (),
     tools: ToolInterface | None = None,
     processors: OwnProcessors | None = None,
+    interventions: bool = True,
     chunk_tokens: int = CHUNK_TOKENS,
     progress: Progress | None = None,
     differing: Differing | None = None,
@@ -38,8 +39,9 @@ def verify(
     `floor` is the noise of this machine and model as `calibrate` measured it; float32 attention
     models have one without. Fingerprints to `ignore` are named in the report and forbid nothing.
     Tools are answered from the recording; those in `tools` are run again and compared as well.
-    `processors` makes the caller's own logits processors anew for a turn that had any. Of
-    `chunk_tokens`, fewer take less memory.
+    `processors` makes the caller's own logits processors anew for a turn that had any.
+    `interventions=False` leaves out what was done inside the model. Of `chunk_tokens`, fewer take
+    less memory.
 
     A divergence is in the report, not raised. Raises RecordingError for a recording that
     contradicts itself, ReplayError for turns that events cannot replay, and
@@ -54,6 +56,7 @@ def verify(
         turns=turns,
         floor=floor,
         ignore=ignore,
+        interventions=interventions,
         processors=processors,
         differing=differing,
     )
@@ -61,6 +64,7 @@ def verify(
         replay.turns,
         lm,
         replay.floor or YARDSTICK,
+        replay.interventions,
         processors=processors,
         progress=progress,
         chunk_tokens=chunk_tokens,

@@ -2,6 +2,7 @@
 
 from generation.cache.disk import PrefixFolder
 from generation.cache.key import cache_key, weights_version
+from generation.cache.marks import marked
 from generation.cache.policy import CachePolicy, cache_policy
 from generation.cache.prefix_cache import CACHE_BYTES, NO_TOKEN, Eviction, PrefixCache, Start
 from generation.cache.reuse import CachedPrefix, Reuse, common_prefix_length, decide_reuse
@@ -20,5 +21,6 @@ __all__ = (
     "cache_policy",
     "common_prefix_length",
     "decide_reuse",
+    "marked",
     "weights_version",
 )

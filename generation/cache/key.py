@@ -86,7 +86,10 @@ def _attributes(model: Any) -> str:
 
 
 def _hooks(model: Any) -> str:
-    """Whoever hooks a module can change what comes out of it: steering, for one."""
+    """Whoever hooks a module can change what comes out of it.
+
+    What our own hooks change is told by the marks of the ids (`generation.cache.marks`).
+    """
     hooks = [
         (name, number) for name, module in model.named_modules() for number in strange_hooks(module)
     ]

@@ -76,13 +76,13 @@ def cache_policy(model: Any, config: GenerationConfig | None = None) -> CachePol
     what = (str(kind), precision, str(model.config._attn_implementation))
     known = _known.setdefault(model, {})
     if what not in known:
-        with _unhooked(model):
+        with unhooked(model):
             known[what] = _decide(model, config)
     return known[what]
 
 
 @contextmanager
-def _unhooked(model: Any) -> Iterator[None]:
+def unhooked(model: Any) -> Iterator[None]:
     """The model without its hooks: whoever watches it is not shown a probe."""
     emptied = []
     for module in model.modules():

@@ -15,6 +15,7 @@ from generation import hf
 from generation.cache.branches import Branches
 from generation.cache.disk import PrefixFolder, Restored, Stored
 from generation.cache.key import cache_key
+from generation.cache.marks import is_marked, unmarked, unmarked_beginning
 from generation.cache.policy import APPEND, CROP, NONE, SNAPSHOTS, CachePolicy, cache_policy
 from generation.cache.reuse import CachedPrefix, Reuse
 from generation.cache.shelf import Shelf
@@ -63,7 +64,7 @@ class Eviction:
 class PrefixCache:
     """Caches by the key under which they are valid, within a budget of bytes.
 
-    A key that comes back, as when an intervention is taken off again, finds its caches again.
+    A key that comes back, as when somebody's hook is taken off again, finds its caches again.
     """
 
     def __init__(
@@ -94,7 +95,9 @@ class PrefixCache:
     ) -> Start:
         """The best start for a prompt. The cache is the caller's to fill; `finish` brings it back.
 
-        Raises ModelError for a cache of `given` that does not hold its ids.
+        Ids are marked with what acts on them, here and wherever they are handed over: see
+        `generation.cache.marks`. Raises ModelError for a cache of `given` that does not hold its
+        ids.
         """
         policy = cache_policy(self._model, config)
         key = cache_key(self._model, config)
@@ -156,7 +159,8 @@ class PrefixCache:
     def copy(self, start: Start, ids: Sequence[int]) -> CachedPrefix:
         """What was begun, for the caller to keep."""
         states = hf.states_sha256(start.cache)
-        return CachedPrefix(tuple(ids), hf.fork(start.cache), start.key, states)
+        marked_ids = tuple(ids) if any(map(is_marked, ids)) else ()
+        return CachedPrefix(unmarked(ids), hf.fork(start.cache), start.key, states, marked_ids)
 
     def clear(self) -> int:
         """Forget everything; the bytes that were held."""
@@ -235,7 +239,7 @@ class PrefixCache:
         if changed is not None:
             return replace(changed, cached_tokens=len(given.ids)), None
         alone = Snapshots(copies=policy.mode != APPEND)
-        alone.keep(given.ids, given.cache, 0)
+        alone.keep(given.marked_ids or given.ids, given.cache, 0)
         reuse, cache = alone.take(prompt, 0)
         return replace(reuse, source="given" if reuse.reused_tokens else ""), cache
 
@@ -251,7 +255,8 @@ class PrefixCache:
             return None
         identity = self._disk_identity(key)
         croppable = policy.mode == CROP
-        return self._folder.find(prompt, identity, croppable=croppable, more_than=more_than)
+        plain = unmarked_beginning(prompt)
+        return self._folder.find(plain, identity, croppable=croppable, more_than=more_than)
 
     def _restore(
         self, path: Path, config: GenerationConfig, key: Mapping[str, str], policy: CachePolicy

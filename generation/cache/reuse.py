@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 
 from transformers.cache_utils import Cache
 
+from generation.cache.marks import unmarked
+
 _BLOCK = 256
 
 
@@ -45,12 +47,14 @@ class CachedPrefix:
 
     `generate(return_cache=True)` gives one, `generate(past_key_values=…)` takes it. A recurrent
     state does not count its tokens: `states_sha256` tells whether it is still that of the ids.
+    `marked_ids` say under which interventions each was computed; empty where there were none.
     """
 
     ids: tuple[int, ...]
     cache: Cache
     key: Mapping[str, str]
     states_sha256: str = ""
+    marked_ids: tuple[int, ...] = ()
 
 
 def common_prefix_length(a: Sequence[int] | str, b: Sequence[int] | str) -> int:
@@ -69,7 +73,8 @@ def common_prefix_length(a: Sequence[int] | str, b: Sequence[int] | str) -> int:
 def decide_reuse(cached: Sequence[int], prompt: Sequence[int]) -> Reuse:
     """Compare ids only, so that the same ids always give the same answer.
 
-    The last token of the prompt is never reused: its logits choose the first new token.
+    The last token of the prompt is never reused: its logits choose the first new token. Ids may be
+    marked with what acted on them: where nothing else differs, the decision says so.
     """
     if not cached:
         return Reuse(decision="miss", reason="cold")
@@ -86,12 +91,15 @@ def decide_reuse(cached: Sequence[int], prompt: Sequence[int]) -> Reuse:
         return Reuse(
             decision="hit", reason="extends", reused_tokens=reused, cached_tokens=len(cached)
         )
+    cached_id, prompt_id = unmarked((cached[common], prompt[common]))
+    same_id = cached_id == prompt_id
     return Reuse(
         decision="partial" if reused else "miss",
-        reason="token_divergence",
+        reason="interventions_differ" if same_id else "token_divergence",
         reused_tokens=reused,
         cached_tokens=len(cached),
         divergence_index=common,
-        divergence_cached_id=cached[common],
-        divergence_prompt_id=prompt[common],
+        divergence_cached_id=cached_id,
+        divergence_prompt_id=prompt_id,
+        key_field="interventions" if same_id else None,
     )

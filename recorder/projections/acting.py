@@ -90,10 +90,6 @@ class Acting:
                 joined.append((first, last))
         return joined
 
-    def goes_on(self, name: str) -> bool:
-        """Whether the one of that name acts on whatever is added."""
-        return any(each.name == name and each.end is None for each in self.ranges)
-
     def _ended(self, name: str, position: int) -> tuple[ActiveRange, ...]:
         ended = []
         for each in self.ranges:
@@ -124,9 +120,7 @@ def _clipped(ranges: Sequence[ActiveRange], kept_tokens: int) -> Iterator[Active
             yield replace(each, end=min(each.end, kept_tokens))
 
 
-def _moved(
-    range_: ActiveRange, removed_tokens: Sequence[tuple[int, int]]
-) -> Iterator[ActiveRange]:
+def _moved(range_: ActiveRange, removed_tokens: Sequence[tuple[int, int]]) -> Iterator[ActiveRange]:
     """What is left of a range, in parts where ids in the middle of it go.
 
     The parts of a patch are not one: its rows do not follow each other any more.

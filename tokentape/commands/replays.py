@@ -73,6 +73,14 @@ IgnoreOption = Annotated[
     ),
 ]
 
+WithoutInterventionsOption = Annotated[
+    bool,
+    typer.Option(
+        "--without-interventions",
+        help="Replay as if nothing had been done inside the model. The verdict is not kept.",
+    ),
+]
+
 
 def rebuild(
     run: RunArgument = None, store: StoreOption = DEFAULT_URL, as_json: JsonOption = False
@@ -103,6 +111,7 @@ def verify(
     floor: FloorOption = None,
     ignore: IgnoreOption = None,
     tools: ToolsOption = Tools.RECORDED,
+    without_interventions: WithoutInterventionsOption = False,
     allow_drift: Annotated[
         bool, typer.Option("--allow-drift", help="Exit 0 although log-probabilities drifted.")
     ] = False,
@@ -127,11 +136,12 @@ def verify(
             floor=given_floor or kept_floor(recording, opened, lm),
             ignore=ignore or (),
             tools=tt.default_tools(lm) if tools is Tools.RERUN else None,
+            interventions=not without_interventions,
             differing=_say_differing,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     files.publish(report, as_json=as_json, allow_drift=allow_drift)
-    _keep_verdict(report, opened, keep)
+    _keep_verdict(report, opened, keep and not without_interventions)
     drift_allowed = allow_drift and report.verdict is tt.Verdict.DRIFTED
     raise typer.Exit(0 if report.passes or drift_allowed else 1)
 
@@ -145,6 +155,7 @@ def regenerate(
     floor: FloorOption = None,
     ignore: IgnoreOption = None,
     tools: ToolsOption = Tools.RECORDED,
+    without_interventions: WithoutInterventionsOption = False,
     junit: JUnitOption = None,
     html: HtmlOption = None,
     keep: KeepOption = True,
@@ -167,11 +178,12 @@ def regenerate(
             floor=given_floor or kept_floor(recording, opened, lm),
             ignore=ignore or (),
             tools=tt.default_tools(lm) if tools is Tools.RERUN else None,
+            interventions=not without_interventions,
             differing=_say_differing,
             progress=lambda verdict, ms: bar.advance(task),
         )
     files.publish(report, as_json=as_json)
-    _keep_verdict(report, opened, keep)
+    _keep_verdict(report, opened, keep and not without_interventions)
     raise typer.Exit(0 if report.passes else 1)
 
 

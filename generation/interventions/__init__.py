@@ -1,0 +1,19 @@
+"""Stepping in: what is done to activations while the model runs, and where in the sequence."""
+
+from generation.interventions.hooks import intervening
+from generation.interventions.intervention import Intervention
+from generation.interventions.steering import Plan, Steering
+from generation.interventions.tensors import tensor_bytes, tensor_from
+from generation.interventions.vectors import capture, contrast, mean_activation
+
+__all__ = (
+    "Intervention",
+    "Plan",
+    "Steering",
+    "capture",
+    "contrast",
+    "intervening",
+    "mean_activation",
+    "tensor_bytes",
+    "tensor_from",
+)

@@ -1,0 +1,139 @@
+"""Doing it: hooks that change what layers give, at the positions that are due and at no others."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+
+from generation.errors import ModelError
+from generation.forwards import Forward, OwnHook
+from generation.layers import find_layer, output_of
+from recorder.projections.acting import ActiveRange
+
+
+@contextmanager
+def intervening(
+    model: Any,
+    ranges: Sequence[ActiveRange] | Callable[[], Sequence[ActiveRange]],
+    forward: Forward,
+    tensors: Mapping[str, torch.Tensor],
+    *,
+    layers: Iterable[str] = (),
+) -> Iterator[None]:
+    """While it lasts, what the ranges say is done to the model's activations.
+
+    `forward` says which positions are computed (see `counting_forwards`), `tensors` are float32, by
+    their sha256. Ranges that are called for may change from one forward to the next, and have to
+    stay within `layers`. Positions outside of ranges keep every bit.
+
+    Raises ModelError for a layer that the model does not have, a tensor that is not there, and
+    numbers that do not fit.
+    """
+    current: Callable[[], Sequence[ActiveRange]]
+    current = ranges if callable(ranges) else lambda given=tuple(ranges): given  # type: ignore[misc]
+    named = dict.fromkeys(
+        [*layers, *(layer for each in current() for layer in each.applied.layers)]
+    )
+    with ExitStack() as hooks:
+        for name in named:
+            module = find_layer(model, name)[1]
+            hook = OwnHook(_LayerHook(name, current, forward, tensors))
+            hooks.callback(module.register_forward_hook(hook).remove)
+        yield
+
+
+class _LayerHook:
+    """Changes the output of one module."""
+
+    def __init__(
+        self,
+        layer: str,
+        ranges: Callable[[], Sequence[ActiveRange]],
+        forward: Forward,
+        tensors: Mapping[str, torch.Tensor],
+    ) -> None:
+        self._layer = layer
+        self._ranges = ranges
+        self._forward = forward
+        self._tensors = tensors
+        self._placed: dict[str, torch.Tensor] = {}
+
+    def __call__(self, module: Any, args: Any, output: Any) -> Any:
+        start, end = self._forward.start, self._forward.end
+        due = [
+            (each, part)
+            for each in self._ranges()
+            if self._layer in each.applied.layers and (part := each.within(start, end)) is not None
+        ]
+        if not due:
+            return None
+        given = output_of(output)
+        if given.dim() < 2 or given.shape[1] != end - start:
+            raise ModelError(
+                f"{self._layer} gives {tuple(given.shape)} for {end - start} positions: they "
+                "cannot be told apart"
+            )
+        # A copy: what the layer gave may be somebody else's input as well.
+        changed = given.clone()
+        for each, (first, last) in due:
+            self._change(changed, each, first, last)
+        return with_tensor(output, given, changed)
+
+    def _change(self, activations: torch.Tensor, each: ActiveRange, first: int, last: int) -> None:
+        """In place, at absolute positions; computed in float32 and rounded once."""
+        start, applied = self._forward.start, each.applied
+        rows = activations[:, first - start : last - start]
+        dimensions = list(applied.dimensions)
+        chosen = rows[..., dimensions] if dimensions else rows
+        changed = self._changed(chosen.to(torch.float32), each, first, last)
+        if applied.kind == "placebo":
+            changed = chosen
+        if dimensions:
+            rows[..., dimensions] = changed.to(rows.dtype)
+        else:
+            rows.copy_(changed)
+
+    def _changed(
+        self, numbers: torch.Tensor, each: ActiveRange, first: int, last: int
+    ) -> torch.Tensor:
+        applied = each.applied
+        kind, coefficient = applied.kind, applied.coefficient
+        if kind == "placebo":
+            return numbers
+        if kind == "ablate_zero":
+            return torch.zeros_like(numbers)
+        if kind == "scale":
+            return numbers * (1.0 if coefficient is None else coefficient)
+        tensor = self._tensor(applied.tensor_sha256, numbers.device)
+        if kind == "patch":
+            row = first - (each.tensor_start or 0)
+            tensor = tensor[max(row, 0) : row + last - first] if tensor.dim() == 2 else tensor[:0]
+            if len(tensor) != last - first:
+                raise ModelError(
+                    f"intervention {applied.name!r} has no rows for positions {first} to {last}"
+                )
+        if tensor.shape[-1] != numbers.shape[-1]:
+            raise ModelError(
+                f"intervention {applied.name!r} has a vector of {tensor.shape[-1]} numbers, and "
+                f"{numbers.shape[-1]} are changed in {self._layer}"
+            )
+        if kind == "steer":
+            return numbers + (1.0 if coefficient is None else coefficient) * tensor
+        return tensor.expand_as(numbers)
+
+    def _tensor(self, sha256: str, device: torch.device) -> torch.Tensor:
+        if sha256 not in self._placed:
+            if sha256 not in self._tensors:
+                raise ModelError(f"the tensor {sha256[:12]}… of an intervention is not at hand")
+            self._placed[sha256] = self._tensors[sha256].to(device)
+        return self._placed[sha256]
+
+
+def with_tensor(output: Any, given: torch.Tensor, changed: torch.Tensor) -> Any:
+    """The output of a module with one tensor of it replaced. Raises ModelError for other kinds."""
+    if output is given:
+        return changed
+    if isinstance(output, tuple) and not hasattr(output, "_fields"):
+        return tuple(changed if each is given else each for each in output)
+    raise ModelError(f"a {type(output).__name__} cannot be changed: choose another layer")

@@ -1,0 +1,300 @@
+"""The interventions of a generator: what is asked for, and where it acts in the stream."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from generation.cache import common_prefix_length, marked
+from generation.errors import ModelError
+from generation.forwards import Forward, counting_forwards
+from generation.history.conversation import OWN_PROMPT, Prompt
+from generation.interventions.hooks import intervening
+from generation.interventions.intervention import Intervention, is_rebuilt, rebuilt
+from generation.interventions.tensors import tensor_bytes, tensor_from
+from generation.interventions.vectors import widths_of
+from generation.layers import find_layer
+from generation.state import GenerationState, StateObserver
+from recorder import Recorder
+from recorder.events import InterventionApplied, InterventionRemoved
+from recorder.projections import Acting, ActiveRange, Turn
+
+ReadBlob = Callable[[str], bytes]
+Change = InterventionApplied | InterventionRemoved
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    intervention: Intervention
+    event: InterventionApplied
+    """As it will be recorded, but for its turn and position."""
+
+    def at(self, turn: int, position: int) -> InterventionApplied:
+        return replace(self.event, turn=turn, position=position)
+
+    def is_in(self, range_: ActiveRange) -> bool:
+        """Whether what acts there is this, and not another one of that name from before."""
+        applied = replace(range_.applied, turn=self.event.turn, position=self.event.position)
+        return applied == self.event and range_.tensor_start == self.event.tensor_start
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What acts on a prompt, and the changes by which it comes to do so."""
+
+    turn: int
+    first_step: int
+    acting: Acting
+    changes: tuple[Change, ...] = ()
+
+
+class Steering:
+    """Decides, turn by turn and token by token, what acts from which position on, and records that.
+
+    What was computed stays as it was: only positions that are new get what is asked for now.
+    `acting` is the same as the projection of the recorded events.
+    """
+
+    def __init__(self, model: Any, recorder: Recorder | None) -> None:
+        self.acting = Acting()
+        self._model = model
+        self._recorder = recorder
+        self._asked: dict[str, _Asked] = {}
+        self._from_start: set[str] = set()
+        self._tensors: dict[str, torch.Tensor] = {}
+        self._kept: set[str] = set()
+        self._turn, self._first_step = 0, 0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Those that are asked for."""
+        return tuple(self._asked)
+
+    def ask(self, intervention: Intervention, *, from_start: bool) -> None:
+        """It is to act from the next turn on; with `from_start` on all of that turn's prompt.
+
+        Raises ModelError for a name that is in use and for what does not fit the model, and
+        ToolError for a layer that it does not have.
+        """
+        if not isinstance(intervention, Intervention):
+            raise ModelError(
+                f"an Intervention is needed, not a {type(intervention).__name__}: make one with "
+                "Intervention.steer and its like"
+            )
+        name = intervention.name
+        if name in self._asked:
+            raise ModelError(f"there is an intervention {name!r} already: withdraw it first")
+        layers = tuple(
+            dict.fromkeys(find_layer(self._model, each)[0] for each in intervention.layers)
+        )
+        _refuse_misfit(intervention, widths_of(self._model, layers))
+        event = intervention.event(turn=1, position=0, layers=layers)
+        if intervention.tensor is not None:
+            self._tensors[event.tensor_sha256] = intervention.tensor
+        self._asked[name] = _Asked(intervention, event)
+        self._from_start -= {name}
+        if from_start:
+            self._from_start.add(name)
+
+    def withdraw(self, name: str, *, from_start: bool) -> None:
+        """It is to act no more from the next turn on. Raises ModelError where there is none."""
+        if name not in self._asked:
+            known = ", ".join(map(repr, self._asked)) or "none"
+            raise ModelError(f"there is no intervention {name!r}; there is {known}")
+        del self._asked[name]
+        self._from_start -= {name}
+        if from_start:
+            self._from_start.add(name)
+
+    def restore(self, acting: Acting, read_blob: ReadBlob | None) -> None:
+        """Go on behind what another process recorded: what acted there, with its tensors.
+
+        What acted at the end is asked for again, as far as no predicate decided on it, unless one
+        of that name is asked for already. Raises ModelError for a tensor that is not there.
+        """
+        self.acting = acting
+        for each in acting.ranges:
+            sha256 = each.applied.tensor_sha256
+            if sha256 and sha256 not in self._tensors:
+                if read_blob is None:
+                    raise ModelError(f"the tensor of intervention {each.name!r} is not at hand")
+                self._tensors[sha256] = tensor_from(read_blob(sha256), sha256)
+        for each in acting.ranges:
+            applied = each.applied
+            if each.end is None and applied.name not in self._asked and is_rebuilt(applied):
+                tensor = self._tensors.get(applied.tensor_sha256)
+                self.ask(rebuilt(applied, tensor), from_start=False)
+
+    def resume(self, turn: Turn, prompt: Prompt, system_ids: Sequence[int]) -> None:
+        """Go on in a turn that was cut off: decide again what may not have been recorded.
+
+        A predicate is not asked again: what it said of the last token stays, if that was recorded.
+        """
+        first_step = turn.first_step
+        plan = Plan(turn=turn.number, first_step=first_step, acting=self.acting)
+        if not turn.tokens:
+            self.begin(self._planned(plan, prompt, system_ids))
+            return
+        self.begin(plan)
+        self._decide_token(turn.tokens[-1].position, turn.tokens[-1].step, state=None)
+
+    def restarted(self, tokens: int) -> None:
+        """A system prompt begins another stream."""
+        self.acting = self.acting.restarted(tokens)
+
+    def plan(
+        self, prompt: Prompt, system_ids: Sequence[int], *, turn: int, first_step: int
+    ) -> Plan:
+        """What is to act on the prompt of the coming turn, or part of a turn. Changes nothing."""
+        acting = self.acting
+        if prompt.pruning is not None:
+            acting = acting.pruned(prompt.pruning.removed_tokens)
+        acting = acting.rewritten(prompt.kept_tokens)
+        plan = Plan(turn=turn, first_step=first_step, acting=acting)
+        return self._planned(plan, prompt, system_ids)
+
+    def begin(self, plan: Plan) -> None:
+        """The turn has begun: record what acts in it from where on."""
+        self.acting = plan.acting
+        self._turn, self._first_step = plan.turn, plan.first_step
+        self._from_start.clear()
+        for change in plan.changes:
+            self._record(change)
+
+    @contextmanager
+    def acting_from(self, held_tokens: int) -> Iterator[None]:
+        """While it lasts the model is intervened with; its next forward is behind `held_tokens`."""
+        if not self._asked and not self.acting.ranges:
+            yield
+            return
+        layers = [
+            layer
+            for event in (
+                *(each.event for each in self._asked.values()),
+                *(each.applied for each in self.acting.ranges),
+            )
+            for layer in event.layers
+        ]
+        forward = Forward(end=held_tokens, turn=self._turn)
+        with (
+            counting_forwards(self._model, forward),
+            intervening(
+                self._model,
+                lambda: self.acting.ranges,
+                forward,
+                self._tensors,
+                layers=layers,
+            ),
+        ):
+            yield
+
+    def observing(self, observer: StateObserver | None) -> StateObserver | None:
+        """The caller's observer, and behind it the decision what acts on the token it was shown."""
+        if not self._asked and not self.acting.ranges:
+            return observer
+
+        def observe(state: GenerationState) -> None:
+            if observer is not None:
+                observer(state)
+            self._decide_token(state.input_ids.shape[1] - 1, state.step, state)
+
+        return observe
+
+    def marked(self, ids: Sequence[int]) -> tuple[int, ...]:
+        """The ids of the stream as the cache is given them: with what acts on each."""
+        return marked(ids, self.acting.ranges)
+
+    def _planned(self, plan: Plan, prompt: Prompt, system_ids: Sequence[int]) -> Plan:
+        for name in self._names_of(plan.acting):
+            new_from = 0 if name in self._from_start else _new_from(prompt, system_ids)
+            for change in self._due(plan.acting, name, (new_from, len(prompt.ids)), plan):
+                acting = _after(plan.acting, change)
+                plan = replace(plan, acting=acting, changes=(*plan.changes, change))
+        return plan
+
+    def _decide_token(self, position: int, step: int, state: GenerationState | None) -> None:
+        """Record what begins and what ceases to act with the token that was sampled last."""
+        turn = self._turn
+        for name in self._names_of(self.acting):
+            asked = self._asked.get(name)
+            if asked is not None and asked.intervention.when is not None and state is None:
+                continue
+            if asked is not None:
+                acts = asked.intervention.acts_on_token(position, turn=turn, step=step, state=state)
+                asked = asked if acts else None
+            open_ = [each for each in self.acting.ranges if each.name == name and each.end is None]
+            as_asked = [asked is not None and asked.is_in(each) for each in open_]
+            if as_asked == ([] if asked is None else [True]):
+                continue
+            change: Change
+            if asked is None:
+                change = InterventionRemoved(turn=turn, position=position, name=name)
+            else:
+                change = asked.at(turn, position)
+            self.acting = _after(self.acting, change)
+            self._record(change)
+
+    def _due(self, acting: Acting, name: str, new: tuple[int, int], plan: Plan) -> list[Change]:
+        """What makes the one of that name act on the positions that are `new` as it is to."""
+        asked, turn = self._asked.get(name), plan.turn
+        wanted: tuple[int, int] | None = None
+        if asked is not None:
+            wanted = asked.intervention.acts_on_prompt(*new, turn=turn, first_step=plan.first_step)
+        there = [each for each in acting.ranges if each.name == name and each.within(*new)]
+        as_asked = all(asked is not None and asked.is_in(each) for each in there)
+        if as_asked and acting.within(name, *new) == ([] if wanted is None else [wanted]):
+            return []
+        changes: list[Change] = []
+        if acting.within(name, new[0], new[1] if wanted is None else wanted[0]):
+            changes.append(InterventionRemoved(turn=turn, position=new[0], name=name))
+        if wanted is not None and asked is not None:
+            changes.append(asked.at(turn, wanted[0]))
+            if wanted[1] < new[1]:
+                changes.append(InterventionRemoved(turn=turn, position=wanted[1], name=name))
+        return changes
+
+    def _names_of(self, acting: Acting) -> list[str]:
+        """Those that are asked for, and those that still act somewhere."""
+        return list(dict.fromkeys([*self._asked, *(each.name for each in acting.ranges)]))
+
+    def _record(self, change: Change) -> None:
+        if self._recorder is None:
+            return
+        sha256 = change.tensor_sha256 if isinstance(change, InterventionApplied) else ""
+        if sha256 and sha256 not in self._kept:
+            self._recorder.put_blob(sha256, tensor_bytes(self._tensors[sha256]))
+            self._kept.add(sha256)
+        self._recorder.record(change)
+
+
+def _after(acting: Acting, change: Change) -> Acting:
+    if isinstance(change, InterventionApplied):
+        return acting.applied(change)
+    return acting.removed(change)
+
+
+def _new_from(prompt: Prompt, system_ids: Sequence[int]) -> int:
+    """The first position of a prompt that the model has not lived through before."""
+    if prompt.history_reason == OWN_PROMPT:
+        return common_prefix_length(system_ids, prompt.ids)
+    return prompt.kept_tokens - sum(len(message.ids) for message in prompt.messages)
+
+
+def _refuse_misfit(intervention: Intervention, widths: dict[str, int]) -> None:
+    """Raise ModelError for numbers that are not those of the layers."""
+    dimensions, tensor = intervention.dimensions, intervention.tensor
+    for layer, width in widths.items():
+        if dimensions and max(dimensions) >= width:
+            raise ModelError(
+                f"{layer} gives {width} numbers, and intervention {intervention.name!r} changes "
+                f"the one with number {max(dimensions)}"
+            )
+        changed = len(dimensions) or width
+        if tensor is not None and tensor.shape[-1] != changed:
+            what = f"{changed} of {width} dimensions" if dimensions else f"{width} numbers"
+            raise ModelError(
+                f"intervention {intervention.name!r} has a vector of {tensor.shape[-1]} numbers, "
+                f"and {what} are changed in {layer}"
+            )
