@@ -1,7 +1,7 @@
 """What users hold: a model, its cache, and a conversation that begins with a system prompt."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -193,8 +193,18 @@ class ManualGenerator:
         """Give the model a prompt of the conversation and let it reply; see `Engine.take_turn`."""
         return self._engine.take_turn(prompt, settings, self.conversation)
 
-    def restore(self, turns: Sequence[Turn], conversation: Conversation) -> None:
-        """Go on behind recorded turns, of which the conversation is what they left."""
+    def restore(
+        self,
+        turns: Sequence[Turn],
+        conversation: Conversation,
+        read_blob: Callable[[str], bytes] | None = None,
+    ) -> None:
+        """Go on behind recorded turns, of which the conversation is what they left.
+
+        `read_blob` gives the tensors of what was done inside the model: see `Steering.restore`.
+        """
+        if turns:
+            self._engine.steering.restore(turns[-1].acting, read_blob)
         self.conversation = conversation
         self._engine.turn = turns[-1].number if turns else self._engine.turn
 

@@ -27,8 +27,8 @@ class Turn:
 
     `finished` is None where the run was cut off in the turn; then `tokens` are those that were
     sampled before, and the text of the reply is not known without a tokenizer. `pruned` is what
-    was taken out of the history before it. `interventions` are what acted on its prompt and reply,
-    each with the positions that it acted on, in the order in which they act.
+    was taken out of the history before it. `acting` is what was done inside the model at its end,
+    and to what came before that.
     """
 
     started: TurnStarted
@@ -40,7 +40,12 @@ class Turn:
     prefill: PrefillCompleted | None
     finished: TurnFinished | None
     pruned: HistoryPruned | None = None
-    interventions: tuple[ActiveRange, ...] = ()
+    acting: Acting = field(default_factory=Acting)
+
+    @property
+    def interventions(self) -> tuple[ActiveRange, ...]:
+        """What acted on its prompt and reply, and on which positions, in the order of acting."""
+        return self.acting.over(len(self.prompt_ids) + len(self.tokens))
 
     @property
     def number(self) -> int:
@@ -305,5 +310,5 @@ class _OpenTurn:
             prefill=self._prefill,
             finished=finished,
             pruned=self._pruned,
-            interventions=self.acting.over(len(self._prompt_ids) + len(self._tokens)),
+            acting=self.acting,
         )
