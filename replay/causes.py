@@ -120,15 +120,15 @@ def _of_drift(seen: Evidence, turn: JudgedTurn, floor: float) -> Cause:
     place_in_part = next(i for i, each in enumerate(turn.differences) if each > floor)
     number, step = turn.turn.number, turn.turn.first_step + place_in_part
     place = f"turn {number}, token {step}"
-    divergence = next((each for each in turn.divergences if each.step == step), None)
-    if divergence is not None and _is_tampered(divergence, place_in_part):
-        sentence = f"{place}: not what the model said there: the token was altered"
-        return Cause(name="token", sentence=sentence, turn=number, step=step)
     differ = f"{place}: log-probabilities differ from there on"
     left_out = () if seen.interventions.act else turn.turn.interventions
     if left_out:
         sentence = f"{differ}: replayed without {_interventions_named(left_out)}"
         return Cause(name="intervention", sentence=sentence, turn=number, step=step)
+    divergence = next((each for each in turn.divergences if each.step == step), None)
+    if divergence is not None and _is_tampered(divergence, place_in_part):
+        sentence = f"{place}: not what the model said there: the token was altered"
+        return Cause(name="token", sentence=sentence, turn=number, step=step)
     for field in ("weights", "dtype"):
         if seen.differs(field):
             return Cause(name=field, sentence=f"{differ}: {field} changed", turn=number, step=step)

@@ -78,6 +78,12 @@ def widths_of(model: Any, layers: Sequence[str]) -> dict[str, int]:
 
     Raises ModelError where it gives none, or where they cannot be changed.
     """
+    for layer in layers:
+        if find_layer(model, layer)[1] is model.get_output_embeddings():
+            raise ModelError(
+                f"{layer} makes logits, and only those that are asked for: choose one before it, "
+                "or a logits processor"
+            )
     return {layer: _activations(model, (0, 0), layer).shape[-1] for layer in layers}
 
 
