@@ -8,9 +8,12 @@ tokens; a token that was tampered with is one that the model did not say, on an 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
+
 from generation import LoadedModel
 from recorder import Recording
 from recorder.projections import ActiveRange
+from replay.forward import teacher_forced_logits
 from replay.interventions import Interventions
 from replay.judging import MISMATCHES, JudgedTurn
 from replay.prompts import encoded_otherwise, rendered_otherwise, spelled_otherwise
@@ -34,6 +37,7 @@ _NUMERIC_FIELDS = (
 # are recorded in half precision.
 _TAMPERED_NATS = 0.05
 _CANDIDATE_NATS = 0.02
+_INTERVENTIONS_TRIED = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +144,11 @@ def _of_drift(seen: Evidence, turn: JudgedTurn, floor: float) -> Cause:
             f"{differ}, by little: numerics changed ({named}); `tokentape calibrate` may tell"
         )
         return Cause(name="numerics", sentence=sentence, turn=number, step=step)
+    acting = seen.interventions.of_turn(turn.turn)
+    idle = _idle_intervention(seen, turn, step, floor)
+    if idle:
+        sentence = f"{differ}, and agree without {_interventions_named(idle)}: it did not act there"
+        return Cause(name="intervention", sentence=sentence, turn=number, step=step)
     hint = ""
     if not seen.differs("tokenizer"):
         hint = spelled_otherwise(seen.recording, seen.lm.tokenizer)
@@ -147,8 +156,27 @@ def _of_drift(seen: Evidence, turn: JudgedTurn, floor: float) -> Cause:
     sentence = (
         f"{differ}, and the weights are those recorded: prompt changed, in the ids {before}"
         + (f" ({hint})" if hint else "")
+        + (f", or {_interventions_named(acting)} is not what acted" if acting else "")
     )
     return Cause(name="prompt", sentence=sentence, turn=number, step=step)
+
+
+def _idle_intervention(
+    seen: Evidence, judged: JudgedTurn, step: int, floor: float
+) -> list[ActiveRange]:
+    """The ranges of the one intervention without which the first token that drifts agrees."""
+    turn, ranges = judged.turn, seen.interventions.of_turn(judged.turn)
+    row = len(turn.prompt_ids) + step - 1
+    ids, token = (*turn.prompt_ids, *turn.reply_ids), turn.tokens[step]
+    # Each costs a forward; of many, the first are as likely as the others.
+    for name in list(dict.fromkeys(each.name for each in ranges))[:_INTERVENTIONS_TRIED]:
+        others = [each for each in ranges if each.name != name]
+        with seen.interventions.acting(seen.lm.model, others):
+            (logits,) = teacher_forced_logits(seen.lm.model, ids, [row])
+        logprob = torch.log_softmax(logits[0], dim=-1)[token.token_id].item()
+        if abs(logprob - token.logprob) <= floor:
+            return [each for each in ranges if each.name == name]
+    return []
 
 
 def _interventions_named(ranges: Sequence[ActiveRange]) -> str:

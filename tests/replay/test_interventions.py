@@ -233,6 +233,32 @@ def change_kept(path: Path, change: Callable[[sqlite3.Connection], None]) -> Non
     connection.close()
 
 
+def test_an_intervention_that_was_never_there_is_named(lm: tt.LoadedModel, tmp_path: Path) -> None:
+    """A placebo is recorded as acting; somebody makes it out to be more."""
+    path = tmp_path / "runs.db"
+    with tt.open_store(f"sqlite:///{path}") as store:
+        asked = [intervention("steer"), intervention("placebo", name="sham", layer=1)]
+        run_id = record_with(lm, store, *asked).run_id
+
+    def change(body: dict[str, Any]) -> None:
+        body["kind"] = "ablate_zero" if body["name"] == "sham" else body["kind"]
+
+    def forge(db: sqlite3.Connection) -> None:
+        rows = "SELECT event_key, body FROM events WHERE kind = 'InterventionApplied'"
+        for key, body in db.execute(rows).fetchall():
+            values = json.loads(body)
+            change(values)
+            update = "UPDATE events SET body = ? WHERE event_key = ?"
+            db.execute(update, (json.dumps(values), key))
+
+    change_kept(path, forge)
+    with tt.open_store(f"sqlite:///{path}") as store:
+        report = tt.verify(store.recording(run_id), lm)
+        causes = {cause.name: cause.sentence for cause in report.causes}
+
+        assert "agree without intervention 'sham' (ablate_zero in " in causes["intervention"]
+
+
 def other_coefficient(body: dict[str, Any]) -> None:
     body["coefficient"] += 0.01
 
