@@ -204,7 +204,7 @@ class ManualGenerator:
         `read_blob` gives the tensors of what was done inside the model: see `Steering.restore`.
         """
         if turns:
-            self._engine.steering.restore(turns[-1].acting, read_blob)
+            self._engine.steering.restore(turns[-1], read_blob)
         self.conversation = conversation
         self._engine.turn = turns[-1].number if turns else self._engine.turn
 

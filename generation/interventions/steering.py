@@ -36,8 +36,11 @@ class _Asked:
 
     def is_in(self, range_: ActiveRange) -> bool:
         """Whether what acts there is this, and not another one of that name from before."""
-        applied = replace(range_.applied, turn=self.event.turn, position=self.event.position)
-        return applied == self.event and range_.tensor_start == self.event.tensor_start
+        return self.is_as(range_.applied) and range_.tensor_start == self.event.tensor_start
+
+    def is_as(self, applied: InterventionApplied) -> bool:
+        here = replace(applied, turn=self.event.turn, position=self.event.position)
+        return here == self.event
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,24 +111,29 @@ class Steering:
         if from_start:
             self._from_start.add(name)
 
-    def restore(self, acting: Acting, read_blob: ReadBlob | None) -> None:
-        """Go on behind what another process recorded: what acted there, with its tensors.
+    def restore(self, last: Turn, read_blob: ReadBlob | None) -> None:
+        """Go on behind a turn that another process recorded: what acted there, with its tensors.
 
-        What acted at the end is asked for again, as far as no predicate decided on it, unless one
-        of that name is asked for already. Raises ModelError for a tensor that is not there.
+        What had acted and was not withdrawn is asked for again, unless one of its name is asked for
+        already. Raises ModelError for a tensor that is not there, and for what a predicate decided
+        on.
         """
-        self.acting = acting
-        for each in acting.ranges:
-            sha256 = each.applied.tensor_sha256
+        self.acting = last.acting
+        for each in (*self.acting.asked, *(each.applied for each in self.acting.ranges)):
+            sha256 = each.tensor_sha256
             if sha256 and sha256 not in self._tensors:
                 if read_blob is None:
                     raise ModelError(f"the tensor of intervention {each.name!r} is not at hand")
                 self._tensors[sha256] = tensor_from(read_blob(sha256), sha256)
-        for each in acting.ranges:
-            applied = each.applied
-            if each.end is None and applied.name not in self._asked and is_rebuilt(applied):
-                tensor = self._tensors.get(applied.tensor_sha256)
-                self.ask(rebuilt(applied, tensor), from_start=False)
+        for each in self.acting.asked:
+            if each.name in self._asked:
+                continue
+            if not is_rebuilt(each):
+                raise ModelError(
+                    f"a predicate decided where intervention {each.name!r} acts, and no event "
+                    "holds that: ask for it again before the run goes on"
+                )
+            self.ask(rebuilt(each, self._tensors.get(each.tensor_sha256)), from_start=False)
 
     def resume(self, turn: Turn, prompt: Prompt, system_ids: Sequence[int]) -> None:
         """Go on in a turn that was cut off: decide again what may not have been recorded.
@@ -224,7 +232,7 @@ class Steering:
             if asked is not None:
                 acts = asked.intervention.acts_on_token(position, turn=turn, step=step, state=state)
                 asked = asked if acts else None
-            open_ = [each for each in self.acting.ranges if each.name == name and each.end is None]
+            open_ = [each for each in self._ranges_of(name) if each.end is None]
             as_asked = [asked is not None and asked.is_in(each) for each in open_]
             if as_asked == ([] if asked is None else [True]):
                 continue
@@ -239,6 +247,10 @@ class Steering:
     def _due(self, acting: Acting, name: str, new: tuple[int, int], plan: Plan) -> list[Change]:
         """What makes the one of that name act on the positions that are `new` as it is to."""
         asked, turn = self._asked.get(name), plan.turn
+        before = [each for each in acting.asked if each.name == name]
+        if any(asked is None or not asked.is_as(each) for each in before):
+            withdrawn = InterventionRemoved(turn=turn, position=new[0], name=name, withdrawn=True)
+            return [withdrawn, *self._due(_after(acting, withdrawn), name, new, plan)]
         wanted: tuple[int, int] | None = None
         if asked is not None:
             wanted = asked.intervention.acts_on_prompt(*new, turn=turn, first_step=plan.first_step)
@@ -255,9 +267,13 @@ class Steering:
                 changes.append(InterventionRemoved(turn=turn, position=wanted[1], name=name))
         return changes
 
+    def _ranges_of(self, name: str) -> list[ActiveRange]:
+        return [each for each in self.acting.ranges if each.name == name]
+
     def _names_of(self, acting: Acting) -> list[str]:
         """Those that are asked for, and those that still act somewhere."""
-        return list(dict.fromkeys([*self._asked, *(each.name for each in acting.ranges)]))
+        known = [each.name for each in acting.asked] + [each.name for each in acting.ranges]
+        return list(dict.fromkeys([*self._asked, *known]))
 
     def _record(self, change: Change) -> None:
         if self._recorder is None:

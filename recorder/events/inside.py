@@ -81,12 +81,16 @@ class InterventionApplied:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InterventionRemoved:
-    """From `position` on the intervention of that name acts no more."""
+    """From `position` on the intervention of that name acts no more.
+
+    It was `withdrawn`, or its rule has it rest there, and it may be applied again.
+    """
 
     version: ClassVar[int] = 1
     turn: int
     position: int
     name: str
+    withdrawn: bool = False
 
     def __post_init__(self) -> None:
         require_counts(turn=self.turn, position=self.position)

@@ -39,38 +39,47 @@ class ActiveRange:
 class Acting:
     """Every range of a stream in which something acts, in the order in which it was applied.
 
-    What acts on one position acts in this order. Nothing here changes: what is done to the stream
-    gives another one.
+    What acts on one position acts in this order. `asked` are those that have acted and were not
+    withdrawn, each as it was applied last. Nothing here changes: what is done to the stream gives
+    another one.
     """
 
     ranges: tuple[ActiveRange, ...] = ()
+    asked: tuple[InterventionApplied, ...] = ()
 
     def applied(self, event: InterventionApplied) -> "Acting":
         """From its position on it acts, in place of one of its name."""
         begun = ActiveRange(
             applied=event, start=event.position, end=None, tensor_start=event.tensor_start
         )
-        return Acting((*self._ended(event.name, event.position), begun))
+        names = [each.name for each in self.asked]
+        asked = [event if each.name == event.name else each for each in self.asked]
+        return Acting(
+            (*self._ended(event.name, event.position), begun),
+            tuple(asked if event.name in names else [*asked, event]),
+        )
 
     def removed(self, event: InterventionRemoved) -> "Acting":
-        return Acting(self._ended(event.name, event.position))
+        rest = (each for each in self.asked if not (event.withdrawn and each.name == event.name))
+        return Acting(self._ended(event.name, event.position), tuple(rest))
 
     def rewritten(self, kept_tokens: int) -> "Acting":
         """The stream keeps so many ids, and others may come behind these."""
         if not self.ranges:
             return self
-        return Acting(tuple(_clipped(self.ranges, kept_tokens)))
+        return Acting(tuple(_clipped(self.ranges, kept_tokens)), self.asked)
 
     def restarted(self, tokens: int) -> "Acting":
         """Another stream begins with so many ids, on which nothing acts."""
         going_on = (each for each in self.ranges if each.end is None)
-        return Acting(tuple(replace(each, start=tokens) for each in going_on))
+        return Acting(tuple(replace(each, start=tokens) for each in going_on), self.asked)
 
     def pruned(self, removed_tokens: Sequence[tuple[int, int]]) -> "Acting":
         """Ranges of ids are taken out, and what is behind them moves up."""
         if not self.ranges or not removed_tokens:
             return self
-        return Acting(tuple(part for each in self.ranges for part in _moved(each, removed_tokens)))
+        moved = (part for each in self.ranges for part in _moved(each, removed_tokens))
+        return Acting(tuple(moved), self.asked)
 
     def over(self, tokens: int) -> tuple[ActiveRange, ...]:
         """What acts on the first so many positions, each range with an end."""

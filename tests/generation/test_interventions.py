@@ -1,5 +1,6 @@
 """What is done inside a model: exactly there and then, on top of what was lived before."""
 
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from generation.cache.marks import marked, unmarked
 from generation.forwards import Forward, counting_forwards
 from generation.interventions import intervening
 from recorder import Recorder
-from recorder.events import InterventionApplied, InterventionRemoved, TurnStarted
+from recorder.events import InterventionApplied, InterventionRemoved, RunStarted, TurnStarted
 from recorder.projections import Acting, ActiveRange
 from store import DatabaseStore
 from tests.interventions import GREEDY, KINDS, WIDTH, intervention, ranges_of, vector
@@ -506,23 +507,84 @@ def recorder_of_beginning(store: DatabaseStore, run_id: str, tokens: int) -> lis
     return list(iterate_turns(envelopes))
 
 
-def test_what_acted_at_the_end_acts_on_in_another_process(
+def killed(store: DatabaseStore, run_id: str, events: int) -> DatabaseStore:
+    """A store that has so many events of a run, and all payloads."""
+    rest = tt.open_store("sqlite://")
+    assert isinstance(rest, DatabaseStore)
+    for envelope in itertools.islice(store.recording(run_id).events(), events):
+        event = envelope.event
+        if isinstance(event, InterventionApplied) and event.tensor_sha256:
+            rest.put_blob(event.tensor_sha256, store.blob(event.tensor_sha256))
+        if isinstance(event, RunStarted):
+            rest.put_blob(event.weights_sha256, store.blob(event.weights_sha256))
+        rest.append(envelope, durable=False)
+    return rest
+
+
+def test_killed_anywhere_a_steered_run_goes_on_to_the_same_tokens(
     lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
-    """Its vector comes from the store; a predicate cannot, and has to be given again."""
-    ids = random_ids(9, 1)
+    """Behind each event of its second turn; what acted in that turn acts on by itself."""
+
+    def say(run: tt.Investigation, *turns: int) -> None:
+        for turn in turns:
+            run.chat(f"And {turn}?", max_new_tokens=4, do_sample=True, temperature=0.9)
+
+    with tt.Investigation(lm, store=store, name="t", system_prompt="Be kind.", seed=5) as run:
+        run.intervene(intervention("steer", name="on"))
+        run.intervene(intervention("scale", name="last", layer=1, positions="last"))
+        run.intervene(intervention("ablate_zero", name="own", layer=1, from_step=1))
+        say(run, 1, 2, 3)
+    recording = store.recording(run.run_id)
+    events = [each.event for each in recording.events()]
+    starts = [place for place, each in enumerate(events) if isinstance(each, TurnStarted)]
+    assert isinstance(events[starts[1] + 1], InterventionApplied)
+    for cut in range(starts[1] + 1, starts[2] - 1):
+        with killed(store, run.run_id, cut) as rest:
+            with tt.Investigation.resume(rest, run.run_id, lm) as resumed:
+                say(resumed, 3)
+            again = rest.recording(run.run_id)
+            for ours, theirs in zip(again.turns(), recording.turns(), strict=True):
+                assert ours.reply_ids == theirs.reply_ids, cut
+                assert ranges_of(ours) == ranges_of(theirs), cut
+            if cut % 5 == 0:
+                assert tt.verify(again, lm).verdict is tt.Verdict.VERIFIED
+
+
+def test_a_fork_begins_under_what_acted_where_it_parts(
+    lm: tt.LoadedModel, store: DatabaseStore
+) -> None:
+    with tt.Investigation(lm, store=store, name="t", system_prompt="Be kind.", seed=5) as run:
+        run.intervene(intervention("steer"))
+        run.chat("One?", max_new_tokens=3, **GREEDY)
+        run.withdraw("it")
+        run.chat("Two?", max_new_tokens=3, **GREEDY)
+    with tt.Investigation.fork(store, run.run_id, lm, at_turn=2) as fork:
+        fork.chat("Two?", max_new_tokens=3, **GREEDY)
+    recording = store.recording(fork.run_id)
+    first, second = recording.turns()
+
+    assert ranges_of(second)[0][1:] == (first.interventions[0].start, len(second.prompt_ids) + 3)
+    assert tt.verify(recording, lm).verdict is tt.Verdict.VERIFIED
+
+
+def test_what_a_predicate_decided_has_to_be_given_again(
+    lm: tt.LoadedModel, store: DatabaseStore
+) -> None:
+    """And what a store does not have cannot act."""
     with Recorder(store) as recorder:
         generator = tt.ManualGenerator(lm.model, lm.tokenizer, recorder)
-        generator.intervene(intervention("steer", name="on", positions=(3, 500)))
-        generator.intervene(intervention("scale", name="asked", when=lambda state: True))
-        generator.generate(ids, max_new_tokens=3, **GREEDY)
+        generator.intervene(intervention("steer", name="asked", when=lambda state: True))
+        generator.generate(random_ids(9, 1), max_new_tokens=3, **GREEDY)
     turns = store.recording(recorder.run_id).turns()
     other = tt.ManualGenerator(lm.model, lm.tokenizer)
-    other.restore(turns, other.conversation, store.blob)
 
-    assert other._engine.steering.names == ("on",)
+    with pytest.raises(tt.ModelError, match="a predicate decided where intervention 'asked' acts"):
+        other.restore(turns, other.conversation, store.blob)
+    other.intervene(intervention("steer", name="asked", when=lambda state: True))
+    other.restore(turns, other.conversation, store.blob)
     assert other._engine.steering.acting == turns[-1].acting
-    with pytest.raises(tt.ModelError, match="'on' is not at hand"):
+    with pytest.raises(tt.ModelError, match="'asked' is not at hand"):
         tt.ManualGenerator(lm.model, lm.tokenizer).restore(turns, other.conversation)
 
 
