@@ -145,7 +145,7 @@ def _of_drift(seen: Evidence, turn: JudgedTurn, floor: float) -> Cause:
         )
         return Cause(name="numerics", sentence=sentence, turn=number, step=step)
     acting = seen.interventions.of_turn(turn.turn)
-    idle = _idle_intervention(seen, turn, step, floor)
+    idle = _idle_intervention(seen, turn, place_in_part, floor)
     if idle:
         sentence = f"{differ}, and agree without {_interventions_named(idle)}: it did not act there"
         return Cause(name="intervention", sentence=sentence, turn=number, step=step)
