@@ -11,19 +11,6 @@ from torch import nn
 PREFILL, DECODE, RECOMPUTED = "prefill", "decode", "recomputed"
 
 
-class OwnHook:
-    """A hook that tokentape puts into a model itself. It says elsewhere what it does there.
-
-    The caches that were made under it stay valid; those under hooks of other people do not.
-    """
-
-    def __init__(self, call: Callable[..., Any]) -> None:
-        self._call = call
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._call(*args, **kwargs)
-
-
 @dataclass(slots=True)
 class Forward:
     """The forward under way computes the absolute positions `start` to `end`, half-open.
@@ -63,8 +50,20 @@ class OwnHook:
         self.counts = counts
         self.free = free or nullcontext()
 
-    def __call__(self, *args: Any) -> None:
+    def __call__(self, *args: Any) -> Any:
         self._look(*args)
+
+
+class SteeringHook(OwnHook):
+    """One of ours whose output takes the place of the module's.
+
+    What it changed is told by the marks of a cache's ids, so it is no part of the key either.
+    """
+
+    __slots__ = ()
+
+    def __call__(self, *args: Any) -> Any:
+        return self._look(*args)
 
 
 def strange_hooks(module: nn.Module) -> list[int]:

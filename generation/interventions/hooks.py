@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from generation.errors import ModelError
-from generation.forwards import Forward, OwnHook
+from generation.forwards import Forward, SteeringHook
 from generation.layers import find_layer, output_of
 from recorder.projections.acting import ActiveRange
 
@@ -38,7 +38,7 @@ def intervening(
     with ExitStack() as hooks:
         for name in named:
             module = find_layer(model, name)[1]
-            hook = OwnHook(_LayerHook(name, current, forward, tensors))
+            hook = SteeringHook(_LayerHook(name, current, forward, tensors))
             hooks.callback(module.register_forward_hook(hook).remove)
         yield
 
