@@ -22,11 +22,13 @@ from generation.cache import (
 from generation.checks import refuse_beyond_context, refuse_training, refuse_unreadable
 from generation.history.conversation import Conversation, Prompt, decode_after
 from generation.interventions import Intervention, Steering
+from generation.introspection.activations import ActivationMonitor
 from generation.models import ModelIdentity
 from generation.sampling import skip_draws
 from generation.threads import torch_threads
 from generation.token_loop import TokenLoop
 from generation.turn import TurnResult, TurnSettings, finished_turn, started_turn
+from generation.watching import Watched, watching
 from recorder import Recorder, TokentapeError
 from recorder.events import (
     CacheCleared,
@@ -70,6 +72,7 @@ class Engine:
         self.tokenizer = tokenizer
         self.cache = cache
         self.turn = 0
+        self.monitor: ActivationMonitor | None = None
         self._recorder = recorder
         self._identity = identity
         self._described = described
@@ -247,9 +250,16 @@ class Engine:
         conversation.begin_turn(prompt)
         decided = self._decided(len(ready.ids), start)
         self._record(decided)
-        with self.steering.acting_from(start.reuse.reused_tokens):
+        held = start.reuse.reused_tokens
+        watched = watching(
+            self.model, self.monitor, settings.observe_layers, turn=self.turn, held_tokens=held
+        )
+        # Watchers come behind those who steer: they see what the layers really give.
+        with self.steering.acting_from(held), watched as seen:
             decoder, logits = self._prefill(ready, start)
-            token_ids, stop_reason = self._decode(ready, decoder, logits)
+            seen.decodes()
+            token_ids, stop_reason = self._decode(ready, decoder, logits, seen)
+            self._record_seen(seen)
         returned = self._keep(start, decoder, (*prompt.ids, *token_ids[:-1]), settings)
         if self._recorder is not None:
             self._record(watch.sampled(self.turn, self.cache.kv_bytes))
@@ -295,10 +305,20 @@ class Engine:
             return None
         return lambda ids: pauses(decode_after(self.tokenizer, prompt_ids, ids))
 
+    def _record_seen(self, seen: Watched) -> None:
+        for event in seen.events():
+            self._record(event)
+
     def _decode(
-        self, ready: "_Ready", decoder: hf.Decoder, logits: torch.Tensor
+        self, ready: "_Ready", decoder: hf.Decoder, logits: torch.Tensor, seen: Watched
     ) -> tuple[tuple[int, ...], str]:
         settings = ready.settings
+
+        def between() -> None:
+            self._record_seen(seen)
+            if settings.between is not None:
+                settings.between()
+
         loop = TokenLoop(
             turn=self.turn,
             first_step=settings.first_step,
@@ -309,7 +329,8 @@ class Engine:
             record=self._record,
             callback=settings.callback,
             observer=self.steering.observing(settings.observer),
-            between=settings.between,
+            hidden_states=seen.hidden_states,
+            between=between,
             pauses=self._pauses(ready),
         )
         with hf.decoding(self.model):

@@ -1,6 +1,6 @@
 """A conversation with a model that looks at itself, recorded as it goes."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -16,6 +16,7 @@ from generation.history.restoring import prompt_tokens_max, restore
 from generation.initial_prompt import initial_prompt, memory_instructions
 from generation.interrupts import interrupted_between_tokens
 from generation.interventions import Intervention
+from generation.introspection.toolset import IntrospectionTools
 from generation.manual import ManualGenerator
 from generation.models import LoadedModel
 from generation.sampling import sampler_sha256, turn_seed
@@ -133,7 +134,14 @@ class Investigation:
             resumed=recorder is not None,
             **engine,
         )
-        self._use = ToolUse(tools=self._tools, tokenizer=lm.tokenizer, recorder=self._recorder)
+        self._use = ToolUse(
+            tools=self._tools,
+            tokenizer=lm.tokenizer,
+            recorder=self._recorder,
+            around=self.generator.as_lived,
+        )
+        if isinstance(self._tools, IntrospectionTools):
+            self._use.observed = self._tools.inspector.take
         self._stands: Standing | None = None
         self._forks: RunForked | None = None
         self.resumed_reply: Reply | None = None
@@ -229,6 +237,12 @@ class Investigation:
         return self._recorder.run_id
 
     def __enter__(self) -> Self:
+        if isinstance(self._tools, IntrospectionTools):
+            self._tools.inspector.bind(
+                ids=lambda: self.generator.conversation.ids,
+                turn=lambda: max(1, self.generator.turn),
+                monitor=self.generator.monitor,
+            )
         try:
             if self._stands is None:
                 self.generator.cache_system_prompt(self.create_initial_prompt())
@@ -249,6 +263,8 @@ class Investigation:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if isinstance(self._tools, IntrospectionTools):
+            self._tools.inspector.unbind()
         self._recorder.__exit__(error_type, error, trace)
 
     def chat(
@@ -372,6 +388,21 @@ class Investigation:
                 "pruned with at_context_limit"
             )
         return prompt
+
+    def watch(self, layers: Iterable[str | int], *, full: bool = False) -> None:
+        """Record statistics of what layers give; see `ManualGenerator.watch`.
+
+        Tools that look at activations see them, too.
+        """
+        monitor = self.generator.watch(layers, full=full)
+        if isinstance(self._tools, IntrospectionTools):
+            self._tools.inspector.monitor = monitor
+
+    def unwatch(self) -> None:
+        """Look at no layer any more."""
+        self.generator.unwatch()
+        if isinstance(self._tools, IntrospectionTools):
+            self._tools.inspector.monitor = None
 
     def intervene(self, intervention: Intervention, *, clear_cache: bool = False) -> None:
         """See `ManualGenerator.intervene`."""

@@ -1,7 +1,8 @@
 """What users hold: a model, its cache, and a conversation that begins with a system prompt."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from generation.engine import Engine
 from generation.errors import ModelError, PromptError
 from generation.history.conversation import Conversation, Prompt
 from generation.interventions import Intervention
+from generation.introspection.activations import ActivationMonitor
 from generation.models import ModelIdentity
 from generation.state import StateObserver, TokenCallback
 from generation.token_loop import CANDIDATES
@@ -143,6 +145,7 @@ class ManualGenerator:
         seed: int | None = None,
         callback: TokenCallback | None = None,
         observer: StateObserver | None = None,
+        observe_layers: Sequence[str | int] = (),
         past_key_values: CachedPrefix | None = None,
         return_cache: bool = False,
         logits_processor: LogitsProcessorList | None = None,
@@ -154,9 +157,10 @@ class ManualGenerator:
         `use_cache=False` computes the whole prompt anew. `seed` begins the random generator of
         this call (one is drawn and returned if it is left out); torch's own is never touched.
         `callback` sees each token id and its raw logits, float32 of shape (vocab,); `observer`
-        sees the `GenerationState` after each token. `return_cache=True` puts the cache of prompt
-        and reply, with its ids, under `past_key_values` of the result; the argument of that name
-        takes one in, and as much of it is reused as begins the prompt.
+        sees the `GenerationState` after each token, with the hidden states of `observe_layers`, as
+        named in `find_layer`. `return_cache=True` puts the cache of prompt and reply, with its ids,
+        under `past_key_values` of the result; the argument of that name takes one in, and as much
+        of it is reused as begins the prompt.
         Raises PromptError and ModelError before anything is generated or recorded.
         """
         given = {"temperature": temperature, "top_p": top_p, "do_sample": do_sample}
@@ -170,6 +174,7 @@ class ManualGenerator:
                 use_cache=use_cache,
                 callback=callback,
                 observer=observer,
+                observe_layers=observe_layers,
                 past_key_values=past_key_values,
                 return_cache=return_cache,
                 logits_processor=logits_processor,
@@ -211,6 +216,28 @@ class ManualGenerator:
     def resume_turn(self, turn: Turn, prompt: Prompt, settings: TurnSettings) -> TurnResult:
         """Go on with a turn that was cut off; see `Engine.resume_turn`."""
         return self._engine.resume_turn(turn, prompt, settings, self.conversation)
+
+    def watch(self, layers: Iterable[str | int], *, full: bool = False) -> ActivationMonitor:
+        """Record statistics of what these layers give, for every forward from the next turn on.
+
+        `layers` are numbers, full names or those of TransformerLens; see `find_layer`. `full`
+        measures more, and takes longer. Raises ToolError for an unknown layer.
+        """
+        self._engine.monitor = ActivationMonitor(self.model, layers, full=full)
+        return self._engine.monitor
+
+    @property
+    def monitor(self) -> ActivationMonitor | None:
+        """Who watches activations, if anybody does."""
+        return self._engine.monitor
+
+    def unwatch(self) -> None:
+        """Look at no layer any more."""
+        self._engine.monitor = None
+
+    def as_lived(self) -> AbstractContextManager[None]:
+        """What is forwarded of the conversation in here is intervened with as it was."""
+        return self._engine.steering.acting_from(0)
 
     def fork(self) -> Conversation:
         """A conversation that goes on from here on its own, for `switch`. Nothing is copied."""

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +15,7 @@ from generation.history.conversation import NewMessage
 from generation.tool_calls import ParsedCall
 from generation.tools import ToolInterface, ToolResult, failed_result
 from recorder import Recorder
-from recorder.events import ToolCalled, ToolReturned
+from recorder.events import ActivationObserved, ToolCalled, ToolReturned
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,13 +31,16 @@ class ToolUse:
     """Runs calls and records what was asked and what came back.
 
     `calls` counts those of the run. `answered` are results of calls that were made in another
-    process and that no prompt took up: they are not made again.
+    process and that no prompt took up: they are not made again. Tools run within `around`, and what
+    they had the model do is `observed`.
     """
 
     tools: ToolInterface
     tokenizer: PreTrainedTokenizerBase
     recorder: Recorder
     role: str = "tool"
+    around: Callable[[], AbstractContextManager[Any]] = nullcontext
+    observed: Callable[[], Iterable[ActivationObserved]] = tuple
     calls: int = 0
     answered: Mapping[str, tuple[ToolCalled, ToolReturned]] = field(default_factory=dict)
 
@@ -75,12 +79,17 @@ class ToolUse:
             result = _again(known[1])
         else:
             self.recorder.record(called)
-            result = (
-                failed_result(error) if error else self.tools.call(called.name, called.arguments)
-            )
+            result = failed_result(error) if error else self._answer(called)
             self._record(called, result)
         message = NewMessage(role=self.role, content=result.content, tool_call_id=called.call_id)
         return message, result
+
+    def _answer(self, called: ToolCalled) -> ToolResult:
+        with self.around():
+            result = self.tools.call(called.name, called.arguments)
+        for event in self.observed():
+            self.recorder.record(event)
+        return result
 
     def _record(self, called: ToolCalled, result: ToolResult) -> None:
         sha256 = hashlib.sha256(result.payload).hexdigest()

@@ -116,7 +116,7 @@ class TurnSettings:
     observer: StateObserver | None = None
     past_key_values: CachedPrefix | None = None
     return_cache: bool = False
-    observe_layers: tuple[str, ...] = ()
+    observe_layers: tuple[str | int, ...] = ()
     first_step: int = 0
     pauses: Pause | None = None
     between: Callable[[], None] | None = None
@@ -151,7 +151,7 @@ def turn_settings(
     use_cache: bool = True,
     callback: TokenCallback | None = None,
     observer: StateObserver | None = None,
-    observe_layers: Sequence[str] = (),
+    observe_layers: Sequence[str | int] = (),
     past_key_values: CachedPrefix | None = None,
     return_cache: bool = False,
     logits_processor: LogitsProcessorList | None = None,

@@ -1,0 +1,60 @@
+"""Who looks at the forwards of a turn: a monitor of activations, and the turn's own observer."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+
+from generation.forwards import DECODE, PREFILL, Forward, counting_forwards
+from generation.introspection.activations import ActivationMonitor
+from generation.introspection.hidden_states import HiddenStateTap
+from recorder.events import ActivationObserved
+
+
+class Watched:
+    """What is seen of a turn as it goes on."""
+
+    def __init__(
+        self, forward: Forward, monitor: ActivationMonitor | None, tap: HiddenStateTap | None
+    ) -> None:
+        self._forward = forward
+        self._monitor = monitor
+        self._tap = tap
+
+    def decodes(self) -> None:
+        """The prompt is through: what comes is a token at a time."""
+        self._forward.source = DECODE
+
+    def hidden_states(self) -> Mapping[str, torch.Tensor]:
+        """What layers gave at the newest position, for the observer."""
+        return {} if self._tap is None else self._tap.newest
+
+    def events(self) -> Sequence[ActivationObserved]:
+        """What the monitor has seen since the last time."""
+        return [] if self._monitor is None else self._monitor.take()
+
+
+@contextmanager
+def watching(
+    model: Any,
+    monitor: ActivationMonitor | None,
+    layers: Sequence[str | int],
+    *,
+    turn: int,
+    held_tokens: int,
+) -> Iterator[Watched]:
+    """Look at the forwards in here, the first of them behind so many tokens.
+
+    `layers` are those whose hidden states an observer asked for. Where nobody looks, nothing is
+    hooked.
+    """
+    forward = Forward(end=held_tokens, source=PREFILL, turn=turn)
+    tap = HiddenStateTap(model, layers) if layers else None
+    with ExitStack() as stack:
+        if monitor is not None or tap is not None:
+            stack.enter_context(counting_forwards(model, forward))
+        for each in (monitor, tap):
+            if each is not None:
+                stack.enter_context(each.watching(forward))
+        yield Watched(forward, monitor, tap)
