@@ -11,6 +11,7 @@ from unittest.mock import patch
 
 import tokentape as tt
 from benchmarks.tiny_models import byte_tokenizer, tiny_model
+from store import DatabaseStore
 
 NEW_TOKENS = 4
 
@@ -47,20 +48,47 @@ def record_failure(lm: tt.LoadedModel, store: tt.EventLog) -> str:
     """A run that is cut off in its second turn."""
 
     def stop(token_id: int, logits: object) -> None:
-        raise KeyboardInterrupt("enough")
+        raise RuntimeError("enough")
 
     run = tt.Investigation(lm, store=store, name="failure", system_prompt="Be kind.", seed=8)
-    with contextlib.suppress(KeyboardInterrupt), run:
+    with contextlib.suppress(RuntimeError), run:
         run.chat("Is 'naïve' – é, 🦜 – a word?\n\t\"Yes\\no\"", max_new_tokens=NEW_TOKENS)
         run.chat("Go on.", max_new_tokens=NEW_TOKENS, callback=stop)
     return run.run_id
+
+
+def record_family(lm: tt.LoadedModel, store: DatabaseStore) -> list[str]:
+    """A run that is watched and stepped into, interrupted and gone on with, and a fork of it."""
+
+    def stop(token_id: int, logits: object) -> None:
+        raise KeyboardInterrupt
+
+    run = tt.Investigation(lm, store=store, name="family", system_prompt="Be kind.", seed=9)
+    with contextlib.suppress(KeyboardInterrupt), run:
+        run.watch([1])
+        run.chat("What is it like?", max_new_tokens=NEW_TOKENS)
+        run.unwatch()
+        louder = tt.Intervention.scale("louder", ["model.layers.1"], 1.5, positions="generated")
+        run.intervene(louder)
+        run.chat("And now?", max_new_tokens=NEW_TOKENS, do_sample=True)
+        run.chat("Go on.", max_new_tokens=NEW_TOKENS, callback=stop)
+    with tt.Investigation.resume(store, run.run_id, lm) as resumed:
+        resumed.withdraw("louder")
+        resumed.chat("As before?", max_new_tokens=NEW_TOKENS)
+    with tt.Investigation.fork(store, run.run_id, lm, at_turn=2) as fork:
+        fork.chat("Another way.", max_new_tokens=NEW_TOKENS)
+    return [run.run_id, fork.run_id]
 
 
 def main(path: Path) -> None:
     lm = tiny_model("llama", byte_tokenizer(), max_position_embeddings=1024)
     # Whose machine it was is nobody's business.
     with patch("platform.platform", return_value="Linux"), tt.open_store("sqlite://") as store:
-        run_ids = [record_conversation(lm, store), record_failure(lm, store)]
+        run_ids = [
+            record_conversation(lm, store),
+            record_failure(lm, store),
+            *record_family(lm, store),
+        ]
         tt.pack([store.recording(run_id) for run_id in run_ids], store, path)
 
 
