@@ -84,7 +84,8 @@ def run_demo(store_url: str, sealed: Path, model: str, script_path: Path | None)
     console = output.console()
     with output.working(f"loading {model} (the first time takes half a minute)"):
         lm = tt.load_model(model)
-    tools = tt.default_tools(lm)
+    called = {turn.tool_call.name for turn in script.turns if turn.tool_call}
+    tools = tt.default_tools(lm).only(sorted(called))
     system_prompt = script.system_prompt.replace("{tools}", tools.documentation())
     _refuse_what_cannot_fit(lm, script, system_prompt)
     with tt.open_store(store_url) as store:
