@@ -22,7 +22,7 @@ from generation.models import LoadedModel
 from generation.sampling import sampler_sha256, turn_seed
 from generation.standing import Standing, recorded_result, recorded_settings
 from generation.tool_calls import CallReader, ParsedCall
-from generation.tool_use import ToolCall, ToolUse
+from generation.tool_use import ToolCall, ToolUse, result_role
 from generation.tools import ToolInterface, ToolResult
 from generation.turn import TurnResult, TurnSettings, turn_settings
 from recorder import EventLog, Recorder, Recording, Redactor, TokentapeError
@@ -119,6 +119,8 @@ class Investigation:
             "tool_call_format": self._reader.format,
             "tools": list(self._tools.names),
         }
+        if self._tools.names and "tool_result_role" not in self._behaviour:
+            self._behaviour["tool_result_role"] = result_role(lm.tokenizer, template_settings)
         self._recorder = recorder or Recorder(store, redactor=redactor)
         self.generator = ManualGenerator(
             lm.model,
@@ -139,6 +141,7 @@ class Investigation:
             tokenizer=lm.tokenizer,
             recorder=self._recorder,
             around=self.generator.as_lived,
+            role=str(self._behaviour.get("tool_result_role", "tool")),
         )
         if isinstance(self._tools, IntrospectionTools):
             self._use.observed = self._tools.inspector.take
@@ -332,7 +335,10 @@ class Investigation:
             rest = chosen.continued(step)
             if rest is None:
                 break
-            shown = [self._use.for_model(each, turn=turn.turn, step=step) for each in calls]
+            shown = [
+                self._use.for_model(each, turn=turn.turn, step=step)
+                for each in self._within_limit(calls, made)
+            ]
             results += (result for _, result in shown)
             made += len(calls)
             try:
@@ -362,6 +368,15 @@ class Investigation:
 
     def _may_call(self, made: int) -> bool:
         return made < int(self._behaviour["tool_calls_max"])
+
+    def _within_limit(self, calls: Sequence[ParsedCall], made: int) -> list[ParsedCall]:
+        """Calls that were written at once; of those that are too many the model is told so."""
+        most = self._behaviour["tool_calls_max"]
+        error = f"it was not run: a turn may make {most} calls, go on without it"
+        return [
+            call if self._may_call(place) else replace(call, error=call.error or error)
+            for place, call in enumerate(calls, start=made)
+        ]
 
     def _calls_of(self, part: TurnResult, made: int) -> tuple[ParsedCall, ...]:
         """What the model asks of tools at the end of a part of its turn."""

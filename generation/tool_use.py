@@ -11,11 +11,14 @@ from transformers import PreTrainedTokenizerBase
 
 from generation.errors import ToolError
 from generation.hf.control_tokens import encode, mark
+from generation.history.chat_template import ChatTemplate
 from generation.history.conversation import NewMessage
 from generation.tool_calls import ParsedCall
 from generation.tools import ToolInterface, ToolResult, failed_result
 from recorder import Recorder
 from recorder.events import ActivationObserved, ToolCalled, ToolReturned
+
+RESULT_ROLES = ("tool", "user")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,9 +33,9 @@ class ToolCall:
 class ToolUse:
     """Runs calls and records what was asked and what came back.
 
-    `calls` counts those of the run. `answered` are results of calls that were made in another
-    process and that no prompt took up: they are not made again. Tools run within `around`, and what
-    they had the model do is `observed`.
+    `role` is that of the messages with results. `calls` counts those of the run. `answered` are
+    results of calls that were made in another process and that no prompt took up: they are not made
+    again. Tools run within `around`, and what they had the model do is `observed`.
     """
 
     tools: ToolInterface
@@ -109,6 +112,25 @@ class ToolUse:
                 turn=called.turn,
             )
         )
+
+
+def result_role(
+    tokenizer: PreTrainedTokenizerBase, template_settings: Mapping[str, Any] | None
+) -> str:
+    """The role in which results are put before the model: `tool`, or else `user`.
+
+    A template may refuse the role `tool`, or leave out what has it.
+    """
+    given = template_settings if isinstance(template_settings, Mapping) else {}
+    template = ChatTemplate(tokenizer, settings=given)
+    probe = "result of a call"
+    said = {"system": "Be kind.", "user": "?", "assistant": "a call"}
+    asked = [{"role": role, "content": content} for role, content in said.items()]
+    for role in RESULT_ROLES:
+        shown = template.try_render([*asked, {"role": role, "content": probe}])
+        if shown is not None and probe in shown:
+            return role
+    return RESULT_ROLES[0]
 
 
 def _again(returned: ToolReturned) -> ToolResult:
