@@ -79,6 +79,9 @@ class DatabaseStore(DatabaseReader):
             with self._told(run_id, refused):
                 self._append(envelope)
             return
+        if not isinstance(event, RunStarted):
+            # In memory the reader has the writer's connection, and would end its transaction.
+            self._open_run(run_id)
         with self._transaction(run_id, refused, durable=durable):
             if isinstance(event, RunStarted):
                 self._begin_run(envelope)

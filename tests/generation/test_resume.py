@@ -181,6 +181,38 @@ def test_whoever_still_records_a_run_that_was_taken_over_is_told(
     assert tt.check(store, run.run_id).holds
 
 
+def test_of_two_who_go_on_with_a_run_at_once_one_is_told_and_the_other_goes_on(
+    lm: tt.LoadedModel, store: DatabaseStore
+) -> None:
+    with begin(lm, store) as run:
+        run.chat("Hello?", max_new_tokens=4)
+    first, second = (
+        tt.Investigation.resume(store, run.run_id, lm, tools=tt.default_tools(lm)) for _ in range(2)
+    )
+    with first:
+        with pytest.raises(tt.StoreError, match="a run has one writer"), second:
+            pass
+        first.chat("Hello?", max_new_tokens=4)
+
+    assert tt.check(store, run.run_id).holds
+    assert store.summary(run.run_id).turns == 2  # type: ignore[union-attr]
+
+
+def test_an_imported_run_can_be_gone_on_with_in_memory(
+    lm: tt.LoadedModel, store: DatabaseStore, tmp_path: Any
+) -> None:
+    with begin(lm, store) as run:
+        run.chat("Hello?", max_new_tokens=4)
+    tape = tt.pack([store.recording(run.run_id)], store, tmp_path / "run.tape")
+    with tt.open_store("sqlite://") as other:
+        tt.import_runs(tape, other)
+        with tt.Investigation.resume(other, run.run_id, lm, tools=tt.default_tools(lm)) as resumed:
+            resumed.chat("Hello?", max_new_tokens=4)
+
+        assert tt.check(other, run.run_id).holds
+        assert other.summary(run.run_id).turns == 2  # type: ignore[union-attr]
+
+
 def test_another_model_does_not_go_on(
     lm: tt.LoadedModel,
     store: DatabaseStore,
