@@ -42,6 +42,11 @@ class Recording:
         for envelope in self.own_events():
             yield envelope
             if isinstance(envelope.event, RunForked):
+                if envelope.seq != 1:
+                    raise RecordingError(
+                        f"run {self.run_id} says with event {envelope.seq} that it was forked, and "
+                        "only its second one can"
+                    )
                 self.lineage()
                 yield from self._shared_events(envelope.event)
 

@@ -96,6 +96,8 @@ def _other_faults(
         fault = _blob_fault(source, record, envelope.event)
         if fault:
             yield turn, fault
+        if isinstance(envelope.event, RunForked) and record.seq != 1:
+            yield turn, f"event {record.seq} says that the run was forked, and only its second can"
         envelopes.append(envelope)
     forked = recording.forked()
     if forked is not None:

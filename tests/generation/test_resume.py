@@ -377,3 +377,22 @@ def test_a_fork_is_not_begun_where_there_is_nothing(
         fork.chat("From the very beginning.", max_new_tokens=4)
     kinds = [each.event for each in store.recording(fork.run_id).own_events()]
     assert isinstance(kinds[1], RunForked)
+
+
+def test_a_run_that_says_late_that_it_was_forked_does_not_hold(
+    lm: tt.LoadedModel, store: DatabaseStore
+) -> None:
+    with begin(lm, store) as run:
+        go_on(run)
+    events = [each.event for each in store.recording(run.run_id).events()]
+    forged = tt.Recorder(store)
+    itself = RunForked(
+        parent_run_id=forged.run_id, parent_seq=1, parent_hash="0" * 64, at_turn=1, changes={}
+    )
+    for event in (*events[:2], itself):
+        forged.record(event)
+    forged.finish()
+
+    assert not tt.check(store, forged.run_id).holds
+    with pytest.raises(tt.RecordingError, match="says with event 2 that it was forked"):
+        store.recording(forged.run_id).turns()
