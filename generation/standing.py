@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from generation import fingerprints
-from generation.checks import refuse_seed
+from generation.checks import refuse_count, refuse_seed
 from generation.errors import ModelError, PromptError
 from generation.hf import recorded_config, rehearse
 from generation.history.conversation import HISTORIES, Prompt
@@ -140,6 +140,13 @@ def recorded_settings(turn: Turn, changes: Mapping[str, Any] | None = None) -> T
         use_cache=not bypassed,
         first_step=turn.first_step,
     )
+
+
+def refuse_no_settings(changes: Mapping[str, Any]) -> None:
+    """Raise ModelError for what no turn has as a setting, and for no length of a reply."""
+    if "max_new_tokens" in changes:
+        refuse_count("max_new_tokens", changes["max_new_tokens"])
+    recorded_config({name: changes[name] for name in changes if name != "seed"})
 
 
 def refuse_changes(lm: LoadedModel, turn: Turn, changes: Mapping[str, Any]) -> None:

@@ -205,3 +205,30 @@ def _wait_for_a_turn(url: str) -> None:
                     return
         time.sleep(0.02)
     raise AssertionError("no turn has begun")
+
+
+@pytest.mark.parametrize(
+    ("turn", "given", "said"),
+    [
+        ("2", ["--set", "max_new_tokens=0"], "max_new_tokens must be a whole number"),
+        ("2", ["--set", "max_new_tokens=many"], "max_new_tokens must be a whole number"),
+        ("2", ["--set", "temperature=Infinity"], "--set takes finite numbers"),
+        ("2", ["--set", "temperature=1e400"], "--set takes finite numbers"),
+        ("2", ["--message", "a\udc80b"], "--message holds half a surrogate pair"),
+        ("2", ["--message", " "], "--message is empty"),
+        ("4", ["--message", "So?", "--set", "tool_calls=3"], "no turn has a setting 'tool_calls'"),
+        ("4", ["--message", "So?", "--set", "user_message=3"], "no turn has a setting"),
+        ("4", ["--message", "So?", "--set", "observe_layers=3"], "no turn has a setting"),
+    ],
+)
+def test_what_no_fork_can_take_is_said_in_a_line_and_nothing_is_recorded(
+    cli: Cli, recorded: tt.Recording, url: str, turn: str, given: list[str], said: str
+) -> None:
+    code, _, err = cli("fork", recorded.run_id, "--at-turn", turn, "--store", url, *given)
+
+    assert code == 2
+    assert err.count("\n") == 1
+    assert said in err
+    assert "unexpected" not in err
+    with tt.open_store(url) as store:
+        assert len(store.summaries()) == 1

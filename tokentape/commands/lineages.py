@@ -65,6 +65,7 @@ def fork(
 ) -> None:
     """Begin a run where another one stood, and take one turn; nothing of the past is copied."""
     changed = _parsed(changes or [])
+    _refuse_no_message(message)
     with recording_store(store, must_exist=True) as opened:
         parent = opened.recording(run)
         taken = [each for each in parent.turns() if each.number == at_turn]
@@ -75,9 +76,10 @@ def fork(
             )
         started = parent.started()
         lm = _model(started, model)
-        if taken:
-            from generation.standing import refuse_changes
+        from generation.standing import refuse_changes, refuse_no_settings
 
+        refuse_no_settings(changed)
+        if taken:
             refuse_changes(lm, taken[0], changed)
         investigation = tt.Investigation.fork(
             opened,
@@ -173,4 +175,17 @@ def _parsed(changes: list[str]) -> dict[str, Any]:
             parsed[name.strip()] = json.loads(value)
         except ValueError:
             parsed[name.strip()] = value
+    try:
+        json.dumps(parsed, allow_nan=False).encode()
+    except ValueError:
+        raise tt.PromptError("--set takes finite numbers: no event can hold another") from None
     return parsed
+
+
+def _refuse_no_message(message: str | None) -> None:
+    """Raise PromptError for what cannot be said, before anything is recorded."""
+    from generation.checks import refuse_no_text
+
+    if message is not None and not message.strip():
+        raise tt.PromptError("--message is empty: there is nothing to reply to")
+    refuse_no_text("--message", message or "")
