@@ -20,9 +20,16 @@ from generation.introspection.toolset import IntrospectionTools
 from generation.manual import ManualGenerator
 from generation.models import LoadedModel
 from generation.sampling import sampler_sha256, turn_seed
-from generation.standing import Standing, recorded_result, recorded_settings
+from generation.standing import (
+    CHANGED_IN_FORKS,
+    OF_THE_PROCESS,
+    Standing,
+    recorded_result,
+    recorded_settings,
+    refuse_unknown_settings,
+)
 from generation.tool_calls import CallReader, ParsedCall
-from generation.tool_use import ToolCall, ToolUse, result_role
+from generation.tool_use import NOT_RUN, ToolCall, ToolUse, result_role
 from generation.tools import ToolInterface, ToolResult
 from generation.turn import TurnResult, TurnSettings, turn_settings
 from recorder import EventLog, Recorder, Recording, Redactor, TokentapeError
@@ -167,6 +174,7 @@ class Investigation:
         begun with. Raises RecordingError for a damaged run, ModelError for another model,
         PromptError for a run that cannot go on.
         """
+        refuse_unknown_settings(settings, OF_THE_PROCESS)
         stands = Standing.of(store.recording(run_id))
         stands.refuse_what_cannot_go_on()
         stands.refuse_other_model(lm)
@@ -191,6 +199,7 @@ class Investigation:
         `settings` are those of `Investigation` to be changed: `name`, `seed`, `at_context_limit`
         and others. Raises as `resume` does.
         """
+        refuse_unknown_settings(settings, (*OF_THE_PROCESS, *CHANGED_IN_FORKS))
         stands = Standing.of(store.recording(run_id), before_turn=at_turn)
         stands.refuse_what_cannot_go_on()
         stands.refuse_other_model(lm)
@@ -216,7 +225,7 @@ class Investigation:
         settings: Mapping[str, Any],
     ) -> Self:
         recorded = stands.settings()
-        lacking = sorted(set(recorded.pop("tools", ())) - set(tools.names if tools else ()))
+        lacking = sorted(set(stands.tools) - set(tools.names if tools else ()))
         if lacking:
             raise PromptError(
                 f"run {stands.recording.run_id} was begun with tools: give those that it had, "
@@ -229,7 +238,7 @@ class Investigation:
             system_prompt=system.content if system is not None else "",
             tools=tools,
             recorder=recorder,
-            **_given_apart(recorded | dict(settings)),
+            **(recorded | dict(settings)),
         )
         run._stands = stands
         run._use.calls, run._use.answered = stands.calls, stands.answered
@@ -372,7 +381,7 @@ class Investigation:
     def _within_limit(self, calls: Sequence[ParsedCall], made: int) -> list[ParsedCall]:
         """Calls that were written at once; of those that are too many the model is told so."""
         most = self._behaviour["tool_calls_max"]
-        error = f"it was not run: a turn may make {most} calls, go on without it"
+        error = f"{NOT_RUN}: a turn may make {most} calls, go on without it"
         return [
             call if self._may_call(place) else replace(call, error=call.error or error)
             for place, call in enumerate(calls, start=made)
@@ -506,26 +515,3 @@ def _reply(parts: Sequence[TurnResult], results: Sequence[ToolResult]) -> Reply:
         duration_ms=sum(part.duration_ms for part in parts),
         parts=tuple(parts),
     )
-
-
-_OWN = (
-    "name",
-    "seed",
-    "history",
-    "at_context_limit",
-    "context_budget_tokens",
-    "tool_calls_max",
-    "tool_call_format",
-    "template_settings",
-    "prefill_chunk_tokens",
-    "candidates",
-    "cache_bytes",
-    "prefix_folder",
-    "threads",
-)
-
-
-def _given_apart(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of `Investigation`: what is none of them is its `behaviour`."""
-    given = {name: settings[name] for name in settings if name in _OWN}
-    return given | {"behaviour": {name: settings[name] for name in settings if name not in _OWN}}

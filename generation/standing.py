@@ -28,8 +28,27 @@ from recorder.projections import Turn, iterate_turns
 from recorder.redaction import REDACTED
 from recorder.seals import SealChain
 
-_ENGINE = ("prefill_chunk_tokens", "candidates", "cache_bytes", "template_settings", "history")
-_DERIVED = (*_ENGINE, "cache_policy")
+OF_THE_PROCESS = ("prefix_folder", "threads")
+"""Settings of an investigation that no recording has."""
+CHANGED_IN_FORKS = (
+    "name",
+    "seed",
+    "at_context_limit",
+    "context_budget_tokens",
+    "tool_calls_max",
+    "prefill_chunk_tokens",
+    "candidates",
+    "cache_bytes",
+)
+"""Those that may be others behind a shared past."""
+_RECORDED = (
+    *CHANGED_IN_FORKS[2:],
+    "tool_call_format",
+    "history",
+    "template_settings",
+)
+# What a generator records of itself.
+_DERIVED = ("cache_policy", "tools")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,12 +137,31 @@ class Standing:
         if self.system is None:
             raise PromptError(f"run {run_id} had not begun: nothing was put before the model yet")
 
+    @property
+    def tools(self) -> tuple[str, ...]:
+        """The names of the tools that the run was begun with."""
+        return tuple(self.started.behaviour.get("tools", ()))
+
     def settings(self) -> dict[str, Any]:
-        """What `Investigation` is to be given to go on as the run was begun."""
+        """What `Investigation` is to be given to go on as the run was begun, but for its tools."""
         behaviour = self.started.behaviour
-        engine = {name: behaviour[name] for name in _ENGINE if name in behaviour}
-        own = {name: behaviour[name] for name in behaviour if name not in _DERIVED}
-        return {"name": self.started.name, "seed": self.started.seed or 0, **engine, **own}
+        known = {name: behaviour[name] for name in _RECORDED if name in behaviour}
+        rest = {name: behaviour[name] for name in behaviour if name not in (*_RECORDED, *_DERIVED)}
+        return {
+            "name": self.started.name,
+            "seed": self.started.seed or 0,
+            **known,
+            "behaviour": rest,
+        }
+
+
+def refuse_unknown_settings(settings: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Raise PromptError for a setting that cannot be given to a run that goes on."""
+    for name in settings:
+        if name not in known:
+            raise PromptError(
+                f"{name} cannot be set for a run that has begun; there are {', '.join(known)}"
+            )
 
 
 def recorded_settings(turn: Turn, changes: Mapping[str, Any] | None = None) -> TurnSettings:

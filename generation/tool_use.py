@@ -19,6 +19,8 @@ from recorder import Recorder
 from recorder.events import ActivationObserved, ToolCalled, ToolReturned
 
 RESULT_ROLES = ("tool", "user")
+NOT_RUN = "it was not run"
+"""How the error of a call begins that was one too many."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -131,6 +131,19 @@ class ToolInterface:
             self._functions[function.__name__] = function
             self._schemas[function.__name__] = schema
 
+    @classmethod
+    def named(cls, names: Iterable[str]) -> "ToolInterface":
+        """What is left of tools in a recording: their names, for calls of them to be read."""
+        tools = cls([])
+        for name in names:
+            tools._functions[name] = _not_here
+            tools._schemas[name] = {
+                "name": name,
+                "description": "",
+                "parameters": {"type": "object", "properties": {}},
+            }
+        return tools
+
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(self._functions)
@@ -206,6 +219,10 @@ class ToolInterface:
         return ToolResult(
             content=content, payload=payload, tensors=tensors, error=None, duration_ms=0.0
         )
+
+
+def _not_here(**arguments: Any) -> None:
+    raise ToolError("the tool is known by its name alone")
 
 
 def failed_result(error: str) -> ToolResult:

@@ -123,11 +123,18 @@ class TurnSettings:
 
     def continued(self, first_step: int) -> "TurnSettings | None":
         """For the part of the turn behind so many of its tokens; None where none are left."""
-        tokens_left = int(self.config.max_new_tokens or 0) - (first_step - self.first_step)
+        sampled = first_step - self.first_step
+        tokens_left = int(self.config.max_new_tokens or 0) - sampled
         if tokens_left < 1:
             return None
         config = copy.deepcopy(self.config)
         config.max_new_tokens = tokens_left
+        # Both count the tokens of the turn, and a part begins in the middle of it.
+        if config.min_new_tokens:
+            config.min_new_tokens = max(0, config.min_new_tokens - sampled) or None
+        if config.exponential_decay_length_penalty:
+            begins_at, factor = config.exponential_decay_length_penalty
+            config.exponential_decay_length_penalty = (max(0, begins_at - sampled), factor)
         seed = None if self.seed is None else part_seed(self.seed, first_step)
         return replace(self, config=config, seed=seed, first_step=first_step, past_key_values=None)
 

@@ -66,7 +66,10 @@ class Recording:
             raise RecordingError(
                 f"run {self.run_id} was forked from run {parent_run_id}, which is not at hand"
             )
-        return self.find(parent_run_id)
+        parent = self.find(parent_run_id)
+        if parent.run_id != parent_run_id:
+            raise RecordingError(f"run {self.run_id} names no whole run as its parent")
+        return parent
 
     def lineage(self) -> list["Recording"]:
         """The runs that it was forked from, its parent first. Raises RecordingError as `parent`."""

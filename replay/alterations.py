@@ -47,9 +47,10 @@ def _altered_texts(turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase) ->
 def _pauses_without_a_call(
     recording: Recording, turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[Cause]:
-    call_format = recording.started().behaviour.get("tool_call_format", "auto")
+    behaviour = recording.started().behaviour
+    tools = ToolInterface.named(behaviour.get("tools", ()))
     try:
-        reader = CallReader(tokenizer, ToolInterface([]), str(call_format))
+        reader = CallReader(tokenizer, tools, str(behaviour.get("tool_call_format", "auto")))
     except ToolError as error:
         yield Cause(name="tool_result", sentence=f"calls of tools cannot be read: {error}")
         return

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from generation.tool_use import NOT_RUN
 from generation.tools import ToolInterface, ToolResult
 from recorder import Recording
 from recorder.envelope import TurnCounter
@@ -193,7 +194,10 @@ def _answered(recording: Recording) -> Iterator[tuple[int, ToolCalled, ToolRetur
         if isinstance(event, ToolCalled):
             called[event.call_id] = event
         elif isinstance(event, ToolReturned) and event.call_id in called:
-            yield turn, called.pop(event.call_id), event
+            call = called.pop(event.call_id)
+            # What could not be read, or was one too many, was not run then either.
+            if call.name and not (event.error or "").startswith(NOT_RUN):
+                yield turn, call, event
 
 
 def _drifts(

@@ -8,7 +8,7 @@ from itertools import takewhile
 from recorder import Envelope, Record, Recording, RecordingError
 from recorder.codec import decode
 from recorder.envelope import TurnCounter
-from recorder.events import Event, InterventionApplied, RunForked, ToolReturned
+from recorder.events import Event, InterventionApplied, RunForked, ToolReturned, TurnFinished
 from recorder.projections import iterate_turns, summarise, summarise_all
 from recorder.seals import check_seals
 from store.errors import StoreError
@@ -129,6 +129,15 @@ def _parent_faults(recording: Recording, forked: RunForked) -> Iterator[tuple[No
         yield None, f"its parent, run {parent.run_id}, does not hold: {report.fault}"
     elif report.tail_hash != forked.parent_hash:
         yield None, f"its parent, run {parent.run_id}, is not what it was forked from"
+    else:
+        shared_turns = [
+            each.event.turn
+            for each in recording.events()
+            if isinstance(each.event, TurnFinished) and each.run_id != recording.run_id
+        ]
+        due = max(shared_turns, default=0) + 1
+        if forked.at_turn != due:
+            yield None, f"it was forked at turn {due}, and says {forked.at_turn}"
 
 
 def _blob_fault(source: Source, record: Record, event: Event) -> str:

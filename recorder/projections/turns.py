@@ -149,6 +149,11 @@ def iterate_turns(envelopes: Iterable[Envelope]) -> Iterator[Turn]:
         elif isinstance(event, RunResumed):
             stream.state = taken_up
             messages, pruned = [], None
+            if open_turn is None and event.turn is not None:
+                raise RecordingError(
+                    f"the run goes on in turn {event.turn}, which is not under way: events are "
+                    "missing or altered"
+                )
             if open_turn is not None and not open_turn.goes_on(event):
                 yield open_turn.close(None)
                 open_turn = None

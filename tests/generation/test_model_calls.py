@@ -237,8 +237,6 @@ def test_a_broken_call_comes_back_as_an_error_and_the_turn_goes_on(
         assert each.text
         assert each.text in text
     assert status(store, run) == "finished"
-    if call_format == "python":
-        pytest.xfail("verify reads calls without the names of the tools, which this format needs")
     report = tt.verify(store.recording(run.run_id), lm, processors=lambda turn: forced)
     assert report.verdict == tt.Verdict.VERIFIED
 

@@ -396,3 +396,56 @@ def test_a_run_that_says_late_that_it_was_forked_does_not_hold(
     assert not tt.check(store, forged.run_id).holds
     with pytest.raises(tt.RecordingError, match="says with event 2 that it was forked"):
         store.recording(forged.run_id).turns()
+
+
+def test_what_cannot_be_set_any_more_is_refused(lm: tt.LoadedModel, store: DatabaseStore) -> None:
+    with begin(lm, store) as run:
+        run.chat("Hello?", max_new_tokens=4)
+    tools = tt.default_tools(lm)
+    for name in ("seed", "redactor", "history", "system_prompt"):
+        with pytest.raises(tt.PromptError, match=f"{name} cannot be set"):
+            tt.Investigation.resume(store, run.run_id, lm, tools=tools, **{name: "template"})
+    for name in ("redactor", "history", "foo"):
+        with pytest.raises(tt.PromptError, match=f"{name} cannot be set"):
+            tt.Investigation.fork(
+                store, run.run_id, lm, at_turn=2, tools=tools, **{name: "template"}
+            )
+    assert len(store.summaries()) == 1
+
+
+@pytest.mark.usefixtures("calling")
+def test_a_least_length_counts_the_tokens_of_all_parts(
+    lm: tt.LoadedModel, store: DatabaseStore
+) -> None:
+    with begin(lm, store) as run:
+        run.chat("Hello?", max_new_tokens=9, min_new_tokens=6, **SETTINGS)
+    recording = store.recording(run.run_id)
+    first, *rest = (turn.started.sampling.get("min_new_tokens") for turn in recording.turns())
+
+    assert first == 6
+    assert rest
+    assert all(least is None or least < 6 for least in rest)
+    assert tt.regenerate(recording, lm).verdict == tt.Verdict.EXACT
+
+
+def test_a_fork_that_says_another_turn_than_its_parent_stood_at_does_not_hold(
+    lm: tt.LoadedModel, store: DatabaseStore
+) -> None:
+    from dataclasses import replace
+
+    from recorder import Recorder
+
+    tools = tt.default_tools(lm)
+    with begin(lm, store) as run:
+        go_on(run)
+    with tt.Investigation.fork(store, run.run_id, lm, at_turn=3, tools=tools) as fork:
+        fork.chat("Other.", max_new_tokens=4)
+    forked = store.recording(fork.run_id).forked()
+    assert forked is not None
+    forged = Recorder(store)
+    forged.record(store.recording(fork.run_id).started())
+    forged.record(replace(forked, at_turn=7))
+    forged.finish()
+
+    assert tt.check(store, fork.run_id).holds
+    assert tt.check(store, forged.run_id).faults == ("it was forked at turn 3, and says 7",)

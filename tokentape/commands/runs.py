@@ -75,6 +75,8 @@ def show(
     """Show what a run is and how its turns went; with --turn, what the model saw in one."""
     if tokens and not turn:
         raise typer.BadParameter("--tokens needs a --turn: a run has too many to look at")
+    if tree and turn:
+        raise typer.BadParameter("--tree shows runs, and --turn what is in one: give one of them")
     opened = open_stored(store)
     recording = find_recording(opened, run)
     if tree:
