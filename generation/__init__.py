@@ -5,10 +5,11 @@ from generation.custom_generate import decode
 from generation.errors import ModelError, PromptError, ToolError
 from generation.interventions import Intervention, capture, contrast, mean_activation
 from generation.introspection.toolset import default_tools
-from generation.investigation import Investigation, Reply
+from generation.investigation import Investigation
 from generation.manual import ManualGenerator
 from generation.model_manager import ModelManager
 from generation.models import LoadedModel, load_model
+from generation.reply import Reply
 from generation.state import GenerationState
 from generation.tool_calls import CallReader, ParsedCall
 from generation.tool_use import ToolCall

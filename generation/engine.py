@@ -19,12 +19,12 @@ from generation.cache import (
     cache_policy,
     marked,
 )
-from generation.checks import refuse_beyond_context, refuse_training, refuse_unreadable
+from generation.checks import refuse_beyond_context, refuse_training
 from generation.history.conversation import Conversation, Prompt, decode_after
 from generation.interventions import Intervention, Steering
 from generation.introspection.activations import ActivationMonitor
 from generation.models import ModelIdentity
-from generation.sampling import skip_draws
+from generation.ready import Ready, prepared
 from generation.threads import torch_threads
 from generation.token_loop import TokenLoop
 from generation.turn import TurnResult, TurnSettings, finished_turn, started_turn
@@ -138,7 +138,8 @@ class Engine:
         what was cached of it is given up.
         """
         with self._working():
-            ready = self._prepared(prompt, settings)
+            ready = prepared(self.model, self.tokenizer, prompt, settings)
+            self._refuse_uncopied(settings)
             turn, step = self.turn + (settings.first_step == 0), settings.first_step
             plan = self.steering.plan(prompt, conversation.system_ids, turn=turn, first_step=step)
             start = self._begin(ready, plan.acting)
@@ -160,7 +161,7 @@ class Engine:
         What comes are the tokens that would have come: the random stream goes on behind them.
         """
         with self._working():
-            ready = self._prepared(prompt, settings, turn.reply_ids)
+            ready = prepared(self.model, self.tokenizer, prompt, settings, turn.reply_ids)
             self.turn = turn.number
             stop_reason = self._stopped(ready)
             self.steering.resume(turn, prompt, conversation.system_ids)
@@ -195,36 +196,11 @@ class Engine:
         if clear_cache:
             self.clear_cache("intervention")
 
-    def _prepared(
-        self, prompt: Prompt, settings: TurnSettings, sampled: tuple[int, ...] = ()
-    ) -> "_Ready":
-        """Everything that can be refused before anything is recorded."""
-        config = settings.config
-        refuse_training(self.model)
-        refuse_unreadable(self.model, prompt.ids)
-        refuse_beyond_context(self.model, len(prompt.ids), int(config.max_new_tokens or 0))
-        ids = self._tensor(prompt.ids)
-        hf.rehearse(self.model, self.tokenizer, config, ids)
-        preparation = hf.prepare(
-            self.model,
-            self.tokenizer,
-            config,
-            ids,
-            processors=settings.processors,
-            criteria=settings.criteria,
-        )
-        generator = self._generator(settings.seed)
-        if sampled:
-            vocabulary = self.model.get_input_embeddings().num_embeddings
-            everything = self._tensor((*prompt.ids, *sampled))
-            hf.catch_up(preparation.processors, everything, len(prompt.ids), vocabulary)
-            if generator is not None:
-                skip_draws(generator, vocabulary, len(sampled))
+    def _refuse_uncopied(self, settings: TurnSettings) -> None:
         if settings.return_cache:
-            self.cache.refuse_uncopied(config)
-        return _Ready(prompt, settings, preparation, generator, sampled)
+            self.cache.refuse_uncopied(settings.config)
 
-    def _begin(self, ready: "_Ready", acting: Acting) -> Start:
+    def _begin(self, ready: Ready, acting: Acting) -> Start:
         settings = ready.settings
         return self.cache.start(
             marked(ready.ids, acting.ranges),
@@ -234,7 +210,7 @@ class Engine:
             given=settings.past_key_values,
         )
 
-    def _stopped(self, ready: "_Ready") -> str | None:
+    def _stopped(self, ready: Ready) -> str | None:
         """Why a turn that is gone on with has stopped already; None where it has not."""
         if not ready.sampled:
             return None
@@ -243,7 +219,7 @@ class Engine:
             return TOOL_CALL if pauses is not None and pauses(ready.sampled) else None
         return reason
 
-    def _generate(self, ready: "_Ready", start: Start, conversation: Conversation) -> TurnResult:
+    def _generate(self, ready: Ready, start: Start, conversation: Conversation) -> TurnResult:
         """The turn, once its beginning is recorded."""
         began, watch = time.perf_counter(), memory.MemoryWatch.begin(self.model.device)
         prompt, settings = ready.prompt, ready.settings
@@ -268,7 +244,7 @@ class Engine:
 
     def _finish(
         self,
-        ready: "_Ready",
+        ready: Ready,
         reply: "_Reply",
         conversation: Conversation,
         returned: CachedPrefix | None = None,
@@ -298,7 +274,7 @@ class Engine:
             past_key_values=returned,
         )
 
-    def _pauses(self, ready: "_Ready") -> Callable[[Sequence[int]], bool] | None:
+    def _pauses(self, ready: Ready) -> Callable[[Sequence[int]], bool] | None:
         """Whether the turn pauses behind these ids of its reply."""
         pauses, prompt_ids = ready.settings.pauses, ready.prompt.ids
         if pauses is None:
@@ -310,7 +286,7 @@ class Engine:
             self._record(event)
 
     def _decode(
-        self, ready: "_Ready", decoder: hf.Decoder, logits: torch.Tensor, seen: Watched
+        self, ready: Ready, decoder: hf.Decoder, logits: torch.Tensor, seen: Watched
     ) -> tuple[tuple[int, ...], str]:
         settings = ready.settings
 
@@ -366,7 +342,7 @@ class Engine:
             **asdict(reuse),
         )
 
-    def _prefill(self, ready: "_Ready", start: Start) -> tuple[hf.Decoder, torch.Tensor]:
+    def _prefill(self, ready: Ready, start: Start) -> tuple[hf.Decoder, torch.Tensor]:
         """Forward what is not cached; the decoder and the logits behind it."""
         began = time.perf_counter()
         config = ready.preparation.config
@@ -434,32 +410,12 @@ class Engine:
         finally:
             self._busy = False
 
-    def _generator(self, seed: int | None) -> torch.Generator | None:
-        if seed is None:
-            return None
-        return torch.Generator(device=self.model.device).manual_seed(seed)
-
     def _tensor(self, ids: Sequence[int]) -> torch.Tensor:
         return torch.tensor([list(ids)], dtype=torch.long, device=self.model.device)
 
     def _record(self, event: Event) -> None:
         if self._recorder is not None:
             self._recorder.record(event)
-
-
-@dataclass(frozen=True, slots=True)
-class _Ready:
-    """A turn that nothing speaks against; `sampled` are tokens of it from another process."""
-
-    prompt: Prompt
-    settings: TurnSettings
-    preparation: hf.Preparation
-    generator: torch.Generator | None
-    sampled: tuple[int, ...]
-
-    @property
-    def ids(self) -> tuple[int, ...]:
-        return (*self.prompt.ids, *self.sampled)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """A conversation with a model that looks at itself, recorded as it goes."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -18,7 +18,9 @@ from generation.interrupts import interrupted_between_tokens
 from generation.interventions import Intervention
 from generation.introspection.toolset import IntrospectionTools
 from generation.manual import ManualGenerator
+from generation.model_calls import ModelCalls
 from generation.models import LoadedModel
+from generation.reply import Reply, reply_of
 from generation.sampling import sampler_sha256, turn_seed
 from generation.standing import (
     CHANGED_IN_FORKS,
@@ -28,13 +30,12 @@ from generation.standing import (
     recorded_settings,
     refuse_unknown_settings,
 )
-from generation.tool_calls import CallReader, ParsedCall
-from generation.tool_use import NOT_RUN, ToolCall, ToolUse, result_role
+from generation.tool_calls import CallReader
+from generation.tool_use import ToolCall, ToolUse, result_role
 from generation.tools import ToolInterface, ToolResult
 from generation.turn import TurnResult, TurnSettings, turn_settings
 from recorder import EventLog, Recorder, Recording, Redactor, TokentapeError
-from recorder.events import CacheDecided, RunForked, RunResumed
-from recorder.events.turn import TOOL_CALL
+from recorder.events import RunForked, RunResumed
 from recorder.projections import Turn
 
 # Of a model that calls and calls, the turn ends some time.
@@ -46,24 +47,6 @@ class RunStore(EventLog, Protocol):
 
     def recording(self, run_id: str) -> Recording:
         """The run with that id, or with the one id that begins so."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
-    """What the model said in a turn, and what it had been shown.
-
-    `parts` are what it said before, between and after calls of tools; `text` and `token_ids` are
-    all of it. `cache` is the decision on the prompt of the first part.
-    """
-
-    turn: int
-    text: str
-    token_ids: tuple[int, ...]
-    stop_reason: str
-    cache: CacheDecided
-    tool_results: tuple[ToolResult, ...]
-    duration_ms: float
-    parts: tuple[TurnResult, ...] = ()
 
 
 class Investigation:
@@ -115,15 +98,18 @@ class Investigation:
             )
         self._lm = lm
         self._tools = tools or ToolInterface([])
-        self._reader = CallReader(lm.tokenizer, self._tools, tool_call_format)
+        self._calls = ModelCalls(
+            CallReader(lm.tokenizer, self._tools, tool_call_format),
+            most=tool_calls_max if self._tools.names else 0,
+        )
         self._system_prompt = system_prompt
         self._seed = seed
         self._behaviour = {
             **(behaviour or {}),
             "at_context_limit": at_context_limit,
             "context_budget_tokens": context_budget_tokens,
-            "tool_calls_max": tool_calls_max if self._tools.names else 0,
-            "tool_call_format": self._reader.format,
+            "tool_calls_max": self._calls.most,
+            "tool_call_format": self._calls.reader.format,
             "tools": list(self._tools.names),
         }
         if self._tools.names and "tool_result_role" not in self._behaviour:
@@ -338,7 +324,7 @@ class Investigation:
         `made` counts the calls of the turn so far. Where a result does not fit into the context any
         more the turn is over.
         """
-        while calls := self._calls_of(parts[-1], made):
+        while calls := self._calls.of(parts[-1], made):
             turn = parts[-1]
             step = turn.first_step + len(turn.token_ids)
             rest = chosen.continued(step)
@@ -346,7 +332,7 @@ class Investigation:
                 break
             shown = [
                 self._use.for_model(each, turn=turn.turn, step=step)
-                for each in self._within_limit(calls, made)
+                for each in self._calls.within_limit(calls, made)
             ]
             results += (result for _, result in shown)
             made += len(calls)
@@ -357,7 +343,7 @@ class Investigation:
             with interrupted_between_tokens() as leave_if_asked:
                 chosen = self._chosen(rest, prompt, leave_if_asked, made)
                 parts.append(self.generator.take_turn(prompt, chosen))
-        return _reply(parts, results)
+        return reply_of(parts, results)
 
     def _chosen(
         self,
@@ -367,34 +353,8 @@ class Investigation:
         made: int = 0,
     ) -> TurnSettings:
         """With what happens between tokens: calls are looked for while some may be made."""
-
-        def pauses(text: str) -> bool:
-            return bool(self._reader.completed(text, prefix=prompt.text))
-
-        return replace(
-            chosen, pauses=pauses if self._may_call(made) else None, between=leave_if_asked
-        )
-
-    def _may_call(self, made: int) -> bool:
-        return made < int(self._behaviour["tool_calls_max"])
-
-    def _within_limit(self, calls: Sequence[ParsedCall], made: int) -> list[ParsedCall]:
-        """Calls that were written at once; of those that are too many the model is told so."""
-        most = self._behaviour["tool_calls_max"]
-        error = f"{NOT_RUN}: a turn may make {most} calls, go on without it"
-        return [
-            call if self._may_call(place) else replace(call, error=call.error or error)
-            for place, call in enumerate(calls, start=made)
-        ]
-
-    def _calls_of(self, part: TurnResult, made: int) -> tuple[ParsedCall, ...]:
-        """What the model asks of tools at the end of a part of its turn."""
-        if not self._may_call(made):
-            return ()
-        read = {TOOL_CALL: self._reader.completed, "eos": self._reader.unfinished}
-        if part.stop_reason not in read:
-            return ()
-        return read[part.stop_reason](part.text, prefix=part.prompt.text)
+        pauses = self._calls.pauses_behind(prompt.text, made)
+        return replace(chosen, pauses=pauses, between=leave_if_asked)
 
     def _prompt(self, messages: Sequence[NewMessage], chosen: TurnSettings) -> Prompt:
         new_tokens = int(chosen.config.max_new_tokens or 0)
@@ -476,7 +436,7 @@ class Investigation:
             with interrupted_between_tokens() as leave_if_asked:
                 chosen = self._chosen(chosen, prompt, leave_if_asked, made)
                 parts.append(self.generator.resume_turn(opened, prompt, chosen))
-        elif before[-1].finished is None or not self._calls_of(parts[-1], made):
+        elif before[-1].finished is None or not self._calls.of(parts[-1], made):
             return
         self.resumed_reply = self._go_on(parts, chosen, [], made)
 
@@ -494,24 +454,11 @@ class Investigation:
     def _told_of_tools(self) -> str:
         """What there is to call, and how, where the model may call."""
         told = [self._tools.documentation()]
-        if self._may_call(0):
-            told.append(self._reader.instructions())
+        if self._calls.most:
+            told.append(self._calls.reader.instructions())
         return "\n\n".join(filter(None, told))
 
     def get_memory_management_instructions(self) -> str:
         """How the model is to spare its context: compact views of several layers."""
         schemas = self._tools.get_available_tools()
         return memory_instructions(schemas, context_tokens(self._lm.model))
-
-
-def _reply(parts: Sequence[TurnResult], results: Sequence[ToolResult]) -> Reply:
-    return Reply(
-        turn=parts[0].turn,
-        text="".join(part.text for part in parts),
-        token_ids=tuple(token_id for part in parts for token_id in part.token_ids),
-        stop_reason=parts[-1].stop_reason,
-        cache=parts[0].cache,
-        tool_results=tuple(results),
-        duration_ms=sum(part.duration_ms for part in parts),
-        parts=tuple(parts),
-    )

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from generation import LoadedModel, ManualGenerator, hf
+from generation import LoadedModel, ManualGenerator
 from generation.checks import context_tokens
 from generation.hf.control_tokens import encode, mark
 from generation.history.conversation import HISTORIES
 from generation.history.restoring import prompt_of
-from generation.turn import TurnSettings
+from generation.standing import recorded_settings
 from recorder import EventLog, Recorder, Recording
 from recorder.events import (
     CacheCleared,
@@ -122,19 +122,10 @@ def _generator(started: RunStarted, lm: LoadedModel, recorder: Recorder) -> Manu
 
 
 def _take(turn: Turn, started: RunStarted, lm: LoadedModel, generator: ManualGenerator) -> None:
-    bypassed = turn.cache is not None and turn.cache.reason == "user_bypass"
-    # A minimal length of zero is the one setting that goes unrecorded though it is a default.
-    sampling = {"min_length": 0, **turn.started.sampling}
-    settings = TurnSettings(
-        config=hf.recorded_config(sampling),
-        seed=turn.started.seed,
-        use_cache=not bypassed,
-        first_step=turn.first_step,
-    )
     prompt = prompt_of(
         generator.conversation, turn, started, context_tokens=context_tokens(lm.model)
     )
-    generator.take_turn(prompt, settings)
+    generator.take_turn(prompt, recorded_settings(turn))
 
 
 def _return_again(

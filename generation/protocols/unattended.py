@@ -18,7 +18,8 @@ from generation.tools import ToolInterface
 from generation.turn import turn_settings
 
 if TYPE_CHECKING:
-    from generation.investigation import Investigation, Reply
+    from generation.investigation import Investigation
+    from generation.reply import Reply
 
 Progress = Callable[[ProtocolTurn, "Reply"], None]
 

@@ -18,6 +18,18 @@ Talk = Callable[..., tuple[int, str, str]]
 LAYER = '{"layer_name": "model.norm.weight"}'
 
 
+@pytest.fixture(scope="module")
+def tiny_folder(
+    make_lm: Callable[..., tt.LoadedModel], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Of bytes the documentation of all tools has thousands: a model with room for them."""
+    folder = tmp_path_factory.mktemp("models") / "roomy"
+    roomy = make_lm("llama", max_position_embeddings=8192)
+    roomy.model.save_pretrained(folder)
+    roomy.tokenizer.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
 def talk(cli: Cli, tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Talk:
     def say(typed: str, *arguments: str) -> tuple[int, str, str]:
@@ -140,7 +152,7 @@ def test_quit_ends_it_and_what_comes_after_is_not_said(
 def test_a_message_that_does_not_fit_is_refused_and_the_next_is_said(
     talk: Talk, runs: Callable[[], DatabaseStore]
 ) -> None:
-    code, _, err = talk(f"{'x' * 3000}\nHello\n", "--system", "Be kind.")
+    code, _, err = talk(f"{'x' * 9000}\nHello\n", "--system", "Be kind.")
 
     assert code == 0
     assert "too long for the model's context" in err

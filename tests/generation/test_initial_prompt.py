@@ -94,9 +94,10 @@ def refuse_injection(lm: tt.LoadedModel, store: DatabaseStore, injected: str) ->
 
 
 def test_a_template_that_injects_a_system_prompt_does_not_garble_the_turns(
-    lm: tt.LoadedModel, store: DatabaseStore
+    make_lm: Make, store: DatabaseStore
 ) -> None:
-    refuse_injection(lm, store, "Be brief.")
+    roomy = make_lm("llama", max_position_embeddings=8192)
+    refuse_injection(roomy, store, "Be brief.")
 
 
 @pytest.mark.demo_model
