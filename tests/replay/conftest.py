@@ -92,7 +92,8 @@ def cut_short(connection: sqlite3.Connection) -> None:
 
 def other_text(connection: sqlite3.Connection) -> None:
     def change(body: dict[str, Any]) -> None:
-        body["text"] = "I would never say that."
+        # Of the same length: what comes behind it points into the text.
+        body["text"] = body["text"][::-1]
 
     change_body(connection, "TurnFinished", change, turn=2)
 

@@ -391,12 +391,21 @@ def other_values(value: Any) -> Iterator[Any]:
         yield {**value, "more": 1}
 
 
+FILED = {
+    ("MessageAdded", "turn"),
+    ("ToolReturned", "turn"),
+    *(("ToolCalled", name) for name in ("turn", "step", "caller", "text")),
+}
+
+
 def test_any_field_of_any_event_that_is_another_is_a_difference() -> None:
     events = [*talk_events(FOUR[:2], ended=False), CacheCleared(reason="asked", freed_bytes=1)]
     original = recorded(events)
     tried = set()
     for place, event in enumerate(events):
         for field in dataclasses.fields(event):
+            if (kind_of(event), field.name) in FILED:
+                continue  # where it was said, not what
             for other in other_values(getattr(event, field.name)):
                 try:
                     altered = dataclasses.replace(event, **{field.name: other})
