@@ -1,6 +1,7 @@
 """Tiny random models, and stores in memory."""
 
 import copy
+import signal
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,12 @@ import tokentape as tt
 from benchmarks.tiny_models import byte_tokenizer, tiny_model
 from store import DatabaseStore
 from tests.postgres import own_server
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ctrl_c_interrupts() -> None:
+    """A shell starts what runs in its background with SIGINT ignored, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from benchmarks.conversation import ConversationFigures, Way, measure_conversati
 from benchmarks.forwards import Forward, Forwards, prefill_of, step_ms, tokens_of
 from benchmarks.parity import Cell
 from benchmarks.parity_table import tally
-from benchmarks.prefill_memory import Prefill, Transient, measure_transient, transient_bytes, turn_3
+from benchmarks.prefill_memory import Prefill, Transient, measure_transient, turn_3
 from benchmarks.restart import Begun, begin, measure_restart
 from benchmarks.tables import score_sums
 from benchmarks.texts import question_ids, system_prompt_ids
@@ -125,9 +125,10 @@ class TestPrefillMemory:
             head_dim=16,
         )
 
-        taken = transient_bytes(eager, CPU)
+        # A process of its own each: in this one, memory that older tests gave back hides a peak.
+        taken = measure_transient(eager, CPU).measured_bytes[4]
         assert taken > eager.score_bytes
-        assert transient_bytes(chunks, CPU) < taken / 4
+        assert measure_transient(chunks, CPU).measured_bytes[4] < taken / 4
 
     @pytest.mark.slow
     def test_what_does_not_fit_is_measured_with_two_smaller_numbers_of_heads(self) -> None:
