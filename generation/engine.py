@@ -1,5 +1,6 @@
 """One turn of a model, recorded: what is cached, what is computed, and a token at a time."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -41,7 +42,7 @@ from recorder.events import (
     ids_sha256,
 )
 from recorder.events.turn import TOOL_CALL
-from recorder.projections import Acting, Turn
+from recorder.projections import Acting, Asked, Turn
 
 # New tokens times all tokens of a forward: 16 MB of float32.
 _MASK_ELEMENTS = 2**22
@@ -80,7 +81,7 @@ class Engine:
         self._prefill_chunk_tokens = prefill_chunk_tokens
         self._candidates = candidates
         self._threads = threads
-        self._busy = False
+        self._busy, self._paused = False, False
         self.steering = Steering(model, recorder)
         if recorder is not None:
             recorder.claim(self)
@@ -144,7 +145,9 @@ class Engine:
             plan = self.steering.plan(prompt, conversation.system_ids, turn=turn, first_step=step)
             start = self._begin(ready, plan.acting)
             self.start_run()
-            self.turn = turn
+            self.steering.thread = threading.get_ident()
+            self.steering.record_requests()
+            self.turn, self._paused = turn, False
             for event in prompt.events(self.turn):
                 within = settings.first_step > 0 and isinstance(event, MessageAdded)
                 self._record(replace(event, turn=self.turn) if within else event)
@@ -164,6 +167,8 @@ class Engine:
             ready = prepared(self.model, self.tokenizer, prompt, settings, turn.reply_ids)
             self.turn = turn.number
             stop_reason = self._stopped(ready)
+            self.steering.thread = threading.get_ident()
+            self.steering.record_requests()
             self.steering.resume(turn, prompt, conversation.system_ids)
             if stop_reason is None or turn.cache is None:
                 start = self._begin(ready, self.steering.acting)
@@ -172,12 +177,23 @@ class Engine:
             reply = _Reply(turn.reply_ids, stop_reason, turn.cache, time.perf_counter())
             return self._finish(ready, reply, conversation)
 
+    def restore(
+        self, turns: Sequence[Turn], asked: Asked, read_blob: Callable[[str], bytes] | None
+    ) -> None:
+        """Stand behind turns of another process; see `Steering.restore`."""
+        self.steering.restore(turns[-1].acting if turns else Acting(), asked, read_blob)
+        if turns:
+            finished = turns[-1].finished
+            self.turn = turns[-1].number
+            self._paused = finished is not None and finished.stop_reason == TOOL_CALL
+
     def store_prefix(self, ids: Sequence[int]) -> bool:
         """Keep on disk what is cached of these ids; False where that is nothing or cannot be."""
         with self._working():
             return self.cache.store_held(ids)
 
     def clear_cache(self, reason: str) -> None:
+        self._refuse_clearing()
         freed = self.cache.clear()
         if self._recorder is not None and self._recorder.started:
             self._record(CacheCleared(reason=reason, freed_bytes=freed))
@@ -185,16 +201,26 @@ class Engine:
     def intervene(self, intervention: Intervention, *, clear_cache: bool) -> None:
         """Have something done to activations from the next turn on; see `Steering.ask`."""
         with self._working():
-            self.steering.ask(intervention, from_start=clear_cache)
+            if clear_cache:
+                self._refuse_clearing()
+            turn = self.turn if self._paused else None
+            self.steering.ask(intervention, from_start=clear_cache, turn=turn)
         if clear_cache:
             self.clear_cache("intervention")
 
     def withdraw(self, name: str, *, clear_cache: bool) -> None:
         """Have it done no more from the next turn on; see `Steering.withdraw`."""
         with self._working():
-            self.steering.withdraw(name, from_start=clear_cache)
+            if clear_cache:
+                self._refuse_clearing()
+            turn = self.turn if self._paused else None
+            self.steering.withdraw(name, from_start=clear_cache, turn=turn)
         if clear_cache:
             self.clear_cache("intervention")
+
+    def _refuse_clearing(self) -> None:
+        if threading.get_ident() != self.steering.thread:
+            raise TokentapeError("a tool cannot clear the cache: only who runs the turns can")
 
     def _refuse_uncopied(self, settings: TurnSettings) -> None:
         if settings.return_cache:
@@ -259,6 +285,7 @@ class Engine:
             duration_ms=_ms_since(reply.began),
         )
         self._record(finished)
+        self._paused = reply.stop_reason == TOOL_CALL
         conversation.finish_turn(reply.token_ids, finished.text, finished.stop_text)
         return TurnResult(
             turn=self.turn,

@@ -36,7 +36,7 @@ from generation.tools import ToolInterface, ToolResult
 from generation.turn import TurnResult, TurnSettings, turn_settings
 from recorder import EventLog, Recorder, Recording, Redactor, TokentapeError
 from recorder.events import RunForked, RunResumed
-from recorder.projections import Turn
+from recorder.projections import Asked, Turn
 
 # Of a model that calls and calls, the turn ends some time.
 TOOL_CALLS_MAX = 8
@@ -407,7 +407,7 @@ class Investigation:
             goes_on=goes_on,
         )
         read_blob = stands.recording.read_blob
-        self.generator.restore(stands.turns, conversation, read_blob)
+        self.generator.restore(stands.turns, conversation, Asked.of(stands.envelopes), read_blob)
         return prompt
 
     def _resume(self, stands: Standing) -> None:

@@ -20,7 +20,7 @@ from generation.state import StateObserver, TokenCallback
 from generation.token_loop import CANDIDATES
 from generation.turn import GenerationResult, TurnResult, TurnSettings, turn_settings
 from recorder import Recorder, TokentapeError
-from recorder.projections import Turn
+from recorder.projections import Asked, Turn
 
 # Bounds the memory of a prefill; the matrices are large enough by then to be computed at full
 # speed.
@@ -202,16 +202,16 @@ class ManualGenerator:
         self,
         turns: Sequence[Turn],
         conversation: Conversation,
+        asked: Asked,
         read_blob: Callable[[str], bytes] | None = None,
     ) -> None:
         """Go on behind recorded turns, of which the conversation is what they left.
 
-        `read_blob` gives the tensors of what was done inside the model: see `Steering.restore`.
+        `asked` is what interventions are asked for; `read_blob` gives their tensors: see
+        `Steering.restore`.
         """
-        if turns:
-            self._engine.steering.restore(turns[-1], read_blob)
+        self._engine.restore(turns, asked, read_blob)
         self.conversation = conversation
-        self._engine.turn = turns[-1].number if turns else self._engine.turn
 
     def resume_turn(self, turn: Turn, prompt: Prompt, settings: TurnSettings) -> TurnResult:
         """Go on with a turn that was cut off; see `Engine.resume_turn`."""
@@ -237,7 +237,7 @@ class ManualGenerator:
 
     def as_lived(self) -> AbstractContextManager[None]:
         """What is forwarded of the conversation in here is intervened with as it was."""
-        return self._engine.steering.acting_from(0)
+        return self._engine.steering.as_lived()
 
     def fork(self) -> Conversation:
         """A conversation that goes on from here on its own, for `switch`. Nothing is copied."""

@@ -186,12 +186,13 @@ class Recorder:
             self._log.put_blob(sha256, payload)
 
     @property
-    def _goes_on(self) -> bool:
+    def goes_on(self) -> bool:
+        """Whether the run has begun, or was taken up again, and has not ended."""
         return self.started and not self.ended and not self._resumes
 
     def finish(self, reason: str = "") -> None:
         """End the run with its totals, unless it never started or has ended."""
-        if self._goes_on and self._lost is None and self._summary is not None:
+        if self.goes_on and self._lost is None and self._summary is not None:
             self.record(
                 RunFinished(
                     turns=self._summary.turns,
@@ -205,7 +206,7 @@ class Recorder:
 
     def fail(self, error: BaseException) -> None:
         """End the run with an error, unless it never started or has ended."""
-        if self._goes_on:
+        if self.goes_on:
             text = "".join(traceback.format_exception(error))
             self.record(RunFailed(error=type(error).__name__, message=str(error), traceback=text))
 

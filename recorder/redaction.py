@@ -19,6 +19,8 @@ from recorder.events import (
     HistoryPruned,
     InterventionApplied,
     InterventionRemoved,
+    InterventionRequested,
+    InterventionWithdrawn,
     MessageAdded,
     RunFailed,
     RunForked,
@@ -138,11 +140,11 @@ class Redaction:
             return replace(event, environment=environment)
         if isinstance(event, RunForked):
             return replace(event, changes=_redact_values(event.changes, redact))
-        if isinstance(event, InterventionApplied):
+        if isinstance(event, InterventionRequested | InterventionApplied):
             source = _redact_values(event.source, redact)
             sha256, _ = self._sums.get(event.tensor_sha256, ("", 0))
             return replace(event, name=redact(event.name), source=source, tensor_sha256=sha256)
-        if isinstance(event, InterventionRemoved):
+        if isinstance(event, InterventionWithdrawn | InterventionRemoved):
             return replace(event, name=redact(event.name))
         return event
 

@@ -8,7 +8,14 @@ from itertools import takewhile
 from recorder import Envelope, Record, Recording, RecordingError
 from recorder.codec import decode
 from recorder.envelope import TurnCounter
-from recorder.events import Event, InterventionApplied, RunForked, ToolReturned, TurnFinished
+from recorder.events import (
+    Event,
+    InterventionApplied,
+    InterventionRequested,
+    RunForked,
+    ToolReturned,
+    TurnFinished,
+)
 from recorder.projections import iterate_turns, summarise, summarise_all
 from recorder.seals import check_seals
 from store.errors import StoreError
@@ -149,7 +156,7 @@ def _blob_fault(source: Source, record: Record, event: Event) -> str:
     except StoreError as error:
         return str(error)
     is_right = hashlib.sha256(payload).hexdigest() == sha256
-    if isinstance(event, InterventionApplied):
+    if isinstance(event, InterventionRequested | InterventionApplied):
         return "" if is_right else f"the tensor of intervention {event.name} is another"
     if not isinstance(event, ToolReturned):
         return "" if is_right else "the list of the weights is not the one that was recorded"

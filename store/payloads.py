@@ -3,10 +3,11 @@
 import json
 
 from recorder import Record, RecordingError
-from recorder.events import InterventionApplied, RunStarted, ToolReturned
+from recorder.events import InterventionApplied, InterventionRequested, RunStarted, ToolReturned
 from recorder.redaction import REDACTED
 
-PAYLOAD_KINDS = (RunStarted.__name__, ToolReturned.__name__, InterventionApplied.__name__)
+_INTERVENTIONS = (InterventionRequested.__name__, InterventionApplied.__name__)
+PAYLOAD_KINDS = (RunStarted.__name__, ToolReturned.__name__, *_INTERVENTIONS)
 
 
 def payload_of(record: Record) -> str:
@@ -30,7 +31,7 @@ def payload_named(kind: str, body: str) -> str:
     try:
         if kind == ToolReturned.__name__:
             return str(json.loads(body)["payload_sha256"])
-        if kind == InterventionApplied.__name__:
+        if kind in _INTERVENTIONS:
             return str(json.loads(body)["tensor_sha256"])
         if kind == RunStarted.__name__:
             started = json.loads(body)

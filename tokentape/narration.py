@@ -13,6 +13,8 @@ from recorder.events import (
     HistoryPruned,
     InterventionApplied,
     InterventionRemoved,
+    InterventionRequested,
+    InterventionWithdrawn,
     MessageAdded,
     RunFailed,
     RunFinished,
@@ -161,6 +163,11 @@ def _intervened(event: InterventionApplied) -> str:
     return f"intervention {visible(event.name)}: {event.kind} in {layers}, from {event.position} on"
 
 
+def _requested(event: InterventionRequested) -> str:
+    layers = visible(", ".join(event.layers))
+    return f"intervention {visible(event.name)}: asked for ({event.kind} in {layers})"
+
+
 def _finished(event: RunFinished) -> str:
     turns = "turn" if event.turns == 1 else "turns"
     why = f" ({event.reason})" if event.reason else ""
@@ -183,6 +190,8 @@ _TOLD: Mapping[type, Callable[[Any], str | None]] = {
     HistoryPruned: _pruned,
     CacheCleared: lambda event: f"cache: cleared ({visible(event.reason)})",
     CacheEvicted: lambda event: f"cache: {event.tokens:,} tokens given up ({event.reason})",
+    InterventionRequested: _requested,
+    InterventionWithdrawn: lambda event: f"intervention {visible(event.name)}: withdrawn",
     InterventionApplied: _intervened,
     InterventionRemoved: lambda event: f"intervention {visible(event.name)}: removed",
     RunFinished: _finished,

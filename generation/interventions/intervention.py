@@ -12,7 +12,7 @@ from generation.checks import refuse_count, refuse_no_text
 from generation.errors import ModelError
 from generation.interventions.tensors import tensor_bytes
 from generation.state import GenerationState
-from recorder.events import InterventionApplied
+from recorder.events import InterventionRequested
 
 Layers = str | int | Sequence[str | int]
 Positions = Literal["all", "prompt", "generated", "last"] | tuple[int, int]
@@ -215,11 +215,11 @@ class Intervention:
             and (self.from_step is None or step >= self.from_step)
         )
 
-    def event(self, *, turn: int, position: int, layers: tuple[str, ...]) -> InterventionApplied:
-        """What is recorded where it begins to act; `layers` have their full names."""
-        return InterventionApplied(
-            turn=turn,
-            position=position,
+    def event(
+        self, *, layers: tuple[str, ...], clear_cache: bool, turn: int | None
+    ) -> InterventionRequested:
+        """What is recorded where it is asked for; `layers` have their full names."""
+        return InterventionRequested(
             name=self.name,
             kind=self.kind,
             layers=layers,
@@ -230,6 +230,8 @@ class Intervention:
             positions=self._described_positions(),
             schedule=self._described_schedule(),
             source=dict(self.source),
+            clear_cache=clear_cache,
+            turn=turn,
         )
 
     @property
@@ -270,12 +272,12 @@ class Intervention:
         return described
 
 
-def is_rebuilt(event: InterventionApplied) -> bool:
+def is_rebuilt(event: InterventionRequested) -> bool:
     """Whether the event says all that is needed: no predicate can be recorded."""
     return "when" not in event.schedule
 
 
-def rebuilt(event: InterventionApplied, tensor: torch.Tensor | None) -> Intervention:
+def rebuilt(event: InterventionRequested, tensor: torch.Tensor | None) -> Intervention:
     """What was asked for, from what was recorded of it."""
     positions: Any = event.positions
     if positions not in POSITIONS:

@@ -1,8 +1,9 @@
 """The interventions of a generator: what is asked for, and where it acts in the stream."""
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -18,29 +19,36 @@ from generation.interventions.vectors import widths_of
 from generation.layers import find_layer
 from generation.state import GenerationState, StateObserver
 from recorder import Recorder
-from recorder.events import InterventionApplied, InterventionRemoved
-from recorder.projections import Acting, ActiveRange, Turn
+from recorder.events import (
+    InterventionApplied,
+    InterventionRemoved,
+    InterventionRequested,
+    InterventionWithdrawn,
+)
+from recorder.events.inside import InterventionDescribed
+from recorder.projections import Acting, ActiveRange, Asked, Turn
 
 ReadBlob = Callable[[str], bytes]
 Change = InterventionApplied | InterventionRemoved
+Request = InterventionRequested | InterventionWithdrawn
+_DESCRIBED = fields(InterventionDescribed)
 
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
     intervention: Intervention
-    event: InterventionApplied
-    """As it will be recorded, but for its turn and position."""
+    event: InterventionRequested
 
     def at(self, turn: int, position: int) -> InterventionApplied:
-        return replace(self.event, turn=turn, position=position)
+        """As it is recorded where it begins to act."""
+        described = {field.name: getattr(self.event, field.name) for field in _DESCRIBED}
+        return InterventionApplied(turn=turn, position=position, **described)
 
     def is_in(self, range_: ActiveRange) -> bool:
         """Whether what acts there is this, and not another one of that name from before."""
-        return self.is_as(range_.applied) and range_.tensor_start == self.event.tensor_start
-
-    def is_as(self, applied: InterventionApplied) -> bool:
-        here = replace(applied, turn=self.event.turn, position=self.event.position)
-        return here == self.event
+        applied = range_.applied
+        here = self.at(applied.turn, applied.position)
+        return here == applied and range_.tensor_start == self.event.tensor_start
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +65,8 @@ class Steering:
     """Decides, turn by turn and token by token, what acts from which position on, and records that.
 
     What was computed stays as it was: only positions that are new get what is asked for now.
-    `acting` is the same as the projection of the recorded events.
+    `acting` is the same as the projection of the recorded events. `thread` is the one that runs
+    turns.
     """
 
     def __init__(self, model: Any, recorder: Recorder | None) -> None:
@@ -68,6 +77,8 @@ class Steering:
         self._from_start: set[str] = set()
         self._tensors: dict[str, torch.Tensor] = {}
         self._kept: set[str] = set()
+        self._unrecorded: list[Request] = []
+        self.thread = threading.get_ident()
         self._turn, self._first_step = 0, 0
 
     @property
@@ -75,8 +86,11 @@ class Steering:
         """Those that are asked for."""
         return tuple(self._asked)
 
-    def ask(self, intervention: Intervention, *, from_start: bool) -> None:
+    def ask(self, intervention: Intervention, *, from_start: bool, turn: int | None = None) -> None:
         """It is to act from the next turn on; with `from_start` on all of that turn's prompt.
+
+        `turn` is the one that pauses meanwhile. What a run that has not begun cannot record is
+        recorded with its next turn.
 
         Raises ModelError for a name that is in use and for what does not fit the model, and
         ToolError for a layer that it does not have.
@@ -93,47 +107,55 @@ class Steering:
             dict.fromkeys(find_layer(self._model, each)[0] for each in intervention.layers)
         )
         _refuse_misfit(intervention, widths_of(self._model, layers))
-        event = intervention.event(turn=1, position=0, layers=layers)
+        event = intervention.event(layers=layers, clear_cache=from_start, turn=turn)
         if intervention.tensor is not None:
             self._tensors[event.tensor_sha256] = intervention.tensor
         self._asked[name] = _Asked(intervention, event)
-        self._from_start -= {name}
-        if from_start:
-            self._from_start.add(name)
+        self._request(event)
 
-    def withdraw(self, name: str, *, from_start: bool) -> None:
+    def withdraw(self, name: str, *, from_start: bool, turn: int | None = None) -> None:
         """It is to act no more from the next turn on. Raises ModelError where there is none."""
         if name not in self._asked:
             known = ", ".join(map(repr, self._asked)) or "none"
             raise ModelError(f"there is no intervention {name!r}; there is {known}")
         del self._asked[name]
-        self._from_start -= {name}
-        if from_start:
-            self._from_start.add(name)
+        self._request(InterventionWithdrawn(name=name, clear_cache=from_start, turn=turn))
 
-    def restore(self, last: Turn, read_blob: ReadBlob | None) -> None:
-        """Go on behind a turn that another process recorded: what acted there, with its tensors.
+    def record_requests(self) -> None:
+        """Record what was asked for, as soon as there is a run that takes events."""
+        while self._recorder is not None and self._recorder.goes_on and self._unrecorded:
+            request = self._unrecorded[0]
+            if isinstance(request, InterventionRequested):
+                self._keep_tensor(request.tensor_sha256)
+            self._recorder.record(request)
+            del self._unrecorded[0]
 
-        What had acted and was not withdrawn is asked for again, unless one of its name is asked for
-        already. Raises ModelError for a tensor that is not there, and for what a predicate decided
-        on.
+    def restore(self, acting: Acting, asked: Asked, read_blob: ReadBlob | None) -> None:
+        """Go on behind what another process recorded: what acted and is asked for, with tensors.
+
+        One of a name that is asked for already is not asked for again. Raises ModelError for a
+        tensor that is not there, and for what a predicate decides on.
         """
-        self.acting = last.acting
-        for each in (*self.acting.asked, *(each.applied for each in self.acting.ranges)):
+        self.acting = acting
+        for each in (*asked.requests, *(each.applied for each in acting.ranges)):
             sha256 = each.tensor_sha256
             if sha256 and sha256 not in self._tensors:
                 if read_blob is None:
                     raise ModelError(f"the tensor of intervention {each.name!r} is not at hand")
                 self._tensors[sha256] = tensor_from(read_blob(sha256), sha256)
-        for each in self.acting.asked:
-            if each.name in self._asked:
+        own = set(self._asked)
+        for request in asked.requests:
+            if request.name in own:
                 continue
-            if not is_rebuilt(each):
+            if not is_rebuilt(request):
                 raise ModelError(
-                    f"a predicate decided where intervention {each.name!r} acts, and no event "
+                    f"a predicate decides where intervention {request.name!r} acts, and no event "
                     "holds that: ask for it again before the run goes on"
                 )
-            self.ask(rebuilt(each, self._tensors.get(each.tensor_sha256)), from_start=False)
+            intervention = rebuilt(request, self._tensors.get(request.tensor_sha256))
+            _refuse_misfit(intervention, widths_of(self._model, request.layers))
+            self._asked[request.name] = _Asked(intervention, request)
+        self._from_start |= set(asked.from_start) - own
 
     def resume(self, turn: Turn, prompt: Prompt, system_ids: Sequence[int]) -> None:
         """Go on in a turn that was cut off: decide again what may not have been recorded.
@@ -198,6 +220,13 @@ class Steering:
         ):
             yield
 
+    @contextmanager
+    def as_lived(self) -> Iterator[None]:
+        """While it lasts the conversation is forwarded as it was, by a tool perhaps."""
+        with self.acting_from(0):
+            yield
+        self.record_requests()
+
     def observing(self, observer: StateObserver | None) -> StateObserver | None:
         """The caller's observer, and behind it the decision what acts on the token it was shown."""
         if not self._asked and not self.acting.ranges:
@@ -247,10 +276,6 @@ class Steering:
     def _due(self, acting: Acting, name: str, new: tuple[int, int], plan: Plan) -> list[Change]:
         """What makes the one of that name act on the positions that are `new` as it is to."""
         asked, turn = self._asked.get(name), plan.turn
-        before = [each for each in acting.asked if each.name == name]
-        if any(asked is None or not asked.is_as(each) for each in before):
-            withdrawn = InterventionRemoved(turn=turn, position=new[0], name=name, withdrawn=True)
-            return [withdrawn, *self._due(_after(acting, withdrawn), name, new, plan)]
         wanted: tuple[int, int] | None = None
         if asked is not None:
             wanted = asked.intervention.acts_on_prompt(*new, turn=turn, first_step=plan.first_step)
@@ -272,17 +297,28 @@ class Steering:
 
     def _names_of(self, acting: Acting) -> list[str]:
         """Those that are asked for, and those that still act somewhere."""
-        known = [each.name for each in acting.asked] + [each.name for each in acting.ranges]
-        return list(dict.fromkeys([*self._asked, *known]))
+        return list(dict.fromkeys([*self._asked, *(each.name for each in acting.ranges)]))
 
     def _record(self, change: Change) -> None:
         if self._recorder is None:
             return
-        sha256 = change.tensor_sha256 if isinstance(change, InterventionApplied) else ""
-        if sha256 and sha256 not in self._kept:
+        if isinstance(change, InterventionApplied):
+            self._keep_tensor(change.tensor_sha256)
+        self._recorder.record(change)
+
+    def _request(self, request: Request) -> None:
+        self._from_start -= {request.name}
+        if request.clear_cache:
+            self._from_start.add(request.name)
+        self._unrecorded.append(request)
+        # A tool asks in a thread of its own, and a store takes events from one.
+        if threading.get_ident() == self.thread:
+            self.record_requests()
+
+    def _keep_tensor(self, sha256: str) -> None:
+        if self._recorder is not None and sha256 and sha256 not in self._kept:
             self._recorder.put_blob(sha256, tensor_bytes(self._tensors[sha256]))
             self._kept.add(sha256)
-        self._recorder.record(change)
 
 
 def _after(acting: Acting, change: Change) -> Acting:

@@ -18,7 +18,7 @@ down_revision = "0005"
 views: Any = import_module("migrations.versions.0003_add_views")
 lists: Any = import_module("migrations.versions.0005_guard_lists_of_weights")
 
-GUARDED = "kind IN ('RunStarted', 'ToolReturned', 'InterventionApplied')"
+GUARDED = "kind IN ('RunStarted', 'ToolReturned', 'InterventionRequested', 'InterventionApplied')"
 
 
 def upgrade() -> None:

@@ -9,6 +9,8 @@ from recorder.events.inside import (
     ActivationObserved,
     InterventionApplied,
     InterventionRemoved,
+    InterventionRequested,
+    InterventionWithdrawn,
     MemorySampled,
 )
 from recorder.events.prompt import HistoryPruned, MessageAdded, SystemPromptCached, ids_sha256
@@ -37,6 +39,8 @@ Event = (
     | ActivationObserved
     | InterventionApplied
     | InterventionRemoved
+    | InterventionRequested
+    | InterventionWithdrawn
     | MemorySampled
 )
 
@@ -49,6 +53,8 @@ __all__ = (
     "HistoryPruned",
     "InterventionApplied",
     "InterventionRemoved",
+    "InterventionRequested",
+    "InterventionWithdrawn",
     "MemorySampled",
     "MessageAdded",
     "PrefillCompleted",

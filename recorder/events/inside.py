@@ -44,22 +44,18 @@ class ActivationObserved:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class InterventionApplied:
-    """From `position` on, something is done to what `layers` give, until it is removed again.
+class InterventionDescribed:
+    """What is done to what `layers` give: the fields that a request and its effects share.
 
-    It holds for the stream as it is from there on and for all that is added to it. What lies before
-    `position` stays as it was computed. `name` tells interventions of a run apart. `kind` says what
-    is done: `steer` adds `coefficient` times the tensor, `scale` multiplies by the coefficient,
-    `ablate_zero` and `ablate_mean` put zero or the tensor in its place, `patch` puts a row of the
-    tensor at each position from `tensor_start` on, `placebo` does nothing. `dimensions` limits it
-    to some of the last axis; empty for all. `tensor_sha256` names a blob of the store, empty where
-    the kind needs none. `positions` and `schedule` are the rule by which it came to act here, and
-    `source` is where the tensor was taken from.
+    `name` tells interventions of a run apart. `kind` says what is done: `steer` adds `coefficient`
+    times the tensor, `scale` multiplies by the coefficient, `ablate_zero` and `ablate_mean` put
+    zero or the tensor in its place, `patch` puts a row of the tensor at each position from
+    `tensor_start` on, `placebo` does nothing. `dimensions` limits it to some of the last axis;
+    empty for all. `tensor_sha256` names a blob of the store, empty where the kind needs none.
+    `positions` and `schedule` are the rule by which it acts, and `source` is where the tensor was
+    taken from.
     """
 
-    version: ClassVar[int] = 1
-    turn: int
-    position: int
     name: str
     kind: str
     layers: tuple[str, ...]
@@ -74,23 +70,73 @@ class InterventionApplied:
     def __post_init__(self) -> None:
         require(self.kind in INTERVENTION_KINDS, f"no such kind of intervention: {self.kind!r}")
         require(bool(self.layers), "an intervention is in at least one layer")
-        require_counts(turn=self.turn, position=self.position, tensor_start=self.tensor_start)
+        require_counts(tensor_start=self.tensor_start)
         if self.coefficient is not None:
             require_finite(coefficient=self.coefficient)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InterventionRequested(InterventionDescribed):
+    """From the next prompt on, an intervention is to act where its rule says, until withdrawn.
+
+    It takes the place of one of its name. With `clear_cache` that prompt is computed anew, and the
+    rule holds for all of it. A predicate in `schedule` is only named. `turn` is the one that pauses
+    for the call of a tool; None between turns.
+    """
+
+    version: ClassVar[int] = 1
+    clear_cache: bool
+    turn: int | None = None
+
+    def __post_init__(self) -> None:
+        InterventionDescribed.__post_init__(self)
+        require_counts(turn=self.turn)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InterventionWithdrawn:
+    """From the next prompt on, the intervention of that name is to act no more.
+
+    With `clear_cache` that prompt is computed anew, without it. `turn` is as in the request.
+    """
+
+    version: ClassVar[int] = 1
+    name: str
+    clear_cache: bool
+    turn: int | None = None
+
+    def __post_init__(self) -> None:
+        require_counts(turn=self.turn)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InterventionApplied(InterventionDescribed):
+    """From `position` on, an intervention acts, until it is removed again.
+
+    It holds for the stream as it is from there on and for all that is added to it. What lies before
+    `position` stays as it was computed.
+    """
+
+    version: ClassVar[int] = 1
+    turn: int
+    position: int
+
+    def __post_init__(self) -> None:
+        InterventionDescribed.__post_init__(self)
+        require_counts(turn=self.turn, position=self.position)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InterventionRemoved:
     """From `position` on the intervention of that name acts no more.
 
-    It was `withdrawn`, or its rule has it rest there, and it may be applied again.
+    It was withdrawn, or its rule has it rest there, and it may be applied again.
     """
 
     version: ClassVar[int] = 1
     turn: int
     position: int
     name: str
-    withdrawn: bool = False
 
     def __post_init__(self) -> None:
         require_counts(turn=self.turn, position=self.position)

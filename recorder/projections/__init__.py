@@ -1,6 +1,6 @@
 """What the events say, folded into what people ask for. Each is rebuilt from events alone."""
 
-from recorder.projections.acting import Acting, ActiveRange
+from recorder.projections.acting import Acting, ActiveRange, Asked
 from recorder.projections.conversation import Message, iterate_messages
 from recorder.projections.summary import (
     SUMMARISED,
@@ -15,6 +15,7 @@ __all__ = (
     "SUMMARISED",
     "Acting",
     "ActiveRange",
+    "Asked",
     "Message",
     "RunSummary",
     "Turn",

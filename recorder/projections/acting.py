@@ -1,10 +1,17 @@
 """Where in a stream of ids interventions act."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from recorder.events import InterventionApplied, InterventionRemoved
+from recorder.envelope import Envelope
+from recorder.events import (
+    InterventionApplied,
+    InterventionRemoved,
+    InterventionRequested,
+    InterventionWithdrawn,
+    TokenSampled,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,47 +46,39 @@ class ActiveRange:
 class Acting:
     """Every range of a stream in which something acts, in the order in which it was applied.
 
-    What acts on one position acts in this order. `asked` are those that have acted and were not
-    withdrawn, each as it was applied last. Nothing here changes: what is done to the stream gives
-    another one.
+    What acts on one position acts in this order. Nothing here changes: what is done to the stream
+    gives another one.
     """
 
     ranges: tuple[ActiveRange, ...] = ()
-    asked: tuple[InterventionApplied, ...] = ()
 
     def applied(self, event: InterventionApplied) -> "Acting":
         """From its position on it acts, in place of one of its name."""
         begun = ActiveRange(
             applied=event, start=event.position, end=None, tensor_start=event.tensor_start
         )
-        names = [each.name for each in self.asked]
-        asked = [event if each.name == event.name else each for each in self.asked]
-        return Acting(
-            (*self._ended(event.name, event.position), begun),
-            tuple(asked if event.name in names else [*asked, event]),
-        )
+        return Acting((*self._ended(event.name, event.position), begun))
 
     def removed(self, event: InterventionRemoved) -> "Acting":
-        rest = (each for each in self.asked if not (event.withdrawn and each.name == event.name))
-        return Acting(self._ended(event.name, event.position), tuple(rest))
+        return Acting(self._ended(event.name, event.position))
 
     def rewritten(self, kept_tokens: int) -> "Acting":
         """The stream keeps so many ids, and others may come behind these."""
         if not self.ranges:
             return self
-        return Acting(tuple(_clipped(self.ranges, kept_tokens)), self.asked)
+        return Acting(tuple(_clipped(self.ranges, kept_tokens)))
 
     def restarted(self, tokens: int) -> "Acting":
         """Another stream begins with so many ids, on which nothing acts."""
         going_on = (each for each in self.ranges if each.end is None)
-        return Acting(tuple(replace(each, start=tokens) for each in going_on), self.asked)
+        return Acting(tuple(replace(each, start=tokens) for each in going_on))
 
     def pruned(self, removed_tokens: Sequence[tuple[int, int]]) -> "Acting":
         """Ranges of ids are taken out, and what is behind them moves up."""
         if not self.ranges or not removed_tokens:
             return self
         moved = (part for each in self.ranges for part in _moved(each, removed_tokens))
-        return Acting(tuple(moved), self.asked)
+        return Acting(tuple(moved))
 
     def over(self, tokens: int) -> tuple[ActiveRange, ...]:
         """What acts on the first so many positions, each range with an end."""
@@ -108,6 +107,36 @@ class Acting:
             else:
                 ended.append(each)
         return tuple(ended)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The interventions that are asked for, each as it was requested last, in the first's order.
+
+    `from_start` are the names whose request or withdrawal is about all of the coming prompt.
+    """
+
+    requests: tuple[InterventionRequested, ...] = ()
+    from_start: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, envelopes: Iterable[Envelope]) -> "Asked":
+        """What is asked for behind these events of a run."""
+        requests: dict[str, InterventionRequested] = {}
+        from_start: set[str] = set()
+        for each in envelopes:
+            event = each.event
+            if isinstance(event, TokenSampled):
+                from_start = set()
+            elif isinstance(event, InterventionRequested | InterventionWithdrawn):
+                from_start.discard(event.name)
+                if event.clear_cache:
+                    from_start.add(event.name)
+                if isinstance(event, InterventionRequested):
+                    requests[event.name] = event
+                else:
+                    requests.pop(event.name, None)
+        return cls(tuple(requests.values()), frozenset(from_start))
 
 
 def acting_by_part(

@@ -1,5 +1,6 @@
 """What is done inside a model: exactly there and then, on top of what was lived before."""
 
+import dataclasses
 import itertools
 import json
 from collections.abc import Callable, Iterator
@@ -18,8 +19,15 @@ from generation.cache.marks import marked, unmarked
 from generation.forwards import Forward, counting_forwards
 from generation.interventions import intervening
 from recorder import Recorder
-from recorder.events import InterventionApplied, InterventionRemoved, RunStarted, TurnStarted
-from recorder.projections import Acting, ActiveRange
+from recorder.events import (
+    CacheCleared,
+    InterventionApplied,
+    InterventionRemoved,
+    InterventionRequested,
+    RunStarted,
+    TurnStarted,
+)
+from recorder.projections import Acting, ActiveRange, Asked
 from store import DatabaseStore
 from tests.interventions import GREEDY, KINDS, WIDTH, intervention, ranges_of, vector
 
@@ -28,8 +36,11 @@ Investigating = Callable[..., tt.Investigation]
 
 
 def applied(asked: tt.Intervention, position: int = 0, **fields: Any) -> InterventionApplied:
-    layers = ("model.layers.0",)
-    return asked.event(turn=1, position=position, layers=fields.pop("layers", layers))
+    layers = fields.pop("layers", ("model.layers.0",))
+    request = asked.event(layers=layers, clear_cache=False, turn=None)
+    described = {each.name: getattr(request, each.name) for each in dataclasses.fields(request)}
+    del described["clear_cache"], described["turn"]
+    return InterventionApplied(turn=1, position=position, **described)
 
 
 def active(asked: tt.Intervention, start: int, end: int | None, **fields: Any) -> ActiveRange:
@@ -479,7 +490,7 @@ def test_a_turn_that_goes_on_in_another_process_keeps_what_acts(
     turn = cut[0]
     generator = tt.ManualGenerator(lm.model, lm.tokenizer)
     generator.intervene(asked)
-    generator.restore([turn], generator.conversation, store.blob)
+    generator.restore([turn], generator.conversation, Asked(), store.blob)
     prompt = generator.conversation.own_prompt(ids)
     result = generator.resume_turn(turn, prompt, chosen_six(lm))
 
@@ -513,7 +524,7 @@ def killed(store: DatabaseStore, run_id: str, events: int) -> DatabaseStore:
     assert isinstance(rest, DatabaseStore)
     for envelope in itertools.islice(store.recording(run_id).events(), events):
         event = envelope.event
-        if isinstance(event, InterventionApplied) and event.tensor_sha256:
+        if isinstance(event, InterventionRequested) and event.tensor_sha256:
             rest.put_blob(event.tensor_sha256, store.blob(event.tensor_sha256))
         if isinstance(event, RunStarted):
             rest.put_blob(event.weights_sha256, store.blob(event.weights_sha256))
@@ -524,7 +535,7 @@ def killed(store: DatabaseStore, run_id: str, events: int) -> DatabaseStore:
 def test_killed_anywhere_a_steered_run_goes_on_to_the_same_tokens(
     lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
-    """Behind each event of its second turn; what acted in that turn acts on by itself."""
+    """From what was asked for before its second turn to its third; nobody asks again."""
 
     def say(run: tt.Investigation, *turns: int) -> None:
         for turn in turns:
@@ -534,15 +545,20 @@ def test_killed_anywhere_a_steered_run_goes_on_to_the_same_tokens(
         run.intervene(intervention("steer", name="on"))
         run.intervene(intervention("scale", name="last", layer=1, positions="last"))
         run.intervene(intervention("ablate_zero", name="own", layer=1, from_step=1))
-        say(run, 1, 2, 3)
+        say(run, 1)
+        run.withdraw("own")
+        run.intervene(intervention("steer", name="later", layer=2, turns=(3, None), seed=3))
+        run.intervene(intervention("scale", name="anew", layer=2), clear_cache=True)
+        say(run, 2, 3)
     recording = store.recording(run.run_id)
     events = [each.event for each in recording.events()]
     starts = [place for place, each in enumerate(events) if isinstance(each, TurnStarted)]
     assert isinstance(events[starts[1] + 1], InterventionApplied)
-    for cut in range(starts[1] + 1, starts[2] - 1):
+    cleared = next(place for place, each in enumerate(events) if isinstance(each, CacheCleared))
+    for cut in range(cleared, starts[2] - 1):
         with killed(store, run.run_id, cut) as rest:
             with tt.Investigation.resume(rest, run.run_id, lm) as resumed:
-                say(resumed, 3)
+                say(resumed, *range(resumed.generator.turn + 1, 4))
             again = rest.recording(run.run_id)
             for ours, theirs in zip(again.turns(), recording.turns(), strict=True):
                 assert ours.reply_ids == theirs.reply_ids, cut
@@ -576,16 +592,17 @@ def test_what_a_predicate_decided_has_to_be_given_again(
         generator = tt.ManualGenerator(lm.model, lm.tokenizer, recorder)
         generator.intervene(intervention("steer", name="asked", when=lambda state: True))
         generator.generate(random_ids(9, 1), max_new_tokens=3, **GREEDY)
-    turns = store.recording(recorder.run_id).turns()
+    recording = store.recording(recorder.run_id)
+    turns, asked = recording.turns(), Asked.of(recording.events())
     other = tt.ManualGenerator(lm.model, lm.tokenizer)
 
-    with pytest.raises(tt.ModelError, match="a predicate decided where intervention 'asked' acts"):
-        other.restore(turns, other.conversation, store.blob)
+    with pytest.raises(tt.ModelError, match="a predicate decides where intervention 'asked' acts"):
+        other.restore(turns, other.conversation, asked, store.blob)
     other.intervene(intervention("steer", name="asked", when=lambda state: True))
-    other.restore(turns, other.conversation, store.blob)
+    other.restore(turns, other.conversation, asked, store.blob)
     assert other._engine.steering.acting == turns[-1].acting
     with pytest.raises(tt.ModelError, match="'asked' is not at hand"):
-        tt.ManualGenerator(lm.model, lm.tokenizer).restore(turns, other.conversation)
+        tt.ManualGenerator(lm.model, lm.tokenizer).restore(turns, other.conversation, asked)
 
 
 class Interventions(RuleBasedStateMachine):

@@ -15,6 +15,7 @@ import tokentape as tt
 from recorder.events import (
     CacheDecided,
     HistoryPruned,
+    InterventionRequested,
     MessageAdded,
     RunFinished,
     ToolCalled,
@@ -511,3 +512,60 @@ def test_ctrl_c_while_a_tool_runs_ends_the_run_and_the_call_is_made_again(
     assert status(store, run) == "finished"
     assert tt.check(store, run.run_id).holds
     assert len(tt.rebuild(store.recording(run.run_id)).turns) == 2
+
+
+def test_what_a_tool_asks_for_acts_in_the_rest_of_the_turn_and_belongs_to_it(
+    lm: tt.LoadedModel, store: DatabaseStore
+) -> None:
+    runs: list[tt.Investigation] = []
+
+    def mute() -> str:
+        """
+        Mute a layer.
+        """
+        runs[-1].intervene(tt.Intervention.ablate("mute", 1))
+        return "muted"
+
+    tools = tt.ToolInterface([mute])
+    runs.append(begun(lm, store, tools=tools))
+    with runs[-1] as run:
+        run.chat(
+            "Do.", max_new_tokens=120, logits_processor=says(lm, call("hermes", "mute"), "So.")
+        )
+        run.chat("And now?", max_new_tokens=4, do_sample=False)
+    (asked,) = events(store, run, InterventionRequested)
+    first, rest, second = store.recording(run.run_id).turns()
+
+    assert (asked.turn, first.number, rest.number, second.number) == (1, 1, 1, 2)
+    assert first.interventions == ()
+    assert [each.start for each in rest.interventions] == [
+        len(first.prompt_ids) + len(first.tokens)
+    ]
+    with tt.Investigation.fork(store, run.run_id, lm, at_turn=2, tools=tools) as fork:
+        fork.chat("And now?", max_new_tokens=4, do_sample=False)
+    assert store.recording(fork.run_id).turns()[-1].reply_ids == second.reply_ids
+    forced = says(lm, call("hermes", "mute"), "So.")
+    verified = tt.verify(store.recording(fork.run_id), lm, processors=lambda turn: forced)
+    assert verified.verdict is tt.Verdict.VERIFIED
+
+
+def test_a_tool_cannot_clear_the_cache_and_hears_so(
+    lm: tt.LoadedModel, store: DatabaseStore
+) -> None:
+    runs: list[tt.Investigation] = []
+
+    def mute() -> str:
+        """
+        Mute a layer.
+        """
+        runs[-1].intervene(tt.Intervention.ablate("mute", 1), clear_cache=True)
+        return "muted"
+
+    runs.append(begun(lm, store, tools=tt.ToolInterface([mute])))
+    look = tt.ToolCall(name="mute", arguments={})
+    with runs[-1] as run:
+        reply = run.chat("Do.", tool_calls=[look], max_new_tokens=4, do_sample=False)
+
+    assert "a tool cannot clear the cache" in reply.tool_results[0].content
+    assert events(store, run, InterventionRequested) == []
+    assert status(store, run) == "finished"
