@@ -123,28 +123,43 @@ def _other_faults(
         yield None, "the row of the run is not what its events add up to"
 
 
+def parent_fault(forked: RunForked, parent: Recording) -> str:
+    """What is wrong with the events that a fork shares, behind "its parent, "; empty if nothing.
+
+    Raises StoreError and RecordingError where they cannot be read.
+    """
+    shared = takewhile(lambda record: record.seq <= forked.parent_seq, parent.records())
+    report = check_seals(parent.run_id, shared)
+    if report.fault:
+        return f"run {parent.run_id}, does not hold: {report.fault}"
+    if report.events <= forked.parent_seq:
+        return (
+            f"run {parent.run_id}, has {report.events} events of the {forked.parent_seq + 1} that "
+            "they share"
+        )
+    if report.tail_hash != forked.parent_hash:
+        return f"run {parent.run_id}, is not what it was forked from"
+    return ""
+
+
 def _parent_faults(recording: Recording, forked: RunForked) -> Iterator[tuple[None, str]]:
     """Whether the events that a fork shares are still those that it was forked from."""
     try:
-        parent = recording.parent(forked)
-        shared = takewhile(lambda record: record.seq <= forked.parent_seq, parent.records())
-        report = check_seals(parent.run_id, shared)
+        fault = parent_fault(forked, recording.parent(forked))
     except (RecordingError, StoreError) as error:
         yield None, f"its parent cannot be read: {error}"
         return
-    if report.fault:
-        yield None, f"its parent, run {parent.run_id}, does not hold: {report.fault}"
-    elif report.tail_hash != forked.parent_hash:
-        yield None, f"its parent, run {parent.run_id}, is not what it was forked from"
-    else:
-        shared_turns = [
-            each.event.turn
-            for each in recording.events()
-            if isinstance(each.event, TurnFinished) and each.run_id != recording.run_id
-        ]
-        due = max(shared_turns, default=0) + 1
-        if forked.at_turn != due:
-            yield None, f"it was forked at turn {due}, and says {forked.at_turn}"
+    if fault:
+        yield None, f"its parent, {fault}"
+        return
+    shared_turns = [
+        each.event.turn
+        for each in recording.events()
+        if isinstance(each.event, TurnFinished) and each.run_id != recording.run_id
+    ]
+    due = max(shared_turns, default=0) + 1
+    if forked.at_turn != due:
+        yield None, f"it was forked at turn {due}, and says {forked.at_turn}"
 
 
 def _blob_fault(source: Source, record: Record, event: Event) -> str:

@@ -1,14 +1,16 @@
 """Copies of runs into a live store, after a look at their seals."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from recorder import Recording, RecordingError
 from recorder.seals import SealReport, check_seals
 from store.copies.jsonl import JsonlFile
-from store.errors import StoreError
+from store.errors import NoSuchRunError, StoreError
+from store.integrity import parent_fault
 from store.live.database import DatabaseStore
 from store.sealed.reader import ParquetStore
 from store.sealed.tape import is_zip
@@ -17,12 +19,17 @@ from store.source import Attachments
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Imported:
-    """A run of a copy. `added` is False where the store had it already, the very same."""
+    """A run of a copy: `events` and `last_seal` are what the store has of it now.
+
+    `added_events` came with the copy: all of them, those by which the run has grown since an older
+    copy of it came, or none. `added` is False where it is none.
+    """
 
     run_id: str
     events: int
     last_seal: str | None
     added: bool
+    added_events: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,30 +41,61 @@ class CheckedCopy:
     attached: Attachments
 
     def add_to(self, store: DatabaseStore) -> list[Imported]:
-        """Add what the store does not have yet, each run whole or not at all.
+        """Add what the store does not have yet, of each run all or nothing.
 
-        What is kept beside a run is added to one that is there, too. Raises StoreError, before
-        anything is added, where the store has a run that differs.
+        Where the store has the beginning of a run, the rest is added; where the copy is but the
+        beginning of what the store has, nothing is. What is kept beside a run is added in any case.
+        Raises StoreError, before anything is added, where the store has a run that differs, where
+        one was erased, and RecordingError for a fork whose parent is neither here nor there.
         """
-        there = {summary.run_id for summary in store.summaries()}
-        known = [_is_known(report, there, store) for report in self.reports]
-        for recording, is_known in zip(self.recordings, known, strict=True):
-            if not is_known:
-                store.import_run(recording, self.attached)
-                continue
-            for verdict in self.attached.verdicts(recording.run_id):
-                store.keep_verdict(verdict)
-            for floor in self.attached.floors(recording.run_id):
-                store.keep_floor(floor)
-        return [
-            Imported(
-                run_id=report.run_id,
-                events=report.events,
-                last_seal=report.last_seal,
-                added=not is_known,
+        there = [_there(each, report, store) for each, report in self._runs()]
+        for recording in self.recordings:
+            self._refuse_orphan(recording, store)
+        imported = []
+        for (recording, report), ours in zip(self._runs(), there, strict=True):
+            events_there = ours.events if ours is not None else 0
+            added_events = max(report.events - events_there, 0)
+            if added_events:
+                store.import_run(recording, self.attached, events_there=events_there)
+            else:
+                self._add_kept(recording.run_id, store)
+            now = report if ours is None or added_events else ours
+            imported.append(
+                Imported(
+                    run_id=now.run_id,
+                    events=now.events,
+                    last_seal=now.last_seal,
+                    added=added_events > 0,
+                    added_events=added_events,
+                )
             )
-            for report, is_known in zip(self.reports, known, strict=True)
-        ]
+        return imported
+
+    def _runs(self) -> Iterator[tuple[Recording, SealReport]]:
+        return zip(self.recordings, self.reports, strict=True)
+
+    def _add_kept(self, run_id: str, store: DatabaseStore) -> None:
+        for verdict in self.attached.verdicts(run_id):
+            store.keep_verdict(verdict)
+        for floor in self.attached.floors(run_id):
+            store.keep_floor(floor)
+
+    def _refuse_orphan(self, recording: Recording, store: DatabaseStore) -> None:
+        """Raise RecordingError for a fork that would be without the events that it shares."""
+        forked = recording.forked()
+        if forked is None:
+            return
+        parent_run_id = forked.parent_run_id
+        parents = [each for each in self.recordings if each.run_id == parent_run_id]
+        with suppress(NoSuchRunError):
+            parents.append(store.recording(parent_run_id))
+        # The longer one will be there, and the other is its beginning.
+        faults = [parent_fault(forked, each) for each in parents if each.run_id == parent_run_id]
+        if "" not in faults:
+            why = faults[0] if faults else f"run {parent_run_id}, is not there"
+            raise RecordingError(
+                f"{recording.where}: run {recording.run_id} is a fork, and its parent, {why}"
+            )
 
 
 def import_runs(path: Path | str, store: DatabaseStore) -> list[Imported]:
@@ -92,14 +130,30 @@ def _checked(recordings: list[Recording], attached: Attachments, path: Path) -> 
     return CheckedCopy(recordings=tuple(recordings), reports=tuple(reports), attached=attached)
 
 
-def _is_known(report: SealReport, there: set[str], store: DatabaseStore) -> bool:
-    """True where the store has the very same run. Raises StoreError where it has another."""
-    if report.run_id not in there:
-        return False
-    ours = check_seals(report.run_id, store.recording(report.run_id).records())
-    if ours != report:
+def _there(recording: Recording, report: SealReport, store: DatabaseStore) -> SealReport | None:
+    """What the store has of the run: its beginning, the very same or more; None for nothing.
+
+    Raises StoreError where it has another run under that id, or has erased it.
+    """
+    run_id = recording.run_id
+    if store.summary(run_id) is None:
+        store.refuse_erased(run_id)
+        return None
+    there = store.recording(run_id)
+    ours = check_seals(run_id, there.records())
+    if ours.fault:
+        raise StoreError(f"{store.where} has run {run_id} already, and damaged: {ours.fault}")
+    events = min(ours.events, report.events)
+    if _first(events, ours, there) != _first(events, report, recording):
         raise StoreError(
-            f"{store.where} has run {report.run_id} already, and not the same: {ours.events} "
-            f"events there, {report.events} in the copy"
+            f"{store.where} has run {run_id} already, and not the same: {ours.events} "
+            f"events there, {report.events} in the copy, and neither goes on from the other"
         )
-    return True
+    return ours
+
+
+def _first(events: int, report: SealReport, recording: Recording) -> SealReport:
+    """The report of so many events, where `report` is that of all."""
+    if report.events == events:
+        return report
+    return check_seals(recording.run_id, islice(recording.records(), events))

@@ -193,17 +193,22 @@ class DatabaseStore(DatabaseReader):
         statement = self._statements.insert_kept[TABLES[type(kept)]]
         self._cursor.execute(statement, beside.inserted_values(run_key, kept))
 
-    def import_run(self, recording: Recording, attached: Attachments) -> None:
+    def import_run(
+        self, recording: Recording, attached: Attachments, *, events_there: int = 0
+    ) -> None:
         """Keep a copy of a run, each record as it is, with what is attached: all of it or nothing.
 
-        Raises StoreError where the run is here already, or was erased here.
+        `events_there` of its events are here already, the very same: the rest is added behind them.
+        Raises StoreError where the run has more events here, or fewer, or was erased here.
         """
         run_id = recording.run_id
-        if self.summary(run_id) is not None:
+        if not events_there and self.summary(run_id) is not None:
             raise StoreError(f"{self.where} has run {run_id} already")
-        self._refuse_erased(run_id)
-        run_key, summary, turns = None, None, TurnCounter()
-        with self._transaction(run_id, f"run {run_id} is being added already", durable=True):
+        self.refuse_erased(run_id)
+        run_key = self._open_run(run_id)[0] if events_there else None
+        summary, turns = None, TurnCounter()
+        refused = f"run {run_id} is being written to by somebody else: nothing of it was added"
+        with self._transaction(run_id, refused, durable=True):
             for record in recording.records():
                 envelope = decode(run_id, record)
                 turn = turns.turn_of(envelope.event)
@@ -217,6 +222,8 @@ class DatabaseStore(DatabaseReader):
                     raise RecordingError(f"run {run_id} does not begin with RunStarted")
                 if run_key is None:
                     run_key = self._insert_run(summary)
+                if record.seq < events_there:
+                    continue
                 self._insert(run_key, summary.started_at_ns, record)
                 sha256 = payload_of(record)
                 if sha256:
@@ -228,6 +235,7 @@ class DatabaseStore(DatabaseReader):
             self._update_run(run_key, summary)
             for kept in kept_beside(attached, run_id):
                 self._insert_kept(run_key, kept)
+        self._open_runs.pop(run_id, None)
 
     def erase(
         self, run_id: str, *, reason: str = "", clock_ns: Callable[[], int] = time.time_ns
@@ -241,7 +249,8 @@ class DatabaseStore(DatabaseReader):
         values = [getattr(summary, name) for name in SUMMARY_COLUMNS]
         self._cursor.execute(self._statements.update_run, (*values, run_key))
 
-    def _refuse_erased(self, run_id: str) -> None:
+    def refuse_erased(self, run_id: str) -> None:
+        """Raise StoreError for a run that was erased here."""
         query = select(tombstones.c.run_id).where(tombstones.c.run_id == run_id)
         if self._ask(lambda reader: reader.execute(query).first()) is not None:
             raise StoreError(f"run {run_id} was erased from {self.where}: it stays away")

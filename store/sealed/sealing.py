@@ -48,21 +48,44 @@ def export_parquet(recording: Recording, attached: Attachments, folder: Path | s
     """Seal a run into a folder with all that is `attached` to it; return the files written.
 
     Of a run that goes on, that is what has a seal. Called again, it adds a part with what was
-    sealed since, and with what was kept beside the run since. What the folder has under the run's
-    id that is not the beginning of the run, or is damaged, is replaced. Other runs in the folder
-    stay. With a fork come the runs that it shares events of. Raises StoreError where the folder
-    cannot be written, RecordingError for a damaged run and for one of which nothing is sealed yet.
+    sealed since, and with what was kept beside the run since. A folder that has more of the run
+    keeps it. What the folder has under the run's id that is another run, or is damaged, is
+    replaced. Other runs in the folder stay. With a fork come the runs that it shares events of.
+    Raises StoreError where the folder cannot be written, RecordingError for a damaged run, for one
+    of which nothing is sealed yet, and for a fork that shares what is not.
     """
     folder = Path(folder)
-    parents = with_parents([recording])[:-1]
-    files = [file for each in parents for file in _export(each, attached, folder)]
-    return [*files, *_export(recording, attached, folder)]
+    family = with_parents([recording])
+    for each in family:
+        _refuse_unsealed_past(each)
+    return [file for each in family for file in _export(each, attached, folder)]
+
+
+def _refuse_unsealed_past(recording: Recording) -> None:
+    """Raise RecordingError for a fork whose past would lose its end: it would be of no use."""
+    forked = recording.forked()
+    if forked is None:
+        return
+    parent = recording.parent(forked)
+    sealed = sealed_events(parent)
+    if sealed <= forked.parent_seq:
+        raise RecordingError(
+            f"run {recording.run_id} shares {forked.parent_seq + 1} events of run {parent.run_id}, "
+            f"and {sealed} of those have a seal: finish a turn of that run or end it (`tokentape "
+            "resume`), or export lines of JSON, which hold all"
+        )
+
+
+def sealed_events(recording: Recording) -> int:
+    """How many events of the run a copy has: those up to the end of a turn, or of the run."""
+    ends = (each.seq + 1 for each in recording.records() if each.kind in SEALED_KINDS)
+    return max(ends, default=0)
 
 
 def _export(recording: Recording, attached: Attachments, folder: Path) -> list[Path]:
     with _writing(folder):
         before = _sealed_before(folder, recording.run_id)
-        if before is None or not _begins(recording, before, folder):
+        if before is None or not _goes_on(recording, before, folder):
             before = SealedRun(run_id=recording.run_id)
         since = (each for each in recording.records() if each.seq >= before.events)
         return _write(_part_of(folder, before), since, attached, folder)
@@ -104,12 +127,25 @@ def _writing(folder: Path) -> Iterator[None]:
         raise StoreError(f"cannot write to {folder}: {error}") from None
 
 
-def _begins(recording: Recording, run: SealedRun, folder: Path) -> bool:
-    """True where what is sealed is the beginning of the recording, to the bit."""
-    at_end = (each.seal for each in recording.records() if each.seq == run.events - 1)
-    return next(at_end, None) == run.last_seal and all(
-        _sum_of(folder / each.name) == each.sha256 for each in run.files
-    )
+def _goes_on(recording: Recording, run: SealedRun, folder: Path) -> bool:
+    """True where what is sealed is whole, and the recording's beginning, or begins as all of it."""
+    if any(_sum_of(folder / each.name) != each.sha256 for each in run.files):
+        return False
+    seals = {each.seq: each.seal for each in recording.records() if each.seal is not None}
+    last = max(seals, default=-1)
+    if last < run.events:
+        return last >= 0 and seals[last] == _seal_at(last, run, folder)
+    return seals.get(run.events - 1) == run.last_seal
+
+
+def _seal_at(seq: int, run: SealedRun, folder: Path) -> str | None:
+    for name in run.parts("events"):
+        rows = pq.read_table(
+            folder / name, columns=["seal"], filters=[("seq", "==", seq)], partitioning=None
+        )
+        for seal in rows["seal"].to_pylist():
+            return str(seal)
+    return None
 
 
 def _sum_of(path: Path) -> str:

@@ -14,8 +14,8 @@ import shutil
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Container, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, closing, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from store.sealed.locks import sync_folder
 from store.sealed.parquet import SealedFile
 from store.sealed.places import SCHEMA_VERSION, TABLES, folder_of_run, part_name, run_id_of
 from store.sealed.run_file import SealedRun, cannot_read, read_sealed_run
-from store.sealed.sealing import export_parquet
+from store.sealed.sealing import export_parquet, sealed_events
 from store.source import Attachments, with_parents
 
 FORMAT = 1
@@ -57,9 +57,9 @@ def pack(recordings: Iterable[Recording], attached: Attachments, path: Path | st
 
     With a fork come the runs that it shares events of.
 
-    A tape that is there already is replaced where no run of it would be lost. Raises StoreError
-    where there is anything else, or where it cannot be written, RecordingError as `export_parquet`
-    does.
+    A tape that is there already is replaced where nothing of its runs would be lost. Raises
+    StoreError where there is anything else, or where it cannot be written, RecordingError as
+    `export_parquet` does.
     """
     path = Path(path)
     by_id = {recording.run_id: recording for recording in with_parents(recordings)}
@@ -84,8 +84,8 @@ def pack(recordings: Iterable[Recording], attached: Attachments, path: Path | st
     return path
 
 
-def _refuse_to_lose(path: Path, packed: Container[str]) -> None:
-    """Raises StoreError for a file that is no tape, and for a tape with a run that is not packed.
+def _refuse_to_lose(path: Path, packed: Mapping[str, Recording]) -> None:
+    """Raises StoreError for a file that is no tape, and for a tape with more than is packed.
 
     It may be the store that is packed from.
     """
@@ -96,13 +96,26 @@ def _refuse_to_lose(path: Path, packed: Container[str]) -> None:
             f"{path} is there already, and is no tape that can be read: move it away, or give "
             "another name"
         ) from None
-    tape.close()
-    lost = [run_id for run_id in tape.run_files() if run_id not in packed]
-    if lost:
-        raise StoreError(
-            f"{path} is there already, and run {lost[0]} in it would be lost: pack all that it "
-            "holds, or give another name"
-        )
+    with closing(tape):
+        for run_id, name in tape.run_files().items():
+            if run_id not in packed:
+                raise StoreError(
+                    f"{path} is there already, and run {run_id} in it would be lost: pack all that "
+                    "it holds, or give another name"
+                )
+            if _events_in(tape, name) > sealed_events(packed[run_id]):
+                raise StoreError(
+                    f"{path} is there already, and has more of run {run_id} than is packed: give "
+                    "another name"
+                )
+
+
+def _events_in(tape: "Tape", name: str) -> int:
+    """How many events a run's file of `runs` says there are; none where it cannot be read."""
+    try:
+        return read_sealed_run(tape.source(name), name).events
+    except StoreError:
+        return 0
 
 
 def _write(aside: Path, files: list[tuple[str, Path]]) -> None:

@@ -26,6 +26,8 @@ from tests.store.conftest import (
     tool_returned,
     turn_started,
 )
+from tests.store.made_families import record_family
+from tests.store.made_runs import verdict_of
 
 ORDER = {
     "runs_df": "started_at",
@@ -33,7 +35,7 @@ ORDER = {
     "turns_df": "run_id, turn",
     "tokens_df": "run_id, seq",
     "candidates_df": "run_id, seq, rank",
-    "cache_df": "run_id, turn",
+    "cache_df": "run_id, decided_at",
     "tools_df": "run_id, returned_at",
     "verdicts_df": "run_id, at",
 }
@@ -105,6 +107,17 @@ def test_a_recorded_conversation_is_the_same_in_every_view(
     assert [assert_view_is_frame(live_store, name) for name in FRAMES] == [
         len(getattr(frames, name)(live_store)) for name in FRAMES
     ]
+
+
+def test_a_family_of_runs_is_the_same_in_every_view(
+    live_store: DatabaseStore, lm: tt.LoadedModel
+) -> None:
+    family = record_family(lm, live_store)
+    for run_id in family:
+        live_store.keep_verdict(verdict_of(run_id))
+
+    rows = {name: assert_view_is_frame(live_store, name) for name in FRAMES}
+    assert (rows["runs_df"], rows["turns_df"], rows["verdicts_df"]) == (3, 6, 3)
 
 
 def test_a_run_that_goes_on_after_a_turn_was_cut_off_is_the_same_in_every_view(

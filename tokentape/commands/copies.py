@@ -95,8 +95,15 @@ def import_(
         output.print_json([asdict(each) for each in imported])
         return
     for each in imported:
-        state = "added" if each.added else "there already"
-        sys.stdout.write(f"{each.run_id}  {state}, {each.events:,} events\n")
+        sys.stdout.write(f"{each.run_id}  {_came_of(each)}\n")
+
+
+def _came_of(imported: tt.Imported) -> str:
+    if not imported.added:
+        return f"there already, {imported.events:,} events"
+    if imported.added_events == imported.events:
+        return f"added, {imported.events:,} events"
+    return f"went on: {imported.added_events:,} events added, {imported.events:,} in all"
 
 
 def _say_what_is_left_out(recordings: Iterable[tt.Recording]) -> None:
