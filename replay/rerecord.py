@@ -1,18 +1,19 @@
 """Record a run anew: the same messages, tool results, settings and seeds, with today's model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from generation import LoadedModel, ManualGenerator
 from generation.checks import context_tokens
 from generation.hf.control_tokens import encode, mark
 from generation.history.conversation import HISTORIES
-from generation.history.restoring import prompt_of
-from generation.standing import recorded_settings
-from recorder import EventLog, Recorder, Recording
+from generation.history.restoring import prompt_of, restore
+from generation.standing import Standing, recorded_settings
+from recorder import Envelope, EventLog, Recorder, Recording
 from recorder.events import (
     CacheCleared,
     Event,
+    RunForked,
     RunStarted,
     SystemPromptCached,
     ToolCalled,
@@ -33,18 +34,22 @@ _BROKEN_OFF = {
 }
 
 
-def rerecord(recording: Recording, lm: LoadedModel, store: EventLog) -> str:
+def rerecord(
+    recording: Recording, lm: LoadedModel, store: EventLog, *, parent: Recording | None = None
+) -> str:
     """Have a model say it all again, and record that in `store`. Returns the id of the new run.
 
     What was given stays: system prompt, messages, results of tools, settings, seeds, the kind of
     history, and prompts of ids. Replies and fingerprints are today's; a turn that was cut off at
-    the end is taken whole.
+    the end is taken whole. With its `parent` as it was recorded anew in the same store, a fork is
+    one of that; without, it is a run of its own, which takes the turns that it shared as well.
     Raises ReplayError, before anything is recorded, for what events cannot ask for again;
     ModelError and PromptError where today's model refuses a turn: the new run has failed then.
     """
     started, turns = recording.started(), {_place(turn.started): turn for turn in recording.turns()}
     _refuse(recording, turns)
-    given = _given(recording)
+    forked = recording.forked() if parent is not None else None
+    given = _given(recording.own_events() if forked is not None else recording.events())
     read_blob = recording.read_blob
     if read_blob is None and any(isinstance(event, ToolReturned) for event in given):
         raise ReplayError(f"run {recording.run_id} has results of tools that are not at hand")
@@ -52,6 +57,8 @@ def rerecord(recording: Recording, lm: LoadedModel, store: EventLog) -> str:
     generator = _generator(started, lm, recorder)
     with recorder:
         generator.start_run()
+        if forked is not None and parent is not None:
+            recorder.record(_fork(forked, parent, generator))
         for event in given:
             if isinstance(event, SystemPromptCached):
                 generator.cache_system_prompt(event.content)
@@ -70,10 +77,29 @@ def _place(started: TurnStarted) -> tuple[int, int]:
     return started.turn, started.first_step
 
 
-def _given(recording: Recording) -> list[Event]:
+def _fork(forked: RunForked, parent: Recording, generator: ManualGenerator) -> RunForked:
+    """Put the generator where its parent stood, and say where that is among today's events."""
+    stands = Standing.of(parent, before_turn=forked.at_turn)
+    conversation = generator.conversation.fresh()
+    started = stands.started
+    restore(
+        conversation,
+        started,
+        stands.system,
+        stands.turns,
+        context_tokens=started.context_tokens,
+    )
+    generator.restore(stands.turns, conversation, parent.read_blob)
+    parent_run_id, parent_seq, parent_hash = stands.parent()
+    return replace(
+        forked, parent_run_id=parent_run_id, parent_seq=parent_seq, parent_hash=parent_hash
+    )
+
+
+def _given(envelopes: Iterable[Envelope]) -> list[Event]:
     """What did not come of the model, in order."""
     kinds = (SystemPromptCached, CacheCleared, TurnStarted, ToolCalled, ToolReturned)
-    return [each.event for each in recording.events() if isinstance(each.event, kinds)]
+    return [each.event for each in envelopes if isinstance(each.event, kinds)]
 
 
 def _refuse(recording: Recording, turns: dict[tuple[int, int], Turn]) -> None:

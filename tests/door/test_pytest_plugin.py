@@ -13,6 +13,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 import tokentape as tt
+from store import DatabaseStore
+from tests.store.made_families import record_family
 from tokentape.plugin.child import SIBLINGS as PLUGIN_SIBLINGS
 from tokentape.plugin.child import child_environment
 from tokentape.siblings import SIBLINGS
@@ -353,3 +355,19 @@ def test_listing_turns_loads_no_torch(consumer: Path) -> None:
     )
 
     assert done.stdout == "{'runs': [{'name': 'probe', 'turns': [1, 2, 3]}]}\n", done.stderr
+
+
+def test_a_fork_and_its_parents_are_replayed_side_by_side(project: Path, tiny_folder: Path) -> None:
+    loaded = tt.load_model(tiny_folder)
+    tape = project / "recordings" / "probe.tape"
+    tape.unlink()
+    with tt.open_store("sqlite://") as store:
+        assert isinstance(store, DatabaseStore)
+        lm = tt.LoadedModel(loaded.model, loaded.tokenizer, "models/tiny")
+        tt.pack([store.recording(record_family(lm, store)[-1])], store, tape)
+    ran = run_pytest(project, "--tapes", "recordings", "-v")
+
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    for run in ("parent", "fork", "fork (2)"):
+        for turn in (1, 2, 3):
+            assert f"probe.tape::{run}::turn {turn} PASSED" in ran.stdout

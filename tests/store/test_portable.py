@@ -85,21 +85,6 @@ def test_a_copy_that_does_not_hold_is_refused_and_makes_no_store(
     assert not (tmp_path / "other.db").exists()
 
 
-def test_a_run_that_is_there_and_differs_is_refused(tmp_path: Path) -> None:
-    database = tmp_path / "runs.db"
-    with tt.open_store(database) as store:
-        assert isinstance(store, DatabaseStore)
-        recorder = begin(store)
-        recording = store.recording(recorder.run_id)
-        say(recorder, 1, tokens=2)
-        path = copied(recording, store, tmp_path, "tape")
-        recorder.finish()
-        with pytest.raises(tt.StoreError, match="already, and not the same"):
-            tt.import_runs(path, store)
-
-        assert list(recording.records())[-1].kind == "RunFinished"
-
-
 def test_every_line_is_a_record_that_others_can_read(
     recording: tt.Recording, store: DatabaseStore, tmp_path: Path
 ) -> None:

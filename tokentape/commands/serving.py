@@ -15,6 +15,7 @@ from typing import IO, Any
 import tokentape as tt
 from recorder.projections import whole_turns
 from store import DatabaseStore, database_url
+from store.source import with_parents
 from tokentape.commands.options import Store, load_as_recorded
 from tokentape.commands.outcomes import (
     Request,
@@ -148,14 +149,18 @@ class Server:
             tt.open_store(tape, must_exist=True) as old,
             DatabaseStore(database_url("sqlite://")) as new,
         ):
-            run_ids = []
-            for summary in old.summaries():
+            run_ids = [summary.run_id for summary in old.summaries()]
+            for run_id in run_ids:
                 # What somebody changed is not to be made true.
-                refuse_altered(old, summary.run_id)
-                recording = old.recording(summary.run_id)
+                refuse_altered(old, run_id)
+            anew: dict[str, tt.Recording] = {}
+            for recording in with_parents(map(old.recording, run_ids)):
+                forked = recording.forked()
+                parent = None if forked is None else anew[forked.parent_run_id]
                 lm = self._model(recording, request)
-                run_ids.append(rerecord(recording, lm, new))
-            tt.pack([new.recording(run_id) for run_id in run_ids], new, made)
+                again = rerecord(recording, lm, new, parent=parent)
+                anew[recording.run_id] = new.recording(again)
+            tt.pack(anew.values(), new, made)
 
 
 def list_runs(tape: str) -> dict[str, Any]:
