@@ -44,6 +44,8 @@ from recorder.events import (
 from recorder.events.turn import TOOL_CALL
 from recorder.projections import Acting, Asked, Turn
 
+FOR_INTERVENTION = "intervention"
+"""Why the cache is cleared where an intervention is asked for, or withdrawn, that way."""
 # New tokens times all tokens of a forward: 16 MB of float32.
 _MASK_ELEMENTS = 2**22
 
@@ -206,7 +208,7 @@ class Engine:
             turn = self.turn if self._paused else None
             self.steering.ask(intervention, from_start=clear_cache, turn=turn)
         if clear_cache:
-            self.clear_cache("intervention")
+            self.clear_cache(FOR_INTERVENTION)
 
     def withdraw(self, name: str, *, clear_cache: bool) -> None:
         """Have it done no more from the next turn on; see `Steering.withdraw`."""
@@ -216,7 +218,7 @@ class Engine:
             turn = self.turn if self._paused else None
             self.steering.withdraw(name, from_start=clear_cache, turn=turn)
         if clear_cache:
-            self.clear_cache("intervention")
+            self.clear_cache(FOR_INTERVENTION)
 
     def _refuse_clearing(self) -> None:
         if threading.get_ident() != self.steering.thread:

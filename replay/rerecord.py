@@ -1,18 +1,22 @@
 """Record a run anew: the same messages, tool results, settings and seeds, with today's model."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from generation import LoadedModel, ManualGenerator
 from generation.checks import context_tokens
+from generation.engine import FOR_INTERVENTION
 from generation.hf.control_tokens import encode, mark
 from generation.history.conversation import HISTORIES
 from generation.history.restoring import prompt_of, restore
+from generation.interventions import is_rebuilt, rebuilt, tensor_from
 from generation.standing import Standing, recorded_settings
-from recorder import Envelope, EventLog, Recorder, Recording
+from recorder import EventLog, Recorder, Recording
 from recorder.events import (
     CacheCleared,
     Event,
+    InterventionRequested,
+    InterventionWithdrawn,
     RunForked,
     RunStarted,
     SystemPromptCached,
@@ -20,14 +24,25 @@ from recorder.events import (
     ToolReturned,
     TurnStarted,
 )
-from recorder.projections import Turn
+from recorder.projections import Asked, Turn
 from recorder.redaction import REDACTED
 from replay.errors import NothingToReplayError, ReplayError
+
+ReadBlob = Callable[[str], bytes]
 
 # Choices of tokentape that `ManualGenerator` is given, where the recording names them.
 _ENGINE = ("prefill_chunk_tokens", "candidates", "cache_bytes", "template_settings")
 # What a generator records of itself: the model's, not the caller's.
 _DERIVED = (*_ENGINE, "history", "cache_policy")
+_GIVEN = (
+    SystemPromptCached,
+    CacheCleared,
+    InterventionRequested,
+    InterventionWithdrawn,
+    TurnStarted,
+    ToolCalled,
+    ToolReturned,
+)
 _BROKEN_OFF = {
     "switched_branch": "goes on with another branch of the conversation",
     "after_unfinished_turn": "goes on behind a turn that was cut off",
@@ -47,12 +62,11 @@ def rerecord(
     ModelError and PromptError where today's model refuses a turn: the new run has failed then.
     """
     started, turns = recording.started(), {_place(turn.started): turn for turn in recording.turns()}
-    _refuse(recording, turns)
     forked = recording.forked() if parent is not None else None
-    given = _given(recording.own_events() if forked is not None else recording.events())
-    read_blob = recording.read_blob
-    if read_blob is None and any(isinstance(event, ToolReturned) for event in given):
-        raise ReplayError(f"run {recording.run_id} has results of tools that are not at hand")
+    events = recording.own_events() if forked is not None else recording.events()
+    given = [each.event for each in events if _is_given(each.event)]
+    _refuse(recording, turns, given)
+    read_blob = _payloads(recording, given)
     recorder = Recorder(store)
     generator = _generator(started, lm, recorder)
     with recorder:
@@ -62,15 +76,25 @@ def rerecord(
         for event in given:
             if isinstance(event, SystemPromptCached):
                 generator.cache_system_prompt(event.content)
+            elif isinstance(event, InterventionRequested):
+                _intervene(event, generator, read_blob)
+            elif isinstance(event, InterventionWithdrawn):
+                generator.withdraw(event.name, clear_cache=event.clear_cache)
             elif isinstance(event, CacheCleared):
                 generator.clear_cache(event.reason)
             elif isinstance(event, TurnStarted):
                 _take(turns[_place(event)], started, lm, generator)
-            elif isinstance(event, ToolReturned) and read_blob is not None:
+            elif isinstance(event, ToolReturned):
                 _return_again(event, lm, recorder, read_blob)
             else:
                 recorder.record(event)
     return recorder.run_id
+
+
+def _is_given(event: Event) -> bool:
+    """Whether it did not come of the model, nor of another that was given."""
+    cleared_by_another = isinstance(event, CacheCleared) and event.reason == FOR_INTERVENTION
+    return isinstance(event, _GIVEN) and not cleared_by_another
 
 
 def _place(started: TurnStarted) -> tuple[int, int]:
@@ -89,20 +113,38 @@ def _fork(forked: RunForked, parent: Recording, generator: ManualGenerator) -> R
         stands.turns,
         context_tokens=started.context_tokens,
     )
-    generator.restore(stands.turns, conversation, parent.read_blob)
+    asked = Asked.of(stands.envelopes)
+    generator.restore(stands.turns, conversation, asked, parent.read_blob)
     parent_run_id, parent_seq, parent_hash = stands.parent()
     return replace(
         forked, parent_run_id=parent_run_id, parent_seq=parent_seq, parent_hash=parent_hash
     )
 
 
-def _given(envelopes: Iterable[Envelope]) -> list[Event]:
-    """What did not come of the model, in order."""
-    kinds = (SystemPromptCached, CacheCleared, TurnStarted, ToolCalled, ToolReturned)
-    return [each.event for each in envelopes if isinstance(each.event, kinds)]
+def _payloads(recording: Recording, given: Sequence[Event]) -> ReadBlob:
+    """Where to read what events name. Raises ReplayError where that is needed and not at hand."""
+    if recording.read_blob is not None:
+        return recording.read_blob
+    for event in given:
+        if isinstance(event, ToolReturned):
+            raise ReplayError(f"run {recording.run_id} has results of tools that are not at hand")
+        if isinstance(event, InterventionRequested) and event.tensor_sha256:
+            raise ReplayError(f"the tensor of intervention {event.name!r} is not at hand")
+    nothing: dict[str, bytes] = {}
+    return nothing.__getitem__
 
 
-def _refuse(recording: Recording, turns: dict[tuple[int, int], Turn]) -> None:
+def _intervene(
+    event: InterventionRequested, generator: ManualGenerator, read_blob: ReadBlob
+) -> None:
+    sha256 = event.tensor_sha256
+    tensor = tensor_from(read_blob(sha256), sha256) if sha256 else None
+    generator.intervene(rebuilt(event, tensor), clear_cache=event.clear_cache)
+
+
+def _refuse(
+    recording: Recording, turns: dict[tuple[int, int], Turn], given: Sequence[Event]
+) -> None:
     if not turns:
         raise NothingToReplayError(f"run {recording.run_id} has no turn to record anew")
     for turn in turns.values():
@@ -117,15 +159,16 @@ def _refuse(recording: Recording, turns: dict[tuple[int, int], Turn]) -> None:
                 f"turn {turn.number} was generated with {', '.join(own)}, which no event rebuilds: "
                 "it cannot be recorded anew"
             )
-        if turn.interventions:
-            raise ReplayError(
-                f"intervention {turn.interventions[0].name!r} acts in turn {turn.number}: events "
-                "say where it acted, not by which rule, so that it cannot be recorded anew"
-            )
         if started.history_reason in _BROKEN_OFF:
             raise ReplayError(
                 f"turn {turn.number} {_BROKEN_OFF[started.history_reason]}: it cannot be recorded "
                 "anew"
+            )
+    for event in given:
+        if isinstance(event, InterventionRequested) and not is_rebuilt(event):
+            raise ReplayError(
+                f"a predicate decides where intervention {event.name!r} acts, and no event holds "
+                "that: it cannot be recorded anew"
             )
 
 
@@ -155,7 +198,7 @@ def _take(turn: Turn, started: RunStarted, lm: LoadedModel, generator: ManualGen
 
 
 def _return_again(
-    event: ToolReturned, lm: LoadedModel, recorder: Recorder, read_blob: Callable[[str], bytes]
+    event: ToolReturned, lm: LoadedModel, recorder: Recorder, read_blob: ReadBlob
 ) -> None:
     """The result as it was, counted in today's tokens."""
     payload = read_blob(event.payload_sha256)

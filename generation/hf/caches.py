@@ -30,7 +30,9 @@ def new_cache(
     `total_tokens` counts the prompt and the new tokens: caches of a fixed size are made for it.
     Raises ModelError for a model that keeps no cache, or not the kind that is asked for.
     """
-    config = config or GenerationConfig()  # type: ignore[no-untyped-call]
+    config = copy.copy(config or GenerationConfig())  # type: ignore[no-untyped-call]
+    # Of settings that events recorded these are missing, and static caches count with them.
+    config.num_beams = config.num_return_sequences = 1
     kind = config.cache_implementation
     if kind is not None and (kind == "paged" or (kind.startswith("offl") and not _on_gpu(model))):
         raise ModelError(f"a cache of the kind {kind!r} is not supported here")

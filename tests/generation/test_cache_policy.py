@@ -95,6 +95,20 @@ def test_a_static_cache_is_made_for_each_turn_and_not_reused(lm: tt.LoadedModel)
     assert again["cache"].reason == "fixed_size:StaticLayer"
 
 
+def test_a_recorded_static_cache_is_made_again_where_a_run_forks(
+    lm: tt.LoadedModel, store: DatabaseStore
+) -> None:
+    settings: dict[str, Any] = {"max_new_tokens": 4, "cache_implementation": "static"}
+    with tt.Investigation(lm, store=store, name="t", system_prompt="Be kind.") as run:
+        run.chat("One?", **settings)
+        said = run.chat("Two?", **settings)
+    with tt.Investigation.fork(store, run.run_id, lm, at_turn=2) as fork:
+        again = fork.retake(store.recording(run.run_id).turns()[1])
+
+    assert again.token_ids == said.token_ids
+    assert again.cache.reason == "fixed_size:StaticLayer"
+
+
 def test_a_quantized_cache_is_not_what_a_cold_run_has_and_not_reused(lm: tt.LoadedModel) -> None:
     again = same_as_generate(lm, cache_implementation="quantized", cache_config={"backend": "fp8"})
 

@@ -12,6 +12,7 @@ import tokentape as tt
 from recorder.events import RunStarted, ToolReturned, TurnStarted
 from replay.rerecord import rerecord
 from store import DatabaseStore
+from tests.interventions import SAMPLED, intervention, ranges_of, record_with
 
 Altered = Callable[[tt.LoadedModel, Callable[[Any], None]], tt.LoadedModel]
 
@@ -183,6 +184,44 @@ def test_what_events_cannot_ask_for_is_refused_before_anything_is_recorded(
             rerecord(store.recording(run_id), lm, anew)
     with pytest.raises(tt.ReplayError, match="not at hand"):
         rerecord(bare, lm, anew)
+    assert anew.summaries() == []
+
+
+def test_what_was_done_inside_the_model_is_asked_for_again(
+    lm: tt.LoadedModel, store: DatabaseStore, anew: DatabaseStore
+) -> None:
+    with tt.Investigation(lm, store=store, name="t", system_prompt="Be kind.", seed=7) as run:
+        run.intervene(intervention("steer", positions="generated", turns=(1, 2)))
+        run.chat("What is it?", max_new_tokens=4, **SAMPLED)
+        run.intervene(intervention("patch", name="rows", layer=1), clear_cache=True)
+        run.chat("And now?", max_new_tokens=4, **SAMPLED)
+        run.withdraw("rows", clear_cache=True)
+        run.chat("Why?", max_new_tokens=4, **SAMPLED)
+    recording = store.recording(run.run_id)
+    again = anew.recording(rerecord(recording, lm, anew))
+
+    def asked(of: tt.Recording) -> list[str]:
+        kinds = [each.kind for each in of.records()]
+        return [kind for kind in kinds if "Intervention" in kind or kind == "CacheCleared"]
+
+    assert len(asked(recording)) == len(asked(again)) > 6
+    assert asked(again) == asked(recording)
+    for ours, theirs in zip(again.turns(), recording.turns(), strict=True):
+        assert ours.reply_ids == theirs.reply_ids
+        assert ranges_of(ours) == ranges_of(theirs)
+    assert tt.verify(again, lm).verdict is tt.Verdict.VERIFIED
+    with pytest.raises(tt.ReplayError, match="tensor of intervention 'it' is not at hand"):
+        rerecord(replace(recording, read_blob=None), lm, anew)
+    assert len(anew.summaries()) == 1
+
+
+def test_what_a_predicate_decided_is_not_guessed(
+    lm: tt.LoadedModel, store: DatabaseStore, anew: DatabaseStore
+) -> None:
+    recording = record_with(lm, store, intervention("steer", when=lambda state: True))
+
+    with pytest.raises(tt.ReplayError, match="a predicate decides where intervention 'it' acts"):
+        rerecord(recording, lm, anew)
     assert anew.summaries() == []
 
 
