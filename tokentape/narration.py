@@ -121,7 +121,9 @@ def _system(event: SystemPromptCached) -> str:
 
 def _message(event: MessageAdded) -> str | None:
     # The result of a tool was told when the tool returned.
-    return None if event.role == "tool" else f"{visible(event.role)}: {readable(event.content)}"
+    if event.tool_call_id is not None:
+        return None
+    return f"{visible(event.role)}: {readable(event.content)}"
 
 
 def _called(event: ToolCalled) -> str:

@@ -26,6 +26,7 @@ from recorder.events import (
 from store import DatabaseStore
 from tests.forced import forced_reply
 from tests.generation.test_tool_calls import QWEN_TEMPLATE
+from tokentape.narration import told
 
 FORMATS = ("hermes", "llama3", "mistral", "python", "response_template")
 TOOL_LESS = (
@@ -402,6 +403,7 @@ def test_where_the_template_has_no_tools_results_are_a_users_message(
     assert '<|im_start|>user\n"about a"' in reply.parts[1].prompt.text
     assert recording.started().behaviour["tool_result_role"] == "user"
     assert [each.role for each in events(store, run, MessageAdded)] == ["user", "user"]
+    assert [told(each) for each in events(store, run, MessageAdded)] == ["user: What is it?", None]
     report = tt.verify(recording, lm, processors=lambda turn: forced)
     assert report.verdict == tt.Verdict.VERIFIED
 
