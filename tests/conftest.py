@@ -75,15 +75,25 @@ def postgres_server() -> Iterator[URL]:
         yield make_url(server.get_uri()).set(drivername="postgresql+psycopg")
 
 
+@pytest.fixture(scope="session")
+def make_postgres_url(postgres_server: URL) -> Callable[[], str]:
+    """Blank databases."""
+
+    def make() -> str:
+        name = f"test_{uuid.uuid4().hex}"
+        engine = create_engine(postgres_server, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.execute(text(f"CREATE DATABASE {name}"))
+        engine.dispose()
+        return postgres_server.set(database=name).render_as_string(hide_password=False)
+
+    return make
+
+
 @pytest.fixture
-def postgres_url(postgres_server: URL) -> str:
+def postgres_url(make_postgres_url: Callable[[], str]) -> str:
     """A blank database of one's own."""
-    name = f"test_{uuid.uuid4().hex}"
-    engine = create_engine(postgres_server, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    engine.dispose()
-    return postgres_server.set(database=name).render_as_string(hide_password=False)
+    return make_postgres_url()
 
 
 @pytest.fixture

@@ -6,10 +6,11 @@ import time
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
-from alembic import command
 from alembic.config import Config
+from alembic.runtime.environment import EnvironmentContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, text
 from sqlalchemy.engine import URL
@@ -54,7 +55,9 @@ def alembic_config(connection: Connection | None = None) -> Config:
     return config
 
 
+@cache
 def _scripts() -> ScriptDirectory:
+    """Read once a process: alembic compiles every migration anew each time, for each store."""
     return ScriptDirectory.from_config(alembic_config())
 
 
@@ -217,7 +220,7 @@ def upgrade_schema(connection: Connection, url: URL, *, backup: bool) -> Upgrade
         connection.rollback()
         return Upgrade(before=before, after=before, backup=None)
     copy = _back_up(url, before) if backup else None
-    command.upgrade(alembic_config(connection), "head")
+    _run_migrations(connection)
     missing = TRIGGERS - triggers_of(connection)
     if missing:
         connection.rollback()
@@ -242,8 +245,20 @@ def _create(connection: Connection) -> None:
         _use_wal(connection)
     _take_turns(connection)
     if not _tables(connection):
-        command.upgrade(alembic_config(connection), "head")
+        _run_migrations(connection)
     connection.commit()
+
+
+def _run_migrations(connection: Connection) -> None:
+    """What `alembic upgrade head` does, with migrations that were read once."""
+    scripts = _scripts()
+    with EnvironmentContext(
+        alembic_config(connection),
+        scripts,
+        fn=lambda revision, _: scripts._upgrade_revs("head", revision),
+        destination_rev="head",
+    ):
+        scripts.run_env()
 
 
 def _take_turns(connection: Connection) -> None:

@@ -89,17 +89,21 @@ def copy_of(recording: tt.Recording, live: DatabaseStore, kind: str, folder: Pat
     return imported
 
 
-@pytest.fixture(params=["memory", "sqlite", "reopened", "postgresql", "parquet", "tape", "jsonl"])
+@pytest.fixture(
+    scope="module",
+    params=["memory", "sqlite", "reopened", "postgresql", "parquet", "tape", "jsonl"],
+)
 def kept(
     request: pytest.FixtureRequest,
-    tmp_path: Path,
-    lm: tt.LoadedModel,
+    tmp_path_factory: pytest.TempPathFactory,
+    make_lm: Callable[..., tt.LoadedModel],
     record: Callable[..., tt.Recording],
 ) -> Iterator[tuple[AnyStore, list[tt.Envelope], str]]:
-    """A place with one recording, and the events as they were handed over."""
-    where = "sqlite://" if request.param == "memory" else str(tmp_path / "runs.db")
+    """A place with one recording, only to be read, and the events as they were handed over."""
+    folder, lm = tmp_path_factory.mktemp(request.param), make_lm("llama")
+    where = "sqlite://" if request.param == "memory" else str(folder / "runs.db")
     if request.param == "postgresql":
-        where = request.getfixturevalue("postgres_url")
+        where = request.getfixturevalue("make_postgres_url")()
     live = tt.open_store(where)
     assert isinstance(live, DatabaseStore)
     spy = Spy(live)
@@ -110,7 +114,7 @@ def kept(
         live.close()
         store = tt.open_store(where)
     if request.param in ("parquet", "tape", "jsonl"):
-        store = copy_of(live.recording(run_id), live, request.param, tmp_path)
+        store = copy_of(live.recording(run_id), live, request.param, folder)
         live.close()
     yield store, spy.given, run_id
     store.close()
