@@ -90,6 +90,7 @@ class HuggingFace:
         self._model = model
         self.left: tuple[tuple[int, ...], Cache | None] = ((), None)
         self._left: list[tuple[tuple[int, ...], Cache]] = []
+        self._mirrored: set[tuple[tuple[int, ...], int]] = set()
 
     def say(self, ids: Sequence[int], settings: dict[str, Any], cache: Cache | None) -> _Said:
         """Greedy or sampled from a known seed, on a cache of the first ids or on none."""
@@ -128,7 +129,10 @@ class HuggingFace:
         return None
 
     def mirror_turn(self, ids: Sequence[int], reused: int, settings: dict[str, Any]) -> None:
-        """Do what the engine did for a turn: first the prompt alone, then all of it."""
+        """Do what the engine did for a turn, once: first the prompt alone, then all of it."""
+        if (tuple(ids), reused) in self._mirrored:
+            return
+        self._mirrored.add((tuple(ids), reused))
         for limit in (1, settings["max_new_tokens"]):
             start = self.cache_of(ids[:reused]) if reused else None
             self.say(ids, settings | {"max_new_tokens": limit}, start)
@@ -153,10 +157,10 @@ class _Log:
 class _Scenario:
     """An engine and `generate` side by side, led through the same turns."""
 
-    def __init__(self, lm: tt.LoadedModel, folder: Path | None = None) -> None:
+    def __init__(self, lm: tt.LoadedModel, theirs: HuggingFace, folder: Path | None) -> None:
         self.lm = lm
         self.folder = folder
-        self.theirs = HuggingFace(lm.model)
+        self.theirs = theirs
         self.ours = self.engine()
 
     def engine(self) -> tt.ManualGenerator:
@@ -217,9 +221,12 @@ def run_matrix(
         for dtype in dtypes:
             lm = tiny_model(family, tokenizer, dtype=DTYPES[dtype])
             for start in starts:
+                # What leads there is greedy, and the same whatever comes behind it.
+                theirs = HuggingFace(lm.model)
                 for config in configs:
                     with tempfile.TemporaryDirectory() as folder:
-                        scenario = _Scenario(lm, Path(folder) if start == "disk" else None)
+                        where = Path(folder) if start == "disk" else None
+                        scenario = _Scenario(lm, theirs, where)
                         yield _cell(scenario, family, dtype, config, start)
 
 

@@ -7,6 +7,7 @@ for which all of them agree with.
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -56,7 +57,7 @@ def fit_setting(judged: JudgedTurn, lm: LoadedModel, floor: Floor) -> SettingFit
         few = _Trial(judged, lm, setting, max(0, start), _SEARCHED_ROWS)
         every = _Trial(judged, lm, setting, 0, len(judged.logits))
         recorded = sampling.get(setting)
-        for value in search(few.cost, sampling) or ():
+        for value in search(cache(few.cost), sampling) or ():
             temperature = value if setting == "temperature" else sampling.get("temperature")
             tolerance = floor.logprob_floor / min(1.0, float(temperature or 1.0))
             if value != recorded and every.explains(value, tolerance):
@@ -160,9 +161,18 @@ def _refined(cost: Cost, grid: list[float]) -> float:
     """The best of a grid, moved to the least cost between its neighbours by golden sections."""
     best = min(range(len(grid)), key=lambda index: cost(grid[index]))
     low, high = grid[max(0, best - 1)], grid[min(len(grid) - 1, best + 1)]
+    left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
+    left_cost, right_cost = cost(left), cost(right)
+    # Each step keeps one of the two inner points: a cost is that of all rows, and dear.
     while high - low > 1e-5 * high:
-        left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
-        low, high = (low, right) if cost(left) < cost(right) else (left, high)
+        if left_cost < right_cost:
+            high, right, right_cost = right, left, left_cost
+            left = high - _GOLDEN * (high - low)
+            left_cost = cost(left)
+        else:
+            low, left, left_cost = left, right, right_cost
+            right = low + _GOLDEN * (high - low)
+            right_cost = cost(right)
     return (low + high) / 2.0
 
 

@@ -33,7 +33,7 @@ def recorded(
     name = str(tiny_folder) if request.param == "tiny" else "smollm2-demo"
     path = tmp_path_factory.mktemp(request.param) / "runs.db"
     with tt.open_store(path) as store:
-        record(tt.load_model(name), store, tokens=16)
+        record(tt.load_model(name), store, tokens=8)
     return path
 
 
