@@ -17,6 +17,8 @@ from tokentape.cli import app
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "ci"
 TAPES = sorted((EXAMPLE / "recordings").glob("*.tape"))
+# Nothing is left in the example, and nothing loaded that it does not ask for.
+ALONE = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest")
 WORKFLOW = EXAMPLE / ".github" / "workflows" / "replay.yml"
 
 
@@ -25,7 +27,7 @@ def test_the_tapes_are_replayed_as_the_readme_says(tmp_path: Path) -> None:
     shown = ["--tapes", "recordings", "--tape-model", "smollm2-demo"]
     assert f"$ pytest {' '.join(shown)}\n" in (EXAMPLE / "README.md").read_text(encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", *shown, "-p", "no:cacheprovider"],
+        [sys.executable, "-m", "pytest", *shown, *ALONE],
         cwd=EXAMPLE,
         capture_output=True,
         text=True,
@@ -95,7 +97,7 @@ def commands(name: str) -> list[list[str]]:
 def test_the_workflow_gives_pytest_options_that_it_has() -> None:
     (words,) = commands("pytest")
     told = subprocess.run(
-        [sys.executable, "-m", "pytest", "--help"], capture_output=True, text=True
+        [sys.executable, "-m", "pytest", "--help"], cwd=EXAMPLE, capture_output=True, text=True
     )
     asked = {word.partition("=")[0] for word in words if word.startswith("--")}
 

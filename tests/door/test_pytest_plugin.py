@@ -86,8 +86,10 @@ def run_pytest(
         for name, value in os.environ.items()
         if not name.startswith(("PYTEST_", "CI", "PYTHONPATH"))
     }
+    # Hypothesis is imported by a plugin of its own, which takes longer than all the rest.
+    alone = ("-p", "no:hypothesispytest")
     return subprocess.run(
-        [sys.executable, "-m", "pytest", *arguments],
+        [sys.executable, "-m", "pytest", *alone, *arguments],
         cwd=project,
         env=inherited | {"OMP_NUM_THREADS": "1"} | environment,
         capture_output=True,

@@ -93,7 +93,7 @@ SETTINGS = (
 )
 PROMPTS = (
     ("Be kind.", ("Hello", "And then?")),
-    ("You measure. " * 30, ("What is a norm? " * 20, "Go on.")),
+    ("You measure. " * 30, ("What is a norm? " * 10, "Go on.")),
 )
 
 
