@@ -2,6 +2,7 @@
 
 import sqlite3
 import struct
+import threading
 import time
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ _LOG_MAGIC = 0x377F0682
 _LOG_LOOKS = 5
 _LOG_PAUSE_S = 0.02
 _SCHEMA_LOCK = 0x746F6B656E746170  # "tokentap": who changes the schema of a PostgreSQL holds it
+# Alembic keeps what a migration runs on where all threads of a process see it.
+_MIGRATING = threading.Lock()
 MIGRATIONS = Path(__file__).resolve().parents[2] / "migrations"
 
 
@@ -252,12 +255,13 @@ def _create(connection: Connection) -> None:
 def _run_migrations(connection: Connection) -> None:
     """What `alembic upgrade head` does, with migrations that were read once."""
     scripts = _scripts()
-    with EnvironmentContext(
+    environment = EnvironmentContext(
         alembic_config(connection),
         scripts,
         fn=lambda revision, _: scripts._upgrade_revs("head", revision),
         destination_rev="head",
-    ):
+    )
+    with _MIGRATING, environment:
         scripts.run_env()
 
 

@@ -4,6 +4,7 @@ import json
 import sqlite3
 import struct
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ import tokentape as tt
 from recorder.codec import decode_body
 from recorder.events import TokenSampled
 from recorder.numbers import to_half
+from recorder.projections import RunSummary
 from store import KeptVerdict, database_url, upgrade_store
 from store.live.schema import alembic_config, head, triggers_of
 from store.live.tables import TRIGGERS, metadata
@@ -278,3 +280,12 @@ def test_a_backup_that_cannot_be_finished_is_not_left_and_nothing_is_upgraded(
 
     assert path.read_bytes() == before
     assert {each.suffix for each in tmp_path.iterdir()} <= {".db", ".db-wal", ".db-shm"}
+
+
+def test_threads_make_stores_at_once(tmp_path: Path) -> None:
+    def make(number: int) -> list[RunSummary]:
+        with tt.open_store(tmp_path / f"{number}.db") as store:
+            return store.summaries()
+
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(make, range(16))) == [[]] * 16
