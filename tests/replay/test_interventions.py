@@ -366,17 +366,6 @@ def test_a_redacted_run_has_no_vector_and_nothing_to_replay(
         tt.verify(recording, lm)
 
 
-def test_a_run_with_interventions_is_not_recorded_anew(
-    lm: tt.LoadedModel, store: DatabaseStore
-) -> None:
-    from replay.rerecord import rerecord
-
-    recording = record_with(lm, store, intervention("steer"))
-
-    with pytest.raises(tt.ReplayError, match="'it' acts in turn 2"):
-        rerecord(recording, lm, store)
-
-
 def test_the_command_line_replays_without_them_and_keeps_no_verdict(
     tiny_folder: Path, tmp_path: Path, cli: Callable[..., tuple[int, str, str]]
 ) -> None:
