@@ -10,7 +10,8 @@ import tokentape as tt
 from benchmarks.contenders import SAMPLERS, EventList
 from benchmarks.texts import question
 from benchmarks.token_draws import TokenDraws
-from generation.history.conversation import Conversation, NewMessage, Prompt
+from generation.history.conversation import Conversation, Prompt
+from generation.history.messages import NewMessage
 from generation.sampling import turn_seed
 from generation.turn import finished_turn
 from recorder.events import (

@@ -11,7 +11,8 @@ from generation import fingerprints
 from generation.checks import context_tokens, refuse_count
 from generation.errors import PromptError
 from generation.history.context_limit import extend_within, refuse_unknown_policy
-from generation.history.conversation import NewMessage, Prompt
+from generation.history.conversation import Prompt
+from generation.history.messages import NewMessage
 from generation.history.restoring import prompt_tokens_max, restore
 from generation.initial_prompt import initial_prompt, memory_instructions
 from generation.interrupts import interrupted_between_tokens

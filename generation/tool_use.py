@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from generation.errors import ToolError
 from generation.hf.control_tokens import encode, mark
 from generation.history.chat_template import ChatTemplate
-from generation.history.conversation import NewMessage
+from generation.history.messages import NewMessage
 from generation.tool_calls import ParsedCall
 from generation.tools import ToolInterface, ToolResult, failed_result
 from recorder import Recorder

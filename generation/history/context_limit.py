@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from generation.errors import PromptError
-from generation.history.conversation import Conversation, NewMessage, Prompt
+from generation.history.conversation import Conversation, Prompt
+from generation.history.messages import NewMessage
 from generation.history.pruning import plan_pruning
 
 POLICIES = {"refuse": None, "prune_tool_results": "tool_results", "prune_turns": "turns"}
@@ -32,7 +33,7 @@ def extend_within(
     if prompt_tokens_max is None or policy is None or len(prompt.ids) <= prompt_tokens_max:
         return prompt
     spans = conversation.spans()
-    keep_question = all(message.role != "user" for message in new)
+    keep_question = all(message.role != "user" or message.is_result for message in new)
     longest, excess_tokens = len(prompt.ids), 0
     while len(prompt.ids) > prompt_tokens_max:
         # What a template writes in between makes the first estimate a little too low.

@@ -18,6 +18,7 @@ from generation.errors import PromptError
 from generation.hf.control_tokens import encode, mark, plain
 from generation.history.chat_template import ChatTemplate
 from generation.history.continuation import EncodedContinuation, Part, encode_continuation
+from generation.history.messages import NewMessage
 from generation.history.pruning import Pruning, without
 from generation.history.segments import Segment, Span, continued, ids_of, spans_of
 from recorder.events import HistoryPruned, MessageAdded
@@ -26,27 +27,6 @@ HISTORIES = ("exact", "template")
 OWN_PROMPT = "own_prompt"
 
 ReadReply = Callable[[str], Mapping[str, Any]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewMessage:
-    """A message that is to be put before the model."""
-
-    role: str
-    content: str
-    tool_call_id: str | None = None
-
-    def added(self, text: str = "", ids: tuple[int, ...] = ()) -> MessageAdded:
-        return MessageAdded(
-            role=self.role,
-            content=self.content,
-            text=text,
-            ids=ids,
-            tool_call_id=self.tool_call_id,
-        )
-
-    def templated(self) -> dict[str, str]:
-        return {"role": self.role, "content": self.content}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -287,7 +267,7 @@ class Conversation:
         behind = sum((*added, opening), Part())
         ids = (*ids_of(self._segments), *behind.ids)
         text = "".join(segment.text for segment in self._segments) + behind.text
-        segments = continued(self._segments, [m.templated() for m in new], following)
+        segments = continued(self._segments, new, following)
         if self._elsewhere:
             return self._point_to(ids, text, new, reason=self._elsewhere, segments=segments)
         return Prompt(
@@ -314,7 +294,7 @@ class Conversation:
             extends = ids[: len(self.ids)] == self.ids and text.startswith(self.text)
             parts = [Part()] * len(new)
             following = EncodedContinuation(closing=Part(), messages=tuple(parts), opening=Part())
-            segments = continued(self._segments, templated, following)
+            segments = continued(self._segments, new, following)
             return self._point_to(
                 ids, text, new, reason="" if extends else reason, segments=segments
             )

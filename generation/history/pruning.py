@@ -47,9 +47,9 @@ def plan_pruning(
 ) -> Pruning | None:
     """The oldest parts of the history that make up for the excess, or None where all do not.
 
-    `tool_results` takes out tool messages, `turns` everything from a user's message to the next.
-    The system prompt stays, and with `keep_question` the newest user's message: what comes is
-    about it. Raises PromptError for another policy.
+    `tool_results` takes out what tools gave, in whatever role, `turns` everything from a user's
+    message to the next. The system prompt stays, and with `keep_question` the newest user's
+    message: what comes is about it. Raises PromptError for another policy.
     """
     if policy not in PRUNING_POLICIES:
         raise PromptError(f"a history is pruned by 'tool_results' or 'turns', not {policy!r}")
@@ -87,7 +87,7 @@ def _tool_results(spans: Sequence[Span]) -> Iterator[list[int]]:
         before = spans[index - 1] if index else None
         # A result that no token boundary parts from the reply before it closes that reply.
         joined = before is not None and before.turn == span.turn and before.holds_reply
-        if span.role == "tool" and not span.holds_reply and not joined:
+        if span.is_result and not span.holds_reply and not joined:
             yield [index]
 
 
@@ -95,7 +95,8 @@ def _exchanges(spans: Sequence[Span]) -> Iterator[list[int]]:
     """From each user's message to the next, but for what holds the system prompt."""
     exchanges: list[list[int]] = []
     for index, span in enumerate(spans):
-        if span.role == "user" and (index == 0 or spans[index - 1].turn != span.turn):
+        asks = span.role == "user" and not span.is_result
+        if asks and (index == 0 or spans[index - 1].turn != span.turn):
             exchanges.append([index])
         elif exchanges:
             exchanges[-1].append(index)

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from generation.history.context_limit import extend_within
-from generation.history.conversation import OWN_PROMPT, Conversation, NewMessage, Prompt
+from generation.history.conversation import OWN_PROMPT, Conversation, Prompt
+from generation.history.messages import NewMessage
 from recorder import RecordingError
 from recorder.events import RunStarted, SystemPromptCached
 from recorder.projections import Turn

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from generation.history.continuation import EncodedContinuation, Part
+from generation.history.messages import NewMessage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12,9 +13,9 @@ class Segment:
     """A stretch of a conversation: a message, a reply with what opens and closes it, or more.
 
     `role` is that of the first of its `messages`, and `history` for what the template wrote in one
-    piece. Turns count from one; 0 is what comes before the first. `marked` is the text with the
-    control tokens of the users' marked. `stop_text` spells the token that ended a reply; it is None
-    once the template closed it.
+    piece; `is_result` says that the first is a tool's result. Turns count from one; 0 is what comes
+    before the first. `marked` is the text with the control tokens of the users' marked. `stop_text`
+    spells the token that ended a reply; it is None once the template closed it.
     """
 
     role: str
@@ -24,9 +25,17 @@ class Segment:
     marked: str
     text: str
     stop_text: str | None = ""
+    is_result: bool = False
 
     @classmethod
-    def of(cls, role: str, turn: int, part: Part, *messages: Mapping[str, Any]) -> "Segment":
+    def of(
+        cls,
+        role: str,
+        turn: int,
+        part: Part,
+        *messages: Mapping[str, Any],
+        is_result: bool = False,
+    ) -> "Segment":
         return cls(
             role=role,
             turn=turn,
@@ -34,6 +43,7 @@ class Segment:
             ids=part.ids,
             marked=part.marked,
             text=part.text,
+            is_result=is_result,
         )
 
     def closed(self, closing: Part) -> "Segment":
@@ -62,7 +72,7 @@ class Segment:
 
 def continued(
     segments: Sequence[Segment],
-    new: Sequence[Mapping[str, Any]],
+    new: Sequence[NewMessage],
     following: EncodedContinuation,
 ) -> tuple[Segment, ...]:
     """The segments, the last reply closed, with those of the new messages and of the coming reply.
@@ -77,12 +87,18 @@ def continued(
         before.append(last.closed(following.closing) if following.closing else last)
     if following.messages:
         before += [
-            Segment.of(message["role"], turn, part, message)
+            Segment.of(message.role, turn, part, message.templated(), is_result=message.is_result)
             for message, part in zip(new, following.messages, strict=True)
         ]
         new = ()
-    role = new[0]["role"] if new else "assistant"
-    return (*before, Segment.of(role, turn, following.opening, *new))
+    opening = Segment.of(
+        new[0].role if new else "assistant",
+        turn,
+        following.opening,
+        *(message.templated() for message in new),
+        is_result=bool(new) and new[0].is_result,
+    )
+    return (*before, opening)
 
 
 def ids_of(segments: Sequence[Segment]) -> tuple[int, ...]:
@@ -97,13 +113,15 @@ def _holds_reply(segment: Segment) -> bool:
 class Span:
     """Where a segment lies: half-open ranges of the stream's ids and of its text.
 
-    `messages` counts those in it, `holds_reply` where one of them is a reply.
+    `messages` counts those in it; `holds_reply` says that one of them is a reply, `is_result` that
+    the first is a tool's result.
     """
 
     role: str
     turn: int
     messages: int
     holds_reply: bool
+    is_result: bool
     tokens: tuple[int, int]
     chars: tuple[int, int]
 
@@ -119,6 +137,7 @@ def spans_of(segments: Sequence[Segment], ends: Iterable[tuple[int, int]]) -> tu
                 turn=segment.turn,
                 messages=len(segment.messages),
                 holds_reply=_holds_reply(segment),
+                is_result=segment.is_result,
                 tokens=(token, token_end),
                 chars=(char, char_end),
             )

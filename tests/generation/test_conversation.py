@@ -6,7 +6,8 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 import tokentape as tt
-from generation.history.conversation import Conversation, NewMessage
+from generation.history.conversation import Conversation
+from generation.history.messages import NewMessage
 from generation.turn import turn_settings
 from store import DatabaseStore
 

@@ -214,7 +214,7 @@ COLD: dict[str, Any] = {}
 
 
 def message(text: str) -> Any:
-    from generation.history.conversation import NewMessage
+    from generation.history.messages import NewMessage
 
     return NewMessage(role="user", content=text)
 

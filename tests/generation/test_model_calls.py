@@ -371,12 +371,13 @@ def test_a_result_that_does_not_fit_ends_the_turn_and_not_the_run(
     assert status(store, run) == "finished"
 
 
+@pytest.mark.parametrize("role", ["tool", "user"])
 def test_a_result_is_made_to_fit_by_taking_out_older_ones(
-    lm: tt.LoadedModel, store: DatabaseStore
+    lm: tt.LoadedModel, store: DatabaseStore, role: str
 ) -> None:
     forced = says(lm, *[call("hermes", "ramble")] * 3, "Well.")
     settings = {"context_budget_tokens": 900, "at_context_limit": "prune_tool_results"}
-    with begun(lm, store, **settings) as run:
+    with begun(lm, store, behaviour={"tool_result_role": role}, **settings) as run:
         reply = run.chat("Go.", max_new_tokens=300, logits_processor=forced)
     recording = store.recording(run.run_id)
     pruned = events(store, run, HistoryPruned)
@@ -387,6 +388,27 @@ def test_a_result_is_made_to_fit_by_taking_out_older_ones(
     assert tt.rebuild(recording).turns[-1].prompt_ids == reply.parts[-1].prompt.ids
     report = tt.verify(recording, lm, processors=lambda turn: forced)
     assert report.verdict == tt.Verdict.VERIFIED
+
+
+@pytest.mark.parametrize("role", ["tool", "user"])
+@pytest.mark.parametrize(
+    ("first", "second", "parts"), [(80, 1, 2), (1, 70, 1)], ids=["a turn goes", "none is enough"]
+)
+def test_the_question_that_a_call_is_made_for_is_not_taken_out(
+    lm: tt.LoadedModel, store: DatabaseStore, first: int, second: int, parts: int, role: str
+) -> None:
+    settings = {"context_budget_tokens": 900, "at_context_limit": "prune_turns"}
+    forced = says(lm, "", call("hermes", "ramble"))
+    role_of_results = {"tool_result_role": role}
+    with begun(lm, store, behaviour=role_of_results, tool_calls_max=1, **settings) as run:
+        run.chat("First? " * first, max_new_tokens=4)
+        reply = run.chat("Second? " * second, max_new_tokens=150, logits_processor=forced)
+
+    *_, last = (part.prompt.text for part in reply.parts)
+    assert "Second?" in last
+    assert "First?" in reply.parts[0].prompt.text
+    assert len(reply.parts) == parts
+    assert [each.turn for each in events(store, run, HistoryPruned)] == [2] * (parts - 1)
 
 
 @pytest.mark.parametrize("chat_template", [TOOL_LESS, DEAF], ids=["refuses", "leaves out"])

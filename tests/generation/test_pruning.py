@@ -11,7 +11,8 @@ from transformers import PreTrainedTokenizerFast
 
 import tokentape as tt
 from generation.history.context_limit import extend_within
-from generation.history.conversation import Conversation, NewMessage
+from generation.history.conversation import Conversation
+from generation.history.messages import NewMessage
 from generation.history.pruning import plan_pruning, without
 from generation.history.segments import Span
 from recorder.events import HistoryPruned
@@ -39,6 +40,7 @@ def spans(roles: Sequence[str] = tuple(ROLES), *, system_tokens: int = 10) -> li
                 turn=turn,
                 messages=1,
                 holds_reply=role == "assistant",
+                is_result=role == "tool",
                 tokens=(at, end),
                 chars=(2 * at, 2 * end),
             )
@@ -97,6 +99,21 @@ def test_a_result_that_shares_a_token_with_the_reply_before_stays() -> None:
 
     assert joined is None
     assert plan_pruning(apart, policy="tool_results", excess_tokens=1) is not None
+
+
+@pytest.mark.parametrize(
+    ("policy", "removed"), [("tool_results", ((20, 30),)), ("turns", ((10, 40),))]
+)
+def test_results_are_such_in_the_role_of_the_user_as_well(
+    policy: str, removed: tuple[tuple[int, int], ...]
+) -> None:
+    as_user = [
+        dataclasses.replace(span, role="user") if span.is_result else span for span in spans()
+    ]
+    pruning = plan_pruning(as_user, policy=policy, excess_tokens=1)
+
+    assert pruning is not None
+    assert pruning.removed_tokens == removed
 
 
 @pytest.mark.parametrize("roles", [ROLES[1:], ROLES])

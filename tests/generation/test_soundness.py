@@ -20,7 +20,8 @@ from transformers import (
 
 import tokentape as tt
 from generation.cache import weights_version
-from generation.history.conversation import Conversation, NewMessage, decode_after
+from generation.history.conversation import Conversation, decode_after
+from generation.history.messages import NewMessage
 from recorder.events import RunFailed, SystemPromptCached
 from store import DatabaseStore
 

@@ -9,7 +9,8 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import chat_template_utils
 
-from generation.history.conversation import Conversation, NewMessage, Prompt
+from generation.history.conversation import Conversation, Prompt
+from generation.history.messages import NewMessage
 
 OPENED = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 PLAIN = (
