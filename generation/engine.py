@@ -25,6 +25,7 @@ from generation.history.conversation import Conversation, Prompt, decode_after
 from generation.interventions import Intervention, Steering
 from generation.introspection.activations import ActivationMonitor
 from generation.models import ModelIdentity
+from generation.prefill import prefill
 from generation.ready import Ready, prepared
 from generation.threads import torch_threads
 from generation.token_loop import TokenLoop
@@ -46,8 +47,6 @@ from recorder.projections import Acting, Asked, Turn
 
 FOR_INTERVENTION = "intervention"
 """Why the cache is cleared where an intervention is asked for, or withdrawn, that way."""
-# New tokens times all tokens of a forward: 16 MB of float32.
-_MASK_ELEMENTS = 2**22
 
 
 class Engine:
@@ -202,21 +201,21 @@ class Engine:
 
     def intervene(self, intervention: Intervention, *, clear_cache: bool) -> None:
         """Have something done to activations from the next turn on; see `Steering.ask`."""
-        with self._working():
-            if clear_cache:
-                self._refuse_clearing()
-            turn = self.turn if self._paused else None
+        with self._asked(clear_cache) as turn:
             self.steering.ask(intervention, from_start=clear_cache, turn=turn)
-        if clear_cache:
-            self.clear_cache(FOR_INTERVENTION)
 
     def withdraw(self, name: str, *, clear_cache: bool) -> None:
         """Have it done no more from the next turn on; see `Steering.withdraw`."""
+        with self._asked(clear_cache) as turn:
+            self.steering.withdraw(name, from_start=clear_cache, turn=turn)
+
+    @contextmanager
+    def _asked(self, clear_cache: bool) -> Iterator[int | None]:
+        """Around a request; the turn that is paused meanwhile, if one is."""
         with self._working():
             if clear_cache:
                 self._refuse_clearing()
-            turn = self.turn if self._paused else None
-            self.steering.withdraw(name, from_start=clear_cache, turn=turn)
+            yield self.turn if self._paused else None
         if clear_cache:
             self.clear_cache(FOR_INTERVENTION)
 
@@ -243,7 +242,8 @@ class Engine:
         if not ready.sampled:
             return None
         pauses = self._pauses(ready)
-        if (reason := hf.stop_reason(ready.preparation.criteria, self._tensor(ready.ids))) is None:
+        ids = torch.tensor([ready.ids], dtype=torch.long, device=self.model.device)
+        if (reason := hf.stop_reason(ready.preparation.criteria, ids)) is None:
             return TOOL_CALL if pauses is not None and pauses(ready.sampled) else None
         return reason
 
@@ -345,12 +345,11 @@ class Engine:
         """A cache of exactly these ids, and the forwards that it took: none where it was kept."""
         config = hf.effective_config(self.model)
         start = self.cache.start((*ids, NO_TOKEN), config, total_tokens=len(ids) + 1)
-        chunks: tuple[int, ...] = ()
-        if start.reuse.reused_tokens < len(ids):
-            held = start.reuse.reused_tokens
-            decoder = hf.Decoder(self.model, config, self._tensor(ids), start.cache, held=held)
-            chunk_tokens = self._chunk_tokens(start, config, len(ids))
-            _, chunks = decoder.prefill(chunk_tokens, one_by_one=start.policy.continues == "tokens")
+        if start.reuse.reused_tokens == len(ids):
+            return start, ()
+        _, _, chunks = prefill(
+            self.model, ids, start, config, chunk_tokens=self._prefill_chunk_tokens
+        )
         return start, chunks
 
     def _store(self, start: Start, ids: Sequence[int]) -> str:
@@ -375,16 +374,8 @@ class Engine:
         """Forward what is not cached; the decoder and the logits behind it."""
         began = time.perf_counter()
         config = ready.preparation.config
-        decoder = hf.Decoder(
-            self.model,
-            config,
-            self._tensor(ready.ids),
-            start.cache,
-            held=start.reuse.reused_tokens,
-        )
-        logits, chunks = decoder.prefill(
-            self._chunk_tokens(start, config, len(ready.ids)),
-            one_by_one=start.policy.continues == "tokens",
+        decoder, logits, chunks = prefill(
+            self.model, ready.ids, start, config, chunk_tokens=self._prefill_chunk_tokens
         )
         self._record(
             PrefillCompleted(
@@ -398,19 +389,6 @@ class Engine:
         if decoder.holds_prompt(start.cache):
             self._record_evictions(self.cache.prefilled(start, self.steering.marked(ready.ids)))
         return decoder, logits
-
-    def _chunk_tokens(self, start: Start, config: Any, total_tokens: int) -> int | None:
-        """The caller's own setting before the engine's, and neither where it would be inexact.
-
-        The engine's is less where there is much before the chunk: the mask between the two is as
-        large as one times the other, and the memory of a prefill would grow with each turn.
-        """
-        if not start.policy.splits_prefill:
-            return None
-        own: int | None = config.prefill_chunk_size
-        if own or self._prefill_chunk_tokens is None:
-            return own
-        return max(1, min(self._prefill_chunk_tokens, _MASK_ELEMENTS // total_tokens))
 
     def _keep(
         self, start: Start, decoder: hf.Decoder, ids: tuple[int, ...], settings: TurnSettings
@@ -438,9 +416,6 @@ class Engine:
                 yield
         finally:
             self._busy = False
-
-    def _tensor(self, ids: Sequence[int]) -> torch.Tensor:
-        return torch.tensor([list(ids)], dtype=torch.long, device=self.model.device)
 
     def _record(self, event: Event) -> None:
         if self._recorder is not None:

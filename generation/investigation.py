@@ -1,6 +1,6 @@
 """A conversation with a model that looks at itself, recorded as it goes."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -10,18 +10,17 @@ import torch
 from generation import fingerprints
 from generation.checks import context_tokens, refuse_count
 from generation.errors import PromptError
-from generation.history.context_limit import extend_within, refuse_unknown_policy
+from generation.history.context_limit import refuse_unknown_policy
 from generation.history.conversation import Prompt
 from generation.history.messages import NewMessage
-from generation.history.restoring import prompt_tokens_max, restore
+from generation.history.restoring import restore
 from generation.initial_prompt import initial_prompt, memory_instructions
-from generation.interrupts import interrupted_between_tokens
 from generation.interventions import Intervention
 from generation.introspection.toolset import IntrospectionTools
 from generation.manual import ManualGenerator
 from generation.model_calls import ModelCalls
 from generation.models import LoadedModel
-from generation.reply import Reply, reply_of
+from generation.reply import Reply
 from generation.sampling import sampler_sha256, turn_seed
 from generation.standing import (
     CHANGED_IN_FORKS,
@@ -32,9 +31,10 @@ from generation.standing import (
     refuse_unknown_settings,
 )
 from generation.tool_calls import CallReader
+from generation.tool_loop import ToolLoop
 from generation.tool_use import ToolCall, ToolUse, result_role
-from generation.tools import ToolInterface, ToolResult
-from generation.turn import TurnResult, TurnSettings, turn_settings
+from generation.tools import ToolInterface
+from generation.turn import TurnSettings, turn_settings
 from recorder import EventLog, Recorder, Recording, Redactor, TokentapeError
 from recorder.events import RunForked, RunResumed
 from recorder.projections import Asked, Turn
@@ -139,6 +139,9 @@ class Investigation:
         )
         if isinstance(self._tools, IntrospectionTools):
             self._use.observed = self._tools.inspector.take
+        self._loop = ToolLoop(
+            generator=self.generator, calls=self._calls, use=self._use, behaviour=self._behaviour
+        )
         self._stands: Standing | None = None
         self._forks: RunForked | None = None
         self.resumed_reply: Reply | None = None
@@ -307,72 +310,7 @@ class Investigation:
             raise PromptError("the message is empty: there is nothing to reply to")
         shown = [self._use.for_experimenter(call) for call in tool_calls]
         messages = [NewMessage(role="user", content=user_message), *(each for each, _ in shown)]
-        prompt = self._prompt(messages, chosen)
-        with interrupted_between_tokens() as leave_if_asked:
-            chosen = self._chosen(chosen, prompt, leave_if_asked)
-            turn = self.generator.take_turn(prompt, chosen)
-        return self._go_on([turn], chosen, [result for _, result in shown])
-
-    def _go_on(
-        self,
-        parts: list[TurnResult],
-        chosen: TurnSettings,
-        results: list[ToolResult],
-        made: int = 0,
-    ) -> Reply:
-        """Run the tools that the model calls, and let it go on, until it has replied.
-
-        `made` counts the calls of the turn so far. Where a result does not fit into the context any
-        more the turn is over.
-        """
-        while calls := self._calls.of(parts[-1], made):
-            turn = parts[-1]
-            step = turn.first_step + len(turn.token_ids)
-            rest = chosen.continued(step)
-            if rest is None:
-                break
-            shown = [
-                self._use.for_model(each, turn=turn.turn, step=step)
-                for each in self._calls.within_limit(calls, made)
-            ]
-            results += (result for _, result in shown)
-            made += len(calls)
-            try:
-                prompt = self._prompt([message for message, _ in shown], rest)
-            except PromptError:
-                break
-            with interrupted_between_tokens() as leave_if_asked:
-                chosen = self._chosen(rest, prompt, leave_if_asked, made)
-                parts.append(self.generator.take_turn(prompt, chosen))
-        return reply_of(parts, results)
-
-    def _chosen(
-        self,
-        chosen: TurnSettings,
-        prompt: Prompt,
-        leave_if_asked: Callable[[], None],
-        made: int = 0,
-    ) -> TurnSettings:
-        """With what happens between tokens: calls are looked for while some may be made."""
-        pauses = self._calls.pauses_behind(prompt.text, made)
-        return replace(chosen, pauses=pauses, between=leave_if_asked)
-
-    def _prompt(self, messages: Sequence[NewMessage], chosen: TurnSettings) -> Prompt:
-        new_tokens = int(chosen.config.max_new_tokens or 0)
-        longest = prompt_tokens_max(self._behaviour, context_tokens(self._lm.model), new_tokens)
-        prompt = extend_within(
-            self.generator.conversation,
-            messages,
-            prompt_tokens_max=longest,
-            at_context_limit=self._behaviour["at_context_limit"],
-        )
-        if longest is not None and len(prompt.ids) > longest:
-            raise PromptError(
-                f"a prompt of {len(prompt.ids)} tokens and {new_tokens} new ones do not fit into "
-                f"{longest + new_tokens}: shorten the one, ask for fewer, or have the history "
-                "pruned with at_context_limit"
-            )
-        return prompt
+        return self._loop.take_turn(messages, chosen, [result for _, result in shown])
 
     def watch(self, layers: Iterable[str | int], *, full: bool = False) -> None:
         """Record statistics of what layers give; see `ManualGenerator.watch`.
@@ -434,12 +372,10 @@ class Investigation:
         parts = [recorded_result(each) for each in before if each.finished is not None]
         chosen = recorded_settings(before[-1])
         if opened is not None and prompt is not None:
-            with interrupted_between_tokens() as leave_if_asked:
-                chosen = self._chosen(chosen, prompt, leave_if_asked, made)
-                parts.append(self.generator.resume_turn(opened, prompt, chosen))
+            parts.append(self._loop.resume_part(opened, prompt, chosen, made))
         elif before[-1].finished is None or not self._calls.of(parts[-1], made):
             return
-        self.resumed_reply = self._go_on(parts, chosen, [], made)
+        self.resumed_reply = self._loop.go_on(parts, chosen, made=made)
 
     def create_initial_prompt(self) -> str:
         """What the model is told first: the system prompt, `{tools}` and `{memory}` in it filled.
