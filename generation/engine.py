@@ -146,8 +146,7 @@ class Engine:
             plan = self.steering.plan(prompt, conversation.system_ids, turn=turn, first_step=step)
             start = self._begin(ready, plan.acting)
             self.start_run()
-            self.steering.thread = threading.get_ident()
-            self.steering.record_requests()
+            self.steering.begin_part()
             self.turn, self._paused = turn, False
             for event in prompt.events(self.turn):
                 within = settings.first_step > 0 and isinstance(event, MessageAdded)
@@ -168,8 +167,7 @@ class Engine:
             ready = prepared(self.model, self.tokenizer, prompt, settings, turn.reply_ids)
             self.turn = turn.number
             stop_reason = self._stopped(ready)
-            self.steering.thread = threading.get_ident()
-            self.steering.record_requests()
+            self.steering.begin_part()
             self.steering.resume(turn, prompt, conversation.system_ids)
             if stop_reason is None or turn.cache is None:
                 start = self._begin(ready, self.steering.acting)

@@ -11,9 +11,6 @@ from generation import fingerprints
 from generation.checks import context_tokens, refuse_count
 from generation.errors import PromptError
 from generation.history.context_limit import refuse_unknown_policy
-from generation.history.conversation import Prompt
-from generation.history.messages import NewMessage
-from generation.history.restoring import restore
 from generation.initial_prompt import initial_prompt, memory_instructions
 from generation.interventions import Intervention
 from generation.introspection.toolset import IntrospectionTools
@@ -37,7 +34,7 @@ from generation.tools import ToolInterface
 from generation.turn import TurnSettings, turn_settings
 from recorder import EventLog, Recorder, Recording, Redactor, TokentapeError
 from recorder.events import RunForked, RunResumed
-from recorder.projections import Asked, Turn
+from recorder.projections import Turn
 
 # Of a model that calls and calls, the turn ends some time.
 TOOL_CALLS_MAX = 8
@@ -99,7 +96,8 @@ class Investigation:
             )
         self._lm = lm
         self._tools = tools or ToolInterface([])
-        self._calls = ModelCalls(
+        self._inspector = tools.inspector if isinstance(tools, IntrospectionTools) else None
+        calls = ModelCalls(
             CallReader(lm.tokenizer, self._tools, tool_call_format),
             most=tool_calls_max if self._tools.names else 0,
         )
@@ -109,8 +107,8 @@ class Investigation:
             **(behaviour or {}),
             "at_context_limit": at_context_limit,
             "context_budget_tokens": context_budget_tokens,
-            "tool_calls_max": self._calls.most,
-            "tool_call_format": self._calls.reader.format,
+            "tool_calls_max": calls.most,
+            "tool_call_format": calls.reader.format,
             "tools": list(self._tools.names),
         }
         if self._tools.names and "tool_result_role" not in self._behaviour:
@@ -130,17 +128,16 @@ class Investigation:
             resumed=recorder is not None,
             **engine,
         )
-        self._use = ToolUse(
+        use = ToolUse(
             tools=self._tools,
             tokenizer=lm.tokenizer,
             recorder=self._recorder,
             around=self.generator.as_lived,
             role=str(self._behaviour.get("tool_result_role", "tool")),
+            observed=self._inspector.take if self._inspector is not None else tuple,
         )
-        if isinstance(self._tools, IntrospectionTools):
-            self._use.observed = self._tools.inspector.take
         self._loop = ToolLoop(
-            generator=self.generator, calls=self._calls, use=self._use, behaviour=self._behaviour
+            generator=self.generator, calls=calls, use=use, behaviour=self._behaviour
         )
         self._stands: Standing | None = None
         self._forks: RunForked | None = None
@@ -194,14 +191,7 @@ class Investigation:
         stands.refuse_what_cannot_go_on()
         stands.refuse_other_model(lm)
         fork = cls._standing(stands, store, lm, tools, None, settings)
-        parent_run_id, parent_seq, parent_hash = stands.parent()
-        fork._forks = RunForked(
-            parent_run_id=parent_run_id,
-            parent_seq=parent_seq,
-            parent_hash=parent_hash,
-            at_turn=at_turn,
-            changes=dict(changes or {}),
-        )
+        fork._forks = stands.forked(at_turn, changes or {})
         return fork
 
     @classmethod
@@ -231,7 +221,7 @@ class Investigation:
             **(recorded | dict(settings)),
         )
         run._stands = stands
-        run._use.calls, run._use.answered = stands.calls, stands.answered
+        run._loop.use.calls, run._loop.use.answered = stands.calls, stands.answered
         return run
 
     @property
@@ -239,17 +229,17 @@ class Investigation:
         return self._recorder.run_id
 
     def __enter__(self) -> Self:
-        if isinstance(self._tools, IntrospectionTools):
-            self._tools.inspector.bind(
+        if self._inspector is not None:
+            self._inspector.bind(
                 ids=lambda: self.generator.conversation.ids,
                 turn=lambda: max(1, self.generator.turn),
-                monitor=self.generator.monitor,
+                monitor=lambda: self.generator.monitor,
             )
         try:
             if self._stands is None:
                 self.generator.cache_system_prompt(self.create_initial_prompt())
             elif self._forks is not None:
-                self._restore(self._stands)
+                self._stands.restore(self.generator)
                 self.generator.start_run()
                 self._recorder.record(self._forks)
             else:
@@ -265,8 +255,8 @@ class Investigation:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if isinstance(self._tools, IntrospectionTools):
-            self._tools.inspector.unbind()
+        if self._inspector is not None:
+            self._inspector.unbind()
         self._recorder.__exit__(error_type, error, trace)
 
     def chat(
@@ -308,24 +298,18 @@ class Investigation:
             raise TokentapeError("the investigation has not begun: enter it with `with`")
         if not user_message.strip():
             raise PromptError("the message is empty: there is nothing to reply to")
-        shown = [self._use.for_experimenter(call) for call in tool_calls]
-        messages = [NewMessage(role="user", content=user_message), *(each for each, _ in shown)]
-        return self._loop.take_turn(messages, chosen, [result for _, result in shown])
+        return self._loop.take_turn(user_message, tool_calls, chosen)
 
     def watch(self, layers: Iterable[str | int], *, full: bool = False) -> None:
         """Record statistics of what layers give; see `ManualGenerator.watch`.
 
         Tools that look at activations see them, too.
         """
-        monitor = self.generator.watch(layers, full=full)
-        if isinstance(self._tools, IntrospectionTools):
-            self._tools.inspector.monitor = monitor
+        self.generator.watch(layers, full=full)
 
     def unwatch(self) -> None:
         """Look at no layer any more."""
         self.generator.unwatch()
-        if isinstance(self._tools, IntrospectionTools):
-            self._tools.inspector.monitor = None
 
     def intervene(self, intervention: Intervention, *, clear_cache: bool = False) -> None:
         """See `ManualGenerator.intervene`."""
@@ -335,24 +319,10 @@ class Investigation:
         """See `ManualGenerator.withdraw`."""
         self.generator.withdraw(name, clear_cache=clear_cache)
 
-    def _restore(self, stands: Standing, *, goes_on: bool = False) -> Prompt | None:
-        conversation = self.generator.conversation.fresh()
-        prompt = restore(
-            conversation,
-            stands.started,
-            stands.system,
-            stands.turns,
-            context_tokens=stands.started.context_tokens,
-            goes_on=goes_on,
-        )
-        read_blob = stands.recording.read_blob
-        self.generator.restore(stands.turns, conversation, Asked.of(stands.envelopes), read_blob)
-        return prompt
-
     def _resume(self, stands: Standing) -> None:
         """Say that the run goes on, and finish the turn that was under way."""
         opened = stands.open_turn
-        prompt = self._restore(stands, goes_on=opened is not None)
+        prompt = stands.restore(self.generator, goes_on=opened is not None)
         identity = self._lm.identity
         self._recorder.record(
             RunResumed(
@@ -373,7 +343,7 @@ class Investigation:
         chosen = recorded_settings(before[-1])
         if opened is not None and prompt is not None:
             parts.append(self._loop.resume_part(opened, prompt, chosen, made))
-        elif before[-1].finished is None or not self._calls.of(parts[-1], made):
+        elif before[-1].finished is None or not self._loop.calls.of(parts[-1], made):
             return
         self.resumed_reply = self._loop.go_on(parts, chosen, made=made)
 
@@ -391,8 +361,8 @@ class Investigation:
     def _told_of_tools(self) -> str:
         """What there is to call, and how, where the model may call."""
         told = [self._tools.documentation()]
-        if self._calls.most:
-            told.append(self._calls.reader.instructions())
+        if self._loop.calls.most:
+            told.append(self._loop.calls.reader.instructions())
         return "\n\n".join(filter(None, told))
 
     def get_memory_management_instructions(self) -> str:

@@ -11,11 +11,14 @@ from generation.checks import refuse_count, refuse_seed
 from generation.errors import ModelError, PromptError
 from generation.hf import recorded_config, rehearse
 from generation.history.conversation import HISTORIES, Prompt
+from generation.history.restoring import restore
+from generation.manual import ManualGenerator
 from generation.models import LoadedModel
 from generation.turn import TurnResult, TurnSettings
 from recorder import Envelope, Recording, RecordingError
 from recorder.events import (
     MessageAdded,
+    RunForked,
     RunResumed,
     RunStarted,
     SystemPromptCached,
@@ -24,7 +27,7 @@ from recorder.events import (
     TurnFinished,
     TurnStarted,
 )
-from recorder.projections import Turn, iterate_turns
+from recorder.projections import Asked, Turn, iterate_turns
 from recorder.redaction import REDACTED
 from recorder.seals import SealChain
 
@@ -99,8 +102,30 @@ class Standing:
             return None
         return None if self.turns[-1].started.unreplayable else self.turns[-1]
 
-    def parent(self) -> tuple[str, int, str]:
-        """For a fork: the run that has the last of these events, its `seq`, and the tail hash."""
+    def restore(self, generator: ManualGenerator, *, goes_on: bool = False) -> Prompt | None:
+        """Put a generator where the run stood; the prompt of the last turn if that `goes_on`.
+
+        Raises RecordingError where today's tokenizer or template makes other prompts, ModelError
+        for interventions that cannot be asked for again.
+        """
+        conversation = generator.conversation.fresh()
+        prompt = restore(
+            conversation,
+            self.started,
+            self.system,
+            self.turns,
+            context_tokens=self.started.context_tokens,
+            goes_on=goes_on,
+        )
+        asked = Asked.of(self.envelopes)
+        generator.restore(self.turns, conversation, asked, self.recording.read_blob)
+        return prompt
+
+    def forked(self, at_turn: int, changes: Mapping[str, Any]) -> RunForked:
+        """The event of a fork from here: the run that has the last of these events is its parent.
+
+        `changes` are what is to be otherwise.
+        """
         last = self.envelopes[-1]
         recording = self.recording
         if last.run_id != recording.run_id:
@@ -110,7 +135,13 @@ class Standing:
             if record.seq > last.seq:
                 break
             chain.add(record)
-        return recording.run_id, last.seq, chain.tail_hash
+        return RunForked(
+            parent_run_id=recording.run_id,
+            parent_seq=last.seq,
+            parent_hash=chain.tail_hash,
+            at_turn=at_turn,
+            changes=dict(changes),
+        )
 
     def refuse_other_model(self, lm: LoadedModel) -> None:
         """Raise ModelError where the recorded tokens are not those of this model."""

@@ -15,7 +15,7 @@ from generation.interrupts import interrupted_between_tokens
 from generation.manual import ManualGenerator
 from generation.model_calls import ModelCalls
 from generation.reply import Reply, reply_of
-from generation.tool_use import ToolUse
+from generation.tool_use import ToolCall, ToolUse
 from generation.tools import ToolResult
 from generation.turn import TurnResult, TurnSettings
 from recorder.projections import Turn
@@ -36,16 +36,18 @@ class ToolLoop:
 
     def take_turn(
         self,
-        messages: Sequence[NewMessage],
+        user_message: str,
+        tool_calls: Sequence[ToolCall],
         settings: TurnSettings,
-        results: Sequence[ToolResult] = (),
     ) -> Reply:
-        """Say something and let the model reply; `results` are those among the messages.
+        """Say something, with the results of calls beneath it, and let the model reply.
 
-        Raises PromptError where the messages do not fit, with nothing of the turn recorded.
+        Raises PromptError where that does not fit, with nothing but the calls recorded.
         """
+        shown = [self.use.for_experimenter(call) for call in tool_calls]
+        messages = [NewMessage(role="user", content=user_message), *(each for each, _ in shown)]
         first = self._take_part(self._prompt(messages, settings), settings, made=0)
-        return self.go_on([first], settings, results)
+        return self.go_on([first], settings, [result for _, result in shown])
 
     def resume_part(
         self, opened: Turn, prompt: Prompt, settings: TurnSettings, made: int

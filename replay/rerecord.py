@@ -8,7 +8,7 @@ from generation.checks import context_tokens
 from generation.engine import FOR_INTERVENTION
 from generation.hf.control_tokens import encode, mark
 from generation.history.conversation import HISTORIES
-from generation.history.restoring import prompt_of, restore
+from generation.history.restoring import prompt_of
 from generation.interventions import is_rebuilt, rebuilt, tensor_from
 from generation.standing import Standing, recorded_settings
 from recorder import EventLog, Recorder, Recording
@@ -17,14 +17,13 @@ from recorder.events import (
     Event,
     InterventionRequested,
     InterventionWithdrawn,
-    RunForked,
     RunStarted,
     SystemPromptCached,
     ToolCalled,
     ToolReturned,
     TurnStarted,
 )
-from recorder.projections import Asked, Turn
+from recorder.projections import Turn
 from recorder.redaction import REDACTED
 from replay.errors import NothingToReplayError, ReplayError
 
@@ -72,7 +71,9 @@ def rerecord(
     with recorder:
         generator.start_run()
         if forked is not None and parent is not None:
-            recorder.record(_fork(forked, parent, generator))
+            stands = Standing.of(parent, before_turn=forked.at_turn)
+            stands.restore(generator)
+            recorder.record(stands.forked(forked.at_turn, forked.changes))
         for event in given:
             if isinstance(event, SystemPromptCached):
                 generator.cache_system_prompt(event.content)
@@ -99,26 +100,6 @@ def _is_given(event: Event) -> bool:
 
 def _place(started: TurnStarted) -> tuple[int, int]:
     return started.turn, started.first_step
-
-
-def _fork(forked: RunForked, parent: Recording, generator: ManualGenerator) -> RunForked:
-    """Put the generator where its parent stood, and say where that is among today's events."""
-    stands = Standing.of(parent, before_turn=forked.at_turn)
-    conversation = generator.conversation.fresh()
-    started = stands.started
-    restore(
-        conversation,
-        started,
-        stands.system,
-        stands.turns,
-        context_tokens=started.context_tokens,
-    )
-    asked = Asked.of(stands.envelopes)
-    generator.restore(stands.turns, conversation, asked, parent.read_blob)
-    parent_run_id, parent_seq, parent_hash = stands.parent()
-    return replace(
-        forked, parent_run_id=parent_run_id, parent_seq=parent_seq, parent_hash=parent_hash
-    )
 
 
 def _payloads(recording: Recording, given: Sequence[Event]) -> ReadBlob:

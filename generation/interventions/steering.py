@@ -121,6 +121,11 @@ class Steering:
         del self._asked[name]
         self._request(InterventionWithdrawn(name=name, clear_cache=from_start, turn=turn))
 
+    def begin_part(self) -> None:
+        """The calling thread is the one that runs turns; what was asked elsewhere is recorded."""
+        self.thread = threading.get_ident()
+        self.record_requests()
+
     def record_requests(self) -> None:
         """Record what was asked for, as soon as there is a run that takes events."""
         while self._recorder is not None and self._recorder.goes_on and self._unrecorded:

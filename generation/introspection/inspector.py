@@ -38,10 +38,11 @@ _TOP_MAX = 50
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """The conversation under way: its ids so far, and its turn."""
+    """The conversation under way: its ids so far, its turn, and who watches it, if anybody."""
 
     ids: Callable[[], Sequence[int]]
     turn: Callable[[], int]
+    monitor: Callable[[], ActivationMonitor | None]
 
 
 class Inspector:
@@ -50,7 +51,6 @@ class Inspector:
     def __init__(self, lm: LoadedModel) -> None:
         self.model = lm.model
         self.weights = WeightInspector(lm.model)
-        self.monitor: ActivationMonitor | None = None
         self._tokenizer = lm.tokenizer
         self._session: Session | None = None
         self._events: list[ActivationObserved] = []
@@ -60,14 +60,13 @@ class Inspector:
         *,
         ids: Callable[[], Sequence[int]],
         turn: Callable[[], int],
-        monitor: ActivationMonitor | None = None,
+        monitor: Callable[[], ActivationMonitor | None] = lambda: None,
     ) -> None:
         """Say which conversation is under way, and who watches it."""
-        self._session = Session(ids=ids, turn=turn)
-        self.monitor = monitor
+        self._session = Session(ids=ids, turn=turn, monitor=monitor)
 
     def unbind(self) -> None:
-        self._session = self.monitor = None
+        self._session = None
 
     def take(self) -> list[ActivationObserved]:
         """What was recomputed since the last time.
@@ -96,7 +95,7 @@ class Inspector:
         if len(names) > _LAYERS_MAX:
             raise ToolError(f"{len(names)} layers at once are too many: at most {_LAYERS_MAX}")
         layers = [find_layer(self.model, name)[0] for name in names]
-        spans = self._recomputed(layers, session) if recompute else self._watched(layers)
+        spans = self._recomputed(layers, session) if recompute else _watched(layers, session)
         found = [_described(spans[layer], compact=compact) for layer in layers]
         return found[0] if isinstance(layer_name, str | int) else found
 
@@ -163,18 +162,6 @@ class Inspector:
             )
         return self._session
 
-    def _watched(self, layers: Sequence[str]) -> dict[str, Span]:
-        found = {}
-        for layer in layers:
-            span = self.monitor.newest(layer) if self.monitor is not None else None
-            if span is None:
-                raise ToolError(
-                    f"nothing was computed for {layer} while it was watched, and tokens from the "
-                    "cache give no activations: ask again with recompute=True"
-                )
-            found[layer] = span
-        return found
-
     def _recomputed(self, layers: Sequence[str], session: Session) -> dict[str, Span]:
         watcher = ActivationMonitor(
             self.model, layers, full=True, events=False, sources=(RECOMPUTED,)
@@ -197,6 +184,20 @@ class Inspector:
 
     def _text(self, token_id: int) -> str:
         return str(self._tokenizer.decode([token_id]))
+
+
+def _watched(layers: Sequence[str], session: Session) -> dict[str, Span]:
+    monitor = session.monitor()
+    found = {}
+    for layer in layers:
+        span = monitor.newest(layer) if monitor is not None else None
+        if span is None:
+            raise ToolError(
+                f"nothing was computed for {layer} while it was watched, and tokens from the "
+                "cache give no activations: ask again with recompute=True"
+            )
+        found[layer] = span
+    return found
 
 
 def compact_activations(statistics: dict[str, Any]) -> dict[str, Any]:

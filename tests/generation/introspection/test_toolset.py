@@ -84,7 +84,7 @@ def test_without_a_conversation_there_is_nothing_to_look_at(
 def test_what_came_from_the_cache_has_to_be_recomputed(lm: tt.LoadedModel) -> None:
     ids = random_ids(30, 1)
     monitor = ActivationMonitor(lm.model, [1], full=True)
-    tools = bound(lm, ids, monitor=monitor)
+    tools = bound(lm, ids, monitor=lambda: monitor)
     generator = tt.ManualGenerator(lm.model, lm.tokenizer)
     generator.generate(ids[:20], **GREEDY)
 
