@@ -5,7 +5,7 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -125,6 +125,19 @@ def begun(
         tool_call_format=call_format,
         **{"tools": TOOLS, **settings},
     )
+
+
+def muting(runs: Sequence[tt.Investigation], **settings: Any) -> tt.ToolInterface:
+    """A tool that steps into the newest of the runs, which may not have begun yet."""
+
+    def mute() -> str:
+        """
+        Mute a layer.
+        """
+        runs[-1].intervene(tt.Intervention.ablate("mute", 1), **settings)
+        return "muted"
+
+    return tt.ToolInterface([mute])
 
 
 def events(store: DatabaseStore, run: tt.Investigation, *kinds: type) -> list[Any]:
@@ -542,15 +555,7 @@ def test_what_a_tool_asks_for_acts_in_the_rest_of_the_turn_and_belongs_to_it(
     lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
     runs: list[tt.Investigation] = []
-
-    def mute() -> str:
-        """
-        Mute a layer.
-        """
-        runs[-1].intervene(tt.Intervention.ablate("mute", 1))
-        return "muted"
-
-    tools = tt.ToolInterface([mute])
+    tools = muting(runs)
     runs.append(begun(lm, store, tools=tools))
     with runs[-1] as run:
         run.chat(
@@ -577,15 +582,7 @@ def test_a_tool_cannot_clear_the_cache_and_hears_so(
     lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
     runs: list[tt.Investigation] = []
-
-    def mute() -> str:
-        """
-        Mute a layer.
-        """
-        runs[-1].intervene(tt.Intervention.ablate("mute", 1), clear_cache=True)
-        return "muted"
-
-    runs.append(begun(lm, store, tools=tt.ToolInterface([mute])))
+    runs.append(begun(lm, store, tools=muting(runs, clear_cache=True)))
     look = tt.ToolCall(name="mute", arguments={})
     with runs[-1] as run:
         reply = run.chat("Do.", tool_calls=[look], max_new_tokens=4, do_sample=False)

@@ -36,6 +36,16 @@ def copied(store: DatabaseStore, run_id: str, path: Path) -> Path:
     return path
 
 
+def grown_since(
+    store: DatabaseStore, other: DatabaseStore, tmp_path: Path, *, tokens: int = 2
+) -> str:
+    """A run of two turns that took a third since the other store got a copy of it."""
+    run_id = short_run(store)
+    tt.import_runs(copied(store, run_id, tmp_path / "older.tape"), other)
+    go_on(store, run_id, 3, tokens=tokens)
+    return run_id
+
+
 def dump(store: DatabaseStore) -> dict[str, object]:
     """All that a store has, run by run."""
     return {
@@ -124,9 +134,7 @@ def test_a_run_that_was_cut_off_in_a_copy_goes_on_where_it_was_cut(
 def test_of_two_copies_that_went_on_apart_neither_is_added_to_the_other(
     store: DatabaseStore, other: DatabaseStore, tmp_path: Path, cli: Cli
 ) -> None:
-    run_id = short_run(store)
-    tt.import_runs(copied(store, run_id, tmp_path / "start.tape"), other)
-    go_on(store, run_id, 3, tokens=4)
+    run_id = grown_since(store, other, tmp_path, tokens=4)
     go_on(other, run_id, 3)
     go_on(other, run_id, 4)
     before = dump(other)
@@ -248,9 +256,7 @@ def test_a_redacted_run_grows_like_any_other(
 def test_whoever_records_a_run_that_grew_beneath_him_is_told(
     store: DatabaseStore, other: DatabaseStore, tmp_path: Path
 ) -> None:
-    run_id = short_run(store)
-    tt.import_runs(copied(store, run_id, tmp_path / "older.tape"), other)
-    go_on(store, run_id, 3)
+    run_id = grown_since(store, other, tmp_path)
     newer = copied(store, run_id, tmp_path / "newer.tape")
     recorder = tt.Recorder.behind(other, other.recording(run_id))
     tt.import_runs(newer, other)
@@ -266,10 +272,8 @@ def test_whoever_records_a_run_that_grew_beneath_him_is_told(
 def test_a_run_that_was_written_to_since_it_was_looked_at_is_left_alone(
     store: DatabaseStore, other: DatabaseStore, tmp_path: Path
 ) -> None:
-    run_id = short_run(store)
-    tt.import_runs(copied(store, run_id, tmp_path / "older.tape"), other)
+    run_id = grown_since(store, other, tmp_path)
     events_there = len(list(other.recording(run_id).records()))
-    go_on(store, run_id, 3)
     resume(other, run_id)
     before = dump(other)
     for wrong in (events_there, events_there + 2):
@@ -281,9 +285,7 @@ def test_a_run_that_was_written_to_since_it_was_looked_at_is_left_alone(
 def test_a_payload_that_is_missing_leaves_the_run_as_it_was(
     store: DatabaseStore, other: DatabaseStore, tmp_path: Path
 ) -> None:
-    run_id = short_run(store)
-    tt.import_runs(copied(store, run_id, tmp_path / "older.tape"), other)
-    go_on(store, run_id, 3)
+    run_id = grown_since(store, other, tmp_path)
     newer = copied(store, run_id, tmp_path / "newer.jsonl")
     lines = newer.read_text().splitlines(True)
     last = max(place for place, line in enumerate(lines) if "payload" in json.loads(line))
@@ -299,9 +301,7 @@ def test_an_older_copy_never_takes_the_place_of_a_newer_one(
     store: DatabaseStore, other: DatabaseStore, tmp_path: Path
 ) -> None:
     """Neither in a folder nor in a tape, where a fork may bring it along."""
-    parent = short_run(store)
-    tt.import_runs(copied(store, parent, tmp_path / "older.tape"), other)
-    go_on(store, parent, 3)
+    parent = grown_since(store, other, tmp_path)
     folder = copied(store, parent, tmp_path / "sealed")
     tape = copied(store, parent, tmp_path / "newer.tape")
     held, files = tape.read_bytes(), sorted(folder.rglob("*.parquet"))
