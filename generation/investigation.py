@@ -103,7 +103,7 @@ class Investigation:
         )
         self._system_prompt = system_prompt
         self._seed = seed
-        self._behaviour = {
+        recorded = {
             **(behaviour or {}),
             "at_context_limit": at_context_limit,
             "context_budget_tokens": context_budget_tokens,
@@ -111,8 +111,8 @@ class Investigation:
             "tool_call_format": calls.reader.format,
             "tools": list(self._tools.names),
         }
-        if self._tools.names and "tool_result_role" not in self._behaviour:
-            self._behaviour["tool_result_role"] = result_role(lm.tokenizer, template_settings)
+        if self._tools.names and "tool_result_role" not in recorded:
+            recorded["tool_result_role"] = result_role(lm.tokenizer, template_settings)
         self._recorder = recorder or Recorder(store, redactor=redactor)
         self.generator = ManualGenerator(
             lm.model,
@@ -124,7 +124,7 @@ class Investigation:
             identity=lm.identity,
             history=history,
             template_settings=template_settings,
-            behaviour=self._behaviour,
+            behaviour=recorded,
             resumed=recorder is not None,
             **engine,
         )
@@ -133,12 +133,10 @@ class Investigation:
             tokenizer=lm.tokenizer,
             recorder=self._recorder,
             around=self.generator.as_lived,
-            role=str(self._behaviour.get("tool_result_role", "tool")),
+            role=str(recorded.get("tool_result_role", "tool")),
             observed=self._inspector.take if self._inspector is not None else tuple,
         )
-        self._loop = ToolLoop(
-            generator=self.generator, calls=calls, use=use, behaviour=self._behaviour
-        )
+        self._loop = ToolLoop(generator=self.generator, calls=calls, use=use, behaviour=recorded)
         self._stands: Standing | None = None
         self._forks: RunForked | None = None
         self.resumed_reply: Reply | None = None
