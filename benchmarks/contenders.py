@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokentape.recorder.events import Event, TokenSampled
+from tokentape.store import DatabaseStore
 from transformers.cache_utils import Cache
 
 import tokentape as tt
 from benchmarks.forwards import Forward, Forwards, prefill_of, step_ms, tokens_of
 from benchmarks.machine import now_s
-from recorder.events import Event, TokenSampled
-from store import DatabaseStore
 
 SEED = 7
 SAMPLERS: dict[str, dict[str, Any]] = {

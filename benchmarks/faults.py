@@ -12,10 +12,8 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-
-import tokentape as tt
-from generation import sampling, token_loop
-from recorder.events import (
+from tokentape.generation import sampling, token_loop
+from tokentape.recorder.events import (
     Event,
     MessageAdded,
     SystemPromptCached,
@@ -25,7 +23,9 @@ from recorder.events import (
     TurnStarted,
     ids_sha256,
 )
-from store import DatabaseStore
+from tokentape.store import DatabaseStore
+
+import tokentape as tt
 
 SYSTEM_PROMPT = "Be kind and brief."
 SAMPLED_TURN, TOOL_TURN = 2, 3

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tokentape.recorder.events import TokenSampled
+
 import tokentape as tt
 from benchmarks.contenders import recording_file
 from benchmarks.workload import Workload
-from recorder.events import TokenSampled
 
 BARE = "bare sqlite3"
 """The limit that everybody is compared with."""

@@ -5,9 +5,7 @@ from dataclasses import replace
 from itertools import count
 from typing import Any
 
-from benchmarks.token_draws import TokenDraws
-from benchmarks.workload import TURN_TOKENS, Workload
-from recorder.events import (
+from tokentape.recorder.events import (
     CacheDecided,
     Event,
     PrefillCompleted,
@@ -17,6 +15,9 @@ from recorder.events import (
     TurnFinished,
     TurnStarted,
 )
+
+from benchmarks.token_draws import TokenDraws
+from benchmarks.workload import TURN_TOKENS, Workload
 
 
 class LongRun:

@@ -5,8 +5,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tokentape.store import DatabaseStore
+
 import tokentape as tt
-from store import DatabaseStore
 from tokentape.demo import read_script, record_script
 
 VERIFICATIONS = 3

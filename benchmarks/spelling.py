@@ -5,11 +5,11 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+from tokentape.recorder.events import TokenSampled
 from transformers import PreTrainedTokenizerBase
 
 from benchmarks.rivals.talk import Talk
 from benchmarks.workload import SYSTEM_PROMPT, Workload
-from recorder.events import TokenSampled
 
 Spell = Callable[[TokenSampled, Sequence[float]], dict[str, Any]]
 """A token with the log-probabilities of its candidates."""

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tokentape.generation.hf.control_tokens import encode
+from tokentape.generation.token_loop import CANDIDATES
+from tokentape.recorder.events import TokenSampled
 from transformers import PreTrainedTokenizerBase
 
 from benchmarks.texts import licence
-from generation.hf.control_tokens import encode
-from generation.token_loop import CANDIDATES
-from recorder.events import TokenSampled
 
 _SEED = 7
 _TEMPERATURE = 0.7

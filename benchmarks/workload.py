@@ -5,16 +5,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-
-import tokentape as tt
-from benchmarks.contenders import SAMPLERS, EventList
-from benchmarks.texts import question
-from benchmarks.token_draws import TokenDraws
-from generation.history.conversation import Conversation, Prompt
-from generation.history.messages import NewMessage
-from generation.sampling import turn_seed
-from generation.turn import finished_turn
-from recorder.events import (
+from tokentape.generation.history.conversation import Conversation, Prompt
+from tokentape.generation.history.messages import NewMessage
+from tokentape.generation.sampling import turn_seed
+from tokentape.generation.turn import finished_turn
+from tokentape.recorder.events import (
     CacheDecided,
     Event,
     PrefillCompleted,
@@ -24,6 +19,11 @@ from recorder.events import (
     TurnFinished,
     TurnStarted,
 )
+
+import tokentape as tt
+from benchmarks.contenders import SAMPLERS, EventList
+from benchmarks.texts import question
+from benchmarks.token_draws import TokenDraws
 
 TURNS, TURN_TOKENS, QUESTION_WORDS = 20, 200, 60
 SYSTEM_PROMPT = "You study your own weights. Answer in one sentence."

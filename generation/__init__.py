@@ -1,20 +1,20 @@
 """Makes it happen: models, the token-by-token engine, tools and investigations."""
 
-from generation.cache import CachedPrefix, CachePolicy, cache_policy
-from generation.custom_generate import decode
-from generation.errors import ModelError, PromptError, ToolError
-from generation.interventions import Intervention, capture, contrast, mean_activation
-from generation.introspection.toolset import default_tools
-from generation.investigation import Investigation
-from generation.manual import ManualGenerator
-from generation.model_manager import ModelManager
-from generation.models import LoadedModel, load_model
-from generation.reply import Reply
-from generation.state import GenerationState
-from generation.tool_calls import CallReader, ParsedCall
-from generation.tool_use import ToolCall
-from generation.tools import ToolInterface, ToolView, tool
-from generation.turn import GenerationResult
+from tokentape.generation.cache import CachedPrefix, CachePolicy, cache_policy
+from tokentape.generation.custom_generate import decode
+from tokentape.generation.errors import ModelError, PromptError, ToolError
+from tokentape.generation.interventions import Intervention, capture, contrast, mean_activation
+from tokentape.generation.introspection.toolset import default_tools
+from tokentape.generation.investigation import Investigation
+from tokentape.generation.manual import ManualGenerator
+from tokentape.generation.model_manager import ModelManager
+from tokentape.generation.models import LoadedModel, load_model
+from tokentape.generation.reply import Reply
+from tokentape.generation.state import GenerationState
+from tokentape.generation.tool_calls import CallReader, ParsedCall
+from tokentape.generation.tool_use import ToolCall
+from tokentape.generation.tools import ToolInterface, ToolView, tool
+from tokentape.generation.turn import GenerationResult
 
 __all__ = (
     "CachePolicy",

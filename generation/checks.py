@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from generation.errors import ModelError, PromptError
+from tokentape.generation.errors import ModelError, PromptError
 
 
 def refuse_training(model: Any) -> None:

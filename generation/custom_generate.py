@@ -10,6 +10,19 @@ import time
 from typing import Any
 
 import torch
+from tokentape.generation import hf, memory
+from tokentape.generation.checks import refuse_training
+from tokentape.generation.errors import ModelError, PromptError
+from tokentape.generation.models import ModelIdentity
+from tokentape.generation.state import StateObserver, TokenCallback
+from tokentape.generation.token_loop import CANDIDATES, TokenLoop
+from tokentape.generation.turn import finished_turn
+from tokentape.recorder import Recorder
+from tokentape.recorder.events import (
+    CacheDecided,
+    PrefillCompleted,
+    TurnStarted,
+)
 from transformers import (
     GenerationConfig,
     LogitsProcessorList,
@@ -17,20 +30,6 @@ from transformers import (
     StoppingCriteriaList,
 )
 from transformers.generation.utils import GenerateDecoderOnlyOutput
-
-from generation import hf, memory
-from generation.checks import refuse_training
-from generation.errors import ModelError, PromptError
-from generation.models import ModelIdentity
-from generation.state import StateObserver, TokenCallback
-from generation.token_loop import CANDIDATES, TokenLoop
-from generation.turn import finished_turn
-from recorder import Recorder
-from recorder.events import (
-    CacheDecided,
-    PrefillCompleted,
-    TurnStarted,
-)
 
 
 def decode(

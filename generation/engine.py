@@ -8,10 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
-
-from generation import hf, memory
-from generation.cache import (
+from tokentape.generation import hf, memory
+from tokentape.generation.cache import (
     NO_TOKEN,
     CachedPrefix,
     Eviction,
@@ -20,19 +18,19 @@ from generation.cache import (
     cache_policy,
     marked,
 )
-from generation.checks import refuse_beyond_context, refuse_training
-from generation.history.conversation import Conversation, Prompt, decode_after
-from generation.interventions import Intervention, Steering
-from generation.introspection.activations import ActivationMonitor
-from generation.models import ModelIdentity
-from generation.prefill import prefill
-from generation.ready import Ready, prepared
-from generation.threads import torch_threads
-from generation.token_loop import TokenLoop
-from generation.turn import TurnResult, TurnSettings, finished_turn, started_turn
-from generation.watching import Watched, watching
-from recorder import Recorder, TokentapeError
-from recorder.events import (
+from tokentape.generation.checks import refuse_beyond_context, refuse_training
+from tokentape.generation.history.conversation import Conversation, Prompt, decode_after
+from tokentape.generation.interventions import Intervention, Steering
+from tokentape.generation.introspection.activations import ActivationMonitor
+from tokentape.generation.models import ModelIdentity
+from tokentape.generation.prefill import prefill
+from tokentape.generation.ready import Ready, prepared
+from tokentape.generation.threads import torch_threads
+from tokentape.generation.token_loop import TokenLoop
+from tokentape.generation.turn import TurnResult, TurnSettings, finished_turn, started_turn
+from tokentape.generation.watching import Watched, watching
+from tokentape.recorder import Recorder, TokentapeError
+from tokentape.recorder.events import (
     CacheCleared,
     CacheDecided,
     CacheEvicted,
@@ -42,8 +40,9 @@ from recorder.events import (
     SystemPromptCached,
     ids_sha256,
 )
-from recorder.events.turn import TOOL_CALL
-from recorder.projections import Acting, Asked, Turn
+from tokentape.recorder.events.turn import TOOL_CALL
+from tokentape.recorder.projections import Acting, Asked, Turn
+from transformers import PreTrainedTokenizerBase
 
 FOR_INTERVENTION = "intervention"
 """Why the cache is cleared where an intervention is asked for, or withdrawn, that way."""

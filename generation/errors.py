@@ -1,6 +1,6 @@
 """Errors of the side that makes things happen."""
 
-from recorder import TokentapeError
+from tokentape.recorder import TokentapeError
 
 
 class ModelError(TokentapeError):

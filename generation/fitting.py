@@ -7,9 +7,8 @@ from typing import Any
 
 import psutil
 import torch
+from tokentape.generation.errors import ModelError
 from transformers import AutoConfig, AutoModelForCausalLM
-
-from generation.errors import ModelError
 
 # What a process in a container may take, and has taken (kernel documentation, cgroup v2).
 _CGROUP = Path("/sys/fs/cgroup")

@@ -6,20 +6,19 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 import torch
-
-from generation import fingerprints
-from generation.checks import context_tokens, refuse_count
-from generation.errors import PromptError
-from generation.history.context_limit import refuse_unknown_policy
-from generation.initial_prompt import initial_prompt, memory_instructions
-from generation.interventions import Intervention
-from generation.introspection.toolset import IntrospectionTools
-from generation.manual import ManualGenerator
-from generation.model_calls import ModelCalls
-from generation.models import LoadedModel
-from generation.reply import Reply
-from generation.sampling import sampler_sha256, turn_seed
-from generation.standing import (
+from tokentape.generation import fingerprints
+from tokentape.generation.checks import context_tokens, refuse_count
+from tokentape.generation.errors import PromptError
+from tokentape.generation.history.context_limit import refuse_unknown_policy
+from tokentape.generation.initial_prompt import initial_prompt, memory_instructions
+from tokentape.generation.interventions import Intervention
+from tokentape.generation.introspection.toolset import IntrospectionTools
+from tokentape.generation.manual import ManualGenerator
+from tokentape.generation.model_calls import ModelCalls
+from tokentape.generation.models import LoadedModel
+from tokentape.generation.reply import Reply
+from tokentape.generation.sampling import sampler_sha256, turn_seed
+from tokentape.generation.standing import (
     CHANGED_IN_FORKS,
     OF_THE_PROCESS,
     Standing,
@@ -27,14 +26,14 @@ from generation.standing import (
     recorded_settings,
     refuse_unknown_settings,
 )
-from generation.tool_calls import CallReader
-from generation.tool_loop import ToolLoop
-from generation.tool_use import ToolCall, ToolUse, result_role
-from generation.tools import ToolInterface
-from generation.turn import TurnSettings, turn_settings
-from recorder import EventLog, Recorder, Recording, Redactor, TokentapeError
-from recorder.events import RunForked, RunResumed
-from recorder.projections import Turn
+from tokentape.generation.tool_calls import CallReader
+from tokentape.generation.tool_loop import ToolLoop
+from tokentape.generation.tool_use import ToolCall, ToolUse, result_role
+from tokentape.generation.tools import ToolInterface
+from tokentape.generation.turn import TurnSettings, turn_settings
+from tokentape.recorder import EventLog, Recorder, Recording, Redactor, TokentapeError
+from tokentape.recorder.events import RunForked, RunResumed
+from tokentape.recorder.projections import Turn
 
 # Of a model that calls and calls, the turn ends some time.
 TOOL_CALLS_MAX = 8

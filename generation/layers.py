@@ -6,8 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-
-from generation.errors import ToolError
+from tokentape.generation.errors import ToolError
 
 _ATTENTION = ("self_attn", "attn", "linear_attn", "attention", "mixer")
 _MLP = ("mlp", "feed_forward", "ffn", "block_sparse_moe", "moe")

@@ -6,21 +6,20 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from tokentape.generation.cache import CACHE_BYTES, CachedPrefix, PrefixCache, PrefixFolder
+from tokentape.generation.checks import refuse_count, refuse_no_text, refuse_seed, refuse_training
+from tokentape.generation.engine import Engine
+from tokentape.generation.errors import ModelError, PromptError
+from tokentape.generation.history.conversation import Conversation, Prompt
+from tokentape.generation.interventions import Intervention
+from tokentape.generation.introspection.activations import ActivationMonitor
+from tokentape.generation.models import ModelIdentity
+from tokentape.generation.state import StateObserver, TokenCallback
+from tokentape.generation.token_loop import CANDIDATES
+from tokentape.generation.turn import GenerationResult, TurnResult, TurnSettings, turn_settings
+from tokentape.recorder import Recorder, TokentapeError
+from tokentape.recorder.projections import Asked, Turn
 from transformers import LogitsProcessorList, PreTrainedTokenizerBase, StoppingCriteriaList
-
-from generation.cache import CACHE_BYTES, CachedPrefix, PrefixCache, PrefixFolder
-from generation.checks import refuse_count, refuse_no_text, refuse_seed, refuse_training
-from generation.engine import Engine
-from generation.errors import ModelError, PromptError
-from generation.history.conversation import Conversation, Prompt
-from generation.interventions import Intervention
-from generation.introspection.activations import ActivationMonitor
-from generation.models import ModelIdentity
-from generation.state import StateObserver, TokenCallback
-from generation.token_loop import CANDIDATES
-from generation.turn import GenerationResult, TurnResult, TurnSettings, turn_settings
-from recorder import Recorder, TokentapeError
-from recorder.projections import Asked, Turn
 
 # Bounds the memory of a prefill; the matrices are large enough by then to be computed at full
 # speed.

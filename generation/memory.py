@@ -8,8 +8,7 @@ from pathlib import Path
 
 import psutil
 import torch
-
-from recorder.events import MemorySampled
+from tokentape.recorder.events import MemorySampled
 
 _STATUS = Path("/proc/self/status")
 _RESET = Path("/proc/self/clear_refs")

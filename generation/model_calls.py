@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from generation.state import Pause
-from generation.tool_calls import CallReader, ParsedCall
-from generation.tool_use import NOT_RUN
-from generation.turn import TurnResult
-from recorder.events.turn import TOOL_CALL
+from tokentape.generation.state import Pause
+from tokentape.generation.tool_calls import CallReader, ParsedCall
+from tokentape.generation.tool_use import NOT_RUN
+from tokentape.generation.turn import TurnResult
+from tokentape.recorder.events.turn import TOOL_CALL
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,10 @@
 import os
 from typing import Any
 
-from generation.errors import ModelError
-from generation.manual import ManualGenerator
-from generation.models import load_model
-from recorder import Recorder
+from tokentape.generation.errors import ModelError
+from tokentape.generation.manual import ManualGenerator
+from tokentape.generation.models import load_model
+from tokentape.recorder import Recorder
 
 
 class ModelManager:

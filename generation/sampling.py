@@ -5,9 +5,8 @@ import math
 from dataclasses import dataclass
 
 import torch
-
-from generation.errors import ModelError
-from recorder.numbers import to_half
+from tokentape.generation.errors import ModelError
+from tokentape.recorder.numbers import to_half
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,18 +5,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-
-from generation import fingerprints
-from generation.checks import refuse_count, refuse_seed
-from generation.errors import ModelError, PromptError
-from generation.hf import recorded_config, rehearse
-from generation.history.conversation import HISTORIES, Prompt
-from generation.history.restoring import restore
-from generation.manual import ManualGenerator
-from generation.models import LoadedModel
-from generation.turn import TurnResult, TurnSettings
-from recorder import Envelope, Recording, RecordingError
-from recorder.events import (
+from tokentape.generation import fingerprints
+from tokentape.generation.checks import refuse_count, refuse_seed
+from tokentape.generation.errors import ModelError, PromptError
+from tokentape.generation.hf import recorded_config, rehearse
+from tokentape.generation.history.conversation import HISTORIES, Prompt
+from tokentape.generation.history.restoring import restore
+from tokentape.generation.manual import ManualGenerator
+from tokentape.generation.models import LoadedModel
+from tokentape.generation.turn import TurnResult, TurnSettings
+from tokentape.recorder import Envelope, Recording, RecordingError
+from tokentape.recorder.events import (
     MessageAdded,
     RunForked,
     RunResumed,
@@ -27,9 +26,9 @@ from recorder.events import (
     TurnFinished,
     TurnStarted,
 )
-from recorder.projections import Asked, Turn, iterate_turns
-from recorder.redaction import REDACTED
-from recorder.seals import SealChain
+from tokentape.recorder.projections import Asked, Turn, iterate_turns
+from tokentape.recorder.redaction import REDACTED
+from tokentape.recorder.seals import SealChain
 
 OF_THE_PROCESS = ("prefix_folder", "threads")
 """Settings of an investigation that no recording has."""

@@ -2,9 +2,8 @@
 
 from collections.abc import Container, Sequence
 
+from tokentape.generation.cache import common_prefix_length
 from transformers import PreTrainedTokenizerBase
-
-from generation.cache import common_prefix_length
 
 # A character has four bytes at most, each perhaps a token, and some tokenizers drop a space at the
 # very beginning of what they decode.

@@ -5,14 +5,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from tokentape.generation import hf
+from tokentape.generation.sampling import Measures, draw, measure
+from tokentape.generation.state import GenerationState, StateObserver, TokenCallback
+from tokentape.recorder.events import Event, TokenSampled
+from tokentape.recorder.events.turn import TOOL_CALL
+from tokentape.recorder.numbers import to_microseconds
 from transformers import LogitsProcessorList, StoppingCriteriaList
-
-from generation import hf
-from generation.sampling import Measures, draw, measure
-from generation.state import GenerationState, StateObserver, TokenCallback
-from recorder.events import Event, TokenSampled
-from recorder.events.turn import TOOL_CALL
-from recorder.numbers import to_microseconds
 
 # How many of the likeliest tokens are recorded of a step.
 CANDIDATES = 5

@@ -9,8 +9,8 @@ import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from generation.errors import ToolError
-from generation.tool_schemas import described_type
+from tokentape.generation.errors import ToolError
+from tokentape.generation.tool_schemas import described_type
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,300}", re.ASCII)
 _NOTHING = {"null", "None"}

@@ -5,20 +5,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from generation.checks import context_tokens
-from generation.errors import PromptError
-from generation.history.context_limit import extend_within
-from generation.history.conversation import Prompt
-from generation.history.messages import NewMessage
-from generation.history.restoring import prompt_tokens_max
-from generation.interrupts import interrupted_between_tokens
-from generation.manual import ManualGenerator
-from generation.model_calls import ModelCalls
-from generation.reply import Reply, reply_of
-from generation.tool_use import ToolCall, ToolUse
-from generation.tools import ToolResult
-from generation.turn import TurnResult, TurnSettings
-from recorder.projections import Turn
+from tokentape.generation.checks import context_tokens
+from tokentape.generation.errors import PromptError
+from tokentape.generation.history.context_limit import extend_within
+from tokentape.generation.history.conversation import Prompt
+from tokentape.generation.history.messages import NewMessage
+from tokentape.generation.history.restoring import prompt_tokens_max
+from tokentape.generation.interrupts import interrupted_between_tokens
+from tokentape.generation.manual import ManualGenerator
+from tokentape.generation.model_calls import ModelCalls
+from tokentape.generation.reply import Reply, reply_of
+from tokentape.generation.tool_use import ToolCall, ToolUse
+from tokentape.generation.tools import ToolResult
+from tokentape.generation.turn import TurnResult, TurnSettings
+from tokentape.recorder.projections import Turn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,14 +8,13 @@ from collections.abc import Callable, Iterator, Mapping
 from inspect import Parameter
 from typing import Any
 
+from tokentape.generation.errors import ToolError
 from transformers.utils.chat_template_utils import (
     DocstringParsingException,
     TypeHintParsingException,
     get_json_schema,
     parse_google_format_docstring,
 )
-
-from generation.errors import ToolError
 
 _JSON_TYPES = {"string", "integer", "number", "boolean", "null", "array", "object"}
 _NAMED = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)

@@ -7,16 +7,15 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
+from tokentape.generation.errors import ToolError
+from tokentape.generation.hf.control_tokens import encode, mark
+from tokentape.generation.history.chat_template import ChatTemplate
+from tokentape.generation.history.messages import NewMessage
+from tokentape.generation.tool_calls import ParsedCall
+from tokentape.generation.tools import ToolInterface, ToolResult, failed_result
+from tokentape.recorder import Recorder
+from tokentape.recorder.events import ActivationObserved, ToolCalled, ToolReturned
 from transformers import PreTrainedTokenizerBase
-
-from generation.errors import ToolError
-from generation.hf.control_tokens import encode, mark
-from generation.history.chat_template import ChatTemplate
-from generation.history.messages import NewMessage
-from generation.tool_calls import ParsedCall
-from generation.tools import ToolInterface, ToolResult, failed_result
-from recorder import Recorder
-from recorder.events import ActivationObserved, ToolCalled, ToolReturned
 
 RESULT_ROLES = ("tool", "user")
 NOT_RUN = "it was not run"

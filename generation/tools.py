@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, overload
 
-from generation.errors import ToolError
-from generation.time_limit import answer_within
-from generation.tool_arguments import fit_arguments, nearest
-from generation.tool_schemas import documented, tool_schema
+from tokentape.generation.errors import ToolError
+from tokentape.generation.time_limit import answer_within
+from tokentape.generation.tool_arguments import fit_arguments, nearest
+from tokentape.generation.tool_schemas import documented, tool_schema
 
 SECONDS_MAX = 60.0
 OUTPUT_CHARS_MAX = 24_000

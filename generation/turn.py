@@ -7,21 +7,20 @@ from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
 import torch
+from tokentape.generation import hf
+from tokentape.generation.cache import CachedPrefix
+from tokentape.generation.checks import refuse_count, refuse_seed
+from tokentape.generation.errors import ModelError
+from tokentape.generation.history.conversation import Prompt, decode_after
+from tokentape.generation.sampling import generator_sha256, part_seed
+from tokentape.generation.state import Pause, StateObserver, TokenCallback
+from tokentape.recorder.events import CacheDecided, TurnFinished, TurnStarted
 from transformers import (
     GenerationConfig,
     LogitsProcessorList,
     PreTrainedTokenizerBase,
     StoppingCriteriaList,
 )
-
-from generation import hf
-from generation.cache import CachedPrefix
-from generation.checks import refuse_count, refuse_seed
-from generation.errors import ModelError
-from generation.history.conversation import Prompt, decode_after
-from generation.sampling import generator_sha256, part_seed
-from generation.state import Pause, StateObserver, TokenCallback
-from recorder.events import CacheDecided, TurnFinished, TurnStarted
 
 
 class GenerationResult(TypedDict):

@@ -5,11 +5,10 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-
-from generation.forwards import DECODE, PREFILL, Forward, counting_forwards
-from generation.introspection.activations import ActivationMonitor
-from generation.introspection.hidden_states import HiddenStateTap
-from recorder.events import ActivationObserved
+from tokentape.generation.forwards import DECODE, PREFILL, Forward, counting_forwards
+from tokentape.generation.introspection.activations import ActivationMonitor
+from tokentape.generation.introspection.hidden_states import HiddenStateTap
+from tokentape.recorder.events import ActivationObserved
 
 
 class Watched:

@@ -3,12 +3,12 @@
 Pure Python: no torch, no SQL, nothing else of ours.
 """
 
-from recorder.envelope import Envelope
-from recorder.errors import NewerRecordingError, RecordingError, TokentapeError
-from recorder.record import Record
-from recorder.recorder import EventLog, Recorder
-from recorder.recording import Recording
-from recorder.redaction import Redactor
+from tokentape.recorder.envelope import Envelope
+from tokentape.recorder.errors import NewerRecordingError, RecordingError, TokentapeError
+from tokentape.recorder.record import Record
+from tokentape.recorder.recorder import EventLog, Recorder
+from tokentape.recorder.recording import Recording
+from tokentape.recorder.redaction import Redactor
 
 __all__ = (
     "Envelope",

@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
 
-from recorder.envelope import Envelope
-from recorder.errors import NewerRecordingError, RecordingError
-from recorder.events import Event, TokenSampled
-from recorder.record import Record
-from recorder.upcasters import UPCASTERS, upcast, validate_chain
+from tokentape.recorder.envelope import Envelope
+from tokentape.recorder.errors import NewerRecordingError, RecordingError
+from tokentape.recorder.events import Event, TokenSampled
+from tokentape.recorder.record import Record
+from tokentape.recorder.upcasters import UPCASTERS, upcast, validate_chain
 
 CLASSES: dict[str, type[Event]] = {cls.__name__: cls for cls in typing.get_args(Event)}
 TOKEN_KIND = TokenSampled.__name__

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from recorder.events import (
+from tokentape.recorder.events import (
     Event,
     MessageAdded,
     RunFailed,
@@ -26,7 +26,7 @@ class Envelope:
 
     `at_ns` is whole microseconds: what databases and `datetime` can hold. `turn` is where the event
     belongs (see `TurnCounter`), derived from the events. `seal` is the chained hash of the run up
-    to and with this event (see `recorder.seals`), where one was set.
+    to and with this event (see `tokentape.recorder.seals`), where one was set.
     """
 
     run_id: str

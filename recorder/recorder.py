@@ -8,10 +8,10 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Protocol, Self
 
-from recorder.codec import decode, encode
-from recorder.envelope import NS_PER_US, Envelope, TurnCounter
-from recorder.errors import TokentapeError
-from recorder.events import (
+from tokentape.recorder.codec import decode, encode
+from tokentape.recorder.envelope import NS_PER_US, Envelope, TurnCounter
+from tokentape.recorder.errors import TokentapeError
+from tokentape.recorder.events import (
     Event,
     RunFailed,
     RunFinished,
@@ -22,13 +22,13 @@ from recorder.events import (
     TurnFinished,
     TurnStarted,
 )
-from recorder.events.run import INTERRUPTED
-from recorder.projections.summary import RunSummary, summarise
-from recorder.record import Record
-from recorder.recording import Recording
-from recorder.redaction import Redaction, Redactor
-from recorder.run_id import uuid7
-from recorder.seals import SEALED, SealChain
+from tokentape.recorder.events.run import INTERRUPTED
+from tokentape.recorder.projections.summary import RunSummary, summarise
+from tokentape.recorder.record import Record
+from tokentape.recorder.recording import Recording
+from tokentape.recorder.redaction import Redaction, Redactor
+from tokentape.recorder.run_id import uuid7
+from tokentape.recorder.seals import SEALED, SealChain
 
 # After these a loss of power loses nothing; after any other event the death of the process does.
 DURABLE = (
@@ -58,7 +58,7 @@ class Recorder:
 
     As a context manager it ends the run: `RunFinished` with the totals, also when the block is
     interrupted by its user, or `RunFailed` when it raises something else. A `redactor` rewrites
-    every text before it is written: see `recorder.redaction`.
+    every text before it is written: see `tokentape.recorder.redaction`.
     """
 
     def __init__(

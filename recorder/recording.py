@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from recorder.codec import decode
-from recorder.envelope import Envelope
-from recorder.errors import RecordingError
-from recorder.events import RunFailed, RunFinished, RunForked, RunStarted
-from recorder.projections import Message, Turn, iterate_messages, iterate_turns
-from recorder.record import Record
+from tokentape.recorder.codec import decode
+from tokentape.recorder.envelope import Envelope
+from tokentape.recorder.errors import RecordingError
+from tokentape.recorder.events import RunFailed, RunFinished, RunForked, RunStarted
+from tokentape.recorder.projections import Message, Turn, iterate_messages, iterate_turns
+from tokentape.recorder.record import Record
 
 
 @dataclass(frozen=True, slots=True)

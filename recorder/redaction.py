@@ -13,7 +13,7 @@ from dataclasses import fields, replace
 from itertools import takewhile
 from typing import Any
 
-from recorder.events import (
+from tokentape.recorder.events import (
     CacheDecided,
     Event,
     HistoryPruned,

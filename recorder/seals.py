@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from recorder.events import RunFailed, RunFinished, RunResumed, TurnFinished
-from recorder.numbers import US_PER_MS
-from recorder.record import Record
+from tokentape.recorder.events import RunFailed, RunFinished, RunResumed, TurnFinished
+from tokentape.recorder.numbers import US_PER_MS
+from tokentape.recorder.record import Record
 
 ALGORITHM = "blake2b-256"
 SEALED = (TurnFinished, RunFinished, RunFailed)

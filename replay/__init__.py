@@ -4,11 +4,11 @@ Here is what needs events alone. What needs torch, which takes seconds to import
 file: `replay.verify`, `replay.regenerate`, `replay.calibrate`, `replay.floor`.
 """
 
-from replay.diff import diff
-from replay.differences import Diff
-from replay.errors import NothingToReplayError, ReplayError
-from replay.rebuild import Rebuilt, rebuild
-from replay.verdict import Cause, Divergence, Floor, Report, TurnVerdict, Verdict
+from tokentape.replay.diff import diff
+from tokentape.replay.differences import Diff
+from tokentape.replay.errors import NothingToReplayError, ReplayError
+from tokentape.replay.rebuild import Rebuilt, rebuild
+from tokentape.replay.verdict import Cause, Divergence, Floor, Report, TurnVerdict, Verdict
 
 __all__ = (
     "Cause",

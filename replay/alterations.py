@@ -2,19 +2,18 @@
 
 from collections.abc import Iterator, Sequence
 
+from tokentape.generation.errors import ToolError
+from tokentape.generation.history.conversation import decode_after
+from tokentape.generation.tool_calls import CallReader
+from tokentape.generation.tools import ToolInterface
+from tokentape.recorder import Recording
+from tokentape.recorder.events.turn import TOOL_CALL
+from tokentape.recorder.projections import Turn
+from tokentape.recorder.seals import check_seals
+from tokentape.replay.rebuild import find_altered
+from tokentape.replay.tool_results import altered_tool_results
+from tokentape.replay.verdict import Cause
 from transformers import PreTrainedTokenizerBase
-
-from generation.errors import ToolError
-from generation.history.conversation import decode_after
-from generation.tool_calls import CallReader
-from generation.tools import ToolInterface
-from recorder import Recording
-from recorder.events.turn import TOOL_CALL
-from recorder.projections import Turn
-from recorder.seals import check_seals
-from replay.rebuild import find_altered
-from replay.tool_results import altered_tool_results
-from replay.verdict import Cause
 
 
 def find_alterations(

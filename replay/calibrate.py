@@ -11,17 +11,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-
-from generation import LoadedModel, ModelError, hf
-from generation.checks import refuse_training
-from generation.threads import torch_threads
-from recorder import Recording
-from replay.errors import ReplayError
-from replay.floor import FLOORS, version_of
-from replay.forward import logits_by_span, spans_of
-from replay.interventions import Interventions
-from replay.turns import branches, choose_turns, reply_rows, stream_of
-from replay.verdict import Floor
+from tokentape.generation import LoadedModel, ModelError, hf
+from tokentape.generation.checks import refuse_training
+from tokentape.generation.threads import torch_threads
+from tokentape.recorder import Recording
+from tokentape.replay.errors import ReplayError
+from tokentape.replay.floor import FLOORS, version_of
+from tokentape.replay.forward import logits_by_span, spans_of
+from tokentape.replay.interventions import Interventions
+from tokentape.replay.turns import branches, choose_turns, reply_rows, stream_of
+from tokentape.replay.verdict import Floor
 
 # Noise has a tail: what was seen over some thousand tokens is not the largest there is.
 _MARGIN_FACTOR = 8.0

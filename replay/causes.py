@@ -9,17 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-
-from generation import LoadedModel
-from recorder import Recording
-from recorder.projections import ActiveRange
-from replay.forward import teacher_forced_logits
-from replay.interventions import Interventions
-from replay.judging import MISMATCHES, JudgedTurn
-from replay.prompts import encoded_otherwise, rendered_otherwise, spelled_otherwise
-from replay.sampler_fit import SettingFit, fit_setting
-from replay.streams import StreamShift, find_shift
-from replay.verdict import Cause, Divergence, FieldDifference, Floor
+from tokentape.generation import LoadedModel
+from tokentape.recorder import Recording
+from tokentape.recorder.projections import ActiveRange
+from tokentape.replay.forward import teacher_forced_logits
+from tokentape.replay.interventions import Interventions
+from tokentape.replay.judging import MISMATCHES, JudgedTurn
+from tokentape.replay.prompts import encoded_otherwise, rendered_otherwise, spelled_otherwise
+from tokentape.replay.sampler_fit import SettingFit, fit_setting
+from tokentape.replay.streams import StreamShift, find_shift
+from tokentape.replay.verdict import Cause, Divergence, FieldDifference, Floor
 
 # Of the model's own numbers, but not of its size: differences as kernels and processors make them.
 _NUMERICS_FACTOR = 30.0

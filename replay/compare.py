@@ -4,11 +4,11 @@ import shlex
 from collections.abc import Collection
 from dataclasses import replace
 
-from generation import LoadedModel
-from recorder import Recording
-from replay.errors import ReplayError
-from replay.verdict import FieldDifference
-from replay.weights import changed_tensors, looks_rounded, recorded_weights
+from tokentape.generation import LoadedModel
+from tokentape.recorder import Recording
+from tokentape.replay.errors import ReplayError
+from tokentape.replay.verdict import FieldDifference
+from tokentape.replay.weights import changed_tensors, looks_rounded, recorded_weights
 
 # Numbers cannot be expected to agree where one of these differs.
 FORBIDDING = ("weights", "tokenizer", "template", "device", "dtype", "random_stream")

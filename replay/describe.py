@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-
-from generation import LoadedModel, hf
-from recorder.projections import Turn
-from replay.judge import JudgedRows
-from replay.verdict import Candidate, Divergence
+from tokentape.generation import LoadedModel, hf
+from tokentape.recorder.projections import Turn
+from tokentape.replay.judge import JudgedRows
+from tokentape.replay.verdict import Candidate, Divergence
 
 _CONTEXT_TOKENS = 12
 _CANDIDATES = 5

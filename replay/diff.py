@@ -5,9 +5,9 @@ from dataclasses import asdict
 from itertools import zip_longest
 from typing import Any
 
-from recorder import Recording
-from recorder.events import CacheEvicted, RunFailed, RunFinished, ids_sha256
-from replay.differences import (
+from tokentape.recorder import Recording
+from tokentape.recorder.events import CacheEvicted, RunFailed, RunFinished, ids_sha256
+from tokentape.replay.differences import (
     ComparedRun,
     Diff,
     Duration,
@@ -18,10 +18,15 @@ from replay.differences import (
     TurnDiff,
     UnequalField,
 )
-from replay.errors import NothingToReplayError
-from replay.json_fields import unequal_fields, unequal_texts
-from replay.outline import RunOutline, ToolUse, TurnOutline, outline
-from replay.parting import agreeing_tokens, compare_numbers, compare_prompts, compare_replies
+from tokentape.replay.errors import NothingToReplayError
+from tokentape.replay.json_fields import unequal_fields, unequal_texts
+from tokentape.replay.outline import RunOutline, ToolUse, TurnOutline, outline
+from tokentape.replay.parting import (
+    agreeing_tokens,
+    compare_numbers,
+    compare_prompts,
+    compare_replies,
+)
 
 _CIRCUMSTANCES = ("name", "model", "threads", "environment")
 _CACHE_IDS = ("divergence_cached_id", "divergence_prompt_id")

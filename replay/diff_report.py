@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from itertools import groupby
 from typing import Any
 
-from replay.differences import (
+from tokentape.replay.differences import (
     ComparedRun,
     Diff,
     Numbers,
@@ -18,7 +18,7 @@ from replay.differences import (
     TurnDiff,
     UnequalField,
 )
-from replay.escapes import quoted, visible
+from tokentape.replay.escapes import quoted, visible
 
 _FIELDS_SHOWN = 8
 _VALUE_CHARS = 60

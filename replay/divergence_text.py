@@ -4,9 +4,8 @@ import math
 from collections.abc import Iterator, Sequence
 
 from rich.cells import cell_len
-
-from replay.escapes import padded, quoted, visible
-from replay.verdict import Candidate, Cause, Divergence, Report
+from tokentape.replay.escapes import padded, quoted, visible
+from tokentape.replay.verdict import Candidate, Cause, Divergence, Report
 
 KINDS = {
     "token": "another token is picked",

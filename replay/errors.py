@@ -1,6 +1,6 @@
 """Errors of a replay: what was asked of it cannot be done."""
 
-from recorder import TokentapeError
+from tokentape.recorder import TokentapeError
 
 
 class ReplayError(TokentapeError):

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
-from generation import LoadedModel, hf
-from replay.errors import ReplayError
-from replay.verdict import Floor
+from tokentape.generation import LoadedModel, hf
+from tokentape.replay.errors import ReplayError
+from tokentape.replay.verdict import Floor
 
 # Measured on SmolLM2-135M with torch 2.13 on x86-64 over full passes, chunks of 64 and 17, eager
 # attention and one or two threads (8,700 tokens, prompts of up to 4,700): margins move by 6e-6 on

@@ -5,9 +5,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
-
-from generation import hf
-from generation.fitting import enough_memory
+from tokentape.generation import hf
+from tokentape.generation.fitting import enough_memory
 
 CHUNK_TOKENS = 512
 # Rows of a chunk times the vocabulary: this bounds the logits in memory, to a quarter of a GB.

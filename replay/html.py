@@ -11,17 +11,16 @@ from operator import itemgetter
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from markupsafe import escape as escape_html
-
-from replay.charts import Chart, Scale, draw, scale_of
-from replay.divergence_text import (
+from tokentape.replay.charts import Chart, Scale, draw, scale_of
+from tokentape.replay.divergence_text import (
     KINDS,
     difference_text,
     differences_before,
     likely_cause,
     margin_text,
 )
-from replay.escapes import escape, visible
-from replay.verdict import Divergence, Report, TurnVerdict, Verdict
+from tokentape.replay.escapes import escape, visible
+from tokentape.replay.verdict import Divergence, Report, TurnVerdict, Verdict
 
 _TURNS_MAX = 1_000
 _DIVERGENCES_MAX = 500

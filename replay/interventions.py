@@ -6,15 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-
-from generation import ModelError, ToolError
-from generation.cache import marked
-from generation.forwards import RECOMPUTED, Forward, counting_forwards
-from generation.interventions import intervening, tensor_from
-from recorder import Recording
-from recorder.projections import ActiveRange, Turn
-from replay.errors import ReplayError
-from store.errors import StoreError
+from tokentape.generation import ModelError, ToolError
+from tokentape.generation.cache import marked
+from tokentape.generation.forwards import RECOMPUTED, Forward, counting_forwards
+from tokentape.generation.interventions import intervening, tensor_from
+from tokentape.recorder import Recording
+from tokentape.recorder.projections import ActiveRange, Turn
+from tokentape.replay.errors import ReplayError
+from tokentape.store.errors import StoreError
 
 
 @dataclass(frozen=True, slots=True)

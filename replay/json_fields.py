@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from itertools import zip_longest
 from typing import Any
 
-from replay.differences import UnequalField
+from tokentape.replay.differences import UnequalField
 
 _MISSING = object()
 _PLAIN_NAME = re.compile(r"[^\s.\"\[\]{}]+")

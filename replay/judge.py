@@ -6,15 +6,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+from tokentape.generation import LoadedModel, ModelError, hf
+from tokentape.generation.sampling import generator_sha256
+from tokentape.recorder import RecordingError
+from tokentape.recorder.events.turn import TOOL_CALL
+from tokentape.recorder.projections import Turn
+from tokentape.replay.noise import NoiseStream
+from tokentape.replay.verdict import Floor
 from transformers import LogitsProcessorList
-
-from generation import LoadedModel, ModelError, hf
-from generation.sampling import generator_sha256
-from recorder import RecordingError
-from recorder.events.turn import TOOL_CALL
-from recorder.projections import Turn
-from replay.noise import NoiseStream
-from replay.verdict import Floor
 
 # Rows times the vocabulary that are judged at once: bounds each tensor to 16 MB.
 _BLOCK = 2**22

@@ -5,15 +5,14 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import torch
-
-from generation import LoadedModel
-from recorder.projections import Turn
-from replay.describe import describe_divergence
-from replay.forward import CHUNK_TOKENS, teacher_forced_logits
-from replay.interventions import Interventions
-from replay.judge import Judgement, TurnJudge
-from replay.turns import OwnProcessors, branches, reply_rows, stream_of
-from replay.verdict import Divergence, Floor, TurnVerdict, Verdict
+from tokentape.generation import LoadedModel
+from tokentape.recorder.projections import Turn
+from tokentape.replay.describe import describe_divergence
+from tokentape.replay.forward import CHUNK_TOKENS, teacher_forced_logits
+from tokentape.replay.interventions import Interventions
+from tokentape.replay.judge import Judgement, TurnJudge
+from tokentape.replay.turns import OwnProcessors, branches, reply_rows, stream_of
+from tokentape.replay.verdict import Divergence, Floor, TurnVerdict, Verdict
 
 Progress = Callable[[int, int], None]
 """Called with the tokens judged so far and their total."""

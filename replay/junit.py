@@ -7,9 +7,9 @@ in its `system-out`, as lines that test managers read as properties: the schema 
 from collections.abc import Iterator, Sequence
 from xml.etree import ElementTree
 
-from replay.divergence_text import in_full, in_short
-from replay.escapes import visible
-from replay.verdict import Divergence, Report, TurnVerdict, Verdict
+from tokentape.replay.divergence_text import in_full, in_short
+from tokentape.replay.escapes import visible
+from tokentape.replay.verdict import Divergence, Report, TurnVerdict, Verdict
 
 _OTHERS_MAX = 20
 _WHOLE = "the recording as a whole"

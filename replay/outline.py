@@ -4,9 +4,9 @@ its prompt is made of."""
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from recorder import Envelope, Recording, RecordingError
-from recorder.envelope import TurnCounter
-from recorder.events import (
+from tokentape.recorder import Envelope, Recording, RecordingError
+from tokentape.recorder.envelope import TurnCounter
+from tokentape.recorder.events import (
     CacheCleared,
     CacheEvicted,
     HistoryPruned,
@@ -21,9 +21,9 @@ from recorder.events import (
     TurnFinished,
     TurnStarted,
 )
-from recorder.projections import Turn, iterate_turns, whole_turns
-from recorder.redaction import REDACTED
-from replay.differences import Place
+from tokentape.recorder.projections import Turn, iterate_turns, whole_turns
+from tokentape.recorder.redaction import REDACTED
+from tokentape.replay.differences import Place
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Any
 
-from recorder.events import TokenSampled
-from recorder.projections import Turn
-from replay.differences import (
+from tokentape.recorder.events import TokenSampled
+from tokentape.recorder.projections import Turn
+from tokentape.replay.differences import (
     MessageDifference,
     Numbers,
     Place,
@@ -16,8 +16,8 @@ from replay.differences import (
     Sides,
     TextParting,
 )
-from replay.json_fields import unequal_fields
-from replay.outline import PlacedMessage, Span, TurnOutline
+from tokentape.replay.json_fields import unequal_fields
+from tokentape.replay.outline import PlacedMessage, Span, TurnOutline
 
 _CHARS_BEFORE = 60
 _CHARS_AFTER = 60

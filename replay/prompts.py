@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import TemplateError
+from tokentape.generation.cache import common_prefix_length
+from tokentape.generation.history.conversation import decode_after
+from tokentape.recorder import Recording
+from tokentape.recorder.events import MessageAdded, SystemPromptCached
 from transformers import PreTrainedTokenizerBase
-
-from generation.cache import common_prefix_length
-from generation.history.conversation import decode_after
-from recorder import Recording
-from recorder.events import MessageAdded, SystemPromptCached
 
 _CONTEXT_CHARS = 24
 

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from recorder import Recording, RecordingError
-from recorder.events import SystemPromptCached, ids_sha256
-from recorder.projections import Message, Turn
+from tokentape.recorder import Recording, RecordingError
+from tokentape.recorder.events import SystemPromptCached, ids_sha256
+from tokentape.recorder.projections import Message, Turn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,22 +6,21 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from tokentape.generation import LoadedModel, hf
+from tokentape.generation.cache import common_prefix_length
+from tokentape.generation.sampling import generator_sha256
+from tokentape.generation.tools import ToolInterface
+from tokentape.recorder import Recording
+from tokentape.recorder.events.turn import TOOL_CALL
+from tokentape.recorder.projections import Turn
+from tokentape.replay.errors import ReplayError
+from tokentape.replay.floor import NO_DRIFT, YARDSTICK, plausible, predict_flips
+from tokentape.replay.interventions import Interventions
+from tokentape.replay.judge import TurnJudge
+from tokentape.replay.judging import JudgedTurn
+from tokentape.replay.replaying import Differing, Replay
+from tokentape.replay.verdict import Cause, Floor, Report, TurnVerdict, Verdict, worst
 from transformers import MaxLengthCriteria, StoppingCriteriaList
-
-from generation import LoadedModel, hf
-from generation.cache import common_prefix_length
-from generation.sampling import generator_sha256
-from generation.tools import ToolInterface
-from recorder import Recording
-from recorder.events.turn import TOOL_CALL
-from recorder.projections import Turn
-from replay.errors import ReplayError
-from replay.floor import NO_DRIFT, YARDSTICK, plausible, predict_flips
-from replay.interventions import Interventions
-from replay.judge import TurnJudge
-from replay.judging import JudgedTurn
-from replay.replaying import Differing, Replay
-from replay.verdict import Cause, Floor, Report, TurnVerdict, Verdict, worst
 
 TurnDone = Callable[[TurnVerdict, float], None]
 """Called with each turn's verdict and the milliseconds that it took."""

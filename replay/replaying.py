@@ -4,20 +4,20 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-from generation import LoadedModel
-from generation.checks import refuse_training
-from generation.tools import ToolInterface
-from recorder import Recording
-from recorder.projections import Turn
-from replay.alterations import find_alterations
-from replay.causes import Evidence, find_causes
-from replay.compare import compare_fingerprints, repro_line
-from replay.floor import floor_of
-from replay.interventions import Interventions
-from replay.judging import JudgedTurn
-from replay.tool_results import rerun_tools, with_drifts
-from replay.turns import OwnProcessors, choose_turns, refuse_unknown_ids
-from replay.verdict import (
+from tokentape.generation import LoadedModel
+from tokentape.generation.checks import refuse_training
+from tokentape.generation.tools import ToolInterface
+from tokentape.recorder import Recording
+from tokentape.recorder.projections import Turn
+from tokentape.replay.alterations import find_alterations
+from tokentape.replay.causes import Evidence, find_causes
+from tokentape.replay.compare import compare_fingerprints, repro_line
+from tokentape.replay.floor import floor_of
+from tokentape.replay.interventions import Interventions
+from tokentape.replay.judging import JudgedTurn
+from tokentape.replay.tool_results import rerun_tools, with_drifts
+from tokentape.replay.turns import OwnProcessors, choose_turns, refuse_unknown_ids
+from tokentape.replay.verdict import (
     Cause,
     FieldDifference,
     Floor,

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 
-from recorder.projections import Turn
-from replay.divergence_text import in_full, in_short
-from replay.escapes import padded, visible
-from replay.verdict import FieldDifference, Floor, Report, ToolDrift, TurnVerdict
+from tokentape.recorder.projections import Turn
+from tokentape.replay.divergence_text import in_full, in_short
+from tokentape.replay.escapes import padded, visible
+from tokentape.replay.verdict import FieldDifference, Floor, Report, ToolDrift, TurnVerdict
 
 # Of what can be without end, so many lines are shown, and the rest is counted.
 _SHOWN_MAX = 20

@@ -3,16 +3,16 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from generation import LoadedModel, ManualGenerator
-from generation.checks import context_tokens
-from generation.engine import FOR_INTERVENTION
-from generation.hf.control_tokens import encode, mark
-from generation.history.conversation import HISTORIES
-from generation.history.restoring import prompt_of
-from generation.interventions import is_rebuilt, rebuilt, tensor_from
-from generation.standing import Standing, recorded_settings
-from recorder import EventLog, Recorder, Recording
-from recorder.events import (
+from tokentape.generation import LoadedModel, ManualGenerator
+from tokentape.generation.checks import context_tokens
+from tokentape.generation.engine import FOR_INTERVENTION
+from tokentape.generation.hf.control_tokens import encode, mark
+from tokentape.generation.history.conversation import HISTORIES
+from tokentape.generation.history.restoring import prompt_of
+from tokentape.generation.interventions import is_rebuilt, rebuilt, tensor_from
+from tokentape.generation.standing import Standing, recorded_settings
+from tokentape.recorder import EventLog, Recorder, Recording
+from tokentape.recorder.events import (
     CacheCleared,
     Event,
     InterventionRequested,
@@ -23,9 +23,9 @@ from recorder.events import (
     ToolReturned,
     TurnStarted,
 )
-from recorder.projections import Turn
-from recorder.redaction import REDACTED
-from replay.errors import NothingToReplayError, ReplayError
+from tokentape.recorder.projections import Turn
+from tokentape.recorder.redaction import REDACTED
+from tokentape.replay.errors import NothingToReplayError, ReplayError
 
 ReadBlob = Callable[[str], bytes]
 

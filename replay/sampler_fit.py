@@ -11,11 +11,10 @@ from functools import cache
 from typing import Any
 
 import torch
-
-from generation import LoadedModel, ModelError, hf
-from replay.judging import JudgedTurn
-from replay.noise import NoiseStream
-from replay.verdict import Floor
+from tokentape.generation import LoadedModel, ModelError, hf
+from tokentape.replay.judging import JudgedTurn
+from tokentape.replay.noise import NoiseStream
+from tokentape.replay.verdict import Floor
 
 _SEARCHED_ROWS = 16
 _ROWS_MIN = 8

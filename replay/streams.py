@@ -4,10 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-
-from generation.sampling import generator_sha256
-from recorder.projections import Turn
-from replay.noise import NoiseStream
+from tokentape.generation.sampling import generator_sha256
+from tokentape.recorder.projections import Turn
+from tokentape.replay.noise import NoiseStream
 
 # Seeds next to the recorded one, and draws that were left out or made once more.
 _OFFSETS = (-1, 1, -2, 2, -3, 3)

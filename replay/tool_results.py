@@ -6,17 +6,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from generation.tool_use import NOT_RUN
-from generation.tools import ToolInterface, ToolResult
-from recorder import Recording
-from recorder.envelope import TurnCounter
-from recorder.events import MessageAdded, ToolCalled, ToolReturned
-from recorder.redaction import REDACTED
-from replay.differences import UnequalField
-from replay.errors import NothingToReplayError
-from replay.json_fields import unequal_fields, unequal_texts
-from replay.verdict import Cause, Report, ToolDrift, Verdict, worst
-from store import StoreError
+from tokentape.generation.tool_use import NOT_RUN
+from tokentape.generation.tools import ToolInterface, ToolResult
+from tokentape.recorder import Recording
+from tokentape.recorder.envelope import TurnCounter
+from tokentape.recorder.events import MessageAdded, ToolCalled, ToolReturned
+from tokentape.recorder.redaction import REDACTED
+from tokentape.replay.differences import UnequalField
+from tokentape.replay.errors import NothingToReplayError
+from tokentape.replay.json_fields import unequal_fields, unequal_texts
+from tokentape.replay.verdict import Cause, Report, ToolDrift, Verdict, worst
+from tokentape.store import StoreError
 
 MISSING = "missing"
 """A side of a drift that has no such field; JSON has no such word."""

@@ -2,14 +2,13 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
+from tokentape.generation import LoadedModel, hf
+from tokentape.recorder import Recording, RecordingError
+from tokentape.recorder.projections import Turn
+from tokentape.recorder.redaction import REDACTED
+from tokentape.replay.errors import NothingToReplayError, ReplayError
+from tokentape.replay.interventions import Interventions
 from transformers import LogitsProcessorList
-
-from generation import LoadedModel, hf
-from recorder import Recording, RecordingError
-from recorder.projections import Turn
-from recorder.redaction import REDACTED
-from replay.errors import NothingToReplayError, ReplayError
-from replay.interventions import Interventions
 
 OwnProcessors = Callable[[Turn], LogitsProcessorList]
 """Makes the logits processors of the caller's own that a turn was generated with."""

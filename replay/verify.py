@@ -8,16 +8,22 @@ the pick shows them only now and then.
 
 from collections.abc import Collection, Sequence
 
-from generation import LoadedModel
-from generation.tools import ToolInterface
-from recorder import Recording
-from replay.errors import ReplayError
-from replay.floor import YARDSTICK, hides_faults, is_off_on_average, plausible, predict_flips
-from replay.forward import CHUNK_TOKENS
-from replay.judging import Progress, judge_turns, turn_verdict
-from replay.replaying import Differing, Replay
-from replay.turns import OwnProcessors
-from replay.verdict import Cause, Floor, Report, TurnVerdict, Verdict, worst
+from tokentape.generation import LoadedModel
+from tokentape.generation.tools import ToolInterface
+from tokentape.recorder import Recording
+from tokentape.replay.errors import ReplayError
+from tokentape.replay.floor import (
+    YARDSTICK,
+    hides_faults,
+    is_off_on_average,
+    plausible,
+    predict_flips,
+)
+from tokentape.replay.forward import CHUNK_TOKENS
+from tokentape.replay.judging import Progress, judge_turns, turn_verdict
+from tokentape.replay.replaying import Differing, Replay
+from tokentape.replay.turns import OwnProcessors
+from tokentape.replay.verdict import Cause, Floor, Report, TurnVerdict, Verdict, worst
 
 
 def verify(

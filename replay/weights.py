@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-
-from generation.fingerprints import TensorPrint, WeightsList, split_at_number
-from recorder.events import RunStarted
-from store.errors import StoreError
-from store.source import Attachments
+from tokentape.generation.fingerprints import TensorPrint, WeightsList, split_at_number
+from tokentape.recorder.events import RunStarted
+from tokentape.store.errors import StoreError
+from tokentape.store.source import Attachments
 
 Blobs = Attachments | Callable[[str], bytes]
 """Where payloads are: a store, or what gives the one under a sha256."""

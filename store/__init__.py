@@ -5,12 +5,11 @@ from pathlib import Path
 
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
-
-from store.copies.importing import Imported, import_runs
-from store.copies.jsonl import export_jsonl
-from store.copies.spreadsheets import export_csv
-from store.errors import NewerStoreError, NoSuchRunError, OlderStoreError, StoreError
-from store.frames.frames import (
+from tokentape.store.copies.importing import Imported, import_runs
+from tokentape.store.copies.jsonl import export_jsonl
+from tokentape.store.copies.spreadsheets import export_csv
+from tokentape.store.errors import NewerStoreError, NoSuchRunError, OlderStoreError, StoreError
+from tokentape.store.frames.frames import (
     cache_df,
     candidates_df,
     events_df,
@@ -20,16 +19,16 @@ from store.frames.frames import (
     turns_df,
     verdicts_df,
 )
-from store.integrity import Integrity, check
-from store.kept import KeptFloor, KeptVerdict
-from store.live.connections import connected
-from store.live.database import DatabaseStore
-from store.live.erasure import Erasure
-from store.live.schema import Upgrade, revision_of, upgrade_schema
-from store.sealed.reader import ParquetStore
-from store.sealed.sealing import export_parquet
-from store.sealed.sealing_log import SealingLog
-from store.sealed.tape import is_zip, pack
+from tokentape.store.integrity import Integrity, check
+from tokentape.store.kept import KeptFloor, KeptVerdict
+from tokentape.store.live.connections import connected
+from tokentape.store.live.database import DatabaseStore
+from tokentape.store.live.erasure import Erasure
+from tokentape.store.live.schema import Upgrade, revision_of, upgrade_schema
+from tokentape.store.sealed.reader import ParquetStore
+from tokentape.store.sealed.sealing import export_parquet
+from tokentape.store.sealed.sealing_log import SealingLog
+from tokentape.store.sealed.tape import is_zip, pack
 
 DEFAULT_URL = "sqlite:///tokentape.db"
 
@@ -78,7 +77,7 @@ def current_schema(url: URL) -> str:
 
 
 def upgrade_store(url: URL, *, backup: bool = True) -> Upgrade:
-    """Bring a live store to the newest schema; see `store.live.schema.upgrade_schema`."""
+    """Bring a live store to the newest schema; see `tokentape.store.live.schema.upgrade_schema`."""
     with connected(url) as connection:
         return upgrade_schema(connection, url, backup=backup)
 

@@ -1,6 +1,6 @@
 """Errors of the place where recordings are kept."""
 
-from recorder import NewerRecordingError, TokentapeError
+from tokentape.recorder import NewerRecordingError, TokentapeError
 
 
 class StoreError(TokentapeError):

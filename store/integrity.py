@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import takewhile
 
-from recorder import Envelope, Record, Recording, RecordingError
-from recorder.codec import decode
-from recorder.envelope import TurnCounter
-from recorder.events import (
+from tokentape.recorder import Envelope, Record, Recording, RecordingError
+from tokentape.recorder.codec import decode
+from tokentape.recorder.envelope import TurnCounter
+from tokentape.recorder.events import (
     Event,
     InterventionApplied,
     InterventionRequested,
@@ -16,11 +16,11 @@ from recorder.events import (
     ToolReturned,
     TurnFinished,
 )
-from recorder.projections import iterate_turns, summarise, summarise_all
-from recorder.seals import check_seals
-from store.errors import StoreError
-from store.payloads import payload_of
-from store.source import Source
+from tokentape.recorder.projections import iterate_turns, summarise, summarise_all
+from tokentape.recorder.seals import check_seals
+from tokentape.store.errors import StoreError
+from tokentape.store.payloads import payload_of
+from tokentape.store.source import Source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
-from recorder.codec import dump_canonical
-from recorder.envelope import NS_PER_US
-from store.errors import StoreError
+from tokentape.recorder.codec import dump_canonical
+from tokentape.recorder.envelope import NS_PER_US
+from tokentape.store.errors import StoreError
 
 NAME_CHARS = 80
 """How long the name of a replay, a verdict or a version may be."""

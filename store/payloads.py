@@ -2,9 +2,14 @@
 
 import json
 
-from recorder import Record, RecordingError
-from recorder.events import InterventionApplied, InterventionRequested, RunStarted, ToolReturned
-from recorder.redaction import REDACTED
+from tokentape.recorder import Record, RecordingError
+from tokentape.recorder.events import (
+    InterventionApplied,
+    InterventionRequested,
+    RunStarted,
+    ToolReturned,
+)
+from tokentape.recorder.redaction import REDACTED
 
 _INTERVENTIONS = (InterventionRequested.__name__, InterventionApplied.__name__)
 PAYLOAD_KINDS = (RunStarted.__name__, ToolReturned.__name__, *_INTERVENTIONS)

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import pyarrow as pa
-
-from recorder import Recording
-from recorder.projections import RunSummary
-from store.errors import NoSuchRunError
-from store.kept import Kept, KeptFloor, KeptVerdict
+from tokentape.recorder import Recording
+from tokentape.recorder.projections import RunSummary
+from tokentape.store.errors import NoSuchRunError
+from tokentape.store.kept import Kept, KeptFloor, KeptVerdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,13 +58,13 @@ class Source(Attachments, Protocol):
         """Events but sampled tokens, with the columns of `store.arrow.EVENTS`, by run and `seq`."""
 
     def tokens_table(self, selection: Selection) -> pa.Table:
-        """Sampled tokens, with the columns of `store.arrow.TOKENS`, by run and `seq`.
+        """Sampled tokens, with the columns of `tokentape.store.arrow.TOKENS`, by run and `seq`.
 
         `kinds` is ignored. Candidates are read only where `columns` names them.
         """
 
     def verdicts_table(self, selection: Selection) -> pa.Table:
-        """Verdicts without their reports, with the columns of `store.arrow.VERDICTS`.
+        """Verdicts without their reports, with the columns of `tokentape.store.arrow.VERDICTS`.
 
         By run, and the oldest first. `turns` and `kinds` are ignored.
         """

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from recorder.events import RunStarted
+from tokentape.recorder.events import RunStarted
 
 
 def run_started(**changes: Any) -> RunStarted:

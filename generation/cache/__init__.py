@@ -1,11 +1,17 @@
 """Caches: what they are worth to a prompt, where they are kept, and when they are given up."""
 
-from generation.cache.disk import PrefixFolder
-from generation.cache.key import cache_key, weights_version
-from generation.cache.marks import marked
-from generation.cache.policy import CachePolicy, cache_policy
-from generation.cache.prefix_cache import CACHE_BYTES, NO_TOKEN, Eviction, PrefixCache, Start
-from generation.cache.reuse import CachedPrefix, Reuse, common_prefix_length, decide_reuse
+from tokentape.generation.cache.disk import PrefixFolder
+from tokentape.generation.cache.key import cache_key, weights_version
+from tokentape.generation.cache.marks import marked
+from tokentape.generation.cache.policy import CachePolicy, cache_policy
+from tokentape.generation.cache.prefix_cache import (
+    CACHE_BYTES,
+    NO_TOKEN,
+    Eviction,
+    PrefixCache,
+    Start,
+)
+from tokentape.generation.cache.reuse import CachedPrefix, Reuse, common_prefix_length, decide_reuse
 
 __all__ = (
     "CACHE_BYTES",

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from tokentape.generation import hf
+from tokentape.generation.cache.reuse import Reuse, common_prefix_length, decide_reuse
+from tokentape.generation.cache.shelf import Candidate
 from transformers.cache_utils import Cache
-
-from generation import hf
-from generation.cache.reuse import Reuse, common_prefix_length, decide_reuse
-from generation.cache.shelf import Candidate
 
 States = list[tuple[torch.Tensor, torch.Tensor]]
 """Keys and values of some tokens, a pair for each layer, shape (1, heads, tokens, dim)."""

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 
-from recorder.projections.acting import ActiveRange, acting_by_part
+from tokentape.recorder.projections.acting import ActiveRange, acting_by_part
 
 _ID_BITS = 32
 _ID = (1 << _ID_BITS) - 1

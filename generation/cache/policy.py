@@ -12,12 +12,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from tokentape.generation import hf
+from tokentape.generation.cache.key import autocast_of
+from tokentape.generation.errors import ModelError
 from transformers import GenerationConfig
 from transformers.cache_utils import Cache
-
-from generation import hf
-from generation.cache.key import autocast_of
-from generation.errors import ModelError
 
 CROP, SNAPSHOTS, APPEND, NONE = _MODES = ("crop", "snapshots", "append", "none")
 

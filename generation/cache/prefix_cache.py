@@ -8,19 +8,25 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from tokentape.generation import hf
+from tokentape.generation.cache.branches import Branches
+from tokentape.generation.cache.disk import PrefixFolder, Restored, Stored
+from tokentape.generation.cache.key import cache_key
+from tokentape.generation.cache.marks import is_marked, unmarked, unmarked_beginning
+from tokentape.generation.cache.policy import (
+    APPEND,
+    CROP,
+    NONE,
+    SNAPSHOTS,
+    CachePolicy,
+    cache_policy,
+)
+from tokentape.generation.cache.reuse import CachedPrefix, Reuse
+from tokentape.generation.cache.shelf import Shelf
+from tokentape.generation.cache.snapshots import Snapshots
+from tokentape.generation.errors import ModelError
 from transformers import GenerationConfig
 from transformers.cache_utils import Cache
-
-from generation import hf
-from generation.cache.branches import Branches
-from generation.cache.disk import PrefixFolder, Restored, Stored
-from generation.cache.key import cache_key
-from generation.cache.marks import is_marked, unmarked, unmarked_beginning
-from generation.cache.policy import APPEND, CROP, NONE, SNAPSHOTS, CachePolicy, cache_policy
-from generation.cache.reuse import CachedPrefix, Reuse
-from generation.cache.shelf import Shelf
-from generation.cache.snapshots import Snapshots
-from generation.errors import ModelError
 
 # Equal to no id: what is asked for with it behind may be reused to its very end.
 NO_TOKEN = -1

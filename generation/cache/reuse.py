@@ -7,9 +7,8 @@ is a function of ids; where the caches are is the business of the shelves.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from tokentape.generation.cache.marks import unmarked
 from transformers.cache_utils import Cache
-
-from generation.cache.marks import unmarked
 
 _BLOCK = 256
 

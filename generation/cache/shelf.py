@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+from tokentape.generation.cache.reuse import Reuse
 from transformers.cache_utils import Cache
-
-from generation.cache.reuse import Reuse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,12 +1,12 @@
 """What must be equal for a run to be repeated, hashed or named."""
 
-from generation.fingerprints.environment import environment
-from generation.fingerprints.files import FileStamp, LoadedFiles, model_files, stamps_of
-from generation.fingerprints.known import note_files, weights_of
-from generation.fingerprints.tensors import tensor_sha256
-from generation.fingerprints.texts import json_sha256, template_sha256, tokenizer_sha256
-from generation.fingerprints.weights import weights_sha256
-from generation.fingerprints.weights_list import TensorPrint, WeightsList, split_at_number
+from tokentape.generation.fingerprints.environment import environment
+from tokentape.generation.fingerprints.files import FileStamp, LoadedFiles, model_files, stamps_of
+from tokentape.generation.fingerprints.known import note_files, weights_of
+from tokentape.generation.fingerprints.tensors import tensor_sha256
+from tokentape.generation.fingerprints.texts import json_sha256, template_sha256, tokenizer_sha256
+from tokentape.generation.fingerprints.weights import weights_sha256
+from tokentape.generation.fingerprints.weights_list import TensorPrint, WeightsList, split_at_number
 
 __all__ = (
     "FileStamp",

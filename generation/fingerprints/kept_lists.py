@@ -15,8 +15,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from generation.fingerprints.files import LoadedFiles
-from generation.fingerprints.weights_list import WeightsList
+from tokentape.generation.fingerprints.files import LoadedFiles
+from tokentape.generation.fingerprints.weights_list import WeightsList
 
 _FORMAT = "tokentape-fingerprints-1"
 _KEPT_MAX = 100

@@ -4,12 +4,12 @@ import weakref
 from dataclasses import dataclass
 from typing import Any
 
-from generation.cache import weights_version
-from generation.fingerprints.files import LoadedFiles
-from generation.fingerprints.kept_lists import find_list, keep_list
-from generation.fingerprints.weights import list_weights, sample_weights
-from generation.fingerprints.weights_list import WeightsList
-from generation.user_cache import user_cache
+from tokentape.generation.cache import weights_version
+from tokentape.generation.fingerprints.files import LoadedFiles
+from tokentape.generation.fingerprints.kept_lists import find_list, keep_list
+from tokentape.generation.fingerprints.weights import list_weights, sample_weights
+from tokentape.generation.fingerprints.weights_list import WeightsList
+from tokentape.generation.user_cache import user_cache
 
 # Less is hashed sooner than a file is found.
 _WORTH_KEEPING_BYTES = 16 * 1024**2

@@ -7,10 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import torch
-
-from generation.errors import ModelError
-from generation.fingerprints.tensors import tensor_bytes, tensor_digest, tensor_sample
-from generation.fingerprints.weights_list import TensorPrint, WeightsList
+from tokentape.generation.errors import ModelError
+from tokentape.generation.fingerprints.tensors import tensor_bytes, tensor_digest, tensor_sample
+from tokentape.generation.fingerprints.weights_list import TensorPrint, WeightsList
 
 _THREADS_MAX = 8
 _PLAIN = (bool, int, float, str, bytes, torch.dtype, type(None))

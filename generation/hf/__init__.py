@@ -6,9 +6,7 @@
 types that transformers declares do not know these methods.
 """
 
-from transformers import __version__ as VERSION
-
-from generation.hf.caches import (
+from tokentape.generation.hf.caches import (
     cache_name,
     can_crop,
     compact,
@@ -29,10 +27,10 @@ from generation.hf.caches import (
     take_states,
     tensors_of,
 )
-from generation.hf.decoder import Decoder, decoding, forward_rows
-from generation.hf.growing import GrowingLayer
-from generation.hf.rows import catch_up, process_rows
-from generation.hf.settings import (
+from tokentape.generation.hf.decoder import Decoder, decoding, forward_rows
+from tokentape.generation.hf.growing import GrowingLayer
+from tokentape.generation.hf.rows import catch_up, process_rows
+from tokentape.generation.hf.settings import (
     FILTERS,
     Preparation,
     effective_config,
@@ -46,6 +44,7 @@ from generation.hf.settings import (
     stop_reason_of,
     what_can_be_recorded,
 )
+from transformers import __version__ as VERSION
 
 __all__ = (
     "FILTERS",

@@ -6,6 +6,7 @@ what is wrapped as plain text. All its private calls for that are here.
 
 from typing import Any, TypeVar
 
+from tokentape.generation.errors import PromptError
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import (
     _CONTROL_TOKEN_END,
@@ -14,8 +15,6 @@ from transformers.utils.chat_template_utils import (
     encode_marked_chat,
     mark_control_tokens,
 )
-
-from generation.errors import PromptError
 
 Markable = TypeVar("Markable")
 """A string, or messages, tools and such: lists and mappings with strings in them."""

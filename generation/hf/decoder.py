@@ -7,12 +7,16 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from tokentape.generation.errors import ModelError
+from tokentape.generation.forwards import strange_hooks
+from tokentape.generation.hf.caches import (
+    cache_name,
+    held_tokens,
+    keeps_everything,
+    prefix_obstacle,
+)
 from transformers import GenerationConfig
 from transformers.cache_utils import Cache
-
-from generation.errors import ModelError
-from generation.forwards import strange_hooks
-from generation.hf.caches import cache_name, held_tokens, keeps_everything, prefix_obstacle
 
 
 class Decoder:

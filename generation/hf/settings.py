@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from tokentape.generation.errors import ModelError
 from transformers import (
     GenerationConfig,
     LogitsProcessorList,
@@ -30,8 +31,6 @@ from transformers.generation.stopping_criteria import (
     MaxTimeCriteria,
     StopStringCriteria,
 )
-
-from generation.errors import ModelError
 
 # Not part of what is generated: where the config came from, and what max_new_tokens and
 # min_new_tokens override (`generate` warns of a pair, even where one is a default).

@@ -10,11 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tokentape.generation.errors import PromptError
+from tokentape.generation.hf.control_tokens import mark
+from tokentape.generation.history.continuation import Continuation
 from transformers import PreTrainedTokenizerBase
-
-from generation.errors import PromptError
-from generation.hf.control_tokens import mark
-from generation.history.continuation import Continuation
 
 Message = Mapping[str, Any]
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from generation.errors import PromptError
-from generation.history.conversation import Conversation, Prompt
-from generation.history.messages import NewMessage
-from generation.history.pruning import plan_pruning
+from tokentape.generation.errors import PromptError
+from tokentape.generation.history.conversation import Conversation, Prompt
+from tokentape.generation.history.messages import NewMessage
+from tokentape.generation.history.pruning import plan_pruning
 
 POLICIES = {"refuse": None, "prune_tool_results": "tool_results", "prune_turns": "turns"}
 

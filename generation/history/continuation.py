@@ -4,9 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
+from tokentape.generation.hf.control_tokens import encode, plain
 from transformers import PreTrainedTokenizerBase
-
-from generation.hf.control_tokens import encode, plain
 
 # Enough text before a new part for its first token to come out as it would in its place.
 _ANCHOR_CHARS = 80

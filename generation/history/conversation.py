@@ -11,17 +11,16 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any
 
+from tokentape.generation.cache import common_prefix_length
+from tokentape.generation.errors import PromptError
+from tokentape.generation.hf.control_tokens import encode, mark, plain
+from tokentape.generation.history.chat_template import ChatTemplate
+from tokentape.generation.history.continuation import EncodedContinuation, Part, encode_continuation
+from tokentape.generation.history.messages import NewMessage
+from tokentape.generation.history.pruning import Pruning, without
+from tokentape.generation.history.segments import Segment, Span, continued, ids_of, spans_of
+from tokentape.recorder.events import HistoryPruned, MessageAdded
 from transformers import PreTrainedTokenizerBase
-
-from generation.cache import common_prefix_length
-from generation.errors import PromptError
-from generation.hf.control_tokens import encode, mark, plain
-from generation.history.chat_template import ChatTemplate
-from generation.history.continuation import EncodedContinuation, Part, encode_continuation
-from generation.history.messages import NewMessage
-from generation.history.pruning import Pruning, without
-from generation.history.segments import Segment, Span, continued, ids_of, spans_of
-from recorder.events import HistoryPruned, MessageAdded
 
 HISTORIES = ("exact", "template")
 OWN_PROMPT = "own_prompt"

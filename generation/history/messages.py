@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from recorder.events import MessageAdded
+from tokentape.recorder.events import MessageAdded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

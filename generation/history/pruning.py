@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import TypeVar
 
-from generation.errors import PromptError
-from generation.history.segments import Span
-from recorder.events import HistoryPruned
-from recorder.events.prompt import PRUNING_POLICIES
+from tokentape.generation.errors import PromptError
+from tokentape.generation.history.segments import Span
+from tokentape.recorder.events import HistoryPruned
+from tokentape.recorder.events.prompt import PRUNING_POLICIES
 
 Range = tuple[int, int]
 Item = TypeVar("Item")

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-from generation.history.context_limit import extend_within
-from generation.history.conversation import OWN_PROMPT, Conversation, Prompt
-from generation.history.messages import NewMessage
-from recorder import RecordingError
-from recorder.events import RunStarted, SystemPromptCached
-from recorder.projections import Turn
+from tokentape.generation.history.context_limit import extend_within
+from tokentape.generation.history.conversation import OWN_PROMPT, Conversation, Prompt
+from tokentape.generation.history.messages import NewMessage
+from tokentape.recorder import RecordingError
+from tokentape.recorder.events import RunStarted, SystemPromptCached
+from tokentape.recorder.projections import Turn
 
 SWITCHED = "switched_branch"
 """The `history_reason` of a turn behind another conversation, which no event has."""

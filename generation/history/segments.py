@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from generation.history.continuation import EncodedContinuation, Part
-from generation.history.messages import NewMessage
+from tokentape.generation.history.continuation import EncodedContinuation, Part
+from tokentape.generation.history.messages import NewMessage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,11 +5,10 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-
-from generation.errors import ModelError
-from generation.forwards import Forward, SteeringHook
-from generation.layers import find_layer, output_of
-from recorder.projections.acting import ActiveRange
+from tokentape.generation.errors import ModelError
+from tokentape.generation.forwards import Forward, SteeringHook
+from tokentape.generation.layers import find_layer, output_of
+from tokentape.recorder.projections.acting import ActiveRange
 
 
 @contextmanager

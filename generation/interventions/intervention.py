@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict, Unpack
 
 import torch
-
-from generation.checks import refuse_count, refuse_no_text
-from generation.errors import ModelError
-from generation.interventions.tensors import tensor_bytes
-from generation.state import GenerationState
-from recorder.events import InterventionRequested
+from tokentape.generation.checks import refuse_count, refuse_no_text
+from tokentape.generation.errors import ModelError
+from tokentape.generation.interventions.tensors import tensor_bytes
+from tokentape.generation.state import GenerationState
+from tokentape.recorder.events import InterventionRequested
 
 Layers = str | int | Sequence[str | int]
 Positions = Literal["all", "prompt", "generated", "last"] | tuple[int, int]

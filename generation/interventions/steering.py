@@ -7,26 +7,25 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
-
-from generation.cache import common_prefix_length, marked
-from generation.errors import ModelError
-from generation.forwards import Forward, counting_forwards
-from generation.history.conversation import OWN_PROMPT, Prompt
-from generation.interventions.hooks import intervening
-from generation.interventions.intervention import Intervention, is_rebuilt, rebuilt
-from generation.interventions.tensors import tensor_bytes, tensor_from
-from generation.interventions.vectors import widths_of
-from generation.layers import find_layer
-from generation.state import GenerationState, StateObserver
-from recorder import Recorder
-from recorder.events import (
+from tokentape.generation.cache import common_prefix_length, marked
+from tokentape.generation.errors import ModelError
+from tokentape.generation.forwards import Forward, counting_forwards
+from tokentape.generation.history.conversation import OWN_PROMPT, Prompt
+from tokentape.generation.interventions.hooks import intervening
+from tokentape.generation.interventions.intervention import Intervention, is_rebuilt, rebuilt
+from tokentape.generation.interventions.tensors import tensor_bytes, tensor_from
+from tokentape.generation.interventions.vectors import widths_of
+from tokentape.generation.layers import find_layer
+from tokentape.generation.state import GenerationState, StateObserver
+from tokentape.recorder import Recorder
+from tokentape.recorder.events import (
     InterventionApplied,
     InterventionRemoved,
     InterventionRequested,
     InterventionWithdrawn,
 )
-from recorder.events.inside import InterventionDescribed
-from recorder.projections import Acting, ActiveRange, Asked, Turn
+from tokentape.recorder.events.inside import InterventionDescribed
+from tokentape.recorder.projections import Acting, ActiveRange, Asked, Turn
 
 ReadBlob = Callable[[str], bytes]
 Change = InterventionApplied | InterventionRemoved

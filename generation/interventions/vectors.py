@@ -9,14 +9,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-
-from generation.cache.policy import unhooked
-from generation.checks import refuse_training, refuse_unreadable
-from generation.errors import ModelError
-from generation.fitting import enough_memory
-from generation.forwards import OwnHook
-from generation.interventions.hooks import with_tensor
-from generation.layers import find_layer, output_of
+from tokentape.generation.cache.policy import unhooked
+from tokentape.generation.checks import refuse_training, refuse_unreadable
+from tokentape.generation.errors import ModelError
+from tokentape.generation.fitting import enough_memory
+from tokentape.generation.forwards import OwnHook
+from tokentape.generation.interventions.hooks import with_tensor
+from tokentape.generation.layers import find_layer, output_of
 
 
 def capture(

@@ -1,7 +1,7 @@
 """Looking into a model: its weights, and what it does with them."""
 
-from generation.introspection.activations import ActivationMonitor
-from generation.introspection.hidden_states import HiddenStateTap
-from generation.introspection.weights import WeightInspector
+from tokentape.generation.introspection.activations import ActivationMonitor
+from tokentape.generation.introspection.hidden_states import HiddenStateTap
+from tokentape.generation.introspection.weights import WeightInspector
 
 __all__ = ("ActivationMonitor", "HiddenStateTap", "WeightInspector")

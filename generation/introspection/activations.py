@@ -5,11 +5,10 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-
-from generation.forwards import DECODE, PREFILL, Forward, OwnHook, counting_forwards
-from generation.introspection.spans import Look, Span, look_at, observed
-from generation.layers import find_layer, tensor_in
-from recorder.events import ActivationObserved
+from tokentape.generation.forwards import DECODE, PREFILL, Forward, OwnHook, counting_forwards
+from tokentape.generation.introspection.spans import Look, Span, look_at, observed
+from tokentape.generation.layers import find_layer, tensor_in
+from tokentape.recorder.events import ActivationObserved
 
 # So many forwards are kept on the device before they are brought over unasked.
 _WAITING_MAX = 256

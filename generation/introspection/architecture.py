@@ -6,10 +6,9 @@ from collections import Counter
 from typing import Any
 
 import torch
-
-from generation.errors import ToolError
-from generation.introspection.chunks import named_tensors
-from generation.layers import decoder_layers
+from tokentape.generation.errors import ToolError
+from tokentape.generation.introspection.chunks import named_tensors
+from tokentape.generation.layers import decoder_layers
 
 _LISTED_MAX = 40
 _PATTERN_MAX = 200

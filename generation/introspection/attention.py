@@ -5,11 +5,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-
-from generation.errors import ToolError
-from generation.forwards import OwnHook, recomputing
-from generation.introspection.recomputing import absolute, forward_anew, forward_next
-from generation.layers import decoder_layers, find_layer
+from tokentape.generation.errors import ToolError
+from tokentape.generation.forwards import OwnHook, recomputing
+from tokentape.generation.introspection.recomputing import absolute, forward_anew, forward_next
+from tokentape.generation.layers import decoder_layers, find_layer
 
 
 def attention_row(

@@ -6,9 +6,8 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-
-from generation.forwards import DECODE, PREFILL, Forward, OwnHook, counting_forwards
-from generation.layers import find_layer, output_of
+from tokentape.generation.forwards import DECODE, PREFILL, Forward, OwnHook, counting_forwards
+from tokentape.generation.layers import find_layer, output_of
 
 
 class HiddenStateTap:

@@ -5,19 +5,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-
-from generation.errors import ToolError
-from generation.forwards import RECOMPUTED
-from generation.introspection.activations import ActivationMonitor
-from generation.introspection.attention import attention_row
-from generation.introspection.logit_lens import lens_logits
-from generation.introspection.recomputing import forward_anew
-from generation.introspection.rounding import rounded
-from generation.introspection.spans import Span, observed
-from generation.introspection.weights import WeightInspector
-from generation.layers import find_layer
-from generation.models import LoadedModel
-from recorder.events import ActivationObserved
+from tokentape.generation.errors import ToolError
+from tokentape.generation.forwards import RECOMPUTED
+from tokentape.generation.introspection.activations import ActivationMonitor
+from tokentape.generation.introspection.attention import attention_row
+from tokentape.generation.introspection.logit_lens import lens_logits
+from tokentape.generation.introspection.recomputing import forward_anew
+from tokentape.generation.introspection.rounding import rounded
+from tokentape.generation.introspection.spans import Span, observed
+from tokentape.generation.introspection.weights import WeightInspector
+from tokentape.generation.layers import find_layer
+from tokentape.generation.models import LoadedModel
+from tokentape.recorder.events import ActivationObserved
 
 COMPACT_ACTIVATIONS = (
     "mean",

@@ -5,13 +5,12 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
-
-from generation import hf
-from generation.cache import cache_policy
-from generation.errors import ToolError
-from generation.forwards import recomputing
-from generation.introspection.activations import ActivationMonitor
-from generation.introspection.hidden_states import HiddenStateTap
+from tokentape.generation import hf
+from tokentape.generation.cache import cache_policy
+from tokentape.generation.errors import ToolError
+from tokentape.generation.forwards import recomputing
+from tokentape.generation.introspection.activations import ActivationMonitor
+from tokentape.generation.introspection.hidden_states import HiddenStateTap
 
 # Positions that are computed at once: what they take in memory does not grow with the sequence.
 _CHUNK_TOKENS = 512

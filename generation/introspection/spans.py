@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-
-from generation.introspection.rounding import rounded
-from generation.introspection.statistics import HISTOGRAM_BINS, NEAR_ZERO, PERCENTILES
-from recorder.events import ActivationObserved
+from tokentape.generation.introspection.rounding import rounded
+from tokentape.generation.introspection.statistics import HISTOGRAM_BINS, NEAR_ZERO, PERCENTILES
+from tokentape.recorder.events import ActivationObserved
 
 _BINS = 65_536
 _TOP_CHANNELS = 5

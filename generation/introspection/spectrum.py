@@ -4,10 +4,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-
-from generation.errors import ToolError
-from generation.introspection.chunks import CHUNK_NUMBERS, refuse_unreadable
-from generation.introspection.rounding import rounded
+from tokentape.generation.errors import ToolError
+from tokentape.generation.introspection.chunks import CHUNK_NUMBERS, refuse_unreadable
+from tokentape.generation.introspection.rounding import rounded
 
 # Eigenvalues of a matrix of so many rows take some two seconds, and 32 MB.
 _EXACT_ROWS_MAX = 2048

@@ -6,8 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-
-from generation.introspection.order_statistics import OrderStatistics, ranks_between
+from tokentape.generation.introspection.order_statistics import OrderStatistics, ranks_between
 
 PERCENTILES = (5, 25, 50, 75, 95)
 NEAR_ZERO = 1e-6

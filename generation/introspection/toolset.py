@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from generation.introspection.architecture import architecture_summary, list_layers
-from generation.introspection.inspector import Inspector, compact_activations
-from generation.introspection.rounding import rounded
-from generation.introspection.spectrum import singular_values
-from generation.introspection.weights import compact_of
-from generation.models import LoadedModel
-from generation.tools import ToolInterface, ToolView
+from tokentape.generation.introspection.architecture import architecture_summary, list_layers
+from tokentape.generation.introspection.inspector import Inspector, compact_activations
+from tokentape.generation.introspection.rounding import rounded
+from tokentape.generation.introspection.spectrum import singular_values
+from tokentape.generation.introspection.weights import compact_of
+from tokentape.generation.models import LoadedModel
+from tokentape.generation.tools import ToolInterface, ToolView
 
 # A full view is for reading, too: the payload has every digit.
 _VIEW_DIGITS = 5

@@ -1,9 +1,9 @@
 """Protocols: investigations as data, and what runs them."""
 
-from generation.protocols.files import load_protocol, shipped_protocols
-from generation.protocols.placeholders import resolve
-from generation.protocols.protocol import Protocol, ProtocolTurn
-from generation.protocols.unattended import chosen_tools, fitted_turns, run_protocol
+from tokentape.generation.protocols.files import load_protocol, shipped_protocols
+from tokentape.generation.protocols.placeholders import resolve
+from tokentape.generation.protocols.protocol import Protocol, ProtocolTurn
+from tokentape.generation.protocols.unattended import chosen_tools, fitted_turns, run_protocol
 
 __all__ = (
     "Protocol",

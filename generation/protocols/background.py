@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from generation.protocols.fields import Place, choice, mapping, text
+from tokentape.generation.protocols.fields import Place, choice, mapping, text
 
 NEVER = "never"
 BEFORE_FIRST_TASK = "before_first_task"

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn, TypeVar
 
-from generation.errors import PromptError
+from tokentape.generation.errors import PromptError
 
 T = TypeVar("T")
 

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
-from generation.errors import PromptError
-from generation.protocols.fields import Place, text
-from generation.protocols.protocol import Protocol
+from tokentape.generation.errors import PromptError
+from tokentape.generation.protocols.fields import Place, text
+from tokentape.generation.protocols.protocol import Protocol
 
 _MERGED = ("background", "limits", "sampling")
 _FILE_BYTES_MAX = 4 * 1024**2
@@ -103,7 +102,7 @@ def _path(name: str, folder: Path, place: Place | None = None) -> Path:
 
 
 def _shipped_folder() -> Path:
-    return Path(str(resources.files("generation.protocols")))
+    return Path(str(resources.files("tokentape.generation.protocols")))
 
 
 def _shipped_names() -> list[str]:

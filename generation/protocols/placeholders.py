@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from generation.errors import PromptError
+from tokentape.generation.errors import PromptError
 
 # The matrix with which a part of a layer writes to the residual stream, the usual name first.
 _OUTPUTS = {

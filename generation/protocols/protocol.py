@@ -4,16 +4,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from generation.history.context_limit import POLICIES
-from generation.protocols.background import (
+from tokentape.generation.history.context_limit import POLICIES
+from tokentape.generation.protocols.background import (
     AFTER_CONCLUSIONS,
     BEFORE_FIRST_TASK,
     BEFORE_LAST_TASK,
     Background,
 )
-from generation.protocols.fields import Place, choice, mapping, several, text, whole
-from generation.protocols.tasks import Task, read_sampling
-from generation.tool_use import ToolCall
+from tokentape.generation.protocols.fields import Place, choice, mapping, several, text, whole
+from tokentape.generation.protocols.tasks import Task, read_sampling
+from tokentape.generation.tool_use import ToolCall
 
 _NEW_TOKENS = 48
 _CALLS = 4

@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tokentape.generation.protocols.fields import Place, flag, mapping, plain, several, text
+from tokentape.generation.tool_use import ToolCall
 from transformers import GenerationConfig
-
-from generation.protocols.fields import Place, flag, mapping, plain, several, text
-from generation.tool_use import ToolCall
 
 _LENGTHS = ("max_new_tokens", "max_length")
 _SETTINGS = tuple(

@@ -6,20 +6,19 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from tokentape.generation import hf
+from tokentape.generation.errors import ModelError, PromptError, ToolError
+from tokentape.generation.protocols.placeholders import resolve
+from tokentape.generation.protocols.protocol import Protocol, ProtocolTurn
+from tokentape.generation.state import TokenCallback
+from tokentape.generation.tool_use import ToolCall
+from tokentape.generation.tools import ToolInterface
+from tokentape.generation.turn import turn_settings
 from transformers import PreTrainedTokenizerBase
 
-from generation import hf
-from generation.errors import ModelError, PromptError, ToolError
-from generation.protocols.placeholders import resolve
-from generation.protocols.protocol import Protocol, ProtocolTurn
-from generation.state import TokenCallback
-from generation.tool_use import ToolCall
-from generation.tools import ToolInterface
-from generation.turn import turn_settings
-
 if TYPE_CHECKING:
-    from generation.investigation import Investigation
-    from generation.reply import Reply
+    from tokentape.generation.investigation import Investigation
+    from tokentape.generation.reply import Reply
 
 Progress = Callable[[ProtocolTurn, "Reply"], None]
 

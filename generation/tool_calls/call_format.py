@@ -5,8 +5,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol
 
-from generation.tool_calls.parsed_call import ParsedCall
-from generation.tools import ToolInterface
+from tokentape.generation.tool_calls.parsed_call import ParsedCall
+from tokentape.generation.tools import ToolInterface
 
 
 class BegunCall(Protocol):

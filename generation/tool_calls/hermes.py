@@ -5,11 +5,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from generation.tool_arguments import fit_text
-from generation.tool_calls.call_format import BegunCall, CallFormat
-from generation.tool_calls.json_text import BrokenText, read_items, read_json
-from generation.tool_calls.parsed_call import ParsedCall, broken, call_of_object, checked
-from generation.tools import ToolInterface
+from tokentape.generation.tool_arguments import fit_text
+from tokentape.generation.tool_calls.call_format import BegunCall, CallFormat
+from tokentape.generation.tool_calls.json_text import BrokenText, read_items, read_json
+from tokentape.generation.tool_calls.parsed_call import ParsedCall, broken, call_of_object, checked
+from tokentape.generation.tools import ToolInterface
 
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 _FUNCTION, _FUNCTION_CLOSE = "<function=", "</function>"

@@ -5,9 +5,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from generation.tool_calls.call_format import BegunCall, CallFormat
-from generation.tool_calls.json_text import BrokenText, JsonEnd, read_items, read_json
-from generation.tool_calls.parsed_call import ParsedCall, broken, call_of_object, checked
+from tokentape.generation.tool_calls.call_format import BegunCall, CallFormat
+from tokentape.generation.tool_calls.json_text import BrokenText, JsonEnd, read_items, read_json
+from tokentape.generation.tool_calls.parsed_call import ParsedCall, broken, call_of_object, checked
 
 _TAG = "[TOOL_CALLS]"
 _HEAD = re.compile(

@@ -4,8 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from generation.tool_calls.json_text import BrokenText, read_json, refuse_what_json_cannot_hold
-from generation.tools import ToolInterface
+from tokentape.generation.tool_calls.json_text import (
+    BrokenText,
+    read_json,
+    refuse_what_json_cannot_hold,
+)
+from tokentape.generation.tools import ToolInterface
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,11 +10,11 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from generation.tool_calls.call_format import BegunCall, CallFormat
-from generation.tool_calls.json_text import BrokenText
-from generation.tool_calls.parsed_call import ParsedCall, broken, checked
-from generation.tool_calls.python_text import PythonEnd
-from generation.tools import ToolInterface
+from tokentape.generation.tool_calls.call_format import BegunCall, CallFormat
+from tokentape.generation.tool_calls.json_text import BrokenText
+from tokentape.generation.tool_calls.parsed_call import ParsedCall, broken, checked
+from tokentape.generation.tool_calls.python_text import PythonEnd
+from tokentape.generation.tools import ToolInterface
 
 _NAME = r"[^\W\d][\w.]{0,200}"
 _FENCE = re.compile(r"[ \t]{0,8}```(?P<language>[\w-]{0,20})[ \t]{0,8}\n")

@@ -3,19 +3,18 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from tokentape.generation.errors import ToolError
+from tokentape.generation.tool_calls.call_format import CallFormat
+from tokentape.generation.tool_calls.hermes import Hermes
+from tokentape.generation.tool_calls.llama3 import Llama3
+from tokentape.generation.tool_calls.mistral import Mistral
+from tokentape.generation.tool_calls.parsed_call import ParsedCall
+from tokentape.generation.tool_calls.python_call import PythonCall
+from tokentape.generation.tool_calls.response_template import TemplateScanner, closers, reads_calls
+from tokentape.generation.tool_calls.sample import sample_arguments, written_by_template
+from tokentape.generation.tool_calls.scanner import Scanner, may_end_a_call
+from tokentape.generation.tools import ToolInterface
 from transformers import PreTrainedTokenizerBase
-
-from generation.errors import ToolError
-from generation.tool_calls.call_format import CallFormat
-from generation.tool_calls.hermes import Hermes
-from generation.tool_calls.llama3 import Llama3
-from generation.tool_calls.mistral import Mistral
-from generation.tool_calls.parsed_call import ParsedCall
-from generation.tool_calls.python_call import PythonCall
-from generation.tool_calls.response_template import TemplateScanner, closers, reads_calls
-from generation.tool_calls.sample import sample_arguments, written_by_template
-from generation.tool_calls.scanner import Scanner, may_end_a_call
-from generation.tools import ToolInterface
 
 _FORMATS: Mapping[str, Callable[[ToolInterface], CallFormat]] = {
     "hermes": Hermes,

@@ -4,10 +4,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from tokentape.generation.tool_calls.parsed_call import ParsedCall, broken, call_of_object
+from tokentape.generation.tools import ToolInterface
 from transformers import PreTrainedTokenizerBase
-
-from generation.tool_calls.parsed_call import ParsedCall, broken, call_of_object
-from generation.tools import ToolInterface
 
 _CALLS = "tool_calls"
 

@@ -2,8 +2,8 @@
 
 import re
 
-from generation.tool_calls.call_format import BegunCall, CallFormat
-from generation.tool_calls.parsed_call import ParsedCall
+from tokentape.generation.tool_calls.call_format import BegunCall, CallFormat
+from tokentape.generation.tool_calls.parsed_call import ParsedCall
 
 _BLANK = " \t\r\n"
 # A token may hold more than the end of a call: brackets too many are a model's commonest slip.

@@ -15,8 +15,8 @@ revision = "0006"
 down_revision = "0005"
 
 # The dialects and the parts of queries that views have always been made of.
-views: Any = import_module("migrations.versions.0003_add_views")
-lists: Any = import_module("migrations.versions.0005_guard_lists_of_weights")
+views: Any = import_module("tokentape.migrations.versions.0003_add_views")
+lists: Any = import_module("tokentape.migrations.versions.0005_guard_lists_of_weights")
 
 GUARDED = "kind IN ('RunStarted', 'ToolReturned', 'InterventionRequested', 'InterventionApplied')"
 

@@ -4,8 +4,13 @@ An event has no clock and no id inside; the recorder adds the envelope. A releas
 changes its meaning: that takes a new event, or a new version and an upcast when it is read.
 """
 
-from recorder.events.cache import CacheCleared, CacheDecided, CacheEvicted, PrefillCompleted
-from recorder.events.inside import (
+from tokentape.recorder.events.cache import (
+    CacheCleared,
+    CacheDecided,
+    CacheEvicted,
+    PrefillCompleted,
+)
+from tokentape.recorder.events.inside import (
     ActivationObserved,
     InterventionApplied,
     InterventionRemoved,
@@ -13,10 +18,15 @@ from recorder.events.inside import (
     InterventionWithdrawn,
     MemorySampled,
 )
-from recorder.events.prompt import HistoryPruned, MessageAdded, SystemPromptCached, ids_sha256
-from recorder.events.run import RunFailed, RunFinished, RunForked, RunResumed, RunStarted
-from recorder.events.tool import ToolCalled, ToolReturned
-from recorder.events.turn import TokenSampled, TurnFinished, TurnStarted
+from tokentape.recorder.events.prompt import (
+    HistoryPruned,
+    MessageAdded,
+    SystemPromptCached,
+    ids_sha256,
+)
+from tokentape.recorder.events.run import RunFailed, RunFinished, RunForked, RunResumed, RunStarted
+from tokentape.recorder.events.tool import ToolCalled, ToolReturned
+from tokentape.recorder.events.turn import TokenSampled, TurnFinished, TurnStarted
 
 Event = (
     RunStarted

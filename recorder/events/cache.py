@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from recorder.events._check import require, require_counts
+from tokentape.recorder.events._check import require, require_counts
 
 DECISIONS = ("hit", "partial", "miss", "bypass")
 SOURCES = ("", "memory", "disk", "given")

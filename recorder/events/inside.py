@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from recorder.events._check import require, require_counts, require_finite
+from tokentape.recorder.events._check import require, require_counts, require_finite
 
 ACTIVATION_SOURCES = ("prefill", "decode", "recomputed")
 INTERVENTION_KINDS = (

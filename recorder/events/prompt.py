@@ -5,7 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from recorder.events._check import require, require_counts, require_ranges, require_token_ids
+from tokentape.recorder.events._check import (
+    require,
+    require_counts,
+    require_ranges,
+    require_token_ids,
+)
 
 PRUNING_POLICIES = ("tool_results", "turns")
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from recorder.events._check import require, require_counts, require_seed
+from tokentape.recorder.events._check import require, require_counts, require_seed
 
 INTERRUPTED = "interrupted"
 """The `reason` of a run that its user ended in the middle."""

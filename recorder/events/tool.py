@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from recorder.events._check import require, require_counts
+from tokentape.recorder.events._check import require, require_counts
 
 CALLERS = ("experimenter", "model")
 

@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from recorder.events._check import (
+from tokentape.recorder.events._check import (
     require,
     require_counts,
     require_finite,
     require_seed,
     require_token_ids,
 )
-from recorder.numbers import are_float32, are_halves, are_int32, to_microseconds
+from tokentape.recorder.numbers import are_float32, are_halves, are_int32, to_microseconds
 
 TOOL_CALL = "tool_call"
 """The `stop_reason` of a part of a turn that goes on behind the result of a tool."""
@@ -104,7 +104,7 @@ class TokenSampled:
         require(
             are_halves((self.entropy, self.top_gap, *self.candidate_logprobs)),
             "entropy, top_gap and candidate_logprobs have half precision: round them with "
-            "recorder.numbers.to_half",
+            "tokentape.recorder.numbers.to_half",
         )
         if self.duration_ms != to_microseconds(self.duration_ms):
             raise ValueError(f"duration_ms has three decimals at most: {self.duration_ms}")

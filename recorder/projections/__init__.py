@@ -1,15 +1,15 @@
 """What the events say, folded into what people ask for. Each is rebuilt from events alone."""
 
-from recorder.projections.acting import Acting, ActiveRange, Asked
-from recorder.projections.conversation import Message, iterate_messages
-from recorder.projections.summary import (
+from tokentape.recorder.projections.acting import Acting, ActiveRange, Asked
+from tokentape.recorder.projections.conversation import Message, iterate_messages
+from tokentape.recorder.projections.summary import (
     SUMMARISED,
     RunSummary,
     changes_summary,
     summarise,
     summarise_all,
 )
-from recorder.projections.turns import Turn, iterate_turns, whole_turns
+from tokentape.recorder.projections.turns import Turn, iterate_turns, whole_turns
 
 __all__ = (
     "SUMMARISED",

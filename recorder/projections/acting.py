@@ -4,8 +4,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from recorder.envelope import Envelope
-from recorder.events import (
+from tokentape.recorder.envelope import Envelope
+from tokentape.recorder.events import (
     InterventionApplied,
     InterventionRemoved,
     InterventionRequested,

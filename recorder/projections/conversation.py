@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from recorder.envelope import Envelope
-from recorder.events import (
+from tokentape.recorder.envelope import Envelope
+from tokentape.recorder.events import (
     MessageAdded,
     RunResumed,
     SystemPromptCached,

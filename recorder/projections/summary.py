@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from recorder.envelope import Envelope
-from recorder.events import (
+from tokentape.recorder.envelope import Envelope
+from tokentape.recorder.events import (
     CacheDecided,
     Event,
     RunFailed,
@@ -14,7 +14,7 @@ from recorder.events import (
     RunStarted,
     TurnFinished,
 )
-from recorder.events.turn import TOOL_CALL
+from tokentape.recorder.events.turn import TOOL_CALL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
-from recorder.envelope import Envelope
-from recorder.errors import RecordingError
-from recorder.events import (
+from tokentape.recorder.envelope import Envelope
+from tokentape.recorder.errors import RecordingError
+from tokentape.recorder.events import (
     CacheDecided,
     HistoryPruned,
     InterventionApplied,
@@ -18,7 +18,7 @@ from recorder.events import (
     TurnFinished,
     TurnStarted,
 )
-from recorder.projections.acting import Acting, ActiveRange
+from tokentape.recorder.projections.acting import Acting, ActiveRange
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from recorder import Recording, RecordingError
-from recorder.seals import SealReport, check_seals
-from store.copies.jsonl import JsonlFile
-from store.errors import NoSuchRunError, StoreError
-from store.integrity import parent_fault
-from store.live.database import DatabaseStore
-from store.sealed.reader import ParquetStore
-from store.sealed.tape import is_zip
-from store.source import Attachments
+from tokentape.recorder import Recording, RecordingError
+from tokentape.recorder.seals import SealReport, check_seals
+from tokentape.store.copies.jsonl import JsonlFile
+from tokentape.store.errors import NoSuchRunError, StoreError
+from tokentape.store.integrity import parent_fault
+from tokentape.store.live.database import DatabaseStore
+from tokentape.store.sealed.reader import ParquetStore
+from tokentape.store.sealed.tape import is_zip
+from tokentape.store.source import Attachments
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,13 +20,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
 
-from recorder import Record, Recording
-from recorder.codec import TOKEN_KIND, dump_canonical
-from recorder.envelope import NS_PER_US
-from store.errors import StoreError
-from store.kept import BODIES, K, Kept, KeptFloor, KeptVerdict
-from store.payloads import payload_of
-from store.source import Attachments, kept_beside, with_parents
+from tokentape.recorder import Record, Recording
+from tokentape.recorder.codec import TOKEN_KIND, dump_canonical
+from tokentape.recorder.envelope import NS_PER_US
+from tokentape.store.errors import StoreError
+from tokentape.store.kept import BODIES, K, Kept, KeptFloor, KeptVerdict
+from tokentape.store.payloads import payload_of
+from tokentape.store.source import Attachments, kept_beside, with_parents
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -169,11 +169,11 @@ class JsonlFile:
         return payload
 
     def verdicts(self, run_id: str) -> list[KeptVerdict]:
-        """See `store.source.Attachments`."""
+        """See `tokentape.store.source.Attachments`."""
         return self._kept(KeptVerdict, run_id)
 
     def floors(self, run_id: str) -> list[KeptFloor]:
-        """See `store.source.Attachments`."""
+        """See `tokentape.store.source.Attachments`."""
         return self._kept(KeptFloor, run_id)
 
     def _kept(self, kind: type[K], run_id: str) -> list[K]:

@@ -5,10 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
-
-from store.errors import StoreError
-from store.frames.frames import events_df, runs_df, tokens_df, turns_df
-from store.source import Source
+from tokentape.store.errors import StoreError
+from tokentape.store.frames.frames import events_df, runs_df, tokens_df, turns_df
+from tokentape.store.source import Source
 
 
 def export_csv(store: Source, run_id: str, folder: Path | str) -> list[Path]:

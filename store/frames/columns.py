@@ -5,8 +5,7 @@ of a live store have the same columns, but for `call` of `tools_df`, which is `a
 """
 
 import pyarrow as pa
-
-from store.arrow import AT, NAME
+from tokentape.store.arrow import AT, NAME
 
 MEANING = b"meaning"
 

@@ -15,14 +15,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-
-from recorder.codec import TOKEN_KIND
-from recorder.envelope import NS_PER_US
-from recorder.numbers import US_PER_MS
-from store.arrow import EVENTS, NAME
-from store.errors import StoreError
-from store.frames import rows as frame_rows
-from store.frames.columns import (
+from tokentape.recorder.codec import TOKEN_KIND
+from tokentape.recorder.envelope import NS_PER_US
+from tokentape.recorder.numbers import US_PER_MS
+from tokentape.store.arrow import EVENTS, NAME
+from tokentape.store.errors import StoreError
+from tokentape.store.frames import rows as frame_rows
+from tokentape.store.frames.columns import (
     CACHE_DF,
     CANDIDATES_DF,
     EVENTS_DF,
@@ -32,8 +31,8 @@ from store.frames.columns import (
     TURNS_DF,
     VERDICTS_DF,
 )
-from store.frames.types import DtypeBackend, to_pandas
-from store.source import Selection, Source
+from tokentape.store.frames.types import DtypeBackend, to_pandas
+from tokentape.store.source import Selection, Source
 
 RunIds = str | Iterable[str] | None
 Turns = int | Iterable[int] | None

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-
-from recorder import NewerRecordingError, RecordingError
-from recorder.codec import CLASSES
-from recorder.upcasters import UPCASTERS, upcast
-from store.frames.columns import CACHE_DF, TURNS_DF
+from tokentape.recorder import NewerRecordingError, RecordingError
+from tokentape.recorder.codec import CLASSES
+from tokentape.recorder.upcasters import UPCASTERS, upcast
+from tokentape.store.frames.columns import CACHE_DF, TURNS_DF
 
 Row = dict[str, Any]
 BODY_COLUMNS = ("run_id", "seq", "at", "turn", "kind", "version", "body")

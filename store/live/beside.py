@@ -6,12 +6,11 @@ from typing import Any
 
 import pyarrow as pa
 from sqlalchemy import Row, Select, Table, select
-
-from recorder.envelope import NS_PER_US
-from store.arrow import AT, VERDICTS
-from store.errors import StoreError
-from store.kept import BODIES, TABLES, K, Kept, kept_of, row_of
-from store.live.tables import floors, runs, verdicts
+from tokentape.recorder.envelope import NS_PER_US
+from tokentape.store.arrow import AT, VERDICTS
+from tokentape.store.errors import StoreError
+from tokentape.store.kept import BODIES, TABLES, K, Kept, kept_of, row_of
+from tokentape.store.live.tables import floors, runs, verdicts
 
 FIGURES = [name for name in VERDICTS.names if name not in ("run_id", "at", "sha256", "report")]
 _TABLES: Mapping[str, Table] = {"verdicts": verdicts, "floors": floors}

@@ -12,10 +12,9 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry, StaticPool
-
-from store.errors import StoreError
-from store.live.packing import Packing, PostgresPacking, SqlitePacking
-from store.live.schema import refuse_foreign_file
+from tokentape.store.errors import StoreError
+from tokentape.store.live.packing import Packing, PostgresPacking, SqlitePacking
+from tokentape.store.live.schema import refuse_foreign_file
 
 BUSY_TIMEOUT_MS = 60_000
 

@@ -8,23 +8,22 @@ from typing import Any, Self
 from sqlalchemy import select
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
-
-from recorder import Envelope, Record, Recording, RecordingError
-from recorder.codec import decode, encode
-from recorder.envelope import NS_PER_US, TurnCounter
-from recorder.events import RunStarted, TokenSampled
-from recorder.projections import RunSummary, changes_summary, summarise
-from store.errors import NoSuchRunError, StoreError
-from store.kept import TABLES, Kept, KeptFloor, KeptVerdict
-from store.live import beside
-from store.live.connections import OpenedFile, open_engine, writing_connection
-from store.live.erasure import Erasure, erase_run
-from store.live.packing import COLUMNS
-from store.live.reader import SUMMARY_COLUMNS, DatabaseReader, summary_of
-from store.live.schema import bring_to_head
-from store.live.tables import SEQ_BITS, SEQ_MASK, runs, tombstones
-from store.payloads import payload_of
-from store.source import Attachments, kept_beside
+from tokentape.recorder import Envelope, Record, Recording, RecordingError
+from tokentape.recorder.codec import decode, encode
+from tokentape.recorder.envelope import NS_PER_US, TurnCounter
+from tokentape.recorder.events import RunStarted, TokenSampled
+from tokentape.recorder.projections import RunSummary, changes_summary, summarise
+from tokentape.store.errors import NoSuchRunError, StoreError
+from tokentape.store.kept import TABLES, Kept, KeptFloor, KeptVerdict
+from tokentape.store.live import beside
+from tokentape.store.live.connections import OpenedFile, open_engine, writing_connection
+from tokentape.store.live.erasure import Erasure, erase_run
+from tokentape.store.live.packing import COLUMNS
+from tokentape.store.live.reader import SUMMARY_COLUMNS, DatabaseReader, summary_of
+from tokentape.store.live.schema import bring_to_head
+from tokentape.store.live.tables import SEQ_BITS, SEQ_MASK, runs, tombstones
+from tokentape.store.payloads import payload_of
+from tokentape.store.source import Attachments, kept_beside
 
 
 class DatabaseStore(DatabaseReader):

@@ -8,11 +8,10 @@ from typing import Any
 from sqlalchemy import Connection, Engine, delete, func, insert, select, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
-
-from recorder import RecordingError
-from store.errors import NoSuchRunError, StoreError
-from store.live.connections import is_in_memory
-from store.live.tables import (
+from tokentape.recorder import RecordingError
+from tokentape.store.errors import NoSuchRunError, StoreError
+from tokentape.store.live.connections import is_in_memory
+from tokentape.store.live.tables import (
     SEQ_BITS,
     SEQ_MASK,
     blobs,
@@ -23,7 +22,7 @@ from store.live.tables import (
     tombstones,
     verdicts,
 )
-from store.payloads import PAYLOAD_KINDS, payload_named
+from tokentape.store.payloads import PAYLOAD_KINDS, payload_named
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,8 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-
-from recorder.numbers import US_PER_MS
+from tokentape.recorder.numbers import US_PER_MS
 
 COLUMNS = (
     "version",
@@ -48,7 +47,7 @@ class Packing(Protocol):
         """
 
     def numbers(self, column: str, values: Sequence[Any]) -> pa.Array:
-        """Values of a column, but of the candidates, as `store.arrow.TOKENS` has them."""
+        """Values of a column, but of the candidates, as `tokentape.store.arrow.TOKENS` has them."""
 
     def candidates(self, ids: Sequence[Any], logprobs: Sequence[Any]) -> tuple[pa.Array, pa.Array]:
         """Both columns of candidates as lists."""

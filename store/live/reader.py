@@ -12,19 +12,18 @@ import numpy as np
 import pyarrow as pa
 from sqlalchemy import Connection, Engine, Row, Select, Table, select
 from sqlalchemy.exc import DBAPIError
-
-from recorder import Record, Recording, RecordingError
-from recorder.codec import TOKEN_KIND
-from recorder.envelope import NS_PER_US
-from recorder.projections import RunSummary
-from store.arrow import AT, EVENTS, TOKENS
-from store.errors import NoSuchRunError, StoreError
-from store.kept import K, KeptFloor, KeptVerdict
-from store.live import beside
-from store.live.connections import Backend, is_in_memory
-from store.live.packing import COLUMNS
-from store.live.tables import SEQ_BITS, SEQ_MASK, blobs, events, runs, tokens, tombstones
-from store.source import Selection, only_match
+from tokentape.recorder import Record, Recording, RecordingError
+from tokentape.recorder.codec import TOKEN_KIND
+from tokentape.recorder.envelope import NS_PER_US
+from tokentape.recorder.projections import RunSummary
+from tokentape.store.arrow import AT, EVENTS, TOKENS
+from tokentape.store.errors import NoSuchRunError, StoreError
+from tokentape.store.kept import K, KeptFloor, KeptVerdict
+from tokentape.store.live import beside
+from tokentape.store.live.connections import Backend, is_in_memory
+from tokentape.store.live.packing import COLUMNS
+from tokentape.store.live.tables import SEQ_BITS, SEQ_MASK, blobs, events, runs, tokens, tombstones
+from tokentape.store.source import Selection, only_match
 
 SUMMARY_COLUMNS = tuple(column.name for column in runs.columns if column.name != "run_key")
 _ROWS_AT_ONCE = 2_000
@@ -66,7 +65,7 @@ class DatabaseReader:
         return [summary_of(row) for row in self._ask(lambda reader: reader.execute(query).all())]
 
     def summary(self, run_id: str) -> RunSummary | None:
-        """See `store.source.Source`."""
+        """See `tokentape.store.source.Source`."""
         query = select(runs).where(runs.c.run_id == run_id)
         row = self._ask(lambda reader: reader.execute(query).one_or_none())
         return None if row is None else summary_of(row)
@@ -147,11 +146,11 @@ class DatabaseReader:
         return [f"{self.where}: {answer}" for (answer,) in answers if answer != "ok"]
 
     def verdicts(self, run_id: str) -> list[KeptVerdict]:
-        """See `store.source.Attachments`."""
+        """See `tokentape.store.source.Attachments`."""
         return self._kept(KeptVerdict, run_id)
 
     def floors(self, run_id: str) -> list[KeptFloor]:
-        """See `store.source.Attachments`."""
+        """See `tokentape.store.source.Attachments`."""
         return self._kept(KeptFloor, run_id)
 
     def _kept(self, kind: type[K], run_id: str) -> list[K]:
@@ -160,7 +159,7 @@ class DatabaseReader:
         return [beside.unpacked(kind, run_id, row, self.where) for row in rows]
 
     def verdicts_table(self, selection: Selection) -> pa.Table:
-        """See `store.source.Source`."""
+        """See `tokentape.store.source.Source`."""
         chosen, names = selection.run_ids, beside.FIGURES
         if selection.columns is not None:
             names = [name for name in names if name in selection.columns]
@@ -172,7 +171,7 @@ class DatabaseReader:
             raise StoreError(f"verdicts in {self.where} are damaged: {error}") from None
 
     def events_table(self, selection: Selection) -> pa.Table:
-        """See `store.source.Source`."""
+        """See `tokentape.store.source.Source`."""
         names = [name for name in EVENTS.names if name not in _PLACE]
         if selection.columns is not None:
             names = [name for name in names if name in selection.columns]
@@ -190,7 +189,7 @@ class DatabaseReader:
         return self._table(schema, events, query, selection, columns)
 
     def tokens_table(self, selection: Selection) -> pa.Table:
-        """See `store.source.Source`."""
+        """See `tokentape.store.source.Source`."""
         wanted = _token_columns(selection.columns)
         stored = [_STORED.get(name, name) for name in wanted]
         query = select(tokens.c.event_key, tokens.c.after_us, *(tokens.c[name] for name in stored))

@@ -8,6 +8,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
+from importlib import resources
 from pathlib import Path
 
 from alembic.config import Config
@@ -16,9 +17,8 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import OperationalError
-
-from store.errors import NewerStoreError, OlderStoreError, StoreError
-from store.live.tables import TRIGGERS
+from tokentape.store.errors import NewerStoreError, OlderStoreError, StoreError
+from tokentape.store.live.tables import TRIGGERS
 
 _WAL_ATTEMPTS = 200
 _WAL_PAUSE_S = 0.05
@@ -29,7 +29,7 @@ _LOG_PAUSE_S = 0.02
 _SCHEMA_LOCK = 0x746F6B656E746170  # "tokentap": who changes the schema of a PostgreSQL holds it
 # Alembic keeps what a migration runs on where all threads of a process see it.
 _MIGRATING = threading.Lock()
-MIGRATIONS = Path(__file__).resolve().parents[2] / "migrations"
+MIGRATIONS = Path(str(resources.files("tokentape.migrations")))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,14 +18,13 @@ from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-
-from recorder import Record
-from recorder.envelope import NS_PER_US
-from recorder.numbers import US_PER_MS
-from recorder.projections import RunSummary
-from store.arrow import AT, BLOBS, EVENTS, FLOORS, RUNS, TOKENS, VERDICTS, of_file
-from store.kept import Kept, row_of
-from store.sealed.locks import sync_folder
+from tokentape.recorder import Record
+from tokentape.recorder.envelope import NS_PER_US
+from tokentape.recorder.numbers import US_PER_MS
+from tokentape.recorder.projections import RunSummary
+from tokentape.store.arrow import AT, BLOBS, EVENTS, FLOORS, RUNS, TOKENS, VERDICTS, of_file
+from tokentape.store.kept import Kept, row_of
+from tokentape.store.sealed.locks import sync_folder
 
 SCHEMAS: dict[str, pa.Schema] = {
     "runs": RUNS,

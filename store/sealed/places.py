@@ -2,7 +2,7 @@
 
 `<table>/schema=1/run_id=<id>/part-00000.parquet` for the tables runs, events, tokens and blobs, and
 for verdicts and floors, which are kept beside a run. A run is sealed once it has its one file of
-`runs`, which lists the others: `store.sealed.parquet`.
+`runs`, which lists the others: `tokentape.store.sealed.parquet`.
 """
 
 import re
@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote, unquote
 
-from store.errors import NewerStoreError, StoreError
-from store.sealed.locks import at_rest
+from tokentape.store.errors import NewerStoreError, StoreError
+from tokentape.store.sealed.locks import at_rest
 
 if TYPE_CHECKING:
-    from store.sealed.run_file import SealedRun
+    from tokentape.store.sealed.run_file import SealedRun
 
 SCHEMA_VERSION = 1
 # Of what a run is made of; a part of each is a stretch of the run.

@@ -14,26 +14,25 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.fs
 import pyarrow.parquet as pq
-
-from recorder import Record, Recording
-from recorder.codec import TOKEN_KIND
-from recorder.envelope import NS_PER_US
-from recorder.numbers import US_PER_MS
-from recorder.projections import RunSummary
-from store.arrow import EVENTS, RUNS, TOKENS, VERDICTS, of_file
-from store.errors import StoreError
-from store.kept import BODIES, TABLES, K, KeptFloor, KeptVerdict, kept_of, row_of
-from store.sealed.parquet import SCHEMAS, SealedFile, runs_row
-from store.sealed.places import Folder, Place, part_name
-from store.sealed.run_file import (
+from tokentape.recorder import Record, Recording
+from tokentape.recorder.codec import TOKEN_KIND
+from tokentape.recorder.envelope import NS_PER_US
+from tokentape.recorder.numbers import US_PER_MS
+from tokentape.recorder.projections import RunSummary
+from tokentape.store.arrow import EVENTS, RUNS, TOKENS, VERDICTS, of_file
+from tokentape.store.errors import StoreError
+from tokentape.store.kept import BODIES, TABLES, K, KeptFloor, KeptVerdict, kept_of, row_of
+from tokentape.store.sealed.parquet import SCHEMAS, SealedFile, runs_row
+from tokentape.store.sealed.places import Folder, Place, part_name
+from tokentape.store.sealed.run_file import (
     UNREADABLE,
     SealedRun,
     cannot_read,
     metadata_faults,
     read_sealed_run,
 )
-from store.sealed.tape import Tape
-from store.source import Selection, only_match
+from tokentape.store.sealed.tape import Tape
+from tokentape.store.source import Selection, only_match
 
 T = TypeVar("T")
 _PLACE = ("run_id", "seq", "at")
@@ -79,7 +78,7 @@ class ParquetStore:
         return sorted(known, key=lambda each: (each.started_at_ns, each.run_id))
 
     def summary(self, run_id: str) -> RunSummary | None:
-        """See `store.source.Source`."""
+        """See `tokentape.store.source.Source`."""
         return _twice(lambda: self.sealed_run(run_id).summary)
 
     def recording(self, run_id: str) -> Recording:
@@ -129,11 +128,11 @@ class ParquetStore:
         return self._select("tokens", selection, columns)
 
     def verdicts(self, run_id: str) -> list[KeptVerdict]:
-        """See `store.source.Attachments`."""
+        """See `tokentape.store.source.Attachments`."""
         return _twice(lambda: self._kept(KeptVerdict, run_id))
 
     def floors(self, run_id: str) -> list[KeptFloor]:
-        """See `store.source.Attachments`."""
+        """See `tokentape.store.source.Attachments`."""
         return _twice(lambda: self._kept(KeptFloor, run_id))
 
     def _kept(self, kind: type[K], run_id: str) -> list[K]:
@@ -147,7 +146,7 @@ class ParquetStore:
         return sorted(found, key=lambda each: (each.at_ns, row_of(each)["sha256"]))
 
     def verdicts_table(self, selection: Selection) -> pa.Table:
-        """See `store.source.Source`."""
+        """See `tokentape.store.source.Source`."""
         wanted = VERDICTS.names if selection.columns is None else selection.columns
         columns = [name for name in VERDICTS.names if name in ("run_id", "at", *wanted)]
         columns = [name for name in columns if name not in ("sha256", BODIES[KeptVerdict])]

@@ -8,15 +8,14 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-
-from recorder import Record, RecordingError
-from recorder.codec import decode
-from recorder.events import RunStarted
-from recorder.projections import RunSummary
-from recorder.seals import check_seals
-from store.errors import StoreError
-from store.sealed.parquet import METADATA_PREFIX, SealedFile
-from store.sealed.places import SCHEMA_VERSION
+from tokentape.recorder import Record, RecordingError
+from tokentape.recorder.codec import decode
+from tokentape.recorder.events import RunStarted
+from tokentape.recorder.projections import RunSummary
+from tokentape.recorder.seals import check_seals
+from tokentape.store.errors import StoreError
+from tokentape.store.sealed.parquet import METADATA_PREFIX, SealedFile
+from tokentape.store.sealed.places import SCHEMA_VERSION
 
 FINGERPRINTS = ("weights_sha256", "tokenizer_sha256", "template_sha256", "sampler_sha256")
 UNREADABLE = (OSError, pa.ArrowException, ValueError, KeyError, TypeError)
@@ -38,7 +37,7 @@ class SealedRun:
     files: tuple[SealedFile, ...] = ()
 
     def metadata(self) -> dict[str, str]:
-        """What the metadata of each file of the run says; see `store.sealed.parquet`."""
+        """What the metadata of each file of the run says; see `tokentape.store.sealed.parquet`."""
         return {
             "schema": str(SCHEMA_VERSION),
             "run_id": self.run_id,

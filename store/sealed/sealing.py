@@ -14,18 +14,17 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-
-from recorder import Record, Recording, RecordingError
-from recorder.codec import decode
-from recorder.events import RunStarted
-from recorder.projections import SUMMARISED, summarise
-from recorder.seals import SEALED_KINDS
-from store.errors import NewerStoreError, StoreError
-from store.kept import TABLES as KEPT_TABLES
-from store.kept import Kept, row_of
-from store.payloads import payload_of
-from store.sealed.locks import locked
-from store.sealed.parquet import (
+from tokentape.recorder import Record, Recording, RecordingError
+from tokentape.recorder.codec import decode
+from tokentape.recorder.events import RunStarted
+from tokentape.recorder.projections import SUMMARISED, summarise
+from tokentape.recorder.seals import SEALED_KINDS
+from tokentape.store.errors import NewerStoreError, StoreError
+from tokentape.store.kept import TABLES as KEPT_TABLES
+from tokentape.store.kept import Kept, row_of
+from tokentape.store.payloads import payload_of
+from tokentape.store.sealed.locks import locked
+from tokentape.store.sealed.parquet import (
     ROW_GROUP_ROWS,
     TableFile,
     blobs_rows,
@@ -34,9 +33,15 @@ from store.sealed.parquet import (
     runs_row,
     tokens_rows,
 )
-from store.sealed.places import RUN_TABLES, SCHEMA_VERSION, TABLES, newest_schema, part_name
-from store.sealed.run_file import UNREADABLE, SealedRun, fingerprints_of, read_sealed_run
-from store.source import Attachments, kept_beside, with_parents
+from tokentape.store.sealed.places import (
+    RUN_TABLES,
+    SCHEMA_VERSION,
+    TABLES,
+    newest_schema,
+    part_name,
+)
+from tokentape.store.sealed.run_file import UNREADABLE, SealedRun, fingerprints_of, read_sealed_run
+from tokentape.store.source import Attachments, kept_beside, with_parents
 
 _SUMMARISED_KINDS = frozenset(event.__name__ for event in SUMMARISED)
 # Small row groups: one payload is found without unpacking many.

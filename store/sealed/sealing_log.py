@@ -5,11 +5,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from recorder import Envelope, EventLog, Record, Recording
-from recorder.codec import encode
-from recorder.events import TurnFinished
-from store.sealed.sealing import RunSealer
-from store.source import Attachments
+from tokentape.recorder import Envelope, EventLog, Record, Recording
+from tokentape.recorder.codec import encode
+from tokentape.recorder.events import TurnFinished
+from tokentape.store.sealed.sealing import RunSealer
+from tokentape.store.source import Attachments
 
 
 class LiveStore(EventLog, Attachments, Protocol):

@@ -21,15 +21,20 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-
-from recorder import Recording
-from store.errors import NewerStoreError, StoreError
-from store.sealed.locks import sync_folder
-from store.sealed.parquet import SealedFile
-from store.sealed.places import SCHEMA_VERSION, TABLES, folder_of_run, part_name, run_id_of
-from store.sealed.run_file import SealedRun, cannot_read, read_sealed_run
-from store.sealed.sealing import export_parquet, sealed_events
-from store.source import Attachments, with_parents
+from tokentape.recorder import Recording
+from tokentape.store.errors import NewerStoreError, StoreError
+from tokentape.store.sealed.locks import sync_folder
+from tokentape.store.sealed.parquet import SealedFile
+from tokentape.store.sealed.places import (
+    SCHEMA_VERSION,
+    TABLES,
+    folder_of_run,
+    part_name,
+    run_id_of,
+)
+from tokentape.store.sealed.run_file import SealedRun, cannot_read, read_sealed_run
+from tokentape.store.sealed.sealing import export_parquet, sealed_events
+from tokentape.store.source import Attachments, with_parents
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -161,7 +166,7 @@ def _member(name: str, size: int) -> zipfile.ZipInfo:
 
 
 class Tape:
-    """The files in a tape; see `store.sealed.places.Place`.
+    """The files in a tape; see `tokentape.store.sealed.places.Place`.
 
     Raises StoreError for what is no tape or not whole, NewerStoreError for a newer format. Nothing
     is unpacked to a disk; each file is read whole and checked against its CRC.

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokentape.recorder.events import TokenSampled, TurnStarted
+from tokentape.store import DatabaseStore
 from typer.testing import CliRunner
 
 import benchmarks.__main__ as commands
@@ -24,8 +26,6 @@ from benchmarks.spelling import talk_of
 from benchmarks.store_table import ratios_to_bare
 from benchmarks.token_draws import TokenDraws
 from benchmarks.workload import Workload, make_workload
-from recorder.events import TokenSampled, TurnStarted
-from store import DatabaseStore
 
 RIVAL = Rival(name="a rival", module="no_such_module", needs="inspect.txt")
 

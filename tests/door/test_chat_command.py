@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tokentape.store import DatabaseStore
 
 import tokentape as tt
-from store import DatabaseStore
 
 Cli = Callable[..., tuple[int, str, str]]
 Talk = Callable[..., tuple[int, str, str]]

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tokentape.store import DatabaseStore
 
 import tokentape as tt
-from store import DatabaseStore
 from tests.replay.made_talk import Said, talk_events
 
 Cli = Callable[..., tuple[int, str, str]]

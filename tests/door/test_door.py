@@ -1,4 +1,4 @@
-"""The door opens on our own packages only, and its handles stay where they are."""
+"""The public names, and what importing them does to an environment."""
 
 import subprocess
 import sys
@@ -50,7 +50,6 @@ PUBLIC = {
     "ToolView",
     "TurnVerdict",
     "Verdict",
-    "__version__",
     "cache_df",
     "cache_policy",
     "calibrate",
@@ -96,29 +95,34 @@ def test_every_error_has_one_base() -> None:
 
 
 @pytest.mark.parametrize("form", ["module", "package", "folder"])
-def test_a_stranger_with_one_of_our_names_is_refused_by_name(tmp_path: Path, form: str) -> None:
-    if form == "module":
-        stranger = tmp_path / "store.py"
-    else:
-        (tmp_path / "store").mkdir()
-        stranger = tmp_path / "store" / "__init__.py"
-    stranger.write_text("raise SystemExit('the stranger ran')")
-    if form == "folder":
-        stranger.unlink()
-        stranger = stranger.parent
+def test_packages_of_others_that_have_the_names_of_our_folders_are_never_imported(
+    tmp_path: Path, form: str
+) -> None:
+    for name in ("recorder", "generation", "store", "migrations", "replay"):
+        stranger = tmp_path / f"{name}.py"
+        if form != "module":
+            (tmp_path / name).mkdir()
+            stranger = tmp_path / name / "__init__.py"
+        stranger.write_text("raise SystemExit('the stranger ran')")
+        if form == "folder":
+            stranger.unlink()
     command = [sys.executable, "-m", "tokentape", "list", "--store", "none.db"]
-    shadowed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    command.insert(1, "-P")
-    safe = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
 
-    assert "there is no store" in safe.stderr
-    assert safe.returncode == 2
-    hidden = "hides tokentape's own package 'store'" in shadowed.stderr and (
-        f"{stranger} hides" in shadowed.stderr
+    assert "there is no store" in done.stderr
+    assert done.returncode == 2
+
+
+def test_importing_the_door_imports_no_room_and_no_heavy_library() -> None:
+    program = (
+        "import sys, tokentape\n"
+        "heavy = {'torch', 'transformers', 'sqlalchemy', 'pyarrow', 'pandas', 'typer'}\n"
+        "assert not heavy & sys.modules.keys()\n"
+        "assert [name for name in sys.modules if name.startswith('tokentape')] == ['tokentape']\n"
     )
-    # A folder without __init__.py comes behind an installed package, but before an editable one.
-    assert hidden or (form == "folder" and "there is no store" in shadowed.stderr)
-    assert "the stranger ran" not in shadowed.stderr
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_version_is_that_of_the_distribution() -> None:

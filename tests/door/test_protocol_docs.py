@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import typer.main
+from tokentape.generation.protocols import load_protocol, shipped_protocols
 
-from generation.protocols import load_protocol, shipped_protocols
 from tokentape.cli import app
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "protocols.md").read_text(encoding="utf-8")

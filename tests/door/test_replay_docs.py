@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import typer.main
+from tokentape.replay.compare import FORBIDDING
+from tokentape.replay.verdict import CAUSES
 
 import tokentape as tt
-from replay.compare import FORBIDDING
-from replay.verdict import CAUSES
 from tokentape.cli import app
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "replay.md").read_text(encoding="utf-8")

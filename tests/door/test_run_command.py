@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import yaml
+from tokentape.generation.protocols import Protocol
 
 import tokentape as tt
-from generation.protocols import Protocol
 
 Cli = Callable[..., tuple[int, str, str]]
 SHORT: dict[str, Any] = {

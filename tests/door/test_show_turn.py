@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokentape.store import DatabaseStore
 
 import tokentape as tt
-from store import DatabaseStore
 from tokentape.narration import readable
 from tokentape.turn_page import marks_of, render_page
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import yaml
+from tokentape.recorder import Envelope
+from tokentape.recorder.events import InterventionRemoved, TokenSampled, TurnFinished
 
 import tokentape as tt
-from recorder import Envelope
-from recorder.events import InterventionRemoved, TokenSampled, TurnFinished
 from tokentape.following import Following, NewToken
 from tokentape.narration import Narrator, readable
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tokentape.generation.fingerprints import TensorPrint, WeightsList, weights_of, weights_sha256
+from tokentape.generation.fingerprints import tensors as tensors_module
+from tokentape.generation.fingerprints.tensors import tensor_bytes, tensor_digest, tensor_sample
+from tokentape.generation.fingerprints.weights import list_weights, sample_weights
 
 import tokentape as tt
-from generation.fingerprints import TensorPrint, WeightsList, weights_of, weights_sha256
-from generation.fingerprints import tensors as tensors_module
-from generation.fingerprints.tensors import tensor_bytes, tensor_digest, tensor_sample
-from generation.fingerprints.weights import list_weights, sample_weights
 
 DTYPES = [
     torch.float64,

@@ -12,14 +12,11 @@ import torch
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
-
-import tokentape as tt
-from benchmarks.tiny_models import byte_tokenizer, random_ids, tiny_model
-from generation.cache.marks import marked, unmarked
-from generation.forwards import Forward, counting_forwards
-from generation.interventions import intervening
-from recorder import Recorder
-from recorder.events import (
+from tokentape.generation.cache.marks import marked, unmarked
+from tokentape.generation.forwards import Forward, counting_forwards
+from tokentape.generation.interventions import intervening
+from tokentape.recorder import Recorder
+from tokentape.recorder.events import (
     CacheCleared,
     InterventionApplied,
     InterventionRemoved,
@@ -27,8 +24,11 @@ from recorder.events import (
     RunStarted,
     TurnStarted,
 )
-from recorder.projections import Acting, ActiveRange, Asked
-from store import DatabaseStore
+from tokentape.recorder.projections import Acting, ActiveRange, Asked
+from tokentape.store import DatabaseStore
+
+import tokentape as tt
+from benchmarks.tiny_models import byte_tokenizer, random_ids, tiny_model
 from tests.interventions import GREEDY, KINDS, WIDTH, intervention, ranges_of, vector
 
 MakeLM = Callable[..., tt.LoadedModel]
@@ -214,13 +214,13 @@ COLD: dict[str, Any] = {}
 
 
 def message(text: str) -> Any:
-    from generation.history.messages import NewMessage
+    from tokentape.generation.history.messages import NewMessage
 
     return NewMessage(role="user", content=text)
 
 
 def chosen(lm: tt.LoadedModel, use_cache: bool, **given: Any) -> Any:
-    from generation.turn import turn_settings
+    from tokentape.generation.turn import turn_settings
 
     return turn_settings(lm.model, max_new_tokens=4, do_sample=False, use_cache=use_cache, **given)
 
@@ -500,15 +500,15 @@ def test_a_turn_that_goes_on_in_another_process_keeps_what_acts(
 
 
 def chosen_six(lm: tt.LoadedModel) -> Any:
-    from generation.turn import turn_settings
+    from tokentape.generation.turn import turn_settings
 
     return turn_settings(lm.model, max_new_tokens=6, do_sample=False)
 
 
 def recorder_of_beginning(store: DatabaseStore, run_id: str, tokens: int) -> list[Any]:
     """The turns of a run as they are when it is killed behind so many tokens."""
-    from recorder.events import TokenSampled
-    from recorder.projections import iterate_turns
+    from tokentape.recorder.events import TokenSampled
+    from tokentape.recorder.projections import iterate_turns
 
     envelopes = []
     for envelope in store.recording(run_id).events():

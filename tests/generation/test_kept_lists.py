@@ -12,9 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-
-import tokentape as tt
-from generation.fingerprints import (
+from tokentape.generation.fingerprints import (
     LoadedFiles,
     TensorPrint,
     WeightsList,
@@ -23,8 +21,10 @@ from generation.fingerprints import (
     stamps_of,
     weights_of,
 )
-from generation.fingerprints.kept_lists import find_list, keep_list
-from generation.fingerprints.weights import list_weights
+from tokentape.generation.fingerprints.kept_lists import find_list, keep_list
+from tokentape.generation.fingerprints.weights import list_weights
+
+import tokentape as tt
 
 ROOT = Path(__file__).parents[2]
 Q_PROJ = "model.layers.1.self_attn.q_proj.weight"

@@ -18,7 +18,7 @@ import json, sys
 import torch
 import tokentape as tt
 from benchmarks.tiny_models import byte_tokenizer, tiny_model
-from recorder.events import MemorySampled
+from tokentape.recorder.events import MemorySampled
 
 torch.set_num_threads(1)
 # As many heads of keys as of queries: else torch's attention copies the keys that heads share, and

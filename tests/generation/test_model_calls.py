@@ -9,10 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
-from transformers import LogitsProcessorList
-
-import tokentape as tt
-from recorder.events import (
+from tokentape.recorder.events import (
     CacheDecided,
     HistoryPruned,
     InterventionRequested,
@@ -23,7 +20,10 @@ from recorder.events import (
     TurnFinished,
     TurnStarted,
 )
-from store import DatabaseStore
+from tokentape.store import DatabaseStore
+from transformers import LogitsProcessorList
+
+import tokentape as tt
 from tests.forced import forced_reply
 from tests.generation.test_tool_calls import QWEN_TEMPLATE
 from tokentape.narration import told

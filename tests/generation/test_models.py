@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from tokentape.generation import models
+from tokentape.generation.fingerprints import tokenizer_sha256, weights_sha256
+from tokentape.store import DatabaseStore
 
 import tokentape as tt
-from generation import models
-from generation.fingerprints import tokenizer_sha256, weights_sha256
-from store import DatabaseStore
 from tests.made_events import run_started
 
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from tokentape.generation.sampling import generator_sha256
+from tokentape.store import DatabaseStore
 
 import tokentape as tt
 from benchmarks.parity import CONFIGS, DTYPES, STARTS, run_matrix
 from benchmarks.tiny_models import FAMILIES, random_ids
-from generation.sampling import generator_sha256
-from store import DatabaseStore
 
 FAMILIES_OF_FULL_ATTENTION = ("llama", "qwen3", "gpt2")
 SEED = 1234

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import yaml
+from tokentape.generation.protocols import Protocol, load_protocol, shipped_protocols
 
 import tokentape as tt
-from generation.protocols import Protocol, load_protocol, shipped_protocols
 
 WHOLE: dict[str, Any] = {
     "name": "mine",

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from tokentape.generation.tool_calls import CallReader
+from tokentape.recorder import EventLog
+from tokentape.recorder.events import RunFinished, RunForked, RunResumed, SystemPromptCached
+from tokentape.store import DatabaseStore
 
 import tokentape as tt
-from generation.tool_calls import CallReader
-from recorder import EventLog
-from recorder.events import RunFinished, RunForked, RunResumed, SystemPromptCached
-from store import DatabaseStore
 
 SETTINGS: dict[str, Any] = {"do_sample": True, "temperature": 0.9, "top_k": 40}
 LAYER = "model.layers.0.input_layernorm.weight"
@@ -42,7 +42,7 @@ def calling(monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that calls a tool with its third token: what it says then is taken for a call."""
 
     def completed(self: CallReader, text: str, *, prefix: str = "") -> tuple[Any, ...]:
-        from generation.tool_calls import ParsedCall
+        from tokentape.generation.tool_calls import ParsedCall
 
         called = ParsedCall(
             name="get_weight_statistics", arguments={"layer_name": LAYER}, text=text[-2:]
@@ -433,7 +433,7 @@ def test_a_fork_that_says_another_turn_than_its_parent_stood_at_does_not_hold(
 ) -> None:
     from dataclasses import replace
 
-    from recorder import Recorder
+    from tokentape.recorder import Recorder
 
     tools = tt.default_tools(lm)
     with begin(lm, store) as run:

@@ -4,9 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-
-import tokentape as tt
-from generation.protocols import (
+from tokentape.generation.protocols import (
     Protocol,
     ProtocolTurn,
     chosen_tools,
@@ -14,8 +12,10 @@ from generation.protocols import (
     load_protocol,
     run_protocol,
 )
-from recorder.events import HistoryPruned, ToolCalled
-from store import DatabaseStore
+from tokentape.recorder.events import HistoryPruned, ToolCalled
+from tokentape.store import DatabaseStore
+
+import tokentape as tt
 
 # As small as it gets: the prompts of a shipped protocol have ten thousand bytes.
 SMALL = {

@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 import torch
+from tokentape.generation import hf
+from tokentape.store import DatabaseStore
 from transformers import (
     LogitsProcessor,
     LogitsProcessorList,
@@ -13,8 +15,6 @@ from transformers import (
 
 import tokentape as tt
 from benchmarks.tiny_models import random_ids
-from generation import hf
-from store import DatabaseStore
 
 IDS = random_ids(120, 1)
 SAMPLED: dict[str, Any] = {"do_sample": True, "top_k": 0}

@@ -6,11 +6,10 @@ from datetime import datetime
 from typing import Any
 
 import pytest
+from tokentape.generation.history.conversation import Conversation, Prompt
+from tokentape.generation.history.messages import NewMessage
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import chat_template_utils
-
-from generation.history.conversation import Conversation, Prompt
-from generation.history.messages import NewMessage
 
 OPENED = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 PLAIN = (

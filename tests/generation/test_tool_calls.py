@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokentape.generation import CallReader, ParsedCall
+from tokentape.store import DatabaseStore
 from transformers import LogitsProcessorList, PreTrainedTokenizerFast
 
 import tokentape as tt
-from generation import CallReader, ParsedCall
-from store import DatabaseStore
 from tests.forced import forced_reply
 
 QWEN_TEMPLATE = {

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from tokentape.generation.fingerprints import tensor_sha256
+from tokentape.generation.introspection import WeightInspector
+from tokentape.recorder.events import ToolCalled, ToolReturned
+from tokentape.store import DatabaseStore
 
 import tokentape as tt
-from generation.fingerprints import tensor_sha256
-from generation.introspection import WeightInspector
-from recorder.events import ToolCalled, ToolReturned
-from store import DatabaseStore
 
 LAYER = "model.layers.1.mlp.up_proj.weight"
 

@@ -6,11 +6,17 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from recorder import Envelope, NewerRecordingError, RecordingError
-from recorder.codec import CLASSES, decode, decode_body, dump_canonical, encode, encode_body
-from recorder.events import Event, HistoryPruned, MessageAdded, TokenSampled
-from recorder.seals import canonical_bytes
+from tokentape.recorder import Envelope, NewerRecordingError, RecordingError
+from tokentape.recorder.codec import (
+    CLASSES,
+    decode,
+    decode_body,
+    dump_canonical,
+    encode,
+    encode_body,
+)
+from tokentape.recorder.events import Event, HistoryPruned, MessageAdded, TokenSampled
+from tokentape.recorder.seals import canonical_bytes
 
 ids = st.lists(st.integers(0, 2**31 - 1), max_size=5).map(tuple)
 text = st.text()

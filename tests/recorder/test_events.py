@@ -5,9 +5,9 @@ import typing
 from typing import Any
 
 import pytest
+from tokentape.recorder import events
+from tokentape.recorder.events import CacheDecided, Event, HistoryPruned, TokenSampled, TurnStarted
 
-from recorder import events
-from recorder.events import CacheDecided, Event, HistoryPruned, TokenSampled, TurnStarted
 from tests.made_events import run_started
 
 DECIDED = {

@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-
-from recorder import Envelope, Recorder, Recording, RecordingError, TokentapeError
-from recorder.codec import encode
-from recorder.events import (
+from tokentape.recorder import Envelope, Recorder, Recording, RecordingError, TokentapeError
+from tokentape.recorder.codec import encode
+from tokentape.recorder.events import (
     CacheCleared,
     Event,
     HistoryPruned,
@@ -18,7 +17,8 @@ from recorder.events import (
     RunFinished,
     TurnStarted,
 )
-from recorder.run_id import uuid7
+from tokentape.recorder.run_id import uuid7
+
 from tests.made_events import run_started
 
 STARTED = run_started()

@@ -5,10 +5,9 @@ import hashlib
 from typing import Any
 
 import pytest
-
-from recorder import Envelope, Record, Recorder, Recording
-from recorder.codec import encode
-from recorder.events import (
+from tokentape.recorder import Envelope, Record, Recorder, Recording
+from tokentape.recorder.codec import encode
+from tokentape.recorder.events import (
     CacheCleared,
     HistoryPruned,
     MessageAdded,
@@ -20,7 +19,8 @@ from recorder.events import (
     TurnStarted,
     ids_sha256,
 )
-from recorder.seals import check_seals
+from tokentape.recorder.seals import check_seals
+
 from tests.recorder.test_seals import STARTED
 
 SECRET = "rosebud"

@@ -6,10 +6,9 @@ import struct
 from typing import Any
 
 import pytest
-
-from recorder import Envelope, Record, Recorder
-from recorder.codec import encode
-from recorder.events import (
+from tokentape.recorder import Envelope, Record, Recorder
+from tokentape.recorder.codec import encode
+from tokentape.recorder.events import (
     CacheCleared,
     CacheDecided,
     MessageAdded,
@@ -18,7 +17,8 @@ from recorder.events import (
     TurnFinished,
     TurnStarted,
 )
-from recorder.seals import check_seals
+from tokentape.recorder.seals import check_seals
+
 from tests.made_events import run_started
 
 STARTED = run_started()

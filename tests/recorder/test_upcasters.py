@@ -3,9 +3,8 @@
 from pathlib import Path
 
 import pytest
-
-from recorder.codec import CLASSES
-from recorder.upcasters import UPCASTERS, Fields, upcast, validate_chain
+from tokentape.recorder.codec import CLASSES
+from tokentape.recorder.upcasters import UPCASTERS, Fields, upcast, validate_chain
 
 
 def add(name: str) -> "object":
@@ -47,9 +46,9 @@ def test_a_chain_with_a_gap_or_a_loose_end_is_refused(
 
 def test_the_chain_is_validated_when_the_codec_is_imported() -> None:
     """Or else nobody would know before an old recording is read."""
-    import recorder.codec
+    import tokentape.recorder.codec
 
-    source = Path(recorder.codec.__file__).read_text(encoding="utf-8")
+    source = Path(tokentape.recorder.codec.__file__).read_text(encoding="utf-8")
 
     assert "\nvalidate_chain(" in source
     validate_chain({kind: cls.version for kind, cls in CLASSES.items()}, UPCASTERS)

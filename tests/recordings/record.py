@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 from unittest.mock import patch
 
+from tokentape.store import DatabaseStore
+
 import tokentape as tt
 from benchmarks.tiny_models import byte_tokenizer, tiny_model
-from store import DatabaseStore
 
 NEW_TOKENS = 4
 

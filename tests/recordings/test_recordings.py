@@ -9,11 +9,11 @@ import json
 from pathlib import Path
 
 import pytest
+from tokentape.recorder.codec import CLASSES, dump_canonical
+from tokentape.recorder.seals import check_seals
+from tokentape.replay.weights import recorded_weights
 
 import tokentape as tt
-from recorder.codec import CLASSES, dump_canonical
-from recorder.seals import check_seals
-from replay.weights import recorded_weights
 
 FOLDER = Path(__file__).parent
 TAPES = sorted(FOLDER.glob("*.tape"))

@@ -4,8 +4,8 @@ import random
 from dataclasses import replace
 from typing import Any
 
-from replay.floor import FLOORS
-from replay.verdict import (
+from tokentape.replay.floor import FLOORS
+from tokentape.replay.verdict import (
     Candidate,
     Cause,
     Divergence,

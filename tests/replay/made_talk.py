@@ -4,10 +4,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import tokentape as tt
-from recorder import Envelope
-from recorder.codec import encode
-from recorder.events import (
+from tokentape.recorder import Envelope
+from tokentape.recorder.codec import encode
+from tokentape.recorder.events import (
     CacheDecided,
     CacheEvicted,
     Event,
@@ -23,6 +22,8 @@ from recorder.events import (
     TurnStarted,
     ids_sha256,
 )
+
+import tokentape as tt
 from tests.made_events import run_started
 
 

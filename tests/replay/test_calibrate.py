@@ -7,10 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-
-import tokentape as tt
-from replay.calibrate import ways_of
-from replay.floor import (
+from tokentape.replay.calibrate import ways_of
+from tokentape.replay.floor import (
     FLOORS,
     hides_faults,
     is_off_on_average,
@@ -18,8 +16,10 @@ from replay.floor import (
     predict_flips,
     version_of,
 )
-from replay.report import render
-from store import DatabaseStore
+from tokentape.replay.report import render
+from tokentape.store import DatabaseStore
+
+import tokentape as tt
 
 Record = Callable[..., tt.Recording]
 Cli = Callable[..., tuple[int, str, str]]

@@ -10,10 +10,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-import tokentape as tt
-from recorder.codec import encode_body, kind_of
-from recorder.events import (
+from tokentape.recorder.codec import encode_body, kind_of
+from tokentape.recorder.events import (
     CacheCleared,
     Event,
     HistoryPruned,
@@ -21,7 +19,9 @@ from recorder.events import (
     ToolCalled,
     TurnStarted,
 )
-from replay.diff_report import headline, render
+from tokentape.replay.diff_report import headline, render
+
+import tokentape as tt
 from tests.replay.made_talk import Said, recorded, talk, talk_events
 
 FOUR = [Said(), Said(reply="yes it is.", tool='{"mean": 0.5}'), Said(seed=None), Said()]

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokentape.recorder.events import RunResumed
+from tokentape.replay.rerecord import rerecord
+from tokentape.store import DatabaseStore
 
 import tokentape as tt
-from recorder.events import RunResumed
-from replay.rerecord import rerecord
-from store import DatabaseStore
 from tests.store.made_families import record_family
 from tokentape.commands.serving import Server, list_runs
 

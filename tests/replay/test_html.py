@@ -12,12 +12,12 @@ from xml.etree import ElementTree
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokentape.replay.charts import draw, scale_of, thin
+from tokentape.replay.html import html_report
+from tokentape.replay.verdict import Report, Verdict
+from tokentape.store import DatabaseStore
 
 import tokentape as tt
-from replay.charts import draw, scale_of, thin
-from replay.html import html_report
-from replay.verdict import Report, Verdict
-from store import DatabaseStore
 from tests.replay.made_reports import (
     HOSTILE,
     bare,

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokentape.replay.html import html_report
+from tokentape.replay.verdict import Verdict
 
 import tokentape as tt
-from replay.html import html_report
-from replay.verdict import Verdict
 from tests.replay.browser import CANNOT_START, SCHEMES, WIDTHS
 from tests.replay.made_reports import HOSTILE, bare, hostile, huge, not_numbers, of_verdict, report
 

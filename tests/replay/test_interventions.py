@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from tokentape.generation.interventions import tensor_bytes
+from tokentape.recorder.events import InterventionApplied
+from tokentape.replay.floor import version_of
+from tokentape.store import DatabaseStore
 
 import tokentape as tt
-from generation.interventions import tensor_bytes
-from recorder.events import InterventionApplied
-from replay.floor import version_of
-from store import DatabaseStore
 from tests.interventions import (
     GREEDY,
     KINDS,

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
+from tokentape.recorder.projections import Turn
+from tokentape.replay.floor import FLOORS
+from tokentape.replay.judge import Judgement, TurnJudge
+from tokentape.store import DatabaseStore
 
 import tokentape as tt
-from recorder.projections import Turn
-from replay.floor import FLOORS
-from replay.judge import Judgement, TurnJudge
-from store import DatabaseStore
 
 FLOOR = FLOORS["float32"]
 

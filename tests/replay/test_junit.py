@@ -8,12 +8,12 @@ from xml.etree import ElementTree
 
 import pytest
 import xmlschema
+from tokentape.replay.floor import FLOORS
+from tokentape.replay.junit import junit_xml
+from tokentape.replay.verdict import Report, Verdict
+from tokentape.store import DatabaseStore
 
 import tokentape as tt
-from replay.floor import FLOORS
-from replay.junit import junit_xml
-from replay.verdict import Report, Verdict
-from store import DatabaseStore
 from tests.replay.made_reports import (
     HOSTILE,
     bare,

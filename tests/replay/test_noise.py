@@ -4,9 +4,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from replay import noise
-from replay.noise import NoiseStream
+from tokentape.replay import noise
+from tokentape.replay.noise import NoiseStream
 
 VOCABULARY = 97
 CPU = torch.device("cpu")

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from tokentape.recorder.events import ToolCalled, TurnStarted
+from tokentape.store import DatabaseStore
 from transformers import LogitsProcessor, LogitsProcessorList
 
 import tokentape as tt
-from recorder.events import ToolCalled, TurnStarted
-from store import DatabaseStore
 from tests.forced import ForcedReply, forced_reply
 
 CALL = (

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
+from tokentape.replay.divergence_text import KINDS, in_full, sparkline
+from tokentape.replay.escapes import quoted, visible
+from tokentape.replay.report import render
 
 import tokentape as tt
-from replay.divergence_text import KINDS, in_full, sparkline
-from replay.escapes import quoted, visible
-from replay.report import render
 from tests.replay.made_reports import (
     HOSTILE,
     bare,

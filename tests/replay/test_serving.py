@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokentape.replay.floor import FLOORS, version_of
 from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
 import tokentape as tt
-from replay.floor import FLOORS, version_of
 from tokentape.commands.serving import Server
 
 Forged = Callable[[Path, str], Path]

@@ -12,18 +12,18 @@ from typing import Any
 
 import pytest
 import torch
-
-import tokentape as tt
-from recorder.events import MessageAdded, ToolCalled, ToolReturned
-from replay.tool_results import (
+from tokentape.recorder.events import MessageAdded, ToolCalled, ToolReturned
+from tokentape.replay.tool_results import (
     MISSING,
     altered_tool_results,
     describe_drift,
     drift_size,
     rerun_tools,
 )
-from replay.verdict import ToolDrift
-from store import DatabaseStore
+from tokentape.replay.verdict import ToolDrift
+from tokentape.store import DatabaseStore
+
+import tokentape as tt
 from tests.made_events import run_started
 from tests.replay.copies import Change, altered_copy, change_bodies
 

@@ -9,6 +9,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tokentape.recorder.events import Event, TurnStarted
+from tokentape.replay.floor import FLOORS, plausible, predict_flips
+from tokentape.replay.report import render
+from tokentape.store import DatabaseStore
 from transformers import (
     LogitsProcessor,
     LogitsProcessorList,
@@ -18,10 +22,6 @@ from transformers import (
 
 import tokentape as tt
 from benchmarks.faults import Case, recorded_again
-from recorder.events import Event, TurnStarted
-from replay.floor import FLOORS, plausible, predict_flips
-from replay.report import render
-from store import DatabaseStore
 
 HONEST: dict[str, dict[str, Any]] = {
     "greedy": {"do_sample": False},

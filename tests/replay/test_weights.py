@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from tokentape.generation.fingerprints import TensorPrint, WeightsList, weights_of
+from tokentape.replay.weights import changed_tensors, looks_rounded, recorded_weights
+from tokentape.store import DatabaseStore
 
 import tokentape as tt
-from generation.fingerprints import TensorPrint, WeightsList, weights_of
-from replay.weights import changed_tensors, looks_rounded, recorded_weights
-from store import DatabaseStore
 
 Alter = Callable[[tt.LoadedModel, Callable[[Any], None]], tt.LoadedModel]
 Q_PROJ = "model.layers.1.self_attn.q_proj.weight"

@@ -6,9 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-
-import tokentape as tt
-from recorder.events import (
+from tokentape.recorder.events import (
     CacheDecided,
     HistoryPruned,
     MessageAdded,
@@ -20,8 +18,10 @@ from recorder.events import (
     TurnFinished,
     TurnStarted,
 )
-from recorder.numbers import to_half
-from store import DatabaseStore, KeptVerdict
+from tokentape.recorder.numbers import to_half
+from tokentape.store import DatabaseStore, KeptVerdict
+
+import tokentape as tt
 from tests.made_events import run_started
 
 ODD_TEXT = 'NUL \x00, spelled \\u0000, behind a backslash \\\x00, "quoted", it\'s\n\u2028 ünï 🙂'

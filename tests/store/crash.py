@@ -20,9 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recorder import Record, Recorder
-from recorder.codec import encode
-from recorder.events import (
+from tokentape.recorder import Record, Recorder
+from tokentape.recorder.codec import encode
+from tokentape.recorder.events import (
     CacheDecided,
     Event,
     MessageAdded,
@@ -36,10 +36,10 @@ from recorder.events import (
     TurnStarted,
     ids_sha256,
 )
-from recorder.numbers import to_half
-from recorder.recorder import DURABLE
-from recorder.seals import canonical_bytes
-from store import DatabaseStore, open_store
+from tokentape.recorder.numbers import to_half
+from tokentape.recorder.recorder import DURABLE
+from tokentape.recorder.seals import canonical_bytes
+from tokentape.store import DatabaseStore, open_store
 
 ROOT = Path(__file__).parents[2]
 

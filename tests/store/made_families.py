@@ -3,11 +3,12 @@
 from contextlib import suppress
 from itertools import takewhile
 
+from tokentape.recorder import Record
+from tokentape.recorder.events import RunForked, RunResumed, TokenSampled
+from tokentape.recorder.seals import check_seals
+from tokentape.store import DatabaseStore
+
 import tokentape as tt
-from recorder import Record
-from recorder.events import RunForked, RunResumed, TokenSampled
-from recorder.seals import check_seals
-from store import DatabaseStore
 from tests.store.made_runs import STARTED, begin, say
 
 LAYER = "model.layers.0.input_layernorm.weight"

@@ -4,8 +4,7 @@ import hashlib
 import itertools
 from typing import Any
 
-import tokentape as tt
-from recorder.events import (
+from tokentape.recorder.events import (
     CacheDecided,
     TokenSampled,
     ToolCalled,
@@ -13,7 +12,9 @@ from recorder.events import (
     TurnFinished,
     TurnStarted,
 )
-from store import KeptFloor, KeptVerdict
+from tokentape.store import KeptFloor, KeptVerdict
+
+import tokentape as tt
 from tests.made_events import run_started
 
 STARTED = run_started(name="by\nhand é", generation_config={"top_p": 0.9})

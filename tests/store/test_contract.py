@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from tokentape.recorder.codec import encode
+from tokentape.recorder.events import RunStarted, TokenSampled, ToolReturned
+from tokentape.store import DatabaseStore, KeptFloor, KeptVerdict, ParquetStore
+from tokentape.store.source import Source
 
 import tokentape as tt
-from recorder.codec import encode
-from recorder.events import RunStarted, TokenSampled, ToolReturned
-from store import DatabaseStore, KeptFloor, KeptVerdict, ParquetStore
-from store.source import Source
 
 AnyStore = DatabaseStore | ParquetStore
 FRAMES = (

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokentape.store import DatabaseStore
 
 import tokentape as tt
-from store import DatabaseStore
 from tests.store.crash import processes, record_script
 
 Cli = Callable[..., tuple[int, str, str]]

@@ -8,11 +8,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from tokentape.store import DatabaseStore
+from tokentape.store.frames.columns import FRAMES
+from tokentape.store.source import Source
 
 import tokentape as tt
-from store import DatabaseStore
-from store.frames.columns import FRAMES
-from store.source import Source
 from tests.store.made_families import record_family
 from tests.store.made_runs import verdict_of
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
+from tokentape.recorder.events import CacheCleared
+from tokentape.store import DatabaseStore
 
 import tokentape as tt
-from recorder.events import CacheCleared
-from store import DatabaseStore
 from tests.store.crash import ROOT, Script, record_item, record_script, started
 
 
@@ -65,8 +65,8 @@ def test_a_full_disk_is_told_once_and_harms_nothing(tmp_path: Path) -> None:
 
 FILLED = """
 import resource, sys
-from recorder import Recorder, TokentapeError
-from store import open_store
+from tokentape.recorder import Recorder, TokentapeError
+from tokentape.store import open_store
 from tests.store.crash import Script, record_item
 
 with open_store(sys.argv[1]) as store:
@@ -121,7 +121,7 @@ def test_a_file_that_cannot_grow_is_told_and_harms_nothing(tmp_path: Path, room:
 
 READER = """
 import os, sys
-import recorder, store, tokentape.cli
+import tokentape.recorder, tokentape.store, tokentape.cli
 
 path, sys.argv[1:] = sys.argv[1], sys.argv[2:]
 if os.getuid() == 0:
@@ -131,8 +131,8 @@ tokentape.cli.main()
 """
 WRITER = """
 import os, sys
-from recorder import Recorder, TokentapeError
-from store import open_store
+from tokentape.recorder import Recorder, TokentapeError
+from tokentape.store import open_store
 from tests.store.crash import started
 
 if os.getuid() == 0:
@@ -182,7 +182,7 @@ def test_a_store_that_may_not_be_written_says_so(guarded: Path, folder_mode: int
 def test_a_store_that_somebody_holds_too_long_is_told(
     sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("store.live.connections.BUSY_TIMEOUT_MS", 200)
+    monkeypatch.setattr("tokentape.store.live.connections.BUSY_TIMEOUT_MS", 200)
     path = Path(shutil.copy(sound, tmp_path))
     holder = sqlite3.connect(path, isolation_level=None)
     with live(path) as opened:

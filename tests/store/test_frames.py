@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from tokentape.recorder.events import TokenSampled, ToolReturned
+from tokentape.store import DatabaseStore
+from tokentape.store.arrow import TOKENS
+from tokentape.store.frames.columns import FRAMES
+from tokentape.store.source import Selection
 
 import tokentape as tt
-from recorder.events import TokenSampled, ToolReturned
-from store import DatabaseStore
-from store.arrow import TOKENS
-from store.frames.columns import FRAMES
-from store.source import Selection
 from tests.store.conftest import ODD_TEXT, odd_run, token, turn_started
 
 Frame = Callable[..., pd.DataFrame]

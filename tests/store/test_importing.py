@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokentape.recorder.events import MessageAdded
+from tokentape.store import DatabaseStore
 
 import tokentape as tt
-from recorder.events import MessageAdded
-from store import DatabaseStore
 from tests.store.made_runs import begin, make_run, say
 
 Change = Callable[[dict[str, Any]], None]

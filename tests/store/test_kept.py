@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
+from tokentape.recorder.events import CacheCleared
+from tokentape.store import DatabaseStore, KeptFloor
 
 import tokentape as tt
-from recorder.events import CacheCleared
-from store import DatabaseStore, KeptFloor
 from tests.store.made_runs import begin, floor_of, make_run, verdict_of
 
 SECRET = "the-parrot-is-in-the-attic"

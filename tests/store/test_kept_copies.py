@@ -13,11 +13,11 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokentape.recorder.codec import dump_canonical
+from tokentape.store import DatabaseStore, KeptFloor, KeptVerdict
+from tokentape.store.sealed.sealing import TableFile
 
 import tokentape as tt
-from recorder.codec import dump_canonical
-from store import DatabaseStore, KeptFloor, KeptVerdict
-from store.sealed.sealing import TableFile
 from tests.store.made_runs import begin, floor_of, make_run, say, verdict_of
 
 Cli = Callable[..., tuple[int, str, str]]

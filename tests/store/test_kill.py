@@ -19,9 +19,9 @@ from typing import Any
 import psutil
 import pytest
 from sqlalchemy.engine import make_url
+from tokentape.store import DatabaseStore
 
 import tokentape as tt
-from store import DatabaseStore
 from tests.postgres import own_server
 from tests.store.crash import Process, Processes, Said, digest, processes, record_script
 

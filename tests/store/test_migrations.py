@@ -13,15 +13,15 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, text
+from tokentape.recorder.codec import decode_body
+from tokentape.recorder.events import TokenSampled
+from tokentape.recorder.numbers import to_half
+from tokentape.recorder.projections import RunSummary
+from tokentape.store import KeptVerdict, database_url, upgrade_store
+from tokentape.store.live.schema import alembic_config, head, triggers_of
+from tokentape.store.live.tables import TRIGGERS, metadata
 
 import tokentape as tt
-from recorder.codec import decode_body
-from recorder.events import TokenSampled
-from recorder.numbers import to_half
-from recorder.projections import RunSummary
-from store import KeptVerdict, database_url, upgrade_store
-from store.live.schema import alembic_config, head, triggers_of
-from store.live.tables import TRIGGERS, metadata
 from tests.store.made_runs import make_run
 
 SCHEMAS = Path(__file__).parent / "schemas"
@@ -148,7 +148,7 @@ def test_an_upgrade_that_loses_a_trigger_is_undone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = old_store(tmp_path, "0001")
-    monkeypatch.setattr("store.live.schema.TRIGGERS", TRIGGERS | {"one_that_is_not_made"})
+    monkeypatch.setattr("tokentape.store.live.schema.TRIGGERS", TRIGGERS | {"one_that_is_not_made"})
     before = path.read_bytes()
     with pytest.raises(tt.StoreError, match="lost one_that_is_not_made: it is undone"):
         tt.open_store(path, upgrade=True)
@@ -274,7 +274,7 @@ def test_a_backup_that_cannot_be_finished_is_not_left_and_nothing_is_upgraded(
         aside.write_bytes(b"half")
         raise sqlite3.OperationalError("database or disk is full")
 
-    monkeypatch.setattr("store.live.schema._copied", break_off)
+    monkeypatch.setattr("tokentape.store.live.schema._copied", break_off)
     with pytest.raises(tt.StoreError, match=r"cannot make the backup .* disk is full; nothing was"):
         tt.open_store(path, upgrade=True)
 

@@ -8,14 +8,14 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tokentape.recorder import Record
+from tokentape.recorder.events import ToolReturned
+from tokentape.recorder.seals import check_seals
+from tokentape.store import DatabaseStore
+from tokentape.store.arrow import EVENTS, TOKENS
+from tokentape.store.source import Selection
 
 import tokentape as tt
-from recorder import Record
-from recorder.events import ToolReturned
-from recorder.seals import check_seals
-from store import DatabaseStore
-from store.arrow import EVENTS, TOKENS
-from store.source import Selection
 from tests.store.made_runs import make_run
 
 

@@ -12,12 +12,12 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokentape.recorder import Record
+from tokentape.recorder.codec import dump_canonical
+from tokentape.store import DatabaseStore
+from tokentape.store.copies.jsonl import JsonlFile
 
 import tokentape as tt
-from recorder import Record
-from recorder.codec import dump_canonical
-from store import DatabaseStore
-from store.copies.jsonl import JsonlFile
 from tests.store.made_runs import begin, make_run, say
 
 Cli = Callable[..., tuple[int, str, str]]

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from alembic import command
 from sqlalchemy import create_engine, text
+from tokentape.recorder.events import CacheCleared
+from tokentape.store import DatabaseStore
+from tokentape.store.live.schema import alembic_config
 
 import tokentape as tt
-from recorder.events import CacheCleared
-from store import DatabaseStore
-from store.live.schema import alembic_config
 from tests.store.crash import ROOT, Process, Processes, digest, processes, record_script, started
 from tests.store.made_runs import begin, say
 
@@ -90,9 +90,9 @@ def test_of_two_that_begin_one_run_one_is_refused(where: str, recorders: Process
 # Both write events 1 to 200 of a run that somebody else began; who comes too late tries the next.
 RACER = """
 import random, sys, time
-from recorder import Envelope
-from recorder.events import CacheCleared, TokenSampled
-from store import StoreError, open_store
+from tokentape.recorder import Envelope
+from tokentape.recorder.events import CacheCleared, TokenSampled
+from tokentape.store import StoreError, open_store
 
 where, run_id, me = sys.argv[1:]
 with open_store(where) as store:
@@ -217,7 +217,7 @@ def test_who_records_a_run_that_was_erased_cannot_write_into_the_next(where: str
 # Keeps ten verdicts of its own beside a run, and one that all the others keep, too.
 JUDGE = """
 import sys
-from store import KeptVerdict, open_store
+from tokentape.store import KeptVerdict, open_store
 
 where, run_id, me = sys.argv[1:]
 with open_store(where) as store:
@@ -297,7 +297,7 @@ def make_store_0001(path: Path, runs: int, tokens: int) -> None:
 
 UPGRADER = """
 import sys
-from store import open_store
+from tokentape.store import open_store
 
 print("ready", flush=True)
 with open_store(sys.argv[1], upgrade=True) as store:
@@ -337,7 +337,7 @@ def test_of_several_that_upgrade_a_store_one_makes_the_backup(tmp_path: Path) ->
 
 OPENER = """
 import sys
-from store import open_store
+from tokentape.store import open_store
 
 for _ in range(40):
     with open_store(sys.argv[1], must_exist=True) as store:

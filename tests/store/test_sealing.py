@@ -11,13 +11,13 @@ from typing import Any
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from tokentape.recorder import Record
+from tokentape.recorder.events import CacheCleared
+from tokentape.store import DatabaseStore
+from tokentape.store.sealed import parquet, sealing
+from tokentape.store.sealed.locks import locked
 
 import tokentape as tt
-from recorder import Record
-from recorder.events import CacheCleared
-from store import DatabaseStore
-from store.sealed import parquet, sealing
-from store.sealed.locks import locked
 from tests.store.made_runs import begin, make_run, say
 
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from tokentape.recorder.events import ToolReturned
+from tokentape.recorder.projections import summarise_all
+from tokentape.store import DatabaseStore
+from tokentape.store.arrow import TOKENS
+from tokentape.store.live.tables import SEQ_BITS, TRIGGERS, blobs, events, runs, tokens
+from tokentape.store.source import Selection
 
 import tokentape as tt
-from recorder.events import ToolReturned
-from recorder.projections import summarise_all
-from store import DatabaseStore
-from store.arrow import TOKENS
-from store.live.tables import SEQ_BITS, TRIGGERS, blobs, events, runs, tokens
-from store.source import Selection
 from tests.store.crash import record_script
 
 TABLES = (events, tokens, runs, blobs)

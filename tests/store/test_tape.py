@@ -10,10 +10,10 @@ import duckdb
 import pandas as pd
 import polars as pl
 import pytest
+from tokentape.store import DatabaseStore
+from tokentape.store.source import Selection
 
 import tokentape as tt
-from store import DatabaseStore
-from store.source import Selection
 from tests.store.made_runs import begin, make_run, say
 
 Cli = Callable[..., tuple[int, str, str]]

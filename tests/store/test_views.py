@@ -11,12 +11,12 @@ import pandas as pd
 import pytest
 from alembic import command
 from sqlalchemy import inspect, text
+from tokentape.store import DatabaseStore
+from tokentape.store.frames import frames
+from tokentape.store.frames.columns import FRAMES
+from tokentape.store.live.schema import alembic_config
 
 import tokentape as tt
-from store import DatabaseStore
-from store.frames import frames
-from store.frames.columns import FRAMES
-from store.live.schema import alembic_config
 from tests.store.conftest import (
     ODD_TEXT,
     float32,

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tokentape.generation.forwards import DECODE, Forward, counting_forwards
+from tokentape.generation.introspection import ActivationMonitor, HiddenStateTap
+from tokentape.generation.introspection.spans import Span
+from tokentape.generation.layers import find_layer, output_of
+from tokentape.recorder.codec import encode_body
 
 import tokentape as tt
 from benchmarks.tiny_models import FAMILIES, random_ids
-from generation.forwards import DECODE, Forward, counting_forwards
-from generation.introspection import ActivationMonitor, HiddenStateTap
-from generation.introspection.spans import Span
-from generation.layers import find_layer, output_of
-from recorder.codec import encode_body
 
 MakeLM = Callable[..., tt.LoadedModel]
 PROMPT = random_ids(20, 1)
@@ -360,7 +360,7 @@ def test_a_single_layer_model_in_16_bits_is_watched(make_lm: MakeLM) -> None:
 def test_many_forwards_that_nobody_asks_for_do_not_pile_up(
     lm: tt.LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("generation.introspection.activations._WAITING_MAX", 3)
+    monkeypatch.setattr("tokentape.generation.introspection.activations._WAITING_MAX", 3)
     monitor = ActivationMonitor(lm.model, [0], events=False)
     forward = Forward(source=DECODE)
     with counting_forwards(lm.model, forward), monitor.watching(forward), torch.no_grad():

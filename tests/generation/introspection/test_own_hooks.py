@@ -4,11 +4,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-
-import tokentape as tt
-from benchmarks.tiny_models import random_ids
-from generation.cache.key import cache_key
-from generation.forwards import (
+from tokentape.generation.cache.key import cache_key
+from tokentape.generation.forwards import (
     PREFILL,
     RECOMPUTED,
     Forward,
@@ -16,6 +13,9 @@ from generation.forwards import (
     counting_forwards,
     recomputing,
 )
+
+import tokentape as tt
+from benchmarks.tiny_models import random_ids
 
 IDS = torch.tensor([[5, 6, 7, 8]])
 

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 import torch
+from tokentape.generation.cache.key import cache_key
+from tokentape.generation.forwards import DECODE, Forward, counting_forwards
+from tokentape.generation.introspection import ActivationMonitor
+from tokentape.generation.introspection.attention import eager_attention
+from tokentape.generation.introspection.toolset import IntrospectionTools
+from tokentape.store import DatabaseStore
 
 import tokentape as tt
 from benchmarks.tiny_models import FAMILIES, random_ids
-from generation.cache.key import cache_key
-from generation.forwards import DECODE, Forward, counting_forwards
-from generation.introspection import ActivationMonitor
-from generation.introspection.attention import eager_attention
-from generation.introspection.toolset import IntrospectionTools
-from store import DatabaseStore
 
 MakeLM = Callable[..., tt.LoadedModel]
 GREEDY: dict[str, Any] = {"do_sample": False, "max_new_tokens": 4}
@@ -113,7 +113,7 @@ def test_recomputing_in_chunks_gives_what_one_forward_gives(
 ) -> None:
     ids = random_ids(50, 1)
     whole = answer(bound(lm, ids), "get_activation_statistics", layer_name=[0, 2], recompute=True)
-    monkeypatch.setattr("generation.introspection.recomputing._CHUNK_TOKENS", 8)
+    monkeypatch.setattr("tokentape.generation.introspection.recomputing._CHUNK_TOKENS", 8)
     parts = answer(bound(lm, ids), "get_activation_statistics", layer_name=[0, 2], recompute=True)
 
     for one, other in zip(whole, parts, strict=True):
@@ -245,7 +245,7 @@ def test_singular_values_are_those_of_torch(lm: tt.LoadedModel) -> None:
 def test_large_matrices_are_sketched_and_the_random_stream_stays(
     lm: tt.LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("generation.introspection.spectrum._EXACT_ROWS_MAX", 8)
+    monkeypatch.setattr("tokentape.generation.introspection.spectrum._EXACT_ROWS_MAX", 8)
     torch.manual_seed(3)
     before = torch.get_rng_state()
     shown = answer(tt.default_tools(lm), "get_singular_values", layer_name="lm_head", top=2)

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import tokentape as tt
-from recorder.projections import Turn
-from store import DEFAULT_URL, DatabaseStore
 from tokentape import output
 from tokentape.commands.options import JsonOption, StoreOption
+from tokentape.recorder.projections import Turn
+from tokentape.store import DEFAULT_URL, DatabaseStore
 
 if TYPE_CHECKING:
-    from generation.protocols import Protocol
+    from tokentape.generation.protocols import Protocol
 
 INTERRUPTED = 130
 _CHAT = """\
@@ -52,7 +52,7 @@ def run(
         return
     if protocol is None:
         raise typer.BadParameter("name a protocol; --list shows those that there are")
-    from generation.protocols import load_protocol
+    from tokentape.generation.protocols import load_protocol
 
     chosen = load_protocol(protocol).with_limits(
         seed=seed, turns_max=turns, max_new_tokens=max_new_tokens
@@ -116,7 +116,7 @@ def _investigation(
     lm: "tt.LoadedModel", store: DatabaseStore, protocol: "Protocol", name: str | None
 ) -> "tt.Investigation":
     """What a protocol says, made ready; whatever does not fit the model is refused here."""
-    from generation.protocols import chosen_tools, fitted_turns
+    from tokentape.generation.protocols import chosen_tools, fitted_turns
 
     fitted_turns(protocol, lm.model, lm.tokenizer)
     return tt.Investigation(
@@ -133,7 +133,7 @@ def _investigation(
 
 
 def _take_turns(investigation: "tt.Investigation", protocol: "Protocol") -> None:
-    from generation.protocols import run_protocol
+    from tokentape.generation.protocols import run_protocol
     from tokentape.turns_bar import turns_bar
 
     with investigation, turns_bar(len(protocol.turns())) as bar:
@@ -176,7 +176,7 @@ def _row(turn: Turn) -> dict[str, Any]:
 
 
 def _list_protocols(as_json: bool) -> None:
-    from generation.protocols import shipped_protocols
+    from tokentape.generation.protocols import shipped_protocols
 
     rows = [(each.name, len(each.turns()), each.description) for each in shipped_protocols()]
     if as_json:

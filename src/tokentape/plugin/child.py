@@ -14,8 +14,6 @@ import tempfile
 from pathlib import Path
 from typing import IO, Any
 
-# Those of `tokentape.siblings`, which must not be imported here.
-SIBLINGS = ("recorder", "generation", "store", "migrations", "replay")
 COMMAND = ("-P", "-m", "tokentape", "serve-replays")
 _STDERR_SHOWN_BYTES = 4000
 _GOODBYE_S = 5.0
@@ -132,23 +130,14 @@ class ReplayChild:
 
 
 def child_environment(environment: dict[str, str]) -> dict[str, str]:
-    """Without what would put the project's own packages before ours, and with its share of cores.
+    """Return the environment of the child, with its share of the cores.
 
     Two workers of xdist that each compute with all cores take longer than with half of them.
     """
-    home = Path(__file__).resolve().parents[2]
-    paths = environment.pop("PYTHONPATH", "").split(os.pathsep)
-    safe = [path for path in paths if path and (Path(path).resolve() == home or not _hides(path))]
-    if safe:
-        environment["PYTHONPATH"] = os.pathsep.join(safe)
     workers = int(environment.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     if workers > 1:
         environment.setdefault("OMP_NUM_THREADS", str(max(1, _cores() // workers)))
     return environment
-
-
-def _hides(path: str) -> bool:
-    return any(Path(path, name).exists() or Path(path, f"{name}.py").exists() for name in SIBLINGS)
 
 
 def _cores() -> int:

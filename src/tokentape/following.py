@@ -7,11 +7,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recorder import Envelope, Record, Recording
-from recorder.codec import decode
-from recorder.envelope import NS_PER_US
-from recorder.events import RunFailed, RunFinished, TokenSampled, TurnFinished, TurnStarted
-from store.source import Selection, Source
+from tokentape.recorder import Envelope, Record, Recording
+from tokentape.recorder.codec import decode
+from tokentape.recorder.envelope import NS_PER_US
+from tokentape.recorder.events import (
+    RunFailed,
+    RunFinished,
+    TokenSampled,
+    TurnFinished,
+    TurnStarted,
+)
+from tokentape.store.source import Selection, Source
 
 # A look that finds more turns than that has their texts from the ends of the turns.
 _TURNS_AHEAD = 3

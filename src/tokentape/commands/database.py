@@ -9,10 +9,10 @@ import typer
 from sqlalchemy.engine import URL
 
 import tokentape as tt
-from store import DEFAULT_URL, current_schema, database_url, upgrade_store
-from store.live.schema import head, history
 from tokentape import output
 from tokentape.commands.options import JsonOption, StoreOption
+from tokentape.store import DEFAULT_URL, current_schema, database_url, upgrade_store
+from tokentape.store.live.schema import head, history
 
 
 def current(store: StoreOption = DEFAULT_URL, as_json: JsonOption = False) -> None:

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import tokentape as tt
-from recorder.events import RunStarted
-from recorder.projections import Turn
-from store import DatabaseStore, ParquetStore
 from tokentape import output
+from tokentape.recorder.events import RunStarted
+from tokentape.recorder.projections import Turn
+from tokentape.store import DatabaseStore, ParquetStore
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from replay import Floor
+    from tokentape.replay import Floor
 
 Store = DatabaseStore | ParquetStore
 
@@ -59,8 +59,8 @@ def load_as_recorded(name: str, started: RunStarted) -> "tt.LoadedModel":
 
 def tokenizer_as_recorded(started: RunStarted) -> "PreTrainedTokenizerBase | None":
     """The tokenizer alone; None where it is not on this machine, or another one by now."""
-    from generation.fingerprints import tokenizer_sha256
-    from generation.models import load_tokenizer
+    from tokentape.generation.fingerprints import tokenizer_sha256
+    from tokentape.generation.models import load_tokenizer
 
     try:
         with output.working("loading the tokenizer"):
@@ -75,7 +75,7 @@ def kept_floor(recording: tt.Recording, opened: Store, lm: "tt.LoadedModel") -> 
 
     A recording that brings its own floor is not to be judged by it where there is another.
     """
-    from replay.floor import floor_from, floor_of
+    from tokentape.replay.floor import floor_from, floor_of
 
     kept = opened.floors(recording.run_id)
     if not kept or floor_of(lm, recording.started().dtype) is not None:

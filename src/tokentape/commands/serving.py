@@ -13,9 +13,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import tokentape as tt
-from recorder.projections import whole_turns
-from store import DatabaseStore, database_url
-from store.source import with_parents
 from tokentape.commands.options import Store, load_as_recorded
 from tokentape.commands.outcomes import (
     Request,
@@ -24,6 +21,9 @@ from tokentape.commands.outcomes import (
     rebuilt,
     replay_run,
 )
+from tokentape.recorder.projections import whole_turns
+from tokentape.store import DatabaseStore, database_url
+from tokentape.store.source import with_parents
 
 
 def serve_replays() -> None:
@@ -143,7 +143,7 @@ class Server:
         return found
 
     def _record_anew(self, tape: Path, made: Path, request: Request) -> None:
-        from replay.rerecord import rerecord
+        from tokentape.replay.rerecord import rerecord
 
         with (
             tt.open_store(tape, must_exist=True) as old,

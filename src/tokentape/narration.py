@@ -4,8 +4,8 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from recorder import Envelope
-from recorder.events import (
+from tokentape.recorder import Envelope
+from tokentape.recorder.events import (
     CacheCleared,
     CacheDecided,
     CacheEvicted,
@@ -27,7 +27,7 @@ from recorder.events import (
     TurnFinished,
     TurnStarted,
 )
-from replay.escapes import escape, visible
+from tokentape.replay.escapes import escape, visible
 
 # A full result is in the recording, and a screen has so many lines.
 _RESULT_CHARACTERS_MAX = 400

@@ -7,10 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from recorder import Envelope, Recording
-from recorder.events import RunStarted, TurnStarted
-from recorder.redaction import REDACTED
-from store import DEFAULT_URL
 from tokentape.commands.options import (
     RunArgument,
     StoreOption,
@@ -20,11 +16,15 @@ from tokentape.commands.options import (
 )
 from tokentape.following import Following, NewToken
 from tokentape.narration import Narrator
+from tokentape.recorder import Envelope, Recording
+from tokentape.recorder.events import RunStarted, TurnStarted
+from tokentape.recorder.redaction import REDACTED
+from tokentape.store import DEFAULT_URL
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from generation.text_stream import TextStream
+    from tokentape.generation.text_stream import TextStream
 
 _POLL_S = 0.2
 _SILENCE_S = 60.0
@@ -104,7 +104,7 @@ class _Watch:
             self._narrator.piece(f" {token.token_id}")
             return
         if self._stream is None:
-            from generation.text_stream import TextStream
+            from tokentape.generation.text_stream import TextStream
 
             self._stream = TextStream(tokenizer, self._started.added_ids, ends=_ends(self._started))
         self._narrator.piece(self._stream.add(token.token_id))

@@ -18,11 +18,11 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from recorder.projections import RunSummary, Turn
-from store import Erasure, Integrity
+from tokentape.recorder.projections import RunSummary, Turn
+from tokentape.store import Erasure, Integrity
 
 if TYPE_CHECKING:
-    from replay import Floor
+    from tokentape.replay import Floor
 
 # A pipe has no width; a table that is cut to 80 columns loses what it is for.
 _PIPE_COLUMNS = 160

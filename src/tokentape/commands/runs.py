@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import tokentape as tt
-from recorder.projections import Turn
-from store import DEFAULT_URL, DatabaseStore
 from tokentape import output
 from tokentape.commands.options import (
     JsonOption,
@@ -24,6 +22,8 @@ from tokentape.commands.options import (
 )
 from tokentape.family import drawn, family_of
 from tokentape.narration import readable
+from tokentape.recorder.projections import Turn
+from tokentape.store import DEFAULT_URL, DatabaseStore
 from tokentape.turn_page import (
     marks_of,
     page_json,
@@ -126,7 +126,7 @@ def _before(turn: Turn, turns: list[Turn]) -> list[Turn]:
 
 
 def _print_turn(turn: Turn, every: list[Turn], recording: tt.Recording, console: "Console") -> None:
-    from replay.report import render_turn
+    from tokentape.replay.report import render_turn
 
     def write(text: str, style: str | None = None) -> None:
         # No line ends but those that the model read.

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import tokentape as tt
-from recorder.events import RunStarted
-from store import DEFAULT_URL, DatabaseStore, KeptFloor, KeptVerdict
 from tokentape import output
 from tokentape.commands.options import (
     JsonOption,
@@ -27,10 +25,12 @@ from tokentape.commands.options import (
     turn_json,
 )
 from tokentape.commands.reports import HtmlOption, JUnitOption, report_files
+from tokentape.recorder.events import RunStarted
+from tokentape.store import DEFAULT_URL, DatabaseStore, KeptFloor, KeptVerdict
 
 if TYPE_CHECKING:
-    from replay import Report
-    from replay.verdict import FieldDifference
+    from tokentape.replay import Report
+    from tokentape.replay.verdict import FieldDifference
 
 ModelOption = Annotated[
     str | None,
@@ -97,7 +97,7 @@ def rebuild(
             }
         )
         return
-    from replay.report import render_turn
+    from tokentape.replay.report import render_turn
 
     sys.stdout.writelines(f"{render_turn(each)}\n" for each in rebuilt.turns)
 

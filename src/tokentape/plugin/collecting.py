@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from .child import ChildDied, ReplayError
-from .outcomes import ListedRun, Replays
-from .settings import add_to_arguments, has_tapes, read_settings
+from tokentape.plugin.child import ChildDied, ReplayError
+from tokentape.plugin.outcomes import ListedRun, Replays
+from tokentape.plugin.settings import add_to_arguments, has_tapes, read_settings
 
 
 class Tapes:

@@ -10,9 +10,6 @@ from typing import Annotated
 import typer
 
 import tokentape as tt
-from recorder.seals import check_seals
-from store import DEFAULT_URL, DatabaseStore
-from store.copies.importing import checked_copy
 from tokentape import output
 from tokentape.commands.options import (
     JsonOption,
@@ -21,6 +18,9 @@ from tokentape.commands.options import (
     find_recording,
     open_stored,
 )
+from tokentape.recorder.seals import check_seals
+from tokentape.store import DEFAULT_URL, DatabaseStore
+from tokentape.store.copies.importing import checked_copy
 
 
 class Form(StrEnum):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from rich.text import Text
 from rich.tree import Tree
 
-from recorder.projections import RunSummary
+from tokentape.recorder.projections import RunSummary
 
 
 @dataclass(slots=True)

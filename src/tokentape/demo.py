@@ -11,13 +11,13 @@ from typing import Any
 from rich.console import Console
 
 import tokentape as tt
-from generation.checks import context_tokens
-from generation.turn import turn_settings
-from recorder.events import SystemPromptCached
-from recorder.projections import Turn
-from replay.report import render
-from store import DatabaseStore, ParquetStore
 from tokentape import output
+from tokentape.generation.checks import context_tokens
+from tokentape.generation.turn import turn_settings
+from tokentape.recorder.events import SystemPromptCached
+from tokentape.recorder.projections import Turn
+from tokentape.replay.report import render
+from tokentape.store import DatabaseStore, ParquetStore
 from tokentape.turns_bar import turns_bar
 
 

@@ -4,11 +4,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from recorder import Envelope
-from recorder.events import TokenSampled, ToolCalled, ToolReturned
-from recorder.projections import Turn
-from replay.escapes import padded, quoted, visible
 from tokentape.narration import readable, told
+from tokentape.recorder import Envelope
+from tokentape.recorder.events import TokenSampled, ToolCalled, ToolReturned
+from tokentape.recorder.projections import Turn
+from tokentape.replay.escapes import padded, quoted, visible
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -140,7 +140,7 @@ def pieces_of(
 
 
 def _spelled(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> list[str]:
-    from generation.history.conversation import decode_after
+    from tokentape.generation.history.conversation import decode_after
 
     return [
         decode_after(tokenizer, ids[max(0, place - 4) : place], [token_id])

@@ -1,14 +1,8 @@
-"""The entry point of the pytest plugin: its options, and nothing more until recordings are given.
+"""The pytest plugin: its options, and nothing more until recordings are given.
 
-It stands alone beside the folders because importing anything of `tokentape` runs the door's check
-for strangers named `store` or `replay`, which a project under test may well have, and then loads
-pandas. For the same reason the rest of the plugin, `tokentape/plugin`, is loaded by its place.
+pytest imports this module in every environment that tokentape is installed in. It imports the
+standard library and pytest only; replays run in a child process, which loads torch and pandas.
 """
-
-import sys
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -58,20 +52,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("tapes") or config.getini("tapes"):
-        config.pluginmanager.register(_implementation().Tapes(config), "tokentape-tapes")
+        from tokentape.plugin.collecting import Tapes
+
+        config.pluginmanager.register(Tapes(config), "tokentape-tapes")
     elif config.getoption("tape_update"):
         raise pytest.UsageError("--tape-update: say which recordings with --tapes")
-
-
-def _implementation() -> ModuleType:
-    name = "_tokentape_pytest_plugin"
-    if name not in sys.modules:
-        folder = Path(__file__).resolve().parent / "tokentape" / "plugin"
-        spec = spec_from_file_location(
-            name, folder / "__init__.py", submodule_search_locations=[str(folder)]
-        )
-        if spec is None or spec.loader is None:
-            raise pytest.UsageError(f"{folder} is missing: reinstall tokentape")
-        sys.modules[name] = module = module_from_spec(spec)
-        spec.loader.exec_module(module)
-    return sys.modules[name]

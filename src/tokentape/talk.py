@@ -10,8 +10,9 @@ from types import FrameType
 from typing import Any
 
 import tokentape as tt
-from generation.text_stream import TextStream
-from recorder.events import (
+from tokentape.generation.text_stream import TextStream
+from tokentape.narration import readable, told
+from tokentape.recorder.events import (
     Event,
     HistoryPruned,
     ToolCalled,
@@ -19,7 +20,6 @@ from recorder.events import (
     TurnFinished,
     TurnStarted,
 )
-from tokentape.narration import readable, told
 
 HELP = """\
   TEXT                       say TEXT to the model

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import tokentape as tt
-from recorder.events import RunStarted, ToolCalled
-from store import DEFAULT_URL
 from tokentape import output
 from tokentape.commands.investigations import INTERRUPTED, print_run, recording_store
 from tokentape.commands.options import (
@@ -20,9 +18,11 @@ from tokentape.commands.options import (
     find_recording,
     load_as_recorded,
 )
+from tokentape.recorder.events import RunStarted, ToolCalled
+from tokentape.store import DEFAULT_URL
 
 if TYPE_CHECKING:
-    from generation.protocols import Protocol
+    from tokentape.generation.protocols import Protocol
 
 ModelOption = Annotated[
     str | None, typer.Option(help="Where the model is now; by default, where it was recorded from.")
@@ -76,7 +76,7 @@ def fork(
             )
         started = parent.started()
         lm = _model(started, model)
-        from generation.standing import refuse_changes, refuse_no_settings
+        from tokentape.generation.standing import refuse_changes, refuse_no_settings
 
         refuse_no_settings(changed)
         if taken:
@@ -131,7 +131,7 @@ def _tools(started: RunStarted, lm: "tt.LoadedModel") -> "tt.ToolInterface | Non
 
 
 def _protocol(started: RunStarted) -> "Protocol | None":
-    from generation.protocols import Protocol
+    from tokentape.generation.protocols import Protocol
 
     described = started.behaviour.get("protocol")
     return None if described is None else Protocol.from_described(described)
@@ -141,7 +141,7 @@ def _go_on(investigation: "tt.Investigation", protocol: "Protocol | None") -> No
     if protocol is None:
         with investigation:
             return
-    from generation.protocols import run_protocol
+    from tokentape.generation.protocols import run_protocol
     from tokentape.turns_bar import turns_bar
 
     with investigation, turns_bar(len(protocol.turns()), done=investigation.generator.turn) as bar:
@@ -184,7 +184,7 @@ def _parsed(changes: list[str]) -> dict[str, Any]:
 
 def _refuse_no_message(message: str | None) -> None:
     """Raise PromptError for what cannot be said, before anything is recorded."""
-    from generation.checks import refuse_no_text
+    from tokentape.generation.checks import refuse_no_text
 
     if message is not None and not message.strip():
         raise tt.PromptError("--message is empty: there is nothing to reply to")

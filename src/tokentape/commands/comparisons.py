@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 import tokentape as tt
-from store import DEFAULT_URL
 from tokentape import output
 from tokentape.commands.options import JsonOption, Store, StoreOption, open_stored
+from tokentape.store import DEFAULT_URL
 
 
 def diff(
@@ -34,7 +34,7 @@ def diff(
     as_json: JsonOption = False,
 ) -> None:
     """Compare two runs: where they part, and what else differs; exit 1 where they do."""
-    from replay.diff_report import headline, render
+    from tokentape.replay.diff_report import headline, render
 
     with ExitStack() as opened, output.working("comparing"):
         recordings = _find_both(run_a, run_b, store, other_store or store, opened)

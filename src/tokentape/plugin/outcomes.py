@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .child import ChildDied, ReplayChild, ReplayError
-from .settings import Settings
+from tokentape.plugin.child import ChildDied, ReplayChild, ReplayError
+from tokentape.plugin.settings import Settings
 
 _MEASURES = ("verdict", "causes", "margin_max", "logprob_difference_max")
 

@@ -1,0 +1,18 @@
+"""tokentape: a flight recorder for local language-model experiments.
+
+import tokentape as tt
+
+lm = tt.load_model("smollm2-demo")
+store = tt.open_store("sqlite:///runs.db")
+with tt.Investigation(lm, store=store, name="probe", system_prompt="You are …", seed=7) as run:
+    print(run.chat("Hello", max_new_tokens=20).text)
+print(tt.verify(store.recording(run.run_id), lm).verdict)
+"""
+
+import lazy_loader
+
+# `import tokentape` imports nothing else of tokentape: names are imported when they are first used,
+# so that listing runs never loads torch.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+__version__ = "0.1.0"
