@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokentape.recorder.events import Event, TokenSampled
-from tokentape.store import DatabaseStore
 from transformers.cache_utils import Cache
 
 import tokentape as tt
-from benchmarks.forwards import Forward, Forwards, prefill_of, step_ms, tokens_of
+from benchmarks.forwards import Forwards, MeasuredForward, prefill_of, step_ms, tokens_of
 from benchmarks.machine import now_s
+from tokentape.recorder.events import Event, TokenSampled
+from tokentape.store import DatabaseStore
 
 SEED = 7
 SAMPLERS: dict[str, dict[str, Any]] = {
@@ -29,7 +29,7 @@ class Answer:
 
     token_ids: list[int]
     seconds: float
-    forwards: list[Forward]
+    forwards: list[MeasuredForward]
 
     @property
     def prefill_tokens(self) -> int:

@@ -16,7 +16,7 @@ _SETTINGS = SAMPLERS["greedy"]
 
 
 @dataclass(slots=True)
-class Way:
+class ForwardVariant:
     """What each turn took; what was computed before turn 1 belongs to turn 1."""
 
     name: str
@@ -39,9 +39,9 @@ class Way:
 class ConversationFigures:
     """`fresh` has timed only its first turns; `prompt_tokens` are those of every turn."""
 
-    ours: Way
-    carried: Way
-    fresh: Way
+    ours: ForwardVariant
+    carried: ForwardVariant
+    fresh: ForwardVariant
     prompt_tokens: tuple[int, ...]
 
     @property
@@ -93,9 +93,9 @@ class _Talk:
         self._ours = ours
         self._theirs = theirs
         self._new_tokens = new_tokens
-        self.ours = Way("tokentape, recording")
-        self.carried = Way("generate, past_key_values carried by hand")
-        self.fresh = Way("generate, nothing carried")
+        self.ours = ForwardVariant("tokentape, recording")
+        self.carried = ForwardVariant("generate, past_key_values carried by hand")
+        self.fresh = ForwardVariant("generate, nothing carried")
 
     def turn(self, ids: Sequence[int], turn: int, *, fresh: bool) -> list[int]:
         """Ask all of them; our reply."""

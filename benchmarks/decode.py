@@ -7,15 +7,15 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from tokentape.generation.sampling import draw, measure
-from tokentape.generation.token_loop import CANDIDATES
-from tokentape.recorder.events import RunStarted, TokenSampled
-from tokentape.store import DatabaseStore
 
 import tokentape as tt
 from benchmarks.contenders import SAMPLERS, Answer, HuggingFace, Tokentape, recording_file
 from benchmarks.forwards import Forwards
 from benchmarks.texts import prompt_ids
+from tokentape.generation.engine.sampling import draw, measure
+from tokentape.generation.engine.token_loop import CANDIDATES
+from tokentape.recorder.events import RunStarted, TokenSampled
+from tokentape.store import DatabaseStore
 
 SHORT_TOKENS, LONG_TOKENS = 64, 5_000
 NEW_TOKENS, ROUNDS = 64, 7

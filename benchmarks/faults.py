@@ -12,7 +12,9 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from tokentape.generation import sampling, token_loop
+
+import tokentape as tt
+from tokentape.generation.engine import sampling, token_loop
 from tokentape.recorder.events import (
     Event,
     MessageAdded,
@@ -24,8 +26,6 @@ from tokentape.recorder.events import (
     ids_sha256,
 )
 from tokentape.store import DatabaseStore
-
-import tokentape as tt
 
 SYSTEM_PROMPT = "Be kind and brief."
 SAMPLED_TURN, TOOL_TURN = 2, 3
@@ -198,7 +198,7 @@ def _tampered(case: Case) -> Case:
     """One token of a reply replaced by the next likely one, and the text with it."""
     turn = case.recording.turns()[SAMPLED_TURN - 1]
     token = turn.tokens[_TAMPERED_STEP]
-    other = next(each for each in token.candidate_ids[1:] if each != token.token_id)
+    other = next(each for each in token.top_ids[1:] if each != token.token_id)
     ids = list(turn.reply_ids)
     ids[_TAMPERED_STEP] = other
 

@@ -13,7 +13,7 @@ from benchmarks.machine import now_s
 
 
 @dataclass(frozen=True, slots=True)
-class Forward:
+class MeasuredForward:
     """`began_s` is on the clock of `now_s`."""
 
     tokens: int
@@ -31,7 +31,7 @@ class Forwards:
         self._model = model
         self._embedding = model.get_input_embeddings()
         self._device = model.device
-        self._seen: list[Forward] = []
+        self._seen: list[MeasuredForward] = []
 
     def __enter__(self) -> Self:
         # Once for each model, and part of no turn.
@@ -39,7 +39,7 @@ class Forwards:
         forward = self._embedding.forward
 
         def watched(ids: torch.Tensor) -> Any:
-            self._seen.append(Forward(ids.numel(), now_s(self._device)))
+            self._seen.append(MeasuredForward(ids.numel(), now_s(self._device)))
             return forward(ids)
 
         self._embedding.forward = watched
@@ -53,22 +53,22 @@ class Forwards:
     ) -> None:
         del self._embedding.forward
 
-    def take(self) -> list[Forward]:
+    def take(self) -> list[MeasuredForward]:
         """What was seen since the last time."""
         taken, self._seen = self._seen, []
         return taken
 
 
-def tokens_of(forwards: Sequence[Forward]) -> int:
+def tokens_of(forwards: Sequence[MeasuredForward]) -> int:
     return sum(each.tokens for each in forwards)
 
 
-def prefill_of(forwards: Sequence[Forward], generated_tokens: int) -> list[Forward]:
+def prefill_of(forwards: Sequence[MeasuredForward], generated_tokens: int) -> list[MeasuredForward]:
     """The forwards before the first new token. The last new token is never forwarded."""
     return list(forwards[: len(forwards) - (generated_tokens - 1)])
 
 
-def step_ms(forwards: Sequence[Forward], generated_tokens: int) -> list[float]:
+def step_ms(forwards: Sequence[MeasuredForward], generated_tokens: int) -> list[float]:
     """From the begin of one decoding forward to the next: a token, with all that goes with it."""
     decoding = forwards[len(forwards) - (generated_tokens - 1) :]
     assert all(each.tokens == 1 for each in decoding)

@@ -9,11 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tokentape.recorder.events import TokenSampled
-
 import tokentape as tt
 from benchmarks.contenders import recording_file
 from benchmarks.workload import Workload
+from tokentape.recorder.events import TokenSampled
 
 BARE = "bare sqlite3"
 """The limit that everybody is compared with."""
@@ -164,16 +163,16 @@ def _bare_file(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def _packed(token: TokenSampled) -> tuple[bytes, bytes]:
-    count = len(token.candidate_ids)
+    count = len(token.top_ids)
     floats = (
         token.logprob,
         token.logprob_processed,
         token.entropy,
         token.top_gap,
         token.duration_ms,
-        *token.candidate_logprobs,
+        *token.top_logprobs,
     )
-    ids = struct.pack(f"<{count + 1}i", token.token_id, *token.candidate_ids)
+    ids = struct.pack(f"<{count + 1}i", token.token_id, *token.top_ids)
     return ids, struct.pack(f"<{count + 5}f", *floats)
 
 

@@ -5,6 +5,8 @@ from dataclasses import replace
 from itertools import count
 from typing import Any
 
+from benchmarks.token_draws import TokenDraws
+from benchmarks.workload import TURN_TOKENS, Workload
 from tokentape.recorder.events import (
     CacheDecided,
     Event,
@@ -15,9 +17,6 @@ from tokentape.recorder.events import (
     TurnFinished,
     TurnStarted,
 )
-
-from benchmarks.token_draws import TokenDraws
-from benchmarks.workload import TURN_TOKENS, Workload
 
 
 class LongRun:

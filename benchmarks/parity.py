@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokentape.generation import hf
-from tokentape.generation.sampling import generator_sha256
-from tokentape.recorder.events import CacheDecided
 from transformers import PreTrainedTokenizerFast
 from transformers.cache_utils import Cache
 
 import tokentape as tt
 from benchmarks.tiny_models import FAMILIES, byte_tokenizer, random_ids, tiny_model
+from tokentape.generation import hf
+from tokentape.generation.engine.sampling import generator_sha256
+from tokentape.recorder.events import CacheDecided
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 CONFIGS: dict[str, dict[str, Any]] = {

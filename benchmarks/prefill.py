@@ -3,15 +3,14 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from tokentape.generation.cache import CachedPrefix
-from tokentape.generation.manual import PREFILL_CHUNK_TOKENS
-from tokentape.recorder.events import PrefillCompleted, SystemPromptCached
-
 import tokentape as tt
 from benchmarks.contenders import EventList
 from benchmarks.forwards import Forwards, tokens_of
 from benchmarks.texts import system_prompt
 from benchmarks.tiny_models import byte_tokenizer, random_ids, tiny_model
+from tokentape.generation.cache import CachedPrefix
+from tokentape.generation.engine.manual_generator import PREFILL_CHUNK_TOKENS
+from tokentape.recorder.events import PrefillCompleted, SystemPromptCached
 
 SYSTEM_TOKENS = 6_287
 TURN_3_TOKENS = 12_783

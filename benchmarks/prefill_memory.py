@@ -18,11 +18,11 @@ from typing import Any
 
 import psutil
 import torch
-from tokentape.generation import hf
-from tokentape.generation.manual import PREFILL_CHUNK_TOKENS
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import tokentape as tt
+from tokentape.generation import hf
+from tokentape.generation.engine.manual_generator import PREFILL_CHUNK_TOKENS
 
 HEADS, HEAD_DIM, HEADS_PER_KV_HEAD = 32, 128, 4
 BYTES = 2

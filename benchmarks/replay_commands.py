@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from tokentape.store import DatabaseStore
 
 import tokentape as tt
 from benchmarks import fault_table, replaying, tables
@@ -14,6 +13,7 @@ from benchmarks.faults import FAULTS, find, record_case
 from benchmarks.options import JsonOption, demo_model, ticking
 from benchmarks.report import reported
 from benchmarks.tiny_models import byte_tokenizer, tiny_model
+from tokentape.store import DatabaseStore
 
 
 def replay(

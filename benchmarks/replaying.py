@@ -5,10 +5,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tokentape.store import DatabaseStore
-
 import tokentape as tt
 from tokentape.demo import read_script, record_script
+from tokentape.store import DatabaseStore
 
 VERIFICATIONS = 3
 

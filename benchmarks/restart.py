@@ -12,11 +12,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tokentape.recorder.events import SystemPromptCached
-
 import tokentape as tt
 from benchmarks.contenders import EventList
 from benchmarks.texts import question_ids, system_prompt
+from tokentape.recorder.events import SystemPromptCached
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow.parquet as pq
-from tokentape.recorder.events import TurnFinished
 from transformers import PreTrainedTokenizerBase
 
 import tokentape as tt
@@ -15,6 +14,7 @@ from benchmarks.contenders import recording_file
 from benchmarks.long_run import LongRun
 from benchmarks.token_draws import TokenDraws
 from benchmarks.workload import Workload
+from tokentape.recorder.events import TurnFinished
 
 ROWS = 1_000_000
 # A night's work is several runs, and a run is in memory when it is sealed.

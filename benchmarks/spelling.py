@@ -5,11 +5,11 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from tokentape.recorder.events import TokenSampled
 from transformers import PreTrainedTokenizerBase
 
 from benchmarks.rivals.talk import Talk
 from benchmarks.workload import SYSTEM_PROMPT, Workload
+from tokentape.recorder.events import TokenSampled
 
 Spell = Callable[[TokenSampled, Sequence[float]], dict[str, Any]]
 """A token with the log-probabilities of its candidates."""
@@ -28,7 +28,7 @@ def talk_of(workload: Workload, tokenizer: PreTrainedTokenizerBase) -> Talk:
         system_prompt=SYSTEM_PROMPT,
         questions=[each.question for each in workload.exchanges],
         replies=[each.reply for each in workload.exchanges],
-        logprobs=[[spell(each, each.candidate_logprobs) for each in reply] for reply in replies],
+        logprobs=[[spell(each, each.top_logprobs) for each in reply] for reply in replies],
         precise_logprobs=[[spell(each, unrounded(each)) for each in reply] for reply in replies],
     )
 
@@ -40,8 +40,8 @@ class _Unrounded:
         self._random = np.random.default_rng(_SEED)
 
     def __call__(self, token: TokenSampled) -> list[float]:
-        noise = self._random.uniform(-_HALF_ROUNDING, _HALF_ROUNDING, len(token.candidate_ids))
-        values = np.array(token.candidate_logprobs) * (1 + noise)
+        noise = self._random.uniform(-_HALF_ROUNDING, _HALF_ROUNDING, len(token.top_ids))
+        values = np.array(token.top_logprobs) * (1 + noise)
         lifted: list[float] = values.astype(np.float32).tolist()
         return lifted
 
@@ -56,7 +56,7 @@ def _speller(tokenizer: PreTrainedTokenizerBase) -> Spell:
         return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
 
     def spell(token: TokenSampled, logprobs: Sequence[float]) -> dict[str, Any]:
-        top = [entry(*each) for each in zip(token.candidate_ids, logprobs, strict=True)]
+        top = [entry(*each) for each in zip(token.top_ids, logprobs, strict=True)]
         return {**entry(token.token_id, token.logprob), "top_logprobs": top}
 
     return spell

@@ -5,7 +5,7 @@ from statistics import median
 
 from rich.table import Table
 
-from benchmarks.conversation import ConversationFigures, Way
+from benchmarks.conversation import ConversationFigures, ForwardVariant
 from benchmarks.decode import Decoding, RecordingCost
 from benchmarks.prefill import Forwarded
 from benchmarks.prefill_memory import Prefill, Transient
@@ -143,7 +143,7 @@ def conversation_table(figures: ConversationFigures) -> Table:
     return table
 
 
-def time_ratio(way: Way, ours: Way) -> float:
+def time_ratio(way: ForwardVariant, ours: ForwardVariant) -> float:
     """Over the turns that both have."""
     turns = len(way.seconds)
     return sum(way.seconds) / sum(ours.seconds[:turns])

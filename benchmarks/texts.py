@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from tokentape.generation.hf.control_tokens import encode
-from tokentape.generation.history.conversation import Conversation
 from transformers import PreTrainedTokenizerBase
 
 import tokentape as tt
+from tokentape.generation.hf.control_tokens import encode
+from tokentape.generation.history.conversation import Conversation
 
 _SENTENCES = (
     "You study the weights of a small language model. "

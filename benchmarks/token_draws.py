@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokentape.generation.hf.control_tokens import encode
-from tokentape.generation.token_loop import CANDIDATES
-from tokentape.recorder.events import TokenSampled
 from transformers import PreTrainedTokenizerBase
 
 from benchmarks.texts import licence
+from tokentape.generation.engine.token_loop import CANDIDATES
+from tokentape.generation.hf.control_tokens import encode
+from tokentape.recorder.events import TokenSampled
 
 _SEED = 7
 _TEMPERATURE = 0.7
@@ -73,8 +73,8 @@ class TokenDraws:
                     entropy=entropy,
                     top_gap=gap,
                     duration_ms=duration_us / 1000,
-                    candidate_ids=tuple(candidates),
-                    candidate_logprobs=tuple(kept),
+                    top_ids=tuple(candidates),
+                    top_logprobs=tuple(kept),
                 )
             )
         return tokens

@@ -7,12 +7,12 @@ from statistics import median
 from typing import Any
 
 from rich.table import Table
-from tokentape.generation.introspection import ActivationMonitor
-from tokentape.generation.layers import decoder_layers
 
 import tokentape as tt
 from benchmarks.forwards import Forwards, step_ms
 from benchmarks.texts import prompt_ids
+from tokentape.generation.hooks.layers import decoder_layers
+from tokentape.generation.introspection import ActivationMonitor
 
 CONTEXT_TOKENS, NEW_TOKENS, ROUNDS, LAYERS = 64, 64, 9, 4
 

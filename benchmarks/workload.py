@@ -5,10 +5,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+
+import tokentape as tt
+from benchmarks.contenders import SAMPLERS, EventList
+from benchmarks.texts import question
+from benchmarks.token_draws import TokenDraws
+from tokentape.generation.engine.sampling import turn_seed
+from tokentape.generation.engine.turn import finished_turn
 from tokentape.generation.history.conversation import Conversation, Prompt
 from tokentape.generation.history.messages import NewMessage
-from tokentape.generation.sampling import turn_seed
-from tokentape.generation.turn import finished_turn
 from tokentape.recorder.events import (
     CacheDecided,
     Event,
@@ -19,11 +24,6 @@ from tokentape.recorder.events import (
     TurnFinished,
     TurnStarted,
 )
-
-import tokentape as tt
-from benchmarks.contenders import SAMPLERS, EventList
-from benchmarks.texts import question
-from benchmarks.token_draws import TokenDraws
 
 TURNS, TURN_TOKENS, QUESTION_WORDS = 20, 200, 60
 SYSTEM_PROMPT = "You study your own weights. Answer in one sentence."
@@ -198,4 +198,4 @@ def _timed(events: Sequence[Event]) -> tuple[tuple[int, Event], ...]:
 def _bare(event: Event) -> Event:
     if not isinstance(event, TokenSampled):
         return event
-    return replace(event, candidate_ids=(), candidate_logprobs=())
+    return replace(event, top_ids=(), top_logprobs=())

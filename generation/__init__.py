@@ -1,20 +1,20 @@
 """Makes it happen: models, the token-by-token engine, tools and investigations."""
 
 from tokentape.generation.cache import CachedPrefix, CachePolicy, cache_policy
-from tokentape.generation.custom_generate import decode
+from tokentape.generation.callbacks import GenerationState
+from tokentape.generation.engine.custom_generate import decode
+from tokentape.generation.engine.manual_generator import ManualGenerator
+from tokentape.generation.engine.model_manager import ModelManager
+from tokentape.generation.engine.turn import GenerationResult
 from tokentape.generation.errors import ModelError, PromptError, ToolError
 from tokentape.generation.interventions import Intervention, capture, contrast, mean_activation
 from tokentape.generation.introspection.toolset import default_tools
-from tokentape.generation.investigation import Investigation
-from tokentape.generation.manual import ManualGenerator
-from tokentape.generation.model_manager import ModelManager
-from tokentape.generation.models import LoadedModel, load_model
-from tokentape.generation.reply import Reply
-from tokentape.generation.state import GenerationState
-from tokentape.generation.tool_calls import CallReader, ParsedCall
-from tokentape.generation.tool_use import ToolCall
-from tokentape.generation.tools import ToolInterface, ToolView, tool
-from tokentape.generation.turn import GenerationResult
+from tokentape.generation.investigation.investigation import Investigation
+from tokentape.generation.investigation.reply import Reply
+from tokentape.generation.models.loading import LoadedModel, load_model
+from tokentape.generation.tools.calls import CallReader, ParsedCall
+from tokentape.generation.tools.interface import ToolInterface, ToolView, tool
+from tokentape.generation.tools.runner import ToolCall
 
 __all__ = (
     "CachePolicy",

@@ -6,7 +6,7 @@ from typing import Any
 from tokentape.generation.errors import ModelError, PromptError
 
 
-def refuse_training(model: Any) -> None:
+def check_not_training(model: Any) -> None:
     """Raise ModelError for a model in training mode: dropout draws from torch's own generator."""
     if model.training:
         raise ModelError("the model is in training mode: call model.eval() first")
@@ -21,7 +21,7 @@ def refuse_unreadable(model: Any, ids: Sequence[int]) -> None:
         raise PromptError(f"the prompt holds token {max(ids)}, and the model has {vocabulary}")
 
 
-def refuse_beyond_context(model: Any, prompt_tokens: int, new_tokens: int) -> None:
+def check_fits_context(model: Any, prompt_tokens: int, new_tokens: int) -> None:
     """Raise PromptError where the prompt and the new tokens do not fit into the context."""
     longest = context_tokens(model)
     if longest is not None and prompt_tokens + new_tokens > longest:
@@ -38,7 +38,7 @@ def context_tokens(model: Any) -> int | None:
     return longest
 
 
-def refuse_count(name: str, value: object, *, least: int = 1, most: int = 2**62) -> None:
+def check_count(name: str, value: object, *, least: int = 1, most: int = 2**62) -> None:
     """Raise ModelError for what is no whole number in these bounds."""
     whole = isinstance(value, int) and not isinstance(value, bool)
     if not whole or not least <= value <= most:  # type: ignore[operator]
@@ -46,14 +46,14 @@ def refuse_count(name: str, value: object, *, least: int = 1, most: int = 2**62)
         raise ModelError(f"{name} must be a whole number of at least {few}: {value!r}")
 
 
-def refuse_seed(seed: object) -> None:
+def check_seed(seed: object) -> None:
     """Raise ModelError for what is neither None nor a number of 64 bits."""
     whole = isinstance(seed, int) and not isinstance(seed, bool)
     if seed is not None and not (whole and -(2**63) <= seed < 2**63):  # type: ignore[operator]
         raise ModelError(f"a seed is a whole number of 64 bits: {seed!r}")
 
 
-def refuse_no_text(name: str, value: object) -> None:
+def check_text(name: str, value: object) -> None:
     """Raise ModelError for what is no string that can be written down."""
     if not isinstance(value, str):
         raise ModelError(f"{name} is a string, not a {type(value).__name__}")

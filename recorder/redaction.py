@@ -121,7 +121,7 @@ class Redaction:
         if isinstance(event, RunFailed):
             return replace(event, message=redact(event.message), traceback=redact(event.traceback))
         if isinstance(event, TokenSampled):
-            return replace(event, token_id=0, candidate_ids=(), candidate_logprobs=())
+            return replace(event, token_id=0, top_ids=(), top_logprobs=())
         if isinstance(event, CacheDecided) and event.divergence_index is not None:
             return replace(event, divergence_cached_id=0, divergence_prompt_id=0)
         if isinstance(event, ToolCalled):

@@ -40,7 +40,7 @@ def canonical_bytes(record: Record) -> bytes:
 
 
 def _token_bytes(fields: Mapping[str, Any]) -> bytes:
-    ids, logprobs = fields["candidate_ids"], fields["candidate_logprobs"]
+    ids, logprobs = fields["top_ids"], fields["top_logprobs"]
     count = len(ids)
     measured = _TOKEN.pack(
         fields["turn"],

@@ -11,15 +11,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+
 from tokentape.generation import LoadedModel, ModelError, hf
-from tokentape.generation.checks import refuse_training
-from tokentape.generation.threads import torch_threads
+from tokentape.generation.checks import check_not_training
+from tokentape.generation.engine.threads import torch_threads
 from tokentape.recorder import Recording
+from tokentape.replay.checking.interventions import Interventions
+from tokentape.replay.checking.noise_floor import FLOORS, version_of
+from tokentape.replay.checking.teacher_forcing import logits_by_span, spans_of
+from tokentape.replay.checking.turns import branches, choose_turns, reply_rows, stream_of
 from tokentape.replay.errors import ReplayError
-from tokentape.replay.floor import FLOORS, version_of
-from tokentape.replay.forward import logits_by_span, spans_of
-from tokentape.replay.interventions import Interventions
-from tokentape.replay.turns import branches, choose_turns, reply_rows, stream_of
 from tokentape.replay.verdict import Floor
 
 # Noise has a tail: what was seen over some thousand tokens is not the largest there is.
@@ -41,7 +42,7 @@ Measured = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Way:
+class ForwardVariant:
     """How ids are forwarded: in chunks (all at once for None), the last in steps of one token."""
 
     name: str
@@ -51,23 +52,27 @@ class Way:
     threads: int | None = None
 
 
-def ways_of(lm: LoadedModel, threads: int) -> list[Way]:
+def ways_of(lm: LoadedModel, threads: int) -> list[ForwardVariant]:
     """The ways that this model can be forwarded in, the full pass first."""
     can_go_on = hf.prefix_obstacle(lm.model) is None
     # Some recurrent models go on from a state one token at a time only.
     in_chunks = can_go_on and not hf.recurrent(hf.new_cache(lm.model))
     chunk = _CHUNK_TOKENS if in_chunks else None
-    ways = [Way(name="full pass")]
+    ways = [ForwardVariant(name="full pass")]
     if in_chunks:
         ways += [
-            Way(name="chunks of 64", chunk_tokens=64),
-            Way(name="chunks of 17", chunk_tokens=17),
+            ForwardVariant(name="chunks of 64", chunk_tokens=64),
+            ForwardVariant(name="chunks of 17", chunk_tokens=17),
         ]
     if can_go_on:
-        ways.append(Way(name="steps of 1", chunk_tokens=chunk, stepped_tokens=_STEPPED_TOKENS))
+        ways.append(
+            ForwardVariant(name="steps of 1", chunk_tokens=chunk, stepped_tokens=_STEPPED_TOKENS)
+        )
     if lm.model.config._attn_implementation != "eager":
-        ways.append(Way(name="eager attention", chunk_tokens=chunk, kernel="eager"))
-    ways += [Way(name=f"threads: {count}", threads=count) for count in sorted({1, threads})]
+        ways.append(ForwardVariant(name="eager attention", chunk_tokens=chunk, kernel="eager"))
+    ways += [
+        ForwardVariant(name=f"threads: {count}", threads=count) for count in sorted({1, threads})
+    ]
     return ways
 
 
@@ -78,7 +83,7 @@ def calibrate(recording: Recording, lm: LoadedModel, *, measured: Measured | Non
     floor is raised to what is seen here and never lowered: it has been measured for longer. Raises
     ReplayError for a model of another dtype than the recording, and as `verify` does.
     """
-    refuse_training(lm.model)
+    check_not_training(lm.model)
     turns = choose_turns(recording, None)
     started = recording.started()
     dtype = str(lm.model.dtype).removeprefix("torch.")
@@ -179,7 +184,7 @@ class _Noise:
 
 
 def _logits(
-    model: Any, ids: Sequence[int], rows: Sequence[int], way: Way
+    model: Any, ids: Sequence[int], rows: Sequence[int], way: ForwardVariant
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Places among the rows and their logits, float32 of shape (some, vocab)."""
     needed = rows[-1] + 1
@@ -195,7 +200,7 @@ def _logits(
 
 
 @contextmanager
-def _forwarded_as(model: Any, way: Way) -> Iterator[None]:
+def _forwarded_as(model: Any, way: ForwardVariant) -> Iterator[None]:
     kernel = model.config._attn_implementation
     with torch_threads(way.threads):
         if way.kernel is not None:

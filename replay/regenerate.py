@@ -6,21 +6,22 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from transformers import MaxLengthCriteria, StoppingCriteriaList
+
 from tokentape.generation import LoadedModel, hf
 from tokentape.generation.cache import common_prefix_length
-from tokentape.generation.sampling import generator_sha256
-from tokentape.generation.tools import ToolInterface
+from tokentape.generation.engine.sampling import generator_sha256
+from tokentape.generation.tools.interface import ToolInterface
 from tokentape.recorder import Recording
 from tokentape.recorder.events.turn import TOOL_CALL
 from tokentape.recorder.projections import Turn
+from tokentape.replay.checking.check_turns import CheckedTurn
+from tokentape.replay.checking.interventions import Interventions
+from tokentape.replay.checking.noise_floor import DEFAULT_FLOOR, NO_DRIFT, plausible, predict_flips
+from tokentape.replay.checking.token_checker import TokenChecker
 from tokentape.replay.errors import ReplayError
-from tokentape.replay.floor import NO_DRIFT, YARDSTICK, plausible, predict_flips
-from tokentape.replay.interventions import Interventions
-from tokentape.replay.judge import TurnJudge
-from tokentape.replay.judging import JudgedTurn
-from tokentape.replay.replaying import Differing, Replay
+from tokentape.replay.session import Differing, Replay
 from tokentape.replay.verdict import Cause, Floor, Report, TurnVerdict, Verdict, worst
-from transformers import MaxLengthCriteria, StoppingCriteriaList
 
 TurnDone = Callable[[TurnVerdict, float], None]
 """Called with each turn's verdict and the milliseconds that it took."""
@@ -56,7 +57,7 @@ def regenerate(
     )
     judging_floor = replay.floor or NO_DRIFT
     verdicts: list[TurnVerdict] = []
-    judged: list[JudgedTurn] = []
+    judged: list[CheckedTurn] = []
     for turn in replay.turns:
         turn_began = time.perf_counter()
         turn_verdict, judged_turn = _regenerate_turn(turn, lm, judging_floor, replay.interventions)
@@ -105,7 +106,7 @@ def _conclude(
 
 def _regenerate_turn(
     turn: Turn, lm: LoadedModel, floor: Floor, interventions: Interventions
-) -> tuple[TurnVerdict, JudgedTurn]:
+) -> tuple[TurnVerdict, CheckedTurn]:
     with interventions.acting(lm.model, interventions.of_turn(turn)):
         replayed_ids, logits, end_state = _generate(turn, lm)
     # The clock may have stopped the turn, as a kill does: then it need only be a beginning.
@@ -150,10 +151,12 @@ def _regenerate_turn(
     )
 
 
-def _judge(turn: Turn, lm: LoadedModel, floor: Floor, logits: Sequence[torch.Tensor]) -> JudgedTurn:
+def _judge(
+    turn: Turn, lm: LoadedModel, floor: Floor, logits: Sequence[torch.Tensor]
+) -> CheckedTurn:
     """The tokens up to the first difference, on the logits of `generate` itself."""
-    judge = TurnJudge(turn, lm, floor)
-    judged = JudgedTurn(turn)
+    judge = TokenChecker(turn, lm, floor)
+    judged = CheckedTurn(turn)
     steps = min(len(logits), len(turn.tokens))
     while len(judged.tokens) < steps:
         begun = len(judged.tokens)
@@ -172,7 +175,7 @@ def _generate(
     end_state: str | None = None
     with torch.random.fork_rng(devices=devices), _no_defaults(model):
         # Proves settings and seed before they meet the model: a recording may come from anybody.
-        TurnJudge(turn, lm, YARDSTICK)
+        TokenChecker(turn, lm, DEFAULT_FLOOR)
         if turn.started.seed is not None:
             torch.manual_seed(turn.started.seed)
         try:

@@ -5,12 +5,12 @@ from dataclasses import replace
 
 from tokentape.generation import LoadedModel, ManualGenerator
 from tokentape.generation.checks import context_tokens
-from tokentape.generation.engine import FOR_INTERVENTION
+from tokentape.generation.engine.engine import FOR_INTERVENTION
 from tokentape.generation.hf.control_tokens import encode, mark
 from tokentape.generation.history.conversation import HISTORIES
 from tokentape.generation.history.restoring import prompt_of
 from tokentape.generation.interventions import is_rebuilt, rebuilt, tensor_from
-from tokentape.generation.standing import Standing, recorded_settings
+from tokentape.generation.investigation.resume_point import ResumePoint, recorded_settings
 from tokentape.recorder import EventLog, Recorder, Recording
 from tokentape.recorder.events import (
     CacheCleared,
@@ -71,7 +71,7 @@ def rerecord(
     with recorder:
         generator.start_run()
         if forked is not None and parent is not None:
-            stands = Standing.of(parent, before_turn=forked.at_turn)
+            stands = ResumePoint.of(parent, before_turn=forked.at_turn)
             stands.restore(generator)
             recorder.record(stands.forked(forked.at_turn, forked.changes))
         for event in given:

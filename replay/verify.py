@@ -9,20 +9,20 @@ the pick shows them only now and then.
 from collections.abc import Collection, Sequence
 
 from tokentape.generation import LoadedModel
-from tokentape.generation.tools import ToolInterface
+from tokentape.generation.tools.interface import ToolInterface
 from tokentape.recorder import Recording
-from tokentape.replay.errors import ReplayError
-from tokentape.replay.floor import (
-    YARDSTICK,
+from tokentape.replay.checking.check_turns import Progress, check_turns, turn_verdict
+from tokentape.replay.checking.noise_floor import (
+    DEFAULT_FLOOR,
     hides_faults,
     is_off_on_average,
     plausible,
     predict_flips,
 )
-from tokentape.replay.forward import CHUNK_TOKENS
-from tokentape.replay.judging import Progress, judge_turns, turn_verdict
-from tokentape.replay.replaying import Differing, Replay
-from tokentape.replay.turns import OwnProcessors
+from tokentape.replay.checking.teacher_forcing import CHUNK_TOKENS
+from tokentape.replay.checking.turns import OwnProcessors
+from tokentape.replay.errors import ReplayError
+from tokentape.replay.session import Differing, Replay
 from tokentape.replay.verdict import Cause, Floor, Report, TurnVerdict, Verdict, worst
 
 
@@ -66,10 +66,10 @@ def verify(
         processors=processors,
         differing=differing,
     )
-    judged = judge_turns(
+    judged = check_turns(
         replay.turns,
         lm,
-        replay.floor or YARDSTICK,
+        replay.floor or DEFAULT_FLOOR,
         replay.interventions,
         processors=processors,
         progress=progress,

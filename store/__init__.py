@@ -5,22 +5,23 @@ from pathlib import Path
 
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
+
+from tokentape.store.attachments import StoredFloor, StoredVerdict
 from tokentape.store.copies.importing import Imported, import_runs
 from tokentape.store.copies.jsonl import export_jsonl
 from tokentape.store.copies.spreadsheets import export_csv
 from tokentape.store.errors import NewerStoreError, NoSuchRunError, OlderStoreError, StoreError
 from tokentape.store.frames.frames import (
     cache_df,
-    candidates_df,
     events_df,
     runs_df,
     tokens_df,
     tools_df,
+    top_logprobs_df,
     turns_df,
     verdicts_df,
 )
 from tokentape.store.integrity import Integrity, check
-from tokentape.store.kept import KeptFloor, KeptVerdict
 from tokentape.store.live.connections import connected
 from tokentape.store.live.database import DatabaseStore
 from tokentape.store.live.erasure import Erasure
@@ -88,17 +89,16 @@ __all__ = (
     "Erasure",
     "Imported",
     "Integrity",
-    "KeptFloor",
-    "KeptVerdict",
     "NewerStoreError",
     "NoSuchRunError",
     "OlderStoreError",
     "ParquetStore",
     "SealingLog",
     "StoreError",
+    "StoredFloor",
+    "StoredVerdict",
     "Upgrade",
     "cache_df",
-    "candidates_df",
     "check",
     "current_schema",
     "database_url",
@@ -112,6 +112,7 @@ __all__ = (
     "runs_df",
     "tokens_df",
     "tools_df",
+    "top_logprobs_df",
     "turns_df",
     "upgrade_store",
     "verdicts_df",

@@ -36,8 +36,8 @@ TOKENS = pa.schema(
         ("entropy", pa.float32()),
         ("top_gap", pa.float32()),
         ("duration_us", pa.int64()),
-        ("candidate_ids", pa.list_(pa.int32())),
-        ("candidate_logprobs", pa.list_(pa.float32())),
+        ("top_ids", pa.list_(pa.int32())),
+        ("top_logprobs", pa.list_(pa.float32())),
     ]
 )
 BLOBS = pa.schema([("sha256", pa.string()), ("payload", pa.binary())])

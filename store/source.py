@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import pyarrow as pa
+
 from tokentape.recorder import Recording
 from tokentape.recorder.projections import RunSummary
+from tokentape.store.attachments import Kept, StoredFloor, StoredVerdict
 from tokentape.store.errors import NoSuchRunError
-from tokentape.store.kept import Kept, KeptFloor, KeptVerdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,13 +28,13 @@ class Attachments(Protocol):
     def blob(self, sha256: str) -> bytes:
         """The payload under a hexadecimal sha256. Raises StoreError where there is none."""
 
-    def verdicts(self, run_id: str) -> list[KeptVerdict]:
+    def verdicts(self, run_id: str) -> list[StoredVerdict]:
         """What replays found of the run with just that id, the oldest first; empty where nothing.
 
         Raises StoreError for one that is damaged.
         """
 
-    def floors(self, run_id: str) -> list[KeptFloor]:
+    def floors(self, run_id: str) -> list[StoredFloor]:
         """The noise floors of the run with just that id; as `verdicts`."""
 
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import URL, make_url
-from tokentape.store import DatabaseStore
 from transformers import PreTrainedTokenizerFast
 
 import tokentape as tt
 from benchmarks.tiny_models import byte_tokenizer, tiny_model
 from tests.postgres import own_server
+from tokentape.store import DatabaseStore
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -3,9 +3,9 @@
 from typing import Any
 
 import torch
-from tokentape.store import DatabaseStore
 
 import tokentape as tt
+from tokentape.store import DatabaseStore
 
 KINDS = ("steer", "ablate_zero", "ablate_mean", "scale", "patch", "placebo")
 WIDTH = 64

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from tokentape.generation import hf
-from tokentape.generation.cache.reuse import Reuse, common_prefix_length, decide_reuse
-from tokentape.generation.cache.shelf import Candidate
 from transformers.cache_utils import Cache
+
+from tokentape.generation import hf
+from tokentape.generation.cache.backend import Candidate
+from tokentape.generation.cache.reuse import Reuse, common_prefix_length, decide_reuse
 
 States = list[tuple[torch.Tensor, torch.Tensor]]
 """Keys and values of some tokens, a pair for each layer, shape (1, heads, tokens, dim)."""

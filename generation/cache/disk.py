@@ -18,9 +18,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from transformers.cache_utils import Cache
+
 from tokentape.generation.cache.reuse import common_prefix_length
 from tokentape.recorder.events import ids_sha256
-from transformers.cache_utils import Cache
 
 _FORMAT = "tokentape-prefix-1"
 _NAME = re.compile(r"(?P<identity>[0-9a-f]{16})-(?P<tokens>\d+)-(?P<ids>[0-9a-f]{16})\.safetensors")

@@ -7,9 +7,10 @@ import weakref
 from typing import Any
 
 import torch
-from tokentape.generation.forwards import strange_hooks
 from torch.nn.modules import module as torch_module
 from transformers import GenerationConfig
+
+from tokentape.generation.hooks.forward_positions import foreign_hooks
 
 # Where a model came from is not what it is.
 _UNKEYED = ("_name_or_path", "transformers_version")
@@ -87,10 +88,10 @@ def _attributes(model: Any) -> str:
 def _hooks(model: Any) -> str:
     """Whoever hooks a module can change what comes out of it.
 
-    What our own hooks change is told by the marks of the ids (`tokentape.generation.cache.marks`).
+    What our own hooks change is told by the marks of the ids (`cache.id_salt`).
     """
     hooks = [
-        (name, number) for name, module in model.named_modules() for number in strange_hooks(module)
+        (name, number) for name, module in model.named_modules() for number in foreign_hooks(module)
     ]
     everywhere = (
         *torch_module._global_forward_hooks,

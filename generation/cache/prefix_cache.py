@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from transformers import GenerationConfig
+from transformers.cache_utils import Cache
+
 from tokentape.generation import hf
+from tokentape.generation.cache.backend import CacheBackend
 from tokentape.generation.cache.branches import Branches
 from tokentape.generation.cache.disk import PrefixFolder, Restored, Stored
+from tokentape.generation.cache.id_salt import is_salted, strip_salt, strip_salt_of_prefix
 from tokentape.generation.cache.key import cache_key
-from tokentape.generation.cache.marks import is_marked, unmarked, unmarked_beginning
 from tokentape.generation.cache.policy import (
     APPEND,
     CROP,
@@ -22,11 +26,8 @@ from tokentape.generation.cache.policy import (
     cache_policy,
 )
 from tokentape.generation.cache.reuse import CachedPrefix, Reuse
-from tokentape.generation.cache.shelf import Shelf
 from tokentape.generation.cache.snapshots import Snapshots
 from tokentape.generation.errors import ModelError
-from transformers import GenerationConfig
-from transformers.cache_utils import Cache
 
 # Equal to no id: what is asked for with it behind may be reused to its very end.
 NO_TOKEN = -1
@@ -48,7 +49,7 @@ class WeightsIdentity(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Start:
+class CacheLease:
     """What a prompt begins with: a cache of its first `reuse.reused_tokens`, and how to go on."""
 
     reuse: Reuse
@@ -85,7 +86,7 @@ class PrefixCache:
         self._identity = identity
         self._budget_bytes = budget_bytes
         self._folder = folder
-        self._shelves: dict[str, tuple[Mapping[str, str], Shelf]] = {}
+        self._shelves: dict[str, tuple[Mapping[str, str], CacheBackend]] = {}
         self._latest: Mapping[str, str] | None = None
         self._clock = itertools.count(1)
         self._system_ids: tuple[int, ...] = ()
@@ -98,11 +99,11 @@ class PrefixCache:
         total_tokens: int,
         use_cache: bool = True,
         given: CachedPrefix | None = None,
-    ) -> Start:
+    ) -> CacheLease:
         """The best start for a prompt. The cache is the caller's to fill; `finish` brings it back.
 
         Ids are marked with what acts on them, here and wherever they are handed over: see
-        `generation.cache.marks`. Raises ModelError for a cache of `given` that does not hold its
+        `generation.cache.id_salt`. Raises ModelError for a cache of `given` that does not hold its
         ids.
         """
         policy = cache_policy(self._model, config)
@@ -118,13 +119,13 @@ class PrefixCache:
             reuse, cache = self._take(prompt, config, key, policy)
         if cache is None:
             cache = hf.new_cache(self._model, config, total_tokens=total_tokens)
-        return Start(reuse=reuse, cache=cache, key=key, policy=policy)
+        return CacheLease(reuse=reuse, cache=cache, key=key, policy=policy)
 
     def look(self, prompt: Sequence[int]) -> Reuse:
         """What memory holds of a prompt; nothing is changed."""
         return self._shelf(cache_key(self._model), cache_policy(self._model)).look(prompt)
 
-    def prefilled(self, start: Start, prompt: Sequence[int]) -> tuple[Eviction, ...]:
+    def prefilled(self, start: CacheLease, prompt: Sequence[int]) -> tuple[Eviction, ...]:
         """The prompt is in the cache: where it could not be cut back to it, keep a copy."""
         if start.policy.mode != SNAPSHOTS or not self._still_valid(start):
             return ()
@@ -134,7 +135,7 @@ class PrefixCache:
         return tuple(self._fit())
 
     def finish(
-        self, start: Start, ids: Sequence[int], *, system: bool = False
+        self, start: CacheLease, ids: Sequence[int], *, system: bool = False
     ) -> tuple[Eviction, ...]:
         """Keep what was begun, as far as the budget goes; `system` for the system prompt's own.
 
@@ -162,11 +163,11 @@ class PrefixCache:
         if policy.mode not in (CROP, SNAPSHOTS):
             raise ModelError(f"a cache of this model cannot be returned: {policy.reason}")
 
-    def copy(self, start: Start, ids: Sequence[int]) -> CachedPrefix:
+    def copy(self, start: CacheLease, ids: Sequence[int]) -> CachedPrefix:
         """What was begun, for the caller to keep."""
         states = hf.states_sha256(start.cache)
-        marked_ids = tuple(ids) if any(map(is_marked, ids)) else ()
-        return CachedPrefix(unmarked(ids), hf.fork(start.cache), start.key, states, marked_ids)
+        marked_ids = tuple(ids) if any(map(is_salted, ids)) else ()
+        return CachedPrefix(strip_salt(ids), hf.fork(start.cache), start.key, states, marked_ids)
 
     def clear(self) -> int:
         """Forget everything; the bytes that were held."""
@@ -180,7 +181,7 @@ class PrefixCache:
         """Bytes of storage that are held, each storage once."""
         return hf.storage_bytes(self._tensors())
 
-    def store(self, start: Start, ids: Sequence[int]) -> None:
+    def store(self, start: CacheLease, ids: Sequence[int]) -> None:
         """Keep a prefix on disk, if there is a folder and its files can say what it is."""
         if self._folder is None or not self._can_be_on_disk(start.key, start.policy):
             return
@@ -240,7 +241,7 @@ class PrefixCache:
         key: Mapping[str, str],
         policy: CachePolicy,
     ) -> tuple[Reuse, Cache | None]:
-        refuse_misfit(given, policy)
+        check_cache_fits(given, policy)
         changed = _key_changed(given.key, key)
         if changed is not None:
             return replace(changed, cached_tokens=len(given.ids)), None
@@ -261,7 +262,7 @@ class PrefixCache:
             return None
         identity = self._disk_identity(key)
         croppable = policy.mode == CROP
-        plain = unmarked_beginning(prompt)
+        plain = strip_salt_of_prefix(prompt)
         return self._folder.find(plain, identity, croppable=croppable, more_than=more_than)
 
     def _restore(
@@ -304,10 +305,10 @@ class PrefixCache:
         """A hook has no name that another process knows."""
         return key["hooks"] == "none" and policy.mode in (CROP, SNAPSHOTS)
 
-    def _shelf(self, key: Mapping[str, str], policy: CachePolicy) -> Shelf:
+    def _shelf(self, key: Mapping[str, str], policy: CachePolicy) -> CacheBackend:
         name = json.dumps(dict(key), sort_keys=True)
         if name not in self._shelves:
-            shelf: Shelf
+            shelf: CacheBackend
             if policy.mode == CROP:
                 shelf = Branches(lambda: hf.new_cache(self._model))
             else:
@@ -323,7 +324,7 @@ class PrefixCache:
             if held["weights"] == key["weights"]
         }
 
-    def _still_valid(self, start: Start) -> bool:
+    def _still_valid(self, start: CacheLease) -> bool:
         now = cache_key(self._model)
         return all(value == start.key[name] for name, value in now.items() if name != "cache")
 
@@ -356,7 +357,7 @@ class PrefixCache:
             yield from shelf.tensors()
 
 
-def refuse_misfit(given: CachedPrefix, policy: CachePolicy) -> None:
+def check_cache_fits(given: CachedPrefix, policy: CachePolicy) -> None:
     """Raise ModelError for a cache that does not hold its ids, or is not one of this model."""
     if not isinstance(given, CachedPrefix):
         raise ModelError(

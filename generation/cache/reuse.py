@@ -7,8 +7,9 @@ is a function of ids; where the caches are is the business of the shelves.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from tokentape.generation.cache.marks import unmarked
 from transformers.cache_utils import Cache
+
+from tokentape.generation.cache.id_salt import strip_salt
 
 _BLOCK = 256
 
@@ -90,7 +91,7 @@ def decide_reuse(cached: Sequence[int], prompt: Sequence[int]) -> Reuse:
         return Reuse(
             decision="hit", reason="extends", reused_tokens=reused, cached_tokens=len(cached)
         )
-    cached_id, prompt_id = unmarked((cached[common], prompt[common]))
+    cached_id, prompt_id = strip_salt((cached[common], prompt[common]))
     same_id = cached_id == prompt_id
     return Reuse(
         decision="partial" if reused else "miss",

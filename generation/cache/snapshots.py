@@ -8,10 +8,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from tokentape.generation import hf
-from tokentape.generation.cache.reuse import Reuse, common_prefix_length, decide_reuse
-from tokentape.generation.cache.shelf import Candidate
 from transformers.cache_utils import Cache
+
+from tokentape.generation import hf
+from tokentape.generation.cache.backend import Candidate
+from tokentape.generation.cache.reuse import Reuse, common_prefix_length, decide_reuse
 
 
 @dataclass(slots=True)

@@ -6,13 +6,17 @@ from tokentape.generation.fingerprints.known import note_files, weights_of
 from tokentape.generation.fingerprints.tensors import tensor_sha256
 from tokentape.generation.fingerprints.texts import json_sha256, template_sha256, tokenizer_sha256
 from tokentape.generation.fingerprints.weights import weights_sha256
-from tokentape.generation.fingerprints.weights_list import TensorPrint, WeightsList, split_at_number
+from tokentape.generation.fingerprints.weights_manifest import (
+    TensorFingerprint,
+    WeightsManifest,
+    split_at_number,
+)
 
 __all__ = (
     "FileStamp",
     "LoadedFiles",
-    "TensorPrint",
-    "WeightsList",
+    "TensorFingerprint",
+    "WeightsManifest",
     "environment",
     "json_sha256",
     "model_files",

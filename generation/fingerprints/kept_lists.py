@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tokentape.generation.fingerprints.files import LoadedFiles
-from tokentape.generation.fingerprints.weights_list import WeightsList
+from tokentape.generation.fingerprints.weights_manifest import WeightsManifest
 
 _FORMAT = "tokentape-fingerprints-1"
 _KEPT_MAX = 100
@@ -24,7 +24,7 @@ _BYTES_MAX = 64 * 1024**2
 _OURS = re.compile(r"[0-9a-f]{32}\.json|\.writing-.*")
 
 
-def find_list(folder: Path, files: LoadedFiles, sample: str) -> WeightsList | None:
+def find_list(folder: Path, files: LoadedFiles, sample: str) -> WeightsManifest | None:
     """The list that was kept of a model from these files, if its sample is the same."""
     path = folder / _file_name(files)
     try:
@@ -36,7 +36,7 @@ def find_list(folder: Path, files: LoadedFiles, sample: str) -> WeightsList | No
             return None
         if entry["format"] != _FORMAT or entry["sample"] != sample:
             return None
-        found = WeightsList.read(entry["list"].encode())
+        found = WeightsManifest.read(entry["list"].encode())
     except (AttributeError, KeyError, OSError, RecursionError, TypeError, ValueError):
         return None
     with suppress(OSError):
@@ -44,7 +44,7 @@ def find_list(folder: Path, files: LoadedFiles, sample: str) -> WeightsList | No
     return found
 
 
-def keep_list(folder: Path, files: LoadedFiles, sample: str, weights: WeightsList) -> None:
+def keep_list(folder: Path, files: LoadedFiles, sample: str, weights: WeightsManifest) -> None:
     """Keep it for the next start, in place of one of the same files as they were before.
 
     Where that cannot be, nothing is kept. Of all lists those that were used last stay.

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from tokentape.generation.cache import weights_version
+from tokentape.generation.cache_dir import cache_dir
 from tokentape.generation.fingerprints.files import LoadedFiles
 from tokentape.generation.fingerprints.kept_lists import find_list, keep_list
 from tokentape.generation.fingerprints.weights import list_weights, sample_weights
-from tokentape.generation.fingerprints.weights_list import WeightsList
-from tokentape.generation.user_cache import user_cache
+from tokentape.generation.fingerprints.weights_manifest import WeightsManifest
 
 # Less is hashed sooner than a file is found.
 _WORTH_KEEPING_BYTES = 16 * 1024**2
@@ -19,7 +19,7 @@ _WORTH_KEEPING_BYTES = 16 * 1024**2
 class _Listed:
     version: str
     sample: str
-    weights: WeightsList
+    weights: WeightsManifest
 
 
 _files: "weakref.WeakKeyDictionary[Any, tuple[LoadedFiles, str]]" = weakref.WeakKeyDictionary()
@@ -31,7 +31,7 @@ def note_files(model: Any, files: LoadedFiles) -> None:
     _files[model] = (files, weights_version(model))
 
 
-def weights_of(model: Any) -> WeightsList:
+def weights_of(model: Any) -> WeightsManifest:
     """The list of a model's weights as they are now.
 
     It is made again when a tensor was written to or replaced, and, past torch's own count, when a
@@ -46,7 +46,7 @@ def weights_of(model: Any) -> WeightsList:
     return known.weights
 
 
-def _from_files(model: Any, version: str, sample: str) -> WeightsList | None:
+def _from_files(model: Any, version: str, sample: str) -> WeightsManifest | None:
     """Found among the lists that were kept, or kept for the next time; None where neither can be.
 
     The files must be those that were loaded, still: tensors may lie in them.
@@ -56,7 +56,7 @@ def _from_files(model: Any, version: str, sample: str) -> WeightsList | None:
         return None
     if not files.are_unchanged():
         return None
-    folder = user_cache() / "fingerprints"
+    folder = cache_dir() / "fingerprints"
     found = find_list(folder, files, sample)
     if found is None:
         found = list_weights(model)

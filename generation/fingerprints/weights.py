@@ -7,9 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import torch
+
 from tokentape.generation.errors import ModelError
 from tokentape.generation.fingerprints.tensors import tensor_bytes, tensor_digest, tensor_sample
-from tokentape.generation.fingerprints.weights_list import TensorPrint, WeightsList
+from tokentape.generation.fingerprints.weights_manifest import TensorFingerprint, WeightsManifest
 
 _THREADS_MAX = 8
 _PLAIN = (bool, int, float, str, bytes, torch.dtype, type(None))
@@ -17,7 +18,7 @@ _PLAIN = (bool, int, float, str, bytes, torch.dtype, type(None))
 T = TypeVar("T")
 
 
-def list_weights(model: torch.nn.Module) -> WeightsList:
+def list_weights(model: torch.nn.Module) -> WeightsManifest:
     """Reads the whole model, in threads: 540 MB take 0.3 s on two cores.
 
     Raises ModelError for a tensor without bytes that could be read.
@@ -27,7 +28,7 @@ def list_weights(model: torch.nn.Module) -> WeightsList:
     names = sorted(tensors, key=lambda name: tensors[name].nbytes, reverse=True)
     # hashlib lets other threads work while it does.
     with ThreadPoolExecutor(min(_THREADS_MAX, os.cpu_count() or 1)) as pool:
-        return WeightsList.of(pool.map(lambda name: _print_of(name, tensors[name]), names))
+        return WeightsManifest.of(pool.map(lambda name: _print_of(name, tensors[name]), names))
 
 
 def sample_weights(model: torch.nn.Module) -> str:
@@ -56,8 +57,8 @@ def weights_sha256(model: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _print_of(name: str, tensor: torch.Tensor) -> TensorPrint:
-    return TensorPrint(
+def _print_of(name: str, tensor: torch.Tensor) -> TensorFingerprint:
+    return TensorFingerprint(
         name=name,
         dtype=str(tensor.dtype).removeprefix("torch."),
         shape=tuple(tensor.shape),

@@ -6,6 +6,8 @@
 types that transformers declares do not know these methods.
 """
 
+from transformers import __version__ as VERSION
+
 from tokentape.generation.hf.caches import (
     cache_name,
     can_crop,
@@ -44,7 +46,6 @@ from tokentape.generation.hf.settings import (
     stop_reason_of,
     what_can_be_recorded,
 )
-from transformers import __version__ as VERSION
 
 __all__ = (
     "FILTERS",

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from tokentape.generation.errors import ModelError
-from tokentape.generation.hf.growing import GrowingLayer
 from transformers import DynamicCache, GenerationConfig
 from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer, StaticLayer
 from transformers.generation.configuration_utils import GenerationMode
+
+from tokentape.generation.errors import ModelError
+from tokentape.generation.hf.growing import GrowingLayer
 
 # They keep all keys and values in order, and never write into a tensor that they have.
 _PLAIN = (GrowingLayer, DynamicLayer)

@@ -6,7 +6,6 @@ what is wrapped as plain text. All its private calls for that are here.
 
 from typing import Any, TypeVar
 
-from tokentape.generation.errors import PromptError
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import (
     _CONTROL_TOKEN_END,
@@ -15,6 +14,8 @@ from transformers.utils.chat_template_utils import (
     encode_marked_chat,
     mark_control_tokens,
 )
+
+from tokentape.generation.errors import PromptError
 
 Markable = TypeVar("Markable")
 """A string, or messages, tools and such: lists and mappings with strings in them."""
@@ -35,8 +36,8 @@ def mark(tokenizer: PreTrainedTokenizerBase, written: Markable) -> Markable:
         token for each in templates for token in tokenizer._get_control_tokens(each)
     )
     pattern, _ = _get_control_token_patterns(tuple(tokens))
-    marked: Markable = mark_control_tokens(written, pattern)
-    return marked
+    escaped: Markable = mark_control_tokens(written, pattern)
+    return escaped
 
 
 def encode(

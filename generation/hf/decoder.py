@@ -7,16 +7,17 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from transformers import GenerationConfig
+from transformers.cache_utils import Cache
+
 from tokentape.generation.errors import ModelError
-from tokentape.generation.forwards import strange_hooks
 from tokentape.generation.hf.caches import (
     cache_name,
     held_tokens,
     keeps_everything,
     prefix_obstacle,
 )
-from transformers import GenerationConfig
-from transformers.cache_utils import Cache
+from tokentape.generation.hooks.forward_positions import foreign_hooks
 
 
 class Decoder:
@@ -157,7 +158,7 @@ def _leaves_nothing(model: Any, cache: Cache) -> bool:
         and prefix_obstacle(model) is None
         and type(model).__module__.startswith("transformers.")
         and not any(
-            strange_hooks(module) or hasattr(module, "_hf_hook") for module in model.modules()
+            foreign_hooks(module) or hasattr(module, "_hf_hook") for module in model.modules()
         )
     )
 

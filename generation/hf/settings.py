@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from tokentape.generation.errors import ModelError
 from transformers import (
     GenerationConfig,
     LogitsProcessorList,
@@ -31,6 +30,8 @@ from transformers.generation.stopping_criteria import (
     MaxTimeCriteria,
     StopStringCriteria,
 )
+
+from tokentape.generation.errors import ModelError
 
 # Not part of what is generated: where the config came from, and what max_new_tokens and
 # min_new_tokens override (`generate` warns of a pair, even where one is a default).

@@ -10,10 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from transformers import PreTrainedTokenizerBase
+
 from tokentape.generation.errors import PromptError
 from tokentape.generation.hf.control_tokens import mark
 from tokentape.generation.history.continuation import Continuation
-from transformers import PreTrainedTokenizerBase
 
 Message = Mapping[str, Any]
 
@@ -43,11 +44,11 @@ class ChatTemplate:
 
         Replies are not marked: a control token in them was sampled as one.
         """
-        marked = iter(mark(self.tokenizer, [dict(m) for m in messages if not _is_reply(m)]))
+        escaped = iter(mark(self.tokenizer, [dict(m) for m in messages if not _is_reply(m)]))
         tools: list[Any] = mark(self.tokenizer, [dict(tool) for tool in self.tools])
         try:
             rendered = self.tokenizer.apply_chat_template(
-                [dict(m) if _is_reply(m) else next(marked) for m in messages],
+                [dict(m) if _is_reply(m) else next(escaped) for m in messages],
                 tools=tools or None,
                 tokenize=False,
                 add_generation_prompt=open_turn,

@@ -10,7 +10,7 @@ from tokentape.generation.history.pruning import plan_pruning
 POLICIES = {"refuse": None, "prune_tool_results": "tool_results", "prune_turns": "turns"}
 
 
-def refuse_unknown_policy(at_context_limit: str) -> None:
+def check_context_policy(at_context_limit: str) -> None:
     if not isinstance(at_context_limit, str) or at_context_limit not in POLICIES:
         known = ", ".join(map(repr, POLICIES))
         raise PromptError(f"at_context_limit is one of {known}, not {at_context_limit!r}")

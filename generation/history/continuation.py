@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-from tokentape.generation.hf.control_tokens import encode, plain
 from transformers import PreTrainedTokenizerBase
+
+from tokentape.generation.hf.control_tokens import encode, plain
 
 # Enough text before a new part for its first token to come out as it would in its place.
 _ANCHOR_CHARS = 80
@@ -41,15 +42,15 @@ class Continuation:
 class Part:
     """A marked text and its ids."""
 
-    marked: str = ""
+    escaped: str = ""
     ids: tuple[int, ...] = ()
 
     @property
     def text(self) -> str:
-        return plain(self.marked)
+        return plain(self.escaped)
 
     def __add__(self, other: "Part") -> "Part":
-        return Part(self.marked + other.marked, (*self.ids, *other.ids))
+        return Part(self.escaped + other.escaped, (*self.ids, *other.ids))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

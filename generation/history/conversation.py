@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any
 
+from transformers import PreTrainedTokenizerBase
+
 from tokentape.generation.cache import common_prefix_length
 from tokentape.generation.errors import PromptError
 from tokentape.generation.hf.control_tokens import encode, mark, plain
@@ -20,7 +22,6 @@ from tokentape.generation.history.messages import NewMessage
 from tokentape.generation.history.pruning import Pruning, without
 from tokentape.generation.history.segments import Segment, Span, continued, ids_of, spans_of
 from tokentape.recorder.events import HistoryPruned, MessageAdded
-from transformers import PreTrainedTokenizerBase
 
 HISTORIES = ("exact", "template")
 OWN_PROMPT = "own_prompt"
@@ -112,14 +113,16 @@ class Conversation:
         """
         message = {"role": "system", "content": system_prompt}
         if self.tokenizer.chat_template is None:
-            marked = mark(self.tokenizer, system_prompt)
-            ids = encode(self.tokenizer, marked, add_special_tokens=True)
+            escaped = mark(self.tokenizer, system_prompt)
+            ids = encode(self.tokenizer, escaped, add_special_tokens=True)
             text = self._spell(ids)
         else:
-            marked = self._template.render_system_prompt(message)
-            ids, text = encode(self.tokenizer, marked), plain(marked)
+            escaped = self._template.render_system_prompt(message)
+            ids, text = encode(self.tokenizer, escaped), plain(escaped)
         self._system = (
-            Segment(role="system", turn=0, messages=(message,), ids=ids, marked=marked, text=text),
+            Segment(
+                role="system", turn=0, messages=(message,), ids=ids, escaped=escaped, text=text
+            ),
         )
         self._segments = self._system
         self.ids, self.text = ids, text
@@ -151,7 +154,7 @@ class Conversation:
         """
         if self.history == "template":
             return self._render_whole(new, reason="template")
-        written = "".join(segment.marked for segment in self._segments)
+        written = "".join(segment.escaped for segment in self._segments)
         continuation = self._template.continuation(
             self.messages,
             [message.templated() for message in new],
@@ -227,9 +230,9 @@ class Conversation:
             raise PromptError("the prompt is empty: there is nothing to continue")
         message = NewMessage(role="user", content=prompt)
         if self.tokenizer.chat_template is None:
-            marked = mark(self.tokenizer, prompt)
+            escaped = mark(self.tokenizer, prompt)
             # A beginning-of-sequence token belongs before whatever comes first.
-            rest = encode(self.tokenizer, marked, add_special_tokens=not self.system_ids)
+            rest = encode(self.tokenizer, escaped, add_special_tokens=not self.system_ids)
             ids = (*self.system_ids, *rest)
             return self._point_to(ids, self._spell(ids), [message], reason=OWN_PROMPT)
         alone = copy.copy(self)

@@ -22,7 +22,7 @@ class Segment:
     turn: int
     messages: tuple[Mapping[str, Any], ...]
     ids: tuple[int, ...]
-    marked: str
+    escaped: str
     text: str
     stop_text: str | None = ""
     is_result: bool = False
@@ -41,7 +41,7 @@ class Segment:
             turn=turn,
             messages=messages,
             ids=part.ids,
-            marked=part.marked,
+            escaped=part.escaped,
             text=part.text,
             is_result=is_result,
         )
@@ -51,7 +51,7 @@ class Segment:
         return replace(
             self,
             ids=(*self.ids, *closing.ids),
-            marked=self.marked + closing.marked,
+            escaped=self.escaped + closing.escaped,
             text=self.text + closing.text,
             stop_text=None,
         )
@@ -64,7 +64,7 @@ class Segment:
             self,
             messages=(*self.messages, message),
             ids=(*self.ids, *ids),
-            marked=self.marked + text + stop_text,
+            escaped=self.escaped + text + stop_text,
             text=self.text + text + stop_text,
             stop_text=stop_text,
         )

@@ -5,17 +5,18 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+
 from tokentape.generation.errors import ModelError
-from tokentape.generation.forwards import Forward, SteeringHook
-from tokentape.generation.layers import find_layer, output_of
-from tokentape.recorder.projections.acting import ActiveRange
+from tokentape.generation.hooks.forward_positions import ForwardPositions, SteeringHook
+from tokentape.generation.hooks.layers import find_layer, output_of
+from tokentape.recorder.projections.active_interventions import ActiveRange
 
 
 @contextmanager
 def intervening(
     model: Any,
     ranges: Sequence[ActiveRange] | Callable[[], Sequence[ActiveRange]],
-    forward: Forward,
+    forward: ForwardPositions,
     tensors: Mapping[str, torch.Tensor],
     *,
     layers: Iterable[str] = (),
@@ -49,7 +50,7 @@ class _LayerHook:
         self,
         layer: str,
         ranges: Callable[[], Sequence[ActiveRange]],
-        forward: Forward,
+        forward: ForwardPositions,
         tensors: Mapping[str, torch.Tensor],
     ) -> None:
         self._layer = layer

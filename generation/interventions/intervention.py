@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict, Unpack
 
 import torch
-from tokentape.generation.checks import refuse_count, refuse_no_text
+
+from tokentape.generation.callbacks import GenerationState
+from tokentape.generation.checks import check_count, check_text
 from tokentape.generation.errors import ModelError
 from tokentape.generation.interventions.tensors import tensor_bytes
-from tokentape.generation.state import GenerationState
 from tokentape.recorder.events import InterventionRequested
 
 Layers = str | int | Sequence[str | int]
@@ -106,7 +107,7 @@ class Intervention:
 
         Rows, of shape (positions, width), are what `capture` gives of another run.
         """
-        refuse_count("the start of a patch", start, least=0)
+        check_count("the start of a patch", start, least=0)
         tensor = _tensor(rows, axes=2)
         return cls._made("patch", name, layers, rule, tensor=tensor, tensor_start=start)
 
@@ -132,7 +133,7 @@ class Intervention:
         )
 
     def __post_init__(self) -> None:
-        refuse_no_text("the name of an intervention", self.name)
+        check_text("the name of an intervention", self.name)
         if not self.name.strip() or "\0" in self.name:
             raise ModelError(f"an intervention needs a name: {self.name!r}")
         if not self.layers:
@@ -140,7 +141,7 @@ class Intervention:
         self._refuse_coefficient()
         self._refuse_rule()
         for each in self.dimensions:
-            refuse_count("a dimension", each, least=0)
+            check_count("a dimension", each, least=0)
         if len(set(self.dimensions)) != len(self.dimensions):
             raise ModelError(f"intervention {self.name!r} names a dimension twice")
         if not isinstance(self.source, Mapping):
@@ -163,15 +164,15 @@ class Intervention:
                 )
         else:
             start, end = _pair("positions", self.positions)
-            refuse_count("the first of the positions", start, least=0)
-            refuse_count("the end of the positions", end, least=start + 1)
+            check_count("the first of the positions", start, least=0)
+            check_count("the end of the positions", end, least=start + 1)
         if self.from_step is not None:
-            refuse_count("from_step", self.from_step, least=0)
+            check_count("from_step", self.from_step, least=0)
         if self.turns is not None:
             first, last = _pair("turns", self.turns)
-            refuse_count("the first of the turns", first)
+            check_count("the first of the turns", first)
             if last is not None:
-                refuse_count("the last of the turns", last, least=first)
+                check_count("the last of the turns", last, least=first)
         if self.when is not None and not callable(self.when):
             raise ModelError(f"when is something that can be called, not {self.when!r}")
         if self.positions in ("prompt", "last") and (self.when or self.from_step is not None):

@@ -5,6 +5,7 @@ import hashlib
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
+
 from tokentape.generation.errors import ModelError
 
 _NAME = "tensor"

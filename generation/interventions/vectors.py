@@ -9,13 +9,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+
 from tokentape.generation.cache.policy import unhooked
-from tokentape.generation.checks import refuse_training, refuse_unreadable
+from tokentape.generation.checks import check_not_training, refuse_unreadable
 from tokentape.generation.errors import ModelError
-from tokentape.generation.fitting import enough_memory
-from tokentape.generation.forwards import OwnHook
+from tokentape.generation.hooks.forward_positions import ReadOnlyHook
+from tokentape.generation.hooks.layers import find_layer, output_of
 from tokentape.generation.interventions.hooks import with_tensor
-from tokentape.generation.layers import find_layer, output_of
+from tokentape.generation.models.memory_check import enough_memory
 
 
 def capture(
@@ -29,7 +30,7 @@ def capture(
     Float32, shape (positions, width): the rows of `Intervention.patch`. Raises ModelError and
     ToolError.
     """
-    refuse_training(model)
+    check_not_training(model)
     refuse_unreadable(model, ids)
     start, end = positions if positions is not None else (0, len(ids))
     if not 0 <= start < end <= len(ids):
@@ -122,7 +123,7 @@ def _seeing(module: torch.nn.Module) -> Iterator[list[torch.Tensor]]:
         seen.append(given)
         raise _Seen
 
-    handle = module.register_forward_hook(OwnHook(see))
+    handle = module.register_forward_hook(ReadOnlyHook(see))
     try:
         yield seen
     finally:

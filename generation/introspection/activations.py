@@ -5,9 +5,16 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from tokentape.generation.forwards import DECODE, PREFILL, Forward, OwnHook, counting_forwards
+
+from tokentape.generation.hooks.forward_positions import (
+    DECODE,
+    PREFILL,
+    ForwardPositions,
+    ReadOnlyHook,
+    track_positions,
+)
+from tokentape.generation.hooks.layers import find_layer, tensor_in
 from tokentape.generation.introspection.spans import Look, Span, look_at, observed
-from tokentape.generation.layers import find_layer, tensor_in
 from tokentape.recorder.events import ActivationObserved
 
 # So many forwards are kept on the device before they are brought over unasked.
@@ -51,11 +58,11 @@ class ActivationMonitor:
         return tuple(self._modules)
 
     @contextmanager
-    def watching(self, forward: Forward | None = None) -> Iterator[None]:
+    def watching(self, forward: ForwardPositions | None = None) -> Iterator[None]:
         """Look at the forwards in here. `forward` must be counted; without one it is done here."""
         with ExitStack() as stack:
             if forward is None:
-                forward = stack.enter_context(counting_forwards(self._model))
+                forward = stack.enter_context(track_positions(self._model))
             for name, module in self._modules.items():
                 hook = self._hook(name, forward)
                 stack.callback(module.register_forward_hook(hook).remove)
@@ -77,7 +84,7 @@ class ActivationMonitor:
         spans = self._spans.get(layer, {})
         return spans.get(source) if source else next(reversed(spans.values()), None)
 
-    def _hook(self, name: str, forward: Forward) -> OwnHook:
+    def _hook(self, name: str, forward: ForwardPositions) -> ReadOnlyHook:
         @torch.no_grad()
         def look(module: Any, args: Any, output: Any) -> None:
             if forward.source not in self._sources:
@@ -104,7 +111,7 @@ class ActivationMonitor:
                 )
             )
 
-        return OwnHook(look)
+        return ReadOnlyHook(look)
 
     def _forget_newest_forward(self) -> None:
         """It may have gone through some of the layers only."""

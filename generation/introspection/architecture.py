@@ -6,9 +6,10 @@ from collections import Counter
 from typing import Any
 
 import torch
+
 from tokentape.generation.errors import ToolError
+from tokentape.generation.hooks.layers import decoder_layers
 from tokentape.generation.introspection.chunks import named_tensors
-from tokentape.generation.layers import decoder_layers
 
 _LISTED_MAX = 40
 _PATTERN_MAX = 200

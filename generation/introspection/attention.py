@@ -5,10 +5,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+
 from tokentape.generation.errors import ToolError
-from tokentape.generation.forwards import OwnHook, recomputing
+from tokentape.generation.hooks.forward_positions import ReadOnlyHook, recomputing
+from tokentape.generation.hooks.layers import decoder_layers, find_layer
 from tokentape.generation.introspection.recomputing import absolute, forward_anew, forward_next
-from tokentape.generation.layers import decoder_layers, find_layer
 
 
 def attention_row(
@@ -64,7 +65,7 @@ def _configured(model: Any) -> Iterator[Any]:
 
 @contextmanager
 def _taking(module: torch.nn.Module, take: Any) -> Iterator[None]:
-    handle = module.register_forward_hook(OwnHook(take))
+    handle = module.register_forward_hook(ReadOnlyHook(take))
     try:
         yield
     finally:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+
 from tokentape.generation.errors import ToolError
 
 # Float64 of a chunk is 4 MB; some six of that size are there at once.

@@ -6,8 +6,15 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from tokentape.generation.forwards import DECODE, PREFILL, Forward, OwnHook, counting_forwards
-from tokentape.generation.layers import find_layer, output_of
+
+from tokentape.generation.hooks.forward_positions import (
+    DECODE,
+    PREFILL,
+    ForwardPositions,
+    ReadOnlyHook,
+    track_positions,
+)
+from tokentape.generation.hooks.layers import find_layer, output_of
 
 
 class HiddenStateTap:
@@ -33,17 +40,17 @@ class HiddenStateTap:
         return MappingProxyType(dict(self._newest))
 
     @contextmanager
-    def watching(self, forward: Forward | None = None) -> Iterator[None]:
+    def watching(self, forward: ForwardPositions | None = None) -> Iterator[None]:
         """Look at the forwards in here. `forward` must be counted; without one it is done here."""
         with ExitStack() as stack:
             if forward is None:
-                forward = stack.enter_context(counting_forwards(self._model))
+                forward = stack.enter_context(track_positions(self._model))
             for name, module in self._modules.items():
                 hook = self._hook(name, forward)
                 stack.callback(module.register_forward_hook(hook).remove)
             yield
 
-    def _hook(self, name: str, forward: Forward) -> OwnHook:
+    def _hook(self, name: str, forward: ForwardPositions) -> ReadOnlyHook:
         def keep(module: Any, args: Any, output: Any) -> None:
             if forward.source not in self._sources:
                 return
@@ -52,4 +59,4 @@ class HiddenStateTap:
             with torch.inference_mode(False), torch.no_grad():
                 self._newest[name] = tensor.reshape(-1, tensor.shape[-1])[-1].clone()
 
-        return OwnHook(keep)
+        return ReadOnlyHook(keep)

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+
 from tokentape.generation.errors import ToolError
-from tokentape.generation.forwards import RECOMPUTED
+from tokentape.generation.hooks.forward_positions import RECOMPUTED
+from tokentape.generation.hooks.layers import find_layer
 from tokentape.generation.introspection.activations import ActivationMonitor
 from tokentape.generation.introspection.attention import attention_row
 from tokentape.generation.introspection.logit_lens import lens_logits
@@ -14,8 +16,7 @@ from tokentape.generation.introspection.recomputing import forward_anew
 from tokentape.generation.introspection.rounding import rounded
 from tokentape.generation.introspection.spans import Span, observed
 from tokentape.generation.introspection.weights import WeightInspector
-from tokentape.generation.layers import find_layer
-from tokentape.generation.models import LoadedModel
+from tokentape.generation.models.loading import LoadedModel
 from tokentape.recorder.events import ActivationObserved
 
 COMPACT_ACTIVATIONS = (

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+
 from tokentape.generation.errors import ToolError
-from tokentape.generation.forwards import RECOMPUTED
+from tokentape.generation.hooks.forward_positions import RECOMPUTED
+from tokentape.generation.hooks.layers import decoder_layers
 from tokentape.generation.introspection.hidden_states import HiddenStateTap
 from tokentape.generation.introspection.recomputing import absolute, forward_anew
-from tokentape.generation.layers import decoder_layers
 
 _NORMS = ("norm", "ln_f", "norm_f", "final_layernorm", "final_layer_norm", "final_norm")
 

@@ -5,10 +5,11 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
+
 from tokentape.generation import hf
 from tokentape.generation.cache import cache_policy
 from tokentape.generation.errors import ToolError
-from tokentape.generation.forwards import recomputing
+from tokentape.generation.hooks.forward_positions import recomputing
 from tokentape.generation.introspection.activations import ActivationMonitor
 from tokentape.generation.introspection.hidden_states import HiddenStateTap
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+
 from tokentape.generation.introspection.rounding import rounded
 from tokentape.generation.introspection.statistics import HISTOGRAM_BINS, NEAR_ZERO, PERCENTILES
 from tokentape.recorder.events import ActivationObserved

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+
 from tokentape.generation.errors import ToolError
 from tokentape.generation.introspection.chunks import CHUNK_NUMBERS, refuse_unreadable
 from tokentape.generation.introspection.rounding import rounded

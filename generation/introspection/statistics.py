@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+
 from tokentape.generation.introspection.order_statistics import OrderStatistics, ranks_between
 
 PERCENTILES = (5, 25, 50, 75, 95)

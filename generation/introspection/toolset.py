@@ -8,8 +8,8 @@ from tokentape.generation.introspection.inspector import Inspector, compact_acti
 from tokentape.generation.introspection.rounding import rounded
 from tokentape.generation.introspection.spectrum import singular_values
 from tokentape.generation.introspection.weights import compact_of
-from tokentape.generation.models import LoadedModel
-from tokentape.generation.tools import ToolInterface, ToolView
+from tokentape.generation.models.loading import LoadedModel
+from tokentape.generation.tools.interface import ToolInterface, ToolView
 
 # A full view is for reading, too: the payload has every digit.
 _VIEW_DIGITS = 5

@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+
 from tokentape.generation.errors import ToolError
 from tokentape.generation.fingerprints import tensor_sha256
 from tokentape.generation.fingerprints.tensors import tensor_sample
+from tokentape.generation.hooks.layers import hint_of_nearest
 from tokentape.generation.introspection.chunks import (
     chunks_of,
     named_tensors,
@@ -17,7 +19,6 @@ from tokentape.generation.introspection.chunks import (
 )
 from tokentape.generation.introspection.rounding import rounded
 from tokentape.generation.introspection.statistics import basic_statistics, full_statistics
-from tokentape.generation.layers import hint_of_nearest
 
 COMPACT_FIELDS = ("name", "shape", "num_parameters", "mean", "std", "min", "max", "l2_norm")
 _COMPACT_DIGITS = 4

@@ -54,8 +54,8 @@ def upgrade() -> None:
         sa.Column("entropy", sa.Double, nullable=False),
         sa.Column("top_gap", sa.Double, nullable=False),
         sa.Column("duration_ms", sa.Double, nullable=False),
-        sa.Column("candidate_ids", sa.LargeBinary),
-        sa.Column("candidate_logprobs", sa.LargeBinary),
+        sa.Column("top_ids", sa.LargeBinary),
+        sa.Column("top_logprobs", sa.LargeBinary),
         sqlite_with_rowid=False,
     )
     op.create_table(

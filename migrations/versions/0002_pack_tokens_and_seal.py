@@ -93,7 +93,7 @@ def create_streams() -> None:
         sa.Column("entropy_f16", FLOAT16, nullable=False),
         sa.Column("top_gap_f16", FLOAT16, nullable=False),
         sa.Column("duration_us", sa.BigInteger, nullable=False),
-        sa.Column("candidate_ids", IDS),
+        sa.Column("top_ids", IDS),
         sa.Column("candidate_logprobs_f16", LOGPROBS),
     )
 
@@ -171,7 +171,7 @@ def packed(row: sa.Row) -> dict[str, object]:
 
 
 def candidates_of(row: sa.Row) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    ids, logprobs = row.candidate_ids or b"", row.candidate_logprobs or b""
+    ids, logprobs = row.top_ids or b"", row.top_logprobs or b""
     return (
         struct.unpack(f"<{len(ids) // 4}i", ids),
         tuple(map(half, struct.unpack(f"<{len(logprobs) // 4}f", logprobs))),

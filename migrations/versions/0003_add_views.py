@@ -19,7 +19,7 @@ VIEWS = (
     "events_df",
     "turns_df",
     "tokens_df",
-    "candidates_df",
+    "top_logprobs_df",
     "cache_df",
     "tools_df",
 )
@@ -42,7 +42,7 @@ def upgrade() -> None:
         "events_df": events(dialect),
         "turns_df": turns(dialect),
         "tokens_df": tokens(dialect),
-        "candidates_df": dialect.candidates(),
+        "top_logprobs_df": dialect.candidates(),
         "cache_df": cache(dialect),
         "tools_df": tools(dialect),
     }
@@ -148,10 +148,10 @@ class Sqlite:
             f"SELECT run_id, turn, step, seq, rank, {token_id} AS token_id, "
             f"{self.half(high, low)} AS logprob "
             f"FROM (SELECT run_id, turn, step, {self.seq('tokens')} AS seq, places.key AS rank, "
-            f"candidate_ids AS ids, candidate_logprobs_f16 AS logprobs, "
-            f"length(candidate_ids) / ({count}) AS width, x'{every_byte}' AS every_byte "
+            f"top_ids AS ids, candidate_logprobs_f16 AS logprobs, "
+            f"length(top_ids) / ({count}) AS width, x'{every_byte}' AS every_byte "
             f"FROM runs JOIN tokens ON {of_run(self, 'tokens')} "
-            f"JOIN json_each({zeros}) AS places WHERE candidate_ids IS NOT NULL)"
+            f"JOIN json_each({zeros}) AS places WHERE top_ids IS NOT NULL)"
         )
 
 
@@ -205,7 +205,7 @@ class Postgres:
             f"SELECT run_id, turn, step, {self.seq('tokens')} AS seq, "
             "(place - 1)::integer AS rank, places.token_id, logprob::float8 AS logprob "
             f"FROM runs JOIN tokens ON {of_run(self, 'tokens')} "
-            "CROSS JOIN LATERAL unnest(candidate_ids, candidate_logprobs_f16) "
+            "CROSS JOIN LATERAL unnest(top_ids, candidate_logprobs_f16) "
             "WITH ORDINALITY AS places (token_id, logprob, place)"
         )
 

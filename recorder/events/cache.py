@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tokentape.recorder.events._check import require, require_counts
+from tokentape.recorder.events._check import check, check_counts
 
 DECISIONS = ("hit", "partial", "miss", "bypass")
 SOURCES = ("", "memory", "disk", "given")
@@ -37,23 +37,23 @@ class CacheDecided:
     disk_reason: str = ""
 
     def __post_init__(self) -> None:
-        require(self.decision in DECISIONS, f"no such decision: {self.decision!r}")
-        require(self.source in SOURCES, f"no such source: {self.source!r}")
-        require_counts(
+        check(self.decision in DECISIONS, f"no such decision: {self.decision!r}")
+        check(self.source in SOURCES, f"no such source: {self.source!r}")
+        check_counts(
             reused_tokens=self.reused_tokens,
             cached_tokens=self.cached_tokens,
             cropped_tokens=self.cropped_tokens,
         )
-        require(
+        check(
             self.prompt_tokens == self.reused_tokens + self.computed_tokens,
             f"prompt_tokens {self.prompt_tokens} must be reused_tokens {self.reused_tokens} "
             f"plus computed_tokens {self.computed_tokens}",
         )
-        require(
+        check(
             self.computed_tokens >= 1,
             "the last token of a prompt is always computed: its logits choose the first token",
         )
-        require(
+        check(
             (self.decision in ("hit", "partial")) == (self.reused_tokens > 0),
             f"a {self.decision} cannot reuse {self.reused_tokens} tokens",
         )
@@ -76,8 +76,8 @@ class PrefillCompleted:
     peak_bytes: int
 
     def __post_init__(self) -> None:
-        require(bool(self.chunks) and min(self.chunks) >= 1, "a prefill has at least one token")
-        require_counts(kv_bytes=self.kv_bytes, peak_bytes=self.peak_bytes)
+        check(bool(self.chunks) and min(self.chunks) >= 1, "a prefill has at least one token")
+        check_counts(kv_bytes=self.kv_bytes, peak_bytes=self.peak_bytes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +89,7 @@ class CacheCleared:
     freed_bytes: int
 
     def __post_init__(self) -> None:
-        require_counts(freed_bytes=self.freed_bytes)
+        check_counts(freed_bytes=self.freed_bytes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,4 +107,4 @@ class CacheEvicted:
     kept_bytes: int
 
     def __post_init__(self) -> None:
-        require_counts(tokens=self.tokens, freed_bytes=self.freed_bytes, kept_bytes=self.kept_bytes)
+        check_counts(tokens=self.tokens, freed_bytes=self.freed_bytes, kept_bytes=self.kept_bytes)

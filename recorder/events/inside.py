@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from tokentape.recorder.events._check import require, require_counts, require_finite
+from tokentape.recorder.events._check import check, check_counts, check_finite
 
 ACTIVATION_SOURCES = ("prefill", "decode", "recomputed")
 INTERVENTION_KINDS = (
@@ -35,9 +35,9 @@ class ActivationObserved:
     statistics: Mapping[str, Mapping[str, Any]]
 
     def __post_init__(self) -> None:
-        require(self.source in ACTIVATION_SOURCES, f"no such source: {self.source!r}")
-        require_counts(turn=self.turn, start=self.start, positions_covered=self.positions_covered)
-        require(
+        check(self.source in ACTIVATION_SOURCES, f"no such source: {self.source!r}")
+        check_counts(turn=self.turn, start=self.start, positions_covered=self.positions_covered)
+        check(
             self.positions_covered <= self.end - self.start,
             f"{self.positions_covered} positions are not among {self.start} to {self.end}",
         )
@@ -68,11 +68,11 @@ class InterventionDescribed:
     source: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        require(self.kind in INTERVENTION_KINDS, f"no such kind of intervention: {self.kind!r}")
-        require(bool(self.layers), "an intervention is in at least one layer")
-        require_counts(tensor_start=self.tensor_start)
+        check(self.kind in INTERVENTION_KINDS, f"no such kind of intervention: {self.kind!r}")
+        check(bool(self.layers), "an intervention is in at least one layer")
+        check_counts(tensor_start=self.tensor_start)
         if self.coefficient is not None:
-            require_finite(coefficient=self.coefficient)
+            check_finite(coefficient=self.coefficient)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +90,7 @@ class InterventionRequested(InterventionDescribed):
 
     def __post_init__(self) -> None:
         InterventionDescribed.__post_init__(self)
-        require_counts(turn=self.turn)
+        check_counts(turn=self.turn)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +106,7 @@ class InterventionWithdrawn:
     turn: int | None = None
 
     def __post_init__(self) -> None:
-        require_counts(turn=self.turn)
+        check_counts(turn=self.turn)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +123,7 @@ class InterventionApplied(InterventionDescribed):
 
     def __post_init__(self) -> None:
         InterventionDescribed.__post_init__(self)
-        require_counts(turn=self.turn, position=self.position)
+        check_counts(turn=self.turn, position=self.position)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +139,7 @@ class InterventionRemoved:
     name: str
 
     def __post_init__(self) -> None:
-        require_counts(turn=self.turn, position=self.position)
+        check_counts(turn=self.turn, position=self.position)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +161,7 @@ class MemorySampled:
     device_peak_bytes: int | None
 
     def __post_init__(self) -> None:
-        require_counts(
+        check_counts(
             turn=self.turn,
             kv_bytes=self.kv_bytes,
             process_bytes=self.process_bytes,

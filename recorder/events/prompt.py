@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from tokentape.recorder.events._check import (
-    require,
-    require_counts,
-    require_ranges,
-    require_token_ids,
+    check,
+    check_counts,
+    check_ranges,
+    check_token_ids,
 )
 
 PRUNING_POLICIES = ("tool_results", "turns")
@@ -43,8 +43,8 @@ class SystemPromptCached:
     disk_reason: str = ""
 
     def __post_init__(self) -> None:
-        require_token_ids(ids=self.ids)
-        require_counts(kv_bytes=self.kv_bytes)
+        check_token_ids(ids=self.ids)
+        check_counts(kv_bytes=self.kv_bytes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,8 +66,8 @@ class MessageAdded:
     turn: int | None = None
 
     def __post_init__(self) -> None:
-        require_token_ids(ids=self.ids)
-        require_counts(turn=self.turn)
+        check_token_ids(ids=self.ids)
+        check_counts(turn=self.turn)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,18 +92,18 @@ class HistoryPruned:
     tokens_after: int
 
     def __post_init__(self) -> None:
-        require(self.turn >= 1, f"turns count from one: {self.turn}")
-        require(self.policy in PRUNING_POLICIES, f"no such policy: {self.policy!r}")
-        require_ranges(removed_tokens=self.removed_tokens, removed_chars=self.removed_chars)
-        require(bool(self.removed_messages), "a pruning takes out at least one message")
-        require_counts(removed_messages=min(self.removed_messages))
+        check(self.turn >= 1, f"turns count from one: {self.turn}")
+        check(self.policy in PRUNING_POLICIES, f"no such policy: {self.policy!r}")
+        check_ranges(removed_tokens=self.removed_tokens, removed_chars=self.removed_chars)
+        check(bool(self.removed_messages), "a pruning takes out at least one message")
+        check_counts(removed_messages=min(self.removed_messages))
         removed = sum(end - start for start, end in self.removed_tokens)
-        require(
+        check(
             self.tokens_after == self.tokens_before - removed,
             f"tokens_after {self.tokens_after} must be tokens_before {self.tokens_before} "
             f"less {removed} removed",
         )
-        require(
+        check(
             not self.removed_tokens or self.removed_tokens[-1][1] <= self.tokens_before,
             f"removed_tokens {self.removed_tokens} are not among {self.tokens_before}",
         )

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from tokentape.recorder.events._check import require, require_counts, require_seed
+from tokentape.recorder.events._check import check, check_counts, check_seed
 
 INTERRUPTED = "interrupted"
 """The `reason` of a run that its user ended in the middle."""
@@ -45,11 +45,11 @@ class RunStarted:
     weights_listed: bool = False
 
     def __post_init__(self) -> None:
-        require_seed(self.seed)
+        check_seed(self.seed)
         # They are columns of tables, and PostgreSQL knows no text with a NUL.
-        require("\0" not in self.name + self.model, "a name holds no NUL character")
-        require(self.threads >= 1, f"threads must be at least one: {self.threads}")
-        require(
+        check("\0" not in self.name + self.model, "a name holds no NUL character")
+        check(self.threads >= 1, f"threads must be at least one: {self.threads}")
+        check(
             not self.weights_listed or _SHA256.fullmatch(self.weights_sha256) is not None,
             f"a listed sum of weights is hexadecimal sha256: {self.weights_sha256!r}",
         )
@@ -74,12 +74,12 @@ class RunResumed:
     environment: Mapping[str, str]
 
     def __post_init__(self) -> None:
-        require(
+        check(
             (self.turn is None) == (self.step is None),
             "a turn that goes on has a step, and only such a turn",
         )
-        require_counts(turn=self.turn, step=self.step)
-        require(self.threads >= 1, f"threads must be at least one: {self.threads}")
+        check_counts(turn=self.turn, step=self.step)
+        check(self.threads >= 1, f"threads must be at least one: {self.threads}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,9 +99,9 @@ class RunForked:
     changes: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        require_counts(parent_seq=self.parent_seq)
-        require(self.at_turn >= 1, f"turns count from one: {self.at_turn}")
-        require(bool(self.parent_run_id), "a fork has a parent")
+        check_counts(parent_seq=self.parent_seq)
+        check(self.at_turn >= 1, f"turns count from one: {self.at_turn}")
+        check(bool(self.parent_run_id), "a fork has a parent")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,8 +120,8 @@ class RunFinished:
     reason: str = ""
 
     def __post_init__(self) -> None:
-        require_counts(turns=self.turns, generated_tokens=self.generated_tokens)
-        require(
+        check_counts(turns=self.turns, generated_tokens=self.generated_tokens)
+        check(
             self.prompt_tokens == self.reused_tokens + self.computed_tokens,
             f"prompt_tokens {self.prompt_tokens} must be reused_tokens {self.reused_tokens} "
             f"plus computed_tokens {self.computed_tokens}",

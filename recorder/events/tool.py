@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from tokentape.recorder.events._check import require, require_counts
+from tokentape.recorder.events._check import check, check_counts
 
 CALLERS = ("experimenter", "model")
 
@@ -28,8 +28,8 @@ class ToolCalled:
     text: str = ""
 
     def __post_init__(self) -> None:
-        require(self.caller in CALLERS, f"no such caller: {self.caller!r}")
-        require_counts(turn=self.turn, step=self.step)
+        check(self.caller in CALLERS, f"no such caller: {self.caller!r}")
+        check_counts(turn=self.turn, step=self.step)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +56,7 @@ class ToolReturned:
     turn: int | None = None
 
     def __post_init__(self) -> None:
-        require_counts(
+        check_counts(
             content_tokens=self.content_tokens,
             payload_bytes=self.payload_bytes,
             payload_tokens=self.payload_tokens,

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from tokentape.recorder.events._check import (
-    require,
-    require_counts,
-    require_finite,
-    require_seed,
-    require_token_ids,
+    check,
+    check_counts,
+    check_finite,
+    check_seed,
+    check_token_ids,
 )
 from tokentape.recorder.numbers import are_float32, are_halves, are_int32, to_microseconds
 
@@ -46,18 +46,18 @@ class TurnStarted:
     first_step: int = 0
 
     def __post_init__(self) -> None:
-        require(self.turn >= 1, f"turns count from one: {self.turn}")
-        require_counts(
+        check(self.turn >= 1, f"turns count from one: {self.turn}")
+        check_counts(
             kept_tokens=self.kept_tokens, kept_chars=self.kept_chars, first_step=self.first_step
         )
-        require_token_ids(added_ids=self.added_ids)
-        require(
+        check_token_ids(added_ids=self.added_ids)
+        check(
             self.prompt_tokens == self.kept_tokens + len(self.added_ids),
             f"prompt_tokens {self.prompt_tokens} must be kept_tokens {self.kept_tokens} "
             f"plus {len(self.added_ids)} added",
         )
-        require(self.prompt_tokens >= 1, "a prompt has at least one token")
-        require_seed(self.seed)
+        check(self.prompt_tokens >= 1, "a prompt has at least one token")
+        check_seed(self.seed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,8 +68,8 @@ class TokenSampled:
     the sequence, prompt included. `logprob` and `logprob_processed` are natural logarithms, float32
     values, before and after the logits processors. What is there to be looked at has half precision
     (see `recorder.numbers`): `entropy` of the raw distribution in nats, `top_gap` between the two
-    largest raw logits, and `candidate_ids`, the likeliest tokens of the raw distribution, best
-    first, with their `candidate_logprobs`; empty when not asked for. `duration_ms` is whole
+    largest raw logits, and `top_ids`, the likeliest tokens of the raw distribution, best
+    first, with their `top_logprobs`; empty when not asked for. `duration_ms` is whole
     microseconds.
     """
 
@@ -83,37 +83,37 @@ class TokenSampled:
     entropy: float
     top_gap: float
     duration_ms: float
-    candidate_ids: tuple[int, ...] = ()
-    candidate_logprobs: tuple[float, ...] = ()
+    top_ids: tuple[int, ...] = ()
+    top_logprobs: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        require_counts(step=self.step, position=self.position, token_id=self.token_id)
-        require_finite(
+        check_counts(step=self.step, position=self.position, token_id=self.token_id)
+        check_finite(
             logprob=self.logprob,
             logprob_processed=self.logprob_processed,
             entropy=self.entropy,
             top_gap=self.top_gap,
             duration_ms=self.duration_ms,
         )
-        require_token_ids(candidate_ids=self.candidate_ids)
+        check_token_ids(top_ids=self.top_ids)
         # Not `require`: spelling the numbers of each token takes longer than checking them.
         if not are_float32((self.logprob, self.logprob_processed)):
             raise ValueError(
                 f"log-probabilities are float32 values: {self.logprob}, {self.logprob_processed}"
             )
-        require(
-            are_halves((self.entropy, self.top_gap, *self.candidate_logprobs)),
-            "entropy, top_gap and candidate_logprobs have half precision: round them with "
+        check(
+            are_halves((self.entropy, self.top_gap, *self.top_logprobs)),
+            "entropy, top_gap and top_logprobs have half precision: round them with "
             "tokentape.recorder.numbers.to_half",
         )
         if self.duration_ms != to_microseconds(self.duration_ms):
             raise ValueError(f"duration_ms has three decimals at most: {self.duration_ms}")
-        require(
-            are_int32((self.turn, self.step, self.position, self.token_id, *self.candidate_ids)),
+        check(
+            are_int32((self.turn, self.step, self.position, self.token_id, *self.top_ids)),
             "turn, step, position and token ids are 32-bit integers",
         )
-        require(
-            len(self.candidate_ids) == len(self.candidate_logprobs),
+        check(
+            len(self.top_ids) == len(self.top_logprobs),
             "each candidate has an id and a log-probability",
         )
 
@@ -137,4 +137,4 @@ class TurnFinished:
     duration_ms: float
 
     def __post_init__(self) -> None:
-        require(self.generated_tokens >= 1, "a finished turn has at least one token")
+        check(self.generated_tokens >= 1, "a finished turn has at least one token")

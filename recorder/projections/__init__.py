@@ -1,6 +1,10 @@
 """What the events say, folded into what people ask for. Each is rebuilt from events alone."""
 
-from tokentape.recorder.projections.acting import Acting, ActiveRange, Asked
+from tokentape.recorder.projections.active_interventions import (
+    ActiveInterventions,
+    ActiveRange,
+    RequestedInterventions,
+)
 from tokentape.recorder.projections.conversation import Message, iterate_messages
 from tokentape.recorder.projections.summary import (
     SUMMARISED,
@@ -13,10 +17,10 @@ from tokentape.recorder.projections.turns import Turn, iterate_turns, whole_turn
 
 __all__ = (
     "SUMMARISED",
-    "Acting",
+    "ActiveInterventions",
     "ActiveRange",
-    "Asked",
     "Message",
+    "RequestedInterventions",
     "RunSummary",
     "Turn",
     "changes_summary",

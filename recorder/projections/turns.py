@@ -18,7 +18,7 @@ from tokentape.recorder.events import (
     TurnFinished,
     TurnStarted,
 )
-from tokentape.recorder.projections.acting import Acting, ActiveRange
+from tokentape.recorder.projections.active_interventions import ActiveInterventions, ActiveRange
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +40,7 @@ class Turn:
     prefill: PrefillCompleted | None
     finished: TurnFinished | None
     pruned: HistoryPruned | None = None
-    acting: Acting = field(default_factory=Acting)
+    acting: ActiveInterventions = field(default_factory=ActiveInterventions)
 
     @property
     def interventions(self) -> tuple[ActiveRange, ...]:
@@ -71,14 +71,14 @@ class _Stream:
 
     ids: list[int] = field(default_factory=list)
     text: str = ""
-    acting: Acting = field(default_factory=Acting)
+    acting: ActiveInterventions = field(default_factory=ActiveInterventions)
 
     @property
-    def state(self) -> tuple[list[int], str, Acting]:
+    def state(self) -> tuple[list[int], str, ActiveInterventions]:
         return self.ids, self.text, self.acting
 
     @state.setter
-    def state(self, state: tuple[list[int], str, Acting]) -> None:
+    def state(self, state: tuple[list[int], str, ActiveInterventions]) -> None:
         self.ids, self.text, self.acting = state
 
     def restart(self, event: SystemPromptCached) -> None:
@@ -239,7 +239,7 @@ class _OpenTurn:
         prompt_ids: tuple[int, ...],
         prompt_text: str,
         pruned: HistoryPruned | None,
-        acting: Acting,
+        acting: ActiveInterventions,
     ) -> None:
         self.started = started
         self._messages = messages

@@ -133,10 +133,10 @@ from .replay import (
     rebuild as rebuild,
 )
 from .replay.calibrate import calibrate as calibrate
-from .replay.floor import (
+from .replay.checking.noise_floor import (
     read_floor as read_floor,
 )
-from .replay.floor import (
+from .replay.checking.noise_floor import (
     write_floor as write_floor,
 )
 from .replay.regenerate import regenerate as regenerate
@@ -164,9 +164,6 @@ from .store import (
 )
 from .store import (
     cache_df as cache_df,
-)
-from .store import (
-    candidates_df as candidates_df,
 )
 from .store import (
     check as check,
@@ -200,6 +197,9 @@ from .store import (
 )
 from .store import (
     tools_df as tools_df,
+)
+from .store import (
+    top_logprobs_df as top_logprobs_df,
 )
 from .store import (
     turns_df as turns_df,

@@ -13,10 +13,10 @@ from rich.console import Console
 import tokentape as tt
 from tokentape import output
 from tokentape.generation.checks import context_tokens
-from tokentape.generation.turn import turn_settings
+from tokentape.generation.engine.turn import turn_settings
 from tokentape.recorder.events import SystemPromptCached
 from tokentape.recorder.projections import Turn
-from tokentape.replay.report import render
+from tokentape.replay.reports.terminal import render
 from tokentape.store import DatabaseStore, ParquetStore
 from tokentape.turns_bar import turns_bar
 

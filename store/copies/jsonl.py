@@ -23,8 +23,8 @@ from typing import Any, Self
 from tokentape.recorder import Record, Recording
 from tokentape.recorder.codec import TOKEN_KIND, dump_canonical
 from tokentape.recorder.envelope import NS_PER_US
+from tokentape.store.attachments import BODIES, K, Kept, StoredFloor, StoredVerdict
 from tokentape.store.errors import StoreError
-from tokentape.store.kept import BODIES, K, Kept, KeptFloor, KeptVerdict
 from tokentape.store.payloads import payload_of
 from tokentape.store.source import Attachments, kept_beside, with_parents
 
@@ -168,13 +168,13 @@ class JsonlFile:
             raise StoreError(f"{self.where}: blob {sha256} is not as it was exported")
         return payload
 
-    def verdicts(self, run_id: str) -> list[KeptVerdict]:
+    def verdicts(self, run_id: str) -> list[StoredVerdict]:
         """See `tokentape.store.source.Attachments`."""
-        return self._kept(KeptVerdict, run_id)
+        return self._kept(StoredVerdict, run_id)
 
-    def floors(self, run_id: str) -> list[KeptFloor]:
+    def floors(self, run_id: str) -> list[StoredFloor]:
         """See `tokentape.store.source.Attachments`."""
-        return self._kept(KeptFloor, run_id)
+        return self._kept(StoredFloor, run_id)
 
     def _kept(self, kind: type[K], run_id: str) -> list[K]:
         found = []

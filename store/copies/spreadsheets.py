@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
+
 from tokentape.store.errors import StoreError
 from tokentape.store.frames.frames import events_df, runs_df, tokens_df, turns_df
 from tokentape.store.source import Source

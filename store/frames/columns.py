@@ -5,6 +5,7 @@ of a live store have the same columns, but for `call` of `tools_df`, which is `a
 """
 
 import pyarrow as pa
+
 from tokentape.store.arrow import AT, NAME
 
 MEANING = b"meaning"
@@ -217,7 +218,7 @@ FRAMES = {
     "runs_df": RUNS_DF,
     "turns_df": TURNS_DF,
     "tokens_df": TOKENS_DF,
-    "candidates_df": CANDIDATES_DF,
+    "top_logprobs_df": CANDIDATES_DF,
     "cache_df": CACHE_DF,
     "tools_df": TOOLS_DF,
     "events_df": EVENTS_DF,

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+
 from tokentape.recorder.codec import TOKEN_KIND
 from tokentape.recorder.envelope import NS_PER_US
 from tokentape.recorder.numbers import US_PER_MS
@@ -122,7 +123,7 @@ def tokens_df(
     return _frame(table, schema, dtype_backend)
 
 
-def candidates_df(
+def top_logprobs_df(
     store: Source,
     run_id: RunIds = None,
     *,
@@ -132,10 +133,10 @@ def candidates_df(
 ) -> pd.DataFrame:
     """A row a candidate: the likeliest tokens at each step, best first, where they were kept."""
     schema = _chosen(CANDIDATES_DF, columns)
-    lists = {"token_id": "candidate_ids", "logprob": "candidate_logprobs"}
-    names = (*(lists.get(name, name) for name in schema.names), "candidate_ids")
+    lists = {"token_id": "top_ids", "logprob": "top_logprobs"}
+    names = (*(lists.get(name, name) for name in schema.names), "top_ids")
     table = store.tokens_table(_selection(store, run_id, turns, names))
-    ids = table["candidate_ids"].combine_chunks()
+    ids = table["top_ids"].combine_chunks()
     counts = ids.value_lengths().fill_null(0).to_numpy()
     parents = pa.array(np.repeat(np.arange(len(counts)), counts))
     firsts = np.cumsum(counts) - counts

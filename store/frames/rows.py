@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+
 from tokentape.recorder import NewerRecordingError, RecordingError
 from tokentape.recorder.codec import CLASSES
 from tokentape.recorder.upcasters import UPCASTERS, upcast

@@ -5,6 +5,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+
 from tokentape.store.errors import StoreError
 
 DtypeBackend = Literal["numpy_nullable", "pyarrow"] | None

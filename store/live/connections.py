@@ -12,9 +12,10 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry, StaticPool
+
 from tokentape.store.errors import StoreError
 from tokentape.store.live.packing import Packing, PostgresPacking, SqlitePacking
-from tokentape.store.live.schema import refuse_foreign_file
+from tokentape.store.live.schema import check_own_file
 
 BUSY_TIMEOUT_MS = 60_000
 
@@ -147,7 +148,7 @@ def _sqlite_engine(url: URL) -> Engine:
         engine = create_engine(url, poolclass=StaticPool)
     else:
         path = Path(url.database or "")
-        refuse_foreign_file(path)
+        check_own_file(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -8,14 +8,15 @@ from typing import Any, Self
 from sqlalchemy import select
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
+
 from tokentape.recorder import Envelope, Record, Recording, RecordingError
 from tokentape.recorder.codec import decode, encode
 from tokentape.recorder.envelope import NS_PER_US, TurnCounter
 from tokentape.recorder.events import RunStarted, TokenSampled
 from tokentape.recorder.projections import RunSummary, changes_summary, summarise
+from tokentape.store.attachments import TABLES, Kept, StoredFloor, StoredVerdict
 from tokentape.store.errors import NoSuchRunError, StoreError
-from tokentape.store.kept import TABLES, Kept, KeptFloor, KeptVerdict
-from tokentape.store.live import beside
+from tokentape.store.live import attachments as beside
 from tokentape.store.live.connections import OpenedFile, open_engine, writing_connection
 from tokentape.store.live.erasure import Erasure, erase_run
 from tokentape.store.live.packing import COLUMNS
@@ -166,7 +167,7 @@ class DatabaseStore(DatabaseReader):
         with self._told("", f"cannot keep blob {sha256}"):
             self._cursor.execute(self._statements.insert_blob, (sha256, payload))
 
-    def keep_verdict(self, kept: KeptVerdict) -> None:
+    def keep_verdict(self, kept: StoredVerdict) -> None:
         """Keep what a replay found beside its run; the very same again changes nothing.
 
         Any number of processes may, whether the run goes on or not. Raises NoSuchRunError where the
@@ -174,7 +175,7 @@ class DatabaseStore(DatabaseReader):
         """
         self._keep(kept)
 
-    def keep_floor(self, kept: KeptFloor) -> None:
+    def keep_floor(self, kept: StoredFloor) -> None:
         """Keep a noise floor beside its run; as `keep_verdict`."""
         self._keep(kept)
 

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, delete, func, insert, select, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
+
 from tokentape.recorder import RecordingError
 from tokentape.store.errors import NoSuchRunError, StoreError
 from tokentape.store.live.connections import is_in_memory

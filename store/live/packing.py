@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
+
 from tokentape.recorder.numbers import US_PER_MS
 
 COLUMNS = (
@@ -22,7 +23,7 @@ COLUMNS = (
     "entropy_f16",
     "top_gap_f16",
     "duration_us",
-    "candidate_ids",
+    "top_ids",
     "candidate_logprobs_f16",
 )
 """The columns of `tokens` behind `event_key` and `after_us`, in the order of `Packing.row`."""
@@ -59,7 +60,7 @@ class SqlitePacking:
     mark = "?"
 
     def row(self, version: int, token: Mapping[str, Any]) -> tuple[Any, ...]:
-        ids, logprobs = token["candidate_ids"], token["candidate_logprobs"]
+        ids, logprobs = token["top_ids"], token["top_logprobs"]
         width = max(1, (max(ids, default=0).bit_length() + 7) // 8)
         return (
             version,
@@ -80,10 +81,8 @@ class SqlitePacking:
             **dict(zip(_PLACE, place, strict=True)),
             **dict(zip(_MEASURES, floats, strict=True)),
             "duration_ms": duration_us / US_PER_MS,
-            "candidate_ids": tuple(
-                int.from_bytes(packed[at : at + width], "little") for at in starts
-            ),
-            "candidate_logprobs": struct.unpack(f"<{count}e", logprobs or b""),
+            "top_ids": tuple(int.from_bytes(packed[at : at + width], "little") for at in starts),
+            "top_logprobs": struct.unpack(f"<{count}e", logprobs or b""),
         }
 
     def numbers(self, column: str, values: Sequence[Any]) -> pa.Array:
@@ -130,8 +129,8 @@ class PostgresPacking:
             *(token[name] for name in _PLACE),
             *(token[name] for name in _MEASURES),
             round(token["duration_ms"] * US_PER_MS),
-            list(token["candidate_ids"]) or None,
-            list(token["candidate_logprobs"]) or None,
+            list(token["top_ids"]) or None,
+            list(token["top_logprobs"]) or None,
         )
 
     def token(self, row: Sequence[Any]) -> dict[str, Any]:
@@ -141,8 +140,8 @@ class PostgresPacking:
             **dict(zip(_PLACE, place, strict=True)),
             **dict(zip(_MEASURES, floats, strict=True)),
             "duration_ms": duration_us / US_PER_MS,
-            "candidate_ids": tuple(ids or ()),
-            "candidate_logprobs": _float32(*(logprobs or ())),
+            "top_ids": tuple(ids or ()),
+            "top_logprobs": _float32(*(logprobs or ())),
         }
 
     def numbers(self, column: str, values: Sequence[Any]) -> pa.Array:

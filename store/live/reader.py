@@ -12,14 +12,15 @@ import numpy as np
 import pyarrow as pa
 from sqlalchemy import Connection, Engine, Row, Select, Table, select
 from sqlalchemy.exc import DBAPIError
+
 from tokentape.recorder import Record, Recording, RecordingError
 from tokentape.recorder.codec import TOKEN_KIND
 from tokentape.recorder.envelope import NS_PER_US
 from tokentape.recorder.projections import RunSummary
 from tokentape.store.arrow import AT, EVENTS, TOKENS
+from tokentape.store.attachments import K, StoredFloor, StoredVerdict
 from tokentape.store.errors import NoSuchRunError, StoreError
-from tokentape.store.kept import K, KeptFloor, KeptVerdict
-from tokentape.store.live import beside
+from tokentape.store.live import attachments as beside
 from tokentape.store.live.connections import Backend, is_in_memory
 from tokentape.store.live.packing import COLUMNS
 from tokentape.store.live.tables import SEQ_BITS, SEQ_MASK, blobs, events, runs, tokens, tombstones
@@ -33,7 +34,7 @@ _STORED = {
     "logprob_processed": "logprob_processed_f32",
     "entropy": "entropy_f16",
     "top_gap": "top_gap_f16",
-    "candidate_logprobs": "candidate_logprobs_f16",
+    "top_logprobs": "candidate_logprobs_f16",
 }
 """Columns of tokens that the database has under another name."""
 
@@ -145,13 +146,13 @@ class DatabaseReader:
         answers = self._ask(lambda reader: reader.exec_driver_sql("PRAGMA quick_check").all())
         return [f"{self.where}: {answer}" for (answer,) in answers if answer != "ok"]
 
-    def verdicts(self, run_id: str) -> list[KeptVerdict]:
+    def verdicts(self, run_id: str) -> list[StoredVerdict]:
         """See `tokentape.store.source.Attachments`."""
-        return self._kept(KeptVerdict, run_id)
+        return self._kept(StoredVerdict, run_id)
 
-    def floors(self, run_id: str) -> list[KeptFloor]:
+    def floors(self, run_id: str) -> list[StoredFloor]:
         """See `tokentape.store.source.Attachments`."""
-        return self._kept(KeptFloor, run_id)
+        return self._kept(StoredFloor, run_id)
 
     def _kept(self, kind: type[K], run_id: str) -> list[K]:
         query = beside.rows_query(kind, run_id)
@@ -198,10 +199,10 @@ class DatabaseReader:
         def columns(read: list[Any]) -> dict[str, pa.Array]:
             values = dict(zip(stored, read, strict=True))
             found = {}
-            if "candidate_ids" in values:
-                ids, logprobs = values.pop("candidate_ids"), values.pop("candidate_logprobs_f16")
+            if "top_ids" in values:
+                ids, logprobs = values.pop("top_ids"), values.pop("candidate_logprobs_f16")
                 lists = packing.candidates(ids, logprobs)
-                found = dict(zip(("candidate_ids", "candidate_logprobs"), lists, strict=True))
+                found = dict(zip(("top_ids", "top_logprobs"), lists, strict=True))
             for name in wanted:
                 if name not in found:
                     kept_as = _STORED.get(name, name)
@@ -224,7 +225,7 @@ class DatabaseReader:
             query = query.where(table.c.turn.in_(selection.turns))
         query = query.order_by(table.c.event_key)
         packed = self._backend.name == "sqlite" and table is tokens
-        integers = packed and tokens.c.candidate_ids not in set(query.selected_columns)
+        integers = packed and tokens.c.top_ids not in set(query.selected_columns)
         batches = _integer_batches if integers else _batches
 
         def read(reader: Connection) -> pa.Table:
@@ -293,7 +294,7 @@ def _event_record(row: Row[Any], started_us: int) -> Record:
 
 def _token_columns(asked: tuple[str, ...] | None) -> list[str]:
     """Those that are read; both columns of candidates, or neither."""
-    candidates = ("candidate_ids", "candidate_logprobs")
+    candidates = ("top_ids", "top_logprobs")
     names = [field.name for field in TOKENS if field.name not in _PLACE]
     if asked is None:
         return [name for name in names if name not in candidates]

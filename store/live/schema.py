@@ -17,6 +17,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import OperationalError
+
 from tokentape.store.errors import NewerStoreError, OlderStoreError, StoreError
 from tokentape.store.live.tables import TRIGGERS
 
@@ -70,7 +71,7 @@ def head() -> str:
     return newest
 
 
-def refuse_foreign_file(path: Path) -> None:
+def check_own_file(path: Path) -> None:
     """Raise StoreError unless the file is a SQLite database; a new or empty one may become ours.
 
     Only reads: a file that is not ours stays byte for byte what it was.

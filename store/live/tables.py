@@ -7,7 +7,7 @@ count from the start of the run, in microseconds.
 
 SQLite knows no number smaller than eight bytes, so it keeps the bits of float32 (`_f32`) and of
 half-precision numbers (`_f16`) as integers; in PostgreSQL they are `real`. The views spell them
-out. `verdicts` and `floors` are beside the stream: their columns are those of `store.kept.row_of`.
+out. `verdicts` and `floors` are beside the stream: their columns are those of `attachments.row_of`.
 Migrations never import this file; a test holds the two equal.
 """
 
@@ -84,7 +84,7 @@ tokens = Table(
     Column("top_gap_f16", _Float16, nullable=False),
     Column("duration_us", BigInteger, nullable=False),
     # In SQLite little-endian integers, each of as many bytes as the largest needs.
-    Column("candidate_ids", LargeBinary().with_variant(ARRAY(Integer), "postgresql")),
+    Column("top_ids", LargeBinary().with_variant(ARRAY(Integer), "postgresql")),
     Column("candidate_logprobs_f16", LargeBinary().with_variant(ARRAY(REAL), "postgresql")),
 )
 

@@ -18,12 +18,13 @@ from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
 from tokentape.recorder import Record
 from tokentape.recorder.envelope import NS_PER_US
 from tokentape.recorder.numbers import US_PER_MS
 from tokentape.recorder.projections import RunSummary
 from tokentape.store.arrow import AT, BLOBS, EVENTS, FLOORS, RUNS, TOKENS, VERDICTS, of_file
-from tokentape.store.kept import Kept, row_of
+from tokentape.store.attachments import Kept, row_of
 from tokentape.store.sealed.locks import sync_folder
 
 SCHEMAS: dict[str, pa.Schema] = {
@@ -49,7 +50,7 @@ _ENCODINGS = {
     "logprob_processed": "BYTE_STREAM_SPLIT",
     "entropy": "BYTE_STREAM_SPLIT",
     "top_gap": "BYTE_STREAM_SPLIT",
-    "candidate_logprobs.list.element": "BYTE_STREAM_SPLIT",
+    "top_logprobs.list.element": "BYTE_STREAM_SPLIT",
 }
 # A payload or a report can be large, and a turn waits until it is sealed.
 _LEVELS = {"runs": 19, "events": 19, "tokens": 19, "blobs": 3, "verdicts": 3, "floors": 3}

@@ -14,16 +14,24 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.fs
 import pyarrow.parquet as pq
+
 from tokentape.recorder import Record, Recording
 from tokentape.recorder.codec import TOKEN_KIND
 from tokentape.recorder.envelope import NS_PER_US
 from tokentape.recorder.numbers import US_PER_MS
 from tokentape.recorder.projections import RunSummary
 from tokentape.store.arrow import EVENTS, RUNS, TOKENS, VERDICTS, of_file
+from tokentape.store.attachments import (
+    BODIES,
+    TABLES,
+    K,
+    StoredFloor,
+    StoredVerdict,
+    kept_of,
+    row_of,
+)
 from tokentape.store.errors import StoreError
-from tokentape.store.kept import BODIES, TABLES, K, KeptFloor, KeptVerdict, kept_of, row_of
 from tokentape.store.sealed.parquet import SCHEMAS, SealedFile, runs_row
-from tokentape.store.sealed.places import Folder, Place, part_name
 from tokentape.store.sealed.run_file import (
     UNREADABLE,
     SealedRun,
@@ -31,12 +39,13 @@ from tokentape.store.sealed.run_file import (
     metadata_faults,
     read_sealed_run,
 )
+from tokentape.store.sealed.sealed_files import Folder, Place, part_name
 from tokentape.store.sealed.tape import Tape
 from tokentape.store.source import Selection, only_match
 
 T = TypeVar("T")
 _PLACE = ("run_id", "seq", "at")
-CANDIDATES = ("candidate_ids", "candidate_logprobs")
+CANDIDATES = ("top_ids", "top_logprobs")
 _BATCH_ROWS = 8192
 _FORMAT = ds.ParquetFileFormat(
     dictionary_columns=["kind", "status", "model", "replay", "verdict"],
@@ -127,13 +136,13 @@ class ParquetStore:
         columns = [name for name in TOKENS.names if name in (*_PLACE, *wanted)]
         return self._select("tokens", selection, columns)
 
-    def verdicts(self, run_id: str) -> list[KeptVerdict]:
+    def verdicts(self, run_id: str) -> list[StoredVerdict]:
         """See `tokentape.store.source.Attachments`."""
-        return _twice(lambda: self._kept(KeptVerdict, run_id))
+        return _twice(lambda: self._kept(StoredVerdict, run_id))
 
-    def floors(self, run_id: str) -> list[KeptFloor]:
+    def floors(self, run_id: str) -> list[StoredFloor]:
         """See `tokentape.store.source.Attachments`."""
-        return _twice(lambda: self._kept(KeptFloor, run_id))
+        return _twice(lambda: self._kept(StoredFloor, run_id))
 
     def _kept(self, kind: type[K], run_id: str) -> list[K]:
         if part_name("runs", run_id) not in self._place.files_of(run_id):
@@ -149,7 +158,7 @@ class ParquetStore:
         """See `tokentape.store.source.Source`."""
         wanted = VERDICTS.names if selection.columns is None else selection.columns
         columns = [name for name in VERDICTS.names if name in ("run_id", "at", *wanted)]
-        columns = [name for name in columns if name not in ("sha256", BODIES[KeptVerdict])]
+        columns = [name for name in columns if name not in ("sha256", BODIES[StoredVerdict])]
         chosen = Selection(run_ids=selection.run_ids)
         found = self._select("verdicts", chosen, [*columns, "sha256"])
         order = ("run_id", "at", "sha256")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
 from tokentape.recorder import Record, RecordingError
 from tokentape.recorder.codec import decode
 from tokentape.recorder.events import RunStarted
@@ -15,7 +16,7 @@ from tokentape.recorder.projections import RunSummary
 from tokentape.recorder.seals import check_seals
 from tokentape.store.errors import StoreError
 from tokentape.store.sealed.parquet import METADATA_PREFIX, SealedFile
-from tokentape.store.sealed.places import SCHEMA_VERSION
+from tokentape.store.sealed.sealed_files import SCHEMA_VERSION
 
 FINGERPRINTS = ("weights_sha256", "tokenizer_sha256", "template_sha256", "sampler_sha256")
 UNREADABLE = (OSError, pa.ArrowException, ValueError, KeyError, TypeError)

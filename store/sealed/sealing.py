@@ -14,14 +14,15 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
 from tokentape.recorder import Record, Recording, RecordingError
 from tokentape.recorder.codec import decode
 from tokentape.recorder.events import RunStarted
 from tokentape.recorder.projections import SUMMARISED, summarise
 from tokentape.recorder.seals import SEALED_KINDS
+from tokentape.store.attachments import TABLES as KEPT_TABLES
+from tokentape.store.attachments import Kept, row_of
 from tokentape.store.errors import NewerStoreError, StoreError
-from tokentape.store.kept import TABLES as KEPT_TABLES
-from tokentape.store.kept import Kept, row_of
 from tokentape.store.payloads import payload_of
 from tokentape.store.sealed.locks import locked
 from tokentape.store.sealed.parquet import (
@@ -33,14 +34,14 @@ from tokentape.store.sealed.parquet import (
     runs_row,
     tokens_rows,
 )
-from tokentape.store.sealed.places import (
+from tokentape.store.sealed.run_file import UNREADABLE, SealedRun, fingerprints_of, read_sealed_run
+from tokentape.store.sealed.sealed_files import (
     RUN_TABLES,
     SCHEMA_VERSION,
     TABLES,
     newest_schema,
     part_name,
 )
-from tokentape.store.sealed.run_file import UNREADABLE, SealedRun, fingerprints_of, read_sealed_run
 from tokentape.store.source import Attachments, kept_beside, with_parents
 
 _SUMMARISED_KINDS = frozenset(event.__name__ for event in SUMMARISED)

@@ -1,6 +1,6 @@
 """A tape: the Parquet files of one or more runs and a manifest in one file that needs no other.
 
-A `.tape` is a zip file. Its members are `manifest.json` and the files of `store.sealed.places`,
+A `.tape` is a zip file. Its members are `manifest.json` and the files of `sealed_files`,
 stored as they are: Parquet is compressed already. The manifest has the `format`, the version of
 `tokentape`, for each of `runs` its id, last seal, number of events and fingerprints, and for each
 of `files` its size and sha256. The same runs give the same bytes.
@@ -21,18 +21,19 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+
 from tokentape.recorder import Recording
 from tokentape.store.errors import NewerStoreError, StoreError
 from tokentape.store.sealed.locks import sync_folder
 from tokentape.store.sealed.parquet import SealedFile
-from tokentape.store.sealed.places import (
+from tokentape.store.sealed.run_file import SealedRun, cannot_read, read_sealed_run
+from tokentape.store.sealed.sealed_files import (
     SCHEMA_VERSION,
     TABLES,
     folder_of_run,
     part_name,
     run_id_of,
 )
-from tokentape.store.sealed.run_file import SealedRun, cannot_read, read_sealed_run
 from tokentape.store.sealed.sealing import export_parquet, sealed_events
 from tokentape.store.source import Attachments, with_parents
 
@@ -166,7 +167,7 @@ def _member(name: str, size: int) -> zipfile.ZipInfo:
 
 
 class Tape:
-    """The files in a tape; see `tokentape.store.sealed.places.Place`.
+    """The files in a tape; see `tokentape.store.sealed.sealed_files.Place`.
 
     Raises StoreError for what is no tape or not whole, NewerStoreError for a newer format. Nothing
     is unpacked to a disk; each file is read whole and checked against its CRC.

@@ -12,8 +12,8 @@ from typer.testing import CliRunner, Result
 import benchmarks.__main__ as commands
 import tokentape as tt
 from benchmarks import decode, prefill
-from benchmarks.conversation import ConversationFigures, Way, measure_conversation
-from benchmarks.forwards import Forward, Forwards, prefill_of, step_ms, tokens_of
+from benchmarks.conversation import ConversationFigures, ForwardVariant, measure_conversation
+from benchmarks.forwards import Forwards, MeasuredForward, prefill_of, step_ms, tokens_of
 from benchmarks.parity import Cell
 from benchmarks.parity_table import tally
 from benchmarks.prefill_memory import Prefill, Transient, measure_transient, turn_3
@@ -63,7 +63,12 @@ class TestForwards:
         assert forwards.take() == []
 
     def test_a_step_lasts_from_one_decoding_forward_to_the_next(self) -> None:
-        seen = [Forward(9, 0.0), Forward(1, 5.0), Forward(1, 5.5), Forward(1, 5.75)]
+        seen = [
+            MeasuredForward(9, 0.0),
+            MeasuredForward(1, 5.0),
+            MeasuredForward(1, 5.5),
+            MeasuredForward(1, 5.75),
+        ]
 
         assert step_ms(seen, 4) == [500.0, 250.0]
 
@@ -277,13 +282,13 @@ class TestCommands:
         monkeypatch: pytest.MonkeyPatch,
         lm: tt.LoadedModel,
     ) -> None:
-        def way(name: str, tokens: list[int]) -> Way:
-            return Way(name, [90, 31], [2.0, 1.0], [tokens, tokens])
+        def way(name: str, tokens: list[int]) -> ForwardVariant:
+            return ForwardVariant(name, [90, 31], [2.0, 1.0], [tokens, tokens])
 
         figures = ConversationFigures(
             ours=way("ours", [1, 2]),
             carried=way("carried", said),
-            fresh=Way("fresh", [90], [3.0], [[1, 2]]),
+            fresh=ForwardVariant("fresh", [90], [3.0], [[1, 2]]),
             prompt_tokens=(90, 121),
         )
         begun = Begun(source="", computed_tokens=60, seconds=2.0, token_ids=[1])

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tokentape.store import DatabaseStore
 from typer.testing import CliRunner
 
 import benchmarks.__main__ as commands
@@ -13,6 +12,7 @@ import tokentape as tt
 from benchmarks import fault_table, replay_commands
 from benchmarks.faults import FAULTS, Fault, find, record_case
 from benchmarks.replaying import measure_replays
+from tokentape.store import DatabaseStore
 
 
 def test_every_turn_is_regenerated_and_the_whole_is_verified_in_between(

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokentape.recorder.events import TokenSampled, TurnStarted
-from tokentape.store import DatabaseStore
 from typer.testing import CliRunner
 
 import benchmarks.__main__ as commands
@@ -26,6 +24,8 @@ from benchmarks.spelling import talk_of
 from benchmarks.store_table import ratios_to_bare
 from benchmarks.token_draws import TokenDraws
 from benchmarks.workload import Workload, make_workload
+from tokentape.recorder.events import TokenSampled, TurnStarted
+from tokentape.store import DatabaseStore
 
 RIVAL = Rival(name="a rival", module="no_such_module", needs="inspect.txt")
 
@@ -54,7 +54,7 @@ class TestTokenDraws:
         for token in drawn:
             assert fits(token.logprob, "f")
             assert fits(token.logprob_processed, "f")
-            halves = (token.entropy, token.top_gap, *token.candidate_logprobs)
+            halves = (token.entropy, token.top_gap, *token.top_logprobs)
             assert all(fits(each, "e") for each in halves)
             assert token.duration_ms == round(token.duration_ms * 1000) / 1000
 
@@ -62,9 +62,9 @@ class TestTokenDraws:
         drawn = TokenDraws(lm.tokenizer).reply(turn=1, prompt_tokens=9, count=300)
 
         for token in drawn:
-            assert len(set(token.candidate_ids)) == 5
-            assert list(token.candidate_logprobs) == sorted(token.candidate_logprobs, reverse=True)
-        among = sum(each.token_id in each.candidate_ids for each in drawn)
+            assert len(set(token.top_ids)) == 5
+            assert list(token.top_logprobs) == sorted(token.top_logprobs, reverse=True)
+        among = sum(each.token_id in each.top_ids for each in drawn)
         assert 0.9 < among / 300 < 1
 
     def test_the_same_seed_draws_the_same(self, lm: tt.LoadedModel) -> None:
@@ -109,9 +109,7 @@ class TestWorkload:
         bare = workload.without_candidates()
 
         assert len(bare.events) == len(workload.events)
-        assert not any(
-            event.candidate_ids for _, event in bare.events if isinstance(event, TokenSampled)
-        )
+        assert not any(event.top_ids for _, event in bare.events if isinstance(event, TokenSampled))
         assert len(workload.without_tokens().events) == len(workload.events) - 21
 
 
@@ -227,9 +225,9 @@ class TestRivals:
         token, told = said(workload)[0], talk.logprobs[0][0]
         assert told["logprob"] == token.logprob
         assert bytes(told["bytes"]).decode() == told["token"]
-        assert [each["logprob"] for each in told["top_logprobs"]] == list(token.candidate_logprobs)
+        assert [each["logprob"] for each in told["top_logprobs"]] == list(token.top_logprobs)
         precise = [each["logprob"] for each in talk.precise_logprobs[0][0]["top_logprobs"]]
-        assert precise == pytest.approx(token.candidate_logprobs, rel=2**-11)
+        assert precise == pytest.approx(token.top_logprobs, rel=2**-11)
         assert all(fits(each, "f") for each in precise)
         assert not any(fits(each, "e") for each in precise)
 

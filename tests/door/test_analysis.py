@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import pandas as pd
 import pytest
 from sqlalchemy import text
-from tokentape.store import DatabaseStore
-from tokentape.store.frames.columns import FRAMES, MEANING
 
 import tokentape as tt
+from tokentape.store import DatabaseStore
+from tokentape.store.frames.columns import FRAMES, MEANING
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "analysis.md").read_text(encoding="utf-8")
 SAMPLED = {"do_sample": True, "temperature": 0.8, "top_p": 0.9}

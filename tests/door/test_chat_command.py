@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tokentape.store import DatabaseStore
 
 import tokentape as tt
+from tokentape.store import DatabaseStore
 
 Cli = Callable[..., tuple[int, str, str]]
 Talk = Callable[..., tuple[int, str, str]]
@@ -61,7 +61,7 @@ def only_recording(store: DatabaseStore) -> tt.Recording:
 
 
 def shown(text: str) -> str:
-    from tokentape.narration import readable
+    from tokentape.recorder.transcript import readable
 
     return readable(text)
 

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tokentape.store import DatabaseStore
 
 import tokentape as tt
 from tests.replay.made_talk import Said, talk_events
+from tokentape.store import DatabaseStore
 
 Cli = Callable[..., tuple[int, str, str]]
 

@@ -53,7 +53,7 @@ PUBLIC = {
     "cache_df",
     "cache_policy",
     "calibrate",
-    "candidates_df",
+    "top_logprobs_df",
     "capture",
     "check",
     "contrast",

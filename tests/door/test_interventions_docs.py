@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
-from tokentape.store import DatabaseStore
 
 import tokentape as tt
+from tokentape.store import DatabaseStore
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "interventions.md"
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import typer.main
-from tokentape.generation.protocols import load_protocol, shipped_protocols
 
 from tokentape.cli import app
+from tokentape.generation.plans import load_plan, shipped_plans
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "protocols.md").read_text(encoding="utf-8")
 
@@ -26,13 +26,13 @@ def test_the_protocol_that_is_shown_is_one(tmp_path: Path) -> None:
     (block,) = re.findall(r"```yaml\n(.*?)```", PAGE, flags=re.DOTALL)
     (tmp_path / "background.md").write_text("Some background.")
     (tmp_path / "mine.yaml").write_text(block)
-    turns = load_protocol(tmp_path / "mine.yaml").turns()
+    turns = load_plan(tmp_path / "mine.yaml").turns()
 
     assert [turn.document for turn in turns] == ["", "", "background", ""]
 
 
 def test_every_shipped_protocol_and_the_turn_of_its_document_is_named() -> None:
-    for each in shipped_protocols():
+    for each in shipped_plans():
         (row,) = re.findall(rf"^\| `{each.name}` \|.*$", PAGE, flags=re.MULTILINE)
         numbers = [turn.number for turn in each.turns() if turn.document]
 

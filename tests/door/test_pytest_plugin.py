@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
-from tokentape.store import DatabaseStore
 
 import tokentape as tt
 from tests.store.made_families import record_family
 from tokentape.plugin.child import child_environment
+from tokentape.store import DatabaseStore
 
 OWN_TESTS = """
 import sys

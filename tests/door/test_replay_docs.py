@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import typer.main
-from tokentape.replay.compare import FORBIDDING
-from tokentape.replay.verdict import CAUSES
 
 import tokentape as tt
 from tokentape.cli import app
+from tokentape.replay.checking.fingerprint_check import FORBIDDING
+from tokentape.replay.verdict import CAUSES
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "replay.md").read_text(encoding="utf-8")
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import yaml
-from tokentape.generation.protocols import Protocol
 
 import tokentape as tt
+from tokentape.generation.plans import ExperimentPlan
 
 Cli = Callable[..., tuple[int, str, str]]
 SHORT: dict[str, Any] = {
@@ -94,7 +94,7 @@ def test_what_is_asked_for_stands_in_place_of_the_protocol_s_own_and_is_recorded
     with tt.open_store(tmp_path / "runs.db") as store:
         recording = store.recording(printed["run_id"])
         started = recording.started()
-        recorded = Protocol.from_described(started.behaviour["protocol"])
+        recorded = ExperimentPlan.from_described(started.behaviour["protocol"])
 
     assert [each["turn"] for each in printed["turns"]] == [1, 2]
     assert all(each["generated_tokens"] <= 2 for each in printed["turns"])

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokentape.store import DatabaseStore
 
 import tokentape as tt
-from tokentape.narration import readable
-from tokentape.turn_page import marks_of, render_page
+from tokentape.recorder.transcript import readable
+from tokentape.replay.reports.turn_page import marks_of, render_page
+from tokentape.store import DatabaseStore
 
 Cli = Callable[..., tuple[int, str, str]]
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import yaml
-from tokentape.recorder import Envelope
-from tokentape.recorder.events import InterventionRemoved, TokenSampled, TurnFinished
 
 import tokentape as tt
-from tokentape.following import Following, NewToken
-from tokentape.narration import Narrator, readable
+from tokentape.recorder import Envelope
+from tokentape.recorder.events import InterventionRemoved, TokenSampled, TurnFinished
+from tokentape.recorder.transcript import TranscriptWriter, readable
+from tokentape.store.run_follower import NewToken, RunFollower
 
 Cli = Callable[..., tuple[int, str, str]]
 PROTOCOL: dict[str, Any] = {
@@ -86,7 +86,7 @@ def test_each_token_is_seen_as_soon_as_it_is_recorded(lm: tt.LoadedModel, tmp_pa
     behind: list[int] = []
     with tt.open_store(path) as store, tt.open_store(path) as watched:
         with tt.Investigation(lm, store=store, name="t", system_prompt="Look.") as run:
-            following = Following(watched, watched.recording(run.run_id))
+            following = RunFollower(watched, watched.recording(run.run_id))
 
             def look(token_id: int, logits: object) -> None:
                 seen.extend(following.look())
@@ -115,7 +115,7 @@ def test_a_run_that_is_looked_at_late_has_its_tokens_once(
         tt.open_store(path) as watched,
         tt.Investigation(lm, store=store, name="t", system_prompt="Look.") as run,
     ):
-        following = Following(watched, watched.recording(run.run_id))
+        following = RunFollower(watched, watched.recording(run.run_id))
         run.chat("One?", max_new_tokens=5)
         first = following.look()
         counted: list[int] = []
@@ -223,9 +223,9 @@ def test_a_fork_is_told_from_the_beginning_and_then_goes_its_own_way(
             run.chat("One?", max_new_tokens=5)
             run.chat("Two?", max_new_tokens=5)
         with tt.Investigation.fork(store, run.run_id, lm, at_turn=2) as fork:
-            following = Following(watched, watched.recording(fork.run_id))
+            following = RunFollower(watched, watched.recording(fork.run_id))
             told: list[str] = []
-            narrator = Narrator(told.append)
+            narrator = TranscriptWriter(told.append)
             for each in following.look():
                 assert isinstance(each, Envelope)
                 narrator.event(each)
@@ -246,7 +246,7 @@ def test_a_fork_is_told_from_the_beginning_and_then_goes_its_own_way(
 
 def test_what_comes_in_the_middle_of_a_reply_has_a_line_of_its_own() -> None:
     told: list[str] = []
-    narrator = Narrator(told.append)
+    narrator = TranscriptWriter(told.append)
     removed = InterventionRemoved(turn=1, position=9, name="calm")
     finished = TurnFinished(
         turn=1,

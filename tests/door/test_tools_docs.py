@@ -27,7 +27,7 @@ def test_the_examples_run(lm: tt.LoadedModel, capsys: pytest.CaptureFixture[str]
 
 
 def test_the_default_limits_are_those_of_the_page() -> None:
-    from tokentape.generation import tools
+    from tokentape.generation.tools import interface as tools
 
     page = PAGE.read_text(encoding="utf-8")
 

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from tokentape.generation.tool_calls import CallReader, ParsedCall
 
 import tokentape as tt
 from benchmarks.tiny_models import byte_tokenizer, tiny_model
+from tokentape.generation.tools.calls import CallReader, ParsedCall
 
 TURNS = 20
 NEW_TOKENS = {"tiny": 12, "demo": 12}
@@ -51,7 +51,7 @@ def talk(run: tt.Investigation, new_tokens: int) -> None:
 def record(url: str, which: str, run_id: str | None, told: Callable[[str], None]) -> None:
     """Begin a run, or go on with it, and take all of its turns; `told` gets its id."""
     # The reader is the investigation's own business: there is no other way to teach a tiny model.
-    import tokentape.generation.investigation as investigation
+    import tokentape.generation.investigation.investigation as investigation
 
     investigation.CallReader = _CallsNowAndThen  # type: ignore[misc]
     lm = load(which)

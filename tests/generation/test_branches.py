@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from tokentape.generation import hf
-from tokentape.recorder.events import CacheEvicted
-from tokentape.store import DatabaseStore
 
 import tokentape as tt
 from benchmarks.tiny_models import random_ids
+from tokentape.generation import hf
+from tokentape.recorder.events import CacheEvicted
+from tokentape.store import DatabaseStore
 
 GREEDY: dict[str, Any] = {"do_sample": False, "max_new_tokens": 4}
 TOKEN_BYTES = 2 * 3 * 2 * 16 * 4

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from tokentape.generation import hf
-from tokentape.generation.cache import cache_policy
-from tokentape.store import DatabaseStore
 from transformers import FalconH1Config, FalconH1ForCausalLM, GenerationConfig
 from transformers.cache_utils import Cache
 
 import tokentape as tt
+from tokentape.generation import hf
+from tokentape.generation.cache import cache_policy
+from tokentape.store import DatabaseStore
 
 GREEDY: dict[str, Any] = {"do_sample": False, "max_new_tokens": 6}
 PROMPT = [5, 6, 7, 8, 9] * 6

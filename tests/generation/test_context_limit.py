@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from tokentape.recorder.events import HistoryPruned, MessageAdded, TurnStarted
-from tokentape.store import DatabaseStore
 
 import tokentape as tt
+from tokentape.recorder.events import HistoryPruned, MessageAdded, TurnStarted
+from tokentape.store import DatabaseStore
 
 TURNS = 12
 CONTEXT = 1000

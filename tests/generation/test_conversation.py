@@ -3,13 +3,13 @@
 from collections.abc import Callable
 
 import pytest
-from tokentape.generation.history.conversation import Conversation
-from tokentape.generation.history.messages import NewMessage
-from tokentape.generation.turn import turn_settings
-from tokentape.store import DatabaseStore
 from transformers import PreTrainedTokenizerFast
 
 import tokentape as tt
+from tokentape.generation.engine.turn import turn_settings
+from tokentape.generation.history.conversation import Conversation
+from tokentape.generation.history.messages import NewMessage
+from tokentape.store import DatabaseStore
 
 USER = NewMessage(role="user", content="What of layer 3?")
 TOOL = NewMessage(role="tool", content='{"mean": 0.5}', tool_call_id="call_1")

@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-from tokentape.store import DatabaseStore
 from transformers import (
     DynamicCache,
     LogitsProcessor,
@@ -18,6 +17,7 @@ from transformers import (
 import tokentape as tt
 from benchmarks.parity import CONFIGS
 from benchmarks.tiny_models import random_ids
+from tokentape.store import DatabaseStore
 
 PROMPT = torch.tensor([random_ids(30, 1)])
 

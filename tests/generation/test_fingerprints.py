@@ -9,12 +9,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tokentape.generation.fingerprints import TensorPrint, WeightsList, weights_of, weights_sha256
+
+import tokentape as tt
+from tokentape.generation.fingerprints import (
+    TensorFingerprint,
+    WeightsManifest,
+    weights_of,
+    weights_sha256,
+)
 from tokentape.generation.fingerprints import tensors as tensors_module
 from tokentape.generation.fingerprints.tensors import tensor_bytes, tensor_digest, tensor_sample
 from tokentape.generation.fingerprints.weights import list_weights, sample_weights
-
-import tokentape as tt
 
 DTYPES = [
     torch.float64,
@@ -134,7 +139,7 @@ class Packed(torch.nn.Module):
 
 
 def test_what_a_state_dict_holds_beside_tensors_counts_too() -> None:
-    def listed(scale: float, value: float) -> WeightsList:
+    def listed(scale: float, value: float) -> WeightsManifest:
         tensors = (torch.tensor([value]), None)
         return list_weights(Packed({"scale": scale, "dtype": torch.qint8, "packed": tensors}))
 
@@ -188,7 +193,7 @@ def test_a_sample_of_a_large_tensor_is_a_few_kilobytes() -> None:
 
 PARTS = st.sampled_from(["a", "", "0", "7", "007", "12", "*", "é\n", "²"])
 ENTRY = st.builds(
-    TensorPrint,
+    TensorFingerprint,
     name=st.lists(PARTS, min_size=1).map(".".join),
     dtype=st.sampled_from(["float32", "bfloat16"]),
     shape=st.lists(st.integers(0, 2**40), max_size=3).map(tuple),
@@ -197,11 +202,11 @@ ENTRY = st.builds(
 
 
 @given(st.lists(ENTRY, unique_by=lambda each: each.name))
-def test_a_list_comes_back_from_its_bytes_in_any_order(entries: list[TensorPrint]) -> None:
-    written = WeightsList.of(entries)
+def test_a_list_comes_back_from_its_bytes_in_any_order(entries: list[TensorFingerprint]) -> None:
+    written = WeightsManifest.of(entries)
 
-    assert WeightsList.read(written.payload) == written
-    assert WeightsList.of(reversed(entries)) == written
+    assert WeightsManifest.read(written.payload) == written
+    assert WeightsManifest.of(reversed(entries)) == written
     assert set(written.tensors) == set(entries)
 
 
@@ -226,4 +231,4 @@ def test_what_is_no_list_is_refused(lm: tt.LoadedModel, damage: Callable[[bytes]
     assert damage(payload) != payload
 
     with pytest.raises(ValueError, match="list of weights"):
-        WeightsList.read(damage(payload))
+        WeightsManifest.read(damage(payload))

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tokentape.generation import fitting
-from tokentape.store import DatabaseStore
 
 import tokentape as tt
+from tokentape.generation.models import memory_check as fitting
+from tokentape.store import DatabaseStore
 
 
 def test_a_model_that_is_too_large_is_refused_with_both_sizes(

@@ -7,13 +7,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokentape.generation import hf
-from tokentape.generation.hf import GrowingLayer
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 import tokentape as tt
 from benchmarks.tiny_models import random_ids
+from tokentape.generation import hf
+from tokentape.generation.hf import GrowingLayer
 
 FORWARDS = (100, 40, 1, 1, 60, 1, 1, 200, 1)
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from tokentape.generation import hf
 
 import tokentape as tt
 from benchmarks.tiny_models import FAMILIES, random_ids
+from tokentape.generation import hf
 
 GREEDY: dict[str, Any] = {"do_sample": False, "max_new_tokens": 4}
 

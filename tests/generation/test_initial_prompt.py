@@ -4,9 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tokentape.store import DatabaseStore
 
 import tokentape as tt
+from tokentape.store import DatabaseStore
 
 Make = Callable[..., tt.LoadedModel]
 

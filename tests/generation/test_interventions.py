@@ -12,8 +12,12 @@ import torch
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
-from tokentape.generation.cache.marks import marked, unmarked
-from tokentape.generation.forwards import Forward, counting_forwards
+
+import tokentape as tt
+from benchmarks.tiny_models import byte_tokenizer, random_ids, tiny_model
+from tests.interventions import GREEDY, KINDS, WIDTH, intervention, ranges_of, vector
+from tokentape.generation.cache.id_salt import salt_ids, strip_salt
+from tokentape.generation.hooks.forward_positions import ForwardPositions, track_positions
 from tokentape.generation.interventions import intervening
 from tokentape.recorder import Recorder
 from tokentape.recorder.events import (
@@ -24,12 +28,8 @@ from tokentape.recorder.events import (
     RunStarted,
     TurnStarted,
 )
-from tokentape.recorder.projections import Acting, ActiveRange, Asked
+from tokentape.recorder.projections import ActiveInterventions, ActiveRange, RequestedInterventions
 from tokentape.store import DatabaseStore
-
-import tokentape as tt
-from benchmarks.tiny_models import byte_tokenizer, random_ids, tiny_model
-from tests.interventions import GREEDY, KINDS, WIDTH, intervention, ranges_of, vector
 
 MakeLM = Callable[..., tt.LoadedModel]
 Investigating = Callable[..., tt.Investigation]
@@ -58,9 +58,9 @@ def seen_of(
     """What a layer gives in one forward, shape (positions, width)."""
     seen: list[torch.Tensor] = []
     module = lm.model.get_submodule(layer)
-    forward = Forward()
+    forward = ForwardPositions()
     with (
-        counting_forwards(lm.model, forward),
+        track_positions(lm.model, forward),
         intervening(lm.model, given, forward, **known),
         torch.no_grad(),
     ):
@@ -143,7 +143,7 @@ def test_vectors_are_those_of_the_plain_model(lm: tt.LoadedModel) -> None:
     ids, other = random_ids(9, 1), random_ids(4, 2)
     rows, other_rows = tt.capture(lm.model, ids, 1), tt.capture(lm.model, other, 1)
     asked = active(intervention("steer"), 0, None)
-    with intervening(lm.model, [asked], Forward(end=9), tensors_of(intervention("steer"))):
+    with intervening(lm.model, [asked], ForwardPositions(end=9), tensors_of(intervention("steer"))):
         again = tt.capture(lm.model, ids, 1, (2, 5))
     mean = tt.mean_activation(lm.model, [ids, other], 1)
     towards = tt.contrast(lm.model, [ids], [other, ids], 1)
@@ -220,7 +220,7 @@ def message(text: str) -> Any:
 
 
 def chosen(lm: tt.LoadedModel, use_cache: bool, **given: Any) -> Any:
-    from tokentape.generation.turn import turn_settings
+    from tokentape.generation.engine.turn import turn_settings
 
     return turn_settings(lm.model, max_new_tokens=4, do_sample=False, use_cache=use_cache, **given)
 
@@ -283,7 +283,7 @@ def test_what_acts_is_never_on_disk(lm: tt.LoadedModel, tmp_path: Path) -> None:
 def test_marks_come_off_again() -> None:
     asked = active(intervention("steer"), 2, 4)
     ids = (5, 6, 7, 8, 9)
-    with_marks = marked(ids, [asked])
+    with_marks = salt_ids(ids, [asked])
 
     assert [a == b for a, b in zip(with_marks, ids, strict=True)] == [
         True,
@@ -292,9 +292,9 @@ def test_marks_come_off_again() -> None:
         False,
         True,
     ]
-    assert unmarked(with_marks) == ids
-    assert marked(ids, []) == ids
-    assert marked((), [asked]) == ()
+    assert strip_salt(with_marks) == ids
+    assert salt_ids(ids, []) == ids
+    assert salt_ids((), [asked]) == ()
 
 
 @pytest.fixture
@@ -448,13 +448,13 @@ def test_a_turn_that_breaks_off_leaves_nothing_behind(
 # The projection alone.
 
 
-def shape(acting: Acting) -> list[tuple[str, int, int | None, int | None]]:
+def shape(acting: ActiveInterventions) -> list[tuple[str, int, int | None, int | None]]:
     return [(each.name, each.start, each.end, each.tensor_start) for each in acting.ranges]
 
 
 def test_ranges_move_with_the_ids() -> None:
     rows = intervention("patch", name="rows")
-    acting = Acting().applied(applied(rows, 10))
+    acting = ActiveInterventions().applied(applied(rows, 10))
     acting = acting.removed(InterventionRemoved(turn=1, position=30, name="rows"))
     acting = acting.applied(applied(intervention("scale", name="on"), 25))
     pruned = acting.pruned([(0, 4), (15, 20)])
@@ -467,7 +467,11 @@ def test_ranges_move_with_the_ids() -> None:
     assert shape(acting.rewritten(12)) == [("rows", 10, 12, 0), ("on", 12, None, None)]
     assert shape(acting.restarted(7)) == [("on", 7, None, None)]
     assert [(each.start, each.end) for each in acting.over(27)] == [(10, 27), (25, 27)]
-    assert Acting().pruned([(0, 4)]) == Acting().rewritten(3) == Acting()
+    assert (
+        ActiveInterventions().pruned([(0, 4)])
+        == ActiveInterventions().rewritten(3)
+        == ActiveInterventions()
+    )
 
 
 def test_a_turn_that_goes_on_in_another_process_keeps_what_acts(
@@ -490,17 +494,17 @@ def test_a_turn_that_goes_on_in_another_process_keeps_what_acts(
     turn = cut[0]
     generator = tt.ManualGenerator(lm.model, lm.tokenizer)
     generator.intervene(asked)
-    generator.restore([turn], generator.conversation, Asked(), store.blob)
+    generator.restore([turn], generator.conversation, RequestedInterventions(), store.blob)
     prompt = generator.conversation.own_prompt(ids)
     result = generator.resume_turn(turn, prompt, chosen_six(lm))
 
-    assert turn.acting == Acting()
+    assert turn.acting == ActiveInterventions()
     assert result.token_ids == whole.reply_ids
     assert generator._engine.steering.acting == whole.acting
 
 
 def chosen_six(lm: tt.LoadedModel) -> Any:
-    from tokentape.generation.turn import turn_settings
+    from tokentape.generation.engine.turn import turn_settings
 
     return turn_settings(lm.model, max_new_tokens=6, do_sample=False)
 
@@ -593,7 +597,7 @@ def test_what_a_predicate_decided_has_to_be_given_again(
         generator.intervene(intervention("steer", name="asked", when=lambda state: True))
         generator.generate(random_ids(9, 1), max_new_tokens=3, **GREEDY)
     recording = store.recording(recorder.run_id)
-    turns, asked = recording.turns(), Asked.of(recording.events())
+    turns, asked = recording.turns(), RequestedInterventions.of(recording.events())
     other = tt.ManualGenerator(lm.model, lm.tokenizer)
 
     with pytest.raises(tt.ModelError, match="a predicate decides where intervention 'asked' acts"):

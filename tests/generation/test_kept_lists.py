@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 import torch
+
+import tokentape as tt
 from tokentape.generation.fingerprints import (
     LoadedFiles,
-    TensorPrint,
-    WeightsList,
+    TensorFingerprint,
+    WeightsManifest,
     known,
     model_files,
     stamps_of,
@@ -24,11 +26,11 @@ from tokentape.generation.fingerprints import (
 from tokentape.generation.fingerprints.kept_lists import find_list, keep_list
 from tokentape.generation.fingerprints.weights import list_weights
 
-import tokentape as tt
-
 ROOT = Path(__file__).parents[2]
 Q_PROJ = "model.layers.1.self_attn.q_proj.weight"
-FORGED = WeightsList.of([TensorPrint(name="forged", dtype="float32", shape=(1,), digest="ab" * 16)])
+FORGED = WeightsManifest.of(
+    [TensorFingerprint(name="forged", dtype="float32", shape=(1,), digest="ab" * 16)]
+)
 
 
 @pytest.fixture
@@ -54,7 +56,7 @@ def forged(lists: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def listed(folder: Path, **settings: Any) -> WeightsList:
+def listed(folder: Path, **settings: Any) -> WeightsManifest:
     return tt.load_model(folder, **settings).identity.weights
 
 
@@ -261,8 +263,8 @@ def test_only_the_lists_that_were_used_last_stay(tmp_path: Path) -> None:
 
 def keep_and_find(lists: Path, model: Path) -> int:
     """How often a list was not found right after it was kept."""
-    weights = WeightsList.of(
-        TensorPrint(name=f"layers.{n}.weight", dtype="float32", shape=(n,), digest="cd" * 16)
+    weights = WeightsManifest.of(
+        TensorFingerprint(name=f"layers.{n}.weight", dtype="float32", shape=(n,), digest="cd" * 16)
         for n in range(100)
     )
     files = LoadedFiles(stamps=stamps_of([model]), settings={})

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 import torch
-from tokentape.recorder.events import RunStarted, TurnFinished, TurnStarted
-from tokentape.store import DatabaseStore
 from transformers import LogitsProcessor, LogitsProcessorList
 
 import tokentape as tt
+from tokentape.recorder.events import RunStarted, TurnFinished, TurnStarted
+from tokentape.store import DatabaseStore
 
 
 class Forces(LogitsProcessor):

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from tokentape.generation import hf
-from tokentape.generation.sampling import draw
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerFast
 
 import tokentape as tt
 from benchmarks.tiny_models import random_ids
+from tokentape.generation import hf
+from tokentape.generation.engine.sampling import draw
 
 GREEDY: dict[str, Any] = {"do_sample": False}
 EOS = 2

@@ -9,6 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
+from transformers import LogitsProcessorList
+
+import tokentape as tt
+from tests.forced import forced_reply
+from tests.generation.test_tool_calls import QWEN_TEMPLATE
 from tokentape.recorder.events import (
     CacheDecided,
     HistoryPruned,
@@ -20,13 +25,8 @@ from tokentape.recorder.events import (
     TurnFinished,
     TurnStarted,
 )
+from tokentape.recorder.transcript import told
 from tokentape.store import DatabaseStore
-from transformers import LogitsProcessorList
-
-import tokentape as tt
-from tests.forced import forced_reply
-from tests.generation.test_tool_calls import QWEN_TEMPLATE
-from tokentape.narration import told
 
 FORMATS = ("hermes", "llama3", "mistral", "python", "response_template")
 TOOL_LESS = (

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from tokentape.generation import models
-from tokentape.generation.fingerprints import tokenizer_sha256, weights_sha256
-from tokentape.store import DatabaseStore
 
 import tokentape as tt
 from tests.made_events import run_started
+from tokentape.generation.fingerprints import tokenizer_sha256, weights_sha256
+from tokentape.generation.models import loading as models
+from tokentape.store import DatabaseStore
 
 
 @pytest.mark.parametrize(

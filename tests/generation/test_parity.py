@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from tokentape.generation.sampling import generator_sha256
-from tokentape.store import DatabaseStore
 
 import tokentape as tt
 from benchmarks.parity import CONFIGS, DTYPES, STARTS, run_matrix
 from benchmarks.tiny_models import FAMILIES, random_ids
+from tokentape.generation.engine.sampling import generator_sha256
+from tokentape.store import DatabaseStore
 
 FAMILIES_OF_FULL_ATTENTION = ("llama", "qwen3", "gpt2")
 SEED = 1234
@@ -160,8 +160,8 @@ def test_the_recorded_log_probability_is_that_of_the_sampled_token(
     for token, logits, logprobs in zip(tokens, reference.logits, raw, strict=True):
         top = torch.topk(logits, 5)
         cooled = torch.log_softmax(logits / 1.5, dim=-1)[token.token_id].item()
-        assert token.candidate_ids == tuple(top.indices.tolist())
-        assert token.candidate_logprobs == tuple(logprobs[top.indices].half().tolist())
+        assert token.top_ids == tuple(top.indices.tolist())
+        assert token.top_logprobs == tuple(logprobs[top.indices].half().tolist())
         assert token.top_gap == (top.values[0] - top.values[1]).half().item()
         assert token.logprob_processed == pytest.approx(cooled, abs=1e-5)
         assert token.entropy == pytest.approx(-(logprobs.exp() * logprobs).sum().item(), rel=1e-3)

@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from tokentape.generation.protocols import resolve
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import tokentape as tt
+from tokentape.generation.plans import resolve
 
 Make = Callable[..., tt.LoadedModel]
 

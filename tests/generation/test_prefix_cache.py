@@ -6,10 +6,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokentape.generation import hf
-from tokentape.generation.cache import decide_reuse
 
 import tokentape as tt
+from tokentape.generation import hf
+from tokentape.generation.cache import decide_reuse
 
 ids = st.lists(st.integers(0, 3), max_size=12)
 

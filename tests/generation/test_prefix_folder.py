@@ -14,12 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
-from tokentape.generation.cache import disk
-from tokentape.recorder.events import SystemPromptCached
-from tokentape.store import DatabaseStore
 
 import tokentape as tt
 from benchmarks.tiny_models import random_ids
+from tokentape.generation.cache import disk
+from tokentape.recorder.events import SystemPromptCached
+from tokentape.store import DatabaseStore
 
 GREEDY: dict[str, Any] = {"do_sample": False, "max_new_tokens": 6}
 SYSTEM = "You are kind and brief, and you know what you were told in another process."

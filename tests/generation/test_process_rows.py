@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from tokentape.generation import hf
 
 import tokentape as tt
+from tokentape.generation import hf
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "none": {"do_sample": False},

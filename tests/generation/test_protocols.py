@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import yaml
-from tokentape.generation.protocols import Protocol, load_protocol, shipped_protocols
 
 import tokentape as tt
+from tokentape.generation.plans import ExperimentPlan, load_plan, shipped_plans
 
 WHOLE: dict[str, Any] = {
     "name": "mine",
@@ -49,12 +49,12 @@ def write(tmp_path: Path) -> Callable[..., Path]:
     return to_file
 
 
-def messages(protocol: Protocol) -> list[str]:
+def messages(protocol: ExperimentPlan) -> list[str]:
     return [turn.message for turn in protocol.turns()]
 
 
 def test_five_protocols_are_shipped_and_each_has_twenty_turns() -> None:
-    shipped = shipped_protocols()
+    shipped = shipped_plans()
 
     assert [each.name for each in shipped] == SHIPPED
     assert [len(each.turns()) for each in shipped] == [20] * 5
@@ -62,7 +62,7 @@ def test_five_protocols_are_shipped_and_each_has_twenty_turns() -> None:
 
 
 def test_variants_differ_only_in_the_turn_that_brings_a_document() -> None:
-    baseline, *variants = (each.turns() for each in shipped_protocols())
+    baseline, *variants = (each.turns() for each in shipped_plans())
     differing = [
         [turn.number for turn, base in zip(turns, baseline, strict=True) if turn != base]
         for turns in variants
@@ -75,7 +75,7 @@ def test_variants_differ_only_in_the_turn_that_brings_a_document() -> None:
 
 
 def test_background_comes_when_the_variants_say() -> None:
-    tasks = {each.name: each.turns() for each in shipped_protocols()}
+    tasks = {each.name: each.turns() for each in shipped_plans()}
     place = {
         name: next((turn.number for turn in turns if turn.document), None)
         for name, turns in tasks.items()
@@ -91,7 +91,7 @@ def test_background_comes_when_the_variants_say() -> None:
 
 @pytest.mark.demo_model
 def test_the_control_is_as_long_as_the_background(demo_lm: tt.LoadedModel) -> None:
-    documents = [load_protocol(name).background.document for name in ("phase1b", "phase1e")]
+    documents = [load_plan(name).background.document for name in ("phase1b", "phase1e")]
     tokens = [len(demo_lm.tokenizer.encode(each.text)) for each in documents if each]
     words = [len(each.text.split()) for each in documents if each]
 
@@ -102,25 +102,25 @@ def test_the_control_is_as_long_as_the_background(demo_lm: tt.LoadedModel) -> No
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_protocol_comes_back_from_what_is_recorded_of_it(name: str) -> None:
-    protocol = load_protocol(name)
+    protocol = load_plan(name)
     recorded = json.loads(json.dumps(protocol.described()))
 
-    assert Protocol.from_described(recorded) == protocol
-    assert Protocol.from_described(recorded).turns() == protocol.turns()
+    assert ExperimentPlan.from_described(recorded) == protocol
+    assert ExperimentPlan.from_described(recorded).turns() == protocol.turns()
 
 
 def test_what_is_recorded_is_a_protocol_file_itself(write: Callable[..., Path]) -> None:
-    protocol = load_protocol("phase1d")
+    protocol = load_plan("phase1d")
 
-    assert load_protocol(write(protocol.described())) == protocol
+    assert load_plan(write(protocol.described())) == protocol
 
 
 def test_limits_are_put_in_place_of_the_protocol_s_own() -> None:
-    protocol = load_protocol("phase1a").with_limits(seed=-3, turns_max=4, max_new_tokens=500)
+    protocol = load_plan("phase1a").with_limits(seed=-3, turns_max=4, max_new_tokens=500)
 
     assert protocol.seed == -3
     assert [turn.settings["max_new_tokens"] for turn in protocol.turns()] == [500] * 4
-    assert Protocol.from_described(protocol.described()) == protocol
+    assert ExperimentPlan.from_described(protocol.described()) == protocol
     with pytest.raises(tt.PromptError, match=r"phase1a: limits.turns_max is a whole number"):
         protocol.with_limits(turns_max=0)
 
@@ -136,7 +136,7 @@ def test_sampling_is_that_of_the_turn_before_the_task_s_before_the_protocol_s(
         }
     ]
     whole = {**WHOLE, "sampling": {"do_sample": True, "temperature": 1.5}, "tasks": tasks}
-    (turn,) = load_protocol(write(whole)).turns()
+    (turn,) = load_plan(write(whole)).turns()
 
     assert turn.settings == {
         "do_sample": True,
@@ -160,7 +160,7 @@ def test_a_pause_is_filled_by_the_document_or_by_something_else(
 ) -> None:
     document = {"name": "d", "text": "The text."}
     background = {"when": when, "document": document, "message": "Read: {document}"}
-    said = messages(load_protocol(write({**WHOLE, "background": background | {"pauses": PAUSES}})))
+    said = messages(load_plan(write({**WHOLE, "background": background | {"pauses": PAUSES}})))
     expected = [
         *("Nothing yet.", "First?", "Second?"),
         *("Nothing still.", "Third?", "Nothing at all.", "Fourth?"),
@@ -169,7 +169,7 @@ def test_a_pause_is_filled_by_the_document_or_by_something_else(
         expected[place] = "Read: The text."
 
     assert said == expected
-    alone = messages(load_protocol(write({**WHOLE, "background": background})))
+    alone = messages(load_plan(write({**WHOLE, "background": background})))
     assert len(alone) == (4 if place is None else 5)
 
 
@@ -185,7 +185,7 @@ def test_a_document_and_a_protocol_to_extend_lie_beside_the_file(
         "limits": {"turns_max": 2},
         "background": {"when": "before_first_task", "document": "text.md"},
     }
-    protocol = load_protocol(write(child))
+    protocol = load_plan(write(child))
 
     assert protocol.limits.max_new_tokens == 5
     assert protocol.limits.turns_max == 2
@@ -244,7 +244,7 @@ def test_a_mistake_is_one_line_with_file_field_and_rule(
 ) -> None:
     file = write(changed(path, value))
     with pytest.raises(tt.PromptError) as refused:
-        load_protocol(file)
+        load_plan(file)
 
     assert str(refused.value).startswith(f"{file}: ")
     assert said in str(refused.value)
@@ -256,10 +256,10 @@ def test_a_protocol_concludes_once_and_waits_for_no_conclusion_that_never_comes(
 ) -> None:
     twice = changed("tasks.1.turns", [{"message": "?", "concludes": True}])
     with pytest.raises(tt.PromptError, match="tasks conclude 2 times: mark one turn"):
-        load_protocol(write(twice))
+        load_plan(write(twice))
     never = changed("tasks.2.turns", ["?"]) | {"background": {"pauses": PAUSES}}
     with pytest.raises(tt.PromptError, match="waits for after_conclusions, and no turn says"):
-        load_protocol(write(never))
+        load_plan(write(never))
 
 
 @pytest.mark.parametrize(
@@ -278,7 +278,7 @@ def test_a_protocol_concludes_once_and_waits_for_no_conclusion_that_never_comes(
 def test_what_is_no_protocol_is_refused(write: Callable[..., Path], text: str, said: str) -> None:
     file = write(text)
     with pytest.raises(tt.PromptError) as refused:
-        load_protocol(file)
+        load_plan(file)
 
     assert said in str(refused.value)
     assert str(file) in str(refused.value)
@@ -287,12 +287,12 @@ def test_what_is_no_protocol_is_refused(write: Callable[..., Path], text: str, s
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(tt.PromptError, match="'phase9' is no protocol: not one of phase1a, "):
-        load_protocol("phase9")
+        load_plan("phase9")
     with pytest.raises(tt.PromptError, match="is no protocol"):
-        load_protocol(tmp_path)
+        load_plan(tmp_path)
     (tmp_path / "latin.yaml").write_bytes("name: \xe9".encode("latin-1"))
     with pytest.raises(tt.PromptError, match="it is not text in UTF-8"):
-        load_protocol(tmp_path / "latin.yaml")
+        load_plan(tmp_path / "latin.yaml")
 
 
 def test_a_mistake_in_what_is_extended_is_named_by_its_own_file(
@@ -300,6 +300,6 @@ def test_a_mistake_in_what_is_extended_is_named_by_its_own_file(
 ) -> None:
     write(changed("seed", "x"), "base.yaml")
     with pytest.raises(tt.PromptError, match=r"base\.yaml: seed is a whole number"):
-        load_protocol(write({"extends": "base.yaml", "name": "child"}))
+        load_plan(write({"extends": "base.yaml", "name": "child"}))
     with pytest.raises(tt.PromptError, match=r"mine\.yaml: name is missing"):
-        load_protocol(write({"extends": "phase1a"}))
+        load_plan(write({"extends": "phase1a"}))

@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerFast
+
+import tokentape as tt
 from tokentape.generation.history.context_limit import extend_within
 from tokentape.generation.history.conversation import Conversation
 from tokentape.generation.history.messages import NewMessage
 from tokentape.generation.history.pruning import plan_pruning, without
 from tokentape.generation.history.segments import Span
 from tokentape.recorder.events import HistoryPruned
-from transformers import PreTrainedTokenizerFast
-
-import tokentape as tt
 
 EOS = 2
 # A system prompt, then turns with a result each; every span is ten tokens and twenty characters.

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tokentape.generation.tool_calls import CallReader
+
+import tokentape as tt
+from tokentape.generation.tools.calls import CallReader
 from tokentape.recorder import EventLog
 from tokentape.recorder.events import RunFinished, RunForked, RunResumed, SystemPromptCached
 from tokentape.store import DatabaseStore
-
-import tokentape as tt
 
 SETTINGS: dict[str, Any] = {"do_sample": True, "temperature": 0.9, "top_k": 40}
 LAYER = "model.layers.0.input_layernorm.weight"
@@ -42,7 +42,7 @@ def calling(monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that calls a tool with its third token: what it says then is taken for a call."""
 
     def completed(self: CallReader, text: str, *, prefix: str = "") -> tuple[Any, ...]:
-        from tokentape.generation.tool_calls import ParsedCall
+        from tokentape.generation.tools.calls import ParsedCall
 
         called = ParsedCall(
             name="get_weight_statistics", arguments={"layer_name": LAYER}, text=text[-2:]

@@ -4,18 +4,18 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tokentape.generation.protocols import (
-    Protocol,
-    ProtocolTurn,
+
+import tokentape as tt
+from tokentape.generation.plans import (
+    ExperimentPlan,
+    PlanTurn,
     chosen_tools,
     fitted_turns,
-    load_protocol,
-    run_protocol,
+    load_plan,
+    run_plan,
 )
 from tokentape.recorder.events import HistoryPruned, ToolCalled
 from tokentape.store import DatabaseStore
-
-import tokentape as tt
 
 # As small as it gets: the prompts of a shipped protocol have ten thousand bytes.
 SMALL = {
@@ -50,7 +50,7 @@ SHORT = {
 }
 
 
-def begin(lm: tt.LoadedModel, store: DatabaseStore, protocol: Protocol) -> tt.Investigation:
+def begin(lm: tt.LoadedModel, store: DatabaseStore, protocol: ExperimentPlan) -> tt.Investigation:
     return tt.Investigation(
         lm,
         store=store,
@@ -64,8 +64,8 @@ def begin(lm: tt.LoadedModel, store: DatabaseStore, protocol: Protocol) -> tt.In
     )
 
 
-def short(**fields: Any) -> Protocol:
-    return Protocol.read({**SHORT, **fields}, "short.yaml")
+def short(**fields: Any) -> ExperimentPlan:
+    return ExperimentPlan.read({**SHORT, **fields}, "short.yaml")
 
 
 @pytest.mark.parametrize("name", ["phase1a", "phase1b", "phase1c", "phase1d", "phase1e"])
@@ -73,9 +73,9 @@ def test_a_shipped_protocol_runs_its_twenty_turns_and_is_rebuilt(
     make_lm: Make, store: DatabaseStore, name: str
 ) -> None:
     lm = make_lm("llama", **SMALL)
-    protocol = load_protocol(name).with_limits(max_new_tokens=2)
+    protocol = load_plan(name).with_limits(max_new_tokens=2)
     with begin(lm, store, protocol) as run:
-        replies = run_protocol(run, protocol)
+        replies = run_plan(run, protocol)
     recording = store.recording(run.run_id)
     rebuilt = tt.rebuild(recording)
     said = [each.content for each in recording.messages() if each.role == "user"]
@@ -84,27 +84,27 @@ def test_a_shipped_protocol_runs_its_twenty_turns_and_is_rebuilt(
     assert [turn.reply_ids for turn in rebuilt.turns] == [reply.token_ids for reply in replies]
     assert said == [turn.message for turn in protocol.turns()]
     assert not [result.error for reply in replies for result in reply.tool_results if result.error]
-    assert Protocol.from_described(recording.started().behaviour["protocol"]) == protocol
+    assert ExperimentPlan.from_described(recording.started().behaviour["protocol"]) == protocol
 
 
 def test_a_protocol_goes_on_behind_the_turns_that_the_run_has_taken(
     lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
     protocol = short()
-    told: list[ProtocolTurn] = []
+    told: list[PlanTurn] = []
 
-    def give_up(turn: ProtocolTurn, reply: tt.Reply) -> None:
+    def give_up(turn: PlanTurn, reply: tt.Reply) -> None:
         told.append(turn)
         if turn.number == 2:
             raise RuntimeError
 
     with begin(lm, store, protocol) as run:
         with pytest.raises(RuntimeError):
-            run_protocol(run, protocol, progress=give_up)
-        rest = run_protocol(run, protocol, progress=lambda turn, reply: told.append(turn))
-        nothing = run_protocol(run, protocol)
+            run_plan(run, protocol, progress=give_up)
+        rest = run_plan(run, protocol, progress=lambda turn, reply: told.append(turn))
+        nothing = run_plan(run, protocol)
     with begin(lm, store, protocol) as whole:
-        replies = run_protocol(whole, protocol)
+        replies = run_plan(whole, protocol)
 
     assert [turn.number for turn in told] == [1, 2, 3]
     assert [reply.turn for reply in rest] == [3]
@@ -116,9 +116,7 @@ def test_a_token_is_told_of_as_it_comes(lm: tt.LoadedModel, store: DatabaseStore
     protocol = short()
     heard: list[int] = []
     with begin(lm, store, protocol) as run:
-        replies = run_protocol(
-            run, protocol, callback=lambda token_id, logits: heard.append(token_id)
-        )
+        replies = run_plan(run, protocol, callback=lambda token_id, logits: heard.append(token_id))
 
     assert heard == [token_id for reply in replies for token_id in reply.token_ids]
 
@@ -127,7 +125,7 @@ def test_tools_are_called_with_the_model_s_own_names(make_lm: Make, store: Datab
     protocol = short()
     lm = make_lm("gpt2")
     with begin(lm, store, protocol) as run:
-        replies = run_protocol(run, protocol)
+        replies = run_plan(run, protocol)
     events = [each.event for each in store.recording(run.run_id).events()]
     (called,) = [event for event in events if isinstance(event, ToolCalled)]
 
@@ -145,12 +143,12 @@ def test_a_protocol_that_outgrows_the_context_is_pruned_as_it_says(
         limits=limits | {"at_context_limit": "prune_turns"}, sampling={"min_new_tokens": 300}
     )
     with begin(lm, store, pruning) as run:
-        assert len(run_protocol(run, pruning)) == 3
+        assert len(run_plan(run, pruning)) == 3
     events = [each.event for each in store.recording(run.run_id).events()]
 
     assert any(isinstance(event, HistoryPruned) for event in events)
     with begin(lm, store, refusing) as run, pytest.raises(tt.PromptError):
-        run_protocol(run, refusing)
+        run_plan(run, refusing)
 
 
 def test_what_does_not_fit_the_model_is_refused_before_the_first_turn(
@@ -164,7 +162,7 @@ def test_what_does_not_fit_the_model_is_refused_before_the_first_turn(
         with pytest.raises(
             tt.PromptError, match=r"short, turn 2: \{layer:9\}: the model has 3 lay"
         ):
-            run_protocol(run, far)
+            run_plan(run, far)
         assert run.generator.turn == 0
     with pytest.raises(tt.PromptError, match="short, turn 1: "):
         fitted_turns(wrong, lm.model, lm.tokenizer)

@@ -4,8 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-from tokentape.generation import hf
-from tokentape.store import DatabaseStore
 from transformers import (
     LogitsProcessor,
     LogitsProcessorList,
@@ -15,6 +13,8 @@ from transformers import (
 
 import tokentape as tt
 from benchmarks.tiny_models import random_ids
+from tokentape.generation import hf
+from tokentape.store import DatabaseStore
 
 IDS = random_ids(120, 1)
 SAMPLED: dict[str, Any] = {"do_sample": True, "top_k": 0}

@@ -5,11 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from tokentape.generation.cache import weights_version
-from tokentape.generation.history.conversation import Conversation, decode_after
-from tokentape.generation.history.messages import NewMessage
-from tokentape.recorder.events import RunFailed, SystemPromptCached
-from tokentape.store import DatabaseStore
 from transformers import (
     GenerationConfig,
     LogitsProcessor,
@@ -24,6 +19,11 @@ from transformers import (
 )
 
 import tokentape as tt
+from tokentape.generation.cache import weights_version
+from tokentape.generation.history.conversation import Conversation, decode_after
+from tokentape.generation.history.messages import NewMessage
+from tokentape.recorder.events import RunFailed, SystemPromptCached
+from tokentape.store import DatabaseStore
 
 PROMPT = [5, 6, 7, 8, 9] * 6
 GREEDY: dict[str, Any] = {"do_sample": False, "max_new_tokens": 6}

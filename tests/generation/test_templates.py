@@ -6,10 +6,11 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from tokentape.generation.history.conversation import Conversation, Prompt
-from tokentape.generation.history.messages import NewMessage
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import chat_template_utils
+
+from tokentape.generation.history.conversation import Conversation, Prompt
+from tokentape.generation.history.messages import NewMessage
 
 OPENED = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 PLAIN = (

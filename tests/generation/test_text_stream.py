@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from tokentape.generation.history.conversation import decode_after
-from tokentape.generation.text_stream import TextStream
 from transformers import PreTrainedTokenizerFast
 
 import tokentape as tt
 from benchmarks.tiny_models import byte_tokenizer
+from tokentape.generation.history.conversation import decode_after
+from tokentape.generation.history.text_stream import TextStream
 
 BYTES = byte_tokenizer()
 

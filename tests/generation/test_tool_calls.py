@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokentape.generation import CallReader, ParsedCall
-from tokentape.store import DatabaseStore
 from transformers import LogitsProcessorList, PreTrainedTokenizerFast
 
 import tokentape as tt
 from tests.forced import forced_reply
+from tokentape.generation import CallReader, ParsedCall
+from tokentape.store import DatabaseStore
 
 QWEN_TEMPLATE = {
     "defaults": {"role": "assistant"},

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+
+import tokentape as tt
 from tokentape.generation.fingerprints import tensor_sha256
 from tokentape.generation.introspection import WeightInspector
 from tokentape.recorder.events import ToolCalled, ToolReturned
 from tokentape.store import DatabaseStore
-
-import tokentape as tt
 
 LAYER = "model.layers.1.mlp.up_proj.weight"
 

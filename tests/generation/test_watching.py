@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from tokentape.recorder.events import ActivationObserved
-from tokentape.store import DatabaseStore
 
 import tokentape as tt
+from tokentape.recorder.events import ActivationObserved
+from tokentape.store import DatabaseStore
 
 SAMPLED: dict[str, Any] = {"do_sample": True, "temperature": 0.9}
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tokentape.recorder import Envelope, NewerRecordingError, RecordingError
 from tokentape.recorder.codec import (
     CLASSES,
@@ -43,8 +44,8 @@ tokens = st.integers(0, 5).flatmap(
         entropy=half,
         top_gap=half,
         duration_ms=st.integers(0, 10**9).map(lambda us: us / 1000),
-        candidate_ids=st.lists(st.integers(0, 200_000), min_size=count, max_size=count).map(tuple),
-        candidate_logprobs=st.lists(half, min_size=count, max_size=count).map(tuple),
+        top_ids=st.lists(st.integers(0, 200_000), min_size=count, max_size=count).map(tuple),
+        top_logprobs=st.lists(half, min_size=count, max_size=count).map(tuple),
     )
 )
 ranges = st.lists(st.integers(0, 50), max_size=8, unique=True).map(

@@ -5,10 +5,10 @@ import typing
 from typing import Any
 
 import pytest
-from tokentape.recorder import events
-from tokentape.recorder.events import CacheDecided, Event, HistoryPruned, TokenSampled, TurnStarted
 
 from tests.made_events import run_started
+from tokentape.recorder import events
+from tokentape.recorder.events import CacheDecided, Event, HistoryPruned, TokenSampled, TurnStarted
 
 DECIDED = {
     "turn": 1,
@@ -91,7 +91,7 @@ def test_a_pruning_that_takes_out_what_is_not_there_is_refused(
         {"logprob": float("nan")},
         {"entropy": float("inf")},
         {"token_id": -1},
-        {"candidate_ids": (1, 2), "candidate_logprobs": (-1.0,)},
+        {"top_ids": (1, 2), "top_logprobs": (-1.0,)},
     ],
 )
 def test_a_token_without_a_finite_measure_is_refused(change: dict[str, Any]) -> None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+
+from tests.made_events import run_started
 from tokentape.recorder import Envelope, Recorder, Recording, RecordingError, TokentapeError
 from tokentape.recorder.codec import encode
 from tokentape.recorder.events import (
@@ -18,8 +20,6 @@ from tokentape.recorder.events import (
     TurnStarted,
 )
 from tokentape.recorder.run_id import uuid7
-
-from tests.made_events import run_started
 
 STARTED = run_started()
 CLEARED = CacheCleared(reason="asked", freed_bytes=0)

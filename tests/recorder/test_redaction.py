@@ -5,6 +5,8 @@ import hashlib
 from typing import Any
 
 import pytest
+
+from tests.recorder.test_seals import STARTED
 from tokentape.recorder import Envelope, Record, Recorder, Recording
 from tokentape.recorder.codec import encode
 from tokentape.recorder.events import (
@@ -20,8 +22,6 @@ from tokentape.recorder.events import (
     ids_sha256,
 )
 from tokentape.recorder.seals import check_seals
-
-from tests.recorder.test_seals import STARTED
 
 SECRET = "rosebud"
 
@@ -89,8 +89,8 @@ def turn(number: int, before: int, added: str) -> list[Any]:
                 entropy=1.0,
                 top_gap=1.0,
                 duration_ms=1.0,
-                candidate_ids=(ord(each),),
-                candidate_logprobs=(-1.0,),
+                top_ids=(ord(each),),
+                top_logprobs=(-1.0,),
             )
             for step, each in enumerate(SECRET)
         ),
@@ -128,7 +128,7 @@ def test_neither_the_text_nor_its_ids_are_written() -> None:
     assert rebuilt.prompt_text == "Be kind.Say █.>"
     assert rebuilt.reply_text == "█"
     assert rebuilt.tokens[0].logprob == -1.0
-    assert rebuilt.tokens[0].candidate_ids == ()
+    assert rebuilt.tokens[0].top_ids == ()
     assert rebuilt.started.unreplayable == ("redacted",)
     assert kept.recording.started().behaviour["redacted"] is True
     assert check_seals("run", kept.records).holds

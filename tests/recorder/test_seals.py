@@ -6,6 +6,8 @@ import struct
 from typing import Any
 
 import pytest
+
+from tests.made_events import run_started
 from tokentape.recorder import Envelope, Record, Recorder
 from tokentape.recorder.codec import encode
 from tokentape.recorder.events import (
@@ -18,8 +20,6 @@ from tokentape.recorder.events import (
     TurnStarted,
 )
 from tokentape.recorder.seals import check_seals
-
-from tests.made_events import run_started
 
 STARTED = run_started()
 
@@ -70,8 +70,8 @@ def turn(number: int) -> list[Any]:
             entropy=0.5,
             top_gap=0.125,
             duration_ms=61.234,
-            candidate_ids=(70_000, 3),
-            candidate_logprobs=(-1.5, -2.5),
+            top_ids=(70_000, 3),
+            top_logprobs=(-1.5, -2.5),
         ),
         TurnFinished(
             turn=number,

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from tokentape.recorder.codec import CLASSES
 from tokentape.recorder.upcasters import UPCASTERS, Fields, upcast, validate_chain
 

@@ -5,14 +5,17 @@ and never again: what is there must be read for ever, as it is.
 """
 
 import contextlib
+import hashlib
+import json
 import sys
 from pathlib import Path
 from unittest.mock import patch
 
-from tokentape.store import DatabaseStore
-
 import tokentape as tt
 from benchmarks.tiny_models import byte_tokenizer, tiny_model
+from tokentape.recorder.codec import dump_canonical
+from tokentape.recorder.seals import check_seals
+from tokentape.store import DatabaseStore
 
 NEW_TOKENS = 4
 
@@ -81,6 +84,28 @@ def record_family(lm: tt.LoadedModel, store: DatabaseStore) -> list[str]:
     return [run.run_id, fork.run_id]
 
 
+def said(rebuilt: tt.Rebuilt) -> str:
+    """Hexadecimal sha256 of the ids and texts of every prompt and reply."""
+    turns = [
+        [turn.prompt_ids, turn.prompt_text, turn.reply_ids, turn.reply_text]
+        for turn in rebuilt.turns
+    ]
+    return hashlib.sha256(dump_canonical(turns).encode()).hexdigest()
+
+
+def described(tape: Path) -> dict[str, dict[str, str]]:
+    """What is kept beside a tape."""
+    with tt.open_store(tape) as store:
+        runs = [store.recording(each.run_id) for each in store.summaries()]
+        return {
+            run.run_id: {
+                "said_sha256": said(tt.rebuild(run)),
+                "last_seal": str(check_seals(run.run_id, run.records()).last_seal),
+            }
+            for run in runs
+        }
+
+
 def main(path: Path) -> None:
     lm = tiny_model("llama", byte_tokenizer(), max_position_embeddings=1024)
     # Whose machine it was is nobody's business.
@@ -91,6 +116,8 @@ def main(path: Path) -> None:
             *record_family(lm, store),
         ]
         tt.pack([store.recording(run_id) for run_id in run_ids], store, path)
+    summary = json.dumps(described(path), indent=2)
+    path.with_suffix(".json").write_text(summary + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -4,41 +4,17 @@ A tape is kept of every version that was released, and beside it what it said wh
 the last seal of each run, and a hash of all its prompts and replies. See `record.py`.
 """
 
-import hashlib
 import json
 from pathlib import Path
 
 import pytest
-from tokentape.recorder.codec import CLASSES, dump_canonical
-from tokentape.recorder.seals import check_seals
-from tokentape.replay.weights import recorded_weights
 
 import tokentape as tt
+from tests.recordings.record import described
+from tokentape.recorder.codec import CLASSES
 
 FOLDER = Path(__file__).parent
 TAPES = sorted(FOLDER.glob("*.tape"))
-
-
-def said(rebuilt: tt.Rebuilt) -> str:
-    """Hexadecimal sha256 of the ids and texts of every prompt and reply."""
-    turns = [
-        [turn.prompt_ids, turn.prompt_text, turn.reply_ids, turn.reply_text]
-        for turn in rebuilt.turns
-    ]
-    return hashlib.sha256(dump_canonical(turns).encode()).hexdigest()
-
-
-def described(tape: Path) -> dict[str, dict[str, str]]:
-    """What is kept beside a tape."""
-    with tt.open_store(tape) as store:
-        runs = [store.recording(each.run_id) for each in store.summaries()]
-        return {
-            run.run_id: {
-                "said_sha256": said(tt.rebuild(run)),
-                "last_seal": str(check_seals(run.run_id, run.records()).last_seal),
-            }
-            for run in runs
-        }
 
 
 @pytest.mark.parametrize("tape", TAPES, ids=lambda tape: tape.stem)
@@ -55,14 +31,6 @@ def test_every_run_is_as_it_was_recorded_and_can_be_imported(tape: Path) -> None
             copy = tt.check(live, each.run_id)
             assert copy.holds
             assert copy == tt.check(sealed, each.run_id)
-
-
-def test_recordings_from_before_weights_were_listed_have_no_list() -> None:
-    with tt.open_store(FOLDER / "0.1.0.tape") as store:
-        started = [store.recording(each.run_id).started() for each in store.summaries()]
-
-        assert [each.weights_listed for each in started] == [False, False]
-        assert [recorded_weights(each, store) for each in started] == [None, None]
 
 
 def test_there_is_a_recording_of_every_version_of_every_event() -> None:

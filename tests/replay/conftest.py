@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tokentape.recorder.events import ids_sha256
 
 Forge = Callable[[sqlite3.Connection], None]

@@ -4,7 +4,7 @@ import random
 from dataclasses import replace
 from typing import Any
 
-from tokentape.replay.floor import FLOORS
+from tokentape.replay.checking.noise_floor import FLOORS
 from tokentape.replay.verdict import (
     Candidate,
     Cause,

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import tokentape as tt
+from tests.made_events import run_started
 from tokentape.recorder import Envelope
 from tokentape.recorder.codec import encode
 from tokentape.recorder.events import (
@@ -22,9 +24,6 @@ from tokentape.recorder.events import (
     TurnStarted,
     ids_sha256,
 )
-
-import tokentape as tt
-from tests.made_events import run_started
 
 
 def ids_of(text: str) -> tuple[int, ...]:
@@ -146,8 +145,8 @@ def _turn(number: int, said: Said, stream: str) -> Iterable[Event]:
             entropy=0.25,
             top_gap=0.5,
             duration_ms=said.ms,
-            candidate_ids=(token_id, 7),
-            candidate_logprobs=(-0.5, -2.0),
+            top_ids=(token_id, 7),
+            top_logprobs=(-0.5, -2.0),
         )
     yield CacheEvicted(reason="budget", tokens=2, freed_bytes=8, kept_bytes=8)
     if not said.cut:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+
+import tokentape as tt
 from tokentape.replay.calibrate import ways_of
-from tokentape.replay.floor import (
+from tokentape.replay.checking.noise_floor import (
     FLOORS,
     hides_faults,
     is_off_on_average,
@@ -16,10 +18,8 @@ from tokentape.replay.floor import (
     predict_flips,
     version_of,
 )
-from tokentape.replay.report import render
+from tokentape.replay.reports.terminal import render
 from tokentape.store import DatabaseStore
-
-import tokentape as tt
 
 Record = Callable[..., tt.Recording]
 Cli = Callable[..., tuple[int, str, str]]

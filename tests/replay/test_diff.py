@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+import tokentape as tt
+from tests.replay.made_talk import Said, recorded, talk, talk_events
 from tokentape.recorder.codec import encode_body, kind_of
 from tokentape.recorder.events import (
     CacheCleared,
@@ -19,10 +22,7 @@ from tokentape.recorder.events import (
     ToolCalled,
     TurnStarted,
 )
-from tokentape.replay.diff_report import headline, render
-
-import tokentape as tt
-from tests.replay.made_talk import Said, recorded, talk, talk_events
+from tokentape.replay.reports.diff_report import headline, render
 
 FOUR = [Said(), Said(reply="yes it is.", tool='{"mean": 0.5}'), Said(seed=None), Said()]
 

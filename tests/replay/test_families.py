@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokentape.recorder.events import RunResumed
-from tokentape.replay.rerecord import rerecord
-from tokentape.store import DatabaseStore
 
 import tokentape as tt
 from tests.store.made_families import record_family
 from tokentape.commands.serving import Server, list_runs
+from tokentape.recorder.events import RunResumed
+from tokentape.replay.rerecord import rerecord
+from tokentape.store import DatabaseStore
 
 Family = tuple[str, str, str]
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tokentape.replay.report import render
-from tokentape.replay.verdict import CAUSES
 
 import tokentape as tt
 from benchmarks.faults import FAULTS, SAMPLED, Case, Fault, Found, find, record_case
+from tokentape.replay.reports.terminal import render
+from tokentape.replay.verdict import CAUSES
 
 DOCS = Path(__file__).parents[2] / "docs" / "replay.md"
 NAMES = [fault.name for fault in FAULTS]

@@ -12,10 +12,6 @@ from xml.etree import ElementTree
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokentape.replay.charts import draw, scale_of, thin
-from tokentape.replay.html import html_report
-from tokentape.replay.verdict import Report, Verdict
-from tokentape.store import DatabaseStore
 
 import tokentape as tt
 from tests.replay.made_reports import (
@@ -27,6 +23,10 @@ from tests.replay.made_reports import (
     of_verdict,
     report,
 )
+from tokentape.replay.reports.charts import draw, scale_of, thin
+from tokentape.replay.reports.html import html_report
+from tokentape.replay.verdict import Report, Verdict
+from tokentape.store import DatabaseStore
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -233,7 +233,7 @@ def test_a_chart_tells_noise_from_what_is_above_it() -> None:
     drawn = {name: getattr(chart, name).count("M") for name in ("within", "above", "missing")}
 
     assert drawn == {"within": 3, "above": 2, "missing": 2}
-    assert (chart.marked.count("M"), chart.ties.count("M")) == (1, 1)
+    assert (chart.flagged.count("M"), chart.ties.count("M")) == (1, 1)
     assert chart.threshold_y is not None
     heights = [float(y) for y in re.findall(r"M\S+ (\S+)V", chart.within + chart.above)]
     assert heights == sorted(heights, reverse=True)

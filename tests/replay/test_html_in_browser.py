@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokentape.replay.html import html_report
-from tokentape.replay.verdict import Verdict
 
 import tokentape as tt
 from tests.replay.browser import CANNOT_START, SCHEMES, WIDTHS
 from tests.replay.made_reports import HOSTILE, bare, hostile, huge, not_numbers, of_verdict, report
+from tokentape.replay.reports.html import html_report
+from tokentape.replay.verdict import Verdict
 
 pytestmark = pytest.mark.slow
 

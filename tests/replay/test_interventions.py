@@ -10,10 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from tokentape.generation.interventions import tensor_bytes
-from tokentape.recorder.events import InterventionApplied
-from tokentape.replay.floor import version_of
-from tokentape.store import DatabaseStore
 
 import tokentape as tt
 from tests.interventions import (
@@ -26,6 +22,10 @@ from tests.interventions import (
     vector,
 )
 from tests.replay.conftest import change_body
+from tokentape.generation.interventions import tensor_bytes
+from tokentape.recorder.events import InterventionApplied
+from tokentape.replay.checking.noise_floor import version_of
+from tokentape.store import DatabaseStore
 
 MakeLM = Callable[..., tt.LoadedModel]
 

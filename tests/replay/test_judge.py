@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from tokentape.recorder.projections import Turn
-from tokentape.replay.floor import FLOORS
-from tokentape.replay.judge import Judgement, TurnJudge
-from tokentape.store import DatabaseStore
 
 import tokentape as tt
+from tokentape.recorder.projections import Turn
+from tokentape.replay.checking.noise_floor import FLOORS
+from tokentape.replay.checking.token_checker import Judgement, TokenChecker
+from tokentape.store import DatabaseStore
 
 FLOOR = FLOORS["float32"]
 
@@ -36,7 +36,7 @@ def judged(turn: Turn, lm: tt.LoadedModel, logits: torch.Tensor) -> Judgement:
     logprob = torch.log_softmax(logits, dim=-1)[0, token.token_id].item()
     honest = dataclasses.replace(token, logprob=logprob)
     return (
-        TurnJudge(dataclasses.replace(turn, tokens=(honest,)), lm, FLOOR)
+        TokenChecker(dataclasses.replace(turn, tokens=(honest,)), lm, FLOOR)
         .judge(logits)
         .judgements[0]
     )
@@ -51,7 +51,7 @@ def test_the_same_logits_give_the_same_token(
     recorded: Any, lm: tt.LoadedModel, settings: dict[str, Any]
 ) -> None:
     turn, logits = recorded(**settings)
-    found = TurnJudge(turn, lm, FLOOR).judge(logits).judgements[0]
+    found = TokenChecker(turn, lm, FLOOR).judge(logits).judgements[0]
 
     assert found.kind == ""
     assert found.margin == 0.0
@@ -122,7 +122,7 @@ def test_another_log_probability_is_no_near_tie(recorded: Any, lm: tt.LoadedMode
 
     assert kind(turn, lm, logits) == "near_tie"
     # The two picks are as near as before: it is the model that says something else.
-    assert TurnJudge(turn, lm, FLOOR).judge(logits).judgements[0].kind == "logprob"
+    assert TokenChecker(turn, lm, FLOOR).judge(logits).judgements[0].kind == "logprob"
 
 
 def test_a_filter_whose_edge_the_noise_moves_is_no_other_setting(

@@ -8,10 +8,6 @@ from xml.etree import ElementTree
 
 import pytest
 import xmlschema
-from tokentape.replay.floor import FLOORS
-from tokentape.replay.junit import junit_xml
-from tokentape.replay.verdict import Report, Verdict
-from tokentape.store import DatabaseStore
 
 import tokentape as tt
 from tests.replay.made_reports import (
@@ -25,6 +21,10 @@ from tests.replay.made_reports import (
     report,
     turn,
 )
+from tokentape.replay.checking.noise_floor import FLOORS
+from tokentape.replay.reports.junit import junit_xml
+from tokentape.replay.verdict import Report, Verdict
+from tokentape.store import DatabaseStore
 
 SCHEMA = Path(__file__).parent / "schemas" / "junit-10.xsd"
 MADE: dict[str, list[Report]] = {

@@ -4,8 +4,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokentape.replay import noise
-from tokentape.replay.noise import NoiseStream
+
+from tokentape.replay.checking import rng_stream as noise
+from tokentape.replay.checking.rng_stream import NoiseStream
 
 VOCABULARY = 97
 CPU = torch.device("cpu")

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from tokentape.recorder.events import ToolCalled, TurnStarted
-from tokentape.store import DatabaseStore
 from transformers import LogitsProcessor, LogitsProcessorList
 
 import tokentape as tt
 from tests.forced import ForcedReply, forced_reply
+from tokentape.recorder.events import ToolCalled, TurnStarted
+from tokentape.store import DatabaseStore
 
 CALL = (
     'Let me look. <tool_call>\n{"name": "get_weight_statistics", "arguments": '

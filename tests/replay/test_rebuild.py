@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tokentape.store import DatabaseStore
 
 import tokentape as tt
+from tokentape.store import DatabaseStore
 
 
 def test_ids_and_texts_come_back_exactly(lm: tt.LoadedModel, store: DatabaseStore) -> None:

@@ -10,9 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
-from tokentape.replay.divergence_text import KINDS, in_full, sparkline
-from tokentape.replay.escapes import quoted, visible
-from tokentape.replay.report import render
 
 import tokentape as tt
 from tests.replay.made_reports import (
@@ -26,6 +23,9 @@ from tests.replay.made_reports import (
     of_verdict,
     report,
 )
+from tokentape.recorder.escapes import quoted, visible
+from tokentape.replay.reports.divergence_text import KINDS, in_full, sparkline
+from tokentape.replay.reports.terminal import render
 
 ANYTHING = st.text(st.characters(), max_size=60)
 

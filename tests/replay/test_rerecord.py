@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from tokentape.recorder.events import RunStarted, ToolReturned, TurnStarted
-from tokentape.replay.rerecord import rerecord
-from tokentape.store import DatabaseStore
 from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
 import tokentape as tt
 from tests.interventions import SAMPLED, intervention, ranges_of, record_with
+from tokentape.recorder.events import RunStarted, ToolReturned, TurnStarted
+from tokentape.replay.rerecord import rerecord
+from tokentape.store import DatabaseStore
 
 Altered = Callable[[tt.LoadedModel, Callable[[Any], None]], tt.LoadedModel]
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokentape.replay.floor import FLOORS, version_of
 from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
 import tokentape as tt
 from tokentape.commands.serving import Server
+from tokentape.replay.checking.noise_floor import FLOORS, version_of
 
 Forged = Callable[[Path, str], Path]
 

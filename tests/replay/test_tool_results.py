@@ -12,8 +12,12 @@ from typing import Any
 
 import pytest
 import torch
+
+import tokentape as tt
+from tests.made_events import run_started
+from tests.replay.copies import Change, altered_copy, change_bodies
 from tokentape.recorder.events import MessageAdded, ToolCalled, ToolReturned
-from tokentape.replay.tool_results import (
+from tokentape.replay.checking.tool_results import (
     MISSING,
     altered_tool_results,
     describe_drift,
@@ -22,10 +26,6 @@ from tokentape.replay.tool_results import (
 )
 from tokentape.replay.verdict import ToolDrift
 from tokentape.store import DatabaseStore
-
-import tokentape as tt
-from tests.made_events import run_started
-from tests.replay.copies import Change, altered_copy, change_bodies
 
 LAYER = "model.layers.1.mlp.up_proj.weight"
 

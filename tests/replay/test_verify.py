@@ -9,10 +9,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tokentape.recorder.events import Event, TurnStarted
-from tokentape.replay.floor import FLOORS, plausible, predict_flips
-from tokentape.replay.report import render
-from tokentape.store import DatabaseStore
 from transformers import (
     LogitsProcessor,
     LogitsProcessorList,
@@ -22,6 +18,10 @@ from transformers import (
 
 import tokentape as tt
 from benchmarks.faults import Case, recorded_again
+from tokentape.recorder.events import Event, TurnStarted
+from tokentape.replay.checking.noise_floor import FLOORS, plausible, predict_flips
+from tokentape.replay.reports.terminal import render
+from tokentape.store import DatabaseStore
 
 HONEST: dict[str, dict[str, Any]] = {
     "greedy": {"do_sample": False},

@@ -6,19 +6,22 @@ from typing import Any
 
 import pytest
 import torch
-from tokentape.generation.fingerprints import TensorPrint, WeightsList, weights_of
-from tokentape.replay.weights import changed_tensors, looks_rounded, recorded_weights
-from tokentape.store import DatabaseStore
 
 import tokentape as tt
+from tokentape.generation.fingerprints import TensorFingerprint, WeightsManifest, weights_of
+from tokentape.replay.checking.weights import changed_tensors, looks_rounded, recorded_weights
+from tokentape.store import DatabaseStore
 
 Alter = Callable[[tt.LoadedModel, Callable[[Any], None]], tt.LoadedModel]
 Q_PROJ = "model.layers.1.self_attn.q_proj.weight"
 
 
-def listed(*names: str, dtype: str = "float32", rows: int = 2, digest: str = "00") -> WeightsList:
-    return WeightsList.of(
-        TensorPrint(name=name, dtype=dtype, shape=(rows, 3), digest=digest * 16) for name in names
+def listed(
+    *names: str, dtype: str = "float32", rows: int = 2, digest: str = "00"
+) -> WeightsManifest:
+    return WeightsManifest.of(
+        TensorFingerprint(name=name, dtype=dtype, shape=(rows, 3), digest=digest * 16)
+        for name in names
     )
 
 
@@ -26,8 +29,8 @@ def layers(numbers: range, *roles: str) -> list[str]:
     return [f"model.layers.{number}.{role}" for number in numbers for role in roles]
 
 
-def mixed(*lists: WeightsList) -> WeightsList:
-    return WeightsList.of(each for one in lists for each in one.tensors)
+def mixed(*lists: WeightsManifest) -> WeightsManifest:
+    return WeightsManifest.of(each for one in lists for each in one.tensors)
 
 
 def test_one_tensor_of_a_replayed_model_is_named(

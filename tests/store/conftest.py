@@ -6,6 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+import tokentape as tt
+from tests.made_events import run_started
 from tokentape.recorder.events import (
     CacheDecided,
     HistoryPruned,
@@ -19,10 +22,7 @@ from tokentape.recorder.events import (
     TurnStarted,
 )
 from tokentape.recorder.numbers import to_half
-from tokentape.store import DatabaseStore, KeptVerdict
-
-import tokentape as tt
-from tests.made_events import run_started
+from tokentape.store import DatabaseStore, StoredVerdict
 
 ODD_TEXT = 'NUL \x00, spelled \\u0000, behind a backslash \\\x00, "quoted", it\'s\n\u2028 ünï 🙂'
 ODD_FLOATS = (
@@ -135,8 +135,8 @@ def odd_turns() -> Iterable[object]:
             entropy=half,
             top_gap=-half,
             duration_ms=step / 1000,
-            candidate_ids=tuple(256 ** min(step // 4, 3) + n for n in range(len(others))),
-            candidate_logprobs=tuple(others),
+            top_ids=tuple(256 ** min(step // 4, 3) + n for n in range(len(others))),
+            top_logprobs=tuple(others),
         )
     yield TurnFinished(
         turn=1,
@@ -164,7 +164,7 @@ def odd_turns() -> Iterable[object]:
     yield token(2, 0)
 
 
-def odd_verdicts(run_id: str) -> Iterable[KeptVerdict]:
+def odd_verdicts(run_id: str) -> Iterable[StoredVerdict]:
     """One with a whole report, and two with reports that lack everything or have it all wrong."""
     turn = {"tokens": 3, "mismatches": 1, "near_ties": 0, "margin_max": -0.0}
     turns = (
@@ -186,7 +186,7 @@ def odd_verdicts(run_id: str) -> Iterable[KeptVerdict]:
         "duration_ms": 10**400,
     }
     for number, report in enumerate((whole, {}, wrong)):
-        yield KeptVerdict(
+        yield StoredVerdict(
             run_id=run_id,
             at_ns=10**18 + number * 1_234_567_000,
             replay="verify" if number else "regenerate",

@@ -183,8 +183,8 @@ class Script:
             entropy=entropy,
             top_gap=gap,
             duration_ms=self._random.randrange(100_000) / 1000,
-            candidate_ids=tuple(self._some_ids(count)),
-            candidate_logprobs=to_half(*(-self._random.uniform(0, 9) for _ in range(count))),
+            top_ids=tuple(self._some_ids(count)),
+            top_logprobs=to_half(*(-self._random.uniform(0, 9) for _ in range(count))),
         )
 
 

@@ -3,13 +3,12 @@
 from contextlib import suppress
 from itertools import takewhile
 
+import tokentape as tt
+from tests.store.made_runs import STARTED, begin, say
 from tokentape.recorder import Record
 from tokentape.recorder.events import RunForked, RunResumed, TokenSampled
 from tokentape.recorder.seals import check_seals
 from tokentape.store import DatabaseStore
-
-import tokentape as tt
-from tests.store.made_runs import STARTED, begin, say
 
 LAYER = "model.layers.0.input_layernorm.weight"
 RESUMED = RunResumed(

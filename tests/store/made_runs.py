@@ -4,6 +4,8 @@ import hashlib
 import itertools
 from typing import Any
 
+import tokentape as tt
+from tests.made_events import run_started
 from tokentape.recorder.events import (
     CacheDecided,
     TokenSampled,
@@ -12,10 +14,7 @@ from tokentape.recorder.events import (
     TurnFinished,
     TurnStarted,
 )
-from tokentape.store import KeptFloor, KeptVerdict
-
-import tokentape as tt
-from tests.made_events import run_started
+from tokentape.store import StoredFloor, StoredVerdict
 
 STARTED = run_started(name="by\nhand é", generation_config={"top_p": 0.9})
 
@@ -31,8 +30,8 @@ def token(turn: int, step: int, *, candidates: int) -> TokenSampled:
         entropy=0.333251953125,
         top_gap=2.5,
         duration_ms=step / 10,
-        candidate_ids=tuple(range(candidates)),
-        candidate_logprobs=tuple(-0.5 * rank for rank in range(candidates)),
+        top_ids=tuple(range(candidates)),
+        top_logprobs=tuple(-0.5 * rank for rank in range(candidates)),
     )
 
 
@@ -117,14 +116,14 @@ def make_run(
     return recorder.run_id
 
 
-def verdict_of(run_id: str, at_ns: int = 10**18, **changes: Any) -> KeptVerdict:
+def verdict_of(run_id: str, at_ns: int = 10**18, **changes: Any) -> StoredVerdict:
     plain: dict[str, Any] = {
         "replay": "verify",
         "verdict": "verified",
         "report": {"reason": "all is well", "turns": []},
     }
-    return KeptVerdict(run_id=run_id, at_ns=at_ns, **plain | changes)
+    return StoredVerdict(run_id=run_id, at_ns=at_ns, **plain | changes)
 
 
-def floor_of(run_id: str, at_ns: int = 10**18) -> KeptFloor:
-    return KeptFloor(run_id=run_id, at_ns=at_ns, version="mine", floor={"margin_eps": 0.001})
+def floor_of(run_id: str, at_ns: int = 10**18) -> StoredFloor:
+    return StoredFloor(run_id=run_id, at_ns=at_ns, version="mine", floor={"margin_eps": 0.001})

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from tokentape.recorder.codec import encode
-from tokentape.recorder.events import RunStarted, TokenSampled, ToolReturned
-from tokentape.store import DatabaseStore, KeptFloor, KeptVerdict, ParquetStore
-from tokentape.store.source import Source
 
 import tokentape as tt
+from tokentape.recorder.codec import encode
+from tokentape.recorder.events import RunStarted, TokenSampled, ToolReturned
+from tokentape.store import DatabaseStore, ParquetStore, StoredFloor, StoredVerdict
+from tokentape.store.source import Source
 
 AnyStore = DatabaseStore | ParquetStore
 FRAMES = (
@@ -20,7 +20,7 @@ FRAMES = (
     tt.turns_df,
     tt.cache_df,
     tt.tools_df,
-    tt.candidates_df,
+    tt.top_logprobs_df,
     tt.verdicts_df,
 )
 REPORT = {
@@ -31,10 +31,10 @@ REPORT = {
 }
 
 
-def beside(run_id: str) -> tuple[list[KeptVerdict], list[KeptFloor]]:
+def beside(run_id: str) -> tuple[list[StoredVerdict], list[StoredFloor]]:
     """Verdicts and floors of a run, the oldest first."""
     verdicts = [
-        KeptVerdict(
+        StoredVerdict(
             run_id=run_id,
             at_ns=10**18 + number * 1_000_001_000,
             replay=replay,
@@ -44,7 +44,7 @@ def beside(run_id: str) -> tuple[list[KeptVerdict], list[KeptFloor]]:
         for number, replay in enumerate(("regenerate", "verify", "verify"))
     ]
     floor = {"margin_eps": 1e-3, "noise": [6e-06, 1 / 3]}
-    return verdicts, [KeptFloor(run_id=run_id, at_ns=10**18, version="mine", floor=floor)]
+    return verdicts, [StoredFloor(run_id=run_id, at_ns=10**18, version="mine", floor=floor)]
 
 
 def keep_beside(store: DatabaseStore, run_id: str) -> None:

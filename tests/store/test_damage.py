@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokentape.store import DatabaseStore
 
 import tokentape as tt
 from tests.store.crash import processes, record_script
+from tokentape.store import DatabaseStore
 
 Cli = Callable[..., tuple[int, str, str]]
 

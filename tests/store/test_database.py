@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
-from tokentape.recorder.events import CacheCleared
 
 import tokentape as tt
+from tokentape.recorder.events import CacheCleared
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import IntegrityError
-from tokentape.recorder.events import ToolReturned
 
 import tokentape as tt
+from tokentape.recorder.events import ToolReturned
 
 SECRET = "the-parrot-is-in-the-attic"
 Cli = Callable[..., tuple[int, str, str]]

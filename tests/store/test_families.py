@@ -8,13 +8,13 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from tokentape.store import DatabaseStore
-from tokentape.store.frames.columns import FRAMES
-from tokentape.store.source import Source
 
 import tokentape as tt
 from tests.store.made_families import record_family
 from tests.store.made_runs import verdict_of
+from tokentape.store import DatabaseStore
+from tokentape.store.frames.columns import FRAMES
+from tokentape.store.source import Source
 
 BY_TURN = [name for name in FRAMES if name not in ("runs_df", "verdicts_df")]
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
-from tokentape.recorder.events import CacheCleared
-from tokentape.store import DatabaseStore
 
 import tokentape as tt
 from tests.store.crash import ROOT, Script, record_item, record_script, started
+from tokentape.recorder.events import CacheCleared
+from tokentape.store import DatabaseStore
 
 
 def live(where: str | Path) -> DatabaseStore:

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+
+import tokentape as tt
+from tests.store.conftest import ODD_TEXT, odd_run, token, turn_started
 from tokentape.recorder.events import TokenSampled, ToolReturned
 from tokentape.store import DatabaseStore
 from tokentape.store.arrow import TOKENS
 from tokentape.store.frames.columns import FRAMES
 from tokentape.store.source import Selection
-
-import tokentape as tt
-from tests.store.conftest import ODD_TEXT, odd_run, token, turn_started
 
 Frame = Callable[..., pd.DataFrame]
 Record = Callable[[DatabaseStore], list[str]]
@@ -126,14 +126,14 @@ def test_a_verdict_row_adds_up_the_turns_of_its_report(
 def test_candidates_are_ranked_and_the_greedy_choice_is_the_first(
     recorded: tt.Recording, store: DatabaseStore
 ) -> None:
-    frame = tt.candidates_df(store, turns=1)
+    frame = tt.top_logprobs_df(store, turns=1)
     sampled = [each.event for each in recorded.events() if isinstance(each.event, TokenSampled)]
     first = frame[frame["rank"] == 0]
 
     assert first["token_id"].tolist() == [t.token_id for t in sampled if t.turn == 1]
     assert frame["rank"].tolist() == list(range(5)) * len(first)
     assert frame["logprob"].tolist() == [
-        each for t in sampled if t.turn == 1 for each in t.candidate_logprobs
+        each for t in sampled if t.turn == 1 for each in t.top_logprobs
     ]
     assert frame.groupby("step")["logprob"].agg(lambda each: each.is_monotonic_decreasing).all()
 
@@ -244,7 +244,7 @@ def test_only_what_is_asked_for_is_read(
     def noted(selection: Selection) -> Any:
         asked.append(selection)
         table = read(selection)
-        assert "candidate_ids" not in table.column_names
+        assert "top_ids" not in table.column_names
         return table
 
     monkeypatch.setattr(store, "tokens_table", noted)

@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tokentape.recorder.events import MessageAdded
-from tokentape.store import DatabaseStore
 
 import tokentape as tt
 from tests.store.made_families import RESUMED, fork, go_on, resume, short_run
 from tests.store.made_runs import begin, floor_of, make_run, say, verdict_of
+from tokentape.recorder.events import MessageAdded
+from tokentape.store import DatabaseStore
 
 Cli = Callable[..., tuple[int, str, str]]
 FORMS = ("tape", "parquet", "jsonl")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import event
-from tokentape.store import DatabaseStore
 
 import tokentape as tt
+from tokentape.store import DatabaseStore
 
 Cli = Callable[..., tuple[int, str, str]]
 

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokentape.recorder.events import MessageAdded
-from tokentape.store import DatabaseStore
 
 import tokentape as tt
 from tests.store.made_runs import begin, make_run, say
+from tokentape.recorder.events import MessageAdded
+from tokentape.store import DatabaseStore
 
 Change = Callable[[dict[str, Any]], None]
 

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
-from tokentape.recorder.events import CacheCleared
-from tokentape.store import DatabaseStore, KeptFloor
 
 import tokentape as tt
 from tests.store.made_runs import begin, floor_of, make_run, verdict_of
+from tokentape.recorder.events import CacheCleared
+from tokentape.store import DatabaseStore, StoredFloor
 
 SECRET = "the-parrot-is-in-the-attic"
 
@@ -172,7 +172,7 @@ def test_erasing_a_run_leaves_no_byte_of_what_was_beside_it(tmp_path: Path) -> N
         report = {"reason": SECRET, "texts": [f"{SECRET} {number * 7919}" for number in range(300)]}
         store.keep_verdict(verdict_of(run_id, report=report))
         floor = {"noise": [number / 7919 for number in range(300)]}
-        store.keep_floor(KeptFloor(run_id=run_id, at_ns=0, version=SECRET, floor=floor))
+        store.keep_floor(StoredFloor(run_id=run_id, at_ns=0, version=SECRET, floor=floor))
         store.keep_verdict(verdict_of(kept_id))
         with store._engine.connect() as connection:
             report_bytes = connection.execute(text("SELECT report FROM verdicts")).scalars().all()

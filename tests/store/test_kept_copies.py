@@ -13,12 +13,12 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokentape.recorder.codec import dump_canonical
-from tokentape.store import DatabaseStore, KeptFloor, KeptVerdict
-from tokentape.store.sealed.sealing import TableFile
 
 import tokentape as tt
 from tests.store.made_runs import begin, floor_of, make_run, say, verdict_of
+from tokentape.recorder.codec import dump_canonical
+from tokentape.store import DatabaseStore, StoredFloor, StoredVerdict
+from tokentape.store.sealed.sealing import TableFile
 
 Cli = Callable[..., tuple[int, str, str]]
 TAPE = Path(__file__).parents[1] / "recordings" / "0.1.0.tape"
@@ -38,7 +38,7 @@ KNOWN = st.sampled_from(["turns", "floor", "reason", "model", "duration_ms"])
 REPORT = st.dictionaries(KNOWN | TEXT, JSON, max_size=5)
 
 
-def said(kept: list[KeptVerdict]) -> list[str]:
+def said(kept: list[StoredVerdict]) -> list[str]:
     return [dump_canonical(asdict(each)) for each in kept]
 
 
@@ -57,7 +57,7 @@ def test_any_body_comes_back_from_every_copy(
             verdict_of(run_id, at_us * 1000 + number * 1000, report=report)
             for number, report in enumerate(reports)
         ]
-        given_floor = KeptFloor(run_id=run_id, at_ns=at_us * 1000, version="é 1", floor=floor)
+        given_floor = StoredFloor(run_id=run_id, at_ns=at_us * 1000, version="é 1", floor=floor)
         for verdict in given_verdicts:
             live.keep_verdict(verdict)
         live.keep_floor(given_floor)

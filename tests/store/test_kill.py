@@ -19,11 +19,11 @@ from typing import Any
 import psutil
 import pytest
 from sqlalchemy.engine import make_url
-from tokentape.store import DatabaseStore
 
 import tokentape as tt
 from tests.postgres import own_server
 from tests.store.crash import Process, Processes, Said, digest, processes, record_script
+from tokentape.store import DatabaseStore
 
 KILLS = int(os.environ.get("TOKENTAPE_KILLS", "200"))
 

@@ -13,16 +13,16 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, text
+
+import tokentape as tt
+from tests.store.made_runs import make_run
 from tokentape.recorder.codec import decode_body
 from tokentape.recorder.events import TokenSampled
 from tokentape.recorder.numbers import to_half
 from tokentape.recorder.projections import RunSummary
-from tokentape.store import KeptVerdict, database_url, upgrade_store
+from tokentape.store import StoredVerdict, database_url, upgrade_store
 from tokentape.store.live.schema import alembic_config, head, triggers_of
 from tokentape.store.live.tables import TRIGGERS, metadata
-
-import tokentape as tt
-from tests.store.made_runs import make_run
 
 SCHEMAS = Path(__file__).parent / "schemas"
 RELEASED = sorted(path.stem for path in SCHEMAS.glob("*.sql"))
@@ -109,9 +109,9 @@ def assert_same_token(envelope: tt.Envelope, row: sqlite3.Row) -> None:
     assert [getattr(token, name) for name in exact] == [row[name] for name in exact]
     assert (token.entropy, token.top_gap) == to_half(row["entropy"], row["top_gap"])
     assert token.duration_ms == round(row["duration_ms"], 3)
-    ids, logprobs = row["candidate_ids"], row["candidate_logprobs"]
-    assert token.candidate_ids == struct.unpack(f"<{len(ids) // 4}i", ids)
-    assert token.candidate_logprobs == to_half(*struct.unpack(f"<{len(logprobs) // 4}f", logprobs))
+    ids, logprobs = row["top_ids"], row["top_logprobs"]
+    assert token.top_ids == struct.unpack(f"<{len(ids) // 4}i", ids)
+    assert token.top_logprobs == to_half(*struct.unpack(f"<{len(logprobs) // 4}f", logprobs))
 
 
 @pytest.mark.parametrize("revision", RELEASED)
@@ -251,7 +251,7 @@ def test_a_store_from_before_verdicts_is_upgraded_and_takes_some(blank_url: str)
     with engine.begin() as connection:
         command.downgrade(alembic_config(connection), "0003")
     upgrade_store(database_url(blank_url), backup=False)
-    verdict = KeptVerdict(run_id=run_id, at_ns=0, replay="verify", verdict="exact", report={})
+    verdict = StoredVerdict(run_id=run_id, at_ns=0, replay="verify", verdict="exact", report={})
     with tt.open_store(blank_url) as store:
         assert list(store.recording(run_id).records()) == records
         assert store.verdicts(run_id) == store.floors(run_id) == []

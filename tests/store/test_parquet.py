@@ -8,15 +8,15 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
+import tokentape as tt
+from tests.store.made_runs import make_run
 from tokentape.recorder import Record
 from tokentape.recorder.events import ToolReturned
 from tokentape.recorder.seals import check_seals
 from tokentape.store import DatabaseStore
 from tokentape.store.arrow import EVENTS, TOKENS
 from tokentape.store.source import Selection
-
-import tokentape as tt
-from tests.store.made_runs import make_run
 
 
 @pytest.fixture
@@ -76,9 +76,9 @@ def test_others_read_the_tokens_alone(sealed: tuple[Path, tt.Recording], reader:
     assert frame["token_id"].tolist() == [token.token_id for token in recorded]
     assert frame["logprob"].tolist() == [token.logprob for token in recorded]
     assert frame["duration_us"].tolist() == [round(token.duration_ms * 1000) for token in recorded]
-    assert [tuple(each) for each in frame["candidate_ids"]] == [t.candidate_ids for t in recorded]
-    assert [tuple(each) for each in frame["candidate_logprobs"]] == [
-        token.candidate_logprobs for token in recorded
+    assert [tuple(each) for each in frame["top_ids"]] == [t.top_ids for t in recorded]
+    assert [tuple(each) for each in frame["top_logprobs"]] == [
+        token.top_logprobs for token in recorded
     ]
     assert frame["run_id"].astype(str).unique().tolist() == [recording.run_id]
     assert frame["schema"].astype(int).unique().tolist() == [1]
@@ -133,7 +133,7 @@ def test_floats_are_split_into_bytes_and_counters_into_steps(
     columns = {group.column(i).path_in_schema: group.column(i) for i in range(group.num_columns)}
 
     assert "BYTE_STREAM_SPLIT" in columns["logprob"].encodings
-    assert "BYTE_STREAM_SPLIT" in columns["candidate_logprobs.list.element"].encodings
+    assert "BYTE_STREAM_SPLIT" in columns["top_logprobs.list.element"].encodings
     assert "DELTA_BINARY_PACKED" in columns["at"].encodings
     assert columns["logprob"].compression == "ZSTD"
     assert columns["turn"].statistics.max == 3
@@ -148,7 +148,7 @@ def test_tables_have_the_columns_and_rows_that_were_asked_for(
     with tt.open_store(folder) as opened:
         tokens = opened.tokens_table(Selection())
         second = opened.tokens_table(
-            Selection(run_ids=(recording.run_id,), turns=(2,), columns=("step", "candidate_ids"))
+            Selection(run_ids=(recording.run_id,), turns=(2,), columns=("step", "top_ids"))
         )
         finished = opened.events_table(
             Selection(kinds=("TurnFinished",), columns=("run_id", "turn"))
@@ -158,8 +158,8 @@ def test_tables_have_the_columns_and_rows_that_were_asked_for(
     without_candidates = [field for field in TOKENS if not field.name.startswith("candidate")]
     assert tokens.schema.equals(pa.schema(without_candidates))
     assert tokens["run_id"].to_pylist() == [recording.run_id] * 12 + [other.run_id] * 4
-    assert second.column_names == ["run_id", "seq", "at", "step", "candidate_ids"]
-    assert second["candidate_ids"].to_pylist() == [[0, 1]] * 4
+    assert second.column_names == ["run_id", "seq", "at", "step", "top_ids"]
+    assert second["top_ids"].to_pylist() == [[0, 1]] * 4
     assert second["step"].to_pylist() == [0, 1, 2, 3]
     assert finished["turn"].to_pylist() == [1, 2, 3, 1]
     assert finished.schema.field("run_id") == EVENTS.field("run_id")

@@ -12,13 +12,13 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+import tokentape as tt
+from tests.store.made_runs import begin, make_run, say
 from tokentape.recorder import Record
 from tokentape.recorder.codec import dump_canonical
 from tokentape.store import DatabaseStore
 from tokentape.store.copies.jsonl import JsonlFile
-
-import tokentape as tt
-from tests.store.made_runs import begin, make_run, say
 
 Cli = Callable[..., tuple[int, str, str]]
 FORMS = ("parquet", "tape", "jsonl")
@@ -154,7 +154,7 @@ def test_bodies_and_floats_come_back_to_the_bit(
         text.encode()
     except UnicodeEncodeError:
         return
-    token = {"logprob": logprob, "candidate_ids": (1, 2), "candidate_logprobs": (-0.5, -0.0)}
+    token = {"logprob": logprob, "top_ids": (1, 2), "top_logprobs": (-0.5, -0.0)}
     given_records = [
         Record(0, at_us * 1000, "RunStarted", 1, text, None, None),
         Record(1, at_us * 1000, "TokenSampled", 1, token, 1, "a seal"),

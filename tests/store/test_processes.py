@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from alembic import command
 from sqlalchemy import create_engine, text
-from tokentape.recorder.events import CacheCleared
-from tokentape.store import DatabaseStore
-from tokentape.store.live.schema import alembic_config
 
 import tokentape as tt
 from tests.store.crash import ROOT, Process, Processes, digest, processes, record_script, started
 from tests.store.made_runs import begin, say
+from tokentape.recorder.events import CacheCleared
+from tokentape.store import DatabaseStore
+from tokentape.store.live.schema import alembic_config
 
 NAMES = [f"run {index}" for index in range(8)]
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tokentape.recorder.events import TokenSampled
-from tokentape.store import DatabaseStore
 
 import tokentape as tt
+from tokentape.recorder.events import TokenSampled
+from tokentape.store import DatabaseStore
 
 SECRET = "Anna-4711@example.org"
 NUMBER = 47114711

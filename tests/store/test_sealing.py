@@ -11,14 +11,14 @@ from typing import Any
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+
+import tokentape as tt
+from tests.store.made_runs import begin, make_run, say
 from tokentape.recorder import Record
 from tokentape.recorder.events import CacheCleared
 from tokentape.store import DatabaseStore
 from tokentape.store.sealed import parquet, sealing
 from tokentape.store.sealed.locks import locked
-
-import tokentape as tt
-from tests.store.made_runs import begin, make_run, say
 
 
 @pytest.fixture

@@ -9,15 +9,15 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+
+import tokentape as tt
+from tests.store.crash import record_script
 from tokentape.recorder.events import ToolReturned
 from tokentape.recorder.projections import summarise_all
 from tokentape.store import DatabaseStore
 from tokentape.store.arrow import TOKENS
 from tokentape.store.live.tables import SEQ_BITS, TRIGGERS, blobs, events, runs, tokens
 from tokentape.store.source import Selection
-
-import tokentape as tt
-from tests.store.crash import record_script
 
 TABLES = (events, tokens, runs, blobs)
 COLUMNS = [(table.name, column.name) for table in TABLES for column in table.columns]

@@ -10,11 +10,11 @@ import duckdb
 import pandas as pd
 import polars as pl
 import pytest
-from tokentape.store import DatabaseStore
-from tokentape.store.source import Selection
 
 import tokentape as tt
 from tests.store.made_runs import begin, make_run, say
+from tokentape.store import DatabaseStore
+from tokentape.store.source import Selection
 
 Cli = Callable[..., tuple[int, str, str]]
 

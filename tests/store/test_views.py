@@ -11,10 +11,6 @@ import pandas as pd
 import pytest
 from alembic import command
 from sqlalchemy import inspect, text
-from tokentape.store import DatabaseStore
-from tokentape.store.frames import frames
-from tokentape.store.frames.columns import FRAMES
-from tokentape.store.live.schema import alembic_config
 
 import tokentape as tt
 from tests.store.conftest import (
@@ -28,18 +24,22 @@ from tests.store.conftest import (
 )
 from tests.store.made_families import record_family
 from tests.store.made_runs import verdict_of
+from tokentape.store import DatabaseStore
+from tokentape.store.frames import frames
+from tokentape.store.frames.columns import FRAMES
+from tokentape.store.live.schema import alembic_config
 
 ORDER = {
     "runs_df": "started_at",
     "events_df": "run_id, seq",
     "turns_df": "run_id, turn",
     "tokens_df": "run_id, seq",
-    "candidates_df": "run_id, seq, rank",
+    "top_logprobs_df": "run_id, seq, rank",
     "cache_df": "run_id, decided_at",
     "tools_df": "run_id, returned_at",
     "verdicts_df": "run_id, at",
 }
-EXACT = ("tokens_df", "candidates_df", "verdicts_df")
+EXACT = ("tokens_df", "top_logprobs_df", "verdicts_df")
 Record = Callable[..., list[str]]
 
 
@@ -148,8 +148,10 @@ def test_every_half_precision_number_and_width_of_ids_is_decoded(live_store: Dat
         recorder.record(turn_started(1, sampling={}))
         for step, numbers in enumerate(every):
             ids = tuple(largest[step % 4] - n % 251 for n in range(512))
-            recorder.record(token(1, step, candidate_ids=ids, candidate_logprobs=tuple(numbers)))
-    seen = query(live_store, "SELECT rank, token_id, logprob FROM candidates_df ORDER BY seq, rank")
+            recorder.record(token(1, step, top_ids=ids, top_logprobs=tuple(numbers)))
+    seen = query(
+        live_store, "SELECT rank, token_id, logprob FROM top_logprobs_df ORDER BY seq, rank"
+    )
 
     assert len(seen) == 63488
     assert [repr(row.logprob) for row in seen] == [repr(each) for row in every for each in row]

@@ -34,7 +34,7 @@ def diff(
     as_json: JsonOption = False,
 ) -> None:
     """Compare two runs: where they part, and what else differs; exit 1 where they do."""
-    from tokentape.replay.diff_report import headline, render
+    from tokentape.replay.reports.diff_report import headline, render
 
     with ExitStack() as opened, output.working("comparing"):
         recordings = _find_both(run_a, run_b, store, other_store or store, opened)

@@ -14,17 +14,17 @@ from tokentape.commands.options import (
     open_stored,
     tokenizer_as_recorded,
 )
-from tokentape.following import Following, NewToken
-from tokentape.narration import Narrator
 from tokentape.recorder import Envelope, Recording
 from tokentape.recorder.events import RunStarted, TurnStarted
 from tokentape.recorder.redaction import REDACTED
+from tokentape.recorder.transcript import TranscriptWriter
 from tokentape.store import DEFAULT_URL
+from tokentape.store.run_follower import NewToken, RunFollower
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from tokentape.generation.text_stream import TextStream
+    from tokentape.generation.history.text_stream import TextStream
 
 _POLL_S = 0.2
 _SILENCE_S = 60.0
@@ -43,7 +43,7 @@ def tail(
     """Follow a run from another terminal: what is said, which tools run, what the cache spares."""
     opened = open_stored(store)
     recording = find_recording(opened, run)
-    following, watch = Following(opened, recording), _Watch(recording)
+    following, watch = RunFollower(opened, recording), _Watch(recording)
     heard = time.monotonic()
     try:
         watch.tell(_newest_turns(following.look(), last))
@@ -70,7 +70,7 @@ class _Watch:
 
     def __init__(self, recording: Recording) -> None:
         self._recording = recording
-        self._narrator = Narrator(_write)
+        self._narrator = TranscriptWriter(_write)
         self._started: TurnStarted | None = None
         self._stream: TextStream | None = None
 
@@ -104,7 +104,7 @@ class _Watch:
             self._narrator.piece(f" {token.token_id}")
             return
         if self._stream is None:
-            from tokentape.generation.text_stream import TextStream
+            from tokentape.generation.history.text_stream import TextStream
 
             self._stream = TextStream(tokenizer, self._started.added_ids, ends=_ends(self._started))
         self._narrator.piece(self._stream.add(token.token_id))

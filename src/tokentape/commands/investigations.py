@@ -13,7 +13,7 @@ from tokentape.recorder.projections import Turn
 from tokentape.store import DEFAULT_URL, DatabaseStore
 
 if TYPE_CHECKING:
-    from tokentape.generation.protocols import Protocol
+    from tokentape.generation.plans import ExperimentPlan
 
 INTERRUPTED = 130
 _CHAT = """\
@@ -52,9 +52,9 @@ def run(
         return
     if protocol is None:
         raise typer.BadParameter("name a protocol; --list shows those that there are")
-    from tokentape.generation.protocols import load_protocol
+    from tokentape.generation.plans import load_plan
 
-    chosen = load_protocol(protocol).with_limits(
+    chosen = load_plan(protocol).with_limits(
         seed=seed, turns_max=turns, max_new_tokens=max_new_tokens
     )
     run_id = ""
@@ -89,11 +89,11 @@ def chat(
     """Talk with a model; all of it is recorded. /help says what else can be typed."""
     with output.working(f"loading {model}"):
         lm = tt.load_model(model)
-    from tokentape.talk import Talk, Witness
+    from tokentape.generation.investigation.chat_session import ChatSession, EventTap
 
     tools = tt.default_tools(lm)
     with recording_store(store) as opened:
-        witness = Witness(opened)
+        witness = EventTap(opened)
         with tt.Investigation(
             lm,
             store=witness,
@@ -106,17 +106,17 @@ def chat(
             sys.stderr.write(f"recording run {investigation.run_id} into {opened.where}; /help\n")
             settings = {"max_new_tokens": max_new_tokens, "temperature": temperature}
             settings |= {"do_sample": True, "top_p": 0.9} if temperature else {}
-            Talk(lm, investigation, tools, witness, settings).go()
+            ChatSession(lm, investigation, tools, witness, settings).go()
     sys.stderr.write(
         f"recorded; look at it with: tokentape show {investigation.run_id} --store {store}\n"
     )
 
 
 def _investigation(
-    lm: "tt.LoadedModel", store: DatabaseStore, protocol: "Protocol", name: str | None
+    lm: "tt.LoadedModel", store: DatabaseStore, protocol: "ExperimentPlan", name: str | None
 ) -> "tt.Investigation":
     """What a protocol says, made ready; whatever does not fit the model is refused here."""
-    from tokentape.generation.protocols import chosen_tools, fitted_turns
+    from tokentape.generation.plans import chosen_tools, fitted_turns
 
     fitted_turns(protocol, lm.model, lm.tokenizer)
     return tt.Investigation(
@@ -132,12 +132,12 @@ def _investigation(
     )
 
 
-def _take_turns(investigation: "tt.Investigation", protocol: "Protocol") -> None:
-    from tokentape.generation.protocols import run_protocol
+def _take_turns(investigation: "tt.Investigation", protocol: "ExperimentPlan") -> None:
+    from tokentape.generation.plans import run_plan
     from tokentape.turns_bar import turns_bar
 
     with investigation, turns_bar(len(protocol.turns())) as bar:
-        run_protocol(
+        run_plan(
             investigation,
             protocol,
             progress=lambda turn, reply: bar.turn(reply),
@@ -176,9 +176,9 @@ def _row(turn: Turn) -> dict[str, Any]:
 
 
 def _list_protocols(as_json: bool) -> None:
-    from tokentape.generation.protocols import shipped_protocols
+    from tokentape.generation.plans import shipped_plans
 
-    rows = [(each.name, len(each.turns()), each.description) for each in shipped_protocols()]
+    rows = [(each.name, len(each.turns()), each.description) for each in shipped_plans()]
     if as_json:
         names = ("name", "turns", "description")
         output.print_json([dict(zip(names, row, strict=True)) for row in rows])

@@ -22,7 +22,7 @@ from tokentape.recorder.events import RunStarted, ToolCalled
 from tokentape.store import DEFAULT_URL
 
 if TYPE_CHECKING:
-    from tokentape.generation.protocols import Protocol
+    from tokentape.generation.plans import ExperimentPlan
 
 ModelOption = Annotated[
     str | None, typer.Option(help="Where the model is now; by default, where it was recorded from.")
@@ -76,11 +76,14 @@ def fork(
             )
         started = parent.started()
         lm = _model(started, model)
-        from tokentape.generation.standing import refuse_changes, refuse_no_settings
+        from tokentape.generation.investigation.resume_point import (
+            check_changes,
+            check_has_settings,
+        )
 
-        refuse_no_settings(changed)
+        check_has_settings(changed)
         if taken:
-            refuse_changes(lm, taken[0], changed)
+            check_changes(lm, taken[0], changed)
         investigation = tt.Investigation.fork(
             opened,
             parent.run_id,
@@ -130,22 +133,22 @@ def _tools(started: RunStarted, lm: "tt.LoadedModel") -> "tt.ToolInterface | Non
     return tt.default_tools(lm).only(names) if names else None
 
 
-def _protocol(started: RunStarted) -> "Protocol | None":
-    from tokentape.generation.protocols import Protocol
+def _protocol(started: RunStarted) -> "ExperimentPlan | None":
+    from tokentape.generation.plans import ExperimentPlan
 
     described = started.behaviour.get("protocol")
-    return None if described is None else Protocol.from_described(described)
+    return None if described is None else ExperimentPlan.from_described(described)
 
 
-def _go_on(investigation: "tt.Investigation", protocol: "Protocol | None") -> None:
+def _go_on(investigation: "tt.Investigation", protocol: "ExperimentPlan | None") -> None:
     if protocol is None:
         with investigation:
             return
-    from tokentape.generation.protocols import run_protocol
+    from tokentape.generation.plans import run_plan
     from tokentape.turns_bar import turns_bar
 
     with investigation, turns_bar(len(protocol.turns()), done=investigation.generator.turn) as bar:
-        run_protocol(
+        run_plan(
             investigation,
             protocol,
             progress=lambda turn, reply: bar.turn(reply),
@@ -184,8 +187,8 @@ def _parsed(changes: list[str]) -> dict[str, Any]:
 
 def _refuse_no_message(message: str | None) -> None:
     """Raise PromptError for what cannot be said, before anything is recorded."""
-    from tokentape.generation.checks import refuse_no_text
+    from tokentape.generation.checks import check_text
 
     if message is not None and not message.strip():
         raise tt.PromptError("--message is empty: there is nothing to reply to")
-    refuse_no_text("--message", message or "")
+    check_text("--message", message or "")

@@ -60,7 +60,7 @@ def load_as_recorded(name: str, started: RunStarted) -> "tt.LoadedModel":
 def tokenizer_as_recorded(started: RunStarted) -> "PreTrainedTokenizerBase | None":
     """The tokenizer alone; None where it is not on this machine, or another one by now."""
     from tokentape.generation.fingerprints import tokenizer_sha256
-    from tokentape.generation.models import load_tokenizer
+    from tokentape.generation.models.loading import load_tokenizer
 
     try:
         with output.working("loading the tokenizer"):
@@ -75,7 +75,7 @@ def kept_floor(recording: tt.Recording, opened: Store, lm: "tt.LoadedModel") -> 
 
     A recording that brings its own floor is not to be judged by it where there is another.
     """
-    from tokentape.replay.floor import floor_from, floor_of
+    from tokentape.replay.checking.noise_floor import floor_from, floor_of
 
     kept = opened.floors(recording.run_id)
     if not kept or floor_of(lm, recording.started().dtype) is not None:

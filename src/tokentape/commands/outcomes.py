@@ -78,7 +78,7 @@ def replay_run(
     recording: tt.Recording, lm: "tt.LoadedModel", request: Request, store: Store
 ) -> RunOutcome:
     """Verify or regenerate the turns that were asked for. Raises as `tt.verify` does."""
-    from tokentape.replay.turns import what_lacks
+    from tokentape.replay.checking.turns import what_lacks
 
     turns = [turn for turn in recording.turns() if turn.tokens]
     asked = [turn for turn in turns if request.turns is None or turn.number in request.turns]
@@ -137,7 +137,7 @@ def _allows(request: Request, verdict: "tt.Verdict") -> bool:
 
 def _text(report: "tt.Report") -> str:
     """The verdict comes first: of a failure many tools show one line."""
-    from tokentape.replay.report import render
+    from tokentape.replay.reports.terminal import render
 
     return f"{report.verdict}: {report.reason}\n\n{render(report)}"
 

@@ -26,7 +26,7 @@ from tokentape.commands.options import (
 )
 from tokentape.commands.reports import HtmlOption, JUnitOption, report_files
 from tokentape.recorder.events import RunStarted
-from tokentape.store import DEFAULT_URL, DatabaseStore, KeptFloor, KeptVerdict
+from tokentape.store import DEFAULT_URL, DatabaseStore, StoredFloor, StoredVerdict
 
 if TYPE_CHECKING:
     from tokentape.replay import Report
@@ -97,7 +97,7 @@ def rebuild(
             }
         )
         return
-    from tokentape.replay.report import render_turn
+    from tokentape.replay.reports.terminal import render_turn
 
     sys.stdout.writelines(f"{render_turn(each)}\n" for each in rebuilt.turns)
 
@@ -217,7 +217,7 @@ def calibrate(
     if weights != recording.started().weights_sha256:
         sys.stderr.write("tokentape: the floor is not kept: it is that of another model\n")
     elif isinstance(opened, DatabaseStore):
-        kept = KeptFloor(
+        kept = StoredFloor(
             run_id=recording.run_id,
             at_ns=time.time_ns(),
             version=floor.version,
@@ -232,7 +232,7 @@ def calibrate(
 
 def _keep_verdict(report: "Report", opened: Store, keep: bool) -> None:
     if keep and isinstance(opened, DatabaseStore):
-        kept = KeptVerdict(
+        kept = StoredVerdict(
             run_id=report.run_id,
             at_ns=time.time_ns(),
             replay=report.replay,

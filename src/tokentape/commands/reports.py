@@ -49,8 +49,8 @@ class ReportFiles:
             _print(report, as_json)
 
     def _write_all(self, report: "Report", allow_drift: bool) -> None:
-        from tokentape.replay.html import html_report
-        from tokentape.replay.junit import junit_xml
+        from tokentape.replay.reports.html import html_report
+        from tokentape.replay.reports.junit import junit_xml
 
         if self.junit is not None:
             self._write(self.junit, junit_xml([report], allow_drift=allow_drift))
@@ -122,7 +122,7 @@ def _print(report: "Report", as_json: bool) -> None:
     if as_json:
         output.print_json(report.to_dict())
         return
-    from tokentape.replay.report import render
+    from tokentape.replay.reports.terminal import render
 
     encoding = sys.stdout.encoding or "utf-8"
     # A terminal that lacks a character gets its escape.

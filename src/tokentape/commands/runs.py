@@ -20,11 +20,10 @@ from tokentape.commands.options import (
     tokenizer_as_recorded,
     turn_json,
 )
-from tokentape.family import drawn, family_of
-from tokentape.narration import readable
 from tokentape.recorder.projections import Turn
-from tokentape.store import DEFAULT_URL, DatabaseStore
-from tokentape.turn_page import (
+from tokentape.recorder.projections.lineage_tree import drawn, family_of
+from tokentape.recorder.transcript import readable
+from tokentape.replay.reports.turn_page import (
     marks_of,
     page_json,
     pieces_of,
@@ -33,6 +32,7 @@ from tokentape.turn_page import (
     tool_lines,
     tools_of,
 )
+from tokentape.store import DEFAULT_URL, DatabaseStore
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -126,7 +126,7 @@ def _before(turn: Turn, turns: list[Turn]) -> list[Turn]:
 
 
 def _print_turn(turn: Turn, every: list[Turn], recording: tt.Recording, console: "Console") -> None:
-    from tokentape.replay.report import render_turn
+    from tokentape.replay.reports.terminal import render_turn
 
     def write(text: str, style: str | None = None) -> None:
         # No line ends but those that the model read.

@@ -91,7 +91,7 @@ class Server:
                 found = replay_run(recording, self._model(recording, request), request, store)
             if found.passes:
                 # A replay says more of what it sees, but it does not see everything.
-                refuse_altered(store, run_id)
+                check_unaltered(store, run_id)
             return found
         except tt.TokentapeError as error:
             return failed(one_line(str(error)))
@@ -152,7 +152,7 @@ class Server:
             run_ids = [summary.run_id for summary in old.summaries()]
             for run_id in run_ids:
                 # What somebody changed is not to be made true.
-                refuse_altered(old, run_id)
+                check_unaltered(old, run_id)
             anew: dict[str, tt.Recording] = {}
             for recording in with_parents(map(old.recording, run_ids)):
                 forked = recording.forked()
@@ -174,7 +174,7 @@ def list_runs(tape: str) -> dict[str, Any]:
     return {"runs": runs}
 
 
-def refuse_altered(store: Store, run_id: str) -> None:
+def check_unaltered(store: Store, run_id: str) -> None:
     """Raise RecordingError for a recording that is not what was sealed."""
     found = tt.check(store, run_id)
     if not found.holds:

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tokentape.generation.forwards import DECODE, Forward, counting_forwards
-from tokentape.generation.introspection import ActivationMonitor, HiddenStateTap
-from tokentape.generation.introspection.spans import Span
-from tokentape.generation.layers import find_layer, output_of
-from tokentape.recorder.codec import encode_body
 
 import tokentape as tt
 from benchmarks.tiny_models import FAMILIES, random_ids
+from tokentape.generation.hooks.forward_positions import DECODE, ForwardPositions, track_positions
+from tokentape.generation.hooks.layers import find_layer, output_of
+from tokentape.generation.introspection import ActivationMonitor, HiddenStateTap
+from tokentape.generation.introspection.spans import Span
+from tokentape.recorder.codec import encode_body
 
 MakeLM = Callable[..., tt.LoadedModel]
 PROMPT = random_ids(20, 1)
@@ -92,8 +92,8 @@ def test_statistics_are_those_of_numpy_over_prefill_and_over_decoding(
     monitor = ActivationMonitor(lm.model, [1], full=True)
     (name,) = monitor.layers
     with kept(lm.model, name) as given:
-        forward = Forward(turn=4)
-        with counting_forwards(lm.model, forward), monitor.watching(forward), torch.no_grad():
+        forward = ForwardPositions(turn=4)
+        with track_positions(lm.model, forward), monitor.watching(forward), torch.no_grad():
             cache = lm.model(tensor(PROMPT), use_cache=True)
             cached = {
                 key: cache[key] for key in ("past_key_values", "cache_params") if key in cache
@@ -213,7 +213,7 @@ def stop(*args: object) -> None:
 
 def test_two_monitors_see_the_same_and_go_apart(lm: tt.LoadedModel) -> None:
     one, other = (ActivationMonitor(lm.model, [1]) for _ in range(2))
-    with torch.no_grad(), counting_forwards(lm.model) as forward, one.watching(forward):
+    with torch.no_grad(), track_positions(lm.model) as forward, one.watching(forward):
         lm.model(tensor(PROMPT))
         with other.watching(forward):
             lm.model(tensor([5, 6]))
@@ -297,8 +297,8 @@ def test_prefills_in_chunks_add_up_to_one_stretch(lm: tt.LoadedModel) -> None:
 
 def test_a_stretch_ends_where_the_turn_or_the_sequence_does(lm: tt.LoadedModel) -> None:
     monitor = ActivationMonitor(lm.model, [1])
-    forward = Forward(turn=1)
-    with counting_forwards(lm.model, forward), monitor.watching(forward), torch.no_grad():
+    forward = ForwardPositions(turn=1)
+    with track_positions(lm.model, forward), monitor.watching(forward), torch.no_grad():
         lm.model(tensor(PROMPT))
         forward.turn = 2
         lm.model(tensor([5, 6]))
@@ -362,8 +362,8 @@ def test_many_forwards_that_nobody_asks_for_do_not_pile_up(
 ) -> None:
     monkeypatch.setattr("tokentape.generation.introspection.activations._WAITING_MAX", 3)
     monitor = ActivationMonitor(lm.model, [0], events=False)
-    forward = Forward(source=DECODE)
-    with counting_forwards(lm.model, forward), monitor.watching(forward), torch.no_grad():
+    forward = ForwardPositions(source=DECODE)
+    with track_positions(lm.model, forward), monitor.watching(forward), torch.no_grad():
         for _ in range(10):
             lm.model(tensor([5]))
             assert len(monitor._waiting) <= 3

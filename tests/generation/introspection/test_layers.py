@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from tokentape.generation.layers import decoder_layers, find_layer, output_of
 
 import tokentape as tt
 from benchmarks.tiny_models import FAMILIES
+from tokentape.generation.hooks.layers import decoder_layers, find_layer, output_of
 
 MakeLM = Callable[..., tt.LoadedModel]
 

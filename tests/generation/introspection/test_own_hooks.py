@@ -4,18 +4,18 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from tokentape.generation.cache.key import cache_key
-from tokentape.generation.forwards import (
-    PREFILL,
-    RECOMPUTED,
-    Forward,
-    OwnHook,
-    counting_forwards,
-    recomputing,
-)
 
 import tokentape as tt
 from benchmarks.tiny_models import random_ids
+from tokentape.generation.cache.key import cache_key
+from tokentape.generation.hooks.forward_positions import (
+    PREFILL,
+    RECOMPUTED,
+    ForwardPositions,
+    ReadOnlyHook,
+    recomputing,
+    track_positions,
+)
 
 IDS = torch.tensor([[5, 6, 7, 8]])
 
@@ -32,7 +32,7 @@ def test_what_a_hook_of_ours_returns_is_not_what_the_model_goes_on_with(
 
     with torch.no_grad():
         plain = lm.model(IDS).logits
-        handle = lm.model.model.norm.register_forward_hook(OwnHook(zero))
+        handle = lm.model.model.norm.register_forward_hook(ReadOnlyHook(zero))
         watched = lm.model(IDS).logits
         handle.remove()
 
@@ -41,9 +41,9 @@ def test_what_a_hook_of_ours_returns_is_not_what_the_model_goes_on_with(
 
 def test_the_key_of_a_cache_knows_strangers_only(lm: tt.LoadedModel) -> None:
     bare = cache_key(lm.model)
-    with counting_forwards(lm.model):
-        lm.model.model.layers[1].register_forward_hook(OwnHook(stranger))
-        lm.model.model.layers[1].register_forward_pre_hook(OwnHook(stranger))
+    with track_positions(lm.model):
+        lm.model.model.layers[1].register_forward_hook(ReadOnlyHook(stranger))
+        lm.model.model.layers[1].register_forward_pre_hook(ReadOnlyHook(stranger))
         assert cache_key(lm.model) == bare
         lm.model.model.layers[1].register_forward_hook(stranger)
         assert cache_key(lm.model) != bare
@@ -56,7 +56,7 @@ def test_a_cache_is_reused_across_hooks_of_ours_and_not_across_a_strangers(
     generator = tt.ManualGenerator(lm.model, lm.tokenizer)
     ids = random_ids(20, 1)
     generator.generate(ids, max_new_tokens=2, do_sample=False)
-    hook: Callable[..., None] = OwnHook(stranger) if ours else stranger
+    hook: Callable[..., None] = ReadOnlyHook(stranger) if ours else stranger
     handle = lm.model.model.layers[1].register_forward_hook(hook)
     reused = []
     for _ in range(2):
@@ -69,8 +69,11 @@ def test_a_cache_is_reused_across_hooks_of_ours_and_not_across_a_strangers(
 
 def test_forwards_beside_are_counted_beside(lm: tt.LoadedModel) -> None:
     seen = []
-    with counting_forwards(lm.model, Forward(start=3, end=7, turn=2)) as outer, torch.no_grad():
-        hook = OwnHook(lambda *_: seen.append((outer.start, outer.end, outer.source)))
+    with (
+        track_positions(lm.model, ForwardPositions(start=3, end=7, turn=2)) as outer,
+        torch.no_grad(),
+    ):
+        hook = ReadOnlyHook(lambda *_: seen.append((outer.start, outer.end, outer.source)))
         lm.model.model.norm.register_forward_hook(hook)
         with pytest.raises(RuntimeError, match="stop"), recomputing(lm.model, turn=2) as inner:
             lm.model(IDS)

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 import torch
+
+import tokentape as tt
+from benchmarks.tiny_models import FAMILIES, random_ids
 from tokentape.generation.cache.key import cache_key
-from tokentape.generation.forwards import DECODE, Forward, counting_forwards
+from tokentape.generation.hooks.forward_positions import DECODE, ForwardPositions, track_positions
 from tokentape.generation.introspection import ActivationMonitor
 from tokentape.generation.introspection.attention import eager_attention
 from tokentape.generation.introspection.toolset import IntrospectionTools
 from tokentape.store import DatabaseStore
-
-import tokentape as tt
-from benchmarks.tiny_models import FAMILIES, random_ids
 
 MakeLM = Callable[..., tt.LoadedModel]
 GREEDY: dict[str, Any] = {"do_sample": False, "max_new_tokens": 4}
@@ -90,7 +90,7 @@ def test_what_came_from_the_cache_has_to_be_recomputed(lm: tt.LoadedModel) -> No
 
     error = tools.call("get_activation_statistics", {"layer_name": 1}).error
     assert "tokens from the cache give no activations: ask again with recompute=True" in str(error)
-    with monitor.watching(forward := Forward(end=20)), counting_forwards(lm.model, forward):
+    with monitor.watching(forward := ForwardPositions(end=20)), track_positions(lm.model, forward):
         said = generator.generate(ids, **GREEDY)["num_tokens"]
     seen = answer(tools, "get_activation_statistics", layer_name=1)
     # The first 20 came from the cache, and the last token is never forwarded.
@@ -289,13 +289,13 @@ def test_forwards_wait_for_a_tool_that_was_left_behind_in_its_thread(lm: tt.Load
             started.set()
             go_on.wait(10)
 
-    forward = Forward(start=30, end=30, source=DECODE)
+    forward = ForwardPositions(start=30, end=30, source=DECODE)
     handle = lm.model.model.layers[1].register_forward_hook(hold)
     go_on.set()
     tools.call("get_attention_patterns", {"layer": 0})  # probes the cache beforehand
     started.clear()
     go_on.clear()
-    with counting_forwards(lm.model, forward), torch.no_grad():
+    with track_positions(lm.model, forward), torch.no_grad():
         call = {"layer": 0}
         result = tools.call("get_attention_patterns", call, seconds_max=0.05)
         assert "no answer" in str(result.error)

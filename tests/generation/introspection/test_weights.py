@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.ao.nn.quantized.dynamic import Linear as DynamicLinear
+
+import tokentape as tt
 from tokentape.generation.fingerprints import tensor_sha256
 from tokentape.generation.introspection import WeightInspector
 from tokentape.generation.introspection.chunks import CHUNK_NUMBERS
 from tokentape.generation.introspection.weights import COMPACT_FIELDS
-from torch.ao.nn.quantized.dynamic import Linear as DynamicLinear
-
-import tokentape as tt
 
 FULL_FIELDS = (
     *COMPACT_FIELDS,

@@ -77,8 +77,8 @@ CREATE TABLE tokens (
 	entropy DOUBLE NOT NULL, 
 	top_gap DOUBLE NOT NULL, 
 	duration_ms DOUBLE NOT NULL, 
-	candidate_ids BLOB, 
-	candidate_logprobs BLOB, 
+	top_ids BLOB, 
+	top_logprobs BLOB, 
 	PRIMARY KEY (run_key, seq), 
 	FOREIGN KEY(run_key) REFERENCES runs (run_key)
 )

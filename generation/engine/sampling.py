@@ -1,0 +1,142 @@
+"""Choosing a token as Hugging Face does, and measuring the choice."""
+
+import hashlib
+import math
+from dataclasses import dataclass
+
+import torch
+
+from tokentape.generation.errors import ModelError
+from tokentape.recorder.numbers import to_half
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """A token as it was drawn, still on the device.
+
+    `token` has shape (1,), `processed` is its log-probability after the processors, shape (1, 1);
+    None where there were none: it is that of the raw logits then.
+    """
+
+    token: torch.Tensor
+    processed: torch.Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class Measures:
+    """What `TokenSampled` says of a token, in its precision, and which stopping criteria it met."""
+
+    token_id: int
+    logprob: float
+    logprob_processed: float
+    entropy: float
+    top_gap: float
+    top_ids: tuple[int, ...]
+    top_logprobs: tuple[float, ...]
+    stops: tuple[bool, ...]
+
+
+def draw(logits: torch.Tensor, scores: torch.Tensor, *, generator: torch.Generator | None) -> Draw:
+    """Sample with the generator, or take the likeliest where it is None.
+
+    `logits` are raw and `scores` processed, both float32 of shape (1, vocab), and the same tensor
+    where nothing was processed: a pass over the vocabulary is spared then. The draw is that of
+    `GenerationMixin._sample`: one `torch.multinomial` over the whole vocabulary.
+    Raises ModelError where nothing can be drawn.
+    """
+    if generator is None:
+        token = torch.argmax(scores, dim=-1)
+        if scores is logits:
+            return Draw(token, None)
+        processed = scores.gather(1, token[:, None]) - scores.logsumexp(dim=-1, keepdim=True)
+        return Draw(token, processed)
+    probabilities = torch.softmax(scores, dim=-1)
+    try:
+        drawn = torch.multinomial(probabilities, num_samples=1, generator=generator)
+    except RuntimeError as error:
+        raise ModelError(f"nothing can be sampled from the model's logits: {error}") from None
+    return Draw(drawn.squeeze(1), probabilities.gather(1, drawn).log())
+
+
+def measure(logits: torch.Tensor, drawn: Draw, stops: torch.Tensor, *, candidates: int) -> Measures:
+    """Everything that is recorded of a step, in one transfer to the host.
+
+    `logits` are raw, float32 of shape (1, vocab); `stops` are the flags of the stopping criteria.
+    Raises ModelError where the logits hold NaN, or the processors left no token.
+    """
+    logprobs = torch.log_softmax(logits, dim=-1)
+    top = torch.topk(logits, min(max(candidates, 2), logits.shape[-1]), dim=-1)
+    logprob = logprobs.gather(1, drawn.token[:, None])
+    # Not a number where a raw logit is minus infinity: such a token adds nothing.
+    entropy = -(logprobs.exp() * logprobs).nansum(dim=-1, keepdim=True)
+    numbers = (
+        logprob,
+        logprob if drawn.processed is None else drawn.processed,
+        entropy,
+        top.values[:, :1] - top.values[:, 1:2],
+        logprobs.gather(1, top.indices),
+    )
+    # float64 holds every float32 and every token id, so that one transfer to the host is enough.
+    measured = torch.cat(
+        (
+            torch.cat(numbers, dim=-1).double(),
+            torch.cat((drawn.token[:, None], top.indices, stops[None, :]), dim=-1).double(),
+        ),
+        dim=-1,
+    )
+    values: list[float] = measured[0].tolist()
+    count = top.indices.shape[-1]
+    if math.isnan(values[0]):
+        raise ModelError("the model's logits hold NaN; nothing can be sampled from them")
+    if not math.isfinite(values[1]):
+        raise ModelError("the logits processors leave no token to choose")
+    ids = values[5 + count : 5 + 2 * count]
+    halves = to_half(*values[2 : 4 + count])
+    return Measures(
+        token_id=int(values[4 + count]),
+        logprob=values[0],
+        logprob_processed=values[1],
+        entropy=halves[0],
+        top_gap=halves[1],
+        top_ids=tuple(int(i) for i in ids[:candidates]),
+        top_logprobs=halves[2:][:candidates],
+        stops=tuple(bool(flag) for flag in values[5 + 2 * count :]),
+    )
+
+
+def generator_sha256(generator: torch.Generator) -> str:
+    """Hexadecimal sha256 of the generator's state: equal states draw equal numbers."""
+    return hashlib.sha256(generator.get_state().numpy().tobytes()).hexdigest()
+
+
+def turn_seed(run_seed: int, turn: int) -> int:
+    """The seed of a turn, from that of its run: turns can be replayed in any order."""
+    digest = hashlib.sha256(f"tokentape turn {turn} of run {run_seed}".encode()).digest()
+    return int.from_bytes(digest[:8]) >> 1
+
+
+def part_seed(seed: int, first_step: int) -> int:
+    """The seed of a part of a turn, from that of the part before and the tokens up to here."""
+    digest = hashlib.sha256(f"tokentape part from {first_step} of {seed}".encode()).digest()
+    return int.from_bytes(digest[:8]) >> 1
+
+
+def skip_draws(generator: torch.Generator, vocabulary: int, draws: int) -> None:
+    """Leave the generator as it is after so many tokens were drawn with it.
+
+    The same calls are made as for a draw: what they take of the stream is up to the device.
+    """
+    even = torch.ones((1, vocabulary), device=generator.device)
+    for _ in range(draws):
+        torch.multinomial(even, num_samples=1, generator=generator)
+
+
+def sampler_sha256() -> str:
+    """A known answer: hashes the first 64 exponentials that seed 0 gives on the CPU.
+
+    torch promises no equal streams between versions, platforms or processors; recordings with
+    another answer cannot have their sampling replayed.
+    """
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.empty(64, dtype=torch.float32).exponential_(1.0, generator=generator)
+    return hashlib.sha256(draws.numpy().tobytes()).hexdigest()

@@ -1,0 +1,221 @@
+"""A turn of the engine: what it is asked, and what it gives back."""
+
+import copy
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypedDict
+
+import torch
+from transformers import (
+    GenerationConfig,
+    LogitsProcessorList,
+    PreTrainedTokenizerBase,
+    StoppingCriteriaList,
+)
+
+from tokentape.generation import hf
+from tokentape.generation.cache import CachedPrefix
+from tokentape.generation.callbacks import Pause, StateObserver, TokenCallback
+from tokentape.generation.checks import check_count, check_seed
+from tokentape.generation.engine.sampling import generator_sha256, part_seed
+from tokentape.generation.errors import ModelError
+from tokentape.generation.history.conversation import Prompt, decode_after
+from tokentape.recorder.events import CacheDecided, TurnFinished, TurnStarted
+
+
+class GenerationResult(TypedDict):
+    """What `ManualGenerator.generate` returns; `past_key_values` is None unless asked for."""
+
+    generated_text: str
+    generated_tokens: list[int]
+    num_tokens: int
+    cache_used: bool
+    stop_reason: str
+    seed: int | None
+    prompt_tokens: int
+    cache: CacheDecided
+    past_key_values: CachedPrefix | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnResult:
+    """A finished turn. `text` has no end-of-sequence token, `token_ids` has the one sampled."""
+
+    turn: int
+    prompt: Prompt
+    token_ids: tuple[int, ...]
+    text: str
+    stop_text: str
+    stop_reason: str
+    seed: int | None
+    cache: CacheDecided
+    duration_ms: float
+    first_step: int = 0
+    past_key_values: CachedPrefix | None = None
+
+
+def finished_turn(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt_ids: Sequence[int],
+    token_ids: Sequence[int],
+    *,
+    turn: int,
+    stop_reason: str,
+    generator: torch.Generator | None,
+    duration_ms: float,
+) -> TurnFinished:
+    """What is recorded of a reply: its text, and apart from it the end that the model gave it."""
+    spoken = token_ids[:-1] if stop_reason == "eos" else token_ids
+    text = decode_after(tokenizer, prompt_ids, spoken)
+    whole = decode_after(tokenizer, prompt_ids, token_ids)
+    return TurnFinished(
+        turn=turn,
+        stop_reason=stop_reason,
+        generated_tokens=len(token_ids),
+        text=text,
+        stop_text=whole[len(text) :] if stop_reason == "eos" else "",
+        generator_sha256="" if generator is None else generator_sha256(generator),
+        duration_ms=duration_ms,
+    )
+
+
+def started_turn(
+    prompt: Prompt, settings: "TurnSettings", *, turn: int, sampling: Mapping[str, Any]
+) -> TurnStarted:
+    """What is recorded of a prompt, and of how the tokens behind it are chosen."""
+    return TurnStarted(
+        turn=turn,
+        prompt_tokens=len(prompt.ids),
+        kept_tokens=prompt.kept_tokens,
+        kept_chars=prompt.kept_chars,
+        added_ids=prompt.added_ids,
+        added_text=prompt.added_text,
+        history_reason=prompt.history_reason,
+        seed=settings.seed,
+        sampling=sampling,
+        unreplayable=settings.unreplayable,
+        first_step=settings.first_step,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnSettings:
+    """How the tokens of a turn are chosen; see `turn_settings`.
+
+    `first_step` tokens of the turn were sampled in other parts of it. `pauses` is asked after each
+    token, `between` called between two.
+    """
+
+    config: GenerationConfig
+    seed: int | None = None
+    use_cache: bool = True
+    processors: LogitsProcessorList | None = None
+    criteria: StoppingCriteriaList | None = None
+    callback: TokenCallback | None = None
+    observer: StateObserver | None = None
+    past_key_values: CachedPrefix | None = None
+    return_cache: bool = False
+    observe_layers: tuple[str | int, ...] = ()
+    first_step: int = 0
+    pauses: Pause | None = None
+    between: Callable[[], None] | None = None
+
+    def continued(self, first_step: int) -> "TurnSettings | None":
+        """For the part of the turn behind so many of its tokens; None where none are left."""
+        sampled = first_step - self.first_step
+        tokens_left = int(self.config.max_new_tokens or 0) - sampled
+        if tokens_left < 1:
+            return None
+        config = copy.deepcopy(self.config)
+        config.max_new_tokens = tokens_left
+        # Both count the tokens of the turn, and a part begins in the middle of it.
+        if config.min_new_tokens:
+            config.min_new_tokens = max(0, config.min_new_tokens - sampled) or None
+        if config.exponential_decay_length_penalty:
+            begins_at, factor = config.exponential_decay_length_penalty
+            config.exponential_decay_length_penalty = (max(0, begins_at - sampled), factor)
+        seed = None if self.seed is None else part_seed(self.seed, first_step)
+        return replace(self, config=config, seed=seed, first_step=first_step, past_key_values=None)
+
+    @property
+    def unreplayable(self) -> tuple[str, ...]:
+        """What no event can rebuild: the caller's own objects, a second prompt, and the clock."""
+        own = [*(self.processors or ()), *(self.criteria or ())]
+        named = [type(each).__name__ for each in own]
+        if self.config.guidance_scale not in (None, 1, 1.0):
+            named.append("guidance_scale")
+        if self.config.max_time is not None:
+            named.append("max_time")
+        return tuple(named)
+
+
+def turn_settings(
+    model: Any,
+    *,
+    max_new_tokens: int = 100,
+    seed: int | None = None,
+    use_cache: bool = True,
+    callback: TokenCallback | None = None,
+    observer: StateObserver | None = None,
+    observe_layers: Sequence[str | int] = (),
+    past_key_values: CachedPrefix | None = None,
+    return_cache: bool = False,
+    logits_processor: LogitsProcessorList | None = None,
+    stopping_criteria: StoppingCriteriaList | None = None,
+    generation_config: GenerationConfig | None = None,
+    **settings: Any,
+) -> TurnSettings:
+    """Settings as `model.generate` takes them, made whole. A temperature of 0 is greedy.
+
+    The length is `max_new_tokens`, also over that of a `generation_config`; `max_length`, which
+    counts the prompt, is refused. Raises ModelError for what `generate` does not have, or cannot
+    do a token at a time, and for a seed that is no 64-bit number.
+    """
+    check_count("max_new_tokens", max_new_tokens)
+    if "max_length" in settings:
+        raise ModelError("max_length counts the prompt, too: use max_new_tokens")
+    check_seed(seed)
+    for name, called in (("callback", callback), ("observer", observer)):
+        if called is not None and not callable(called):
+            raise ModelError(f"{name} must be something that can be called, not {called!r}")
+    for name, own in (("processor", logits_processor), ("criterion", stopping_criteria)):
+        for each in own or ():
+            if not callable(each):
+                raise ModelError(f"a {name} must be something that can be called, not {each!r}")
+    chunk = settings.get("prefill_chunk_size")
+    if chunk is not None:
+        check_count("prefill_chunk_size", chunk)
+    if settings.get("temperature") == 0:
+        settings = {**settings, "do_sample": False}
+    if settings.get("do_sample") is False:
+        # They have no meaning then, and transformers warns of each.
+        settings = {name: value for name, value in settings.items() if name not in _WARPERS}
+    settings["max_new_tokens"] = max_new_tokens
+    config = hf.effective_config(model, generation_config, **settings)
+    if config.do_sample and seed is None:
+        seed = secrets.randbits(63)
+    return TurnSettings(
+        config=config,
+        seed=seed if config.do_sample else None,
+        use_cache=use_cache,
+        processors=logits_processor,
+        criteria=stopping_criteria,
+        callback=callback,
+        observer=observer,
+        observe_layers=tuple(observe_layers),
+        past_key_values=past_key_values,
+        return_cache=return_cache,
+    )
+
+
+_WARPERS = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "top_h",
+    "min_p",
+    "typical_p",
+    "epsilon_cutoff",
+    "eta_cutoff",
+)

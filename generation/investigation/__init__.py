@@ -1,0 +1,1 @@
+"""A recorded conversation with tools: turns, resuming, forking."""

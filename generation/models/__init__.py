@@ -1,0 +1,1 @@
+"""Loading models and tokenizers, and whether they fit into memory."""

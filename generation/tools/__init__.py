@@ -1,0 +1,1 @@
+"""Tools: their schemas, their arguments, running them and reading a model's calls."""

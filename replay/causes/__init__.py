@@ -1,0 +1,1 @@
+"""Likely causes of a divergence."""

@@ -1,0 +1,1 @@
+"""Check recorded tokens against a model, turn by turn."""

@@ -1,0 +1,222 @@
+"""Which tensors of a model are not those that were recorded."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from tokentape.generation.fingerprints import TensorFingerprint, WeightsManifest, split_at_number
+from tokentape.recorder.events import RunStarted
+from tokentape.store.errors import StoreError
+from tokentape.store.source import Attachments
+
+Blobs = Attachments | Callable[[str], bytes]
+"""Where payloads are: a store, or what gives the one under a sha256."""
+
+_NAMED_MAX = 3
+_ROLES_MAX = 2
+_COMPARED_NUMBERS = 4 * 1024**2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangedTensors:
+    """Names, in the order of the list; each is in one of the tuples at most.
+
+    `changed` have other numbers, `dtype_changed` another type whatever their numbers, `reshaped`
+    another shape. `missing` were recorded and are not there now, `added` the other way round.
+    `summary` is a line for people.
+    """
+
+    recorded_tensors: int
+    replayed_tensors: int
+    changed: tuple[str, ...]
+    dtype_changed: tuple[str, ...]
+    reshaped: tuple[str, ...]
+    missing: tuple[str, ...]
+    added: tuple[str, ...]
+    summary: str
+
+    @property
+    def any(self) -> bool:
+        return bool(
+            self.changed or self.dtype_changed or self.reshaped or self.missing or self.added
+        )
+
+
+def recorded_weights(started: RunStarted, blobs: Blobs) -> WeightsManifest | None:
+    """The list of the weights that a run was recorded with.
+
+    None where none was kept (in recordings from before there were lists, and in redacted ones), and
+    where it is gone or damaged.
+    """
+    if not started.weights_listed:
+        return None
+    sha256 = started.weights_sha256
+    try:
+        payload = blobs(sha256) if callable(blobs) else blobs.blob(sha256)
+        is_right = hashlib.sha256(payload).hexdigest() == sha256
+        return WeightsManifest.read(payload) if is_right else None
+    except (LookupError, OSError, StoreError, ValueError):
+        return None
+
+
+def changed_tensors(recorded: WeightsManifest, replayed: WeightsManifest) -> ChangedTensors:
+    then = {each.name: each for each in recorded.tensors}
+    now = {each.name: each for each in replayed.tensors}
+    both = [(each, now[each.name]) for each in recorded.tensors if each.name in now]
+    names: dict[str, tuple[str, ...]] = {
+        "changed": tuple(a.name for a, b in both if _kind(a, b) == "changed"),
+        "dtype_changed": tuple(a.name for a, b in both if _kind(a, b) == "dtype_changed"),
+        "reshaped": tuple(a.name for a, b in both if _kind(a, b) == "reshaped"),
+        "missing": tuple(name for name in then if name not in now),
+        "added": tuple(name for name in now if name not in then),
+    }
+    return ChangedTensors(
+        recorded_tensors=len(then),
+        replayed_tensors=len(now),
+        **names,
+        summary=_summary(then, now, **names),
+    )
+
+
+def looks_rounded(model: Any) -> str:
+    """`bfloat16` or `float16` where every number of a float32 model is one of that type, too.
+
+    Numbers of a checkpoint that was never rounded are not. Empty for those, and for models that
+    hold other floating types.
+    """
+    tensors = [each for each in model.state_dict().values() if torch.is_tensor(each)]
+    floating = [each.detach() for each in tensors if each.is_floating_point() and each.numel()]
+    if not floating or any(each.dtype != torch.float32 for each in floating):
+        return ""
+    for dtype in (torch.bfloat16, torch.float16):
+        if all(_fits(part, dtype) for each in floating for part in _parts(each)):
+            return str(dtype).removeprefix("torch.")
+    return ""
+
+
+def _parts(tensor: torch.Tensor) -> Sequence[torch.Tensor]:
+    flat = tensor.reshape(-1)
+    starts = range(0, flat.numel(), _COMPARED_NUMBERS)
+    return [flat[start : start + _COMPARED_NUMBERS] for start in starts]
+
+
+def _fits(numbers: torch.Tensor, dtype: torch.dtype) -> bool:
+    there_and_back = numbers.to(dtype).to(numbers.dtype)
+    return bool(((there_and_back == numbers) | numbers.isnan()).all())
+
+
+def _kind(recorded: TensorFingerprint, replayed: TensorFingerprint) -> str:
+    if recorded.dtype != replayed.dtype:
+        return "dtype_changed"
+    if recorded.shape != replayed.shape:
+        return "reshaped"
+    return "same" if recorded.digest == replayed.digest else "changed"
+
+
+def _summary(
+    then: dict[str, TensorFingerprint],
+    now: dict[str, TensorFingerprint],
+    *,
+    changed: Sequence[str],
+    dtype_changed: Sequence[str],
+    reshaped: Sequence[str],
+    missing: Sequence[str],
+    added: Sequence[str],
+) -> str:
+    total = len(then)
+    renamed = _renamed([then[name] for name in missing], [now[name] for name in added])
+    gone = [name for name in missing if name not in renamed]
+    known = set(renamed.values())
+    new = [name for name in added if name not in known]
+    unmatched = len(gone) + len(reshaped)
+    if unmatched * 2 > total:
+        return f"another architecture: {unmatched} of {total} tensors have no counterpart"
+    said = []
+    if changed:
+        said.append(f"{len(changed)} of {total} tensors{_where(changed, then)}")
+    if dtype_changed:
+        pairs = {f"{then[name].dtype}, now {now[name].dtype}" for name in dtype_changed}
+        said.append(f"{len(dtype_changed)} of {total} of another type ({'; '.join(sorted(pairs))})")
+    if reshaped:
+        said.append(f"{len(reshaped)} of {total} of another shape{_where(reshaped, then)}")
+    if renamed:
+        said.append(f"{len(renamed)} of {total} under another name")
+    if gone:
+        said.append(f"{len(gone)} missing{_where(gone, then)}")
+    if new:
+        said.append(f"{len(new)} added{_where(new, now)}")
+    return "; ".join(said) or f"the same {total} tensors"
+
+
+def _renamed(
+    missing: Iterable[TensorFingerprint], added: Iterable[TensorFingerprint]
+) -> dict[str, str]:
+    """The other name of each tensor that is there under one; no name is used twice."""
+    names: dict[Any, list[str]] = defaultdict(list)
+    for each in added:
+        names[each.dtype, each.shape, each.digest].append(each.name)
+    pairs = ((each.name, names[each.dtype, each.shape, each.digest]) for each in missing)
+    return {name: others.pop(0) for name, others in pairs if others}
+
+
+def _where(names: Sequence[str], every: Collection[str]) -> str:
+    """The names, or the layers that they are in."""
+    if len(names) <= _NAMED_MAX:
+        return ": " + ", ".join(sorted(names, key=_natural))
+    if len(names) == len(every):
+        return ", all"
+    layer_of, role_of = _layers_in(every)
+    layers = {layer_of[name] for name in names if name in layer_of}
+    if not layers:
+        return ""
+    of_layers = {name for name, layer in layer_of.items() if layer in layers}
+    roles = {role_of[name] for name in names if name in layer_of}
+    others = [name for name in names if name not in layer_of]
+    here = _spelled(layers)
+    if of_layers <= set(names):
+        here = f"all of {here}"
+    elif len(roles) <= _ROLES_MAX and len(roles) * len(layers) == len(names) - len(others):
+        here = f"{' and '.join(sorted(roles))} of {here}"
+    else:
+        here = f"in {here}"
+    if len(others) > _NAMED_MAX:
+        return f", {here} and {len(others)} others"
+    return f", {here}" + "".join(f" and {each}" for each in others)
+
+
+def _layers_in(names: Iterable[str]) -> tuple[dict[str, tuple[str, int]], dict[str, str]]:
+    """The layer of each tensor that is in one, and what it is there."""
+    layer_of, role_of = {}, {}
+    for name in names:
+        before, number, behind = split_at_number(name)
+        if number is not None:
+            layer_of[name], role_of[name] = (before, number), behind.lstrip(".")
+    return layer_of, role_of
+
+
+def _spelled(layers: Iterable[tuple[str, int]]) -> str:
+    numbers: dict[str, list[int]] = defaultdict(list)
+    for before, number in layers:
+        numbers[before].append(number)
+    if len(numbers) == 1:
+        return f"layers {_ranges(*numbers.values())}"
+    return ", ".join(f"{before}{_ranges(each)}" for before, each in sorted(numbers.items()))
+
+
+def _ranges(numbers: Iterable[int]) -> str:
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs)
+
+
+def _natural(name: str) -> tuple[str, int, str]:
+    before, number, behind = split_at_number(name)
+    return before, -1 if number is None else number, behind

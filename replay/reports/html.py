@@ -1,0 +1,277 @@
+"""Reports as one self-contained web page: no script, and nothing that is loaded."""
+
+import base64
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from itertools import groupby
+from operator import itemgetter
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+from markupsafe import escape as escape_html
+
+from tokentape.recorder.escapes import escape, visible
+from tokentape.replay.reports.charts import Chart, Scale, draw, scale_of
+from tokentape.replay.reports.divergence_text import (
+    KINDS,
+    difference_text,
+    differences_before,
+    likely_cause,
+    margin_text,
+)
+from tokentape.replay.verdict import Divergence, Report, TurnVerdict, Verdict
+
+_TURNS_MAX = 1_000
+_DIVERGENCES_MAX = 500
+_TOOLS_MAX = 500
+_ALTERED_MAX = 100
+# Strokes of all charts together, and of one: they are what makes a page large.
+_STROKES_MAX = 60_000
+_STROKES_A_CHART_MAX = 240
+_STROKES_A_CHART_MIN = 20
+_SMALL = (240, 44)
+_LARGE = (480, 104)
+_TEXT_MAX = 400
+_SYMBOLS = {
+    Verdict.EXACT: "=",
+    Verdict.VERIFIED: "✓",
+    Verdict.NEAR_TIE: "≈",
+    Verdict.DRIFTED: "~",
+    Verdict.DIVERGED: "✕",
+    Verdict.INCOMPARABLE: "≠",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Row:
+    """A turn and its charts; None where it has no such series, or nothing to see in it."""
+
+    turn: TurnVerdict
+    differences: Chart | None
+    margins: Chart | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Section:
+    """A report, and what of it is shown."""
+
+    report: Report
+    anchor: str
+    rows: tuple[_Row, ...]
+    large: Chart | None
+    difference_scale: Scale
+    margin_scale: Scale
+    others: tuple[Divergence, ...]
+    tokens_a_stroke_max: int
+
+    @property
+    def turns_left_out(self) -> int:
+        return len(self.report.turns) - len(self.rows)
+
+    @property
+    def divergences_left_out(self) -> int:
+        return max(len(self.report.divergences) - 1, 0) - len(self.others)
+
+    @property
+    def near_ties(self) -> int:
+        return sum(turn.near_ties for turn in self.report.turns)
+
+    @property
+    def tokens(self) -> int:
+        return sum(turn.tokens for turn in self.report.turns)
+
+
+def html_report(reports: Sequence[Report]) -> str:
+    """A page for all of them: the same bytes for the same reports.
+
+    Series of many tokens are thinned to the largest of neighbours, and of very many turns and
+    divergences the first are shown; the page says so where it is.
+    """
+    folder = files("replay")
+    style = Markup(folder.joinpath("report.css").read_text(encoding="utf-8"))
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {
+        "shown": shown,
+        "visible": visible,
+        "number": _number,
+        "counted": _counted,
+        "checksum": _checksum,
+    }
+    template = environment.from_string(
+        folder.joinpath("report.html.jinja").read_text(encoding="utf-8")
+    )
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    shown_at_once = max(sum(min(len(report.turns), _TURNS_MAX) for report in reports), 1)
+    strokes = min(
+        max(_STROKES_MAX // (2 * shown_at_once), _STROKES_A_CHART_MIN), _STROKES_A_CHART_MAX
+    )
+    page = template.render(
+        title=_title(reports),
+        style=style,
+        style_sha256=digest,
+        sections=[_section(report, index, strokes) for index, report in enumerate(reports, 1)],
+        kinds=KINDS,
+        symbols=_SYMBOLS,
+        tools_max=_TOOLS_MAX,
+        altered_max=_ALTERED_MAX,
+        likely_cause=likely_cause,
+        margin_text=margin_text,
+        difference_text=difference_text,
+    )
+    # The macros before it leave empty lines.
+    return page.lstrip() + "\n"
+
+
+def shown(text: str, keep: str = "start", lines: bool = False) -> Markup:
+    """Text of a model, with escapes set apart; with `lines`, a line end also ends the line."""
+    part = text[:_TEXT_MAX] if keep == "start" else text[-_TEXT_MAX:]
+    runs = []
+    for is_escape, group in groupby(escape(part), key=itemgetter(0)):
+        run = "".join(piece for _, piece in group)
+        if is_escape:
+            run = run.replace("\\n", "\\n\n") if lines else run
+            runs.append(Markup('<span class="esc">{}</span>').format(run))
+        else:
+            runs.append(escape_html(run))
+    whole = Markup("").join(runs)
+    if len(part) == len(text):
+        return whole
+    cut = Markup('<span class="cut">… ({:,} characters)</span>').format(len(text))
+    return whole + cut if keep == "start" else cut + whole
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return "0" if value == 0.0 else f"{value:.1e}" if abs(value) < 0.01 else f"{value:.3g}"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def _checksum(text: str) -> str:
+    """A SHA-256 short enough to be compared by eye; all else as it is."""
+    is_sum = len(text) == 64 and all(each in "0123456789abcdef" for each in text)
+    return f"{text[:16]}…" if is_sum else text
+
+
+def _title(reports: Sequence[Report]) -> str:
+    if len(reports) == 1:
+        (report,) = reports
+        return f"{report.replay} of {visible(report.name or report.run_id)}: {report.verdict}"
+    if not reports:
+        return "No replay"
+    return f"{sum(report.passes for report in reports)} of {len(reports)} replays pass"
+
+
+def _section(report: Report, index: int, strokes: int) -> _Section:
+    floor = report.floor
+    differences = scale_of(
+        (each for turn in report.turns for each in turn.logprob_differences),
+        floor.logprob_floor if floor else None,
+    )
+    margins = scale_of(
+        (each for turn in report.turns for each in turn.margins if each is not None),
+        floor.margin_eps if floor else None,
+    )
+    places: dict[int, list[tuple[int, bool]]] = {}
+    for each in report.divergences:
+        places.setdefault(each.turn, []).append((each.step, each.kind == "near_tie"))
+    rows = tuple(
+        _Row(
+            turn=turn,
+            differences=_differences(
+                turn, differences, places.get(turn.turn, []), size=_SMALL, strokes=strokes
+            ),
+            margins=_margins(turn, margins, places.get(turn.turn, []), strokes),
+        )
+        for turn in _chosen(report.turns)
+    )
+    charts = [chart for row in rows for chart in (row.differences, row.margins) if chart]
+    return _Section(
+        report=report,
+        anchor=f"r{index}",
+        rows=rows,
+        large=_large(report, differences, places),
+        difference_scale=differences,
+        margin_scale=margins,
+        others=report.divergences[1 : _DIVERGENCES_MAX + 1],
+        tokens_a_stroke_max=max((chart.tokens_a_stroke for chart in charts), default=1),
+    )
+
+
+def _chosen(turns: Sequence[TurnVerdict]) -> Iterator[TurnVerdict]:
+    """All turns, or as many as a page bears: those that do not pass before those that do."""
+    order = sorted(range(len(turns)), key=lambda index: turns[index].verdict.passes)
+    yield from (turns[index] for index in sorted(order[:_TURNS_MAX]))
+
+
+def _differences(
+    turn: TurnVerdict,
+    scale: Scale,
+    marks: Sequence[tuple[int, bool]],
+    *,
+    size: tuple[int, int],
+    strokes: int,
+) -> Chart | None:
+    values = turn.logprob_differences
+    if not values:
+        return None
+    description = (
+        f"{_counted(len(values), 'token')}, {_number(turn.logprob_difference_max)} nats at most"
+    )
+    if scale.threshold is not None:
+        above = sum(not value <= scale.threshold for value in values)
+        description += f", {above:,} above the floor of {scale.threshold:g}"
+    return draw(
+        values,
+        scale,
+        marks,
+        size=size,
+        strokes_max=strokes,
+        title=f"Turn {turn.turn}: difference of the log-probability, token by token",
+        description=f"{description}{_places(marks)}.",
+    )
+
+
+def _margins(
+    turn: TurnVerdict, scale: Scale, marks: Sequence[tuple[int, bool]], strokes: int
+) -> Chart | None:
+    if not any(margin is None or margin != 0.0 for margin in turn.margins):
+        return None
+    lost = sum(margin is not None and margin > 0.0 for margin in turn.margins)
+    filtered = turn.margins.count(None)
+    description = (
+        f"{_counted(len(turn.margins), 'token')}, {lost:,} with a margin, "
+        f"{_number(turn.margin_max)} logits at most, {filtered:,} filtered"
+    )
+    return draw(
+        turn.margins,
+        scale,
+        marks,
+        size=_SMALL,
+        strokes_max=strokes,
+        title=f"Turn {turn.turn}: margin by which the recorded token lost, token by token",
+        description=f"{description}{_places(marks)}.",
+    )
+
+
+def _large(report: Report, scale: Scale, places: dict[int, list[tuple[int, bool]]]) -> Chart | None:
+    """The differences of the turn in which the first divergence is."""
+    if report.first is None or not differences_before(report, report.first):
+        return None
+    turn = next(turn for turn in report.turns if turn.turn == report.first.turn)
+    return _differences(turn, scale, places[turn.turn], size=_LARGE, strokes=_STROKES_A_CHART_MAX)
+
+
+def _places(marks: Sequence[tuple[int, bool]]) -> str:
+    if not marks:
+        return ""
+    first = ", ".join(str(token) for token, _ in marks[:5])
+    more = f" and {len(marks) - 5:,} more" if len(marks) > 5 else ""
+    return f"; divergences at token {first}{more}"

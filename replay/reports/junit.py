@@ -1,0 +1,146 @@
+"""Reports as JUnit XML, which CI servers show beside the tests.
+
+A suite a recording, a case a turn, and one for the recording as a whole. The numbers of a turn are
+in its `system-out`, as lines that test managers read as properties: the schema has none for cases.
+"""
+
+from collections.abc import Iterator, Sequence
+from xml.etree import ElementTree
+
+from tokentape.recorder.escapes import visible
+from tokentape.replay.reports.divergence_text import in_full, in_short
+from tokentape.replay.verdict import Divergence, Report, TurnVerdict, Verdict
+
+_OTHERS_MAX = 20
+_WHOLE = "the recording as a whole"
+
+
+def junit_xml(reports: Sequence[Report], *, allow_drift: bool = False) -> str:
+    """One file for all of them; with `allow_drift` a drifted turn is no failure.
+
+    A suite has a failure or an error if, and only if, its report does not pass.
+    """
+    root = ElementTree.Element("testsuites", name="tokentape")
+    for report in reports:
+        root.append(_suite(report, allow_drift))
+    for count in ("tests", "failures", "errors"):
+        root.set(count, str(sum(int(suite.get(count, 0)) for suite in root)))
+    root.set("time", _seconds(sum(report.duration_ms for report in reports)))
+    ElementTree.indent(root)
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, "unicode") + "\n"
+
+
+def _suite(report: Report, allow_drift: bool) -> ElementTree.Element:
+    cases = [_turn_case(report, turn, allow_drift) for turn in report.turns]
+    turns_fail = any(case.find("failure") is not None for case in cases)
+    cases.insert(0, _whole_case(report, turns_fail, allow_drift))
+    suite = ElementTree.Element(
+        "testsuite",
+        name=visible(f"{report.replay} {report.name or report.run_id}"),
+        id=visible(report.run_id),
+        tests=str(len(cases)),
+        failures=str(sum(case.find("failure") is not None for case in cases)),
+        errors=str(sum(case.find("error") is not None for case in cases)),
+        skipped="0",
+        time=_seconds(report.duration_ms),
+    )
+    properties = ElementTree.SubElement(suite, "properties")
+    for name, value in _properties(report):
+        ElementTree.SubElement(properties, "property", name=name, value=visible(value))
+    suite.extend(cases)
+    return suite
+
+
+def _properties(report: Report) -> Iterator[tuple[str, str]]:
+    yield "run_id", report.run_id
+    yield "replay", report.replay
+    yield "verdict", report.verdict
+    yield "model", report.model
+    if report.floor is not None:
+        yield "floor", report.floor.version
+        yield "margin_eps", f"{report.floor.margin_eps:g}"
+        yield "logprob_floor", f"{report.floor.logprob_floor:g}"
+    yield "predicted_flips", f"{report.predicted_flips:g}"
+    yield "ignored", ", ".join(report.ignored)
+    yield "repro", report.repro
+
+
+def _whole_case(report: Report, turns_fail: bool, allow_drift: bool) -> ElementTree.Element:
+    """What is no one turn's: fingerprints, alterations, too many near ties, no known floor."""
+    # All turns are judged at once: no case of theirs has a time of its own.
+    case = _case(report, _WHOLE, report.duration_ms)
+    lines = [f"altered: {each}" for each in report.altered]
+    lines += [
+        f"{each.field}: recorded {each.recorded}, now {each.replayed}"
+        + (f" ({each.detail})" if each.detail else "")
+        for each in report.differences
+        if each.forbids and not each.ignored
+    ]
+    drift_allowed = allow_drift and report.verdict is Verdict.DRIFTED
+    if not report.passes and not drift_allowed and (lines or not turns_fail):
+        element = "error" if report.verdict is Verdict.INCOMPARABLE else "failure"
+        causes = [f"likely cause: {each.sentence}" for each in report.causes]
+        _fail(case, element, report.verdict, report.reason, [*lines, *causes, _repeat(report)])
+    return case
+
+
+def _turn_case(report: Report, turn: TurnVerdict, allow_drift: bool) -> ElementTree.Element:
+    case = _case(report, f"turn {turn.turn}", 0.0)
+    own = [each for each in report.divergences if each.turn == turn.turn]
+    if not (turn.verdict.passes or (allow_drift and turn.verdict is Verdict.DRIFTED)):
+        cause = next((each for each in report.causes if each.turn in (turn.turn, None)), None)
+        message = report.reason if cause is None else cause.sentence
+        _fail(case, "failure", turn.verdict, message, [*_found(report, turn, own), _repeat(report)])
+    numbers = {
+        "verdict": str(turn.verdict),
+        "tokens": str(turn.tokens),
+        "mismatches": str(turn.mismatches),
+        "near_ties": str(turn.near_ties),
+        "margin_max": f"{turn.margin_max:g}",
+        "logprob_difference_max": f"{turn.logprob_difference_max:g}",
+        "logprob_difference_mean": f"{turn.logprob_difference_mean:g}",
+    }
+    output = [f"[[PROPERTY|{name}={value}]]" for name, value in numbers.items()]
+    if turn.verdict.passes:
+        output += map(in_short, own[:_OTHERS_MAX])
+    ElementTree.SubElement(case, "system-out").text = "\n".join(output)
+    return case
+
+
+def _found(report: Report, turn: TurnVerdict, own: Sequence[Divergence]) -> Iterator[str]:
+    """What is wrong with a turn, its first divergence in full."""
+    if turn.generator_matches is False:
+        yield "the seed does not lead to the recorded end state"
+    if turn.stop_matches is False:
+        yield "the settings do not stop it where, or why, it stopped"
+    if own:
+        yield from in_full(report, own[0])
+        yield from (f"then {in_short(each)}" for each in own[1 : _OTHERS_MAX + 1])
+        if len(own) > _OTHERS_MAX + 1:
+            yield f"… {len(own) - _OTHERS_MAX - 1:,} not shown; --json lists all"
+
+
+def _fail(
+    case: ElementTree.Element, element: str, kind: str, message: str, lines: Sequence[str]
+) -> None:
+    found = ElementTree.SubElement(case, element, type=kind, message=visible(message or kind))
+    found.text = "\n".join(visible(line) for line in lines)
+
+
+def _case(report: Report, name: str, duration_ms: float) -> ElementTree.Element:
+    # Servers read what is before the last dot as a package: a dot in a name would split it.
+    name_of_run = visible(report.name or report.run_id).replace(".", "_")
+    return ElementTree.Element(
+        "testcase",
+        classname=f"{report.replay}.{name_of_run}",
+        name=name,
+        time=_seconds(duration_ms),
+    )
+
+
+def _repeat(report: Report) -> str:
+    return f"repeat: {report.repro}"
+
+
+def _seconds(milliseconds: float) -> str:
+    return f"{milliseconds / 1000.0:.3f}"

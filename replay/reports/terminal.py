@@ -1,0 +1,149 @@
+"""A report in plain text. The data is in `Report`; nothing is found out here."""
+
+from collections.abc import Iterator, Sequence
+
+from tokentape.recorder.escapes import padded, visible
+from tokentape.recorder.projections import Turn
+from tokentape.replay.reports.divergence_text import in_full, in_short
+from tokentape.replay.verdict import FieldDifference, Floor, Report, ToolDrift, TurnVerdict
+
+# Of what can be without end, so many lines are shown, and the rest is counted.
+_SHOWN_MAX = 20
+# Fingerprints and fields of tools can be long; sums are told apart by far less.
+_VALUE_COLUMNS = 64
+
+
+def render(report: Report) -> str:
+    """The whole report: a line a turn, the first divergence in full, and the others in short.
+
+    Printable whatever is in it: nothing in a text reaches the terminal but characters to see.
+    """
+    sections = [
+        _head(report),
+        _causes(report),
+        _fingerprints(report.differences),
+        [f"  altered: {visible(each)}" for each in report.altered],
+        _floor(report.floor),
+        _flips(report),
+        [f"  {_turn(turn)}" for turn in report.turns],
+    ]
+    lines = [line for section in sections for line in section]
+    if report.first is not None:
+        lines += ["", *in_full(report, report.first)]
+    lines += [f"  repeat: {visible(report.repro)}"] if report.repro else []
+    others = report.divergences[1:]
+    if others:
+        lines += ["", f"then {len(others):,} more:", *_capped(map(in_short, others), len(others))]
+    if report.tools:
+        count = len(report.tools)
+        lines += ["", f"tools said something else in {count:,} {_fields(count)}:"]
+        lines += _capped(map(_tool, report.tools), count)
+    return "\n".join(lines)
+
+
+def render_turn(turn: Turn) -> str:
+    """A rebuilt turn as people read it."""
+    stop = "cut off" if turn.finished is None else turn.finished.stop_reason
+    head = f"turn {turn.number}: {len(turn.prompt_ids)} prompt tokens, {len(turn.tokens)} "
+    lines = [f"{head}generated ({stop})"]
+    if turn.pruned is not None:
+        lines.append(f"  (history pruned by {turn.pruned.policy}: {turn.pruned.reason})")
+    lines += [f"  {message.role}: {message.content}" for message in turn.messages]
+    reply = turn.reply_text
+    lines.append(f"  assistant: {reply if reply is not None else '(text not recorded yet)'}")
+    return "\n".join(lines)
+
+
+def _head(report: Report) -> list[str]:
+    names = [f"run {report.name}"] if report.name else []
+    names += [f"model {report.model}"] if report.model else []
+    lines = [f"{report.replay} {visible(report.run_id)}: {report.verdict.upper()}"]
+    lines += [f"  {visible(report.reason)}"] if report.reason else []
+    lines += [f"  {visible(', '.join(names))}"] if names else []
+    lines.append(
+        f"  {_seconds(report.duration_ms)}, recorded generation {_seconds(report.generation_ms)}"
+    )
+    return lines
+
+
+def _causes(report: Report) -> list[str]:
+    if not report.causes:
+        return []
+    lines = ["  likely causes, the likeliest first:"]
+    for rank, cause in enumerate(report.causes, 1):
+        lines.append(f"    {rank}. {visible(cause.name)}: {visible(cause.sentence)}")
+    return lines
+
+
+def _fingerprints(differences: Sequence[FieldDifference]) -> Iterator[str]:
+    for each in differences:
+        yield (
+            f"  {visible(each.field)} {_weight(each)}: recorded {_value(each.recorded)}, "
+            f"now {_value(each.replayed)}"
+        )
+        if each.detail:
+            yield f"    {visible(each.detail)}"
+
+
+def _weight(difference: FieldDifference) -> str:
+    if difference.ignored:
+        return "differs (ignored, as the caller asked)"
+    return "differs" if difference.forbids else "differs (noted)"
+
+
+def _floor(floor: Floor | None) -> list[str]:
+    if floor is None:
+        return ["  floor: none is known"]
+    return [
+        f"  floor {visible(floor.version)} ({visible(floor.dtype)}): margin "
+        f"{floor.margin_eps:g} logits, log-probability {floor.logprob_floor:g} nats",
+        f"    measured on {visible(floor.measured_on)}: {floor.tokens:,} tokens, margins move by "
+        f"{floor.margin_noise:g} on average, log-probabilities by {floor.logprob_noise:g}",
+    ]
+
+
+def _flips(report: Report) -> list[str]:
+    observed = sum(turn.near_ties for turn in report.turns)
+    return [f"  picks within the noise: {observed:,} seen, {report.predicted_flips:.2g} predicted"]
+
+
+def _turn(turn: TurnVerdict) -> str:
+    line = (
+        f"turn {turn.turn:>3}  {padded(turn.verdict, 12)} {turn.tokens:>6,} tokens  "
+        f"{turn.mismatches} differ, {turn.near_ties} near ties, "
+        f"margin {turn.margin_max:.1e} at most, "
+        f"log-probability off by {turn.logprob_difference_max:.1e} at most, "
+        f"{turn.logprob_difference_mean:.1e} on average"
+    )
+    if turn.generator_matches is False:
+        line += "; the seed does not lead to the recorded end state"
+    if turn.stop_matches is False:
+        line += "; its settings do not stop it where, or why, it stopped"
+    return line
+
+
+def _tool(drift: ToolDrift) -> str:
+    return (
+        f"turn {drift.turn}: {visible(drift.tool)} ({visible(drift.call_id)}), "
+        f"{visible(drift.field)}: recorded {_value(drift.recorded)}, now {_value(drift.replayed)}"
+    )
+
+
+def _fields(count: int) -> str:
+    return "field" if count == 1 else "fields"
+
+
+def _value(text: str) -> str:
+    shown = visible(text[:_VALUE_COLUMNS])
+    return shown if len(text) <= _VALUE_COLUMNS else f"{shown}… ({len(text):,} characters)"
+
+
+def _capped(lines: Iterator[str], count: int) -> Iterator[str]:
+    for _, line in zip(range(_SHOWN_MAX), lines, strict=False):
+        yield f"  {line}"
+    if count > _SHOWN_MAX:
+        yield f"  … {count - _SHOWN_MAX:,} not shown; --json lists all"
+
+
+def _seconds(milliseconds: float) -> str:
+    return f"{milliseconds / 1000.0:.1f} s"

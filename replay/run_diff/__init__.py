@@ -1,0 +1,1 @@
+"""Differences between two recorded runs, without a model."""
