@@ -2,7 +2,7 @@
 
 from tokentape.generation.cache.disk import PrefixFolder
 from tokentape.generation.cache.id_salt import salt_ids
-from tokentape.generation.cache.key import cache_key, weights_version
+from tokentape.generation.cache.key import cache_key
 from tokentape.generation.cache.policy import CachePolicy, cache_policy
 from tokentape.generation.cache.prefix_cache import (
     CACHE_BYTES,
@@ -28,5 +28,4 @@ __all__ = (
     "common_prefix_length",
     "decide_reuse",
     "salt_ids",
-    "weights_version",
 )

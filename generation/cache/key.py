@@ -1,15 +1,14 @@
 """What must be equal, beside the ids, for a KV cache to be valid."""
 
 import hashlib
-import itertools
 import json
-import weakref
 from typing import Any
 
 import torch
 from torch.nn.modules import module as torch_module
 from transformers import GenerationConfig
 
+from tokentape.generation.fingerprints.weights_version import weights_version
 from tokentape.generation.hooks.forward_positions import foreign_hooks
 
 # Where a model came from is not what it is.
@@ -39,32 +38,6 @@ def autocast_of(model: Any) -> str:
     """The type that torch computes in instead of the model's own, or `off`."""
     kind = model.device.type
     return str(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else "off"
-
-
-def weights_version(model: Any) -> str:
-    """Changes when a parameter or a buffer is replaced or written to in place.
-
-    torch counts the writes to a tensor; those that go through `.data` it cannot see.
-    """
-    versions = (
-        (_serial(tensor), tensor.data_ptr(), -1 if tensor.is_inference() else tensor._version)
-        for tensor in (*model.parameters(), *model.buffers())
-    )
-    return str(hash(tuple(versions)))
-
-
-_serials: dict[int, tuple[weakref.ref[torch.Tensor], int]] = {}
-_next_serial = itertools.count()
-
-
-def _serial(tensor: torch.Tensor) -> int:
-    """A number that no other tensor has had: addresses come back."""
-    known = _serials.get(id(tensor))
-    if known is not None and known[0]() is tensor:
-        return known[1]
-    serial = next(_next_serial)
-    _serials[id(tensor)] = (weakref.ref(tensor), serial)
-    return serial
 
 
 def _config(model: Any) -> str:

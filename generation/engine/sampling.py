@@ -129,14 +129,3 @@ def skip_draws(generator: torch.Generator, vocabulary: int, draws: int) -> None:
     even = torch.ones((1, vocabulary), device=generator.device)
     for _ in range(draws):
         torch.multinomial(even, num_samples=1, generator=generator)
-
-
-def sampler_sha256() -> str:
-    """A known answer: hashes the first 64 exponentials that seed 0 gives on the CPU.
-
-    torch promises no equal streams between versions, platforms or processors; recordings with
-    another answer cannot have their sampling replayed.
-    """
-    generator = torch.Generator().manual_seed(0)
-    draws = torch.empty(64, dtype=torch.float32).exponential_(1.0, generator=generator)
-    return hashlib.sha256(draws.numpy().tobytes()).hexdigest()

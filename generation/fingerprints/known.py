@@ -4,12 +4,12 @@ import weakref
 from dataclasses import dataclass
 from typing import Any
 
-from tokentape.generation.cache import weights_version
 from tokentape.generation.cache_dir import cache_dir
 from tokentape.generation.fingerprints.files import LoadedFiles
 from tokentape.generation.fingerprints.kept_lists import find_list, keep_list
 from tokentape.generation.fingerprints.weights import list_weights, sample_weights
 from tokentape.generation.fingerprints.weights_manifest import WeightsManifest
+from tokentape.generation.fingerprints.weights_version import weights_version
 
 # Less is hashed sooner than a file is found.
 _WORTH_KEEPING_BYTES = 16 * 1024**2

@@ -10,7 +10,7 @@ import torch
 from tokentape.generation import fingerprints
 from tokentape.generation.checks import check_count, context_tokens
 from tokentape.generation.engine.manual_generator import ManualGenerator
-from tokentape.generation.engine.sampling import sampler_sha256, turn_seed
+from tokentape.generation.engine.sampling import turn_seed
 from tokentape.generation.engine.turn import TurnSettings, turn_settings
 from tokentape.generation.errors import PromptError
 from tokentape.generation.history.context_limit import check_context_policy
@@ -327,7 +327,7 @@ class Investigation:
                 turn=None if opened is None else opened.number,
                 step=None if opened is None else opened.first_step + len(opened.tokens),
                 weights_sha256=identity.weights_sha256_for(stands.started),
-                sampler_sha256=sampler_sha256(),
+                sampler_sha256=fingerprints.sampler_sha256(),
                 device=self._lm.model.device.type,
                 threads=torch.get_num_threads(),
                 environment=fingerprints.environment(),

@@ -22,7 +22,6 @@ from transformers.utils import logging as transformers_logging
 from tokentape.generation import fingerprints
 from tokentape.generation.cache_dir import cache_dir
 from tokentape.generation.checks import context_tokens
-from tokentape.generation.engine.sampling import sampler_sha256
 from tokentape.generation.errors import ModelError
 from tokentape.generation.fingerprints import FileStamp, LoadedFiles, model_files, stamps_of
 from tokentape.generation.models.memory_check import check_fits_memory, enough_memory
@@ -88,7 +87,7 @@ class ModelIdentity:
             "tokenizer_sha256": fingerprints.tokenizer_sha256(self._tokenizer),
             "template_sha256": fingerprints.template_sha256(self._tokenizer),
             "generation_config": _plain(model.generation_config.to_dict()),
-            "sampler_sha256": sampler_sha256(),
+            "sampler_sha256": fingerprints.sampler_sha256(),
             "dtype": str(model.dtype).removeprefix("torch."),
             "device": model.device.type,
             "attention_kernel": str(model.config._attn_implementation),

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 import tokentape as tt
-from tokentape.generation.cache import weights_version
+from tokentape.generation.fingerprints import weights_version
 from tokentape.generation.history.conversation import Conversation, decode_after
 from tokentape.generation.history.messages import NewMessage
 from tokentape.recorder.events import RunFailed, SystemPromptCached

@@ -1,0 +1,34 @@
+"""A cheap sign, within one process, that the weights of a model have changed."""
+
+import itertools
+import weakref
+from typing import Any
+
+import torch
+
+
+def weights_version(model: Any) -> str:
+    """Return a text that changes when a parameter or buffer is replaced or written to in place.
+
+    It reads torch's counter of in-place writes, not the numbers. Writes through `.data` are not
+    counted by torch and therefore not noticed.
+    """
+    versions = (
+        (_serial(tensor), tensor.data_ptr(), -1 if tensor.is_inference() else tensor._version)
+        for tensor in (*model.parameters(), *model.buffers())
+    )
+    return str(hash(tuple(versions)))
+
+
+_serials: dict[int, tuple[weakref.ref[torch.Tensor], int]] = {}
+_next_serial = itertools.count()
+
+
+def _serial(tensor: torch.Tensor) -> int:
+    """Return a number that identifies the tensor: `id()` and addresses are reused."""
+    known = _serials.get(id(tensor))
+    if known is not None and known[0]() is tensor:
+        return known[1]
+    serial = next(_next_serial)
+    _serials[id(tensor)] = (weakref.ref(tensor), serial)
+    return serial
