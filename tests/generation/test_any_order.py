@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 import tokentape as tt
 from benchmarks.tiny_models import byte_tokenizer, tiny_model
+from tokentape.generation import GenerationResult
 
 IDS = st.lists(st.integers(3, 9), min_size=1, max_size=30)
 # How far logits may be off by noise alone: that of a recurrent state has a long tail, also where
@@ -106,7 +107,7 @@ class Caches(RuleBasedStateMachine):
 
     def say(
         self, engine: tt.ManualGenerator, ids: list[int], *, use_cache: bool
-    ) -> tuple[tt.GenerationResult, torch.Tensor]:
+    ) -> tuple[GenerationResult, torch.Tensor]:
         rows: list[torch.Tensor] = []
         result = engine.generate(
             ids,

@@ -10,7 +10,7 @@ from transformers import FalconH1Config, FalconH1ForCausalLM, GenerationConfig
 from transformers.cache_utils import Cache
 
 import tokentape as tt
-from tokentape.generation import hf
+from tokentape.generation import GenerationResult, hf
 from tokentape.generation.cache import cache_policy
 from tokentape.store import DatabaseStore
 
@@ -75,7 +75,7 @@ def test_a_probe_is_not_seen_by_hooks_and_draws_nothing(lm: tt.LoadedModel) -> N
     assert len(seen) == GREEDY["max_new_tokens"]
 
 
-def same_as_generate(lm: tt.LoadedModel, **settings: Any) -> tt.GenerationResult:
+def same_as_generate(lm: tt.LoadedModel, **settings: Any) -> GenerationResult:
     """The engine's second turn on a prompt, with the tokens of `generate`."""
     generator = tt.ManualGenerator(lm.model, lm.tokenizer)
     generator.generate(PROMPT, **GREEDY | settings)

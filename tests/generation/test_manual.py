@@ -7,6 +7,7 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
 import tokentape as tt
+from tokentape.generation import GenerationResult
 from tokentape.recorder.events import RunStarted, TurnFinished, TurnStarted
 from tokentape.store import DatabaseStore
 
@@ -24,7 +25,7 @@ class Forces(LogitsProcessor):
         return forced
 
 
-def said(lm: tt.LoadedModel, text: str, **settings: Any) -> tt.GenerationResult:
+def said(lm: tt.LoadedModel, text: str, **settings: Any) -> GenerationResult:
     """The engine's result where the model says `text` and its end-of-sequence token."""
     ids = [*lm.tokenizer.encode(text, add_special_tokens=False), lm.tokenizer.eos_token_id]
     return tt.ManualGenerator(lm.model, lm.tokenizer).generate(

@@ -13,7 +13,7 @@ from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedTokeniz
 
 import tokentape as tt
 from benchmarks.tiny_models import random_ids
-from tokentape.generation import hf
+from tokentape.generation import CachedPrefix, hf
 from tokentape.generation.engine.sampling import draw
 
 GREEDY: dict[str, Any] = {"do_sample": False}
@@ -283,30 +283,30 @@ def test_empty_input_handling(generator: tt.ManualGenerator, prompt: Any) -> Non
     assert generator.turn == 0
 
 
-def wrong_length(held: tt.CachedPrefix) -> tt.CachedPrefix:
+def wrong_length(held: CachedPrefix) -> CachedPrefix:
     return replace(held, ids=held.ids[:-1])
 
 
-def one_layer_short(held: tt.CachedPrefix) -> tt.CachedPrefix:
+def one_layer_short(held: CachedPrefix) -> CachedPrefix:
     cache = hf.fork(held.cache)
     cache.layers[1].crop(-2)
     return replace(held, cache=cache)
 
 
-def wrong_heads(held: tt.CachedPrefix) -> tt.CachedPrefix:
+def wrong_heads(held: CachedPrefix) -> CachedPrefix:
     cache = hf.fork(held.cache)
     layer: Any = cache.layers[0]
     layer.keys, layer.values = layer.keys[:, :1], layer.values[:, :1]
     return replace(held, cache=cache)
 
 
-def too_few_layers(held: tt.CachedPrefix) -> tt.CachedPrefix:
+def too_few_layers(held: CachedPrefix) -> CachedPrefix:
     cache = hf.fork(held.cache)
     cache.layers = cache.layers[:1]
     return replace(held, cache=cache)
 
 
-def without_ids(held: tt.CachedPrefix) -> Any:
+def without_ids(held: CachedPrefix) -> Any:
     return held.cache
 
 
@@ -314,7 +314,7 @@ def without_ids(held: tt.CachedPrefix) -> Any:
     "corrupt", [wrong_length, one_layer_short, wrong_heads, too_few_layers, without_ids]
 )
 def test_invalid_cache_handling(
-    corrupt: Callable[[tt.CachedPrefix], Any], generator: tt.ManualGenerator
+    corrupt: Callable[[CachedPrefix], Any], generator: tt.ManualGenerator
 ) -> None:
     ids = random_ids(20, 1)
     held = generator.generate(ids, max_new_tokens=3, return_cache=True, **GREEDY)["past_key_values"]

@@ -15,6 +15,7 @@ import tokentape as tt
 from benchmarks.tiny_models import byte_tokenizer, tiny_model
 from tokentape.recorder.codec import dump_canonical
 from tokentape.recorder.seals import check_seals
+from tokentape.replay import Rebuilt
 from tokentape.store import DatabaseStore
 
 NEW_TOKENS = 4
@@ -84,7 +85,7 @@ def record_family(lm: tt.LoadedModel, store: DatabaseStore) -> list[str]:
     return [run.run_id, fork.run_id]
 
 
-def said(rebuilt: tt.Rebuilt) -> str:
+def said(rebuilt: Rebuilt) -> str:
     """Hexadecimal sha256 of the ids and texts of every prompt and reply."""
     turns = [
         [turn.prompt_ids, turn.prompt_text, turn.reply_ids, turn.reply_text]

@@ -22,6 +22,7 @@ from tokentape.recorder.events import (
     ToolCalled,
     TurnStarted,
 )
+from tokentape.replay import Diff
 from tokentape.replay.reports.diff_report import headline, render
 
 FOUR = [Said(), Said(reply="yes it is.", tool='{"mean": 0.5}'), Said(seed=None), Said()]
@@ -34,7 +35,7 @@ def changed(place: int, **changes: Any) -> tt.Recording:
     return talk(*turns)
 
 
-def differing(found: tt.Diff) -> dict[int, tuple[str, ...]]:
+def differing(found: Diff) -> dict[int, tuple[str, ...]]:
     return {turn.turn: turn.differing for turn in found.turns if not turn.same}
 
 

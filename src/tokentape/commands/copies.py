@@ -19,7 +19,7 @@ from tokentape.commands.options import (
     open_stored,
 )
 from tokentape.recorder.seals import check_seals
-from tokentape.store import DEFAULT_URL, DatabaseStore
+from tokentape.store import DEFAULT_URL, DatabaseStore, Imported
 from tokentape.store.copies.importing import checked_copy
 
 
@@ -98,7 +98,7 @@ def import_(
         sys.stdout.write(f"{each.run_id}  {_came_of(each)}\n")
 
 
-def _came_of(imported: tt.Imported) -> str:
+def _came_of(imported: Imported) -> str:
     if not imported.added:
         return f"there already, {imported.events:,} events"
     if imported.added_events == imported.events:

@@ -8,6 +8,7 @@ from typing import Any
 
 import tokentape as tt
 from tokentape.commands.options import Store, kept_floor
+from tokentape.replay import Rebuilt, TurnVerdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +70,7 @@ def failed(line: str) -> RunOutcome:
     return RunOutcome(verdict="", failure=line, summary=line)
 
 
-def rebuilt(found: "tt.Rebuilt") -> RunOutcome:
+def rebuilt(found: "Rebuilt") -> RunOutcome:
     turns = {turn.number: TurnOutcome(verdict="rebuilt") for turn in found.turns}
     return RunOutcome(verdict="rebuilt", turns=turns)
 
@@ -142,7 +143,7 @@ def _text(report: "tt.Report") -> str:
     return f"{report.verdict}: {report.reason}\n\n{render(report)}"
 
 
-def _alone(report: "tt.Report", turn: "tt.TurnVerdict") -> "tt.Report":
+def _alone(report: "tt.Report", turn: "TurnVerdict") -> "tt.Report":
     """The report as if of this turn only.
 
     A cause that showed in an earlier turn goes on, but what contradicts itself does so in place.
