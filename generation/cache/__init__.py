@@ -1,6 +1,5 @@
-"""Caches: what they are worth to a prompt, where they are kept, and when they are given up."""
+"""Prefix caching: which KV caches may be reused, how they are stored and when they are evicted."""
 
-from tokentape.generation.cache.disk import PrefixFolder
 from tokentape.generation.cache.id_salt import salt_ids
 from tokentape.generation.cache.key import cache_key
 from tokentape.generation.cache.policy import CachePolicy, cache_policy
@@ -11,6 +10,7 @@ from tokentape.generation.cache.prefix_cache import (
     Eviction,
     PrefixCache,
 )
+from tokentape.generation.cache.prefix_folder import PrefixFolder
 from tokentape.generation.cache.reuse import CachedPrefix, Reuse, common_prefix_length, decide_reuse
 
 __all__ = (

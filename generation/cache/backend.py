@@ -1,4 +1,4 @@
-"""What holds the caches of one key, and how it gives them up."""
+"""The protocol of a cache backend: the caches that are valid under one key."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,37 +11,41 @@ from tokentape.generation.cache.reuse import Reuse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
-    """Something that can be given up: when it was last of use, and how many tokens would go."""
+class EvictionCandidate:
+    """The entry that a backend would evict next."""
 
     used_at: int
+    """Logical time of its last use: the least recently used candidate of all backends goes."""
     tokens: int
+    """Number of tokens that eviction frees."""
     holds_system_prompt: bool
+    """Whether the entry is the system prompt and nothing else. Such entries go last."""
 
 
 class CacheBackend(Protocol):
-    """Caches that are valid under the same key, found by the ids that they hold."""
+    """Caches that are valid under the same key, looked up by the ids that they hold."""
 
-    def look(self, prompt: Sequence[int]) -> Reuse:
-        """How far a prompt is held; nothing is changed."""
+    def peek(self, prompt: Sequence[int]) -> Reuse:
+        """Return how much of a prompt is cached, without changing anything."""
 
-    def take(self, prompt: Sequence[int], now: int) -> tuple[Reuse, Cache | None]:
-        """The best start for a prompt: the decision, and a cache of exactly the reused ids.
+    def acquire(self, prompt: Sequence[int], now: int) -> tuple[Reuse, Cache | None]:
+        """Return the decision for a prompt, and a cache of exactly the reused ids.
 
-        The cache is the caller's to fill; `keep` brings it back. None where nothing is reused.
+        The caller may append to the cache and hands it back with `put`. The cache is None if
+        nothing is reused.
         """
 
-    def keep(self, ids: Sequence[int], cache: Cache, now: int) -> None:
-        """Keep what a turn left behind."""
+    def put(self, ids: Sequence[int], cache: Cache, now: int) -> None:
+        """Store a cache that holds `ids`. The backend owns it from then on."""
 
-    def forget_turn(self) -> None:
-        """Fall back to what was there before the turn: what it left is too large to keep."""
+    def rollback(self) -> None:
+        """Discard what the current turn appended; its cache is too large to store."""
 
-    def candidate(self, system_ids: Sequence[int]) -> Candidate | None:
-        """What would be given up first; None where nothing is left."""
+    def eviction_candidate(self, system_ids: Sequence[int]) -> EvictionCandidate | None:
+        """Return the entry that `evict` would remove, or None if the backend is empty."""
 
     def evict(self, system_ids: Sequence[int]) -> None:
-        """Give that up, but not the system prompt's part of it if there is more to it."""
+        """Remove the candidate. A longer entry is cut to its system prompt instead."""
 
     def tensors(self) -> Iterator[torch.Tensor]:
-        """Every tensor that is held."""
+        """Yield every tensor that the backend holds."""

@@ -1,8 +1,8 @@
-"""Ids that say under which interventions they were computed.
+"""Salted ids: token ids tagged with the interventions that are active at their position.
 
-A cached position serves a prompt only where its id and what acted on it are equal. The shelves
-compare ids and nothing else, so these are marked: above its lower 32 bits an id carries the sum of
-the interventions that act there. Without any it is as it was.
+A cached position can be reused only if both its id and its interventions are equal. Cache backends
+compare ids alone, so the ids are salted, like vLLM's cache salt: the bits above the lower 32 hold a
+hash of the interventions active at that position. An id without interventions is unchanged.
 """
 
 import hashlib
@@ -13,37 +13,42 @@ from tokentape.recorder.projections.active_interventions import ActiveRange, act
 
 _ID_BITS = 32
 _ID = (1 << _ID_BITS) - 1
-_MARK_BYTES = 16
+_SALT_BYTES = 16
 
 
 def salt_ids(ids: Sequence[int], ranges: Sequence[ActiveRange]) -> tuple[int, ...]:
-    """The ids of a stream, each with the mark of what acts on it."""
+    """Return the ids of a stream, salted with the interventions of these ranges of positions."""
     if not ranges or not ids:
         return tuple(ids)
-    found: list[int] = []
-    for start, end, acting in acting_by_part(ranges, len(ids)):
-        mark = _mark(acting)
-        found += [mark | each for each in ids[start:end]] if mark else ids[start:end]
-    return tuple(found)
+    salted: list[int] = []
+    for start, end, active in acting_by_part(ranges, len(ids)):
+        salt = _salt(active)
+        salted += [salt | each for each in ids[start:end]] if salt else ids[start:end]
+    return tuple(salted)
 
 
 def strip_salt(ids: Sequence[int]) -> tuple[int, ...]:
+    """Return the plain token ids."""
     return tuple(each & _ID for each in ids)
 
 
-def is_salted(marked_id: int) -> bool:
-    return marked_id > _ID
+def is_salted(token_id: int) -> bool:
+    """Return whether an intervention is active at the position of this id."""
+    return token_id > _ID
 
 
-def strip_salt_of_prefix(prompt: Sequence[int]) -> Sequence[int]:
-    """A prompt up to the first id that something acts on, which has to be computed."""
-    first = next((place for place, each in enumerate(prompt) if is_salted(each)), None)
+def unsalted_prefix(prompt: Sequence[int]) -> Sequence[int]:
+    """Return the prompt up to and including its first salted id, without its salt.
+
+    The last token of a prompt is always computed, so that only unsalted ids can be reused.
+    """
+    first = next((index for index, each in enumerate(prompt) if is_salted(each)), None)
     return prompt if first is None else (*prompt[:first], prompt[first] & _ID)
 
 
-def _mark(acting: Sequence[ActiveRange]) -> int:
-    """A multiple of 2**32 for what acts together, in its order; zero for nothing."""
-    if not acting:
+def _salt(active: Sequence[ActiveRange]) -> int:
+    """Return a multiple of 2**32 that identifies the interventions in order; zero for none."""
+    if not active:
         return 0
     described = [
         [
@@ -54,7 +59,7 @@ def _mark(acting: Sequence[ActiveRange]) -> int:
             each.applied.tensor_sha256,
             each.tensor_start,
         ]
-        for each in acting
+        for each in active
     ]
     digest = hashlib.sha256(json.dumps(described).encode()).digest()
-    return int.from_bytes(digest[:_MARK_BYTES]) << _ID_BITS
+    return int.from_bytes(digest[:_SALT_BYTES]) << _ID_BITS

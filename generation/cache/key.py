@@ -1,4 +1,4 @@
-"""What must be equal, beside the ids, for a KV cache to be valid."""
+"""The cache key: all that must be equal, in addition to the ids, for a KV cache to be valid."""
 
 import hashlib
 import json
@@ -11,14 +11,15 @@ from transformers import GenerationConfig
 from tokentape.generation.fingerprints.weights_version import weights_version
 from tokentape.generation.hooks.forward_positions import foreign_hooks
 
-# Where a model came from is not what it is.
+# Fields of the config that do not influence the computation.
 _UNKEYED = ("_name_or_path", "transformers_version")
 
 
 def cache_key(model: Any, config: GenerationConfig | None = None) -> dict[str, str]:
-    """What must be equal, beside the ids, for a cache of this model to be valid.
+    """Return the key under which a cache of this model is valid, field by field.
 
-    All but `weights` and `hooks` means the same in another process.
+    `weights` and `hooks` identify objects of this process; the other fields mean the same in
+    every process.
     """
     return {
         "weights": weights_version(model),
@@ -35,7 +36,7 @@ def cache_key(model: Any, config: GenerationConfig | None = None) -> dict[str, s
 
 
 def autocast_of(model: Any) -> str:
-    """The type that torch computes in instead of the model's own, or `off`."""
+    """Return the dtype of torch's autocast on the model's device, or `off`."""
     kind = model.device.type
     return str(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else "off"
 
@@ -44,37 +45,37 @@ def _config(model: Any) -> str:
     described = {
         name: value for name, value in model.config.to_dict().items() if name not in _UNKEYED
     }
-    return _sum(json.dumps(described, sort_keys=True, default=str))
+    return _short_sha256(json.dumps(described, sort_keys=True, default=str))
 
 
 def _attributes(model: Any) -> str:
-    """Of the numbers that modules keep beside their tensors, such as the scale of attention."""
+    """Return a hash of the plain numbers among module attributes, e.g. the attention scale."""
     numbers = [
         (name, attribute, value)
         for name, module in model.named_modules()
         for attribute, value in vars(module).items()
         if type(value) in (int, float, bool) and not attribute.startswith("_")
     ]
-    return _sum(repr(numbers))
+    return _short_sha256(repr(numbers))
 
 
 def _hooks(model: Any) -> str:
-    """Whoever hooks a module can change what comes out of it.
+    """Return an identifier of the foreign hooks, which may change the output of a module.
 
-    What our own hooks change is told by the marks of the ids (`cache.id_salt`).
+    Interventions are hooks of our own. The salt of the ids (`cache.id_salt`) identifies them.
     """
     hooks = [
         (name, number) for name, module in model.named_modules() for number in foreign_hooks(module)
     ]
-    everywhere = (
+    global_hooks = (
         *torch_module._global_forward_hooks,
         *torch_module._global_forward_pre_hooks,
     )
-    return str(hash((*hooks, *everywhere))) if hooks or everywhere else "none"
+    return str(hash((*hooks, *global_hooks))) if hooks or global_hooks else "none"
 
 
 def _adapters(model: Any) -> str:
-    """The state of every adapter layer of peft, which keeps it on the layers."""
+    """Return a hash of the state of all adapter layers of peft, or `none`."""
     states = [
         (
             name,
@@ -86,8 +87,8 @@ def _adapters(model: Any) -> str:
         for name, module in model.named_modules()
         if hasattr(module, "active_adapter") and hasattr(module, "merged_adapters")
     ]
-    return _sum(str(states)) if states else "none"
+    return _short_sha256(str(states)) if states else "none"
 
 
-def _sum(text: str) -> str:
+def _short_sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]

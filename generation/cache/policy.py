@@ -1,8 +1,8 @@
-"""What may be done with a model's cache: decided by trying it, once for each model.
+"""How a model's cache may be used, determined by a probe once per model.
 
-A probe with random ids goes on from a cached prefix, from a copy of it and from one that was cut,
-and compares the logits with those of a single forward. What the layers say of themselves is not
-asked: `is_croppable` is wrong in both directions.
+The probe computes a suffix of random ids on a cached prefix, on a copy of it and on a cropped
+cache, and compares the logits with those of a single forward. It does not rely on the layers'
+`is_croppable`, which is wrong in both directions.
 """
 
 import weakref
@@ -22,9 +22,9 @@ from tokentape.generation.errors import ModelError
 CROP, SNAPSHOTS, APPEND, NONE = _MODES = ("crop", "snapshots", "append", "none")
 
 _PREFIX_TOKENS, _SUFFIX_TOKENS = 11, 6
-# In standard deviations of the logits. Over 16 families of tiny models what is right was off by up
-# to 1e-5 in float32 and 0.1 in 16 bits, what is wrong by 0.3 at least and mostly by more than one.
-# In 16 bits a large model is noisier than that: its own noise is measured, too.
+# In standard deviations of the logits. Over 16 families of tiny models a correct cache differed by
+# up to 1e-5 in float32 and 0.1 in 16 bits; a wrong one by at least 0.3 and mostly by more than 1.
+# Large models are noisier in 16 bits, so the noise of the model is measured as well.
 _PRECISE = (torch.float32, torch.float64)
 _TOLERANCE = 1e-3
 _TOLERANCE_16_BITS = 0.25
@@ -34,20 +34,20 @@ _TOLERANCE_MAX = 0.75
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CachePolicy:
-    """How a model's cache is used, and the evidence.
-
-    `mode` is `crop` (kept and cut anywhere), `snapshots` (copies are kept, each whole), `append`
-    (gone on with, in one direction) or `none`. `continues` says how tokens are put behind cached
-    ones: `forward` for many at once, `tokens` for one at a time, empty where neither is right.
-    `error` is the largest difference of a logit that the probe took for noise, in standard
-    deviations. `shapes` are those of each layer's keys: batch, heads, dimension.
-    """
+    """How a model's cache is used, and the evidence for it."""
 
     mode: str
+    """`crop` (can be cropped at any position), `snapshots` (copied, never cropped), `append`
+    (neither copied nor cropped) or `none` (not reused)."""
     reason: str
+    """The kinds of cache layers, or why the mode is `none`."""
     continues: str
+    """How tokens are appended to a cached prefix: `forward` (many per forward), `tokens` (one per
+    forward), or empty if both are inexact."""
     error: float
+    """Largest difference of a logit that the probe accepted as noise, in standard deviations."""
     shapes: tuple[tuple[int, ...], ...] = ()
+    """Shape of the keys of each layer: batch, heads, dimension."""
 
     @property
     def splits_prefill(self) -> bool:
@@ -55,46 +55,54 @@ class CachePolicy:
         return self.continues == "forward"
 
     def described(self) -> dict[str, Any]:
-        """What is recorded of it."""
+        """Return the recorded fields."""
         described = asdict(self)
         del described["shapes"]
         return described
 
 
-_known: "weakref.WeakKeyDictionary[Any, dict[tuple[str, ...], CachePolicy]]" = (
+_policies: "weakref.WeakKeyDictionary[Any, dict[tuple[str, ...], CachePolicy]]" = (
     weakref.WeakKeyDictionary()
 )
 
 
 def cache_policy(model: Any, config: GenerationConfig | None = None) -> CachePolicy:
-    """The policy for a model and the kind of cache that `config` asks for, probed once.
+    """Return the cache policy of a model, probed on the first call.
 
-    Raises ModelError for a model that keeps no cache, or not of that kind.
+    `config` selects the kind of cache (`cache_implementation`). The result is cached per model,
+    kind of cache, dtype and attention kernel.
+    Raise ModelError if the model has no cache, or none of that kind.
+
+    Example:
+        >>> import tokentape as tt
+        >>> policy = tt.cache_policy(lm.model)
+        >>> policy.mode, policy.continues
+        ('crop', 'forward')
     """
     kind = config.cache_implementation if config is not None else None
     precision = f"{model.dtype} {autocast_of(model)}"
-    what = (str(kind), precision, str(model.config._attn_implementation))
-    known = _known.setdefault(model, {})
-    if what not in known:
-        with unhooked(model):
-            known[what] = _decide(model, config)
-    return known[what]
+    variant = (str(kind), precision, str(model.config._attn_implementation))
+    policies = _policies.setdefault(model, {})
+    if variant not in policies:
+        with without_hooks(model):
+            policies[variant] = _decide(model, config)
+    return policies[variant]
 
 
 @contextmanager
-def unhooked(model: Any) -> Iterator[None]:
-    """The model without its hooks: whoever watches it is not shown a probe."""
-    emptied = []
+def without_hooks(model: Any) -> Iterator[None]:
+    """Remove all forward hooks of the model within this context, so that none sees the probe."""
+    removed = []
     for module in model.modules():
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
-            # Emptied, not replaced: the handle of a hook knows the dictionary that it is in.
-            emptied.append((hooks, dict(hooks)))
+            # Cleared, not replaced: the handles of hooks refer to these dictionaries.
+            removed.append((hooks, dict(hooks)))
             hooks.clear()
     try:
         yield
     finally:
-        for hooks, held in emptied:
-            hooks.update(held)
+        for hooks, saved in removed:
+            hooks.update(saved)
 
 
 def _decide(model: Any, config: GenerationConfig | None) -> CachePolicy:
@@ -109,13 +117,14 @@ def _decide(model: Any, config: GenerationConfig | None) -> CachePolicy:
     first = _Probe(model, config, seed=0).decide(kinds)
     if first.mode == CROP:
         return first
-    # Where experts are chosen, noise can flip a choice once; what is wrong is wrong each time.
+    # In a mixture of experts, noise can change one routing decision. A real error would show with
+    # every seed.
     second = _Probe(model, config, seed=1).decide(kinds)
     return min(first, second, key=lambda policy: _MODES.index(policy.mode))
 
 
 class _Probe:
-    """Sequences that begin alike, and what the model says after them."""
+    """Two random sequences with a common prefix, and the model's logits after them."""
 
     def __init__(self, model: Any, config: GenerationConfig | None, seed: int) -> None:
         self._model = model
@@ -135,7 +144,7 @@ class _Probe:
         self._worst = 0.0
 
     def _noise(self) -> float:
-        """How far the same token is off where more tokens are forwarded with it, no cache used."""
+        """Return how much a token's logits change when more tokens are forwarded with it."""
         alone = self._logits(self._one, self._new(), 0)
         more = torch.cat([self._one, self._other[:, _PREFIX_TOKENS:]], dim=-1)
         row = torch.tensor([self._one.shape[1] - 1], device=more.device)
@@ -144,61 +153,62 @@ class _Probe:
         return _difference(rows[:, 0].to(alone.dtype), alone)
 
     def decide(self, kinds: str) -> CachePolicy:
+        """Return the least restrictive policy that the probe finds exact."""
         expected = [self._logits(ids, self._new(), 0) for ids in (self._one, self._other)]
         cache = self._new()
         self._logits(self._prefix, cache, 0)
         shapes = hf.shapes(cache)
         continues = ""
-        for way in ("forward", "tokens"):
+        for method in ("forward", "tokens"):
             cache = self._new()
             self._logits(self._prefix, cache, 0)
-            # A model may keep states in its modules, where the next forward finds them.
+            # An unrelated forward: a model may keep states in its modules, not in the cache.
             self._logits(self._other, self._new(), 0)
-            if self._agrees(self._try(self._one, cache, way), expected[0]):
-                continues = way
+            if self._agrees(self._try(self._one, cache, method), expected[0]):
+                continues = method
                 break
         if not continues:
             reason = f"inexact:{kinds}"
             return CachePolicy(mode=NONE, reason=reason, continues="", error=self._worst)
         mode = APPEND
-        if self._copies_apart(expected, continues):
+        if self._can_be_copied(expected, continues):
             mode = SNAPSHOTS
-            if hf.keeps_everything(cache) and self._can_be_cut(expected, continues):
+            if hf.keeps_everything(cache) and self._can_be_cropped(expected, continues):
                 mode = CROP
         return CachePolicy(
             mode=mode, reason=kinds, continues=continues, error=self._worst, shapes=shapes
         )
 
-    def _copies_apart(self, expected: list[torch.Tensor], way: str) -> bool:
-        """Whether a copy and its original go on without seeing each other."""
+    def _can_be_copied(self, expected: list[torch.Tensor], method: str) -> bool:
+        """Return whether a copy and its original can be appended to independently."""
         cache = self._new()
         self._logits(self._prefix, cache, 0)
         try:
-            twin, spare = hf.fork(cache), hf.fork(cache)
-        except Exception:  # a cache may hold what cannot be copied: streams, handles
+            copy, second_copy = hf.fork(cache), hf.fork(cache)
+        except Exception:  # a cache may hold streams or handles, which cannot be copied
             return False
         return (
-            self._agrees(self._try(self._one, cache, way), expected[0])
-            and self._agrees(self._try(self._other, twin, way), expected[1])
-            and self._agrees(self._try(self._one, spare, way), expected[0])
+            self._agrees(self._try(self._one, cache, method), expected[0])
+            and self._agrees(self._try(self._other, copy, method), expected[1])
+            and self._agrees(self._try(self._one, second_copy, method), expected[0])
         )
 
-    def _can_be_cut(self, expected: list[torch.Tensor], way: str) -> bool:
+    def _can_be_cropped(self, expected: list[torch.Tensor], method: str) -> bool:
         cache = self._new()
         self._logits(self._one, cache, 0)
         try:
             hf.crop(cache, _PREFIX_TOKENS)
-        except Exception:  # each kind of layer refuses in its own way
+        except Exception:  # the kinds of layers raise different errors
             return False
-        return self._agrees(self._try(self._other, cache, way), expected[1])
+        return self._agrees(self._try(self._other, cache, method), expected[1])
 
     def _new(self) -> Cache:
         total = _PREFIX_TOKENS + 2 * _SUFFIX_TOKENS + 1
         return hf.new_cache(self._model, self._config, total_tokens=total)
 
-    def _try(self, ids: torch.Tensor, cache: Cache, way: str) -> torch.Tensor | None:
+    def _try(self, ids: torch.Tensor, cache: Cache, method: str) -> torch.Tensor | None:
         try:
-            return self._logits(ids, cache, _PREFIX_TOKENS, one_by_one=way == "tokens")
+            return self._logits(ids, cache, _PREFIX_TOKENS, one_by_one=method == "tokens")
         except (RuntimeError, ValueError, IndexError, TypeError, ModelError):
             return None
 

@@ -1,7 +1,6 @@
-"""Which part of a prompt need not be computed again.
+"""The decision how much of a prompt is reused from a cache.
 
-A cache is worth what its ids are worth: they are kept beside it and compared one by one. Deciding
-is a function of ids; where the caches are is the business of the shelves.
+The decision compares token ids only. Cache backends (`cache.backend`) store the caches.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,25 +15,31 @@ _BLOCK = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reuse:
-    """How many cached tokens serve a prompt, and why not more; see `CacheDecided`."""
+    """How many cached tokens a prompt reuses, and why not more. Fields as in `CacheDecided`."""
 
     decision: str
     reason: str
     reused_tokens: int = 0
     cached_tokens: int = 0
+    """Length of the cached sequence that was compared with the prompt."""
     divergence_index: int | None = None
+    """Index of the first id that differs."""
     divergence_cached_id: int | None = None
     divergence_prompt_id: int | None = None
     key_field: str | None = None
+    """Field of the cache key that differs, or `interventions`."""
     source: str = ""
+    """`memory`, `disk` or `given`; empty if nothing is reused."""
     disk_reason: str = ""
+    """Why a stored prefix was rejected; empty if there was none or it is valid."""
 
     @property
     def cropped_tokens(self) -> int:
+        """Number of cached tokens that are cut off before the cache is reused."""
         return self.cached_tokens - self.reused_tokens if self.reused_tokens else 0
 
     def limited_to(self, reused_tokens: int, reason: str) -> "Reuse":
-        """The same comparison where only this many tokens can really be had."""
+        """Return this decision with fewer reused tokens, for the given reason."""
         if reused_tokens == self.reused_tokens:
             return self
         decision = "partial" if reused_tokens else "miss"
@@ -43,38 +48,39 @@ class Reuse:
 
 @dataclass(frozen=True, slots=True)
 class CachedPrefix:
-    """A cache, the ids that it holds in order, and what else must be equal for it to be valid.
+    """A cache with the ids that it holds and the key under which it is valid.
 
-    `generate(return_cache=True)` gives one, `generate(past_key_values=…)` takes it. A recurrent
-    state does not count its tokens: `states_sha256` tells whether it is still that of the ids.
-    `marked_ids` say under which interventions each was computed; empty where there were none.
+    `generate(return_cache=True)` returns one and `generate(past_key_values=…)` accepts it.
     """
 
     ids: tuple[int, ...]
     cache: Cache
     key: Mapping[str, str]
     states_sha256: str = ""
-    marked_ids: tuple[int, ...] = ()
+    """Hash of the recurrent states, which do not count their tokens; empty without such states."""
+    salted_ids: tuple[int, ...] = ()
+    """The ids with the salt of their interventions (`cache.id_salt`); empty if none is salted."""
 
 
 def common_prefix_length(a: Sequence[int] | str, b: Sequence[int] | str) -> int:
+    """Return how many items both sequences have in common from their start."""
     shorter = min(len(a), len(b))
-    # Python compares a slice much faster than we compare its items.
+    # Python compares slices much faster than a loop compares items.
     for start in range(0, shorter, _BLOCK):
         if a[start : start + _BLOCK] != b[start : start + _BLOCK]:
             differing = zip(a[start:shorter], b[start:shorter], strict=True)
             return start + next(
-                (place for place, (left, right) in enumerate(differing) if left != right),
+                (index for index, (left, right) in enumerate(differing) if left != right),
                 shorter - start,
             )
     return shorter
 
 
 def decide_reuse(cached: Sequence[int], prompt: Sequence[int]) -> Reuse:
-    """Compare ids only, so that the same ids always give the same answer.
+    """Return the decision for a prompt, given the ids of the cached sequence.
 
-    The last token of the prompt is never reused: its logits choose the first new token. Ids may be
-    marked with what acted on them: where nothing else differs, the decision says so.
+    The last token of the prompt is never reused, because its logits choose the first new token.
+    Both sequences may be salted. If only the salt differs, the reason is `interventions_differ`.
     """
     if not cached:
         return Reuse(decision="miss", reason="cold")

@@ -128,7 +128,7 @@ class Engine:
                 )
             )
             if start is not None:
-                self._record_evictions(self.cache.finish(start, ids, system=True))
+                self._record_evictions(self.cache.commit(start, ids, system=True))
             self.steering.restarted(len(ids))
 
     def take_turn(
@@ -195,7 +195,7 @@ class Engine:
     def store_prefix(self, ids: Sequence[int]) -> bool:
         """Keep on disk what is cached of these ids; False where that is nothing or cannot be."""
         with self._working():
-            return self.cache.store_held(ids)
+            return self.cache.store_cached(ids)
 
     def clear_cache(self, reason: str) -> None:
         self._refuse_clearing()
@@ -229,11 +229,11 @@ class Engine:
 
     def _refuse_uncopied(self, settings: TurnSettings) -> None:
         if settings.return_cache:
-            self.cache.refuse_uncopied(settings.config)
+            self.cache.check_copyable(settings.config)
 
     def _begin(self, ready: PreparedTurn, acting: ActiveInterventions) -> CacheLease:
         settings = ready.settings
-        return self.cache.start(
+        return self.cache.acquire(
             salt_ids(ready.ids, acting.ranges),
             settings.config,
             total_tokens=len(ready.prompt.ids) + int(settings.config.max_new_tokens or 0),
@@ -350,7 +350,7 @@ class Engine:
     def _process(self, ids: Sequence[int]) -> tuple[CacheLease, tuple[int, ...]]:
         """A cache of exactly these ids, and the forwards that it took: none where it was kept."""
         config = hf.effective_config(self.model)
-        start = self.cache.start((*ids, NO_TOKEN), config, total_tokens=len(ids) + 1)
+        start = self.cache.acquire((*ids, NO_TOKEN), config, total_tokens=len(ids) + 1)
         if start.reuse.reused_tokens == len(ids):
             return start, ()
         _, _, chunks = prefill(
@@ -393,7 +393,9 @@ class Engine:
             )
         )
         if decoder.holds_prompt(start.cache):
-            self._record_evictions(self.cache.prefilled(start, self.steering.salt_ids(ready.ids)))
+            self._record_evictions(
+                self.cache.commit_prompt(start, self.steering.salt_ids(ready.ids))
+            )
         return decoder, logits
 
     def _keep(
@@ -402,9 +404,9 @@ class Engine:
         """Keep the turn's cache, and copy it for the caller where that was asked for."""
         if not decoder.fills(start.cache):
             return None
-        marked_ids = self.steering.salt_ids(ids)
-        returned = self.cache.copy(start, marked_ids) if settings.return_cache else None
-        self._record_evictions(self.cache.finish(start, marked_ids))
+        salted_ids = self.steering.salt_ids(ids)
+        returned = self.cache.copy(start, salted_ids) if settings.return_cache else None
+        self._record_evictions(self.cache.commit(start, salted_ids))
         return returned
 
     def _record_evictions(self, evictions: Sequence[Eviction]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from tokentape.generation.cache.policy import unhooked
+from tokentape.generation.cache.policy import without_hooks
 from tokentape.generation.checks import check_not_training, refuse_unreadable
 from tokentape.generation.errors import ModelError
 from tokentape.generation.hooks.forward_positions import ReadOnlyHook
@@ -95,7 +95,12 @@ def _activations(model: Any, ids: Sequence[int], layer: str | int) -> torch.Tens
     """What a layer gives, float32 of shape (positions, width), on the CPU."""
     name, module = find_layer(model, layer)
     tensor = torch.tensor([list(ids)], dtype=torch.long, device=model.device)
-    with torch.inference_mode(False), torch.no_grad(), unhooked(model), _seeing(module) as seen:
+    with (
+        torch.inference_mode(False),
+        torch.no_grad(),
+        without_hooks(model),
+        _seeing(module) as seen,
+    ):
         try:
             with enough_memory(f"forward {len(ids)} tokens"):
                 model(input_ids=tensor, use_cache=False)

@@ -1,4 +1,4 @@
-"""Prefixes on disk: restored and proven, or a miss with a reason, never a wrong answer."""
+"""Stored prefixes: a file is verified and used, or it is a miss with a reason."""
 
 import json
 import struct
@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 import tokentape as tt
 from benchmarks.tiny_models import random_ids
-from tokentape.generation.cache import disk
+from tokentape.generation.cache import prefix_folder
 from tokentape.recorder.events import SystemPromptCached
 from tokentape.store import DatabaseStore
 
@@ -40,7 +40,7 @@ def only_file(folder: Path) -> Path:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3", "mistral", "mamba", "qwen3-next"])
-def test_a_system_prompt_is_processed_once_for_ever(
+def test_a_stored_system_prompt_is_not_computed_again(
     family: str,
     dtype: torch.dtype,
     make_lm: Callable[..., tt.LoadedModel],
@@ -67,7 +67,7 @@ def test_a_system_prompt_is_processed_once_for_ever(
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_conversation_can_be_kept_and_gone_on_with(lm: tt.LoadedModel, tmp_path: Path) -> None:
+def test_a_stored_conversation_can_be_continued(lm: tt.LoadedModel, tmp_path: Path) -> None:
     first = engine(lm, tmp_path)
     prompt = random_ids(50, 1)
     said = [*prompt, *first.generate(prompt, **GREEDY)["generated_tokens"]]
@@ -135,7 +135,7 @@ def flip_last_byte(file: Path) -> None:
 
 
 def rewrite(file: Path, **metadata: str) -> None:
-    """A well-formed file with another header."""
+    """Replace fields of the metadata in a well-formed file."""
     with safe_open(file, framework="pt") as opened:
         described = opened.metadata()
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
@@ -187,7 +187,7 @@ def test_a_bad_file_is_a_miss_with_a_reason(
     assert again["generated_tokens"] == cold(lm, longer)
 
 
-def test_a_bad_file_of_a_system_prompt_is_written_anew(
+def test_a_bad_file_of_a_system_prompt_is_replaced(
     lm: tt.LoadedModel, tmp_path: Path, store: DatabaseStore
 ) -> None:
     engine(lm, tmp_path).cache_system_prompt(SYSTEM)
@@ -226,7 +226,7 @@ def test_no_flipped_bit_is_ever_used(
     file.write_bytes(sound)
 
     assert again["generated_tokens"] == cold(lm, longer)
-    # A flip in the spaces that pad the header changes nothing that is read.
+    # A flip in the padding of the header changes nothing that is read.
     assert again["cache"].disk_reason or again["cache"].source == "disk"
 
 
@@ -247,7 +247,7 @@ def test_a_prefix_of_other_weights_is_not_found(
     assert again["generated_tokens"] == cold(other, longer)
 
 
-def test_weights_that_no_sum_shows_are_shown_by_the_logits(
+def test_a_changed_buffer_outside_the_weights_hash_is_noticed_by_the_logits(
     lm: tt.LoadedModel, tmp_path: Path
 ) -> None:
     prompt = random_ids(50, 1)
@@ -255,7 +255,7 @@ def test_weights_that_no_sum_shows_are_shown_by_the_logits(
     first.generate(prompt, **GREEDY)
     first.store_prefix()
     longer = [*prompt, *cold(lm, prompt), 9]
-    # A buffer that is not saved with the model is not in the sum of its weights.
+    # A buffer that is not in the state dict is not in the hash of the weights.
     lm.model.model.rotary_emb.inv_freq.mul_(0.5)
     again = engine(lm, tmp_path).generate(longer, **GREEDY)
 
@@ -280,7 +280,7 @@ def test_without_a_folder_nothing_is_kept(lm: tt.LoadedModel) -> None:
     assert not generator.store_prefix()
 
 
-def test_a_folder_that_cannot_be_written_is_no_obstacle_to_a_run(
+def test_a_run_works_with_a_folder_that_cannot_be_written(
     lm: tt.LoadedModel, tmp_path: Path
 ) -> None:
     blocked = tmp_path / "file"
@@ -290,11 +290,11 @@ def test_a_folder_that_cannot_be_written_is_no_obstacle_to_a_run(
     said = generator.generate("Hello", **GREEDY)
 
     assert said["cache"].decision == "hit"
-    with pytest.raises(OSError):  # noqa: PT011 - the system says what is wrong, and where
+    with pytest.raises(OSError):  # noqa: PT011 - the message is the system's
         generator.store_prefix()
 
 
-def test_a_prefix_larger_than_the_budget_serves_its_turn_and_does_not_stay(
+def test_a_prefix_larger_than_the_budget_is_used_once_and_not_kept_in_memory(
     lm: tt.LoadedModel, tmp_path: Path
 ) -> None:
     first = engine(lm, tmp_path)
@@ -355,7 +355,7 @@ def test_a_well_formed_file_with_anything_in_it_is_a_miss(
     for name, value in change.items():
         if isinstance(value, torch.Tensor):
             tensors[name] = value
-            described["tensors_sha256"] = disk._tensors_sum(tensors)
+            described["tensors_sha256"] = prefix_folder._tensors_sha256(tensors)
         else:
             described[name] = value
     save_file(tensors, file, metadata=described)
