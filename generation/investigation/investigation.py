@@ -31,7 +31,7 @@ from tokentape.generation.investigation.turn_runner import TurnRunner
 from tokentape.generation.models.loading import LoadedModel
 from tokentape.generation.tools.calls import CallReader
 from tokentape.generation.tools.interface import ToolInterface
-from tokentape.generation.tools.runner import ToolCall, ToolUse, result_role
+from tokentape.generation.tools.runner import ToolCall, ToolRunner, result_role
 from tokentape.recorder import EventLog, Recorder, Recording, Redactor, TokentapeError
 from tokentape.recorder.events import RunForked, RunResumed
 from tokentape.recorder.projections import Turn
@@ -99,7 +99,7 @@ class Investigation:
         self._inspector = tools.inspector if isinstance(tools, IntrospectionTools) else None
         calls = ToolCallDetector(
             CallReader(lm.tokenizer, self._tools, tool_call_format),
-            most=tool_calls_max if self._tools.names else 0,
+            max_calls=tool_calls_max if self._tools.names else 0,
         )
         self._system_prompt = system_prompt
         self._seed = seed
@@ -107,7 +107,7 @@ class Investigation:
             **(behaviour or {}),
             "at_context_limit": at_context_limit,
             "context_budget_tokens": context_budget_tokens,
-            "tool_calls_max": calls.most,
+            "tool_calls_max": calls.max_calls,
             "tool_call_format": calls.reader.format,
             "tools": list(self._tools.names),
         }
@@ -128,13 +128,13 @@ class Investigation:
             resumed=recorder is not None,
             **engine,
         )
-        use = ToolUse(
+        use = ToolRunner(
             tools=self._tools,
             tokenizer=lm.tokenizer,
             recorder=self._recorder,
-            around=self.generator.as_lived,
+            context=self.generator.as_lived,
             role=str(recorded.get("tool_result_role", "tool")),
-            observed=self._inspector.take if self._inspector is not None else tuple,
+            take_observations=self._inspector.take if self._inspector is not None else tuple,
         )
         self._loop = TurnRunner(generator=self.generator, calls=calls, use=use, behaviour=recorded)
         self._stands: ResumePoint | None = None
@@ -219,7 +219,8 @@ class Investigation:
             **(recorded | dict(settings)),
         )
         run._stands = stands
-        run._loop.use.calls, run._loop.use.answered = stands.calls, stands.answered
+        run._loop.use.calls_made = stands.calls
+        run._loop.use.recorded_results = stands.answered
         return run
 
     @property
@@ -341,7 +342,7 @@ class Investigation:
         chosen = recorded_settings(before[-1])
         if opened is not None and prompt is not None:
             parts.append(self._loop.resume_part(opened, prompt, chosen, made))
-        elif before[-1].finished is None or not self._loop.calls.of(parts[-1], made):
+        elif before[-1].finished is None or not self._loop.calls.parse(parts[-1], made):
             return
         self.resumed_reply = self._loop.go_on(parts, chosen, made=made)
 
@@ -359,7 +360,7 @@ class Investigation:
     def _told_of_tools(self) -> str:
         """What there is to call, and how, where the model may call."""
         told = [self._tools.documentation()]
-        if self._loop.calls.most:
+        if self._loop.calls.max_calls:
             told.append(self._loop.calls.reader.instructions())
         return "\n\n".join(filter(None, told))
 

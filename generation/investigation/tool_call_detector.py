@@ -1,4 +1,4 @@
-"""The calls of tools that a model makes in its turns: which there are, and how many may be."""
+"""Find the tool calls that a model writes in its turns, up to a limit per turn."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,28 +12,34 @@ from tokentape.recorder.events.turn import TOOL_CALL
 
 @dataclass(frozen=True, slots=True)
 class ToolCallDetector:
-    """Reads calls while a turn has made fewer than `most`; `made` is how many it has."""
+    """Reads the calls of a turn's rounds, at most `max_calls` per turn.
+
+    `calls_so_far` is the number of calls that the turn has made in its earlier rounds.
+    """
 
     reader: CallReader
-    most: int
+    max_calls: int
 
-    def pauses_behind(self, prompt_text: str, made: int) -> Pause | None:
-        """Whether a reply to the prompt has just called a tool; None where it may not."""
-        if made >= self.most:
+    def pause_after_call(self, prompt_text: str, calls_so_far: int) -> Pause | None:
+        """Return a predicate on the reply's text, true when it has just completed a call.
+
+        None if the turn may make no further call.
+        """
+        if calls_so_far >= self.max_calls:
             return None
         return lambda text: bool(self.reader.completed(text, prefix=prompt_text))
 
-    def of(self, part: TurnResult, made: int) -> tuple[ParsedCall, ...]:
-        """What the model asks of tools at the end of a part of its turn."""
+    def parse(self, round_: TurnResult, calls_so_far: int) -> tuple[ParsedCall, ...]:
+        """Return the calls with which a round of a turn ended."""
         read = {TOOL_CALL: self.reader.completed, "eos": self.reader.unfinished}
-        if made >= self.most or part.stop_reason not in read:
+        if calls_so_far >= self.max_calls or round_.stop_reason not in read:
             return ()
-        return read[part.stop_reason](part.text, prefix=part.prompt.text)
+        return read[round_.stop_reason](round_.text, prefix=round_.prompt.text)
 
-    def within_limit(self, calls: Sequence[ParsedCall], made: int) -> list[ParsedCall]:
-        """Calls that were written at once; of those that are too many the model is told so."""
-        error = f"{NOT_RUN}: a turn may make {self.most} calls, go on without it"
+    def within_limit(self, calls: Sequence[ParsedCall], calls_so_far: int) -> list[ParsedCall]:
+        """Return the calls of one round; those above the limit get an error and are not run."""
+        error = f"{NOT_RUN}: a turn may make {self.max_calls} calls; continue without it"
         return [
-            call if place < self.most else replace(call, error=call.error or error)
-            for place, call in enumerate(calls, start=made)
+            call if number < self.max_calls else replace(call, error=call.error or error)
+            for number, call in enumerate(calls, start=calls_so_far)
         ]

@@ -17,7 +17,7 @@ from tokentape.generation.investigation.interrupts import interrupted_between_to
 from tokentape.generation.investigation.reply import Reply, reply_of
 from tokentape.generation.investigation.tool_call_detector import ToolCallDetector
 from tokentape.generation.tools.interface import ToolResult
-from tokentape.generation.tools.runner import ToolCall, ToolUse
+from tokentape.generation.tools.runner import ToolCall, ToolRunner
 from tokentape.recorder.projections import Turn
 
 
@@ -31,7 +31,7 @@ class TurnRunner:
 
     generator: ManualGenerator
     calls: ToolCallDetector
-    use: ToolUse
+    use: ToolRunner
     behaviour: Mapping[str, Any]
 
     def take_turn(
@@ -44,7 +44,7 @@ class TurnRunner:
 
         Raises PromptError where that does not fit, with nothing but the calls recorded.
         """
-        shown = [self.use.for_experimenter(call) for call in tool_calls]
+        shown = [self.use.run_for_user(call) for call in tool_calls]
         messages = [NewMessage(role="user", content=user_message), *(each for each, _ in shown)]
         first = self._take_part(self._prompt(messages, settings), settings, made=0)
         return self.go_on([first], settings, [result for _, result in shown])
@@ -69,7 +69,7 @@ class TurnRunner:
         its end. Where a result does not fit into the context any more the turn is over.
         """
         parts, results = list(parts), list(results)
-        while calls := self.calls.of(parts[-1], made):
+        while calls := self.calls.parse(parts[-1], made):
             turn = parts[-1]
             step = turn.first_step + len(turn.token_ids)
             rest = settings.continued(step)
@@ -77,7 +77,7 @@ class TurnRunner:
                 break
             settings = rest
             shown = [
-                self.use.for_model(each, turn=turn.turn, step=step)
+                self.use.run_for_model(each, turn=turn.turn, step=step)
                 for each in self.calls.within_limit(calls, made)
             ]
             results += (result for _, result in shown)
@@ -99,7 +99,7 @@ class TurnRunner:
     ) -> Iterator[TurnSettings]:
         """The settings, with what ends a part: Ctrl-C, and a call while some may be made."""
         with interrupted_between_tokens() as leave_if_asked:
-            pauses = self.calls.pauses_behind(prompt.text, made)
+            pauses = self.calls.pause_after_call(prompt.text, made)
             yield replace(settings, pauses=pauses, between=leave_if_asked)
 
     def _prompt(self, messages: Sequence[NewMessage], settings: TurnSettings) -> Prompt:

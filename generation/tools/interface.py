@@ -1,4 +1,4 @@
-"""Tools that a model can be given: Python functions, their descriptions, and their results."""
+"""Python functions as tools: their descriptions for a model, their calls and their results."""
 
 import copy
 import inspect
@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar, overload
 
 from tokentape.generation.errors import ToolError
-from tokentape.generation.tools.arguments import fit_arguments, nearest
-from tokentape.generation.tools.schemas import documented, tool_schema
+from tokentape.generation.tools.arguments import fit_arguments
+from tokentape.generation.tools.schemas import describe_tool, tool_schema
 from tokentape.generation.tools.timeout import run_with_timeout
+from tokentape.generation.tools.validation import nearest
 
 SECONDS_MAX = 60.0
 OUTPUT_CHARS_MAX = 24_000
@@ -24,35 +25,41 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolView:
-    """A result with more behind it: the compact `view` is shown, the `payload` is kept.
+    """The return value of a tool that shows the model less than it records.
 
-    `tensors` says what was read: mappings with `name`, `shape`, `dtype` and `sha256`.
+    Example:
+        >>> import tokentape as tt
+        >>> tt.ToolView(view={"mean": 0.5}, payload={"mean": 0.5, "values": [0.25, 0.75]}).view
+        {'mean': 0.5}
     """
 
     view: Any
+    """Shown to the model, as JSON."""
     payload: Any
+    """Recorded, as JSON; not shown."""
     tensors: tuple[Mapping[str, Any], ...] = ()
+    """The tensors that were read: mappings with `name`, `shape`, `dtype` and `sha256`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolResult:
-    """What a call gave: `content` for the model to read, `payload` for the record, both JSON.
-
-    A view longer than the tool's limit is cut in `content`, which then ends with a note, and is no
-    JSON any more; `cut_chars` is how much of it was left out. The payload is always whole.
-    """
+    """The result of a tool call, or its error."""
 
     content: str
+    """What the model reads: JSON, or, if `cut_chars` > 0, the start of it and a note."""
     payload: bytes
+    """What is recorded: JSON in UTF-8, never shortened."""
     tensors: tuple[Mapping[str, Any], ...]
+    """The tensors that were read: mappings with `name`, `shape`, `dtype` and `sha256`."""
     error: str | None
     duration_ms: float
     cut_chars: int = 0
+    """Characters that the tool's `output_chars_max` removed from the end of `content`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Limits:
-    """What a tool may take; None where it has no limit of its own."""
+class _ToolLimits:
+    """Limits of a tool, or the defaults of a set of tools. None: the next default applies."""
 
     seconds_max: float | None
     output_chars_max: int | None
@@ -82,30 +89,60 @@ def tool(
     seconds_max: float | None = None,
     output_chars_max: int | None = None,
 ) -> Function | Callable[[Function], Function]:
-    """Mark a function as a tool, with limits of its own if need be: `@tool(seconds_max=5)`.
+    """Mark a function as a tool, with its own limits if given: `@tool(seconds_max=5)`.
 
-    The function stays what it is. One that is not marked is a tool as well, as soon as it is given
-    to a `ToolInterface`. Raises ToolError for what is no function, and for limits that are none.
+    Returns the function itself. Only limits need the mark: a `ToolInterface` takes any function
+    with type hints and a docstring. `seconds_max` limits a call, `output_chars_max` the characters
+    of a result that the model reads. Raise ToolError if this is not a function or a limit is out of
+    range.
+
+    Example:
+        >>> import tokentape as tt
+        >>> @tt.tool(seconds_max=5)
+        ... def count_words(text: str) -> int:
+        ...     \"\"\"Count the words of a text.
+        ...
+        ...     Args:
+        ...         text: Any text.
+        ...     \"\"\"
+        ...     return len(text.split())
+        >>> tt.ToolInterface([count_words]).call("count_words", {"text": "to be or not"}).content
+        '4'
     """
-    limits = _Limits(seconds_max=seconds_max, output_chars_max=output_chars_max)
+    limits = _ToolLimits(seconds_max=seconds_max, output_chars_max=output_chars_max)
 
-    def flagged(function: Function) -> Function:
+    def mark(function: Function) -> Function:
         if not inspect.isfunction(function):
             raise ToolError(
-                f"{function!r} cannot be marked as a tool: @tool stands above a `def`; "
+                f"{function!r} cannot be marked as a tool: write @tool above a `def`; "
                 "mark a method in its class"
             )
         setattr(function, _LIMITS, limits)
         return function
 
-    return flagged if function is None else flagged(function)
+    return mark if function is None else mark(function)
 
 
 class ToolInterface:
-    """A set of tools, by the names of their functions.
+    """A set of tools, named after their functions.
 
-    `seconds_max` and `output_chars_max` hold for each that has no limits of its own. Tools run one
-    at a time, each call in a thread of its own and without gradients.
+    `seconds_max` and `output_chars_max` are the limits of tools without their own. A call runs in a
+    new thread, without gradients; calls do not run in parallel.
+
+    Example:
+        >>> import tokentape as tt
+        >>> def double(number: int) -> int:
+        ...     \"\"\"Double a number.
+        ...
+        ...     Args:
+        ...         number: Any integer.
+        ...     \"\"\"
+        ...     return 2 * number
+        >>> tools = tt.ToolInterface([double])
+        >>> tools.names
+        ('double',)
+        >>> tools.call("double", {"number": "21"}).content
+        '42'
     """
 
     def __init__(
@@ -115,13 +152,14 @@ class ToolInterface:
         seconds_max: float = SECONDS_MAX,
         output_chars_max: int = OUTPUT_CHARS_MAX,
     ) -> None:
-        """Each function needs type hints and a docstring with an `Args:` line per argument.
+        """Build the JSON schemas of the tools from their type hints and docstrings.
 
-        Raises ToolError for one that has not, and for two that share a name.
+        Raise ToolError for a function without a type hint or an `Args:` line for each argument, and
+        for two functions with the same name.
         """
         if callable(functions):
             raise ToolError(f"tools are given as a list: ToolInterface([{functions!r}])")
-        self._limits = _Limits(seconds_max=seconds_max, output_chars_max=output_chars_max)
+        self._limits = _ToolLimits(seconds_max=seconds_max, output_chars_max=output_chars_max)
         self._functions: dict[str, Callable[..., Any]] = {}
         self._schemas: dict[str, dict[str, Any]] = {}
         for function in functions:
@@ -132,11 +170,14 @@ class ToolInterface:
             self._schemas[function.__name__] = schema
 
     @classmethod
-    def named(cls, names: Iterable[str]) -> "ToolInterface":
-        """What is left of tools in a recording: their names, for calls of them to be read."""
+    def from_names(cls, names: Iterable[str]) -> "ToolInterface":
+        """Return tools of which only the names are known, as after reading a recording.
+
+        Calls of them can be parsed; running one gives an error.
+        """
         tools = cls([])
         for name in names:
-            tools._functions[name] = _not_here
+            tools._functions[name] = _known_by_name_only
             tools._schemas[name] = {
                 "name": name,
                 "description": "",
@@ -149,44 +190,44 @@ class ToolInterface:
         return tuple(self._functions)
 
     def only(self, names: Iterable[str]) -> "ToolInterface":
-        """The same tools, but those of other names. Raises ToolError for one that is not there."""
+        """Return a copy with only the named tools. Raise ToolError for an unknown name."""
         chosen = copy.copy(self)
         wanted = tuple(names)
         for name in wanted:
             if name not in self._functions:
-                raise ToolError(self.unknown(name))
+                raise ToolError(self.unknown_tool_message(name))
         chosen._functions = {name: self._functions[name] for name in wanted}
         chosen._schemas = {name: self._schemas[name] for name in wanted}
         return chosen
 
     def get_available_tools(self) -> list[dict[str, Any]]:
-        """JSON schemas of the tools: name, description, parameters with their defaults."""
+        """Return a JSON schema per tool: name, description, parameters and their defaults."""
         return copy.deepcopy(list(self._schemas.values()))
 
     def documentation(self) -> str:
-        """The tools as a system prompt tells of them, a paragraph each."""
-        return "\n\n".join(map(documented, self._schemas.values()))
+        """Return a description of the tools for a system prompt, one paragraph per tool."""
+        return "\n\n".join(map(describe_tool, self._schemas.values()))
 
-    def unknown(self, name: str) -> str:
-        """What there is to say of a tool that is not here."""
+    def unknown_tool_message(self, name: str) -> str:
+        """Return an error message for a name that is no tool: the nearest names, and all names."""
         there_are = f"there are {', '.join(self.names)}" if self.names else "there are no tools"
         return f"there is no tool {name!r}{nearest(name, self.names)}; {there_are}"
 
     def call(
         self, name: str, arguments: Mapping[str, Any], *, seconds_max: float | None = None
     ) -> ToolResult:
-        """Run a tool. Whatever goes wrong in it, or in its arguments, is a result that says so.
+        """Run a tool and return its result; any error is a result too, with `error` set.
 
-        `seconds_max` takes the place of the tool's own limit. A tool that has no answer by then is
-        left behind in its thread. Only Ctrl-C comes through.
+        `seconds_max` overrides the tool's limit. A tool that exceeds it is abandoned in its thread.
+        Ctrl-C in the calling thread is the only exception that is raised.
         """
         limits = self._limits_of(name)
-        seconds = _Limits(seconds_max=seconds_max, output_chars_max=None).seconds_max
+        seconds = _ToolLimits(seconds_max=seconds_max, output_chars_max=None).seconds_max
         seconds = seconds or limits.seconds_max or SECONDS_MAX
         began = time.perf_counter()
         result = run_with_timeout(seconds, lambda: self._run(name, arguments))
         if result is None:
-            result = failed_result(f"no answer within {seconds:g} s")
+            result = error_result(f"no answer within {seconds:g} s")
         content, cut_chars = _cut(result.content, limits.output_chars_max or OUTPUT_CHARS_MAX)
         return replace(
             result,
@@ -195,64 +236,64 @@ class ToolInterface:
             duration_ms=(time.perf_counter() - began) * 1000.0,
         )
 
-    def _limits_of(self, name: str) -> _Limits:
+    def _limits_of(self, name: str) -> _ToolLimits:
         function = self._functions.get(name)
-        own = getattr(function, _LIMITS, self._limits)
-        return _Limits(
-            seconds_max=own.seconds_max or self._limits.seconds_max,
-            output_chars_max=own.output_chars_max or self._limits.output_chars_max,
+        limits = getattr(function, _LIMITS, self._limits)
+        return _ToolLimits(
+            seconds_max=limits.seconds_max or self._limits.seconds_max,
+            output_chars_max=limits.output_chars_max or self._limits.output_chars_max,
         )
 
     def _run(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
         try:
             if name not in self._functions:
-                raise ToolError(self.unknown(name))
+                raise ToolError(self.unknown_tool_message(name))
             function = self._functions[name]
             value = function(**fit_arguments(function, self._schemas[name], arguments))
             result = value if isinstance(value, ToolView) else ToolView(view=value, payload=value)
             content, payload = _json(result.view), _json(result.payload).encode()
-            content.encode()  # what is no text, such as half a surrogate pair, is the tool's error
+            content.encode()  # an unpaired surrogate is an error of the tool
             tensors = tuple(dict(tensor) for tensor in result.tensors)
             _json(tensors).encode()
-        except BaseException as raised:  # the experimenter's code: it may even end its thread
-            return failed_result(_described(raised))
+        except BaseException as raised:  # user code: it may even raise SystemExit
+            return error_result(_error_text(raised))
         return ToolResult(
             content=content, payload=payload, tensors=tensors, error=None, duration_ms=0.0
         )
 
 
-def _not_here(**arguments: Any) -> None:
-    raise ToolError("the tool is known by its name alone")
+def _known_by_name_only(**arguments: Any) -> None:
+    raise ToolError("the tool cannot be run: only its name was recorded")
 
 
-def failed_result(error: str) -> ToolResult:
-    """What a call gives that came to nothing: the error, in words that the model reads."""
+def error_result(error: str) -> ToolResult:
+    """Return the result of a failed call: the error, as the model reads it."""
     content = _json({"error": error})
     return ToolResult(
         content=content, payload=content.encode(), tensors=(), error=error, duration_ms=0.0
     )
 
 
-def _described(raised: BaseException) -> str:
-    """An error as the model and the record read it: always text, whatever the error is like."""
+def _error_text(raised: BaseException) -> str:
+    """Return an exception as text that can be encoded in UTF-8, also if its repr fails."""
     try:
         error = str(raised) if isinstance(raised, ToolError) else repr(raised)
-    except BaseException:  # an error's own repr is somebody's code, too
+    except BaseException:  # the repr of an exception is user code, too
         error = type(raised).__name__
     return error.encode("utf-8", "backslashreplace").decode()
 
 
 def _cut(content: str, chars_max: int) -> tuple[str, int]:
-    """The text with a note in place of what is too much, and how many characters that was."""
+    """Return the text cut to `chars_max` with a note at its end, and the characters cut off."""
     if len(content) <= chars_max:
         return content, 0
-    left_out = len(content)  # as many digits as the note can have
+    left_out = len(content)  # an upper bound, for the digits in the note
     room = chars_max - len(_note(left_out, len(content)))
-    # Between two values, if there is such a place not too far back: half a number misleads.
-    places = (content.rfind(mark, room * 3 // 4, room) for mark in (", ", "\\n", " "))
-    kept = content[: next((at for at in places if at > 0), room)]
-    left_out = len(content) - len(kept)
-    return kept + _note(left_out, len(content)), left_out
+    # Cut between two values if one ends in the last quarter: half a number would mislead.
+    ends = (content.rfind(separator, room * 3 // 4, room) for separator in (", ", "\\n", " "))
+    start = content[: next((end for end in ends if end > 0), room)]
+    left_out = len(content) - len(start)
+    return start + _note(left_out, len(content)), left_out
 
 
 def _note(left_out: int, chars: int) -> str:

@@ -1,4 +1,4 @@
-"""Calls of tools in a run: made, recorded, and not made twice."""
+"""Run tool calls, record them, and return the results as messages for the model."""
 
 import hashlib
 import json
@@ -14,61 +14,72 @@ from tokentape.generation.hf.control_tokens import encode, mark
 from tokentape.generation.history.chat_template import ChatTemplate
 from tokentape.generation.history.messages import NewMessage
 from tokentape.generation.tools.calls import ParsedCall
-from tokentape.generation.tools.interface import ToolInterface, ToolResult, failed_result
+from tokentape.generation.tools.interface import ToolInterface, ToolResult, error_result
 from tokentape.recorder import Recorder
 from tokentape.recorder.events import ActivationObserved, ToolCalled, ToolReturned
 
 RESULT_ROLES = ("tool", "user")
 NOT_RUN = "it was not run"
-"""How the error of a call begins that was one too many."""
+"""Beginning of the error of a call above the limit of calls per turn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolCall:
-    """A tool and its arguments."""
+    """A tool's name and the arguments to call it with.
+
+    Example:
+        >>> import tokentape as tt
+        >>> tt.ToolCall(name="list_layers", arguments={"pattern": "*.mlp.*"}).name
+        'list_layers'
+    """
 
     name: str
     arguments: Mapping[str, Any]
 
 
 @dataclass(slots=True, kw_only=True)
-class ToolUse:
-    """Runs calls and records what was asked and what came back.
-
-    `role` is that of the messages with results. `calls` counts those of the run. `answered` are
-    results of calls that were made in another process and that no prompt took up: they are not made
-    again. Tools run within `around`, and what they had the model do is `observed`.
-    """
+class ToolRunner:
+    """Runs the tool calls of one run and records each call and its result."""
 
     tools: ToolInterface
     tokenizer: PreTrainedTokenizerBase
     recorder: Recorder
     role: str = "tool"
-    around: Callable[[], AbstractContextManager[Any]] = nullcontext
-    observed: Callable[[], Iterable[ActivationObserved]] = tuple
-    calls: int = 0
-    answered: Mapping[str, tuple[ToolCalled, ToolReturned]] = field(default_factory=dict)
+    """Role of the messages that hold results; see `result_role`."""
+    context: Callable[[], AbstractContextManager[Any]] = nullcontext
+    """Makes the context manager in which a tool runs."""
+    take_observations: Callable[[], Iterable[ActivationObserved]] = tuple
+    """Returns the activations observed while the last tool ran; they are recorded after it."""
+    calls_made: int = 0
+    """Calls of the run so far, in earlier processes too; the next call id is one higher."""
+    recorded_results: Mapping[str, tuple[ToolCalled, ToolReturned]] = field(default_factory=dict)
+    """By call id: results of an earlier process that are in no prompt yet. Not run again."""
 
-    def for_experimenter(self, call: ToolCall) -> tuple[NewMessage, ToolResult]:
-        """The message with the result of a call that the experimenter makes for the model."""
+    def run_for_user(self, call: ToolCall) -> tuple[NewMessage, ToolResult]:
+        """Run a call that the user makes for the model; return its message and its result.
+
+        Raise ToolError if the arguments cannot be written as JSON.
+        """
         try:
             json.dumps(dict(call.arguments), allow_nan=False)
         except (TypeError, ValueError) as error:
             raise ToolError(f"the arguments of {call.name} cannot be recorded: {error}") from None
-        self.calls += 1
+        self.calls_made += 1
         called = ToolCalled(
-            call_id=f"call_{self.calls}", name=call.name, arguments=dict(call.arguments)
+            call_id=f"call_{self.calls_made}", name=call.name, arguments=dict(call.arguments)
         )
-        return self._made(called)
+        return self._run(called)
 
-    def for_model(self, call: ParsedCall, *, turn: int, step: int) -> tuple[NewMessage, ToolResult]:
-        """The same for a call that the model wrote behind `step` tokens of the turn.
+    def run_for_model(
+        self, call: ParsedCall, *, turn: int, step: int
+    ) -> tuple[NewMessage, ToolResult]:
+        """Run a call that the model wrote, complete after `step` tokens of the turn.
 
-        One that could not be read comes back as an error in words.
+        A malformed call is not run: its error is the result.
         """
-        self.calls += 1
+        self.calls_made += 1
         called = ToolCalled(
-            call_id=f"call_{self.calls}",
+            call_id=f"call_{self.calls_made}",
             name=call.name,
             arguments=dict(call.arguments),
             caller="model",
@@ -76,23 +87,23 @@ class ToolUse:
             step=step,
             text=call.text,
         )
-        return self._made(called, error=call.error)
+        return self._run(called, error=call.error)
 
-    def _made(self, called: ToolCalled, *, error: str = "") -> tuple[NewMessage, ToolResult]:
-        known = self.answered.get(called.call_id)
-        if known is not None and known[0] == called:
-            result = _again(known[1])
+    def _run(self, called: ToolCalled, *, error: str = "") -> tuple[NewMessage, ToolResult]:
+        recorded = self.recorded_results.get(called.call_id)
+        if recorded is not None and recorded[0] == called:
+            result = _recorded_result(recorded[1])
         else:
             self.recorder.record(called)
-            result = failed_result(error) if error else self._answer(called)
+            result = error_result(error) if error else self._execute(called)
             self._record(called, result)
         message = NewMessage(role=self.role, content=result.content, tool_call_id=called.call_id)
         return message, result
 
-    def _answer(self, called: ToolCalled) -> ToolResult:
-        with self.around():
+    def _execute(self, called: ToolCalled) -> ToolResult:
+        with self.context():
             result = self.tools.call(called.name, called.arguments)
-        for event in self.observed():
+        for event in self.take_observations():
             self.recorder.record(event)
         return result
 
@@ -119,24 +130,24 @@ class ToolUse:
 def result_role(
     tokenizer: PreTrainedTokenizerBase, template_settings: Mapping[str, Any] | None
 ) -> str:
-    """The role in which results are put before the model: `tool`, or else `user`.
+    """Return the role for messages with results: `tool`, or `user` if the template drops `tool`.
 
-    A template may refuse the role `tool`, or leave out what has it.
+    Decided by rendering a short conversation with a result in it.
     """
-    given = template_settings if isinstance(template_settings, Mapping) else {}
-    template = ChatTemplate(tokenizer, settings=given)
+    settings = template_settings if isinstance(template_settings, Mapping) else {}
+    template = ChatTemplate(tokenizer, settings=settings)
     probe = "result of a call"
-    said = {"system": "Be kind.", "user": "?", "assistant": "a call"}
-    asked = [{"role": role, "content": content} for role, content in said.items()]
+    contents = {"system": "Be kind.", "user": "?", "assistant": "a call"}
+    messages = [{"role": role, "content": content} for role, content in contents.items()]
     for role in RESULT_ROLES:
-        shown = template.try_render([*asked, {"role": role, "content": probe}])
-        if shown is not None and probe in shown:
+        rendered = template.try_render([*messages, {"role": role, "content": probe}])
+        if rendered is not None and probe in rendered:
             return role
     return RESULT_ROLES[0]
 
 
-def _again(returned: ToolReturned) -> ToolResult:
-    """What a call gave in another process; its payload is in the store."""
+def _recorded_result(returned: ToolReturned) -> ToolResult:
+    """Return a result as recorded; `payload` is only the content, the store has the full one."""
     return ToolResult(
         content=returned.content,
         payload=returned.content.encode(),

@@ -1,4 +1,4 @@
-"""How a Python function is described to a model: JSON schemas from hints and docstrings."""
+"""JSON schemas and descriptions of Python functions, from type hints and docstrings."""
 
 import enum
 import inspect
@@ -22,12 +22,12 @@ _NAMED = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 
 
 def tool_schema(function: Callable[..., Any]) -> dict[str, Any]:
-    """Name, description and parameters, by transformers' `get_json_schema`, with default values.
+    """Return the schema of transformers' `get_json_schema`, with the default values added.
 
-    Raises ToolError, which says what is missing and in which function.
+    Raise ToolError if the function cannot be a tool; the message has its place and what is missing.
     """
-    where = _refuse_what_is_no_function(function)
-    missing = list(_missing(function))
+    where = _check_function(function)
+    missing = list(_missing_descriptions(function))
     if missing:
         raise ToolError(
             f"{where} cannot be described to a model: {', '.join(missing)}; a tool needs type "
@@ -44,34 +44,34 @@ def tool_schema(function: Callable[..., Any]) -> dict[str, Any]:
     ) as error:
         reason = " ".join(str(error).split())
         raise ToolError(f"{where} cannot be described to a model: {reason}") from None
-    _refuse_what_no_model_can_write(schema, where)
+    _check_json_types(schema, where)
     _add_defaults(schema, function)
     return schema
 
 
-def documented(schema: Mapping[str, Any]) -> str:
-    """A tool as a system prompt tells of it: what it does, and a line for each argument."""
+def describe_tool(schema: Mapping[str, Any]) -> str:
+    """Return a tool's description and one line per argument, for a system prompt."""
     lines = [f"{schema['name']}: {' '.join(schema['description'].split())}"]
     required = schema["parameters"].get("required", [])
     for name, parameter in schema["parameters"]["properties"].items():
         need = "required" if name in required else "optional"
         if "default" in parameter:
             need += f", default {json.dumps(parameter['default'], ensure_ascii=False)}"
-        kind = described_type(parameter)
+        kind = type_in_words(parameter)
         lines.append(f"- {name} ({kind}, {need}): {parameter.get('description', '')}".rstrip(": "))
     return "\n".join(lines)
 
 
-def described_type(schema: Mapping[str, Any]) -> str:
-    """The type of a schema in words: `string or array of string`, `"mean" or "zero"`."""
+def type_in_words(schema: Mapping[str, Any]) -> str:
+    """Return a schema's type in words, e.g. `string or array of string`, `"mean" or "zero"`."""
     if "enum" in schema:
         kinds = [json.dumps(each, ensure_ascii=False) for each in schema["enum"]]
     elif "anyOf" in schema:
-        kinds = [described_type(each) for each in schema["anyOf"]]
+        kinds = [type_in_words(each) for each in schema["anyOf"]]
     elif isinstance(schema.get("type"), list):
         kinds = list(schema["type"])
     elif schema.get("type") == "array" and schema.get("items"):
-        kinds = [f"array of {described_type(schema['items'])}"]
+        kinds = [f"array of {type_in_words(schema['items'])}"]
     else:
         kinds = [schema.get("type", "anything")]
     if schema.get("nullable"):
@@ -79,23 +79,23 @@ def described_type(schema: Mapping[str, Any]) -> str:
     return " or ".join(kinds)
 
 
-def _refuse_what_is_no_function(function: object) -> str:
-    """Where the function is, for messages; raises ToolError where it can be no tool."""
+def _check_function(function: object) -> str:
+    """Return the function's name and file for messages. Raise ToolError if it cannot be a tool."""
     if not (inspect.isfunction(function) or inspect.ismethod(function)):
         raise ToolError(
-            f"{function!r} is no function: a tool is a Python function or a method of an object; "
+            f"{function!r} is not a function: a tool is a Python function or a bound method; "
             "write a function that calls it"
         )
     code = inspect.unwrap(function).__code__
     where = f"the tool {function.__name__} ({code.co_filename}:{code.co_firstlineno})"
     if not function.__name__.isidentifier() or keyword.iskeyword(function.__name__):
-        raise ToolError(f"{where} has no name that a model could call: write it with `def`")
+        raise ToolError(f"{where} has no name that a model can write: define it with `def`")
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-        raise ToolError(f"{where} is asynchronous: a tool is a plain function")
+        raise ToolError(f"{where} is asynchronous: a tool must be a plain function")
     return where
 
 
-def _missing(function: Callable[..., Any]) -> Iterator[str]:
+def _missing_descriptions(function: Callable[..., Any]) -> Iterator[str]:
     docstring = (inspect.getdoc(function) or "").strip()
     described: Mapping[str, str] = {}
     if not docstring:
@@ -107,7 +107,7 @@ def _missing(function: Callable[..., Any]) -> Iterator[str]:
             yield "its docstring does not say what it does"
     for parameter in _parameters(function):
         if parameter.kind not in _NAMED:
-            yield f"a call can only name its arguments, and {str(parameter)!r} has no name of one"
+            yield f"arguments are passed by name, which {str(parameter)!r} does not allow"
             continue
         if parameter.annotation is Parameter.empty:
             yield f"argument {parameter.name!r} has no type hint"
@@ -119,14 +119,14 @@ def _parameters(function: Callable[..., Any]) -> list[Parameter]:
     return list(inspect.signature(function).parameters.values())
 
 
-def _refuse_what_no_model_can_write(schema: Mapping[str, Any], where: str) -> None:
+def _check_json_types(schema: Mapping[str, Any], where: str) -> None:
     for name, parameter in schema["parameters"]["properties"].items():
-        strange = set(_types(parameter)) - _JSON_TYPES
-        if strange:
-            # get_json_schema calls a tensor "audio" and a picture "image".
+        foreign = set(_types(parameter)) - _JSON_TYPES
+        if foreign:
+            # get_json_schema gives tensors the type "audio" and images the type "image".
             raise ToolError(
-                f"{where} cannot be called by a model: argument {name!r} is of a type that JSON "
-                f"does not have ({', '.join(sorted(strange))})"
+                f"{where} cannot be called by a model: argument {name!r} has a type that JSON "
+                f"lacks ({', '.join(sorted(foreign))})"
             )
 
 
@@ -142,7 +142,7 @@ def _types(schema: Any) -> Iterator[str]:
 
 
 def _add_defaults(schema: Mapping[str, Any], function: Callable[..., Any]) -> None:
-    """`get_json_schema` says which arguments have a default, and not which."""
+    """Add the default values, which `get_json_schema` leaves out, to the schema."""
     for parameter in _parameters(function):
         default = parameter.default
         if default is Parameter.empty or parameter.name not in schema["parameters"]["properties"]:
@@ -152,5 +152,5 @@ def _add_defaults(schema: Mapping[str, Any], function: Callable[..., Any]) -> No
         try:
             default = json.loads(json.dumps(default, allow_nan=False))
         except (TypeError, ValueError, RecursionError):
-            continue  # a default that JSON cannot write is the function's own affair
+            continue  # not writable as JSON: the schema shows no default
         schema["parameters"]["properties"][parameter.name]["default"] = default

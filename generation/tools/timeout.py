@@ -1,4 +1,4 @@
-"""Foreign code is run apart, and left behind when it does not answer."""
+"""Call a function in a thread, with a time limit."""
 
 import contextvars
 import threading
@@ -11,11 +11,11 @@ Answer = TypeVar("Answer")
 
 
 def run_with_timeout(seconds_max: float, function: Callable[[], Answer]) -> Answer | None:
-    """What the function returns, or None where it does not return in time; it must not raise.
+    """Return the function's result, or None if it takes longer than `seconds_max`.
 
-    It runs in a thread of its own, with the caller's context variables and without gradients:
-    torch keeps that setting per thread. Nobody can end a thread, so one that does not answer is
-    left behind; its answer is dropped if it comes. Ctrl-C interrupts the waiting.
+    The function must not raise. It runs in a new daemon thread, with the caller's context variables
+    and without gradients (torch keeps that setting per thread). Python cannot stop a thread: after
+    a timeout it runs on, and its result is dropped. Ctrl-C interrupts the wait.
     """
     answers: list[Answer] = []
 
@@ -23,7 +23,7 @@ def run_with_timeout(seconds_max: float, function: Callable[[], Answer]) -> Answ
         with torch.no_grad():
             answers.append(function())
 
-    # A daemon: a function that hangs must not keep the process from ending.
+    # A daemon thread, so that a function that hangs does not keep the process alive.
     thread = threading.Thread(target=contextvars.copy_context().run, args=(run,), daemon=True)
     thread.start()
     thread.join(seconds_max)

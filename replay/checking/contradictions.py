@@ -48,7 +48,7 @@ def _pauses_without_a_call(
     recording: Recording, turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[Cause]:
     behaviour = recording.started().behaviour
-    tools = ToolInterface.named(behaviour.get("tools", ()))
+    tools = ToolInterface.from_names(behaviour.get("tools", ()))
     try:
         reader = CallReader(tokenizer, tools, str(behaviour.get("tool_call_format", "auto")))
     except ToolError as error:

@@ -285,19 +285,19 @@ BROKEN: Mapping[str, list[tuple[str, str]]] = {
     "mistral": [
         ('[TOOL_CALLS] [{"name": "mix", "arguments": {"a": 1,}}]', "no comma before"),
         ('[TOOL_CALLS] [{"name": "mx", "arguments": {}}]', "did you mean 'mix'?"),
-        ("[TOOL_CALLS] []", "no call in the list"),
+        ("[TOOL_CALLS] []", "the array of calls after [TOOL_CALLS] is empty"),
         ("[TOOL_CALLS]mix[ARGS]{'a': 1}", "double quotes, not in single ones"),
     ],
     "python": [
-        ("[mix(values=[open('x')])]", "open('x') is no literal"),
+        ("[mix(values=[open('x')])]", "open('x') is not a literal"),
         ("[mix(values=1e999)]", "too large"),
-        ("[mix(values=[1)]", "it is no Python"),
+        ("[mix(values=[1)]", "it is not Python"),
         ("[mixx(values=[])]", "did you mean 'mix'?"),
         ("mix([], None, 3)\n", "3 values for 2 arguments"),
         ("mix(values=[], values=[])\n", "'values' is given twice"),
         ("mix(**{'values': []})\n", "without **"),
         ("```python\nfound = mix(values=[])\n```", "only calls are run"),
-        ("mix(values='a)\n", "it is no Python"),
+        ("mix(values='a)\n", "it is not Python"),
     ],
     "response_template": [
         ("<tool_call>{'name': 'mix'}</tool_call>", "cannot be read: json parser"),
@@ -491,7 +491,7 @@ def test_the_format_is_that_of_the_tokenizer(tokenizer: PreTrainedTokenizerFast)
 
 
 def test_a_format_that_is_none_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
-    with pytest.raises(tt.ToolError, match="no format of calls 'xml': choose auto, hermes"):
+    with pytest.raises(tt.ToolError, match="unknown call format 'xml': choose auto, hermes"):
         CallReader(tokenizer, TOOLS, "xml")
     with pytest.raises(tt.ToolError, match="no response_template that reads calls"):
         CallReader(tokenizer, TOOLS, "response_template")

@@ -226,7 +226,7 @@ def test_arguments_are_cast_where_nothing_is_lost(
         ({"name": "a", "top": 7.5}, "argument 'top' must be an integer, not 7.5"),
         ({"name": "a", "top": True}, "argument 'top' must be an integer, not true"),
         ({"name": "a", "deep": 1}, "argument 'deep' must be true or false, not 1"),
-        ({"name": "a", "layers": [1, "b"]}, "has an item 1 that must be an integer, not \"b\""),
+        ({"name": "a", "layers": [1, "b"]}, "argument 'layers[1]' must be an integer, not \"b\""),
         ({"name": "a", "layers": "all"}, "must be an array or null, not \"all\""),
         ({"name": "a", "mode": "exct"}, "one of \"fast\", \"exact\", not \"exct\" (did you mean"),
         ({"name": 3, "top": None}, "'name' must be a string, not 3; argument 'top' must be an"),
@@ -268,14 +268,14 @@ def test_what_cannot_be_described_to_a_model_is_refused_by_name() -> None:
 
     for function, complaint in (
         (bare, r"bare \(.*test_tools.py:\d+\) cannot .* no docstring, argument 'name' has no type"),
-        (bare, r"'\*rest' has no name of one"),
-        (tensor, "argument 'weights' is of a type that JSON does not have"),
+        (bare, r"arguments are passed by name, which '\*rest' does not allow"),
+        (tensor, "argument 'weights' has a type that JSON lacks"),
         (own, "tool own .* custom class"),
         (later, "is asynchronous"),
-        (functools.partial(search, "a"), "is no function: .* write a function that calls it"),
-        (len, "is no function"),
-        (lambda: 3, "has no name that a model could call"),
-        (3, "is no function"),
+        (functools.partial(search, "a"), "is not a function: .* write a function that calls it"),
+        (len, "is not a function"),
+        (lambda: 3, "has no name that a model can write"),
+        (3, "is not a function"),
     ):
         with pytest.raises(tt.ToolError, match=complaint):
             tt.ToolInterface([function])  # type: ignore[list-item]

@@ -1,4 +1,4 @@
-"""Calls of tools, read out of what a model says."""
+"""Parsers of the tool calls in a model's reply."""
 
 from tokentape.generation.tools.calls.parsed_call import ParsedCall
 from tokentape.generation.tools.calls.reader import CallReader

@@ -1,4 +1,4 @@
-"""What there is to know of a way to write calls."""
+"""The interface of a text format for tool calls."""
 
 import re
 from abc import ABC, abstractmethod
@@ -9,40 +9,42 @@ from tokentape.generation.tools.calls.parsed_call import ParsedCall
 from tokentape.generation.tools.interface import ToolInterface
 
 
-class BegunCall(Protocol):
-    """A call of which the beginning has been seen."""
+class OpenCall(Protocol):
+    """A call whose beginning has been read."""
 
-    def end(self, text: str) -> int | None:
-        """Where it ends, None as long as it does not; the text only ever grows."""
+    def find_end(self, text: str) -> int | None:
+        """Return the index after the call's last character, None if the call is not complete.
+
+        `text` is the reply so far: each call gets the text of the one before, longer or equal.
+        """
 
 
 class CallFormat(ABC):
-    """How calls are written.
-
-    `rule` says it in a sentence. `opening` finds where a call may begin, in 300 characters at most;
-    `endings` are what a text ends with in which one has just been completed, but for blanks and
-    `separators`.
-    """
+    """A text format in which models write tool calls."""
 
     rule: ClassVar[str]
+    """The format in one sentence, for the instructions to the model."""
     opening: ClassVar[str]
+    """Pattern of the beginning of a call; it matches 300 characters at most."""
     endings: ClassVar[tuple[str, ...]]
+    """Strings of which one ends every complete call."""
     separators: ClassVar[str] = ""
+    """Characters that may follow a call, as blanks may."""
 
     def __init__(self, tools: ToolInterface) -> None:
         self._tools = tools
 
     @abstractmethod
-    def begin(self, opening: re.Match[str]) -> BegunCall | None:
-        """What finds the end of the call; None where it is no call."""
+    def open_call(self, opening: re.Match[str]) -> OpenCall | None:
+        """Return the call that begins at this match; None if it is not a call."""
 
     @abstractmethod
     def parse(self, text: str, *, closed: bool) -> tuple[ParsedCall, ...]:
-        """The calls in the text from an opening to its end; none where it is no call after all.
+        """Return the calls in the text from an opening to its end; empty if it is not a call.
 
-        Not `closed`: the reply ended first.
+        `closed` is False if the reply ended before the call did.
         """
 
     @abstractmethod
     def example(self, name: str, arguments: Mapping[str, Any]) -> str:
-        """A call as a model should write it."""
+        """Return a call in this format."""

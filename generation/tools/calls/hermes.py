@@ -1,4 +1,4 @@
-"""Calls of Hermes and Qwen models: JSON, or Qwen3-Coder's tags, between `<tool_call>` tags."""
+"""The call format of Hermes and Qwen models."""
 
 import json
 import re
@@ -6,15 +6,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from tokentape.generation.tools.arguments import fit_text
-from tokentape.generation.tools.calls.call_format import BegunCall, CallFormat
-from tokentape.generation.tools.calls.json_text import BrokenText, read_items, read_json
-from tokentape.generation.tools.calls.parsed_call import ParsedCall, broken, call_of_object, checked
+from tokentape.generation.tools.calls.call_format import CallFormat, OpenCall
+from tokentape.generation.tools.calls.json_text import MalformedText, read_items, read_json
+from tokentape.generation.tools.calls.parsed_call import (
+    ParsedCall,
+    call_of_object,
+    checked_call,
+    malformed_call,
+)
 from tokentape.generation.tools.interface import ToolInterface
 
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 _FUNCTION, _FUNCTION_CLOSE = "<function=", "</function>"
 _PARAMETER, _PARAMETER_CLOSE = "<parameter=", "</parameter>"
-_MARKS = re.compile(rf'\\.|["\n]|{_CLOSE}', re.DOTALL)
+_MARKERS = re.compile(rf'\\.|["\n]|{_CLOSE}', re.DOTALL)
 _FENCE = re.compile(r"```\w{0,20}")
 _TAGS = re.compile(r"<function=([^>\n]+)>(.*)</function>", re.DOTALL)
 _VALUES = re.compile(
@@ -23,6 +28,8 @@ _VALUES = re.compile(
 
 
 class Hermes(CallFormat):
+    """JSON, or Qwen3-Coder's tags, between `<tool_call>` and `</tool_call>`."""
+
     rule = "write it as JSON between <tool_call> and </tool_call>"
     opening = f"{_OPEN}|{_FUNCTION}"
     endings = (_CLOSE, _FUNCTION_CLOSE)
@@ -31,7 +38,7 @@ class Hermes(CallFormat):
         super().__init__(tools)
         self._schemas = {schema["name"]: schema for schema in tools.get_available_tools()}
 
-    def begin(self, opening: re.Match[str]) -> BegunCall:
+    def open_call(self, opening: re.Match[str]) -> OpenCall:
         if opening.group() == _FUNCTION:
             return _TagsEnd(opening.end(), _FUNCTION_CLOSE)
         return _TaggedEnd(opening.end())
@@ -46,14 +53,14 @@ class Hermes(CallFormat):
             if body.startswith(_FUNCTION):
                 return (self._tags(body, text),)
             value = read_json(body)
-        except BrokenText as error:
+        except MalformedText as error:
             when = "the call" if closed else f"the reply ended before {_CLOSE}, and the call"
-            return (broken(text, f"{when} cannot be read: {error}"),)
+            return (malformed_call(text, f"{when} cannot be read: {error}"),)
         if not isinstance(value, list):
             return (call_of_object(value, text, self._tools),)
         if not value:
-            return (broken(text, "there is no call in the list"),)
-        return tuple(call_of_object(each, part, self._tools) for each, part in read_items(body))
+            return (malformed_call(text, "the array of calls is empty"),)
+        return tuple(call_of_object(each, item, self._tools) for each, item in read_items(body))
 
     def example(self, name: str, arguments: Mapping[str, Any]) -> str:
         call = {"name": name, "arguments": arguments}
@@ -62,8 +69,8 @@ class Hermes(CallFormat):
     def _tags(self, body: str, text: str) -> ParsedCall:
         tags = _TAGS.fullmatch(body)
         if tags is None:
-            raise BrokenText(
-                f"after {_FUNCTION}name> there is a {_PARAMETER}name>value{_PARAMETER_CLOSE} for "
+            raise MalformedText(
+                f"after {_FUNCTION}name> write {_PARAMETER}name>value{_PARAMETER_CLOSE} for "
                 f"each argument, and {_FUNCTION_CLOSE} at the end"
             )
         name, written = tags[1].strip(), tags[2].strip()
@@ -74,36 +81,37 @@ class Hermes(CallFormat):
         while at < len(written):
             value = _VALUES.match(written, at)
             if value is None or value[1] in arguments:
-                raise BrokenText(
-                    f"each argument is written once, as {_PARAMETER}name>value{_PARAMETER_CLOSE}"
+                raise MalformedText(
+                    f"write each argument once, as {_PARAMETER}name>value{_PARAMETER_CLOSE}"
                 )
             bare = value[2].removeprefix("\n").removesuffix("\n")
             arguments[value[1]] = fit_text(bare, parameters.get(value[1], {"type": "string"}))
             at = value.end()
-        return checked(name, arguments, text, self._tools)
+        return checked_call(name, arguments, text, self._tools)
 
 
 class _TaggedEnd:
-    """After `<tool_call>`: which of the two it is shows in the first characters."""
+    """A call after `<tool_call>`; its first characters show whether it is JSON or tags."""
 
     def __init__(self, start: int) -> None:
         self._start = start
-        self._inner: BegunCall | None = None
+        self._inner: OpenCall | None = None
 
-    def end(self, text: str) -> int | None:
+    def find_end(self, text: str) -> int | None:
         if self._inner is None:
             body = text[self._start :].lstrip()
             if _FUNCTION.startswith(body[: len(_FUNCTION)]) and len(body) < len(_FUNCTION):
                 return None
             tags = body.startswith(_FUNCTION)
             self._inner = _TagsEnd(self._start, _CLOSE) if tags else _JsonBodyEnd(self._start)
-        return self._inner.end(text)
+        return self._inner.find_end(text)
 
 
 class _JsonBodyEnd:
-    """The closing tag that does not stand in a string.
+    """A JSON call, up to the closing tag outside of strings.
 
-    A string that holds the tag and then breaks the line was never closed: it ends at the tag.
+    A string with the closing tag and a line break after it is unterminated: the call ends at the
+    tag.
     """
 
     def __init__(self, start: int) -> None:
@@ -111,11 +119,11 @@ class _JsonBodyEnd:
         self._in_string = False
         self._tag_in_string: int | None = None
 
-    def end(self, text: str) -> int | None:
+    def find_end(self, text: str) -> int | None:
         while True:
-            mark = _MARKS.search(text, self._at)
+            mark = _MARKERS.search(text, self._at)
             if mark is None:
-                # A tag or an escape may have come in part only.
+                # The text may end within a tag or an escape.
                 self._at = max(self._at, len(text) - len(_CLOSE))
                 return None
             self._at = mark.end()
@@ -132,14 +140,14 @@ class _JsonBodyEnd:
 
 
 class _TagsEnd:
-    """The closing tag that does not stand in the value of a parameter."""
+    """A call in tags, up to the closing tag outside of a parameter's value."""
 
     def __init__(self, start: int, tag: str) -> None:
         self._start = start
         self._at = start
         self._tag = tag
 
-    def end(self, text: str) -> int | None:
+    def find_end(self, text: str) -> int | None:
         while True:
             found = text.find(self._tag, self._at)
             if found < 0:

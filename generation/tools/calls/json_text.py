@@ -1,4 +1,4 @@
-"""JSON as models write it: where a value ends that is still being written, and what is wrong."""
+"""Parse JSON that a model writes: find the end of a growing value, explain what is wrong."""
 
 import json
 import math
@@ -6,20 +6,20 @@ import re
 from typing import Any
 
 _DEPTH_MAX = 64
-_MARKS = re.compile(r'["\\{}\[\]]')
+_MARKERS = re.compile(r'["\\{}\[\]]')
 _CLOSING = {"{": "}", "[": "]"}
 _IN_STRING = re.compile(r'["\\]')
 
 
-class BrokenText(Exception):
-    """A text cannot be read as what it should be; the message tells a model how to write it."""
+class MalformedText(Exception):
+    """A text cannot be parsed; the message tells a model how to write it."""
 
 
-class JsonEnd:
-    """Finds where the object or list that begins at `start` ends, reading on as the text grows.
+class JsonEndFinder:
+    """Finds the end of the object or array that begins at `start` of a growing text.
 
-    Only brackets and strings are looked at, so that a value that is no JSON has an end as well:
-    where its brackets are closed, or closed by a wrong one.
+    It looks at brackets and strings only, so text that is not valid JSON ends as well: where its
+    outermost bracket closes, or at the first bracket that closes the wrong one.
     """
 
     def __init__(self, start: int) -> None:
@@ -28,15 +28,15 @@ class JsonEnd:
         self._in_string = False
 
     def find(self, text: str) -> int | None:
-        """Where the value ends in this text, None as long as it goes on."""
+        """Return the index after the value's last character; None if it is not complete."""
         while True:
-            mark = (_IN_STRING if self._in_string else _MARKS).search(text, self._at)
+            mark = (_IN_STRING if self._in_string else _MARKERS).search(text, self._at)
             if mark is None:
                 self._at = len(text)
                 return None
             character = mark.group()
             if character == "\\":
-                if mark.end() == len(text):  # what is escaped has not come yet
+                if mark.end() == len(text):  # the escaped character is still missing
                     self._at = mark.start()
                     return None
                 self._at = mark.end() + 1
@@ -51,25 +51,25 @@ class JsonEnd:
 
 
 def read_json(text: str) -> Any:
-    """The value of a JSON text. Raises BrokenText, which says what JSON wants instead."""
+    """Return the value of a JSON text. Raise MalformedText, which says how to write it."""
     try:
         return json.loads(
             text,
-            # A line break inside a string is no JSON, and cannot be mistaken either.
+            # JSON forbids line breaks in strings, but their meaning is clear.
             strict=False,
-            parse_constant=_refuse_constant,
-            object_pairs_hook=_once_each,
+            parse_constant=_reject_constant,
+            object_pairs_hook=_unique_names,
         )
     except json.JSONDecodeError as error:
-        raise BrokenText(f"it is no JSON: {_what_json_wants(text, error)}") from None
+        raise MalformedText(f"it is not JSON: {_correction(text, error)}") from None
     except RecursionError:
-        raise BrokenText("it is nested too deeply") from None
-    except ValueError as error:  # a number of thousands of digits
-        raise BrokenText(f"it is no JSON: {error}") from None
+        raise MalformedText("it is nested too deeply") from None
+    except ValueError as error:  # a number with thousands of digits
+        raise MalformedText(f"it is not JSON: {error}") from None
 
 
 def read_items(text: str) -> list[tuple[Any, str]]:
-    """The items of a JSON list that `read_json` can read, each with its own text."""
+    """Return the items of a valid JSON array, each with its source text."""
     decoder = json.JSONDecoder(strict=False)
     items = []
     at = _skip(text, text.index("[") + 1)
@@ -87,7 +87,7 @@ def _skip(text: str, at: int) -> int:
 
 
 def check_json_value(value: Any) -> None:
-    """Raises BrokenText for infinite numbers, halves of surrogate pairs, and depths of nesting."""
+    """Raise MalformedText for non-finite numbers, unpaired surrogates and nesting too deep."""
     level = [value]
     for _ in range(_DEPTH_MAX):
         deeper: list[Any] = []
@@ -97,13 +97,13 @@ def check_json_value(value: Any) -> None:
             elif isinstance(each, list):
                 deeper += each
             elif isinstance(each, float) and not math.isfinite(each):
-                raise BrokenText(f"a number is too large, or none: {each}")
+                raise MalformedText(f"a number is too large, or is not a number: {each}")
             elif isinstance(each, str) and not _is_text(each):
-                raise BrokenText("a text holds half of a surrogate pair, which is no character")
+                raise MalformedText("a string has half of a surrogate pair, not a character")
         if not deeper:
             return
         level = deeper
-    raise BrokenText(f"it is nested more than {_DEPTH_MAX} levels deep")
+    raise MalformedText(f"it is nested more than {_DEPTH_MAX} levels deep")
 
 
 def _is_text(text: str) -> bool:
@@ -114,20 +114,20 @@ def _is_text(text: str) -> bool:
     return True
 
 
-def _refuse_constant(name: str) -> None:
-    raise BrokenText(f"it is no JSON: JSON has no {name}")
+def _reject_constant(name: str) -> None:
+    raise MalformedText(f"it is not JSON: JSON has no {name}")
 
 
-def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise BrokenText(f"{twice!r} is given twice")
+        raise MalformedText(f"{twice!r} is given twice")
     return fields
 
 
-def _what_json_wants(text: str, error: json.JSONDecodeError) -> str:
+def _correction(text: str, error: json.JSONDecodeError) -> str:
     rest, before = text[error.pos :].lstrip(), text[: error.pos].rstrip()
     if not rest:
         wanted = "it ends too early, with a bracket or a quote that is never closed"
@@ -138,13 +138,13 @@ def _what_json_wants(text: str, error: json.JSONDecodeError) -> str:
     elif error.msg.startswith("Extra data"):
         wanted = "there is more after the end of the value"
     elif rest[0] == "'":
-        wanted = "names and strings stand in double quotes, not in single ones"
+        wanted = "names and strings are written in double quotes, not in single ones"
     elif rest[0] in "]}" and before.endswith(","):
         wanted = "there is no comma before a closing bracket"
     elif re.match(r"(True|False|None)\b", rest):
-        wanted = "it has true, false and null, in lower case"
+        wanted = "JSON writes true, false and null, in lower case"
     elif error.msg.startswith("Expecting property name"):
-        wanted = "names stand in double quotes"
+        wanted = "names are written in double quotes"
     else:
         wanted = f"{error.msg.removeprefix('Expecting ')} was expected"
     return f"{wanted} (at character {error.pos + 1}: {_excerpt(text, error.pos)})"

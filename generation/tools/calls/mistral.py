@@ -1,13 +1,23 @@
-"""Calls of Mistral models: `[TOOL_CALLS]` and a list of objects, or a name and its arguments."""
+"""The call format of Mistral models."""
 
 import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from tokentape.generation.tools.calls.call_format import BegunCall, CallFormat
-from tokentape.generation.tools.calls.json_text import BrokenText, JsonEnd, read_items, read_json
-from tokentape.generation.tools.calls.parsed_call import ParsedCall, broken, call_of_object, checked
+from tokentape.generation.tools.calls.call_format import CallFormat, OpenCall
+from tokentape.generation.tools.calls.json_text import (
+    JsonEndFinder,
+    MalformedText,
+    read_items,
+    read_json,
+)
+from tokentape.generation.tools.calls.parsed_call import (
+    ParsedCall,
+    call_of_object,
+    checked_call,
+    malformed_call,
+)
 
 _TAG = "[TOOL_CALLS]"
 _HEAD = re.compile(
@@ -17,11 +27,13 @@ _HEAD = re.compile(
 
 
 class Mistral(CallFormat):
-    rule = "write [TOOL_CALLS] and a JSON list with the call"
+    """`[TOOL_CALLS]` and an array of objects, or a tool's name and an object of arguments."""
+
+    rule = "write [TOOL_CALLS] and a JSON array with the call"
     opening = re.escape(_TAG)
     endings = ("}", "]")
 
-    def begin(self, opening: re.Match[str]) -> BegunCall:
+    def open_call(self, opening: re.Match[str]) -> OpenCall:
         return _BodyEnd(opening.end())
 
     def parse(self, text: str, *, closed: bool) -> tuple[ParsedCall, ...]:
@@ -30,16 +42,16 @@ class Mistral(CallFormat):
         written = body[head.end() :].strip() if head else body.strip()
         try:
             value = read_json(written)
-        except BrokenText as error:
+        except MalformedText as error:
             when = "the call" if closed else "the reply ended before the call did, which"
-            return (broken(text, f"{when} cannot be read: {error}"),)
+            return (malformed_call(text, f"{when} cannot be read: {error}"),)
         if head and head["name"]:
-            return (checked(head["name"], value, text, self._tools),)
+            return (checked_call(head["name"], value, text, self._tools),)
         if not isinstance(value, list):
             return (call_of_object(value, text, self._tools),)
         if not value:
-            return (broken(text, f"there is no call in the list behind {_TAG}"),)
-        return tuple(call_of_object(each, part, self._tools) for each, part in read_items(written))
+            return (malformed_call(text, f"the array of calls after {_TAG} is empty"),)
+        return tuple(call_of_object(each, item, self._tools) for each, item in read_items(written))
 
     def example(self, name: str, arguments: Mapping[str, Any]) -> str:
         calls = [{"name": name, "arguments": arguments}]
@@ -49,12 +61,12 @@ class Mistral(CallFormat):
 class _BodyEnd:
     def __init__(self, start: int) -> None:
         self._start = start
-        self._json: JsonEnd | None = None
+        self._json: JsonEndFinder | None = None
 
-    def end(self, text: str) -> int | None:
+    def find_end(self, text: str) -> int | None:
         if self._json is None:
             head = _HEAD.match(text, self._start)
             if head is None:
                 return None
-            self._json = JsonEnd(head.end())
+            self._json = JsonEndFinder(head.end())
         return self._json.find(text)

@@ -1,6 +1,6 @@
-"""Calls written as Python: a list of calls, a call alone on its line, or a block of them.
+"""The call format of models that write Python.
 
-They are parsed, never evaluated: arguments are literals.
+The calls are parsed, never evaluated: arguments must be literals.
 """
 
 import ast
@@ -10,10 +10,10 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tokentape.generation.tools.calls.call_format import BegunCall, CallFormat
-from tokentape.generation.tools.calls.json_text import BrokenText
-from tokentape.generation.tools.calls.parsed_call import ParsedCall, broken, checked
-from tokentape.generation.tools.calls.python_text import PythonEnd
+from tokentape.generation.tools.calls.call_format import CallFormat, OpenCall
+from tokentape.generation.tools.calls.json_text import MalformedText
+from tokentape.generation.tools.calls.parsed_call import ParsedCall, checked_call, malformed_call
+from tokentape.generation.tools.calls.python_text import PythonEndFinder
 from tokentape.generation.tools.interface import ToolInterface
 
 _NAME = r"[^\W\d][\w.]{0,200}"
@@ -21,11 +21,13 @@ _FENCE = re.compile(r"[ \t]{0,8}```(?P<language>[\w-]{0,20})[ \t]{0,8}\n")
 _FENCE_END = re.compile(r"^[ \t]{0,8}```", re.MULTILINE)
 _CODE = ("", "python", "py")
 _CALLS = ("tool_call", "tool_calls", "tool_code")
-_ALIKE = 0.75
+_SIMILARITY_MIN = 0.75
 _WORDS = {"true": True, "false": False, "null": None}
 
 
 class PythonCall(CallFormat):
+    """A list of Python calls, one call on a line of its own, or calls in a fenced block."""
+
     rule = "write a list of Python calls with literal arguments, on a line of its own"
     opening = (
         rf"^(?:{_FENCE.pattern}|(?:<\|python_start\|>)?[ \t]{{0,8}}\[\s{{0,8}}{_NAME}\(|"
@@ -40,15 +42,15 @@ class PythonCall(CallFormat):
             for schema in tools.get_available_tools()
         }
 
-    def begin(self, opening: re.Match[str]) -> BegunCall | None:
+    def open_call(self, opening: re.Match[str]) -> OpenCall | None:
         written = opening.group()
         if _FENCE.match(written):
             return _FencedEnd(opening.end())
         bracket = written.find("[")
         if bracket >= 0:
-            meant = self._is_meant(written[bracket + 1 : -1].strip())
-            return _ListEnd(opening.start() + bracket, one_line=not meant)
-        return _LineEnd(opening.end() - 1) if self._is_meant(written[:-1].strip()) else None
+            names_tool = self._may_name_tool(written[bracket + 1 : -1].strip())
+            return _ListEnd(opening.start() + bracket, one_line=not names_tool)
+        return _LineEnd(opening.end() - 1) if self._may_name_tool(written[:-1].strip()) else None
 
     def parse(self, text: str, *, closed: bool) -> tuple[ParsedCall, ...]:
         fence = _FENCE.match(text)
@@ -58,46 +60,50 @@ class PythonCall(CallFormat):
             return self._block(body, text, closed, language) if language in _CODE + _CALLS else ()
         source = text.strip().removeprefix("<|python_start|>").strip()
         bracket = re.search(r"[\[(]", source)
-        end = PythonEnd(bracket.start() if bracket else 0)
+        end = PythonEndFinder(bracket.start() if bracket else 0)
         at = end.find(source + "\n")
         if at is not None and not end.broken and source[at:].strip():
-            return ()  # more on the line than the call
+            return ()  # text after the call: not a call
         try:
             return tuple(self._calls(_parsed(source).body, source))
-        except BrokenText as error:
+        except MalformedText as error:
             name = re.search(_NAME, source)
-            if name is None or not self._is_meant(name.group()):
+            if name is None or not self._may_name_tool(name.group()):
                 return ()
-            return (broken(text.strip(), _complaint(error, closed)),)
+            return (malformed_call(text.strip(), _complaint(error, closed)),)
 
     def example(self, name: str, arguments: Mapping[str, Any]) -> str:
         return f"[{name}({', '.join(f'{key}={value!r}' for key, value in arguments.items())})]"
 
-    def _is_meant(self, name: str) -> bool:
-        """Whether this is the name of a tool, or an attempt at one."""
+    def _may_name_tool(self, name: str) -> bool:
+        """Return whether this is a tool's name, or similar to one."""
         names = self._tools.names
         last = name.rsplit(".", 1)[-1]
-        return last in names or bool(difflib.get_close_matches(last, names, n=1, cutoff=_ALIKE))
+        return last in names or bool(
+            difflib.get_close_matches(last, names, n=1, cutoff=_SIMILARITY_MIN)
+        )
 
     def _block(self, body: str, text: str, closed: bool, language: str) -> tuple[ParsedCall, ...]:
         called = re.findall(rf"(?<![\w.])({_NAME})\(", body)
-        if language in _CODE and not any(map(self._is_meant, called)):
+        if language in _CODE and not any(map(self._may_name_tool, called)):
             return ()
         try:
             return tuple(self._calls(_parsed(body).body, body))
-        except BrokenText as error:
-            return (broken(text.strip(), _complaint(error, closed)),)
+        except MalformedText as error:
+            return (malformed_call(text.strip(), _complaint(error, closed)),)
 
     def _calls(self, statements: list[ast.stmt], source: str) -> Iterator[ParsedCall]:
         nodes: list[ast.expr] = []
         for statement in statements:
             value = statement.value if isinstance(statement, ast.Expr) else None
-            nodes += value.elts if isinstance(value, ast.List | ast.Tuple) else [value or _NOTHING]
+            nodes += (
+                value.elts if isinstance(value, ast.List | ast.Tuple) else [value or _NOT_A_CALL]
+            )
         for node in nodes:
             if not isinstance(node, ast.Call):
-                raise BrokenText("only calls are run, each on its own or in a list of calls")
+                raise MalformedText("only calls are run, one by one or in a list")
         if not nodes:
-            raise BrokenText("there is no call in it")
+            raise MalformedText("it contains no call")
         for node in nodes:
             assert isinstance(node, ast.Call)
             yield self._call(node, ast.get_source_segment(source, node) or source)
@@ -105,45 +111,48 @@ class PythonCall(CallFormat):
     def _call(self, node: ast.Call, text: str) -> ParsedCall:
         name = ast.unparse(node.func)
         if name not in self._parameters:
-            if not self._is_meant(name):  # then it is at least written like a call of a tool
+            if not self._may_name_tool(name):
+                # Raise for arguments that are not literals: then this is ordinary code.
                 for value in (*node.args, *(keyword.value for keyword in node.keywords)):
                     _literal(value)
-            return broken(text, self._tools.unknown(name), name)
+            return malformed_call(text, self._tools.unknown_tool_message(name), name)
         arguments: dict[str, Any] = {}
         try:
             for key, value in self._named(node, self._parameters[name]):
                 if key in arguments:
-                    raise BrokenText(f"argument {key!r} is given twice")
+                    raise MalformedText(f"argument {key!r} is given twice")
                 arguments[key] = _literal(value)
-        except BrokenText as error:
-            return broken(text, f"the arguments of {name} cannot be read: {error}", name)
-        return checked(name, arguments, text, self._tools)
+        except MalformedText as error:
+            return malformed_call(text, f"the arguments of {name} cannot be read: {error}", name)
+        return checked_call(name, arguments, text, self._tools)
 
     def _named(self, node: ast.Call, parameters: list[str]) -> Iterator[tuple[str, ast.expr]]:
         if len(node.args) > len(parameters):
-            raise BrokenText(f"there are {len(node.args)} values for {len(parameters)} arguments")
+            raise MalformedText(
+                f"there are {len(node.args)} values for {len(parameters)} arguments"
+            )
         yield from zip(parameters, node.args, strict=False)
         for keyword in node.keywords:
             if keyword.arg is None:
-                raise BrokenText("arguments are written one by one, as name=value, without **")
+                raise MalformedText("write each argument as name=value, without **")
             yield keyword.arg, keyword.value
 
 
-_NOTHING = ast.Constant(value=None)
+_NOT_A_CALL = ast.Constant(value=None)
 
 
 def _parsed(source: str) -> ast.Module:
-    """The syntax tree. Raises BrokenText, which says what is wrong, for what is no Python."""
+    """Return the syntax tree. Raise MalformedText if the text is not Python."""
     try:
         with warnings.catch_warnings():
-            # A backslash that escapes nothing is only worth a warning.
+            # An unknown escape in a string gives a SyntaxWarning.
             warnings.simplefilter("ignore")
             return ast.parse(source.strip())
     except SyntaxError as error:
         where = f" (line {error.lineno}, character {error.offset})" if error.lineno else ""
-        raise BrokenText(f"it is no Python: {error.msg}{where}") from None
+        raise MalformedText(f"it is not Python: {error.msg}{where}") from None
     except (ValueError, RecursionError, MemoryError) as error:
-        raise BrokenText(f"it is no Python: {error}") from None
+        raise MalformedText(f"it is not Python: {error}") from None
 
 
 def _literal(node: ast.expr) -> Any:
@@ -160,9 +169,9 @@ def _literal(node: ast.expr) -> Any:
             return [_literal(each) for each in node.elts]
         case ast.Dict():
             return _literal_object(node)
-    raise BrokenText(
-        f"{ast.unparse(node)[:60]} is no literal: only texts in quotes, numbers, True, False, "
-        "None, lists and dictionaries of these are read, nothing is evaluated"
+    raise MalformedText(
+        f"{ast.unparse(node)[:60]} is not a literal: write strings, numbers, True, False, None, "
+        "or lists and dictionaries of these; nothing is evaluated"
     )
 
 
@@ -170,28 +179,30 @@ def _literal_object(node: ast.Dict) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for key, value in zip(node.keys, node.values, strict=True):
         if not isinstance(key, ast.Constant) or not isinstance(key.value, str):
-            raise BrokenText("the keys of a dictionary are texts in quotes")
+            raise MalformedText("the keys of a dictionary must be strings")
         if key.value in fields:
-            raise BrokenText(f"{key.value!r} is given twice")
+            raise MalformedText(f"{key.value!r} is given twice")
         fields[key.value] = _literal(value)
     return fields
 
 
-def _complaint(error: BrokenText, closed: bool) -> str:
+def _complaint(error: MalformedText, closed: bool) -> str:
     when = "the call" if closed else "the reply ended before the call did, which"
     return f"{when} cannot be read: {error}; write name(argument=value) with literal values"
 
 
 class _ListEnd:
+    """A list of calls, up to its closing bracket."""
+
     def __init__(self, start: int, *, one_line: bool) -> None:
         self._start = start
         self._one_line = one_line
-        self._end = PythonEnd(start)
+        self._end = PythonEndFinder(start)
 
-    def end(self, text: str) -> int | None:
+    def find_end(self, text: str) -> int | None:
         end = self._end.find(text)
         if self._one_line:
-            # It names no tool: text in brackets, perhaps, which need never close.
+            # It names no tool: maybe text in brackets, which may never close.
             line_end = text.find("\n", self._start)
             if line_end >= 0 and (end is None or end > line_end):
                 return line_end
@@ -199,13 +210,13 @@ class _ListEnd:
 
 
 class _LineEnd:
-    """A call ends where its line does: more may follow on it, and then it was none."""
+    """One call, up to the end of its line: with other text on the line it is not a call."""
 
     def __init__(self, start: int) -> None:
-        self._python = PythonEnd(start)
+        self._python = PythonEndFinder(start)
         self._closed: int | None = None
 
-    def end(self, text: str) -> int | None:
+    def find_end(self, text: str) -> int | None:
         if self._closed is None:
             self._closed = self._python.find(text)
         if self._closed is None or self._python.broken:
@@ -215,10 +226,12 @@ class _LineEnd:
 
 
 class _FencedEnd:
+    """A fenced block, up to its closing fence."""
+
     def __init__(self, start: int) -> None:
         self._at = start
 
-    def end(self, text: str) -> int | None:
+    def find_end(self, text: str) -> int | None:
         fence = _FENCE_END.search(text, self._at)
         if fence is None:
             self._at = max(self._at, len(text) - 16)

@@ -1,16 +1,16 @@
-"""Python as models write it: where a bracket is closed while it is still being written."""
+"""Find the end of a bracket in Python that a model is still writing."""
 
 import re
 
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
-_MARKS = re.compile(r"""["'()\[\]{}]""")
+_MARKERS = re.compile(r"""["'()\[\]{}]""")
 _IN_STRING = re.compile(r"""["'\\\n]""")
 
 
-class PythonEnd:
-    """Finds where the bracket at `start` is closed, reading on as the text grows.
+class PythonEndFinder:
+    """Finds where the bracket at `start` of a growing text is closed.
 
-    `broken` says that it ends earlier, at a wrong bracket or a string without an end.
+    `broken` becomes True if it ends earlier: at a wrong bracket or an unterminated string.
     """
 
     def __init__(self, start: int) -> None:
@@ -20,9 +20,9 @@ class PythonEnd:
         self.broken = False
 
     def find(self, text: str) -> int | None:
-        """Where it ends in this text, None as long as it goes on."""
+        """Return the index after the closing bracket; None if it is not in the text yet."""
         while True:
-            mark = (_IN_STRING if self._quote else _MARKS).search(text, self._at)
+            mark = (_IN_STRING if self._quote else _MARKERS).search(text, self._at)
             if mark is None:
                 self._at = len(text)
                 return None
@@ -41,7 +41,7 @@ class PythonEnd:
                 return None
 
     def _bracket(self, bracket: str) -> bool:
-        """True where it is the last one, or a wrong one."""
+        """Move past a bracket; return True if it is the last one or a wrong one."""
         self._at += 1
         if bracket in _CLOSING:
             self._open.append(_CLOSING[bracket])
@@ -50,7 +50,7 @@ class PythonEnd:
         return self.broken or not self._open
 
     def _begin_string(self, text: str, quote: str) -> bool:
-        """False where the next characters have to show whether three quotes begin it."""
+        """Enter a string; return False if only more text shows whether three quotes open it."""
         if text.startswith(3 * quote, self._at):
             self._quote = 3 * quote
         elif len(text) < self._at + 3 and not text[self._at :].strip(quote):
@@ -61,7 +61,7 @@ class PythonEnd:
         return True
 
     def _string(self, text: str, mark: str) -> bool:
-        """Past a backslash, a quote or a line break in a string; False where more must come."""
+        """Move past a backslash, quote or line break in a string; return False to wait for more."""
         if mark == "\\":
             if self._at + 1 == len(text):
                 return False
@@ -73,7 +73,7 @@ class PythonEnd:
             self._at += len(self._quote)
             self._quote = ""
         elif mark == self._quote[0] and not text[self._at :].strip(mark):
-            return False  # one or two of three quotes
+            return False  # maybe the start of three quotes
         else:
             self._at += 1
         return True

@@ -1,4 +1,4 @@
-"""A call made up of a real tool, to show a model how one is written."""
+"""Sample calls of a real tool, as an example for a model."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +16,7 @@ _SAMPLES: Mapping[str, Any] = {
 
 
 def sample_arguments(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """A value for each argument that is required, or for the first one."""
+    """Return a value for each required argument; for the first argument if none is required."""
     properties = schema["parameters"]["properties"]
     names = schema["parameters"].get("required") or list(properties)[:1]
     return {name: _sample(name, properties[name]) for name in names}
@@ -38,17 +38,15 @@ def _sample(name: str, schema: Mapping[str, Any]) -> Any:
     return _SAMPLES.get(kind, f"a {name}")
 
 
-def written_by_template(
-    tokenizer: PreTrainedTokenizerBase, name: str, arguments: Mapping[str, Any]
-) -> str:
-    """A call as the chat template writes one of the past; "" where it cannot."""
+def render_call(tokenizer: PreTrainedTokenizerBase, name: str, arguments: Mapping[str, Any]) -> str:
+    """Return a call as the chat template renders one in the history; "" if it does not."""
     asked: list[dict[str, Any]] = [{"role": "user", "content": "?"}]
     call = {"type": "function", "function": {"name": name, "arguments": dict(arguments)}}
     answered = [*asked, {"role": "assistant", "content": "", "tool_calls": [call]}]
     try:
         before = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
         after = tokenizer.apply_chat_template(answered, tokenize=False)
-    except Exception:  # a template raises what it likes
+    except Exception:  # a template may raise anything
         return ""
     if not isinstance(before, str) or not isinstance(after, str) or not after.startswith(before):
         return ""

@@ -1,39 +1,39 @@
-"""A reply is read as it grows: where calls begin, where they end, and what is not one."""
+"""Scan a growing reply for the beginnings and ends of tool calls."""
 
 import re
 
-from tokentape.generation.tools.calls.call_format import BegunCall, CallFormat
+from tokentape.generation.tools.calls.call_format import CallFormat, OpenCall
 from tokentape.generation.tools.calls.parsed_call import ParsedCall
 
 _BLANK = " \t\r\n"
-# A token may hold more than the end of a call: brackets too many are a model's commonest slip.
+# The token that completes a call may add brackets, a common mistake of models.
 _SLIPS = "}])"
-# An opening may have come in part only when the text was searched last.
+# An opening may span the end of the text searched last.
 _OPENING_CHARS_MAX = 300
 _THINKING = {"<think>": "</think>", "<thinking>": "</thinking>", "[THINK]": "[/THINK]"}
 _THINKING_OPENS = "|".join(map(re.escape, _THINKING))
 
 
-class Scanner:
-    """One reply. What has been read is not read again: a reply of any length costs its length."""
+class FormatScanner:
+    """Scans one reply for the calls of a format; each character is searched about once."""
 
     def __init__(self, call_format: CallFormat, *, prefix: str) -> None:
-        """`prefix` stands before the reply: it may have opened a block of thoughts."""
+        """Start before a reply; `prefix` is the text before it and may open a thinking block."""
         self._format = call_format
         self._opening = re.compile(
             f"(?P<thinking>{_THINKING_OPENS})|(?P<call>{call_format.opening})", re.MULTILINE
         )
-        # In thoughts there are no calls.
+        # Closing tag of the current thinking block, which has no calls; "" outside of one.
         self._thinking_ends = _thinking_ends(prefix)
         self._at = 0
         self._searched = 0
-        self._begun: tuple[int, BegunCall] | None = None
+        self._open_call: tuple[int, OpenCall] | None = None
         self.text = ""
         self._calls: list[ParsedCall] = []
         self._calls_end = 0
 
     def calls(self, text: str) -> tuple[ParsedCall, ...]:
-        """All calls of the text so far, if it ends with one that is complete."""
+        """Return the calls of the text so far if it ends with a complete one, else nothing."""
         self._read(text)
         if not self._calls or len(text) - self._calls_end > _OPENING_CHARS_MAX:
             return ()
@@ -41,11 +41,11 @@ class Scanner:
         return () if rest else tuple(self._calls)
 
     def all_calls(self, text: str) -> tuple[ParsedCall, ...]:
-        """All calls of a reply that has ended, the one among them that was not completed."""
+        """Return the calls of a reply that has ended, the incomplete last one too."""
         self._read(text)
-        if self._begun is None:
+        if self._open_call is None:
             return tuple(self._calls)
-        left = self._format.parse(text[self._begun[0] :], closed=False)
+        left = self._format.parse(text[self._open_call[0] :], closed=False)
         return (*self._calls, *left)
 
     def _read(self, text: str) -> None:
@@ -54,14 +54,14 @@ class Scanner:
             pass
 
     def _step(self, text: str) -> bool:
-        """Read on to the next beginning or end; False where there is none in the text so far."""
+        """Move to the next beginning or end; return False if the text has no further one."""
         if self._thinking_ends:
             return self._leave_thinking(text)
-        if self._begun is not None:
-            return self._complete(text, *self._begun)
-        return self._begin(text)
+        if self._open_call is not None:
+            return self._complete(text, *self._open_call)
+        return self._find_opening(text)
 
-    def _begin(self, text: str) -> bool:
+    def _find_opening(self, text: str) -> bool:
         opening = self._opening.search(text, max(self._at, self._searched - _OPENING_CHARS_MAX))
         if opening is None:
             self._searched = len(text)
@@ -70,8 +70,8 @@ class Scanner:
         if opening["thinking"]:
             self._thinking_ends = _THINKING[opening["thinking"]]
         else:
-            begun = self._format.begin(opening)
-            self._begun = None if begun is None else (opening.start(), begun)
+            open_call = self._format.open_call(opening)
+            self._open_call = None if open_call is None else (opening.start(), open_call)
         return True
 
     def _leave_thinking(self, text: str) -> bool:
@@ -84,12 +84,12 @@ class Scanner:
         self._thinking_ends = ""
         return True
 
-    def _complete(self, text: str, start: int, begun: BegunCall) -> bool:
-        end = begun.end(text)
+    def _complete(self, text: str, start: int, open_call: OpenCall) -> bool:
+        end = open_call.find_end(text)
         if end is None:
             return False
         calls = self._format.parse(text[start:end], closed=True)
-        self._begun = None
+        self._open_call = None
         self._at = end
         if calls:
             self._calls += calls
@@ -102,7 +102,7 @@ def _thinking_ends(prefix: str) -> str:
     return next((end for begin, end in _THINKING.items() if tail.endswith(begin)), "")
 
 
-def may_end_a_call(call_format: CallFormat, text: str) -> bool:
-    """Whether the last characters can be those of a call; a look at a few characters."""
+def may_end_call(call_format: CallFormat, text: str) -> bool:
+    """Return whether the last characters can end a call. Fast: called after each token."""
     tail = text[-_OPENING_CHARS_MAX:].rstrip(_BLANK + call_format.separators)
     return tail.endswith(call_format.endings)
