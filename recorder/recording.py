@@ -39,6 +39,10 @@ class Recording:
         Behind the `RunForked` of a fork come those that it shares, with the envelopes that they
         have in its parent; what begins and ends the parent is not among them.
         """
+        return self._events(())
+
+    def _events(self, descendants: tuple[str, ...]) -> Iterator[Envelope]:
+        """`descendants` are the runs that were forked from this one, the youngest first."""
         for envelope in self.own_events():
             yield envelope
             if isinstance(envelope.event, RunForked):
@@ -47,8 +51,7 @@ class Recording:
                         f"run {self.run_id} says with event {envelope.seq} that it was forked, and "
                         "only its second one can"
                     )
-                self.lineage()
-                yield from self._shared_events(envelope.event)
+                yield from self._shared_events(envelope.event, (*descendants, self.run_id))
 
     def forked(self) -> RunForked | None:
         """How the run begins where another one stood; None where it does not."""
@@ -82,9 +85,12 @@ class Recording:
             found.append(youngest)
         return found
 
-    def _shared_events(self, forked: RunForked) -> Iterator[Envelope]:
+    def _shared_events(self, forked: RunForked, runs: tuple[str, ...]) -> Iterator[Envelope]:
+        """The events of its parent that the run shares; `runs` are this one and its descendants."""
         parent, last = self.parent(forked), None
-        for envelope in parent.events():
+        if parent.run_id in runs:
+            raise RecordingError(f"run {runs[0]} says that it was forked from itself")
+        for envelope in parent._events(runs):
             own = envelope.run_id == parent.run_id
             if own and envelope.seq > forked.parent_seq:
                 break

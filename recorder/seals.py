@@ -114,37 +114,61 @@ class SealReport:
 
 
 def check_seals(run_id: str, records: Iterable[Record]) -> SealReport:
-    """Derive the chain of a run anew and compare it with what is recorded.
+    """Derive the chain of a run again and compare it with the recorded one.
 
-    The first fault ends the search: nothing behind it can be told from it.
+    The first fault ends the search: nothing after it can be told from it.
     """
-    chain = SealChain(run_id)
-    events, unsealed, turns = 0, 0, 0
-    fault, bad_turn = "", None
-    ended = False
+    check = SealCheck(run_id)
     for record in records:
-        fault = _fault_of(record, events, chain)
-        if ended and record.kind != RunResumed.__name__:
-            fault = f"event {record.seq}, {record.kind}, comes behind the end of the run"
-        if fault:
-            bad_turn = record.turn
+        check.add(record)
+        if check.fault:
             break
-        chain.add(record)
-        ended = record.kind in _ENDS
-        events, unsealed = events + 1, unsealed + 1
+    return check.report()
+
+
+class SealCheck:
+    """Compares the seals of a run with its records, which are added one by one in order."""
+
+    def __init__(self, run_id: str) -> None:
+        self.fault = ""
+        self.has_seals = False
+        """Whether any record that was added carries a seal."""
+        self._run_id = run_id
+        self._chain = SealChain(run_id)
+        self._events = self._unsealed = self._turns = 0
+        self._bad_turn: int | None = None
+        self._ended = False
+
+    def add(self, record: Record) -> None:
+        """Check the next record; after the first fault, records are not checked any more."""
+        self.has_seals = self.has_seals or record.seal is not None
+        if self.fault:
+            return
+        self.fault = _fault_of(record, self._events, self._chain)
+        if self._ended and record.kind != RunResumed.__name__:
+            self.fault = f"event {record.seq}, {record.kind}, comes behind the end of the run"
+        if self.fault:
+            self._bad_turn = record.turn
+            return
+        self._chain.add(record)
+        self._ended = record.kind in _ENDS
+        self._events, self._unsealed = self._events + 1, self._unsealed + 1
         if record.seal is not None:
-            unsealed = 0
-            turns += record.kind == TurnFinished.__name__
-    return SealReport(
-        run_id=run_id,
-        events=events,
-        sealed_turns=turns,
-        unsealed_events=unsealed,
-        last_seal=chain.last,
-        tail_hash=chain.tail_hash,
-        fault=fault,
-        bad_turn=bad_turn,
-    )
+            self._unsealed = 0
+            self._turns += record.kind == TurnFinished.__name__
+
+    def report(self) -> SealReport:
+        """Return the result for the records that were added."""
+        return SealReport(
+            run_id=self._run_id,
+            events=self._events,
+            sealed_turns=self._turns,
+            unsealed_events=self._unsealed,
+            last_seal=self._chain.last,
+            tail_hash=self._chain.tail_hash,
+            fault=self.fault,
+            bad_turn=self._bad_turn,
+        )
 
 
 def _fault_of(record: Record, due: int, chain: SealChain) -> str:

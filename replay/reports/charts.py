@@ -36,7 +36,7 @@ class Chart:
     """What to draw, in a box of `width` by `height`; `stroke` is how wide a token is.
 
     The paths are vertical strokes up from the `base`: values that are noise, values above it, and
-    places without a number; `marked` and `ties` are triangles over divergences and near ties.
+    places without a number; `diverged` and `near_ties` are triangles over divergences and near ties.
     """
 
     width: int
@@ -47,8 +47,8 @@ class Chart:
     within: str
     above: str
     missing: str
-    flagged: str
-    ties: str
+    diverged: str
+    near_ties: str
     tokens_a_stroke: int
     title: str
     description: str
@@ -107,7 +107,7 @@ def draw(
             for index, is_tie in sorted(places.items())
             if is_tie == tie
         )
-        for kind, tie in (("marked", False), ("ties", True))
+        for kind, tie in (("diverged", False), ("near_ties", True))
     }
     threshold_y = None
     if scale.threshold is not None:

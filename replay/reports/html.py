@@ -89,7 +89,7 @@ def html_report(reports: Sequence[Report]) -> str:
     Series of many tokens are thinned to the largest of neighbours, and of very many turns and
     divergences the first are shown; the page says so where it is.
     """
-    folder = files("replay")
+    folder = files("tokentape.replay.reports")
     style = Markup(folder.joinpath("report.css").read_text(encoding="utf-8"))
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True

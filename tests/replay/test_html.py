@@ -233,7 +233,7 @@ def test_a_chart_tells_noise_from_what_is_above_it() -> None:
     drawn = {name: getattr(chart, name).count("M") for name in ("within", "above", "missing")}
 
     assert drawn == {"within": 3, "above": 2, "missing": 2}
-    assert (chart.flagged.count("M"), chart.ties.count("M")) == (1, 1)
+    assert (chart.diverged.count("M"), chart.near_ties.count("M")) == (1, 1)
     assert chart.threshold_y is not None
     heights = [float(y) for y in re.findall(r"M\S+ (\S+)V", chart.within + chart.above)]
     assert heights == sorted(heights, reverse=True)
