@@ -33,10 +33,11 @@ class Scale:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chart:
-    """What to draw, in a box of `width` by `height`; `stroke` is how wide a token is.
+    """SVG shapes of one series, for a box of `width` by `height` pixels.
 
-    The paths are vertical strokes up from the `base`: values that are noise, values above it, and
-    places without a number; `diverged` and `near_ties` are triangles over divergences and near ties.
+    The paths are vertical strokes up from `base`: `within` are values up to the threshold, `above`
+    values over it, `missing` tokens without a number. `diverged` and `near_ties` are triangles over
+    divergences and near ties. `stroke` is the width of a stroke.
     """
 
     width: int
