@@ -4,19 +4,17 @@ import gc
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerFast
+from transformers import LogitsProcessor, LogitsProcessorList
 
 import tokentape as tt
 from benchmarks.tiny_models import random_ids
+from tests.generation.greedy import GREEDY
 from tokentape.generation import CachedPrefix, hf
-from tokentape.generation.engine.sampling import draw
 
-GREEDY: dict[str, Any] = {"do_sample": False}
 EOS = 2
 
 
@@ -373,34 +371,8 @@ def test_matches_generate_api_with_sampling(
         assert generator.generate(ids, seed=seed, **settings)["generated_tokens"] == expected
 
 
-def test_many_draws_are_distributed_as_the_scores_say() -> None:
-    scores = torch.tensor([[2.0, 1.0, 0.0, -1.0, -float("inf")]])
-    random = torch.Generator().manual_seed(0)
-    draws = [int(draw(scores, scores, generator=random).token) for _ in range(5000)]
-    observed = torch.bincount(torch.tensor(draws), minlength=5).double() / len(draws)
-    expected = torch.softmax(scores[0], dim=-1).double()
-
-    # Five standard deviations of the count of each token.
-    assert bool(((observed - expected).abs() <= 5 * (expected / 5000).sqrt()).all())
-
-
 def test_the_state_says_when_it_is_finished(generator: tt.ManualGenerator) -> None:
     states = States()
     generator.generate(random_ids(5, 1), max_new_tokens=3, observer=states, **GREEDY)
 
     assert [state.finished for state in states.seen] == [False, False, True]
-
-
-def test_a_model_manager_keeps_a_system_prompt_for_all_calls(tiny_folder: Path) -> None:
-    manager = tt.ModelManager(tiny_folder)
-    with pytest.raises(tt.ModelError, match="enable_manual_generation"):
-        manager.generate_manual("Hello")
-    manager.enable_manual_generation("Be kind.")
-    said = manager.generate_manual("Hello", max_new_tokens=8, temperature=0)
-    again = manager.generate_manual("Hello", max_new_tokens=8, temperature=0)
-    assert manager.manual_generator is not None
-    plain = tt.ManualGenerator(manager.model, manager.tokenizer)
-    plain.cache_system_prompt("Be kind.")
-
-    assert said == again == plain.generate("Hello", max_new_tokens=8, **GREEDY)["generated_text"]
-    assert isinstance(manager.tokenizer, PreTrainedTokenizerFast)

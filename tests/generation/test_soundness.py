@@ -12,77 +12,16 @@ from transformers import (
     Phi3Config,
     Phi3ForCausalLM,
     PreTrainedTokenizerFast,
-    RecurrentGemmaConfig,
-    RecurrentGemmaForCausalLM,
     RwkvConfig,
     RwkvForCausalLM,
 )
 
 import tokentape as tt
-from tokentape.generation.fingerprints import weights_version
+from tests.generation.cold_runs import GREEDY, PROMPT, cold
 from tokentape.generation.history.conversation import Conversation, decode_after
 from tokentape.generation.history.messages import NewMessage
 from tokentape.recorder.events import RunFailed, SystemPromptCached
 from tokentape.store import DatabaseStore
-
-PROMPT = [5, 6, 7, 8, 9] * 6
-GREEDY: dict[str, Any] = {"do_sample": False, "max_new_tokens": 6}
-
-
-def cold(lm: tt.LoadedModel, **settings: Any) -> list[int]:
-    generator = tt.ManualGenerator(lm.model, lm.tokenizer)
-    return generator.generate(PROMPT, **GREEDY | settings)["generated_tokens"]
-
-
-def steer(module: torch.nn.Module, inputs: Any, output: Any) -> Any:
-    moved = output[0] if isinstance(output, tuple) else output
-    return (moved + 3.0, *output[1:]) if isinstance(output, tuple) else moved + 3.0
-
-
-def test_a_hook_is_part_of_the_cache_key(lm: tt.LoadedModel) -> None:
-    generator = tt.ManualGenerator(lm.model, lm.tokenizer)
-    generator.generate(PROMPT, **GREEDY)
-    handle = lm.model.model.layers[0].register_forward_hook(steer)
-    steered = generator.generate(PROMPT, **GREEDY)
-
-    assert steered["cache"].reason == "key_changed:hooks"
-    assert steered["generated_tokens"] == cold(lm)
-    handle.remove()
-    back = generator.generate(PROMPT, **GREEDY)
-    assert (back["cache"].decision, back["cache"].source) == ("hit", "memory")
-    assert back["generated_tokens"] == cold(lm)
-
-
-def test_a_changed_buffer_is_part_of_the_cache_key(lm: tt.LoadedModel) -> None:
-    generator = tt.ManualGenerator(lm.model, lm.tokenizer)
-    generator.generate(PROMPT, **GREEDY)
-    lm.model.model.rotary_emb.inv_freq.mul_(0.5)
-    again = generator.generate(PROMPT, **GREEDY)
-
-    assert again["cache"].reason == "key_changed:weights"
-    assert again["generated_tokens"] == cold(lm)
-
-
-def test_autocast_is_part_of_the_cache_key(lm: tt.LoadedModel) -> None:
-    generator = tt.ManualGenerator(lm.model, lm.tokenizer)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        generator.generate(PROMPT, **GREEDY)
-
-    assert generator.generate(PROMPT, **GREEDY)["cache"].reason == "key_changed:autocast"
-
-
-def test_a_callback_that_changes_the_weights_costs_the_cache(lm: tt.LoadedModel) -> None:
-    generator = tt.ManualGenerator(lm.model, lm.tokenizer)
-
-    def change(token_id: int, logits: torch.Tensor) -> None:
-        with torch.no_grad():
-            lm.model.model.layers[0].self_attn.v_proj.weight.mul_(1.2)
-
-    generator.generate(PROMPT, callback=change, **GREEDY)
-    again = generator.generate(PROMPT, **GREEDY)
-
-    assert again["cache"].reason == "cold"
-    assert again["generated_tokens"] == cold(lm)
 
 
 def test_the_encoder_penalty_sees_the_prompt(lm: tt.LoadedModel) -> None:
@@ -295,6 +234,8 @@ FOLDS_SYSTEM = (
     "[INST] {% if loop.first %}{{ lead }}{% endif %}{{ message['content'] }} [/INST]"
     "{% else %}{{ message['content'] }}<|im_end|>{% endif %}{% endfor %}"
 )
+
+
 GROUPS_TOOLS = (
     "{% for message in messages %}{% if message['role'] == 'tool' %}"
     "{% if loop.first or messages[loop.index0 - 1]['role'] != 'tool' %}"
@@ -383,30 +324,6 @@ def test_a_processor_that_works_in_place_spoils_no_measure(
     ]
 
 
-@pytest.mark.parametrize(
-    ("prompt", "settings"),
-    [
-        ([5.7], {}),
-        ([-1], {}),
-        ([272], {}),
-        (None, {}),
-        ({"input_ids": [1]}, {}),
-        ("Hi", {"max_length": 5}),
-        ("Hi", {"max_new_tokens": None}),
-        ("Hi", {"seed": 2**64, "do_sample": True}),
-        ("Hi", {"seed": 1.5, "do_sample": True}),
-    ],
-)
-def test_odd_requests_are_refused_before_the_turn(
-    lm: tt.LoadedModel, store: DatabaseStore, prompt: Any, settings: dict[str, Any]
-) -> None:
-    generator = tt.ManualGenerator(lm.model, lm.tokenizer, tt.Recorder(store))
-    with pytest.raises(tt.ModelError):
-        generator.generate(prompt, **settings)
-
-    assert store.summaries() == []
-
-
 def test_a_tensor_and_a_generation_config_are_taken_as_generate_takes_them(
     lm: tt.LoadedModel,
 ) -> None:
@@ -434,20 +351,6 @@ def test_a_tool_with_half_a_character_is_a_result_that_says_so(lm: tt.LoadedMode
     assert b"error" in result.payload
 
 
-def test_arguments_that_no_event_can_hold_are_refused(
-    lm: tt.LoadedModel, store: DatabaseStore
-) -> None:
-    call = tt.ToolCall(name="get_weight_statistics", arguments={"layer_name": float("nan")})
-    with tt.Investigation(
-        lm, store=store, name="t", system_prompt="Be kind.", tools=tt.default_tools(lm)
-    ) as run:
-        with pytest.raises(tt.ToolError, match="cannot be recorded"):
-            run.chat("Look.", tool_calls=[call])
-        run.chat("Go on.", max_new_tokens=2)
-
-    assert store.summaries()[0].status == "finished"
-
-
 def test_a_recorder_takes_the_turns_of_one_alone(lm: tt.LoadedModel, store: DatabaseStore) -> None:
     recorder = tt.Recorder(store)
     generator = tt.ManualGenerator(lm.model, lm.tokenizer, recorder)
@@ -467,151 +370,3 @@ def test_a_recorder_takes_the_turns_of_one_alone(lm: tt.LoadedModel, store: Data
     generator.generate([*PROMPT, 7], **GREEDY)
 
     assert [turn.number for turn in store.recording(recorder.run_id).turns()] == [1, 2]
-
-
-def test_weights_that_take_an_address_that_others_had_are_others(lm: tt.LoadedModel) -> None:
-    projection = lm.model.model.layers[0].self_attn.v_proj
-    seen = set()
-    for _ in range(60):
-        projection.weight = torch.nn.Parameter(projection.weight.detach() * 1.01)
-        seen.add(weights_version(lm.model))
-
-    assert len(seen) == 60
-
-
-def change_scale(lm: tt.LoadedModel) -> None:
-    lm.model.model.layers[0].self_attn.scaling *= 3
-
-
-def change_config(lm: tt.LoadedModel) -> None:
-    lm.model.config.rms_norm_eps = 1.0
-
-
-@pytest.mark.parametrize(
-    ("change", "field"), [(change_scale, "attributes"), (change_config, "config")]
-)
-def test_numbers_beside_the_weights_are_part_of_the_cache_key(
-    change: Callable[[tt.LoadedModel], None], field: str, lm: tt.LoadedModel
-) -> None:
-    generator = tt.ManualGenerator(lm.model, lm.tokenizer)
-    generator.generate(PROMPT, **GREEDY)
-    change(lm)
-    again = generator.generate([*PROMPT, 7], **GREEDY)
-
-    assert again["cache"].reason == f"key_changed:{field}"
-
-
-def test_a_hook_on_every_module_is_part_of_the_cache_key(lm: tt.LoadedModel) -> None:
-    generator = tt.ManualGenerator(lm.model, lm.tokenizer)
-    generator.generate(PROMPT, **GREEDY)
-    projection = lm.model.model.layers[0].self_attn.v_proj
-    handle = torch.nn.modules.module.register_module_forward_hook(
-        lambda module, inputs, output: output * 2 if module is projection else None
-    )
-    try:
-        again = generator.generate([*PROMPT, 7], **GREEDY)
-    finally:
-        handle.remove()
-
-    assert again["cache"].reason == "key_changed:hooks"
-
-
-def test_states_that_a_model_keeps_in_its_modules_are_not_reused(
-    tokenizer: PreTrainedTokenizerFast,
-) -> None:
-    config = RecurrentGemmaConfig(
-        vocab_size=272, hidden_size=64, intermediate_size=96, num_hidden_layers=4,
-        num_attention_heads=4, num_key_value_heads=2, head_dim=16, initializer_range=0.2,
-        lru_width=64, attention_window_size=16,
-    )  # fmt: skip
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = RecurrentGemmaForCausalLM(config).eval()
-    generator = tt.ManualGenerator(model, tokenizer)
-    generator.generate(PROMPT, **GREEDY)
-    again = generator.generate([*PROMPT, 7], **GREEDY)
-
-    assert again["cache"].decision == "bypass"
-    assert again["cache"].reason.startswith("inexact:")
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"callback": 5},
-        {"observer": "x"},
-        {"logits_processor": [5]},
-        {"stopping_criteria": [5]},
-        {"prefill_chunk_size": -1},
-        {"prefill_chunk_size": 1.5},
-        {"max_time": "x"},
-        {"guidance_scale": "x"},
-        {"forced_eos_token_id": 10**6},
-        {"bad_words_ids": [[10**6]]},
-        {"seed": True, "do_sample": True},
-        {"exponential_decay_length_penalty": []},
-        {"watermarking_config": 5, "do_sample": True},
-        {"generation_config": {}},
-        {"stop_strings": [5]},
-        {"past_key_values": 5},
-    ],
-    ids=str,
-)
-def test_a_setting_that_would_break_the_turn_is_refused_before_it(
-    settings: dict[str, Any], lm: tt.LoadedModel, store: DatabaseStore
-) -> None:
-    recorder = tt.Recorder(store)
-    generator = tt.ManualGenerator(lm.model, lm.tokenizer, recorder)
-    generator.generate(PROMPT, **GREEDY)
-    before = list(store.recording(recorder.run_id).events())
-    with pytest.raises(tt.ModelError) as caught:
-        generator.generate([*PROMPT, 7], **GREEDY | settings)
-
-    assert "\n" not in str(caught.value)
-    assert list(store.recording(recorder.run_id).events()) == before
-    assert generator.turn == 1
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"prefill_chunk_tokens": 0},
-        {"prefill_chunk_tokens": "x"},
-        {"prefill_chunk_tokens": True},
-        {"cache_bytes": None},
-        {"cache_bytes": float("nan")},
-        {"cache_bytes": -1},
-        {"candidates": 1.5},
-        {"prefix_folder": 5},
-        {"prefix_folder": "a\0b"},
-        {"threads": True},
-        {"threads": 10**30},
-        {"threads": 0},
-        {"template_settings": 5},
-        {"name": b"x"},
-        {"name": "half \ud800"},
-        {"seed": "x"},
-        {"history": "both"},
-        {"history": None},
-    ],
-    ids=repr,
-)
-def test_an_engine_that_could_not_run_is_not_made(
-    settings: dict[str, Any], lm: tt.LoadedModel
-) -> None:
-    with pytest.raises(tt.ModelError) as caught:
-        tt.ManualGenerator(lm.model, lm.tokenizer, **settings)
-
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("prompt", [None, 5, [], b"a", "half \ud800"], ids=repr)
-def test_what_is_no_text_is_no_system_prompt(prompt: Any, lm: tt.LoadedModel) -> None:
-    generator = tt.ManualGenerator(lm.model, lm.tokenizer)
-    with pytest.raises(tt.ModelError):
-        generator.cache_system_prompt(prompt)
-
-
-def test_what_is_no_conversation_cannot_be_switched_to(lm: tt.LoadedModel) -> None:
-    with pytest.raises(tt.ModelError, match="to switch to"):
-        tt.ManualGenerator(lm.model, lm.tokenizer).switch(None)  # type: ignore[arg-type]

@@ -1,22 +1,14 @@
 """Two runs are compared by turns and tokens; the first difference that is named is the first."""
 
 import dataclasses
-import json
-from collections.abc import Iterator
-from itertools import takewhile
-from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import tokentape as tt
+from tests.replay.four_turns import FOUR
 from tests.replay.made_talk import Said, recorded, talk, talk_events
-from tokentape.recorder.codec import encode_body, kind_of
 from tokentape.recorder.events import (
-    CacheCleared,
-    Event,
     HistoryPruned,
     MessageAdded,
     ToolCalled,
@@ -24,8 +16,6 @@ from tokentape.recorder.events import (
 )
 from tokentape.replay import Diff
 from tokentape.replay.reports.diff_report import headline, render
-
-FOUR = [Said(), Said(reply="yes it is.", tool='{"mean": 0.5}'), Said(seed=None), Said()]
 
 
 def changed(place: int, **changes: Any) -> tt.Recording:
@@ -280,226 +270,3 @@ def test_nothing_that_was_recorded_reaches_a_terminal_raw() -> None:
 
     assert "\\x1b[2J" in text
     assert all(line.isprintable() for line in text.split("\n"))
-
-
-said = st.builds(
-    Said,
-    asked=st.sampled_from(["a ", "b ", "ab "]),
-    reply=st.text("xy", min_size=1, max_size=3),
-    tool=st.sampled_from([None, None, "[1]", "[2]"]),
-    logprobs=st.lists(st.sampled_from([-0.5, -0.25]), max_size=2).map(tuple),
-    temperature=st.sampled_from([0.5, 0.5, 0.75]),
-    seed=st.sampled_from([None, 3]),
-    stop_reason=st.sampled_from(["eos", "eos", "max_time"]),
-    ms=st.sampled_from([0.0, 1.0, 2.5]),
-)
-talks = st.builds(
-    lambda turns, system, ended, cut: talk_events(
-        [*turns[:-1], dataclasses.replace(turns[-1], cut=cut)], system=system, ended=ended
-    ),
-    st.lists(said, min_size=1, max_size=3),
-    st.sampled_from(["Hi. ", "Hi. ", "Ho. "]),
-    st.booleans(),
-    st.booleans(),
-)
-SWAPPED = {"a": "b", "b": "a", "": ""}
-
-
-def mirrored(value: Any) -> Any:
-    """What `to_dict` gives, with the sides exchanged."""
-    if isinstance(value, dict):
-        return {
-            SWAPPED.get(name, name): SWAPPED[each]
-            if name in ("only_in", "lacking")
-            else mirrored(each)
-            for name, each in value.items()
-            if name != "ratio"
-        }
-    if isinstance(value, list | tuple):
-        return [mirrored(each) for each in value]
-    return value
-
-
-@settings(max_examples=150, deadline=None)
-@given(talks, talks)
-def test_a_comparison_the_other_way_round_is_its_mirror_image(
-    events_a: list[Event], events_b: list[Event]
-) -> None:
-    a, b = recorded(events_a), recorded(events_b)
-
-    assert tt.diff(a, a).same
-    assert mirrored(tt.diff(a, b).to_dict()) == mirrored(mirrored(tt.diff(b, a).to_dict()))
-    json.dumps(tt.diff(a, b).to_dict(), allow_nan=False)
-    render(tt.diff(a, b))
-
-
-def timeless(events: list[Event]) -> list[Any]:
-    """What happened, as JSON without times and bytes of memory."""
-    bodies = [(kind_of(each), json.loads(encode_body(each))) for each in events]
-    for _, body in bodies:
-        for name in ("duration_ms", "kv_bytes", "peak_bytes", "freed_bytes", "kept_bytes"):
-            body.pop(name, None)
-    return bodies
-
-
-@settings(max_examples=200, deadline=None)
-@given(talks, talks)
-def test_the_first_difference_is_the_first_and_none_is_missed(
-    events_a: list[Event], events_b: list[Event]
-) -> None:
-    a, b = recorded(events_a), recorded(events_b)
-    found = tt.diff(a, b)
-
-    assert found.same == (timeless(events_a) == timeless(events_b))
-    pairs = list(zip(a.turns(), b.turns(), strict=False))
-    for ours, theirs in pairs:
-        turn = found.turns[ours.number - 1]
-        agreeing = takewhile(
-            lambda ids: ids[0] == ids[1], zip(ours.reply_ids, theirs.reply_ids, strict=False)
-        )
-        step = turn.reply.step if turn.reply is not None else None
-        assert (step is None) == (ours.reply_ids == theirs.reply_ids)
-        assert step is None or step == len(list(agreeing))
-        index = turn.prompt.index if turn.prompt is not None else None
-        assert (index is None) == (ours.prompt_ids == theirs.prompt_ids)
-        if index is not None:
-            assert ours.prompt_ids[:index] == theirs.prompt_ids[:index]
-            assert ours.prompt_ids[index : index + 1] != theirs.prompt_ids[index : index + 1]
-    unlike = [
-        o.number for o, t in pairs if (o.prompt_ids, o.reply_ids) != (t.prompt_ids, t.reply_ids)
-    ]
-    if unlike:
-        assert found.parting is not None
-        assert found.parting.turn == unlike[0]
-
-
-COSTS = {"duration_ms", "kv_bytes", "peak_bytes", "freed_bytes", "kept_bytes"}
-CIRCUMSTANCES = {"name", "model", "threads", "environment"}
-
-
-def other_values(value: Any) -> Iterator[Any]:
-    if isinstance(value, bool) or value is None:
-        yield 1
-    elif isinstance(value, int | float):
-        yield from (value + 1, value - 1, value * 2)
-    elif isinstance(value, str):
-        yield from (f"{value}x", "disk", "partial")
-    elif isinstance(value, tuple):
-        yield from ((*value, *value[-1:]), value[:-1])
-        for inner in value[-1:]:
-            yield from ((*value[:-1], other) for other in other_values(inner))
-    elif isinstance(value, dict):
-        yield {**value, "more": 1}
-
-
-FILED = {
-    ("MessageAdded", "turn"),
-    ("ToolReturned", "turn"),
-    *(("ToolCalled", name) for name in ("turn", "step", "caller", "text")),
-}
-
-
-def test_any_field_of_any_event_that_is_another_is_a_difference() -> None:
-    events = [*talk_events(FOUR[:2], ended=False), CacheCleared(reason="asked", freed_bytes=1)]
-    original = recorded(events)
-    tried = set()
-    for place, event in enumerate(events):
-        for field in dataclasses.fields(event):
-            if (kind_of(event), field.name) in FILED:
-                continue  # where it was said, not what
-            for other in other_values(getattr(event, field.name)):
-                try:
-                    altered = dataclasses.replace(event, **{field.name: other})
-                    if altered == event:
-                        continue
-                    copy = recorded([*events[:place], altered, *events[place + 1 :]])
-                    found = tt.diff(original, copy)
-                except (ValueError, TypeError, tt.TokentapeError):
-                    continue  # no such event can be, or the run contradicts itself: said aloud
-                kind = kind_of(event)
-                noted = kind == "RunStarted" and field.name in CIRCUMSTANCES
-                counts = field.name not in COSTS and not noted
-                assert found.same is not counts, f"{kind}.{field.name} = {other!r}"
-                tried.add((kind, field.name))
-
-    assert len(tried) > 60
-    assert {kind for kind, _ in tried} == {kind_of(event) for event in events}
-
-
-@pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory, make_lm: Any) -> tuple[Path, dict[str, str]]:
-    """Runs of a tiny model that differ in one thing each, in one database."""
-    path = tmp_path_factory.mktemp("diffs") / "runs.db"
-    lm = make_lm("llama")
-    layer = "model.layers.1.mlp.up_proj.weight"
-    call = tt.ToolCall(name="get_weight_statistics", arguments={"layer_name": layer})
-
-    def run(
-        store: Any,
-        *,
-        seed: int = 7,
-        word: str = "kind",
-        questions: tuple[str, ...] = ("What?", "Why?", "How?"),
-        lm: tt.LoadedModel = lm,
-        **settings: Any,
-    ) -> str:
-        with tt.Investigation(
-            lm,
-            store=store,
-            name="t",
-            system_prompt=f"Be {word}.",
-            tools=tt.default_tools(lm),
-            seed=seed,
-        ) as investigation:
-            for number, question in enumerate(questions):
-                chosen = {"do_sample": True, "temperature": 0.8} | settings if number else {}
-                calls = [call] if number == 1 else []
-                investigation.chat(question, tool_calls=calls, max_new_tokens=4, **chosen)
-        return investigation.run_id
-
-    with tt.open_store(path) as store:
-        ids = {
-            "one": run(store),
-            "again": run(store),
-            "other seed": run(store, seed=8),
-            "other temperature": run(store, temperature=3.0),
-            "other word": run(store, questions=("What?", "Why?", "Who?")),
-            "other system prompt": run(store, word="cold"),
-            "no cache": run(store, use_cache=False),
-            "a turn more": run(store, questions=("What?", "Why?", "How?", "So?")),
-        }
-    return path, ids
-
-
-# The turn and the part in which each first differs from the first run; no turn where none parts.
-EXPECTED: dict[str, tuple[int | None, str, str]] = {
-    "other seed": (2, "sampling", "seed"),
-    "other temperature": (2, "sampling", "temperature"),
-    "other word": (3, "prompt", "user message: 'How?' / 'Who?'"),
-    "other system prompt": (1, "prompt", "system prompt: ' kind.' / ' cold.'"),
-    "no cache": (None, "cache", "cache decision in turns 2 and 3"),
-    "a turn more": (4, "turn", "only b has turn 4"),
-}
-
-
-@pytest.mark.parametrize("other", EXPECTED)
-def test_real_runs_part_where_they_were_made_to(
-    real: tuple[Path, dict[str, str]], other: str
-) -> None:
-    path, ids = real
-    turn, part, words = EXPECTED[other]
-    with tt.open_store(path) as store:
-        found = tt.diff(store.recording(ids["one"]), store.recording(ids[other]))
-
-    assert (found.parting.turn if found.parting else None) == turn
-    assert part in next(each for each in found.turns if not each.same).differing
-    assert words in render(found)
-
-
-def test_the_same_script_and_seed_are_the_same_run(real: tuple[Path, dict[str, str]]) -> None:
-    path, ids = real
-    with tt.open_store(path) as store:
-        found = tt.diff(store.recording(ids["one"]), store.recording(ids["again"]))
-
-    assert found.same
-    assert found.a.run_id != found.b.run_id

@@ -1,0 +1,36 @@
+"""Fixtures of several files."""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+import tokentape as tt
+from tests.generation.call_formats import FORMATS, GPT_OSS_TEMPLATE, QWEN_TEMPLATE, TOOLS
+from tokentape.generation import CallReader
+from tokentape.store import DatabaseStore
+
+
+@pytest.fixture(scope="module")
+def readers(tokenizer: PreTrainedTokenizerFast) -> Mapping[str, Callable[[], CallReader]]:
+    """A reader of each format, and of a response template."""
+    own = copy.deepcopy(tokenizer)
+    own.response_template = QWEN_TEMPLATE
+    other = copy.deepcopy(tokenizer)
+    other.response_template = GPT_OSS_TEMPLATE
+
+    def made(of: PreTrainedTokenizerFast, name: str) -> Callable[[], CallReader]:
+        return lambda: CallReader(of, TOOLS, name)
+
+    return {
+        **{name: made(tokenizer, name) for name in FORMATS},
+        "response_template": made(own, "auto"),
+        "gpt-oss": made(other, "auto"),
+    }
+
+
+@pytest.fixture
+def run(lm: tt.LoadedModel, store: DatabaseStore) -> Iterator[tt.Investigation]:
+    with tt.Investigation(lm, store=store, name="t", system_prompt="Be kind.") as begun:
+        yield begun

@@ -1,0 +1,156 @@
+"""Laws of comparing two runs: symmetry, the first difference, no field missed."""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from itertools import takewhile
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tokentape as tt
+from tests.replay.four_turns import FOUR, said
+from tests.replay.made_talk import recorded, talk_events
+from tokentape.recorder.codec import encode_body, kind_of
+from tokentape.recorder.events import (
+    CacheCleared,
+    Event,
+)
+from tokentape.replay.reports.diff_report import render
+
+talks = st.builds(
+    lambda turns, system, ended, cut: talk_events(
+        [*turns[:-1], dataclasses.replace(turns[-1], cut=cut)], system=system, ended=ended
+    ),
+    st.lists(said, min_size=1, max_size=3),
+    st.sampled_from(["Hi. ", "Hi. ", "Ho. "]),
+    st.booleans(),
+    st.booleans(),
+)
+
+
+SWAPPED = {"a": "b", "b": "a", "": ""}
+
+
+def mirrored(value: Any) -> Any:
+    """What `to_dict` gives, with the sides exchanged."""
+    if isinstance(value, dict):
+        return {
+            SWAPPED.get(name, name): SWAPPED[each]
+            if name in ("only_in", "lacking")
+            else mirrored(each)
+            for name, each in value.items()
+            if name != "ratio"
+        }
+    if isinstance(value, list | tuple):
+        return [mirrored(each) for each in value]
+    return value
+
+
+@settings(max_examples=150, deadline=None)
+@given(talks, talks)
+def test_a_comparison_the_other_way_round_is_its_mirror_image(
+    events_a: list[Event], events_b: list[Event]
+) -> None:
+    a, b = recorded(events_a), recorded(events_b)
+
+    assert tt.diff(a, a).same
+    assert mirrored(tt.diff(a, b).to_dict()) == mirrored(mirrored(tt.diff(b, a).to_dict()))
+    json.dumps(tt.diff(a, b).to_dict(), allow_nan=False)
+    render(tt.diff(a, b))
+
+
+def timeless(events: list[Event]) -> list[Any]:
+    """What happened, as JSON without times and bytes of memory."""
+    bodies = [(kind_of(each), json.loads(encode_body(each))) for each in events]
+    for _, body in bodies:
+        for name in ("duration_ms", "kv_bytes", "peak_bytes", "freed_bytes", "kept_bytes"):
+            body.pop(name, None)
+    return bodies
+
+
+@settings(max_examples=200, deadline=None)
+@given(talks, talks)
+def test_the_first_difference_is_the_first_and_none_is_missed(
+    events_a: list[Event], events_b: list[Event]
+) -> None:
+    a, b = recorded(events_a), recorded(events_b)
+    found = tt.diff(a, b)
+
+    assert found.same == (timeless(events_a) == timeless(events_b))
+    pairs = list(zip(a.turns(), b.turns(), strict=False))
+    for ours, theirs in pairs:
+        turn = found.turns[ours.number - 1]
+        agreeing = takewhile(
+            lambda ids: ids[0] == ids[1], zip(ours.reply_ids, theirs.reply_ids, strict=False)
+        )
+        step = turn.reply.step if turn.reply is not None else None
+        assert (step is None) == (ours.reply_ids == theirs.reply_ids)
+        assert step is None or step == len(list(agreeing))
+        index = turn.prompt.index if turn.prompt is not None else None
+        assert (index is None) == (ours.prompt_ids == theirs.prompt_ids)
+        if index is not None:
+            assert ours.prompt_ids[:index] == theirs.prompt_ids[:index]
+            assert ours.prompt_ids[index : index + 1] != theirs.prompt_ids[index : index + 1]
+    unlike = [
+        o.number for o, t in pairs if (o.prompt_ids, o.reply_ids) != (t.prompt_ids, t.reply_ids)
+    ]
+    if unlike:
+        assert found.parting is not None
+        assert found.parting.turn == unlike[0]
+
+
+COSTS = {"duration_ms", "kv_bytes", "peak_bytes", "freed_bytes", "kept_bytes"}
+
+
+CIRCUMSTANCES = {"name", "model", "threads", "environment"}
+
+
+def other_values(value: Any) -> Iterator[Any]:
+    if isinstance(value, bool) or value is None:
+        yield 1
+    elif isinstance(value, int | float):
+        yield from (value + 1, value - 1, value * 2)
+    elif isinstance(value, str):
+        yield from (f"{value}x", "disk", "partial")
+    elif isinstance(value, tuple):
+        yield from ((*value, *value[-1:]), value[:-1])
+        for inner in value[-1:]:
+            yield from ((*value[:-1], other) for other in other_values(inner))
+    elif isinstance(value, dict):
+        yield {**value, "more": 1}
+
+
+FILED = {
+    ("MessageAdded", "turn"),
+    ("ToolReturned", "turn"),
+    *(("ToolCalled", name) for name in ("turn", "step", "caller", "text")),
+}
+
+
+def test_any_field_of_any_event_that_is_another_is_a_difference() -> None:
+    events = [*talk_events(FOUR[:2], ended=False), CacheCleared(reason="asked", freed_bytes=1)]
+    original = recorded(events)
+    tried = set()
+    for place, event in enumerate(events):
+        for field in dataclasses.fields(event):
+            if (kind_of(event), field.name) in FILED:
+                continue  # where it was said, not what
+            for other in other_values(getattr(event, field.name)):
+                try:
+                    altered = dataclasses.replace(event, **{field.name: other})
+                    if altered == event:
+                        continue
+                    copy = recorded([*events[:place], altered, *events[place + 1 :]])
+                    found = tt.diff(original, copy)
+                except (ValueError, TypeError, tt.TokentapeError):
+                    continue  # no such event can be, or the run contradicts itself: said aloud
+                kind = kind_of(event)
+                noted = kind == "RunStarted" and field.name in CIRCUMSTANCES
+                counts = field.name not in COSTS and not noted
+                assert found.same is not counts, f"{kind}.{field.name} = {other!r}"
+                tried.add((kind, field.name))
+
+    assert len(tried) > 60
+    assert {kind for kind, _ in tried} == {kind_of(event) for event in events}
