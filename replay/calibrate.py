@@ -15,6 +15,7 @@ import torch
 from tokentape.generation import LoadedModel, ModelError, hf
 from tokentape.generation.checks import check_not_training
 from tokentape.generation.engine.threads import torch_threads
+from tokentape.generation.hf.attention_kernel import attention_kernel
 from tokentape.recorder import Recording
 from tokentape.replay.checking.interventions import Interventions
 from tokentape.replay.checking.noise_floor import FLOORS, version_of
@@ -68,7 +69,7 @@ def ways_of(lm: LoadedModel, threads: int) -> list[ForwardVariant]:
         ways.append(
             ForwardVariant(name="steps of 1", chunk_tokens=chunk, stepped_tokens=_STEPPED_TOKENS)
         )
-    if lm.model.config._attn_implementation != "eager":
+    if attention_kernel(lm.model) != "eager":
         ways.append(ForwardVariant(name="eager attention", chunk_tokens=chunk, kernel="eager"))
     ways += [
         ForwardVariant(name=f"threads: {count}", threads=count) for count in sorted({1, threads})
@@ -201,7 +202,7 @@ def _logits(
 
 @contextmanager
 def _forwarded_as(model: Any, way: ForwardVariant) -> Iterator[None]:
-    kernel = model.config._attn_implementation
+    kernel = attention_kernel(model)
     with torch_threads(way.threads):
         if way.kernel is not None:
             model.set_attn_implementation(way.kernel)

@@ -9,6 +9,7 @@ from torch.nn.modules import module as torch_module
 from transformers import GenerationConfig
 
 from tokentape.generation.fingerprints.weights_version import weights_version
+from tokentape.generation.hf.attention_kernel import attention_kernel
 from tokentape.generation.hooks.forward_positions import foreign_hooks
 
 # Fields of the config that do not influence the computation.
@@ -26,7 +27,7 @@ def cache_key(model: Any, config: GenerationConfig | None = None) -> dict[str, s
         "dtype": str(model.dtype),
         "autocast": autocast_of(model),
         "device": str(model.device),
-        "attention_kernel": str(model.config._attn_implementation),
+        "attention_kernel": attention_kernel(model),
         "cache": str(config.cache_implementation if config is not None else None),
         "config": _config(model),
         "attributes": _attributes(model),

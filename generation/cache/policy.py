@@ -18,6 +18,7 @@ from transformers.cache_utils import Cache
 from tokentape.generation import hf
 from tokentape.generation.cache.key import autocast_of
 from tokentape.generation.errors import ModelError
+from tokentape.generation.hf.attention_kernel import attention_kernel
 
 CROP, SNAPSHOTS, APPEND, NONE = _MODES = ("crop", "snapshots", "append", "none")
 
@@ -81,7 +82,7 @@ def cache_policy(model: Any, config: GenerationConfig | None = None) -> CachePol
     """
     kind = config.cache_implementation if config is not None else None
     precision = f"{model.dtype} {autocast_of(model)}"
-    variant = (str(kind), precision, str(model.config._attn_implementation))
+    variant = (str(kind), precision, attention_kernel(model))
     policies = _policies.setdefault(model, {})
     if variant not in policies:
         with without_hooks(model):

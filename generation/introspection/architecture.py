@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from tokentape.generation.errors import ToolError
+from tokentape.generation.hf.attention_kernel import attention_kernel
 from tokentape.generation.hooks.layers import decoder_layers
 from tokentape.generation.introspection.chunks import named_tensors
 
@@ -39,7 +40,7 @@ def architecture_summary(model: Any) -> dict[str, Any]:
         "class": type(model).__name__,
         "model_type": config.model_type,
         "dtype": str(model.dtype).removeprefix("torch."),
-        "attention_kernel": model.config._attn_implementation,
+        "attention_kernel": attention_kernel(model),
         "decoder_layers": len(layers),
         **({"layer_kinds": dict(kinds)} if kinds else {}),
         **{name: value for name, value in sizes.items() if value is not None},

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from tokentape.generation.errors import ToolError
+from tokentape.generation.hf.attention_kernel import eager_attention
 from tokentape.generation.hooks.forward_positions import ReadOnlyHook, recomputing
 from tokentape.generation.hooks.layers import decoder_layers, find_layer
 from tokentape.generation.introspection.recomputing import absolute, forward_anew, forward_next
@@ -41,26 +42,6 @@ def attention_row(
     if not taken:
         raise ToolError(f"{name} gives no attention weights: it is a {type(module).__name__}")
     return name, place, taken[-1]
-
-
-@contextmanager
-def eager_attention(model: Any) -> Iterator[None]:
-    """The model's attention computed by the eager kernel in here, and as before afterwards."""
-    configs = {id(module.config): module.config for module in _configured(model)}
-    before = {key: config._attn_implementation for key, config in configs.items()}
-    try:
-        for config in configs.values():
-            config._attn_implementation = "eager"
-        yield
-    finally:
-        for key, config in configs.items():
-            config._attn_implementation = before[key]
-
-
-def _configured(model: Any) -> Iterator[Any]:
-    for module in model.modules():
-        if hasattr(getattr(module, "config", None), "_attn_implementation"):
-            yield module
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from tokentape.generation.cache_dir import cache_dir
 from tokentape.generation.checks import context_tokens
 from tokentape.generation.errors import ModelError
 from tokentape.generation.fingerprints import FileStamp, LoadedFiles, model_files, stamps_of
+from tokentape.generation.hf.attention_kernel import attention_kernel
 from tokentape.generation.models.memory_check import check_fits_memory, enough_memory
 from tokentape.recorder import Recorder
 from tokentape.recorder.events import RunStarted
@@ -90,7 +91,7 @@ class ModelIdentity:
             "sampler_sha256": fingerprints.sampler_sha256(),
             "dtype": str(model.dtype).removeprefix("torch."),
             "device": model.device.type,
-            "attention_kernel": str(model.config._attn_implementation),
+            "attention_kernel": attention_kernel(model),
             "threads": torch.get_num_threads(),
             "context_tokens": context_tokens(model),
             "environment": fingerprints.environment(),
