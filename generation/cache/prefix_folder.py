@@ -7,9 +7,7 @@ logits are verified. An invalid file is a cache miss with a reason.
 
 import hashlib
 import json
-import os
 import re
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ from safetensors.torch import save_file
 from transformers.cache_utils import Cache
 
 from tokentape.generation.cache.reuse import common_prefix_length
+from tokentape.recorder.atomic_write import atomic_write
 from tokentape.recorder.events import ids_sha256
 
 _FORMAT = "tokentape-prefix-1"
@@ -131,17 +130,15 @@ class PrefixFolder:
         }
         name = _file_name(ids, identity)
         self.folder.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=".making-", dir=self.folder)
-        os.close(handle)
+        path = self.folder / name
         try:
-            save_file(tensors, temporary, metadata=metadata)
-            Path(temporary).replace(self.folder / name)
-            self._rejected.discard(self.folder / name)
+            # Keys and values show what was said: only this user reads them.
+            with atomic_write(path, mode=0o600) as tmp_path:
+                save_file(tensors, tmp_path, metadata=metadata)
         except SafetensorError as error:
             raise OSError(f"cannot write to {self.folder}: {error}") from None
-        finally:
-            Path(temporary).unlink(missing_ok=True)
-        return self.folder / name
+        self._rejected.discard(path)
+        return path
 
     def restore(
         self,

@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -17,11 +16,12 @@ from typing import Any
 
 from tokentape.generation.fingerprints.files import LoadedFiles
 from tokentape.generation.fingerprints.weights_manifest import WeightsManifest
+from tokentape.recorder.atomic_write import TMP_PREFIX, atomic_write
 
 _FORMAT = "tokentape-fingerprints-1"
 _KEPT_MAX = 100
 _BYTES_MAX = 64 * 1024**2
-_OURS = re.compile(r"[0-9a-f]{32}\.json|\.writing-.*")
+_OURS = re.compile(rf"[0-9a-f]{{32}}\.json|{re.escape(TMP_PREFIX)}.*")
 
 
 def find_list(folder: Path, files: LoadedFiles, sample: str) -> WeightsManifest | None:
@@ -58,14 +58,8 @@ def keep_list(folder: Path, files: LoadedFiles, sample: str, weights: WeightsMan
     written = json.dumps({"entry": entry, "sha256": _sum(entry)}).encode()
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
-        # Written aside and renamed: a file that is there is whole, whoever was the first.
-        handle, aside = tempfile.mkstemp(prefix=".writing-", dir=folder)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(written)
-            Path(aside).replace(folder / _file_name(files))
-        finally:
-            Path(aside).unlink(missing_ok=True)
+        with atomic_write(folder / _file_name(files)) as tmp_path:
+            tmp_path.write_bytes(written)
         _forget_oldest(folder)
 
 

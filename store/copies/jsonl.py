@@ -12,8 +12,6 @@ import base64
 import binascii
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
@@ -21,6 +19,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from tokentape.recorder import Record, Recording
+from tokentape.recorder.atomic_write import atomic_write
 from tokentape.recorder.codec import TOKEN_KIND, dump_canonical
 from tokentape.recorder.envelope import NS_PER_US
 from tokentape.store.attachments import BODIES, K, Kept, StoredFloor, StoredVerdict
@@ -45,17 +44,12 @@ def export_jsonl(recordings: Iterable[Recording], attached: Attachments, path: P
     try:
         _refuse_to_lose(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, aside = tempfile.mkstemp(prefix=".writing-", dir=path.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-                for recording in with_parents(recordings):
-                    file.writelines(_lines(recording, attached))
-                file.flush()
-                os.fsync(file.fileno())
-            Path(aside).chmod(0o644)
-            Path(aside).replace(path)
-        finally:
-            Path(aside).unlink(missing_ok=True)
+        with (
+            atomic_write(path, durable=True) as tmp_path,
+            tmp_path.open("w", encoding="utf-8", newline="\n") as file,
+        ):
+            for recording in with_parents(recordings):
+                file.writelines(_lines(recording, attached))
     except (OSError, ValueError) as error:
         raise StoreError(f"cannot write {path}: {error}") from None
     return path

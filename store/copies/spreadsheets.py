@@ -1,11 +1,11 @@
 """A run as tables for spreadsheets: what the frames say, a file each."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 
+from tokentape.recorder.atomic_write import atomic_write
 from tokentape.store.errors import StoreError
 from tokentape.store.frames.frames import events_df, runs_df, tokens_df, turns_df
 from tokentape.store.source import Source
@@ -31,10 +31,6 @@ def export_csv(store: Source, run_id: str, folder: Path | str) -> list[Path]:
 
 
 def _write(frame: pd.DataFrame, path: Path) -> Path:
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        frame.to_csv(aside, index=False, lineterminator="\n")
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with atomic_write(path) as tmp_path:
+        frame.to_csv(tmp_path, index=False, lineterminator="\n")
     return path

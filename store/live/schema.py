@@ -4,7 +4,7 @@ import sqlite3
 import struct
 import threading
 import time
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -18,6 +18,7 @@ from sqlalchemy import Connection, inspect, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import OperationalError
 
+from tokentape.recorder.atomic_write import atomic_write
 from tokentape.store.errors import NewerStoreError, OlderStoreError, StoreError
 from tokentape.store.live.tables import TRIGGERS
 
@@ -302,23 +303,21 @@ def _back_up(url: URL, revision: str) -> Path | None:
     path = Path(url.database)
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
     copy = path.with_name(f"{path.name}.{revision}.{stamp}.backup")
-    aside = copy.with_name(f".{copy.name}.tmp")
     try:
-        answer = _copied(path, aside)
-        if answer != "ok":
-            raise StoreError(f"{path} is damaged ({answer}): there is no backup, and no upgrade")
-        aside.replace(copy)
+        with atomic_write(copy, durable=True) as tmp_path:
+            answer = _copied(path, tmp_path)
+            if answer != "ok":
+                raise StoreError(
+                    f"{path} is damaged ({answer}): there is no backup, and no upgrade"
+                )
     except (OSError, sqlite3.Error) as error:
         raise StoreError(f"cannot make the backup {copy}: {error}; nothing was changed") from None
-    finally:
-        with suppress(OSError):
-            aside.unlink(missing_ok=True)
     return copy
 
 
-def _copied(path: Path, aside: Path) -> str:
-    """Copy a database; what SQLite says of the copy, `ok` where it is sound."""
-    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(aside)) as target:
+def _copied(path: Path, copy: Path) -> str:
+    """Copy a database; return SQLite's verdict on the copy, `ok` where it is sound."""
+    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as target:
         source.backup(target)
         (answer,) = target.execute("PRAGMA quick_check(1)").fetchone()
     return str(answer)

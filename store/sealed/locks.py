@@ -43,14 +43,3 @@ def at_rest(folder: Path) -> Iterator[bool]:
             yield True
     finally:
         os.close(handle)
-
-
-def sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk; Windows does it by itself."""
-    if sys.platform == "win32":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -8,24 +8,22 @@ file, and `last_seal`, the seal of the last of them. In the file of `runs`, whic
 """
 
 import hashlib
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tokentape.recorder import Record
+from tokentape.recorder.atomic_write import AtomicFile
 from tokentape.recorder.envelope import NS_PER_US
 from tokentape.recorder.numbers import US_PER_MS
 from tokentape.recorder.projections import RunSummary
 from tokentape.store.arrow import AT, BLOBS, EVENTS, FLOORS, RUNS, TOKENS, VERDICTS, of_file
 from tokentape.store.attachments import Kept, row_of
-from tokentape.store.sealed.locks import sync_folder
 
 SCHEMAS: dict[str, pa.Schema] = {
     "runs": RUNS,
@@ -68,16 +66,22 @@ class SealedFile:
 
 
 class TableFile:
-    """A Parquet file in the making, beside the place that it is to have.
+    """A Parquet file that is written under a temporary name, and renamed by `commit`.
 
-    As a context manager it leaves nothing behind unless it was put in place.
+    Nothing is created until the first rows come or `finish` is called. Used as a context manager,
+    it removes the temporary file unless that was committed.
     """
 
     def __init__(self, folder: Path, name: str) -> None:
         self.name, self.path = name, folder / name
-        self.aside = self.path.with_name(f".{self.path.name}.{uuid4().hex}.tmp")
         self.rows = 0
+        self._file: AtomicFile | None = None
         self._writer: Any = None
+
+    @property
+    def tmp_path(self) -> Path:
+        """Where the rows are until `commit`."""
+        return self._opened().tmp_path
 
     def __enter__(self) -> Self:
         return self
@@ -92,36 +96,41 @@ class TableFile:
             if self._writer is not None:
                 self._writer.close()
         finally:
-            self.aside.unlink(missing_ok=True)
+            if self._file is not None:
+                self._file.discard()
 
     def add(self, rows: pa.Table) -> None:
-        """A row group more."""
+        """Write a row group; without rows, nothing."""
         if rows.num_rows:
-            self._opened().write_table(rows)
+            self._opened()
+            self._writer.write_table(rows)
             self.rows += rows.num_rows
 
     def finish(self, metadata: Mapping[str, str]) -> SealedFile:
-        """Write the end, and bring the file to the disk."""
-        self._opened().add_key_value_metadata(
+        """Write the footer with the metadata, and wait until the file has reached the disk."""
+        file = self._opened()
+        self._writer.add_key_value_metadata(
             {f"{METADATA_PREFIX}{name}": value for name, value in metadata.items()}
         )
         self._writer.close()
-        with self.aside.open("rb+") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            os.fsync(file.fileno())
-            return SealedFile(name=self.name, bytes=file.tell(), sha256=sha256)
+        file.sync()
+        with file.tmp_path.open("rb") as content:
+            sha256 = hashlib.file_digest(content, "sha256").hexdigest()
+            return SealedFile(name=self.name, bytes=content.tell(), sha256=sha256)
 
-    def put_in_place(self) -> None:
-        self.aside.replace(self.path)
-        sync_folder(self.path.parent)
+    def commit(self) -> None:
+        """Rename the finished file to `path`, and wait until its name has reached the disk."""
+        self._opened().commit()
 
-    def _opened(self) -> Any:
-        if self._writer is None:
+    def _opened(self) -> AtomicFile:
+        if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = AtomicFile(self.path, durable=True)
             table = self.name.split("/")[0]
             schema = of_file(SCHEMAS[table])
-            self._writer = pq.ParquetWriter(self.aside, schema, **_settings(schema, _LEVELS[table]))
-        return self._writer
+            settings = _settings(schema, _LEVELS[table])
+            self._writer = pq.ParquetWriter(self._file.tmp_path, schema, **settings)
+        return self._file
 
 
 def _settings(schema: pa.Schema, level: int) -> dict[str, Any]:

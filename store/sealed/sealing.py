@@ -255,7 +255,7 @@ def _write(
             row.path.unlink(missing_ok=True)
         _clear(folder, part.run, [*due, row])
         for each in (*due, row):
-            each.put_in_place()
+            each.commit()
         part.payloads_there |= part.payloads
         part.kept_there |= kept_now
     return [*(each.path for each in due), row.path]
@@ -267,7 +267,7 @@ def _clear(folder: Path, run: SealedRun, made: Sequence[TableFile]) -> None:
     That is done before anything is put in place: whoever reads all files must see no row twice.
     """
     row = folder / part_name("runs", run.run_id)
-    kept = {row, *(folder / each.name for each in run.files), *(each.aside for each in made)}
+    kept = {row, *(folder / each.name for each in run.files), *(each.tmp_path for each in made)}
     for table in (*TABLES, "runs"):
         for path in (folder / part_name(table, run.run_id)).parent.glob("*"):
             if path not in kept:

@@ -8,7 +8,6 @@ of `files` its size and sha256. The same runs give the same bytes.
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -23,8 +22,8 @@ from typing import Any
 import pyarrow as pa
 
 from tokentape.recorder import Recording
+from tokentape.recorder.atomic_write import atomic_write
 from tokentape.store.errors import NewerStoreError, StoreError
-from tokentape.store.sealed.locks import sync_folder
 from tokentape.store.sealed.parquet import SealedFile
 from tokentape.store.sealed.run_file import SealedRun, cannot_read, read_sealed_run
 from tokentape.store.sealed.sealed_files import (
@@ -75,16 +74,17 @@ def pack(recordings: Iterable[Recording], attached: Attachments, path: Path | st
         if path.exists():
             _refuse_to_lose(path, by_id)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".packing-", dir=path.parent) as made:
-            folder, aside = Path(made, "files"), Path(made, "tape")
+        with (
+            tempfile.TemporaryDirectory(prefix=".packing-", dir=path.parent) as made,
+            atomic_write(path, durable=True) as tmp_path,
+        ):
+            folder = Path(made)
             files = [
                 (each.relative_to(folder).as_posix(), each)
                 for run_id in sorted(by_id)
                 for each in export_parquet(by_id[run_id], attached, folder)
             ]
-            _write(aside, files)
-            aside.replace(path)
-        sync_folder(path.parent)
+            _write(tmp_path, files)
     except (OSError, ValueError) as error:
         raise StoreError(f"cannot write {path}: {error}") from None
     return path
@@ -124,24 +124,21 @@ def _events_in(tape: "Tape", name: str) -> int:
         return 0
 
 
-def _write(aside: Path, files: list[tuple[str, Path]]) -> None:
-    runs = [read_sealed_run(path, name) for name, path in files if run_id_of(name) is not None]
+def _write(path: Path, files: list[tuple[str, Path]]) -> None:
+    runs = [read_sealed_run(file, name) for name, file in files if run_id_of(name) is not None]
     manifest = {
         "format": FORMAT,
         "tokentape": version("tokentape"),
         "runs": [_described(run) for run in runs],
-        "files": {name: _sum_and_size(path) for name, path in files},
+        "files": {name: _sum_and_size(file) for name, file in files},
     }
-    with aside.open("wb") as file:
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-            text = json.dumps(manifest, sort_keys=True, indent=1)
-            archive.writestr(_member(MANIFEST, len(text)), text)
-            for name, path in files:
-                member = _member(name, path.stat().st_size)
-                with path.open("rb") as content, archive.open(member, "w") as target:
-                    shutil.copyfileobj(content, target)
-        file.flush()
-        os.fsync(file.fileno())
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        text = json.dumps(manifest, sort_keys=True, indent=1)
+        archive.writestr(_member(MANIFEST, len(text)), text)
+        for name, file in files:
+            member = _member(name, file.stat().st_size)
+            with file.open("rb") as content, archive.open(member, "w") as target:
+                shutil.copyfileobj(content, target)
 
 
 def _described(run: SealedRun) -> dict[str, Any]:

@@ -1,9 +1,8 @@
 """Where a report goes: to standard output, and into the files that were asked for."""
 
 import sys
-import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +11,7 @@ import typer
 
 import tokentape as tt
 from tokentape import output
+from tokentape.recorder.atomic_write import AtomicFile
 
 if TYPE_CHECKING:
     from tokentape.replay import Report
@@ -32,16 +32,15 @@ _HTML_BEGINS = b"<!doctype html>"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportFiles:
-    """The files to write, and the empty ones beside them that show that they can be written."""
+    """The report files to write, opened under temporary names before the replay begins."""
 
-    junit: Path | None
-    html: Path | None
-    asides: dict[Path, Path]
+    junit: AtomicFile | None
+    html: AtomicFile | None
 
     def publish(self, report: "Report", *, as_json: bool, allow_drift: bool = False) -> None:
-        """Write the report into each, aside and renamed, and print it, even where that fails.
+        """Write the report into each file, and print it even where a file cannot be written.
 
-        Raises ReplayError.
+        Raise ReplayError where a file cannot be written.
         """
         try:
             self._write_all(report, allow_drift)
@@ -53,53 +52,44 @@ class ReportFiles:
         from tokentape.replay.reports.junit import junit_xml
 
         if self.junit is not None:
-            self._write(self.junit, junit_xml([report], allow_drift=allow_drift))
+            _write(self.junit, junit_xml([report], allow_drift=allow_drift))
         if self.html is not None:
-            self._write(self.html, html_report([report]))
-
-    def _write(self, path: Path, text: str) -> None:
-        aside = self.asides[path]
-        try:
-            aside.write_bytes(text.encode())
-            aside.replace(path)
-        except OSError as error:
-            raise _cannot_write(path, error) from None
+            _write(self.html, html_report([report]))
 
 
 @contextmanager
 def report_files(junit: Path | None, html: Path | None) -> Iterator[ReportFiles]:
-    """Make sure, before anything long is begun, that the files can be written.
+    """Yield the report files, which can be written: that is checked before the long replay.
 
-    Parent folders are made, and an earlier report is replaced. Raises ReplayError where a file
-    cannot be written, and where there is something else, which may be the recording itself.
+    Parent folders are created, and an earlier report is replaced. Raise ReplayError where a file
+    cannot be written, and where the path has another kind of file, such as the recording itself.
     """
-    asides: dict[Path, Path] = {}
-    try:
-        yield ReportFiles(
-            junit=None if junit is None else _claim(junit, _JUNIT_BEGINS, asides),
-            html=None if html is None else _claim(html, _HTML_BEGINS, asides),
-            asides=asides,
-        )
-    finally:
-        for aside in asides.values():
-            aside.unlink(missing_ok=True)
+    with ExitStack() as stack:
+        junit_file = None if junit is None else stack.enter_context(_open(junit, _JUNIT_BEGINS))
+        html_file = None if html is None else stack.enter_context(_open(html, _HTML_BEGINS))
+        if html_file is not None and junit_file is not None and html_file.path == junit_file.path:
+            raise tt.ReplayError(f"{html} cannot be both reports: give each a file of its own")
+        yield ReportFiles(junit=junit_file, html=html_file)
 
 
-def _claim(path: Path, beginning: bytes, asides: dict[Path, Path]) -> Path:
-    """The path without its links, an empty file beside it noted in `asides`."""
+def _open(path: Path, beginning: bytes) -> AtomicFile:
+    """Return the file to write, with the links of its path resolved."""
     try:
         target = path.resolve()
-        if target in asides:
-            raise tt.ReplayError(f"{path} cannot be both reports: give each a file of its own")
         if target.exists():
             _refuse_to_lose(path, target, beginning)
         target.parent.mkdir(parents=True, exist_ok=True)
-        aside = target.parent / f".writing-{uuid.uuid4().hex}"
-        aside.open("xb").close()
+        return AtomicFile(target)
     except (OSError, RuntimeError, ValueError) as error:
         raise _cannot_write(path, error) from None
-    asides[target] = aside
-    return target
+
+
+def _write(file: AtomicFile, text: str) -> None:
+    try:
+        file.tmp_path.write_bytes(text.encode())
+        file.commit()
+    except OSError as error:
+        raise _cannot_write(file.path, error) from None
 
 
 def _refuse_to_lose(path: Path, target: Path, beginning: bytes) -> None:

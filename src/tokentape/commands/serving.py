@@ -6,6 +6,7 @@ A request is a JSON object, a line of standard input; so is its answer on standa
 
 import json
 import os
+import shutil
 import tempfile
 import traceback
 from dataclasses import replace
@@ -21,6 +22,7 @@ from tokentape.commands.outcomes import (
     rebuilt,
     replay_run,
 )
+from tokentape.recorder.atomic_write import atomic_write
 from tokentape.recorder.projections import whole_turns
 from tokentape.store import DatabaseStore, database_url
 from tokentape.store.source import with_parents
@@ -130,7 +132,8 @@ class Server:
                         f"it does not pass ({why}), nor does what was recorded anew "
                         f"({failing[0]}): it was left as it was"
                     )
-                made.replace(tape)
+                with atomic_write(tape, durable=True) as tmp_path:
+                    shutil.copyfile(made, tmp_path)
         except OSError as error:
             raise tt.StoreError(f"cannot update {tape}: {error}") from None
         return again, f"{tape} was recorded anew, and passes; before: {why}"
