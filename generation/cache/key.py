@@ -10,7 +10,7 @@ from transformers import GenerationConfig
 
 from tokentape.generation.fingerprints.weights_version import weights_version
 from tokentape.generation.hf.attention_kernel import attention_kernel
-from tokentape.generation.hooks.forward_positions import foreign_hooks
+from tokentape.generation.hooks.hook_types import foreign_hooks
 
 # Fields of the config that do not influence the computation.
 _UNKEYED = ("_name_or_path", "transformers_version")

@@ -17,7 +17,7 @@ from tokentape.generation.hf.caches import (
     keeps_everything,
     prefix_obstacle,
 )
-from tokentape.generation.hooks.forward_positions import foreign_hooks
+from tokentape.generation.hooks.hook_types import foreign_hooks
 
 
 class Decoder:

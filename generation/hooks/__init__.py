@@ -1,1 +1,1 @@
-"""Names of a model's modules, and the positions that a forward computes."""
+"""Forward hooks, the names of layers, and the positions that a forward computes."""

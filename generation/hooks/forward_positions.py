@@ -1,139 +1,101 @@
-"""Where in the sequence the forward under way computes: what hooks inside a model cannot see."""
+"""The positions in the sequence that the current forward computes, for hooks inside the model."""
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from tokentape.generation.hooks.hook_types import ReadOnlyHook
 
 PREFILL, DECODE, RECOMPUTED = "prefill", "decode", "recomputed"
 
 
 @dataclass(slots=True)
 class ForwardPositions:
-    """The forward under way computes the absolute positions `start` to `end`, half-open.
+    """The absolute positions `start` to `end` (half-open) of the current forward.
 
-    `source` is `prefill`, `decode` or `recomputed`, and `turn` the turn that it is made for. Both
-    are set by whoever drives the model; the positions count themselves.
+    `track_positions` updates `start` and `end`. Whoever drives the model sets the other fields.
     """
 
     start: int = 0
     end: int = 0
     source: str = PREFILL
+    """`prefill`, `decode` or `recomputed`."""
     turn: int = 0
 
     @property
     def length(self) -> int:
+        """Number of positions of the forward."""
         return self.end - self.start
 
 
-class ReadOnlyHook:
-    """A hook of ours that looks and changes nothing, whatever `look` returns.
+class _PositionHook(ReadOnlyHook):
+    """The hook that updates `positions`. Any other change of them requires `lock`."""
 
-    By its class it is told from a stranger's: it is no part of the key of a cache.
-    """
-
-    __slots__ = ("_look", "counts", "free")
+    __slots__ = ("lock", "positions")
 
     def __init__(
         self,
-        look: Callable[..., object],
-        *,
-        counts: ForwardPositions | None = None,
-        free: AbstractContextManager[Any] | None = None,
+        call: Callable[..., object],
+        positions: ForwardPositions,
+        lock: AbstractContextManager[Any],
     ) -> None:
-        """`counts` is the forward that it keeps true, where it does; whoever enters `free` may
-        change it."""
-        self._look = look
-        self.counts = counts
-        self.free = free or nullcontext()
-
-    def __call__(self, *args: Any) -> Any:
-        self._look(*args)
-
-
-class SteeringHook(ReadOnlyHook):
-    """One of ours whose output takes the place of the module's.
-
-    What it changed is told by the marks of a cache's ids, so it is no part of the key either.
-    """
-
-    __slots__ = ()
-
-    def __call__(self, *args: Any) -> Any:
-        return self._look(*args)
-
-
-def foreign_hooks(module: nn.Module) -> list[int]:
-    """The numbers of the hooks of a module that may change what comes out of it: not ours.
-
-    torch uses no number twice.
-    """
-    return [
-        number
-        for hooks in (module._forward_hooks, module._forward_pre_hooks)
-        for number, hook in hooks.items()
-        if not isinstance(hook, ReadOnlyHook)
-    ]
+        super().__init__(call)
+        self.positions = positions
+        self.lock = lock
 
 
 @contextmanager
 def track_positions(
     model: Any, forward: ForwardPositions | None = None
 ) -> Iterator[ForwardPositions]:
-    """Keep `forward` true while the model runs: each call goes on where the last one ended.
+    """Within this context, keep `forward` up to date: each call starts where the last one ended.
 
-    `forward.end` is where the first call begins: zero, or as many tokens as the cache holds. Only
-    calls of one sequence, with ids, are counted. It is a hook of the model itself, and comes before
-    those of its layers.
+    Set `forward.end` to the position of the first call: zero, or the number of cached tokens. Only
+    calls with one sequence of ids are counted. The pre-hook is on the model itself, so it runs
+    before the hooks of its layers.
     """
-    counted = forward or ForwardPositions()
-    free = threading.RLock()
+    positions = forward or ForwardPositions()
+    lock = threading.RLock()
 
     def advance(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         ids = kwargs.get("input_ids", args[0] if args else None)
         if ids is None:
             ids = kwargs["inputs_embeds"]
-        with free:
-            counted.start, counted.end = counted.end, counted.end + int(ids.shape[1])
+        with lock:
+            positions.start, positions.end = positions.end, positions.end + int(ids.shape[1])
 
-    hook = ReadOnlyHook(advance, counts=counted, free=free)
+    hook = _PositionHook(advance, positions, lock)
     handle = model.register_forward_pre_hook(hook, with_kwargs=True, prepend=True)
     try:
-        yield counted
+        yield positions
     finally:
         handle.remove()
 
 
 @contextmanager
 def recomputing(model: Any, *, turn: int, start: int = 0) -> Iterator[ForwardPositions]:
-    """Forwards in here go through the sequence anew, beside those that others count.
+    """Within this context, forwards recompute the sequence from the position `start`.
 
-    Whoever counts sees them as `recomputed`, from the position `start` on, and finds its own count
-    as it was. A tool that took too long is left behind in its thread: whoever counts waits with the
-    next forward until the model is free again.
+    Enclosing `track_positions` contexts see these forwards as `recomputed`, and their positions are
+    restored afterwards. Their locks are held meanwhile: the thread of a tool that exceeded its time
+    limit may still be recomputing, and the next forward then waits for it.
     """
-    hooks = [
-        hook
-        for hook in model._forward_pre_hooks.values()
-        if isinstance(hook, ReadOnlyHook) and hook.counts is not None
-    ]
-    beside = ForwardPositions(start=start, end=start, source=RECOMPUTED, turn=turn)
+    hooks = [hook for hook in model._forward_pre_hooks.values() if isinstance(hook, _PositionHook)]
+    recomputed = ForwardPositions(start=start, end=start, source=RECOMPUTED, turn=turn)
     with ExitStack() as stack:
         for hook in hooks:
-            stack.enter_context(hook.free)
-            stack.enter_context(_set_aside(hook.counts, start))
-        yield stack.enter_context(track_positions(model, beside))
+            stack.enter_context(hook.lock)
+            stack.enter_context(_replaced(hook.positions, start))
+        yield stack.enter_context(track_positions(model, recomputed))
 
 
 @contextmanager
-def _set_aside(counted: ForwardPositions | None, start: int) -> Iterator[None]:
-    assert counted is not None
-    before = counted.start, counted.end, counted.source
-    counted.start, counted.end, counted.source = start, start, RECOMPUTED
+def _replaced(positions: ForwardPositions, start: int) -> Iterator[None]:
+    saved = positions.start, positions.end, positions.source
+    positions.start, positions.end, positions.source = start, start, RECOMPUTED
     try:
         yield
     finally:
-        counted.start, counted.end, counted.source = before
+        positions.start, positions.end, positions.source = saved

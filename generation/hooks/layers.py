@@ -1,4 +1,4 @@
-"""The modules of a model, by the names that people have for them."""
+"""Lookup of a model's modules by their common names."""
 
 import difflib
 import re
@@ -11,8 +11,8 @@ from tokentape.generation.errors import ToolError
 
 _ATTENTION = ("self_attn", "attn", "linear_attn", "attention", "mixer")
 _MLP = ("mlp", "feed_forward", "ffn", "block_sparse_moe", "moe")
-# Gemma and OLMo 2 normalise what goes into the residual stream once more. There TransformerLens
-# means what comes out of that.
+# Gemma and OLMo 2 normalise the output of a block before it is added to the residual stream.
+# TransformerLens means the normalised output there.
 _NORMALISED = "post_feedforward_layernorm"
 _ALIAS = re.compile(r"blocks\.(-?\d{1,9})\.(\w+)")
 _HOOKS = ("hook_resid_post", "hook_attn_out", "hook_mlp_out", "attn", "mlp")
@@ -20,14 +20,14 @@ _NUMBER = re.compile(r"-?\d{1,9}")
 
 
 def find_layer(model: torch.nn.Module, name: str | int) -> tuple[str, torch.nn.Module]:
-    """The full name of a module, and the module.
+    """Return a module and its full name.
 
     `name` is a full name (`model.layers.3.mlp`), the number of a decoder layer (3, "3", or "-1" for
-    the last), or what TransformerLens calls it: `blocks.3.hook_resid_post`, `.hook_attn_out`,
-    `.hook_mlp_out`, `.attn`, `.mlp`. Raises ToolError, naming the nearest, where there is none.
+    the last), or a name of TransformerLens: `blocks.3.hook_resid_post`, `.hook_attn_out`,
+    `.hook_mlp_out`, `.attn`, `.mlp`. Raise ToolError with the nearest names if there is no match.
     """
     if isinstance(name, bool) or not isinstance(name, str | int):
-        raise ToolError(f"a layer is named by a text or a number, not by {name!r}")
+        raise ToolError(f"a layer is a name or a number, not {name!r}")
     text = str(name).strip()
     if _NUMBER.fullmatch(text):
         return _numbered(model, text)
@@ -42,9 +42,9 @@ def find_layer(model: torch.nn.Module, name: str | int) -> tuple[str, torch.nn.M
 
 
 def decoder_layers(model: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
-    """The layers that the residual stream runs through, in order, by their full names.
+    """Return the decoder layers in order, with their full names.
 
-    Raises ToolError for a model that is not built of such.
+    Raise ToolError if the model has no list of layers.
     """
     stacks = [
         (name, module)
@@ -52,26 +52,26 @@ def decoder_layers(model: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
         if isinstance(module, torch.nn.ModuleList) and len(module)
     ]
     if not stacks:
-        raise ToolError(f"{type(model).__name__} is not built of layers that could be numbered")
+        raise ToolError(f"{type(model).__name__} has no numbered layers")
     count = _layers_in_config(model)
-    # The outermost: within a layer there may be lists, too, such as that of the experts.
+    # The outermost list: a layer may contain lists too, e.g. of experts.
     name, stack = min(stacks, key=lambda each: (len(each[1]) != count, each[0].count(".")))
     return [(f"{name}.{index}", layer) for index, layer in enumerate(stack)]
 
 
 def output_of(output: Any) -> torch.Tensor:
-    """The tensor among what a module returned: attention returns its weights as well.
+    """Return the first tensor of a module's output; attention returns its weights as well.
 
-    Raises ToolError where there is none.
+    Raise ToolError if there is no tensor.
     """
     tensor = tensor_in(output)
     if tensor is None:
-        raise ToolError(f"this layer gives no tensor, but {type(output).__name__}")
+        raise ToolError(f"this layer returns no tensor but a {type(output).__name__}")
     return tensor
 
 
 def tensor_in(output: Any) -> torch.Tensor | None:
-    """As `output_of`, with None where there is none."""
+    """Return the first tensor of a module's output, or None."""
     if isinstance(output, torch.Tensor):
         return output
     values = output.values() if isinstance(output, Mapping) else output
@@ -81,7 +81,7 @@ def tensor_in(output: Any) -> torch.Tensor | None:
 
 
 def hint_of_nearest(name: str, names: Iterable[str]) -> str:
-    """The end of a sentence that says which names are nearest; nothing where none is near."""
+    """Return the end of a sentence with the nearest names, or an empty text."""
     near = difflib.get_close_matches(name, list(names), n=3, cutoff=0.3)
     return f"; the nearest are {', '.join(near)}" if near else ""
 
@@ -91,7 +91,7 @@ def _numbered(model: torch.nn.Module, number: str) -> tuple[str, torch.nn.Module
     count = len(layers)
     if not -count <= int(number) < count:
         raise ToolError(
-            f"there is no layer {number}: this model has {count}, from 0 to {count - 1}, "
+            f"there is no layer {number}: this model has {count} layers, from 0 to {count - 1}, "
             f"or -{count} to -1 from the last"
         )
     return layers[int(number)]
@@ -108,14 +108,14 @@ def _aliased(model: torch.nn.Module, number: str, hook: str) -> tuple[str, torch
     else:
         known = ", ".join(f"blocks.{number}.{each}" for each in _HOOKS)
         raise ToolError(f"there is no layer 'blocks.{number}.{hook}'; there are {known}")
-    parts = dict(layer.named_children())
-    if hook.startswith("hook_") and _NORMALISED in parts:
+    children = dict(layer.named_children())
+    if hook.startswith("hook_") and _NORMALISED in children:
         wanted = [normalised]
-    for part in wanted:
-        if part in parts:
-            return f"{name}.{part}", parts[part]
+    for child in wanted:
+        if child in children:
+            return f"{name}.{child}", children[child]
     raise ToolError(
-        f"{name} has nothing that would be blocks.{number}.{hook}; it has {', '.join(parts)}"
+        f"{name} has no module for blocks.{number}.{hook}; it has {', '.join(children)}"
     )
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from tokentape.generation.errors import ModelError
-from tokentape.generation.hooks.forward_positions import ForwardPositions, SteeringHook
+from tokentape.generation.hooks.forward_positions import ForwardPositions
+from tokentape.generation.hooks.hook_types import InterventionHook
 from tokentape.generation.hooks.layers import find_layer, output_of
 from tokentape.recorder.projections.active_interventions import ActiveRange
 
@@ -23,7 +24,7 @@ def intervening(
 ) -> Iterator[None]:
     """While it lasts, what the ranges say is done to the model's activations.
 
-    `forward` says which positions are computed (see `counting_forwards`), `tensors` are float32, by
+    `forward` says which positions are computed (see `track_positions`), `tensors` are float32, by
     their sha256. Ranges that are called for may change from one forward to the next, and have to
     stay within `layers`. Positions outside of ranges keep every bit.
 
@@ -38,7 +39,7 @@ def intervening(
     with ExitStack() as hooks:
         for name in named:
             module = find_layer(model, name)[1]
-            hook = SteeringHook(_LayerHook(name, current, forward, tensors))
+            hook = InterventionHook(_LayerHook(name, current, forward, tensors))
             hooks.callback(module.register_forward_hook(hook).remove)
         yield
 

@@ -13,7 +13,7 @@ import torch
 from tokentape.generation.cache.policy import without_hooks
 from tokentape.generation.checks import check_not_training, refuse_unreadable
 from tokentape.generation.errors import ModelError
-from tokentape.generation.hooks.forward_positions import ReadOnlyHook
+from tokentape.generation.hooks.hook_types import ReadOnlyHook
 from tokentape.generation.hooks.layers import find_layer, output_of
 from tokentape.generation.interventions.hooks import with_tensor
 from tokentape.generation.models.memory_check import enough_memory

@@ -10,9 +10,9 @@ from tokentape.generation.hooks.forward_positions import (
     DECODE,
     PREFILL,
     ForwardPositions,
-    ReadOnlyHook,
     track_positions,
 )
+from tokentape.generation.hooks.hook_types import ReadOnlyHook
 from tokentape.generation.hooks.layers import find_layer, tensor_in
 from tokentape.generation.introspection.spans import Look, Span, look_at, observed
 from tokentape.recorder.events import ActivationObserved

@@ -8,7 +8,8 @@ import torch
 
 from tokentape.generation.errors import ToolError
 from tokentape.generation.hf.attention_kernel import eager_attention
-from tokentape.generation.hooks.forward_positions import ReadOnlyHook, recomputing
+from tokentape.generation.hooks.forward_positions import recomputing
+from tokentape.generation.hooks.hook_types import ReadOnlyHook
 from tokentape.generation.hooks.layers import decoder_layers, find_layer
 from tokentape.generation.introspection.recomputing import absolute, forward_anew, forward_next
 

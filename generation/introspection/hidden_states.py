@@ -11,9 +11,9 @@ from tokentape.generation.hooks.forward_positions import (
     DECODE,
     PREFILL,
     ForwardPositions,
-    ReadOnlyHook,
     track_positions,
 )
+from tokentape.generation.hooks.hook_types import ReadOnlyHook
 from tokentape.generation.hooks.layers import find_layer, output_of
 
 

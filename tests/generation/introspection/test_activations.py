@@ -13,7 +13,11 @@ import torch
 
 import tokentape as tt
 from benchmarks.tiny_models import FAMILIES, random_ids
-from tokentape.generation.hooks.forward_positions import DECODE, ForwardPositions, track_positions
+from tokentape.generation.hooks.forward_positions import (
+    DECODE,
+    ForwardPositions,
+    track_positions,
+)
 from tokentape.generation.hooks.layers import find_layer, output_of
 from tokentape.generation.introspection import ActivationMonitor, HiddenStateTap
 from tokentape.generation.introspection.spans import Span

@@ -73,16 +73,16 @@ def test_what_the_parts_give_adds_up_to_the_residual_stream(make_lm: MakeLM, fam
     [
         ("model.layer.1.mlp", r"nearest are .*model\.layers\.1\.mlp"),
         ("model.layers.1.mlp.up_proj.weight", r"nearest are .*model\.layers\.1\.mlp\.up_proj"),
-        ("3", "there is no layer 3: this model has 3, from 0 to 2"),
+        ("3", "there is no layer 3: this model has 3 layers, from 0 to 2"),
         (-4, "there is no layer -4"),
         ("blocks.7.mlp", "there is no layer 7"),
         ("blocks.1.hook_q", r"there are blocks\.1\.hook_resid_post"),
         ("", "there is no layer ''"),
         ("9" * 5000, "there is no layer '999"),
         ("\u0663\u0663", "there is no layer"),
-        (True, "not by True"),
-        (None, "not by None"),
-        (1.0, "not by 1.0"),
+        (True, "not True"),
+        (None, "not None"),
+        (1.0, "not 1.0"),
     ],
 )
 def test_an_unknown_layer_is_refused_with_the_nearest(
@@ -104,5 +104,5 @@ def test_a_model_of_one_layer_is_numbered_too(make_lm: MakeLM) -> None:
 
 
 def test_a_model_without_layers_says_so() -> None:
-    with pytest.raises(tt.ToolError, match="Linear is not built of layers"):
+    with pytest.raises(tt.ToolError, match="Linear has no numbered layers"):
         decoder_layers(torch.nn.Linear(2, 2))

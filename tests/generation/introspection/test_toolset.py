@@ -12,7 +12,11 @@ import tokentape as tt
 from benchmarks.tiny_models import FAMILIES, random_ids
 from tokentape.generation.cache.key import cache_key
 from tokentape.generation.hf.attention_kernel import eager_attention
-from tokentape.generation.hooks.forward_positions import DECODE, ForwardPositions, track_positions
+from tokentape.generation.hooks.forward_positions import (
+    DECODE,
+    ForwardPositions,
+    track_positions,
+)
 from tokentape.generation.introspection import ActivationMonitor
 from tokentape.generation.introspection.toolset import IntrospectionTools
 from tokentape.store import DatabaseStore

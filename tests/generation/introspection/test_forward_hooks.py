@@ -1,4 +1,4 @@
-"""Hooks of ours look and change nothing, and no cache is thrown away because of them."""
+"""Our own hooks do not invalidate caches, and positions are tracked across recomputation."""
 
 from collections.abc import Callable
 
@@ -12,19 +12,19 @@ from tokentape.generation.hooks.forward_positions import (
     PREFILL,
     RECOMPUTED,
     ForwardPositions,
-    ReadOnlyHook,
     recomputing,
     track_positions,
 )
+from tokentape.generation.hooks.hook_types import ReadOnlyHook
 
 IDS = torch.tensor([[5, 6, 7, 8]])
 
 
-def stranger(*args: object) -> None:
-    """A hook that might do anything."""
+def foreign(*args: object) -> None:
+    """A hook that could change the output."""
 
 
-def test_what_a_hook_of_ours_returns_is_not_what_the_model_goes_on_with(
+def test_the_return_value_of_a_read_only_hook_is_discarded(
     lm: tt.LoadedModel,
 ) -> None:
     def zero(module: object, args: object, output: torch.Tensor) -> torch.Tensor:
@@ -39,24 +39,24 @@ def test_what_a_hook_of_ours_returns_is_not_what_the_model_goes_on_with(
     assert torch.equal(plain, watched)
 
 
-def test_the_key_of_a_cache_knows_strangers_only(lm: tt.LoadedModel) -> None:
+def test_the_cache_key_depends_on_foreign_hooks_only(lm: tt.LoadedModel) -> None:
     bare = cache_key(lm.model)
     with track_positions(lm.model):
-        lm.model.model.layers[1].register_forward_hook(ReadOnlyHook(stranger))
-        lm.model.model.layers[1].register_forward_pre_hook(ReadOnlyHook(stranger))
+        lm.model.model.layers[1].register_forward_hook(ReadOnlyHook(foreign))
+        lm.model.model.layers[1].register_forward_pre_hook(ReadOnlyHook(foreign))
         assert cache_key(lm.model) == bare
-        lm.model.model.layers[1].register_forward_hook(stranger)
+        lm.model.model.layers[1].register_forward_hook(foreign)
         assert cache_key(lm.model) != bare
 
 
 @pytest.mark.parametrize("ours", [True, False])
-def test_a_cache_is_reused_across_hooks_of_ours_and_not_across_a_strangers(
+def test_a_cache_is_reused_across_our_hooks_and_not_across_foreign_ones(
     lm: tt.LoadedModel, ours: bool
 ) -> None:
     generator = tt.ManualGenerator(lm.model, lm.tokenizer)
     ids = random_ids(20, 1)
     generator.generate(ids, max_new_tokens=2, do_sample=False)
-    hook: Callable[..., None] = ReadOnlyHook(stranger) if ours else stranger
+    hook: Callable[..., None] = ReadOnlyHook(foreign) if ours else foreign
     handle = lm.model.model.layers[1].register_forward_hook(hook)
     reused = []
     for _ in range(2):
@@ -67,7 +67,7 @@ def test_a_cache_is_reused_across_hooks_of_ours_and_not_across_a_strangers(
     assert reused == ([19, 19] if ours else [0, 19])
 
 
-def test_forwards_beside_are_counted_beside(lm: tt.LoadedModel) -> None:
+def test_recomputation_does_not_advance_the_enclosing_positions(lm: tt.LoadedModel) -> None:
     seen = []
     with (
         track_positions(lm.model, ForwardPositions(start=3, end=7, turn=2)) as outer,

@@ -1,0 +1,52 @@
+"""The project's forward hooks, told apart from foreign ones by their class."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+
+class TapeHook:
+    """Base class of the project's forward hooks, which do not invalidate the KV cache.
+
+    `call` is called as torch calls a forward hook.
+    """
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Callable[..., object]) -> None:
+        self._call = call
+
+
+class ReadOnlyHook(TapeHook):
+    """A hook that observes and changes nothing: what its callable returns is discarded."""
+
+    __slots__ = ()
+
+    def __call__(self, *args: Any) -> None:
+        self._call(*args)
+
+
+class InterventionHook(TapeHook):
+    """A hook whose return value replaces the output of the module.
+
+    The salt of the cached ids (`cache.id_salt`) identifies the change, so it is not in the key.
+    """
+
+    __slots__ = ()
+
+    def __call__(self, *args: Any) -> Any:
+        return self._call(*args)
+
+
+def foreign_hooks(module: nn.Module) -> list[int]:
+    """Return the ids of the module's forward hooks that are not ours and may change its output.
+
+    torch does not reuse an id.
+    """
+    return [
+        number
+        for hooks in (module._forward_hooks, module._forward_pre_hooks)
+        for number, hook in hooks.items()
+        if not isinstance(hook, TapeHook)
+    ]
