@@ -12,8 +12,7 @@ import tokentape as tt
 from benchmarks.contenders import SAMPLERS, Answer, HuggingFace, Tokentape, recording_file
 from benchmarks.forwards import Forwards
 from benchmarks.texts import prompt_ids
-from tokentape.generation.engine.sampling import draw, measure
-from tokentape.generation.engine.token_loop import CANDIDATES
+from tokentape.generation.engine.sampling import TOP_LOGPROBS, draw, measure
 from tokentape.recorder.events import RunStarted, TokenSampled
 from tokentape.store import DatabaseStore
 
@@ -159,6 +158,6 @@ def _measure_alone_ms(lm: tt.LoadedModel) -> float:
     taken = []
     for _ in range(_REPEATS):
         began = time.perf_counter()
-        measure(logits, drawn, stops, candidates=CANDIDATES)
+        measure(logits, drawn, stops, top_logprobs=TOP_LOGPROBS)
         taken.append((time.perf_counter() - began) * 1000.0)
     return median(taken)

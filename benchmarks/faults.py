@@ -14,7 +14,7 @@ from unittest.mock import patch
 import torch
 
 import tokentape as tt
-from tokentape.generation.engine import sampling, token_loop
+from tokentape.generation.engine import sampling, token_sequence
 from tokentape.recorder.events import (
     Event,
     MessageAdded,
@@ -82,7 +82,7 @@ def record_case(lm: tt.LoadedModel, *, tokens: int, lost_draw: bool = False) -> 
         seed=7,
     ) as run:
         run.chat("What is a norm?", max_new_tokens=tokens, do_sample=False)
-        with patch.object(token_loop, "draw", _losing_one() if lost_draw else sampling.draw):
+        with patch.object(token_sequence, "draw", _losing_one() if lost_draw else sampling.draw):
             run.chat("Tell me a story.", max_new_tokens=tokens, **SAMPLED)
         run.chat(
             "What of this?",

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from benchmarks.texts import licence
-from tokentape.generation.engine.token_loop import CANDIDATES
+from tokentape.generation.engine.sampling import TOP_LOGPROBS
 from tokentape.generation.hf.control_tokens import encode
 from tokentape.recorder.events import TokenSampled
 
@@ -61,7 +61,7 @@ class TokenDraws:
         for step, (logprob, processed, entropy, gap, duration_us, kept) in enumerate(numbers):
             candidates = self._candidates()
             rank = int(ranks[step])
-            self._last_id = candidates[rank] if rank < CANDIDATES else self._anything()
+            self._last_id = candidates[rank] if rank < TOP_LOGPROBS else self._anything()
             tokens.append(
                 TokenSampled(
                     turn=turn,
@@ -84,7 +84,7 @@ class TokenDraws:
         best = np.clip(self._random.beta(1.6, 0.4, count), 0.05, 1 - 1e-6)
         probabilities = [best]
         left = 1 - best
-        for _ in range(CANDIDATES - 1):
+        for _ in range(TOP_LOGPROBS - 1):
             part = np.minimum(left * self._random.uniform(0.2, 0.7, count), probabilities[-1])
             probabilities.append(part)
             left = left - part
@@ -94,8 +94,8 @@ class TokenDraws:
         """Which candidate is sampled; one past the last is a token that is none of them."""
         shares = _warmed(likely).cumsum(axis=1)
         drawn = self._random.random((len(likely), 1))
-        ranks: NDArray[np.int64] = np.minimum((drawn > shares).sum(axis=1), CANDIDATES - 1)
-        ranks[self._random.random(len(likely)) < _OUTSIDERS] = CANDIDATES
+        ranks: NDArray[np.int64] = np.minimum((drawn > shares).sum(axis=1), TOP_LOGPROBS - 1)
+        ranks[self._random.random(len(likely)) < _OUTSIDERS] = TOP_LOGPROBS
         return ranks
 
     def _sampled_logprobs(self, logprobs: Floats, ranks: NDArray[np.int64]) -> Floats:
@@ -106,7 +106,7 @@ class TokenDraws:
         """Different ids, the best of which followed the last token in the text, too."""
         followers = self._followers.get(self._last_id) or self._text
         found = {self._one_of(followers): None}
-        while len(found) < CANDIDATES:
+        while len(found) < TOP_LOGPROBS:
             kind = self._random.random()
             if kind < _ANYTHING:
                 found[self._anything()] = None

@@ -11,7 +11,7 @@ from benchmarks.contenders import SAMPLERS, EventList
 from benchmarks.texts import question
 from benchmarks.token_draws import TokenDraws
 from tokentape.generation.engine.sampling import turn_seed
-from tokentape.generation.engine.turn import finished_turn
+from tokentape.generation.engine.turn_recorder import finished_turn
 from tokentape.generation.history.conversation import Conversation, Prompt
 from tokentape.generation.history.messages import NewMessage
 from tokentape.recorder.events import (

@@ -6,6 +6,7 @@ from dataclasses import replace
 from tokentape.generation import LoadedModel, ManualGenerator
 from tokentape.generation.checks import context_tokens
 from tokentape.generation.engine.engine import FOR_INTERVENTION
+from tokentape.generation.engine.turn import RoundPlan
 from tokentape.generation.hf.control_tokens import encode, mark
 from tokentape.generation.history.conversation import HISTORIES
 from tokentape.generation.history.restoring import prompt_of
@@ -175,7 +176,8 @@ def _take(turn: Turn, started: RunStarted, lm: LoadedModel, generator: ManualGen
     prompt = prompt_of(
         generator.conversation, turn, started, context_tokens=context_tokens(lm.model)
     )
-    generator.take_turn(prompt, recorded_settings(turn))
+    plan = RoundPlan(first_step=turn.first_step)
+    generator.take_turn(prompt, recorded_settings(turn), plan)
 
 
 def _return_again(

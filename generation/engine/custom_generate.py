@@ -1,9 +1,9 @@
-"""The other way in: `model.generate(..., custom_generate=tokentape.decode, recorder=...)`.
+"""The second way in: `model.generate(..., custom_generate=tokentape.decode, recorder=...)`.
 
-transformers prepares everything and hands it over, less what it drops on the way in 5.23: the
-tokenizer and the streamer of the call, which never arrive, and `stop_strings`, which it refuses
-for want of that tokenizer. `text_tokenizer`, `callback` and a `StopStringCriteria` among the
-`stopping_criteria` take their places.
+transformers prepares everything and calls `decode`, but drops some of it on the way (in 5.23): the
+call's tokenizer and streamer never arrive, and `stop_strings` is refused because that tokenizer is
+missing. Pass `text_tokenizer`, a `callback`, and a `StopStringCriteria` among the
+`stopping_criteria` instead.
 """
 
 import time
@@ -19,19 +19,17 @@ from transformers import (
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from tokentape.generation import hf
+from tokentape.generation.cache.reuse import Reuse
 from tokentape.generation.callbacks import StateObserver, TokenCallback
 from tokentape.generation.checks import check_not_training
 from tokentape.generation.engine import memory
-from tokentape.generation.engine.token_loop import CANDIDATES, TokenLoop
-from tokentape.generation.engine.turn import finished_turn
+from tokentape.generation.engine.sampling import TOP_LOGPROBS
+from tokentape.generation.engine.token_sequence import TokenSequence, decode_alone
+from tokentape.generation.engine.turn_recorder import TurnRecorder
 from tokentape.generation.errors import ModelError, PromptError
+from tokentape.generation.history.conversation import OWN_PROMPT, Prompt
 from tokentape.generation.models.loading import ModelIdentity
 from tokentape.recorder import Recorder
-from tokentape.recorder.events import (
-    CacheDecided,
-    PrefillCompleted,
-    TurnStarted,
-)
 
 
 def decode(
@@ -47,70 +45,103 @@ def decode(
     observer: StateObserver | None = None,
     **model_kwargs: Any,
 ) -> torch.Tensor | GenerateDecoderOnlyOutput:
-    """Generate as `_sample` does, a recorded turn for each call. One sequence at a time.
+    """Generate as `_sample` of transformers does; each call is a recorded turn of one sequence.
 
-    Without `seed` tokens are drawn from torch's own generator, as `generate` does; that can be
-    replayed only where it was seeded right before. A recorder needs `text_tokenizer`, to say what
-    ids mean and which tokenizer it was. Returns what `generate` returns for these settings.
-    Raises ModelError and PromptError before anything is recorded, and TokentapeError for a recorder
-    that somebody else records with.
+    Return what `generate` returns for these settings. A `recorder` needs `text_tokenizer`: the
+    recording says which tokenizer it was, and what the ids spell. Without a `seed` tokens are drawn
+    from torch's own generator, as `generate` draws them; such a turn can be replayed only if that
+    generator was seeded right before the call.
+
+    Raise ModelError or PromptError before anything is recorded, and TokentapeError for a recorder
+    that another generator records with.
     """
     check_not_training(model)
-    _refuse(model, input_ids, recorder, text_tokenizer, model_kwargs)
+    _check_can_be_recorded(model, input_ids, recorder, text_tokenizer, model_kwargs)
     generator, known_seed = _generator(model, generation_config, seed)
     cache = model_kwargs[hf.cache_name(model)]
     held = hf.held_tokens(cache) or 0
-    decoder = hf.Decoder(model, generation_config, input_ids, cache, held=held)
-    call = _Call(recorder, text_tokenizer, model)
+    backend = hf.Decoder(model, generation_config, input_ids, cache, held=held)
+    prompt_tokens = int(input_ids.shape[1])
+    events = TurnRecorder(recorder=recorder, turn=1 if recorder is None else recorder.last_turn + 1)
     if recorder is not None and text_tokenizer is not None:
         recorder.claim(model)
         given = hf.Preparation(generation_config, logits_processor, stopping_criteria)
-        settings, own = hf.what_can_be_recorded(model, text_tokenizer, given, input_ids)
-        if generation_config.do_sample and known_seed is None:
-            own = (*own, "global_random_state")
-        call.start(input_ids[0].tolist(), settings, known_seed, own, held)
+        _start_turn(events, recorder, model, text_tokenizer, given, input_ids, known_seed)
+        events.cache_decided(_given_cache(held), prompt_tokens=prompt_tokens)
     began = time.perf_counter()
-    memory.reset_peak(model.device)
-    logits, chunks = decoder.prefill(generation_config.prefill_chunk_size)
-    call.prefilled(chunks, cache, began)
-    kept: list[tuple[torch.Tensor, torch.Tensor]] = []
-    keeps = generation_config.output_logits or generation_config.output_scores
-    loop = TokenLoop(
-        turn=call.turn,
+    logits = _prefill(backend, model, generation_config, events)
+    steps: list[tuple[torch.Tensor, torch.Tensor]] = []
+    returns_steps = generation_config.output_logits or generation_config.output_scores
+    sequence = TokenSequence(
+        ids=input_ids,
+        prompt_tokens=prompt_tokens,
         processors=logits_processor,
         criteria=stopping_criteria,
         generator=generator,
-        candidates=CANDIDATES,
-        record=call.record,
+        top_logprobs=TOP_LOGPROBS,
+        events=events,
+        cache=lambda: backend.cache,
         callback=callback,
         observer=observer,
-        keep_step=(lambda raw, scores: kept.append((raw, scores))) if keeps else None,
+        keep_step=(lambda raw, scores: steps.append((raw, scores))) if returns_steps else None,
     )
     with hf.decoding(model):
-        token_ids, stop_reason = loop.run(decoder, logits)
-    call.finish(token_ids, stop_reason, generator, began)
+        stop_reason = decode_alone(backend, sequence, logits)
+    if recorder is not None and text_tokenizer is not None:
+        events.finished(
+            text_tokenizer,
+            input_ids[0].tolist(),
+            sequence.token_ids,
+            stop_reason=stop_reason,
+            generator=generator,
+            began=began,
+        )
     if not generation_config.return_dict_in_generate:
-        return decoder.ids
-    # Declared as tuples of one there.
-    scores: Any = tuple(scores for _, scores in kept)
-    raw: Any = tuple(logits for logits, _ in kept)
-    sequences: Any = decoder.ids
+        return sequence.ids
+    return _output(generation_config, sequence, steps, backend.cache)
+
+
+def _prefill(
+    backend: hf.Decoder, model: Any, config: GenerationConfig, events: TurnRecorder
+) -> torch.Tensor:
+    began = time.perf_counter()
+    memory.reset_peak(model.device)
+    logits, chunks = backend.prefill(config.prefill_chunk_size)
+    events.prefill_completed(
+        chunks,
+        began=began,
+        kv_bytes=hf.kv_bytes(backend.cache),
+        peak_bytes=memory.peak_bytes(model.device),
+    )
+    return logits
+
+
+def _output(
+    config: GenerationConfig,
+    sequence: TokenSequence,
+    steps: list[tuple[torch.Tensor, torch.Tensor]],
+    cache: Any,
+) -> GenerateDecoderOnlyOutput:
+    # transformers declares tuples of one element.
+    scores: Any = tuple(scores for _, scores in steps)
+    raw: Any = tuple(logits for logits, _ in steps)
+    sequences: Any = sequence.ids
     return GenerateDecoderOnlyOutput(
         sequences=sequences,
-        scores=scores if generation_config.output_scores else None,
-        logits=raw if generation_config.output_logits else None,
-        past_key_values=decoder.cache,
+        scores=scores if config.output_scores else None,
+        logits=raw if config.output_logits else None,
+        past_key_values=cache,
     )
 
 
-def _refuse(
+def _check_can_be_recorded(
     model: Any,
     input_ids: torch.Tensor,
     recorder: Recorder | None,
     tokenizer: PreTrainedTokenizerBase | None,
     model_kwargs: dict[str, Any],
 ) -> None:
-    """What would be recorded wrongly, or what `generate` would silently get wrong."""
+    """Raise for what would be recorded wrongly, and for what `generate` gets wrong in silence."""
     if model.config.is_encoder_decoder or model_kwargs.get("inputs_embeds") is not None:
         raise ModelError("only decoders that are given token ids can be recorded")
     if input_ids.shape[0] != 1:
@@ -136,7 +167,7 @@ def _refuse(
 def _generator(
     model: Any, config: GenerationConfig, seed: int | None
 ) -> tuple[torch.Generator | None, int | None]:
-    """What to draw from, and the seed from which that can be done again, if there is one."""
+    """Return the generator to draw from, and the seed that a replay needs if one is known."""
     if not config.do_sample:
         return None, None
     device = model.device
@@ -151,95 +182,51 @@ def _generator(
     return own, known if seeded_now else None
 
 
-class _Call:
-    """What a recorder is told of a call; nothing where there is none."""
-
-    def __init__(
-        self, recorder: Recorder | None, tokenizer: PreTrainedTokenizerBase | None, model: Any
-    ) -> None:
-        self._recorder = recorder
-        self._tokenizer = tokenizer
-        self._model = model
-        self._prompt: tuple[int, ...] = ()
-        self.turn = 1 if recorder is None else recorder.last_turn + 1
-
-    def start(
-        self,
-        prompt: list[int],
-        sampling: dict[str, Any],
-        seed: int | None,
-        unreplayable: tuple[str, ...],
-        held: int,
-    ) -> None:
-        self._prompt = tuple(prompt)
-        if self._recorder is None or self._tokenizer is None:
-            return
-        if not self._recorder.started:
-            identity = ModelIdentity(self._model, self._tokenizer)
-            behaviour = {"candidates": CANDIDATES, "history": "custom_generate"}
-            identity.record_start(
-                self._recorder, name="generate", seed=None, model="", behaviour=behaviour
-            )
-        self.record(
-            TurnStarted(
-                turn=self.turn,
-                prompt_tokens=len(prompt),
-                kept_tokens=0,
-                kept_chars=0,
-                added_ids=self._prompt,
-                added_text=str(self._tokenizer.decode(prompt, skip_special_tokens=False)),
-                history_reason="own_prompt",
-                seed=seed,
-                sampling=sampling,
-                unreplayable=unreplayable,
-            )
+def _start_turn(
+    events: TurnRecorder,
+    recorder: Recorder,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    given: hf.Preparation,
+    input_ids: torch.Tensor,
+    seed: int | None,
+) -> None:
+    """Record the run if this is its first call, and the beginning of the turn."""
+    sampling, unreplayable = hf.what_can_be_recorded(model, tokenizer, given, input_ids)
+    if given.config.do_sample and seed is None:
+        unreplayable = (*unreplayable, "global_random_state")
+    if not recorder.started:
+        behaviour = {"candidates": TOP_LOGPROBS, "history": "custom_generate"}
+        ModelIdentity(model, tokenizer).record_start(
+            recorder, name="generate", seed=None, model="", behaviour=behaviour
         )
-        self.record(
-            CacheDecided(
-                turn=self.turn,
-                decision="hit" if held else "miss",
-                reason="past_key_values" if held else "cold",
-                prompt_tokens=len(prompt),
-                reused_tokens=held,
-                computed_tokens=len(prompt) - held,
-                cached_tokens=held,
-                cropped_tokens=0,
-                source="given" if held else "",
-            )
-        )
+    prompt = _prompt_of(tokenizer, input_ids)
+    events.started(prompt, seed=seed, sampling=sampling, unreplayable=unreplayable)
 
-    def prefilled(self, chunks: tuple[int, ...], cache: Any, began: float) -> None:
-        self.record(
-            PrefillCompleted(
-                turn=self.turn,
-                chunks=chunks,
-                duration_ms=(time.perf_counter() - began) * 1000.0,
-                kv_bytes=hf.kv_bytes(cache),
-                peak_bytes=memory.peak_bytes(self._model.device),
-            )
-        )
 
-    def finish(
-        self,
-        token_ids: tuple[int, ...],
-        stop_reason: str,
-        generator: torch.Generator | None,
-        began: float,
-    ) -> None:
-        if self._tokenizer is None:
-            return
-        self.record(
-            finished_turn(
-                self._tokenizer,
-                self._prompt,
-                token_ids,
-                turn=self.turn,
-                stop_reason=stop_reason,
-                generator=generator,
-                duration_ms=(time.perf_counter() - began) * 1000.0,
-            )
-        )
+def _prompt_of(tokenizer: PreTrainedTokenizerBase, input_ids: torch.Tensor) -> Prompt:
+    ids = tuple(input_ids[0].tolist())
+    text = str(tokenizer.decode(list(ids), skip_special_tokens=False))
+    return Prompt(
+        ids=ids,
+        text=text,
+        messages=(),
+        kept_tokens=0,
+        kept_chars=0,
+        added_ids=ids,
+        added_text=text,
+        history_reason=OWN_PROMPT,
+    )
 
-    def record(self, event: Any) -> None:
-        if self._recorder is not None:
-            self._recorder.record(event)
+
+def _given_cache(held: int) -> Reuse:
+    """Return the cache decision for `past_key_values` that hold so many tokens of the prompt."""
+    if not held:
+        return Reuse(decision="miss", reason="cold")
+    return Reuse(
+        decision="hit",
+        reason="past_key_values",
+        reused_tokens=held,
+        cached_tokens=held,
+        source="given",
+    )

@@ -12,9 +12,11 @@ from tokentape.generation.cache import CACHE_BYTES, CachedPrefix, PrefixCache, P
 from tokentape.generation.callbacks import StateObserver, TokenCallback
 from tokentape.generation.checks import check_count, check_not_training, check_seed, check_text
 from tokentape.generation.engine.engine import Engine
-from tokentape.generation.engine.token_loop import CANDIDATES
+from tokentape.generation.engine.running_turn import RunningTurn, StoppedTurn
+from tokentape.generation.engine.sampling import TOP_LOGPROBS
 from tokentape.generation.engine.turn import (
     GenerationResult,
+    RoundPlan,
     TurnResult,
     TurnSettings,
     turn_settings,
@@ -51,7 +53,7 @@ class ManualGenerator:
         seed: int | None = None,
         identity: ModelIdentity | None = None,
         prefill_chunk_tokens: int | None = PREFILL_CHUNK_TOKENS,
-        candidates: int = CANDIDATES,
+        candidates: int = TOP_LOGPROBS,
         cache_bytes: int = CACHE_BYTES,
         prefix_folder: str | os.PathLike[str] | None = None,
         threads: int | None = None,
@@ -135,7 +137,7 @@ class ManualGenerator:
             raise PromptError("the system prompt is empty")
         conversation = self.conversation.fresh()
         conversation.restart(system_prompt)
-        self._engine.process_system_prompt(system_prompt, conversation)
+        self._engine.process_system_prompt(system_prompt, conversation.ids, conversation.text)
         self.conversation = conversation
 
     def generate(
@@ -199,9 +201,16 @@ class ManualGenerator:
             past_key_values=result.past_key_values,
         )
 
-    def take_turn(self, prompt: Prompt, settings: TurnSettings) -> TurnResult:
-        """Give the model a prompt of the conversation and let it reply; see `Engine.take_turn`."""
-        return self._engine.take_turn(prompt, settings, self.conversation)
+    def take_turn(
+        self, prompt: Prompt, settings: TurnSettings, plan: RoundPlan | None = None
+    ) -> TurnResult:
+        """Generate the reply to a prompt of the conversation; see `Engine.begin_turn`."""
+        system_ids = self.conversation.system_ids
+        begun = self._engine.begin_turn(
+            prompt, settings, plan or RoundPlan(), system_ids=system_ids
+        )
+        with begun as turn:
+            return self._run(turn, prompt)
 
     def restore(
         self,
@@ -218,9 +227,21 @@ class ManualGenerator:
         self._engine.restore(turns, asked, read_blob)
         self.conversation = conversation
 
-    def resume_turn(self, turn: Turn, prompt: Prompt, settings: TurnSettings) -> TurnResult:
-        """Go on with a turn that was cut off; see `Engine.resume_turn`."""
-        return self._engine.resume_turn(turn, prompt, settings, self.conversation)
+    def resume_turn(
+        self, turn: Turn, prompt: Prompt, settings: TurnSettings, plan: RoundPlan | None = None
+    ) -> TurnResult:
+        """Finish a round that was cut off in another process; see `Engine.resume_turn`."""
+        plan = plan or RoundPlan(first_step=turn.first_step)
+        system_ids = self.conversation.system_ids
+        resumed = self._engine.resume_turn(turn, prompt, settings, plan, system_ids=system_ids)
+        with resumed as running:
+            return self._run(running, prompt)
+
+    def _run(self, turn: RunningTurn | StoppedTurn, prompt: Prompt) -> TurnResult:
+        self.conversation.begin_turn(prompt)
+        result = turn.run()
+        self.conversation.finish_turn(result.token_ids, result.text, result.stop_text)
+        return result
 
     def watch(self, layers: Iterable[str | int], *, full: bool = False) -> ActivationMonitor:
         """Record statistics of what these layers give, for every forward from the next turn on.
@@ -242,7 +263,7 @@ class ManualGenerator:
 
     def as_lived(self) -> AbstractContextManager[None]:
         """What is forwarded of the conversation in here is intervened with as it was."""
-        return self._engine.steering.as_lived()
+        return self._engine.interventions.as_lived()
 
     def fork(self) -> Conversation:
         """A conversation that goes on from here on its own, for `switch`. Nothing is copied."""

@@ -1,4 +1,4 @@
-"""Who looks at the forwards of a turn: a monitor of activations, and the turn's own observer."""
+"""Observers of a turn's forwards: the activation monitor and the tap of the caller's observer."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,51 +18,54 @@ from tokentape.recorder.events import ActivationObserved
 
 
 class TurnObservers:
-    """What is seen of a turn as it goes on."""
+    """What the observers of a turn have seen so far."""
 
     def __init__(
         self,
-        forward: ForwardPositions,
+        positions: ForwardPositions,
         monitor: ActivationMonitor | None,
         tap: HiddenStateTap | None,
     ) -> None:
-        self._forward = forward
+        self._positions = positions
         self._monitor = monitor
         self._tap = tap
 
-    def decodes(self) -> None:
-        """The prompt is through: what comes is a token at a time."""
-        self._forward.source = DECODE
+    def prefill_done(self) -> None:
+        """Label the forwards from here on as decoding."""
+        self._positions.source = DECODE
 
     def hidden_states(self) -> Mapping[str, torch.Tensor]:
-        """What layers gave at the newest position, for the observer."""
+        """Return the outputs of the tapped layers at the newest position, each of shape (hidden,).
+
+        Empty if no layer is tapped.
+        """
         return {} if self._tap is None else self._tap.newest
 
     def events(self) -> Sequence[ActivationObserved]:
-        """What the monitor has seen since the last time."""
+        """Return the monitor's events since the last call."""
         return [] if self._monitor is None else self._monitor.take()
 
 
 @contextmanager
-def watching(
+def observe_forwards(
     model: Any,
     monitor: ActivationMonitor | None,
     layers: Sequence[str | int],
     *,
     turn: int,
-    held_tokens: int,
+    cached_tokens: int,
 ) -> Iterator[TurnObservers]:
-    """Look at the forwards in here, the first of them behind so many tokens.
+    """Hook the model for the turn's observers; without a monitor and layers, hook nothing.
 
-    `layers` are those whose hidden states an observer asked for. Where nobody looks, nothing is
-    hooked.
+    `layers` are those whose hidden states the caller's observer receives. The first forward begins
+    at position `cached_tokens`.
     """
-    forward = ForwardPositions(end=held_tokens, source=PREFILL, turn=turn)
+    positions = ForwardPositions(end=cached_tokens, source=PREFILL, turn=turn)
     tap = HiddenStateTap(model, layers) if layers else None
     with ExitStack() as stack:
         if monitor is not None or tap is not None:
-            stack.enter_context(track_positions(model, forward))
+            stack.enter_context(track_positions(model, positions))
         for each in (monitor, tap):
             if each is not None:
-                stack.enter_context(each.watching(forward))
-        yield TurnObservers(forward, monitor, tap)
+                stack.enter_context(each.watching(positions))
+        yield TurnObservers(positions, monitor, tap)

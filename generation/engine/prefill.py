@@ -1,4 +1,4 @@
-"""What no cache holds of a prompt is forwarded, in chunks where that changes nothing."""
+"""The prefill of a prompt: the part that is not cached, in chunks where that is exact."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +8,7 @@ from transformers import GenerationConfig
 
 from tokentape.generation import hf
 from tokentape.generation.cache import CacheLease
+from tokentape.generation.engine.backend import Backend
 
 # New tokens times all tokens of a forward: 16 MB of float32.
 _MASK_ELEMENTS = 2**22
@@ -15,37 +16,42 @@ _MASK_ELEMENTS = 2**22
 
 def prefill(
     model: Any,
-    ids: Sequence[int],
-    start: CacheLease,
+    ids: torch.Tensor,
+    lease: CacheLease,
     config: GenerationConfig,
     *,
     chunk_tokens: int | None,
-) -> tuple[hf.Decoder, torch.Tensor, tuple[int, ...]]:
-    """Forward the ids that `start` does not hold, at most `chunk_tokens` at a time.
+) -> tuple[Backend, torch.Tensor, tuple[int, ...]]:
+    """Forward the ids, int64 of shape (1, tokens), that the lease's cache does not hold.
 
-    The decoder, the last logits, float32 of shape (1, vocab), and the tokens of each forward.
+    Return the backend, the logits of the last position, float32 of shape (1, vocab), and the number
+    of tokens in each forward, at most `chunk_tokens`.
     """
-    input_ids = torch.tensor([list(ids)], dtype=torch.long, device=model.device)
-    held = start.reuse.reused_tokens
-    decoder = hf.Decoder(model, config, input_ids, start.cache, held=held)
-    logits, chunks = decoder.prefill(
-        _chunk_tokens(start, config, len(ids), chunk_tokens),
-        one_by_one=start.policy.continues == "tokens",
+    held = lease.reuse.reused_tokens
+    backend = hf.Decoder(model, config, ids, lease.cache, held=held)
+    logits, chunks = backend.prefill(
+        _chunk_tokens(lease, config, ids.shape[1], chunk_tokens),
+        one_by_one=lease.policy.continues == "tokens",
     )
-    return decoder, logits, chunks
+    return backend, logits, chunks
+
+
+def ids_tensor(ids: Sequence[int], device: torch.device) -> torch.Tensor:
+    """Return the ids as int64 of shape (1, tokens)."""
+    return torch.tensor([list(ids)], dtype=torch.long, device=device)
 
 
 def _chunk_tokens(
-    start: CacheLease, config: GenerationConfig, total_tokens: int, most: int | None
+    lease: CacheLease, config: GenerationConfig, total_tokens: int, chunk_tokens_max: int | None
 ) -> int | None:
-    """The caller's own setting before the run's, and neither where it would be inexact.
+    """Return how many tokens a forward may have, or None for a prefill that is not split.
 
-    The run's is less where there is much before the chunk: the mask between the two is as large as
-    one times the other, and the memory of a prefill would grow with each turn.
+    The caller's `prefill_chunk_size` comes before the run's setting. That is lowered for a long
+    context: the attention mask of a chunk has as many elements as the chunk times all tokens.
     """
-    if not start.policy.splits_prefill:
+    if not lease.policy.splits_prefill:
         return None
-    own: int | None = config.prefill_chunk_size
-    if own or most is None:
-        return own
-    return max(1, min(most, _MASK_ELEMENTS // total_tokens))
+    from_caller: int | None = config.prefill_chunk_size
+    if from_caller or chunk_tokens_max is None:
+        return from_caller
+    return max(1, min(chunk_tokens_max, _MASK_ELEMENTS // total_tokens))

@@ -1,4 +1,4 @@
-"""A turn that nothing speaks against, before anything of it is recorded."""
+"""A turn that has passed every check, before the first of its events is recorded."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,26 +9,32 @@ from transformers import PreTrainedTokenizerBase
 
 from tokentape.generation import hf
 from tokentape.generation.checks import check_fits_context, check_not_training, refuse_unreadable
+from tokentape.generation.engine.prefill import ids_tensor
 from tokentape.generation.engine.sampling import skip_draws
-from tokentape.generation.engine.turn import TurnSettings
+from tokentape.generation.engine.turn import RoundPlan, TurnSettings
 from tokentape.generation.history.conversation import Prompt
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedTurn:
-    """A prompt and how the tokens behind it are chosen; `sampled` are some of another process.
+    """A prompt with the objects that choose the tokens of its reply.
 
-    Processors and random generator stand behind these.
+    A round that was cut off in another process has `sampled` tokens already: processors and random
+    generator are in the state that they have after these.
     """
 
     prompt: Prompt
     settings: TurnSettings
+    plan: RoundPlan
     preparation: hf.Preparation
     generator: torch.Generator | None
     sampled: tuple[int, ...]
+    input_ids: torch.Tensor
+    """The ids of prompt and sampled tokens, int64 of shape (1, tokens)."""
 
     @property
     def ids(self) -> tuple[int, ...]:
+        """The ids of the prompt and of the tokens that were sampled already."""
         return (*self.prompt.ids, *self.sampled)
 
 
@@ -37,14 +43,18 @@ def prepare_turn(
     tokenizer: PreTrainedTokenizerBase,
     prompt: Prompt,
     settings: TurnSettings,
+    plan: RoundPlan,
     sampled: Sequence[int] = (),
 ) -> PreparedTurn:
-    """Everything that can be refused: raises PromptError and ModelError."""
+    """Check a turn and make its processors, criteria and random generator.
+
+    Raise PromptError or ModelError for everything that can be rejected before the turn begins.
+    """
     config, device = settings.config, model.device
     check_not_training(model)
     refuse_unreadable(model, prompt.ids)
     check_fits_context(model, len(prompt.ids), int(config.max_new_tokens or 0))
-    ids = torch.tensor([list(prompt.ids)], dtype=torch.long, device=device)
+    ids = ids_tensor(prompt.ids, device)
     hf.rehearse(model, tokenizer, config, ids)
     preparation = hf.prepare(
         model,
@@ -59,8 +69,16 @@ def prepare_turn(
         generator = torch.Generator(device=device).manual_seed(settings.seed)
     if sampled:
         vocabulary = model.get_input_embeddings().num_embeddings
-        everything = torch.tensor([[*prompt.ids, *sampled]], dtype=torch.long, device=device)
-        hf.catch_up(preparation.processors, everything, len(prompt.ids), vocabulary)
+        ids = ids_tensor((*prompt.ids, *sampled), device)
+        hf.catch_up(preparation.processors, ids, len(prompt.ids), vocabulary)
         if generator is not None:
             skip_draws(generator, vocabulary, len(sampled))
-    return PreparedTurn(prompt, settings, preparation, generator, tuple(sampled))
+    return PreparedTurn(
+        prompt=prompt,
+        settings=settings,
+        plan=plan,
+        preparation=preparation,
+        generator=generator,
+        sampled=tuple(sampled),
+        input_ids=ids,
+    )

@@ -9,6 +9,9 @@ import torch
 from tokentape.generation.errors import ModelError
 from tokentape.recorder.numbers import to_half
 
+TOP_LOGPROBS = 5
+"""How many of the likeliest tokens are recorded of each step, unless a run says otherwise."""
+
 
 @dataclass(frozen=True, slots=True)
 class Draw:
@@ -58,14 +61,16 @@ def draw(logits: torch.Tensor, scores: torch.Tensor, *, generator: torch.Generat
     return Draw(drawn.squeeze(1), probabilities.gather(1, drawn).log())
 
 
-def measure(logits: torch.Tensor, drawn: Draw, stops: torch.Tensor, *, candidates: int) -> Measures:
+def measure(
+    logits: torch.Tensor, drawn: Draw, stops: torch.Tensor, *, top_logprobs: int
+) -> Measures:
     """Everything that is recorded of a step, in one transfer to the host.
 
     `logits` are raw, float32 of shape (1, vocab); `stops` are the flags of the stopping criteria.
     Raises ModelError where the logits hold NaN, or the processors left no token.
     """
     logprobs = torch.log_softmax(logits, dim=-1)
-    top = torch.topk(logits, min(max(candidates, 2), logits.shape[-1]), dim=-1)
+    top = torch.topk(logits, min(max(top_logprobs, 2), logits.shape[-1]), dim=-1)
     logprob = logprobs.gather(1, drawn.token[:, None])
     # Not a number where a raw logit is minus infinity: such a token adds nothing.
     entropy = -(logprobs.exp() * logprobs).nansum(dim=-1, keepdim=True)
@@ -98,8 +103,8 @@ def measure(logits: torch.Tensor, drawn: Draw, stops: torch.Tensor, *, candidate
         logprob_processed=values[1],
         entropy=halves[0],
         top_gap=halves[1],
-        top_ids=tuple(int(i) for i in ids[:candidates]),
-        top_logprobs=halves[2:][:candidates],
+        top_ids=tuple(int(i) for i in ids[:top_logprobs]),
+        top_logprobs=halves[2:][:top_logprobs],
         stops=tuple(bool(flag) for flag in values[5 + 2 * count :]),
     )
 
@@ -115,7 +120,7 @@ def turn_seed(run_seed: int, turn: int) -> int:
     return int.from_bytes(digest[:8]) >> 1
 
 
-def part_seed(seed: int, first_step: int) -> int:
+def round_seed(seed: int, first_step: int) -> int:
     """The seed of a part of a turn, from that of the part before and the tokens up to here."""
     digest = hashlib.sha256(f"tokentape part from {first_step} of {seed}".encode()).digest()
     return int.from_bytes(digest[:8]) >> 1

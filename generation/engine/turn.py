@@ -1,16 +1,14 @@
-"""A turn of the engine: what it is asked, and what it gives back."""
+"""The settings and the result of a turn."""
 
 import copy
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
-import torch
 from transformers import (
     GenerationConfig,
     LogitsProcessorList,
-    PreTrainedTokenizerBase,
     StoppingCriteriaList,
 )
 
@@ -18,10 +16,10 @@ from tokentape.generation import hf
 from tokentape.generation.cache import CachedPrefix
 from tokentape.generation.callbacks import Pause, StateObserver, TokenCallback
 from tokentape.generation.checks import check_count, check_seed
-from tokentape.generation.engine.sampling import generator_sha256, part_seed
+from tokentape.generation.engine.sampling import round_seed
 from tokentape.generation.errors import ModelError
-from tokentape.generation.history.conversation import Prompt, decode_after
-from tokentape.recorder.events import CacheDecided, TurnFinished, TurnStarted
+from tokentape.generation.history.conversation import Prompt
+from tokentape.recorder.events import CacheDecided
 
 
 class GenerationResult(TypedDict):
@@ -55,60 +53,16 @@ class TurnResult:
     past_key_values: CachedPrefix | None = None
 
 
-def finished_turn(
-    tokenizer: PreTrainedTokenizerBase,
-    prompt_ids: Sequence[int],
-    token_ids: Sequence[int],
-    *,
-    turn: int,
-    stop_reason: str,
-    generator: torch.Generator | None,
-    duration_ms: float,
-) -> TurnFinished:
-    """What is recorded of a reply: its text, and apart from it the end that the model gave it."""
-    spoken = token_ids[:-1] if stop_reason == "eos" else token_ids
-    text = decode_after(tokenizer, prompt_ids, spoken)
-    whole = decode_after(tokenizer, prompt_ids, token_ids)
-    return TurnFinished(
-        turn=turn,
-        stop_reason=stop_reason,
-        generated_tokens=len(token_ids),
-        text=text,
-        stop_text=whole[len(text) :] if stop_reason == "eos" else "",
-        generator_sha256="" if generator is None else generator_sha256(generator),
-        duration_ms=duration_ms,
-    )
-
-
-def started_turn(
-    prompt: Prompt, settings: "TurnSettings", *, turn: int, sampling: Mapping[str, Any]
-) -> TurnStarted:
-    """What is recorded of a prompt, and of how the tokens behind it are chosen."""
-    return TurnStarted(
-        turn=turn,
-        prompt_tokens=len(prompt.ids),
-        kept_tokens=prompt.kept_tokens,
-        kept_chars=prompt.kept_chars,
-        added_ids=prompt.added_ids,
-        added_text=prompt.added_text,
-        history_reason=prompt.history_reason,
-        seed=settings.seed,
-        sampling=sampling,
-        unreplayable=settings.unreplayable,
-        first_step=settings.first_step,
-    )
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnSettings:
-    """How the tokens of a turn are chosen; see `turn_settings`.
+    """How the tokens of a turn are chosen, and what its caller sees of them; see `turn_settings`.
 
-    `first_step` tokens of the turn were sampled in other parts of it. `pauses` is asked after each
-    token, `between` called between two.
+    `config` is whole: it has the model's defaults in it.
     """
 
     config: GenerationConfig
     seed: int | None = None
+    """Seeds the generator that tokens are drawn with; None if they are not drawn."""
     use_cache: bool = True
     processors: LogitsProcessorList | None = None
     criteria: StoppingCriteriaList | None = None
@@ -117,30 +71,29 @@ class TurnSettings:
     past_key_values: CachedPrefix | None = None
     return_cache: bool = False
     observe_layers: tuple[str | int, ...] = ()
-    first_step: int = 0
-    pauses: Pause | None = None
-    between: Callable[[], None] | None = None
 
-    def continued(self, first_step: int) -> "TurnSettings | None":
-        """For the part of the turn behind so many of its tokens; None where none are left."""
-        sampled = first_step - self.first_step
+    def for_next_round(self, *, sampled: int, first_step: int) -> "TurnSettings | None":
+        """Return the settings of the turn's next round, or None if no token is left to generate.
+
+        `sampled` counts the tokens of the round before, `first_step` those of the turn so far.
+        """
         tokens_left = int(self.config.max_new_tokens or 0) - sampled
         if tokens_left < 1:
             return None
         config = copy.deepcopy(self.config)
         config.max_new_tokens = tokens_left
-        # Both count the tokens of the turn, and a part begins in the middle of it.
+        # Both count the tokens of the whole turn.
         if config.min_new_tokens:
             config.min_new_tokens = max(0, config.min_new_tokens - sampled) or None
         if config.exponential_decay_length_penalty:
             begins_at, factor = config.exponential_decay_length_penalty
             config.exponential_decay_length_penalty = (max(0, begins_at - sampled), factor)
-        seed = None if self.seed is None else part_seed(self.seed, first_step)
-        return replace(self, config=config, seed=seed, first_step=first_step, past_key_values=None)
+        seed = None if self.seed is None else round_seed(self.seed, first_step)
+        return replace(self, config=config, seed=seed, past_key_values=None)
 
     @property
     def unreplayable(self) -> tuple[str, ...]:
-        """What no event can rebuild: the caller's own objects, a second prompt, and the clock."""
+        """Names of what no event can rebuild: the caller's objects, a second prompt, the clock."""
         own = [*(self.processors or ()), *(self.criteria or ())]
         named = [type(each).__name__ for each in own]
         if self.config.guidance_scale not in (None, 1, 1.0):
@@ -148,6 +101,20 @@ class TurnSettings:
         if self.config.max_time is not None:
             named.append("max_time")
         return tuple(named)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundPlan:
+    """Which round of a turn comes next, and what may end it; the caller of a turn sets none of it.
+
+    A round is a reply up to a call of a tool, or to the end of the turn.
+    """
+
+    first_step: int = 0
+    """Tokens of the turn that were sampled in earlier rounds; 0 begins a new turn."""
+    pauses: Pause | None = None
+    between_tokens: Callable[[], None] | None = None
+    """Called when a token is recorded and another comes; it may raise to end the turn there."""
 
 
 def turn_settings(

@@ -45,7 +45,7 @@ class Decoder:
         self._model = model
         self._config = config
         self._name = cache_name(model)
-        self.ids = prompt
+        self.prompt = prompt
         self.held = held
         self._forwarding = torch.inference_mode if _leaves_nothing(model, cache) else torch.no_grad
         self._inputs: dict[str, Any] = {self._name: cache, "use_cache": True}
@@ -72,7 +72,7 @@ class Decoder:
 
         `one_by_one` is for models that read several tokens at once as if nothing were before them.
         """
-        prompt_tokens = self.ids.shape[1]
+        prompt_tokens = self.prompt.shape[1]
         new_tokens = prompt_tokens - self.held
         if self.held and (one_by_one or self._name != "past_key_values"):
             ends = range(self.held + 1, prompt_tokens + 1) if one_by_one else (prompt_tokens,)
@@ -88,7 +88,7 @@ class Decoder:
             try:
                 with self._forwarding():
                     outputs = self._model._prefill(
-                        self.ids, config, self._inputs, is_first_iteration=True
+                        self.prompt, config, self._inputs, is_first_iteration=True
                     )
             except AttributeError as error:
                 name = type(self._model).__name__
@@ -106,32 +106,24 @@ class Decoder:
             if positions is not None:
                 self._inputs["position_ids"] = positions[..., :end]
             inputs = self._model.prepare_inputs_for_generation(
-                self.ids[:, :end], next_sequence_length=end - start, **self._inputs
+                self.prompt[:, :end], next_sequence_length=end - start, **self._inputs
             )
             outputs = self._model(**inputs, return_dict=True)
             chunks.append(end - start)
         return outputs, tuple(chunks)
 
-    def fills(self, cache: Cache) -> bool:
-        """Whether the cache holds every id but the last: some models drop or ignore it."""
-        return self._holds(cache, self.ids.shape[1] - 1)
+    def holds(self, cache: Cache, tokens: int) -> bool:
+        """Return whether `cache` is the live cache and holds exactly this many tokens.
 
-    def holds_prompt(self, cache: Cache) -> bool:
-        """Whether the cache holds every id, as it does after a prefill."""
-        return self._holds(cache, self.ids.shape[1])
-
-    def _holds(self, cache: Cache, tokens: int) -> bool:
+        Some models replace or ignore the cache that they are given.
+        """
         mine = self._inputs.get(self._name) is cache
         return mine and held_tokens(cache) in (None, tokens) and self.held == tokens
 
-    def append(self, token: torch.Tensor) -> None:
-        """Append a token, shape (1,); the last of a turn is never forwarded."""
-        self.ids = torch.cat([self.ids, token[:, None]], dim=-1)
-
-    def forward_last(self) -> torch.Tensor:
-        """Forward the token that was appended last; its logits."""
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """Forward the last of `ids`, shape (1, tokens), onto the cache. Return its logits."""
         inputs = self._model.prepare_inputs_for_generation(
-            self.ids, next_sequence_length=1, **self._inputs
+            ids, next_sequence_length=1, **self._inputs
         )
         with self._forwarding():
             outputs = self._model(**inputs, return_dict=True)
@@ -143,7 +135,7 @@ class Decoder:
             outputs, self._inputs, is_encoder_decoder=False
         )
         logits: torch.Tensor = outputs.logits[:, -1]
-        return logits.to(copy=True, dtype=torch.float32, device=self.ids.device)
+        return logits.to(copy=True, dtype=torch.float32, device=self.prompt.device)
 
 
 def _leaves_nothing(model: Any, cache: Cache) -> bool:

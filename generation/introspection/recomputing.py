@@ -37,9 +37,9 @@ def forward_anew(
 
 def forward_next(model: Any, decoder: hf.Decoder, token_id: int, *, turn: int) -> None:
     """One more token, behind what `forward_anew` has forwarded."""
-    decoder.append(torch.tensor([token_id], device=decoder.ids.device))
+    token = torch.tensor([[token_id]], device=decoder.prompt.device)
     with recomputing(model, turn=turn, start=decoder.held):
-        decoder.forward_last()
+        decoder.forward(torch.cat([decoder.prompt, token], dim=-1))
 
 
 def absolute(position: int, length: int) -> int:

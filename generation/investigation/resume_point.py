@@ -207,7 +207,6 @@ def recorded_settings(turn: Turn, changes: Mapping[str, Any] | None = None) -> T
         config=config,
         seed=turn.started.seed if config.do_sample else None,
         use_cache=not bypassed,
-        first_step=turn.first_step,
     )
 
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from tokentape.generation.checks import context_tokens
 from tokentape.generation.engine.manual_generator import ManualGenerator
-from tokentape.generation.engine.turn import TurnResult, TurnSettings
+from tokentape.generation.engine.turn import RoundPlan, TurnResult, TurnSettings
 from tokentape.generation.errors import PromptError
 from tokentape.generation.history.context_limit import extend_within
 from tokentape.generation.history.conversation import Prompt
@@ -46,15 +46,15 @@ class TurnRunner:
         """
         shown = [self.use.run_for_user(call) for call in tool_calls]
         messages = [NewMessage(role="user", content=user_message), *(each for each, _ in shown)]
-        first = self._take_part(self._prompt(messages, settings), settings, made=0)
+        first = self._take_part(self._prompt(messages, settings), settings, 0, made=0)
         return self.go_on([first], settings, [result for _, result in shown])
 
     def resume_part(
         self, opened: Turn, prompt: Prompt, settings: TurnSettings, made: int
     ) -> TurnResult:
         """Finish a part that was cut off; see `ManualGenerator.resume_turn`."""
-        with self._between_tokens(prompt, settings, made) as watched:
-            return self.generator.resume_turn(opened, prompt, watched)
+        with self._round(prompt, opened.first_step, made) as plan:
+            return self.generator.resume_turn(opened, prompt, settings, plan)
 
     def go_on(
         self,
@@ -72,7 +72,7 @@ class TurnRunner:
         while calls := self.calls.parse(parts[-1], made):
             turn = parts[-1]
             step = turn.first_step + len(turn.token_ids)
-            rest = settings.continued(step)
+            rest = settings.for_next_round(sampled=len(turn.token_ids), first_step=step)
             if rest is None:
                 break
             settings = rest
@@ -86,21 +86,24 @@ class TurnRunner:
                 prompt = self._prompt([message for message, _ in shown], settings)
             except PromptError:
                 break
-            parts.append(self._take_part(prompt, settings, made))
+            parts.append(self._take_part(prompt, settings, step, made))
         return reply_of(parts, results)
 
-    def _take_part(self, prompt: Prompt, settings: TurnSettings, made: int) -> TurnResult:
-        with self._between_tokens(prompt, settings, made) as watched:
-            return self.generator.take_turn(prompt, watched)
+    def _take_part(
+        self, prompt: Prompt, settings: TurnSettings, first_step: int, made: int
+    ) -> TurnResult:
+        with self._round(prompt, first_step, made) as plan:
+            return self.generator.take_turn(prompt, settings, plan)
 
     @contextmanager
-    def _between_tokens(
-        self, prompt: Prompt, settings: TurnSettings, made: int
-    ) -> Iterator[TurnSettings]:
-        """The settings, with what ends a part: Ctrl-C, and a call while some may be made."""
+    def _round(self, prompt: Prompt, first_step: int, made: int) -> Iterator[RoundPlan]:
+        """What ends a part: Ctrl-C, and a call while some may be made."""
         with interrupted_between_tokens() as leave_if_asked:
-            pauses = self.calls.pause_after_call(prompt.text, made)
-            yield replace(settings, pauses=pauses, between=leave_if_asked)
+            yield RoundPlan(
+                first_step=first_step,
+                pauses=self.calls.pause_after_call(prompt.text, made),
+                between_tokens=leave_if_asked,
+            )
 
     def _prompt(self, messages: Sequence[NewMessage], settings: TurnSettings) -> Prompt:
         new_tokens = int(settings.config.max_new_tokens or 0)

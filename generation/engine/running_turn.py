@@ -1,0 +1,220 @@
+"""A round of a turn from its prefill to its reply."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from tokentape.generation import hf
+from tokentape.generation.cache import CachedPrefix, CacheLease, PrefixCache
+from tokentape.generation.engine import memory
+from tokentape.generation.engine.backend import Backend
+from tokentape.generation.engine.observers import TurnObservers, observe_forwards
+from tokentape.generation.engine.prefill import prefill
+from tokentape.generation.engine.prepared_turn import PreparedTurn
+from tokentape.generation.engine.token_sequence import TokenSequence, decode_alone
+from tokentape.generation.engine.turn import TurnResult
+from tokentape.generation.engine.turn_recorder import TurnRecorder
+from tokentape.generation.history.conversation import decode_after
+from tokentape.generation.interventions import InterventionController
+from tokentape.generation.introspection.activations import ActivationMonitor
+from tokentape.recorder.events import CacheDecided
+from tokentape.recorder.events.turn import TOOL_CALL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnResources:
+    """What the turns of an engine share."""
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    cache: PrefixCache
+    interventions: InterventionController
+    prefill_chunk_tokens: int | None
+    top_logprobs: int
+
+
+@dataclass(slots=True, kw_only=True)
+class RunningTurn:
+    """A round whose beginning is recorded; `run` generates its reply.
+
+    If `run` raises, as a callback may, the turn stays unfinished in the recording and nothing that
+    it computed is cached.
+    """
+
+    resources: TurnResources
+    prepared: PreparedTurn
+    lease: CacheLease
+    """The cache that the prompt begins with."""
+    events: TurnRecorder
+    monitor: ActivationMonitor | None
+    stop_reason: str = field(default="", init=False)
+    """Why the reply stopped; empty until it has."""
+
+    def run(self) -> TurnResult:
+        """Generate the reply and cache what was computed for it."""
+        began = time.perf_counter()
+        model, prompt = self.resources.model, self.prepared.prompt
+        watch = memory.MemoryWatch.begin(model.device)
+        decided = self.events.cache_decided(self.lease.reuse, prompt_tokens=len(self.prepared.ids))
+        held = self.lease.reuse.reused_tokens
+        observing = observe_forwards(
+            model,
+            self.monitor,
+            self.prepared.settings.observe_layers,
+            turn=self.events.turn,
+            cached_tokens=held,
+        )
+        # Hooks run in the order of their making: observers see what interventions changed.
+        with self.resources.interventions.acting_from(held), observing as observers:
+            backend, logits = self._prefill()
+            observers.prefill_done()
+            token_ids, stop_reason = self._decode(backend, logits, observers)
+            self.events.record_all(observers.events())
+        returned = self._put_into_cache(backend, (*prompt.ids, *token_ids[:-1]))
+        if self.events.recorder is not None:
+            self.events.record(watch.sampled(self.events.turn, self.resources.cache.kv_bytes))
+        return finish_turn(
+            self, token_ids, stop_reason, decided=decided, began=began, returned=returned
+        )
+
+    def _prefill(self) -> tuple[Backend, torch.Tensor]:
+        began = time.perf_counter()
+        model, cache = self.resources.model, self.lease.cache
+        backend, logits, chunks = prefill(
+            model,
+            self.prepared.input_ids,
+            self.lease,
+            self.prepared.preparation.config,
+            chunk_tokens=self.resources.prefill_chunk_tokens,
+        )
+        self.events.prefill_completed(
+            chunks,
+            began=began,
+            kv_bytes=hf.kv_bytes(cache),
+            peak_bytes=memory.peak_bytes(model.device),
+        )
+        if backend.holds(cache, len(self.prepared.ids)):
+            salted = self.resources.interventions.salt_ids(self.prepared.ids)
+            self.events.evicted(self.resources.cache.commit_prompt(self.lease, salted))
+        return backend, logits
+
+    def _decode(
+        self, backend: Backend, logits: torch.Tensor, observers: TurnObservers
+    ) -> tuple[tuple[int, ...], str]:
+        prepared, settings = self.prepared, self.prepared.settings
+        sequence = TokenSequence(
+            ids=prepared.input_ids,
+            prompt_tokens=len(prepared.prompt.ids),
+            processors=prepared.preparation.processors,
+            criteria=prepared.preparation.criteria,
+            generator=prepared.generator,
+            top_logprobs=self.resources.top_logprobs,
+            events=self.events,
+            cache=lambda: backend.cache,
+            token_ids=list(prepared.sampled),
+            callback=settings.callback,
+            observer=self.resources.interventions.observing(settings.observer),
+            hidden_states=observers.hidden_states,
+            pauses=pauses_on_ids(self.resources.tokenizer, prepared),
+        )
+
+        def between_tokens() -> None:
+            self.events.record_all(observers.events())
+            if prepared.plan.between_tokens is not None:
+                prepared.plan.between_tokens()
+
+        with hf.decoding(self.resources.model):
+            stop_reason = decode_alone(backend, sequence, logits, between_tokens=between_tokens)
+        return tuple(sequence.token_ids), stop_reason
+
+    def _put_into_cache(self, backend: Backend, ids: tuple[int, ...]) -> CachedPrefix | None:
+        """Hand the lease's cache back with its ids. Return a copy if the caller wants one."""
+        if not backend.holds(self.lease.cache, len(ids)):
+            return None
+        cache, salted = self.resources.cache, self.resources.interventions.salt_ids(ids)
+        wanted = self.prepared.settings.return_cache
+        returned = cache.copy(self.lease, salted) if wanted else None
+        self.events.evicted(cache.commit(self.lease, salted))
+        return returned
+
+
+@dataclass(slots=True, kw_only=True)
+class StoppedTurn:
+    """A round of another process whose last token was recorded, but not its end."""
+
+    resources: TurnResources
+    prepared: PreparedTurn
+    events: TurnRecorder
+    decided: CacheDecided
+    reason: str
+    stop_reason: str = field(default="", init=False)
+    """As in `RunningTurn`."""
+
+    def run(self) -> TurnResult:
+        """Record the end of the round, with the tokens that it has."""
+        began = time.perf_counter()
+        return finish_turn(
+            self, self.prepared.sampled, self.reason, decided=self.decided, began=began
+        )
+
+
+def finish_turn(
+    turn: RunningTurn | StoppedTurn,
+    token_ids: tuple[int, ...],
+    stop_reason: str,
+    *,
+    decided: CacheDecided,
+    began: float,
+    returned: CachedPrefix | None = None,
+) -> TurnResult:
+    """Record the reply. Return it as the result of the round."""
+    prepared = turn.prepared
+    finished = turn.events.finished(
+        turn.resources.tokenizer,
+        prepared.prompt.ids,
+        token_ids,
+        stop_reason=stop_reason,
+        generator=prepared.generator,
+        began=began,
+    )
+    turn.stop_reason = stop_reason
+    return TurnResult(
+        turn=turn.events.turn,
+        prompt=prepared.prompt,
+        token_ids=token_ids,
+        text=finished.text,
+        stop_text=finished.stop_text,
+        stop_reason=stop_reason,
+        seed=prepared.settings.seed,
+        cache=decided,
+        duration_ms=finished.duration_ms,
+        first_step=turn.events.first_step,
+        past_key_values=returned,
+    )
+
+
+def pauses_on_ids(
+    tokenizer: PreTrainedTokenizerBase, prepared: PreparedTurn
+) -> Callable[[Sequence[int]], bool] | None:
+    """Return the round's pause check on the ids of the reply, or None if it cannot pause."""
+    pauses, prompt_ids = prepared.plan.pauses, prepared.prompt.ids
+    if pauses is None:
+        return None
+    return lambda ids: pauses(decode_after(tokenizer, prompt_ids, ids))
+
+
+def reason_to_stop(
+    model: Any, tokenizer: PreTrainedTokenizerBase, prepared: PreparedTurn
+) -> str | None:
+    """Return why a resumed round has stopped already, or None if another token comes."""
+    if not prepared.sampled:
+        return None
+    reason = hf.stop_reason(prepared.preparation.criteria, prepared.input_ids)
+    if reason is not None:
+        return reason
+    pauses = pauses_on_ids(tokenizer, prepared)
+    return TOOL_CALL if pauses is not None and pauses(prepared.sampled) else None

@@ -1,0 +1,183 @@
+"""The events of one turn, emitted in one place."""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from tokentape.generation.cache import Eviction
+from tokentape.generation.cache.reuse import Reuse
+from tokentape.generation.engine.sampling import Measures, generator_sha256
+from tokentape.generation.history.conversation import Prompt, decode_after
+from tokentape.recorder import Recorder
+from tokentape.recorder.events import (
+    CacheDecided,
+    CacheEvicted,
+    Event,
+    MessageAdded,
+    PrefillCompleted,
+    TokenSampled,
+    TurnFinished,
+    TurnStarted,
+)
+from tokentape.recorder.numbers import to_microseconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnRecorder:
+    """Records one turn, or one of its rounds; without a `recorder` it does nothing.
+
+    The methods are called in the order in which they stand here. `token_sampled` is called once a
+    token, and `record` in between for what is not of every turn.
+    """
+
+    recorder: Recorder | None
+    turn: int
+    first_step: int = 0
+    """Tokens of the turn that were sampled in earlier rounds."""
+
+    def record(self, event: Event) -> None:
+        if self.recorder is not None:
+            self.recorder.record(event)
+
+    def record_all(self, events: Iterable[Event]) -> None:
+        for event in events:
+            self.record(event)
+
+    def started(
+        self,
+        prompt: Prompt,
+        *,
+        seed: int | None,
+        sampling: Mapping[str, Any],
+        unreplayable: tuple[str, ...],
+    ) -> None:
+        """Record what is new in the prompt, and how the tokens of its reply are chosen."""
+        for event in prompt.events(self.turn):
+            # The message belongs to a turn that has begun: only later rounds know their turn.
+            within = self.first_step > 0 and isinstance(event, MessageAdded)
+            self.record(replace(event, turn=self.turn) if within else event)
+        self.record(
+            TurnStarted(
+                turn=self.turn,
+                prompt_tokens=len(prompt.ids),
+                kept_tokens=prompt.kept_tokens,
+                kept_chars=prompt.kept_chars,
+                added_ids=prompt.added_ids,
+                added_text=prompt.added_text,
+                history_reason=prompt.history_reason,
+                seed=seed,
+                sampling=sampling,
+                unreplayable=unreplayable,
+                first_step=self.first_step,
+            )
+        )
+
+    def cache_decided(self, reuse: Reuse, *, prompt_tokens: int) -> CacheDecided:
+        """Record how much of the prompt is reused. Return the event."""
+        decided = CacheDecided(
+            turn=self.turn,
+            prompt_tokens=prompt_tokens,
+            computed_tokens=prompt_tokens - reuse.reused_tokens,
+            cropped_tokens=reuse.cropped_tokens,
+            **asdict(reuse),
+        )
+        self.record(decided)
+        return decided
+
+    def prefill_completed(
+        self, chunks: tuple[int, ...], *, began: float, kv_bytes: int, peak_bytes: int
+    ) -> None:
+        """Record the forwards of the prompt; `began` is a reading of `time.perf_counter`."""
+        self.record(
+            PrefillCompleted(
+                turn=self.turn,
+                chunks=chunks,
+                duration_ms=ms_since(began),
+                kv_bytes=kv_bytes,
+                peak_bytes=peak_bytes,
+            )
+        )
+
+    def token_sampled(self, measures: Measures, *, step: int, position: int, began: float) -> None:
+        """Record a token; `step` counts from the first token of this round."""
+        if self.recorder is None:
+            return
+        self.recorder.record(
+            TokenSampled(
+                turn=self.turn,
+                step=self.first_step + step,
+                position=position,
+                token_id=measures.token_id,
+                logprob=measures.logprob,
+                logprob_processed=measures.logprob_processed,
+                entropy=measures.entropy,
+                top_gap=measures.top_gap,
+                duration_ms=to_microseconds(ms_since(began)),
+                top_ids=measures.top_ids,
+                top_logprobs=measures.top_logprobs,
+            )
+        )
+
+    def evicted(self, evictions: Iterable[Eviction]) -> None:
+        """Record what the cache gave up to stay within its budget."""
+        self.record_all(CacheEvicted(**asdict(each)) for each in evictions)
+
+    def finished(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        prompt_ids: Sequence[int],
+        token_ids: Sequence[int],
+        *,
+        stop_reason: str,
+        generator: torch.Generator | None,
+        began: float,
+    ) -> TurnFinished:
+        """Record the reply. Return the event, which has its text."""
+        finished = finished_turn(
+            tokenizer,
+            prompt_ids,
+            token_ids,
+            turn=self.turn,
+            stop_reason=stop_reason,
+            generator=generator,
+            duration_ms=ms_since(began),
+        )
+        self.record(finished)
+        return finished
+
+
+def finished_turn(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt_ids: Sequence[int],
+    token_ids: Sequence[int],
+    *,
+    turn: int,
+    stop_reason: str,
+    generator: torch.Generator | None,
+    duration_ms: float,
+) -> TurnFinished:
+    """Return the event of a finished reply, its text apart from that of the end-of-sequence token.
+
+    `generator` is the one that the tokens were drawn with; its state goes into the event as a hash.
+    """
+    ended = stop_reason == "eos"
+    text = decode_after(tokenizer, prompt_ids, token_ids[:-1] if ended else token_ids)
+    stop_text = decode_after(tokenizer, prompt_ids, token_ids)[len(text) :] if ended else ""
+    return TurnFinished(
+        turn=turn,
+        stop_reason=stop_reason,
+        generated_tokens=len(token_ids),
+        text=text,
+        stop_text=stop_text,
+        generator_sha256="" if generator is None else generator_sha256(generator),
+        duration_ms=duration_ms,
+    )
+
+
+def ms_since(began: float) -> float:
+    """Return the milliseconds since `began`, a reading of `time.perf_counter`."""
+    return (time.perf_counter() - began) * 1000.0
