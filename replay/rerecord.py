@@ -10,7 +10,7 @@ from tokentape.generation.engine.turn import RoundPlan
 from tokentape.generation.hf.control_tokens import encode, mark
 from tokentape.generation.history.conversation import HISTORIES
 from tokentape.generation.history.restoring import prompt_of
-from tokentape.generation.interventions import is_rebuilt, rebuilt, tensor_from
+from tokentape.generation.interventions import can_rebuild, rebuild_intervention, tensor_from_bytes
 from tokentape.generation.investigation.resume_point import ResumePoint, recorded_settings
 from tokentape.recorder import EventLog, Recorder, Recording
 from tokentape.recorder.events import (
@@ -120,8 +120,8 @@ def _intervene(
     event: InterventionRequested, generator: ManualGenerator, read_blob: ReadBlob
 ) -> None:
     sha256 = event.tensor_sha256
-    tensor = tensor_from(read_blob(sha256), sha256) if sha256 else None
-    generator.intervene(rebuilt(event, tensor), clear_cache=event.clear_cache)
+    tensor = tensor_from_bytes(read_blob(sha256), sha256) if sha256 else None
+    generator.intervene(rebuild_intervention(event, tensor), clear_cache=event.clear_cache)
 
 
 def _refuse(
@@ -147,7 +147,7 @@ def _refuse(
                 "anew"
             )
     for event in given:
-        if isinstance(event, InterventionRequested) and not is_rebuilt(event):
+        if isinstance(event, InterventionRequested) and not can_rebuild(event):
             raise ReplayError(
                 f"a predicate decides where intervention {event.name!r} acts, and no event holds "
                 "that: it cannot be recorded anew"

@@ -129,7 +129,7 @@ class Engine:
             if lease is not None:
                 evictions = self._cache.commit(lease, ids, system=True)
                 TurnRecorder(recorder=self._recorder, turn=self.turn).evicted(evictions)
-            self.interventions.restarted(len(ids))
+            self.interventions.restart_stream(len(ids))
 
     @contextmanager
     def begin_turn(
@@ -150,12 +150,12 @@ class Engine:
             if settings.return_cache:
                 self._cache.check_copyable(settings.config)
             turn = self.turn + (plan.first_step == 0)
-            acting = self.interventions.plan(
+            acting = self.interventions.plan_turn(
                 prompt, system_ids, turn=turn, first_step=plan.first_step
             )
-            lease = self._lease(prepared, acting.acting)
+            lease = self._lease(prepared, acting.active)
             self.start_run()
-            self.interventions.begin_part()
+            self.interventions.begin_round()
             self.turn, self._paused = turn, False
             events = self._events(plan.first_step)
             events.started(
@@ -164,7 +164,7 @@ class Engine:
                 sampling=hf.recordable(settings.config),
                 unreplayable=settings.unreplayable,
             )
-            self.interventions.begin(acting)
+            self.interventions.begin_turn(acting)
             running = self._running(prepared, lease, events)
             with self._noticing_a_pause(running):
                 yield running
@@ -189,12 +189,12 @@ class Engine:
             prepared = prepare_turn(self._model, self._tokenizer, prompt, settings, plan, sampled)
             self.turn = turn.number
             stop_reason = reason_to_stop(self._model, self._tokenizer, prepared)
-            self.interventions.begin_part()
-            self.interventions.resume(turn, prompt, system_ids)
+            self.interventions.begin_round()
+            self.interventions.resume_turn(turn, prompt, system_ids)
             events = self._events(plan.first_step)
             resumed: RunningTurn | StoppedTurn
             if stop_reason is None or turn.cache is None:
-                lease = self._lease(prepared, self.interventions.acting)
+                lease = self._lease(prepared, self.interventions.active)
                 resumed = self._running(prepared, lease, events)
             else:
                 resumed = StoppedTurn(
@@ -239,7 +239,7 @@ class Engine:
     def intervene(self, intervention: Intervention, *, clear_cache: bool) -> None:
         """Request an intervention from the next turn on; see `InterventionController`."""
         with self._changing_interventions(clear_cache) as turn:
-            self.interventions.ask(intervention, from_start=clear_cache, turn=turn)
+            self.interventions.request(intervention, from_start=clear_cache, turn=turn)
 
     def withdraw(self, name: str, *, clear_cache: bool) -> None:
         """Withdraw an intervention from the next turn on; see `InterventionController`."""

@@ -261,9 +261,9 @@ class ManualGenerator:
         """Look at no layer any more."""
         self._engine.monitor = None
 
-    def as_lived(self) -> AbstractContextManager[None]:
+    def with_recorded_interventions(self) -> AbstractContextManager[None]:
         """What is forwarded of the conversation in here is intervened with as it was."""
-        return self._engine.interventions.as_lived()
+        return self._engine.interventions.with_recorded_interventions()
 
     def fork(self) -> Conversation:
         """A conversation that goes on from here on its own, for `switch`. Nothing is copied."""

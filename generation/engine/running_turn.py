@@ -69,7 +69,7 @@ class RunningTurn:
             cached_tokens=held,
         )
         # Hooks run in the order of their making: observers see what interventions changed.
-        with self.resources.interventions.acting_from(held), observing as observers:
+        with self.resources.interventions.intervene_from(held), observing as observers:
             backend, logits = self._prefill()
             observers.prefill_done()
             token_ids, stop_reason = self._decode(backend, logits, observers)
@@ -117,7 +117,7 @@ class RunningTurn:
             cache=lambda: backend.cache,
             token_ids=list(prepared.sampled),
             callback=settings.callback,
-            observer=self.resources.interventions.observing(settings.observer),
+            observer=self.resources.interventions.observe_tokens(settings.observer),
             hidden_states=observers.hidden_states,
             pauses=pauses_on_ids(self.resources.tokenizer, prepared),
         )

@@ -1,21 +1,25 @@
-"""Stepping in: what is done to activations while the model runs, and where in the sequence."""
+"""Interventions: changes of a model's activations, layer by layer and position by position."""
 
-from tokentape.generation.interventions.controller import InterventionController, Plan
-from tokentape.generation.interventions.hooks import intervening
-from tokentape.generation.interventions.intervention import Intervention, is_rebuilt, rebuilt
-from tokentape.generation.interventions.tensors import tensor_bytes, tensor_from
+from tokentape.generation.interventions.controller import InterventionController, InterventionPlan
+from tokentape.generation.interventions.hooks import apply_interventions
+from tokentape.generation.interventions.intervention import (
+    Intervention,
+    can_rebuild,
+    rebuild_intervention,
+)
+from tokentape.generation.interventions.tensors import tensor_from_bytes, tensor_to_bytes
 from tokentape.generation.interventions.vectors import capture, contrast, mean_activation
 
 __all__ = (
     "Intervention",
     "InterventionController",
-    "Plan",
+    "InterventionPlan",
+    "apply_interventions",
+    "can_rebuild",
     "capture",
     "contrast",
-    "intervening",
-    "is_rebuilt",
     "mean_activation",
-    "rebuilt",
-    "tensor_bytes",
-    "tensor_from",
+    "rebuild_intervention",
+    "tensor_from_bytes",
+    "tensor_to_bytes",
 )

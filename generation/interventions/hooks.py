@@ -1,4 +1,4 @@
-"""Doing it: hooks that change what layers give, at the positions that are due and at no others."""
+"""Forward hooks that change the outputs of layers at given positions."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,7 +14,7 @@ from tokentape.recorder.projections.active_interventions import ActiveRange
 
 
 @contextmanager
-def intervening(
+def apply_interventions(
     model: Any,
     ranges: Sequence[ActiveRange] | Callable[[], Sequence[ActiveRange]],
     forward: ForwardPositions,
@@ -22,14 +22,14 @@ def intervening(
     *,
     layers: Iterable[str] = (),
 ) -> Iterator[None]:
-    """While it lasts, what the ranges say is done to the model's activations.
+    """Change the model's activations within the ranges while this context is open.
 
-    `forward` says which positions are computed (see `track_positions`), `tensors` are float32, by
-    their sha256. Ranges that are called for may change from one forward to the next, and have to
-    stay within `layers`. Positions outside of ranges keep every bit.
+    `forward` holds the positions of the current forward (see `track_positions`), `tensors` are
+    float32, by sha256. If `ranges` is a function it is called in each forward, and its ranges must
+    name layers in `layers`. Positions outside of the ranges keep every bit.
 
-    Raises ModelError for a layer that the model does not have, a tensor that is not there, and
-    numbers that do not fit.
+    Raise ToolError for an unknown layer; in a forward, ModelError for a missing tensor and for a
+    tensor or an output that does not fit.
     """
     current: Callable[[], Sequence[ActiveRange]]
     current = ranges if callable(ranges) else lambda given=tuple(ranges): given  # type: ignore[misc]
@@ -45,7 +45,7 @@ def intervening(
 
 
 class _LayerHook:
-    """Changes the output of one module."""
+    """Changes the output of one module, shape (batch, positions, width), at active positions."""
 
     def __init__(
         self,
@@ -58,31 +58,32 @@ class _LayerHook:
         self._ranges = ranges
         self._forward = forward
         self._tensors = tensors
-        self._placed: dict[str, torch.Tensor] = {}
+        self._on_device: dict[str, torch.Tensor] = {}
 
     def __call__(self, module: Any, args: Any, output: Any) -> Any:
         start, end = self._forward.start, self._forward.end
         due = [
-            (each, part)
+            (each, overlap)
             for each in self._ranges()
-            if self._layer in each.applied.layers and (part := each.within(start, end)) is not None
+            if self._layer in each.applied.layers
+            and (overlap := each.within(start, end)) is not None
         ]
         if not due:
             return None
         given = output_of(output)
         if given.dim() < 2 or given.shape[1] != end - start:
             raise ModelError(
-                f"{self._layer} gives {tuple(given.shape)} for {end - start} positions: they "
-                "cannot be told apart"
+                f"the output of {self._layer} has shape {tuple(given.shape)} for {end - start} "
+                "positions: it has no axis of positions"
             )
-        # A copy: what the layer gave may be somebody else's input as well.
+        # A copy: other modules may read the same tensor.
         changed = given.clone()
         for each, (first, last) in due:
             self._change(changed, each, first, last)
-        return with_tensor(output, given, changed)
+        return replace_tensor(output, given, changed)
 
     def _change(self, activations: torch.Tensor, each: ActiveRange, first: int, last: int) -> None:
-        """In place, at absolute positions; computed in float32 and rounded once."""
+        """Change positions `first` to `last` in place; compute in float32, round once."""
         start, applied = self._forward.start, each.applied
         rows = activations[:, first - start : last - start]
         dimensions = list(applied.dimensions)
@@ -116,25 +117,30 @@ class _LayerHook:
                 )
         if tensor.shape[-1] != numbers.shape[-1]:
             raise ModelError(
-                f"intervention {applied.name!r} has a vector of {tensor.shape[-1]} numbers, and "
-                f"{numbers.shape[-1]} are changed in {self._layer}"
+                f"intervention {applied.name!r} has a vector of width {tensor.shape[-1]}, but "
+                f"changes {numbers.shape[-1]} dimensions of {self._layer}"
             )
         if kind == "steer":
             return numbers + (1.0 if coefficient is None else coefficient) * tensor
         return tensor.expand_as(numbers)
 
     def _tensor(self, sha256: str, device: torch.device) -> torch.Tensor:
-        if sha256 not in self._placed:
+        if sha256 not in self._on_device:
             if sha256 not in self._tensors:
-                raise ModelError(f"the tensor {sha256[:12]}… of an intervention is not at hand")
-            self._placed[sha256] = self._tensors[sha256].to(device)
-        return self._placed[sha256]
+                raise ModelError(f"the tensor {sha256[:12]}… of an intervention is missing")
+            self._on_device[sha256] = self._tensors[sha256].to(device)
+        return self._on_device[sha256]
 
 
-def with_tensor(output: Any, given: torch.Tensor, changed: torch.Tensor) -> Any:
-    """The output of a module with one tensor of it replaced. Raises ModelError for other kinds."""
+def replace_tensor(output: Any, given: torch.Tensor, changed: torch.Tensor) -> Any:
+    """Return a module's output (a tensor or tuple) with one tensor replaced.
+
+    Raise ModelError for an output of another type.
+    """
     if output is given:
         return changed
     if isinstance(output, tuple) and not hasattr(output, "_fields"):
         return tuple(changed if each is given else each for each in output)
-    raise ModelError(f"a {type(output).__name__} cannot be changed: choose another layer")
+    raise ModelError(
+        f"an output of type {type(output).__name__} cannot be changed: choose another layer"
+    )

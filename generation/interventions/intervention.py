@@ -1,4 +1,4 @@
-"""What an experimenter asks for: what is done, in which layers, and to which positions."""
+"""Interventions as a user requests them: the change, the layers, and the positions."""
 
 import hashlib
 import math
@@ -11,7 +11,7 @@ import torch
 from tokentape.generation.callbacks import GenerationState
 from tokentape.generation.checks import check_count, check_text
 from tokentape.generation.errors import ModelError
-from tokentape.generation.interventions.tensors import tensor_bytes
+from tokentape.generation.interventions.tensors import tensor_to_bytes
 from tokentape.recorder.events import InterventionRequested
 
 Layers = str | int | Sequence[str | int]
@@ -19,35 +19,43 @@ Positions = Literal["all", "prompt", "generated", "last"] | tuple[int, int]
 Predicate = Callable[[GenerationState], object]
 
 POSITIONS = ("all", "prompt", "generated", "last")
-_BEHIND_PROMPT = ("all", "generated")
+_ON_GENERATED = ("all", "generated")
 _COEFFICIENT_MAX = 1e30
 
 
-class Rule(TypedDict, total=False):
-    """Where and when an intervention acts, and where its tensor was taken from.
-
-    `positions` are `all` that are computed from now on, of the `prompt` of each turn what is new,
-    what is `generated`, the `last` of the prompt, or a half-open range of absolute positions.
-    `from_step` leaves out what comes before that token of a turn, `turns` is the first and the last
-    turn that it acts in (None: to the end), and `when` is asked after each token whether it acts on
-    that token. `dimensions` limits it to some of the last axis. `source` is recorded as it is.
-    """
+class InterventionScope(TypedDict, total=False):
+    """Where and when an intervention acts; keywords of the `Intervention` class methods."""
 
     positions: Positions
+    """`all` positions computed from now on; the new positions of each `prompt`; `generated` tokens;
+    the `last` position of each prompt; or a half-open range of absolute positions."""
     from_step: int | None
+    """Only from this generated token of a turn on."""
     turns: tuple[int, int | None] | None
+    """The first and the last turn in which it acts; None as last: to the end of the run."""
     when: Predicate | None
+    """Called after each generated token with its state; it acts on that token if this is true."""
     dimensions: Sequence[int]
+    """Indices of the last axis to change; empty for all."""
     source: Mapping[str, Any]
+    """Where the tensor comes from, for the record only."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Intervention:
-    """Something that is done to what layers give: made by `steer`, `ablate`, `scale`, `patch`.
+    """A change of layers' outputs; made by `steer`, `ablate`, `scale`, `patch` and `placebo`.
 
-    `layers` are named as `find_layer` takes them. `tensor` is float32: a vector, or the rows of a
-    patch, of which the first belongs to position `tensor_start`. The other fields are those of
-    `Rule`. Raises ModelError for what cannot be done, whatever the model.
+    `layers` are layer numbers or module names, as in `find_layer`. The keywords of all these
+    methods are described in `InterventionScope`. Raise ModelError for values that fit no model.
+
+    Example:
+        >>> import tokentape as tt
+        >>> double = tt.Intervention.scale("double", layers=[1], coefficient=2.0, turns=(2, None))
+        >>> with tt.Investigation(lm, store=store, name="probe", system_prompt="Be kind.") as run:
+        ...     run.intervene(double)
+        ...     reply = run.chat("Hello", max_new_tokens=2)
+        >>> double.kind, double.layers
+        ('scale', (1,))
     """
 
     name: str
@@ -55,7 +63,9 @@ class Intervention:
     layers: tuple[str | int, ...]
     coefficient: float | None = None
     tensor: torch.Tensor | None = None
+    """Float32 on the CPU: a vector of shape (width,), or a patch of shape (positions, width)."""
     tensor_start: int | None = None
+    """The absolute position of the first row of a patch."""
     dimensions: tuple[int, ...] = ()
     positions: Positions = "all"
     from_step: int | None = None
@@ -71,27 +81,32 @@ class Intervention:
         vector: torch.Tensor,
         *,
         coefficient: float = 1.0,
-        **rule: Unpack[Rule],
+        **scope: Unpack[InterventionScope],
     ) -> "Intervention":
-        """Add `coefficient` times a vector."""
+        """Return an intervention that adds `coefficient` times a vector, shape (width,)."""
         tensor = _tensor(vector, axes=1)
-        return cls._made("steer", name, layers, rule, coefficient=coefficient, tensor=tensor)
+        return cls._create("steer", name, layers, scope, coefficient=coefficient, tensor=tensor)
 
     @classmethod
     def ablate(
-        cls, name: str, layers: Layers, *, mean: torch.Tensor | None = None, **rule: Unpack[Rule]
+        cls,
+        name: str,
+        layers: Layers,
+        *,
+        mean: torch.Tensor | None = None,
+        **scope: Unpack[InterventionScope],
     ) -> "Intervention":
-        """Put zeros in place of what is given, or the vector `mean`."""
+        """Return an intervention that sets outputs to zero, or to `mean`, shape (width,)."""
         if mean is None:
-            return cls._made("ablate_zero", name, layers, rule)
-        return cls._made("ablate_mean", name, layers, rule, tensor=_tensor(mean, axes=1))
+            return cls._create("ablate_zero", name, layers, scope)
+        return cls._create("ablate_mean", name, layers, scope, tensor=_tensor(mean, axes=1))
 
     @classmethod
     def scale(
-        cls, name: str, layers: Layers, coefficient: float, **rule: Unpack[Rule]
+        cls, name: str, layers: Layers, coefficient: float, **scope: Unpack[InterventionScope]
     ) -> "Intervention":
-        """Multiply by a number."""
-        return cls._made("scale", name, layers, rule, coefficient=coefficient)
+        """Return an intervention that multiplies outputs by a number."""
+        return cls._create("scale", name, layers, scope, coefficient=coefficient)
 
     @classmethod
     def patch(
@@ -101,33 +116,40 @@ class Intervention:
         rows: torch.Tensor,
         *,
         start: int,
-        **rule: Unpack[Rule],
+        **scope: Unpack[InterventionScope],
     ) -> "Intervention":
-        """Put the rows in place of what is given at the positions from `start` on; no others.
+        """Return an intervention that replaces the outputs at positions `start`, `start + 1`, …
 
-        Rows, of shape (positions, width), are what `capture` gives of another run.
+        `rows`, shape (positions, width), are e.g. what `capture` returns for another prompt.
         """
         check_count("the start of a patch", start, least=0)
         tensor = _tensor(rows, axes=2)
-        return cls._made("patch", name, layers, rule, tensor=tensor, tensor_start=start)
+        return cls._create("patch", name, layers, scope, tensor=tensor, tensor_start=start)
 
     @classmethod
-    def placebo(cls, name: str, layers: Layers, **rule: Unpack[Rule]) -> "Intervention":
-        """Change nothing, in the same way: a control that is recorded as the others are."""
-        return cls._made("placebo", name, layers, rule)
+    def placebo(
+        cls, name: str, layers: Layers, **scope: Unpack[InterventionScope]
+    ) -> "Intervention":
+        """Return an intervention that is recorded but changes nothing, as a control."""
+        return cls._create("placebo", name, layers, scope)
 
     @classmethod
-    def _made(cls, kind: str, name: str, layers: Layers, rule: Rule, **what: Any) -> "Intervention":
+    def _create(
+        cls, kind: str, name: str, layers: Layers, scope: InterventionScope, **values: Any
+    ) -> "Intervention":
         several = [layers] if isinstance(layers, str | int) else layers
         if not isinstance(several, Sequence):
-            raise ModelError(f"layers are named by texts or numbers, not by {layers!r}")
-        unknown = sorted(set(rule) - set(Rule.__annotations__))
+            raise ModelError(f"layers are names or numbers, not {layers!r}")
+        unknown = sorted(set(scope) - set(InterventionScope.__annotations__))
         if unknown:
-            raise ModelError(f"an intervention has no setting {unknown[0]!r}")
-        fields: dict[str, Any] = {**rule, **what}
+            raise ModelError(
+                f"unknown keyword of an intervention: {unknown[0]!r}; there are "
+                f"{', '.join(InterventionScope.__annotations__)}"
+            )
+        fields: dict[str, Any] = {**scope, **values}
         dimensions = fields.pop("dimensions", ())
         if isinstance(dimensions, str) or not isinstance(dimensions, Sequence | range):
-            raise ModelError(f"dimensions are numbers of the last axis, not {dimensions!r}")
+            raise ModelError(f"dimensions are indices of the last axis, not {dimensions!r}")
         return cls(
             name=name, kind=kind, layers=tuple(several), dimensions=tuple(dimensions), **fields
         )
@@ -135,27 +157,31 @@ class Intervention:
     def __post_init__(self) -> None:
         check_text("the name of an intervention", self.name)
         if not self.name.strip() or "\0" in self.name:
-            raise ModelError(f"an intervention needs a name: {self.name!r}")
+            raise ModelError(f"an intervention needs a name, not {self.name!r}")
         if not self.layers:
-            raise ModelError(f"intervention {self.name!r} is in no layer")
-        self._refuse_coefficient()
-        self._refuse_rule()
+            raise ModelError(f"intervention {self.name!r} has no layer")
+        self._check_coefficient()
+        self._check_scope()
         for each in self.dimensions:
             check_count("a dimension", each, least=0)
         if len(set(self.dimensions)) != len(self.dimensions):
-            raise ModelError(f"intervention {self.name!r} names a dimension twice")
+            raise ModelError(f"intervention {self.name!r} has a dimension twice")
         if not isinstance(self.source, Mapping):
-            raise ModelError(f"the source of an intervention is a mapping, not {self.source!r}")
+            raise ModelError(
+                f"the source of an intervention must be a mapping, not {self.source!r}"
+            )
 
-    def _refuse_coefficient(self) -> None:
+    def _check_coefficient(self) -> None:
         number = self.coefficient
         if number is None:
             return
-        plain = isinstance(number, int | float) and not isinstance(number, bool)
-        if not plain or not math.isfinite(number) or abs(number) > _COEFFICIENT_MAX:
-            raise ModelError(f"the coefficient of {self.name!r} is a finite number, not {number!r}")
+        is_number = isinstance(number, int | float) and not isinstance(number, bool)
+        if not is_number or not math.isfinite(number) or abs(number) > _COEFFICIENT_MAX:
+            raise ModelError(
+                f"the coefficient of {self.name!r} must be finite and at most 1e30, not {number!r}"
+            )
 
-    def _refuse_rule(self) -> None:
+    def _check_scope(self) -> None:
         if isinstance(self.positions, str):
             if self.positions not in POSITIONS:
                 raise ModelError(
@@ -174,19 +200,20 @@ class Intervention:
             if last is not None:
                 check_count("the last of the turns", last, least=first)
         if self.when is not None and not callable(self.when):
-            raise ModelError(f"when is something that can be called, not {self.when!r}")
+            raise ModelError(f"when must be callable, not {self.when!r}")
         if self.positions in ("prompt", "last") and (self.when or self.from_step is not None):
             raise ModelError(
-                f"intervention {self.name!r} acts on prompts, and its schedule is one of tokens "
-                "that are generated: give it other positions, or turns"
+                f"intervention {self.name!r} acts on prompts only, but from_step and when choose "
+                "generated tokens: choose other positions, or limit it by turns"
             )
 
     def acts_on_prompt(
         self, new_from: int, end: int, *, turn: int, first_step: int
     ) -> tuple[int, int] | None:
-        """The part that it acts on of what a prompt has from `new_from` to its end, half-open.
+        """Return the half-open range between `new_from` and `end` of a prompt on which it acts.
 
-        Behind `first_step` tokens of the turn; zero where it begins.
+        None if it does not act there. `first_step` is the number of tokens that the turn has
+        generated before this prompt.
         """
         if not self._in_turn(turn) or self.when is not None or self.positions == "generated":
             return None
@@ -201,15 +228,15 @@ class Intervention:
     def acts_on_token(
         self, position: int, *, turn: int, step: int, state: GenerationState | None
     ) -> bool:
-        """Whether it acts on the token that was sampled last, of which the state is given."""
+        """Return whether it acts on the token sampled last; calls the predicate, if any."""
         if not self._in_turn(turn):
             return False
-        # Asked after each token, so that one that remembers is not shown a part of them.
+        # Called for every token, because a predicate may keep state.
         holds = self.when is None or (state is not None and bool(self.when(state)))
         start, end = self._bounds()
         return (
             holds
-            and (self.positions in _BEHIND_PROMPT or not isinstance(self.positions, str))
+            and (self.positions in _ON_GENERATED or not isinstance(self.positions, str))
             and start <= position
             and (end is None or position < end)
             and (self.from_step is None or step >= self.from_step)
@@ -218,7 +245,7 @@ class Intervention:
     def event(
         self, *, layers: tuple[str, ...], clear_cache: bool, turn: int | None
     ) -> InterventionRequested:
-        """What is recorded where it is asked for; `layers` have their full names."""
+        """Return the event that records the request; `layers` are full module names."""
         return InterventionRequested(
             name=self.name,
             kind=self.kind,
@@ -236,10 +263,10 @@ class Intervention:
 
     @property
     def tensor_sha256(self) -> str:
-        """The sum of its tensor's bytes; empty without a tensor."""
+        """The sha256 of the tensor as bytes; "" without a tensor."""
         if self.tensor is None:
             return ""
-        return hashlib.sha256(tensor_bytes(self.tensor)).hexdigest()
+        return hashlib.sha256(tensor_to_bytes(self.tensor)).hexdigest()
 
     def _in_turn(self, turn: int) -> bool:
         if self.turns is None:
@@ -248,7 +275,7 @@ class Intervention:
         return first <= turn and (last is None or turn <= last)
 
     def _bounds(self) -> tuple[int, int | None]:
-        """The absolute positions outside of which it never acts, half-open."""
+        """Return the half-open range of absolute positions to which it is limited."""
         start, end = (0, None) if isinstance(self.positions, str) else self.positions
         if self.tensor_start is None or self.tensor is None:
             return start, end
@@ -261,7 +288,7 @@ class Intervention:
         return f"{self.positions[0]}:{self.positions[1]}"
 
     def _described_schedule(self) -> dict[str, Any]:
-        """Only what limits it; empty for always."""
+        """Return the limits in time; empty if it always acts."""
         described: dict[str, Any] = {}
         if self.from_step is not None:
             described["from_step"] = self.from_step
@@ -272,13 +299,13 @@ class Intervention:
         return described
 
 
-def is_rebuilt(event: InterventionRequested) -> bool:
-    """Whether the event says all that is needed: no predicate can be recorded."""
+def can_rebuild(event: InterventionRequested) -> bool:
+    """Return whether an intervention can be rebuilt from its event: predicates are not recorded."""
     return "when" not in event.schedule
 
 
-def rebuilt(event: InterventionRequested, tensor: torch.Tensor | None) -> Intervention:
-    """What was asked for, from what was recorded of it."""
+def rebuild_intervention(event: InterventionRequested, tensor: torch.Tensor | None) -> Intervention:
+    """Return the intervention of a recorded request."""
     positions: Any = event.positions
     if positions not in POSITIONS:
         start, _, end = positions.partition(":")
@@ -300,19 +327,19 @@ def rebuilt(event: InterventionRequested, tensor: torch.Tensor | None) -> Interv
 
 
 def _tensor(given: torch.Tensor, *, axes: int) -> torch.Tensor:
-    """Our own float32 copy. Raises ModelError for numbers that are none."""
+    """Return a float32 copy on the CPU. Raise ModelError for a wrong type, shape or value."""
     if not isinstance(given, torch.Tensor) or not given.is_floating_point():
-        raise ModelError(f"a tensor of floating numbers is needed, not {type(given).__name__}")
+        raise ModelError(f"a floating-point tensor is needed, not {type(given).__name__}")
     if given.dim() != axes or not given.numel():
         shape = "(width,)" if axes == 1 else "(positions, width)"
         raise ModelError(f"a tensor of shape {shape} is needed, not {tuple(given.shape)}")
-    own = given.detach().to("cpu", torch.float32, copy=True).contiguous()
-    if not bool(own.isfinite().all()):
-        raise ModelError("the tensor holds numbers that are not finite")
-    return own
+    copy = given.detach().to("cpu", torch.float32, copy=True).contiguous()
+    if not bool(copy.isfinite().all()):
+        raise ModelError("the tensor has values that are not finite")
+    return copy
 
 
 def _pair(name: str, value: Any) -> tuple[Any, Any]:
     if not isinstance(value, tuple | list) or len(value) != 2:
-        raise ModelError(f"{name} are a pair of numbers, not {value!r}")
+        raise ModelError(f"{name} must be a pair of numbers, not {value!r}")
     return value[0], value[1]

@@ -1,7 +1,6 @@
-"""What interventions are made of: activations of forwards of their own, without a cache.
+"""Activations to build interventions from: captured, averaged, contrasted.
 
-A forward ends at the layer that is asked for, so that it never makes logits. Nobody's hooks take
-part in it: it is the plain model that is seen.
+Each prompt takes one forward without a cache and without hooks. It stops at the captured layer.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,7 @@ from tokentape.generation.checks import check_not_training, refuse_unreadable
 from tokentape.generation.errors import ModelError
 from tokentape.generation.hooks.hook_types import ReadOnlyHook
 from tokentape.generation.hooks.layers import find_layer, output_of
-from tokentape.generation.interventions.hooks import with_tensor
+from tokentape.generation.interventions.hooks import replace_tensor
 from tokentape.generation.models.memory_check import enough_memory
 
 
@@ -25,23 +24,40 @@ def capture(
     layer: str | int,
     positions: tuple[int, int] | None = None,
 ) -> torch.Tensor:
-    """What a layer gives at a half-open range of positions of a prompt, all of them for None.
+    """Return a layer's output at a half-open range of a prompt's positions, by default at all.
 
-    Float32, shape (positions, width): the rows of `Intervention.patch`. Raises ModelError and
-    ToolError.
+    The result is float32 on the CPU, shape (positions, width): the rows of `Intervention.patch`.
+    Raise ModelError for positions outside the prompt or an output without positions, ToolError for
+    an unknown layer.
+
+    Example:
+        >>> import tokentape as tt
+        >>> ids = lm.tokenizer.encode("The capital of France")
+        >>> rows = tt.capture(lm.model, ids, 1, (0, 2))
+        >>> rows.shape == (2, lm.model.config.hidden_size)
+        True
     """
     check_not_training(model)
     refuse_unreadable(model, ids)
     start, end = positions if positions is not None else (0, len(ids))
     if not 0 <= start < end <= len(ids):
-        raise ModelError(f"positions {start} to {end} are not among the {len(ids)} of the prompt")
+        raise ModelError(
+            f"positions {start} to {end} are not within the {len(ids)} positions of the prompt"
+        )
     return _activations(model, ids[:end], layer)[start:].clone()
 
 
 def mean_activation(model: Any, prompts: Sequence[Sequence[int]], layer: str | int) -> torch.Tensor:
-    """The mean of what a layer gives over all positions of some prompts: float32, (width,).
+    """Return the mean of a layer's output over all positions of some prompts.
 
-    For `Intervention.ablate`. Raises ModelError and ToolError.
+    The result is float32, shape (width,): the `mean` of `Intervention.ablate`. Raise ModelError
+    without a prompt, otherwise as `capture`.
+
+    Example:
+        >>> import tokentape as tt
+        >>> prompts = [lm.tokenizer.encode(text) for text in ("yes", "no", "perhaps")]
+        >>> tt.mean_activation(lm.model, prompts, 1).shape == (lm.model.config.hidden_size,)
+        True
     """
     total: torch.Tensor | None = None
     count = 0
@@ -60,9 +76,18 @@ def contrast(
     away_from: Sequence[Sequence[int]],
     layer: str | int,
 ) -> torch.Tensor:
-    """The difference of what a layer gives, on average, at the last tokens of two sets of prompts.
+    """Return the mean output at the last token of one set of prompts minus that of another.
 
-    Float32, (width,): for `Intervention.steer`. Raises ModelError and ToolError.
+    The result is float32, shape (width,): a steering vector for `Intervention.steer`. Raise
+    ModelError if one set is empty, otherwise as `capture`.
+
+    Example:
+        >>> import tokentape as tt
+        >>> polite, rude = ([lm.tokenizer.encode(text)] for text in ("Thank you", "Go away"))
+        >>> vector = tt.contrast(lm.model, polite, rude, 1)
+        >>> steering = tt.Intervention.steer("polite", 1, vector, coefficient=4.0)
+        >>> steering.kind
+        'steer'
     """
     means = []
     for prompts in (towards, away_from):
@@ -73,63 +98,64 @@ def contrast(
     return (means[0] - means[1]).to(torch.float32)
 
 
-def widths_of(model: Any, layers: Sequence[str]) -> dict[str, int]:
-    """How many numbers each layer gives at a position.
+def output_widths(model: Any, layers: Sequence[str]) -> dict[str, int]:
+    """Return the width of each layer's output, measured by a short forward.
 
-    Raises ModelError where it gives none, or where they cannot be changed.
+    Raise ModelError if a layer is not used or its output cannot be changed.
     """
     for layer in layers:
         if find_layer(model, layer)[1] is model.get_output_embeddings():
             raise ModelError(
-                f"{layer} makes logits, and only those that are asked for: choose one before it, "
-                "or a logits processor"
+                f"{layer} computes logits, of the last position only: choose an earlier layer, "
+                "or use a logits processor"
             )
     return {layer: _activations(model, (0, 0), layer).shape[-1] for layer in layers}
 
 
-class _Seen(Exception):
-    """What was looked for is there: the rest of the forward is spared."""
+class _StopForward(Exception):
+    """Ends a forward after the layer to capture."""
 
 
 def _activations(model: Any, ids: Sequence[int], layer: str | int) -> torch.Tensor:
-    """What a layer gives, float32 of shape (positions, width), on the CPU."""
+    """Return a layer's output for a prompt: float32, shape (positions, width), on the CPU."""
     name, module = find_layer(model, layer)
     tensor = torch.tensor([list(ids)], dtype=torch.long, device=model.device)
     with (
         torch.inference_mode(False),
         torch.no_grad(),
         without_hooks(model),
-        _seeing(module) as seen,
+        _capturing(module) as captured,
     ):
         try:
             with enough_memory(f"forward {len(ids)} tokens"):
                 model(input_ids=tensor, use_cache=False)
-        except _Seen:
+        except _StopForward:
             pass
-    if not seen:
-        raise ModelError(f"{name} takes no part in a forward: choose another layer")
-    given = seen[0]
+    if not captured:
+        raise ModelError(f"{name} is not used in a forward: choose another layer")
+    given = captured[0]
     if given.dim() != 3 or given.shape[:2] != (1, len(ids)):
         raise ModelError(
-            f"{name} gives {tuple(given.shape)} for {len(ids)} positions: they cannot be told apart"
+            f"the output of {name} has shape {tuple(given.shape)} for {len(ids)} positions: it "
+            "has no axis of positions"
         )
     if not given.is_floating_point():
-        raise ModelError(f"{name} gives {given.dtype}, no activations")
+        raise ModelError(f"the output of {name} is {given.dtype}, not floating-point")
     return given[0].to("cpu", torch.float32)
 
 
 @contextmanager
-def _seeing(module: torch.nn.Module) -> Iterator[list[torch.Tensor]]:
-    seen: list[torch.Tensor] = []
+def _capturing(module: torch.nn.Module) -> Iterator[list[torch.Tensor]]:
+    captured: list[torch.Tensor] = []
 
-    def see(module: Any, args: Any, output: Any) -> None:
+    def capture_output(module: Any, args: Any, output: Any) -> None:
         given = output_of(output)
-        with_tensor(output, given, given)
-        seen.append(given)
-        raise _Seen
+        replace_tensor(output, given, given)
+        captured.append(given)
+        raise _StopForward
 
-    handle = module.register_forward_hook(ReadOnlyHook(see))
+    handle = module.register_forward_hook(ReadOnlyHook(capture_output))
     try:
-        yield seen
+        yield captured
     finally:
         handle.remove()

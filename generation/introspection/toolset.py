@@ -38,7 +38,19 @@ class IntrospectionTools(ToolInterface):
 
 
 def default_tools(lm: LoadedModel) -> IntrospectionTools:
-    """The tools with which a model looks at its own weights, activations and attention."""
+    """Return tools with which a model inspects its own weights, activations and attention.
+
+    In an `Investigation` they see the conversation that the model is in.
+
+    Example:
+        >>> import tokentape as tt
+        >>> tools = tt.default_tools(lm)
+        >>> tools.names[:2]
+        ('get_weight_statistics', 'get_activation_statistics')
+        >>> result = tools.call("list_layers", {"pattern": "*.0.mlp.up_proj.weight"})
+        >>> result.content
+        '{"matching": 1, "layers": {"model.layers.0.mlp.up_proj.weight": [96, 64]}}'
+    """
     return IntrospectionTools(lm)
 
 

@@ -132,7 +132,7 @@ class Investigation:
             tools=self._tools,
             tokenizer=lm.tokenizer,
             recorder=self._recorder,
-            context=self.generator.as_lived,
+            context=self.generator.with_recorded_interventions,
             role=str(recorded.get("tool_result_role", "tool")),
             take_observations=self._inspector.take if self._inspector is not None else tuple,
         )

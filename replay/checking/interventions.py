@@ -14,7 +14,7 @@ from tokentape.generation.hooks.forward_positions import (
     ForwardPositions,
     track_positions,
 )
-from tokentape.generation.interventions import intervening, tensor_from
+from tokentape.generation.interventions import apply_interventions, tensor_from_bytes
 from tokentape.recorder import Recording
 from tokentape.recorder.projections import ActiveRange, Turn
 from tokentape.replay.errors import ReplayError
@@ -61,7 +61,7 @@ class Interventions:
         try:
             with (
                 track_positions(model, forward),
-                intervening(model, ranges, forward, self.tensors),
+                apply_interventions(model, ranges, forward, self.tensors),
             ):
                 yield
         except ToolError as error:
@@ -73,7 +73,7 @@ def _read(recording: Recording, each: ActiveRange, sha256: str) -> torch.Tensor:
     if recording.read_blob is None:
         raise ReplayError(f"{what} has a vector, and no payloads are at hand: replay from a store")
     try:
-        return tensor_from(recording.read_blob(sha256), sha256)
+        return tensor_from_bytes(recording.read_blob(sha256), sha256)
     except (LookupError, OSError, StoreError) as error:
         raise ReplayError(f"the vector of {what} is not there: {error}") from None
     except ModelError as error:

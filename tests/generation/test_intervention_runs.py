@@ -79,7 +79,7 @@ def test_a_turn_that_goes_on_in_another_process_keeps_what_acts(
 
     assert turn.acting == ActiveInterventions()
     assert result.token_ids == whole.reply_ids
-    assert generator._engine.interventions.acting == whole.acting
+    assert generator._engine.interventions.active == whole.acting
 
 
 def chosen_six(lm: tt.LoadedModel) -> Any:
@@ -183,8 +183,8 @@ def test_what_a_predicate_decided_has_to_be_given_again(
         other.restore(turns, other.conversation, asked, store.blob)
     other.intervene(intervention("steer", name="asked", when=lambda state: True))
     other.restore(turns, other.conversation, asked, store.blob)
-    assert other._engine.interventions.acting == turns[-1].acting
-    with pytest.raises(tt.ModelError, match="'asked' is not at hand"):
+    assert other._engine.interventions.active == turns[-1].acting
+    with pytest.raises(tt.ModelError, match="'asked' was not recorded"):
         tt.ManualGenerator(lm.model, lm.tokenizer).restore(turns, other.conversation, asked)
 
 
@@ -270,7 +270,7 @@ class Interventions(RuleBasedStateMachine):
             last = recording.turns()[-1].number
             assert tt.regenerate(recording, self.lm, turns=[last]).passes
             engine = self.run.generator._engine
-            assert engine.interventions.acting == recording.turns()[-1].acting
+            assert engine.interventions.active == recording.turns()[-1].acting
         self.store.close()
 
 

@@ -12,7 +12,7 @@ from benchmarks.tiny_models import random_ids
 from tests.generation.made_interventions import MakeLM, active
 from tests.interventions import GREEDY, KINDS, WIDTH, intervention, ranges_of, vector
 from tokentape.generation.hooks.forward_positions import ForwardPositions, track_positions
-from tokentape.generation.interventions import intervening
+from tokentape.generation.interventions import apply_interventions
 from tokentape.recorder.events import (
     InterventionApplied,
 )
@@ -35,7 +35,7 @@ def seen_of(
     forward = ForwardPositions()
     with (
         track_positions(lm.model, forward),
-        intervening(lm.model, given, forward, **known),
+        apply_interventions(lm.model, given, forward, **known),
         torch.no_grad(),
     ):
         handle = module.register_forward_hook(
@@ -117,7 +117,9 @@ def test_vectors_are_those_of_the_plain_model(lm: tt.LoadedModel) -> None:
     ids, other = random_ids(9, 1), random_ids(4, 2)
     rows, other_rows = tt.capture(lm.model, ids, 1), tt.capture(lm.model, other, 1)
     asked = active(intervention("steer"), 0, None)
-    with intervening(lm.model, [asked], ForwardPositions(end=9), tensors_of(intervention("steer"))):
+    with apply_interventions(
+        lm.model, [asked], ForwardPositions(end=9), tensors_of(intervention("steer"))
+    ):
         again = tt.capture(lm.model, ids, 1, (2, 5))
     mean = tt.mean_activation(lm.model, [ids, other], 1)
     towards = tt.contrast(lm.model, [ids], [other, ids], 1)
@@ -134,18 +136,21 @@ def test_vectors_are_those_of_the_plain_model(lm: tt.LoadedModel) -> None:
     [
         (lambda: intervention("steer", layer="model.layer.1"), r"nearest are model\.layers\.1"),
         (lambda: intervention("steer", layer=9), "there is no layer 9"),
-        (lambda: tt.Intervention.steer("it", 0, torch.ones(5)), "5 numbers, and 64 numbers are"),
+        (
+            lambda: tt.Intervention.steer("it", 0, torch.ones(5)),
+            "width 5, but changes 64 dimensions of",
+        ),
         (
             lambda: tt.Intervention.steer("it", 0, torch.ones(64), dimensions=[1]),
-            "64 numbers, and 1 of 64 dimensions are changed",
+            "width 64, but changes 1 of 64 dimensions",
         ),
-        (lambda: intervention("scale", dimensions=[64]), "changes the one with number 64"),
+        (lambda: intervention("scale", dimensions=[64]), "changes dimension 64, but"),
         (
             lambda: intervention("scale", layer="model"),
-            "a BaseModelOutputWithPast cannot be changed",
+            "type BaseModelOutputWithPast cannot be changed",
         ),
-        (lambda: intervention("scale", layer="lm_head"), "lm_head makes logits"),
-        (lambda: intervention("scale", layer="model.layers"), "takes no part in a forward"),
+        (lambda: intervention("scale", layer="lm_head"), "lm_head computes logits"),
+        (lambda: intervention("scale", layer="model.layers"), "is not used in a forward"),
         (lambda: intervention("scale", name="taken"), "'taken' already"),
         (lambda: "steer", "not a str"),
     ],
@@ -172,16 +177,16 @@ def test_what_does_not_fit_the_model_is_refused_before_anything_changes(
         (lambda: intervention("steer", positions=(1, 2, 3)), "a pair"),
         (lambda: intervention("steer", turns=(2, 1)), "the last of the turns"),
         (lambda: intervention("steer", from_step=-1), "from_step"),
-        (lambda: intervention("steer", when=True), "called"),
+        (lambda: intervention("steer", when=True), "must be callable"),
         (lambda: intervention("steer", positions="last", from_step=1), "acts on prompts"),
         (lambda: intervention("steer", dimensions=[1, 1]), "twice"),
-        (lambda: intervention("steer", when_=1), "no setting 'when_'"),
+        (lambda: intervention("steer", when_=1), "unknown keyword of an intervention: 'when_'"),
         (lambda: tt.Intervention.steer("it", 0, torch.ones(4) / 0), "not finite"),
         (lambda: tt.Intervention.steer("it", 0, torch.ones(4, 4)), r"shape \(width,\)"),
-        (lambda: tt.Intervention.steer("it", 0, [1.0]), "a tensor"),  # type: ignore[arg-type]
-        (lambda: tt.Intervention.steer("it", 0, torch.ones(4), coefficient=1e39), "finite number"),
-        (lambda: tt.Intervention.scale("it", 0, float("nan")), "finite number"),
-        (lambda: tt.Intervention.scale("it", [], 1.0), "in no layer"),
+        (lambda: tt.Intervention.steer("it", 0, [1.0]), "a floating-point tensor"),  # type: ignore[arg-type]
+        (lambda: tt.Intervention.steer("it", 0, torch.ones(4), coefficient=1e39), "must be finite"),
+        (lambda: tt.Intervention.scale("it", 0, float("nan")), "must be finite"),
+        (lambda: tt.Intervention.scale("it", [], 1.0), "has no layer"),
         (lambda: tt.Intervention.patch("it", 0, torch.ones(4, 4), start=-1), "start of a patch"),
     ],
 )

@@ -22,7 +22,7 @@ from tests.interventions import (
     vector,
 )
 from tests.replay.conftest import change_body
-from tokentape.generation.interventions import tensor_bytes
+from tokentape.generation.interventions import tensor_to_bytes
 from tokentape.recorder.events import InterventionApplied
 from tokentape.replay.checking.noise_floor import version_of
 from tokentape.store import DatabaseStore
@@ -292,7 +292,7 @@ def test_another_vector_in_its_place_diverges(lm: tt.LoadedModel, tmp_path: Path
     path = tmp_path / "runs.db"
     with tt.open_store(f"sqlite:///{path}") as store:
         run_id = record_with(lm, store, intervention("steer")).run_id
-        other = tensor_bytes(vector(5))
+        other = tensor_to_bytes(vector(5))
         sha256 = hashlib.sha256(other).hexdigest()
         store.put_blob(sha256, other)
 
