@@ -4,9 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-import typer.main
 
-from tokentape.cli import app
 from tokentape.generation.plans import load_plan, shipped_plans
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "protocols.md").read_text(encoding="utf-8")
@@ -37,13 +35,3 @@ def test_every_shipped_protocol_and_the_turn_of_its_document_is_named() -> None:
         numbers = [turn.number for turn in each.turns() if turn.document]
 
         assert all(f"(turn {number})" in row or "as in" in row for number in numbers)
-
-
-def test_every_option_that_is_shown_exists() -> None:
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    shown = re.findall(r"^\$ tokentape (\w+)(.*)$", PAGE, flags=re.MULTILINE)
-
-    assert shown
-    for command, rest in shown:
-        known = {flag for option in commands[command].params for flag in option.opts}
-        assert set(re.findall(r"(--\w[\w-]*)", rest)) <= known

@@ -4,10 +4,8 @@ import re
 from pathlib import Path
 
 import pytest
-import typer.main
 
 import tokentape as tt
-from tokentape.cli import app
 from tokentape.replay.checking.fingerprint_check import FORBIDDING
 from tokentape.replay.verdict import CAUSES
 
@@ -34,13 +32,3 @@ def test_every_cause_verdict_and_fingerprint_is_explained() -> None:
     assert set(named) == set(CAUSES)
     assert all(f"| `{verdict}` |" in PAGE for verdict in tt.Verdict)
     assert all(name.replace("_", " ") in PAGE for name in FORBIDDING)
-
-
-def test_every_option_that_is_shown_exists() -> None:
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    shown = re.findall(r"^\$ tokentape (\w+)(.*)$", PAGE, flags=re.MULTILINE)
-
-    assert shown
-    for command, rest in shown:
-        known = {flag for option in commands[command].params for flag in option.opts}
-        assert set(re.findall(r"(--\w[\w-]*)", rest)) <= known
