@@ -34,7 +34,7 @@ LONG_FUNCTIONS = {
     "tests/replay/browser.py: main",
     "tests/replay/made_talk.py: _turn",
 }
-NAMED_TWICE = {"Candidate", "Span", "Place", "ToolUse", "ReplayError"}
+NAMED_TWICE = {"Backend", "Candidate", "Span", "Place", "ToolUse", "ReplayError"}
 
 # The classes of transformers whose methods we call; a name with an underscore there is private.
 CALLED = (
