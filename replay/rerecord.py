@@ -7,7 +7,7 @@ from tokentape.generation import LoadedModel, ManualGenerator
 from tokentape.generation.checks import context_tokens
 from tokentape.generation.engine.engine import FOR_INTERVENTION
 from tokentape.generation.engine.turn import RoundPlan
-from tokentape.generation.hf.control_tokens import encode, mark
+from tokentape.generation.hf.control_tokens import encode, escape_control_tokens
 from tokentape.generation.history.conversation import HISTORIES
 from tokentape.generation.history.restoring import prompt_of
 from tokentape.generation.interventions import can_rebuild, rebuild_intervention, tensor_from_bytes
@@ -190,7 +190,7 @@ def _return_again(
     recorder.record(
         replace(
             event,
-            content_tokens=len(encode(tokenizer, mark(tokenizer, event.content))),
+            content_tokens=len(encode(tokenizer, escape_control_tokens(tokenizer, event.content))),
             payload_tokens=len(encode(tokenizer, payload.decode())),
         )
     )

@@ -174,7 +174,7 @@ class _Probe:
         mode = APPEND
         if self._can_be_copied(expected, continues):
             mode = SNAPSHOTS
-            if hf.keeps_everything(cache) and self._can_be_cropped(expected, continues):
+            if hf.keeps_all_tokens(cache) and self._can_be_cropped(expected, continues):
                 mode = CROP
         return CachePolicy(
             mode=mode, reason=kinds, continues=continues, error=self._worst, shapes=shapes

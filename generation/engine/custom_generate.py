@@ -192,7 +192,7 @@ def _start_turn(
     seed: int | None,
 ) -> None:
     """Record the run if this is its first call, and the beginning of the turn."""
-    sampling, unreplayable = hf.what_can_be_recorded(model, tokenizer, given, input_ids)
+    sampling, unreplayable = hf.recordable_settings(model, tokenizer, given, input_ids)
     if given.config.do_sample and seed is None:
         unreplayable = (*unreplayable, "global_random_state")
     if not recorder.started:

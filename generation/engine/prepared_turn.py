@@ -55,7 +55,7 @@ def prepare_turn(
     refuse_unreadable(model, prompt.ids)
     check_fits_context(model, len(prompt.ids), int(config.max_new_tokens or 0))
     ids = ids_tensor(prompt.ids, device)
-    hf.rehearse(model, tokenizer, config, ids)
+    hf.check_settings(model, tokenizer, config, ids)
     preparation = hf.prepare(
         model,
         tokenizer,

@@ -1,9 +1,9 @@
-"""Every private call into transformers, in one place.
+"""The adapter to transformers: all private calls into it, and all that differs between releases.
 
-`GenerationMixin` has no public step. What happens here follows `generate()`, `_prefill` and
-`_sample` of transformers 5.23 call for call, so that the same forwards run on the same cache.
-`tests/generation/test_parity.py` holds the two equal, bit for bit. Models are `Any` here: the
-types that transformers declares do not know these methods.
+`GenerationMixin` has no public step. This package makes the calls of `generate()`, `_prefill` and
+`_sample` of transformers 5.23 in the same order, so that the same forwards run on the same cache.
+`tests/generation/test_parity.py` checks that the results are equal, bit for bit. Models have the
+type `Any` here, because the types that transformers declares lack these methods.
 """
 
 from transformers import __version__ as VERSION
@@ -16,7 +16,7 @@ from tokentape.generation.hf.caches import (
     fixed_size,
     fork,
     held_tokens,
-    keeps_everything,
+    keeps_all_tokens,
     kv_bytes,
     layer_kinds,
     new_cache,
@@ -30,22 +30,20 @@ from tokentape.generation.hf.caches import (
     tensors_of,
 )
 from tokentape.generation.hf.decoder import Decoder, decoding, forward_rows
-from tokentape.generation.hf.growing import GrowingLayer
-from tokentape.generation.hf.rows import catch_up, process_rows
-from tokentape.generation.hf.settings import (
-    FILTERS,
-    Preparation,
+from tokentape.generation.hf.generation_config import (
     effective_config,
-    prepare,
-    process,
     recordable,
     recorded_config,
-    rehearse,
-    stop_flags,
-    stop_reason,
-    stop_reason_of,
-    what_can_be_recorded,
 )
+from tokentape.generation.hf.growing_layer import GrowingLayer
+from tokentape.generation.hf.preparation import (
+    Preparation,
+    check_settings,
+    prepare,
+    recordable_settings,
+)
+from tokentape.generation.hf.processors import FILTERS, catch_up, process, process_rows
+from tokentape.generation.hf.stopping import stop_flags, stop_reason, stop_reason_of
 
 __all__ = (
     "FILTERS",
@@ -56,6 +54,7 @@ __all__ = (
     "cache_name",
     "can_crop",
     "catch_up",
+    "check_settings",
     "compact",
     "crop",
     "decoding",
@@ -64,7 +63,7 @@ __all__ = (
     "fork",
     "forward_rows",
     "held_tokens",
-    "keeps_everything",
+    "keeps_all_tokens",
     "kv_bytes",
     "layer_kinds",
     "new_cache",
@@ -74,9 +73,9 @@ __all__ = (
     "process_rows",
     "put_states",
     "recordable",
+    "recordable_settings",
     "recorded_config",
     "recurrent",
-    "rehearse",
     "shapes",
     "states_sha256",
     "stop_flags",
@@ -85,5 +84,4 @@ __all__ = (
     "storage_bytes",
     "take_states",
     "tensors_of",
-    "what_can_be_recorded",
 )

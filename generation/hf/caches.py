@@ -1,4 +1,4 @@
-"""Caches of transformers: how they are made, cut, copied, measured and looked into."""
+"""Caches of transformers: creating, cropping, copying, measuring and inspecting them."""
 
 import copy
 import hashlib
@@ -11,42 +11,42 @@ from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLa
 from transformers.generation.configuration_utils import GenerationMode
 
 from tokentape.generation.errors import ModelError
-from tokentape.generation.hf.growing import GrowingLayer
+from tokentape.generation.hf.growing_layer import GrowingLayer
 
-# They keep all keys and values in order, and never write into a tensor that they have.
+# These layers keep the keys and values of all tokens in order, and never overwrite them.
 _PLAIN = (GrowingLayer, DynamicLayer)
 
 
 def cache_name(model: Any) -> str:
-    """Under which name this model's forward takes its cache."""
+    """Return the name of the argument of the model's forward that takes its cache."""
     return "cache_params" if "mamba" in type(model).__name__.lower() else "past_key_values"
 
 
 def new_cache(
     model: Any, config: GenerationConfig | None = None, *, total_tokens: int = 1
 ) -> Cache:
-    """The cache that `generate()` makes where it is given none, with layers that grow in place.
+    """Return an empty cache as `generate()` creates it, with `GrowingLayer` for `DynamicLayer`.
 
-    `total_tokens` counts the prompt and the new tokens: caches of a fixed size are made for it.
-    Raises ModelError for a model that keeps no cache, or not the kind that is asked for.
+    `total_tokens` counts the prompt and the new tokens; it is the capacity of fixed-size caches.
+    Raise ModelError if the model has no cache, or none of the configured kind.
     """
     config = copy.copy(config or GenerationConfig())  # type: ignore[no-untyped-call]
-    # Of settings that events recorded these are missing, and static caches count with them.
+    # Recorded settings lack these, and static caches are sized by them.
     config.num_beams = config.num_return_sequences = 1
     kind = config.cache_implementation
     if kind is not None and (kind == "paged" or (kind.startswith("offl") and not _on_gpu(model))):
-        raise ModelError(f"a cache of the kind {kind!r} is not supported here")
+        raise ModelError(f"a cache of the kind {kind!r} is not supported")
     name = cache_name(model)
-    made: dict[str, Any] = {}
+    kwargs: dict[str, Any] = {}
     try:
         model._prepare_cache_for_generation(
-            config, made, GenerationMode.GREEDY_SEARCH, 1, total_tokens - 1
+            config, kwargs, GenerationMode.GREEDY_SEARCH, 1, total_tokens - 1
         )
     except (ImportError, ValueError) as error:
-        raise ModelError(f"no cache of the kind {kind!r}: {error}") from None
-    cache = made.get(name)
+        raise ModelError(f"cannot create a cache of the kind {kind!r}: {error}") from None
+    cache = kwargs.get(name)
     if not isinstance(cache, Cache) or not cache.layers:
-        raise ModelError(f"{type(model).__name__} keeps no cache that tokentape can follow")
+        raise ModelError(f"{type(model).__name__} has no cache that tokentape supports")
     if type(cache) is DynamicCache and not cache.offloading:
         layers: list[Any] = cache.layers
         cache.layers = [GrowingLayer() if type(each) is DynamicLayer else each for each in layers]
@@ -58,21 +58,21 @@ def _on_gpu(model: Any) -> bool:
 
 
 def prefix_obstacle(model: Any) -> str | None:
-    """Why what was computed for a prefix is not what a longer prompt would compute, or None."""
+    """Return why the states of a prefix depend on the length of the prompt, or None."""
     config = model.config.get_text_config(decoder=True)
     rope = getattr(config, "rope_parameters", None) or {}
     scopes = (rope, *(each for each in rope.values() if isinstance(each, dict)))
     kinds = {str(scope.get("rope_type")) for scope in scopes}
-    # These choose their frequencies by the length of the whole sequence.
+    # These kinds choose their frequencies by the length of the whole sequence.
     changing = sorted(kinds & {"longrope", "dynamic"})
     if changing:
         return f"rope:{changing[0]}"
-    # Sparse attention chooses its keys anew for each length; only long prompts show it.
+    # Sparse attention selects its keys by the length. Only long prompts are affected.
     return "sparse:index_topk" if getattr(config, "index_topk", None) else None
 
 
 def held_tokens(cache: Cache) -> int | None:
-    """How many tokens the cache says it holds; None for one that does not count them."""
+    """Return the number of tokens in the cache; None if the cache does not count them."""
     try:
         return int(cache.get_seq_length())
     except ValueError:
@@ -80,29 +80,30 @@ def held_tokens(cache: Cache) -> int | None:
 
 
 def layer_kinds(cache: Cache) -> tuple[str, ...]:
-    """The kinds of its layers, each once, those that are more than keys and values first."""
+    """Return the class names of the layers, those with more than keys and values first."""
     kinds = {type(layer).__name__: type(layer) in _PLAIN for layer in cache.layers}
     return tuple(sorted(kinds, key=lambda name: (kinds[name], name)))
 
 
-def keeps_everything(cache: Cache) -> bool:
-    """Whether each layer keeps the keys and values of every token, and so can be cut anywhere."""
+def keeps_all_tokens(cache: Cache) -> bool:
+    """Return whether all layers keep every token, so that the cache can be cropped anywhere."""
     return all(type(layer) in _PLAIN for layer in cache.layers)
 
 
 def fixed_size(cache: Cache) -> bool:
+    """Return whether any layer has a fixed capacity."""
     return any(isinstance(layer, StaticLayer) for layer in cache.layers)
 
 
 def recurrent(cache: Cache) -> str | None:
-    """The first kind of layer that keeps anything but keys and values, or None."""
+    """Return the class name of the first layer with recurrent states, or None."""
     kinds = (type(layer) for layer in cache.layers)
     plain = (*_PLAIN, DynamicSlidingWindowLayer)
     return next((kind.__name__ for kind in kinds if kind not in plain), None)
 
 
 def states_sha256(cache: Cache) -> str:
-    """Of what a cache holds beside keys and values, and does not count; empty without that."""
+    """Return the hexadecimal sha256 of all recurrent states, or an empty text without any."""
     plain = (*_PLAIN, DynamicSlidingWindowLayer)
     states = [
         tensor
@@ -120,10 +121,10 @@ def states_sha256(cache: Cache) -> str:
 
 
 def can_crop(cache: Cache) -> bool:
-    """Whether the cache still has everything that a shorter one would have.
+    """Return whether the cache can be cropped now.
 
-    `is_croppable` cannot be asked: a sliding-window layer says yes and then raises, and a
-    recurrent one that records its past is left as it was, silently.
+    `is_croppable` is unreliable: a sliding-window layer returns True and then raises, and a
+    recurrent layer that records its past silently ignores `crop`.
     """
     layers: list[Any] = cache.layers
     return all(
@@ -137,10 +138,10 @@ def can_crop(cache: Cache) -> bool:
 
 
 def crop(cache: Cache, keep_tokens: int) -> None:
-    """Cut the cache back to its first tokens. Not atomic: after an error the cache is worthless."""
+    """Crop the cache in place to its first tokens. After an error it must not be used."""
     excess = cache.get_seq_length() - keep_tokens
     if excess > 0:
-        # Negative: the number of tokens to take off.
+        # A negative number is the number of tokens to remove.
         cache.crop(-excess)
     layers: list[Any] = cache.layers
     lengths = {layer.get_seq_length() for layer in layers}
@@ -149,22 +150,22 @@ def crop(cache: Cache, keep_tokens: int) -> None:
 
 
 def fork(cache: Cache) -> Cache:
-    """A cache that goes its own way. Keys and values are shared until one of the two needs room.
+    """Return an independent copy of a cache. Keys and values are shared until one is appended to.
 
-    Layers that write into their tensors are copied. Raises whatever they raise where they cannot.
+    Layers that overwrite their tensors are copied deeply. Errors of these copies are propagated.
     """
-    twin = copy.copy(cache)
+    copied = copy.copy(cache)
     shared = (*_PLAIN, DynamicSlidingWindowLayer)
     with torch.no_grad():
-        twin.layers = [
+        copied.layers = [
             copy.copy(layer) if type(layer) in shared else copy.deepcopy(layer)
             for layer in cache.layers
         ]
-    return twin
+    return copied
 
 
 def take_states(cache: Cache, start: int, end: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Copies of the keys and values of some tokens, a pair for each layer."""
+    """Return copies of the keys and values of the tokens from `start` to `end`, per layer."""
     layers: list[Any] = cache.layers
     return [
         (layer.keys[:, :, start:end].clone(), layer.values[:, :, start:end].clone())
@@ -173,7 +174,7 @@ def take_states(cache: Cache, start: int, end: int) -> list[tuple[torch.Tensor, 
 
 
 def put_states(cache: Cache, states: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
-    """Append what `take_states` took."""
+    """Append states that `take_states` returned, in place."""
     layers: list[Any] = cache.layers
     with torch.no_grad():
         for layer, (keys, values) in zip(layers, states, strict=True):
@@ -181,14 +182,14 @@ def put_states(cache: Cache, states: list[tuple[torch.Tensor, torch.Tensor]]) ->
 
 
 def compact(cache: Cache) -> None:
-    """Give back the storage that layers hold beyond their tokens."""
+    """Free the spare capacity of growing layers, in place."""
     for layer in cache.layers:
         if isinstance(layer, GrowingLayer):
             layer.compact()
 
 
 def shapes(cache: Cache) -> tuple[tuple[int, ...], ...]:
-    """Of each layer's keys: batch, heads and dimension. Empty for layers without keys."""
+    """Return batch, heads and dimension of each layer's keys; empty for layers without keys."""
     found: list[tuple[int, ...]] = []
     for layer in cache.layers:
         keys = getattr(layer, "keys", None)
@@ -200,7 +201,7 @@ def shapes(cache: Cache) -> tuple[tuple[int, ...], ...]:
 
 
 def tensors_of(value: object) -> Iterator[torch.Tensor]:
-    """Every tensor in a layer's attributes, however deep."""
+    """Yield every tensor in a nested value, e.g. the attributes of a layer."""
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, dict):
@@ -212,9 +213,9 @@ def tensors_of(value: object) -> Iterator[torch.Tensor]:
 
 
 def kv_bytes(*caches: Cache) -> int:
-    """Bytes of storage that the caches hold on to, each storage once.
+    """Return the bytes of storage of the caches; shared storage counts once.
 
-    A cropped tensor still holds all of its storage, and one that grows holds its room.
+    A cropped tensor still occupies all of its storage, and spare capacity counts.
     """
     return storage_bytes(
         tensor for cache in caches for layer in cache.layers for tensor in tensors_of(vars(layer))
@@ -222,6 +223,7 @@ def kv_bytes(*caches: Cache) -> int:
 
 
 def storage_bytes(tensors: Iterator[torch.Tensor]) -> int:
+    """Return the bytes of storage of the tensors; shared storage counts once."""
     storages = {}
     for tensor in tensors:
         storage = tensor.untyped_storage()

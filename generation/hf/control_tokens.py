@@ -1,7 +1,7 @@
-"""Control tokens that somebody wrote into a message stay text.
+"""Escaping of control tokens in messages, so that they are encoded as plain text.
 
-transformers wraps them in two private-use characters before the template renders them, and encodes
-what is wrapped as plain text. All its private calls for that are here.
+transformers wraps them in two private-use characters (markers) before the template renders the
+messages, and encodes the wrapped text as plain text. All its private calls for that are here.
 """
 
 from typing import Any, TypeVar
@@ -17,44 +17,44 @@ from transformers.utils.chat_template_utils import (
 
 from tokentape.generation.errors import PromptError
 
-Markable = TypeVar("Markable")
-"""A string, or messages, tools and such: lists and mappings with strings in them."""
+Escapable = TypeVar("Escapable")
+"""A string, or nested lists and mappings of strings, e.g. messages or tools."""
 
-_UNMARKED = str.maketrans("", "", _CONTROL_TOKEN_START + _CONTROL_TOKEN_END)
+_WITHOUT_MARKERS = str.maketrans("", "", _CONTROL_TOKEN_START + _CONTROL_TOKEN_END)
 
 
-def mark(tokenizer: PreTrainedTokenizerBase, written: Markable) -> Markable:
-    """The same with the tokenizer's control tokens wrapped in markers; see `encode`.
+def escape_control_tokens(tokenizer: PreTrainedTokenizerBase, written: Escapable) -> Escapable:
+    """Return a copy in which the tokenizer's control tokens are wrapped in markers; see `encode`.
 
-    Markers that are in it already are dropped: nobody can forge one. Raises PromptError for half a
-    surrogate pair, which no tokenizer can read.
+    Markers in the input are removed, so that they cannot be forged. Raise PromptError for an
+    unpaired surrogate, which no tokenizer can encode.
     """
-    _refuse_surrogates(written)
+    _check_no_surrogates(written)
     template = tokenizer.chat_template or ""
     templates = template.values() if isinstance(template, dict) else [template]
     tokens = dict.fromkeys(
         token for each in templates for token in tokenizer._get_control_tokens(each)
     )
     pattern, _ = _get_control_token_patterns(tuple(tokens))
-    escaped: Markable = mark_control_tokens(written, pattern)
+    escaped: Escapable = mark_control_tokens(written, pattern)
     return escaped
 
 
 def encode(
-    tokenizer: PreTrainedTokenizerBase, marked_text: str, *, add_special_tokens: bool = False
+    tokenizer: PreTrainedTokenizerBase, escaped_text: str, *, add_special_tokens: bool = False
 ) -> tuple[int, ...]:
-    """Ids of a text: what is marked as plain text, control tokens that are not as such.
+    """Return the ids of a text, in which only control tokens without markers become such.
 
-    `add_special_tokens` puts around it what the tokenizer puts around a text that stands alone.
-    Raises PromptError where the tokenizer makes a control token of plain text, too.
+    `add_special_tokens` adds the tokens that the tokenizer adds at the start and end of a text.
+    Raise PromptError if the tokenizer encodes a wrapped control token as a control token.
     """
-    if plain(marked_text) == marked_text:
-        return tuple(tokenizer.encode(marked_text, add_special_tokens=add_special_tokens))
+    if unescape(escaped_text) == escaped_text:
+        return tuple(tokenizer.encode(escaped_text, add_special_tokens=add_special_tokens))
     try:
-        ids = tuple(encode_marked_chat(tokenizer, marked_text))
+        ids = tuple(encode_marked_chat(tokenizer, escaped_text))
     except ValueError as error:
         raise PromptError(
-            f"a message holds a control token that cannot stay text: {error}"
+            f"a message contains a control token that cannot be encoded as text: {error}"
         ) from None
     if not add_special_tokens:
         return ids
@@ -62,30 +62,30 @@ def encode(
     return (*before, *ids, *after)
 
 
-def plain(marked_text: str) -> str:
-    """The text without its markers."""
-    return marked_text.translate(_UNMARKED)
+def unescape(escaped_text: str) -> str:
+    """Return the text without markers."""
+    return escaped_text.translate(_WITHOUT_MARKERS)
 
 
 def _special_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    """What the tokenizer puts before and behind a text that stands alone."""
+    """Return the ids that the tokenizer adds before and after a text."""
     bare = tokenizer.encode("a", add_special_tokens=False)
-    whole = tokenizer.encode("a")
-    start = next(at for at in range(len(whole)) if whole[at : at + len(bare)] == bare)
-    return whole[:start], whole[start + len(bare) :]
+    full = tokenizer.encode("a")
+    start = next(i for i in range(len(full)) if full[i : i + len(bare)] == bare)
+    return full[:start], full[start + len(bare) :]
 
 
-def _refuse_surrogates(written: Any) -> None:
+def _check_no_surrogates(written: Any) -> None:
     if isinstance(written, str):
         try:
             written.encode()
         except UnicodeEncodeError as error:
             raise PromptError(
-                f"a message holds half a surrogate pair at character {error.start}, "
-                f"{written[error.start]!r}: it is no text that can be encoded; remove it"
+                f"a message contains an unpaired surrogate at character {error.start}, "
+                f"{written[error.start]!r}, which cannot be encoded: remove it"
             ) from None
     elif isinstance(written, dict):
-        _refuse_surrogates(list(written.values()))
+        _check_no_surrogates(list(written.values()))
     elif isinstance(written, list | tuple):
         for each in written:
-            _refuse_surrogates(each)
+            _check_no_surrogates(each)

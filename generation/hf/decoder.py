@@ -1,4 +1,4 @@
-"""Forwards as `_prefill` and `_sample` of transformers run them, one sequence at a time."""
+"""Forwards of one sequence, as `_prefill` and `_sample` of transformers run them."""
 
 import copy
 import inspect
@@ -14,16 +14,16 @@ from tokentape.generation.errors import ModelError
 from tokentape.generation.hf.caches import (
     cache_name,
     held_tokens,
-    keeps_everything,
+    keeps_all_tokens,
     prefix_obstacle,
 )
 from tokentape.generation.hooks.hook_types import foreign_hooks
 
 
 class Decoder:
-    """One sequence on its way through the model, and the cache it fills.
+    """Forwards one sequence through a model and fills its cache.
 
-    Logits are returned as `generate(output_logits=True)` returns them: float32, shape (1, vocab).
+    All logits are as `generate(output_logits=True)` returns them: float32, shape (1, vocab).
     """
 
     def __init__(
@@ -35,24 +35,26 @@ class Decoder:
         *,
         held: int = 0,
     ) -> None:
-        """`prompt` is the whole prompt, shape (1, tokens); the cache holds its first `held`.
+        """Start with the complete prompt, shape (1, tokens); its first `held` tokens are cached.
 
-        Raises ModelError where the cache says that it holds another number.
+        Raise ModelError if the cache counts another number.
         """
         counted = held_tokens(cache)
         if counted is not None and counted != held:
-            raise ModelError(f"the cache holds {counted} tokens, not the {held} it is said to hold")
+            raise ModelError(f"the cache holds {counted} tokens, but {held} were expected")
         self._model = model
         self._config = config
         self._name = cache_name(model)
         self.prompt = prompt
         self.held = held
-        self._forwarding = torch.inference_mode if _leaves_nothing(model, cache) else torch.no_grad
+        self._forwarding = (
+            torch.inference_mode if _allows_inference_mode(model, cache) else torch.no_grad
+        )
         self._inputs: dict[str, Any] = {self._name: cache, "use_cache": True}
         self._inputs["attention_mask"] = None
         if "position_ids" in inspect.signature(model.forward).parameters:
-            # The positions of the whole prompt, as for a sequence without a cache: `generate`
-            # makes them from an all-ones mask, which it then drops.
+            # The positions of the complete prompt, even if part of it is cached. `generate` derives
+            # them from an all-ones mask, which it then drops.
             mask = torch.ones_like(prompt)
             self._inputs["position_ids"] = model._prepare_position_ids_for_generation(
                 prompt, {"attention_mask": mask}
@@ -62,22 +64,24 @@ class Decoder:
 
     @property
     def cache(self) -> Cache:
+        """The cache, which the model may have replaced."""
         cache: Cache = self._inputs[self._name]
         return cache
 
     def prefill(
         self, chunk_tokens: int | None = None, *, one_by_one: bool = False
     ) -> tuple[torch.Tensor, tuple[int, ...]]:
-        """Forward what the cache does not hold; the last logits and the lengths of the forwards.
+        """Forward the tokens that are not cached; return the last logits and the chunk lengths.
 
-        `one_by_one` is for models that read several tokens at once as if nothing were before them.
+        `one_by_one` forwards single tokens, for models that ignore their recurrent state when they
+        get several tokens. Raise ModelError if the model does not fill its cache.
         """
         prompt_tokens = self.prompt.shape[1]
         new_tokens = prompt_tokens - self.held
         if self.held and (one_by_one or self._name != "past_key_values"):
             ends = range(self.held + 1, prompt_tokens + 1) if one_by_one else (prompt_tokens,)
             with self._forwarding():
-                outputs, chunks = self._go_on(ends)
+                outputs, chunks = self._forward_up_to(ends)
         else:
             # transformers splits a prefill only where the cache has the usual name.
             split = chunk_tokens if self._name == "past_key_values" else None
@@ -96,8 +100,8 @@ class Decoder:
         self.held = prompt_tokens
         return self._logits(outputs), chunks
 
-    def _go_on(self, ends: range | tuple[int, ...]) -> tuple[Any, tuple[int, ...]]:
-        """Forwards up to each of `ends`, behind what the cache holds; the outputs of the last."""
+    def _forward_up_to(self, ends: range | tuple[int, ...]) -> tuple[Any, tuple[int, ...]]:
+        """Forward in chunks that end at `ends`; return the last outputs and the chunk lengths."""
         outputs: Any = None
         chunks: list[int] = []
         positions = self._inputs.get("position_ids")
@@ -138,15 +142,15 @@ class Decoder:
         return logits.to(copy=True, dtype=torch.float32, device=self.prompt.device)
 
 
-def _leaves_nothing(model: Any, cache: Cache) -> bool:
-    """Whether torch's inference mode, which spares some three in a hundred of a step, is unseen.
+def _allows_inference_mode(model: Any, cache: Cache) -> bool:
+    """Return whether torch's inference mode, which saves about 3 % of a step, has no side effects.
 
-    What is made in it can never be part of a backward pass. That may not befall what a hook that is
-    not ours takes out of the model, what a model of other people keeps for later, or states that
-    are written to in place; keys and values that grow lie in ordinary tensors.
+    A tensor made in it cannot take part in a backward pass. It must not reach foreign hooks, models
+    from outside of transformers, which may keep it, or states that are overwritten in place. The
+    buffers of growing layers are ordinary tensors.
     """
     return (
-        keeps_everything(cache)
+        keeps_all_tokens(cache)
         and prefix_obstacle(model) is None
         and type(model).__module__.startswith("transformers.")
         and not any(
@@ -164,15 +168,18 @@ def _chunks(tokens: int, chunk_tokens: int | None) -> tuple[int, ...]:
 
 @contextmanager
 def decoding(model: Any) -> Iterator[None]:
-    """The context of `generate()`'s loop, which its prefill is not in: experts on a GPU differ."""
+    """Enter the context of `generate()`'s loop, which changes how experts are computed on a GPU.
+
+    The prefill is not within it.
+    """
     with model._optimize_model_for_decode():
         yield
 
 
 def forward_rows(model: Any, ids: torch.Tensor, cache: Cache, rows: torch.Tensor) -> torch.Tensor:
-    """Forward ids, shape (1, tokens), onto a cache; logits of the rows only, (1, rows, vocab)."""
-    keeps = {"logits_to_keep": rows} if model._supports_logits_to_keep() else {}
+    """Forward ids, shape (1, tokens), onto a cache; return the logits of rows, (1, rows, vocab)."""
+    selected = {"logits_to_keep": rows} if model._supports_logits_to_keep() else {}
     logits: torch.Tensor = model(
-        input_ids=ids, **{cache_name(model): cache}, use_cache=True, return_dict=True, **keeps
+        input_ids=ids, **{cache_name(model): cache}, use_cache=True, return_dict=True, **selected
     ).logits
-    return logits if keeps else logits[:, rows]
+    return logits if selected else logits[:, rows]

@@ -13,7 +13,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from tokentape.generation.errors import PromptError
-from tokentape.generation.hf.control_tokens import mark
+from tokentape.generation.hf.control_tokens import escape_control_tokens
 from tokentape.generation.history.continuation import Continuation
 
 Message = Mapping[str, Any]
@@ -44,8 +44,12 @@ class ChatTemplate:
 
         Replies are not marked: a control token in them was sampled as one.
         """
-        escaped = iter(mark(self.tokenizer, [dict(m) for m in messages if not _is_reply(m)]))
-        tools: list[Any] = mark(self.tokenizer, [dict(tool) for tool in self.tools])
+        escaped = iter(
+            escape_control_tokens(self.tokenizer, [dict(m) for m in messages if not _is_reply(m)])
+        )
+        tools: list[Any] = escape_control_tokens(
+            self.tokenizer, [dict(tool) for tool in self.tools]
+        )
         try:
             rendered = self.tokenizer.apply_chat_template(
                 [dict(m) if _is_reply(m) else next(escaped) for m in messages],

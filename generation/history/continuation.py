@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from transformers import PreTrainedTokenizerBase
 
-from tokentape.generation.hf.control_tokens import encode, plain
+from tokentape.generation.hf.control_tokens import encode, unescape
 
 # Enough text before a new part for its first token to come out as it would in its place.
 _ANCHOR_CHARS = 80
@@ -47,7 +47,7 @@ class Part:
 
     @property
     def text(self) -> str:
-        return plain(self.escaped)
+        return unescape(self.escaped)
 
     def __add__(self, other: "Part") -> "Part":
         return Part(self.escaped + other.escaped, (*self.ids, *other.ids))

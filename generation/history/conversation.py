@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tokentape.generation.cache import common_prefix_length
 from tokentape.generation.errors import PromptError
-from tokentape.generation.hf.control_tokens import encode, mark, plain
+from tokentape.generation.hf.control_tokens import encode, escape_control_tokens, unescape
 from tokentape.generation.history.chat_template import ChatTemplate
 from tokentape.generation.history.continuation import EncodedContinuation, Part, encode_continuation
 from tokentape.generation.history.messages import NewMessage
@@ -113,12 +113,12 @@ class Conversation:
         """
         message = {"role": "system", "content": system_prompt}
         if self.tokenizer.chat_template is None:
-            escaped = mark(self.tokenizer, system_prompt)
+            escaped = escape_control_tokens(self.tokenizer, system_prompt)
             ids = encode(self.tokenizer, escaped, add_special_tokens=True)
             text = self._spell(ids)
         else:
             escaped = self._template.render_system_prompt(message)
-            ids, text = encode(self.tokenizer, escaped), plain(escaped)
+            ids, text = encode(self.tokenizer, escaped), unescape(escaped)
         self._system = (
             Segment(
                 role="system", turn=0, messages=(message,), ids=ids, escaped=escaped, text=text
@@ -183,7 +183,7 @@ class Conversation:
             messages += segment.messages
             whole = self._template.try_render(messages)
             tokens_end = 0 if whole is None else len(encode(self.tokenizer, whole))
-            chars_end = 0 if whole is None else len(plain(whole))
+            chars_end = 0 if whole is None else len(unescape(whole))
             ends.append((max(ends[-1][0], tokens_end), max(ends[-1][1], chars_end)))
         return spans_of(self._segments, ends[1:])
 
@@ -230,7 +230,7 @@ class Conversation:
             raise PromptError("the prompt is empty: there is nothing to continue")
         message = NewMessage(role="user", content=prompt)
         if self.tokenizer.chat_template is None:
-            escaped = mark(self.tokenizer, prompt)
+            escaped = escape_control_tokens(self.tokenizer, prompt)
             # A beginning-of-sequence token belongs before whatever comes first.
             rest = encode(self.tokenizer, escaped, add_special_tokens=not self.system_ids)
             ids = (*self.system_ids, *rest)
@@ -291,7 +291,7 @@ class Conversation:
         """A prompt that is what the template writes now for all the messages."""
         templated = [message.templated() for message in new]
         whole = self._template.render([*self.messages, *templated], open_turn=True)
-        ids, text = encode(self.tokenizer, whole), plain(whole)
+        ids, text = encode(self.tokenizer, whole), unescape(whole)
         if self.history == "template":
             extends = ids[: len(self.ids)] == self.ids and text.startswith(self.text)
             parts = [Part()] * len(new)

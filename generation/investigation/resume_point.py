@@ -11,7 +11,7 @@ from tokentape.generation.checks import check_count, check_seed
 from tokentape.generation.engine.manual_generator import ManualGenerator
 from tokentape.generation.engine.turn import TurnResult, TurnSettings
 from tokentape.generation.errors import ModelError, PromptError
-from tokentape.generation.hf import recorded_config, rehearse
+from tokentape.generation.hf import check_settings, recorded_config
 from tokentape.generation.history.conversation import HISTORIES, Prompt
 from tokentape.generation.history.restoring import restore
 from tokentape.generation.models.loading import LoadedModel
@@ -222,7 +222,7 @@ def check_changes(lm: LoadedModel, turn: Turn, changes: Mapping[str, Any]) -> No
     others = {name: changes[name] for name in changes if name != "seed"}
     check_seed(changes.get("seed"))
     ids = torch.zeros((1, 1), dtype=torch.long, device=lm.model.device)
-    rehearse(lm.model, lm.tokenizer, recorded_settings(turn, others).config, ids)
+    check_settings(lm.model, lm.tokenizer, recorded_settings(turn, others).config, ids)
 
 
 def recorded_result(turn: Turn) -> TurnResult:

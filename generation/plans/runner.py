@@ -61,7 +61,7 @@ def fitted_turns(
     for turn in turns:
         if turn.settings not in tried:
             with _named(protocol, turn):
-                hf.rehearse(
+                hf.check_settings(
                     model,
                     tokenizer,
                     turn_settings(model, **turn.settings).config,

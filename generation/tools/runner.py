@@ -10,7 +10,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from tokentape.generation.errors import ToolError
-from tokentape.generation.hf.control_tokens import encode, mark
+from tokentape.generation.hf.control_tokens import encode, escape_control_tokens
 from tokentape.generation.history.chat_template import ChatTemplate
 from tokentape.generation.history.messages import NewMessage
 from tokentape.generation.tools.calls import ParsedCall
@@ -115,7 +115,9 @@ class ToolRunner:
                 call_id=called.call_id,
                 name=called.name,
                 content=result.content,
-                content_tokens=len(encode(self.tokenizer, mark(self.tokenizer, result.content))),
+                content_tokens=len(
+                    encode(self.tokenizer, escape_control_tokens(self.tokenizer, result.content))
+                ),
                 payload_sha256=sha256,
                 payload_bytes=len(result.payload),
                 payload_tokens=len(encode(self.tokenizer, result.payload.decode())),

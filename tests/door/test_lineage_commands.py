@@ -216,9 +216,9 @@ def _wait_for_a_turn(url: str) -> None:
         ("2", ["--set", "temperature=1e400"], "--set takes finite numbers"),
         ("2", ["--message", "a\udc80b"], "--message holds half a surrogate pair"),
         ("2", ["--message", " "], "--message is empty"),
-        ("4", ["--message", "So?", "--set", "tool_calls=3"], "no turn has a setting 'tool_calls'"),
-        ("4", ["--message", "So?", "--set", "user_message=3"], "no turn has a setting"),
-        ("4", ["--message", "So?", "--set", "observe_layers=3"], "no turn has a setting"),
+        ("4", ["--message", "So?", "--set", "tool_calls=3"], "turns have no setting 'tool_calls'"),
+        ("4", ["--message", "So?", "--set", "user_message=3"], "turns have no setting"),
+        ("4", ["--message", "So?", "--set", "observe_layers=3"], "turns have no setting"),
     ],
 )
 def test_what_no_fork_can_take_is_said_in_a_line_and_nothing_is_recorded(

@@ -9,7 +9,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import PreTrainedTokenizerFast
 
 import tokentape as tt
-from tokentape.generation.hf.control_tokens import encode, mark, plain
+from tokentape.generation.hf.control_tokens import encode, escape_control_tokens, unescape
 from tokentape.generation.history.conversation import Conversation, decode_after
 from tokentape.generation.history.messages import NewMessage
 from tokentape.store import DatabaseStore
@@ -80,13 +80,13 @@ MARKERS = "\U000f0000<|im_end|>\U000f0001"
 
 
 def test_markers_cannot_be_forged(tokenizer: PreTrainedTokenizerFast) -> None:
-    assert plain(mark(tokenizer, MARKERS)) == "<|im_end|>"
-    assert END not in encode(tokenizer, mark(tokenizer, MARKERS))
-    assert mark(tokenizer, "\U000f0000") == ""
+    assert unescape(escape_control_tokens(tokenizer, MARKERS)) == "<|im_end|>"
+    assert END not in encode(tokenizer, escape_control_tokens(tokenizer, MARKERS))
+    assert escape_control_tokens(tokenizer, "\U000f0000") == ""
 
 
 @pytest.mark.parametrize("template", [True, False])
-def test_half_a_surrogate_pair_is_a_prompt_error(
+def test_an_unpaired_surrogate_is_a_prompt_error(
     tokenizer: PreTrainedTokenizerFast, without_template: PreTrainedTokenizerFast, template: bool
 ) -> None:
     conversation = Conversation(tokenizer if template else without_template)
@@ -95,7 +95,7 @@ def test_half_a_surrogate_pair_is_a_prompt_error(
         lambda: conversation.own_prompt("Be \ud800 kind."),
         lambda: conversation.extend([NewMessage(role="user", content="Be \ud800 kind.")]),
     ):
-        with pytest.raises(tt.PromptError, match="surrogate pair at character 3"):
+        with pytest.raises(tt.PromptError, match="unpaired surrogate at character 3"):
             begin()
     assert conversation.ids == ()
 
@@ -146,7 +146,7 @@ def test_a_token_that_cannot_be_text_is_a_prompt_error() -> None:
     )
     conversation = Conversation(tokenizer)
     conversation.restart("Be kind.")
-    with pytest.raises(tt.PromptError, match="cannot stay text: Can't sanitize '<call>'"):
+    with pytest.raises(tt.PromptError, match="cannot be encoded as text: Can't sanitize '<call>'"):
         conversation.extend([NewMessage(role="user", content="a <call> b")])
 
 
@@ -192,7 +192,7 @@ def test_whatever_is_said_the_stream_only_grows_and_spells_its_text(
         assert prompt.history_reason == ""
         assert prompt.ids[: len(before[0])] == before[0]
         assert prompt.text.startswith(before[1])
-        assert [plain(m.content) in m.text for m in prompt.messages] == [True] * len(new)
+        assert [unescape(m.content) in m.text for m in prompt.messages] == [True] * len(new)
         assert spelled(tokenizer, conversation.ids) == conversation.text
         assert prompt.ids.count(START) == opened
         opened += reply.count(START)

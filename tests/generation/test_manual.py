@@ -101,7 +101,7 @@ def test_the_callback_sees_each_token_and_its_raw_logits(lm: tt.LoadedModel) -> 
         ("Hi", {"num_beams": 4}, "beam search is not supported"),
         ("Hi", {"num_return_sequences": 2, "do_sample": True}, "num_return_sequences"),
         ("Hi", {"temperatur": 1.0}, "no setting 'temperatur'"),
-        ("Hi", {"temperature": -1.0, "do_sample": True}, "refuses these settings"),
+        ("Hi", {"temperature": -1.0, "do_sample": True}, "rejects these settings"),
     ],
 )
 def test_what_cannot_be_done_is_refused_and_nothing_is_recorded(

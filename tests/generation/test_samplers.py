@@ -162,7 +162,7 @@ def test_a_clock_is_recorded_as_what_cannot_be_replayed(
         ({"dola_layers": "high"}, "dola"),
         ({"token_healing": True}, "token_healing"),
         ({"num_return_sequences": 2, "do_sample": True}, "num_return_sequences"),
-        ({"eos_token_id": "x"}, "refuses these settings"),
+        ({"eos_token_id": "x"}, "rejects these settings"),
         ({"max_new_tokens": True}, "max_new_tokens"),
         ({"prompt": "half \ud800"}, "surrogate"),
     ],

@@ -93,7 +93,7 @@ def test_a_model_that_keeps_no_cache_of_transformers_is_refused(
         vocab_size=272, hidden_size=32, num_hidden_layers=2, attention_hidden_size=32
     )
     generator = tt.ManualGenerator(RwkvForCausalLM(config).eval(), tokenizer, tt.Recorder(store))
-    with pytest.raises(tt.ModelError, match="no cache that tokentape can follow"):
+    with pytest.raises(tt.ModelError, match="no cache that tokentape supports"):
         generator.generate(PROMPT, **GREEDY)
 
     assert store.summaries() == []

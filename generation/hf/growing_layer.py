@@ -1,8 +1,8 @@
-"""Keys and values that grow in place.
+"""A cache layer whose keys and values grow in place.
 
-`DynamicLayer` concatenates: every token copies the whole history of every layer. Here the history
-lies in a buffer with room behind it. Attention is given a view, of the same values in the same
-shape, and gives the same bits (`tests/generation/test_growing.py`).
+`DynamicLayer` concatenates: every token copies all keys and values of every layer. Here they are in
+a buffer with spare capacity, and attention reads a view of it. The values and shapes are the same,
+and so are the resulting bits (`tests/generation/test_growing_layer.py`).
 """
 
 import weakref
@@ -11,16 +11,16 @@ from typing import Any, Self
 import torch
 from transformers.cache_utils import DynamicLayer
 
-# Room for at least this many tokens more, and for an eighth of what is there.
-_ROOM_TOKENS = 128
-_ROOM_SHARE = 8
+# Spare capacity: at least this many tokens, or an eighth of those already held.
+_SPARE_TOKENS = 128
+_SPARE_DIVISOR = 8
 
 
 class _Buffer:
-    """Room for keys and values, shape (batch, heads, capacity, dim), and how much of it is taken.
+    """Storage for keys and values, shape (batch, heads, capacity, dim), used up to `taken` tokens.
 
-    Layers that were copied from each other share a buffer. What is taken is never written again
-    while a second layer may see it.
+    A layer and its copies share a buffer. The used part is never overwritten while more than one
+    layer refers to it.
     """
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
@@ -29,15 +29,19 @@ class _Buffer:
         self.taken = 0
         self.layers: weakref.WeakSet[GrowingLayer] = weakref.WeakSet()
 
-    def is_under(self, keys: torch.Tensor) -> bool:
-        """Whether these keys are its first ones: transformers may have put others in a layer."""
+    def backs(self, keys: torch.Tensor) -> bool:
+        """Return whether `keys` is a view of the start of this buffer.
+
+        transformers may assign other tensors to a layer.
+        """
         return keys.data_ptr() == self.keys.data_ptr() and keys.stride() == self.keys.stride()
 
 
 class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
-    """A `DynamicLayer` that appends in place, and of which a shallow copy is a fork.
+    """A `DynamicLayer` that appends in place. A shallow copy of it is an independent fork.
 
-    Whoever is at the end of what is taken writes on; whoever is not copies what it has first.
+    The layer whose tokens end where the used part of the buffer ends appends to the buffer. Any
+    other layer first copies its tokens to a new buffer.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -52,17 +56,17 @@ class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         return twin
 
     def __getstate__(self) -> dict[str, Any]:
-        # What is saved or copied deeply shares nothing.
+        # Pickled layers and deep copies share no buffer.
         return vars(self) | {"_buffer": None}
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append states, shape (batch, heads, tokens, dim); all of the keys and values."""
+        """Append states, shape (batch, heads, tokens, dim), and return all keys and values."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         if torch.is_grad_enabled() and key_states.requires_grad:
-            # Autograd does not take a write into what it has seen.
+            # Autograd does not allow writes to a tensor that it has recorded.
             self._buffer = None
             grown: tuple[torch.Tensor, torch.Tensor] = super().update(key_states, value_states)
             return grown
@@ -77,14 +81,14 @@ class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         return self.keys, self.values
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Cut off the last tokens, given as a negative number as for every layer."""
+        """Remove the last tokens; their number is negative, as for every layer."""
         super().crop(tokens_to_remove)
         buffer = self._buffer
-        if buffer is not None and len(buffer.layers) == 1 and self._is_on(buffer):
+        if buffer is not None and len(buffer.layers) == 1 and self._is_backed_by(buffer):
             buffer.taken = self.get_seq_length()
 
     def compact(self) -> None:
-        """Give back the room that is not taken."""
+        """Free the spare capacity."""
         if self.keys is not None and self.values is not None:
             self.keys, self.values = self.keys.clone(), self.values.clone()
             self._buffer = None
@@ -93,23 +97,23 @@ class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         super().reset()
         self._buffer = None
 
-    def _is_on(self, buffer: _Buffer) -> bool:
-        return self.keys is not None and self.keys.numel() > 0 and buffer.is_under(self.keys)
+    def _is_backed_by(self, buffer: _Buffer) -> bool:
+        return self.keys is not None and self.keys.numel() > 0 and buffer.backs(self.keys)
 
     def _buffer_for(
         self, held: int, needed: int, keys: torch.Tensor, values: torch.Tensor
     ) -> _Buffer:
-        """A buffer that holds what this layer has, with room for what is to come."""
+        """Return a buffer that holds the tokens of this layer and has capacity for `needed`."""
         buffer = self._buffer
         if (
             buffer is not None
             and buffer.taken == held
             and buffer.keys.shape[-2] >= needed
-            and self._is_on(buffer)
+            and self._is_backed_by(buffer)
         ):
             return buffer
-        capacity = needed + max(_ROOM_TOKENS, needed // _ROOM_SHARE)
-        grown = _Buffer(_room(keys, capacity), _room(values, capacity))
+        capacity = needed + max(_SPARE_TOKENS, needed // _SPARE_DIVISOR)
+        grown = _Buffer(_allocate(keys, capacity), _allocate(values, capacity))
         if self.keys is not None and self.values is not None and held:
             grown.keys[:, :, :held] = self.keys
             grown.values[:, :, :held] = self.values
@@ -120,8 +124,8 @@ class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         return grown
 
 
-def _room(states: torch.Tensor, capacity: int) -> torch.Tensor:
+def _allocate(states: torch.Tensor, capacity: int) -> torch.Tensor:
     batch, heads, _, dim = states.shape
-    # A tensor of inference mode could not be written to by who goes on with the cache without it.
+    # A tensor made in inference mode could not be written to outside of it later.
     with torch.inference_mode(False):
         return states.new_empty((batch, heads, capacity, dim))
