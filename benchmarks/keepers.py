@@ -42,22 +42,22 @@ class _Clock:
     """Says what it is told: recorded at the speed of a disk, times would compress too well."""
 
     def __init__(self) -> None:
-        self.at_ns = 0
+        self.at_us = 0
 
     def __call__(self) -> int:
-        return self.at_ns
+        return self.at_us
 
 
 def record(workload: Workload, log: tt.EventLog) -> tuple[str, float, float]:
     """The run's id, the seconds of all its events, and those of its tokens."""
     clock = _Clock()
-    clock.at_ns = workload.events[0][0]
-    recorder = tt.Recorder(log, clock_ns=clock)
+    clock.at_us = workload.events[0][0]
+    recorder = tt.Recorder(log, clock_us=clock)
     of_tokens = 0.0
     gc.collect()
     began = time.perf_counter()
-    for at_ns, event in workload.events:
-        clock.at_ns = at_ns
+    for at_us, event in workload.events:
+        clock.at_us = at_us
         before = time.perf_counter()
         recorder.record(event)
         if isinstance(event, TokenSampled):
@@ -169,7 +169,7 @@ def _packed(token: TokenSampled) -> tuple[bytes, bytes]:
         token.logprob_processed,
         token.entropy,
         token.top_gap,
-        token.duration_ms,
+        token.duration_us,
         *token.top_logprobs,
     )
     ids = struct.pack(f"<{count + 1}i", token.token_id, *token.top_ids)

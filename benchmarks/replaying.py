@@ -81,7 +81,7 @@ def measure_replays(
     for done in range(len(turns) + 1):
         if done in due:
             report = tt.verify(recording, lm)
-            seconds.append(report.duration_ms / 1000.0)
+            seconds.append(report.duration_us / 1e6)
             verdicts.append(report.verdict)
             tick()
         if done == len(turns):
@@ -94,8 +94,8 @@ def measure_replays(
                 prompt_tokens=len(turn.prompt_ids),
                 tokens=len(turn.tokens),
                 sampled=turn.started.seed is not None,
-                generated_s=turn.finished.duration_ms / 1000.0 if turn.finished else 0.0,
-                regenerated_s=again.duration_ms / 1000.0,
+                generated_s=turn.finished.duration_us / 1e6 if turn.finished else 0.0,
+                regenerated_s=again.duration_us / 1e6,
                 verdict=again.verdict,
             )
         )

@@ -53,7 +53,7 @@ class TokenDraws:
             _float32(_processed(likely, ranks)),
             _half(_entropy(likely)),
             _half(logprobs[:, 0] - logprobs[:, 1]),
-            micros.tolist(),
+            micros.astype(int).tolist(),
             _half(logprobs),
             strict=True,
         )
@@ -72,7 +72,7 @@ class TokenDraws:
                     logprob_processed=processed,
                     entropy=entropy,
                     top_gap=gap,
-                    duration_ms=duration_us / 1000,
+                    duration_us=duration_us,
                     top_ids=tuple(candidates),
                     top_logprobs=tuple(kept),
                 )

@@ -28,10 +28,10 @@ from tokentape.recorder.events import (
 TURNS, TURN_TOKENS, QUESTION_WORDS = 20, 200, 60
 SYSTEM_PROMPT = "You study your own weights. Answer in one sentence."
 _SEED = 7
-_BEGAN_NS = 1_800_000_000_000_000_000
+_BEGAN_US = 1_800_000_000_000_000
 _PREFILL_US = 200_000
 # Between events that nothing is computed for.
-_PAUSE_NS = 250_000
+_PAUSE_US = 250
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +55,7 @@ class Workload:
         return sum(len(each.tokens) for each in self.exchanges)
 
     def without_candidates(self) -> "Workload":
-        return replace(self, events=tuple((at_ns, _bare(event)) for at_ns, event in self.events))
+        return replace(self, events=tuple((at_us, _bare(event)) for at_us, event in self.events))
 
     def without_tokens(self) -> "Workload":
         kept = [each for each in self.events if not isinstance(each[1], TokenSampled)]
@@ -77,7 +77,6 @@ def make_workload(
     # The list of the weights is as long for one token as for a million.
     started = replace(_first(begun, RunStarted), weights_listed=False)
     system = _first(begun, SystemPromptCached)
-    system = replace(system, duration_ms=round(system.duration_ms * 1000) / 1000)
     events = _timed([started, system, *writer.events])
     return Workload(events=events, exchanges=tuple(writer.exchanges))
 
@@ -168,12 +167,12 @@ class _Writer:
                 example.prefilled,
                 turn=turn,
                 chunks=(computed,),
-                duration_ms=(_PREFILL_US + turn) / 1000,
+                duration_us=_PREFILL_US + turn,
             ),
         )
 
     def _finished(self, turn: int, prompt: Prompt, tokens: Sequence[TokenSampled]) -> TurnFinished:
-        micros = _PREFILL_US + sum(round(each.duration_ms * 1000) for each in tokens)
+        micros = _PREFILL_US + sum(each.duration_us for each in tokens)
         return finished_turn(
             self._tokenizer,
             prompt.ids,
@@ -181,17 +180,17 @@ class _Writer:
             turn=turn,
             stop_reason="max_new_tokens",
             generator=torch.Generator().manual_seed(turn),
-            duration_ms=micros / 1000,
+            duration_us=micros,
         )
 
 
 def _timed(events: Sequence[Event]) -> tuple[tuple[int, Event], ...]:
     """Each event with the time at which a run at the pace of its tokens would record it."""
-    timed, now_ns = [], _BEGAN_NS
+    timed, now_us = [], _BEGAN_US
     for event in events:
-        took_ms = event.duration_ms if isinstance(event, TokenSampled | PrefillCompleted) else 0.0
-        now_ns += _PAUSE_NS if not took_ms else round(took_ms * 1000) * 1000
-        timed.append((now_ns, event))
+        took_us = event.duration_us if isinstance(event, TokenSampled | PrefillCompleted) else 0
+        now_us += took_us or _PAUSE_US
+        timed.append((now_us, event))
     return tuple(timed)
 
 

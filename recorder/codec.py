@@ -32,7 +32,7 @@ def encode(envelope: Envelope) -> Record:
     body = _fields(event) if isinstance(event, TokenSampled) else encode_body(event)
     return Record(
         seq=envelope.seq,
-        at_ns=envelope.at_ns,
+        at_us=envelope.at_us,
         kind=kind_of(event),
         version=event.version,
         body=body,
@@ -49,7 +49,7 @@ def decode(run_id: str, record: Record) -> Envelope:
             event = decode_body(record.kind, record.version, record.body)
         else:
             event = decode_fields(record.kind, record.version, record.body)
-        return Envelope(run_id, record.seq, record.at_ns, event, record.turn, record.seal)
+        return Envelope(run_id, record.seq, record.at_us, event, record.turn, record.seal)
     except RecordingError as error:
         raise type(error)(f"run {run_id}, event {record.seq}: {error}") from None
     except (TypeError, ValueError) as error:

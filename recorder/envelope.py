@@ -17,28 +17,22 @@ from tokentape.recorder.events import (
     TurnStarted,
 )
 
-NS_PER_US = 1000
-
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """`seq` counts from zero without a hole; `at_ns` is nanoseconds since 1970, in UTC.
+    """`seq` counts from zero without a hole; `at_us` is whole microseconds since 1970, in UTC.
 
-    `at_ns` is whole microseconds: what databases and `datetime` can hold. `turn` is where the event
+    Microseconds are what databases and `datetime` can hold. `turn` is where the event
     belongs (see `TurnCounter`), derived from the events. `seal` is the chained hash of the run up
     to and with this event (see `tokentape.recorder.seals`), where one was set.
     """
 
     run_id: str
     seq: int
-    at_ns: int
+    at_us: int
     event: Event
     turn: int | None = None
     seal: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.at_ns % NS_PER_US:
-            raise ValueError(f"at_ns must be whole microseconds: {self.at_ns}")
 
 
 class TurnCounter:

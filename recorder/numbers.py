@@ -8,7 +8,6 @@ takes half the room. Times are whole microseconds, which is what databases and `
 import struct
 
 HALF_MAX = 65504.0
-US_PER_MS = 1000
 
 
 def to_half(*numbers: float) -> tuple[float, ...]:
@@ -22,11 +21,6 @@ def to_half(*numbers: float) -> tuple[float, ...]:
     return struct.unpack(form, struct.pack(form, *held))
 
 
-def to_microseconds(duration_ms: float) -> float:
-    """Milliseconds with three decimals."""
-    return round(duration_ms * US_PER_MS) / US_PER_MS
-
-
 def are_halves(numbers: tuple[float, ...]) -> bool:
     return _hold("e", numbers)
 
@@ -37,6 +31,10 @@ def are_float32(numbers: tuple[float, ...]) -> bool:
 
 def are_int32(numbers: tuple[int, ...]) -> bool:
     return _hold("i", numbers)
+
+
+def are_int64(numbers: tuple[int, ...]) -> bool:
+    return _hold("q", numbers)
 
 
 def _hold(code: str, numbers: tuple[float, ...]) -> bool:

@@ -13,7 +13,7 @@ class Record:
     """
 
     seq: int
-    at_ns: int
+    at_us: int
     kind: str
     version: int
     body: str | Mapping[str, Any]

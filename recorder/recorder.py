@@ -1,15 +1,15 @@
 """The recorder gives each event its place in a run and hands it to a log, at once."""
 
 import os
-import time
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from types import TracebackType
 from typing import Protocol, Self
 
+from tokentape.recorder.clock import now_us
 from tokentape.recorder.codec import decode, encode
-from tokentape.recorder.envelope import NS_PER_US, Envelope, TurnCounter
+from tokentape.recorder.envelope import Envelope, TurnCounter
 from tokentape.recorder.errors import TokentapeError
 from tokentape.recorder.events import (
     Event,
@@ -67,12 +67,12 @@ class Recorder:
         *,
         run_id: str | None = None,
         redactor: Redactor | None = None,
-        clock_ns: Callable[[], int] = time.time_ns,
+        clock_us: Callable[[], int] = now_us,
         random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        self.run_id = run_id or uuid7(clock_ns(), random_bytes(10))
+        self.run_id = run_id or uuid7(clock_us(), random_bytes(10))
         self._log = log
-        self._clock_ns = clock_ns
+        self._clock_us = clock_us
         self._redaction = None if redactor is None else Redaction(redactor)
         self._turns = TurnCounter()
         self._chain = SealChain(self.run_id)
@@ -86,13 +86,13 @@ class Recorder:
 
     @classmethod
     def behind(
-        cls, log: EventLog, recording: Recording, *, clock_ns: Callable[[], int] = time.time_ns
+        cls, log: EventLog, recording: Recording, *, clock_us: Callable[[], int] = now_us
     ) -> "Recorder":
         """A recorder that goes on with a run where its last event stands: `RunResumed` comes first.
 
         Whoever still records the run can add nothing to it from then on: a run has one writer.
         """
-        recorder = cls(log, run_id=recording.run_id, clock_ns=clock_ns)
+        recorder = cls(log, run_id=recording.run_id, clock_us=clock_us)
         for record in recording.records():
             envelope = decode(recording.run_id, record)
             recorder._turns.turn_of(envelope.event)
@@ -162,9 +162,8 @@ class Recorder:
 
     def _placed(self, event: Event) -> tuple[Envelope, Record]:
         """The event in its place, sealed where it ends a turn or the run."""
-        at_ns = self._clock_ns() // NS_PER_US * NS_PER_US
         turn = self._turns.turn_of(event)
-        envelope = Envelope(self.run_id, self._next_seq, at_ns, event, turn)
+        envelope = Envelope(self.run_id, self._next_seq, self._clock_us(), event, turn)
         record = encode(envelope)
         if isinstance(event, SEALED):
             seal = self._chain.seal_of(record)

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from tokentape.recorder.events import RunFailed, RunFinished, RunResumed, TurnFinished
-from tokentape.recorder.numbers import US_PER_MS
 from tokentape.recorder.record import Record
 
 ALGORITHM = "blake2b-256"
@@ -27,7 +26,7 @@ _TOKEN = struct.Struct("<4i2f2eqH")
 def canonical_bytes(record: Record) -> bytes:
     """What a seal hashes of a record, all integers little-endian.
 
-    `seq` and `at_ns` as int64, `version` and the length of the kind in bytes as uint16, the length
+    `seq` and `at_us` as int64, `version` and the length of the kind in bytes as uint16, the length
     of the body in bytes as uint32; the kind and the body. A body is UTF-8 JSON as it was recorded,
     or, of a `TokenSampled`, its fields: `turn`, `step`, `position`, `token_id` as int32; `logprob`,
     `logprob_processed` as float32; `entropy`, `top_gap` as binary16; microseconds as int64; the
@@ -35,7 +34,7 @@ def canonical_bytes(record: Record) -> bytes:
     """
     kind = record.kind.encode()
     body = record.body.encode() if isinstance(record.body, str) else _token_bytes(record.body)
-    head = _HEAD.pack(record.seq, record.at_ns, record.version, len(kind), len(body))
+    head = _HEAD.pack(record.seq, record.at_us, record.version, len(kind), len(body))
     return head + kind + body
 
 
@@ -51,7 +50,7 @@ def _token_bytes(fields: Mapping[str, Any]) -> bytes:
         fields["logprob_processed"],
         fields["entropy"],
         fields["top_gap"],
-        round(fields["duration_ms"] * US_PER_MS),
+        fields["duration_us"],
         count,
     )
     return measured + struct.pack(f"<{count}i{count}e", *ids, *logprobs)

@@ -91,7 +91,7 @@ class TranscriptWriter:
         rest = event.text[len(said) :] if event.text.startswith(said) else f"\n{event.text}"
         self.piece(rest)
         self._said, self._within_line = None, False
-        tokens, seconds = event.generated_tokens, event.duration_ms / 1000
+        tokens, seconds = event.generated_tokens, event.duration_us / 1_000_000
         self._write(f"\n  [{tokens} tokens in {seconds:.1f} s, stopped by {event.stop_reason}]\n")
 
     def _cut_off(self) -> None:

@@ -13,6 +13,7 @@ from tokentape.generation.cache import common_prefix_length
 from tokentape.generation.engine.sampling import generator_sha256
 from tokentape.generation.tools.interface import ToolInterface
 from tokentape.recorder import Recording
+from tokentape.recorder.clock import elapsed_us
 from tokentape.recorder.events.turn import TOOL_CALL
 from tokentape.recorder.projections import Turn
 from tokentape.replay.checking.check_turns import CheckedTurn
@@ -23,8 +24,8 @@ from tokentape.replay.errors import ReplayError
 from tokentape.replay.session import Differing, Replay
 from tokentape.replay.verdict import Cause, Floor, Report, TurnVerdict, Verdict, worst
 
-TurnDone = Callable[[TurnVerdict, float], None]
-"""Called with each turn's verdict and the milliseconds that it took."""
+TurnDone = Callable[[TurnVerdict, int], None]
+"""Called with each turn's verdict and the microseconds that it took."""
 
 
 def regenerate(
@@ -64,7 +65,7 @@ def regenerate(
         verdicts.append(turn_verdict)
         judged.append(judged_turn)
         if progress is not None:
-            progress(turn_verdict, (time.perf_counter() - turn_began) * 1000.0)
+            progress(turn_verdict, elapsed_us(turn_began))
     gaps = [token.top_gap for turn in replay.turns for token in turn.tokens]
     predicted = predict_flips(gaps, judging_floor)
     altered = replay.altered()

@@ -8,6 +8,7 @@ from tokentape.generation import LoadedModel
 from tokentape.generation.checks import check_not_training
 from tokentape.generation.tools.interface import ToolInterface
 from tokentape.recorder import Recording
+from tokentape.recorder.clock import elapsed_us
 from tokentape.recorder.projections import Turn
 from tokentape.replay.causes.causes import Evidence, find_causes
 from tokentape.replay.checking.check_turns import CheckedTurn
@@ -136,8 +137,8 @@ class Replay:
             altered=tuple(each.sentence for each in altered),
             floor=self.floor,
             predicted_flips=predicted_flips,
-            duration_ms=(time.perf_counter() - self.began) * 1000.0,
-            generation_ms=sum(each.duration_ms for each in finished),
+            duration_us=elapsed_us(self.began),
+            generation_us=sum(each.duration_us for each in finished),
             repro=repro_line(
                 self.kind, self.recording, self.lm, shown, interventions=self.interventions.act
             ),

@@ -238,8 +238,8 @@ class Report:
     altered: tuple[str, ...]
     floor: Floor | None
     predicted_flips: float
-    duration_ms: float
-    generation_ms: float
+    duration_us: int
+    generation_us: int
     repro: str
     tools: tuple[ToolDrift, ...] = ()
 

@@ -74,7 +74,7 @@ VERDICTS = pa.schema(
         ("near_ties", pa.int64()),
         ("logprob_difference_max", pa.float64()),
         ("margin_max", pa.float64()),
-        ("duration_ms", pa.float64()),
+        ("duration_us", pa.int64()),
         ("sha256", pa.string()),
         ("report", pa.string()),
     ]

@@ -12,7 +12,6 @@ from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 from tokentape.recorder.codec import dump_canonical
-from tokentape.recorder.envelope import NS_PER_US
 from tokentape.store.errors import StoreError
 
 NAME_CHARS = 80
@@ -25,14 +24,14 @@ _INT64_MAX = 2**63 - 1
 class StoredVerdict:
     """What a replay of a run has found: its verdict, and the whole report.
 
-    `replay` says which one it was, such as `verify` or `regenerate`. `at_ns` is when, in
-    nanoseconds since 1970, UTC, cut to whole microseconds. `report` is made plain as JSON has it:
+    `replay` says which one it was, such as `verify` or `regenerate`. `at_us` is when, in
+    whole microseconds since 1970, UTC. `report` is made plain as JSON has it:
     tuples become lists, and None stands for NaN and infinity. Raises StoreError for what JSON
     cannot say.
     """
 
     run_id: str
-    at_ns: int
+    at_us: int
     replay: str
     verdict: str
     report: Mapping[str, Any]
@@ -43,10 +42,10 @@ class StoredVerdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredFloor:
-    """A noise floor as it was measured for a run. The rest is as in `KeptVerdict`."""
+    """A noise floor as it was measured for a run. The rest is as in `StoredVerdict`."""
 
     run_id: str
-    at_ns: int
+    at_us: int
     version: str
     floor: Mapping[str, Any]
 
@@ -106,7 +105,7 @@ def figures_of(report: Mapping[str, Any]) -> dict[str, Any]:
             name: _largest(each.get(name) for each in turns)
             for name in ("logprob_difference_max", "margin_max")
         },
-        "duration_ms": _number(report.get("duration_ms")),
+        "duration_us": _whole(report.get("duration_us")),
     }
 
 
@@ -117,10 +116,10 @@ def _names(kind: type[Kept]) -> list[str]:
 def _settle(kept: Kept) -> None:
     """Check the fields, and make the body plain."""
     what = f"a row of {TABLES[type(kept)]} of run {kept.run_id!r} cannot be kept"
-    at_ns, body = kept.at_ns, BODIES[type(kept)]
-    if not isinstance(at_ns, int) or isinstance(at_ns, bool) or not 0 <= at_ns <= _INT64_MAX:
-        raise StoreError(f"{what}: at_ns is {at_ns!r}")
-    for name in set(_names(type(kept))) - {"at_ns", body}:
+    at_us, body = kept.at_us, BODIES[type(kept)]
+    if not isinstance(at_us, int) or isinstance(at_us, bool) or not 0 <= at_us <= _INT64_MAX:
+        raise StoreError(f"{what}: at_us is {at_us!r}")
+    for name in set(_names(type(kept))) - {"at_us", body}:
         value = getattr(kept, name)
         if not (isinstance(value, str) and value.isprintable() and 0 < len(value) <= NAME_CHARS):
             raise StoreError(f"{what}: its {name} is no name of 1 to {NAME_CHARS} characters")
@@ -133,7 +132,6 @@ def _settle(kept: Kept) -> None:
         dump_canonical(plain).encode()
     except (RecursionError, TypeError, ValueError) as error:
         raise StoreError(f"{what}: its {body} is not JSON: {error}") from None
-    object.__setattr__(kept, "at_ns", at_ns - at_ns % NS_PER_US)
     object.__setattr__(kept, body, plain)
 
 
@@ -153,6 +151,11 @@ def _number(value: Any) -> float | None:
         return float(value) + 0.0
     except OverflowError:
         return None
+
+
+def _whole(value: Any) -> int | None:
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    return value if is_whole and abs(value) <= _INT64_MAX else None
 
 
 def _total(values: Iterable[Any]) -> int | None:

@@ -9,7 +9,6 @@ import pyarrow.compute as pc
 
 from tokentape.recorder import Envelope, Record, Recording
 from tokentape.recorder.codec import decode
-from tokentape.recorder.envelope import NS_PER_US
 from tokentape.recorder.events import (
     RunFailed,
     RunFinished,
@@ -89,7 +88,7 @@ class RunFollower:
                 run_id,
                 Record(
                     seq=row["seq"],
-                    at_ns=row["at"] * NS_PER_US,
+                    at_us=row["at"],
                     kind=row["kind"],
                     version=row["version"],
                     body=row["body"],

@@ -28,12 +28,13 @@ from tokentape.generation.engine.running_turn import (
 )
 from tokentape.generation.engine.threads import torch_threads
 from tokentape.generation.engine.turn import RoundPlan, TurnSettings
-from tokentape.generation.engine.turn_recorder import TurnRecorder, ms_since
+from tokentape.generation.engine.turn_recorder import TurnRecorder
 from tokentape.generation.history.conversation import Prompt
 from tokentape.generation.interventions import Intervention, InterventionController
 from tokentape.generation.introspection.activations import ActivationMonitor
 from tokentape.generation.models.loading import ModelIdentity
 from tokentape.recorder import Recorder, TokentapeError
+from tokentape.recorder.clock import elapsed_us
 from tokentape.recorder.events import CacheCleared, Event, SystemPromptCached, ids_sha256
 from tokentape.recorder.events.turn import TOOL_CALL
 from tokentape.recorder.projections import ActiveInterventions, RequestedInterventions, Turn
@@ -120,7 +121,7 @@ class Engine:
                     ids=ids,
                     sha256=ids_sha256(ids),
                     chunks=chunks,
-                    duration_ms=ms_since(began),
+                    duration_us=elapsed_us(began),
                     kv_bytes=hf.kv_bytes(lease.cache) if lease is not None else 0,
                     source=lease.reuse.source if lease is not None and not chunks else "",
                     disk_reason=disk_error or (lease.reuse.disk_reason if lease else ""),

@@ -191,7 +191,7 @@ def finish_turn(
         stop_reason=stop_reason,
         seed=prepared.settings.seed,
         cache=decided,
-        duration_ms=finished.duration_ms,
+        duration_us=finished.duration_us,
         first_step=turn.events.first_step,
         past_key_values=returned,
     )

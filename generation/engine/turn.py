@@ -48,7 +48,7 @@ class TurnResult:
     stop_reason: str
     seed: int | None
     cache: CacheDecided
-    duration_ms: float
+    duration_us: int
     first_step: int = 0
     past_key_values: CachedPrefix | None = None
 

@@ -1,6 +1,5 @@
 """The events of one turn, emitted in one place."""
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -13,6 +12,7 @@ from tokentape.generation.cache.reuse import Reuse
 from tokentape.generation.engine.sampling import Measures, generator_sha256
 from tokentape.generation.history.conversation import Prompt, decode_after
 from tokentape.recorder import Recorder
+from tokentape.recorder.clock import elapsed_us
 from tokentape.recorder.events import (
     CacheDecided,
     CacheEvicted,
@@ -23,7 +23,6 @@ from tokentape.recorder.events import (
     TurnFinished,
     TurnStarted,
 )
-from tokentape.recorder.numbers import to_microseconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +95,7 @@ class TurnRecorder:
             PrefillCompleted(
                 turn=self.turn,
                 chunks=chunks,
-                duration_ms=ms_since(began),
+                duration_us=elapsed_us(began),
                 kv_bytes=kv_bytes,
                 peak_bytes=peak_bytes,
             )
@@ -116,7 +115,7 @@ class TurnRecorder:
                 logprob_processed=measures.logprob_processed,
                 entropy=measures.entropy,
                 top_gap=measures.top_gap,
-                duration_ms=to_microseconds(ms_since(began)),
+                duration_us=elapsed_us(began),
                 top_ids=measures.top_ids,
                 top_logprobs=measures.top_logprobs,
             )
@@ -144,7 +143,7 @@ class TurnRecorder:
             turn=self.turn,
             stop_reason=stop_reason,
             generator=generator,
-            duration_ms=ms_since(began),
+            duration_us=elapsed_us(began),
         )
         self.record(finished)
         return finished
@@ -158,7 +157,7 @@ def finished_turn(
     turn: int,
     stop_reason: str,
     generator: torch.Generator | None,
-    duration_ms: float,
+    duration_us: int,
 ) -> TurnFinished:
     """Return the event of a finished reply, its text apart from that of the end-of-sequence token.
 
@@ -174,10 +173,5 @@ def finished_turn(
         text=text,
         stop_text=stop_text,
         generator_sha256="" if generator is None else generator_sha256(generator),
-        duration_ms=duration_ms,
+        duration_us=duration_us,
     )
-
-
-def ms_since(began: float) -> float:
-    """Return the milliseconds since `began`, a reading of `time.perf_counter`."""
-    return (time.perf_counter() - began) * 1000.0

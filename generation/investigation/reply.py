@@ -22,7 +22,7 @@ class Reply:
     stop_reason: str
     cache: CacheDecided
     tool_results: tuple[ToolResult, ...]
-    duration_ms: float
+    duration_us: int
     parts: tuple[TurnResult, ...] = ()
 
 
@@ -35,6 +35,6 @@ def reply_of(parts: Sequence[TurnResult], results: Sequence[ToolResult]) -> Repl
         stop_reason=parts[-1].stop_reason,
         cache=parts[0].cache,
         tool_results=tuple(results),
-        duration_ms=sum(part.duration_ms for part in parts),
+        duration_us=sum(part.duration_us for part in parts),
         parts=tuple(parts),
     )

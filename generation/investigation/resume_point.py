@@ -248,7 +248,7 @@ def recorded_result(turn: Turn) -> TurnResult:
         stop_reason=finished.stop_reason,
         seed=started.seed,
         cache=turn.cache,
-        duration_ms=finished.duration_ms,
+        duration_us=finished.duration_us,
         first_step=started.first_step,
     )
 

@@ -14,6 +14,7 @@ from tokentape.generation.tools.arguments import fit_arguments
 from tokentape.generation.tools.schemas import describe_tool, tool_schema
 from tokentape.generation.tools.timeout import run_with_timeout
 from tokentape.generation.tools.validation import nearest
+from tokentape.recorder.clock import elapsed_us
 
 SECONDS_MAX = 60.0
 OUTPUT_CHARS_MAX = 24_000
@@ -52,7 +53,7 @@ class ToolResult:
     tensors: tuple[Mapping[str, Any], ...]
     """The tensors that were read: mappings with `name`, `shape`, `dtype` and `sha256`."""
     error: str | None
-    duration_ms: float
+    duration_us: int
     cut_chars: int = 0
     """Characters that the tool's `output_chars_max` removed from the end of `content`."""
 
@@ -233,7 +234,7 @@ class ToolInterface:
             result,
             content=content,
             cut_chars=cut_chars,
-            duration_ms=(time.perf_counter() - began) * 1000.0,
+            duration_us=elapsed_us(began),
         )
 
     def _limits_of(self, name: str) -> _ToolLimits:
@@ -258,7 +259,7 @@ class ToolInterface:
         except BaseException as raised:  # user code: it may even raise SystemExit
             return error_result(_error_text(raised))
         return ToolResult(
-            content=content, payload=payload, tensors=tensors, error=None, duration_ms=0.0
+            content=content, payload=payload, tensors=tensors, error=None, duration_us=0
         )
 
 
@@ -270,7 +271,7 @@ def error_result(error: str) -> ToolResult:
     """Return the result of a failed call: the error, as the model reads it."""
     content = _json({"error": error})
     return ToolResult(
-        content=content, payload=content.encode(), tensors=(), error=error, duration_ms=0.0
+        content=content, payload=content.encode(), tensors=(), error=error, duration_us=0
     )
 
 

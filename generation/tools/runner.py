@@ -123,7 +123,7 @@ class ToolRunner:
                 payload_tokens=len(encode(self.tokenizer, result.payload.decode())),
                 tensors=result.tensors,
                 error=result.error,
-                duration_ms=result.duration_ms,
+                duration_us=result.duration_us,
                 turn=called.turn,
             )
         )
@@ -155,5 +155,5 @@ def _recorded_result(returned: ToolReturned) -> ToolResult:
         payload=returned.content.encode(),
         tensors=returned.tensors,
         error=returned.error,
-        duration_ms=returned.duration_ms,
+        duration_us=returned.duration_us,
     )

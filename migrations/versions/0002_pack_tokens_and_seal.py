@@ -22,7 +22,6 @@ down_revision = "0001"
 SEQ_BITS = 28
 STREAMS = ("events", "tokens")
 PROMPT_KINDS = ("SystemPromptCached", "MessageAdded", "ToolCalled", "ToolReturned")
-NS_PER_US = 1000
 
 KEY = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 FLOAT32 = sa.Integer().with_variant(sa.REAL, "postgresql")
@@ -39,7 +38,7 @@ def upgrade() -> None:
     op.create_table(
         "tombstones",
         sa.Column("run_id", sa.String(36), primary_key=True),
-        sa.Column("erased_at_ns", sa.BigInteger, nullable=False),
+        sa.Column("erased_at_us", sa.BigInteger, nullable=False),
         sa.Column("reason", sa.Text, nullable=False),
         sa.Column("events", sa.BigInteger, nullable=False),
         sa.Column("last_seal", sa.String(80)),
@@ -47,7 +46,6 @@ def upgrade() -> None:
     )
     if connection.dialect.name == "sqlite":
         # No other database was ever at 0001: there the tables are still blank.
-        round_run_times(connection)
         copy_events(connection)
         copy_tokens(connection)
         with op.batch_alter_table(
@@ -98,22 +96,13 @@ def create_streams() -> None:
     )
 
 
-def round_run_times(connection: sa.Connection) -> None:
-    connection.execute(
-        sa.text(
-            "UPDATE runs SET started_at_ns = started_at_ns - started_at_ns % 1000, "
-            "updated_at_ns = updated_at_ns - updated_at_ns % 1000"
-        )
-    )
-
-
 def copy_events(connection: sa.Connection) -> None:
     insert = sa.text(
         "INSERT INTO events VALUES (:key, :after_us, :turn, :kind, :version, :body, NULL)"
     )
     started, finished = {}, {}
     query = (
-        "SELECT run_key, seq, at_ns, kind, version, body, started_at_ns FROM events_0001 "
+        "SELECT run_key, seq, at_us, kind, version, body, started_at_us FROM events_0001 "
         "JOIN runs USING (run_key) ORDER BY run_key, seq"
     )
     for row in connection.execute(sa.text(query)).fetchall():
@@ -133,7 +122,7 @@ def copy_events(connection: sa.Connection) -> None:
 def place_of(row: sa.Row) -> dict[str, int]:
     return {
         "key": (row.run_key << SEQ_BITS) | row.seq,
-        "after_us": row.at_ns // NS_PER_US - row.started_at_ns // NS_PER_US,
+        "after_us": row.at_us - row.started_at_us,
     }
 
 
@@ -144,12 +133,12 @@ def copy_tokens(connection: sa.Connection) -> None:
     )
     marks = ", ".join(f":{name}" for name in names.split(", "))
     insert = sa.text(f"INSERT INTO tokens VALUES ({marks})")
-    query = "SELECT tokens_0001.*, started_at_ns FROM tokens_0001 JOIN runs USING (run_key)"
+    query = "SELECT tokens_0001.*, started_at_us FROM tokens_0001 JOIN runs USING (run_key)"
     for row in connection.execute(sa.text(query)).fetchall():
         plain = {
             name: getattr(row, name) for name in ("version", "turn", "step", "position", "token_id")
         }
-        duration = {"duration_us": round(row.duration_ms * 1000)}
+        duration = {"duration_us": row.duration_us}
         connection.execute(insert, place_of(row) | plain | duration | packed(row))
 
 
@@ -200,7 +189,7 @@ REFERRED = (
 )
 MOVED = (
     "NEW.run_key <> OLD.run_key OR NEW.run_id <> OLD.run_id "
-    "OR NEW.started_at_ns <> OLD.started_at_ns"
+    "OR NEW.started_at_us <> OLD.started_at_us"
 )
 
 

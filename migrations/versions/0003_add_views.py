@@ -100,9 +100,6 @@ class Sqlite:
     def length(self, row: str, path: str) -> str:
         return f"json_array_length({row}.body, '$.{path}')"
 
-    def milliseconds(self, microseconds: str) -> str:
-        return f"{microseconds} / 1000.0"
-
     def float32(self, bits: str) -> str:
         """Sign, 8 bits of exponent, 23 of fraction. No shift reaches 2**149, so three divide."""
         exponent = f"({bits} >> 23 & 255)"
@@ -192,9 +189,6 @@ class Postgres:
     def length(self, row: str, path: str) -> str:
         return f"jsonb_array_length({row}_json.body -> '{path}')"
 
-    def milliseconds(self, microseconds: str) -> str:
-        return f"{microseconds} / 1000.0::float8"
-
     def float32(self, column: str) -> str:
         return f"{column}::float8"
 
@@ -215,14 +209,14 @@ def of_run(dialect: Sqlite | Postgres, row: str) -> str:
 
 
 def at(dialect: Sqlite | Postgres, row: str) -> str:
-    return dialect.instant(f"runs.started_at_ns / 1000 + {row}.after_us")
+    return dialect.instant(f"runs.started_at_us + {row}.after_us")
 
 
 def runs(dialect: Sqlite | Postgres) -> str:
     return (
         "SELECT run_id, name, status, model, seed, turns, prompt_tokens, reused_tokens, "
-        f"generated_tokens, {dialect.instant('started_at_ns / 1000')} AS started_at, "
-        f"{dialect.instant('updated_at_ns / 1000')} AS updated_at FROM runs"
+        f"generated_tokens, {dialect.instant('started_at_us')} AS started_at, "
+        f"{dialect.instant('updated_at_us')} AS updated_at FROM runs"
     )
 
 
@@ -245,7 +239,7 @@ def tokens(dialect: Sqlite | Postgres) -> str:
         f"{dialect.float32('logprob_processed_f32')} AS logprob_processed, "
         f"{dialect.float16('entropy_f16')} AS entropy, "
         f"{dialect.float16('top_gap_f16')} AS top_gap, "
-        f"{dialect.milliseconds('duration_us')} AS duration_ms, "
+        "duration_us, "
         f"{dialect.seq('tokens')} AS seq, {at(dialect, 'tokens')} AS at "
         f"FROM runs JOIN tokens ON {of_run(dialect, 'tokens')}"
     )
@@ -307,8 +301,8 @@ def turns(dialect: Sqlite | Postgres) -> str:
         f"{dialect.field('started', 'sampling.do_sample', 'boolean')} AS do_sample",
         *sampling,
         of("started", ("seed", "bigint")),
-        of(finished, ("stop_reason", "text"), ("duration_ms", "float")),
-        f"{dialect.field('prefillcompleted', 'duration_ms', 'float')} AS prefill_ms",
+        of(finished, ("stop_reason", "text"), ("duration_us", "bigint")),
+        f"{dialect.field('prefillcompleted', 'duration_us', 'bigint')} AS prefill_us",
         of(finished, ("text", "text")),
         f"{at(dialect, 'started')} AS started_at",
         f"{total('ToolReturned', 'count(*)')} AS tool_results",
@@ -346,7 +340,7 @@ def cache(dialect: Sqlite | Postgres) -> str:
     ]
     return (
         f"SELECT run_id, {row}.turn, {', '.join(columns)}, "
-        f"{dialect.field(prefill, 'duration_ms', 'float')} AS prefill_ms, "
+        f"{dialect.field(prefill, 'duration_us', 'bigint')} AS prefill_us, "
         f"{dialect.field(prefill, 'kv_bytes', 'bigint')} AS kv_bytes, "
         f"{dialect.field(prefill, 'peak_bytes', 'bigint')} AS peak_bytes, "
         f"{at(dialect, row)} AS decided_at FROM runs JOIN events AS {row} "
@@ -375,7 +369,7 @@ def tools(dialect: Sqlite | Postgres) -> str:
         field("payload_sha256", "text"),
         f"{dialect.length('returned', 'tensors')} AS tensors",
         field("error", "text"),
-        field("duration_ms", "float"),
+        field("duration_us", "bigint"),
         f"{at(dialect, 'returned')} AS returned_at",
     ]
     return (

@@ -18,10 +18,10 @@ ERASED = (
 ORPHAN = "NOT EXISTS (SELECT 1 FROM runs WHERE runs.run_key = NEW.run_key)"
 INSTANTS = {
     "sqlite": (
-        "strftime('%Y-%m-%dT%H:%M:%S', at_ns / 1000000000, 'unixepoch') "
-        "|| printf('.%06dZ', at_ns / 1000 % 1000000)"
+        "strftime('%Y-%m-%dT%H:%M:%S', at_us / 1000000, 'unixepoch') "
+        "|| printf('.%06dZ', at_us % 1000000)"
     ),
-    "postgresql": "timestamptz 'epoch' + (at_ns / 1000) * interval '1 microsecond'",
+    "postgresql": "timestamptz 'epoch' + at_us * interval '1 microsecond'",
 }
 
 
@@ -40,7 +40,7 @@ def upgrade() -> None:
         sa.Column("near_ties", sa.BigInteger),
         sa.Column("logprob_difference_max", sa.Double),
         sa.Column("margin_max", sa.Double),
-        sa.Column("duration_ms", sa.Double),
+        sa.Column("duration_us", sa.BigInteger),
         sa.Column("report", sa.LargeBinary, nullable=False),
     )
     op.create_table(
@@ -54,7 +54,7 @@ def upgrade() -> None:
     op.get_bind().exec_driver_sql(
         f"CREATE VIEW verdicts_df AS SELECT run_id, {INSTANTS[dialect]} AS at, replay, verdict, "
         "reason, verdicts.model, floor_version, verdicts.turns, tokens, mismatches, near_ties, "
-        "logprob_difference_max, margin_max, duration_ms "
+        "logprob_difference_max, margin_max, duration_us "
         "FROM runs JOIN verdicts ON verdicts.run_key = runs.run_key"
     )
 
@@ -75,7 +75,7 @@ def downgrade() -> None:
 def key_columns() -> list[sa.Column]:
     return [
         sa.Column("run_key", sa.Integer, primary_key=True, autoincrement=False),
-        sa.Column("at_ns", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("at_us", sa.BigInteger, primary_key=True, autoincrement=False),
         sa.Column("sha256", sa.String(64), primary_key=True),
     ]
 

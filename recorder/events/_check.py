@@ -16,6 +16,13 @@ def check_counts(**counts: int | None) -> None:
             raise ValueError(f"{name} must not be negative: {count}")
 
 
+def check_microseconds(duration_us: int) -> None:
+    check(
+        isinstance(duration_us, int) and 0 <= duration_us < 2**63,
+        f"duration_us must be whole microseconds, not negative: {duration_us!r}",
+    )
+
+
 def check_seed(seed: int | None) -> None:
     check(seed is None or -(2**63) <= seed < 2**63, f"a seed must fit into 64 signed bits: {seed}")
 

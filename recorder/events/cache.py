@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tokentape.recorder.events._check import check, check_counts
+from tokentape.recorder.events._check import check, check_counts, check_microseconds
 
 DECISIONS = ("hit", "partial", "miss", "bypass")
 SOURCES = ("", "memory", "disk", "given")
@@ -71,13 +71,14 @@ class PrefillCompleted:
     version: ClassVar[int] = 1
     turn: int
     chunks: tuple[int, ...]
-    duration_ms: float
+    duration_us: int
     kv_bytes: int
     peak_bytes: int
 
     def __post_init__(self) -> None:
         check(bool(self.chunks) and min(self.chunks) >= 1, "a prefill has at least one token")
         check_counts(kv_bytes=self.kv_bytes, peak_bytes=self.peak_bytes)
+        check_microseconds(self.duration_us)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

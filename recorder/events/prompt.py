@@ -8,6 +8,7 @@ from typing import ClassVar
 from tokentape.recorder.events._check import (
     check,
     check_counts,
+    check_microseconds,
     check_ranges,
     check_token_ids,
 )
@@ -37,7 +38,7 @@ class SystemPromptCached:
     ids: tuple[int, ...]
     sha256: str
     chunks: tuple[int, ...]
-    duration_ms: float
+    duration_us: int
     kv_bytes: int
     source: str = ""
     disk_reason: str = ""
@@ -45,6 +46,7 @@ class SystemPromptCached:
     def __post_init__(self) -> None:
         check_token_ids(ids=self.ids)
         check_counts(kv_bytes=self.kv_bytes)
+        check_microseconds(self.duration_us)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

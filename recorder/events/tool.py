@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from tokentape.recorder.events._check import check, check_counts
+from tokentape.recorder.events._check import check, check_counts, check_microseconds
 
 CALLERS = ("experimenter", "model")
 
@@ -52,7 +52,7 @@ class ToolReturned:
     payload_tokens: int
     tensors: tuple[Mapping[str, Any], ...]
     error: str | None
-    duration_ms: float
+    duration_us: int
     turn: int | None = None
 
     def __post_init__(self) -> None:
@@ -62,3 +62,4 @@ class ToolReturned:
             payload_tokens=self.payload_tokens,
             turn=self.turn,
         )
+        check_microseconds(self.duration_us)

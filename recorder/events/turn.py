@@ -8,10 +8,11 @@ from tokentape.recorder.events._check import (
     check,
     check_counts,
     check_finite,
+    check_microseconds,
     check_seed,
     check_token_ids,
 )
-from tokentape.recorder.numbers import are_float32, are_halves, are_int32, to_microseconds
+from tokentape.recorder.numbers import are_float32, are_halves, are_int32, are_int64
 
 TOOL_CALL = "tool_call"
 """The `stop_reason` of a part of a turn that goes on behind the result of a tool."""
@@ -69,8 +70,7 @@ class TokenSampled:
     values, before and after the logits processors. What is there to be looked at has half precision
     (see `recorder.numbers`): `entropy` of the raw distribution in nats, `top_gap` between the two
     largest raw logits, and `top_ids`, the likeliest tokens of the raw distribution, best
-    first, with their `top_logprobs`; empty when not asked for. `duration_ms` is whole
-    microseconds.
+    first, with their `top_logprobs`; empty when not asked for.
     """
 
     version: ClassVar[int] = 1
@@ -82,18 +82,18 @@ class TokenSampled:
     logprob_processed: float
     entropy: float
     top_gap: float
-    duration_ms: float
+    duration_us: int
     top_ids: tuple[int, ...] = ()
     top_logprobs: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         check_counts(step=self.step, position=self.position, token_id=self.token_id)
+        check_counts(duration_us=self.duration_us)
         check_finite(
             logprob=self.logprob,
             logprob_processed=self.logprob_processed,
             entropy=self.entropy,
             top_gap=self.top_gap,
-            duration_ms=self.duration_ms,
         )
         check_token_ids(top_ids=self.top_ids)
         # Not `require`: spelling the numbers of each token takes longer than checking them.
@@ -106,8 +106,8 @@ class TokenSampled:
             "entropy, top_gap and top_logprobs have half precision: round them with "
             "tokentape.recorder.numbers.to_half",
         )
-        if self.duration_ms != to_microseconds(self.duration_ms):
-            raise ValueError(f"duration_ms has three decimals at most: {self.duration_ms}")
+        if not are_int64((self.duration_us,)):
+            raise ValueError(f"duration_us is whole microseconds: {self.duration_us}")
         check(
             are_int32((self.turn, self.step, self.position, self.token_id, *self.top_ids)),
             "turn, step, position and token ids are 32-bit integers",
@@ -134,7 +134,8 @@ class TurnFinished:
     text: str
     stop_text: str
     generator_sha256: str
-    duration_ms: float
+    duration_us: int
 
     def __post_init__(self) -> None:
+        check_microseconds(self.duration_us)
         check(self.generated_tokens >= 1, "a finished turn has at least one token")

@@ -32,8 +32,8 @@ class RunSummary:
     status: str
     model: str
     seed: int | None
-    started_at_ns: int
-    updated_at_ns: int
+    started_at_us: int
+    updated_at_us: int
     turns: int = 0
     prompt_tokens: int = 0
     reused_tokens: int = 0
@@ -61,7 +61,7 @@ def changes_summary(event: Event) -> bool:
 
 def summarise(summary: RunSummary | None, envelope: Envelope) -> RunSummary | None:
     """The summary after one more event; None before the run has started."""
-    event, at_ns = envelope.event, envelope.at_ns
+    event, at_us = envelope.event, envelope.at_us
     if isinstance(event, RunStarted):
         return RunSummary(
             run_id=envelope.run_id,
@@ -69,38 +69,38 @@ def summarise(summary: RunSummary | None, envelope: Envelope) -> RunSummary | No
             status="running",
             model=event.model,
             seed=event.seed,
-            started_at_ns=at_ns,
-            updated_at_ns=at_ns,
+            started_at_us=at_us,
+            updated_at_us=at_us,
         )
     if summary is None:
         return None
     if isinstance(event, CacheDecided):
         return replace(
             summary,
-            updated_at_ns=at_ns,
+            updated_at_us=at_us,
             prompt_tokens=summary.prompt_tokens + event.prompt_tokens,
             reused_tokens=summary.reused_tokens + event.reused_tokens,
         )
     if isinstance(event, TurnFinished):
         return replace(
             summary,
-            updated_at_ns=at_ns,
+            updated_at_us=at_us,
             turns=summary.turns + (event.stop_reason != TOOL_CALL),
             generated_tokens=summary.generated_tokens + event.generated_tokens,
         )
     if isinstance(event, RunForked):
         return replace(
             summary,
-            updated_at_ns=at_ns,
+            updated_at_us=at_us,
             parent_run_id=event.parent_run_id,
             forked_at_turn=event.at_turn,
         )
     if isinstance(event, RunResumed):
-        return replace(summary, updated_at_ns=at_ns, status="running")
+        return replace(summary, updated_at_us=at_us, status="running")
     if isinstance(event, RunFinished):
-        return replace(summary, updated_at_ns=at_ns, status=event.reason or "finished")
+        return replace(summary, updated_at_us=at_us, status=event.reason or "finished")
     if isinstance(event, RunFailed):
-        return replace(summary, updated_at_ns=at_ns, status="failed")
+        return replace(summary, updated_at_us=at_us, status="failed")
     return summary
 
 

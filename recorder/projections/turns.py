@@ -211,7 +211,7 @@ def _joined(begun: Turn, part: Turn) -> Turn:
             finished,
             text=begun.finished.text + finished.text,
             generated_tokens=begun.finished.generated_tokens + finished.generated_tokens,
-            duration_ms=begun.finished.duration_ms + finished.duration_ms,
+            duration_us=begun.finished.duration_us + finished.duration_us,
         )
     return replace(
         begun,

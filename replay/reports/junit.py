@@ -25,7 +25,7 @@ def junit_xml(reports: Sequence[Report], *, allow_drift: bool = False) -> str:
         root.append(_suite(report, allow_drift))
     for count in ("tests", "failures", "errors"):
         root.set(count, str(sum(int(suite.get(count, 0)) for suite in root)))
-    root.set("time", _seconds(sum(report.duration_ms for report in reports)))
+    root.set("time", _seconds(sum(report.duration_us for report in reports)))
     ElementTree.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, "unicode") + "\n"
 
@@ -42,7 +42,7 @@ def _suite(report: Report, allow_drift: bool) -> ElementTree.Element:
         failures=str(sum(case.find("failure") is not None for case in cases)),
         errors=str(sum(case.find("error") is not None for case in cases)),
         skipped="0",
-        time=_seconds(report.duration_ms),
+        time=_seconds(report.duration_us),
     )
     properties = ElementTree.SubElement(suite, "properties")
     for name, value in _properties(report):
@@ -68,7 +68,7 @@ def _properties(report: Report) -> Iterator[tuple[str, str]]:
 def _whole_case(report: Report, turns_fail: bool, allow_drift: bool) -> ElementTree.Element:
     """What is no one turn's: fingerprints, alterations, too many near ties, no known floor."""
     # All turns are judged at once: no case of theirs has a time of its own.
-    case = _case(report, _WHOLE, report.duration_ms)
+    case = _case(report, _WHOLE, report.duration_us)
     lines = [f"altered: {each}" for each in report.altered]
     lines += [
         f"{each.field}: recorded {each.recorded}, now {each.replayed}"
@@ -85,7 +85,7 @@ def _whole_case(report: Report, turns_fail: bool, allow_drift: bool) -> ElementT
 
 
 def _turn_case(report: Report, turn: TurnVerdict, allow_drift: bool) -> ElementTree.Element:
-    case = _case(report, f"turn {turn.turn}", 0.0)
+    case = _case(report, f"turn {turn.turn}", 0)
     own = [each for each in report.divergences if each.turn == turn.turn]
     if not (turn.verdict.passes or (allow_drift and turn.verdict is Verdict.DRIFTED)):
         cause = next((each for each in report.causes if each.turn in (turn.turn, None)), None)
@@ -127,14 +127,14 @@ def _fail(
     found.text = "\n".join(visible(line) for line in lines)
 
 
-def _case(report: Report, name: str, duration_ms: float) -> ElementTree.Element:
+def _case(report: Report, name: str, duration_us: int) -> ElementTree.Element:
     # Servers read what is before the last dot as a package: a dot in a name would split it.
     name_of_run = visible(report.name or report.run_id).replace(".", "_")
     return ElementTree.Element(
         "testcase",
         classname=f"{report.replay}.{name_of_run}",
         name=name,
-        time=_seconds(duration_ms),
+        time=_seconds(duration_us),
     )
 
 
@@ -142,5 +142,5 @@ def _repeat(report: Report) -> str:
     return f"repeat: {report.repro}"
 
 
-def _seconds(milliseconds: float) -> str:
-    return f"{milliseconds / 1000.0:.3f}"
+def _seconds(microseconds: float) -> str:
+    return f"{microseconds / 1_000_000:.3f}"

@@ -61,7 +61,7 @@ def _head(report: Report) -> list[str]:
     lines += [f"  {visible(report.reason)}"] if report.reason else []
     lines += [f"  {visible(', '.join(names))}"] if names else []
     lines.append(
-        f"  {_seconds(report.duration_ms)}, recorded generation {_seconds(report.generation_ms)}"
+        f"  {_seconds(report.duration_us)}, recorded generation {_seconds(report.generation_us)}"
     )
     return lines
 
@@ -145,5 +145,5 @@ def _capped(lines: Iterator[str], count: int) -> Iterator[str]:
         yield f"  … {count - _SHOWN_MAX:,} not shown; --json lists all"
 
 
-def _seconds(milliseconds: float) -> str:
-    return f"{milliseconds / 1000.0:.1f} s"
+def _seconds(microseconds: float) -> str:
+    return f"{microseconds / 1_000_000:.1f} s"

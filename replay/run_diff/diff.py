@@ -180,7 +180,7 @@ def _use(use: ToolUse) -> dict[str, Any]:
     found: dict[str, Any] = {} if use.called is None else asdict(use.called)
     if use.returned is not None:
         returned = asdict(use.returned)
-        for name in ("content", "duration_ms"):
+        for name in ("content", "duration_us"):
             del returned[name]
         answered = returned.pop("call_id"), returned.pop("name")
         if answered != (found.get("call_id"), found.get("name")):
@@ -209,15 +209,15 @@ def _compare_durations(a: TurnOutline, b: TurnOutline) -> tuple[Duration, ...]:
 
 
 def _durations(outlined: TurnOutline) -> dict[str, float | None]:
-    """Milliseconds of a turn; None where there was nothing to measure."""
+    """Microseconds of a turn; None where there was nothing to measure."""
     turn = outlined.turn
-    returned = [use.returned.duration_ms for use in outlined.tools if use.returned is not None]
-    tokens = [token.duration_ms for token in turn.tokens] if turn is not None else []
+    returned = [use.returned.duration_us for use in outlined.tools if use.returned is not None]
+    tokens = [token.duration_us for token in turn.tokens] if turn is not None else []
     finished = None if turn is None else turn.finished
     prefill = None if turn is None else turn.prefill
     return {
-        "turn": None if finished is None else finished.duration_ms,
-        "prefill": None if prefill is None else prefill.duration_ms,
+        "turn": None if finished is None else finished.duration_us,
+        "prefill": None if prefill is None else prefill.duration_us,
         "token": sum(tokens) / len(tokens) if tokens else None,
         "tools": sum(returned) if returned else None,
     }

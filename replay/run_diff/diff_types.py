@@ -146,7 +146,7 @@ class ToolDifference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Duration:
-    """Milliseconds; `ratio` is b's over a's. None where there is nothing to measure."""
+    """Microseconds; `ratio` is b's over a's. None where there is nothing to measure."""
 
     what: str
     a: float | None

@@ -196,7 +196,7 @@ def _verify(recording: tt.Recording, lm: tt.LoadedModel, console: Console) -> bo
             lm,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    seconds, generation_s = report.duration_ms / 1000, report.generation_ms / 1000
+    seconds, generation_s = report.duration_us / 1e6, report.generation_us / 1e6
     console.print(
         f"verify      {report.verdict:<20}{len(report.turns)} turns in one forward in "
         f"{seconds:.1f} s, {generation_s / seconds:.1f} times faster than their generation",
@@ -218,7 +218,7 @@ def _regenerate(
         sampling = "sampled" if turn.sampled else "greedy"
         console.print(
             f"regenerate  {report.verdict:<20}turn {number} ({sampling}, {turn.tokens} tokens) in "
-            f"{report.duration_ms / 1000:.1f} s, recorded in {report.generation_ms / 1000:.1f} s",
+            f"{report.duration_us / 1e6:.1f} s, recorded in {report.generation_us / 1e6:.1f} s",
             markup=False,
         )
         if not report.passes:

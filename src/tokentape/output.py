@@ -141,7 +141,7 @@ def turns_table(turns: Sequence[Turn]) -> Table:
             Text(cache.reason if cache else ""),
             _sampling(turn),
             Text(finished.stop_reason if finished else "(cut off)"),
-            f"{finished.duration_ms / 1000:.1f}" if finished else "",
+            f"{finished.duration_us / 1_000_000:.1f}" if finished else "",
         )
     return table
 

@@ -21,7 +21,6 @@ from typing import Any, Self
 from tokentape.recorder import Record, Recording
 from tokentape.recorder.atomic_write import atomic_write
 from tokentape.recorder.codec import TOKEN_KIND, dump_canonical
-from tokentape.recorder.envelope import NS_PER_US
 from tokentape.store.attachments import BODIES, K, Kept, StoredFloor, StoredVerdict
 from tokentape.store.errors import StoreError
 from tokentape.store.payloads import payload_of
@@ -81,7 +80,7 @@ def _lines(recording: Recording, attached: Attachments) -> Iterator[str]:
         yield _line({"run_id": recording.run_id} | _described(record))
     for kept in kept_beside(attached, recording.run_id):
         fields = asdict(kept)
-        yield _line({"run_id": fields.pop("run_id"), "at": _time(fields.pop("at_ns"))} | fields)
+        yield _line({"run_id": fields.pop("run_id"), "at": _time(fields.pop("at_us"))} | fields)
 
 
 def _line(value: Mapping[str, Any]) -> str:
@@ -89,19 +88,19 @@ def _line(value: Mapping[str, Any]) -> str:
     return json.dumps(value, separators=(",", ":"), allow_nan=False) + "\n"
 
 
-def _time(at_ns: int) -> str:
-    at = _EPOCH + at_ns // NS_PER_US * _MICROSECOND
+def _time(at_us: int) -> str:
+    at = _EPOCH + at_us * _MICROSECOND
     return at.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
-def _at_ns(time: str) -> int:
-    return (datetime.fromisoformat(time) - _EPOCH) // _MICROSECOND * NS_PER_US
+def _at_us(time: str) -> int:
+    return (datetime.fromisoformat(time) - _EPOCH) // _MICROSECOND
 
 
 def _described(record: Record) -> dict[str, Any]:
     return {
         "seq": record.seq,
-        "at": _time(record.at_ns),
+        "at": _time(record.at_us),
         "kind": record.kind,
         "version": record.version,
         "turn": record.turn,
@@ -175,8 +174,8 @@ class JsonlFile:
         for place in self._kept_places.get((run_id, kind), ()):
             try:
                 line = self._line_at(place)
-                at_ns = _at_ns(line.pop("at"))
-                found.append(kind(at_ns=at_ns, **line))
+                at_us = _at_us(line.pop("at"))
+                found.append(kind(at_us=at_us, **line))
             except (OSError, StoreError, *_BAD_LINE) as error:
                 raise StoreError(f"{self.where}: the line at byte {place}: {error}") from None
         return found
@@ -238,7 +237,7 @@ def _record(line: Mapping[str, Any]) -> Record:
         body = dump_canonical(body)
     return Record(
         seq=int(line["seq"]),
-        at_ns=_at_ns(line["at"]),
+        at_us=_at_us(line["at"]),
         kind=str(line["kind"]),
         version=int(line["version"]),
         body=body,

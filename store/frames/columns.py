@@ -86,8 +86,8 @@ TURNS_DF = pa.schema(
         _column("top_k", pa.int32(), "none for a greedy turn", optional=True),
         _column("seed", pa.int64(), "seed of the turn, if it has one", optional=True),
         _column("stop_reason", NAME, "why it stopped; none where it was cut off", optional=True),
-        _column("duration_ms", pa.float64(), "the whole turn, in milliseconds", optional=True),
-        _column("prefill_ms", pa.float64(), "of this, the prompt", optional=True),
+        _column("duration_us", pa.int64(), "the whole turn, in microseconds", optional=True),
+        _column("prefill_us", pa.int64(), "of this, the prompt", optional=True),
         _column("text", pa.string(), "the reply; none where the turn was cut off", optional=True),
         _column("started_at", AT, "when its prompt was complete"),
         _column("tool_results", pa.int32(), "tool results that its prompt has anew"),
@@ -111,7 +111,7 @@ TOKENS_DF = pa.schema(
         ),
         _column("entropy", pa.float32(), "of the model's distribution, in nats; half precision"),
         _column("top_gap", pa.float32(), "between its two largest logits; half precision"),
-        _column("duration_ms", pa.float64(), "time of this step, in milliseconds"),
+        _column("duration_us", pa.int64(), "time of this step, in microseconds"),
         _SEQ,
         _AT,
     ]
@@ -133,7 +133,7 @@ CACHE_DF = pa.schema(
         _column("key_field", pa.string(), "part of the key that differed", optional=True),
         _column("source", NAME, "`memory`, `disk` or `given`; empty where nothing was reused"),
         _column("disk_reason", pa.string(), "why a prefix on disk was not used, or empty"),
-        _column("prefill_ms", pa.float64(), "time of the prefill, in milliseconds", optional=True),
+        _column("prefill_us", pa.int64(), "time of the prefill, in microseconds", optional=True),
         _column("kv_bytes", pa.int64(), "storage that the cache holds after it", optional=True),
         _column("peak_bytes", pa.int64(), "highest memory; see `PrefillCompleted`", optional=True),
         _column("decided_at", AT, "when it was decided"),
@@ -157,7 +157,7 @@ TOOLS_DF = pa.schema(
         _column("payload_sha256", pa.string(), "its sum; `store.blob(…)` gives it"),
         _column("tensors", pa.int32(), "how many tensors were looked at"),
         _column("error", pa.string(), "none where the tool worked", optional=True),
-        _column("duration_ms", pa.float64(), "time of the call, in milliseconds"),
+        _column("duration_us", pa.int64(), "time of the call, in microseconds"),
         _column("returned_at", AT, "when it returned"),
     ]
 )
@@ -211,7 +211,7 @@ VERDICTS_DF = pa.schema(
             "by how many raw logits a recorded token lost at most",
             optional=True,
         ),
-        _column("duration_ms", pa.float64(), "time of the replay, in milliseconds", optional=True),
+        _column("duration_us", pa.int64(), "time of the replay, in microseconds", optional=True),
     ]
 )
 FRAMES = {

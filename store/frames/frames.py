@@ -17,8 +17,6 @@ import pandas as pd
 import pyarrow as pa
 
 from tokentape.recorder.codec import TOKEN_KIND
-from tokentape.recorder.envelope import NS_PER_US
-from tokentape.recorder.numbers import US_PER_MS
 from tokentape.store.arrow import EVENTS, NAME
 from tokentape.store.errors import StoreError
 from tokentape.store.frames import rows as frame_rows
@@ -54,8 +52,8 @@ def runs_df(
     for summary in store.summaries():
         if wanted is None or summary.run_id in wanted:
             row = asdict(summary)
-            row["started_at"] = row["started_at_ns"] // NS_PER_US
-            row["updated_at"] = row["updated_at_ns"] // NS_PER_US
+            row["started_at"] = row["started_at_us"]
+            row["updated_at"] = row["updated_at_us"]
             rows.append(row)
     return to_pandas(pa.Table.from_pylist(rows, schema), dtype_backend)
 
@@ -115,11 +113,7 @@ def tokens_df(
 ) -> pd.DataFrame:
     """A row a sampled token, in order."""
     schema = _chosen(TOKENS_DF, columns)
-    stored = tuple("duration_us" if name == "duration_ms" else name for name in schema.names)
-    table = store.tokens_table(_selection(store, run_id, turns, stored))
-    if "duration_ms" in schema.names:
-        duration_ms = table["duration_us"].to_numpy() / US_PER_MS
-        table = table.append_column("duration_ms", pa.array(duration_ms))
+    table = store.tokens_table(_selection(store, run_id, turns, schema.names))
     return _frame(table, schema, dtype_backend)
 
 

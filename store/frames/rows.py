@@ -101,7 +101,7 @@ def _started(event: _Event) -> Row:
 
 def _later(event: _Event) -> Row:
     if event.kind == "PrefillCompleted":
-        return {"prefill_ms": event.body["duration_ms"]}
+        return {"prefill_us": event.body["duration_us"]}
     return {name: value for name, value in event.body.items() if name in TURNS_DF.names}
 
 
@@ -117,7 +117,7 @@ def cache_rows(table: pa.Table) -> list[Row]:
             rows.append(known | {"run_id": event.run_id, "decided_at": event.at_us})
         elif rows and (rows[-1]["run_id"], rows[-1]["turn"]) == (event.run_id, event.turn):
             rows[-1] |= {
-                "prefill_ms": event.body["duration_ms"],
+                "prefill_us": event.body["duration_us"],
                 "kv_bytes": event.body["kv_bytes"],
                 "peak_bytes": event.body["peak_bytes"],
             }

@@ -7,7 +7,6 @@ from typing import Any
 import pyarrow as pa
 from sqlalchemy import Row, Select, Table, select
 
-from tokentape.recorder.envelope import NS_PER_US
 from tokentape.store.arrow import AT, VERDICTS
 from tokentape.store.attachments import BODIES, TABLES, K, Kept, kept_of, row_of
 from tokentape.store.errors import StoreError
@@ -36,7 +35,7 @@ def rows_query(kind: type[Kept], run_id: str) -> Select[Any]:
     """The rows of a run, the oldest first."""
     table = _TABLES[TABLES[kind]]
     query = select(*table.columns).join_from(runs, table, table.c.run_key == runs.c.run_key)
-    return query.where(runs.c.run_id == run_id).order_by(table.c.at_ns, table.c.sha256)
+    return query.where(runs.c.run_id == run_id).order_by(table.c.at_us, table.c.sha256)
 
 
 def unpacked(kind: type[K], run_id: str, row: Row[Any], where: str) -> K:
@@ -54,16 +53,19 @@ def unpacked(kind: type[K], run_id: str, row: Row[Any], where: str) -> K:
 
 def figures_query(names: list[str]) -> Select[Any]:
     """Verdicts of all runs without their reports: run id, time, and the columns of those names."""
-    columns = [runs.c.run_id, verdicts.c.at_ns, *(verdicts.c[name] for name in names)]
+    columns = [runs.c.run_id, verdicts.c.at_us, *(verdicts.c[name] for name in names)]
     query = select(*columns).join_from(runs, verdicts, verdicts.c.run_key == runs.c.run_key)
-    return query.order_by(runs.c.run_id, verdicts.c.at_ns, verdicts.c.sha256)
+    return query.order_by(runs.c.run_id, verdicts.c.at_us, verdicts.c.sha256)
 
 
 def figures_table(names: list[str], rows: list[Row[Any]]) -> pa.Table:
     """Rows of `figures_query`. Raises ValueError, TypeError or OverflowError for damaged ones."""
     schema = pa.schema([VERDICTS.field(name) for name in ("run_id", "at", *names)])
-    run_ids, at_ns, *values = zip(*rows, strict=True) if rows else [()] * len(schema)
-    at_us = pa.array([each // NS_PER_US for each in at_ns], pa.int64()).cast(AT)
-    arrays = [pa.array(run_ids, pa.string()), at_us, *map(pa.array, values)]
+    run_ids, at_us, *values = zip(*rows, strict=True) if rows else [()] * len(schema)
+    arrays = [
+        pa.array(run_ids, pa.string()),
+        pa.array(at_us, pa.int64()).cast(AT),
+        *map(pa.array, values),
+    ]
     columns = [array.cast(field.type) for array, field in zip(arrays, schema, strict=True)]
     return pa.table(columns, schema=schema)

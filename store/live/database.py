@@ -1,6 +1,5 @@
 """The live store: one append-only stream a run, in SQLite or PostgreSQL."""
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Self
@@ -10,8 +9,9 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
 from tokentape.recorder import Envelope, Record, Recording, RecordingError
+from tokentape.recorder.clock import now_us
 from tokentape.recorder.codec import decode, encode
-from tokentape.recorder.envelope import NS_PER_US, TurnCounter
+from tokentape.recorder.envelope import TurnCounter
 from tokentape.recorder.events import RunStarted, TokenSampled
 from tokentape.recorder.projections import RunSummary, changes_summary, summarise
 from tokentape.store.attachments import TABLES, Kept, StoredFloor, StoredVerdict
@@ -95,7 +95,7 @@ class DatabaseStore(DatabaseReader):
 
     def _append(self, envelope: Envelope) -> None:
         run_key, summary = self._open_run(envelope.run_id)
-        self._insert(run_key, summary.started_at_ns, encode(envelope))
+        self._insert(run_key, summary.started_at_us, encode(envelope))
 
     @contextmanager
     def _told(self, run_id: str, refused: str) -> Iterator[None]:
@@ -131,11 +131,11 @@ class DatabaseStore(DatabaseReader):
                 if durable and backend.end_durable is not None:
                     self._cursor.execute(backend.end_durable)
 
-    def _insert(self, run_key: int, started_at_ns: int, record: Record) -> None:
+    def _insert(self, run_key: int, started_at_us: int, record: Record) -> None:
         if not 0 <= record.seq <= SEQ_MASK:
             raise StoreError(f"a run has at most {SEQ_MASK + 1:,} events here")
         event_key = run_key << SEQ_BITS | record.seq
-        after_us = (record.at_ns - started_at_ns) // NS_PER_US
+        after_us = record.at_us - started_at_us
         if isinstance(record.body, str):
             row = (record.turn, record.kind, record.version, record.body, record.seal)
             self._cursor.execute(self._statements.insert_event, (event_key, after_us, *row))
@@ -224,7 +224,7 @@ class DatabaseStore(DatabaseReader):
                     run_key = self._insert_run(summary)
                 if record.seq < events_there:
                     continue
-                self._insert(run_key, summary.started_at_ns, record)
+                self._insert(run_key, summary.started_at_us, record)
                 sha256 = payload_of(record)
                 if sha256:
                     payload = attached.blob(sha256)
@@ -238,12 +238,12 @@ class DatabaseStore(DatabaseReader):
         self._open_runs.pop(run_id, None)
 
     def erase(
-        self, run_id: str, *, reason: str = "", clock_ns: Callable[[], int] = time.time_ns
+        self, run_id: str, *, reason: str = "", clock_us: Callable[[], int] = now_us
     ) -> Erasure:
         """Forget a run for good; see `store.live.erasure`. Raises NoSuchRunError and StoreError."""
         full_id = self.recording(run_id).run_id
         self._open_runs.pop(full_id, None)
-        return erase_run(self._engine, full_id, reason=reason, now_ns=clock_ns())
+        return erase_run(self._engine, full_id, reason=reason, at_us=clock_us())
 
     def _update_run(self, run_key: int, summary: RunSummary) -> None:
         values = [getattr(summary, name) for name in SUMMARY_COLUMNS]

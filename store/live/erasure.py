@@ -42,7 +42,7 @@ class Erasure:
     left_behind: str
 
 
-def erase_run(engine: Engine, run_id: str, *, reason: str, now_ns: int) -> Erasure:
+def erase_run(engine: Engine, run_id: str, *, reason: str, at_us: int) -> Erasure:
     """Delete a run, all that belongs to it and to no other run; leave a tombstone.
 
     All of it or nothing, in one transaction. Then the store's file is rewritten, so that the bytes
@@ -54,7 +54,7 @@ def erase_run(engine: Engine, run_id: str, *, reason: str, now_ns: int) -> Erasu
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
             run_key = _locked_run(connection, run_id)
             _refuse_forked(connection, run_id)
-            counted = _bury(connection, run_key, run_id, reason=reason, now_ns=now_ns)
+            counted = _bury(connection, run_key, run_id, reason=reason, at_us=at_us)
             connection.commit()
     except DBAPIError as error:
         raise StoreError(f"cannot erase run {run_id}: {error.orig}; nothing was erased") from None
@@ -98,7 +98,7 @@ def _locked_run(connection: Connection, run_id: str) -> int:
 
 
 def _bury(
-    connection: Connection, run_key: int, run_id: str, *, reason: str, now_ns: int
+    connection: Connection, run_key: int, run_id: str, *, reason: str, at_us: int
 ) -> tuple[int, int, str | None]:
     """Tombstone first: the database deletes only what has one. Events, blobs, last seal."""
     lowest, highest = run_key << SEQ_BITS, run_key << SEQ_BITS | SEQ_MASK
@@ -113,7 +113,7 @@ def _bury(
     )
     connection.execute(
         insert(tombstones).values(
-            run_id=run_id, erased_at_ns=now_ns, reason=reason, events=count, last_seal=last_seal
+            run_id=run_id, erased_at_us=at_us, reason=reason, events=count, last_seal=last_seal
         )
     )
     connection.execute(delete(tokens).where(in_tokens))

@@ -10,8 +10,6 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-from tokentape.recorder.numbers import US_PER_MS
-
 COLUMNS = (
     "version",
     "turn",
@@ -66,7 +64,7 @@ class SqlitePacking:
             version,
             *(token[name] for name in _PLACE),
             *_FLOAT_BITS.unpack(_FLOATS.pack(*(token[name] for name in _MEASURES))),
-            round(token["duration_ms"] * US_PER_MS),
+            token["duration_us"],
             b"".join(each.to_bytes(width, "little") for each in ids) or None,
             struct.pack(f"<{len(logprobs)}e", *logprobs) or None,
         )
@@ -80,7 +78,7 @@ class SqlitePacking:
         return {
             **dict(zip(_PLACE, place, strict=True)),
             **dict(zip(_MEASURES, floats, strict=True)),
-            "duration_ms": duration_us / US_PER_MS,
+            "duration_us": duration_us,
             "top_ids": tuple(int.from_bytes(packed[at : at + width], "little") for at in starts),
             "top_logprobs": struct.unpack(f"<{count}e", logprobs or b""),
         }
@@ -128,7 +126,7 @@ class PostgresPacking:
             version,
             *(token[name] for name in _PLACE),
             *(token[name] for name in _MEASURES),
-            round(token["duration_ms"] * US_PER_MS),
+            token["duration_us"],
             list(token["top_ids"]) or None,
             list(token["top_logprobs"]) or None,
         )
@@ -139,7 +137,7 @@ class PostgresPacking:
         return {
             **dict(zip(_PLACE, place, strict=True)),
             **dict(zip(_MEASURES, floats, strict=True)),
-            "duration_ms": duration_us / US_PER_MS,
+            "duration_us": duration_us,
             "top_ids": tuple(ids or ()),
             "top_logprobs": _float32(*(logprobs or ())),
         }

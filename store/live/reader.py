@@ -15,7 +15,6 @@ from sqlalchemy.exc import DBAPIError
 
 from tokentape.recorder import Record, Recording, RecordingError
 from tokentape.recorder.codec import TOKEN_KIND
-from tokentape.recorder.envelope import NS_PER_US
 from tokentape.recorder.projections import RunSummary
 from tokentape.store.arrow import AT, EVENTS, TOKENS
 from tokentape.store.attachments import K, StoredFloor, StoredVerdict
@@ -62,7 +61,7 @@ class DatabaseReader:
 
     def summaries(self) -> list[RunSummary]:
         """Every run, the newest last."""
-        query = select(runs).order_by(runs.c.started_at_ns, runs.c.run_id)
+        query = select(runs).order_by(runs.c.started_at_us, runs.c.run_id)
         return [summary_of(row) for row in self._ask(lambda reader: reader.execute(query).all())]
 
     def summary(self, run_id: str) -> RunSummary | None:
@@ -86,14 +85,14 @@ class DatabaseReader:
         query = select(tombstones).where(tombstones.c.run_id.startswith(run_id, autoescape=True))
         erased = self._ask(lambda reader: reader.execute(query).first())
         if erased is not None and run_id:
-            when = np.datetime64(erased.erased_at_ns, "ns").astype("datetime64[s]")
+            when = np.datetime64(erased.erased_at_us, "us").astype("datetime64[s]")
             raise NoSuchRunError(f"run {erased.run_id} was erased on {when}Z: {erased.reason}")
 
     def _records(self, run_id: str) -> Iterator[Record]:
         try:
             with self._snapshot() as reader:
                 run = self._run(reader, run_id)
-                started_us = run.started_at_ns // NS_PER_US
+                started_us = run.started_at_us
                 # Closed by name: a statement left open in a traceback keeps the file open, too.
                 with (
                     reader.execute(_of_run(events, run.run_key)).yield_per(1000) as event_rows,
@@ -136,8 +135,8 @@ class DatabaseReader:
     def _token_record(self, row: Row[Any], started_us: int) -> Record:
         event_key, after_us, version, *packed = tuple(row)
         fields = self._backend.packing.token(packed)
-        at_ns = (started_us + after_us) * NS_PER_US
-        return Record(event_key & SEQ_MASK, at_ns, TOKEN_KIND, version, fields, fields["turn"])
+        at_us = started_us + after_us
+        return Record(event_key & SEQ_MASK, at_us, TOKEN_KIND, version, fields, fields["turn"])
 
     def verify_files(self, run_id: str) -> list[str]:
         """See `store.source.Source`. Only SQLite can be asked: pages that do not fit together."""
@@ -231,7 +230,7 @@ class DatabaseReader:
         def read(reader: Connection) -> pa.Table:
             chosen = self._chosen_runs(reader, selection.run_ids)
             numbers = _Numbers([run.run_key for run in chosen])
-            starts = np.array([run.started_at_ns // NS_PER_US for run in chosen], np.int64)
+            starts = np.array([run.started_at_us for run in chosen], np.int64)
             parts = []
             for lowest, highest in numbers.ranges(selection.run_ids is None):
                 within = table.c.event_key.between(
@@ -251,7 +250,7 @@ class DatabaseReader:
     def _chosen_runs(
         self, reader: Connection, run_ids: tuple[str, ...] | None
     ) -> list[Row[int, str, int]]:
-        query = select(runs.c.run_key, runs.c.run_id, runs.c.started_at_ns).order_by(runs.c.run_id)
+        query = select(runs.c.run_key, runs.c.run_id, runs.c.started_at_us).order_by(runs.c.run_id)
         found = reader.execute(query).all()
         return [row for row in found if run_ids is None or row.run_id in run_ids]
 
@@ -283,7 +282,7 @@ def _event_record(row: Row[Any], started_us: int) -> Record:
         raise TypeError(f"event {row.event_key & SEQ_MASK} is not text")
     return Record(
         seq=row.event_key & SEQ_MASK,
-        at_ns=(started_us + row.after_us) * NS_PER_US,
+        at_us=started_us + row.after_us,
         kind=row.kind,
         version=row.version,
         body=row.body,

@@ -19,8 +19,6 @@ import pyarrow.parquet as pq
 
 from tokentape.recorder import Record
 from tokentape.recorder.atomic_write import AtomicFile
-from tokentape.recorder.envelope import NS_PER_US
-from tokentape.recorder.numbers import US_PER_MS
 from tokentape.recorder.projections import RunSummary
 from tokentape.store.arrow import AT, BLOBS, EVENTS, FLOORS, RUNS, TOKENS, VERDICTS, of_file
 from tokentape.store.attachments import Kept, row_of
@@ -157,7 +155,7 @@ def events_rows(records: Iterable[Record]) -> pa.Table:
     kept = [each for each in records if isinstance(each.body, str)]
     columns = {
         "seq": [each.seq for each in kept],
-        "at": _times([each.at_ns for each in kept]),
+        "at": _times([each.at_us for each in kept]),
         "turn": [each.turn for each in kept],
         "kind": [each.kind for each in kept],
         "version": [each.version for each in kept],
@@ -173,20 +171,19 @@ def tokens_rows(records: Iterable[Record]) -> pa.Table:
     columns = {
         name: [body[name] for _, body in kept]
         for name in of_file(TOKENS).names
-        if name not in ("seq", "at", "version", "duration_us")
+        if name not in ("seq", "at", "version")
     }
     columns["seq"] = [record.seq for record, _ in kept]
-    columns["at"] = _times([record.at_ns for record, _ in kept])
+    columns["at"] = _times([record.at_us for record, _ in kept])
     columns["version"] = [record.version for record, _ in kept]
-    columns["duration_us"] = [round(body["duration_ms"] * US_PER_MS) for _, body in kept]
     return _table("tokens", columns)
 
 
 def runs_row(summary: RunSummary) -> pa.Table:
     """The one row of `runs`."""
     columns = {name: [getattr(summary, name, None)] for name in of_file(RUNS).names}
-    columns["started_at"] = _times([summary.started_at_ns])
-    columns["updated_at"] = _times([summary.updated_at_ns])
+    columns["started_at"] = _times([summary.started_at_us])
+    columns["updated_at"] = _times([summary.updated_at_us])
     return _table("runs", columns)
 
 
@@ -199,7 +196,7 @@ def kept_rows(table: str, kept: Iterable[Kept]) -> pa.Table:
     rows = [row_of(each) for each in kept]
     names = [name for name in of_file(SCHEMAS[table]).names if name != "at"]
     columns = {name: [row[name] for row in rows] for name in names}
-    return _table(table, columns | {"at": _times([row["at_ns"] for row in rows])})
+    return _table(table, columns | {"at": _times([row["at_us"] for row in rows])})
 
 
 def _table(name: str, columns: Mapping[str, Any]) -> pa.Table:
@@ -207,5 +204,5 @@ def _table(name: str, columns: Mapping[str, Any]) -> pa.Table:
     return pa.table({field.name: columns[field.name] for field in schema}, schema=schema)
 
 
-def _times(at_ns: list[int]) -> pa.Array:
-    return pa.array([each // NS_PER_US for each in at_ns], pa.int64()).cast(AT)
+def _times(at_us: list[int]) -> pa.Array:
+    return pa.array(at_us, pa.int64()).cast(AT)

@@ -17,8 +17,6 @@ import pyarrow.parquet as pq
 
 from tokentape.recorder import Record, Recording
 from tokentape.recorder.codec import TOKEN_KIND
-from tokentape.recorder.envelope import NS_PER_US
-from tokentape.recorder.numbers import US_PER_MS
 from tokentape.recorder.projections import RunSummary
 from tokentape.store.arrow import EVENTS, RUNS, TOKENS, VERDICTS, of_file
 from tokentape.store.attachments import (
@@ -52,9 +50,7 @@ _FORMAT = ds.ParquetFileFormat(
     default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True),
 )
 _LOCAL = pyarrow.fs.LocalFileSystem()
-_TOKEN_FIELDS = [
-    name for name in TOKENS.names if name not in ("run_id", "seq", "at", "version", "duration_us")
-]
+_TOKEN_FIELDS = [name for name in TOKENS.names if name not in ("run_id", "seq", "at", "version")]
 
 
 class ParquetStore:
@@ -84,7 +80,7 @@ class ParquetStore:
     def _summaries(self) -> list[RunSummary]:
         found = (self.sealed_run(run_id).summary for run_id in self._place.run_files())
         known = (each for each in found if each is not None)
-        return sorted(known, key=lambda each: (each.started_at_ns, each.run_id))
+        return sorted(known, key=lambda each: (each.started_at_us, each.run_id))
 
     def summary(self, run_id: str) -> RunSummary | None:
         """See `tokentape.store.source.Source`."""
@@ -150,9 +146,9 @@ class ParquetStore:
         table = TABLES[kind]
         names = self._parts(self.sealed_run(run_id), table)
         rows = self._scan(table, {run_id: names}, of_file(SCHEMAS[table]).names)
-        texts = rows.set_column(rows.column_names.index("at"), "at_ns", _in_ns(rows["at"]))
+        texts = rows.set_column(rows.column_names.index("at"), "at_us", rows["at"].cast(pa.int64()))
         found = [kept_of(kind, run_id, row, self.where) for row in texts.to_pylist()]
-        return sorted(found, key=lambda each: (each.at_ns, row_of(each)["sha256"]))
+        return sorted(found, key=lambda each: (each.at_us, row_of(each)["sha256"]))
 
     def verdicts_table(self, selection: Selection) -> pa.Table:
         """See `tokentape.store.source.Source`."""
@@ -346,8 +342,8 @@ def _twice(read: Callable[[], T]) -> T:
 
 def _event_records(batch: pa.RecordBatch) -> Iterator[Record]:
     columns = [batch[name].to_pylist() for name in ("kind", "version", "body", "turn", "seal")]
-    for seq, at_ns, *rest in zip(batch["seq"].to_pylist(), _at_ns(batch), *columns, strict=True):
-        yield Record(seq, at_ns, *rest)
+    for seq, at_us, *rest in zip(batch["seq"].to_pylist(), _at_us(batch), *columns, strict=True):
+        yield Record(seq, at_us, *rest)
 
 
 def _token_records(batch: pa.RecordBatch) -> Iterator[Record]:
@@ -355,16 +351,11 @@ def _token_records(batch: pa.RecordBatch) -> Iterator[Record]:
     for name in CANDIDATES:
         place = _TOKEN_FIELDS.index(name)
         columns[place] = [tuple(each) for each in columns[place]]
-    heads = (batch["seq"].to_pylist(), _at_ns(batch), batch["version"].to_pylist())
-    durations = [each / US_PER_MS for each in batch["duration_us"].to_pylist()]
-    for seq, at_ns, version, duration_ms, *values in zip(*heads, durations, *columns, strict=True):
-        body = dict(zip(_TOKEN_FIELDS, values, strict=True)) | {"duration_ms": duration_ms}
-        yield Record(seq, at_ns, TOKEN_KIND, version, body, body["turn"])
+    heads = (batch["seq"].to_pylist(), _at_us(batch), batch["version"].to_pylist())
+    for seq, at_us, version, *values in zip(*heads, *columns, strict=True):
+        body = dict(zip(_TOKEN_FIELDS, values, strict=True))
+        yield Record(seq, at_us, TOKEN_KIND, version, body, body["turn"])
 
 
-def _at_ns(batch: pa.RecordBatch) -> list[int]:
-    return list(_in_ns(batch["at"]).to_pylist())
-
-
-def _in_ns(times: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    return pc.multiply(times.cast(pa.int64()), NS_PER_US)
+def _at_us(batch: pa.RecordBatch) -> list[int]:
+    return list(batch["at"].cast(pa.int64()).to_pylist())

@@ -56,7 +56,7 @@ class TestTokenDraws:
             assert fits(token.logprob_processed, "f")
             halves = (token.entropy, token.top_gap, *token.top_logprobs)
             assert all(fits(each, "e") for each in halves)
-            assert token.duration_ms == round(token.duration_ms * 1000) / 1000
+            assert isinstance(token.duration_us, int)
 
     def test_candidates_differ_and_come_best_first(self, lm: tt.LoadedModel) -> None:
         drawn = TokenDraws(lm.tokenizer).reply(turn=1, prompt_tokens=9, count=300)
@@ -100,10 +100,10 @@ class TestWorkload:
         assert all(len(each.sampling) > 10 for each in started)
 
     def test_times_ascend_in_whole_microseconds(self, workload: Workload) -> None:
-        times = [at_ns for at_ns, _ in workload.events]
+        times = [at_us for at_us, _ in workload.events]
 
         assert all(before < after for before, after in pairwise(times))
-        assert all(at_ns % 1000 == 0 for at_ns in times)
+        assert all(isinstance(at_us, int) for at_us in times)
 
     def test_without_candidates_nothing_else_is_missing(self, workload: Workload) -> None:
         bare = workload.without_candidates()

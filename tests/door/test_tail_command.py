@@ -255,7 +255,7 @@ def test_what_comes_in_the_middle_of_a_reply_has_a_line_of_its_own() -> None:
         text="one two",
         stop_text="",
         generator_sha256="",
-        duration_ms=1000.0,
+        duration_us=1_000_000,
     )
     narrator.piece("one")
     narrator.event(Envelope("r", 5, 0, removed, 1))

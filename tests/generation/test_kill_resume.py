@@ -34,7 +34,7 @@ class Killing:
         assert process.exitcode == 0
         with tt.open_store(url) as store:
             (summary,) = store.summaries()
-            seconds = (summary.updated_at_ns - summary.started_at_ns) / 1e9
+            seconds = (summary.updated_at_us - summary.started_at_us) / 1e6
             return said(store.recording(summary.run_id)), seconds
 
     def one_run(self, kills: int) -> list[Any]:

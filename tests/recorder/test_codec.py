@@ -43,7 +43,7 @@ tokens = st.integers(0, 5).flatmap(
         logprob_processed=float32,
         entropy=half,
         top_gap=half,
-        duration_ms=st.integers(0, 10**9).map(lambda us: us / 1000),
+        duration_us=st.integers(0, 10**9),
         top_ids=st.lists(st.integers(0, 200_000), min_size=count, max_size=count).map(tuple),
         top_logprobs=st.lists(half, min_size=count, max_size=count).map(tuple),
     )

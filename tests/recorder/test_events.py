@@ -29,7 +29,7 @@ TOKEN = {
     "logprob_processed": -0.5,
     "entropy": 2.0,
     "top_gap": 0.5,
-    "duration_ms": 1.0,
+    "duration_us": 1_000,
 }
 PRUNED = {
     "turn": 5,

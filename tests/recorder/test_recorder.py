@@ -39,8 +39,8 @@ class ListLog:
 
 
 def recorder_on(log: ListLog) -> Recorder:
-    ticks = iter(range(0, 10**9, 1000))
-    return Recorder(log, clock_ns=lambda: next(ticks) + 7, random_bytes=lambda count: bytes(count))
+    ticks = iter(range(0, 10**9, 1_000))
+    return Recorder(log, clock_us=lambda: next(ticks), random_bytes=lambda count: bytes(count))
 
 
 def test_events_are_numbered_from_zero_and_stamped_by_the_clock() -> None:
@@ -50,7 +50,7 @@ def test_events_are_numbered_from_zero_and_stamped_by_the_clock() -> None:
         recorder.record(event)
 
     assert [each.seq for each in log.envelopes] == [0, 1, 2]
-    assert [each.at_ns for each in log.envelopes] == [1000, 2000, 3000]
+    assert [each.at_us for each in log.envelopes] == [1000, 2000, 3000]
     assert {each.run_id for each in log.envelopes} == {recorder.run_id}
     assert log.durable == [True, False, False]
 

@@ -54,7 +54,7 @@ def system(text: str) -> SystemPromptCached:
         ids=ids,
         sha256=ids_sha256(ids),
         chunks=(len(ids),),
-        duration_ms=1.0,
+        duration_us=1_000,
         kv_bytes=1,
     )
 
@@ -88,7 +88,7 @@ def turn(number: int, before: int, added: str) -> list[Any]:
                 logprob_processed=-1.0,
                 entropy=1.0,
                 top_gap=1.0,
-                duration_ms=1.0,
+                duration_us=1_000,
                 top_ids=(ord(each),),
                 top_logprobs=(-1.0,),
             )
@@ -101,7 +101,7 @@ def turn(number: int, before: int, added: str) -> list[Any]:
             text=SECRET,
             stop_text="",
             generator_sha256="",
-            duration_ms=1.0,
+            duration_us=1_000,
         ),
     ]
 
@@ -182,7 +182,7 @@ def test_tool_calls_and_their_results_are_redacted_with_a_sum_that_fits() -> Non
             payload_tokens=3,
             tensors=(),
             error=f"no {SECRET}",
-            duration_ms=1.0,
+            duration_us=1_000,
         )
         for number, blob in enumerate((payload, binary))
     ]

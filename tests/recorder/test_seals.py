@@ -59,7 +59,7 @@ def turn(number: int) -> list[Any]:
             cached_tokens=0,
             cropped_tokens=0,
         ),
-        PrefillCompleted(turn=number, chunks=(2,), duration_ms=1.5, kv_bytes=9, peak_bytes=9),
+        PrefillCompleted(turn=number, chunks=(2,), duration_us=1_500, kv_bytes=9, peak_bytes=9),
         TokenSampled(
             turn=number,
             step=0,
@@ -69,7 +69,7 @@ def turn(number: int) -> list[Any]:
             logprob_processed=-0.25,
             entropy=0.5,
             top_gap=0.125,
-            duration_ms=61.234,
+            duration_us=61_234,
             top_ids=(70_000, 3),
             top_logprobs=(-1.5, -2.5),
         ),
@@ -80,7 +80,7 @@ def turn(number: int) -> list[Any]:
             text="x",
             stop_text="",
             generator_sha256="g",
-            duration_ms=70.0,
+            duration_us=70_000,
         ),
     ]
 
@@ -89,7 +89,7 @@ def turn(number: int) -> list[Any]:
 def records() -> list[Record]:
     """Two turns and the end of the run."""
     log = ListLog()
-    with Recorder(log, run_id="run", clock_ns=lambda: 1_234_567_000) as recorder:
+    with Recorder(log, run_id="run", clock_us=lambda: 1_234_567) as recorder:
         for event in (STARTED, *turn(1), *turn(2), CacheCleared(reason="end", freed_bytes=3)):
             recorder.record(event)
     return [encode(envelope) for envelope in log.envelopes]
@@ -117,14 +117,14 @@ def test_a_seal_is_what_its_documentation_says(records: list[Record]) -> None:
         else:
             body = record.body.encode()
         kind = record.kind.encode()
-        hashed.update(struct.pack("<qqHHI", record.seq, 1_234_567_000, 1, len(kind), len(body)))
+        hashed.update(struct.pack("<qqHHI", record.seq, 1_234_567, 1, len(kind), len(body)))
         hashed.update(kind + body)
 
     assert first[-1].seal == f"blake2b-256:{hashed.hexdigest()}"
 
 
 CHANGES: list[dict[str, Any]] = [
-    {"at_ns": 1_234_568_000},
+    {"at_us": 1_234_568},
     {"version": 2},
     {"kind": "CacheCleared"},
     {"body": '{"x":1}'},
@@ -188,7 +188,7 @@ def test_a_tail_without_a_seal_can_be_compared_though_nothing_vouches_for_it(
     records: list[Record],
 ) -> None:
     cut = records[:10]
-    altered = [*cut[:9], dataclasses.replace(cut[9], at_ns=9_000)]
+    altered = [*cut[:9], dataclasses.replace(cut[9], at_us=9)]
 
     assert check_seals("run", altered).holds
     assert check_seals("run", altered).last_seal == check_seals("run", cut).last_seal

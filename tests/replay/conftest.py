@@ -82,7 +82,7 @@ def cut_short(connection: sqlite3.Connection) -> None:
         "text": "",
         "stop_text": "",
         "generator_sha256": "",
-        "duration_ms": 1.0,
+        "duration_us": 1_000,
     }
     connection.execute(
         "INSERT INTO events VALUES (?, 0, 3, 'TurnFinished', 1, ?, NULL)",

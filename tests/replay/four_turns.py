@@ -16,5 +16,5 @@ said = st.builds(
     temperature=st.sampled_from([0.5, 0.5, 0.75]),
     seed=st.sampled_from([None, 3]),
     stop_reason=st.sampled_from(["eos", "eos", "max_time"]),
-    ms=st.sampled_from([0.0, 1.0, 2.5]),
+    duration_us=st.sampled_from([0, 1_000, 2_500]),
 )

@@ -164,8 +164,8 @@ def report(**changes: Any) -> Report:
         altered=("turn 2: the text of the reply is not what its ids spell",),
         floor=FLOORS["float32"],
         predicted_flips=0.0013,
-        duration_ms=2134.5,
-        generation_ms=107_100.0,
+        duration_us=2_134_500,
+        generation_us=107_100_000,
         repro="tokentape verify 01a20797-1cda-77cb-a4ac-61b65d8031e8 --turn 2 --store runs/demo.db",
         tools=(
             ToolDrift(

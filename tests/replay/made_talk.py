@@ -41,7 +41,7 @@ class Said:
     temperature: float = 0.5
     seed: int | None = 3
     stop_reason: str = "eos"
-    ms: float = 1.0
+    duration_us: int = 1_000
     cut: bool = False
 
 
@@ -57,7 +57,7 @@ def talk_events(
             ids=ids_of(system),
             sha256=ids_sha256(ids_of(system)),
             chunks=(len(system),),
-            duration_ms=turns[0].ms if turns else 1.0,
+            duration_us=turns[0].duration_us if turns else 1_000,
             kv_bytes=8,
         )
     )
@@ -98,7 +98,7 @@ def _turn(number: int, said: Said, stream: str) -> Iterable[Event]:
             payload_tokens=9,
             tensors=({"name": "w", "shape": [2], "sha256": "6"},),
             error=None,
-            duration_ms=said.ms,
+            duration_us=said.duration_us,
         )
         yield MessageAdded(
             role="tool",
@@ -131,7 +131,11 @@ def _turn(number: int, said: Said, stream: str) -> Iterable[Event]:
         source="memory",
     )
     yield PrefillCompleted(
-        turn=number, chunks=(1,), duration_ms=said.ms, kv_bytes=8, peak_bytes=int(said.ms * 8)
+        turn=number,
+        chunks=(1,),
+        duration_us=said.duration_us,
+        kv_bytes=8,
+        peak_bytes=said.duration_us,
     )
     for step, token_id in enumerate(ids_of(said.reply)):
         logprob = said.logprobs[step] if step < len(said.logprobs) else -0.5
@@ -144,7 +148,7 @@ def _turn(number: int, said: Said, stream: str) -> Iterable[Event]:
             logprob_processed=logprob,
             entropy=0.25,
             top_gap=0.5,
-            duration_ms=said.ms,
+            duration_us=said.duration_us,
             top_ids=(token_id, 7),
             top_logprobs=(-0.5, -2.0),
         )
@@ -157,7 +161,7 @@ def _turn(number: int, said: Said, stream: str) -> Iterable[Event]:
             text=said.reply,
             stop_text="",
             generator_sha256="" if said.seed is None else f"after {said.reply}",
-            duration_ms=said.ms,
+            duration_us=said.duration_us,
         )
 
 

@@ -30,7 +30,7 @@ def differing(found: Diff) -> dict[int, tuple[str, ...]]:
 
 
 def test_the_same_talk_is_the_same_however_long_it_took() -> None:
-    slower = [dataclasses.replace(said, ms=2.5) for said in FOUR]
+    slower = [dataclasses.replace(said, duration_us=2_500) for said in FOUR]
     found = tt.diff(talk(*FOUR), talk(*slower))
 
     assert found.same

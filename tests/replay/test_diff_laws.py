@@ -65,7 +65,7 @@ def timeless(events: list[Event]) -> list[Any]:
     """What happened, as JSON without times and bytes of memory."""
     bodies = [(kind_of(each), json.loads(encode_body(each))) for each in events]
     for _, body in bodies:
-        for name in ("duration_ms", "kv_bytes", "peak_bytes", "freed_bytes", "kept_bytes"):
+        for name in ("duration_us", "kv_bytes", "peak_bytes", "freed_bytes", "kept_bytes"):
             body.pop(name, None)
     return bodies
 
@@ -101,7 +101,7 @@ def test_the_first_difference_is_the_first_and_none_is_missed(
         assert found.parting.turn == unlike[0]
 
 
-COSTS = {"duration_ms", "kv_bytes", "peak_bytes", "freed_bytes", "kept_bytes"}
+COSTS = {"duration_us", "kv_bytes", "peak_bytes", "freed_bytes", "kept_bytes"}
 
 
 CIRCUMSTANCES = {"name", "model", "threads", "environment"}

@@ -34,7 +34,7 @@ MADE: dict[str, list[Report]] = {
     "not numbers": [not_numbers()],
     "every verdict": [of_verdict(verdict) for verdict in Verdict],
     "many": [huge(300, 20, divergences=100)],
-    "slow": [report(duration_ms=12_345_678.9)],
+    "slow": [report(duration_us=12_345_678_900)],
 } | {name: [hostile(text)] for name, text in HOSTILE.items()}
 
 

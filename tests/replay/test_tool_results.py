@@ -53,7 +53,7 @@ def use(store: DatabaseStore) -> Callable[..., tt.Recording]:
                         payload_tokens=1,
                         tensors=result.tensors,
                         error=result.error,
-                        duration_ms=1.0,
+                        duration_us=1_000,
                     )
                 )
         return store.recording(recorder.run_id)

@@ -58,7 +58,7 @@ def token(turn: int, step: int, **given: object) -> TokenSampled:
         logprob_processed=-0.5,
         entropy=1.5,
         top_gap=0.25,
-        duration_ms=20.125,
+        duration_us=20_125,
     )
     return replace(plain, **given)  # type: ignore[arg-type]
 
@@ -88,7 +88,7 @@ def tool_returned(call_id: str, content: str, error: str | None) -> ToolReturned
         payload_tokens=9,
         tensors=({"name": ODD_TEXT}, {}),
         error=error,
-        duration_ms=0.12345678901234567,
+        duration_us=123,
     )
 
 
@@ -120,7 +120,7 @@ def odd_turns() -> Iterable[object]:
         disk_reason=ODD_TEXT,
     )
     yield PrefillCompleted(
-        turn=1, chunks=(3,), duration_ms=81.99999999999999, kv_bytes=2**33, peak_bytes=2**34
+        turn=1, chunks=(3,), duration_us=2**62 + 1, kv_bytes=2**33, peak_bytes=2**34
     )
     for step, number in enumerate(ODD_FLOATS):
         half, *others = to_half(
@@ -134,7 +134,7 @@ def odd_turns() -> Iterable[object]:
             logprob_processed=float32(-number),
             entropy=half,
             top_gap=-half,
-            duration_ms=step / 1000,
+            duration_us=step,
             top_ids=tuple(256 ** min(step // 4, 3) + n for n in range(len(others))),
             top_logprobs=tuple(others),
         )
@@ -145,7 +145,7 @@ def odd_turns() -> Iterable[object]:
         text=ODD_TEXT,
         stop_text="",
         generator_sha256="",
-        duration_ms=1234.5678901234567,
+        duration_us=1_234_568,
     )
     yield ToolCalled(call_id="call_1", name="look", arguments={})
     yield tool_returned("call_1", "again", error=None)
@@ -176,19 +176,19 @@ def odd_verdicts(run_id: str) -> Iterable[StoredVerdict]:
         "model": ODD_TEXT,
         "floor": {"version": ODD_TEXT},
         "turns": turns,
-        "duration_ms": 1234.5678901234567,
+        "duration_us": 1_234_568,
     }
     wrong = {
         "reason": 3,
         "model": ["m"],
         "floor": "f",
         "turns": [turn | {"tokens": 2.5, "mismatches": True, "near_ties": 2**63}, None],
-        "duration_ms": 10**400,
+        "duration_us": 10**400,
     }
     for number, report in enumerate((whole, {}, wrong)):
         yield StoredVerdict(
             run_id=run_id,
-            at_ns=10**18 + number * 1_234_567_000,
+            at_us=10**15 + number * 1_234_567,
             replay="verify" if number else "regenerate",
             verdict="drifted" if number else "near_tie",
             report=report,
@@ -202,8 +202,8 @@ def record_oddities() -> Callable[..., list[str]]:
     def run(store: DatabaseStore, *, with_verdicts: bool = True) -> list[str]:
         run_ids = []
         for number, name in enumerate((ODD_TEXT.replace("\x00", ""), "", "empty", "failed")):
-            now_ns = iter(range(10**18 + number * 10**15, 10**19, 1_234_567_000))
-            recorder = tt.Recorder(store, clock_ns=now_ns.__next__)
+            now_us = iter(range(10**15 + number * 10**12, 10**16, 1_234_567))
+            recorder = tt.Recorder(store, clock_us=now_us.__next__)
             recorder.record(odd_run(name, seed=None if number else -5))
             for event in odd_turns() if number < 2 else ():
                 recorder.record(event)  # type: ignore[arg-type]

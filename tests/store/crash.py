@@ -91,7 +91,7 @@ class Script:
             ids=tuple(self._ids),
             sha256=ids_sha256(self._ids),
             chunks=(5,),
-            duration_ms=1.5,
+            duration_us=1_500,
             kv_bytes=10,
         )
         for turn in range(1, count + 1):
@@ -125,7 +125,7 @@ class Script:
             cropped_tokens=0,
         )
         yield PrefillCompleted(
-            turn=turn, chunks=(prompt - cached,), duration_ms=2.0, kv_bytes=100, peak_bytes=1000
+            turn=turn, chunks=(prompt - cached,), duration_us=2_000, kv_bytes=100, peak_bytes=1000
         )
         for step in range(self._tokens):
             yield self._token(turn, step, prompt)
@@ -136,7 +136,7 @@ class Script:
             text="So and so.",
             stop_text="",
             generator_sha256="33" * 32,
-            duration_ms=7.25,
+            duration_us=7_250,
         )
         self._chars += len("So and so.")
 
@@ -164,7 +164,7 @@ class Script:
             payload_tokens=9,
             tensors=({"name": "w", "shape": [2, 3], "dtype": "float32", "sha256": "44" * 32},),
             error=None,
-            duration_ms=0.125,
+            duration_us=125,
         )
         yield self._message("tool", "all is well")
 
@@ -182,7 +182,7 @@ class Script:
             logprob_processed=-self._random.randrange(4096) / 512,
             entropy=entropy,
             top_gap=gap,
-            duration_ms=self._random.randrange(100_000) / 1000,
+            duration_us=self._random.randrange(100_000),
             top_ids=tuple(self._some_ids(count)),
             top_logprobs=to_half(*(-self._random.uniform(0, 9) for _ in range(count))),
         )

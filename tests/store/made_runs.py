@@ -29,7 +29,7 @@ def token(turn: int, step: int, *, candidates: int) -> TokenSampled:
         logprob_processed=-1.5,
         entropy=0.333251953125,
         top_gap=2.5,
-        duration_ms=step / 10,
+        duration_us=step * 100,
         top_ids=tuple(range(candidates)),
         top_logprobs=tuple(-0.5 * rank for rank in range(candidates)),
     )
@@ -52,7 +52,7 @@ def say(recorder: tt.Recorder, turn: int, *, tokens: int, payload: bytes = b"") 
                 payload_tokens=5,
                 tensors=({"name": "w", "shape": [2, 3]},),
                 error=None,
-                duration_ms=1.25,
+                duration_us=1_250,
             )
         )
     recorder.record(
@@ -90,7 +90,7 @@ def say(recorder: tt.Recorder, turn: int, *, tokens: int, payload: bytes = b"") 
             text="so",
             stop_text="",
             generator_sha256="",
-            duration_ms=2.5,
+            duration_us=2_500,
         )
     )
 
@@ -100,7 +100,7 @@ _TICKS_US = itertools.count(1_800_000_000_000_000, 1500)
 
 def begin(log: tt.EventLog, run_id: str | None = None) -> tt.Recorder:
     """A recorder whose run has started; a later one has a later id."""
-    recorder = tt.Recorder(log, run_id=run_id, clock_ns=lambda: next(_TICKS_US) * 1000)
+    recorder = tt.Recorder(log, run_id=run_id, clock_us=_TICKS_US.__next__)
     recorder.record(STARTED)
     return recorder
 
@@ -116,14 +116,14 @@ def make_run(
     return recorder.run_id
 
 
-def verdict_of(run_id: str, at_ns: int = 10**18, **changes: Any) -> StoredVerdict:
+def verdict_of(run_id: str, at_us: int = 10**15, **changes: Any) -> StoredVerdict:
     plain: dict[str, Any] = {
         "replay": "verify",
         "verdict": "verified",
         "report": {"reason": "all is well", "turns": []},
     }
-    return StoredVerdict(run_id=run_id, at_ns=at_ns, **plain | changes)
+    return StoredVerdict(run_id=run_id, at_us=at_us, **plain | changes)
 
 
-def floor_of(run_id: str, at_ns: int = 10**18) -> StoredFloor:
-    return StoredFloor(run_id=run_id, at_ns=at_ns, version="mine", floor={"margin_eps": 0.001})
+def floor_of(run_id: str, at_us: int = 10**15) -> StoredFloor:
+    return StoredFloor(run_id=run_id, at_us=at_us, version="mine", floor={"margin_eps": 0.001})

@@ -36,15 +36,15 @@ def beside(run_id: str) -> tuple[list[StoredVerdict], list[StoredFloor]]:
     verdicts = [
         StoredVerdict(
             run_id=run_id,
-            at_ns=10**18 + number * 1_000_001_000,
+            at_us=10**15 + number * 1_000_001,
             replay=replay,
             verdict="verified",
-            report=REPORT | {"duration_ms": number / 3},
+            report=REPORT | {"duration_us": number * 10**9},
         )
         for number, replay in enumerate(("regenerate", "verify", "verify"))
     ]
     floor = {"margin_eps": 1e-3, "noise": [6e-06, 1 / 3]}
-    return verdicts, [StoredFloor(run_id=run_id, at_ns=10**18, version="mine", floor=floor)]
+    return verdicts, [StoredFloor(run_id=run_id, at_us=10**15, version="mine", floor=floor)]
 
 
 def keep_beside(store: DatabaseStore, run_id: str) -> None:

@@ -57,7 +57,7 @@ def test_a_run_and_what_only_it_has_are_gone_and_a_tombstone_stays(
         kept = list(store.recording(kept_id).events())
         own, shared = payloads_of(store.recording(erased_id))
         last_seal = tt.check(store, erased_id).last_seal
-        erasure = store.erase(erased_id[:23], reason="asked for", clock_ns=lambda: 10**18)
+        erasure = store.erase(erased_id[:23], reason="asked for", clock_us=lambda: 10**15)
 
         assert (erasure.run_id, erasure.blobs, erasure.last_seal) == (erased_id, 1, last_seal)
         assert [each.run_id for each in store.summaries()] == [kept_id]
@@ -150,7 +150,7 @@ def test_an_erased_run_does_not_come_back(url: str, tmp_path: Path, lm: tt.Loade
         "DELETE FROM tombstones",
         "UPDATE tombstones SET reason = ''",
         "UPDATE runs SET run_id = 'x'",
-        "UPDATE runs SET started_at_ns = 0",
+        "UPDATE runs SET started_at_us = 0",
         "UPDATE events SET body = '{}'",
     ],
 )

@@ -46,7 +46,7 @@ def many_runs(tmp_path: Path) -> Path:
     tt.open_store(path).close()
     with sqlite3.connect(path) as connection:
         connection.executemany(
-            "INSERT INTO runs (run_id, name, status, model, seed, started_at_ns, updated_at_ns, "
+            "INSERT INTO runs (run_id, name, status, model, seed, started_at_us, updated_at_us, "
             "turns, prompt_tokens, reused_tokens, generated_tokens) "
             "VALUES (?, ?, 'finished', 'tiny', 1, ?, ?, 20, 9, 5, 7)",
             ((f"run-{i:05}", f"name {i}", i * 1000, i * 1000) for i in range(10_000)),

@@ -34,7 +34,7 @@ JSON = st.recursive(
     lambda each: st.lists(each, max_size=4) | st.dictionaries(TEXT, each, max_size=4),
     max_leaves=12,
 )
-KNOWN = st.sampled_from(["turns", "floor", "reason", "model", "duration_ms"])
+KNOWN = st.sampled_from(["turns", "floor", "reason", "model", "duration_us"])
 REPORT = st.dictionaries(KNOWN | TEXT, JSON, max_size=5)
 
 
@@ -54,10 +54,10 @@ def test_any_body_comes_back_from_every_copy(
     with tt.open_store("sqlite://") as live, tt.open_store("sqlite://") as other:
         run_id = make_run(live, turns=1, tokens=1)
         given_verdicts = [
-            verdict_of(run_id, at_us * 1000 + number * 1000, report=report)
+            verdict_of(run_id, at_us + number, report=report)
             for number, report in enumerate(reports)
         ]
-        given_floor = StoredFloor(run_id=run_id, at_ns=at_us * 1000, version="é 1", floor=floor)
+        given_floor = StoredFloor(run_id=run_id, at_us=at_us, version="é 1", floor=floor)
         for verdict in given_verdicts:
             live.keep_verdict(verdict)
         live.keep_floor(given_floor)
@@ -94,7 +94,7 @@ def test_what_was_kept_since_is_added_to_sealed_files(tmp_path: Path, store: Dat
     assert files_in(tmp_path, "tokens") == ["part-00000.parquet", "part-00001.parquet"]
     with tt.open_store(tmp_path) as sealed:
         assert sealed.verdicts(run_id) == store.verdicts(run_id)
-        assert [each.at_ns for each in sealed.verdicts(run_id)] == [1000, 2000, 3000]
+        assert [each.at_us for each in sealed.verdicts(run_id)] == [1000, 2000, 3000]
         assert sealed.floors(run_id) == [floor_of(run_id)]
         pd.testing.assert_frame_equal(tt.verdicts_df(sealed), tt.verdicts_df(store))
         assert tt.check(sealed, run_id) == tt.check(store, run_id)
@@ -135,7 +135,7 @@ def test_adding_to_sealed_files_can_be_killed_and_done_again(
         with pytest.raises(KeyboardInterrupt):
             tt.export_parquet(store.recording(run_id), store, tmp_path)
     with tt.open_store(tmp_path) as sealed:
-        assert [each.at_ns for each in sealed.verdicts(run_id)] == [1000]
+        assert [each.at_us for each in sealed.verdicts(run_id)] == [1000]
         assert len(list(sealed.recording(run_id).records())) == tt.check(store, run_id).events
     store.keep_verdict(verdict_of(run_id, 3000))
     tt.export_parquet(store.recording(run_id), store, tmp_path)
@@ -147,7 +147,7 @@ def test_adding_to_sealed_files_can_be_killed_and_done_again(
 
 def test_others_read_them_alone(tmp_path: Path, store: DatabaseStore) -> None:
     run_id = make_run(store, turns=1)
-    report = {"reason": "why", "duration_ms": 2.5, "turns": [{"tokens": 4}]}
+    report = {"reason": "why", "duration_us": 2_500, "turns": [{"tokens": 4}]}
     store.keep_verdict(verdict_of(run_id, report=report))
     store.keep_floor(floor_of(run_id))
     tt.export_parquet(store.recording(run_id), store, tmp_path)
@@ -162,7 +162,7 @@ def test_others_read_them_alone(tmp_path: Path, store: DatabaseStore) -> None:
     assert frame["at"].tolist() == [pd.Timestamp(10**18, tz="UTC")]
     assert json.loads(frame["report"].iloc[0]) == report
     assert json.loads(floors["floor"].iloc[0]) == {"margin_eps": 0.001}
-    assert lazy.select("duration_ms", "run_id").collect().rows() == [(2.5, run_id)]
+    assert lazy.select("duration_us", "run_id").collect().rows() == [(2_500, run_id)]
     ((reason, tokens, body),) = duckdb.sql(asked).fetchall()
     assert (reason, tokens, json.loads(body)) == ("why", 4, report)
 
@@ -188,7 +188,7 @@ def test_an_import_adds_what_is_not_there_yet(
     form: str, tmp_path: Path, store: DatabaseStore
 ) -> None:
     run_id = make_run(store, turns=1)
-    ours, theirs, both = (verdict_of(run_id, at_ns) for at_ns in (3000, 1000, 2000))
+    ours, theirs, both = (verdict_of(run_id, at_us) for at_us in (3000, 1000, 2000))
     with tt.open_store("sqlite://") as other:
         tt.import_runs(copied(store, run_id, tmp_path / "ours", form), other)
         for verdict in (ours, both):

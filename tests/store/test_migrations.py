@@ -89,9 +89,7 @@ def test_an_upgraded_store_has_every_row_it_had(tmp_path: Path, revision: str) -
             bodies = [decode_body(row["kind"], row["version"], row["body"]) for row in of_run]
             assert [each.event for each in events] == bodies
             assert [each.seq for each in events] == [row["seq"] for row in of_run]
-            assert [each.at_ns for each in events] == [
-                row["at_ns"] // 1000 * 1000 for row in of_run
-            ]
+            assert [each.at_us for each in events] == [row["at_us"] for row in of_run]
             same_run = [row for row in old_tokens if row["run_key"] == run["run_key"]]
             assert len(tokens) == len(same_run) > 0
             for envelope, row in zip(tokens, same_run, strict=True):
@@ -108,7 +106,7 @@ def assert_same_token(envelope: tt.Envelope, row: sqlite3.Row) -> None:
     assert envelope.seq == row["seq"]
     assert [getattr(token, name) for name in exact] == [row[name] for name in exact]
     assert (token.entropy, token.top_gap) == to_half(row["entropy"], row["top_gap"])
-    assert token.duration_ms == round(row["duration_ms"], 3)
+    assert token.duration_us == row["duration_us"]
     ids, logprobs = row["top_ids"], row["top_logprobs"]
     assert token.top_ids == struct.unpack(f"<{len(ids) // 4}i", ids)
     assert token.top_logprobs == to_half(*struct.unpack(f"<{len(logprobs) // 4}f", logprobs))
@@ -251,7 +249,7 @@ def test_a_store_from_before_verdicts_is_upgraded_and_takes_some(blank_url: str)
     with engine.begin() as connection:
         command.downgrade(alembic_config(connection), "0003")
     upgrade_store(database_url(blank_url), backup=False)
-    verdict = StoredVerdict(run_id=run_id, at_ns=0, replay="verify", verdict="exact", report={})
+    verdict = StoredVerdict(run_id=run_id, at_us=0, replay="verify", verdict="exact", report={})
     with tt.open_store(blank_url) as store:
         assert list(store.recording(run_id).records()) == records
         assert store.verdicts(run_id) == store.floors(run_id) == []

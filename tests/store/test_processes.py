@@ -102,7 +102,7 @@ with open_store(where) as store:
     for seq in range(1, 201):
         token = TokenSampled(
             turn=1, step=seq, position=seq, token_id=int(me), logprob=0.0, logprob_processed=0.0,
-            entropy=0.0, top_gap=0.0, duration_ms=0.0,
+            entropy=0.0, top_gap=0.0, duration_us=0,
         )
         cleared = CacheCleared(reason=me, freed_bytes=seq)
         event = token if (seq + int(me)) % 2 else cleared
@@ -217,15 +217,15 @@ def test_who_records_a_run_that_was_erased_cannot_write_into_the_next(where: str
 # Keeps ten verdicts of its own beside a run, and one that all the others keep, too.
 JUDGE = """
 import sys
-from tokentape.store import KeptVerdict, open_store
+from tokentape.store import StoredVerdict, open_store
 
 where, run_id, me = sys.argv[1:]
 with open_store(where) as store:
     print("ready", flush=True)
     sys.stdin.readline()
     for number in range(11):
-        store.keep_verdict(KeptVerdict(
-            run_id=run_id, at_ns=number * 1000, replay="verify", verdict="verified",
+        store.keep_verdict(StoredVerdict(
+            run_id=run_id, at_us=number * 1000, replay="verify", verdict="verified",
             report={"by": me if number else "all", "turns": [{"tokens": number}] * 1000},
         ))
 """
@@ -277,19 +277,19 @@ def make_store_0001(path: Path, runs: int, tokens: int) -> None:
         connection.exec_driver_sql("PRAGMA journal_mode=WAL")
         command.upgrade(alembic_config(connection), "0001")
         for key in range(1, runs + 1):
-            at_ns = 10**18 + key * 10**9
+            at_us = 10**15 + key * 10**6
             connection.execute(
                 text(
                     "INSERT INTO runs VALUES (:key, :id, 'old', 'running', 'm', 1, :at, :at, "
                     "0, 0, 0, 0)"
                 ),
-                {"key": key, "id": f"00000000-0000-7000-8000-{key:012}", "at": at_ns},
+                {"key": key, "id": f"00000000-0000-7000-8000-{key:012}", "at": at_us},
             )
             body = '{"reason":"old","freed_bytes":1}'
             for seq in range(tokens):
                 connection.execute(
                     text("INSERT INTO events VALUES (:key, :seq, :at, 'CacheCleared', 1, :body)"),
-                    {"key": key, "seq": seq, "at": at_ns + seq * 1000, "body": body},
+                    {"key": key, "seq": seq, "at": at_us + seq, "body": body},
                 )
         connection.commit()
     engine.dispose()

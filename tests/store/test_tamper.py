@@ -178,7 +178,7 @@ FORGERIES = {
         "UPDATE runs SET model = 'by whom'",
     ),
     "the time of the start changed": run_sql(
-        "UPDATE runs SET started_at_ns = started_at_ns + 1000, updated_at_ns = updated_at_ns + 1000"
+        "UPDATE runs SET started_at_us = started_at_us + 1000, updated_at_us = updated_at_us + 1000"
     ),
     "the events of another run": run_sql(
         "DELETE FROM events WHERE event_key BETWEEN {a} AND {a} + 1000",
@@ -199,7 +199,7 @@ FORGERIES = {
     "a kind kept as bytes": run_sql("UPDATE events SET kind = CAST(kind AS BLOB)"),
     "words for numbers": run_sql("UPDATE tokens SET token_id = 'many'"),
     "words for times": run_sql("UPDATE events SET after_us = 'late'"),
-    "a word for the start": run_sql("UPDATE runs SET started_at_ns = 'early'"),
+    "a word for the start": run_sql("UPDATE runs SET started_at_us = 'early'"),
     "a fraction for a time": run_sql("UPDATE events SET after_us = after_us + 0.5"),
     "a number that none has": run_sql("UPDATE tokens SET entropy_f16 = 70000"),
     "words for a payload": run_sql("UPDATE blobs SET payload = 'words'"),
@@ -266,7 +266,7 @@ def test_a_turn_removed_from_the_end_shows_in_the_last_seal(opened: Opened) -> N
     envelopes = opened.store.recording(opened.run_id).events()
     row = row_of(list(envelopes))
     opened.rows.execute(
-        "UPDATE runs SET status = ?, updated_at_ns = ?, turns = ?, prompt_tokens = ?, "
+        "UPDATE runs SET status = ?, updated_at_us = ?, turns = ?, prompt_tokens = ?, "
         "reused_tokens = ?, generated_tokens = ? WHERE run_id = ?",
         (*row, opened.run_id),
     )
@@ -280,7 +280,7 @@ def row_of(envelopes: list[tt.Envelope]) -> tuple[Any, ...]:
     assert summary is not None
     return (
         summary.status,
-        summary.updated_at_ns,
+        summary.updated_at_us,
         summary.turns,
         summary.prompt_tokens,
         summary.reused_tokens,

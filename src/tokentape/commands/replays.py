@@ -1,7 +1,6 @@
 """Commands that replay a run: from its events alone, or with the model."""
 
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from enum import StrEnum
@@ -25,6 +24,7 @@ from tokentape.commands.options import (
     turn_json,
 )
 from tokentape.commands.reports import HtmlOption, JUnitOption, report_files
+from tokentape.recorder.clock import now_us
 from tokentape.recorder.events import RunStarted
 from tokentape.store import DEFAULT_URL, DatabaseStore, StoredFloor, StoredVerdict
 
@@ -180,7 +180,7 @@ def regenerate(
             tools=tt.default_tools(lm) if tools is Tools.RERUN else None,
             interventions=not without_interventions,
             differing=_say_differing,
-            progress=lambda verdict, ms: bar.advance(task),
+            progress=lambda verdict, duration_us: bar.advance(task),
         )
     files.publish(report, as_json=as_json)
     _keep_verdict(report, opened, keep and not without_interventions)
@@ -219,7 +219,7 @@ def calibrate(
     elif isinstance(opened, DatabaseStore):
         kept = StoredFloor(
             run_id=recording.run_id,
-            at_ns=time.time_ns(),
+            at_us=now_us(),
             version=floor.version,
             floor=asdict(floor),
         )
@@ -234,7 +234,7 @@ def _keep_verdict(report: "Report", opened: Store, keep: bool) -> None:
     if keep and isinstance(opened, DatabaseStore):
         kept = StoredVerdict(
             run_id=report.run_id,
-            at_ns=time.time_ns(),
+            at_us=now_us(),
             replay=report.replay,
             verdict=report.verdict,
             report=report.to_dict(),
