@@ -1,3 +1,5 @@
+"""Run the command line: `python -m tokentape`."""
+
 from tokentape.cli import main
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The command line. Data goes to standard output, progress and errors to standard error.
+"""The command line: data on standard output, progress and errors on standard error.
 
-Exit codes: 0 same or fine, 1 divergence, 2 bad input, 3 written by a newer version, 5 nothing to
-replay.
+Exit codes: 0 the same or done, 1 a divergence, 2 bad input, 3 recorded by a newer version, 5
+nothing to replay.
 """
 
 import os
@@ -13,16 +13,16 @@ import typer
 
 import tokentape as tt
 from tokentape.commands import (
-    comparisons,
     copies,
     database,
     demo,
-    following,
+    diff,
     investigations,
-    lineages,
+    lineage,
     replays,
     runs,
     serving,
+    tail,
 )
 
 app = typer.Typer(
@@ -33,22 +33,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-db = typer.Typer(help="Look at the schema of a store, and upgrade it.", no_args_is_help=True)
+db = typer.Typer(help="Show or upgrade the schema of a store.", no_args_is_help=True)
 
 app.command()(demo.demo)
 app.command()(investigations.run)
-app.command()(lineages.resume)
-app.command()(lineages.fork)
+app.command()(lineage.resume)
+app.command()(lineage.fork)
 app.command()(investigations.chat)
 app.command("list")(runs.list_runs)
 app.command()(runs.show)
-app.command()(following.tail)
+app.command()(tail.tail)
 app.command()(runs.check)
 app.command()(replays.rebuild)
 app.command()(replays.verify)
 app.command()(replays.regenerate)
 app.command()(replays.calibrate)
-app.command()(comparisons.diff)
+app.command()(diff.diff)
 app.command()(copies.pack)
 app.command()(copies.export)
 app.command("import")(copies.import_)
@@ -61,15 +61,15 @@ db.command()(database.upgrade)
 
 
 def main() -> NoReturn:
-    """Run a command; an error is one line on standard error and an exit code."""
+    """Run a command; report an error as one line on standard error and an exit code."""
     if not sys.warnoptions:
-        # Warnings of libraries are for those who write code, not for those who type commands.
+        # Warnings of libraries address developers, not users of the command line.
         warnings.simplefilter("ignore")
     try:
         app()
     except tt.TokentapeError as error:
         _fail(error, error.exit_code)
-    except Exception as error:  # never 1: a crash is not a divergence
+    except Exception as error:  # never exit code 1: a crash is not a divergence
         _fail(error, 2, f"unexpected {type(error).__name__} (TOKENTAPE_TRACEBACK=1 shows where): ")
     sys.exit(0)
 

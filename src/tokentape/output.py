@@ -1,4 +1,4 @@
-"""What the commands print: tables for people on standard output, progress on standard error."""
+"""Tables, JSON and summaries on standard output; progress on standard error."""
 
 import json
 import sys
@@ -24,24 +24,26 @@ from tokentape.store import Erasure, Integrity
 if TYPE_CHECKING:
     from tokentape.replay import Floor
 
-# A pipe has no width; a table that is cut to 80 columns loses what it is for.
+# A pipe has no width, and 80 columns would cut the tables.
 _PIPE_COLUMNS = 160
 progress_console = Console(stderr=True)
 
 
 def console() -> Console:
+    """Return a console for standard output: as wide as the terminal, or 160 columns."""
     return Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS, highlight=False)
 
 
 def print_json(value: Any) -> None:
+    """Print a value as JSON on standard output."""
     text = json.dumps(value, ensure_ascii=False, indent=2)
-    # Half a character, as of a file name, cannot be written; its escape is the same to JSON.
+    # A lone surrogate, as in a file name, cannot be encoded; its JSON escape is equivalent.
     sys.stdout.write(text.encode(errors="backslashreplace").decode() + "\n")
 
 
 @contextmanager
 def progress(description: str, extra: str = "") -> Iterator[Progress]:
-    """A progress bar on standard error; `extra` is a template for a last column."""
+    """Show a progress bar on standard error; `extra` is the template of a last column."""
     columns = [
         TextColumn(description),
         BarColumn(bar_width=24),
@@ -49,7 +51,7 @@ def progress(description: str, extra: str = "") -> Iterator[Progress]:
         TimeElapsedColumn(),
         TextColumn(extra),
     ]
-    # Redirected, a bar is noise in a log.
+    # A bar in a log file is noise.
     hidden = not progress_console.is_terminal
     with Progress(*columns, console=progress_console, transient=True, disable=hidden) as bar:
         yield bar
@@ -57,39 +59,39 @@ def progress(description: str, extra: str = "") -> Iterator[Progress]:
 
 @contextmanager
 def working(description: str) -> Iterator[None]:
-    """A spinner on standard error for work that cannot be counted."""
+    """Show a spinner on standard error, for work without a known number of steps."""
     with progress_console.status(description):
         yield
 
 
 def integrity_text(found: Integrity) -> str:
-    """What a check has found, in a few lines."""
+    """Return the result of a check in a few lines."""
     verdict = "as recorded" if found.holds else "NOT as recorded"
     if found.holds and not found.is_vouched_for:
-        verdict = "nothing vouches for it: no turn is sealed"
+        verdict = "cannot be checked: no turn is sealed"
     lines = [
         f"run {found.run_id}: {verdict}",
         f"  {found.events:,} events, {found.sealed_turns} sealed turns",
         f"  last seal {found.last_seal}",
     ]
     if found.unsealed_events and found.holds:
-        lines.append(f"  {found.unsealed_events:,} events behind it are not sealed yet")
+        lines.append(f"  {found.unsealed_events:,} events after it are not sealed yet")
     if found.bad_turn is not None:
         lines.append(f"  the first bad turn is {found.bad_turn}")
     return "\n".join([*lines, *(f"  {fault}" for fault in found.faults)]) + "\n"
 
 
 def erasure_text(erased: Erasure) -> str:
-    """What is gone, and where it may still be."""
+    """Return what was erased, and where copies may remain."""
     lines = [f"erased run {erased.run_id}: {erased.events:,} events, {erased.blobs} payloads"]
     if erased.left_behind:
-        lines.append(f"  its bytes may be there still: {erased.left_behind}")
+        lines.append(f"  its bytes may remain: {erased.left_behind}")
     lines += [f"  a backup may still have it: {path}" for path in erased.backups]
     return "\n".join(lines) + "\n"
 
 
 def floor_text(floor: "Floor", path: Path | None) -> str:
-    """What was measured, and what it lets one expect."""
+    """Return a measured noise floor, and the limits that follow from it, in a few lines."""
     lines = [
         f"floor {floor.version}, over {floor.tokens:,} tokens: {floor.measured_on}",
         f"  margins move by {floor.margin_noise:.1e} logits on average: a pick may differ where "
@@ -98,18 +100,19 @@ def floor_text(floor: "Floor", path: Path | None) -> str:
         f"above {floor.logprob_floor:.2g}",
     ]
     if path is not None:
-        lines.append(f"  written to {path}: give it to `tokentape verify --floor`")
+        lines.append(f"  written to {path}; use it with `tokentape verify --floor`")
     return "\n".join(lines) + "\n"
 
 
 def runs_table(summaries: Sequence[RunSummary]) -> Table:
+    """Return a table with a row per run."""
     table = Table("run", "name", "model", "status", box=None)
     for heading in ("turns", "prompt", "reused", "generated"):
         table.add_column(heading, justify="right")
     for run in summaries:
         table.add_row(
             run.run_id,
-            # Not markup, whatever somebody called it.
+            # A name is text, even if it looks like markup.
             Text(run.name),
             Text(run.model),
             run.status,
@@ -122,7 +125,7 @@ def runs_table(summaries: Sequence[RunSummary]) -> Table:
 
 
 def turns_table(turns: Sequence[Turn]) -> Table:
-    """A row a turn: how its prompt was paid for, and what came of it."""
+    """Return a table with a row per turn: prompt, cache decision, sampling and stop reason."""
     table = Table(box=None)
     for heading in ("turn", "prompt", "reused", "computed", "generated"):
         table.add_column(heading, justify="right")

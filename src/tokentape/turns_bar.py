@@ -1,4 +1,4 @@
-"""A progress bar over turns: how fast tokens come, and what of the prompts was spared."""
+"""A progress bar over turns, with tokens per second and prompt tokens reused and computed."""
 
 import time
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ _EXTRA = (
 
 
 class TurnsBar:
-    """Told of each token and of each reply."""
+    """Counts tokens and turns; pass `token` as a callback, and `turn` each reply."""
 
     def __init__(self, bar: Progress, task: TaskID) -> None:
         self._bar = bar
@@ -28,6 +28,7 @@ class TurnsBar:
         self._tokens = 0
 
     def token(self, token_id: int, logits: Any) -> None:
+        """Count a generated token, and update the speed."""
         now = time.perf_counter()
         if self._first_at is None:
             self._first_at, self._tokens = now, 0
@@ -36,7 +37,8 @@ class TurnsBar:
         self._bar.update(self._task, speed=f"{self._tokens / (now - self._first_at):.1f}")
 
     def turn(self, reply: "tt.Reply") -> None:
-        # A prefill lies between two turns, which says nothing of the speed of tokens.
+        """Count a finished turn."""
+        # The prefill of the next turn must not count as the time of a token.
         self._first_at = None
         self._reused += reply.cache.reused_tokens
         self._computed += reply.cache.computed_tokens
@@ -50,7 +52,7 @@ class TurnsBar:
 
 @contextmanager
 def turns_bar(total: int, *, done: int = 0) -> Iterator[TurnsBar]:
-    """A bar of `total` turns on standard error, of which some may be done already."""
+    """Show a bar of `total` turns on standard error, the first `done` of them finished."""
     with output.progress("turn", _EXTRA) as bar:
         task = bar.add_task("", total=total, completed=done, speed="–", reused="0", computed="0")
         yield TurnsBar(bar, task)

@@ -341,5 +341,5 @@ def test_a_run_of_which_nothing_is_sealed_is_not_called_as_recorded(
     code, out, _ = cli("check", "--store", str(path))
 
     assert code == 1
-    assert "nothing vouches for it" in out
+    assert "no turn is sealed" in out
     assert " as recorded" not in out

@@ -111,7 +111,7 @@ def test_a_forked_run_is_verified_from_the_command_line(
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (("--at-turn", "5"), "has no turn 5 to take another way"),
+        (("--at-turn", "5"), "has no turn 5 to run again"),
         (("--at-turn", "5", "--message", "x"), "there is no turn 5 to begin: 3 turns are finished"),
         (("--at-turn", "2", "--set", "temperature"), "--set takes NAME=VALUE"),
         (("--at-turn", "2", "--set", "temprature=1"), "temprature"),

@@ -270,14 +270,14 @@ def test_without_the_option_nothing_is_collected_loaded_or_said(project: Path) -
     assert ".tape" not in plain.stdout
     assert "tapes" not in plain.stdout
     assert alone.returncode == 4
-    assert "say which recordings with --tapes" in alone.stderr
+    assert "name the recordings with --tapes" in alone.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
         (("--tapes", "nowhere"), "there is no "),
-        (("--tapes", "tests"), "holds no *.tape file"),
+        (("--tapes", "tests"), "has no *.tape file"),
         (("--tapes", "tests/test_own.py"), "neither a folder nor a *.tape file"),
         (("--tapes", ""), "the path is empty"),
         (("--tapes", "recordings", "--tape-floor", "no.json"), "there is no file "),

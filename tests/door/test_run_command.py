@@ -114,7 +114,7 @@ def test_a_recorded_run_verifies(run: Cli, cli: Cli, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("run",), "name a protocol; --list shows those that there are"),
+        (("run",), "name a plan; --list shows the plans that come with tokentape"),
         (("run", "nope"), "'nope' is no protocol: not one of phase1a, phase1b"),
         (("run", "phase1a", "--model", "/nowhere"), "there is no model folder /nowhere"),
         (("run", "phase1a", "--turns", "0"), "'--turns'"),
@@ -180,7 +180,7 @@ def test_an_interrupt_ends_the_run_with_130_and_says_how_to_go_on(
 
     assert process.returncode == 130
     assert out == ""
-    assert f"go on with: tokentape resume {summary.run_id} --store {database}" in err
+    assert f"resume with: tokentape resume {summary.run_id} --store {database}" in err
     assert "Traceback" not in err
     assert summary.status == "interrupted"
     assert 0 < len(turn.tokens) < 500

@@ -153,7 +153,7 @@ def test_a_turn_that_is_cut_off_is_shown(lm: tt.LoadedModel, store: DatabaseStor
     ("arguments", "said"),
     [
         (("--turn", "9"), "has no turn 9: it has turns 1 to 4"),
-        (("--tokens",), "--tokens needs a --turn"),
+        (("--tokens",), "--tokens needs --turn"),
     ],
 )
 def test_what_is_not_there_is_not_shown(

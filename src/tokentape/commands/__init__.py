@@ -1,4 +1,5 @@
-"""What the command line can do, a family of commands a file.
+"""The commands of the command line, grouped by subject.
 
-What needs torch is imported where it is used: who lists runs should not wait for it.
+Modules that need torch are imported inside the commands that need them: listing runs must not wait
+for torch.
 """

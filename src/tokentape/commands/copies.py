@@ -1,4 +1,4 @@
-"""Commands that copy runs out of a store, and into one."""
+"""The commands `pack`, `export` and `import`: copy runs out of a store and into one."""
 
 import sys
 from collections.abc import Iterable
@@ -24,7 +24,7 @@ from tokentape.store.copies.importing import checked_copy
 
 
 class Form(StrEnum):
-    """What a run can be exported to."""
+    """A format that `export` writes."""
 
     PARQUET = "parquet"
     JSONL = "jsonl"
@@ -32,8 +32,8 @@ class Form(StrEnum):
 
 
 def pack(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run ids or beginnings.")],
-    path: Annotated[Path, typer.Option("--output", "-o", help="The tape to write.")],
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run ids or prefixes.")],
+    path: Annotated[Path, typer.Option("--output", "-o", help="The tape (a file) to write.")],
     store: StoreOption = DEFAULT_URL,
     as_json: JsonOption = False,
 ) -> None:
@@ -42,7 +42,7 @@ def pack(
     recordings = [opened.recording(run) for run in runs]
     with output.working("packing"):
         tt.pack(recordings, opened, path)
-    _say_what_is_left_out(recordings)
+    _report_unsealed_events(recordings)
     if as_json:
         run_ids = sorted({each.run_id for each in recordings})
         output.print_json({"tape": str(path), "bytes": path.stat().st_size, "runs": run_ids})
@@ -52,14 +52,14 @@ def pack(
 
 def export(
     path: Annotated[
-        Path, typer.Option("--output", "-o", help="The folder to write into; for jsonl the file.")
+        Path, typer.Option("--output", "-o", help="The folder to write to; for jsonl the file.")
     ],
     run: RunArgument = None,
-    to: Annotated[Form, typer.Option(help="What to write.")] = Form.PARQUET,
+    to: Annotated[Form, typer.Option(help="The format to write.")] = Form.PARQUET,
     store: StoreOption = DEFAULT_URL,
     as_json: JsonOption = False,
 ) -> None:
-    """Export a run: sealed Parquet files, lines of JSON, or tables for spreadsheets."""
+    """Export a run as sealed Parquet files, JSON lines, or CSV tables."""
     opened = open_stored(store)
     recording = find_recording(opened, run)
     with output.working("exporting"):
@@ -70,13 +70,13 @@ def export(
         else:
             files = tt.export_csv(opened, recording.run_id, path)
     if to is Form.PARQUET:
-        _say_what_is_left_out([recording])
+        _report_unsealed_events([recording])
     if as_json:
         output.print_json([str(file) for file in files])
     elif files:
         sys.stdout.writelines(f"{file}\n" for file in files)
     else:
-        sys.stderr.write(f"{path} has run {recording.run_id} up to its last seal already\n")
+        sys.stderr.write(f"{path} already has run {recording.run_id} up to its last seal\n")
 
 
 def import_(
@@ -86,7 +86,7 @@ def import_(
     store: StoreOption = DEFAULT_URL,
     as_json: JsonOption = False,
 ) -> None:
-    """Add the runs of a copy to a live store, after a check of their seals."""
+    """Add the runs of a tape, folder or jsonl file to a live store, after checking their seals."""
     with output.working("importing"), checked_copy(path) as copy, tt.open_store(store) as opened:
         if not isinstance(opened, DatabaseStore):
             raise tt.StoreError(f"{store} is sealed: it can only be read")
@@ -95,19 +95,19 @@ def import_(
         output.print_json([asdict(each) for each in imported])
         return
     for each in imported:
-        sys.stdout.write(f"{each.run_id}  {_came_of(each)}\n")
+        sys.stdout.write(f"{each.run_id}  {_import_result(each)}\n")
 
 
-def _came_of(imported: Imported) -> str:
+def _import_result(imported: Imported) -> str:
     if not imported.added:
         return f"there already, {imported.events:,} events"
     if imported.added_events == imported.events:
         return f"added, {imported.events:,} events"
-    return f"went on: {imported.added_events:,} events added, {imported.events:,} in all"
+    return f"extended: {imported.added_events:,} events added, {imported.events:,} in all"
 
 
-def _say_what_is_left_out(recordings: Iterable[tt.Recording]) -> None:
-    """Only what has a seal is sealed; of a run that was cut off, that is not all."""
+def _report_unsealed_events(recordings: Iterable[tt.Recording]) -> None:
+    """Report events after the last seal on standard error: copies leave them out."""
     for recording in recordings:
         report = check_seals(recording.run_id, recording.records())
         if report.holds and report.unsealed_events:

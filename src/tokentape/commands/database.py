@@ -1,4 +1,4 @@
-"""Commands that look at the schema of a store, and upgrade it."""
+"""The commands of `db`: show and upgrade the schema of a store."""
 
 import sys
 from dataclasses import asdict
@@ -16,7 +16,7 @@ from tokentape.store.live.schema import head, history
 
 
 def current(store: StoreOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
-    """Say which schema a store has, and whether this tokentape can use it as it is."""
+    """Print the schema revision of a store, and the newest one if that differs."""
     revision, newest = current_schema(_database_url(store)), head()
     if as_json:
         output.print_json({"current": revision, "head": newest})
@@ -26,30 +26,30 @@ def current(store: StoreOption = DEFAULT_URL, as_json: JsonOption = False) -> No
 
 
 def list_history(store: StoreOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
-    """List every schema there was, the oldest first, and which one a store has."""
+    """List every schema revision, oldest first; `*` marks the one of the store."""
     revisions = history(current_schema(_database_url(store)))
     if as_json:
         output.print_json([asdict(each) for each in revisions])
     else:
         for each in revisions:
-            mark = "*" if each.is_current else " "
-            sys.stdout.write(f"{mark} {each.revision}  {each.summary}\n")
+            star = "*" if each.is_current else " "
+            sys.stdout.write(f"{star} {each.revision}  {each.summary}\n")
 
 
 def upgrade(
     store: StoreOption = DEFAULT_URL,
-    backup: Annotated[bool, typer.Option(help="Copy a SQLite file first.")] = True,
+    backup: Annotated[bool, typer.Option(help="Copy a SQLite file before the upgrade.")] = True,
     as_json: JsonOption = False,
 ) -> None:
-    """Bring a store to the newest schema, all of it or nothing."""
+    """Upgrade a store to the newest schema, in one transaction."""
     done = upgrade_store(_database_url(store), backup=backup)
     if as_json:
         output.print_json(asdict(done) | {"backup": done.backup and str(done.backup)})
     elif done.before == done.after:
         sys.stdout.write(f"{done.after} is the newest already\n")
     else:
-        kept = f"; backup: {done.backup}" if done.backup else ""
-        sys.stdout.write(f"{done.before} -> {done.after}{kept}\n")
+        backup_note = f"; backup: {done.backup}" if done.backup else ""
+        sys.stdout.write(f"{done.before} -> {done.after}{backup_note}\n")
 
 
 def _database_url(store: str) -> URL:

@@ -1,22 +1,29 @@
-"""The command that shows it all."""
+"""The command `demo`: record 20 turns with a small model and replay them."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from tokentape.commands.options import ModelOption
+
 
 def demo(
-    store: Annotated[str, typer.Option(help="Where to record.")] = "sqlite:///runs/demo.db",
-    sealed: Annotated[Path, typer.Option(help="Folder to seal the run into.")] = Path(
+    store: Annotated[
+        str, typer.Option(help="The database to record to.")
+    ] = "sqlite:///runs/demo.db",
+    sealed: Annotated[Path, typer.Option(help="The Parquet folder to export to.")] = Path(
         "runs/demo-sealed"
     ),
-    model: Annotated[str, typer.Option(help="The model to ask.")] = "smollm2-demo",
+    model: ModelOption = "smollm2-demo",
     script: Annotated[
         Path | None, typer.Option(help="A TOML file of turns instead of the bundled one.")
     ] = None,
 ) -> None:
-    """Ask a model about its own weights for 20 turns, record it, and replay the recording."""
+    """Ask a model about its own weights for 20 turns, record the run, and replay it.
+
+    Exit code 1: a replay failed.
+    """
     from tokentape.demo import run_demo
 
     raise typer.Exit(run_demo(store, sealed, model, script))

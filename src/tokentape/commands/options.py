@@ -1,4 +1,4 @@
-"""What most commands take, and how they find what is meant."""
+"""Arguments and options that several commands share, and how they are resolved."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,18 +18,24 @@ if TYPE_CHECKING:
 
 Store = DatabaseStore | ParquetStore
 
+_RUN = "A run id or an unambiguous prefix of one"
+_MODEL = "The model: smollm2-demo, a folder, a GGUF file or a hub id"
+
 RunArgument = Annotated[
     str | None,
-    typer.Argument(
-        metavar="RUN", help="A run id or its unambiguous beginning; the newest run if left out."
-    ),
+    typer.Argument(metavar="RUN", help=f"{_RUN}; by default the newest run."),
+]
+OneRunArgument = Annotated[str, typer.Argument(metavar="RUN", help=f"{_RUN}.")]
+ModelOption = Annotated[str, typer.Option(help=f"{_MODEL}.")]
+RecordedModelOption = Annotated[
+    str | None, typer.Option(help=f"{_MODEL}; by default the recorded one.")
 ]
 StoreOption = Annotated[
     str,
     typer.Option(
         "--store",
         envvar="TOKENTAPE_DATABASE_URL",
-        help="A database URL, a SQLite file, a folder of sealed runs or a tape.",
+        help="The store: a database URL, a SQLite file, a Parquet folder or a tape.",
     ),
 ]
 TurnOption = Annotated[
@@ -39,10 +45,15 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def open_stored(store: str) -> Store:
+    """Open an existing store. Raise StoreError if it does not exist."""
     return tt.open_store(store, must_exist=True)
 
 
 def find_recording(store: Store, run: str | None) -> tt.Recording:
+    """Return the recording with an id or prefix, or the newest one.
+
+    Raise NoSuchRunError for an unknown id, NothingToReplayError for an empty store.
+    """
     if run is None:
         summaries = store.summaries()
         if not summaries:
@@ -52,13 +63,13 @@ def find_recording(store: Store, run: str | None) -> tt.Recording:
 
 
 def load_as_recorded(name: str, started: RunStarted) -> "tt.LoadedModel":
-    """A model in the type of numbers that the run was recorded in, where that is one to load."""
+    """Load a model in the recorded dtype; in float32 if that dtype cannot be loaded directly."""
     known = started.dtype in ("float32", "bfloat16", "float16")
     return tt.load_model(name, dtype=started.dtype if known else "float32")
 
 
 def tokenizer_as_recorded(started: RunStarted) -> "PreTrainedTokenizerBase | None":
-    """The tokenizer alone; None where it is not on this machine, or another one by now."""
+    """Return the tokenizer of a run, or None if it is missing here or differs from the recorded."""
     from tokentape.generation.fingerprints import tokenizer_sha256
     from tokentape.generation.models.loading import load_tokenizer
 
@@ -70,18 +81,19 @@ def tokenizer_as_recorded(started: RunStarted) -> "PreTrainedTokenizerBase | Non
     return tokenizer if tokenizer_sha256(tokenizer) == started.tokenizer_sha256 else None
 
 
-def kept_floor(recording: tt.Recording, opened: Store, lm: "tt.LoadedModel") -> "Floor | None":
-    """The newest floor beside the run, where none is built in for the model.
+def stored_floor(recording: tt.Recording, opened: Store, lm: "tt.LoadedModel") -> "Floor | None":
+    """Return the newest noise floor stored with a run, or None if a built-in one applies.
 
-    A recording that brings its own floor is not to be judged by it where there is another.
+    The built-in floor takes precedence: a recording must not choose the floor it is checked with.
     """
     from tokentape.replay.checking.noise_floor import floor_from, floor_of
 
-    kept = opened.floors(recording.run_id)
-    if not kept or floor_of(lm, recording.started().dtype) is not None:
+    stored = opened.floors(recording.run_id)
+    if not stored or floor_of(lm, recording.started().dtype) is not None:
         return None
-    return floor_from(kept[-1].floor, f"the floor kept beside run {recording.run_id}")
+    return floor_from(stored[-1].floor, f"the floor stored with run {recording.run_id}")
 
 
 def turn_json(turn: Turn) -> dict[str, Any]:
+    """Return a turn as `--json` prints it, with the ids and text of its reply."""
     return asdict(turn) | {"reply_ids": list(turn.reply_ids), "reply_text": turn.reply_text}

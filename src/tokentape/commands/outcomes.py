@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import tokentape as tt
-from tokentape.commands.options import Store, kept_floor
+from tokentape.commands.options import Store, stored_floor
 from tokentape.replay import Rebuilt, TurnVerdict
 
 
@@ -98,7 +98,7 @@ def replay_run(
         recording,
         lm,
         turns=replayable,
-        floor=given or kept_floor(recording, store, lm),
+        floor=given or stored_floor(recording, store, lm),
         ignore=request.ignore,
     )
     found = _outcome(report, request)

@@ -1,4 +1,4 @@
-"""Commands that replay a run: from its events alone, or with the model."""
+"""The commands `rebuild`, `verify`, `regenerate` and `calibrate`."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -13,17 +13,18 @@ import tokentape as tt
 from tokentape import output
 from tokentape.commands.options import (
     JsonOption,
+    RecordedModelOption,
     RunArgument,
     Store,
     StoreOption,
     TurnOption,
     find_recording,
-    kept_floor,
     load_as_recorded,
     open_stored,
+    stored_floor,
     turn_json,
 )
-from tokentape.commands.reports import HtmlOption, JUnitOption, report_files
+from tokentape.commands.report_files import HtmlOption, JUnitOption, report_files
 from tokentape.recorder.clock import now_us
 from tokentape.recorder.events import RunStarted
 from tokentape.store import DEFAULT_URL, DatabaseStore, StoredFloor, StoredVerdict
@@ -32,43 +33,35 @@ if TYPE_CHECKING:
     from tokentape.replay import Report
     from tokentape.replay.verdict import FieldDifference
 
-ModelOption = Annotated[
-    str | None,
-    typer.Option(
-        help="smollm2-demo, a folder, a GGUF file or a hub id; the recorded one if left out."
-    ),
-]
 FloorOption = Annotated[
     Path | None,
     typer.Option(
-        help="The noise floor in a file of `tokentape calibrate`; else the built-in one of "
-        "float32, or the one that is kept with the run."
+        help="A noise floor written by `tokentape calibrate`; by default the built-in one for "
+        "float32, or the one stored with the run."
     ),
 ]
 
 
-class Tools(StrEnum):
+class ToolsMode(StrEnum):
+    """Where the results of tools come from."""
+
     RECORDED = "recorded"
     RERUN = "rerun"
 
 
 ToolsOption = Annotated[
-    Tools,
-    typer.Option(
-        help="Answer calls of tools from the recording, or run them again and compare the results."
-    ),
+    ToolsMode,
+    typer.Option(help="Use the recorded results of tools, or run the tools again and compare."),
 ]
 KeepOption = Annotated[
     bool,
-    typer.Option(
-        "--keep/--no-keep", help="Keep the verdict beside the recording, in a live store."
-    ),
+    typer.Option("--keep/--no-keep", help="Store the verdict with the run (live stores only)."),
 ]
 IgnoreOption = Annotated[
     list[str] | None,
     typer.Option(
         metavar="FIELD",
-        help="Compare although this fingerprint differs: weights, tokenizer, template, device, "
+        help="Compare even if this fingerprint differs: weights, tokenizer, template, device, "
         "dtype or random_stream; may be repeated. The report says so.",
     ),
 ]
@@ -77,7 +70,7 @@ WithoutInterventionsOption = Annotated[
     bool,
     typer.Option(
         "--without-interventions",
-        help="Replay as if nothing had been done inside the model. The verdict is not kept.",
+        help="Replay without the recorded interventions. The verdict is not stored.",
     ),
 ]
 
@@ -85,7 +78,7 @@ WithoutInterventionsOption = Annotated[
 def rebuild(
     run: RunArgument = None, store: StoreOption = DEFAULT_URL, as_json: JsonOption = False
 ) -> None:
-    """Rebuild the conversation from events alone; with --json, every id and text of each turn."""
+    """Rebuild the conversation from events alone; with --json, with all ids and texts."""
     recording = find_recording(open_stored(store), run)
     rebuilt = tt.rebuild(recording)
     if as_json:
@@ -106,21 +99,24 @@ def verify(
     ctx: typer.Context,
     run: RunArgument = None,
     store: StoreOption = DEFAULT_URL,
-    model: ModelOption = None,
+    model: RecordedModelOption = None,
     turn: TurnOption = None,
     floor: FloorOption = None,
     ignore: IgnoreOption = None,
-    tools: ToolsOption = Tools.RECORDED,
+    tools: ToolsOption = ToolsMode.RECORDED,
     without_interventions: WithoutInterventionsOption = False,
     allow_drift: Annotated[
-        bool, typer.Option("--allow-drift", help="Exit 0 although log-probabilities drifted.")
+        bool, typer.Option("--allow-drift", help="Exit 0 even if log-probabilities drifted.")
     ] = False,
     junit: JUnitOption = None,
     html: HtmlOption = None,
     keep: KeepOption = True,
     as_json: JsonOption = False,
 ) -> None:
-    """Check every recorded token with one forward of the model."""
+    """Check every recorded token with one forward of the model.
+
+    Exit code 0: exact, verified or near_tie; 1: drifted, diverged or incomparable.
+    """
     opened = open_stored(store)
     ctx.call_on_close(opened.close)
     recording = find_recording(opened, run)
@@ -133,15 +129,15 @@ def verify(
             recording,
             lm,
             turns=turn,
-            floor=given_floor or kept_floor(recording, opened, lm),
+            floor=given_floor or stored_floor(recording, opened, lm),
             ignore=ignore or (),
-            tools=tt.default_tools(lm) if tools is Tools.RERUN else None,
+            tools=tt.default_tools(lm) if tools is ToolsMode.RERUN else None,
             interventions=not without_interventions,
-            differing=_say_differing,
+            differing=_report_differences,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     files.publish(report, as_json=as_json, allow_drift=allow_drift)
-    _keep_verdict(report, opened, keep and not without_interventions)
+    _store_verdict(report, opened, keep and not without_interventions)
     drift_allowed = allow_drift and report.verdict is tt.Verdict.DRIFTED
     raise typer.Exit(0 if report.passes or drift_allowed else 1)
 
@@ -150,18 +146,21 @@ def regenerate(
     ctx: typer.Context,
     run: RunArgument = None,
     store: StoreOption = DEFAULT_URL,
-    model: ModelOption = None,
+    model: RecordedModelOption = None,
     turn: TurnOption = None,
     floor: FloorOption = None,
     ignore: IgnoreOption = None,
-    tools: ToolsOption = Tools.RECORDED,
+    tools: ToolsOption = ToolsMode.RECORDED,
     without_interventions: WithoutInterventionsOption = False,
     junit: JUnitOption = None,
     html: HtmlOption = None,
     keep: KeepOption = True,
     as_json: JsonOption = False,
 ) -> None:
-    """Say it all again with Hugging Face `generate` and compare token by token."""
+    """Generate every turn again with Hugging Face `generate`, and compare token by token.
+
+    Exit code 0: exact, verified or near_tie; 1: drifted, diverged or incomparable.
+    """
     opened = open_stored(store)
     ctx.call_on_close(opened.close)
     recording = find_recording(opened, run)
@@ -175,15 +174,15 @@ def regenerate(
             recording,
             lm,
             turns=turn,
-            floor=given_floor or kept_floor(recording, opened, lm),
+            floor=given_floor or stored_floor(recording, opened, lm),
             ignore=ignore or (),
-            tools=tt.default_tools(lm) if tools is Tools.RERUN else None,
+            tools=tt.default_tools(lm) if tools is ToolsMode.RERUN else None,
             interventions=not without_interventions,
-            differing=_say_differing,
+            differing=_report_differences,
             progress=lambda verdict, duration_us: bar.advance(task),
         )
     files.publish(report, as_json=as_json)
-    _keep_verdict(report, opened, keep and not without_interventions)
+    _store_verdict(report, opened, keep and not without_interventions)
     raise typer.Exit(0 if report.passes else 1)
 
 
@@ -191,13 +190,14 @@ def calibrate(
     ctx: typer.Context,
     run: RunArgument = None,
     store: StoreOption = DEFAULT_URL,
-    model: ModelOption = None,
+    model: RecordedModelOption = None,
     to: Annotated[
-        Path | None, typer.Option("--output", help="Write the floor to this file, for CI to pin.")
+        Path | None,
+        typer.Option("--output", help="Also write it to this file."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure the noise floor of this machine and model over the tokens of a run."""
+    """Measure the noise floor of this machine and model on the tokens of a run."""
     opened = open_stored(store)
     ctx.call_on_close(opened.close)
     recording = find_recording(opened, run)
@@ -215,43 +215,43 @@ def calibrate(
         tt.write_floor(floor, to)
     weights = lm.identity.weights_sha256_for(recording.started())
     if weights != recording.started().weights_sha256:
-        sys.stderr.write("tokentape: the floor is not kept: it is that of another model\n")
+        sys.stderr.write("tokentape: the floor is not stored: the model is not the recorded one\n")
     elif isinstance(opened, DatabaseStore):
-        kept = StoredFloor(
+        stored = StoredFloor(
             run_id=recording.run_id,
             at_us=now_us(),
             version=floor.version,
             floor=asdict(floor),
         )
-        _try_to_keep("floor", lambda: opened.keep_floor(kept))
+        _try_to_store("floor", lambda: opened.keep_floor(stored))
     if as_json:
         output.print_json(asdict(floor))
         return
     sys.stdout.write(output.floor_text(floor, to))
 
 
-def _keep_verdict(report: "Report", opened: Store, keep: bool) -> None:
+def _store_verdict(report: "Report", opened: Store, keep: bool) -> None:
     if keep and isinstance(opened, DatabaseStore):
-        kept = StoredVerdict(
+        stored = StoredVerdict(
             run_id=report.run_id,
             at_us=now_us(),
             replay=report.replay,
             verdict=report.verdict,
             report=report.to_dict(),
         )
-        _try_to_keep("verdict", lambda: opened.keep_verdict(kept))
+        _try_to_store("verdict", lambda: opened.keep_verdict(stored))
 
 
-def _try_to_keep(what: str, keep: Callable[[], None]) -> None:
-    """A store that may only be read has been replayed all the same."""
+def _try_to_store(what: str, write: Callable[[], None]) -> None:
+    """Report a store that cannot be written to; the replay itself has succeeded."""
     try:
-        keep()
+        write()
     except tt.StoreError as error:
-        sys.stderr.write(f"tokentape: the {what} is not kept: {error}\n")
+        sys.stderr.write(f"tokentape: the {what} is not stored: {error}\n")
 
 
-def _say_differing(differences: "Sequence[FieldDifference]") -> None:
-    """Before the model runs: what is found may be no more than this."""
+def _report_differences(differences: "Sequence[FieldDifference]") -> None:
+    """Report differing fingerprints before the model runs: they may explain everything."""
     for each in differences:
         if each.forbids:
             ignored = " (ignored)" if each.ignored else ""
@@ -263,6 +263,6 @@ def _say_differing(differences: "Sequence[FieldDifference]") -> None:
 
 def _load(model: str | None, started: RunStarted) -> "tt.LoadedModel":
     if not (model or started.model):
-        raise tt.ModelError("the recording does not name its model: say which with --model")
+        raise tt.ModelError("the recording does not name its model: name one with --model")
     with output.working("loading the model"):
         return load_as_recorded(model or started.model, started)

@@ -1,4 +1,4 @@
-"""Commands that look at recorded runs, vouch for them and forget them."""
+"""The commands `list`, `show`, `check` and `erase`."""
 
 import json
 import sys
@@ -11,6 +11,7 @@ import tokentape as tt
 from tokentape import output
 from tokentape.commands.options import (
     JsonOption,
+    OneRunArgument,
     RunArgument,
     Store,
     StoreOption,
@@ -42,11 +43,11 @@ if TYPE_CHECKING:
 def list_runs(
     store: StoreOption = DEFAULT_URL,
     last: Annotated[
-        int, typer.Option("--last", "-n", min=0, help="So many of the newest; 0 for all.")
+        int, typer.Option("--last", "-n", min=0, help="List at most this many; 0 lists all.")
     ] = 50,
     as_json: JsonOption = False,
 ) -> None:
-    """List the newest runs of a store, the newest last; with --json, all of them."""
+    """List the newest runs of a store, the newest last; with --json all runs."""
     opened = open_stored(store)
     if as_json:
         frame = tt.runs_df(opened)
@@ -65,18 +66,19 @@ def show(
     store: StoreOption = DEFAULT_URL,
     turn: TurnOption = None,
     tokens: Annotated[
-        bool, typer.Option("--tokens", help="With --turn: every token, and what was likely.")
+        bool,
+        typer.Option("--tokens", help="With --turn: list every token and its alternatives."),
     ] = False,
     tree: Annotated[
-        bool, typer.Option("--tree", help="Draw what it was forked from, and what from it.")
+        bool, typer.Option("--tree", help="Draw the runs it was forked from, and its forks.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what a run is and how its turns went; with --turn, what the model saw in one."""
+    """Show a run and its turns; with --turn, the exact prompt and reply of a turn."""
     if tokens and not turn:
-        raise typer.BadParameter("--tokens needs a --turn: a run has too many to look at")
+        raise typer.BadParameter("--tokens needs --turn: a run has too many tokens to list")
     if tree and turn:
-        raise typer.BadParameter("--tree shows runs, and --turn what is in one: give one of them")
+        raise typer.BadParameter("--tree shows runs and --turn a turn: give one of them")
     opened = open_stored(store)
     recording = find_recording(opened, run)
     if tree:
@@ -122,14 +124,14 @@ def _chosen(turns: list[Turn], numbers: list[int] | None, run_id: str) -> list[T
 
 
 def _before(turn: Turn, turns: list[Turn]) -> list[Turn]:
-    return turns[: next(place for place, each in enumerate(turns) if each is turn)]
+    return turns[: next(index for index, each in enumerate(turns) if each is turn)]
 
 
 def _print_turn(turn: Turn, every: list[Turn], recording: tt.Recording, console: "Console") -> None:
     from tokentape.replay.reports.terminal import render_turn
 
     def write(text: str, style: str | None = None) -> None:
-        # No line ends but those that the model read.
+        # Wrapped lines would look like line breaks that the model read.
         console.print(text, markup=False, style=style, soft_wrap=True)
 
     write(readable(render_turn(turn)))
@@ -156,11 +158,14 @@ def check(
     run: RunArgument = None,
     store: StoreOption = DEFAULT_URL,
     seal: Annotated[
-        str | None, typer.Option(help="The last seal as it was noted elsewhere, to compare.")
+        str | None, typer.Option(help="The last seal as you noted it before, to compare.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show that a run is what was recorded: derive its seals anew; exit 1 where it is not."""
+    """Check that a run was not altered: compute its seals again and compare.
+
+    Exit code 1: altered, or nothing of it is sealed.
+    """
     opened = open_stored(store)
     found = tt.check(opened, find_recording(opened, run).run_id, seal=seal)
     if as_json:
@@ -172,13 +177,13 @@ def check(
 
 
 def erase(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run id or its beginning.")],
+    run: OneRunArgument,
     store: StoreOption = DEFAULT_URL,
-    reason: Annotated[str, typer.Option(help="Kept with the tombstone.")] = "",
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    reason: Annotated[str, typer.Option(help="A reason to store in the tombstone.")] = "",
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Forget a run for good: its events, and the tool results that no other run has."""
+    """Erase a run for good: its events, and tool results that no other run shares."""
     opened = _live(store)
     run_id = opened.recording(run).run_id
     if not yes and not typer.confirm(f"erase run {run_id} from {opened.where}?", err=True):

@@ -1,7 +1,7 @@
-"""The process that replays: ours alone, whatever the project under test calls its packages.
+"""The child process that replays tapes, so that torch is not loaded into the tested project.
 
-It is asked in JSON, a line a request, and answers a line each. One child serves a whole session and
-keeps its model; a new one takes the place of one that died.
+Requests and answers are JSON, a line each, on its standard input and output. One child serves a
+session and keeps its model loaded; if it dies, the next request starts another.
 """
 
 import contextlib
@@ -19,50 +19,50 @@ _STDERR_SHOWN_BYTES = 4000
 _GOODBYE_S = 5.0
 
 
-class ReplayError(Exception):
-    """The child says that this cannot be replayed, and why."""
+class RequestError(Exception):
+    """An error that the child answered: the tape cannot be replayed, and why."""
 
 
-class ChildDied(Exception):
-    """The child ended in the middle of a request; the message holds what it said last."""
+class ChildDiedError(Exception):
+    """The child ended during a request; the message has the end of its standard error."""
 
 
 class ReplayChild:
-    """Starts at the first request. Not for several threads."""
+    """A child process, started by the first request. Not thread-safe."""
 
     def __init__(self, folder: Path) -> None:
-        """`folder` is what the paths of requests are relative to."""
+        """Paths in requests are relative to `folder`."""
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
         self._stderr: IO[bytes] | None = None
         self._requests = 0
 
-    def ask(self, **request: Any) -> dict[str, Any]:
-        """The answer to a request. Raises ReplayError and ChildDied."""
+    def request(self, **request: Any) -> dict[str, Any]:
+        """Send a request and return its answer. Raise RequestError and ChildDiedError."""
         process = self._running()
         self._requests += 1
         line = json.dumps({"id": self._requests, **request}).encode() + b"\n"
         try:
             answer = self._exchange(process, line)
         except BaseException:
-            # Interrupted, say: what it still answers would be taken for the answer to the next.
+            # After Ctrl-C, say, a late answer would be read as the answer to the next request.
             self._end(at_once=True)
             raise
         if answer is None:
-            raise ChildDied(self._obituary(process))
+            raise ChildDiedError(self._describe_death(process))
         if "error" in answer:
-            raise ReplayError(str(answer["error"]))
+            raise RequestError(str(answer["error"]))
         return answer
 
     def close(self) -> None:
-        """End the child, if there is one; a later request starts another."""
+        """End the child, if it is running; a later request starts another."""
         self._end(at_once=False)
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is not None and self._process.poll() is None:
             return self._process
         self._end(at_once=True)
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the child lives
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the child runs
         self._process = subprocess.Popen(
             [sys.executable, *COMMAND],
             stdin=subprocess.PIPE,
@@ -74,7 +74,7 @@ class ReplayChild:
         return self._process
 
     def _exchange(self, process: subprocess.Popen[bytes], line: bytes) -> dict[str, Any] | None:
-        """None where the child is gone. What else is printed there is passed over."""
+        """Return the answer, or None if the child has ended. Skip lines that are not answers."""
         assert process.stdin is not None
         assert process.stdout is not None
         try:
@@ -82,19 +82,19 @@ class ReplayChild:
             process.stdin.flush()
         except OSError:
             return None
-        for said in process.stdout:
+        for printed in process.stdout:
             try:
-                answer = json.loads(said)
+                answer = json.loads(printed)
             except ValueError:
                 continue
             if isinstance(answer, dict) and answer.get("id") == self._requests:
                 return answer
         return None
 
-    def _obituary(self, process: subprocess.Popen[bytes]) -> str:
+    def _describe_death(self, process: subprocess.Popen[bytes]) -> str:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_GOODBYE_S)
-        code, said = process.poll(), self._said()
+        code, printed = process.poll(), self._stderr_end()
         self._end(at_once=True)
         if code is None:
             how = "closed its output"
@@ -103,9 +103,9 @@ class ReplayChild:
             how += " (out of memory?)" if -code == signal.SIGKILL else ""
         else:
             how = f"ended with exit code {code}"
-        return f"the process that replays {how}" + (f"; it said:\n{said}" if said else "")
+        return f"the process that replays {how}" + (f"; it printed:\n{printed}" if printed else "")
 
-    def _said(self) -> str:
+    def _stderr_end(self) -> str:
         if self._stderr is None:
             return ""
         end = self._stderr.seek(0, os.SEEK_END)
@@ -116,7 +116,7 @@ class ReplayChild:
         process, self._process = self._process, None
         stderr, self._stderr = self._stderr, None
         if process is not None:
-            # It ends by itself when there is nothing more to read.
+            # It ends by itself at the end of its input.
             with contextlib.suppress(OSError):
                 process.stdin.close()  # type: ignore[union-attr]
             try:

@@ -1,11 +1,11 @@
-"""What came of each turn, asked of the child once a tape and remembered."""
+"""The outcome of each turn: a tape is replayed once by the child, and its answer is cached."""
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokentape.plugin.child import ChildDied, ReplayChild, ReplayError
+from tokentape.plugin.child import ChildDiedError, ReplayChild, RequestError
 from tokentape.plugin.settings import Settings
 
 _MEASURES = ("verdict", "causes", "margin_max", "logprob_difference_max")
@@ -13,26 +13,28 @@ _MEASURES = ("verdict", "causes", "margin_max", "logprob_difference_max")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListedRun:
-    """A run in a tape: its place there, its name, and the turns that hold tokens."""
+    """A run in a tape: its index (oldest first), its name, and its turns that have tokens."""
 
-    place: int
+    index: int
     name: str
     turns: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """Of a turn; `failure` is empty where it passes. `measures` are names and values for JUnit."""
+    """The outcome of a turn."""
 
     failure: str
+    """The report of a turn that does not pass, or an empty string."""
     measures: tuple[tuple[str, object], ...]
+    """Names and values for the properties of a JUnit test case."""
 
 
 class Replays:
-    """Answers for turns. A tape is replayed when its first turn is asked for.
+    """The outcomes of turns. A tape is replayed when the outcome of its first turn is requested.
 
-    `verify` checks all turns of a tape in one forward, and an update is of a whole tape;
-    `regenerate` takes as long as generating did, and is asked turn by turn.
+    `verify` checks all turns of a tape in one forward, and an update replaces a tape as a whole;
+    `regenerate` takes as long as generation did, so it is requested turn by turn.
     """
 
     def __init__(self, settings: Settings, folder: Path) -> None:
@@ -41,21 +43,21 @@ class Replays:
         self._child = ReplayChild(folder)
         self._answers: dict[tuple[object, ...], dict[str, Any]] = {}
         self._deaths: dict[Path, int] = {}
-        self._told: dict[tuple[Path, int], str] = {}
+        self._first_reports: dict[tuple[Path, int], str] = {}
 
     def list_runs(self, tape: Path) -> list[ListedRun]:
-        """Raises ReplayError and ChildDied."""
-        answer = self._child.ask(do="list", tape=self._name(tape))
+        """Return the runs of a tape, oldest first. Raise RequestError and ChildDiedError."""
+        answer = self._child.request(do="list", tape=self._name(tape))
         return [
-            ListedRun(place=place, name=run["name"], turns=tuple(run["turns"]))
-            for place, run in enumerate(answer["runs"])
+            ListedRun(index=index, name=run["name"], turns=tuple(run["turns"]))
+            for index, run in enumerate(answer["runs"])
         ]
 
     def outcome(self, tape: Path, run: int, turn: int) -> Outcome:
-        """What a fault of the whole recording is, only its first outcome says in full."""
+        """Return the outcome of a turn. A fault of the recording is reported in full only once."""
         try:
             answer = self._answer(tape, run, turn)
-        except (ReplayError, ChildDied) as error:
+        except (RequestError, ChildDiedError) as error:
             return Outcome(failure=str(error), measures=())
         found = answer["runs"].get(str(run))
         if found is None:
@@ -65,49 +67,50 @@ class Replays:
         measures = [(name, value) for name, value in known.items() if value not in (None, "")]
         if answer["updated"]:
             measures.append(("updated", answer["updated"]))
-        failure = self._whole_failure(tape, run, turn, found) or of_turn.get("failure", "")
+        failure = self._failure_of_recording(tape, run, turn, found) or of_turn.get("failure", "")
         if not failure and not of_turn:
-            failure = f"{self._name(tape)} has no turn {turn} any more"
+            failure = f"{self._name(tape)} no longer has turn {turn}"
         return Outcome(failure=failure, measures=tuple(measures))
 
     def close(self) -> None:
+        """End the child process."""
         self._child.close()
 
     def _answer(self, tape: Path, run: int, turn: int) -> dict[str, Any]:
-        asked = self._settings
-        by_turn = asked.mode == "regenerate" and not asked.update
+        settings = self._settings
+        by_turn = settings.mode == "regenerate" and not settings.update
         key = (tape, run, turn) if by_turn else (tape,)
         if key not in self._answers:
             if self._deaths.get(tape, 0) > 1:
-                raise ReplayError("not replayed: the process that replays died of it twice")
+                raise RequestError("not replayed: the process that replays died twice on this tape")
             try:
-                self._answers[key] = self._child.ask(
+                self._answers[key] = self._child.request(
                     do="replay",
                     tape=self._name(tape),
                     run=run if by_turn else None,
                     turns=[turn] if by_turn else None,
-                    mode=asked.mode,
-                    model=asked.model,
-                    floor=asked.floor,
-                    ignore=list(asked.ignore),
-                    allow_drift=asked.allow_drift,
-                    update=asked.update,
+                    mode=settings.mode,
+                    model=settings.model,
+                    floor=settings.floor,
+                    ignore=list(settings.ignore),
+                    allow_drift=settings.allow_drift,
+                    update=settings.update,
                 )
-            except ChildDied:
+            except ChildDiedError:
                 self._deaths[tape] = self._deaths.get(tape, 0) + 1
                 raise
-            except ReplayError as error:
+            except RequestError as error:
                 self._answers[key] = {"refused": str(error)}
         answer = self._answers[key]
         if "refused" in answer:
-            raise ReplayError(answer["refused"])
+            raise RequestError(answer["refused"])
         return answer
 
-    def _whole_failure(self, tape: Path, run: int, turn: int, found: dict[str, Any]) -> str:
+    def _failure_of_recording(self, tape: Path, run: int, turn: int, found: dict[str, Any]) -> str:
         failure: str = found["failure"]
         if not failure:
             return ""
-        first = self._told.setdefault((tape, run), f"turn {turn}")
+        first = self._first_reports.setdefault((tape, run), f"turn {turn}")
         if first == f"turn {turn}":
             return failure
         return f"{found['summary']} (the whole recording: see {first})"

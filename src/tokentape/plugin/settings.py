@@ -1,4 +1,4 @@
-"""What the options and the ini file ask for, made whole and checked before anything runs."""
+"""The settings of the plugin: options and ini file combined, checked before anything runs."""
 
 import os
 from dataclasses import dataclass
@@ -12,9 +12,10 @@ MODES = ("rebuild", "verify", "regenerate")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """`roots` are absolute: folders with tapes somewhere in them, or tapes."""
+    """How to replay which tapes."""
 
     roots: tuple[Path, ...]
+    """Absolute paths of tapes, and of folders with tapes at any depth."""
     model: str
     mode: str
     update: bool
@@ -23,11 +24,12 @@ class Settings:
     allow_drift: bool
 
     def covers(self, path: Path) -> bool:
+        """Return whether a path is one of the roots or below one."""
         return any(path == root or root in path.parents for root in self.roots)
 
 
 def read_settings(config: pytest.Config) -> Settings:
-    """Raises pytest.UsageError for what cannot be replayed as it is asked for."""
+    """Return the settings. Raise pytest.UsageError for a combination that cannot be replayed."""
     given: list[str] = config.getoption("tapes") or []
     if "" in given:
         raise pytest.UsageError("--tapes: the path is empty")
@@ -46,18 +48,18 @@ def read_settings(config: pytest.Config) -> Settings:
         allow_drift=bool(config.getoption("tape_allow_drift") or config.getini("tape_allow_drift")),
     )
     if settings.update:
-        _refuse_update(settings)
+        _check_update(settings)
     return settings
 
 
 def add_to_arguments(config: pytest.Config, settings: Settings) -> None:
-    """Have pytest collect what no argument leads to.
+    """Add the roots to the arguments of pytest, unless an argument already covers them.
 
-    Roots of the command line are added to other arguments, those of the ini file only where there
-    are none: who asks for one test does not ask for every recording.
+    Roots of the command line are always added, those of the ini file only if no argument is given:
+    `pytest tests/test_one.py` must not replay every recording.
     """
-    asked_for_others = config.args_source is pytest.Config.ArgsSource.ARGS
-    if asked_for_others and not config.getoption("tapes"):
+    has_arguments = config.args_source is pytest.Config.ArgsSource.ARGS
+    if has_arguments and not config.getoption("tapes"):
         return
     here = config.invocation_params.dir
     named = [Path(os.path.abspath(here / each.split("::")[0])) for each in config.args]
@@ -67,7 +69,7 @@ def add_to_arguments(config: pytest.Config, settings: Settings) -> None:
 
 
 def has_tapes(folder: Path) -> bool:
-    """Whether there is one at any depth, outside of hidden folders."""
+    """Return whether a folder has a tape at any depth, outside of hidden folders."""
     return any(
         not any(part.startswith(".") for part in path.relative_to(folder).parts)
         for path in folder.rglob("*.tape")
@@ -78,7 +80,7 @@ def _existing(root: Path) -> Path:
     if not root.exists():
         raise pytest.UsageError(f"--tapes: there is no {root}")
     if root.is_dir() and not has_tapes(root):
-        raise pytest.UsageError(f"--tapes: {root} holds no *.tape file")
+        raise pytest.UsageError(f"--tapes: {root} has no *.tape file")
     if not root.is_dir() and root.suffix != ".tape":
         raise pytest.UsageError(f"--tapes: {root} is neither a folder nor a *.tape file")
     return root
@@ -89,7 +91,7 @@ def _model(config: pytest.Config) -> str:
     if given is not None:
         return given
     configured: str = config.getini("tape_model")
-    folder = _beside_ini(config, configured)
+    folder = _relative_to_ini(config, configured)
     return str(folder) if configured and folder.exists() else configured
 
 
@@ -99,7 +101,7 @@ def _floor(config: pytest.Config) -> str:
     if given is None and not configured:
         return ""
     if given is None:
-        path = _beside_ini(config, configured)
+        path = _relative_to_ini(config, configured)
     else:
         path = config.invocation_params.dir / given
     if not path.is_file():
@@ -107,18 +109,18 @@ def _floor(config: pytest.Config) -> str:
     return str(path)
 
 
-def _beside_ini(config: pytest.Config, path: str) -> Path:
+def _relative_to_ini(config: pytest.Config, path: str) -> Path:
     ini: Any = config.inipath
     return (config.rootpath if ini is None else Path(ini).parent) / path
 
 
-def _refuse_update(settings: Settings) -> None:
+def _check_update(settings: Settings) -> None:
     if settings.mode == "rebuild":
         raise pytest.UsageError(
-            "--tape-update needs the model, and --tape-mode=rebuild does without one"
+            "--tape-update needs the model, which --tape-mode=rebuild does not load"
         )
     if os.environ.get("CI", "").lower() not in ("", "0", "false"):
         raise pytest.UsageError(
-            "--tape-update: CI is set in the environment, where recordings are judged and not "
-            "rewritten; `CI= pytest --tape-update …` does it all the same"
+            "--tape-update: CI is set in the environment, where recordings are checked and not "
+            "rewritten; `CI= pytest --tape-update …` updates them anyway"
         )

@@ -1,4 +1,4 @@
-"""Commands that go on with a recorded run: where it stopped, or another way from a turn of it."""
+"""The commands `resume` and `fork`: continue a run, or branch off at one of its turns."""
 
 import json
 import sys
@@ -13,6 +13,8 @@ from tokentape import output
 from tokentape.commands.investigations import INTERRUPTED, print_run, recording_store
 from tokentape.commands.options import (
     JsonOption,
+    OneRunArgument,
+    RecordedModelOption,
     RunArgument,
     StoreOption,
     find_recording,
@@ -24,54 +26,60 @@ from tokentape.store import DEFAULT_URL
 if TYPE_CHECKING:
     from tokentape.generation.plans import ExperimentPlan
 
-ModelOption = Annotated[
-    str | None, typer.Option(help="Where the model is now; by default, where it was recorded from.")
-]
-
 
 def resume(
     run: RunArgument = None,
     store: StoreOption = DEFAULT_URL,
-    model: ModelOption = None,
+    model: RecordedModelOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Go on with a run that was cut off: its turn first, then what its protocol has left."""
+    """Resume an interrupted run: finish its turn, then run the rest of its plan.
+
+    Exit code 130: interrupted by Ctrl-C; the message says how to resume.
+    """
     with recording_store(store, must_exist=True) as opened:
         recording = find_recording(opened, run)
         started = recording.started()
-        with _told_how_to_go_on(recording.run_id, store):
+        with _resume_hint(recording.run_id, store):
             lm = _model(started, model)
             tools = _tools(started, lm)
             investigation = tt.Investigation.resume(opened, recording.run_id, lm, tools=tools)
-            _go_on(investigation, _protocol(started))
+            _run_rest(investigation, _plan(started))
         reply = investigation.resumed_reply
         if reply is not None:
-            sys.stderr.write(f"turn {reply.turn} was under way: it is finished\n")
+            sys.stderr.write(f"turn {reply.turn} was interrupted: it is finished now\n")
         print_run(recording, recording.turns(), store, as_json)
 
 
 def fork(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run id or its beginning.")],
-    at_turn: Annotated[int, typer.Option(help="The turn that is taken another way.", min=1)],
+    run: OneRunArgument,
+    at_turn: Annotated[int, typer.Option(help="The turn to run again in the fork.", min=1)],
     store: StoreOption = DEFAULT_URL,
     changes: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="A setting of the turn; may be repeated."),
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="A setting of the turn, such as temperature=1.2.",
+        ),
     ] = None,
-    message: Annotated[str | None, typer.Option(help="Say this instead of what was said.")] = None,
-    model: ModelOption = None,
-    name: Annotated[str | None, typer.Option(help="The run's name.")] = None,
+    message: Annotated[str | None, typer.Option(help="Replace the recorded message.")] = None,
+    model: RecordedModelOption = None,
+    name: Annotated[str | None, typer.Option(help="The name of the fork.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Begin a run where another one stood, and take one turn; nothing of the past is copied."""
+    """Fork a run: share its events up to a turn, and run that turn again.
+
+    The fork copies no events. Exit code 130: interrupted by Ctrl-C.
+    """
     changed = _parsed(changes or [])
-    _refuse_no_message(message)
+    _check_message(message)
     with recording_store(store, must_exist=True) as opened:
         parent = opened.recording(run)
-        taken = [each for each in parent.turns() if each.number == at_turn]
-        if not taken and message is None:
+        recorded = [each for each in parent.turns() if each.number == at_turn]
+        if not recorded and message is None:
             raise tt.PromptError(
-                f"run {parent.run_id} has no turn {at_turn} to take another way: say something "
+                f"run {parent.run_id} has no turn {at_turn} to run again: give a new message "
                 "with --message"
             )
         started = parent.started()
@@ -82,8 +90,8 @@ def fork(
         )
 
         check_has_settings(changed)
-        if taken:
-            check_changes(lm, taken[0], changed)
+        if recorded:
+            check_changes(lm, recorded[0], changed)
         investigation = tt.Investigation.fork(
             opened,
             parent.run_id,
@@ -93,28 +101,31 @@ def fork(
             changes=changed | ({} if message is None else {"message": message}),
             **({} if name is None else {"name": name}),
         )
-        with _told_how_to_go_on(investigation.run_id, store), investigation:
-            if taken:
+        with _resume_hint(investigation.run_id, store), investigation:
+            if recorded:
                 calls = _calls_of(parent, at_turn)
-                investigation.retake(taken[0], message=message, tool_calls=calls, changes=changed)
+                investigation.retake(
+                    recorded[0], message=message, tool_calls=calls, changes=changed
+                )
             else:
                 investigation.chat(message or "", **changed)
         child = opened.recording(investigation.run_id)
-        own = [each for each in child.turns() if each.number >= at_turn]
+        new_turns = [each for each in child.turns() if each.number >= at_turn]
         if "protocol" in started.behaviour:
             sys.stderr.write(
-                f"the rest of its protocol: tokentape resume {child.run_id} --store {store}\n"
+                f"run the rest of its plan with: tokentape resume {child.run_id} --store {store}\n"
             )
-        print_run(child, own, store, as_json)
+        print_run(child, new_turns, store, as_json)
 
 
 @contextmanager
-def _told_how_to_go_on(run_id: str, store: str) -> Iterator[None]:
+def _resume_hint(run_id: str, store: str) -> Iterator[None]:
+    """Turn Ctrl-C into a line that says how to resume, and exit code 130."""
     try:
         yield
     except KeyboardInterrupt:
         sys.stderr.write(
-            f"tokentape: interrupted; go on with: tokentape resume {run_id} --store {store}\n"
+            f"tokentape: interrupted; resume with: tokentape resume {run_id} --store {store}\n"
         )
         raise typer.Exit(INTERRUPTED) from None
 
@@ -122,42 +133,44 @@ def _told_how_to_go_on(run_id: str, store: str) -> Iterator[None]:
 def _model(started: RunStarted, model: str | None) -> "tt.LoadedModel":
     name = model or started.model
     if not name:
-        raise tt.ModelError("the recording does not say where its model is: name it with --model")
+        raise tt.ModelError("the recording does not name its model: name one with --model")
     with output.working(f"loading {name}"):
         return load_as_recorded(name, started)
 
 
 def _tools(started: RunStarted, lm: "tt.LoadedModel") -> "tt.ToolInterface | None":
-    """Those of tokentape that the run was begun with."""
+    """Return the default tools that the run was started with, or None."""
     names = tuple(started.behaviour.get("tools", ()))
     return tt.default_tools(lm).only(names) if names else None
 
 
-def _protocol(started: RunStarted) -> "ExperimentPlan | None":
+def _plan(started: RunStarted) -> "ExperimentPlan | None":
+    """Return the plan that the run was started with, or None."""
     from tokentape.generation.plans import ExperimentPlan
 
     described = started.behaviour.get("protocol")
     return None if described is None else ExperimentPlan.from_described(described)
 
 
-def _go_on(investigation: "tt.Investigation", protocol: "ExperimentPlan | None") -> None:
-    if protocol is None:
+def _run_rest(investigation: "tt.Investigation", plan: "ExperimentPlan | None") -> None:
+    """Finish the interrupted turn, and run the turns of the plan that are left."""
+    if plan is None:
         with investigation:
             return
     from tokentape.generation.plans import run_plan
     from tokentape.turns_bar import turns_bar
 
-    with investigation, turns_bar(len(protocol.turns()), done=investigation.generator.turn) as bar:
+    with investigation, turns_bar(len(plan.turns()), done=investigation.generator.turn) as bar:
         run_plan(
             investigation,
-            protocol,
+            plan,
             progress=lambda turn, reply: bar.turn(reply),
             callback=bar.token,
         )
 
 
 def _calls_of(recording: tt.Recording, turn: int) -> "list[tt.ToolCall]":
-    """What the experimenter had looked up for the model in that turn."""
+    """Return the tool calls that the user made for the model in a turn."""
     return [
         tt.ToolCall(name=each.event.name, arguments=each.event.arguments)
         for each in recording.events()
@@ -168,7 +181,7 @@ def _calls_of(recording: tt.Recording, turn: int) -> "list[tt.ToolCall]":
 
 
 def _parsed(changes: list[str]) -> dict[str, Any]:
-    """`temperature=0.7` as a number, `do_sample=false` as what it says."""
+    """Return settings by name; a value is JSON (`0.7`, `false`), or else a string."""
     parsed = {}
     for each in changes:
         name, equals, value = each.partition("=")
@@ -181,12 +194,12 @@ def _parsed(changes: list[str]) -> dict[str, Any]:
     try:
         json.dumps(parsed, allow_nan=False).encode()
     except ValueError:
-        raise tt.PromptError("--set takes finite numbers: no event can hold another") from None
+        raise tt.PromptError("--set takes finite numbers: events cannot hold others") from None
     return parsed
 
 
-def _refuse_no_message(message: str | None) -> None:
-    """Raise PromptError for what cannot be said, before anything is recorded."""
+def _check_message(message: str | None) -> None:
+    """Raise PromptError for an empty message, or one that is not valid text."""
     from tokentape.generation.checks import check_text
 
     if message is not None and not message.strip():

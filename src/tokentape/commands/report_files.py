@@ -1,4 +1,4 @@
-"""Where a report goes: to standard output, and into the files that were asked for."""
+"""The options `--junit` and `--html`: write a report to files, and print it."""
 
 import sys
 from collections.abc import Iterator
@@ -22,10 +22,10 @@ JUnitOption = Annotated[
 ]
 HtmlOption = Annotated[
     Path | None,
-    typer.Option("--html", metavar="FILE", help="Also write the report as a self-contained page."),
+    typer.Option("--html", metavar="FILE", help="Also write the report as one HTML page."),
 ]
 
-# How our own files begin: whatever begins otherwise is not replaced.
+# The first bytes of a report: a file that begins otherwise is not replaced.
 _JUNIT_BEGINS = b"<?xml"
 _HTML_BEGINS = b"<!doctype html>"
 
@@ -59,7 +59,7 @@ class ReportFiles:
 
 @contextmanager
 def report_files(junit: Path | None, html: Path | None) -> Iterator[ReportFiles]:
-    """Yield the report files, which can be written: that is checked before the long replay.
+    """Open the report files before the long replay, so that an error shows at once.
 
     Parent folders are created, and an earlier report is replaced. Raise ReplayError where a file
     cannot be written, and where the path has another kind of file, such as the recording itself.
@@ -77,7 +77,7 @@ def _open(path: Path, beginning: bytes) -> AtomicFile:
     try:
         target = path.resolve()
         if target.exists():
-            _refuse_to_lose(path, target, beginning)
+            _check_replaceable(path, target, beginning)
         target.parent.mkdir(parents=True, exist_ok=True)
         return AtomicFile(target)
     except (OSError, RuntimeError, ValueError) as error:
@@ -92,9 +92,10 @@ def _write(file: AtomicFile, text: str) -> None:
         raise _cannot_write(file.path, error) from None
 
 
-def _refuse_to_lose(path: Path, target: Path, beginning: bytes) -> None:
+def _check_replaceable(path: Path, target: Path, beginning: bytes) -> None:
+    """Raise ReplayError if a path has anything but an empty file or an earlier report."""
     if not target.is_file():
-        raise tt.ReplayError(f"cannot write {path}: it is no file")
+        raise tt.ReplayError(f"cannot write {path}: it is not a file")
     with target.open("rb") as file:
         found = file.read(len(beginning))
     if found not in (b"", beginning):

@@ -1,4 +1,4 @@
-"""The command that follows a run while it goes on."""
+"""The command `tail`: follow a run while it is being recorded."""
 
 import sys
 import time
@@ -34,43 +34,44 @@ def tail(
     run: RunArgument = None,
     store: StoreOption = DEFAULT_URL,
     follow: Annotated[
-        bool, typer.Option("--follow/--no-follow", help="Wait for more until the run ends.")
+        bool, typer.Option("--follow/--no-follow", help="Wait for new events until the run ends.")
     ] = True,
     last: Annotated[
-        int, typer.Option("--last", "-n", min=0, help="Begin so many turns back; 0 for all.")
+        int,
+        typer.Option("--last", "-n", min=0, help="Start this many turns back; 0 for all."),
     ] = 0,
 ) -> None:
-    """Follow a run from another terminal: what is said, which tools run, what the cache spares."""
+    """Follow a run from another terminal: messages, replies, tool calls and cache decisions."""
     opened = open_stored(store)
     recording = find_recording(opened, run)
-    following, watch = RunFollower(opened, recording), _Watch(recording)
-    heard = time.monotonic()
+    follower, printer = RunFollower(opened, recording), _Printer(recording)
+    last_event_at = time.monotonic()
     try:
-        watch.tell(_newest_turns(following.look(), last))
-        while follow and not following.ended:
+        printer.print(_newest_turns(follower.look(), last))
+        while follow and not follower.ended:
             began = time.monotonic()
-            news = following.look()
-            watch.tell(news)
+            news = follower.look()
+            printer.print(news)
             took = time.monotonic() - began
-            heard = began if news else heard
-            if began - heard > _SILENCE_S:
-                heard = began
+            last_event_at = began if news else last_event_at
+            if began - last_event_at > _SILENCE_S:
+                last_event_at = began
                 sys.stderr.write(_silence(recording.run_id))
-            # A long run takes longer to read: never more than a fifth of the time goes there.
+            # Reading a long run takes longer: spend at most a fifth of the time on it.
             time.sleep(max(_POLL_S, 4 * took))
     except KeyboardInterrupt:
         pass
-    watch.close()
-    if not following.ended:
+    printer.close()
+    if not follower.ended:
         sys.stderr.write(f"tokentape: run {recording.run_id} has not ended\n")
 
 
-class _Watch:
-    """Tells what was looked at; the tokenizer is loaded when the first token asks for it."""
+class _Printer:
+    """Prints events and tokens; loads the tokenizer when the first token arrives."""
 
     def __init__(self, recording: Recording) -> None:
         self._recording = recording
-        self._narrator = TranscriptWriter(_write)
+        self._transcript = TranscriptWriter(_write)
         self._started: TurnStarted | None = None
         self._stream: TextStream | None = None
 
@@ -83,31 +84,31 @@ class _Watch:
         return tokenizer_as_recorded(self._run)
 
     def close(self) -> None:
-        self._narrator.close()
+        self._transcript.close()
 
-    def tell(self, news: list[Envelope | NewToken]) -> None:
+    def print(self, news: list[Envelope | NewToken]) -> None:
         for each in news:
             if isinstance(each, NewToken):
-                self._tell_token(each)
+                self._print_token(each)
                 continue
             if isinstance(each.event, TurnStarted):
                 self._started, self._stream = each.event, None
-            self._narrator.event(each)
+            self._transcript.event(each)
 
-    def _tell_token(self, token: NewToken) -> None:
+    def _print_token(self, token: NewToken) -> None:
         if self._started is None or self._started.turn != token.turn:
             return
         if self._run.behaviour.get(REDACTED):
             return
         tokenizer = self._tokenizer
         if tokenizer is None:
-            self._narrator.piece(f" {token.token_id}")
+            self._transcript.piece(f" {token.token_id}")
             return
         if self._stream is None:
             from tokentape.generation.history.text_stream import TextStream
 
             self._stream = TextStream(tokenizer, self._started.added_ids, ends=_ends(self._started))
-        self._narrator.piece(self._stream.add(token.token_id))
+        self._transcript.piece(self._stream.add(token.token_id))
 
 
 def _ends(started: TurnStarted) -> frozenset[int]:
@@ -125,7 +126,7 @@ def _newest_turns(found: list[Envelope | NewToken], last: int) -> list[Envelope 
 def _silence(run_id: str) -> str:
     return (
         f"tokentape: nothing new for {_SILENCE_S:.0f} s; if its process has died, "
-        f"`tokentape resume {run_id}` goes on\n"
+        f"resume it with `tokentape resume {run_id}`\n"
     )
 
 

@@ -1,4 +1,4 @@
-"""The command that compares two runs."""
+"""The command `diff`: compare two runs without a model."""
 
 import sys
 from contextlib import ExitStack
@@ -18,22 +18,26 @@ def diff(
         str | None,
         typer.Argument(
             metavar="A",
-            help="A run id or its unambiguous beginning; or a database, folder or tape that holds "
-            "one run, or PATH#RUN of one that holds more. The two newest runs if both are left "
-            "out.",
+            help="A run id or an unambiguous prefix of one; or a database, folder or tape with one "
+            "run; or PATH#RUN. Without A and B the two newest runs are compared.",
         ),
     ] = None,
-    run_b: Annotated[str | None, typer.Argument(metavar="B", help="Like A.")] = None,
+    run_b: Annotated[
+        str | None, typer.Argument(metavar="B", help="The second run, like A.")
+    ] = None,
     store: StoreOption = DEFAULT_URL,
     other_store: Annotated[
-        str | None, typer.Option(help="Where B is, if it is not in the store of A.")
+        str | None, typer.Option(help="The store of B, if it is not the store of A.")
     ] = None,
     turn: Annotated[
         list[int] | None, typer.Option("--turn", help="Show this turn in full; may be repeated.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare two runs: where they part, and what else differs; exit 1 where they do."""
+    """Compare two runs: print where they diverge first, then every difference.
+
+    Exit code 0: the same; 1: they differ; 5: there are no two runs to compare.
+    """
     from tokentape.replay.reports.diff_report import headline, render
 
     with ExitStack() as opened, output.working("comparing"):
@@ -55,7 +59,7 @@ def _find_both(
     if run_a is not None and run_b is not None:
         return _find(run_a, store, opened), _find(run_b, other_store, opened)
     if run_a is not None:
-        raise tt.StoreError("say which two runs to compare, or none for the two newest")
+        raise tt.StoreError("name two runs to compare, or none for the two newest")
     if store != other_store:
         return _newest(store, opened, 1)[0], _newest(other_store, opened, 1)[0]
     older, newer = _newest(store, opened, 2)
@@ -63,9 +67,9 @@ def _find_both(
 
 
 def _find(named: str, store: str, opened: ExitStack) -> tt.Recording:
-    """The run that is meant by an id in a store, by PATH#RUN, or by a path alone."""
-    path, mark, run = named.rpartition("#")
-    if mark:
+    """Return the run named by an id or prefix in a store, by PATH#RUN, or by a path."""
+    path, separator, run = named.rpartition("#")
+    if separator:
         return _open(path, opened).recording(run)
     if "://" not in named and not _is_path(named):
         return _open(store, opened).recording(named)
@@ -74,12 +78,12 @@ def _find(named: str, store: str, opened: ExitStack) -> tt.Recording:
     if not summaries:
         raise tt.NothingToReplayError(f"{named} holds no run")
     if len(summaries) > 1:
-        raise tt.StoreError(f"{named} holds {len(summaries)} runs: say which with {named}#RUN")
+        raise tt.StoreError(f"{named} holds {len(summaries)} runs: name one with {named}#RUN")
     return source.recording(summaries[0].run_id)
 
 
 def _is_path(named: str) -> bool:
-    """What is there, or is written as paths are: no run id has a separator or a suffix."""
+    """Return whether a name is a path: it exists, or has a separator or suffix as no id has."""
     path = Path(named)
     return bool(named) and (path.exists() or len(path.parts) > 1 or bool(path.suffix))
 
