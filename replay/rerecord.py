@@ -9,7 +9,7 @@ from tokentape.generation.engine.engine import FOR_INTERVENTION
 from tokentape.generation.engine.turn import RoundPlan
 from tokentape.generation.hf.control_tokens import encode, escape_control_tokens
 from tokentape.generation.history.conversation import HISTORIES
-from tokentape.generation.history.restoring import prompt_of
+from tokentape.generation.history.restored_conversation import recorded_prompt
 from tokentape.generation.interventions import can_rebuild, rebuild_intervention, tensor_from_bytes
 from tokentape.generation.investigation.resume_point import ResumePoint, recorded_settings
 from tokentape.recorder import EventLog, Recorder, Recording
@@ -173,7 +173,7 @@ def _generator(started: RunStarted, lm: LoadedModel, recorder: Recorder) -> Manu
 
 
 def _take(turn: Turn, started: RunStarted, lm: LoadedModel, generator: ManualGenerator) -> None:
-    prompt = prompt_of(
+    prompt = recorded_prompt(
         generator.conversation, turn, started, context_tokens=context_tokens(lm.model)
     )
     plan = RoundPlan(first_step=turn.first_step)

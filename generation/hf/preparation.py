@@ -110,10 +110,10 @@ def check_settings(
 def recordable_settings(
     model: Any, tokenizer: PreTrainedTokenizerBase, actual: Preparation, prompt: torch.Tensor
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return settings that reproduce a preparation of `generate()`, and what they do not reproduce.
+    """Return settings that reproduce a preparation of `generate()`, and what differs with them.
 
-    The settings are tried: processors and criteria that differ in a new preparation are named by
-    their class.
+    The settings are tried. The second value has the class names of processors and criteria that
+    they do not reproduce.
     """
     config = copy.deepcopy(actual.config)
     for name in [

@@ -1,1 +1,1 @@
-"""What a model has before it: a conversation, what a template makes of it, and what leaves it."""
+"""The history of a conversation: chat templates, prompts by ids, and pruning."""

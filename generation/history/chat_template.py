@@ -1,8 +1,8 @@
-"""What a chat template writes, and what of it is new behind a history.
+"""Rendering of chat templates, and the suffix that a template appends to a history.
 
-A template knows only texts, and many write the past anew: they strip thinking and trim replies,
-write today's date, spell tool calls their own way. What comes behind the last reply is the same for
-every reply, so it is read off a render in which each reply is a dummy.
+Many templates change earlier messages when they render a conversation again: they strip thinking,
+trim replies, write the current date, or reformat tool calls. The text after the last reply does not
+depend on the reply. It is therefore taken from a rendering in which placeholders replace replies.
 """
 
 import itertools
@@ -14,20 +14,20 @@ from transformers import PreTrainedTokenizerBase
 
 from tokentape.generation.errors import PromptError
 from tokentape.generation.hf.control_tokens import escape_control_tokens
-from tokentape.generation.history.continuation import Continuation
+from tokentape.generation.history.suffix import Suffix
 
 Message = Mapping[str, Any]
 
-_OWN_ARGUMENTS = frozenset(
+_RESERVED_ARGUMENTS = frozenset(
     ("conversation", "tools", "add_generation_prompt", "continue_final_message", "tokenize")
 )
 
 
 @dataclass(frozen=True, slots=True)
 class ChatTemplate:
-    """A tokenizer's template, with the tools and the settings that it is given at every render.
+    """A tokenizer's chat template with the tools and variables of every rendering.
 
-    Raises PromptError for settings that are not the template's.
+    Raise PromptError if `settings` contains an argument of `apply_chat_template` that is set here.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -35,14 +35,16 @@ class ChatTemplate:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        taken = sorted(_OWN_ARGUMENTS & set(self.settings))
-        if taken:
-            raise PromptError(f"template_settings cannot hold {taken[0]!r}: it is decided here")
+        reserved = sorted(_RESERVED_ARGUMENTS & set(self.settings))
+        if reserved:
+            raise PromptError(f"template_settings cannot contain {reserved[0]!r}: it is reserved")
 
     def render(self, messages: Sequence[Message], *, open_turn: bool = False) -> str:
-        """The marked text of a conversation. Raises PromptError where the template refuses it.
+        """Return the text of a conversation, with the users' control tokens escaped.
 
-        Replies are not marked: a control token in them was sampled as one.
+        Control tokens in replies are not escaped, because they were sampled as such. `open_turn`
+        appends the text that begins a reply. Raise PromptError if the template rejects the
+        messages.
         """
         escaped = iter(
             escape_control_tokens(self.tokenizer, [dict(m) for m in messages if not _is_reply(m)])
@@ -58,95 +60,96 @@ class ChatTemplate:
                 add_generation_prompt=open_turn,
                 **self.settings,
             )
-        except Exception as error:  # jinja raises what the template's author chose
-            raise PromptError(f"the chat template refuses this conversation: {error}") from None
+        except Exception as error:  # a template can raise any error
+            raise PromptError(f"the chat template rejects this conversation: {error}") from None
         return str(rendered)
 
-    def continuation(
+    def suffix(
         self,
         history: Sequence[Message],
         new: Sequence[Message],
         *,
-        written: str,
+        history_text: str,
         stop_text: str | None,
-    ) -> Continuation | None:
-        """What follows the `written` text of the history; None where the template moves the past.
+    ) -> Suffix | None:
+        """Return the text that the template appends to the history for the new messages.
 
-        `stop_text` is how the last reply ended itself, None where it is closed already. What the
-        template writes to close a reply is not written again where the reply did so, and follows
-        where it ended otherwise.
-        Raises PromptError where the template refuses the conversation.
+        `history_text` is the escaped text of the history so far. `stop_text` is the token with
+        which the last reply ended, or None if the template's closing was already appended. The
+        suffix contains the closing of the last reply, except what the reply itself wrote.
+        Return None if the template changes the history so that the suffix cannot be found. Raise
+        PromptError if the template rejects the conversation.
         """
-        whole = self.render([*history, *new], open_turn=True)
-        if whole.startswith(written):
-            return self._cut(history, new, _Boundary(before=written))
+        rendered = self.render([*history, *new], open_turn=True)
+        if rendered.startswith(history_text):
+            return self._split(history, new, _Boundary(before=history_text))
         if not (history and _is_reply(history[-1])):
             before = self.render(history) if history else ""
-            return self._cut(history, new, _Boundary(before=before))
-        unique = next(n for n in itertools.count() if f"reply{n}" not in whole)
-        dummy, past = f"reply{unique}.", f"reply{unique}-"
-        for likeness in _with_dummies(history, dummy, past):
+            return self._split(history, new, _Boundary(before=before))
+        unique = next(n for n in itertools.count() if f"reply{n}" not in rendered)
+        last, earlier = f"reply{unique}.", f"reply{unique}-"
+        for replaced in _with_placeholders(history, last, earlier):
             try:
-                *asked, reply = likeness
+                *before_reply, reply = replaced
                 boundary = _Boundary(
-                    before=self.render(asked) if asked else "",
-                    past_dummy=past,
-                    dummy=dummy,
+                    before=self.render(before_reply) if before_reply else "",
+                    earlier_placeholder=earlier,
+                    placeholder=last,
                     stop_text=stop_text,
                     ends_by_stop_text="tool_calls" in reply,
                 )
-                found = self._cut(likeness, new, boundary)
+                found = self._split(replaced, new, boundary)
             except PromptError:
                 continue
             if found is not None:
                 return found
         return None
 
-    def _cut(
+    def _split(
         self, history: Sequence[Message], new: Sequence[Message], boundary: "_Boundary"
-    ) -> Continuation | None:
-        """The parts of what is behind the boundary, as far as they can be told apart."""
-        everything = boundary.behind(self.render([*history, *new], open_turn=True))
-        if everything is None:
+    ) -> Suffix | None:
+        """Return the text after the boundary, split into messages as far as possible."""
+        complete = boundary.text_after(self.render([*history, *new], open_turn=True))
+        if complete is None:
             return None
-        closing = boundary.behind(self.try_render(history))
-        if closing is not None and not everything.startswith(closing):
+        closing = boundary.text_after(self.try_render(history))
+        if closing is not None and not complete.startswith(closing):
             closing = None
-        spelled = boundary.spelled(closing, everything)
-        if boundary.ends_by_stop_text and not spelled:
+        written = boundary.already_written(closing, complete)
+        if boundary.ends_by_stop_text and not written:
             return None
-        if closing is not None and len(spelled) > len(closing):
+        if closing is not None and len(written) > len(closing):
             # Some replies end with the token that opens the next message.
             closing = None
-        ends = [len(spelled if closing is None else closing)]
+        ends = [len(written if closing is None else closing)]
         for count in range(1, len(new) + 1):
-            text = boundary.behind(self.try_render([*history, *new[:count]]))
-            if text is None or len(text) < ends[-1] or not everything.startswith(text):
+            text = boundary.text_after(self.try_render([*history, *new[:count]]))
+            if text is None or len(text) < ends[-1] or not complete.startswith(text):
                 ends = ends[:1]
                 break
             ends.append(len(text))
-        return Continuation(
-            closing=None if closing is None else closing[len(spelled) :],
-            messages=tuple(everything[start:end] for start, end in itertools.pairwise(ends)),
-            opening=everything[ends[-1] :],
+        return Suffix(
+            closing=None if closing is None else closing[len(written) :],
+            messages=tuple(complete[start:end] for start, end in itertools.pairwise(ends)),
+            opening=complete[ends[-1] :],
         )
 
     def render_system_prompt(self, message: Message) -> str:
-        """The marked text that every conversation with the system prompt begins with.
+        """Return the escaped text with which every conversation with this system prompt begins.
 
-        It is empty where the template wants a user's message to write it, or writes it in another
-        way before one. Raises PromptError where the template has no place for a system prompt.
+        It is empty if the template renders the system prompt only together with a user's message,
+        or differently before one. Raise PromptError if the template rejects system prompts.
         """
         alone = self.try_render([message])
-        asked = self.try_render([message, {"role": "user", "content": "?"}])
-        if alone is None and asked is None:
+        with_user = self.try_render([message, {"role": "user", "content": "?"}])
+        if alone is None and with_user is None:
             return self.render([message])
-        if alone is None or (asked is not None and not asked.startswith(alone)):
+        if alone is None or (with_user is not None and not with_user.startswith(alone)):
             return ""
         return alone
 
     def try_render(self, messages: Sequence[Message]) -> str | None:
-        """The marked text where only a hint is needed: None where the template refuses it."""
+        """Return the text of a conversation, or None if the template rejects it."""
         try:
             return self.render(messages) if messages else ""
         except PromptError:
@@ -155,67 +158,70 @@ class ChatTemplate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Boundary:
-    """Where a history ends in a render: behind the text before, or behind a dummy after it.
-
-    `ends_by_stop_text` where more of the reply follows the dummy, up to the stop text.
-    """
+    """The end of the history in a rendered text."""
 
     before: str
-    past_dummy: str = ""
-    dummy: str = ""
+    """Text of the messages before the last reply, or of the complete history."""
+    earlier_placeholder: str = ""
+    """Placeholder of all replies but the last; empty without placeholders."""
+    placeholder: str = ""
+    """Placeholder of the last reply; empty without placeholders."""
     stop_text: str | None = ""
+    """Text of the token that ended the last reply; None if the reply is closed."""
     ends_by_stop_text: bool = False
+    """Whether the rest of the reply, up to the stop text, follows the placeholder."""
 
-    def behind(self, rendered: str | None) -> str | None:
-        rest = None if rendered is None else self._behind_past(rendered)
-        if rest is None or not self.dummy:
+    def text_after(self, rendered: str | None) -> str | None:
+        """Return the text after the boundary, or None if the boundary is not found."""
+        rest = None if rendered is None else self._text_after_before(rendered)
+        if rest is None or not self.placeholder:
             return rest
-        return rest.partition(self.dummy)[2] if rest.count(self.dummy) == 1 else None
+        return rest.partition(self.placeholder)[2] if rest.count(self.placeholder) == 1 else None
 
-    def _behind_past(self, rendered: str) -> str | None:
-        """What follows the text before; how replies in it open may have changed since.
+    def _text_after_before(self, rendered: str) -> str | None:
+        """Return the text after `before`, in which the openings of replies may have changed.
 
-        An empty thought may stand before a reply until the next question, and not after it.
+        Some templates put an empty thought before the last reply only.
         """
         if rendered.startswith(self.before):
             return rendered[len(self.before) :]
-        if not self.past_dummy:
+        if not self.earlier_placeholder:
             return None
-        *before, last_before = self.before.split(self.past_dummy)
-        *now, last_now = rendered.split(self.past_dummy, len(before))
+        *before, last_before = self.before.split(self.earlier_placeholder)
+        *now, last_now = rendered.split(self.earlier_placeholder, len(before))
         alike = len(before) == len(now) and all(
             old.startswith(new) or new.startswith(old) for old, new in zip(before, now, strict=True)
         )
         return last_now[len(last_before) :] if alike and last_now.startswith(last_before) else None
 
-    def spelled(self, closing: str | None, everything: str) -> str:
-        """As much of what closes a reply as has been spelled already, mostly by its own token."""
+    def already_written(self, closing: str | None, complete: str) -> str:
+        """Return the part of the closing that the reply itself wrote, e.g. its stop token."""
         if not self.stop_text:
             return (closing or "") if self.stop_text is None else ""
         if closing is not None and self.stop_text in closing:
             before, stop, _ = closing.rpartition(self.stop_text)
             return before + stop
-        before, stop, _ = everything.partition(self.stop_text)
+        before, stop, _ = complete.partition(self.stop_text)
         calls_may_precede = self.ends_by_stop_text and closing is None
         return before + stop if calls_may_precede or not before.strip() else ""
 
 
-def _with_dummies(
-    history: Sequence[Message], dummy: str, past_dummy: str
+def _with_placeholders(
+    history: Sequence[Message], last_placeholder: str, earlier_placeholder: str
 ) -> Iterator[list[Message]]:
-    """The history with one dummy in place of the last reply, and another in place of the others.
+    """Yield copies of the history with placeholders for replies.
 
-    A template may write calls in place of the content, or look for the call that a tool's message
-    answers: the last reply's calls are left out at first, and left in where that fails.
+    Some templates write tool calls instead of the content, others look up the call of a tool's
+    message. The first copy therefore omits the calls of the last reply, and the second has them.
     """
     *before, last = history
-    asked = [_dummy_of(m, past_dummy) if _is_reply(m) else m for m in before]
-    yield [*asked, {"role": "assistant", "content": dummy}]
+    replaced = [_replaced(m, earlier_placeholder) if _is_reply(m) else m for m in before]
+    yield [*replaced, {"role": "assistant", "content": last_placeholder}]
     if "tool_calls" in last:
-        yield [*asked, _dummy_of(last, dummy)]
+        yield [*replaced, _replaced(last, last_placeholder)]
 
 
-def _dummy_of(reply: Message, content: str) -> dict[str, Any]:
+def _replaced(reply: Message, content: str) -> dict[str, Any]:
     return {k: v for k, v in reply.items() if k in ("role", "tool_calls")} | {"content": content}
 
 

@@ -1,8 +1,8 @@
-"""A history of which the ids are the truth and the text is a projection.
+"""A conversation as the token ids that the model has seen.
 
-A chat template knows only texts. What it writes for new messages is encoded and put behind the ids
-that the model has really seen: a reply is never decoded and encoded again. Where the template
-leaves no such text, the whole prompt is encoded anew and the prompt says why.
+A chat template works on texts. The suffix that it writes for new messages is encoded and appended
+to the ids, so that a sampled reply is never decoded and encoded again. If the template provides no
+such suffix, the complete prompt is encoded again, and the prompt records the reason.
 """
 
 import copy
@@ -17,10 +17,16 @@ from tokentape.generation.cache import common_prefix_length
 from tokentape.generation.errors import PromptError
 from tokentape.generation.hf.control_tokens import encode, escape_control_tokens, unescape
 from tokentape.generation.history.chat_template import ChatTemplate
-from tokentape.generation.history.continuation import EncodedContinuation, Part, encode_continuation
 from tokentape.generation.history.messages import NewMessage
-from tokentape.generation.history.pruning import Pruning, without
-from tokentape.generation.history.segments import Segment, Span, continued, ids_of, spans_of
+from tokentape.generation.history.pruning import Pruning, remove_ranges
+from tokentape.generation.history.segments import (
+    Segment,
+    SegmentRange,
+    append_suffix,
+    ids_of,
+    ranges_of,
+)
+from tokentape.generation.history.suffix import EncodedSuffix, EncodedText, encode_suffix
 from tokentape.recorder.events import HistoryPruned, MessageAdded
 
 HISTORIES = ("exact", "template")
@@ -31,42 +37,43 @@ ReadReply = Callable[[str], Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """Everything that a turn reads, as a pointer into what was there; see `TurnStarted`.
-
-    `segments` are the conversation with this prompt at its end; none where it is no part of one.
-    `pruning` is what is taken out of the stream first.
-    """
+    """The complete prompt of a turn, relative to the stream before it. See `TurnStarted`."""
 
     ids: tuple[int, ...]
     text: str
     messages: tuple[MessageAdded, ...]
     kept_tokens: int
+    """Number of ids of the stream, and of the new messages, with which the prompt begins."""
     kept_chars: int
+    """Number of characters of their text."""
     added_ids: tuple[int, ...]
     added_text: str
     history_reason: str
+    """Why the prompt does not extend the stream; empty if it does."""
     segments: tuple[Segment, ...] = field(default=(), repr=False)
+    """The conversation including this prompt; empty if the prompt is not part of it."""
     pruning: Pruning | None = None
+    """The pruning that is applied to the stream first."""
     stream_tokens: int = 0
+    """Number of tokens in the stream before the pruning."""
 
     def events(self, turn: int) -> tuple[HistoryPruned | MessageAdded, ...]:
-        """What is recorded of the prompt before its turn starts."""
+        """Return the events to record before the turn starts."""
         if self.pruning is None:
             return self.messages
         return (self.pruning.pruned_event(turn, self.stream_tokens), *self.messages)
 
 
 class Conversation:
-    """What the model has before it: `ids` and `text` of the stream, and the messages in it.
+    """The messages of a conversation, and the `ids` and `text` of the stream that contains them.
 
-    With the `exact` history the ids that are there are only ever extended, or the prompt says why
-    not. With `template` each prompt is what `apply_chat_template` gives for the messages as they
-    read then: its ids may differ from those that were sampled, and thinking may be stripped.
+    With `history="exact"`, prompts extend the ids of the stream, or record why not. With
+    `history="template"`, each prompt is the rendering of all messages by `apply_chat_template`: its
+    ids may differ from the sampled ones, and thinking may be stripped.
 
-    `read_reply` turns the text of a reply into the message that the template is given for it
-    later, for instance with `tool_calls`. `tools` are JSON schemas and `template_settings` are
-    variables of the template; both are given to it at every render. Raises PromptError for another
-    history, or settings that are not the template's.
+    `read_reply` returns the message for a reply, e.g. with `tool_calls`, from its text. `tools` are
+    JSON schemas and `template_settings` are variables; the template gets both in every rendering.
+    Raise PromptError for another history and for reserved template settings.
     """
 
     def __init__(
@@ -79,7 +86,7 @@ class Conversation:
         template_settings: Mapping[str, Any] | None = None,
     ) -> None:
         if history not in HISTORIES:
-            raise PromptError(f"a history is 'exact' or 'template', not {history!r}")
+            raise PromptError(f"history must be 'exact' or 'template', not {history!r}")
         self.tokenizer = tokenizer
         self.history = history
         self.ids: tuple[int, ...] = ()
@@ -88,34 +95,36 @@ class Conversation:
         self._read_reply = read_reply
         self._system: tuple[Segment, ...] = ()
         self._segments: tuple[Segment, ...] = ()
-        self._under_way: Prompt | None = None
-        self._elsewhere = ""
+        self._current_prompt: Prompt | None = None
+        # Why the stream does not end with this conversation; empty if it does.
+        self._detached_reason = ""
 
     @property
     def system_prompt(self) -> str | None:
-        """What the conversation began with, if it began with one."""
+        """The system prompt, or None without one."""
         return self._system[0].messages[0]["content"] if self._system else None
 
     @property
     def system_ids(self) -> tuple[int, ...]:
+        """The ids of the system prompt; empty if the template writes it with the first message."""
         return ids_of(self._system)
 
     @property
     def messages(self) -> list[Mapping[str, Any]]:
-        """What the template is given: those of turns that finished, as they read for it."""
+        """The messages of all finished turns, as the template gets them."""
         return [message for segment in self._segments for message in segment.messages]
 
     def restart(self, system_prompt: str) -> None:
-        """Begin anew with a system prompt, as the template writes it; without one, as it is.
+        """Reset the conversation to a system prompt, rendered by the template if there is one.
 
-        A template may have no text for it until there is a user's message: then there are no ids
-        yet.
+        There are no ids yet if the template renders the system prompt only with a user's message.
+        Raise PromptError if the template rejects it.
         """
         message = {"role": "system", "content": system_prompt}
         if self.tokenizer.chat_template is None:
             escaped = escape_control_tokens(self.tokenizer, system_prompt)
             ids = encode(self.tokenizer, escaped, add_special_tokens=True)
-            text = self._spell(ids)
+            text = self._decode(ids)
         else:
             escaped = self._template.render_system_prompt(message)
             ids, text = encode(self.tokenizer, escaped), unescape(escaped)
@@ -126,90 +135,88 @@ class Conversation:
         )
         self._segments = self._system
         self.ids, self.text = ids, text
-        self._elsewhere = ""
+        self._detached_reason = ""
 
     def fresh(self) -> "Conversation":
-        """An empty conversation of the same kind."""
-        begun = copy.copy(self)
-        begun._system, begun._segments = (), ()
-        begun.ids, begun.text = (), ""
-        begun._under_way, begun._elsewhere = None, ""
-        return begun
+        """Return an empty conversation with the same settings."""
+        empty = copy.copy(self)
+        empty._system, empty._segments = (), ()
+        empty.ids, empty.text = (), ""
+        empty._current_prompt, empty._detached_reason = None, ""
+        return empty
 
     def fork(self) -> "Conversation":
-        """A conversation that goes on from here on its own."""
+        """Return an independent copy."""
         return copy.copy(self)
 
     def follow(self, other: "Conversation") -> None:
-        """Point into the stream that another conversation left: a recording has only one."""
+        """Use the stream of another conversation, because a recording has a single stream."""
         if other is not self:
             self.ids, self.text = other.ids, other.text
-            self._elsewhere = "switched_branch"
+            self._detached_reason = "switched_branch"
 
     def extend(self, new: Sequence[NewMessage]) -> Prompt:
-        """The prompt of the next turn: all that was, the new messages, and the turn's opening.
+        """Return the prompt of the next turn: history, new messages and the reply's opening.
 
-        Raises PromptError where the template refuses the messages, and for text that cannot be
-        encoded.
+        Raise PromptError if the template rejects the messages, and for text that cannot be encoded.
         """
         if self.history == "template":
-            return self._render_whole(new, reason="template")
-        written = "".join(segment.escaped for segment in self._segments)
-        continuation = self._template.continuation(
+            return self._render_all(new, reason="template")
+        history_text = "".join(segment.escaped for segment in self._segments)
+        suffix = self._template.suffix(
             self.messages,
             [message.templated() for message in new],
-            written=written,
+            history_text=history_text,
             stop_text=self._segments[-1].stop_text if self._segments else "",
         )
-        if continuation is None:
-            return self._render_whole(new, reason="template_rewrote_history")
-        encoded = encode_continuation(self.tokenizer, written, continuation)
+        if suffix is None:
+            return self._render_all(new, reason="template_rewrote_history")
+        encoded = encode_suffix(self.tokenizer, history_text, suffix)
         if encoded is None:
-            return self._render_whole(new, reason="tokens_join_across_messages")
+            return self._render_all(new, reason="tokens_join_across_messages")
         return self._extended(new, encoded)
 
-    def spans(self) -> tuple[Span, ...]:
-        """Where the parts of the conversation lie.
+    def segment_ranges(self) -> tuple[SegmentRange, ...]:
+        """Return the position of each segment in the stream.
 
-        With the `template` history, which has no such parts, it is what they take up about.
+        With `history="template"`, whose segments have no ids, the positions are estimates.
         """
         if self.history == "exact":
             tokens = accumulate(len(segment.ids) for segment in self._segments)
             chars = accumulate(len(segment.text) for segment in self._segments)
-            return spans_of(self._segments, zip(tokens, chars, strict=True))
+            return ranges_of(self._segments, zip(tokens, chars, strict=True))
         ends = [(0, 0)]
         messages: list[Mapping[str, Any]] = []
         for segment in self._segments:
             messages += segment.messages
-            whole = self._template.try_render(messages)
-            tokens_end = 0 if whole is None else len(encode(self.tokenizer, whole))
-            chars_end = 0 if whole is None else len(unescape(whole))
+            rendered = self._template.try_render(messages)
+            tokens_end = 0 if rendered is None else len(encode(self.tokenizer, rendered))
+            chars_end = 0 if rendered is None else len(unescape(rendered))
             ends.append((max(ends[-1][0], tokens_end), max(ends[-1][1], chars_end)))
-        return spans_of(self._segments, ends[1:])
+        return ranges_of(self._segments, ends[1:])
 
     def prune(self, pruning: Pruning) -> None:
-        """Take parts out of the conversation, and their ranges out of the stream."""
+        """Remove segments from the conversation, and their ranges from the stream."""
         self._segments = tuple(
-            segment for place, segment in enumerate(self._segments) if place not in pruning.segments
+            segment for index, segment in enumerate(self._segments) if index not in pruning.segments
         )
-        self.ids = without(self.ids, pruning.removed_tokens)
-        self.text = "".join(without(self.text, pruning.removed_chars))
+        self.ids = remove_ranges(self.ids, pruning.removed_tokens)
+        self.text = "".join(remove_ranges(self.text, pruning.removed_chars))
 
     def extend_pruned(self, new: Sequence[NewMessage], pruning: Pruning) -> Prompt:
-        """The prompt of the next turn behind what a pruning of the `spans` leaves.
+        """Return the prompt of the next turn after a pruning of the `segment_ranges`.
 
-        Nothing changes before the turn begins. Raises as `extend` does.
+        The conversation is not modified before `begin_turn`. Raise PromptError as `extend` does.
         """
         pruned = copy.copy(self)
-        if self.history == "template" or self._elsewhere:
-            # The spans are not those of the stream: what the prompt does not begin with goes.
-            kept = replace(pruning, removed_tokens=(), removed_chars=())
-            pruned.prune(kept)
+        if self.history == "template" or self._detached_reason:
+            # The ranges are not those of the stream: all that the prompt does not share is removed.
+            pruned.prune(replace(pruning, removed_tokens=(), removed_chars=()))
             prompt = pruned.extend(new)
             pruning = replace(
                 pruning,
-                removed_tokens=_rest(prompt.kept_tokens, self.ids),
-                removed_chars=_rest(prompt.kept_chars, self.text),
+                removed_tokens=_tail(prompt.kept_tokens, self.ids),
+                removed_chars=_tail(prompt.kept_chars, self.text),
             )
         else:
             pruned.prune(pruning)
@@ -217,67 +224,69 @@ class Conversation:
         return replace(prompt, pruning=pruning, stream_tokens=len(self.ids))
 
     def own_prompt(self, prompt: str | Sequence[int]) -> Prompt:
-        """A prompt that stands alone behind the system prompt: a user's message, or plain ids.
+        """Return a prompt outside of the conversation: the system prompt and a message, or ids.
 
-        It is no part of the conversation that `extend` goes on with. Raises PromptError for an
-        empty one, for text that cannot be encoded, and for what is neither a string nor a sequence
+        Raise PromptError if it is empty, cannot be encoded, or is neither a string nor a sequence
         of token ids.
         """
         if not isinstance(prompt, str):
             ids = _token_ids(prompt)
-            return self._point_to(ids, self._spell(ids), reason=OWN_PROMPT)
+            return self._point_to(ids, self._decode(ids), reason=OWN_PROMPT)
         if not prompt.strip():
             raise PromptError("the prompt is empty: there is nothing to continue")
         message = NewMessage(role="user", content=prompt)
         if self.tokenizer.chat_template is None:
             escaped = escape_control_tokens(self.tokenizer, prompt)
-            # A beginning-of-sequence token belongs before whatever comes first.
+            # Only the first text of a sequence gets a beginning-of-sequence token.
             rest = encode(self.tokenizer, escaped, add_special_tokens=not self.system_ids)
             ids = (*self.system_ids, *rest)
-            return self._point_to(ids, self._spell(ids), [message], reason=OWN_PROMPT)
+            return self._point_to(ids, self._decode(ids), [message], reason=OWN_PROMPT)
         alone = copy.copy(self)
         alone._segments = self._system
         own = alone.extend([message])
         return self._point_to(own.ids, own.text, [message], reason=OWN_PROMPT)
 
     def begin_turn(self, prompt: Prompt) -> None:
-        """The prompt was given to the model."""
+        """Start the turn of a prompt: the stream now ends with the prompt."""
         if prompt.pruning is not None:
             self.prune(prompt.pruning)
         self.ids, self.text = prompt.ids, prompt.text
-        self._under_way = prompt
-        self._elsewhere = "after_unfinished_turn" if prompt.segments else "after_own_prompt"
+        self._current_prompt = prompt
+        self._detached_reason = "after_unfinished_turn" if prompt.segments else "after_own_prompt"
 
     def finish_turn(self, reply_ids: Sequence[int], text: str, stop_text: str) -> None:
-        """The model replied. Messages join the conversation only now: a turn may break off."""
+        """Append the reply to the stream, and the messages of the turn to the conversation.
+
+        An unfinished turn therefore leaves the conversation unchanged.
+        """
         self.ids = (*self.ids, *reply_ids)
         self.text += text + stop_text
-        if self._under_way is None or not self._under_way.segments:
+        if self._current_prompt is None or not self._current_prompt.segments:
             return
-        *before, opened = self._under_way.segments
-        self._under_way, self._elsewhere = None, ""
+        *before, opened = self._current_prompt.segments
+        self._current_prompt, self._detached_reason = None, ""
         message: Mapping[str, Any] = {"role": "assistant", "content": text}
-        self._segments = (*before, opened.answered(reply_ids, text, stop_text, message))
+        self._segments = (*before, opened.with_reply(reply_ids, text, stop_text, message))
         if self._read_reply is not None:
-            # What it raises finds the turn finished, as it is in the recording.
+            # If this raises, the turn is finished, as in the recording.
             message = {**message, **self._read_reply(text), "role": "assistant"}
-            self._segments = (*before, opened.answered(reply_ids, text, stop_text, message))
+            self._segments = (*before, opened.with_reply(reply_ids, text, stop_text, message))
 
-    def _extended(self, new: Sequence[NewMessage], following: EncodedContinuation) -> Prompt:
-        """A prompt of which every id of the conversation is kept."""
-        added, opening = following.added, following.turn_opening
-        behind = sum((*added, opening), Part())
-        ids = (*ids_of(self._segments), *behind.ids)
-        text = "".join(segment.text for segment in self._segments) + behind.text
-        segments = continued(self._segments, new, following)
-        if self._elsewhere:
-            return self._point_to(ids, text, new, reason=self._elsewhere, segments=segments)
+    def _extended(self, new: Sequence[NewMessage], suffix: EncodedSuffix) -> Prompt:
+        """Return a prompt of all ids of the conversation and a suffix."""
+        added, opening = suffix.added, suffix.turn_opening
+        appended = sum((*added, opening), EncodedText())
+        ids = (*ids_of(self._segments), *appended.ids)
+        text = "".join(segment.text for segment in self._segments) + appended.text
+        segments = append_suffix(self._segments, new, suffix)
+        if self._detached_reason:
+            return self._point_to(ids, text, new, reason=self._detached_reason, segments=segments)
         return Prompt(
             ids=ids,
             text=text,
             messages=tuple(
-                message.added(part.text, part.ids)
-                for message, part in zip(new, added or [Part()] * len(new), strict=True)
+                message.added(encoded.text, encoded.ids)
+                for message, encoded in zip(new, added or [EncodedText()] * len(new), strict=True)
             ),
             kept_tokens=len(ids) - len(opening.ids),
             kept_chars=len(text) - len(opening.text),
@@ -287,21 +296,21 @@ class Conversation:
             segments=segments,
         )
 
-    def _render_whole(self, new: Sequence[NewMessage], *, reason: str) -> Prompt:
-        """A prompt that is what the template writes now for all the messages."""
+    def _render_all(self, new: Sequence[NewMessage], *, reason: str) -> Prompt:
+        """Return a prompt that is the current rendering of all messages."""
         templated = [message.templated() for message in new]
-        whole = self._template.render([*self.messages, *templated], open_turn=True)
-        ids, text = encode(self.tokenizer, whole), unescape(whole)
+        rendered = self._template.render([*self.messages, *templated], open_turn=True)
+        ids, text = encode(self.tokenizer, rendered), unescape(rendered)
         if self.history == "template":
             extends = ids[: len(self.ids)] == self.ids and text.startswith(self.text)
-            parts = [Part()] * len(new)
-            following = EncodedContinuation(closing=Part(), messages=tuple(parts), opening=Part())
-            segments = continued(self._segments, new, following)
+            no_text = EncodedText()
+            suffix = EncodedSuffix(closing=no_text, messages=(no_text,) * len(new), opening=no_text)
+            segments = append_suffix(self._segments, new, suffix)
             return self._point_to(
                 ids, text, new, reason="" if extends else reason, segments=segments
             )
         messages = (*self.messages, *templated)
-        everything = Segment.of("history", 0, Part(whole, ids), *messages)
+        everything = Segment.of("history", 0, EncodedText(rendered, ids), *messages)
         return self._point_to(ids, text, new, reason=reason, segments=(everything,))
 
     def _point_to(
@@ -313,7 +322,7 @@ class Conversation:
         reason: str,
         segments: tuple[Segment, ...] = (),
     ) -> Prompt:
-        """A prompt of its own, of which as much as is equal points into the stream."""
+        """Return a prompt with these ids that shares the common prefix with the stream."""
         kept_tokens = common_prefix_length(self.ids, ids)
         kept_chars = common_prefix_length(self.text, text)
         return Prompt(
@@ -328,35 +337,38 @@ class Conversation:
             segments=segments,
         )
 
-    def _spell(self, ids: Sequence[int]) -> str:
+    def _decode(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=False))
 
 
-def _rest(kept: int, stream: Sequence[Any]) -> tuple[tuple[int, int], ...]:
+def _tail(kept: int, stream: Sequence[Any]) -> tuple[tuple[int, int], ...]:
     return ((kept, len(stream)),) if kept < len(stream) else ()
 
 
 def decode_after(
     tokenizer: PreTrainedTokenizerBase, before: Sequence[int], ids: Sequence[int]
 ) -> str:
-    """What the ids spell in their place: some tokenizers drop a space at the very beginning.
+    """Return the text of `ids` in the context of the ids `before`; the last few are sufficient.
 
-    A character that begins in `before` and ends in `ids` is given to the ids.
+    Decoding without context would drop a leading space with some tokenizers. A character that
+    begins in `before` and ends in `ids` is part of the result.
     """
-    lead = list(before[-4:])
-    led = str(tokenizer.decode(lead, skip_special_tokens=False))
-    both = str(tokenizer.decode([*lead, *ids], skip_special_tokens=False))
-    return both[common_prefix_length(led, both) :]
+    context_ids = list(before[-4:])
+    context = str(tokenizer.decode(context_ids, skip_special_tokens=False))
+    extended = str(tokenizer.decode([*context_ids, *ids], skip_special_tokens=False))
+    return extended[common_prefix_length(context, extended) :]
 
 
 def _token_ids(prompt: object) -> tuple[int, ...]:
-    """Ids from a sequence or a tensor of one row. Raises PromptError for anything else."""
-    plain = prompt.tolist() if hasattr(prompt, "tolist") else prompt
-    if isinstance(plain, Sequence) and len(plain) == 1 and isinstance(plain[0], list):
-        plain = plain[0]
-    if not isinstance(plain, Sequence) or isinstance(plain, bytes):
-        raise PromptError(f"a prompt is a string or token ids, not a {type(prompt).__name__}")
-    for each in plain:
+    """Return the ids of a sequence or a tensor of one row. Raise PromptError for anything else."""
+    ids = prompt.tolist() if hasattr(prompt, "tolist") else prompt
+    if isinstance(ids, Sequence) and len(ids) == 1 and isinstance(ids[0], list):
+        ids = ids[0]
+    if not isinstance(ids, Sequence) or isinstance(ids, bytes):
+        raise PromptError(
+            f"a prompt must be a string or a sequence of token ids, not a {type(prompt).__name__}"
+        )
+    for each in ids:
         if isinstance(each, bool) or not isinstance(each, int) or each < 0:
-            raise PromptError(f"a prompt holds token ids, and this is none: {each!r}")
-    return tuple(plain)
+            raise PromptError(f"a prompt must contain token ids only, not {each!r}")
+    return tuple(ids)

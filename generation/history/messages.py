@@ -1,4 +1,4 @@
-"""What is to be put before a model, before a template has written it."""
+"""Messages that are added to a conversation."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from tokentape.recorder.events import MessageAdded
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewMessage:
-    """A message that is to be put before the model; with a `tool_call_id`, a tool's result."""
+    """A message to add to a conversation; with a `tool_call_id`, the result of a tool."""
 
     role: str
     content: str
@@ -15,10 +15,11 @@ class NewMessage:
 
     @property
     def is_result(self) -> bool:
-        """Whatever its role: a template may know none of tools."""
+        """Whether it is a tool's result, whose role may be `user` if the template has no tools."""
         return self.role == "tool" or self.tool_call_id is not None
 
     def added(self, text: str = "", ids: tuple[int, ...] = ()) -> MessageAdded:
+        """Return the event for this message, which added `text` and `ids` to the stream."""
         return MessageAdded(
             role=self.role,
             content=self.content,
@@ -28,4 +29,5 @@ class NewMessage:
         )
 
     def templated(self) -> dict[str, str]:
+        """Return the message as a chat template expects it."""
         return {"role": self.role, "content": self.content}

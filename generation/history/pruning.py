@@ -1,4 +1,4 @@
-"""What to take out of a history that has grown too long: whole messages or whole turns."""
+"""Pruning: which complete messages or turns to remove from a history that is too long."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from itertools import accumulate
 from typing import TypeVar
 
 from tokentape.generation.errors import PromptError
-from tokentape.generation.history.segments import Span
+from tokentape.generation.history.segments import SegmentRange
 from tokentape.recorder.events import HistoryPruned
 from tokentape.recorder.events.prompt import PRUNING_POLICIES
 
@@ -16,19 +16,18 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pruning:
-    """What goes, and why; `segments` and `removed_messages` are places in the conversation.
-
-    The other fields are those of `HistoryPruned`.
-    """
+    """The segments and messages to remove, and why. Further fields as in `HistoryPruned`."""
 
     policy: str
     reason: str
     segments: frozenset[int]
+    """Indices of the removed segments."""
     removed_messages: tuple[int, ...]
     removed_tokens: tuple[Range, ...]
     removed_chars: tuple[Range, ...]
 
     def pruned_event(self, turn: int, tokens_before: int) -> HistoryPruned:
+        """Return the event for a stream of `tokens_before` tokens."""
         removed = sum(end - start for start, end in self.removed_tokens)
         return HistoryPruned(
             turn=turn,
@@ -43,84 +42,90 @@ class Pruning:
 
 
 def plan_pruning(
-    spans: Sequence[Span], *, policy: str, excess_tokens: int, keep_question: bool = False
+    ranges: Sequence[SegmentRange], *, policy: str, excess_tokens: int, keep_question: bool = False
 ) -> Pruning | None:
-    """The oldest parts of the history that make up for the excess, or None where all do not.
+    """Return a pruning of the oldest history that frees `excess_tokens`; None if not possible.
 
-    `tool_results` takes out what tools gave, in whatever role, `turns` everything from a user's
-    message to the next. The system prompt stays, and with `keep_question` the newest user's
-    message: what comes is about it. Raises PromptError for another policy.
+    `tool_results` removes results of tools, in any role. `turns` removes everything from one
+    user's message to the next. The system prompt is never removed. With `keep_question`, the
+    newest user's message is not either, because the coming turn answers it.
+    Raise PromptError for another policy.
     """
     if policy not in PRUNING_POLICIES:
-        raise PromptError(f"a history is pruned by 'tool_results' or 'turns', not {policy!r}")
+        raise PromptError(f"the pruning policy must be 'tool_results' or 'turns', not {policy!r}")
     freed, chosen = 0, []
     if policy == "tool_results":
-        units = list(_tool_results(spans))
+        units = list(_tool_results(ranges))
     else:
-        units = list(_exchanges(spans))[: -1 if keep_question else None]
-    for taken, unit in enumerate(units, start=1):
+        units = list(_exchanges(ranges))[: -1 if keep_question else None]
+    for count, unit in enumerate(units, start=1):
         chosen += unit
-        freed += sum(_length(spans[index].tokens) for index in unit)
+        freed += sum(_length(ranges[index].tokens) for index in unit)
         if freed >= excess_tokens:
             noun = "tool results" if policy == "tool_results" else "turns"
             return _pruning(
-                spans,
+                ranges,
                 chosen,
                 policy,
-                f"{excess_tokens} tokens had to go: the oldest {taken} {noun} held {freed}",
+                f"{excess_tokens} tokens too many: removed the oldest {count} {noun} of {freed}",
             )
     return None
 
 
-def without(whole: Sequence[Item], ranges: Iterable[Range]) -> tuple[Item, ...]:
-    """What is left of a stream when the ranges, ascending and disjoint, are taken out."""
-    left: tuple[Item, ...] = ()
-    at = 0
-    for start, end in (*ranges, (len(whole), len(whole))):
-        left += tuple(whole[at:start])
-        at = end
-    return left
+def remove_ranges(stream: Sequence[Item], ranges: Iterable[Range]) -> tuple[Item, ...]:
+    """Return the stream without the ranges, which must be ascending and disjoint."""
+    remaining: tuple[Item, ...] = ()
+    position = 0
+    for start, end in (*ranges, (len(stream), len(stream))):
+        remaining += tuple(stream[position:start])
+        position = end
+    return remaining
 
 
-def _tool_results(spans: Sequence[Span]) -> Iterator[list[int]]:
-    for index, span in enumerate(spans):
-        before = spans[index - 1] if index else None
-        # A result that no token boundary parts from the reply before it closes that reply.
-        joined = before is not None and before.turn == span.turn and before.holds_reply
-        if span.is_result and not span.holds_reply and not joined:
+def _tool_results(ranges: Sequence[SegmentRange]) -> Iterator[list[int]]:
+    """Yield the indices of each tool's result."""
+    for index, segment in enumerate(ranges):
+        before = ranges[index - 1] if index else None
+        # Without a token boundary before it, the result also holds the end of the reply.
+        joined = before is not None and before.turn == segment.turn and before.holds_reply
+        if segment.is_result and not segment.holds_reply and not joined:
             yield [index]
 
 
-def _exchanges(spans: Sequence[Span]) -> Iterator[list[int]]:
-    """From each user's message to the next, but for what holds the system prompt."""
+def _exchanges(ranges: Sequence[SegmentRange]) -> Iterator[list[int]]:
+    """Yield the indices from one user's message to the next, without the system prompt."""
     exchanges: list[list[int]] = []
-    for index, span in enumerate(spans):
-        asks = span.role == "user" and not span.is_result
-        if asks and (index == 0 or spans[index - 1].turn != span.turn):
+    for index, segment in enumerate(ranges):
+        asks = segment.role == "user" and not segment.is_result
+        if asks and (index == 0 or ranges[index - 1].turn != segment.turn):
             exchanges.append([index])
         elif exchanges:
             exchanges[-1].append(index)
-    # Without a part of its own the system prompt is in the first message.
-    has_own_part = bool(spans) and spans[0].role in ("system", "history") and spans[0].tokens[1] > 0
-    yield from exchanges[0 if has_own_part else 1 :]
+    # Without a segment of its own, the system prompt is in the first message.
+    has_system_segment = (
+        bool(ranges) and ranges[0].role in ("system", "history") and ranges[0].tokens[1] > 0
+    )
+    yield from exchanges[0 if has_system_segment else 1 :]
 
 
-def _pruning(spans: Sequence[Span], chosen: Sequence[int], policy: str, reason: str) -> Pruning:
-    starts = [0, *accumulate(span.messages for span in spans)]
+def _pruning(
+    ranges: Sequence[SegmentRange], chosen: Sequence[int], policy: str, reason: str
+) -> Pruning:
+    starts = [0, *accumulate(segment.messages for segment in ranges)]
     return Pruning(
         policy=policy,
         reason=reason,
         segments=frozenset(chosen),
         removed_messages=tuple(
-            place for index in chosen for place in range(starts[index], starts[index + 1])
+            message for index in chosen for message in range(starts[index], starts[index + 1])
         ),
-        removed_tokens=_joined(spans[index].tokens for index in chosen),
-        removed_chars=_joined(spans[index].chars for index in chosen),
+        removed_tokens=_joined(ranges[index].tokens for index in chosen),
+        removed_chars=_joined(ranges[index].chars for index in chosen),
     )
 
 
 def _joined(ranges: Iterable[Range]) -> tuple[Range, ...]:
-    """The same ranges, ascending, with neighbours made one and empty ones left out."""
+    """Return the ascending ranges with adjacent ones merged and empty ones removed."""
     joined: list[Range] = []
     for start, end in ranges:
         if joined and joined[-1][1] == start:

@@ -1,53 +1,56 @@
-"""A conversation in pieces that can be taken out of it whole."""
+"""Segments: the units of a conversation that pruning can remove."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tokentape.generation.history.continuation import EncodedContinuation, Part
 from tokentape.generation.history.messages import NewMessage
+from tokentape.generation.history.suffix import EncodedSuffix, EncodedText
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
-    """A stretch of a conversation: a message, a reply with what opens and closes it, or more.
+    """A contiguous part of a conversation: a message, or a reply with its opening and closing.
 
-    `role` is that of the first of its `messages`, and `history` for what the template wrote in one
-    piece; `is_result` says that the first is a tool's result. Turns count from one; 0 is what comes
-    before the first. `marked` is the text with the control tokens of the users' marked. `stop_text`
-    spells the token that ended a reply; it is None once the template closed it.
+    It holds several messages if the template's text cannot be separated into messages.
     """
 
     role: str
+    """Role of the first message, or `history` for a conversation that was rendered at once."""
     turn: int
+    """Number of the turn, from 1; 0 for segments before the first turn."""
     messages: tuple[Mapping[str, Any], ...]
     ids: tuple[int, ...]
     escaped: str
+    """The text with markers around the control tokens of users (`hf.control_tokens`)."""
     text: str
     stop_text: str | None = ""
+    """Text of the token that ended the reply; None after the template's closing was appended."""
     is_result: bool = False
+    """Whether the first message is a tool's result."""
 
     @classmethod
     def of(
         cls,
         role: str,
         turn: int,
-        part: Part,
+        encoded: EncodedText,
         *messages: Mapping[str, Any],
         is_result: bool = False,
     ) -> "Segment":
+        """Return a segment with this text and these messages."""
         return cls(
             role=role,
             turn=turn,
             messages=messages,
-            ids=part.ids,
-            escaped=part.escaped,
-            text=part.text,
+            ids=encoded.ids,
+            escaped=encoded.escaped,
+            text=encoded.text,
             is_result=is_result,
         )
 
-    def closed(self, closing: Part) -> "Segment":
-        """With what the template writes behind a reply."""
+    def with_closing(self, closing: EncodedText) -> "Segment":
+        """Return a copy with the text that the template appends to a reply."""
         return replace(
             self,
             ids=(*self.ids, *closing.ids),
@@ -56,10 +59,10 @@ class Segment:
             stop_text=None,
         )
 
-    def answered(
+    def with_reply(
         self, ids: Sequence[int], text: str, stop_text: str, message: Mapping[str, Any]
     ) -> "Segment":
-        """With the reply that was sampled. It is not marked: its control tokens are such."""
+        """Return a copy with a sampled reply, whose control tokens are not escaped."""
         return replace(
             self,
             messages=(*self.messages, message),
@@ -70,31 +73,31 @@ class Segment:
         )
 
 
-def continued(
+def append_suffix(
     segments: Sequence[Segment],
     new: Sequence[NewMessage],
-    following: EncodedContinuation,
+    suffix: EncodedSuffix,
 ) -> tuple[Segment, ...]:
-    """The segments, the last reply closed, with those of the new messages and of the coming reply.
+    """Return the segments with the last reply closed, the new messages, and the opened reply.
 
-    A turn that no boundary of tokens parts from the one before has its number.
+    The new segments get the number of the previous turn if no token boundary separates them.
     """
     *before, last = segments or (None,)
     replied = last is not None and _holds_reply(last)
-    joined = replied and following.closing is None
+    joined = replied and suffix.closing is None
     turn = (last.turn if last else 0) + (not joined)
     if last is not None:
-        before.append(last.closed(following.closing) if following.closing else last)
-    if following.messages:
+        before.append(last.with_closing(suffix.closing) if suffix.closing else last)
+    if suffix.messages:
         before += [
-            Segment.of(message.role, turn, part, message.templated(), is_result=message.is_result)
-            for message, part in zip(new, following.messages, strict=True)
+            Segment.of(message.role, turn, text, message.templated(), is_result=message.is_result)
+            for message, text in zip(new, suffix.messages, strict=True)
         ]
         new = ()
     opening = Segment.of(
         new[0].role if new else "assistant",
         turn,
-        following.opening,
+        suffix.opening,
         *(message.templated() for message in new),
         is_result=bool(new) and new[0].is_result,
     )
@@ -102,6 +105,7 @@ def continued(
 
 
 def ids_of(segments: Sequence[Segment]) -> tuple[int, ...]:
+    """Return the ids of all segments."""
     return tuple(token_id for segment in segments for token_id in segment.ids)
 
 
@@ -110,29 +114,32 @@ def _holds_reply(segment: Segment) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Span:
-    """Where a segment lies: half-open ranges of the stream's ids and of its text.
-
-    `messages` counts those in it; `holds_reply` says that one of them is a reply, `is_result` that
-    the first is a tool's result.
-    """
+class SegmentRange:
+    """The position of a segment in the stream."""
 
     role: str
     turn: int
     messages: int
+    """Number of messages in the segment."""
     holds_reply: bool
+    """Whether one of the messages is a reply."""
     is_result: bool
+    """Whether the first message is a tool's result."""
     tokens: tuple[int, int]
+    """Half-open range in the ids of the stream."""
     chars: tuple[int, int]
+    """Half-open range in the text of the stream."""
 
 
-def spans_of(segments: Sequence[Segment], ends: Iterable[tuple[int, int]]) -> tuple[Span, ...]:
-    """The spans of segments of which each ends at so many tokens and characters."""
-    spans = []
+def ranges_of(
+    segments: Sequence[Segment], ends: Iterable[tuple[int, int]]
+) -> tuple[SegmentRange, ...]:
+    """Return the ranges of the segments, given the token and character at which each ends."""
+    ranges = []
     token = char = 0
     for segment, (token_end, char_end) in zip(segments, ends, strict=True):
-        spans.append(
-            Span(
+        ranges.append(
+            SegmentRange(
                 role=segment.role,
                 turn=segment.turn,
                 messages=len(segment.messages),
@@ -143,4 +150,4 @@ def spans_of(segments: Sequence[Segment], ends: Iterable[tuple[int, int]]) -> tu
             )
         )
         token, char = token_end, char_end
-    return tuple(spans)
+    return tuple(ranges)

@@ -1,4 +1,4 @@
-"""The text of a reply as it grows, in pieces that do not change again."""
+"""Incremental decoding of a reply."""
 
 from collections.abc import Container, Sequence
 
@@ -6,17 +6,18 @@ from transformers import PreTrainedTokenizerBase
 
 from tokentape.generation.cache import common_prefix_length
 
-# A character has four bytes at most, each perhaps a token, and some tokenizers drop a space at the
-# very beginning of what they decode.
-_LEAD_TOKENS = 4
+# A character has at most four bytes, possibly in separate tokens. Some tokenizers drop a space at
+# the beginning of the text that they decode.
+_CONTEXT_TOKENS = 4
 _INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 
 
 class TextStream:
-    """Decodes a token at a time, each behind the few before it, however long the reply gets.
+    """Decodes a reply token by token, with a few tokens of context, in constant time per token.
 
-    Held back until more is known are characters of which bytes are missing, and tokens that may
-    end the reply: special ones, and `ends`. The pieces and what `finish` gives are the whole text.
+    Incomplete characters are held back until their last byte, and tokens that may end the reply
+    (special tokens and `ends`) until the next token. The pieces returned by `add` and the result of
+    `finish` are the complete text.
     """
 
     def __init__(
@@ -26,31 +27,37 @@ class TextStream:
         *,
         ends: Container[int] = (),
     ) -> None:
-        """`before` are the ids of the prompt; the last few are enough."""
+        """Start after the ids of the prompt; its last few ids are sufficient."""
         self.text = ""
         self._tokenizer = tokenizer
         self._special = frozenset(tokenizer.all_special_ids)
         self._ends = ends
-        self._lead = list(before[-_LEAD_TOKENS:])
-        self._fresh: list[int] = []
+        self._context = list(before[-_CONTEXT_TOKENS:])
+        self._pending: list[int] = []
 
     def add(self, token_id: int) -> str:
-        """The text that is certain now, and was not before; often empty."""
-        self._fresh.append(token_id)
+        """Append a token and return the text that is now final, which may be empty."""
+        self._pending.append(token_id)
         if token_id in self._special or token_id in self._ends:
             return ""
-        led, both = self._decode(self._lead), self._decode([*self._lead, *self._fresh])
-        if both.endswith(_INCOMPLETE):
+        context, extended = (
+            self._decode(self._context),
+            self._decode([*self._context, *self._pending]),
+        )
+        if extended.endswith(_INCOMPLETE):
             return ""
-        piece = both[common_prefix_length(led, both) :]
-        self._lead = [*self._lead, *self._fresh][-_LEAD_TOKENS:]
-        self._fresh = []
+        piece = extended[common_prefix_length(context, extended) :]
+        self._context = [*self._context, *self._pending][-_CONTEXT_TOKENS:]
+        self._pending = []
         self.text += piece
         return piece
 
     def finish(self, text: str) -> str:
-        """What is missing of the reply's whole text; all of it, on a line of its own, where a
-        tokenizer spells tokens otherwise once others follow them."""
+        """Return the rest of the reply, given its complete text.
+
+        Return a newline and the complete text if the pieces are not a prefix of it, as with
+        tokenizers that decode tokens differently once more tokens follow.
+        """
         if text.startswith(self.text):
             return text[len(self.text) :]
         return f"\n{text}"

@@ -15,7 +15,7 @@ PREFILL, DECODE, RECOMPUTED = "prefill", "decode", "recomputed"
 class ForwardPositions:
     """The absolute positions `start` to `end` (half-open) of the current forward.
 
-    `track_positions` updates `start` and `end`. Whoever drives the model sets the other fields.
+    `track_positions` updates `start` and `end`. The caller of the model sets the other fields.
     """
 
     start: int = 0

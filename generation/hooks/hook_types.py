@@ -1,4 +1,4 @@
-"""The project's forward hooks, told apart from foreign ones by their class."""
+"""The project's own forward hooks, which their class distinguishes from foreign ones."""
 
 from collections.abc import Callable
 from typing import Any

@@ -13,7 +13,7 @@ from tokentape.generation.engine.turn import TurnResult, TurnSettings
 from tokentape.generation.errors import ModelError, PromptError
 from tokentape.generation.hf import check_settings, recorded_config
 from tokentape.generation.history.conversation import HISTORIES, Prompt
-from tokentape.generation.history.restoring import restore
+from tokentape.generation.history.restored_conversation import restore_conversation
 from tokentape.generation.models.loading import LoadedModel
 from tokentape.recorder import Envelope, Recording, RecordingError
 from tokentape.recorder.events import (
@@ -109,13 +109,13 @@ class ResumePoint:
         for interventions that cannot be asked for again.
         """
         conversation = generator.conversation.fresh()
-        prompt = restore(
+        prompt = restore_conversation(
             conversation,
             self.started,
             self.system,
             self.turns,
             context_tokens=self.started.context_tokens,
-            goes_on=goes_on,
+            last_is_open=goes_on,
         )
         asked = RequestedInterventions.of(self.envelopes)
         generator.restore(self.turns, conversation, asked, self.recording.read_blob)

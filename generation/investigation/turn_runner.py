@@ -12,7 +12,7 @@ from tokentape.generation.errors import PromptError
 from tokentape.generation.history.context_limit import extend_within
 from tokentape.generation.history.conversation import Prompt
 from tokentape.generation.history.messages import NewMessage
-from tokentape.generation.history.restoring import prompt_tokens_max
+from tokentape.generation.history.restored_conversation import prompt_tokens_max
 from tokentape.generation.investigation.interrupts import interrupted_between_tokens
 from tokentape.generation.investigation.reply import Reply, reply_of
 from tokentape.generation.investigation.tool_call_detector import ToolCallDetector

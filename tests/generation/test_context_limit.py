@@ -120,7 +120,7 @@ def test_what_cannot_be_made_to_fit_is_refused_and_leaves_no_trace(
     ) as run:
         run.chat("Hi", max_new_tokens=4, do_sample=False)
         before = list(store.recording(run.run_id).events()), run.generator.conversation.ids
-        with pytest.raises(tt.PromptError, match="prune_turns cannot take out enough"):
+        with pytest.raises(tt.PromptError, match="prune_turns cannot remove enough"):
             run.chat("x" * CONTEXT, max_new_tokens=4)
         with pytest.raises(tt.PromptError, match="surrogate"):
             run.chat("\ud800", max_new_tokens=4)

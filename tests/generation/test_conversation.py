@@ -134,7 +134,7 @@ def test_a_template_that_refuses_is_a_prompt_error(tokenizer: PreTrainedTokenize
     before = tokenizer.chat_template
     tokenizer.chat_template = "{{ raise_exception('no tools here') }}"
     try:
-        with pytest.raises(tt.PromptError, match="refuses this conversation: no tools here"):
+        with pytest.raises(tt.PromptError, match="rejects this conversation: no tools here"):
             Conversation(tokenizer).extend([USER])
     finally:
         tokenizer.chat_template = before
@@ -151,7 +151,7 @@ def test_rebuilt_prompts_are_the_prompts_that_were_given(
 def test_only_two_histories_are_known(tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(tt.PromptError, match="'exact' or 'template', not 'exakt'"):
         Conversation(tokenizer, history="exakt")
-    with pytest.raises(tt.PromptError, match="cannot hold 'tokenize'"):
+    with pytest.raises(tt.PromptError, match="cannot contain 'tokenize'"):
         Conversation(tokenizer, template_settings={"tokenize": True})
 
 

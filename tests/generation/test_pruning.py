@@ -13,8 +13,8 @@ import tokentape as tt
 from tokentape.generation.history.context_limit import extend_within
 from tokentape.generation.history.conversation import Conversation
 from tokentape.generation.history.messages import NewMessage
-from tokentape.generation.history.pruning import plan_pruning, without
-from tokentape.generation.history.segments import Span
+from tokentape.generation.history.pruning import plan_pruning, remove_ranges
+from tokentape.generation.history.segments import SegmentRange
 from tokentape.recorder.events import HistoryPruned
 
 EOS = 2
@@ -29,13 +29,13 @@ FOLDS_SYSTEM = (
 )
 
 
-def spans(roles: Sequence[str] = tuple(ROLES), *, system_tokens: int = 10) -> list[Span]:
+def spans(roles: Sequence[str] = tuple(ROLES), *, system_tokens: int = 10) -> list[SegmentRange]:
     made, turn, at = [], 0, 0
     for index, role in enumerate(roles):
         turn += role == "user"
         end = at + (10 if index or role != "system" else system_tokens)
         made.append(
-            Span(
+            SegmentRange(
                 role=role,
                 turn=turn,
                 messages=1,
@@ -137,7 +137,9 @@ def test_what_is_left_closes_up(stream: list[int], bounds: list[int]) -> None:
     ranges = list(zip(bounds[::2], bounds[1::2], strict=False))
     inside = {index for start, end in ranges for index in range(start, end)}
 
-    assert without(stream, ranges) == tuple(v for i, v in enumerate(stream) if i not in inside)
+    assert remove_ranges(stream, ranges) == tuple(
+        v for i, v in enumerate(stream) if i not in inside
+    )
 
 
 def say(conversation: Conversation, *new: NewMessage, reply: str, ended: bool = True) -> None:
@@ -175,7 +177,9 @@ def test_a_pruned_conversation_is_what_the_template_makes_of_its_messages(
 ) -> None:
     conversation = talk(tokenizer, history=history)
     before = conversation.ids, conversation.text, conversation.messages
-    pruning = plan_pruning(conversation.spans(), policy=policy, excess_tokens=excess_tokens)
+    pruning = plan_pruning(
+        conversation.segment_ranges(), policy=policy, excess_tokens=excess_tokens
+    )
     assert pruning is not None or (policy, excess_tokens) == ("tool_results", 80)
     if pruning is None:
         return
@@ -197,7 +201,7 @@ def test_a_pruned_conversation_is_what_the_template_makes_of_its_messages(
 def test_spans_lie_where_the_messages_are(tokenizer: PreTrainedTokenizerFast) -> None:
     conversation = talk(tokenizer)
     lengths = set()
-    for span, message in zip(conversation.spans(), conversation.messages, strict=True):
+    for span, message in zip(conversation.segment_ranges(), conversation.messages, strict=True):
         ids = conversation.ids[slice(*span.tokens)]
         text = conversation.text[slice(*span.chars)]
         lengths.add(span.tokens[1] - span.tokens[0])
@@ -206,8 +210,8 @@ def test_spans_lie_where_the_messages_are(tokenizer: PreTrainedTokenizerFast) ->
         assert message["content"] in text
         assert tokenizer.decode(list(ids), skip_special_tokens=False) == text
         assert text.startswith(f"<|im_start|>{span.role}\n")
-    assert [span.turn for span in conversation.spans()] == [0, *sorted([1, 2, 3, 4] * 3)]
-    assert conversation.spans()[-1].tokens[1] == len(conversation.ids)
+    assert [span.turn for span in conversation.segment_ranges()] == [0, *sorted([1, 2, 3, 4] * 3)]
+    assert conversation.segment_ranges()[-1].tokens[1] == len(conversation.ids)
 
 
 @pytest.mark.parametrize("end", [".", ". "])
@@ -219,7 +223,7 @@ def test_a_system_prompt_in_the_first_message_survives_every_pruning(
     tokenizer.chat_template, before = trims, tokenizer.chat_template
     try:
         conversation = talk(tokenizer, end, cut=0)
-        pruning = plan_pruning(conversation.spans(), policy="turns", excess_tokens=150)
+        pruning = plan_pruning(conversation.segment_ranges(), policy="turns", excess_tokens=150)
         assert pruning is not None
         prompt = conversation.extend_pruned(NEXT, pruning)
     finally:
@@ -237,7 +241,7 @@ def test_after_a_prompt_of_its_own_the_pruned_rest_is_no_range_of_messages(
     conversation = talk(tokenizer)
     conversation.begin_turn(conversation.own_prompt("Alone?"))
     conversation.finish_turn([70, EOS], "C", "<|im_end|>")
-    pruning = plan_pruning(conversation.spans(), policy="turns", excess_tokens=1)
+    pruning = plan_pruning(conversation.segment_ranges(), policy="turns", excess_tokens=1)
     assert pruning is not None
     prompt = conversation.extend_pruned(NEXT, pruning)
     event = prompt.events(6)[0]

@@ -280,7 +280,7 @@ def test_a_token_that_ends_a_reply_and_opens_the_next_message_is_there_once(
     assert ended.text.endswith(f"{reply}<|im_end|>user\nAnd then?<|im_start|>assistant\n")
     assert cut.text.endswith(f"{reply}<|im_end|>user\nSo?<|im_start|>assistant\n")
     # The first two turns share a token: they can only be taken out together.
-    assert {span.turn for span in conversation.spans()} == {0, 1, 2}
+    assert {span.turn for span in conversation.segment_ranges()} == {0, 1, 2}
 
 
 @pytest.mark.parametrize("template", [ENDS, WANTS_QUESTION])

@@ -1,4 +1,4 @@
-"""A conversation made again from what was recorded of it."""
+"""Restoring a conversation from recorded turns."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,45 +11,43 @@ from tokentape.recorder.events import RunStarted, SystemPromptCached
 from tokentape.recorder.projections import Turn
 
 SWITCHED = "switched_branch"
-"""The `history_reason` of a turn behind another conversation, which no event has."""
+"""The `history_reason` of a turn that continues another branch, which no event describes."""
 
 
-def restore(
+def restore_conversation(
     conversation: Conversation,
     started: RunStarted,
     system: SystemPromptCached | None,
     turns: Sequence[Turn],
     *,
     context_tokens: int | None,
-    goes_on: bool = False,
+    last_is_open: bool = False,
 ) -> Prompt | None:
-    """Put an empty conversation where the turns left it.
+    """Bring an empty conversation to its state after the recorded turns.
 
-    The last turn may be one that `goes_on`: then its prompt is returned, and not begun with.
-
-    Nothing is believed: today's tokenizer and template must make the very prompts that were
-    recorded. Raises RecordingError where they do not, and for turns that went on with another
-    branch of the conversation.
+    With `last_is_open`, the last turn is unfinished: return its prompt instead of beginning it.
+    Raise RecordingError if the current tokenizer and template do not produce the recorded prompts,
+    and for a turn that continues another branch of the conversation.
     """
     if system is not None:
         conversation.restart(system.content)
         if conversation.ids != system.ids:
             raise RecordingError(
-                "today's tokenizer or chat template makes another system prompt than was recorded"
+                "the tokenizer or chat template now produces another system prompt than recorded"
             )
     for turn in turns:
         if turn.started.history_reason == SWITCHED:
             raise RecordingError(
-                f"turn {turn.number} goes on with another branch of the conversation: it cannot be "
+                f"turn {turn.number} continues another branch of the conversation and cannot be "
                 "restored"
             )
-        prompt = prompt_of(conversation, turn, started, context_tokens=context_tokens)
+        prompt = recorded_prompt(conversation, turn, started, context_tokens=context_tokens)
         if prompt.ids != turn.prompt_ids:
             raise RecordingError(
-                f"today's tokenizer or chat template makes another prompt of turn {turn.number} "
-                "than was recorded"
+                "the tokenizer or chat template now produces another prompt of turn "
+                f"{turn.number} than recorded"
             )
-        if goes_on and turn is turns[-1]:
+        if last_is_open and turn is turns[-1]:
             return prompt
         conversation.begin_turn(prompt)
         if turn.finished is not None:
@@ -57,12 +55,12 @@ def restore(
     return None
 
 
-def prompt_of(
+def recorded_prompt(
     conversation: Conversation, turn: Turn, started: RunStarted, *, context_tokens: int | None
 ) -> Prompt:
-    """The prompt of a recorded turn, made again behind what the conversation holds.
+    """Return the prompt of a recorded turn, rebuilt as an extension of the conversation.
 
-    Raises PromptError where what was said does not fit, or the template refuses it.
+    Raise PromptError if it exceeds the context or the template rejects it.
     """
     if turn.started.history_reason == OWN_PROMPT:
         own = turn.messages[0].content if turn.messages else turn.prompt_ids
@@ -81,7 +79,7 @@ def prompt_of(
 
 
 def prompt_tokens_max(behaviour: Any, context_tokens: int | None, new_tokens: int) -> int | None:
-    """How long a prompt may be: what the model's context and the run's budget leave for it."""
+    """Return the longest prompt that the context and the budget allow; None if unlimited."""
     budget = behaviour.get("context_budget_tokens")
     limits = [each for each in (context_tokens, budget) if each is not None]
     return min(limits) - new_tokens if limits else None
