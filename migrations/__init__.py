@@ -1,1 +1,1 @@
-"""Alembic's environment and versions; run by the store, found by path."""
+"""Alembic environment and revisions of the live store's schema."""

@@ -1,4 +1,4 @@
-"""Runs migrations on the connection that the store hands over."""
+"""Alembic's entry point: run the migrations on the connection that the store passes in."""
 
 from alembic import context
 from sqlalchemy import Connection

@@ -1,12 +1,11 @@
 """Connections to the database of a live store: SQLite or PostgreSQL."""
 
-import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL
@@ -15,29 +14,30 @@ from sqlalchemy.pool import ConnectionPoolEntry, StaticPool
 
 from tokentape.store.errors import StoreError
 from tokentape.store.live.packing import Packing, PostgresPacking, SqlitePacking
-from tokentape.store.live.schema import check_own_file
+from tokentape.store.live.sqlite_file import check_sqlite_file, is_in_memory
 
 BUSY_TIMEOUT_MS = 60_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backend:
-    """What differs between databases.
+    """The statements and types that differ between SQLite and PostgreSQL.
 
-    A statement by itself is committed by itself; `begin` opens a transaction of several, and
-    `begin_reading` one that sees the database as it was at its first query.
-    `begin_durable` opens one that outlasts a loss of power, `end_durable` follows it. All else
-    outlasts the death of the process at once, and a loss of power once the database has written it
-    by itself: in PostgreSQL within three times `wal_writer_delay`, 0.6 s by default, in SQLite at
-    the next full sync.
+    A statement outside a transaction commits at once. Every commit survives the death of the
+    process. One that is not durable survives a power failure only after the database has synced
+    its log: SQLite at the next durable commit, PostgreSQL within three times `wal_writer_delay`
+    (0.6 s by default).
     """
 
     name: str
     packing: Packing
     begin: str
     begin_reading: str
+    """Opens a transaction that sees the database at the moment of its first query."""
     begin_durable: tuple[str, ...]
+    """Open a transaction whose commit survives a power failure."""
     end_durable: str | None
+    """Executed after a durable transaction."""
 
 
 SQLITE = Backend(
@@ -60,7 +60,7 @@ POSTGRESQL = Backend(
 
 @contextmanager
 def connected(url: URL) -> Iterator[Connection]:
-    """A connection to a database whatever its schema. Raises StoreError."""
+    """Yield a connection to a database with any schema. Raise StoreError if it cannot be used."""
     engine, _ = open_engine(url)
     try:
         with engine.connect() as connection:
@@ -72,7 +72,7 @@ def connected(url: URL) -> Iterator[Connection]:
 
 
 def writing_connection(engine: Engine, backend: Backend) -> Any:
-    """A connection of the driver itself, which commits each statement that stands alone."""
+    """Return a connection of the driver that commits each statement outside a transaction."""
     connection: Any = engine.raw_connection()
     if backend is SQLITE:
         connection.driver_connection.isolation_level = None
@@ -81,40 +81,11 @@ def writing_connection(engine: Engine, backend: Backend) -> Any:
     return connection
 
 
-def is_in_memory(url: URL) -> bool:
-    return url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:")
-
-
-@dataclass(frozen=True, slots=True)
-class OpenedFile:
-    """The file that was opened under a path; SQLite goes on with it wherever it is by now."""
-
-    path: Path
-    status: os.stat_result
-
-    @classmethod
-    def of(cls, url: URL) -> Self | None:
-        """None for a database that is no file."""
-        if url.get_backend_name() != "sqlite" or is_in_memory(url):
-            return None
-        path = Path(url.database or "").absolute()
-        return cls(path, path.stat())
-
-    def require_in_place(self) -> None:
-        """Raises StoreError where nobody would ever find what is written."""
-        try:
-            is_same = os.path.samestat(self.path.stat(), self.status)
-        except OSError:
-            is_same = False
-        if not is_same:
-            raise StoreError(
-                f"{self.path} was taken away or replaced while it was open: what is recorded now "
-                "would be lost; open the store again"
-            )
-
-
 def open_engine(url: URL) -> tuple[Engine, Backend]:
-    """Raises StoreError for a database that is not supported, or a file that is none."""
+    """Return an engine for a URL.
+
+    Raise StoreError for an unsupported database and for a file that is not a SQLite database.
+    """
     if url.get_backend_name() == "sqlite":
         return _sqlite_engine(url), SQLITE
     if url.get_backend_name() != "postgresql":
@@ -125,7 +96,6 @@ def open_engine(url: URL) -> tuple[Engine, Backend]:
     if url.drivername == "postgresql":
         url = url.set(drivername="postgresql+psycopg")
     try:
-        # A commit does not wait for the disk unless it is durable; see Backend.
         engine = create_engine(
             url,
             connect_args={"options": _options(url)},
@@ -139,6 +109,7 @@ def open_engine(url: URL) -> tuple[Engine, Backend]:
 
 
 def _options(url: URL) -> str:
+    """Return libpq's options: a commit does not wait for the disk unless it is durable."""
     given = url.query.get("options", "")
     return f"{given if isinstance(given, str) else ' '.join(given)} -c synchronous_commit=off"
 
@@ -148,11 +119,11 @@ def _sqlite_engine(url: URL) -> Engine:
         engine = create_engine(url, poolclass=StaticPool)
     else:
         path = Path(url.database or "")
-        check_own_file(path)
+        check_sqlite_file(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StoreError(f"cannot make {path.parent}: {error.strerror}") from None
+            raise StoreError(f"cannot create {path.parent}: {error.strerror}") from None
         engine = create_engine(url)
 
     @event.listens_for(engine, "connect")
@@ -160,9 +131,9 @@ def _sqlite_engine(url: URL) -> Engine:
         for pragma in (
             f"busy_timeout={BUSY_TIMEOUT_MS}",
             "synchronous=NORMAL",
-            # Without it REPLACE deletes a row past the triggers that refuse deletion.
+            # Otherwise REPLACE deletes a row without its triggers.
             "recursive_triggers=ON",
-            # What is erased is overwritten.
+            # Overwrite deleted content.
             "secure_delete=ON",
         ):
             connection.execute(f"PRAGMA {pragma}")

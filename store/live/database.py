@@ -17,11 +17,12 @@ from tokentape.recorder.projections import RunSummary, changes_summary, summaris
 from tokentape.store.attachments import TABLES, Kept, StoredFloor, StoredVerdict
 from tokentape.store.errors import NoSuchRunError, StoreError
 from tokentape.store.live import attachments as beside
-from tokentape.store.live.connections import OpenedFile, open_engine, writing_connection
+from tokentape.store.live.connections import open_engine, writing_connection
 from tokentape.store.live.erasure import Erasure, erase_run
 from tokentape.store.live.packing import COLUMNS
 from tokentape.store.live.reader import SUMMARY_COLUMNS, DatabaseReader, summary_of
 from tokentape.store.live.schema import bring_to_head
+from tokentape.store.live.sqlite_file import OpenedFile
 from tokentape.store.live.tables import SEQ_BITS, SEQ_MASK, runs, tombstones
 from tokentape.store.payloads import payload_of
 from tokentape.store.source import Attachments, kept_beside
@@ -115,7 +116,7 @@ class DatabaseStore(DatabaseReader):
         """Commit what the block writes, or nothing of it. Raises as `_told` does."""
         backend = self._backend
         if durable and self._file is not None:
-            self._file.require_in_place()
+            self._file.check_in_place()
         with self._told(run_id, refused):
             try:
                 for statement in backend.begin_durable if durable else (backend.begin,):

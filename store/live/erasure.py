@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 
 from tokentape.recorder import RecordingError
 from tokentape.store.errors import NoSuchRunError, StoreError
-from tokentape.store.live.connections import is_in_memory
+from tokentape.store.live.sqlite_file import is_in_memory
 from tokentape.store.live.tables import (
     SEQ_BITS,
     SEQ_MASK,

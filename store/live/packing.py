@@ -22,7 +22,7 @@ COLUMNS = (
     "top_gap_f16",
     "duration_us",
     "top_ids",
-    "candidate_logprobs_f16",
+    "top_logprobs_f16",
 )
 """The columns of `tokens` behind `event_key` and `after_us`, in the order of `Packing.row`."""
 

@@ -20,8 +20,9 @@ from tokentape.store.arrow import AT, EVENTS, TOKENS
 from tokentape.store.attachments import K, StoredFloor, StoredVerdict
 from tokentape.store.errors import NoSuchRunError, StoreError
 from tokentape.store.live import attachments as beside
-from tokentape.store.live.connections import Backend, is_in_memory
+from tokentape.store.live.connections import Backend
 from tokentape.store.live.packing import COLUMNS
+from tokentape.store.live.sqlite_file import is_in_memory
 from tokentape.store.live.tables import SEQ_BITS, SEQ_MASK, blobs, events, runs, tokens, tombstones
 from tokentape.store.source import Selection, only_match
 
@@ -33,7 +34,7 @@ _STORED = {
     "logprob_processed": "logprob_processed_f32",
     "entropy": "entropy_f16",
     "top_gap": "top_gap_f16",
-    "top_logprobs": "candidate_logprobs_f16",
+    "top_logprobs": "top_logprobs_f16",
 }
 """Columns of tokens that the database has under another name."""
 
@@ -199,7 +200,7 @@ class DatabaseReader:
             values = dict(zip(stored, read, strict=True))
             found = {}
             if "top_ids" in values:
-                ids, logprobs = values.pop("top_ids"), values.pop("candidate_logprobs_f16")
+                ids, logprobs = values.pop("top_ids"), values.pop("top_logprobs_f16")
                 lists = packing.candidates(ids, logprobs)
                 found = dict(zip(("top_ids", "top_logprobs"), lists, strict=True))
             for name in wanted:

@@ -85,7 +85,7 @@ tokens = Table(
     Column("duration_us", BigInteger, nullable=False),
     # In SQLite little-endian integers, each of as many bytes as the largest needs.
     Column("top_ids", LargeBinary().with_variant(ARRAY(Integer), "postgresql")),
-    Column("candidate_logprobs_f16", LargeBinary().with_variant(ARRAY(REAL), "postgresql")),
+    Column("top_logprobs_f16", LargeBinary().with_variant(ARRAY(REAL), "postgresql")),
 )
 
 blobs = Table(

@@ -4,7 +4,7 @@ from contextlib import suppress
 from itertools import takewhile
 
 import tokentape as tt
-from tests.store.made_runs import STARTED, begin, say
+from tests.store.made_runs import STARTED, TICKS_US, begin, say
 from tokentape.recorder import Record
 from tokentape.recorder.events import RunForked, RunResumed, TokenSampled
 from tokentape.recorder.seals import check_seals
@@ -31,7 +31,7 @@ def short_run(store: DatabaseStore, *, turns: int = 2) -> str:
 
 def resume(store: DatabaseStore, run_id: str) -> tt.Recorder:
     """Take a run up behind its last event, between turns."""
-    recorder = tt.Recorder.behind(store, store.recording(run_id))
+    recorder = tt.Recorder.behind(store, store.recording(run_id), clock_us=TICKS_US.__next__)
     recorder.record(RESUMED)
     return recorder
 

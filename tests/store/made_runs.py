@@ -95,12 +95,12 @@ def say(recorder: tt.Recorder, turn: int, *, tokens: int, payload: bytes = b"") 
     )
 
 
-_TICKS_US = itertools.count(1_800_000_000_000_000, 1500)
+TICKS_US = itertools.count(1_800_000_000_000_000, 1500)
 
 
 def begin(log: tt.EventLog, run_id: str | None = None) -> tt.Recorder:
     """A recorder whose run has started; a later one has a later id."""
-    recorder = tt.Recorder(log, run_id=run_id, clock_us=_TICKS_US.__next__)
+    recorder = tt.Recorder(log, run_id=run_id, clock_us=TICKS_US.__next__)
     recorder.record(STARTED)
     return recorder
 

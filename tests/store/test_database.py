@@ -69,7 +69,7 @@ def foreign_database(path: Path) -> None:
     [
         (lambda path: path.write_text("not a database " * 50), "no SQLite header"),
         (lambda path: path.write_bytes(b"SQLite format 3\x00" + b"\xff" * 4096), "cannot be read"),
-        (foreign_database, "a database of something else"),
+        (foreign_database, "a database of another application"),
     ],
 )
 def test_a_file_that_is_not_ours_is_refused_and_left_alone(

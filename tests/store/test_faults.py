@@ -214,7 +214,7 @@ def test_a_file_that_is_taken_away_while_it_is_recorded_into_is_told(
         path.rename(tmp_path / "taken.db")
         if instead == "another file":
             shutil.copy(sound, path)
-        with pytest.raises(tt.StoreError, match=r"runs\.db was taken away or replaced"):
+        with pytest.raises(tt.StoreError, match=r"runs\.db was moved or replaced"):
             for item in list(Script("mine", 1).turns(1))[1:]:
                 record_item(recorder, item)
         if instead == "another file":

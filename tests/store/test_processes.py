@@ -9,15 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from alembic import command
-from sqlalchemy import create_engine, text
 
 import tokentape as tt
 from tests.store.crash import ROOT, Process, Processes, digest, processes, record_script, started
-from tests.store.made_runs import begin, say
+from tests.store.made_runs import begin, make_run, say
 from tokentape.recorder.events import CacheCleared
 from tokentape.store import DatabaseStore
-from tokentape.store.live.schema import alembic_config
 
 NAMES = [f"run {index}" for index in range(8)]
 
@@ -270,44 +267,26 @@ def test_verdicts_are_kept_by_several_while_the_run_is_recorded_and_sealed(
             assert tt.check(sealed, recorder.run_id) == tt.check(store, recorder.run_id)
 
 
-def make_store_0001(path: Path, runs: int, tokens: int) -> None:
-    """A store of the first schema with runs in it."""
-    engine = create_engine(f"sqlite:///{path}")
-    with engine.connect() as connection:
-        connection.exec_driver_sql("PRAGMA journal_mode=WAL")
-        command.upgrade(alembic_config(connection), "0001")
-        for key in range(1, runs + 1):
-            at_us = 10**15 + key * 10**6
-            connection.execute(
-                text(
-                    "INSERT INTO runs VALUES (:key, :id, 'old', 'running', 'm', 1, :at, :at, "
-                    "0, 0, 0, 0)"
-                ),
-                {"key": key, "id": f"00000000-0000-7000-8000-{key:012}", "at": at_us},
-            )
-            body = '{"reason":"old","freed_bytes":1}'
-            for seq in range(tokens):
-                connection.execute(
-                    text("INSERT INTO events VALUES (:key, :seq, :at, 'CacheCleared', 1, :body)"),
-                    {"key": key, "seq": seq, "at": at_us + seq, "body": body},
-                )
-        connection.commit()
-    engine.dispose()
-
-
 UPGRADER = """
 import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from tests.store.later_schema import add_later_schema
 from tokentape.store import open_store
 
-print("ready", flush=True)
-with open_store(sys.argv[1], upgrade=True) as store:
-    print(sum(1 for run in store.summaries() for _ in store.recording(run.run_id).events()))
+with TemporaryDirectory() as folder:
+    add_later_schema(Path(folder, "versions"))
+    print("ready", flush=True)
+    with open_store(sys.argv[1], upgrade=True) as store:
+        print(sum(1 for run in store.summaries() for _ in store.recording(run.run_id).records()))
 """
 
 
 def test_of_several_that_upgrade_a_store_one_makes_the_backup(tmp_path: Path) -> None:
     path = tmp_path / "runs.db"
-    make_store_0001(path, runs=3, tokens=500)
+    with live(str(path)) as store:
+        run_id = make_run(store, turns=3, tokens=100)
+        events = len(list(store.recording(run_id).records()))
     busy = sqlite3.connect(path, isolation_level=None)
     busy.execute("BEGIN IMMEDIATE")
     upgraders = []
@@ -327,11 +306,12 @@ def test_of_several_that_upgrade_a_store_one_makes_the_backup(tmp_path: Path) ->
     busy.execute("ROLLBACK")
     busy.close()
 
-    assert [upgrader.communicate() for upgrader in upgraders] == [("1500\n", "")] * 2
+    assert [upgrader.communicate() for upgrader in upgraders] == [(f"{events}\n", "")] * 2
     (backup,) = tmp_path.glob("*.backup")
     with sqlite3.connect(backup) as copy:
         assert copy.execute("SELECT version_num FROM alembic_version").fetchall() == [("0001",)]
-        assert copy.execute("SELECT count(*) FROM events").fetchall() == [(1500,)]
+        stream = "SELECT (SELECT count(*) FROM events) + (SELECT count(*) FROM tokens)"
+        assert copy.execute(stream).fetchall() == [(events,)]
     copy.close()
 
 

@@ -1,45 +1,30 @@
 """SQL sees what pandas sees: the same rows, and every number to the bit."""
 
 import json
-import math
 import re
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
-from alembic import command
-from sqlalchemy import inspect, text
+from sqlalchemy import text
 
 import tokentape as tt
 from tests.store.conftest import (
     ODD_TEXT,
     float32,
     odd_run,
-    odd_verdicts,
     token,
     tool_returned,
     turn_started,
 )
 from tests.store.made_families import record_family
 from tests.store.made_runs import verdict_of
+from tests.store.view_rows import ORDER, assert_rows_are_frame
 from tokentape.store import DatabaseStore
 from tokentape.store.frames import frames
 from tokentape.store.frames.columns import FRAMES
-from tokentape.store.live.schema import alembic_config
 
-ORDER = {
-    "runs_df": "started_at",
-    "events_df": "run_id, seq",
-    "turns_df": "run_id, turn",
-    "tokens_df": "run_id, seq",
-    "top_logprobs_df": "run_id, seq, rank",
-    "cache_df": "run_id, decided_at",
-    "tools_df": "run_id, returned_at",
-    "verdicts_df": "run_id, at",
-}
-EXACT = ("tokens_df", "top_logprobs_df", "verdicts_df")
 Record = Callable[..., list[str]]
 
 
@@ -48,37 +33,10 @@ def query(store: DatabaseStore, sql: str, **values: Any) -> list[Any]:
         return list(connection.execute(text(sql), values).all())
 
 
-def plain(value: Any) -> Any:
-    """A value of a frame as SQL has it: no NA, no NUL, times with a zone."""
-    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
-        return None
-    if isinstance(value, str):
-        return value.replace("\x00", "\ufffd")
-    if isinstance(value, np.generic):
-        return value.item()
-    return value
-
-
-def as_in_frame(value: Any, like: Any) -> Any:
-    if isinstance(like, pd.Timestamp):
-        return pd.Timestamp(value).tz_convert("UTC")
-    return bool(value) if isinstance(like, bool) else value
-
-
 def assert_view_is_frame(store: DatabaseStore, name: str) -> int:
-    """Decimals in JSON are read by the database, which may miss by the last bit of a double."""
     names = [each for each in FRAMES[name].names if each != "call"]
-    frame = getattr(frames, name)(store, columns=names)
     viewed = query(store, f"SELECT {', '.join(names)} FROM {name} ORDER BY {ORDER[name]}")
-    assert len(viewed) == len(frame)
-    for column, seen in zip(names, zip(*viewed, strict=True), strict=False):
-        for value, like in zip(seen, map(plain, frame[column].tolist()), strict=True):
-            got = as_in_frame(value, like)
-            if isinstance(like, float) and name not in EXACT:
-                assert got == pytest.approx(like, rel=3e-16, abs=0)
-            else:
-                # repr tells minus zero from zero.
-                assert repr(got) == repr(like), (name, column)
+    assert_rows_are_frame(name, viewed, getattr(frames, name)(store, columns=names))
     return len(viewed)
 
 
@@ -205,23 +163,6 @@ def test_rows_of_one_run_are_found_by_the_key_of_the_table(
     assert re.search(f"USING (INTEGER |INDEX sqlite_)({by_key})" if sqlite else by_key, plan), plan
     whole = "(SCAN|Seq Scan on) (tokens|events|verdicts)"
     assert not re.search(rf"{whole}\b", plan), plan
-
-
-def test_views_are_taken_away_and_made_again(
-    live_store: DatabaseStore, record_oddities: Record
-) -> None:
-    run_id, *_ = record_oddities(live_store, with_verdicts=False)
-    with live_store._engine.connect() as connection:
-        command.downgrade(alembic_config(connection), "0002")
-        connection.commit()
-        assert inspect(connection).get_view_names() == []
-        command.upgrade(alembic_config(connection), "head")
-        connection.commit()
-        assert set(inspect(connection).get_view_names()) == set(FRAMES)
-
-    for verdict in odd_verdicts(run_id):
-        live_store.keep_verdict(verdict)
-    assert all(assert_view_is_frame(live_store, name) for name in FRAMES)
 
 
 def test_what_was_recorded_cannot_be_changed_through_a_view(

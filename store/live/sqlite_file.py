@@ -1,0 +1,129 @@
+"""Checks of a SQLite file before it is opened. They only read."""
+
+import os
+import sqlite3
+import struct
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from sqlalchemy.engine import URL
+
+from tokentape.store.errors import StoreError
+
+_LOG_HEADER = struct.Struct(">8I")
+_LOG_MAGIC = 0x377F0682
+_LOG_ATTEMPTS = 5
+_LOG_PAUSE_S = 0.02
+
+
+def is_in_memory(url: URL) -> bool:
+    """Return whether a URL names a SQLite database without a file."""
+    return url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:")
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedFile:
+    """The file that was opened under a path. SQLite keeps writing to it after it is moved."""
+
+    path: Path
+    status: os.stat_result
+
+    @classmethod
+    def of(cls, url: URL) -> Self | None:
+        """Return the file of a database; None for a database without one."""
+        if url.get_backend_name() != "sqlite" or is_in_memory(url):
+            return None
+        path = Path(url.database or "").absolute()
+        return cls(path, path.stat())
+
+    def check_in_place(self) -> None:
+        """Raise StoreError if the path no longer leads to the file that was opened."""
+        try:
+            is_same = os.path.samestat(self.path.stat(), self.status)
+        except OSError:
+            is_same = False
+        if not is_same:
+            raise StoreError(
+                f"{self.path} was moved or replaced while it was open: what is recorded now would "
+                "be lost; open the store again"
+            )
+
+
+def check_sqlite_file(path: Path) -> None:
+    """Raise StoreError if a file exists and is neither empty nor a readable SQLite database."""
+    try:
+        if path.is_dir():
+            raise StoreError(f"{path} is a folder, not a database file")
+        _check_log(path)
+        if not path.exists() or path.stat().st_size == 0:
+            return
+        with path.open("rb") as file:
+            if file.read(16) != b"SQLite format 3\x00":
+                raise StoreError(f"{path} is not a database: it has no SQLite header")
+        connection = sqlite3.connect(path)
+        try:
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        finally:
+            connection.close()
+    except OSError as error:
+        raise StoreError(f"cannot open {path}: {error.strerror}") from None
+    except sqlite3.OperationalError as error:
+        # The file itself may be sound.
+        raise StoreError(
+            f"cannot open {path}: {error}. If its folder is read-only, copy the file to one that "
+            "is not: SQLite keeps its log there, even to read"
+        ) from None
+    except (sqlite3.Error, UnicodeDecodeError) as error:
+        # SQLite quotes bytes that it cannot read, which need not be text.
+        raise StoreError(f"{path} cannot be read as a database: {error}") from None
+
+
+def _check_log(path: Path) -> None:
+    """Raise StoreError if the write-ahead log of a file is missing, damaged or of another file.
+
+    SQLite would open the file without the log, and its newest events would be lost.
+    """
+    for _ in range(_LOG_ATTEMPTS):
+        fault = _fault_of_log(path)
+        if not fault:
+            return
+        # The last process to close a store removes its log and index, one after the other.
+        time.sleep(_LOG_PAUSE_S)
+    raise StoreError(fault)
+
+
+def _fault_of_log(path: Path) -> str:
+    log, index = (path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))
+    try:
+        with log.open("rb") as file:
+            header = file.read(_LOG_HEADER.size)
+    except FileNotFoundError:
+        if not (index.exists() and path.exists()):
+            return ""
+        return (
+            f"{log} is missing: {path} was being written, and its newest events are in the log. "
+            f"Put it back, or remove {index.name} to continue without them"
+        )
+    if header and not _is_log_header(header):
+        return (
+            f"{log} is damaged: the newest events of {path} are in it. Put the log back, or remove "
+            "it to continue without them"
+        )
+    if header and path.exists() and path.stat().st_size == 0:
+        return f"{path} is empty, and {log} is not: put the file back that the log belongs to"
+    return ""
+
+
+def _is_log_header(header: bytes) -> bool:
+    """Return whether SQLite will read the log: https://sqlite.org/fileformat2.html#walformat."""
+    if len(header) < _LOG_HEADER.size:
+        return False
+    magic, *_, recorded_a, recorded_b = _LOG_HEADER.unpack(header)
+    words = struct.unpack(">6I" if magic & 1 else "<6I", header[:24])
+    a = b = 0
+    for first, second in zip(words[::2], words[1::2], strict=True):
+        a = (a + first + b) & 0xFFFFFFFF
+        b = (b + second + a) & 0xFFFFFFFF
+    return magic & ~1 == _LOG_MAGIC and (a, b) == (recorded_a, recorded_b)
