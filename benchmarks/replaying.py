@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import tokentape as tt
-from tokentape.demo import read_script, record_script
+from tokentape.demo import record_plan
+from tokentape.generation.plans import load_plan
 from tokentape.store import DatabaseStore
 
 VERIFICATIONS = 3
@@ -53,10 +54,7 @@ class ReplayFigures:
 
 def record_demo(lm: tt.LoadedModel, store: DatabaseStore) -> tt.Recording:
     """The demo's 20 turns."""
-    script = read_script(None)
-    tools = tt.default_tools(lm)
-    system_prompt = script.system_prompt.replace("{tools}", tools.documentation())
-    run_id, _, _ = record_script(lm, store, script, system_prompt, tools)
+    run_id, _, _ = record_plan(lm, store, load_plan("demo"))
     return store.recording(run_id)
 
 

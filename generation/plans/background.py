@@ -1,10 +1,10 @@
-"""Background documents, and when one reaches the model."""
+"""Background documents of a plan, and the time at which one reaches the model."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Annotated
 
-from tokentape.generation.plans.fields import Place, choice, mapping, text
+from tokentape.generation.tools.validation import InvalidValue, Text, one_of
 
 NEVER = "never"
 BEFORE_FIRST_TASK = "before_first_task"
@@ -18,52 +18,37 @@ _MESSAGE = f"Here is a text to read.\n\n{_DOCUMENT}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Document:
-    name: str
-    text: str
+class BackgroundDocument:
+    """A text for the model to read."""
 
-    @classmethod
-    def read(cls, value: object, place: Place) -> "Document":
-        given = mapping(value, place, ("name", "text"), required=("name", "text"))
-        return cls(
-            name=text(given["name"], place.at("name")), text=text(given["text"], place.at("text"))
-        )
+    name: Text
+    text: Text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Background:
-    """A document that reaches the model at one time, or never.
+    """A document that reaches the model in one of three pauses of a plan, or never.
 
-    `pauses` are the turns that stand where a document may come, each with what is said where none
-    comes: variants of a protocol have the same turns, whenever theirs comes. `message` is what is
-    said where it does, with `{document}` in it.
+    A pause is a turn. One without the document has a filler message, so that variants of a plan
+    have the same turns whenever their document comes.
     """
 
-    when: str = NEVER
-    document: Document | None = None
-    message: str = _MESSAGE
-    pauses: Mapping[str, str]
+    when: Annotated[str, one_of(TIMES)] = NEVER
+    """The pause in which the document comes."""
+    document: BackgroundDocument | None = None
+    message: Text = _MESSAGE
+    """The user's message with the document, which replaces `{document}` in it."""
+    pauses: Mapping[Annotated[str, one_of(PAUSES)], Text] = field(default_factory=dict)
+    """Filler messages by pause. A pause without one is a turn only if the document comes there."""
 
-    @classmethod
-    def read(cls, value: object, place: Place) -> "Background":
-        given = mapping(value, place, ("when", "document", "message", "pauses"))
-        when = choice(given.get("when", NEVER), place.at("when"), TIMES)
-        fillers = mapping(given.get("pauses", {}), place.at("pauses"), PAUSES)
-        pauses = {name: text(said, place.at("pauses").at(name)) for name, said in fillers.items()}
-        document = given.get("document")
-        read = None if document is None else Document.read(document, place.at("document"))
-        if when != NEVER and read is None:
-            place.at("document").refuse(f"is missing: something must reach the model {when}")
-        message = text(given.get("message", _MESSAGE), place.at("message"))
-        if _DOCUMENT not in message:
-            place.at("message").refuse(f"has no {_DOCUMENT} in it, where the document is put")
-        return cls(when=when, document=read, message=message, pauses=pauses)
+    def __post_init__(self) -> None:
+        if self.when != NEVER and self.document is None:
+            raise InvalidValue(f"is missing: it is due {self.when}", "document")
+        if _DOCUMENT not in self.message:
+            raise InvalidValue(f"has no {_DOCUMENT} in it, where the document goes", "message")
 
-    def said(self, pause: str) -> str | None:
-        """What is said there: the document, or what stands for it; None where there is no turn."""
+    def message_at(self, pause: str) -> str | None:
+        """Return the message of a pause; None if the pause is not a turn."""
         if self.when == pause and self.document is not None:
             return self.message.replace(_DOCUMENT, self.document.text.strip())
         return self.pauses.get(pause)
-
-    def described(self) -> dict[str, Any]:
-        return {**asdict(self), "pauses": dict(self.pauses)}

@@ -1,14 +1,13 @@
-"""Protocols as files: YAML, with documents beside it, or behind a name of those shipped."""
+"""Load plans: those shipped with tokentape, and YAML files with documents next to them."""
 
 import os
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
 from tokentape.generation.errors import PromptError
-from tokentape.generation.plans.fields import Place, text
 from tokentape.generation.plans.plan import ExperimentPlan
 
 _MERGED = ("background", "limits", "sampling")
@@ -17,45 +16,50 @@ _DEPTH_MAX = 8
 
 
 def shipped_plans() -> tuple[ExperimentPlan, ...]:
-    """The protocols that come with tokentape, by name."""
+    """Return the plans that come with tokentape, ordered by name."""
     return tuple(load_plan(name) for name in _shipped_names())
 
 
 def load_plan(name: str | os.PathLike[str]) -> ExperimentPlan:
-    """A shipped protocol by its name, or one in a YAML file.
+    """Return a shipped plan by its name, or the plan in a YAML file.
 
-    A file may begin with `extends: NAME_OR_PATH`: what it does not say is taken from there;
-    background, limits and sampling are merged field by field. Documents are files, too, named
-    relative to the one that names them. Raises PromptError: file, field, and what is allowed.
+    A file may begin with `extends: NAME_OR_PATH` and overrides fields of that plan; background,
+    limits and sampling are merged field by field. `background.document` is the path of a text file.
+    Paths are relative to the file that has them. Raise PromptError with the file, the field and the
+    rule.
     """
     path = _path(os.fspath(name), Path())
     return ExperimentPlan.read(_fields(path, ()), str(path))
 
 
-def _fields(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
-    """The fields of a file on top of those of the one that it extends."""
-    place = Place(str(path))
-    if path.resolve() in below or len(below) >= _DEPTH_MAX:
-        place.at("extends").refuse("comes back to a file that extends this one, or goes too deep")
-    own = _parsed(path)
-    background = own.get("background")
+def _fields(path: Path, extending: tuple[Path, ...]) -> dict[str, Any]:
+    """Return a file's fields merged over those of the plan that it extends.
+
+    `extending` are the files that extend this one, to detect a circle.
+    """
+    if path.resolve() in extending or len(extending) >= _DEPTH_MAX:
+        _reject(path, "extends", "leads back to a file that extends this one, or goes too deep")
+    fields = _parsed(path)
+    background = fields.get("background")
     if isinstance(background, dict) and isinstance(background.get("document"), str):
-        own["background"] = background | {"document": _document(background["document"], path)}
-    if "extends" not in own:
-        return own
-    base_name = text(own.pop("extends"), place.at("extends"))
-    if "name" not in own:
-        place.at("name").refuse("is missing: it is not taken from the protocol that is extended")
-    base_path = _path(base_name, path.parent, place.at("extends"))
-    base = _fields(base_path, (*below, path.resolve()))
-    # Its own mistakes are named by its own file.
+        fields["background"] = background | {"document": _document(background["document"], path)}
+    if "extends" not in fields:
+        return fields
+    base_name = fields.pop("extends")
+    if not isinstance(base_name, str):
+        _reject(path, "extends", "must be the name of a plan or the path of a file")
+    if "name" not in fields:
+        _reject(path, "name", "is missing: a plan does not get the name of the plan it extends")
+    base_path = _path(base_name, path.parent, extended_by=path)
+    base = _fields(base_path, (*extending, path.resolve()))
+    # Checked alone first, so that its mistakes are reported with its own file.
     ExperimentPlan.read(base, str(base_path))
     merged = {
-        field: {**base.get(field, {}), **own[field]}
+        field: {**base.get(field, {}), **fields[field]}
         for field in _MERGED
-        if isinstance(own.get(field), dict)
+        if isinstance(fields.get(field), dict)
     }
-    return {**base, **own, **merged}
+    return {**base, **fields, **merged}
 
 
 def _parsed(path: Path) -> dict[str, Any]:
@@ -64,9 +68,9 @@ def _parsed(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise PromptError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     except (ValueError, RecursionError) as error:
-        raise PromptError(f"{path} is not YAML that can be read: {error}") from None
+        raise PromptError(f"{path} cannot be read as YAML: {error}") from None
     if not isinstance(value, dict):
-        raise PromptError(f"{path} is no protocol: it has no fields such as name and tasks")
+        raise PromptError(f"{path} is not a plan: it has no fields such as name and tasks")
     return value
 
 
@@ -75,7 +79,7 @@ def _document(name: str, path: Path) -> dict[str, str]:
     try:
         return {"name": Path(name).stem, "text": _text_of(file)}
     except PromptError as error:
-        Place(str(path)).at("background").at("document").refuse(f"cannot be had: {error}")
+        _reject(path, "background.document", f"cannot be loaded: {error}")
 
 
 def _text_of(path: Path) -> str:
@@ -88,18 +92,21 @@ def _text_of(path: Path) -> str:
         raise PromptError(f"cannot read {path}: {reason}") from None
 
 
-def _path(name: str, folder: Path, place: Place | None = None) -> Path:
-    """Where a protocol is: a shipped one by its bare name, any other beside the file naming it."""
+def _path(name: str, folder: Path, extended_by: Path | None = None) -> Path:
+    """Return the file of a shipped plan, or of a path relative to `folder`."""
     if name in _shipped_names():
         return _shipped_folder() / f"{name}.yaml"
     path = folder / Path(name).expanduser()
     if path.is_file():
         return path
-    known = ", ".join(_shipped_names())
-    refused = f"{name!r} is no protocol: not one of {known}, nor a YAML file"
-    if place is not None:
-        place.refuse(f"is nothing to begin with: {refused}")
-    raise PromptError(refused)
+    reason = f"{name!r} is neither a shipped plan ({', '.join(_shipped_names())}) nor a file"
+    if extended_by is not None:
+        _reject(extended_by, "extends", f"has no plan: {reason}")
+    raise PromptError(reason)
+
+
+def _reject(path: Path, field: str, rule: str) -> NoReturn:
+    raise PromptError(f"{path}: {field} {rule}")
 
 
 def _shipped_folder() -> Path:

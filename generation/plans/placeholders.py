@@ -1,4 +1,4 @@
-"""Weights named by their place in a model, so that a protocol fits any of them."""
+"""Placeholders for weight names, so that a plan fits models of many architectures."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -6,7 +6,7 @@ from typing import Any
 
 from tokentape.generation.errors import PromptError
 
-# The matrix with which a part of a layer writes to the residual stream, the usual name first.
+# Names of the matrix with which a component of a layer writes to the residual stream, usual first.
 _OUTPUTS = {
     "mlp": (
         "down_proj",
@@ -40,19 +40,19 @@ _NUMBERED = re.compile(r"^(.*?)\.(\d+)\.(.+)$")
 
 
 def resolve(arguments: Mapping[str, Any], model: Any) -> dict[str, Any]:
-    """Arguments of a tool with the names of the model's own weights in place of placeholders.
+    """Return a tool's arguments with the model's weight names in place of placeholders.
 
-    `{layer:PLACE}`, `{mlp:PLACE}` and `{attention:PLACE}` stand for the matrix with which a layer,
-    or its part, writes to the residual stream; `layer` is that of the MLP where there is one.
-    PLACE is a number, `first`, `middle`, `last` or a depth such as `25%`. Raises PromptError where
-    the model has no such weight.
+    `{mlp:LAYER}` and `{attention:LAYER}` stand for the matrix with which that component of a layer
+    writes to the residual stream, `{layer:LAYER}` for that of the MLP if there is one. LAYER is a
+    number, `first`, `middle`, `last` or a depth such as `25%`. Raise PromptError if the model has
+    no such weight.
     """
     weights = _Weights(model)
     return {name: _filled(value, weights) for name, value in arguments.items()}
 
 
 class _Weights:
-    """The weights of a decoder's layers, by number."""
+    """The weight names of a decoder's layers."""
 
     def __init__(self, model: Any) -> None:
         self.kind = str(getattr(model.config, "model_type", type(model).__name__))
@@ -60,15 +60,15 @@ class _Weights:
         config = model.config.get_text_config(decoder=True)
         self.layers = _layers(shapes, getattr(config, "num_hidden_layers", None))
 
-    def name(self, kind: str, place: str) -> str:
-        spelled = f"{{{kind}:{place}}}"
+    def name(self, kind: str, layer: str) -> str:
+        spelled = f"{{{kind}:{layer}}}"
         if kind not in _KINDS:
-            raise PromptError(f"{spelled} is no placeholder; there are {', '.join(_KINDS)}")
+            raise PromptError(f"{spelled} is not a placeholder; there are {', '.join(_KINDS)}")
         if not self.layers:
-            raise PromptError(f"{spelled}: no layers are known of a {self.kind} model")
-        number = self._number(place, spelled)
-        for part in _KINDS[kind]:
-            found = _output(self.layers[number], part)
+            raise PromptError(f"{spelled}: cannot find the layers of this {self.kind} model")
+        number = self._number(layer, spelled)
+        for component in _KINDS[kind]:
+            found = _output(self.layers[number], component)
             if found:
                 return found
         held = ", ".join(sorted({name.removesuffix(".weight") for name in self.layers[number]}))
@@ -77,30 +77,30 @@ class _Weights:
             f"writes to the residual stream; it has {held}"
         )
 
-    def _number(self, place: str, spelled: str) -> int:
+    def _number(self, layer: str, spelled: str) -> int:
         count = len(self.layers)
         named = {"first": 0, "middle": count // 2, "last": count - 1}
-        if place in named:
-            return named[place]
-        depth = re.fullmatch(r"(\d{1,3})%", place)
+        if layer in named:
+            return named[layer]
+        depth = re.fullmatch(r"(\d{1,3})%", layer)
         if depth and int(depth[1]) <= 100:
             return round((count - 1) * int(depth[1]) / 100)
-        if not re.fullmatch(r"\d{1,9}", place):
+        if not re.fullmatch(r"\d{1,9}", layer):
             raise PromptError(
-                f"{spelled} has no place: a number, first, middle, last, or a depth such as 25%"
+                f"{spelled} has no layer: write a number, first, middle, last, or a depth like 25%"
             )
-        if int(place) >= count:
+        if int(layer) >= count:
             raise PromptError(
                 f"{spelled}: the model has {count} layers, numbered from 0 to {count - 1}"
             )
-        return int(place)
+        return int(layer)
 
 
 def _layers(shapes: Mapping[str, tuple[int, ...]], count: int | None) -> list[dict[str, str]]:
-    """The names of each layer's matrices, by what they are called inside it.
+    """Return for each layer its matrices' full names by their names inside the layer.
 
-    A model may have several numbered lists, such as an encoder's: the decoder has as many as the
-    config says, and the most of them.
+    A model may have several numbered module lists, such as an encoder's. The decoder is the list
+    with as many layers as the config says and with the most matrices.
     """
     lists: dict[str, dict[int, dict[str, str]]] = {}
     for name, shape in shapes.items():
@@ -115,11 +115,11 @@ def _layers(shapes: Mapping[str, tuple[int, ...]], count: int | None) -> list[di
     return [largest[number] for number in sorted(largest)]
 
 
-def _output(layer: Mapping[str, str], part: str) -> str | None:
+def _output(layer: Mapping[str, str], component: str) -> str | None:
     bare = {inside.removesuffix(".weight"): name for inside, name in layer.items()}
-    for ending in _OUTPUTS[part]:
+    for ending in _OUTPUTS[component]:
         for inside in _shortest_first(bare):
-            # A part is a whole word between dots: `o_proj` is no end of `kv_o_proj`.
+            # Compare whole words between dots: `kv_o_proj` does not match `o_proj`.
             if inside == ending or inside.endswith(f".{ending}"):
                 return bare[inside]
     return None

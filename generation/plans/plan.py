@@ -1,9 +1,10 @@
-"""A protocol: what is said to a model turn by turn, and when background reaches it."""
+"""Experiment plans: the messages of an investigation, turn by turn, and its settings."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
 
+from tokentape.generation.errors import PromptError
 from tokentape.generation.history.context_limit import POLICIES
 from tokentape.generation.plans.background import (
     AFTER_CONCLUSIONS,
@@ -11,142 +12,141 @@ from tokentape.generation.plans.background import (
     BEFORE_LAST_TASK,
     Background,
 )
-from tokentape.generation.plans.fields import Place, choice, mapping, several, text, whole
-from tokentape.generation.plans.tasks import Task, read_sampling
+from tokentape.generation.plans.tasks import PlanTask, Sampling
 from tokentape.generation.tools.runner import ToolCall
+from tokentape.generation.tools.validation import (
+    InvalidValue,
+    Text,
+    as_json,
+    at_least,
+    check_encodable,
+    fit,
+    one_of,
+)
 
-_NEW_TOKENS = 48
-_CALLS = 4
 _PAUSE_TITLE = "Background"
 
 
+def check_name(name: str) -> str:
+    """Check that a plan's name can be the name of a run."""
+    if "\0" in name:
+        raise InvalidValue("has a NUL character")
+    return name
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """`at_context_limit` is that of `Investigation`; `tool_calls_max` counts those that the model
-    makes in a turn.
+class PlanLimits:
+    """Limits of a plan's turns."""
 
-    `turns_max` ends the protocol early; None for all of its turns.
-    """
-
-    max_new_tokens: int = _NEW_TOKENS
-    at_context_limit: str = "refuse"
-    tool_calls_max: int = _CALLS
-    turns_max: int | None = None
-
-    @classmethod
-    def read(cls, value: object, place: Place) -> "Limits":
-        fields = ("max_new_tokens", "at_context_limit", "tool_calls_max", "turns_max")
-        given = mapping(value, place, fields)
-        turns_max = given.get("turns_max")
-        return cls(
-            max_new_tokens=whole(
-                given.get("max_new_tokens", _NEW_TOKENS), place.at("max_new_tokens"), least=1
-            ),
-            at_context_limit=choice(
-                given.get("at_context_limit", "refuse"),
-                place.at("at_context_limit"),
-                tuple(POLICIES),
-            ),
-            tool_calls_max=whole(
-                given.get("tool_calls_max", _CALLS), place.at("tool_calls_max"), least=0
-            ),
-            turns_max=None
-            if turns_max is None
-            else whole(turns_max, place.at("turns_max"), least=1),
-        )
+    max_new_tokens: Annotated[int, at_least(1)] = 48
+    """Tokens that the model may generate in a turn."""
+    at_context_limit: Annotated[str, one_of(tuple(POLICIES))] = "refuse"
+    """What happens when a prompt exceeds the context; see `Investigation`."""
+    tool_calls_max: Annotated[int, at_least(0)] = 4
+    """Tool calls that the model may make in a turn."""
+    turns_max: Annotated[int, at_least(1)] | None = None
+    """Turns to run; None for all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanTurn:
-    """A turn as it is to be run: turn `number` of the protocol is that of the run.
-
-    `settings` are those of `Investigation.chat`. `document` names what reaches the model in this
-    turn; empty where nothing does.
-    """
+    """A turn as it is run."""
 
     number: int
+    """The turn's number in the run, from 1."""
     task: str
+    """The title of the turn's task."""
     message: str
     tool_calls: tuple[ToolCall, ...]
     settings: Mapping[str, Any]
+    """Keywords of `Investigation.chat`."""
     document: str = ""
+    """Name of the background document in this turn's message; "" without one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExperimentPlan:
-    """`system_prompt` may hold `{tools}` and `{memory}`; `tools` are those told of and called."""
+    """An investigation as data, as a YAML file holds it; see `load_plan` and `run_plan`."""
 
-    name: str
-    description: str
-    system_prompt: str
-    tasks: tuple[Task, ...]
-    tools: tuple[str, ...] = ()
-    limits: Limits = field(default_factory=Limits)
-    sampling: Mapping[str, Any] = field(default_factory=dict)
-    seed: int = 0
-    background: Background = field(default_factory=lambda: Background(pauses={}))
+    name: Annotated[Text, check_name]
+    description: Annotated[str, check_encodable] = ""
+    seed: Annotated[int, at_least(-(2**63))] = 0
+    system_prompt: Text
+    """May hold `{tools}` and `{memory}`; see `Investigation`."""
+    tools: tuple[Text, ...] = ()
+    """Names of the tools that the model is given and that turns may call."""
+    limits: PlanLimits = field(default_factory=PlanLimits)
+    sampling: Sampling = field(default_factory=dict)
+    """Settings of `generate` for all turns."""
+    background: Background = field(default_factory=Background)
+    tasks: tuple[PlanTask, ...]
+
+    def __post_init__(self) -> None:
+        if not self.tasks:
+            raise InvalidValue("is empty", "tasks")
+        concluding = [turn for task in self.tasks for turn in task.turns if turn.concludes]
+        if len(concluding) > 1:
+            raise InvalidValue(f"conclude {len(concluding)} times: mark one turn", "tasks")
+        if self.background.message_at(AFTER_CONCLUSIONS) is not None and not concluding:
+            raise InvalidValue(
+                f"has a message for {AFTER_CONCLUSIONS}, but no turn has `concludes: true`",
+                "background",
+            )
+        for number, task in enumerate(self.tasks):
+            for count, turn in enumerate(task.turns):
+                for call in turn.tool_calls:
+                    if call.name not in self.tools:
+                        path = ("tasks", number, "turns", count, "tool_calls")
+                        raise InvalidValue(f"call {call.name!r}, which is not in tools", *path)
 
     @classmethod
     def read(cls, value: object, file: str) -> "ExperimentPlan":
-        """From plain values. Raises PromptError with the file, the field, and what is allowed."""
-        place = Place(file)
-        required = ("name", "system_prompt", "tasks")
-        given = mapping(value, place, _FIELDS, required=required)
-        protocol = cls(
-            name=text(given["name"], place.at("name")),
-            description=text(given.get("description", ""), place.at("description"), empty=True),
-            system_prompt=text(given["system_prompt"], place.at("system_prompt")),
-            tasks=several(given["tasks"], place.at("tasks"), Task.read, least=1),
-            tools=several(given.get("tools", ()), place.at("tools"), text),
-            limits=Limits.read(given.get("limits", {}), place.at("limits")),
-            sampling=read_sampling(given.get("sampling", {}), place.at("sampling")),
-            seed=whole(given.get("seed", 0), place.at("seed"), least=-(2**63)),
-            background=Background.read(given.get("background", {}), place.at("background")),
-        )
-        if "\0" in protocol.name:
-            place.at("name").refuse("holds a NUL character")
-        protocol._refuse_contradictions(place)
-        return protocol
+        """Return the plan in a mapping as YAML or JSON gives it; `file` names it in errors.
+
+        Raise PromptError with the file, the field and the rule.
+        """
+        try:
+            plan: ExperimentPlan = fit(value, cls, cast=False)
+        except InvalidValue as error:
+            steps = (each + 1 if isinstance(each, int) else each for each in error.path)
+            place = ".".join(map(str, steps)) or "the plan"
+            raise PromptError(f"{file}: {place} {error.rule}") from None
+        return plan
 
     @classmethod
     def from_described(cls, described: Mapping[str, Any]) -> "ExperimentPlan":
-        """The protocol that a recording describes. Raises PromptError for what is none."""
-        return cls.read(described, "the recorded protocol")
+        """Return the plan that a recording holds. Raise PromptError if it is invalid."""
+        return cls.read(described, "the recorded plan")
 
     def described(self) -> dict[str, Any]:
-        """All of it, documents too, as plain JSON; it is a protocol file itself."""
-        return {
-            "name": self.name,
-            "description": self.description,
-            "seed": self.seed,
-            "system_prompt": self.system_prompt,
-            "tools": list(self.tools),
-            "limits": asdict(self.limits),
-            "sampling": dict(self.sampling),
-            "background": self.background.described(),
-            "tasks": [task.described() for task in self.tasks],
-        }
+        """Return the plan as plain JSON, documents included: the content of a plan file."""
+        described: dict[str, Any] = as_json(asdict(self))
+        return described
 
     def turns(self) -> tuple[PlanTurn, ...]:
-        """Every turn in order, up to `limits.turns_max`."""
+        """Return the turns in order, at most `limits.turns_max`."""
         drafts = list(self._drafts())[: self.limits.turns_max]
         return tuple(replace(draft, number=number) for number, draft in enumerate(drafts, 1))
 
-    def with_limits(
+    def with_overrides(
         self,
         *,
         seed: int | None = None,
         turns_max: int | None = None,
         max_new_tokens: int | None = None,
     ) -> "ExperimentPlan":
-        """The protocol with what is given in place of its own. Raises PromptError."""
+        """Return the plan with the given values in place of its own. Raise PromptError if invalid.
+
+        None keeps the value of the plan.
+        """
         described = self.described()
-        given = {"turns_max": turns_max, "max_new_tokens": max_new_tokens}
-        described["limits"] |= {name: each for name, each in given.items() if each is not None}
+        limits = {"turns_max": turns_max, "max_new_tokens": max_new_tokens}
+        described["limits"] |= {name: each for name, each in limits.items() if each is not None}
         described["seed"] = self.seed if seed is None else seed
         return ExperimentPlan.read(described, self.name)
 
     def _drafts(self) -> Iterator[PlanTurn]:
+        """Yield the turns without their numbers."""
         yield from self._pause(BEFORE_FIRST_TASK)
         for number, task in enumerate(self.tasks, 1):
             if number == len(self.tasks):
@@ -158,10 +158,10 @@ class ExperimentPlan:
                     yield from self._pause(AFTER_CONCLUSIONS)
 
     def _pause(self, pause: str) -> Iterator[PlanTurn]:
-        said = self.background.said(pause)
-        if said is not None:
+        message = self.background.message_at(pause)
+        if message is not None:
             document = self.background.document if self.background.when == pause else None
-            draft = self._draft(_PAUSE_TITLE, said, (), self.sampling)
+            draft = self._draft(_PAUSE_TITLE, message, (), self.sampling)
             yield replace(draft, document=document.name if document else "")
 
     def _draft(
@@ -175,32 +175,3 @@ class ExperimentPlan:
         return PlanTurn(
             number=0, task=task, message=message, tool_calls=tool_calls, settings=settings
         )
-
-    def _refuse_contradictions(self, place: Place) -> None:
-        concluding = [turn for task in self.tasks for turn in task.turns if turn.concludes]
-        if len(concluding) > 1:
-            place.at("tasks").refuse(f"conclude {len(concluding)} times: mark one turn")
-        waits = self.background.said(AFTER_CONCLUSIONS) is not None
-        if waits and not concluding:
-            place.at("background").refuse(
-                f"waits for {AFTER_CONCLUSIONS}, and no turn says `concludes: true`"
-            )
-        for number, task in enumerate(self.tasks, 1):
-            for count, turn in enumerate(task.turns, 1):
-                here = place.at("tasks").at(number).at("turns").at(count).at("tool_calls")
-                for call in turn.tool_calls:
-                    if call.name not in self.tools:
-                        here.refuse(f"name {call.name!r}, which is not among the tools")
-
-
-_FIELDS = (
-    "name",
-    "description",
-    "seed",
-    "system_prompt",
-    "tools",
-    "limits",
-    "sampling",
-    "background",
-    "tasks",
-)

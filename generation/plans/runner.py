@@ -1,44 +1,70 @@
-"""A protocol run to its end with nobody at the keyboard."""
+"""Run a plan from its first turn to its last."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from tokentape.generation import hf
 from tokentape.generation.callbacks import TokenCallback
+from tokentape.generation.checks import context_tokens
 from tokentape.generation.engine.turn import turn_settings
 from tokentape.generation.errors import ModelError, PromptError, ToolError
+from tokentape.generation.introspection.toolset import default_tools
+from tokentape.generation.investigation.investigation import Investigation
+from tokentape.generation.investigation.reply import Reply
+from tokentape.generation.models.loading import LoadedModel
 from tokentape.generation.plans.placeholders import resolve
 from tokentape.generation.plans.plan import ExperimentPlan, PlanTurn
 from tokentape.generation.tools.interface import ToolInterface
 from tokentape.generation.tools.runner import ToolCall
+from tokentape.recorder import EventLog
 
-if TYPE_CHECKING:
-    from tokentape.generation.investigation.investigation import Investigation
-    from tokentape.generation.investigation.reply import Reply
+Progress = Callable[[PlanTurn, Reply], None]
 
-Progress = Callable[[PlanTurn, "Reply"], None]
+
+def begin_plan(
+    plan: ExperimentPlan, lm: LoadedModel, store: EventLog, *, name: str | None = None
+) -> Investigation:
+    """Return an investigation for the plan, to be entered and given to `run_plan`.
+
+    It has the plan's system prompt, seed and limits, those of the default tools that the plan
+    names, and the name of the plan unless another is given. The plan is recorded with the run.
+    Raise PromptError if the model cannot run the plan.
+    """
+    check_plan(plan, lm)
+    return Investigation(
+        lm,
+        store=store,
+        name=name or plan.name,
+        system_prompt=plan.system_prompt,
+        tools=plan_tools(plan, default_tools(lm)),
+        seed=plan.seed,
+        at_context_limit=plan.limits.at_context_limit,
+        tool_calls_max=plan.limits.tool_calls_max,
+        behaviour={"plan": plan.described()},
+    )
 
 
 def run_plan(
-    run: "Investigation",
-    protocol: ExperimentPlan,
+    run: Investigation,
+    plan: ExperimentPlan,
     *,
     progress: Progress | None = None,
     callback: TokenCallback | None = None,
-) -> "tuple[Reply, ...]":
-    """Take the turns that the run has not taken yet; a run that was resumed goes on.
+) -> tuple[Reply, ...]:
+    """Run the turns that an investigation has not had yet, and return their replies.
 
-    `progress` is told of each turn and its reply, `callback` of each token. Raises as `chat` does,
-    and before the first turn where the protocol does not fit the model.
+    A resumed run thus continues with its next turn. `progress` is called after each turn,
+    `callback` after each token. Raise PromptError before the first turn if the plan does not fit
+    the model, later as `Investigation.chat`.
     """
     replies = []
     model, tokenizer = run.generator.model, run.generator.tokenizer
-    for turn in fitted_turns(protocol, model, tokenizer)[run.generator.turn :]:
+    for turn in turns_for_model(plan, model, tokenizer)[run.generator.turn :]:
         reply = run.chat(
             turn.message, tool_calls=turn.tool_calls, callback=callback, **turn.settings
         )
@@ -48,39 +74,65 @@ def run_plan(
     return tuple(replies)
 
 
-def fitted_turns(
-    protocol: ExperimentPlan, model: Any, tokenizer: PreTrainedTokenizerBase
+def turns_for_model(
+    plan: ExperimentPlan, model: Any, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[PlanTurn, ...]:
-    """The turns of a protocol for a model: its own weights named, its settings tried.
+    """Return a plan's turns with the model's own weight names in place of placeholders.
 
-    Raises PromptError, with the turn, where the model has no such weights or `generate` no such
-    settings.
+    Raise PromptError, with the number of the turn, if the model has no such weight or `generate`
+    rejects the turn's settings.
     """
-    turns = protocol.turns()
-    tried: list[Mapping[str, Any]] = []
+    turns = plan.turns()
+    accepted: list[Mapping[str, Any]] = []
     for turn in turns:
-        if turn.settings not in tried:
-            with _named(protocol, turn):
+        if turn.settings not in accepted:
+            with _naming_turn(plan, turn):
                 hf.check_settings(
                     model,
                     tokenizer,
                     turn_settings(model, **turn.settings).config,
                     torch.zeros((1, 1), dtype=torch.long, device=model.device),
                 )
-            tried.append(turn.settings)
-    return tuple(_fitted(turn, protocol, model) for turn in turns)
+            accepted.append(turn.settings)
+    return tuple(_resolved(turn, plan, model) for turn in turns)
 
 
-def chosen_tools(protocol: ExperimentPlan, available: ToolInterface) -> ToolInterface:
-    """Those that the protocol names. Raises PromptError where one is not available."""
+def plan_tools(plan: ExperimentPlan, available: ToolInterface) -> ToolInterface:
+    """Return the tools that the plan names. Raise PromptError if one is not available."""
     try:
-        return available.only(protocol.tools)
+        return available.only(plan.tools)
     except ToolError as error:
-        raise PromptError(f"{protocol.name}: {error}") from None
+        raise PromptError(f"{plan.name}: {error}") from None
 
 
-def _fitted(turn: PlanTurn, protocol: ExperimentPlan, model: Any) -> PlanTurn:
-    with _named(protocol, turn):
+def check_plan(plan: ExperimentPlan, lm: LoadedModel) -> None:
+    """Check that a model can run a plan. Raise PromptError, with the number of the turn, if not.
+
+    Checked are tools, weight names, settings of `generate`, and, if the plan does not prune its
+    history, that system prompt and messages fit into the context without replies and results.
+    """
+    tools = plan_tools(plan, default_tools(lm))
+    turns = turns_for_model(plan, lm.model, lm.tokenizer)
+    longest = context_tokens(lm.model)
+    if longest is None or plan.limits.at_context_limit != "refuse":
+        return
+
+    def count_tokens(text: str) -> int:
+        return len(lm.tokenizer.encode(text, add_special_tokens=False))
+
+    tokens = count_tokens(plan.system_prompt.replace("{tools}", tools.documentation()))
+    for turn in turns:
+        tokens += count_tokens(turn.message)
+        if tokens + plan.limits.max_new_tokens > longest:
+            raise PromptError(
+                f"{plan.name}, turn {turn.number}: system prompt and messages up to this turn have "
+                f"{tokens} tokens, and {plan.limits.max_new_tokens} new ones do not fit into the "
+                f"model's context of {longest}"
+            )
+
+
+def _resolved(turn: PlanTurn, plan: ExperimentPlan, model: Any) -> PlanTurn:
+    with _naming_turn(plan, turn):
         calls = tuple(
             ToolCall(name=call.name, arguments=resolve(call.arguments, model))
             for call in turn.tool_calls
@@ -89,9 +141,9 @@ def _fitted(turn: PlanTurn, protocol: ExperimentPlan, model: Any) -> PlanTurn:
 
 
 @contextmanager
-def _named(protocol: ExperimentPlan, turn: PlanTurn) -> Iterator[None]:
-    """Say in which turn something is wrong."""
+def _naming_turn(plan: ExperimentPlan, turn: PlanTurn) -> Iterator[None]:
+    """Name the plan and the turn in errors."""
     try:
         yield
     except ModelError as error:
-        raise PromptError(f"{protocol.name}, turn {turn.number}: {error}") from None
+        raise PromptError(f"{plan.name}, turn {turn.number}: {error}") from None

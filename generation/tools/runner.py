@@ -15,6 +15,7 @@ from tokentape.generation.history.chat_template import ChatTemplate
 from tokentape.generation.history.messages import NewMessage
 from tokentape.generation.tools.calls import ParsedCall
 from tokentape.generation.tools.interface import ToolInterface, ToolResult, error_result
+from tokentape.generation.tools.validation import JsonValue
 from tokentape.recorder import Recorder
 from tokentape.recorder.events import ActivationObserved, ToolCalled, ToolReturned
 
@@ -34,7 +35,7 @@ class ToolCall:
     """
 
     name: str
-    arguments: Mapping[str, Any]
+    arguments: Mapping[str, JsonValue]
 
 
 @dataclass(slots=True, kw_only=True)

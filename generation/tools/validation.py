@@ -20,7 +20,7 @@ NULLS = ("null", "None")
 BOOLEANS = {"true": True, "false": False}
 
 
-class InvalidValue(Exception):
+class InvalidValue(ValueError):
     """A value does not fit its hint: a rule such as "must be a string, not 3", and a path.
 
     The path holds the field names and list indices that lead from the outermost value to this one.
@@ -93,6 +93,17 @@ def at_least(least: int) -> Callable[[int], int]:
     def check(value: int) -> int:
         if not least <= value < 2**63:
             raise InvalidValue(f"must be at least {least} and below 2**63, not {show(value)}")
+        return value
+
+    return check
+
+
+def one_of(choices: Sequence[str]) -> Callable[[str], str]:
+    """Return a check that a string is one of the choices."""
+
+    def check(value: str) -> str:
+        if value not in choices:
+            raise not_a_choice(value, choices)
         return value
 
     return check

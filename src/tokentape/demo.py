@@ -1,97 +1,43 @@
 """The demo: 20 turns about the model's own weights, recorded, rebuilt and replayed."""
 
 import time
-import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 import tokentape as tt
 from tokentape import output
-from tokentape.generation.checks import context_tokens
-from tokentape.generation.engine.turn import turn_settings
+from tokentape.generation.plans import ExperimentPlan, begin_plan, check_plan, load_plan, run_plan
 from tokentape.recorder.events import SystemPromptCached
 from tokentape.recorder.projections import Turn
 from tokentape.replay.reports.terminal import render
 from tokentape.store import DatabaseStore, ParquetStore
 from tokentape.turns_bar import turns_bar
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScriptTurn:
-    user: str
-    tool_call: tt.ToolCall | None
-    settings: dict[str, Any]
+REGENERATED_TURNS = (2, 7, 18)
+"""A sampled turn, a greedy one, and a late one; turns that a plan does not have are left out."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Script:
-    """What is said to the model, what it is shown, and which turns are regenerated."""
-
-    name: str
-    seed: int
-    system_prompt: str
-    turns: tuple[ScriptTurn, ...]
-    regenerate: tuple[int, ...]
-
-
-def read_script(path: Path | None) -> Script:
-    """The script in a TOML file, or the bundled one. Raises PromptError for one that is not."""
-    try:
-        text = (
-            path.read_text(encoding="utf-8")
-            if path
-            else resources.files("tokentape").joinpath("demo.toml").read_text(encoding="utf-8")
-        )
-        data = tomllib.loads(text)
-        sampling = data["sampling"]
-        turns = tuple(
-            ScriptTurn(
-                user=turn["user"],
-                tool_call=tt.ToolCall(name=turn["tool"], arguments=turn.get("arguments", {}))
-                if "tool" in turn
-                else None,
-                settings=sampling[turn["sampling"]],
-            )
-            for turn in data["turns"]
-        )
-        script = Script(
-            name=data["name"],
-            seed=data["seed"],
-            system_prompt=data["system_prompt"],
-            turns=turns,
-            regenerate=tuple(data.get("regenerate", [])),
-        )
-    except OSError as error:
-        raise tt.PromptError(f"cannot read the script {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise tt.PromptError(f"the script {path} is not TOML: {error}") from None
-    except (KeyError, TypeError) as error:
-        raise tt.PromptError(f"the script {path} lacks {error}") from None
-    empty = [number for number, turn in enumerate(script.turns, 1) if not turn.user.strip()]
-    if empty:
-        raise tt.PromptError(f"turn {empty[0]} of the script is empty: there is nothing to say")
-    return script
-
-
-def run_demo(store_url: str, sealed: Path, model: str, script_path: Path | None) -> int:
-    """Record, seal and replay; returns the exit code, 1 where any replay failed."""
-    script = read_script(script_path)
+def run_demo(
+    store_url: str, sealed: Path, model: str, plan_name: str, regenerated: Sequence[int]
+) -> int:
+    """Record a plan, seal the run and replay it; return the exit code, 1 if a replay failed."""
+    plan = load_plan(plan_name)
+    turns_total = len(plan.turns())
+    beyond = [number for number in regenerated if number > turns_total]
+    if beyond:
+        raise tt.PromptError(f"there is no turn {beyond[0]}: {plan.name} has {turns_total} turns")
+    if not regenerated:
+        regenerated = [number for number in REGENERATED_TURNS if number <= turns_total]
     console = output.console()
     with output.working(f"loading {model} (the first time takes half a minute)"):
         lm = tt.load_model(model)
-    called = {turn.tool_call.name for turn in script.turns if turn.tool_call}
-    tools = tt.default_tools(lm).only(sorted(called))
-    system_prompt = script.system_prompt.replace("{tools}", tools.documentation())
-    _refuse_what_cannot_fit(lm, script, system_prompt)
+    check_plan(plan, lm)
     with tt.open_store(store_url) as store:
         if isinstance(store, ParquetStore):
             raise tt.StoreError(f"{store_url} is a folder of sealed runs: record into a database")
-        run_id, replies, record_s = record_script(lm, store, script, system_prompt, tools)
+        run_id, replies, record_s = record_plan(lm, store, plan)
         recording = store.recording(run_id)
         turns = recording.turns()
         console.print(output.turns_table(turns))
@@ -102,58 +48,25 @@ def run_demo(store_url: str, sealed: Path, model: str, script_path: Path | None)
         console.print(f"sealed    {sealed}, {size / 1000:.0f} kB of Parquet\n", markup=False)
         passed = _rebuild(recording, tt.open_store(sealed), replies, console)
         passed &= _verify(recording, lm, console)
-        passed &= _regenerate(recording, lm, script.regenerate, console)
+        passed &= _regenerate(recording, lm, regenerated, console)
     console.print(f"\ngenerating took {record_s:.1f} s; all replays pass: {passed}", markup=False)
     return 0 if passed else 1
 
 
-def _refuse_what_cannot_fit(lm: tt.LoadedModel, script: Script, system_prompt: str) -> None:
-    """Before anything is recorded: settings must exist, and what is said fit without replies."""
-    longest = context_tokens(lm.model)
-    messages = [{"role": "system", "content": system_prompt}]
-    for number, turn in enumerate(script.turns, 1):
-        messages.append({"role": "user", "content": turn.user})
-        said = str(lm.tokenizer.apply_chat_template(messages, tokenize=False))
-        tokens = len(lm.tokenizer.encode(said, add_special_tokens=False))
-        new_tokens = turn_settings(lm.model, **turn.settings).config.max_new_tokens
-        if longest is not None and tokens + new_tokens > longest:
-            raise tt.PromptError(
-                f"turn {number} of the script does not fit: the prompts up to there have {tokens} "
-                f"tokens, and the model's context is {longest}"
-            )
-
-
-def record_script(
-    lm: tt.LoadedModel,
-    store: DatabaseStore,
-    script: Script,
-    system_prompt: str,
-    tools: tt.ToolInterface,
-) -> tuple[str, list[tt.Reply], float]:
-    """The run's id, its replies, and the seconds that they took."""
+def record_plan(
+    lm: tt.LoadedModel, store: DatabaseStore, plan: ExperimentPlan
+) -> tuple[str, Sequence[tt.Reply], float]:
+    """Run a plan with a progress bar; return the run's id, its replies, and the seconds taken."""
     began = time.perf_counter()
-    replies: list[tt.Reply] = []
-    with (
-        turns_bar(len(script.turns)) as bar,
-        tt.Investigation(
-            lm,
-            store=store,
-            name=script.name,
-            system_prompt=system_prompt,
-            tools=tools,
-            seed=script.seed,
-        ) as run,
-    ):
-        for turn in script.turns:
-            reply = run.chat(
-                turn.user,
-                tool_calls=[turn.tool_call] if turn.tool_call else [],
-                callback=bar.token,
-                **turn.settings,
-            )
-            replies.append(reply)
-            bar.turn(reply)
-    return run.run_id, replies, time.perf_counter() - began
+    investigation = begin_plan(plan, lm, store)
+    with turns_bar(len(plan.turns())) as bar, investigation:
+        replies = run_plan(
+            investigation,
+            plan,
+            progress=lambda turn, reply: bar.turn(reply),
+            callback=bar.token,
+        )
+    return investigation.run_id, replies, time.perf_counter() - began
 
 
 def _totals(turns: Sequence[Turn], recording: tt.Recording) -> str:
@@ -170,7 +83,7 @@ def _totals(turns: Sequence[Turn], recording: tt.Recording) -> str:
 def _rebuild(
     recording: tt.Recording,
     sealed: DatabaseStore | ParquetStore,
-    replies: list[tt.Reply],
+    replies: Sequence[tt.Reply],
     console: Console,
 ) -> bool:
     began = time.perf_counter()
@@ -208,7 +121,7 @@ def _verify(recording: tt.Recording, lm: tt.LoadedModel, console: Console) -> bo
 
 
 def _regenerate(
-    recording: tt.Recording, lm: tt.LoadedModel, numbers: tuple[int, ...], console: Console
+    recording: tt.Recording, lm: tt.LoadedModel, numbers: Sequence[int], console: Console
 ) -> bool:
     passed = True
     for number in numbers:

@@ -16,32 +16,24 @@ from tests.made_events import run_started
 
 Cli = Callable[..., tuple[int, str, str]]
 
-SCRIPT = """
-name = "short"
-seed = 3
-system_prompt = "Look at yourself. {tools}"
-regenerate = [2]
-
-[sampling.greedy]
-do_sample = false
-max_new_tokens = 6
-
-[sampling.sampled]
-do_sample = true
-temperature = 0.9
-max_new_tokens = 6
-
-[[turns]]
-user = "What of the first layer?"
-tool = "get_weight_statistics"
-arguments = { layer_name = "model.layers.0.mlp.up_proj.weight", compact = true }
-sampling = "greedy"
-
-[[turns]]
-user = "And the norm?"
-tool = "get_weight_statistics"
-arguments = { layer_name = "model.norm.weight", compact = true }
-sampling = "sampled"
+PLAN = """
+name: short
+seed: 3
+system_prompt: "Look at yourself. {tools}"
+tools: [get_weight_statistics]
+limits: {max_new_tokens: 6}
+tasks:
+  - title: Look
+    turns:
+      - message: What of the first layer?
+        tool_calls:
+          - name: get_weight_statistics
+            arguments: {layer_name: model.layers.0.mlp.up_proj.weight, compact: true}
+      - message: And the norm?
+        tool_calls:
+          - name: get_weight_statistics
+            arguments: {layer_name: model.norm.weight, compact: true}
+        sampling: {do_sample: true, temperature: 0.9}
 """
 
 
@@ -122,11 +114,11 @@ def test_an_exported_run_is_verified_from_its_files(
 
 
 def test_the_demo_records_seals_and_replays(tmp_path: Path, tiny_folder: Path, cli: Cli) -> None:
-    script = tmp_path / "script.toml"
-    script.write_text(SCRIPT)
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(PLAN)
     store, sealed = tmp_path / "demo.db", tmp_path / "sealed"
     code, out, _ = cli(
-        *("demo", "--model", str(tiny_folder), "--script", str(script)),
+        *("demo", "--model", str(tiny_folder), "--plan", str(plan), "--regenerate", "2"),
         *("--store", f"sqlite:///{store}", "--sealed", str(sealed)),
     )
 
@@ -140,8 +132,8 @@ def test_the_demo_records_seals_and_replays(tmp_path: Path, tiny_folder: Path, c
 def test_a_demo_whose_replay_fails_exits_with_one(
     tmp_path: Path, tiny_folder: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script = tmp_path / "script.toml"
-    script.write_text(SCRIPT)
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(PLAN)
     verify = tt.verify
 
     def verify_louder(recording: tt.Recording, lm: tt.LoadedModel, **rest: object) -> object:
@@ -150,7 +142,7 @@ def test_a_demo_whose_replay_fails_exits_with_one(
 
     monkeypatch.setattr(tt, "verify", verify_louder)
     code, out, _ = cli(
-        *("demo", "--model", str(tiny_folder), "--script", str(script)),
+        *("demo", "--model", str(tiny_folder), "--plan", str(plan), "--regenerate", "2"),
         *("--store", f"sqlite:///{tmp_path / 'demo.db'}", "--sealed", str(tmp_path / "sealed")),
     )
 
@@ -158,25 +150,25 @@ def test_a_demo_whose_replay_fails_exits_with_one(
     assert "all replays pass: False" in out
 
 
-BAD_SCRIPTS = {
-    "an empty prompt": SCRIPT.replace("And the norm?", " "),
-    "a system prompt beyond the context": SCRIPT.replace("Look at yourself.", "Look! " * 500),
-    "a prompt beyond the context": SCRIPT.replace("And the norm?", "And? " * 500),
-    "a setting that does not exist": SCRIPT.replace("temperature", "temperatur"),
-    "no toml": "name = ",
-    "a missing part": "name = 'x'",
+BAD_PLANS = {
+    "an empty prompt": PLAN.replace("And the norm?", " "),
+    "a system prompt beyond the context": PLAN.replace("Look at yourself.", "Look! " * 500),
+    "a prompt beyond the context": PLAN.replace("And the norm?", "And? " * 500),
+    "a setting that does not exist": PLAN.replace("temperature", "temperatur"),
+    "no YAML": "name: [",
+    "a missing part": "name: x",
 }
 
 
-@pytest.mark.parametrize("script", BAD_SCRIPTS)
-def test_a_bad_script_is_one_line_and_changes_nothing(
-    script: str, tmp_path: Path, tiny_folder: Path, cli: Cli
+@pytest.mark.parametrize("plan", BAD_PLANS)
+def test_a_bad_plan_is_one_line_and_changes_nothing(
+    plan: str, tmp_path: Path, tiny_folder: Path, cli: Cli
 ) -> None:
-    path = tmp_path / "script.toml"
-    path.write_text(BAD_SCRIPTS[script])
+    path = tmp_path / "plan.yaml"
+    path.write_text(BAD_PLANS[plan])
     before = files_under(tmp_path)
     code, out, err = cli(
-        *("demo", "--model", str(tiny_folder), "--script", str(path)),
+        *("demo", "--model", str(tiny_folder), "--plan", str(path)),
         *("--store", f"sqlite:///{tmp_path / 'demo.db'}", "--sealed", str(tmp_path / "sealed")),
     )
 

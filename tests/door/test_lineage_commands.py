@@ -161,11 +161,11 @@ def test_resuming_a_run_that_is_whole_changes_no_turn(
     assert cli("check", recorded.run_id, "--store", url)[0] == 0
 
 
-def test_a_protocol_that_was_interrupted_goes_on_to_its_end(
+def test_a_plan_that_was_interrupted_goes_on_to_its_end(
     cli: Cli, tiny_folder: Path, url: str, tmp_path: Path
 ) -> None:
-    protocol = tmp_path / "short.yaml"
-    protocol.write_text(
+    plan = tmp_path / "short.yaml"
+    plan.write_text(
         "name: short\ndescription: Four turns.\nsystem_prompt: Be kind.\n"
         "limits: {max_new_tokens: 60}\nsampling: {do_sample: true, temperature: 0.9}\n"
         "tasks:\n- {title: count, turns: ["
@@ -173,7 +173,7 @@ def test_a_protocol_that_was_interrupted_goes_on_to_its_end(
         + "]}\n",
         encoding="utf-8",
     )
-    command = [sys.executable, "-P", "-m", "tokentape", "run", str(protocol), "--json"]
+    command = [sys.executable, "-P", "-m", "tokentape", "run", str(plan), "--json"]
     options = ["--model", str(tiny_folder), "--store", url]
     process = subprocess.Popen(
         [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -1,4 +1,4 @@
-"""`tokentape run` takes a protocol to its end, and says how to go on where it was stopped."""
+"""`tokentape run` takes a plan to its end, and says how to go on where it was stopped."""
 
 import json
 import signal
@@ -41,7 +41,7 @@ SHORT: dict[str, Any] = {
 
 
 @pytest.fixture
-def protocol(tmp_path: Path) -> Path:
+def plan(tmp_path: Path) -> Path:
     path = tmp_path / "short.yaml"
     path.write_text(yaml.safe_dump(SHORT))
     return path
@@ -49,24 +49,24 @@ def protocol(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(
-    cli: Cli, tmp_path: Path, tiny_folder: Path, protocol: Path
+    cli: Cli, tmp_path: Path, tiny_folder: Path, plan: Path
 ) -> Callable[..., tuple[int, str, str]]:
     def command(*arguments: str) -> tuple[int, str, str]:
         where = ("--store", str(tmp_path / "runs.db"), "--model", str(tiny_folder))
-        return cli("run", str(protocol), *where, *arguments)
+        return cli("run", str(plan), *where, *arguments)
 
     return command
 
 
-def test_the_shipped_protocols_are_listed(cli: Cli) -> None:
+def test_the_shipped_plans_are_listed(cli: Cli) -> None:
     code, out, _ = cli("run", "--list")
     listed = json.loads(cli("run", "--list", "--json")[1])
 
     assert code == 0
     assert [line.split()[0] for line in out.splitlines()] == [each["name"] for each in listed]
     assert [(each["name"], each["turns"]) for each in listed[:2]] == [
+        ("demo", 20),
         ("phase1a", 20),
-        ("phase1b", 20),
     ]
 
 
@@ -86,7 +86,7 @@ def test_a_run_prints_its_id_and_its_turns(run: Cli, tmp_path: Path) -> None:
     )
 
 
-def test_what_is_asked_for_stands_in_place_of_the_protocol_s_own_and_is_recorded(
+def test_what_is_asked_for_stands_in_place_of_the_plan_s_own_and_is_recorded(
     run: Cli, tmp_path: Path
 ) -> None:
     asked = ("--turns", "2", "--seed", "9", "--max-new-tokens", "2", "--name", "mine", "--json")
@@ -94,7 +94,7 @@ def test_what_is_asked_for_stands_in_place_of_the_protocol_s_own_and_is_recorded
     with tt.open_store(tmp_path / "runs.db") as store:
         recording = store.recording(printed["run_id"])
         started = recording.started()
-        recorded = ExperimentPlan.from_described(started.behaviour["protocol"])
+        recorded = ExperimentPlan.from_described(started.behaviour["plan"])
 
     assert [each["turn"] for each in printed["turns"]] == [1, 2]
     assert all(each["generated_tokens"] <= 2 for each in printed["turns"])
@@ -115,10 +115,10 @@ def test_a_recorded_run_verifies(run: Cli, cli: Cli, tmp_path: Path) -> None:
     ("arguments", "said"),
     [
         (("run",), "name a plan; --list shows the plans that come with tokentape"),
-        (("run", "nope"), "'nope' is no protocol: not one of phase1a, phase1b"),
+        (("run", "nope"), "'nope' is neither a shipped plan (demo, phase1a,"),
         (("run", "phase1a", "--model", "/nowhere"), "there is no model folder /nowhere"),
         (("run", "phase1a", "--turns", "0"), "'--turns'"),
-        (("run", "phase1a", "--seed", str(2**63)), "phase1a: seed is a whole number"),
+        (("run", "phase1a", "--seed", str(2**63)), "phase1a: seed must be at least"),
         (("chat", "--model", "/nowhere"), "there is no model folder /nowhere"),
     ],
 )
@@ -133,10 +133,10 @@ def test_what_cannot_be_run_is_one_line_and_nothing_is_recorded(
     assert not (tmp_path / "runs.db").exists()
 
 
-def test_a_protocol_that_does_not_fit_the_model_leaves_no_run(
-    run: Cli, cli: Cli, protocol: Path, tmp_path: Path
+def test_a_plan_that_does_not_fit_the_model_leaves_no_run(
+    run: Cli, cli: Cli, plan: Path, tmp_path: Path
 ) -> None:
-    protocol.write_text(yaml.safe_dump(SHORT).replace("{layer:1}", "{layer:30}"))
+    plan.write_text(yaml.safe_dump(SHORT).replace("{layer:1}", "{layer:30}"))
     code, _, err = run()
 
     assert code == 2
@@ -155,15 +155,15 @@ def test_sealed_runs_are_not_recorded_into(run: Cli, tmp_path: Path, cli: Cli) -
 
 
 def test_an_interrupt_ends_the_run_with_130_and_says_how_to_go_on(
-    tmp_path: Path, tiny_folder: Path, protocol: Path
+    tmp_path: Path, tiny_folder: Path, plan: Path
 ) -> None:
     database = tmp_path / "runs.db"
-    protocol.write_text(
+    plan.write_text(
         yaml.safe_dump(
             SHORT | {"limits": {"max_new_tokens": 500}, "sampling": {"min_new_tokens": 500}}
         )
     )
-    command = ["run", str(protocol), "--model", str(tiny_folder), "--store", str(database)]
+    command = ["run", str(plan), "--model", str(tiny_folder), "--store", str(database)]
     process = subprocess.Popen(
         [sys.executable, "-m", "tokentape", *command],
         stdout=subprocess.PIPE,

@@ -17,7 +17,7 @@ from tokentape.recorder.transcript import TranscriptWriter, readable
 from tokentape.store.run_follower import NewToken, RunFollower
 
 Cli = Callable[..., tuple[int, str, str]]
-PROTOCOL: dict[str, Any] = {
+PLAN: dict[str, Any] = {
     "name": "watched",
     "system_prompt": "Look.",
     "tools": ["get_weight_statistics"],
@@ -58,9 +58,9 @@ def replies_in(database: Path) -> list[str]:
 def test_a_run_in_another_process_is_told_to_its_end(
     cli: Cli, tmp_path: Path, tiny_folder: Path
 ) -> None:
-    database, protocol = tmp_path / "runs.db", tmp_path / "watched.yaml"
-    protocol.write_text(yaml.safe_dump(PROTOCOL))
-    command = ["run", str(protocol), "--model", str(tiny_folder), "--store", str(database)]
+    database, plan = tmp_path / "runs.db", tmp_path / "watched.yaml"
+    plan.write_text(yaml.safe_dump(PLAN))
+    command = ["run", str(plan), "--model", str(tiny_folder), "--store", str(database)]
     recorder = subprocess.Popen([sys.executable, "-m", "tokentape", *command])
     while cli("list", "--store", str(database), "--json")[1] in ("", "[]\n"):
         assert recorder.poll() is None

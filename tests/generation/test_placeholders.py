@@ -105,11 +105,11 @@ def test_placeholders_are_found_wherever_they_stand_and_nothing_else_is_changed(
     ("place", "said"),
     [
         ("{layer:3}", "the model has 3 layers, numbered from 0 to 2"),
-        ("{layer:-1}", "has no place: a number, first, middle, last, or a depth"),
-        ("{layer:101%}", "has no place"),
-        ("{layer:}", "has no place"),
-        ("{layer:²}", "has no place"),
-        ("{layr:0}", "is no placeholder; there are layer, mlp, attention"),
+        ("{layer:-1}", "has no layer: write a number, first, middle, last, or a depth"),
+        ("{layer:101%}", "has no layer"),
+        ("{layer:}", "has no layer"),
+        ("{layer:²}", "has no layer"),
+        ("{layr:0}", "is not a placeholder; there are layer, mlp, attention"),
     ],
 )
 def test_a_place_that_there_is_not_is_refused(lm: tt.LoadedModel, place: str, said: str) -> None:
@@ -131,5 +131,5 @@ def test_the_layers_of_the_decoder_are_meant_where_there_are_others(make_lm: Mak
 
 def test_a_model_without_layers_says_so() -> None:
     model = GPT2LMHeadModel(GPT2Config(n_layer=0, n_embd=8, n_head=2, vocab_size=9))
-    with pytest.raises(tt.PromptError, match="no layers are known of a gpt2 model"):
+    with pytest.raises(tt.PromptError, match="cannot find the layers of this gpt2 model"):
         resolve({"layer_name": "{layer:0}"}, model)

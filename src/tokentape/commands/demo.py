@@ -16,8 +16,12 @@ def demo(
         "runs/demo-sealed"
     ),
     model: ModelOption = "smollm2-demo",
-    script: Annotated[
-        Path | None, typer.Option(help="A TOML file of turns instead of the bundled one.")
+    plan: Annotated[
+        str, typer.Option(help="A plan that `tokentape run --list` shows, or a YAML file.")
+    ] = "demo",
+    regenerate: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="Turn to regenerate; may be repeated; default: 2, 7 and 18."),
     ] = None,
 ) -> None:
     """Ask a model about its own weights for 20 turns, record the run, and replay it.
@@ -26,4 +30,4 @@ def demo(
     """
     from tokentape.demo import run_demo
 
-    raise typer.Exit(run_demo(store, sealed, model, script))
+    raise typer.Exit(run_demo(store, sealed, model, plan, regenerate or ()))

@@ -56,15 +56,17 @@ def run(
         return
     if plan is None:
         raise typer.BadParameter("name a plan; --list shows the plans that come with tokentape")
-    from tokentape.generation.plans import load_plan
+    from tokentape.generation.plans import begin_plan, load_plan
 
-    chosen = load_plan(plan).with_limits(seed=seed, turns_max=turns, max_new_tokens=max_new_tokens)
+    chosen = load_plan(plan).with_overrides(
+        seed=seed, turns_max=turns, max_new_tokens=max_new_tokens
+    )
     run_id = ""
     try:
         with output.working(f"loading {model}"):
             lm = tt.load_model(model)
         with recording_store(store) as opened:
-            investigation = _investigation(lm, opened, chosen, name)
+            investigation = begin_plan(chosen, lm, opened, name=name)
             run_id = investigation.run_id
             _run_turns(investigation, chosen)
             recording = opened.recording(run_id)
@@ -111,26 +113,6 @@ def chat(
             ChatSession(lm, investigation, tools, tap, settings).go()
     sys.stderr.write(
         f"recorded; show it with: tokentape show {investigation.run_id} --store {store}\n"
-    )
-
-
-def _investigation(
-    lm: "tt.LoadedModel", store: DatabaseStore, plan: "ExperimentPlan", name: str | None
-) -> "tt.Investigation":
-    """Return the investigation of a plan. Raise PromptError if the plan does not fit the model."""
-    from tokentape.generation.plans import chosen_tools, fitted_turns
-
-    fitted_turns(plan, lm.model, lm.tokenizer)
-    return tt.Investigation(
-        lm,
-        store=store,
-        name=name or plan.name,
-        system_prompt=plan.system_prompt,
-        tools=chosen_tools(plan, tt.default_tools(lm)),
-        seed=plan.seed,
-        at_context_limit=plan.limits.at_context_limit,
-        tool_calls_max=plan.limits.tool_calls_max,
-        behaviour={"protocol": plan.described()},
     )
 
 

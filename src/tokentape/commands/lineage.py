@@ -111,7 +111,7 @@ def fork(
                 investigation.chat(message or "", **changed)
         child = opened.recording(investigation.run_id)
         new_turns = [each for each in child.turns() if each.number >= at_turn]
-        if "protocol" in started.behaviour:
+        if "plan" in started.behaviour:
             sys.stderr.write(
                 f"run the rest of its plan with: tokentape resume {child.run_id} --store {store}\n"
             )
@@ -148,7 +148,7 @@ def _plan(started: RunStarted) -> "ExperimentPlan | None":
     """Return the plan that the run was started with, or None."""
     from tokentape.generation.plans import ExperimentPlan
 
-    described = started.behaviour.get("protocol")
+    described = started.behaviour.get("plan")
     return None if described is None else ExperimentPlan.from_described(described)
 
 

@@ -1,4 +1,4 @@
-"""The examples of docs/protocols.md run, and what it shows is there."""
+"""The examples of docs/plans.md run, and what it shows is there."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from tokentape.generation.plans import load_plan, shipped_plans
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "protocols.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "plans.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.demo_model
@@ -15,12 +15,12 @@ def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.chdir(tmp_path)
     (block,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
     names: dict[str, object] = {}
-    exec(compile(block, "protocols.md", "exec"), names)
+    exec(compile(block, "plans.md", "exec"), names)
 
     assert len(names["replies"]) == 2  # type: ignore[arg-type]
 
 
-def test_the_protocol_that_is_shown_is_one(tmp_path: Path) -> None:
+def test_the_plan_that_is_shown_can_be_loaded(tmp_path: Path) -> None:
     (block,) = re.findall(r"```yaml\n(.*?)```", PAGE, flags=re.DOTALL)
     (tmp_path / "background.md").write_text("Some background.")
     (tmp_path / "mine.yaml").write_text(block)
@@ -29,7 +29,7 @@ def test_the_protocol_that_is_shown_is_one(tmp_path: Path) -> None:
     assert [turn.document for turn in turns] == ["", "", "background", ""]
 
 
-def test_every_shipped_protocol_and_the_turn_of_its_document_is_named() -> None:
+def test_every_shipped_plan_and_the_turn_of_its_document_is_named() -> None:
     for each in shipped_plans():
         (row,) = re.findall(rf"^\| `{each.name}` \|.*$", PAGE, flags=re.MULTILINE)
         numbers = [turn.number for turn in each.turns() if turn.document]

@@ -1,4 +1,4 @@
-"""A protocol is run to its end with nobody at the keyboard, and goes on where it stood."""
+"""A plan runs unattended to its end, and a resumed run continues it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,15 +9,16 @@ import tokentape as tt
 from tokentape.generation.plans import (
     ExperimentPlan,
     PlanTurn,
-    chosen_tools,
-    fitted_turns,
+    begin_plan,
     load_plan,
+    plan_tools,
     run_plan,
+    turns_for_model,
 )
 from tokentape.recorder.events import HistoryPruned, ToolCalled
 from tokentape.store import DatabaseStore
 
-# As small as it gets: the prompts of a shipped protocol have ten thousand bytes.
+# As small as it gets: the prompts of a shipped plan have ten thousand bytes.
 SMALL = {
     "hidden_size": 16,
     "intermediate_size": 32,
@@ -50,47 +51,33 @@ SHORT = {
 }
 
 
-def begin(lm: tt.LoadedModel, store: DatabaseStore, protocol: ExperimentPlan) -> tt.Investigation:
-    return tt.Investigation(
-        lm,
-        store=store,
-        name=protocol.name,
-        system_prompt=protocol.system_prompt,
-        tools=chosen_tools(protocol, tt.default_tools(lm)),
-        seed=protocol.seed,
-        at_context_limit=protocol.limits.at_context_limit,
-        tool_calls_max=protocol.limits.tool_calls_max,
-        behaviour={"protocol": protocol.described()},
-    )
-
-
 def short(**fields: Any) -> ExperimentPlan:
     return ExperimentPlan.read({**SHORT, **fields}, "short.yaml")
 
 
 @pytest.mark.parametrize("name", ["phase1a", "phase1b", "phase1c", "phase1d", "phase1e"])
-def test_a_shipped_protocol_runs_its_twenty_turns_and_is_rebuilt(
+def test_a_shipped_plan_runs_its_twenty_turns_and_is_rebuilt(
     make_lm: Make, store: DatabaseStore, name: str
 ) -> None:
     lm = make_lm("llama", **SMALL)
-    protocol = load_plan(name).with_limits(max_new_tokens=2)
-    with begin(lm, store, protocol) as run:
-        replies = run_plan(run, protocol)
+    plan = load_plan(name).with_overrides(max_new_tokens=2)
+    with begin_plan(plan, lm, store) as run:
+        replies = run_plan(run, plan)
     recording = store.recording(run.run_id)
     rebuilt = tt.rebuild(recording)
     said = [each.content for each in recording.messages() if each.role == "user"]
 
     assert [reply.turn for reply in replies] == list(range(1, 21))
     assert [turn.reply_ids for turn in rebuilt.turns] == [reply.token_ids for reply in replies]
-    assert said == [turn.message for turn in protocol.turns()]
+    assert said == [turn.message for turn in plan.turns()]
     assert not [result.error for reply in replies for result in reply.tool_results if result.error]
-    assert ExperimentPlan.from_described(recording.started().behaviour["protocol"]) == protocol
+    assert ExperimentPlan.from_described(recording.started().behaviour["plan"]) == plan
 
 
-def test_a_protocol_goes_on_behind_the_turns_that_the_run_has_taken(
+def test_a_plan_goes_on_behind_the_turns_that_the_run_has_taken(
     lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
-    protocol = short()
+    plan = short()
     told: list[PlanTurn] = []
 
     def give_up(turn: PlanTurn, reply: tt.Reply) -> None:
@@ -98,13 +85,13 @@ def test_a_protocol_goes_on_behind_the_turns_that_the_run_has_taken(
         if turn.number == 2:
             raise RuntimeError
 
-    with begin(lm, store, protocol) as run:
+    with begin_plan(plan, lm, store) as run:
         with pytest.raises(RuntimeError):
-            run_plan(run, protocol, progress=give_up)
-        rest = run_plan(run, protocol, progress=lambda turn, reply: told.append(turn))
-        nothing = run_plan(run, protocol)
-    with begin(lm, store, protocol) as whole:
-        replies = run_plan(whole, protocol)
+            run_plan(run, plan, progress=give_up)
+        rest = run_plan(run, plan, progress=lambda turn, reply: told.append(turn))
+        nothing = run_plan(run, plan)
+    with begin_plan(plan, lm, store) as whole:
+        replies = run_plan(whole, plan)
 
     assert [turn.number for turn in told] == [1, 2, 3]
     assert [reply.turn for reply in rest] == [3]
@@ -113,19 +100,19 @@ def test_a_protocol_goes_on_behind_the_turns_that_the_run_has_taken(
 
 
 def test_a_token_is_told_of_as_it_comes(lm: tt.LoadedModel, store: DatabaseStore) -> None:
-    protocol = short()
+    plan = short()
     heard: list[int] = []
-    with begin(lm, store, protocol) as run:
-        replies = run_plan(run, protocol, callback=lambda token_id, logits: heard.append(token_id))
+    with begin_plan(plan, lm, store) as run:
+        replies = run_plan(run, plan, callback=lambda token_id, logits: heard.append(token_id))
 
     assert heard == [token_id for reply in replies for token_id in reply.token_ids]
 
 
 def test_tools_are_called_with_the_model_s_own_names(make_lm: Make, store: DatabaseStore) -> None:
-    protocol = short()
+    plan = short()
     lm = make_lm("gpt2")
-    with begin(lm, store, protocol) as run:
-        replies = run_plan(run, protocol)
+    with begin_plan(plan, lm, store) as run:
+        replies = run_plan(run, plan)
     events = [each.event for each in store.recording(run.run_id).events()]
     (called,) = [event for event in events if isinstance(event, ToolCalled)]
 
@@ -133,7 +120,7 @@ def test_tools_are_called_with_the_model_s_own_names(make_lm: Make, store: Datab
     assert replies[0].tool_results[0].error is None
 
 
-def test_a_protocol_that_outgrows_the_context_is_pruned_as_it_says(
+def test_a_plan_that_outgrows_the_context_is_pruned_as_it_says(
     make_lm: Make, store: DatabaseStore
 ) -> None:
     lm = make_lm("llama", max_position_embeddings=1600)
@@ -142,12 +129,12 @@ def test_a_protocol_that_outgrows_the_context_is_pruned_as_it_says(
     pruning = short(
         limits=limits | {"at_context_limit": "prune_turns"}, sampling={"min_new_tokens": 300}
     )
-    with begin(lm, store, pruning) as run:
+    with begin_plan(pruning, lm, store) as run:
         assert len(run_plan(run, pruning)) == 3
     events = [each.event for each in store.recording(run.run_id).events()]
 
     assert any(isinstance(event, HistoryPruned) for event in events)
-    with begin(lm, store, refusing) as run, pytest.raises(tt.PromptError):
+    with begin_plan(refusing, lm, store) as run, pytest.raises(tt.PromptError):
         run_plan(run, refusing)
 
 
@@ -158,17 +145,19 @@ def test_what_does_not_fit_the_model_is_refused_before_the_first_turn(
     far = short(tasks=[{"title": "T", "turns": ["?", {"message": "?", "tool_calls": calls}]}])
     wrong = short(sampling={"do_sample": True, "temperature": "hot"})
 
-    with begin(lm, store, far) as run:
+    with pytest.raises(tt.PromptError, match=r"short, turn 2: \{layer:9\}"):
+        begin_plan(far, lm, store)
+    with begin_plan(short(), lm, store) as run:
         with pytest.raises(
             tt.PromptError, match=r"short, turn 2: \{layer:9\}: the model has 3 lay"
         ):
             run_plan(run, far)
         assert run.generator.turn == 0
     with pytest.raises(tt.PromptError, match="short, turn 1: "):
-        fitted_turns(wrong, lm.model, lm.tokenizer)
+        turns_for_model(wrong, lm.model, lm.tokenizer)
 
 
-def test_a_model_is_told_of_the_tools_that_a_protocol_names_and_no_others(
+def test_a_model_is_told_of_the_tools_that_a_plan_names_and_no_others(
     lm: tt.LoadedModel,
 ) -> None:
     def weigh(thing: str) -> str:
@@ -190,7 +179,7 @@ def test_a_model_is_told_of_the_tools_that_a_protocol_names_and_no_others(
         return thing
 
     tools = tt.ToolInterface([weigh, count])
-    chosen = chosen_tools(short(tools=["count"], tasks=[{"title": "T", "turns": ["?"]}]), tools)
+    chosen = plan_tools(short(tools=["count"], tasks=[{"title": "T", "turns": ["?"]}]), tools)
 
     assert [schema["name"] for schema in chosen.get_available_tools()] == ["count"]
     assert "weigh" not in chosen.documentation()
@@ -198,4 +187,4 @@ def test_a_model_is_told_of_the_tools_that_a_protocol_names_and_no_others(
     assert "there is no tool 'weigh'" in str(chosen.call("weigh", {"thing": "x"}).error)
     assert len(tools.get_available_tools()) == 2
     with pytest.raises(tt.PromptError, match="short: there is no tool 'get_weight_statistics'"):
-        chosen_tools(short(), tools)
+        plan_tools(short(), tools)

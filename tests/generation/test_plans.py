@@ -1,4 +1,4 @@
-"""Protocols are data: what is wrong with a file is said in one line, and what is right is kept."""
+"""Plans are data: a mistake in a file is reported in one line, and a plan is recorded whole."""
 
 import json
 from collections.abc import Callable
@@ -36,7 +36,7 @@ PAUSES = {
     "before_last_task": "Nothing still.",
     "after_conclusions": "Nothing at all.",
 }
-SHIPPED = ["phase1a", "phase1b", "phase1c", "phase1d", "phase1e"]
+PHASES = ["phase1a", "phase1b", "phase1c", "phase1d", "phase1e"]
 
 
 @pytest.fixture
@@ -49,20 +49,24 @@ def write(tmp_path: Path) -> Callable[..., Path]:
     return to_file
 
 
-def messages(protocol: ExperimentPlan) -> list[str]:
-    return [turn.message for turn in protocol.turns()]
+def messages(plan: ExperimentPlan) -> list[str]:
+    return [turn.message for turn in plan.turns()]
 
 
-def test_five_protocols_are_shipped_and_each_has_twenty_turns() -> None:
+def phases() -> list[ExperimentPlan]:
+    return [load_plan(name) for name in PHASES]
+
+
+def test_six_plans_are_shipped_and_each_has_twenty_turns() -> None:
     shipped = shipped_plans()
 
-    assert [each.name for each in shipped] == SHIPPED
-    assert [len(each.turns()) for each in shipped] == [20] * 5
+    assert [each.name for each in shipped] == ["demo", *PHASES]
+    assert [len(each.turns()) for each in shipped] == [20] * 6
     assert all(turn.number == n for each in shipped for n, turn in enumerate(each.turns(), 1))
 
 
 def test_variants_differ_only_in_the_turn_that_brings_a_document() -> None:
-    baseline, *variants = (each.turns() for each in shipped_plans())
+    baseline, *variants = (each.turns() for each in phases())
     differing = [
         [turn.number for turn, base in zip(turns, baseline, strict=True) if turn != base]
         for turns in variants
@@ -75,7 +79,7 @@ def test_variants_differ_only_in_the_turn_that_brings_a_document() -> None:
 
 
 def test_background_comes_when_the_variants_say() -> None:
-    tasks = {each.name: each.turns() for each in shipped_plans()}
+    tasks = {each.name: each.turns() for each in phases()}
     place = {
         name: next((turn.number for turn in turns if turn.document), None)
         for name, turns in tasks.items()
@@ -100,32 +104,32 @@ def test_the_control_is_as_long_as_the_background(demo_lm: tt.LoadedModel) -> No
     assert documents[0] != documents[1]
 
 
-@pytest.mark.parametrize("name", SHIPPED)
-def test_a_protocol_comes_back_from_what_is_recorded_of_it(name: str) -> None:
-    protocol = load_plan(name)
-    recorded = json.loads(json.dumps(protocol.described()))
+@pytest.mark.parametrize("name", ["demo", *PHASES])
+def test_a_plan_comes_back_from_what_is_recorded_of_it(name: str) -> None:
+    plan = load_plan(name)
+    recorded = json.loads(json.dumps(plan.described()))
 
-    assert ExperimentPlan.from_described(recorded) == protocol
-    assert ExperimentPlan.from_described(recorded).turns() == protocol.turns()
-
-
-def test_what_is_recorded_is_a_protocol_file_itself(write: Callable[..., Path]) -> None:
-    protocol = load_plan("phase1d")
-
-    assert load_plan(write(protocol.described())) == protocol
+    assert ExperimentPlan.from_described(recorded) == plan
+    assert ExperimentPlan.from_described(recorded).turns() == plan.turns()
 
 
-def test_limits_are_put_in_place_of_the_protocol_s_own() -> None:
-    protocol = load_plan("phase1a").with_limits(seed=-3, turns_max=4, max_new_tokens=500)
+def test_what_is_recorded_is_a_plan_file_itself(write: Callable[..., Path]) -> None:
+    plan = load_plan("phase1d")
 
-    assert protocol.seed == -3
-    assert [turn.settings["max_new_tokens"] for turn in protocol.turns()] == [500] * 4
-    assert ExperimentPlan.from_described(protocol.described()) == protocol
-    with pytest.raises(tt.PromptError, match=r"phase1a: limits.turns_max is a whole number"):
-        protocol.with_limits(turns_max=0)
+    assert load_plan(write(plan.described())) == plan
 
 
-def test_sampling_is_that_of_the_turn_before_the_task_s_before_the_protocol_s(
+def test_limits_are_put_in_place_of_the_plan_s_own() -> None:
+    plan = load_plan("phase1a").with_overrides(seed=-3, turns_max=4, max_new_tokens=500)
+
+    assert plan.seed == -3
+    assert [turn.settings["max_new_tokens"] for turn in plan.turns()] == [500] * 4
+    assert ExperimentPlan.from_described(plan.described()) == plan
+    with pytest.raises(tt.PromptError, match=r"phase1a: limits.turns_max must be at least 1"):
+        plan.with_overrides(turns_max=0)
+
+
+def test_sampling_is_that_of_the_turn_before_the_task_s_before_the_plan_s(
     write: Callable[..., Path],
 ) -> None:
     tasks = [
@@ -173,7 +177,7 @@ def test_a_pause_is_filled_by_the_document_or_by_something_else(
     assert len(alone) == (4 if place is None else 5)
 
 
-def test_a_document_and_a_protocol_to_extend_lie_beside_the_file(
+def test_a_document_and_a_plan_to_extend_lie_beside_the_file(
     write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir("/")
@@ -185,12 +189,12 @@ def test_a_document_and_a_protocol_to_extend_lie_beside_the_file(
         "limits": {"turns_max": 2},
         "background": {"when": "before_first_task", "document": "text.md"},
     }
-    protocol = load_plan(write(child))
+    plan = load_plan(write(child))
 
-    assert protocol.limits.max_new_tokens == 5
-    assert protocol.limits.turns_max == 2
-    assert protocol.sampling == {"top_k": 7}
-    assert messages(protocol) == ["Here is a text to read.\n\nAbout ants: äöü.", "First?"]
+    assert plan.limits.max_new_tokens == 5
+    assert plan.limits.turns_max == 2
+    assert plan.sampling == {"top_k": 7}
+    assert messages(plan) == ["Here is a text to read.\n\nAbout ants: äöü.", "First?"]
 
 
 def changed(path: str, value: object) -> dict[str, Any]:
@@ -206,37 +210,61 @@ def changed(path: str, value: object) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("path", "value", "said"),
     [
-        ("name", None, "name is text, not nothing"),
-        ("name", "a\0b", "name holds a NUL character"),
-        ("name", 7, "name is text, not 7; put it in quotes"),
+        ("name", None, "name must be a string, not null"),
+        ("name", "a\0b", "name has a NUL character"),
+        ("name", 7, "name must be a string, not 7"),
         ("system_prompt", "  ", "system_prompt is empty"),
-        ("system_promt", "x", "system_promt is no field; there are name, description, seed,"),
-        ("seed", "7", "seed is a whole number of at least"),
-        ("seed", 2**63, "seed is a whole number of at least"),
+        ("system_promt", "x", "system_promt is not a field (did you mean 'system_prompt'?)"),
+        ("seed", "7", 'seed must be an integer, not "7"'),
+        ("seed", 2**63, "seed must be at least -9223372036854775808 and below 2**63"),
         ("tasks", [], "tasks is empty"),
-        ("tasks", "First?", "tasks is a list, not 'First?'"),
+        ("tasks", "First?", 'tasks must be an array, not "First?"'),
         ("tasks.1.turns", [], "tasks.1.turns is empty"),
         ("tasks.2.title", "", "tasks.2.title is empty"),
-        ("tasks.2.turns", [3], "tasks.2.turns.1 has fields (message, tool_calls,"),
-        ("tasks.2.turns", ["a", ""], "tasks.2.turns.2 is empty"),
-        ("tasks.2.turns", [{"message": "?", "concludes": "yes"}], "concludes is true or false"),
-        ("tasks.1.sampling", {"temprature": 1}, "temprature is no setting of generate; temperat"),
-        ("tasks.1.sampling", [1], "tasks.1.sampling is a mapping"),
-        ("tasks.1.sampling", {"max_new_tokens": 1}, "give limits.max_new_tokens"),
-        ("sampling", {"temperature": float("nan")}, "sampling.temperature is not plain"),
-        ("tools", [], "tasks.1.turns.1.tool_calls name 'get_weight_statistics', which is not am"),
-        ("limits", {"max_new_tokens": 0}, "limits.max_new_tokens is a whole number of at least 1"),
-        ("limits", {"max_new_tokens": True}, "limits.max_new_tokens is a whole number"),
-        ("limits", {"tool_calls_max": -1}, "limits.tool_calls_max is a whole number of at least 0"),
-        ("limits.at_context_limit", "prune", "is one of refuse, prune_tool_results, prune_turns"),
-        ("background.when", "later", "is one of never, before_first_task, before_last_task, after"),
-        ("background.when", False, "background.when is one of never"),
-        ("background.when", "before_first_task", "background.document is missing: something must"),
+        (
+            "tasks.2.turns",
+            [3],
+            "tasks.2.turns.1 must be an object with the fields message, tool_calls,",
+        ),
+        ("tasks.2.turns", ["a", ""], "tasks.2.turns.2.message is empty"),
+        (
+            "tasks.2.turns",
+            [{"message": "?", "concludes": "yes"}],
+            "concludes must be true or false",
+        ),
+        (
+            "tasks.1.sampling",
+            {"temprature": 1},
+            "temprature is not a setting of generate; temperat",
+        ),
+        ("tasks.1.sampling", [1], "tasks.1.sampling must be an object"),
+        ("tasks.1.sampling", {"max_new_tokens": 1}, "use limits.max_new_tokens"),
+        ("sampling", {"temperature": float("nan")}, "sampling.temperature must be JSON"),
+        ("tools", [], "tasks.1.turns.1.tool_calls call 'get_weight_statistics', which is not in"),
+        ("limits", {"max_new_tokens": 0}, "limits.max_new_tokens must be at least 1"),
+        ("limits", {"max_new_tokens": True}, "limits.max_new_tokens must be an integer"),
+        ("limits", {"tool_calls_max": -1}, "limits.tool_calls_max must be at least 0"),
+        (
+            "limits.at_context_limit",
+            "prune",
+            'must be one of "refuse", "prune_tool_results", "prune_turns"',
+        ),
+        (
+            "background.when",
+            "later",
+            'must be one of "never", "before_first_task", "before_last_task", "after',
+        ),
+        ("background.when", False, "background.when must be a string, not false"),
+        ("background.when", "before_first_task", "background.document is missing: it is due"),
         ("background.message", "Read it.", "background.message has no {document} in it"),
-        ("background.document", "gone.md", "background.document cannot be had: cannot read"),
-        ("background.pauses", {"later": "x"}, "later is no field; there are before_first_task"),
-        ("extends", "nothing.yaml", "extends is nothing to begin with: 'nothing.yaml' is no proto"),
-        ("extends", "mine.yaml", "extends comes back to a file that extends this one"),
+        ("background.document", "gone.md", "background.document cannot be loaded: cannot read"),
+        ("background.pauses", {"later": "x"}, 'pauses.later must be one of "before_first_task"'),
+        (
+            "extends",
+            "nothing.yaml",
+            "extends has no plan: 'nothing.yaml' is neither a shipped plan (demo",
+        ),
+        ("extends", "mine.yaml", "extends leads back to a file that extends this one"),
     ],
 )
 def test_a_mistake_is_one_line_with_file_field_and_rule(
@@ -251,14 +279,16 @@ def test_a_mistake_is_one_line_with_file_field_and_rule(
     assert "\n" not in str(refused.value)
 
 
-def test_a_protocol_concludes_once_and_waits_for_no_conclusion_that_never_comes(
+def test_a_plan_concludes_once_and_waits_for_no_conclusion_that_never_comes(
     write: Callable[..., Path],
 ) -> None:
     twice = changed("tasks.1.turns", [{"message": "?", "concludes": True}])
     with pytest.raises(tt.PromptError, match="tasks conclude 2 times: mark one turn"):
         load_plan(write(twice))
     never = changed("tasks.2.turns", ["?"]) | {"background": {"pauses": PAUSES}}
-    with pytest.raises(tt.PromptError, match="waits for after_conclusions, and no turn says"):
+    with pytest.raises(
+        tt.PromptError, match="has a message for after_conclusions, but no turn has"
+    ):
         load_plan(write(never))
 
 
@@ -266,16 +296,16 @@ def test_a_protocol_concludes_once_and_waits_for_no_conclusion_that_never_comes(
     ("text", "said"),
     [
         ("name: [", "is not YAML: while parsing"),
-        ("", "is no protocol: it has no fields"),
-        ("- a\n- b", "is no protocol: it has no fields"),
+        ("", "is not a plan: it has no fields"),
+        ("- a\n- b", "is not a plan: it has no fields"),
         ("!!python/object/apply:os.system ['false']", "could not determine a constructor"),
-        ("a: 2020-13-45", "is not YAML that can be read: month must be in 1..12"),
+        ("a: 2020-13-45", "cannot be read as YAML: month must be in 1..12"),
         ("name: &a [*a]", "system_prompt is missing"),
         ("? [1]\n: 2", "is not YAML"),
-        ("[" * 3000, "is not YAML that can be read"),
+        ("[" * 3000, "cannot be read as YAML"),
     ],
 )
-def test_what_is_no_protocol_is_refused(write: Callable[..., Path], text: str, said: str) -> None:
+def test_what_is_no_plan_is_refused(write: Callable[..., Path], text: str, said: str) -> None:
     file = write(text)
     with pytest.raises(tt.PromptError) as refused:
         load_plan(file)
@@ -286,9 +316,11 @@ def test_what_is_no_protocol_is_refused(write: Callable[..., Path], text: str, s
 
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(tt.PromptError, match="'phase9' is no protocol: not one of phase1a, "):
+    with pytest.raises(
+        tt.PromptError, match=r"'phase9' is neither a shipped plan \(demo, phase1a, "
+    ):
         load_plan("phase9")
-    with pytest.raises(tt.PromptError, match="is no protocol"):
+    with pytest.raises(tt.PromptError, match="is neither a shipped plan"):
         load_plan(tmp_path)
     (tmp_path / "latin.yaml").write_bytes("name: \xe9".encode("latin-1"))
     with pytest.raises(tt.PromptError, match="it is not text in UTF-8"):
@@ -299,7 +331,7 @@ def test_a_mistake_in_what_is_extended_is_named_by_its_own_file(
     write: Callable[..., Path],
 ) -> None:
     write(changed("seed", "x"), "base.yaml")
-    with pytest.raises(tt.PromptError, match=r"base\.yaml: seed is a whole number"):
+    with pytest.raises(tt.PromptError, match=r"base\.yaml: seed must be an integer"):
         load_plan(write({"extends": "base.yaml", "name": "child"}))
     with pytest.raises(tt.PromptError, match=r"mine\.yaml: name is missing"):
         load_plan(write({"extends": "phase1a"}))
