@@ -1,0 +1,63 @@
+# The names of the room and where each is defined: see `__init__.py`.
+from .attachments import (
+    StoredFloor as StoredFloor,
+    StoredVerdict as StoredVerdict,
+)
+from .copies.importing import (
+    Imported as Imported,
+    import_runs as import_runs,
+)
+from .copies.jsonl import (
+    export_jsonl as export_jsonl,
+)
+from .copies.spreadsheets import (
+    export_csv as export_csv,
+)
+from .errors import (
+    NewerStoreError as NewerStoreError,
+    NoSuchRunError as NoSuchRunError,
+    OlderStoreError as OlderStoreError,
+    StoreError as StoreError,
+)
+from .frames.frames import (
+    cache_df as cache_df,
+    events_df as events_df,
+    runs_df as runs_df,
+    tokens_df as tokens_df,
+    tools_df as tools_df,
+    top_logprobs_df as top_logprobs_df,
+    turns_df as turns_df,
+    verdicts_df as verdicts_df,
+)
+from .integrity import (
+    Integrity as Integrity,
+    check as check,
+)
+from .live.database import (
+    DatabaseStore as DatabaseStore,
+)
+from .live.erasure import (
+    Erasure as Erasure,
+)
+from .live.schema import (
+    Upgrade as Upgrade,
+)
+from .opening import (
+    DEFAULT_URL as DEFAULT_URL,
+    current_schema as current_schema,
+    database_url as database_url,
+    open_store as open_store,
+    upgrade_store as upgrade_store,
+)
+from .sealed.reader import (
+    ParquetStore as ParquetStore,
+)
+from .sealed.sealing import (
+    export_parquet as export_parquet,
+)
+from .sealed.sealing_log import (
+    SealingLog as SealingLog,
+)
+from .sealed.tape import (
+    pack as pack,
+)
