@@ -19,10 +19,10 @@ from rich.table import Table
 from rich.text import Text
 
 from tokentape.recorder.projections import RunSummary, Turn
-from tokentape.store import Erasure, Integrity
 
 if TYPE_CHECKING:
     from tokentape.replay import Floor
+    from tokentape.store import Erasure, Integrity
 
 # A pipe has no width, and 80 columns would cut the tables.
 _PIPE_COLUMNS = 160
@@ -64,7 +64,7 @@ def working(description: str) -> Iterator[None]:
         yield
 
 
-def integrity_text(found: Integrity) -> str:
+def integrity_text(found: "Integrity") -> str:
     """Return the result of a check in a few lines."""
     verdict = "as recorded" if found.holds else "NOT as recorded"
     if found.holds and not found.is_vouched_for:
@@ -81,7 +81,7 @@ def integrity_text(found: Integrity) -> str:
     return "\n".join([*lines, *(f"  {fault}" for fault in found.faults)]) + "\n"
 
 
-def erasure_text(erased: Erasure) -> str:
+def erasure_text(erased: "Erasure") -> str:
     """Return what was erased, and where copies may remain."""
     lines = [f"erased run {erased.run_id}: {erased.events:,} events, {erased.blobs} payloads"]
     if erased.left_behind:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,8 +19,10 @@ from tokentape.commands.options import (
     open_stored,
 )
 from tokentape.recorder.seals import check_seals
-from tokentape.store import DEFAULT_URL, DatabaseStore, Imported
-from tokentape.store.copies.importing import checked_copy
+from tokentape.store import DEFAULT_URL, DatabaseStore
+
+if TYPE_CHECKING:
+    from tokentape.store import Imported
 
 
 class Form(StrEnum):
@@ -87,6 +89,8 @@ def import_(
     as_json: JsonOption = False,
 ) -> None:
     """Add the runs of a tape, folder or jsonl file to a live store, after checking their seals."""
+    from tokentape.store.copies.importing import checked_copy
+
     with output.working("importing"), checked_copy(path) as copy, tt.open_store(store) as opened:
         if not isinstance(opened, DatabaseStore):
             raise tt.StoreError(f"{store} is sealed: it can only be read")
@@ -98,7 +102,7 @@ def import_(
         sys.stdout.write(f"{each.run_id}  {_import_result(each)}\n")
 
 
-def _import_result(imported: Imported) -> str:
+def _import_result(imported: "Imported") -> str:
     if not imported.added:
         return f"there already, {imported.events:,} events"
     if imported.added_events == imported.events:

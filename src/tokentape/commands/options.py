@@ -1,7 +1,7 @@
 """Arguments and options that several commands share, and how they are resolved."""
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
@@ -9,14 +9,15 @@ import tokentape as tt
 from tokentape import output
 from tokentape.recorder.events import RunStarted
 from tokentape.recorder.projections import Turn
-from tokentape.store import DatabaseStore, ParquetStore
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from tokentape.replay import Floor
+    from tokentape.store import DatabaseStore, ParquetStore
 
-Store = DatabaseStore | ParquetStore
+# A string: the classes are imported when a store is opened.
+Store: TypeAlias = "DatabaseStore | ParquetStore"
 
 _RUN = "A run id or an unambiguous prefix of one"
 _MODEL = "The model: smollm2-demo, a folder, a GGUF file or a hub id"
