@@ -12,7 +12,8 @@ import tokentape as tt
 from benchmarks.contenders import SAMPLERS, Answer, HuggingFace, Tokentape, recording_file
 from benchmarks.forwards import Forwards
 from benchmarks.texts import prompt_ids
-from tokentape.generation.engine.sampling import TOP_LOGPROBS, draw, measure
+from tokentape.generation.engine.sampling import draw, measure
+from tokentape.generation.run_settings import TOP_LOGPROBS
 from tokentape.recorder.events import RunStarted, TokenSampled
 from tokentape.store import DatabaseStore
 

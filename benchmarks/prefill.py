@@ -9,7 +9,7 @@ from benchmarks.forwards import Forwards, tokens_of
 from benchmarks.texts import system_prompt
 from benchmarks.tiny_models import byte_tokenizer, random_ids, tiny_model
 from tokentape.generation.cache import CachedPrefix
-from tokentape.generation.engine.manual_generator import PREFILL_CHUNK_TOKENS
+from tokentape.generation.run_settings import PREFILL_CHUNK_TOKENS
 from tokentape.recorder.events import PrefillCompleted, SystemPromptCached
 
 SYSTEM_TOKENS = 6_287

@@ -22,7 +22,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import tokentape as tt
 from tokentape.generation import hf
-from tokentape.generation.engine.manual_generator import PREFILL_CHUNK_TOKENS
+from tokentape.generation.run_settings import PREFILL_CHUNK_TOKENS
 
 HEADS, HEAD_DIM, HEADS_PER_KV_HEAD = 32, 128, 4
 BYTES = 2

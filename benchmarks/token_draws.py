@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from benchmarks.texts import licence
-from tokentape.generation.engine.sampling import TOP_LOGPROBS
 from tokentape.generation.hf.control_tokens import encode
+from tokentape.generation.run_settings import TOP_LOGPROBS
 from tokentape.recorder.events import TokenSampled
 
 _SEED = 7

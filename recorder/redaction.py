@@ -2,7 +2,7 @@
 
 Token ids spell the text, so a redacted run has none: each is recorded as zero, and candidates are
 left out. Everything else stays: counts, positions, log-probabilities, entropies, cache decisions,
-times. Such a run says so in `RunStarted.behaviour` and, turn by turn, in
+times. Such a run says so in `RunStarted.redacted` and, turn by turn, in
 `TurnStarted.unreplayable`: its texts can be read, and nothing of it can be replayed. The sum of its
 weights still names the model; the list that it is the sum of is not kept.
 """
@@ -108,15 +108,15 @@ class Redaction:
     def _without_text(self, event: Event) -> Event:
         redact = self._redactor
         if isinstance(event, RunStarted):
-            behaviour = _redact_values(event.behaviour, redact, numbers=False)
             return replace(
                 event,
                 name=redact(event.name),
                 model=redact(event.model),
                 generation_config=_redact_settings(event.generation_config, redact),
                 environment=_redact_values(event.environment, redact, numbers=False),
-                # Behind the redactor, which would rewrite the word.
-                behaviour={**behaviour, REDACTED: True},
+                settings=_redact_values(event.settings, redact, numbers=False),
+                tools=tuple(map(redact, event.tools)),
+                redacted=True,
             )
         if isinstance(event, RunFailed):
             return replace(event, message=redact(event.message), traceback=redact(event.traceback))

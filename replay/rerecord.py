@@ -6,12 +6,13 @@ from dataclasses import replace
 from tokentape.generation import LoadedModel, ManualGenerator
 from tokentape.generation.checks import context_tokens
 from tokentape.generation.engine.engine import FOR_INTERVENTION
+from tokentape.generation.engine.run_description import RunDescription
 from tokentape.generation.engine.turn import RoundPlan
 from tokentape.generation.hf.control_tokens import encode, escape_control_tokens
-from tokentape.generation.history.conversation import HISTORIES
 from tokentape.generation.history.restored_conversation import recorded_prompt
 from tokentape.generation.interventions import can_rebuild, rebuild_intervention, tensor_from_bytes
 from tokentape.generation.investigation.resume_point import ResumePoint, recorded_settings
+from tokentape.generation.run_settings import HISTORIES, NO_HISTORY, RunSettings
 from tokentape.recorder import EventLog, Recorder, Recording
 from tokentape.recorder.events import (
     CacheCleared,
@@ -30,10 +31,6 @@ from tokentape.replay.errors import NothingToReplayError, ReplayError
 
 ReadBlob = Callable[[str], bytes]
 
-# Choices of tokentape that `ManualGenerator` is given, where the recording names them.
-_ENGINE = ("prefill_chunk_tokens", "candidates", "cache_bytes", "template_settings")
-# What a generator records of itself: the model's, not the caller's.
-_DERIVED = (*_ENGINE, "history", "cache_policy")
 _GIVEN = (
     SystemPromptCached,
     CacheCleared,
@@ -72,9 +69,9 @@ def rerecord(
     with recorder:
         generator.start_run()
         if forked is not None and parent is not None:
-            stands = ResumePoint.of(parent, before_turn=forked.at_turn)
-            stands.restore(generator)
-            recorder.record(stands.forked(forked.at_turn, forked.changes))
+            point = ResumePoint.of(parent, before_turn=forked.at_turn)
+            point.restore(generator)
+            recorder.record(point.fork_event(forked.at_turn, forked.changes))
         for event in given:
             if isinstance(event, SystemPromptCached):
                 generator.cache_system_prompt(event.content)
@@ -155,26 +152,27 @@ def _refuse(
 
 
 def _generator(started: RunStarted, lm: LoadedModel, recorder: Recorder) -> ManualGenerator:
-    behaviour = started.behaviour
-    history = behaviour.get("history")
-    return ManualGenerator(
-        lm.model,
-        lm.tokenizer,
-        recorder,
+    run = RunDescription(
         name=started.name,
-        model_name=lm.name,
+        model=lm.name,
         seed=started.seed,
-        identity=lm.identity,
-        # Calls of `model.generate` have prompts of ids, and no history at all.
-        history=history if history in HISTORIES else HISTORIES[0],
-        behaviour={name: behaviour[name] for name in behaviour if name not in _DERIVED},
-        **{name: behaviour[name] for name in _ENGINE if name in behaviour},
+        settings=_settings(started),
+        tools=started.tools,
     )
+    return ManualGenerator(lm.model, lm.tokenizer, recorder, identity=lm.identity, run=run)
+
+
+def _settings(started: RunStarted) -> RunSettings:
+    settings = RunSettings.from_record(started.settings)
+    if settings.history == NO_HISTORY:
+        # The prompts of `model.generate` calls are ids: any history leaves them as they are.
+        return replace(settings, history=HISTORIES[0])
+    return settings
 
 
 def _take(turn: Turn, started: RunStarted, lm: LoadedModel, generator: ManualGenerator) -> None:
     prompt = recorded_prompt(
-        generator.conversation, turn, started, context_tokens=context_tokens(lm.model)
+        generator.conversation, turn, _settings(started), context_tokens=context_tokens(lm.model)
     )
     plan = RoundPlan(first_step=turn.first_step)
     generator.take_turn(prompt, recorded_settings(turn), plan)

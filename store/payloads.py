@@ -9,7 +9,6 @@ from tokentape.recorder.events import (
     RunStarted,
     ToolReturned,
 )
-from tokentape.recorder.redaction import REDACTED
 
 _INTERVENTIONS = (InterventionRequested.__name__, InterventionApplied.__name__)
 PAYLOAD_KINDS = (RunStarted.__name__, ToolReturned.__name__, *_INTERVENTIONS)
@@ -41,7 +40,7 @@ def payload_named(kind: str, body: str) -> str:
         if kind == RunStarted.__name__:
             started = json.loads(body)
             # Recordings from before weights were listed do not say that they are not.
-            if started.get("weights_listed") and REDACTED not in started["behaviour"]:
+            if started.get("weights_listed") and not started.get("redacted"):
                 return str(started["weights_sha256"])
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise RecordingError(f"a {kind} names no payload: {error!r}") from None

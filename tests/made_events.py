@@ -22,6 +22,6 @@ def run_started(**changes: Any) -> RunStarted:
         "threads": 1,
         "context_tokens": None,
         "environment": {},
-        "behaviour": {},
+        "settings": {},
     }
     return RunStarted(**plain | changes)

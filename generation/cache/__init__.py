@@ -4,7 +4,6 @@ from tokentape.generation.cache.id_salt import salt_ids
 from tokentape.generation.cache.key import cache_key
 from tokentape.generation.cache.policy import CachePolicy, cache_policy
 from tokentape.generation.cache.prefix_cache import (
-    CACHE_BYTES,
     NO_TOKEN,
     CacheLease,
     Eviction,
@@ -14,7 +13,6 @@ from tokentape.generation.cache.prefix_folder import PrefixFolder
 from tokentape.generation.cache.reuse import CachedPrefix, Reuse, common_prefix_length, decide_reuse
 
 __all__ = (
-    "CACHE_BYTES",
     "NO_TOKEN",
     "CacheLease",
     "CachePolicy",

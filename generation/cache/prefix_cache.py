@@ -22,12 +22,10 @@ from tokentape.generation.cache.prefix_folder import PrefixFolder
 from tokentape.generation.cache.reuse import CachedPrefix, Reuse
 from tokentape.generation.cache.snapshot_backend import SnapshotBackend
 from tokentape.generation.errors import ModelError
+from tokentape.generation.run_settings import CACHE_BYTES
 
 # Equal to no token id. Appended to a prompt, it allows the reuse of every token before it.
 NO_TOKEN = -1
-
-# The default of llama.cpp's server.
-CACHE_BYTES = 8 * 1024**3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

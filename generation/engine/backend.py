@@ -6,7 +6,7 @@ import torch
 from transformers.cache_utils import Cache
 
 
-class Backend(Protocol):
+class LogitsBackend(Protocol):
     """Forwards of one sequence through a model, and the KV cache that they fill.
 
     `hf.Decoder` forwards its sequence alone. A turn relies on nothing but these methods, so another

@@ -23,13 +23,15 @@ from tokentape.generation.cache.reuse import Reuse
 from tokentape.generation.callbacks import StateObserver, TokenCallback
 from tokentape.generation.checks import check_not_training
 from tokentape.generation.engine import memory
-from tokentape.generation.engine.sampling import TOP_LOGPROBS
 from tokentape.generation.engine.token_sequence import TokenSequence, decode_alone
 from tokentape.generation.engine.turn_recorder import TurnRecorder
 from tokentape.generation.errors import ModelError, PromptError
 from tokentape.generation.history.conversation import OWN_PROMPT, Prompt
 from tokentape.generation.models.loading import ModelIdentity
+from tokentape.generation.run_settings import NO_HISTORY, RunSettings
 from tokentape.recorder import Recorder
+
+_SETTINGS = RunSettings(history=NO_HISTORY)
 
 
 def decode(
@@ -78,7 +80,7 @@ def decode(
         processors=logits_processor,
         criteria=stopping_criteria,
         generator=generator,
-        top_logprobs=TOP_LOGPROBS,
+        top_logprobs=_SETTINGS.top_logprobs,
         events=events,
         cache=lambda: backend.cache,
         callback=callback,
@@ -196,9 +198,8 @@ def _start_turn(
     if given.config.do_sample and seed is None:
         unreplayable = (*unreplayable, "global_random_state")
     if not recorder.started:
-        behaviour = {"candidates": TOP_LOGPROBS, "history": "custom_generate"}
         ModelIdentity(model, tokenizer).record_start(
-            recorder, name="generate", seed=None, model="", behaviour=behaviour
+            recorder, name="generate", seed=None, model="", settings=_SETTINGS.to_record()
         )
     prompt = _prompt_of(tokenizer, input_ids)
     events.started(prompt, seed=seed, sampling=sampling, unreplayable=unreplayable)

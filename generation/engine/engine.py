@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,6 +20,7 @@ from tokentape.generation.cache import (
 from tokentape.generation.checks import check_fits_context, check_not_training
 from tokentape.generation.engine.prefill import ids_tensor, prefill
 from tokentape.generation.engine.prepared_turn import PreparedTurn, prepare_turn
+from tokentape.generation.engine.run_description import RunDescription
 from tokentape.generation.engine.running_turn import (
     RunningTurn,
     StoppedTurn,
@@ -46,8 +47,7 @@ FOR_INTERVENTION = "intervention"
 class Engine:
     """Runs turns through a model and records each step if there is a recorder.
 
-    It takes prompts and knows no conversation. `described` are the fields of `RunStarted` that
-    describe the run, `behaviour` the choices that change what is generated or recorded.
+    It takes prompts and knows no conversation.
     """
 
     def __init__(
@@ -58,11 +58,7 @@ class Engine:
         *,
         identity: ModelIdentity,
         cache: PrefixCache,
-        described: Mapping[str, Any],
-        behaviour: Mapping[str, Any],
-        prefill_chunk_tokens: int | None,
-        candidates: int,
-        threads: int | None,
+        run: RunDescription,
     ) -> None:
         self.turn = 0
         self.monitor: ActivationMonitor | None = None
@@ -72,17 +68,16 @@ class Engine:
             tokenizer=tokenizer,
             cache=cache,
             interventions=self.interventions,
-            prefill_chunk_tokens=prefill_chunk_tokens,
-            top_logprobs=candidates,
+            prefill_chunk_tokens=run.settings.prefill_chunk_tokens,
+            top_logprobs=run.settings.top_logprobs,
         )
         self._model = model
         self._tokenizer = tokenizer
         self._cache = cache
         self._recorder = recorder
         self._identity = identity
-        self._described = described
-        self._behaviour = behaviour
-        self._threads = threads
+        self._run = run
+        self._threads = run.settings.threads
         self._busy, self._paused = False, False
         if recorder is not None:
             recorder.claim(self)
@@ -92,8 +87,15 @@ class Engine:
         if self._recorder is None or self._recorder.started:
             return
         with torch_threads(self._threads):
-            behaviour = {**self._behaviour, "cache_policy": cache_policy(self._model).described()}
-            self._identity.record_start(self._recorder, **self._described, behaviour=behaviour)
+            self._identity.record_start(
+                self._recorder,
+                name=self._run.name,
+                model=self._run.model,
+                seed=self._run.seed,
+                settings=self._run.settings.to_record(),
+                tools=self._run.tools,
+                cache_policy=cache_policy(self._model).described(),
+            )
 
     def process_system_prompt(self, content: str, ids: tuple[int, ...], text: str) -> None:
         """Prefill a system prompt and hold it in the cache for all turns.

@@ -1,19 +1,19 @@
 """What users hold: a model, its cache, and a conversation that begins with a system prompt."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from transformers import LogitsProcessorList, PreTrainedTokenizerBase, StoppingCriteriaList
 
-from tokentape.generation.cache import CACHE_BYTES, CachedPrefix, PrefixCache, PrefixFolder
+from tokentape.generation.cache import CachedPrefix, PrefixCache, PrefixFolder
 from tokentape.generation.callbacks import StateObserver, TokenCallback
-from tokentape.generation.checks import check_count, check_not_training, check_seed, check_text
+from tokentape.generation.checks import check_not_training, check_seed, check_text
 from tokentape.generation.engine.engine import Engine
+from tokentape.generation.engine.run_description import RunDescription
 from tokentape.generation.engine.running_turn import RunningTurn, StoppedTurn
-from tokentape.generation.engine.sampling import TOP_LOGPROBS
 from tokentape.generation.engine.turn import (
     GenerationResult,
     RoundPlan,
@@ -26,12 +26,9 @@ from tokentape.generation.history.conversation import Conversation, Prompt
 from tokentape.generation.interventions import Intervention
 from tokentape.generation.introspection.activations import ActivationMonitor
 from tokentape.generation.models.loading import ModelIdentity
+from tokentape.generation.run_settings import GeneratorKeywords, RunSettings
 from tokentape.recorder import Recorder, TokentapeError
 from tokentape.recorder.projections import RequestedInterventions, Turn
-
-# Bounds the memory of a prefill; the matrices are large enough by then to be computed at full
-# speed.
-PREFILL_CHUNK_TOKENS = 512
 
 
 class ManualGenerator:
@@ -52,63 +49,46 @@ class ManualGenerator:
         model_name: str = "",
         seed: int | None = None,
         identity: ModelIdentity | None = None,
-        prefill_chunk_tokens: int | None = PREFILL_CHUNK_TOKENS,
-        candidates: int = TOP_LOGPROBS,
-        cache_bytes: int = CACHE_BYTES,
-        prefix_folder: str | os.PathLike[str] | None = None,
-        threads: int | None = None,
-        history: str = "exact",
-        template_settings: Mapping[str, Any] | None = None,
-        behaviour: Mapping[str, Any] | None = None,
-        resumed: bool = False,
+        run: RunDescription | None = None,
+        **settings: Unpack[GeneratorKeywords],
     ) -> None:
-        """`name`, `model_name` and `seed` describe the run to the recorder; without one they rest.
+        """Set up a generator; `settings` are those of `RunSettings` that concern one.
 
-        `cache_bytes` bounds what is cached between turns. In `prefix_folder` system prompts are
-        kept for other processes, and whatever `store_prefix` is told to keep. `threads` is how
-        many threads torch computes a turn with; None leaves torch's own setting alone. `history`
-        and `template_settings` are those of `Conversation`. `behaviour` is recorded with the run.
-        A `resumed` recorder goes on with a run that has begun: see `restore`.
+        `name`, `model_name` and `seed` are recorded; `run` may be given in place of these and of
+        the settings. A recorder that was resumed needs a `run` that says so, and `restore`.
 
-        Raises ModelError for a model in training mode (dropout cannot be replayed), one that keeps
-        no cache, and settings that cannot be. Raises TokentapeError for a recorder that has
+        Raise ModelError for a model in training mode (dropout cannot be replayed), one without a
+        cache, and a setting that is not allowed. Raise TokentapeError for a recorder that has
         recorded already: a run has one generator.
         """
-        if recorder is not None and recorder.started and not resumed:
+        if run is None:
+            known = GeneratorKeywords.__annotations__
+            chosen = RunSettings.from_keywords(settings, owner="ManualGenerator", known=known)
+            run = RunDescription(name=name, model=model_name, seed=seed, settings=chosen)
+        elif settings:
+            raise TypeError(f"give {', '.join(settings)} with the run, not beside it")
+        if recorder is not None and recorder.started and not run.resumed:
             raise TokentapeError("this recorder has a run already: make one for each generator")
-        _refuse_counts(prefill_chunk_tokens, threads, candidates, cache_bytes)
-        check_seed(seed)
-        check_text("name", name)
-        check_text("model_name", model_name)
-        if not isinstance(template_settings, Mapping | None):
-            raise ModelError(f"template_settings is a mapping, not {template_settings!r}")
+        check_seed(run.seed)
+        check_text("name", run.name)
+        check_text("model_name", run.model)
         check_not_training(model)
         self.model = model
         self.tokenizer = tokenizer
         self.conversation = Conversation(
-            tokenizer, history=history, template_settings=template_settings
+            tokenizer,
+            history=run.settings.history,
+            template_settings=run.settings.template_settings,
         )
         identity = identity or ModelIdentity(model, tokenizer)
-        folder = _folder(prefix_folder)
-        self._cache = PrefixCache(model, identity, budget_bytes=cache_bytes, folder=folder)
-        self._engine = Engine(
+        self._cache = PrefixCache(
             model,
-            tokenizer,
-            recorder,
-            identity=identity,
-            cache=self._cache,
-            described={"name": name, "model": model_name, "seed": seed},
-            behaviour={
-                "prefill_chunk_tokens": prefill_chunk_tokens,
-                "candidates": candidates,
-                "history": history,
-                "template_settings": dict(template_settings or {}),
-                "cache_bytes": cache_bytes,
-                **(behaviour or {}),
-            },
-            prefill_chunk_tokens=prefill_chunk_tokens,
-            candidates=candidates,
-            threads=threads,
+            identity,
+            budget_bytes=run.settings.cache_bytes,
+            folder=_folder(run.settings.prefix_folder),
+        )
+        self._engine = Engine(
+            model, tokenizer, recorder, identity=identity, cache=self._cache, run=run
         )
 
     @property
@@ -306,17 +286,6 @@ class ManualGenerator:
     def clear_cache(self, reason: str = "asked") -> None:
         """Free everything that is cached, the system prompt's part too."""
         self._engine.clear_cache(reason)
-
-
-def _refuse_counts(
-    prefill_chunk_tokens: int | None, threads: int | None, candidates: int, cache_bytes: int
-) -> None:
-    if prefill_chunk_tokens is not None:
-        check_count("prefill_chunk_tokens", prefill_chunk_tokens)
-    if threads is not None:
-        check_count("threads", threads, most=4096)
-    check_count("candidates", candidates, least=0)
-    check_count("cache_bytes", cache_bytes, least=0)
 
 
 def _folder(path: str | os.PathLike[str] | None) -> PrefixFolder | None:

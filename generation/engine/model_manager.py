@@ -1,20 +1,38 @@
-"""A model by name, with a manual generator behind a cached system prompt."""
+"""A model by its name, with a manual generator over a cached system prompt."""
 
 import os
-from typing import Any
+from typing import Any, Unpack
 
 from tokentape.generation.engine.manual_generator import ManualGenerator
 from tokentape.generation.errors import ModelError
 from tokentape.generation.models.loading import load_model
+from tokentape.generation.run_settings import GeneratorKeywords
 from tokentape.recorder import Recorder
 
 
 class ModelManager:
-    """Loads a model and generates with it; see `load_model` for the name and its errors."""
+    """A loaded model that generates after a cached system prompt.
 
-    def __init__(self, name: str | os.PathLike[str], **settings: Any) -> None:
-        """`settings` are those of `load_model`: dtype, device, attn_implementation."""
-        self.lm = load_model(name, **settings)
+    Example:
+        >>> import tokentape as tt
+        >>> manager = tt.ModelManager("smollm2-demo")  # doctest: +SKIP
+        >>> manager.enable_manual_generation("You are brief.")  # doctest: +SKIP
+        >>> manager.generate_manual("Hello", max_new_tokens=5)  # doctest: +SKIP
+        'Hello! How can I'
+    """
+
+    def __init__(
+        self,
+        name: str | os.PathLike[str],
+        *,
+        dtype: str = "float32",
+        device: str = "cpu",
+        attn_implementation: str = "sdpa",
+    ) -> None:
+        """Load a model; see `load_model` for the arguments and errors."""
+        self.lm = load_model(
+            name, dtype=dtype, device=device, attn_implementation=attn_implementation
+        )
         self.manual_generator: ManualGenerator | None = None
 
     @property
@@ -26,22 +44,36 @@ class ModelManager:
         return self.lm.tokenizer
 
     def enable_manual_generation(
-        self, system_prompt: str, recorder: Recorder | None = None, **settings: Any
+        self,
+        system_prompt: str,
+        recorder: Recorder | None = None,
+        *,
+        name: str = "generation",
+        seed: int | None = None,
+        **settings: Unpack[GeneratorKeywords],
     ) -> None:
         """Process the system prompt once, for all calls of `generate_manual`.
 
-        `settings` are those of `ManualGenerator`.
+        The arguments are those of `ManualGenerator`.
         """
-        named: dict[str, Any] = {"model_name": self.lm.name, "identity": self.lm.identity}
-        generator = ManualGenerator(self.lm.model, self.lm.tokenizer, recorder, **named | settings)
+        generator = ManualGenerator(
+            self.lm.model,
+            self.lm.tokenizer,
+            recorder,
+            name=name,
+            model_name=self.lm.name,
+            seed=seed,
+            identity=self.lm.identity,
+            **settings,
+        )
         generator.cache_system_prompt(system_prompt)
         self.manual_generator = generator
 
     def generate_manual(self, prompt: str, **settings: Any) -> str:
-        """The reply to a user's message, which is not to include the system prompt.
+        """Return the reply to a user's message, which does not include the system prompt.
 
-        `settings` are those of `ManualGenerator.generate`. Raises ModelError before
-        `enable_manual_generation` was called.
+        `settings` are those of `ManualGenerator.generate`. Raise ModelError if
+        `enable_manual_generation` was not called.
         """
         if self.manual_generator is None:
             raise ModelError("manual generation is not enabled: call enable_manual_generation()")

@@ -8,7 +8,7 @@ from transformers import GenerationConfig
 
 from tokentape.generation import hf
 from tokentape.generation.cache import CacheLease
-from tokentape.generation.engine.backend import Backend
+from tokentape.generation.engine.backend import LogitsBackend
 
 # New tokens times all tokens of a forward: 16 MB of float32.
 _MASK_ELEMENTS = 2**22
@@ -21,7 +21,7 @@ def prefill(
     config: GenerationConfig,
     *,
     chunk_tokens: int | None,
-) -> tuple[Backend, torch.Tensor, tuple[int, ...]]:
+) -> tuple[LogitsBackend, torch.Tensor, tuple[int, ...]]:
     """Forward the ids, int64 of shape (1, tokens), that the lease's cache does not hold.
 
     Return the backend, the logits of the last position, float32 of shape (1, vocab), and the number

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from tokentape.generation import hf
 from tokentape.generation.cache import CachedPrefix, CacheLease, PrefixCache
 from tokentape.generation.engine import memory
-from tokentape.generation.engine.backend import Backend
+from tokentape.generation.engine.backend import LogitsBackend
 from tokentape.generation.engine.observers import TurnObservers, observe_forwards
 from tokentape.generation.engine.prefill import prefill
 from tokentape.generation.engine.prepared_turn import PreparedTurn
@@ -81,7 +81,7 @@ class RunningTurn:
             self, token_ids, stop_reason, decided=decided, began=began, returned=returned
         )
 
-    def _prefill(self) -> tuple[Backend, torch.Tensor]:
+    def _prefill(self) -> tuple[LogitsBackend, torch.Tensor]:
         began = time.perf_counter()
         model, cache = self.resources.model, self.lease.cache
         backend, logits, chunks = prefill(
@@ -103,7 +103,7 @@ class RunningTurn:
         return backend, logits
 
     def _decode(
-        self, backend: Backend, logits: torch.Tensor, observers: TurnObservers
+        self, backend: LogitsBackend, logits: torch.Tensor, observers: TurnObservers
     ) -> tuple[tuple[int, ...], str]:
         prepared, settings = self.prepared, self.prepared.settings
         sequence = TokenSequence(
@@ -131,7 +131,7 @@ class RunningTurn:
             stop_reason = decode_alone(backend, sequence, logits, between_tokens=between_tokens)
         return tuple(sequence.token_ids), stop_reason
 
-    def _put_into_cache(self, backend: Backend, ids: tuple[int, ...]) -> CachedPrefix | None:
+    def _put_into_cache(self, backend: LogitsBackend, ids: tuple[int, ...]) -> CachedPrefix | None:
         """Hand the lease's cache back with its ids. Return a copy if the caller wants one."""
         if not backend.holds(self.lease.cache, len(ids)):
             return None

@@ -9,9 +9,6 @@ import torch
 from tokentape.generation.errors import ModelError
 from tokentape.recorder.numbers import to_half
 
-TOP_LOGPROBS = 5
-"""How many of the likeliest tokens are recorded of each step, unless a run says otherwise."""
-
 
 @dataclass(frozen=True, slots=True)
 class Draw:

@@ -10,7 +10,7 @@ from transformers.cache_utils import Cache
 
 from tokentape.generation import hf
 from tokentape.generation.callbacks import GenerationState, StateObserver, TokenCallback
-from tokentape.generation.engine.backend import Backend
+from tokentape.generation.engine.backend import LogitsBackend
 from tokentape.generation.engine.sampling import Draw, Measures, draw, measure
 from tokentape.generation.engine.turn_recorder import TurnRecorder
 from tokentape.recorder.events.turn import TOOL_CALL
@@ -102,7 +102,7 @@ class TokenSequence:
 
 
 def decode_alone(
-    backend: Backend,
+    backend: LogitsBackend,
     sequence: TokenSequence,
     logits: torch.Tensor,
     *,

@@ -10,13 +10,6 @@ from tokentape.generation.history.pruning import plan_pruning
 POLICIES = {"refuse": None, "prune_tool_results": "tool_results", "prune_turns": "turns"}
 
 
-def check_context_policy(at_context_limit: str) -> None:
-    """Raise PromptError for an unknown policy."""
-    if not isinstance(at_context_limit, str) or at_context_limit not in POLICIES:
-        known = ", ".join(map(repr, POLICIES))
-        raise PromptError(f"at_context_limit must be one of {known}, not {at_context_limit!r}")
-
-
 def extend_within(
     conversation: Conversation,
     new: Sequence[NewMessage],

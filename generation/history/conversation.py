@@ -27,9 +27,9 @@ from tokentape.generation.history.segments import (
     ranges_of,
 )
 from tokentape.generation.history.suffix import EncodedSuffix, EncodedText, encode_suffix
+from tokentape.generation.run_settings import HISTORIES
 from tokentape.recorder.events import HistoryPruned, MessageAdded
 
-HISTORIES = ("exact", "template")
 OWN_PROMPT = "own_prompt"
 
 ReadReply = Callable[[str], Mapping[str, Any]]

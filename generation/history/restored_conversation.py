@@ -1,13 +1,13 @@
 """Restoring a conversation from recorded turns."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from tokentape.generation.history.context_limit import extend_within
 from tokentape.generation.history.conversation import OWN_PROMPT, Conversation, Prompt
 from tokentape.generation.history.messages import NewMessage
+from tokentape.generation.run_settings import RunSettings
 from tokentape.recorder import RecordingError
-from tokentape.recorder.events import RunStarted, SystemPromptCached
+from tokentape.recorder.events import SystemPromptCached
 from tokentape.recorder.projections import Turn
 
 SWITCHED = "switched_branch"
@@ -16,7 +16,7 @@ SWITCHED = "switched_branch"
 
 def restore_conversation(
     conversation: Conversation,
-    started: RunStarted,
+    settings: RunSettings,
     system: SystemPromptCached | None,
     turns: Sequence[Turn],
     *,
@@ -41,7 +41,7 @@ def restore_conversation(
                 f"turn {turn.number} continues another branch of the conversation and cannot be "
                 "restored"
             )
-        prompt = recorded_prompt(conversation, turn, started, context_tokens=context_tokens)
+        prompt = recorded_prompt(conversation, turn, settings, context_tokens=context_tokens)
         if prompt.ids != turn.prompt_ids:
             raise RecordingError(
                 "the tokenizer or chat template now produces another prompt of turn "
@@ -56,7 +56,7 @@ def restore_conversation(
 
 
 def recorded_prompt(
-    conversation: Conversation, turn: Turn, started: RunStarted, *, context_tokens: int | None
+    conversation: Conversation, turn: Turn, settings: RunSettings, *, context_tokens: int | None
 ) -> Prompt:
     """Return the prompt of a recorded turn, rebuilt as an extension of the conversation.
 
@@ -73,13 +73,6 @@ def recorded_prompt(
     return extend_within(
         conversation,
         messages,
-        prompt_tokens_max=prompt_tokens_max(started.behaviour, context_tokens, new_tokens),
-        at_context_limit=str(started.behaviour.get("at_context_limit", "refuse")),
+        prompt_tokens_max=settings.prompt_tokens_max(context_tokens, new_tokens),
+        at_context_limit=settings.at_context_limit,
     )
-
-
-def prompt_tokens_max(behaviour: Any, context_tokens: int | None, new_tokens: int) -> int | None:
-    """Return the longest prompt that the context and the budget allow; None if unlimited."""
-    budget = behaviour.get("context_budget_tokens")
-    limits = [each for each in (context_tokens, budget) if each is not None]
-    return min(limits) - new_tokens if limits else None

@@ -1,4 +1,4 @@
-"""Ctrl-C that waits for the token under way, so that nothing is left half done."""
+"""Ctrl-C that takes effect between two tokens, so that no event is left half recorded."""
 
 import signal
 import threading
@@ -9,30 +9,30 @@ from types import FrameType
 
 @contextmanager
 def interrupted_between_tokens() -> Iterator[Callable[[], None]]:
-    """Yields what is to be called where the block can be left: it raises KeyboardInterrupt there.
+    """Hold back the first Ctrl-C until the yielded function is called, or until the block ends.
 
-    A second Ctrl-C does not wait. Only in the main thread, and where nobody else handles it; the
-    end of the block is such a place, too.
+    The yielded function raises KeyboardInterrupt if there was one. A second Ctrl-C raises at once.
+    Only in the main thread and with Python's own signal handler; otherwise nothing is changed.
     """
     main = threading.current_thread() is threading.main_thread()
     if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield lambda: None
         return
-    asked = False
+    interrupted = False
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal interrupted
+        if interrupted:
             raise KeyboardInterrupt
-        asked = True
+        interrupted = True
 
-    def leave_if_asked() -> None:
-        if asked:
+    def raise_if_interrupted() -> None:
+        if interrupted:
             raise KeyboardInterrupt
 
-    signal.signal(signal.SIGINT, ask)
+    signal.signal(signal.SIGINT, interrupt)
     try:
-        yield leave_if_asked
+        yield raise_if_interrupted
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    leave_if_asked()
+    raise_if_interrupted()

@@ -1,58 +1,70 @@
-"""A conversation with a model that looks at itself, recorded as it goes."""
+"""A recorded conversation with a model that may inspect itself."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, Unpack, cast
 
 import torch
 
 from tokentape.generation import fingerprints
-from tokentape.generation.checks import check_count, context_tokens
+from tokentape.generation.checks import context_tokens
 from tokentape.generation.engine.manual_generator import ManualGenerator
+from tokentape.generation.engine.run_description import RunDescription
 from tokentape.generation.engine.sampling import turn_seed
 from tokentape.generation.engine.turn import TurnSettings, turn_settings
 from tokentape.generation.errors import PromptError
-from tokentape.generation.history.context_limit import check_context_policy
 from tokentape.generation.interventions import Intervention
 from tokentape.generation.introspection.toolset import IntrospectionTools
 from tokentape.generation.investigation.initial_prompt import initial_prompt, memory_instructions
 from tokentape.generation.investigation.reply import Reply
 from tokentape.generation.investigation.resume_point import (
-    CHANGED_IN_FORKS,
-    OF_THE_PROCESS,
     ResumePoint,
-    check_settings_known,
     recorded_result,
     recorded_settings,
 )
 from tokentape.generation.investigation.tool_call_detector import ToolCallDetector
 from tokentape.generation.investigation.turn_runner import TurnRunner
 from tokentape.generation.models.loading import LoadedModel
+from tokentape.generation.run_settings import (
+    FORKABLE,
+    OF_THE_PROCESS,
+    ForkKeywords,
+    InvestigationKeywords,
+    ResumeKeywords,
+    RunSettings,
+    check_may_change,
+)
 from tokentape.generation.tools.calls import CallReader
 from tokentape.generation.tools.interface import ToolInterface
 from tokentape.generation.tools.runner import ToolCall, ToolRunner, result_role
 from tokentape.recorder import EventLog, Recorder, Recording, Redactor, TokentapeError
-from tokentape.recorder.events import RunForked, RunResumed
+from tokentape.recorder.events import RunForked, RunResumed, RunStarted
 from tokentape.recorder.projections import Turn
-
-# Of a model that calls and calls, the turn ends some time.
-TOOL_CALLS_MAX = 8
 
 
 class RunStore(EventLog, Protocol):
     """A store that runs are recorded into and read from."""
 
     def recording(self, run_id: str) -> Recording:
-        """The run with that id, or with the one id that begins so."""
+        """Return the run with this id, or the only one whose id begins so."""
 
 
 class Investigation:
-    """A run: entered, it starts and caches the system prompt; left, it ends, or fails.
+    """A recorded conversation with a model that may use tools on itself.
 
-    The seed of each turn follows from that of the run. Errors of a request, such as a prompt that
-    does not fit, are raised before anything of the turn is recorded; results of its tools are by
-    then. Ctrl-C ends a turn at its next token and the run with it; `resume` goes on from there.
+    Entering it starts the run and caches the system prompt; leaving it ends the run, as failed if
+    an exception leaves the block. The seed of each turn follows from that of the run. A request
+    that cannot be met, such as a prompt that does not fit, raises before anything of its turn is
+    recorded, except for the results of its tool calls. Ctrl-C ends turn and run after the next
+    token; `resume` continues there.
+
+    Example:
+        >>> import tokentape as tt
+        >>> with tt.Investigation(lm, store=store, name="probe", system_prompt="Be brief.") as run:
+        ...     reply = run.chat("Hello", max_new_tokens=3, do_sample=False)
+        >>> len(reply.token_ids), reply.cache.decision
+        (3, 'hit')
     """
 
     def __init__(
@@ -64,82 +76,60 @@ class Investigation:
         system_prompt: str,
         tools: ToolInterface | None = None,
         seed: int = 0,
-        history: str = "exact",
-        at_context_limit: str = "refuse",
-        context_budget_tokens: int | None = None,
-        tool_calls_max: int = TOOL_CALLS_MAX,
-        tool_call_format: str = "auto",
-        template_settings: Mapping[str, Any] | None = None,
         redactor: Redactor | None = None,
-        behaviour: Mapping[str, Any] | None = None,
         recorder: Recorder | None = None,
-        **engine: Any,
+        **settings: Unpack[InvestigationKeywords],
     ) -> None:
-        """`history` is `exact` or `template`; see `Conversation`, also for `template_settings`.
+        """Set up a run; nothing is recorded until it is entered.
 
-        `at_context_limit` says what becomes of a message that no longer fits into the model's
-        context, or into a budget of fewer tokens: `refuse` it, or take out the oldest of the
-        history and record that: `prune_tool_results` or `prune_turns`; see `plan_pruning`. Of the
-        calls that the model makes in a turn, `tool_calls_max` are run; in which form it writes
-        them is up to its tokenizer, or to `tool_call_format`. A `redactor` rewrites what is
-        written, not what the model reads; see `recorder.redaction`. `behaviour` is recorded with
-        the run. `engine` are further settings of `ManualGenerator`: prefix_folder, cache_bytes,
-        threads and others.
+        `{tools}` and `{memory}` in the `system_prompt` are replaced by descriptions of the tools
+        and of the context. A `redactor` rewrites each text that is recorded, not what the model
+        reads; see `tokentape.recorder.redaction`. `recorder` is for a run that is resumed. The
+        settings are those of `RunSettings`.
         """
-        check_context_policy(at_context_limit)
-        check_count("tool_calls_max", tool_calls_max, least=0)
-        if context_budget_tokens is not None:
-            check_count("context_budget_tokens", context_budget_tokens)
-        if redactor is not None and engine.get("prefix_folder") is not None:
+        known = InvestigationKeywords.__annotations__
+        given = RunSettings.from_keywords(settings, owner="Investigation", known=known)
+        if redactor is not None and given.prefix_folder is not None:
             raise PromptError(
                 "a prefix folder keeps the ids that a redactor withholds: give one or the other"
             )
         self._lm = lm
         self._tools = tools or ToolInterface([])
         self._inspector = tools.inspector if isinstance(tools, IntrospectionTools) else None
-        calls = ToolCallDetector(
-            CallReader(lm.tokenizer, self._tools, tool_call_format),
-            max_calls=tool_calls_max if self._tools.names else 0,
-        )
         self._system_prompt = system_prompt
         self._seed = seed
-        recorded = {
-            **(behaviour or {}),
-            "at_context_limit": at_context_limit,
-            "context_budget_tokens": context_budget_tokens,
-            "tool_calls_max": calls.max_calls,
-            "tool_call_format": calls.reader.format,
-            "tools": list(self._tools.names),
-        }
-        if self._tools.names and "tool_result_role" not in recorded:
-            recorded["tool_result_role"] = result_role(lm.tokenizer, template_settings)
         self._recorder = recorder or Recorder(store, redactor=redactor)
-        self.generator = ManualGenerator(
-            lm.model,
-            lm.tokenizer,
-            self._recorder,
+        reader = CallReader(lm.tokenizer, self._tools, given.tool_call_format)
+        run = RunDescription(
             name=name,
-            model_name=lm.name,
+            model=lm.name,
             seed=seed,
-            identity=lm.identity,
-            history=history,
-            template_settings=template_settings,
-            behaviour=recorded,
+            settings=_resolved(given, reader, self._tools, lm),
+            tools=tuple(self._tools.names),
             resumed=recorder is not None,
-            **engine,
         )
-        use = ToolRunner(
+        self.generator = ManualGenerator(
+            lm.model, lm.tokenizer, self._recorder, identity=lm.identity, run=run
+        )
+        self._turns = TurnRunner(
+            generator=self.generator,
+            detector=ToolCallDetector(reader, max_calls=run.settings.tool_calls_max),
+            tools=self._tool_runner(run.settings.tool_result_role),
+            run_settings=run.settings,
+        )
+        self._resume_point: ResumePoint | None = None
+        self._forked: RunForked | None = None
+        self.resumed_reply: Reply | None = None
+
+    def _tool_runner(self, role: str) -> ToolRunner:
+        return ToolRunner(
             tools=self._tools,
-            tokenizer=lm.tokenizer,
+            tokenizer=self._lm.tokenizer,
             recorder=self._recorder,
             context=self.generator.with_recorded_interventions,
-            role=str(recorded.get("tool_result_role", "tool")),
+            role="tool" if role == "auto" else role,
             take_observations=self._inspector.take if self._inspector is not None else tuple,
         )
-        self._loop = TurnRunner(generator=self.generator, calls=calls, use=use, behaviour=recorded)
-        self._stands: ResumePoint | None = None
-        self._forks: RunForked | None = None
-        self.resumed_reply: Reply | None = None
 
     @classmethod
     def resume(
@@ -149,22 +139,24 @@ class Investigation:
         lm: LoadedModel,
         *,
         tools: ToolInterface | None = None,
-        **settings: Any,
+        **settings: Unpack[ResumeKeywords],
     ) -> Self:
-        """Go on with a run that was cut off, or that has ended.
+        """Return a recorded run, interrupted or ended, to continue with.
 
-        Entered, it finishes the turn that was under way, with the tokens that it would have had;
-        that reply is `resumed_reply`, None where there was none. `settings` are those of the
-        engine that no recording has: `prefix_folder`, `threads`. Tools are those that the run was
-        begun with. Raises RecordingError for a damaged run, ModelError for another model,
-        PromptError for a run that cannot go on.
+        Entering it finishes the turn that was interrupted, with the tokens that it would have had;
+        `resumed_reply` is that reply, or None if no turn was open. `tools` must include those of
+        the run.
+
+        Raise RecordingError for a damaged run, ModelError for another model than the recorded one,
+        and PromptError for a run that cannot be continued.
         """
-        check_settings_known(settings, OF_THE_PROCESS)
-        stands = ResumePoint.of(store.recording(run_id))
-        stands.refuse_what_cannot_go_on()
-        stands.refuse_other_model(lm)
-        recorder = Recorder.behind(store, stands.recording)
-        return cls._standing(stands, store, lm, tools, recorder, settings)
+        check_may_change(settings, OF_THE_PROCESS)
+        point = ResumePoint.of(store.recording(run_id))
+        point.check_can_continue()
+        point.check_same_model(lm)
+        recorder = Recorder.behind(store, point.recording)
+        keywords = point.settings.as_keywords() | cast("InvestigationKeywords", settings)
+        return cls._at(point, store, lm, tools=tools, recorder=recorder, keywords=keywords)
 
     @classmethod
     def fork(
@@ -176,51 +168,68 @@ class Investigation:
         at_turn: int,
         tools: ToolInterface | None = None,
         changes: Mapping[str, Any] | None = None,
-        **settings: Any,
+        **settings: Unpack[ForkKeywords],
     ) -> Self:
-        """Begin a run where another one stood before its turn `at_turn`.
+        """Return a new run that shares the turns of another one before its turn `at_turn`.
 
-        Events up to there are shared, not copied. `changes` is recorded: what is to be otherwise.
-        `settings` are those of `Investigation` to be changed: `name`, `seed`, `at_context_limit`
-        and others. Raises as `resume` does.
+        The shared events are not copied. `changes` are recorded as what the fork is meant to
+        change. `settings` override those of the parent; `name` and `seed` are among them. Raise as
+        `resume` does.
         """
-        check_settings_known(settings, (*OF_THE_PROCESS, *CHANGED_IN_FORKS))
-        stands = ResumePoint.of(store.recording(run_id), before_turn=at_turn)
-        stands.refuse_what_cannot_go_on()
-        stands.refuse_other_model(lm)
-        fork = cls._standing(stands, store, lm, tools, None, settings)
-        fork._forks = stands.forked(at_turn, changes or {})
+        check_may_change(settings, (*OF_THE_PROCESS, "name", "seed", *FORKABLE))
+        point = ResumePoint.of(store.recording(run_id), before_turn=at_turn)
+        point.check_can_continue()
+        point.check_same_model(lm)
+        changed = dict(settings)
+        name, seed = changed.pop("name", None), changed.pop("seed", None)
+        keywords = point.settings.as_keywords() | cast("InvestigationKeywords", changed)
+        fork = cls._at(
+            point,
+            store,
+            lm,
+            tools=tools,
+            recorder=None,
+            keywords=keywords,
+            name=cast("str | None", name),
+            seed=cast("int | None", seed),
+        )
+        fork._forked = point.fork_event(at_turn, changes or {})
         return fork
 
     @classmethod
-    def _standing(
+    def _at(
         cls,
-        stands: ResumePoint,
+        point: ResumePoint,
         store: RunStore,
         lm: LoadedModel,
+        *,
         tools: ToolInterface | None,
         recorder: Recorder | None,
-        settings: Mapping[str, Any],
+        keywords: InvestigationKeywords,
+        name: str | None = None,
+        seed: int | None = None,
     ) -> Self:
-        recorded = stands.settings()
-        lacking = sorted(set(stands.tools) - set(tools.names if tools else ()))
-        if lacking:
+        """Return a run that continues at the point; `recorder` is that of a resumed run."""
+        missing = sorted(set(point.started.tools) - set(tools.names if tools else ()))
+        if missing:
             raise PromptError(
-                f"run {stands.recording.run_id} was begun with tools: give those that it had, "
-                f"{', '.join(lacking)} among them"
+                f"run {point.recording.run_id} was begun with tools: give those that it had, "
+                f"{', '.join(missing)} among them"
             )
-        system = stands.system
+        system = point.system
         run = cls(
             lm,
             store=store,
+            name=point.started.name if name is None else name,
             system_prompt=system.content if system is not None else "",
             tools=tools,
+            seed=(point.started.seed or 0) if seed is None else seed,
             recorder=recorder,
-            **(recorded | dict(settings)),
+            **keywords,
         )
-        run._stands = stands
-        run._loop.use.calls_made = stands.calls
-        run._loop.use.recorded_results = stands.answered
+        run._resume_point = point
+        run._turns.tools.calls_made = point.calls_made
+        run._turns.tools.recorded_results = point.unread_results
         return run
 
     @property
@@ -235,14 +244,14 @@ class Investigation:
                 monitor=lambda: self.generator.monitor,
             )
         try:
-            if self._stands is None:
+            if self._resume_point is None:
                 self.generator.cache_system_prompt(self.create_initial_prompt())
-            elif self._forks is not None:
-                self._stands.restore(self.generator)
+            elif self._forked is not None:
+                self._resume_point.restore(self.generator)
                 self.generator.start_run()
-                self._recorder.record(self._forks)
+                self._recorder.record(self._forked)
             else:
-                self._resume(self._stands)
+                self._resume(self._resume_point)
         except BaseException as error:
             self._recorder.__exit__(type(error), error, error.__traceback__)
             raise
@@ -261,13 +270,14 @@ class Investigation:
     def chat(
         self, user_message: str, *, tool_calls: Sequence[ToolCall] = (), **settings: Any
     ) -> Reply:
-        """Say something, with the results of tools beneath it, and let the model reply.
+        """Send a user's message, with the results of `tool_calls` after it. Return the reply.
 
-        Tools that the model calls in its reply are run, and it goes on behind what they give.
-        `settings` are those of `ManualGenerator.generate`; `seed` overrides that of the turn.
+        Tools that the model calls in its reply are run, and it continues with their results.
+        `settings` are those of `ManualGenerator.generate`; without a `seed` that of the turn
+        follows from the run's.
         """
         settings.setdefault("seed", turn_seed(self._seed, self.generator.turn + 1))
-        return self._say(user_message, tool_calls, turn_settings(self._lm.model, **settings))
+        return self._run_turn(user_message, tool_calls, turn_settings(self._lm.model, **settings))
 
     def retake(
         self,
@@ -277,94 +287,106 @@ class Investigation:
         tool_calls: Sequence[ToolCall] = (),
         changes: Mapping[str, Any] | None = None,
     ) -> Reply:
-        """Take a turn of another run as it was taken there, but for the changes of its settings.
+        """Run a turn of another run again, with its settings and seed. Return the reply.
 
-        Its seed is one of these. `message` is said instead of what was said there.
+        `changes` override settings of the turn, its `seed` among them; `message` replaces the
+        user's message.
         """
         changed = dict(changes or {})
         seed = changed.pop("seed", None)
-        chosen = recorded_settings(turn, changed)
-        if chosen.config.do_sample and (seed is not None or chosen.seed is None):
-            own = turn_seed(self._seed, self.generator.turn + 1)
-            chosen = replace(chosen, seed=own if seed is None else seed)
-        said = next((each.content for each in turn.messages if each.role == "user"), "")
-        return self._say(said if message is None else message, tool_calls, chosen)
+        settings = recorded_settings(turn, changed)
+        if settings.config.do_sample and (seed is not None or settings.seed is None):
+            derived = turn_seed(self._seed, self.generator.turn + 1)
+            settings = replace(settings, seed=derived if seed is None else seed)
+        recorded = next((each.content for each in turn.messages if each.role == "user"), "")
+        return self._run_turn(recorded if message is None else message, tool_calls, settings)
 
-    def _say(
-        self, user_message: str, tool_calls: Sequence[ToolCall], chosen: TurnSettings
+    def _run_turn(
+        self, user_message: str, tool_calls: Sequence[ToolCall], settings: TurnSettings
     ) -> Reply:
         if not self._recorder.started:
             raise TokentapeError("the investigation has not begun: enter it with `with`")
         if not user_message.strip():
             raise PromptError("the message is empty: there is nothing to reply to")
-        return self._loop.take_turn(user_message, tool_calls, chosen)
+        return self._turns.run_turn(user_message, tool_calls, settings)
 
     def watch(self, layers: Iterable[str | int], *, full: bool = False) -> None:
-        """Record statistics of what layers give; see `ManualGenerator.watch`.
+        """Record statistics of the outputs of layers; see `ManualGenerator.watch`.
 
-        Tools that look at activations see them, too.
+        The tools that show activations use them, too.
         """
         self.generator.watch(layers, full=full)
 
     def unwatch(self) -> None:
-        """Look at no layer any more."""
+        """Stop recording statistics of layers."""
         self.generator.unwatch()
 
     def intervene(self, intervention: Intervention, *, clear_cache: bool = False) -> None:
-        """See `ManualGenerator.intervene`."""
+        """Request an intervention; see `ManualGenerator.intervene`."""
         self.generator.intervene(intervention, clear_cache=clear_cache)
 
     def withdraw(self, name: str, *, clear_cache: bool = False) -> None:
-        """See `ManualGenerator.withdraw`."""
+        """Withdraw an intervention; see `ManualGenerator.withdraw`."""
         self.generator.withdraw(name, clear_cache=clear_cache)
 
-    def _resume(self, stands: ResumePoint) -> None:
-        """Say that the run goes on, and finish the turn that was under way."""
-        opened = stands.open_turn
-        prompt = stands.restore(self.generator, goes_on=opened is not None)
-        identity = self._lm.identity
-        self._recorder.record(
-            RunResumed(
-                turn=None if opened is None else opened.number,
-                step=None if opened is None else opened.first_step + len(opened.tokens),
-                weights_sha256=identity.weights_sha256_for(stands.started),
-                sampler_sha256=fingerprints.sampler_sha256(),
-                device=self._lm.model.device.type,
-                threads=torch.get_num_threads(),
-                environment=fingerprints.environment(),
-            )
-        )
-        if not stands.turns:
+    def _resume(self, point: ResumePoint) -> None:
+        """Record that the run continues, and finish its open turn."""
+        opened = point.open_turn
+        prompt = point.restore(self.generator, to_open_turn=opened is not None)
+        self._recorder.record(self._resumed_event(point.started, opened))
+        if not point.turns:
             return
-        before = [each for each in stands.turns if each.number == stands.last_turn]
-        made = sum(len(each.messages) for each in before if each.first_step)
-        parts = [recorded_result(each) for each in before if each.finished is not None]
-        chosen = recorded_settings(before[-1])
+        rounds = [each for each in point.turns if each.number == point.last_turn]
+        calls_so_far = sum(len(each.messages) for each in rounds if each.first_step)
+        results = [recorded_result(each) for each in rounds if each.finished is not None]
+        settings = recorded_settings(rounds[-1])
         if opened is not None and prompt is not None:
-            parts.append(self._loop.resume_part(opened, prompt, chosen, made))
-        elif before[-1].finished is None or not self._loop.calls.parse(parts[-1], made):
+            results.append(self._turns.resume_round(opened, prompt, settings, calls_so_far))
+        elif rounds[-1].finished is None or not self._turns.detector.parse(
+            results[-1], calls_so_far
+        ):
             return
-        self.resumed_reply = self._loop.go_on(parts, chosen, made=made)
+        self.resumed_reply = self._turns.continue_turn(results, settings, calls_so_far=calls_so_far)
+
+    def _resumed_event(self, started: RunStarted, opened: Turn | None) -> RunResumed:
+        return RunResumed(
+            turn=None if opened is None else opened.number,
+            step=None if opened is None else opened.first_step + len(opened.tokens),
+            weights_sha256=self._lm.identity.weights_sha256_for(started),
+            sampler_sha256=fingerprints.sampler_sha256(),
+            device=self._lm.model.device.type,
+            threads=torch.get_num_threads(),
+            environment=fingerprints.environment(),
+        )
 
     def create_initial_prompt(self) -> str:
-        """What the model is told first: the system prompt, `{tools}` and `{memory}` in it filled.
-
-        It is cached once; the template is never given it again.
-        """
+        """Return the system prompt with `{tools}` and `{memory}` in it filled."""
         return initial_prompt(
             self._system_prompt,
-            tools=self._told_of_tools(),
+            tools=self._tool_instructions(),
             memory=self.get_memory_management_instructions(),
         )
 
-    def _told_of_tools(self) -> str:
-        """What there is to call, and how, where the model may call."""
-        told = [self._tools.documentation()]
-        if self._loop.calls.max_calls:
-            told.append(self._loop.calls.reader.instructions())
-        return "\n\n".join(filter(None, told))
+    def _tool_instructions(self) -> str:
+        """Return what the tools are, and how to call them if the model may call any."""
+        texts = [self._tools.documentation()]
+        if self._turns.detector.max_calls:
+            texts.append(self._turns.detector.reader.instructions())
+        return "\n\n".join(filter(None, texts))
 
     def get_memory_management_instructions(self) -> str:
-        """How the model is to spare its context: compact views of several layers."""
+        """Return how the model can save context: the compact views of several layers."""
         schemas = self._tools.get_available_tools()
         return memory_instructions(schemas, context_tokens(self._lm.model))
+
+
+def _resolved(
+    given: RunSettings, reader: CallReader, tools: ToolInterface, lm: LoadedModel
+) -> RunSettings:
+    """Return the settings as they are recorded: with the call format and result role in use."""
+    if not tools.names:
+        return replace(given, tool_calls_max=0, tool_call_format=reader.format)
+    role = given.tool_result_role
+    if role == "auto":
+        role = result_role(lm.tokenizer, given.template_settings)
+    return replace(given, tool_call_format=reader.format, tool_result_role=role)

@@ -1,4 +1,4 @@
-"""What the model said in a turn."""
+"""The reply of a turn."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,31 +10,32 @@ from tokentape.recorder.events import CacheDecided
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """What the model said in a turn, and what it had been shown.
-
-    `parts` are what it said before, between and after calls of tools; `text` and `token_ids` are
-    all of it. `cache` is the decision on the prompt of the first part.
-    """
+    """What the model said in a turn, and the tool results that it was given."""
 
     turn: int
     text: str
+    """The text of all rounds."""
     token_ids: tuple[int, ...]
+    """The sampled ids of all rounds, end-of-sequence tokens included."""
     stop_reason: str
+    """Why the last round stopped."""
     cache: CacheDecided
+    """The cache decision on the prompt of the first round."""
     tool_results: tuple[ToolResult, ...]
     duration_us: int
-    parts: tuple[TurnResult, ...] = ()
+    rounds: tuple[TurnResult, ...] = ()
+    """The stretches of the reply between tool calls, in order."""
 
 
-def reply_of(parts: Sequence[TurnResult], results: Sequence[ToolResult]) -> Reply:
-    """The reply that the parts of a turn make."""
+def reply_of(rounds: Sequence[TurnResult], results: Sequence[ToolResult]) -> Reply:
+    """Return the reply that the rounds of a turn make together."""
     return Reply(
-        turn=parts[0].turn,
-        text="".join(part.text for part in parts),
-        token_ids=tuple(token_id for part in parts for token_id in part.token_ids),
-        stop_reason=parts[-1].stop_reason,
-        cache=parts[0].cache,
+        turn=rounds[0].turn,
+        text="".join(each.text for each in rounds),
+        token_ids=tuple(token_id for each in rounds for token_id in each.token_ids),
+        stop_reason=rounds[-1].stop_reason,
+        cache=rounds[0].cache,
         tool_results=tuple(results),
-        duration_us=sum(part.duration_us for part in parts),
-        parts=tuple(parts),
+        duration_us=sum(each.duration_us for each in rounds),
+        rounds=tuple(rounds),
     )

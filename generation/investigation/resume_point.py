@@ -1,4 +1,4 @@
-"""Where a recorded run stands, for another process to go on from there."""
+"""A point of a recorded run from which another process resumes or forks it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,9 +12,10 @@ from tokentape.generation.engine.manual_generator import ManualGenerator
 from tokentape.generation.engine.turn import TurnResult, TurnSettings
 from tokentape.generation.errors import ModelError, PromptError
 from tokentape.generation.hf import check_settings, recorded_config
-from tokentape.generation.history.conversation import HISTORIES, Prompt
+from tokentape.generation.history.conversation import Prompt
 from tokentape.generation.history.restored_conversation import restore_conversation
 from tokentape.generation.models.loading import LoadedModel
+from tokentape.generation.run_settings import NO_HISTORY, RunSettings
 from tokentape.recorder import Envelope, Recording, RecordingError
 from tokentape.recorder.events import (
     MessageAdded,
@@ -28,62 +29,47 @@ from tokentape.recorder.events import (
     TurnStarted,
 )
 from tokentape.recorder.projections import RequestedInterventions, Turn, iterate_turns
-from tokentape.recorder.redaction import REDACTED
 from tokentape.recorder.seals import SealChain
-
-OF_THE_PROCESS = ("prefix_folder", "threads")
-"""Settings of an investigation that no recording has."""
-CHANGED_IN_FORKS = (
-    "name",
-    "seed",
-    "at_context_limit",
-    "context_budget_tokens",
-    "tool_calls_max",
-    "prefill_chunk_tokens",
-    "candidates",
-    "cache_bytes",
-)
-"""Those that may be others behind a shared past."""
-_RECORDED = (
-    *CHANGED_IN_FORKS[2:],
-    "tool_call_format",
-    "history",
-    "template_settings",
-)
-# What a generator records of itself.
-_DERIVED = ("cache_policy", "tools")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResumePoint:
-    """A run up to some event: what was said, and which results of tools nobody has read yet.
-
-    `envelopes` are its events, those that a fork shares included. `calls` counts the calls whose
-    results were read.
-    """
+    """A recorded run up to some event, from which to resume or fork it."""
 
     recording: Recording
     started: RunStarted
     envelopes: Sequence[Envelope]
+    """The events up to this point, those that a fork shares with its parents included."""
     turns: Sequence[Turn]
-    calls: int
-    answered: Mapping[str, tuple[ToolCalled, ToolReturned]]
+    """The rounds of all turns up to this point."""
+    calls_made: int
+    """Tool calls whose results a prompt has shown."""
+    unread_results: Mapping[str, tuple[ToolCalled, ToolReturned]]
+    """Calls and results, by call id, that no prompt has shown yet."""
 
     @classmethod
     def of(cls, recording: Recording, *, before_turn: int | None = None) -> "ResumePoint":
-        """Where the run stands, or stood before a turn. Raises RecordingError for a damaged run."""
+        """Return the end of the run, or the point before a turn of it.
+
+        Raise RecordingError for a damaged run, and PromptError if it never came to that turn.
+        """
         envelopes = list(recording.events())
         if before_turn is not None:
             envelopes = _before(envelopes, before_turn)
-        calls, answered = _tool_calls(envelopes)
+        calls_made, unread = _tool_calls(envelopes)
         return cls(
             recording=recording,
             started=recording.started(),
             envelopes=envelopes,
             turns=list(iterate_turns(envelopes)),
-            calls=calls,
-            answered=answered,
+            calls_made=calls_made,
+            unread_results=unread,
         )
+
+    @property
+    def settings(self) -> RunSettings:
+        """The settings that the run was started with."""
+        return RunSettings.from_record(self.started.settings)
 
     @property
     def system(self) -> SystemPromptCached | None:
@@ -93,38 +79,40 @@ class ResumePoint:
 
     @property
     def last_turn(self) -> int:
+        """The number of the last turn that began; zero before the first."""
         return self.turns[-1].number if self.turns else 0
 
     @property
     def open_turn(self) -> Turn | None:
-        """The turn that was cut off, where events can rebuild how it was generated."""
+        """The last round, if it was cut off and its events suffice to finish it."""
         if not self.turns or self.turns[-1].finished is not None:
             return None
         return None if self.turns[-1].started.unreplayable else self.turns[-1]
 
-    def restore(self, generator: ManualGenerator, *, goes_on: bool = False) -> Prompt | None:
-        """Put a generator where the run stood; the prompt of the last turn if that `goes_on`.
+    def restore(self, generator: ManualGenerator, *, to_open_turn: bool = False) -> Prompt | None:
+        """Put a generator into the state of this point.
 
-        Raises RecordingError where today's tokenizer or template makes other prompts, ModelError
-        for interventions that cannot be asked for again.
+        With `to_open_turn` that is the state before the last round; return its prompt. Raise
+        RecordingError if tokenizer or template make other prompts than the recorded ones, and
+        ModelError for interventions that no event can rebuild.
         """
         conversation = generator.conversation.fresh()
         prompt = restore_conversation(
             conversation,
-            self.started,
+            self.settings,
             self.system,
             self.turns,
             context_tokens=self.started.context_tokens,
-            last_is_open=goes_on,
+            last_is_open=to_open_turn,
         )
-        asked = RequestedInterventions.of(self.envelopes)
-        generator.restore(self.turns, conversation, asked, self.recording.read_blob)
+        requested = RequestedInterventions.of(self.envelopes)
+        generator.restore(self.turns, conversation, requested, self.recording.read_blob)
         return prompt
 
-    def forked(self, at_turn: int, changes: Mapping[str, Any]) -> RunForked:
-        """The event of a fork from here: the run that has the last of these events is its parent.
+    def fork_event(self, at_turn: int, changes: Mapping[str, Any]) -> RunForked:
+        """Return the event with which a fork at this point begins.
 
-        `changes` are what is to be otherwise.
+        The parent is the run that has the last of the events. `changes` are recorded as they are.
         """
         last = self.envelopes[-1]
         recording = self.recording
@@ -143,8 +131,8 @@ class ResumePoint:
             changes=dict(changes),
         )
 
-    def refuse_other_model(self, lm: LoadedModel) -> None:
-        """Raise ModelError where the recorded tokens are not those of this model."""
+    def check_same_model(self, lm: LoadedModel) -> None:
+        """Raise ModelError if weights, tokenizer or chat template are not the recorded ones."""
         started = self.started
         same = {
             "weights": lm.identity.weights_sha256_for(started) == started.weights_sha256,
@@ -158,50 +146,27 @@ class ResumePoint:
                 f"has other {' and '.join(others)} than {lm.name}: load that one"
             )
 
-    def refuse_what_cannot_go_on(self) -> None:
-        """Raise PromptError where the events are not all that the run was made of."""
-        run_id, behaviour = self.recording.run_id, self.started.behaviour
-        if REDACTED in behaviour:
-            raise PromptError(f"run {run_id} was redacted: nobody can go on with it")
-        if behaviour.get("history", HISTORIES[0]) not in HISTORIES:
+    def check_can_continue(self) -> None:
+        """Raise PromptError if the events do not hold all that the conversation consists of."""
+        run_id = self.recording.run_id
+        if self.started.redacted:
+            raise PromptError(f"run {run_id} was redacted: it cannot be continued")
+        if self.settings.history == NO_HISTORY:
             raise PromptError(f"run {run_id} has calls of `generate`, and no conversation")
         if self.system is None:
-            raise PromptError(f"run {run_id} had not begun: nothing was put before the model yet")
-
-    @property
-    def tools(self) -> tuple[str, ...]:
-        """The names of the tools that the run was begun with."""
-        return tuple(self.started.behaviour.get("tools", ()))
-
-    def settings(self) -> dict[str, Any]:
-        """What `Investigation` is to be given to go on as the run was begun, but for its tools."""
-        behaviour = self.started.behaviour
-        known = {name: behaviour[name] for name in _RECORDED if name in behaviour}
-        rest = {name: behaviour[name] for name in behaviour if name not in (*_RECORDED, *_DERIVED)}
-        return {
-            "name": self.started.name,
-            "seed": self.started.seed or 0,
-            **known,
-            "behaviour": rest,
-        }
-
-
-def check_settings_known(settings: Mapping[str, Any], known: Sequence[str]) -> None:
-    """Raise PromptError for a setting that cannot be given to a run that goes on."""
-    for name in settings:
-        if name not in known:
-            raise PromptError(
-                f"{name} cannot be set for a run that has begun; there are {', '.join(known)}"
-            )
+            raise PromptError(f"run {run_id} ended before its system prompt: record a new run")
 
 
 def recorded_settings(turn: Turn, changes: Mapping[str, Any] | None = None) -> TurnSettings:
-    """The settings of a recorded turn, with changes. Raises ModelError for what no setting is."""
+    """Return the settings of a recorded turn, with changes of its `generate` settings.
+
+    Raise ModelError for a change that is no setting.
+    """
     bypassed = turn.cache is not None and turn.cache.reason == "user_bypass"
     sampling = {**turn.started.sampling, **(changes or {})}
     if sampling.get("temperature") == 0:
         sampling["do_sample"] = False
-    # A minimal length of zero is the one setting that goes unrecorded though it is a default.
+    # The default `min_length` of zero is the one default that is not recorded.
     config = recorded_config({"min_length": 0, **sampling})
     return TurnSettings(
         config=config,
@@ -211,14 +176,14 @@ def recorded_settings(turn: Turn, changes: Mapping[str, Any] | None = None) -> T
 
 
 def check_has_settings(changes: Mapping[str, Any]) -> None:
-    """Raise ModelError for what no turn has as a setting, and for no length of a reply."""
+    """Raise ModelError for a change that is no setting of a turn, or no length of a reply."""
     if "max_new_tokens" in changes:
         check_count("max_new_tokens", changes["max_new_tokens"])
     recorded_config({name: changes[name] for name in changes if name != "seed"})
 
 
 def check_changes(lm: LoadedModel, turn: Turn, changes: Mapping[str, Any]) -> None:
-    """Raise ModelError for changes of a turn's settings that `generate` has not, or refuses."""
+    """Raise ModelError for changes of a turn's settings that `generate` lacks or refuses."""
     others = {name: changes[name] for name in changes if name != "seed"}
     check_seed(changes.get("seed"))
     ids = torch.zeros((1, 1), dtype=torch.long, device=lm.model.device)
@@ -226,10 +191,13 @@ def check_changes(lm: LoadedModel, turn: Turn, changes: Mapping[str, Any]) -> No
 
 
 def recorded_result(turn: Turn) -> TurnResult:
-    """A part of a turn that finished in another process, as the engine would have given it."""
+    """Return the result of a recorded round as the engine returned it.
+
+    Raise RecordingError if it has no cache decision.
+    """
     started, finished = turn.started, turn.finished
     if finished is None or turn.cache is None:
-        raise RecordingError(f"turn {turn.number} has finished without a decision on its cache")
+        raise RecordingError(f"turn {turn.number} is finished but has no CacheDecided")
     return TurnResult(
         turn=turn.number,
         prompt=Prompt(
@@ -254,7 +222,7 @@ def recorded_result(turn: Turn) -> TurnResult:
 
 
 def _before(envelopes: Sequence[Envelope], turn: int) -> list[Envelope]:
-    """What there was before anything of the turn. Raises PromptError where it was never so."""
+    """Return the events before the turn. Raise PromptError if the turn before is not finished."""
     kept: list[Envelope] = []
     for each in envelopes:
         of_turn = each.turn is not None and each.turn >= turn
@@ -271,7 +239,7 @@ def _before(envelopes: Sequence[Envelope], turn: int) -> list[Envelope]:
 def _tool_calls(
     envelopes: Sequence[Envelope],
 ) -> tuple[int, dict[str, tuple[ToolCalled, ToolReturned]]]:
-    """How many calls have been read by the model, and the answers that have not."""
+    """Return the number of calls whose results a prompt has shown, and the unread results."""
     calls = 0
     called: dict[str, ToolCalled] = {}
     answered: dict[str, tuple[ToolCalled, ToolReturned]] = {}

@@ -1,9 +1,8 @@
-"""A turn to its end: the model replies, the tools that it calls are run, and it goes on."""
+"""A turn from the user's message to the end of the reply, with the tool calls in between."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from tokentape.generation.checks import context_tokens
 from tokentape.generation.engine.manual_generator import ManualGenerator
@@ -12,10 +11,10 @@ from tokentape.generation.errors import PromptError
 from tokentape.generation.history.context_limit import extend_within
 from tokentape.generation.history.conversation import Prompt
 from tokentape.generation.history.messages import NewMessage
-from tokentape.generation.history.restored_conversation import prompt_tokens_max
 from tokentape.generation.investigation.interrupts import interrupted_between_tokens
 from tokentape.generation.investigation.reply import Reply, reply_of
 from tokentape.generation.investigation.tool_call_detector import ToolCallDetector
+from tokentape.generation.run_settings import RunSettings
 from tokentape.generation.tools.interface import ToolResult
 from tokentape.generation.tools.runner import ToolCall, ToolRunner
 from tokentape.recorder.projections import Turn
@@ -23,97 +22,102 @@ from tokentape.recorder.projections import Turn
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnRunner:
-    """Takes turns of the generator's conversation, each in as many parts as its calls make of it.
+    """Runs the turns of a generator's conversation, round by round.
 
-    `calls` reads those of the model, `use` runs them. Of the run's `behaviour` it heeds how long a
-    prompt may be and what is done about one that is longer. Ctrl-C ends a part at its next token.
+    A round ends with tool calls of the model; their results begin the next one. Ctrl-C ends a round
+    after its next token.
     """
 
     generator: ManualGenerator
-    calls: ToolCallDetector
-    use: ToolRunner
-    behaviour: Mapping[str, Any]
+    detector: ToolCallDetector
+    tools: ToolRunner
+    run_settings: RunSettings
+    """Limit the length of a prompt, and say what is done about a longer one."""
 
-    def take_turn(
+    def run_turn(
         self,
         user_message: str,
         tool_calls: Sequence[ToolCall],
         settings: TurnSettings,
     ) -> Reply:
-        """Say something, with the results of calls beneath it, and let the model reply.
+        """Run the user's tool calls, put message and results into the prompt, and reply.
 
-        Raises PromptError where that does not fit, with nothing but the calls recorded.
+        Raise PromptError if the prompt does not fit; only the calls are recorded then.
         """
-        shown = [self.use.run_for_user(call) for call in tool_calls]
-        messages = [NewMessage(role="user", content=user_message), *(each for each, _ in shown)]
-        first = self._take_part(self._prompt(messages, settings), settings, 0, made=0)
-        return self.go_on([first], settings, [result for _, result in shown])
+        shown = [self.tools.run_for_user(call) for call in tool_calls]
+        results = [message for message, _ in shown]
+        messages = [NewMessage(role="user", content=user_message), *results]
+        first = self._run_round(self._prompt(messages, settings), settings)
+        return self.continue_turn([first], settings, [result for _, result in shown])
 
-    def resume_part(
-        self, opened: Turn, prompt: Prompt, settings: TurnSettings, made: int
+    def resume_round(
+        self, opened: Turn, prompt: Prompt, settings: TurnSettings, calls_so_far: int
     ) -> TurnResult:
-        """Finish a part that was cut off; see `ManualGenerator.resume_turn`."""
-        with self._round(prompt, opened.first_step, made) as plan:
+        """Finish a round that was cut off in another process."""
+        with self._round_plan(prompt, opened.first_step, calls_so_far) as plan:
             return self.generator.resume_turn(opened, prompt, settings, plan)
 
-    def go_on(
+    def continue_turn(
         self,
-        parts: Sequence[TurnResult],
+        rounds: Sequence[TurnResult],
         settings: TurnSettings,
         results: Sequence[ToolResult] = (),
-        made: int = 0,
+        calls_so_far: int = 0,
     ) -> Reply:
-        """Run the tools that the model calls, and let it go on, until it has replied.
+        """Run further rounds until one ends without a tool call. Return the whole turn's reply.
 
-        `settings` are those of the last of the parts, `made` counts the calls of the turn before
-        its end. Where a result does not fit into the context any more the turn is over.
+        `settings` are those of the last of the `rounds`; `calls_so_far` counts the turn's calls
+        before the end of that round. A result that does not fit into the context ends the turn.
         """
-        parts, results = list(parts), list(results)
-        while calls := self.calls.parse(parts[-1], made):
-            turn = parts[-1]
-            step = turn.first_step + len(turn.token_ids)
-            rest = settings.for_next_round(sampled=len(turn.token_ids), first_step=step)
-            if rest is None:
+        rounds, results = list(rounds), list(results)
+        while calls := self.detector.parse(rounds[-1], calls_so_far):
+            last = rounds[-1]
+            step = last.first_step + len(last.token_ids)
+            next_settings = settings.for_next_round(sampled=len(last.token_ids), first_step=step)
+            if next_settings is None:
                 break
-            settings = rest
+            settings = next_settings
             shown = [
-                self.use.run_for_model(each, turn=turn.turn, step=step)
-                for each in self.calls.within_limit(calls, made)
+                self.tools.run_for_model(call, turn=last.turn, step=step)
+                for call in self.detector.within_limit(calls, calls_so_far)
             ]
             results += (result for _, result in shown)
-            made += len(calls)
+            calls_so_far += len(calls)
             try:
                 prompt = self._prompt([message for message, _ in shown], settings)
             except PromptError:
                 break
-            parts.append(self._take_part(prompt, settings, step, made))
-        return reply_of(parts, results)
+            rounds.append(self._run_round(prompt, settings, step, calls_so_far))
+        return reply_of(rounds, results)
 
-    def _take_part(
-        self, prompt: Prompt, settings: TurnSettings, first_step: int, made: int
+    def _run_round(
+        self, prompt: Prompt, settings: TurnSettings, first_step: int = 0, calls_so_far: int = 0
     ) -> TurnResult:
-        with self._round(prompt, first_step, made) as plan:
+        with self._round_plan(prompt, first_step, calls_so_far) as plan:
             return self.generator.take_turn(prompt, settings, plan)
 
     @contextmanager
-    def _round(self, prompt: Prompt, first_step: int, made: int) -> Iterator[RoundPlan]:
-        """What ends a part: Ctrl-C, and a call while some may be made."""
-        with interrupted_between_tokens() as leave_if_asked:
+    def _round_plan(
+        self, prompt: Prompt, first_step: int, calls_so_far: int
+    ) -> Iterator[RoundPlan]:
+        """Yield the plan of a round that ends at a tool call, if one is allowed, or at Ctrl-C."""
+        with interrupted_between_tokens() as raise_if_interrupted:
             yield RoundPlan(
                 first_step=first_step,
-                pauses=self.calls.pause_after_call(prompt.text, made),
-                between_tokens=leave_if_asked,
+                pauses=self.detector.pause_after_call(prompt.text, calls_so_far),
+                between_tokens=raise_if_interrupted,
             )
 
     def _prompt(self, messages: Sequence[NewMessage], settings: TurnSettings) -> Prompt:
+        """Return the next prompt, pruned if the run allows that. Raise PromptError if too long."""
         new_tokens = int(settings.config.max_new_tokens or 0)
         model_tokens = context_tokens(self.generator.model)
-        longest = prompt_tokens_max(self.behaviour, model_tokens, new_tokens)
+        longest = self.run_settings.prompt_tokens_max(model_tokens, new_tokens)
         prompt = extend_within(
             self.generator.conversation,
             messages,
             prompt_tokens_max=longest,
-            at_context_limit=self.behaviour["at_context_limit"],
+            at_context_limit=self.run_settings.at_context_limit,
         )
         if longest is not None and len(prompt.ids) > longest:
             raise PromptError(

@@ -45,7 +45,7 @@ def begin_plan(
         seed=plan.seed,
         at_context_limit=plan.limits.at_context_limit,
         tool_calls_max=plan.limits.tool_calls_max,
-        behaviour={"plan": plan.described()},
+        plan=plan.described(),
     )
 
 

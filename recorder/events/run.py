@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from tokentape.recorder.events._check import check, check_counts, check_seed
@@ -23,7 +23,6 @@ class RunStarted:
     `weights_listed` says that `weights_sha256` is the sum of a list of all tensors, each with a
     digest of its own, which is a blob of the store under that sum; a redacted run has the sum only.
     Without it, in recordings from before, it is a sum of all tensors at once.
-    `behaviour` names the choices of tokentape that change what is generated or recorded.
     """
 
     version: ClassVar[int] = 1
@@ -41,7 +40,17 @@ class RunStarted:
     threads: int
     context_tokens: int | None
     environment: Mapping[str, str]
-    behaviour: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    """The choices that change what is generated or recorded, as `RunSettings.to_record` gives them.
+
+    Read them with `RunSettings.from_record`.
+    """
+    cache_policy: Mapping[str, Any] = field(default_factory=dict)
+    """How the model's KV cache can be reused, and why; see `CachePolicy`."""
+    tools: tuple[str, ...] = ()
+    """Names of the tools that can be called in the run."""
+    redacted: bool = False
+    """A redactor rewrote the texts of the run; its token ids are not recorded."""
     weights_listed: bool = False
 
     def __post_init__(self) -> None:

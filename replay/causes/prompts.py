@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tokentape.generation.cache import common_prefix_length
 from tokentape.generation.history.conversation import decode_after
+from tokentape.generation.run_settings import RunSettings
 from tokentape.recorder import Recording
 from tokentape.recorder.events import MessageAdded, SystemPromptCached
 
@@ -51,7 +52,7 @@ def spelled_otherwise(recording: Recording, tokenizer: PreTrainedTokenizerBase) 
 def rendered_otherwise(recording: Recording, tokenizer: PreTrainedTokenizerBase) -> str:
     """Where the template of today leaves the recorded prompts; empty where it does not."""
     last = recording.turns()[-1]
-    settings: Any = recording.started().behaviour.get("template_settings") or {}
+    settings: Any = RunSettings.from_record(recording.started().settings).template_settings or {}
     messages = recording.conversation()
     if last.finished is not None and messages and messages[-1]["role"] == "assistant":
         messages = messages[:-1]

@@ -6,6 +6,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tokentape.generation.errors import ToolError
 from tokentape.generation.history.conversation import decode_after
+from tokentape.generation.run_settings import RunSettings
 from tokentape.generation.tools.calls import CallReader
 from tokentape.generation.tools.interface import ToolInterface
 from tokentape.recorder import Recording
@@ -47,10 +48,11 @@ def _altered_texts(turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase) ->
 def _pauses_without_a_call(
     recording: Recording, turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[Cause]:
-    behaviour = recording.started().behaviour
-    tools = ToolInterface.from_names(behaviour.get("tools", ()))
+    started = recording.started()
+    tools = ToolInterface.from_names(started.tools)
+    call_format = RunSettings.from_record(started.settings).tool_call_format
     try:
-        reader = CallReader(tokenizer, tools, str(behaviour.get("tool_call_format", "auto")))
+        reader = CallReader(tokenizer, tools, call_format)
     except ToolError as error:
         yield Cause(name="tool_result", sentence=f"calls of tools cannot be read: {error}")
         return

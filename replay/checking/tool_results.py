@@ -11,7 +11,6 @@ from tokentape.generation.tools.runner import NOT_RUN
 from tokentape.recorder import Recording
 from tokentape.recorder.envelope import TurnCounter
 from tokentape.recorder.events import MessageAdded, ToolCalled, ToolReturned
-from tokentape.recorder.redaction import REDACTED
 from tokentape.replay.errors import NothingToReplayError
 from tokentape.replay.run_diff.diff_types import UnequalField
 from tokentape.replay.run_diff.json_fields import unequal_fields, unequal_texts
@@ -105,7 +104,7 @@ def altered_tool_results(recording: Recording) -> list[tuple[int, str]]:
     found: list[tuple[int, str]] = []
     called: dict[str, ToolCalled] = {}
     returned: dict[str, ToolReturned] = {}
-    redacted = bool(recording.started().behaviour.get(REDACTED))
+    redacted = recording.started().redacted
     for turn, event in _tool_events(recording):
         if isinstance(event, ToolCalled):
             called[event.call_id] = event
@@ -185,7 +184,7 @@ def _difference(returned: str, shown: str) -> str:
 
 
 def _answered(recording: Recording) -> Iterator[tuple[int, ToolCalled, ToolReturned]]:
-    if recording.started().behaviour.get(REDACTED):
+    if recording.started().redacted:
         raise NothingToReplayError(
             f"run {recording.run_id} was redacted: what its tools were asked was not kept"
         )

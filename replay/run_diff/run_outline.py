@@ -22,7 +22,6 @@ from tokentape.recorder.events import (
     TurnStarted,
 )
 from tokentape.recorder.projections import Turn, iterate_turns, whole_turns
-from tokentape.recorder.redaction import REDACTED
 from tokentape.replay.run_diff.diff_types import Place
 
 
@@ -77,7 +76,7 @@ class RunOutline:
 
     @property
     def withheld(self) -> bool:
-        return bool(self.started.behaviour.get(REDACTED))
+        return self.started.redacted
 
     @property
     def begun(self) -> list[Turn]:

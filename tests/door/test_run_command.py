@@ -94,7 +94,7 @@ def test_what_is_asked_for_stands_in_place_of_the_plan_s_own_and_is_recorded(
     with tt.open_store(tmp_path / "runs.db") as store:
         recording = store.recording(printed["run_id"])
         started = recording.started()
-        recorded = ExperimentPlan.from_described(started.behaviour["plan"])
+        recorded = ExperimentPlan.from_described(started.settings["plan"])
 
     assert [each["turn"] for each in printed["turns"]] == [1, 2]
     assert all(each["generated_tokens"] <= 2 for each in printed["turns"])

@@ -57,7 +57,7 @@ def test_layers_that_mix_both_kinds_are_copied_whole() -> None:
 def test_the_policy_is_recorded(lm: tt.LoadedModel, store: DatabaseStore) -> None:
     recorder = tt.Recorder(store)
     tt.ManualGenerator(lm.model, lm.tokenizer, recorder).generate(PROMPT, **GREEDY)
-    policy = store.recording(recorder.run_id).started().behaviour["cache_policy"]
+    policy = store.recording(recorder.run_id).started().cache_policy
 
     assert (policy["mode"], policy["reason"]) == ("crop", "GrowingLayer")
     assert 0 < policy["error"] < 1e-4

@@ -59,9 +59,7 @@ def test_a_pruned_run_is_rebuilt_verified_regenerated_and_sealed(
     history: str,
     role: str,
 ) -> None:
-    recording = investigate(
-        at_context_limit=limit, history=history, behaviour={"tool_result_role": role}
-    )
+    recording = investigate(at_context_limit=limit, history=history, tool_result_role=role)
     rebuilt = tt.rebuild(recording)
     pruned = [turn for turn in rebuilt.turns if turn.pruned is not None]
 

@@ -168,7 +168,7 @@ def test_a_run_says_which_history_it_had(
     recording = store.recording(run.run_id)
     reasons = [turn.started.history_reason for turn in recording.turns()]
 
-    assert recording.started().behaviour["history"] == history
+    assert recording.started().settings["history"] == history
     assert ("template" in reasons) == (history == "template")
     assert tt.rebuild(recording).turns[-1].prompt_text.count("<|im_start|>user") == 3
     assert tt.verify(recording, lm).passes

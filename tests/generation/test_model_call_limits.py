@@ -20,8 +20,8 @@ def test_a_model_that_calls_for_ever_ends_its_turn(
     with begun(lm, store, tool_calls_max=3) as run:
         reply = run.chat("Go.", max_new_tokens=900, logits_processor=forced)
     assert len(reply.tool_results) == len(events(store, run, ToolReturned)) == 3
-    assert (len(reply.parts), reply.stop_reason) == (4, "eos")
-    assert reply.parts[-1].text == call("hermes", name="a")
+    assert (len(reply.rounds), reply.stop_reason) == (4, "eos")
+    assert reply.rounds[-1].text == call("hermes", name="a")
 
 
 @pytest.mark.parametrize("call_format", ["mistral", "python"])
@@ -36,7 +36,7 @@ def test_calls_at_once_do_not_go_beyond_the_limit(
     ran = [each for each in reply.tool_results if each.error is None]
     assert [each.content for each in ran] == ['"about a"', '"about b"']
     assert "a turn may make 2 calls" in str(reply.tool_results[2].error)
-    assert (len(reply.tool_results), len(reply.parts)) == (3, 2)
+    assert (len(reply.tool_results), len(reply.rounds)) == (3, 2)
     assert reply.text.endswith("So.")
     assert more.text == "Yes."
 
@@ -49,7 +49,7 @@ def test_a_model_that_may_not_call_is_not_listened_to(
         reply = run.chat("Go.", max_new_tokens=200, logits_processor=forced)
 
     assert reply.text.endswith("</tool_call> and so on")
-    assert len(reply.parts) == 1
+    assert len(reply.rounds) == 1
     assert events(store, run, ToolCalled) == []
 
 
@@ -81,7 +81,7 @@ def test_a_result_that_does_not_fit_ends_the_turn_and_not_the_run(
         reply = run.chat("Go.", max_new_tokens=120, logits_processor=forced)
         more = run.chat("And?", max_new_tokens=10, logits_processor=says(lm, "", "Yes."))
 
-    assert (len(reply.parts), reply.stop_reason) == (1, "tool_call")
+    assert (len(reply.rounds), reply.stop_reason) == (1, "tool_call")
     assert len(reply.tool_results) == len(events(store, run, ToolReturned)) == 1
     assert more.text == "Yes."
     assert status(store, run) == "finished"
@@ -93,7 +93,7 @@ def test_a_result_is_made_to_fit_by_taking_out_older_ones(
 ) -> None:
     forced = says(lm, *[call("hermes", "ramble")] * 3, "Well.")
     settings = {"context_budget_tokens": 900, "at_context_limit": "prune_tool_results"}
-    with begun(lm, store, behaviour={"tool_result_role": role}, **settings) as run:
+    with begun(lm, store, tool_result_role=role, **settings) as run:
         reply = run.chat("Go.", max_new_tokens=300, logits_processor=forced)
     recording = store.recording(run.run_id)
     pruned = events(store, run, HistoryPruned)
@@ -101,7 +101,7 @@ def test_a_result_is_made_to_fit_by_taking_out_older_ones(
     assert reply.text.endswith("Well.")
     assert len(reply.tool_results) == 3
     assert {(each.turn, each.policy) for each in pruned} == {(1, "tool_results")}
-    assert tt.rebuild(recording).turns[-1].prompt_ids == reply.parts[-1].prompt.ids
+    assert tt.rebuild(recording).turns[-1].prompt_ids == reply.rounds[-1].prompt.ids
     report = tt.verify(recording, lm, processors=lambda turn: forced)
     assert report.verdict == tt.Verdict.VERIFIED
 
@@ -115,13 +115,12 @@ def test_the_question_that_a_call_is_made_for_is_not_taken_out(
 ) -> None:
     settings = {"context_budget_tokens": 900, "at_context_limit": "prune_turns"}
     forced = says(lm, "", call("hermes", "ramble"))
-    role_of_results = {"tool_result_role": role}
-    with begun(lm, store, behaviour=role_of_results, tool_calls_max=1, **settings) as run:
+    with begun(lm, store, tool_result_role=role, tool_calls_max=1, **settings) as run:
         run.chat("First? " * first, max_new_tokens=4)
         reply = run.chat("Second? " * second, max_new_tokens=150, logits_processor=forced)
 
-    *_, last = (part.prompt.text for part in reply.parts)
+    *_, last = (part.prompt.text for part in reply.rounds)
     assert "Second?" in last
-    assert "First?" in reply.parts[0].prompt.text
-    assert len(reply.parts) == parts
+    assert "First?" in reply.rounds[0].prompt.text
+    assert len(reply.rounds) == parts
     assert [each.turn for each in events(store, run, HistoryPruned)] == [2] * (parts - 1)

@@ -69,10 +69,10 @@ def test_a_call_in_the_middle_of_a_turn_is_run_and_the_model_goes_on_behind_its_
         reply = run.chat("What is it?", max_new_tokens=200, logits_processor=forced)
     recording = store.recording(run.run_id)
     called, returned = events(store, run, ToolCalled, ToolReturned)
-    step = len(reply.parts[0].token_ids)
+    step = len(reply.rounds[0].token_ids)
 
     assert reply.text == f"Let me see.\n{written}It is é."
-    assert [part.stop_reason for part in reply.parts] == ["tool_call", "eos"]
+    assert [part.stop_reason for part in reply.rounds] == ["tool_call", "eos"]
     assert (reply.stop_reason, [each.content for each in reply.tool_results]) == (
         "eos",
         ['"about é"'],
@@ -91,10 +91,10 @@ def test_a_call_in_the_middle_of_a_turn_is_run_and_the_model_goes_on_behind_its_
     assert second.reused_tokens == first.prompt_tokens + step - 1
     assert (second.decision, second.cropped_tokens) == ("hit", 0)
     opened, resumed = tt.rebuild(recording).turns
-    assert resumed.prompt_ids == reply.parts[1].prompt.ids
+    assert resumed.prompt_ids == reply.rounds[1].prompt.ids
     assert resumed.prompt_ids[: len(opened.prompt_ids) + step] == (
         *opened.prompt_ids,
-        *reply.parts[0].token_ids,
+        *reply.rounds[0].token_ids,
     )
     report = tt.verify(recording, lm, processors=lambda turn: forced)
     assert report.verdict == tt.Verdict.VERIFIED
@@ -143,7 +143,7 @@ def test_a_broken_call_comes_back_as_an_error_and_the_turn_goes_on(
     returned = events(store, run, ToolReturned)
 
     assert (reply.stop_reason, more.stop_reason, more.text) == ("eos", "eos", "Yes.")
-    assert [part.stop_reason for part in reply.parts] == [
+    assert [part.stop_reason for part in reply.rounds] == [
         "tool_call",
         "eos",
         *["tool_call"] * 3,
@@ -174,7 +174,7 @@ def test_several_calls_at_once_are_all_run_before_the_model_goes_on(
 
     assert [each.content for each in reply.tool_results] == ['"about a"', '"about b"']
     assert [each.tool_call_id for each in messages] == [None, "call_1", "call_2"]
-    assert len(reply.parts) == 2
+    assert len(reply.rounds) == 2
     report = tt.verify(store.recording(run.run_id), lm, processors=lambda turn: forced)
     assert report.verdict == tt.Verdict.VERIFIED
 
@@ -193,7 +193,7 @@ def test_several_calls_one_after_the_other_are_parts_of_one_turn(
     assert [each.content for each in reply.tool_results] == [f'"about {name}"' for name in "abc"]
     assert [each.turn for each in events(store, run, TurnStarted)] == [1] * 4
     assert [each.step for each in events(store, run, ToolCalled)] == [
-        sum(len(part.token_ids) for part in reply.parts[:count]) for count in (1, 2, 3)
+        sum(len(part.token_ids) for part in reply.rounds[:count]) for count in (1, 2, 3)
     ]
 
 
@@ -228,8 +228,8 @@ def test_where_the_template_has_no_tools_results_are_a_users_message(
     recording = store.recording(run.run_id)
 
     assert reply.text.endswith("So.")
-    assert '<|im_start|>user\n"about a"' in reply.parts[1].prompt.text
-    assert recording.started().behaviour["tool_result_role"] == "user"
+    assert '<|im_start|>user\n"about a"' in reply.rounds[1].prompt.text
+    assert recording.started().settings["tool_result_role"] == "user"
     assert [each.role for each in events(store, run, MessageAdded)] == ["user", "user"]
     assert [told(each) for each in events(store, run, MessageAdded)] == ["user: What is it?", None]
     report = tt.verify(recording, lm, processors=lambda turn: forced)
@@ -248,7 +248,7 @@ def test_the_template_history_is_written_anew_around_calls(
 
     assert (reply.text.endswith("So."), more.text) == (True, "Yes.")
     assert [each.prompt_ids for each in (first, second, third)] == [
-        part.prompt.ids for part in (*reply.parts, *more.parts)
+        part.prompt.ids for part in (*reply.rounds, *more.rounds)
     ]
     assert '<|im_start|>tool\n"about a"<|im_end|>' in third.prompt_text
     report = tt.verify(recording, lm, processors=lambda turn: forced)

@@ -39,7 +39,7 @@ def test_a_run_that_is_resumed_keeps_the_role_of_its_results(
     lm: tt.LoadedModel, store: DatabaseStore, role: str
 ) -> None:
     """Also where a template would take both."""
-    with begun(lm, store, behaviour={"tool_result_role": role}) as run:
+    with begun(lm, store, tool_result_role=role) as run:
         run.chat("Hello?", max_new_tokens=2)
     with tt.Investigation.resume(store, run.run_id, lm, tools=TOOLS) as resumed:
         resumed.chat(
@@ -52,7 +52,7 @@ def test_a_run_that_is_resumed_keeps_the_role_of_its_results(
 
     roles = [each.role for each in events(store, run, MessageAdded)]
     assert roles == ["user", "user", role]
-    assert store.recording(fork.run_id).started().behaviour["tool_result_role"] == role
+    assert store.recording(fork.run_id).started().settings["tool_result_role"] == role
 
 
 def test_a_redactor_sees_what_is_called_and_what_comes_back(
@@ -115,7 +115,7 @@ def test_ctrl_c_while_a_tool_runs_ends_the_run_and_the_call_is_made_again(
         reply = resumed.resumed_reply
     assert reply is not None
     assert [each.content for each in reply.tool_results] == ['"about a"']
-    assert len(reply.parts) == 2
+    assert len(reply.rounds) == 2
     assert [each.call_id for each in events(store, run, ToolCalled)] == ["call_1", "call_1"]
     assert len(events(store, run, ToolReturned)) == 1
     assert status(store, run) == "finished"

@@ -74,7 +74,7 @@ def test_a_model_whose_weights_are_not_there_is_recorded_by_nobody(
         pytest.raises(tt.ModelError, match=r"lm_head.weight is on the meta device"),
         tt.Recorder(store) as recorder,
     ):
-        lm.identity.record_start(recorder, name="", seed=None, model="", behaviour={})
+        lm.identity.record_start(recorder, name="", seed=None, model="", settings={})
 
     assert store.summaries() == []
 

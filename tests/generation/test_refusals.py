@@ -93,7 +93,7 @@ def test_a_setting_that_would_break_the_turn_is_refused_before_it(
         {"cache_bytes": None},
         {"cache_bytes": float("nan")},
         {"cache_bytes": -1},
-        {"candidates": 1.5},
+        {"top_logprobs": 1.5},
         {"prefix_folder": 5},
         {"prefix_folder": "a\0b"},
         {"threads": True},

@@ -71,7 +71,7 @@ def test_a_shipped_plan_runs_its_twenty_turns_and_is_rebuilt(
     assert [turn.reply_ids for turn in rebuilt.turns] == [reply.token_ids for reply in replies]
     assert said == [turn.message for turn in plan.turns()]
     assert not [result.error for reply in replies for result in reply.tool_results if result.error]
-    assert ExperimentPlan.from_described(recording.started().behaviour["plan"]) == plan
+    assert ExperimentPlan.from_described(recording.started().settings["plan"]) == plan
 
 
 def test_a_plan_goes_on_behind_the_turns_that_the_run_has_taken(

@@ -264,7 +264,7 @@ def test_nothing_that_was_recorded_reaches_a_terminal_raw() -> None:
     ours = [Said(asked=f"{nasty} a", reply=f"{nasty}a", tool=f"{nasty} a")]
     theirs = [Said(asked=f"{nasty} b", reply=f"{nasty}b", tool=f"{nasty} b")]
     found = tt.diff(
-        talk(*ours, name=nasty, behaviour={nasty: 1}), talk(*theirs, model=nasty, seed=9)
+        talk(*ours, name=nasty, metadata={nasty: 1}), talk(*theirs, model=nasty, seed=9)
     )
     text = render(found)
 

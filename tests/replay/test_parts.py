@@ -48,7 +48,7 @@ def called(lm: tt.LoadedModel, store: DatabaseStore) -> tt.Recording:
         sampled = {"do_sample": True, "temperature": 0.9}
         first = run.chat("Look.", max_new_tokens=190, logits_processor=opening(lm, CALL), **sampled)
         run.chat("And?", max_new_tokens=12, **sampled)
-    assert [part.stop_reason for part in first.parts] == ["tool_call", "max_new_tokens"]
+    assert [part.stop_reason for part in first.rounds] == ["tool_call", "max_new_tokens"]
     assert len(first.token_ids) == 190
     return store.recording(run.run_id)
 

@@ -75,7 +75,7 @@ def test_a_plain_generator_is_asked_with_the_same_ids_and_texts(
 ) -> None:
     with tt.Recorder(store) as recorder:
         generator = tt.ManualGenerator(
-            lm.model, lm.tokenizer, recorder, name="plain", candidates=2, prefill_chunk_tokens=5
+            lm.model, lm.tokenizer, recorder, name="plain", top_logprobs=2, prefill_chunk_tokens=5
         )
         generator.generate([5, 6, 7, 8], max_new_tokens=4, do_sample=True, top_p=0.8, seed=3)
         generator.cache_system_prompt("Be kind.")
@@ -92,7 +92,7 @@ def test_a_plain_generator_is_asked_with_the_same_ids_and_texts(
         each.event.version for each in recording.events()
     ]
     (now,), (then,) = events_of(again, RunStarted), events_of(recording, RunStarted)
-    assert (now.name, now.seed, now.behaviour) == (then.name, then.seed, then.behaviour)
+    assert (now.name, now.seed, now.settings) == (then.name, then.seed, then.settings)
 
 
 def test_a_recorded_call_of_generate_is_made_again(

@@ -66,7 +66,7 @@ def started(name: str, **changes: Any) -> RunStarted:
         "threads": 1,
         "context_tokens": 4096,
         "environment": {"torch": "none"},
-        "behaviour": {},
+        "settings": {},
     }
     return RunStarted(**values | changes)
 

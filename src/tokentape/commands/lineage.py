@@ -25,6 +25,7 @@ from tokentape.store import DEFAULT_URL
 
 if TYPE_CHECKING:
     from tokentape.generation.plans import ExperimentPlan
+    from tokentape.generation.run_settings import RunSettings
 
 
 def resume(
@@ -99,7 +100,7 @@ def fork(
             at_turn=at_turn,
             tools=_tools(started, lm),
             changes=changed | ({} if message is None else {"message": message}),
-            **({} if name is None else {"name": name}),
+            name=started.name if name is None else name,
         )
         with _resume_hint(investigation.run_id, store), investigation:
             if recorded:
@@ -111,7 +112,7 @@ def fork(
                 investigation.chat(message or "", **changed)
         child = opened.recording(investigation.run_id)
         new_turns = [each for each in child.turns() if each.number >= at_turn]
-        if "plan" in started.behaviour:
+        if _settings(started).plan is not None:
             sys.stderr.write(
                 f"run the rest of its plan with: tokentape resume {child.run_id} --store {store}\n"
             )
@@ -140,16 +141,22 @@ def _model(started: RunStarted, model: str | None) -> "tt.LoadedModel":
 
 def _tools(started: RunStarted, lm: "tt.LoadedModel") -> "tt.ToolInterface | None":
     """Return the default tools that the run was started with, or None."""
-    names = tuple(started.behaviour.get("tools", ()))
-    return tt.default_tools(lm).only(names) if names else None
+    return tt.default_tools(lm).only(started.tools) if started.tools else None
 
 
 def _plan(started: RunStarted) -> "ExperimentPlan | None":
     """Return the plan that the run was started with, or None."""
     from tokentape.generation.plans import ExperimentPlan
+    from tokentape.generation.run_settings import RunSettings
 
-    described = started.behaviour.get("plan")
+    described = _settings(started).plan
     return None if described is None else ExperimentPlan.from_described(described)
+
+
+def _settings(started: RunStarted) -> "RunSettings":
+    from tokentape.generation.run_settings import RunSettings
+
+    return RunSettings.from_record(started.settings)
 
 
 def _run_rest(investigation: "tt.Investigation", plan: "ExperimentPlan | None") -> None:

@@ -16,7 +16,6 @@ from tokentape.commands.options import (
 )
 from tokentape.recorder import Envelope, Recording
 from tokentape.recorder.events import RunStarted, TurnStarted
-from tokentape.recorder.redaction import REDACTED
 from tokentape.recorder.transcript import TranscriptWriter
 from tokentape.store import DEFAULT_URL
 from tokentape.store.run_follower import NewToken, RunFollower
@@ -98,7 +97,7 @@ class _Printer:
     def _print_token(self, token: NewToken) -> None:
         if self._started is None or self._started.turn != token.turn:
             return
-        if self._run.behaviour.get(REDACTED):
+        if self._run.redacted:
             return
         tokenizer = self._tokenizer
         if tokenizer is None:

@@ -1,0 +1,20 @@
+"""A run as it is recorded: its name, its seed, its settings and its tools."""
+
+from dataclasses import dataclass
+
+from tokentape.generation.run_settings import RunSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunDescription:
+    """What the caller of an engine says of a run; the model and the machine say the rest."""
+
+    name: str
+    model: str
+    """The name that `load_model` was given, for a replay to load it again."""
+    seed: int | None
+    settings: RunSettings
+    tools: tuple[str, ...] = ()
+    """Names of the tools that can be called."""
+    resumed: bool = False
+    """The recorder continues a run that has events already."""

@@ -1,0 +1,236 @@
+"""The settings of a run: typed, checked when they are given, and recorded in `RunStarted`."""
+
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from typing import Any, TypedDict, cast
+
+from tokentape.generation.checks import check_count
+from tokentape.generation.errors import ModelError, PromptError
+from tokentape.recorder import RecordingError
+
+PREFILL_CHUNK_TOKENS = 512
+"""Bounds the memory of a prefill; the matrices are large enough to be computed at full speed."""
+TOP_LOGPROBS = 5
+CACHE_BYTES = 8 * 1024**3
+"""What llama.cpp's server keeps in memory, too."""
+HISTORIES = ("exact", "template")
+"""How a conversation makes the prompt of its next turn; see `Conversation`."""
+NO_HISTORY = "none"
+"""The `history` of a run of `model.generate` calls: every turn has a prompt of its own."""
+AT_CONTEXT_LIMIT = ("refuse", "prune_tool_results", "prune_turns")
+RESULT_ROLES = ("auto", "tool", "user")
+_RENAMED = {"candidates": "top_logprobs", "behaviour": "metadata", "protocol": "plan"}
+
+
+class GeneratorKeywords(TypedDict, total=False):
+    """The settings that `ManualGenerator` takes as keywords; see `RunSettings`."""
+
+    prefill_chunk_tokens: int | None
+    top_logprobs: int
+    cache_bytes: int
+    prefix_folder: str | os.PathLike[str] | None
+    threads: int | None
+    history: str
+    template_settings: Mapping[str, Any] | None
+
+
+class InvestigationKeywords(GeneratorKeywords, total=False):
+    """The settings that `Investigation` takes as keywords; see `RunSettings`."""
+
+    at_context_limit: str
+    context_budget_tokens: int | None
+    tool_calls_max: int
+    tool_call_format: str
+    tool_result_role: str
+    plan: Mapping[str, Any] | None
+    metadata: Mapping[str, Any]
+
+
+class ResumeKeywords(TypedDict, total=False):
+    """The settings that `Investigation.resume` takes: those that no recording has."""
+
+    prefix_folder: str | os.PathLike[str] | None
+    threads: int | None
+
+
+class ForkKeywords(ResumeKeywords, total=False):
+    """What `Investigation.fork` takes: what may differ from the parent run."""
+
+    name: str
+    seed: int
+    prefill_chunk_tokens: int | None
+    top_logprobs: int
+    cache_bytes: int
+    at_context_limit: str
+    context_budget_tokens: int | None
+    tool_calls_max: int
+
+
+class SettingScope(StrEnum):
+    """Where a setting is kept, and whether a fork may change it."""
+
+    PROCESS = "process"
+    """Not recorded: it changes nothing that is generated."""
+    RUN = "run"
+    """Recorded; a fork has its parent's."""
+    FORK = "fork"
+    """Recorded; a fork may have another value."""
+
+
+_PROCESS = {"scope": SettingScope.PROCESS}
+_RUN = {"scope": SettingScope.RUN}
+_FORK = {"scope": SettingScope.FORK}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSettings:
+    """The choices that change what a run generates or records, and those of its process.
+
+    Raise ModelError or PromptError for a value that a setting cannot have.
+    """
+
+    prefill_chunk_tokens: int | None = field(default=PREFILL_CHUNK_TOKENS, metadata=_FORK)
+    """Most tokens of a prefill's forward; bounds its memory. None forwards a prompt at once."""
+    top_logprobs: int = field(default=TOP_LOGPROBS, metadata=_FORK)
+    """How many of the likeliest tokens are recorded of each step."""
+    cache_bytes: int = field(default=CACHE_BYTES, metadata=_FORK)
+    """Most bytes of KV cache that are kept between turns."""
+    prefix_folder: str | os.PathLike[str] | None = field(default=None, metadata=_PROCESS)
+    """Folder in which system prompts are cached for other processes."""
+    threads: int | None = field(default=None, metadata=_PROCESS)
+    """Threads that torch computes a turn with; None leaves torch's setting alone."""
+    history: str = field(default=HISTORIES[0], metadata=_RUN)
+    """`exact` or `template`; see `Conversation`."""
+    template_settings: Mapping[str, Any] | None = field(default_factory=dict, metadata=_RUN)
+    """Variables that the chat template is given at every render."""
+    at_context_limit: str = field(default=AT_CONTEXT_LIMIT[0], metadata=_FORK)
+    """What is done about a message that does not fit into the context or the budget.
+
+    `refuse` it, or remove the oldest part of the history and record that (`prune_tool_results`,
+    `prune_turns`; see `plan_pruning`).
+    """
+    context_budget_tokens: int | None = field(default=None, metadata=_FORK)
+    """Most tokens of a prompt and its reply, if that is to be less than the model's context."""
+    tool_calls_max: int = field(default=8, metadata=_FORK)
+    """Most tool calls of the model that are run in one turn."""
+    tool_call_format: str = field(default="auto", metadata=_RUN)
+    """How the model writes its calls; see `CallReader`."""
+    tool_result_role: str = field(default=RESULT_ROLES[0], metadata=_RUN)
+    """Role of the messages with tool results: `tool`, `user`, or `auto` for the template's."""
+    plan: Mapping[str, Any] | None = field(default=None, metadata=_RUN)
+    """The experiment plan that the run follows, as `ExperimentPlan.described` gives it."""
+    metadata: Mapping[str, Any] = field(default_factory=dict, metadata=_RUN)
+    """Facts of the user's that are recorded with the run; nothing reads them."""
+
+    def __post_init__(self) -> None:
+        for name, least, most in _COUNTS:
+            value = getattr(self, name)
+            if value is not None or name in _ALWAYS_COUNTED:
+                check_count(name, value, least=least, most=most)
+        for name, known in _CHOICES.items():
+            value = getattr(self, name)
+            if not isinstance(value, str) or value not in known:
+                choices = ", ".join(map(repr, known))
+                raise PromptError(f"{name} must be one of {choices}, not {value!r}")
+        for name in ("template_settings", "plan", "metadata"):
+            value = getattr(self, name)
+            if not isinstance(value, Mapping | None):
+                raise ModelError(f"{name} is a mapping, not {value!r}")
+        if not isinstance(self.tool_call_format, str):
+            raise ModelError(f"tool_call_format is a string, not {self.tool_call_format!r}")
+
+    @classmethod
+    def from_keywords(
+        cls, keywords: Mapping[str, Any], *, owner: str, known: Collection[str]
+    ) -> "RunSettings":
+        """Return the settings with these keywords of `owner`, the others at their defaults.
+
+        Raise TypeError for a keyword that is not `known`, with its new name if it was renamed.
+        """
+        for name in keywords:
+            if name not in known:
+                raise TypeError(f"{owner} has no setting {name!r}: {_instead(name, known)}")
+        return cls(**keywords)
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> "RunSettings":
+        """Return the settings that `to_record` wrote.
+
+        Raise RecordingError if they are not a run's settings, for instance in a redacted run.
+        """
+        unknown = sorted(record.keys() - RECORDED)
+        if unknown:
+            raise RecordingError(f"the recording has a setting {unknown[0]!r}: there is none")
+        try:
+            return cls(**record)
+        except ModelError as error:
+            raise RecordingError(f"the recorded settings are damaged: {error}") from None
+
+    def to_record(self) -> dict[str, Any]:
+        """Return the recorded settings as values that JSON can hold."""
+        values = {name: getattr(self, name) for name in RECORDED}
+        return {
+            name: dict(value or {}) if name in _MAPPINGS else value
+            for name, value in values.items()
+        }
+
+    def as_keywords(self) -> InvestigationKeywords:
+        """Return all settings as keywords of `Investigation`."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return cast("InvestigationKeywords", values)
+
+    def prompt_tokens_max(self, context_tokens: int | None, new_tokens: int) -> int | None:
+        """Return how long a prompt may be if `new_tokens` follow it, or None for any length.
+
+        `context_tokens` is the length of the model's context, None if that is not known.
+        """
+        limits = [each for each in (context_tokens, self.context_budget_tokens) if each is not None]
+        return min(limits) - new_tokens if limits else None
+
+
+_COUNTS = (
+    ("prefill_chunk_tokens", 1, 2**62),
+    ("top_logprobs", 0, 2**62),
+    ("cache_bytes", 0, 2**62),
+    ("threads", 1, 4096),
+    ("context_budget_tokens", 1, 2**62),
+    ("tool_calls_max", 0, 2**62),
+)
+_ALWAYS_COUNTED = ("top_logprobs", "cache_bytes", "tool_calls_max")
+_CHOICES = {
+    "history": (*HISTORIES, NO_HISTORY),
+    "at_context_limit": AT_CONTEXT_LIMIT,
+    "tool_result_role": RESULT_ROLES,
+}
+_MAPPINGS = ("template_settings", "metadata")
+
+
+def _with_scope(*scopes: SettingScope) -> tuple[str, ...]:
+    return tuple(each.name for each in fields(RunSettings) if each.metadata["scope"] in scopes)
+
+
+RECORDED = _with_scope(SettingScope.RUN, SettingScope.FORK)
+"""Names of the settings that a recording has."""
+OF_THE_PROCESS = _with_scope(SettingScope.PROCESS)
+"""Names of the settings that no recording has."""
+FORKABLE = _with_scope(SettingScope.FORK)
+"""Names of the recorded settings that a fork may change."""
+
+
+def _instead(name: str, known: Collection[str]) -> str:
+    if name in _RENAMED and _RENAMED[name] in known:
+        return f"use {_RENAMED[name]}="
+    if name in InvestigationKeywords.__annotations__:
+        return "give it to Investigation"
+    return f"there are {', '.join(known)}"
+
+
+def check_may_change(keywords: Mapping[str, Any], known: Collection[str]) -> None:
+    """Raise PromptError for a setting that a run which has begun cannot be given."""
+    for name in keywords:
+        if name not in known:
+            raise PromptError(
+                f"{name} cannot be set for a run that has begun; there are {', '.join(known)}"
+            )
