@@ -96,7 +96,8 @@ def test_an_unknown_setting_is_refused_with_the_name_to_use(
 
 
 @pytest.mark.parametrize(
-    "name", sorted(InvestigationKeywords.__annotations__.keys() - GeneratorKeywords.__annotations__.keys())
+    "name",
+    sorted(InvestigationKeywords.__annotations__.keys() - GeneratorKeywords.__annotations__.keys()),
 )
 def test_a_generator_sends_settings_of_a_conversation_to_investigation(
     lm: tt.LoadedModel, name: str

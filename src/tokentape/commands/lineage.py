@@ -147,7 +147,6 @@ def _tools(started: RunStarted, lm: "tt.LoadedModel") -> "tt.ToolInterface | Non
 def _plan(started: RunStarted) -> "ExperimentPlan | None":
     """Return the plan that the run was started with, or None."""
     from tokentape.generation.plans import ExperimentPlan
-    from tokentape.generation.run_settings import RunSettings
 
     described = _settings(started).plan
     return None if described is None else ExperimentPlan.from_described(described)
