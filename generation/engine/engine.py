@@ -33,7 +33,7 @@ from tokentape.generation.engine.turn_recorder import TurnRecorder
 from tokentape.generation.history.conversation import Prompt
 from tokentape.generation.interventions import Intervention, InterventionController
 from tokentape.generation.introspection.activations import ActivationMonitor
-from tokentape.generation.models.loading import ModelIdentity
+from tokentape.generation.models.identity import ModelIdentity
 from tokentape.recorder import Recorder, TokentapeError
 from tokentape.recorder.clock import elapsed_us
 from tokentape.recorder.events import CacheCleared, Event, SystemPromptCached, ids_sha256

@@ -25,7 +25,7 @@ from tokentape.generation.errors import ModelError, PromptError
 from tokentape.generation.history.conversation import Conversation, Prompt
 from tokentape.generation.interventions import Intervention
 from tokentape.generation.introspection.activations import ActivationMonitor
-from tokentape.generation.models.loading import ModelIdentity
+from tokentape.generation.models.identity import ModelIdentity
 from tokentape.generation.run_settings import GeneratorKeywords, RunSettings
 from tokentape.recorder import Recorder, TokentapeError
 from tokentape.recorder.projections import RequestedInterventions, Turn

@@ -1,8 +1,13 @@
-"""What must be equal for a run to be repeated, hashed or named."""
+"""Fingerprints of all that must be equal to repeat a run: weights, tokenizer, versions."""
 
 from tokentape.generation.fingerprints.environment import environment
-from tokentape.generation.fingerprints.files import FileStamp, LoadedFiles, model_files, stamps_of
-from tokentape.generation.fingerprints.known import note_files, weights_of
+from tokentape.generation.fingerprints.manifest_cache import manifest_of, set_source
+from tokentape.generation.fingerprints.model_source import (
+    FileState,
+    ModelSource,
+    file_states,
+    folder_states,
+)
 from tokentape.generation.fingerprints.sampler import sampler_sha256
 from tokentape.generation.fingerprints.tensors import tensor_sha256
 from tokentape.generation.fingerprints.texts import json_sha256, template_sha256, tokenizer_sha256
@@ -15,21 +20,21 @@ from tokentape.generation.fingerprints.weights_manifest import (
 from tokentape.generation.fingerprints.weights_version import weights_version
 
 __all__ = (
-    "FileStamp",
-    "LoadedFiles",
+    "FileState",
+    "ModelSource",
     "TensorFingerprint",
     "WeightsManifest",
     "environment",
+    "file_states",
+    "folder_states",
     "json_sha256",
-    "model_files",
-    "note_files",
+    "manifest_of",
     "sampler_sha256",
+    "set_source",
     "split_at_number",
-    "stamps_of",
     "template_sha256",
     "tensor_sha256",
     "tokenizer_sha256",
-    "weights_of",
     "weights_sha256",
     "weights_version",
 )

@@ -1,4 +1,4 @@
-"""The machine and the versions that a run depends on."""
+"""Versions and hardware that a run depends on."""
 
 import platform
 
@@ -7,7 +7,7 @@ import transformers
 
 
 def environment() -> dict[str, str]:
-    """Versions and hardware that change the last bits of a result."""
+    """Return the versions and hardware that can change the last bits of a result."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -1,4 +1,4 @@
-"""The bytes of tensors: all of them, hashed where they lie, or a sample."""
+"""Hashes and samples of the bytes of a tensor."""
 
 import hashlib
 import math
@@ -9,41 +9,45 @@ import torch
 
 _DIGEST_BYTES = 16
 _SAMPLED_NUMBERS = 1024
-# What is copied at once of a tensor that does not lie in one piece, or not in this memory.
+# Largest piece that is copied of a tensor that is not contiguous or not in host memory.
 _COPIED_BYTES = 16 * 1024**2
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def tensor_sha256(tensor: torch.Tensor) -> str:
+    """Return the hexadecimal sha256 of the tensor's bytes."""
     return _hashed(hashlib.sha256(), tensor)
 
 
 def tensor_digest(tensor: torch.Tensor) -> str:
-    """128 bits of BLAKE2b, in hexadecimal."""
+    """Return 128 bits of BLAKE2b over the tensor's bytes, in hexadecimal."""
     return _hashed(hashlib.blake2b(digest_size=_DIGEST_BYTES), tensor)
 
 
 def tensor_bytes(tensor: torch.Tensor) -> Iterator[memoryview]:
-    """Its bytes in the order of its elements. Nothing is copied that lies so in this memory."""
+    """Yield the bytes in the order of the elements, without a copy if they are contiguous."""
     yield from _pieces(_integers(tensor))
     if tensor.is_quantized:
         yield memoryview(_scales(tensor).encode())
 
 
 def tensor_sample(tensor: torch.Tensor) -> bytes:
-    """A few kilobytes of it: about 1,024 numbers, evenly spread over its rows and its columns."""
+    """Return the bytes of about 1,024 elements, spread evenly over the rows and columns."""
     integers = _integers(tensor)
     count = integers.numel()
     if count == 0:
         return b""
     stride = _stride(count, integers.shape[-1] if integers.dim() else 1)
-    places = torch.arange(0, count, stride, device=integers.device)
-    sample = torch.take(integers, places).cpu().numpy().tobytes()
+    indices = torch.arange(0, count, stride, device=integers.device)
+    sample = torch.take(integers, indices).cpu().numpy().tobytes()
     return sample + _scales(tensor).encode() if tensor.is_quantized else sample
 
 
 def _stride(count: int, row_length: int) -> int:
-    """The distance between sampled numbers: one that meets every column of a matrix in turn."""
+    """Return the distance between sampled elements, coprime to the length of a row.
+
+    The sample then covers every column of a matrix.
+    """
     stride = max(1, count // _SAMPLED_NUMBERS)
     while math.gcd(stride, row_length) > 1:
         stride -= 1
@@ -57,13 +61,13 @@ def _hashed(digest: Any, tensor: torch.Tensor) -> str:
 
 
 def _integers(tensor: torch.Tensor) -> torch.Tensor:
-    """The same bits, of a type that numpy knows and that can be gathered from."""
-    plain = tensor.detach()
-    if plain.is_quantized:
-        plain = plain.int_repr()
-    if plain.is_complex():
-        plain = torch.view_as_real(plain.resolve_conj())
-    return plain.resolve_neg().view(_INTEGERS[plain.element_size()])
+    """Return the same bits as integers, which numpy and `torch.take` support."""
+    detached = tensor.detach()
+    if detached.is_quantized:
+        detached = detached.int_repr()
+    if detached.is_complex():
+        detached = torch.view_as_real(detached.resolve_conj())
+    return detached.resolve_neg().view(_INTEGERS[detached.element_size()])
 
 
 def _pieces(integers: torch.Tensor) -> Iterator[memoryview]:
@@ -82,7 +86,7 @@ def _pieces(integers: torch.Tensor) -> Iterator[memoryview]:
 
 
 def _scales(tensor: torch.Tensor) -> str:
-    """What the integers of a quantized tensor stand for."""
+    """Return the scales and zero points of a quantized tensor."""
     if tensor.qscheme() in (torch.per_tensor_affine, torch.per_tensor_symmetric):
         return repr((tensor.q_scale(), tensor.q_zero_point()))
     scales, zeros = tensor.q_per_channel_scales(), tensor.q_per_channel_zero_points()

@@ -1,4 +1,4 @@
-"""Sums of what turns text into ids."""
+"""Hashes of tokenizers and chat templates."""
 
 import hashlib
 import json
@@ -8,10 +8,10 @@ from transformers import PreTrainedTokenizerBase
 
 
 def tokenizer_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Of everything that turns text into ids; of the vocabulary where the tokenizer is slow."""
+    """Return a hash of the tokenizer's settings; of the vocabulary for a slow tokenizer."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
-        # Truncation and padding are settings of a call, left in the tokenizer by the last one.
+        # Truncation and padding are left over from the last call of the tokenizer.
         described = json.loads(backend.to_str()) | {"truncation": None, "padding": None}
     else:
         described = {"vocab": tokenizer.get_vocab(), "class": type(tokenizer).__name__}
@@ -19,10 +19,11 @@ def tokenizer_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def template_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Of the chat template; empty where the tokenizer has none."""
+    """Return a hash of the chat template; empty if the tokenizer has none."""
     template: Any = tokenizer.chat_template
     return "" if template is None else json_sha256(template)
 
 
 def json_sha256(value: Any) -> str:
+    """Return the hexadecimal sha256 of a value as JSON with sorted keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""All tensors of a model: their list, and a sample of them."""
+"""Hashes and samples of all tensors of a model."""
 
 import hashlib
 import os
@@ -18,36 +18,36 @@ _PLAIN = (bool, int, float, str, bytes, torch.dtype, type(None))
 T = TypeVar("T")
 
 
-def list_weights(model: torch.nn.Module) -> WeightsManifest:
-    """Reads the whole model, in threads: 540 MB take 0.3 s on two cores.
+def hash_weights(model: torch.nn.Module) -> WeightsManifest:
+    """Return the manifest of a model, hashed in threads: 540 MB take 0.4 s on two cores.
 
-    Raises ModelError for a tensor without bytes that could be read.
+    Raise ModelError for a tensor whose bytes cannot be read.
     """
     tensors = _named_tensors(model)
-    # The largest first, or all would wait for whoever begins with it last.
+    # The largest first, so that the threads finish at about the same time.
     names = sorted(tensors, key=lambda name: tensors[name].nbytes, reverse=True)
-    # hashlib lets other threads work while it does.
+    # hashlib releases the GIL.
     with ThreadPoolExecutor(min(_THREADS_MAX, os.cpu_count() or 1)) as pool:
-        return WeightsManifest.of(pool.map(lambda name: _print_of(name, tensors[name]), names))
+        return WeightsManifest.of(pool.map(lambda name: _fingerprint(name, tensors[name]), names))
 
 
 def sample_weights(model: torch.nn.Module) -> str:
-    """A digest of every tensor's name, type and shape and of about 1,024 of its numbers.
+    """Return a digest of the name, dtype, shape and about 1,024 numbers of every tensor.
 
-    What is done to a whole tensor changes it; what is done to one number most likely does not.
+    It changes with a tensor as a whole, but most likely not with a single number.
     """
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in _named_tensors(model).items():
         digest.update(_head(name, tensor))
-        digest.update(_of(tensor_sample, name, tensor))
+        digest.update(_read(tensor_sample, name, tensor))
     return digest.hexdigest()
 
 
 def weights_sha256(model: torch.nn.Module) -> str:
-    """The one sum that stands in recordings from before weights were listed.
+    """Return the hash of a recording without a manifest (`RunStarted.weights_listed` is false).
 
-    It is over the name, dtype, shape and bytes of every tensor of the state dict; tied ones count
-    under each of their names.
+    It is over the name, dtype, shape and bytes of every tensor of the state dict. Tied tensors
+    count under all of their names.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
@@ -57,28 +57,27 @@ def weights_sha256(model: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _print_of(name: str, tensor: torch.Tensor) -> TensorFingerprint:
+def _fingerprint(name: str, tensor: torch.Tensor) -> TensorFingerprint:
     return TensorFingerprint(
         name=name,
         dtype=str(tensor.dtype).removeprefix("torch."),
         shape=tuple(tensor.shape),
-        digest=_of(tensor_digest, name, tensor),
+        digest=_read(tensor_digest, name, tensor),
     )
 
 
-def _of(read: Callable[[torch.Tensor], T], name: str, tensor: torch.Tensor) -> T:
-    """What is read of a tensor. Raises ModelError where its bytes cannot be."""
+def _read(read: Callable[[torch.Tensor], T], name: str, tensor: torch.Tensor) -> T:
+    """Return `read(tensor)`. Raise ModelError if the bytes cannot be read."""
     if tensor.is_meta:
         raise ModelError(
-            f"{name} is on the meta device and has no bytes: load the model whole, nothing of it "
-            "offloaded"
+            f"{name} is on the meta device and has no bytes: load the model without offloading"
         )
     try:
         return read(tensor)
     except (KeyError, NotImplementedError, RuntimeError, TypeError) as error:
-        what = f"{str(tensor.dtype).removeprefix('torch.')}, {tensor.layout}"
+        kind = f"{str(tensor.dtype).removeprefix('torch.')}, {tensor.layout}"
         line = str(error).partition("\n")[0]
-        raise ModelError(f"no sum can be taken of the bytes of {name} ({what}): {line}") from None
+        raise ModelError(f"the bytes of {name} ({kind}) cannot be hashed: {line}") from None
 
 
 def _head(name: str, tensor: torch.Tensor) -> bytes:
@@ -86,26 +85,26 @@ def _head(name: str, tensor: torch.Tensor) -> bytes:
 
 
 def _named_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The tensors of the state dict, in its order; one with several names under the first."""
+    """Return the tensors of the state dict in order; tied tensors under their first name."""
     found: dict[str, torch.Tensor] = {}
     seen: set[tuple[Any, ...]] = set()
     for key, value in model.state_dict().items():
         for name, tensor in _tensors_in(key, value):
-            place = _of(_place_of, name, tensor)
-            # Without elements they are all at the same place.
-            if place not in seen or tensor.numel() == 0:
+            memory = _read(_memory_of, name, tensor)
+            # All tensors without elements have the same address.
+            if memory not in seen or tensor.numel() == 0:
                 found[name] = tensor
-                seen.add(place)
+                seen.add(memory)
     return found
 
 
-def _place_of(tensor: torch.Tensor) -> tuple[Any, ...]:
-    """Where its bytes are, and how they lie."""
+def _memory_of(tensor: torch.Tensor) -> tuple[Any, ...]:
+    """Return the address and layout of the tensor's bytes."""
     return tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
 
 
 def _tensors_in(name: str, value: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """A state dict may hold more than tensors, such as the packed ones of quantized layers."""
+    """Yield the tensors in a value of a state dict, e.g. the packed ones of quantized layers."""
     if isinstance(value, torch.Tensor):
         yield name, value
     elif isinstance(value, dict):
@@ -118,6 +117,5 @@ def _tensors_in(name: str, value: Any) -> Iterator[tuple[str, torch.Tensor]]:
         yield name, torch.tensor(list(repr(value).encode()), dtype=torch.uint8)
     else:
         raise ModelError(
-            f"{name} in the state dict of the model is of a kind that no sum can be taken of: "
-            f"{type(value).__name__}"
+            f"{name} in the state dict of the model cannot be hashed: {type(value).__name__}"
         )

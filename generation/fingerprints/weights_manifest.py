@@ -1,4 +1,4 @@
-"""The list of a model's tensors, each with a digest of its bytes, as it is kept."""
+"""The weights manifest: all tensors of a model with their digests, and its JSON format."""
 
 import base64
 import hashlib
@@ -14,22 +14,23 @@ _DIGEST_BYTES = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorFingerprint:
-    """`digest` is 128 bits of BLAKE2b over the tensor's bytes, in hexadecimal."""
+    """The name, dtype and shape of a tensor, and a digest of its bytes."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     digest: str
+    """128 bits of BLAKE2b, in hexadecimal."""
 
 
 @dataclass(frozen=True, slots=True)
 class WeightsManifest:
-    """Every tensor of a state dict, in the order of names; one with several names is there once.
+    """Every tensor of a state dict, sorted by name. Tied tensors are listed once.
 
-    `payload` is the same bytes for the same tensors: JSON without spaces. Tensors whose names
-    differ in the first number only, as those of layers do, share an entry: `[before, [number, …],
-    behind, dtype, shape, digests]`. One without a number is `[name, [], "", dtype, shape, digest]`.
-    Digests are the base64 of their bytes, one after the other.
+    The payload is canonical JSON. Tensors whose names differ only in their first number, e.g. those
+    of layers, share an entry: `[prefix, [number, …], suffix, dtype, shape, digests]`. A tensor
+    without a number is `[name, [], "", dtype, shape, digest]`. Digests are concatenated and encoded
+    in base64.
     """
 
     tensors: tuple[TensorFingerprint, ...]
@@ -37,59 +38,61 @@ class WeightsManifest:
 
     @property
     def sha256(self) -> str:
+        """Hexadecimal sha256 of the payload: the fingerprint of the weights."""
         return hashlib.sha256(self.payload).hexdigest()
 
     @classmethod
     def of(cls, tensors: Iterable[TensorFingerprint]) -> Self:
+        """Return the manifest of these tensors, in any order."""
         ordered = tuple(sorted(tensors, key=lambda each: each.name))
-        return cls(ordered, _written(ordered))
+        return cls(ordered, _encode(ordered))
 
     @classmethod
     def read(cls, payload: bytes) -> Self:
-        """The list with that payload. Raises ValueError for what is none."""
+        """Return the manifest with this payload. Raise ValueError if it is invalid."""
         try:
             described = json.loads(payload)
             if described["format"] != _FORMAT:
-                raise ValueError(f"its format is {described['format']!r}")
-            found = cls.of(each for entry in described["tensors"] for each in _read(*entry))
+                raise ValueError(f"unknown format {described['format']!r}")
+            found = cls.of(each for entry in described["tensors"] for each in _decode(*entry))
         except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
-            raise ValueError(f"this is no list of weights: {error!r}") from None
+            raise ValueError(f"invalid weights manifest: {error!r}") from None
         if found.payload != payload:
-            raise ValueError("this list of weights is not written as one is")
+            raise ValueError("invalid weights manifest: not in canonical form")
         return found
 
 
-def _written(tensors: Sequence[TensorFingerprint]) -> bytes:
+def _encode(tensors: Sequence[TensorFingerprint]) -> bytes:
     families: dict[tuple[Any, ...], list[tuple[int, str]]] = defaultdict(list)
     entries: list[list[Any]] = []
     for each in tensors:
-        before, number, behind = split_at_number(each.name)
+        prefix, number, suffix = split_at_number(each.name)
         if number is None:
             entries.append([each.name, [], "", each.dtype, each.shape, _base64(each.digest)])
         else:
-            families[before, behind, each.dtype, each.shape].append((number, each.digest))
-    for (before, behind, dtype, shape), members in families.items():
+            families[prefix, suffix, each.dtype, each.shape].append((number, each.digest))
+    for (prefix, suffix, dtype, shape), members in families.items():
         members.sort()
         numbers = [number for number, _ in members]
         digests = _base64("".join(digest for _, digest in members))
-        entries.append([before, numbers, behind, dtype, shape, digests])
-    # The same families in another order would be the same list with another sum.
+        entries.append([prefix, numbers, suffix, dtype, shape, digests])
+    # Sorted, so that the same tensors always have the same payload.
     entries.sort()
     described = {"format": _FORMAT, "tensors": entries}
     return json.dumps(described, separators=(",", ":"), sort_keys=True).encode()
 
 
-def _read(
-    before: str, numbers: list[int], behind: str, dtype: str, shape: list[int], digests: str
+def _decode(
+    prefix: str, numbers: list[int], suffix: str, dtype: str, shape: list[int], digests: str
 ) -> Iterator[TensorFingerprint]:
-    if not all(isinstance(each, str) for each in (before, behind, dtype)):
-        raise TypeError("names and types are text")
+    if not all(isinstance(each, str) for each in (prefix, suffix, dtype)):
+        raise TypeError("names and dtypes must be text")
     if not all(isinstance(each, int) for each in (*numbers, *shape)):
-        raise TypeError("numbers and shapes are integers")
+        raise TypeError("numbers and shapes must be integers")
     raw = base64.b64decode(digests, validate=True).hex()
     step = 2 * _DIGEST_BYTES
     found = [raw[start : start + step] for start in range(0, len(raw), step)]
-    names = [f"{before}{number}{behind}" for number in numbers] or [before]
+    names = [f"{prefix}{number}{suffix}" for number in numbers] or [prefix]
     for name, digest in zip(names, found, strict=True):
         yield TensorFingerprint(name=name, dtype=dtype, shape=tuple(shape), digest=digest)
 
@@ -99,18 +102,18 @@ def _base64(digests: str) -> str:
 
 
 def split_at_number(name: str) -> tuple[str, int | None, str]:
-    """What is before a name's first number, the number, and what is behind it: those of a layer.
+    """Split the name of a tensor at its first number, usually that of a layer.
 
-    The number is None where no part between dots is one.
+    Return the text before the number, the number, and the text after it. The number is None if no
+    component between dots is a number.
     """
-    parts = name.split(".")
-    for place, part in enumerate(parts):
-        # A number that is written in another way would not come back as it was.
-        if part.isascii() and part.isdecimal() and str(int(part)) == part:
-            before, behind = parts[:place], parts[place + 1 :]
+    components = name.split(".")
+    for index, component in enumerate(components):
+        # A number in another notation, e.g. 007, would not survive the round trip.
+        if component.isascii() and component.isdecimal() and str(int(component)) == component:
             return (
-                "".join(f"{each}." for each in before),
-                int(part),
-                "".join(f".{each}" for each in behind),
+                "".join(f"{each}." for each in components[:index]),
+                int(component),
+                "".join(f".{each}" for each in components[index + 1 :]),
             )
     return name, None, ""

@@ -1,1 +1,1 @@
-"""Loading models and tokenizers, and whether they fit into memory."""
+"""Loading of models and tokenizers, their identity, and checks of memory."""

@@ -1,4 +1,4 @@
-"""Whether a model, or a forward of it, fits into the memory that there is."""
+"""Checks whether a model and its forwards fit into the available memory."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,15 +11,15 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from tokentape.generation.errors import ModelError
 
-# What a process in a container may take, and has taken (kernel documentation, cgroup v2).
+# The memory limit and usage of a container (kernel documentation, cgroup v2).
 _CGROUP = Path("/sys/fs/cgroup")
 
 
 def check_fits_memory(source: Mapping[str, str], dtype: str, device: str, name: str) -> None:
-    """Raise ModelError where a model's tensors alone exceed the free memory of the device.
+    """Raise ModelError if the parameters of a model exceed the free memory of the device.
 
-    The model is made of its config without memory (torch's meta device) and counted. One whose
-    config cannot be had is left to `from_pretrained` to refuse.
+    The parameters are counted on torch's meta device, which needs no memory. If the config cannot
+    be loaded, do nothing: `from_pretrained` reports it.
     """
     try:
         config = AutoConfig.from_pretrained(**source)
@@ -33,34 +33,36 @@ def check_fits_memory(source: Mapping[str, str], dtype: str, device: str, name: 
     free = free_bytes(torch.device(device))
     if needed > free:
         raise ModelError(
-            f"the model {name!r} is too large for the memory here: its weights take "
+            f"the model {name!r} is too large for the memory: its weights need "
             f"{needed / 1e9:.1f} GB in {dtype}, and {free / 1e9:.1f} GB are free on {device}"
         )
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that can still be taken: of the GPU, or of the machine and of its container."""
+    """Return the free memory in bytes, of the GPU or of the machine and its container."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     free = int(psutil.virtual_memory().available)
     try:
         limit = int((_CGROUP / "memory.max").read_text())
-        taken = int((_CGROUP / "memory.current").read_text())
-    except (OSError, ValueError):  # no container, or one without a limit
+        used = int((_CGROUP / "memory.current").read_text())
+    except (OSError, ValueError):  # not a container, or one without a limit
         return free
-    return min(free, max(0, limit - taken))
+    return min(free, max(0, limit - used))
 
 
 @contextmanager
-def enough_memory(what: str) -> Iterator[None]:
-    """Turn running out of memory into a ModelError, in one line."""
+def enough_memory(action: str) -> Iterator[None]:
+    """Within this context, raise ModelError with one line if memory runs out during `action`."""
     try:
         yield
     except MemoryError:
-        raise ModelError(f"there is not enough memory to {what}") from None
+        raise ModelError(f"there is not enough memory to {action}") from None
     except RuntimeError as error:
-        # torch has a class for it on CUDA; on the CPU only the allocator's words tell.
-        told = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-        if not told:
+        # torch has an error class for CUDA. On the CPU, only the message identifies the error.
+        out_of_memory = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(
+            error
+        )
+        if not out_of_memory:
             raise
-        raise ModelError(f"there is not enough memory to {what}") from None
+        raise ModelError(f"there is not enough memory to {action}") from None

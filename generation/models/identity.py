@@ -1,0 +1,74 @@
+"""The identity of a model: the fingerprints that a run records at its start."""
+
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from tokentape.generation import fingerprints
+from tokentape.generation.checks import context_tokens
+from tokentape.generation.hf.attention_kernel import attention_kernel
+from tokentape.recorder import Recorder
+from tokentape.recorder.events import RunStarted
+
+
+class ModelIdentity:
+    """Fingerprints of a model and its tokenizer.
+
+    The weights are hashed on first use and again after a change.
+    """
+
+    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+
+    @property
+    def weights(self) -> fingerprints.WeightsManifest:
+        """The manifest of the current weights."""
+        return fingerprints.manifest_of(self._model)
+
+    @property
+    def weights_sha256(self) -> str:
+        """The hexadecimal sha256 of the manifest."""
+        return self.weights.sha256
+
+    def weights_sha256_for(self, started: RunStarted) -> str:
+        """Return the hash of the current weights that is comparable with the one in `started`."""
+        if started.weights_listed:
+            return self.weights_sha256
+        return fingerprints.weights_sha256(self._model)
+
+    def described(self) -> dict[str, Any]:
+        """Return the fields of `RunStarted` that the model and this machine determine."""
+        return self._described(self.weights)
+
+    def record_start(self, recorder: Recorder, **fields: Any) -> None:
+        """Record the weights manifest and `RunStarted`, with `fields` in addition to `described`.
+
+        Raise ModelError if the weights cannot be hashed; nothing is recorded then.
+        """
+        weights = self.weights
+        recorder.put_weights_list(weights.sha256, weights.payload)
+        recorder.record(RunStarted(**fields, **self._described(weights)))
+
+    def _described(self, weights: fingerprints.WeightsManifest) -> dict[str, Any]:
+        model = self._model
+        return {
+            "weights_sha256": weights.sha256,
+            "weights_listed": True,
+            "tokenizer_sha256": fingerprints.tokenizer_sha256(self._tokenizer),
+            "template_sha256": fingerprints.template_sha256(self._tokenizer),
+            "generation_config": _plain_values(model.generation_config.to_dict()),
+            "sampler_sha256": fingerprints.sampler_sha256(),
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "device": model.device.type,
+            "attention_kernel": attention_kernel(model),
+            "threads": torch.get_num_threads(),
+            "context_tokens": context_tokens(model),
+            "environment": fingerprints.environment(),
+        }
+
+
+def _plain_values(values: dict[str, Any]) -> dict[str, Any]:
+    plain = (str, int, float, bool, list)
+    return {name: value for name, value in sorted(values.items()) if isinstance(value, plain)}
