@@ -1,1 +1,1 @@
-"""What tokentape costs and saves, measured side by side with Hugging Face in one run."""
+"""Cost and benefit of tokentape, measured side by side with other software in the same process."""

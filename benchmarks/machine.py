@@ -1,4 +1,4 @@
-"""What a benchmark ran on, without which its figures say nothing."""
+"""The machine that a benchmark ran on, and its clock."""
 
 import os
 import platform
@@ -16,7 +16,7 @@ _CPU_INFO = Path("/proc/cpuinfo")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """Printed above every table, and written beside the figures."""
+    """The hardware and the versions that figures depend on."""
 
     processor: str
     cores: int
@@ -27,6 +27,7 @@ class Machine:
     transformers: str
 
     def line(self) -> str:
+        """Return a line to print above the tables."""
         gpu = f", {self.gpu}" if self.gpu else ""
         return (
             f"measured on {self.processor}, {self.cores} cores, "
@@ -34,11 +35,13 @@ class Machine:
             f"{self.threads} threads, torch {self.torch}, transformers {self.transformers}"
         )
 
-    def described(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as plain values."""
         return asdict(self)
 
 
 def this_machine() -> Machine:
+    """Return the description of this machine."""
     return Machine(
         processor=_processor(),
         cores=os.cpu_count() or 1,
@@ -51,7 +54,7 @@ def this_machine() -> Machine:
 
 
 def now_s(device: torch.device) -> float:
-    """Seconds on a clock that waits for the device: it runs behind on CUDA."""
+    """Return the seconds of a clock, after waiting for the work queued on a CUDA device."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()

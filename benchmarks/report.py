@@ -1,4 +1,4 @@
-"""Where figures go: tables on standard output, and a JSON file for whoever goes on with them."""
+"""Output of a benchmark: tables on standard output, and the figures in a JSON file."""
 
 import json
 from collections.abc import Iterator
@@ -14,26 +14,30 @@ from tokentape import output
 
 
 class Report:
+    """Lines and tables for a console, and figures by name. Starts with the machine."""
+
     def __init__(self, console: Console, machine: Machine) -> None:
         self._console = console
-        self.figures: dict[str, Any] = {"machine": machine.described()}
-        self.say(machine.line())
+        self.figures: dict[str, Any] = {"machine": machine.to_json()}
+        self.print(machine.line())
 
-    def say(self, line: str = "") -> None:
+    def print(self, line: str = "") -> None:
+        """Print a line as it is, without markup."""
         self._console.print(line, markup=False)
 
     def show(self, table: Table) -> None:
-        self.say()
+        """Print an empty line and a table."""
+        self.print()
         self._console.print(table)
 
-    def keep(self, name: str, figures: Any) -> None:
-        """Figures under a name, made of what JSON can hold."""
+    def add(self, name: str, figures: Any) -> None:
+        """Add figures, made of values that JSON can hold, under a name."""
         self.figures[name] = figures
 
 
 @contextmanager
-def reported(json_path: Path | None) -> Iterator[Report]:
-    """A report that says first what it was measured on; the file is written where all went well."""
+def open_report(json_path: Path | None) -> Iterator[Report]:
+    """Yield a report; write its figures to `json_path` unless the block raises."""
     report = Report(output.console(), this_machine())
     yield report
     if json_path is not None:

@@ -25,7 +25,7 @@ from transformers import (
 
 import tokentape as tt
 
-# Injects a default system prompt, as the demo model's own template does.
+# Adds a default system prompt, as the demo model's template does.
 CHATML = (
     "{% for message in messages %}"
     "{% if loop.first and message['role'] != 'system' %}<|im_start|>system\nBe brief.<|im_end|>\n"
@@ -43,13 +43,13 @@ _SIZES: dict[str, Any] = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": 2048,
-    # Wide enough for a distribution with favourites: flat logits hide every mistake.
+    # Wide enough for peaked distributions: flat logits would hide mistakes.
     "initializer_range": 0.25,
 }
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a byte, and ChatML."""
+    """Return a tokenizer with one token for each byte, and a ChatML template."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {token: index for index, token in enumerate((*SPECIAL, *letters))}
     backend = Tokenizer(models.BPE(vocab=vocab, merges=[]))
@@ -127,7 +127,10 @@ def tiny_model(
     dtype: torch.dtype = torch.float32,
     **sizes: Any,
 ) -> tt.LoadedModel:
-    """A random model of a family, the same for the same seed; `sizes` are fields of its config."""
+    """Return a random model of a family, the same for the same seed.
+
+    `sizes` are fields of its config. The caller's random state is not touched.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = FAMILIES[family](**sizes)
@@ -135,7 +138,7 @@ def tiny_model(
 
 
 def random_ids(count: int, seed: int) -> list[int]:
-    """Ids that are no special token."""
+    """Return random ids that are not special tokens."""
     generator = torch.Generator().manual_seed(seed)
     ids: list[int] = torch.randint(3, 259, (count,), generator=generator).tolist()
     return ids

@@ -1,1 +1,4 @@
-"""Recorders of others, each run in an environment of its own: nothing here imports tokentape."""
+"""Other recorders, each run in its own environment, and the code that installs and runs them.
+
+The modules that run in such an environment import nothing of tokentape.
+"""

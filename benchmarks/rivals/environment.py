@@ -1,4 +1,4 @@
-"""An environment for each rival, made where there is none yet: their needs and ours conflict."""
+"""A virtual environment for each rival: their requirements conflict with tokentape's."""
 
 import hashlib
 import os
@@ -13,24 +13,27 @@ import tokentape as tt
 _HERE = Path(__file__).parent
 _ROOT = _HERE.parent.parent
 _LIMIT_S = 900
-# What the user has set for his own work would change what is measured.
+# Variables with which a user configures these programs would change the measurement.
 _FOREIGN = ("MLFLOW_", "INSPECT_", "PYTHON")
 
 
 class RivalMissingError(tt.TokentapeError):
-    """A rival that cannot be installed or run here."""
+    """A rival cannot be installed or run on this machine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rival:
-    """`module` is the one of this package that runs it, `needs` a file of requirements."""
+    """Another recorder."""
 
     name: str
     module: str
+    """The module of this package that runs it."""
     needs: str
+    """The name of its requirements file in this folder."""
 
     @property
     def requirements(self) -> Path:
+        """Return the path of its requirements file."""
         return _HERE / self.needs
 
 
@@ -41,21 +44,21 @@ RIVALS = (
 
 
 def cache_folder() -> Path:
-    """Where environments are kept unless it is said otherwise."""
+    """Return the default folder of the environments."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "tokentape" / "benchmarks"
 
 
-def python_of(rival: Rival, home: Path, say: Callable[[str], None]) -> Path:
-    """The Python of the rival's environment, which is made at the first call.
+def python_of(rival: Rival, home: Path, notify: Callable[[str], None]) -> Path:
+    """Return the Python of the rival's environment in `home`, installing it the first time.
 
-    Raises RivalMissingError where it cannot be, without network for instance.
+    Raise RivalMissingError if it cannot be installed, e.g. without a network.
     """
     wanted = rival.requirements.read_bytes() + sys.version.encode()
     folder = home / f"{rival.requirements.stem}-{hashlib.sha256(wanted).hexdigest()[:12]}"
     python, complete = folder / "bin" / "python", folder / "complete"
     if not complete.is_file():
-        say(f"installing {rival.name} into {folder}, once")
+        notify(f"installing {rival.name} into {folder}, once")
         _call([sys.executable, "-m", "venv", "--clear", str(folder)])
         pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         _call([*pip, "--requirement", str(rival.requirements)])
@@ -63,15 +66,18 @@ def python_of(rival: Rival, home: Path, say: Callable[[str], None]) -> Path:
     return python
 
 
-def run_rival(rival: Rival, python: Path, talk: Path, folder: Path) -> str:
-    """What it kept, as JSON. Raises RivalMissingError where it fails."""
+def run_rival(rival: Rival, python: Path, task: Path, folder: Path) -> str:
+    """Run the rival's module in `folder`; return its results as JSON.
+
+    Raise RivalMissingError if it fails.
+    """
     home = {"HOME": str(folder), "XDG_DATA_HOME": str(folder), "XDG_CACHE_HOME": str(folder)}
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
-    # Nobody is told over the network that a benchmark runs.
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
+    # No telemetry.
     quiet = {"DO_NOT_TRACK": "true", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    command = [str(python), "-m", f"benchmarks.rivals.{rival.module}", str(talk), str(folder)]
-    _call(command, cwd=folder, env=kept | home | quiet | {"PYTHONPATH": str(_ROOT)})
-    return (folder / "kept.json").read_text(encoding="utf-8")
+    command = [str(python), "-m", f"benchmarks.rivals.{rival.module}", str(task), str(folder)]
+    _call(command, cwd=folder, env=inherited | home | quiet | {"PYTHONPATH": str(_ROOT)})
+    return (folder / "results.json").read_text(encoding="utf-8")
 
 
 def _call(
@@ -88,7 +94,7 @@ def _call(
 
 
 def _reason(done: "subprocess.CompletedProcess[str]") -> str:
-    """The last line that speaks of an error: warnings may come after it."""
-    said = (done.stderr.strip() or done.stdout.strip()).splitlines()
-    errors = [line for line in said if "error" in line.lower()]
-    return (errors or said or [f"exit code {done.returncode}"])[-1]
+    """Return the last line that mentions an error: warnings may follow it."""
+    lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
+    errors = [line for line in lines if "error" in line.lower()]
+    return (errors or lines or [f"exit code {done.returncode}"])[-1]

@@ -1,6 +1,6 @@
-"""Inspect AI: an evaluation of one sample, whose model says what it is told.
+"""Inspect AI: an evaluation of one sample, whose model returns prepared replies.
 
-`python -m benchmarks.rivals.inspect_log TALK FOLDER`, in an environment with inspect-ai.
+`python -m benchmarks.rivals.inspect_log TASK FOLDER`, in an environment with inspect-ai.
 """
 
 import gc
@@ -26,11 +26,11 @@ from inspect_ai.model import (
 )
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 
-from benchmarks.rivals.talk import Kept, Talk, answer, arguments
+from benchmarks.rivals.task import RivalResult, RivalTask, arguments, write_results
 
 
 class _Script:
-    """What is said next. Arguments of a solver or a model would be logged, too."""
+    """The questions and replies, in a global: arguments of a solver or a model would be logged."""
 
     def __init__(self) -> None:
         self.questions: list[str] = []
@@ -41,16 +41,20 @@ class _Script:
 _SCRIPT = _Script()
 
 
-@modelapi(name="told")
-class Told(ModelAPI):
-    async def generate(self, *asked: Any, **settings: Any) -> ModelOutput:
+@modelapi(name="scripted")
+class ScriptedModel(ModelAPI):
+    """A model that returns the next prepared reply."""
+
+    async def generate(self, *request: Any, **settings: Any) -> ModelOutput:
         return next(_SCRIPT.outputs)
 
 
 @solver
 def conversation() -> Solver:
+    """Return a solver that asks the questions one after the other."""
+
     async def solve(state: TaskState, generate: Generate) -> TaskState:
-        # Here, so that the start of an evaluation is not counted.
+        # The start of an evaluation is not timed.
         _SCRIPT.began = time.perf_counter()
         for question in _SCRIPT.questions:
             state.messages.append(ChatMessageUser(content=question))
@@ -60,15 +64,17 @@ def conversation() -> Solver:
     return solve
 
 
-def keep(talk: Talk, logprobs: list[list[dict[str, Any]]], folder: Path, realtime: bool) -> Any:
-    """The seconds that one evaluation took from its first question on, and its bytes."""
-    _SCRIPT.questions = talk.questions
-    outputs = [_output(*each) for each in zip(talk.replies, logprobs, strict=True)]
+def evaluate_task(
+    task: RivalTask, logprobs: list[list[dict[str, Any]]], folder: Path, realtime: bool
+) -> Any:
+    """Run one evaluation; return its seconds from the first question on, and its bytes."""
+    _SCRIPT.questions = task.questions
+    outputs = [_output(*each) for each in zip(task.replies, logprobs, strict=True)]
     _SCRIPT.outputs = iter(outputs)
     gc.collect()
     (log,) = evaluate(
-        Task(dataset=[Sample(input=_opening(talk))], solver=conversation()),
-        model="told/model",
+        Task(dataset=[Sample(input=_opening(task))], solver=conversation()),
+        model="scripted/model",
         logprobs=True,
         top_logprobs=len(logprobs[0][0]["top_logprobs"]),
         display="none",
@@ -83,8 +89,8 @@ def keep(talk: Talk, logprobs: list[list[dict[str, Any]]], folder: Path, realtim
     return seconds, sum(path.stat().st_size for path in folder.glob("*.eval"))
 
 
-def _opening(talk: Talk) -> list[Any]:
-    return [ChatMessageSystem(content=talk.system_prompt)]
+def _opening(task: RivalTask) -> list[Any]:
+    return [ChatMessageSystem(content=task.system_prompt)]
 
 
 def _output(reply: str, logprobs: list[dict[str, Any]]) -> Any:
@@ -97,26 +103,27 @@ def _output(reply: str, logprobs: list[dict[str, Any]]) -> Any:
     return ModelOutput(model="model", choices=[choice], usage=usage)
 
 
-def _kept(talk: Talk, folder: Path, realtime: bool) -> Kept:
+def _measured(task: RivalTask, folder: Path, realtime: bool) -> RivalResult:
     kind = "realtime" if realtime else "at once"
-    seconds, size = keep(talk, talk.logprobs, folder / kind, realtime)
-    _, precise = keep(talk, talk.precise_logprobs, folder / f"{kind}-precise", realtime)
+    seconds, size = evaluate_task(task, task.logprobs, folder / kind, realtime)
+    float32_folder = folder / f"{kind}-float32"
+    _, float32 = evaluate_task(task, task.float32_logprobs, float32_folder, realtime)
     meanwhile = "a buffer in SQLite meanwhile, " if realtime else ""
-    return Kept(
+    return RivalResult(
         name=f"Inspect AI {version('inspect-ai')}, {kind}",
         seconds=seconds,
         when=f"{meanwhile}the file at the end",
         all_bytes=size,
-        precise_bytes=precise,
+        float32_bytes=float32,
         counted="the .eval file",
     )
 
 
 def main() -> None:
-    talk, folder = arguments()
+    task, folder = arguments()
     for realtime in (True, False):
-        keep(talk.first_turn(), talk.logprobs[:1], folder / f"warm-{realtime}", realtime)
-    answer(folder, [_kept(talk, folder, realtime) for realtime in (True, False)])
+        evaluate_task(task.first_turn(), task.logprobs[:1], folder / f"warm-{realtime}", realtime)
+    write_results(folder, [_measured(task, folder, realtime) for realtime in (True, False)])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the store benchmark gives everybody to keep, and what it counts; no rival is installed."""
+"""The workload of the store benchmark, its writers and its figures; no rival is installed."""
 
 import json
 import struct
@@ -9,21 +9,23 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
 import benchmarks.__main__ as commands
 import tokentape as tt
-from benchmarks import keepers, row_frames, storing
-from benchmarks.keepers import BARE, Kept, keep_bare, keep_live, keep_sealed
-from benchmarks.long_run import LongRun
 from benchmarks.rivals import environment
 from benchmarks.rivals.environment import Rival, RivalMissingError, python_of, run_rival
-from benchmarks.rivals.talk import Talk
-from benchmarks.spelling import talk_of
-from benchmarks.store_table import ratios_to_bare
-from benchmarks.token_draws import TokenDraws
-from benchmarks.workload import Workload, make_workload
+from benchmarks.rivals.task import RivalTask
+from benchmarks.store import commands as store_commands
+from benchmarks.store import frames, measure, writers
+from benchmarks.store.long_run import LongRun
+from benchmarks.store.openai_logprobs import rival_task
+from benchmarks.store.synthetic_tokens import SyntheticTokens
+from benchmarks.store.tables import ratios_to_bare
+from benchmarks.store.workload import Workload, make_workload
+from benchmarks.store.writers import BARE, WriteResult, write_bare, write_live, write_sealed
 from tokentape.recorder.events import TokenSampled, TurnStarted
 from tokentape.store import DatabaseStore
 
@@ -49,7 +51,7 @@ def fits(value: float, code: str) -> bool:
 
 class TestTokenDraws:
     def test_numbers_have_the_precision_that_is_recorded(self, lm: tt.LoadedModel) -> None:
-        drawn = TokenDraws(lm.tokenizer).reply(turn=1, prompt_tokens=9, count=300)
+        drawn = SyntheticTokens(lm.tokenizer).reply(turn=1, prompt_tokens=9, count=300)
 
         for token in drawn:
             assert fits(token.logprob, "f")
@@ -58,8 +60,8 @@ class TestTokenDraws:
             assert all(fits(each, "e") for each in halves)
             assert isinstance(token.duration_us, int)
 
-    def test_candidates_differ_and_come_best_first(self, lm: tt.LoadedModel) -> None:
-        drawn = TokenDraws(lm.tokenizer).reply(turn=1, prompt_tokens=9, count=300)
+    def test_top_ids_differ_and_come_best_first(self, lm: tt.LoadedModel) -> None:
+        drawn = SyntheticTokens(lm.tokenizer).reply(turn=1, prompt_tokens=9, count=300)
 
         for token in drawn:
             assert len(set(token.top_ids)) == 5
@@ -69,7 +71,7 @@ class TestTokenDraws:
 
     def test_the_same_seed_draws_the_same(self, lm: tt.LoadedModel) -> None:
         first, again, other = (
-            TokenDraws(lm.tokenizer, seed=seed).reply(turn=1, prompt_tokens=9, count=20)
+            SyntheticTokens(lm.tokenizer, seed=seed).reply(turn=1, prompt_tokens=9, count=20)
             for seed in (1, 1, 2)
         )
 
@@ -80,7 +82,7 @@ class TestWorkload:
     def test_a_recording_of_it_is_rebuilt_exactly(
         self, workload: Workload, store: DatabaseStore
     ) -> None:
-        run_id, *_ = keepers.record(workload, store)
+        run_id, *_ = writers.record(workload, store)
         rebuilt = tt.rebuild(store.recording(run_id))
 
         assert [turn.reply_text for turn in rebuilt.turns] == [e.reply for e in workload.exchanges]
@@ -105,40 +107,40 @@ class TestWorkload:
         assert all(before < after for before, after in pairwise(times))
         assert all(isinstance(at_us, int) for at_us in times)
 
-    def test_without_candidates_nothing_else_is_missing(self, workload: Workload) -> None:
-        bare = workload.without_candidates()
+    def test_without_top_logprobs_nothing_else_is_missing(self, workload: Workload) -> None:
+        bare = workload.without_top_logprobs()
 
         assert len(bare.events) == len(workload.events)
         assert not any(event.top_ids for _, event in bare.events if isinstance(event, TokenSampled))
         assert len(workload.without_tokens().events) == len(workload.events) - 21
 
 
-class TestKeepers:
+class TestWriters:
     def test_the_live_store_holds_all_that_was_said(
         self, workload: Workload, tmp_path: Path
     ) -> None:
-        (kept,) = keep_live(workload, tmp_path)
+        (result,) = write_live(workload, tmp_path)
 
         with tt.open_store(tmp_path / "live.db") as opened:
             (run,) = opened.summaries()
             assert tokens_of(opened.recording(run.run_id)) == said(workload)
-        assert kept.token_bytes
-        assert kept.all_bytes > 0
-        assert 0 < (kept.token_seconds or 0) < kept.seconds
+        assert result.token_bytes
+        assert result.all_bytes > 0
+        assert 0 < (result.token_seconds or 0) < result.seconds
 
     def test_without_dbstat_tokens_are_what_they_make_the_file_grow_by(
         self, workload: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(keepers, "_table_bytes", lambda path, table: None)
-        (kept,) = keep_live(workload, tmp_path)
+        monkeypatch.setattr(writers, "_table_bytes", lambda path, table: None)
+        (result,) = write_live(workload, tmp_path)
 
-        assert kept.token_bytes is not None
-        assert kept.counted == "growth of the file; growth by the tokens"
+        assert result.token_bytes is not None
+        assert result.counted == "growth of the file; growth by the tokens"
 
-    def test_sealed_runs_are_kept_with_candidates_and_without(
+    def test_sealed_runs_are_sealed_with_top_logprobs_and_without(
         self, workload: Workload, tmp_path: Path
     ) -> None:
-        full, bare = keep_sealed(workload, tmp_path)
+        full, bare = write_sealed(workload, tmp_path)
 
         with tt.open_store(tmp_path / "sealed-0" / "sealed") as opened:
             (run,) = opened.summaries()
@@ -148,18 +150,18 @@ class TestKeepers:
         assert (bare.token_bytes or 0) < (full.token_bytes or 0)
 
     def test_the_bare_loop_keeps_a_row_a_token(self, workload: Workload, tmp_path: Path) -> None:
-        (kept,) = keep_bare(workload, tmp_path)
+        (result,) = write_bare(workload, tmp_path)
 
-        assert kept.name == BARE
-        packed = [keepers._packed(token) for token in said(workload)]
+        assert result.name == BARE
+        packed = [writers._packed(token) for token in said(workload)]
         assert [tuple(map(len, each)) for each in packed] == [(24, 40)] * 21
         query = "SELECT ids, floats FROM tokens ORDER BY seq"
-        with keepers.contextlib.closing(keepers.sqlite3.connect(tmp_path / "bare.db")) as file:
+        with writers.contextlib.closing(writers.sqlite3.connect(tmp_path / "bare.db")) as file:
             assert file.execute(query).fetchall() == packed
 
 
-def kept_by(name: str, seconds: float = 1.0) -> Kept:
-    return Kept(name=name, seconds=seconds, when="now", all_bytes=10, counted="bytes")
+def result_of(name: str, seconds: float = 1.0) -> WriteResult:
+    return WriteResult(name=name, seconds=seconds, when="now", all_bytes=10, counted="bytes")
 
 
 class TestRounds:
@@ -168,21 +170,21 @@ class TestRounds:
     ) -> None:
         order: list[str] = []
 
-        def keeper(name: str) -> storing.Keep:
-            def keep(folder: Path) -> list[Kept]:
+        def keeper(name: str) -> measure.Write:
+            def keep(folder: Path) -> list[WriteResult]:
                 assert folder.is_dir()
                 order.append(name)
-                return [kept_by(name)]
+                return [result_of(name)]
 
             return keep
 
         names = ("a", "b", "c")
-        figures = storing.measure_store(
+        figures = measure.measure_store(
             {name: keeper(name) for name in names}, tmp_path, tokens=5, rounds=2
         )
 
         assert "".join(order) == "abcbcacab"
-        assert {name: len(each.kept) for name, each in figures.contenders.items()} == dict.fromkeys(
+        assert {name: len(each.results) for name, each in figures.writers.items()} == dict.fromkeys(
             names, 2
         )
         assert list(tmp_path.iterdir()) == []
@@ -190,49 +192,49 @@ class TestRounds:
     def test_who_fails_is_said_and_not_asked_again(self, tmp_path: Path) -> None:
         asked = []
 
-        def fail(folder: Path) -> list[Kept]:
+        def fail(folder: Path) -> list[WriteResult]:
             asked.append(folder)
             raise RivalMissingError("no network")
 
-        figures = storing.measure_store(
-            {"rival": fail, BARE: lambda folder: [kept_by(BARE)]}, tmp_path, tokens=5, rounds=3
+        figures = measure.measure_store(
+            {"rival": fail, BARE: lambda folder: [result_of(BARE)]}, tmp_path, tokens=5, rounds=3
         )
 
         assert figures.missing == {"rival": "no network"}
-        assert list(figures.contenders) == [BARE]
+        assert list(figures.writers) == [BARE]
         assert len(asked) == 1
 
     def test_ratios_compare_what_was_kept_in_the_same_round(self) -> None:
-        contenders = {
-            BARE: storing.Contender([kept_by(BARE, 1.0), kept_by(BARE, 4.0)]),
-            "ours": storing.Contender([kept_by("ours", 3.0), kept_by("ours", 8.0)]),
+        by_name = {
+            BARE: measure.RoundResults([result_of(BARE, 1.0), result_of(BARE, 4.0)]),
+            "ours": measure.RoundResults([result_of("ours", 3.0), result_of("ours", 8.0)]),
         }
-        figures = storing.StoreFigures(tokens=1000, contenders=contenders, missing={})
+        figures = measure.StoreFigures(tokens=1000, writers=by_name, missing={})
 
-        assert ratios_to_bare(contenders["ours"], figures) == [3.0, 2.0]
-        assert contenders["ours"].ms_per_token(1000) == [3.0, 8.0]
+        assert ratios_to_bare(by_name["ours"], figures) == [3.0, 2.0]
+        assert by_name["ours"].ms_per_token(1000) == [3.0, 8.0]
 
 
 class TestRivals:
-    def test_a_talk_spells_every_token_and_its_candidates(
+    def test_a_task_has_every_token_and_its_candidates(
         self, workload: Workload, lm: tt.LoadedModel, tmp_path: Path
     ) -> None:
-        talk = talk_of(workload, lm.tokenizer)
-        talk.write(tmp_path / "talk.json")
+        task = rival_task(workload, lm.tokenizer)
+        task.write(tmp_path / "task.json")
 
-        assert Talk.read(tmp_path / "talk.json") == talk
-        assert talk.replies == [each.reply for each in workload.exchanges]
-        token, told = said(workload)[0], talk.logprobs[0][0]
-        assert told["logprob"] == token.logprob
-        assert bytes(told["bytes"]).decode() == told["token"]
-        assert [each["logprob"] for each in told["top_logprobs"]] == list(token.top_logprobs)
-        precise = [each["logprob"] for each in talk.precise_logprobs[0][0]["top_logprobs"]]
+        assert RivalTask.read(tmp_path / "task.json") == task
+        assert task.replies == [each.reply for each in workload.exchanges]
+        token, entry = said(workload)[0], task.logprobs[0][0]
+        assert entry["logprob"] == token.logprob
+        assert bytes(entry["bytes"]).decode() == entry["token"]
+        assert [each["logprob"] for each in entry["top_logprobs"]] == list(token.top_logprobs)
+        precise = [each["logprob"] for each in task.float32_logprobs[0][0]["top_logprobs"]]
         assert precise == pytest.approx(token.top_logprobs, rel=2**-11)
         assert all(fits(each, "f") for each in precise)
         assert not any(fits(each, "e") for each in precise)
 
     def test_the_rivals_part_needs_nothing_of_ours(self, tmp_path: Path) -> None:
-        code = "import benchmarks.rivals.talk, sys; print('tokentape' in sys.modules)"
+        code = "import benchmarks.rivals.task, sys; print('tokentape' in sys.modules)"
         shown = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True
         )
@@ -250,15 +252,15 @@ class TestRivals:
                 parents=True, exist_ok=True
             )
 
-        told: list[str] = []
+        notices: list[str] = []
         monkeypatch.setattr(environment, "_call", call)
-        pythons = {python_of(RIVAL, tmp_path, told.append) for _ in range(2)}
+        pythons = {python_of(RIVAL, tmp_path, notices.append) for _ in range(2)}
 
         assert len(pythons) == 1
         assert [("venv" in each, "pip" in each) for each in calls] == [(True, False), (False, True)]
         assert calls[1][-1].endswith("inspect.txt")
-        assert len(told) == 1
-        assert str(tmp_path) in told[0]
+        assert len(notices) == 1
+        assert str(tmp_path) in notices[0]
 
     def test_one_that_cannot_be_installed_is_missing_and_the_others_are_not(
         self,
@@ -271,8 +273,8 @@ class TestRivals:
             raise RivalMissingError("ERROR: no network")
 
         monkeypatch.setattr(environment, "_call", call)
-        found, missing = storing.rivals_of(
-            workload, lm.tokenizer, tmp_path, environments=tmp_path, say=lambda line: None
+        found, missing = measure.rival_writers(
+            workload, lm.tokenizer, tmp_path, environments=tmp_path, notify=lambda line: None
         )
 
         assert found == {}
@@ -280,7 +282,7 @@ class TestRivals:
 
     def test_one_that_cannot_be_run_says_why(self, tmp_path: Path) -> None:
         with pytest.raises(RivalMissingError, match="no_such_module"):
-            run_rival(RIVAL, Path(sys.executable), tmp_path / "talk.json", tmp_path)
+            run_rival(RIVAL, Path(sys.executable), tmp_path / "task.json", tmp_path)
 
 
 class TestFrames:
@@ -288,7 +290,7 @@ class TestFrames:
         self, workload: Workload, lm: tt.LoadedModel, store: DatabaseStore
     ) -> None:
         with tt.Recorder(store) as recorder:
-            for event in LongRun(workload, TokenDraws(lm.tokenizer)).events(45, turn_tokens=7):
+            for event in LongRun(workload, SyntheticTokens(lm.tokenizer)).events(45, turn_tokens=7):
                 recorder.record(event)
         turns = tt.rebuild(store.recording(recorder.run_id)).turns
 
@@ -296,7 +298,7 @@ class TestFrames:
         assert [len(turn.tokens) for turn in turns] == [7] * 6 + [3]
         for turn in turns:
             assert len(turn.prompt_ids) == turn.tokens[0].position
-        # The fourth turn is the first one again, behind the third.
+        # The fourth turn repeats the first one, after the third.
         behind = (*turns[2].prompt_ids, *turns[2].reply_ids)
         assert turns[3].prompt_ids[: len(behind)] == behind
         assert turns[3].messages == turns[0].messages
@@ -305,12 +307,22 @@ class TestFrames:
         self, workload: Workload, lm: tt.LoadedModel, tmp_path: Path
     ) -> None:
         live, sealed = tmp_path / "rows.db", tmp_path / "rows"
-        row_frames.write_rows(workload, lm.tokenizer, live, sealed, rows=30, run_rows=20)
-        figures, same = row_frames.measure_frames(live, sealed, rounds=1)
+        frames.write_rows(workload, lm.tokenizer, live, sealed, rows=30, run_rows=20)
+        figures, same = frames.measure_frames(live, sealed, rounds=1)
 
         assert same
         assert [each.rows for each in figures] == [30] * 3
         assert len(list(sealed.glob("tokens/**/*.parquet"))) == 2
+
+    def test_the_bare_read_leaves_out_the_top_logprobs(
+        self, workload: Workload, lm: tt.LoadedModel, tmp_path: Path
+    ) -> None:
+        live, sealed = tmp_path / "rows.db", tmp_path / "rows"
+        frames.write_rows(workload, lm.tokenizer, live, sealed, rows=7, run_rows=7)
+        columns = pq.read_schema(next(sealed.glob("tokens/**/*.parquet"))).names
+
+        bare = frames._read_bare(sealed / "tokens")
+        assert set(columns) - set(bare) == {"top_ids", "top_logprobs"}
 
 
 class TestCommand:
@@ -321,8 +333,8 @@ class TestCommand:
         lm: tt.LoadedModel,
         monkeypatch: pytest.MonkeyPatch,
     ) -> Callable[..., Any]:
-        monkeypatch.setattr(commands, "demo_model", lambda device: lm)
-        monkeypatch.setattr(commands, "make_workload", lambda lm: workload)
+        monkeypatch.setattr(store_commands, "demo_model", lambda device: lm)
+        monkeypatch.setattr(store_commands, "make_workload", lambda lm: workload)
         return lambda *arguments: CliRunner().invoke(commands.app, ["store", *arguments])
 
     def test_everybody_has_a_row_and_the_figures_are_written(
@@ -342,7 +354,7 @@ class TestCommand:
         self, shown: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(
-            commands.storing, "rivals_of", lambda *a, **k: ({}, {"MLflow": "no network"})
+            measure, "rival_writers", lambda *a, **k: ({}, {"MLflow": "no network"})
         )
         done = shown("--rounds", "1", "--rows", "0")
 
@@ -352,8 +364,8 @@ class TestCommand:
     def test_other_rows_from_parquet_than_from_sqlite_exit_with_1(
         self, shown: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        figures = [row_frames.FrameFigures(way="a way", rows=3, seconds=(1.0,))]
-        monkeypatch.setattr(row_frames, "measure_frames", lambda *a: (figures, False))
+        figures = [frames.FrameFigures(source="a source", rows=3, seconds=(1.0,))]
+        monkeypatch.setattr(frames, "measure_frames", lambda *a: (figures, False))
         done = shown("--no-rivals", "--rounds", "1", "--rows", "20")
 
         assert done.exit_code == 1

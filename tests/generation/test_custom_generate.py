@@ -15,7 +15,7 @@ from transformers import (
 )
 
 import tokentape as tt
-from benchmarks.parity import CONFIGS
+from benchmarks.parity.matrix import CONFIGS
 from benchmarks.tiny_models import random_ids
 from tokentape.store import DatabaseStore
 

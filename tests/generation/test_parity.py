@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import tokentape as tt
-from benchmarks.parity import CONFIGS, DTYPES, STARTS, run_matrix
+from benchmarks.parity.matrix import CONFIGS, DTYPES, STARTS, run_matrix
 from benchmarks.tiny_models import FAMILIES, random_ids
 from tokentape.generation.engine.sampling import generator_sha256
 from tokentape.store import DatabaseStore

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import tokentape as tt
-from benchmarks.faults import FAULTS, SAMPLED, Case, Fault, Found, find, record_case
+from benchmarks.replay.fault_case import SAMPLED, Case, record_case
+from benchmarks.replay.faults import FAULTS, Fault, FaultResult, check_fault
 from tokentape.replay.reports.terminal import render
 from tokentape.replay.verdict import CAUSES
 
@@ -27,14 +28,14 @@ def case(request: pytest.FixtureRequest, make_lm: Callable[..., tt.LoadedModel])
 
 
 @pytest.fixture(scope="module")
-def found_in(case: Case) -> Callable[[Fault], Found]:
+def found_in(case: Case) -> Callable[[Fault], FaultResult]:
     """What verify makes of a fault in the case; each is looked for once."""
-    return cache(lambda fault: find(fault, case))
+    return cache(lambda fault: check_fault(fault, case))
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=NAMES)
 def test_a_fault_gets_the_right_verdict_and_the_right_cause(
-    found_in: Callable[[Fault], Found], fault: Fault
+    found_in: Callable[[Fault], FaultResult], fault: Fault
 ) -> None:
     found = found_in(fault)
 
@@ -45,7 +46,7 @@ def test_a_fault_gets_the_right_verdict_and_the_right_cause(
 
 @pytest.mark.parametrize("setting", ["temperature", "top_k", "top_p", "repetition_penalty"])
 def test_the_setting_that_was_changed_and_its_old_value_are_named(
-    found_in: Callable[[Fault], Found], setting: str
+    found_in: Callable[[Fault], FaultResult], setting: str
 ) -> None:
     fault = next(each for each in FAULTS if each.name.startswith(setting.replace("_", " ")))
     (cause, *_) = found_in(fault).report.causes
@@ -55,7 +56,7 @@ def test_the_setting_that_was_changed_and_its_old_value_are_named(
 
 
 def test_what_was_changed_is_named_where_it_was_changed(
-    found_in: Callable[[Fault], Found],
+    found_in: Callable[[Fault], FaultResult],
 ) -> None:
     places = {
         "one word of the system prompt": (1, None),

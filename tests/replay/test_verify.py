@@ -17,7 +17,7 @@ from transformers import (
 )
 
 import tokentape as tt
-from benchmarks.faults import Case, recorded_again
+from benchmarks.replay.fault_case import Case, rerecord
 from tokentape.recorder.events import Event, TurnStarted
 from tokentape.replay.checking.noise_floor import FLOORS, plausible, predict_flips
 from tokentape.replay.reports.terminal import render
@@ -337,7 +337,7 @@ def test_settings_that_no_turn_had_are_refused_before_anything_runs(
             return dataclasses.replace(event, sampling={**event.sampling, **settings})
         return event
 
-    forged = recorded_again(case, change).recording
+    forged = rerecord(case, change).recording
     for replay in (tt.verify, tt.regenerate):
         with pytest.raises(tt.TokentapeError, match=complaint):
             replay(forged, lm)
@@ -393,7 +393,7 @@ def test_a_setting_is_named_only_where_it_explains_what_is_wrong(
                 return dataclasses.replace(event, sampling={**event.sampling, **changed})
             return event
 
-        report = tt.verify(recorded_again(case, change).recording, lm)
+        report = tt.verify(rerecord(case, change).recording, lm)
 
         assert report.causes[0].name in ("sampler", "stop")
         assert "explains" not in report.causes[0].sentence, render(report)

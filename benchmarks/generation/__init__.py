@@ -1,0 +1,1 @@
+"""Time, tokens forwarded and memory of generating, compared with Hugging Face `generate`."""

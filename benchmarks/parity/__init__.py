@@ -1,0 +1,1 @@
+"""Equality of the engine and Hugging Face `generate`, over models, samplers and cache states."""

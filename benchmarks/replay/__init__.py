@@ -1,0 +1,1 @@
+"""Time of replaying a recording, and the faults that a replay finds."""

@@ -1,0 +1,113 @@
+"""Commands that measure replays: their time, and the faults that they find."""
+
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+import tokentape as tt
+from benchmarks.options import JsonOption, demo_model, ticking
+from benchmarks.replay import fault_table, timings
+from benchmarks.replay.fault_case import record_case
+from benchmarks.replay.faults import FAULTS, FaultResult, check_fault
+from benchmarks.report import Report, open_report
+from benchmarks.tiny_models import byte_tokenizer, tiny_model
+from tokentape.store import DatabaseStore
+
+
+def replay_command(
+    recorded: Annotated[
+        Path | None,
+        typer.Option(
+            "--store", help="Replay the newest run of this store; without it, run the demo."
+        ),
+    ] = None,
+    verifications: Annotated[int, typer.Option(min=1)] = timings.VERIFICATIONS,
+    json_path: JsonOption = None,
+) -> None:
+    """Time verifying and regenerating the demo's 20 turns, side by side."""
+    with open_report(json_path) as report, tempfile.TemporaryDirectory() as folder:
+        lm = demo_model("cpu")
+        with tt.open_store(
+            recorded or Path(folder) / "demo.db", must_exist=bool(recorded)
+        ) as store:
+            if recorded is not None:
+                recording = store.recording(store.summaries()[-1].run_id)
+            else:
+                assert isinstance(store, DatabaseStore)
+                recording = timings.record_demo(lm, store)
+            count = len(recording.turns()) + verifications
+            with ticking("replays", count) as tick:
+                figures = timings.measure_replays(
+                    recording, lm, verifications=verifications, tick=tick
+                )
+        _report_replays(report, figures)
+    raise typer.Exit(0 if figures.passes else 1)
+
+
+def faults_command(
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="tiny, or any model that tokentape loads; may be repeated."),
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=8, help="Tokens of each of the four turns.")] = 16,
+    docs: Annotated[
+        Path | None, typer.Option("--update", help="Replace the tables in this page.")
+    ] = None,
+    json_path: JsonOption = None,
+) -> None:
+    """Inject faults one at a time, and show the verdict and the cause that verify reports."""
+    wrong: list[FaultResult] = []
+    with open_report(json_path) as report:
+        for name in model or ["tiny", "smollm2-demo"]:
+            lm = tiny_model("llama", byte_tokenizer()) if name == "tiny" else tt.load_model(name)
+            case = record_case(lm, tokens=tokens)
+            with ticking(name, len(FAULTS)) as tick:
+                results = []
+                for fault in FAULTS:
+                    results.append(check_fault(fault, case))
+                    tick()
+            report.print(f"\n{name}, four turns of {tokens} tokens")
+            report.show(fault_table.fault_table(results))
+            report.add(f"faults of {name}", fault_table.to_json(results))
+            wrong += [each for each in results if not each.is_right]
+            if docs is not None:
+                fault_table.update_docs(docs, name, results)
+        report.print(f"\n{len(wrong)} wrong")
+    raise typer.Exit(1 if wrong else 0)
+
+
+def _report_replays(report: Report, figures: timings.ReplayFigures) -> None:
+    report.show(_replay_table(figures))
+    report.print(f"\nrebuild    {figures.rebuild_s:.2f} s, from events alone")
+    report.print(f"generate   {figures.generate_s:.1f} s when it was recorded, with its cache")
+    times = ", ".join(f"{each:.1f}" for each in figures.verifications_s)
+    report.print(f"verify     {figures.verify_s:.1f} s, {figures.verdict} (median of {times})")
+    ratio = figures.regenerate_s / figures.verify_s
+    report.print(
+        f"regenerate {figures.regenerate_s:.1f} s: verify is {ratio:.1f} times faster, and "
+        f"{figures.generate_s / figures.verify_s:.1f} times faster than generating"
+    )
+    report.add("replay", asdict(figures))
+
+
+def _replay_table(figures: timings.ReplayFigures) -> Table:
+    """Return a table with a row for each turn."""
+    table = Table("turn", "sampler", box=None)
+    for heading in ("prompt", "tokens", "generated s", "regenerated s"):
+        table.add_column(heading, justify="right")
+    table.add_column("verdict")
+    for each in figures.turns:
+        table.add_row(
+            str(each.turn),
+            "sampled" if each.sampled else "greedy",
+            f"{each.prompt_tokens:,}",
+            str(each.tokens),
+            f"{each.generated_s:.1f}",
+            f"{each.regenerated_s:.1f}",
+            each.verdict,
+        )
+    return table

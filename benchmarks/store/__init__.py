@@ -1,0 +1,1 @@
+"""Time and bytes of storing a recording, compared with other recorders."""

@@ -1,0 +1,82 @@
+"""`python -m benchmarks replay` and `faults`, at toy size."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import benchmarks.__main__ as commands
+import tokentape as tt
+from benchmarks.replay import commands as replay_commands
+from benchmarks.replay import fault_table
+from benchmarks.replay.fault_case import record_case
+from benchmarks.replay.faults import FAULTS, Fault, check_fault
+from benchmarks.replay.timings import measure_replays
+from tokentape.store import DatabaseStore
+
+
+def test_every_turn_is_regenerated_and_the_whole_is_verified_in_between(
+    lm: tt.LoadedModel, store: DatabaseStore, record: Callable[..., tt.Recording]
+) -> None:
+    ticks: list[None] = []
+    figures = measure_replays(
+        record(lm, store), lm, verifications=3, tick=lambda: ticks.append(None)
+    )
+
+    assert [each.turn for each in figures.turns] == [1, 2, 3, 4]
+    assert len(figures.verifications_s) == 3
+    assert len(ticks) == 7
+    assert figures.passes
+    assert figures.verify_s == sorted(figures.verifications_s)[1]
+
+
+def test_replay_exits_with_1_where_a_replay_does_not_pass(
+    make_lm: Callable[..., tt.LoadedModel],
+    tmp_path: Path,
+    record: Callable[..., tt.Recording],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with tt.open_store(tmp_path / "runs.db") as store:
+        record(make_lm("llama"), store)
+    arguments = ["replay", "--store", str(tmp_path / "runs.db"), "--verifications", "1"]
+    for seed, code in ((0, 0), (5, 1)):
+        other = make_lm("llama") if code == 0 else make_lm("llama", seed=seed)
+        monkeypatch.setattr(replay_commands, "demo_model", lambda device, lm=other: lm)
+        done = CliRunner().invoke(commands.app, arguments)
+
+        assert done.exit_code == code, done.output
+        assert "times faster" in done.output
+
+
+def test_the_table_of_faults_goes_between_its_marks_and_a_wrong_cause_exits_with_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page, figures = tmp_path / "page.md", tmp_path / "figures.json"
+    page.write_text("before\n<!-- faults of tiny -->\nold\n<!-- end of faults of tiny -->\nafter\n")
+    honest = FAULTS[0]
+    wrong = Fault(name="wrong", inject=honest.inject, verdicts=("diverged",), causes=("seed",))
+    arguments = ["faults", "--model", "tiny", "--tokens", "8", "--update", str(page)]
+    for faults, code in (((honest,), 0), ((honest, wrong), 1)):
+        monkeypatch.setattr(replay_commands, "FAULTS", faults)
+        done = CliRunner().invoke(commands.app, [*arguments, "--json", str(figures)])
+
+        assert done.exit_code == code, done.output
+        assert f"{code} wrong" in done.output
+    text = page.read_text()
+    assert text.startswith("before\n<!-- faults of tiny -->\n| fault | verdict |")
+    assert text.endswith("<!-- end of faults of tiny -->\nafter\n")
+    assert "old" not in text
+    assert json.loads(figures.read_text())["faults of tiny"][0]["verdict"] == "verified"
+
+
+def test_a_page_without_a_place_for_the_table_is_refused(
+    lm: tt.LoadedModel, tmp_path: Path
+) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("nothing here")
+    results = [check_fault(FAULTS[0], record_case(lm, tokens=8))]
+    with pytest.raises(ValueError, match="lacks the comments around the faults of tiny"):
+        fault_table.update_docs(page, "tiny", results)
+    assert page.read_text() == "nothing here"
