@@ -1,4 +1,4 @@
-"""What docs/analysis.md shows is so: its examples run, and pandas and SQL answer alike."""
+"""The examples of docs/analysis.md run, and pandas and SQL give equal answers."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -63,7 +63,7 @@ def folder(
 
 @pytest.fixture
 def opened(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
-    """The names that the page has after "Open a recording"."""
+    """Return the names that the page defines in "Open a recording"."""
     monkeypatch.chdir(folder)
     opening = PAGE.partition("## Ten questions")[0]
     names: dict[str, Any] = {}
@@ -90,13 +90,13 @@ def test_there_are_ten_questions() -> None:
 
 
 @pytest.mark.parametrize("question", questions(), ids=lambda each: each.asked)
-def test_pandas_and_sqlite_answer_alike(opened: dict[str, Any], question: Question) -> None:
+def test_pandas_and_sqlite_give_equal_answers(opened: dict[str, Any], question: Question) -> None:
     exec(compile(question.python, question.asked, "exec"), opened)
 
     assert_alike(opened["answer"], opened["ask"](question.sql))
 
 
-def test_pandas_and_postgresql_answer_alike(
+def test_pandas_and_postgresql_give_equal_answers(
     postgres_url: str, folder: Path, opened: dict[str, Any]
 ) -> None:
     with tt.open_store(postgres_url) as store:
@@ -113,7 +113,7 @@ def test_pandas_and_postgresql_answer_alike(
                 assert_alike(opened["answer"], from_sql)
 
 
-def test_the_questions_have_something_to_say(opened: dict[str, Any]) -> None:
+def test_every_question_has_a_nonempty_answer(opened: dict[str, Any]) -> None:
     answers = {}
     for question in questions():
         exec(compile(question.python, question.asked, "exec"), opened)
@@ -151,7 +151,7 @@ def column_table(name: str, frame: pd.DataFrame) -> str:
 
 
 @pytest.mark.parametrize("name", FRAMES)
-def test_every_column_is_explained_as_it_is_declared(store: DatabaseStore, name: str) -> None:
+def test_every_column_is_explained_with_its_declared_type(store: DatabaseStore, name: str) -> None:
     frame = getattr(tt, name)(store)
     _, _, rest = PAGE.partition(f"<!-- columns: {name} -->\n")
     shown = rest.lstrip("\n").partition("\n\n")[0].rstrip("\n")

@@ -1,4 +1,4 @@
-"""`tokentape chat` records what is typed, and shows each reply as it grows."""
+"""`tokentape chat` records typed messages, and prints each reply token by token."""
 
 import io
 import json
@@ -22,7 +22,7 @@ LAYER = '{"layer_name": "model.norm.weight"}'
 def tiny_folder(
     make_lm: Callable[..., tt.LoadedModel], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """Of bytes the documentation of all tools has thousands: a model with room for them."""
+    """A tiny model whose context has room for the documentation of the tools in bytes."""
     folder = tmp_path_factory.mktemp("models") / "roomy"
     roomy = make_lm("llama", max_position_embeddings=8192)
     roomy.model.save_pretrained(folder)
@@ -66,7 +66,7 @@ def shown(text: str) -> str:
     return readable(text)
 
 
-def test_what_is_typed_is_said_and_replies_come_on_standard_output(
+def test_typed_lines_are_messages_and_replies_come_on_standard_output(
     talk: Talk, runs: Callable[[], DatabaseStore]
 ) -> None:
     code, out, err = talk("Hello\n\n  And now?  \n", "--name", "mine", "--seed", "5")
@@ -125,7 +125,7 @@ def test_a_tool_is_run_for_the_model_and_its_result_is_shown(
         ("\x1b[31m/x", None),
     ],
 )
-def test_what_is_no_message_is_answered_and_the_conversation_goes_on(
+def test_bad_input_is_reported_and_the_conversation_continues(
     talk: Talk, runs: Callable[[], DatabaseStore], typed: str, said: str | None
 ) -> None:
     code, _, err = talk(f"{typed}\n//end\n")
@@ -138,7 +138,7 @@ def test_what_is_no_message_is_answered_and_the_conversation_goes_on(
         assert messages == ["/end"]
 
 
-def test_quit_ends_it_and_what_comes_after_is_not_said(
+def test_quit_ends_the_conversation_and_later_lines_are_ignored(
     talk: Talk, runs: Callable[[], DatabaseStore]
 ) -> None:
     code, out, _ = talk("/quit\nHello\n")
@@ -149,7 +149,7 @@ def test_quit_ends_it_and_what_comes_after_is_not_said(
     assert store.summaries()[0].turns == 0
 
 
-def test_a_message_that_does_not_fit_is_refused_and_the_next_is_said(
+def test_a_message_that_does_not_fit_is_refused_and_the_next_is_sent(
     talk: Talk, runs: Callable[[], DatabaseStore]
 ) -> None:
     code, _, err = talk(f"{'x' * 9000}\nHello\n", "--system", "Be kind.")
@@ -159,7 +159,7 @@ def test_a_message_that_does_not_fit_is_refused_and_the_next_is_said(
     assert only_recording(runs()).turns()[-1].messages[0].content == "Hello"
 
 
-def test_every_byte_that_is_typed_is_taken(
+def test_every_byte_can_be_typed(
     talk: Talk, runs: Callable[[], DatabaseStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     typed = io.TextIOWrapper(io.BytesIO("Größe 漢字 ".encode() + b"\xff\xfe\n"), encoding="utf-8")

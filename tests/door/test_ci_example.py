@@ -1,4 +1,4 @@
-"""What `examples/ci` shows works: its tapes are replayed, its workflow asks for what exists."""
+"""The example in `examples/ci` works: its tapes replay, and its workflow uses existing options."""
 
 import platform
 import re
@@ -17,7 +17,7 @@ from tokentape.cli import app
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "ci"
 TAPES = sorted((EXAMPLE / "recordings").glob("*.tape"))
-# Nothing is left in the example, and nothing loaded that it does not ask for.
+# No cache folder is left in the example, and no plugin is loaded that it does not need.
 ALONE = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest")
 WORKFLOW = EXAMPLE / ".github" / "workflows" / "replay.yml"
 
@@ -37,7 +37,7 @@ def test_the_tapes_are_replayed_as_the_readme_says(tmp_path: Path) -> None:
     assert "6 passed" in done.stdout
 
 
-def test_the_tapes_are_small_sound_and_say_nothing_of_the_machine_they_were_made_on() -> None:
+def test_the_tapes_are_small_and_sealed_and_do_not_name_the_machine() -> None:
     assert [tape.name for tape in TAPES] == ["greedy.tape", "sampled.tape"]
     for tape in TAPES:
         assert tape.stat().st_size < 50_000
@@ -74,7 +74,7 @@ def steps() -> list[dict[str, Any]]:
     return found
 
 
-def test_the_workflow_keeps_its_reports_also_when_it_is_red() -> None:
+def test_the_workflow_uploads_its_reports_also_if_a_test_fails() -> None:
     used = [step["uses"] for step in steps() if "uses" in step]
     (upload,) = [step for step in steps() if "upload-artifact" in step.get("uses", "")]
 
@@ -89,7 +89,7 @@ def test_the_workflow_keeps_its_reports_also_when_it_is_red() -> None:
 
 
 def commands(name: str) -> list[list[str]]:
-    """What the workflow's steps run under a name, as words."""
+    """Return the words of each command in the workflow that begins with a name."""
     lines = [line.strip() for step in steps() for line in step.get("run", "").splitlines()]
     return [shlex.split(line) for line in lines if line.startswith(f"{name} ")]
 
@@ -113,7 +113,7 @@ def test_the_workflow_gives_tokentape_commands_and_options_that_it_has() -> None
     assert {word for word in words if word.startswith("--")} <= known
 
 
-def test_the_example_is_installed_with_what_it_was_recorded_with() -> None:
+def test_the_example_requires_the_versions_that_recorded_it() -> None:
     required = (EXAMPLE / "requirements.txt").read_text(encoding="utf-8")
     with tt.open_store(TAPES[0]) as store:
         (summary,) = store.summaries()

@@ -1,4 +1,4 @@
-"""What is typed gets data on one stream, progress and errors on the other, and a true exit code."""
+"""Commands print data on one stream, progress and errors on the other, and exit with a code."""
 
 import json
 import sqlite3
@@ -69,7 +69,7 @@ def test_the_environment_names_the_store(
     assert json.loads(cli("list", "--json")[1])[0]["name"] == "test"
 
 
-def test_show_tells_how_the_turns_went(database: Path, cli: Cli) -> None:
+def test_show_lists_the_turns_with_their_cache_decisions(database: Path, cli: Cli) -> None:
     code, out, _ = cli("show", "--store", str(database))
     whole = json.loads(cli("show", "--store", str(database), "--json")[1])
 
@@ -93,7 +93,7 @@ def test_rebuild_prints_the_conversation(database: Path, cli: Cli) -> None:
     ]
 
 
-def test_regenerate_says_it_again(database: Path, cli: Cli) -> None:
+def test_regenerate_reports_exact_turns(database: Path, cli: Cli) -> None:
     code, out, _ = cli("regenerate", "--store", str(database), "--turn", "2", "--turn", "3")
 
     assert code == 0
@@ -201,7 +201,7 @@ def test_bad_input_is_one_line_and_changes_nothing(
     assert database.read_bytes() == before
 
 
-def test_a_store_that_is_not_there_is_not_made(tmp_path: Path, cli: Cli) -> None:
+def test_a_missing_store_is_not_created(tmp_path: Path, cli: Cli) -> None:
     code, _, err = cli("list", "--store", str(tmp_path / "runs.db"))
 
     assert code == 2
@@ -281,7 +281,7 @@ def test_drift_can_be_allowed_and_a_changed_recording_cannot(
     assert json.loads(out)["ignored"] == ["weights"]
     with sqlite3.connect(database) as connection:
         connection.execute("DROP TRIGGER tokens_refuse_update")
-        # In the bits of a float32 near one, so many are about a hundredth.
+        # For a float32 near one, this many units in the last place are about a hundredth.
         connection.execute(
             "UPDATE tokens SET logprob_f32 = logprob_f32 + 84000 WHERE turn = 1 AND step = 2"
         )
@@ -297,7 +297,7 @@ def test_commands_that_need_no_model_do_not_wait_for_torch() -> None:
     assert done.stdout == "False\n"
 
 
-def test_a_name_is_shown_as_it_is_and_never_read_as_markup(
+def test_a_name_is_printed_as_text_and_never_as_markup(
     tmp_path: Path, lm: tt.LoadedModel, cli: Cli
 ) -> None:
     path = tmp_path / "runs.db"
@@ -324,9 +324,7 @@ def test_looking_for_a_store_in_a_blank_database_leaves_it_blank(
     engine.dispose()
 
 
-def test_a_run_of_which_nothing_is_sealed_is_not_called_as_recorded(
-    tmp_path: Path, cli: Cli
-) -> None:
+def test_a_run_without_a_seal_does_not_pass_the_check(tmp_path: Path, cli: Cli) -> None:
     path = tmp_path / "runs.db"
     with tt.open_store(path) as store:
         tt.Recorder(store).record(run_started())

@@ -1,4 +1,4 @@
-"""`tokentape diff` finds the runs that are meant, wherever they are, and says where they part."""
+"""`tokentape diff` finds two runs by id, path or both, and prints their first divergence."""
 
 import json
 import shutil
@@ -29,7 +29,7 @@ def spelled(parameter: object) -> str:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Three runs in a store, of which the third differs, and one of them in a tape."""
+    """A store with three runs, the third one different, and a tape with one of the runs."""
     with tt.open_store(tmp_path / "runs.db") as store:
         assert isinstance(store, DatabaseStore)
         keep(store, Said(), Said(), run_id="aa1")
@@ -120,7 +120,7 @@ def test_json_is_the_whole_comparison(folder: Path, cli: Cli) -> None:
     assert found["turns"][1]["reply"]["sampled"]["b"]["token_id"] == ord("n")
 
 
-def test_a_turn_that_is_asked_for_is_shown_in_full(folder: Path, cli: Cli) -> None:
+def test_a_turn_given_as_an_option_is_shown_in_full(folder: Path, cli: Cli) -> None:
     _, out, _ = cli("diff", "aa1", "bb1", "--store", "runs.db", "--turn", "1")
 
     assert "numbers of 3 tokens: equal" in out

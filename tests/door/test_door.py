@@ -1,4 +1,4 @@
-"""The public names, and what importing them does to an environment."""
+"""The public names, and the modules that importing them loads."""
 
 import subprocess
 import sys
@@ -83,17 +83,17 @@ def test_every_error_has_one_base() -> None:
 
 
 @pytest.mark.parametrize("form", ["module", "package", "folder"])
-def test_packages_of_others_that_have_the_names_of_our_folders_are_never_imported(
+def test_foreign_packages_named_like_our_rooms_are_never_imported(
     tmp_path: Path, form: str
 ) -> None:
     for name in ("recorder", "generation", "store", "migrations", "replay"):
-        stranger = tmp_path / f"{name}.py"
+        foreign = tmp_path / f"{name}.py"
         if form != "module":
             (tmp_path / name).mkdir()
-            stranger = tmp_path / name / "__init__.py"
-        stranger.write_text("raise SystemExit('the stranger ran')")
+            foreign = tmp_path / name / "__init__.py"
+        foreign.write_text("raise SystemExit('the foreign package ran')")
         if form == "folder":
-            stranger.unlink()
+            foreign.unlink()
     command = [sys.executable, "-m", "tokentape", "list", "--store", "none.db"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
 

@@ -1,4 +1,4 @@
-"""Every `Example:` in the docstring of a public name runs and prints what it shows."""
+"""Every `Example:` in the docstring of a public name runs and prints the output it shows."""
 
 import doctest
 import inspect
@@ -114,7 +114,7 @@ def names(
 
 
 def run_example(name: str, block: str, names: dict[str, Any]) -> str:
-    """Return what doctest reports of an example: nothing if it prints what it shows."""
+    """Return the failures that doctest reports, or an empty string."""
     test = doctest.DocTestParser().get_doctest(inspect.cleandoc(block), names, name, None, 0)
     report: list[str] = []
     doctest.DocTestRunner(optionflags=FLAGS).run(test, out=report.append, clear_globs=False)

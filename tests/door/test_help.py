@@ -1,4 +1,4 @@
-"""The help texts: every command, argument and option says what it does."""
+"""Every command, argument and option has a help text."""
 
 from collections.abc import Iterator
 from typing import Any

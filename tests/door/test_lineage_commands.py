@@ -1,4 +1,4 @@
-"""Runs gone on with, and forked, from the command line."""
+"""Runs are resumed and forked from the command line."""
 
 import json
 import signal
@@ -23,7 +23,7 @@ def url(tmp_path: Path) -> str:
 
 @pytest.fixture
 def recorded(url: str, tiny_folder: Path) -> tt.Recording:
-    """Three turns, the second with a tool's result, of a model that can be loaded again."""
+    """A run of three turns, the second with a tool's result; its model can be loaded again."""
     lm = tt.load_model(tiny_folder)
     layer = {"layer_name": "model.layers.0.input_layernorm.weight"}
     call = tt.ToolCall(name="get_weight_statistics", arguments=layer)
@@ -44,7 +44,7 @@ def recorded(url: str, tiny_folder: Path) -> tt.Recording:
     return tt.open_store(url).recording(run.run_id)
 
 
-def test_a_fork_takes_the_turn_as_it_was_unless_something_is_changed(
+def test_a_fork_repeats_the_turn_exactly_unless_a_setting_changes(
     cli: Cli, recorded: tt.Recording, url: str
 ) -> None:
     second = recorded.turns()[1]
@@ -80,7 +80,7 @@ def test_a_fork_takes_the_turn_as_it_was_unless_something_is_changed(
     assert child.turns()[1].messages == second.messages
 
 
-def test_a_fork_can_say_something_else(cli: Cli, recorded: tt.Recording, url: str) -> None:
+def test_a_fork_can_send_another_message(cli: Cli, recorded: tt.Recording, url: str) -> None:
     code, out, _ = cli(
         "fork",
         recorded.run_id,
@@ -129,7 +129,9 @@ def test_what_cannot_be_forked_is_one_line_and_leaves_nothing(
     assert len(tt.open_store(url).summaries()) == 1
 
 
-def test_the_family_is_drawn_from_its_oldest(cli: Cli, recorded: tt.Recording, url: str) -> None:
+def test_the_lineage_is_drawn_from_its_oldest_run(
+    cli: Cli, recorded: tt.Recording, url: str
+) -> None:
     _, out, _ = cli("fork", recorded.run_id, "--at-turn", "2", "--store", url, "--json")
     child = json.loads(out)["run_id"]
     _, out, _ = cli("fork", child, "--at-turn", "3", "--message", "So?", "--store", url, "--json")
@@ -149,7 +151,7 @@ def test_the_family_is_drawn_from_its_oldest(cli: Cli, recorded: tt.Recording, u
     assert told["forks"][0]["forks"][0]["run_id"] == grandchild
 
 
-def test_resuming_a_run_that_is_whole_changes_no_turn(
+def test_resuming_a_complete_run_changes_no_turn(
     cli: Cli, recorded: tt.Recording, url: str
 ) -> None:
     before = recorded.turns()
@@ -221,7 +223,7 @@ def _wait_for_a_turn(url: str) -> None:
         ("4", ["--message", "So?", "--set", "observe_layers=3"], "turns have no setting"),
     ],
 )
-def test_what_no_fork_can_take_is_said_in_a_line_and_nothing_is_recorded(
+def test_a_setting_that_no_fork_accepts_is_one_line_and_nothing_is_recorded(
     cli: Cli, recorded: tt.Recording, url: str, turn: str, given: list[str], said: str
 ) -> None:
     code, _, err = cli("fork", recorded.run_id, "--at-turn", turn, "--store", url, *given)

@@ -1,4 +1,4 @@
-"""The pages of the documentation: their programs run, and whatever they name exists."""
+"""The pages of the documentation: programs run, and named commands and files exist."""
 
 import importlib.util
 import re

@@ -1,4 +1,4 @@
-"""Recordings in the tests of a project whose own packages are called what ours are called."""
+"""Tapes replayed by pytest in a project whose own packages are named like our rooms."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def test_nothing_heavy_is_loaded():
 
 
 def talk(lm: tt.LoadedModel, store: tt.EventLog, name: str) -> str:
-    """Three turns: greedy with a tool, sampled, greedy."""
+    """Record three turns (greedy with a tool, sampled, greedy), and return the run's id."""
     look = tt.ToolCall(name="get_weight_statistics", arguments={"layer_name": "model.norm.weight"})
     with tt.Investigation(
         lm,
@@ -52,7 +52,7 @@ def talk(lm: tt.LoadedModel, store: tt.EventLog, name: str) -> str:
 
 
 def pack_talk(folder: Path, name: str, tape: Path) -> None:
-    """A tape of the model in a folder, which is recorded under a name."""
+    """Write a tape of the model in a folder; the recording calls the model by `name`."""
     loaded = tt.load_model(folder)
     lm = tt.LoadedModel(loaded.model, loaded.tokenizer, name)
     with tt.open_store("sqlite://") as store:
@@ -98,7 +98,7 @@ def run_pytest(
 
 
 def results(junit: Path) -> dict[str, tuple[str, dict[str, str]]]:
-    """Failure text and properties of each test case, by its name."""
+    """Return the failure text and the properties of each test case, by its name."""
     found = {}
     for case in ET.parse(junit).iter("testcase"):
         failure = case.find("failure")
@@ -190,7 +190,7 @@ def test_the_update_replaces_what_no_longer_passes_and_leaves_the_rest(project: 
     assert again.verdict is tt.Verdict.VERIFIED
 
 
-# In the child, which imports it at its start: an out-of-memory killer, and a noisy library.
+# Imported by the child at its start: an out-of-memory killer, and a library that prints.
 KILLER = """
 import os, signal, sys
 
@@ -255,7 +255,7 @@ def test_what_cannot_be_read_fails_in_one_line_each(project: Path) -> None:
     assert "Traceback" not in done.stdout
 
 
-def test_without_the_option_nothing_is_collected_loaded_or_said(project: Path) -> None:
+def test_without_the_option_nothing_is_collected_loaded_or_printed(project: Path) -> None:
     (project / "conftest.py").write_text(
         "import sys\n"
         "def pytest_sessionfinish():\n"
@@ -295,9 +295,9 @@ def test_a_request_that_would_replay_nothing_is_an_error(
     assert why in done.stderr
 
 
-def test_items_are_chosen_as_other_tests_are(project: Path) -> None:
+def test_items_are_selected_like_other_tests(project: Path) -> None:
     recordings = project / "recordings"
-    # A folder that pytest passes by when it looks for tests.
+    # A folder that pytest skips when it collects tests.
     (recordings / "build").mkdir()
     shutil.copy(recordings / "probe.tape", recordings / "build" / "deep.tape")
     (recordings / "a.tape").touch()
@@ -330,7 +330,7 @@ def test_items_are_chosen_as_other_tests_are(project: Path) -> None:
     assert "1/" in last_failed or "1 test collected" in last_failed
 
 
-def test_a_child_of_one_of_several_workers_takes_its_share_of_the_cores() -> None:
+def test_the_child_of_one_of_several_workers_uses_its_share_of_the_cores() -> None:
     shared = child_environment({"PYTEST_XDIST_WORKER_COUNT": "1000"})
     chosen = child_environment({"PYTEST_XDIST_WORKER_COUNT": "2", "OMP_NUM_THREADS": "5"})
 
@@ -352,7 +352,9 @@ def test_listing_turns_loads_no_torch(consumer: Path) -> None:
     assert done.stdout == "{'runs': [{'name': 'probe', 'turns': [1, 2, 3]}]}\n", done.stderr
 
 
-def test_a_fork_and_its_parents_are_replayed_side_by_side(project: Path, tiny_folder: Path) -> None:
+def test_a_fork_and_its_parents_are_replayed_as_runs_of_one_tape(
+    project: Path, tiny_folder: Path
+) -> None:
     loaded = tt.load_model(tiny_folder)
     tape = project / "recordings" / "probe.tape"
     tape.unlink()

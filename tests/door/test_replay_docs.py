@@ -1,4 +1,4 @@
-"""The example of docs/replay.md runs, and what it names is there."""
+"""The example of docs/replay.md runs, and its tables are complete."""
 
 import re
 from pathlib import Path

@@ -154,7 +154,7 @@ def test_sealed_runs_are_not_recorded_into(run: Cli, tmp_path: Path, cli: Cli) -
     assert "is sealed: record into a database" in err
 
 
-def test_an_interrupt_ends_the_run_with_130_and_says_how_to_go_on(
+def test_an_interrupt_ends_the_run_with_130_and_says_how_to_resume(
     tmp_path: Path, tiny_folder: Path, plan: Path
 ) -> None:
     database = tmp_path / "runs.db"

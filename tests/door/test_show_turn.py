@@ -1,4 +1,4 @@
-"""`tokentape show --turn` shows what the model saw, and where the cache ended in it."""
+"""`tokentape show --turn` prints the exact prompt, and the position where the cache ended."""
 
 import json
 from collections.abc import Callable
@@ -50,7 +50,7 @@ def test_the_whole_prompt_is_shown_with_what_was_cached_and_what_was_new(
     assert "tokens to read, of a full result of " in out
 
 
-def test_the_marks_divide_the_prompt_where_the_ids_do(
+def test_the_lines_divide_the_prompt_at_the_right_ids(
     lm: tt.LoadedModel, store: DatabaseStore, record: Callable[..., tt.Recording]
 ) -> None:
     turns = record(lm, store).turns()
@@ -75,7 +75,7 @@ def test_a_turn_without_a_cache_says_so(lm: tt.LoadedModel, store: DatabaseStore
     assert not any("cache ended" in part for part in shown)
 
 
-def test_a_prompt_that_was_written_anew_is_shown_whole(
+def test_a_prompt_that_was_rendered_again_is_shown_in_full(
     lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
     with tt.Investigation(
@@ -115,7 +115,7 @@ def test_a_turn_is_shown_token_by_token(cli: Cli, database: Path, tiny_folder: P
     assert cached == turn["cache"]["reused_tokens"]
 
 
-def test_without_the_tokenizer_the_numbers_are_there(
+def test_without_the_tokenizer_ids_and_numbers_are_shown(
     cli: Cli, tmp_path: Path, lm: tt.LoadedModel
 ) -> None:
     database = tmp_path / "runs.db"
@@ -132,7 +132,7 @@ def test_without_the_tokenizer_the_numbers_are_there(
     assert turn["prompt_pieces"] is None
 
 
-def test_a_turn_that_is_cut_off_is_shown(lm: tt.LoadedModel, store: DatabaseStore) -> None:
+def test_an_interrupted_turn_is_shown(lm: tt.LoadedModel, store: DatabaseStore) -> None:
     def stop(token_id: int, logits: Any) -> None:
         raise RuntimeError
 
@@ -156,7 +156,7 @@ def test_a_turn_that_is_cut_off_is_shown(lm: tt.LoadedModel, store: DatabaseStor
         (("--tokens",), "--tokens needs --turn"),
     ],
 )
-def test_what_is_not_there_is_not_shown(
+def test_a_turn_that_does_not_exist_is_bad_input(
     cli: Cli, database: Path, arguments: tuple[str, ...], said: str
 ) -> None:
     code, out, err = cli("show", "--store", str(database), *arguments)

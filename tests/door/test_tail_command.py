@@ -1,4 +1,4 @@
-"""`tokentape tail` tells a run while another process records it."""
+"""`tokentape tail` prints a run while another process records it."""
 
 import subprocess
 import sys
@@ -55,7 +55,7 @@ def replies_in(database: Path) -> list[str]:
     return [readable(each.content) for each in messages if each.role == "assistant"]
 
 
-def test_a_run_in_another_process_is_told_to_its_end(
+def test_a_run_in_another_process_is_printed_to_its_end(
     cli: Cli, tmp_path: Path, tiny_folder: Path
 ) -> None:
     database, plan = tmp_path / "runs.db", tmp_path / "watched.yaml"
@@ -76,11 +76,11 @@ def test_a_run_in_another_process_is_told_to_its_end(
     assert out.count("cache: hit (extends)") == 3
     assert 'tool get_weight_statistics {"layer_name": "model.layers.1.mlp.down' in out
     assert out.endswith("finished: 3 turns, 180 tokens generated\n")
-    # Told anew from the end, it reads the same: nothing was lost or told twice on the way.
+    # Printed again after its end, it reads the same: nothing was lost or printed twice.
     assert cli("tail", "--store", str(database), "--no-follow")[1] == out
 
 
-def test_each_token_is_seen_as_soon_as_it_is_recorded(lm: tt.LoadedModel, tmp_path: Path) -> None:
+def test_each_token_is_read_as_soon_as_it_is_recorded(lm: tt.LoadedModel, tmp_path: Path) -> None:
     path = tmp_path / "runs.db"
     seen: list[Envelope | NewToken] = []
     behind: list[int] = []
@@ -106,7 +106,7 @@ def test_each_token_is_seen_as_soon_as_it_is_recorded(lm: tt.LoadedModel, tmp_pa
     ]
 
 
-def test_a_run_that_is_looked_at_late_has_its_tokens_once(
+def test_a_run_that_is_followed_late_gives_each_token_once(
     lm: tt.LoadedModel, tmp_path: Path
 ) -> None:
     path = tmp_path / "runs.db"
@@ -134,7 +134,7 @@ def test_a_run_that_is_looked_at_late_has_its_tokens_once(
     assert counted[8] == 5
 
 
-def test_what_is_there_is_printed_and_a_run_that_has_not_ended_is_not_waited_for(
+def test_without_follow_the_recorded_events_are_printed_and_the_end_is_not_awaited(
     cli: Cli, tmp_path: Path, tiny_folder: Path
 ) -> None:
     class Enough(Exception):
@@ -164,7 +164,7 @@ def test_what_is_there_is_printed_and_a_run_that_has_not_ended_is_not_waited_for
     assert f"run {run.run_id} has not ended" in err
 
 
-def test_a_model_that_is_not_at_hand_leaves_numbers_of_tokens_and_the_texts_of_events(
+def test_without_the_tokenizer_tokens_are_printed_as_ids(
     cli: Cli, lm: tt.LoadedModel, tmp_path: Path
 ) -> None:
     class Enough(Exception):
@@ -189,7 +189,7 @@ def test_a_model_that_is_not_at_hand_leaves_numbers_of_tokens_and_the_texts_of_e
     assert out.endswith(f"assistant:  {' '.join(map(str, heard))}\n")
 
 
-def test_only_the_newest_turns_are_told_where_that_is_asked(cli: Cli, database: Path) -> None:
+def test_last_prints_only_the_newest_turns(cli: Cli, database: Path) -> None:
     out = cli("tail", "--store", str(database), "--last", "1")[1]
 
     assert "── turn 4 ──" in out
@@ -198,7 +198,7 @@ def test_only_the_newest_turns_are_told_where_that_is_asked(cli: Cli, database: 
     assert "\nfinished: 4 turns, " in out
 
 
-def test_a_sealed_run_is_told_too_and_nothing_cannot_be(
+def test_a_sealed_run_is_printed_too_and_an_unknown_run_is_an_error(
     cli: Cli, database: Path, tmp_path: Path
 ) -> None:
     cli("export", "--store", str(database), "--output", str(tmp_path / "sealed"))
@@ -209,12 +209,12 @@ def test_a_sealed_run_is_told_too_and_nothing_cannot_be(
     assert cli("tail", "--store", str(tmp_path / "gone.db"))[0] == 2
 
 
-def test_what_cannot_be_seen_is_spelt_out_and_lines_and_tabs_stay() -> None:
+def test_control_characters_are_escaped_and_lines_and_tabs_stay() -> None:
     assert readable("a\tb\nc") == "a\tb\nc"
     assert readable("\x1b[31mred\r\u202e") == "\\x1b[31mred\\r\\u202e"
 
 
-def test_a_fork_is_told_from_the_beginning_and_then_goes_its_own_way(
+def test_a_fork_is_printed_from_the_first_turn_of_its_parent(
     lm: tt.LoadedModel, tmp_path: Path
 ) -> None:
     path = tmp_path / "runs.db"
@@ -244,7 +244,7 @@ def test_a_fork_is_told_from_the_beginning_and_then_goes_its_own_way(
     assert [each.token_id for each in news if isinstance(each, NewToken)] == list(reply.token_ids)
 
 
-def test_what_comes_in_the_middle_of_a_reply_has_a_line_of_its_own() -> None:
+def test_events_during_a_reply_are_printed_on_lines_of_their_own() -> None:
     told: list[str] = []
     narrator = TranscriptWriter(told.append)
     removed = InterventionRemoved(turn=1, position=9, name="calm")

@@ -1,4 +1,4 @@
-"""The wheel adds one name to an environment, and works beside packages named like our rooms."""
+"""The wheel adds one name to an environment, even if other packages are named like our rooms."""
 
 import os
 import subprocess
@@ -26,7 +26,7 @@ import {packages}
 import tokentape as tt
 
 
-def test_own_packages_are_imported_beside_those_of_tokentape():
+def test_own_packages_and_those_of_tokentape_are_both_imported():
     from tokentape import recorder as ours
 
     assert all(each.OWNER == "consumer" for each in ({packages}))
