@@ -163,7 +163,7 @@ def test_resuming_a_complete_run_changes_no_turn(
     assert cli("check", recorded.run_id, "--store", url)[0] == 0
 
 
-def test_a_plan_that_was_interrupted_goes_on_to_its_end(
+def test_an_interrupted_plan_is_resumed_to_its_end(
     cli: Cli, tiny_folder: Path, url: str, tmp_path: Path
 ) -> None:
     plan = tmp_path / "short.yaml"

@@ -1,4 +1,4 @@
-"""`tokentape run` takes a plan to its end, and says how to go on where it was stopped."""
+"""`tokentape run` runs a plan to its end, and prints how to resume it if interrupted."""
 
 import json
 import signal
@@ -86,7 +86,7 @@ def test_a_run_prints_its_id_and_its_turns(run: Cli, tmp_path: Path) -> None:
     )
 
 
-def test_what_is_asked_for_stands_in_place_of_the_plan_s_own_and_is_recorded(
+def test_options_override_the_plan_and_are_recorded(
     run: Cli, tmp_path: Path
 ) -> None:
     asked = ("--turns", "2", "--seed", "9", "--max-new-tokens", "2", "--name", "mine", "--json")
