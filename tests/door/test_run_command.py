@@ -86,9 +86,7 @@ def test_a_run_prints_its_id_and_its_turns(run: Cli, tmp_path: Path) -> None:
     )
 
 
-def test_options_override_the_plan_and_are_recorded(
-    run: Cli, tmp_path: Path
-) -> None:
+def test_options_override_the_plan_and_are_recorded(run: Cli, tmp_path: Path) -> None:
     asked = ("--turns", "2", "--seed", "9", "--max-new-tokens", "2", "--name", "mine", "--json")
     printed = json.loads(run(*asked)[1])
     with tt.open_store(tmp_path / "runs.db") as store:
