@@ -14,12 +14,18 @@ from tokentape.store.errors import NoSuchRunError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """Which rows and columns are wanted; None stands for all."""
+    """The rows and columns to read; None stands for all."""
 
     run_ids: tuple[str, ...] | None = None
+    """Full ids; an unknown one selects nothing."""
     turns: tuple[int, ...] | None = None
     kinds: tuple[str, ...] | None = None
+    """Kinds of events; ignored for tokens and verdicts."""
+    after_seq: int | None = None
+    """Only rows of each run with a greater `seq`; earlier rows are not read. Ignored for
+    verdicts."""
     columns: tuple[str, ...] | None = None
+    """Names of columns. `run_id`, `seq` and `at` are always read."""
 
 
 class Attachments(Protocol):

@@ -233,10 +233,8 @@ class DatabaseReader:
             numbers = _Numbers([run.run_key for run in chosen])
             starts = np.array([run.started_at_us for run in chosen], np.int64)
             parts = []
-            for lowest, highest in numbers.ranges(selection.run_ids is None):
-                within = table.c.event_key.between(
-                    lowest << SEQ_BITS, highest << SEQ_BITS | SEQ_MASK
-                )
+            for lowest, highest in numbers.key_ranges(selection):
+                within = table.c.event_key.between(lowest, highest)
                 cursor: Any = reader.execute(query.where(within)).cursor
                 for keys, after_us, *values in batches(cursor):
                     parts.append(_placed(keys, after_us, numbers, starts) | columns(values))
@@ -309,12 +307,16 @@ class _Numbers:
         self._by_key = np.argsort(np.array(run_keys, np.int64), kind="stable")
         self._keys = np.array(run_keys, np.int64)[self._by_key]
 
-    def ranges(self, all_runs: bool) -> list[tuple[int, int]]:
-        """First and last run key of each query: one for all runs that were there, else a run's."""
+    def key_ranges(self, selection: Selection) -> list[tuple[int, int]]:
+        """Return the first and last event key of each query.
+
+        Whole streams of all runs take one query; a query for each run reads the rest.
+        """
         keys: list[int] = self._keys.tolist()
-        if all_runs:
-            return [(keys[0], keys[-1])] if keys else []
-        return [(key, key) for key in keys]
+        if selection.run_ids is None and selection.after_seq is None:
+            return [(keys[0] << SEQ_BITS, keys[-1] << SEQ_BITS | SEQ_MASK)] if keys else []
+        first = 0 if selection.after_seq is None else max(0, selection.after_seq + 1)
+        return [((key << SEQ_BITS) + first, key << SEQ_BITS | SEQ_MASK) for key in keys]
 
     def of(self, run_keys: Any) -> Any:
         places = np.searchsorted(self._keys, run_keys)

@@ -249,6 +249,9 @@ class ParquetStore:
         filters = [
             ds.field(name).isin(each) for name, each in conditions.items() if each is not None
         ]
+        if selection.after_seq is not None:
+            # Each row group has the lowest and highest `seq`: older ones are not read.
+            filters.append(ds.field("seq") > selection.after_seq)
         return self._scan(table, files, columns, reduce(and_, filters) if filters else None)
 
     def _scan(

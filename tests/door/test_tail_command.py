@@ -89,13 +89,13 @@ def test_each_token_is_read_as_soon_as_it_is_recorded(lm: tt.LoadedModel, tmp_pa
             following = RunFollower(watched, watched.recording(run.run_id))
 
             def look(token_id: int, logits: object) -> None:
-                seen.extend(following.look())
+                seen.extend(following.poll())
                 tokens = [each for each in seen if isinstance(each, NewToken)]
                 behind.append(tokens[-1].token_id == token_id)
 
             for message in ("One?", "Two?"):
                 run.chat(message, max_new_tokens=9, min_new_tokens=9, callback=look)
-        seen.extend(following.look())
+        seen.extend(following.poll())
         recorded = list(store.recording(run.run_id).events())
 
     assert behind == [True] * 18
@@ -117,14 +117,14 @@ def test_a_run_that_is_followed_late_gives_each_token_once(
     ):
         following = RunFollower(watched, watched.recording(run.run_id))
         run.chat("One?", max_new_tokens=5)
-        first = following.look()
+        first = following.poll()
         counted: list[int] = []
         run.chat(
             "Two?",
             max_new_tokens=9,
             min_new_tokens=9,
             callback=lambda token_id, logits: counted.append(
-                len(following.look()) if len(counted) in (3, 8) else 0
+                len(following.poll()) if len(counted) in (3, 8) else 0
             ),
         )
 
@@ -226,11 +226,11 @@ def test_a_fork_is_printed_from_the_first_turn_of_its_parent(
             following = RunFollower(watched, watched.recording(fork.run_id))
             told: list[str] = []
             narrator = TranscriptWriter(told.append)
-            for each in following.look():
+            for each in following.poll():
                 assert isinstance(each, Envelope)
                 narrator.event(each)
             reply = fork.chat("Three?", max_new_tokens=5)
-        news = following.look()
+        news = following.poll()
         for each in news:
             if isinstance(each, Envelope):
                 narrator.event(each)

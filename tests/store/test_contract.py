@@ -4,13 +4,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.compute as pc
 import pytest
 
 import tokentape as tt
 from tokentape.recorder.codec import encode
 from tokentape.recorder.events import RunStarted, TokenSampled, ToolReturned
 from tokentape.store import DatabaseStore, ParquetStore, StoredFloor, StoredVerdict
-from tokentape.store.source import Source
+from tokentape.store.source import Selection, Source
 
 AnyStore = DatabaseStore | ParquetStore
 FRAMES = (
@@ -129,6 +130,18 @@ def test_events_come_back_as_they_were_given(kept: Kept) -> None:
     assert list(store.recording(run_id).events()) == given
     assert list(store.recording(run_id).records()) == [encode(each) for each in given]
     assert sum(isinstance(each.event, TokenSampled) for each in given) >= 4
+
+
+@pytest.mark.parametrize("kind", ["events", "tokens"])
+def test_only_rows_after_a_seq_are_selected(kept: Kept, kind: str) -> None:
+    store, given, run_id = kept
+    read = store.events_table if kind == "events" else store.tokens_table
+    everything = read(Selection(run_ids=(run_id,)))
+    for after_seq in (-1, 0, len(given) // 2, len(given) - 2, len(given)):
+        later = everything.filter(pc.greater(everything["seq"], after_seq)).to_pylist()
+
+        assert read(Selection(run_ids=(run_id,), after_seq=after_seq)).to_pylist() == later
+        assert read(Selection(after_seq=after_seq)).to_pylist() == later
 
 
 def test_the_seals_hold_in_every_place(kept: Kept) -> None:

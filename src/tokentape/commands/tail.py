@@ -46,10 +46,10 @@ def tail(
     follower, printer = RunFollower(opened, recording), _Printer(recording)
     last_event_at = time.monotonic()
     try:
-        printer.print(_newest_turns(follower.look(), last))
+        printer.print(_newest_turns(follower.poll(), last))
         while follow and not follower.ended:
             began = time.monotonic()
-            news = follower.look()
+            news = follower.poll()
             printer.print(news)
             took = time.monotonic() - began
             last_event_at = began if news else last_event_at
