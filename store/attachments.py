@@ -53,14 +53,14 @@ class StoredFloor:
         _settle(self)
 
 
-Kept = StoredVerdict | StoredFloor
+Attachment = StoredVerdict | StoredFloor
 K = TypeVar("K", StoredVerdict, StoredFloor)
 
-TABLES: dict[type[Kept], str] = {StoredVerdict: "verdicts", StoredFloor: "floors"}
-BODIES: dict[type[Kept], str] = {StoredVerdict: "report", StoredFloor: "floor"}
+TABLES: dict[type[Attachment], str] = {StoredVerdict: "verdicts", StoredFloor: "floors"}
+BODIES: dict[type[Attachment], str] = {StoredVerdict: "report", StoredFloor: "floor"}
 
 
-def row_of(kept: Kept) -> dict[str, Any]:
+def row_of(kept: Attachment) -> dict[str, Any]:
     """The values of its row in any store, by column; see `store.arrow.VERDICTS` and `FLOORS`."""
     body = BODIES[type(kept)]
     place = {name: getattr(kept, name) for name in _names(type(kept)) if name != body}
@@ -70,7 +70,7 @@ def row_of(kept: Kept) -> dict[str, Any]:
     return place | figures | {"sha256": sha256, body: text}
 
 
-def kept_of(kind: type[K], run_id: str, row: Mapping[str, Any], where: str) -> K:
+def attachment_of(kind: type[K], run_id: str, row: Mapping[str, Any], where: str) -> K:
     """What a row was made from. Raises StoreError where the row is not as it was kept."""
     damaged = StoreError(f"{where}: a row of {TABLES[kind]} of run {run_id} is not as it was kept")
     try:
@@ -109,11 +109,11 @@ def figures_of(report: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _names(kind: type[Kept]) -> list[str]:
+def _names(kind: type[Attachment]) -> list[str]:
     return [field.name for field in fields(kind) if field.name != "run_id"]
 
 
-def _settle(kept: Kept) -> None:
+def _settle(kept: Attachment) -> None:
     """Check the fields, and make the body plain."""
     what = f"a row of {TABLES[type(kept)]} of run {kept.run_id!r} cannot be kept"
     at_us, body = kept.at_us, BODIES[type(kept)]

@@ -42,11 +42,11 @@ class Integrity:
     faults: tuple[str, ...]
 
     @property
-    def holds(self) -> bool:
+    def ok(self) -> bool:
         return not self.faults
 
     @property
-    def is_vouched_for(self) -> bool:
+    def is_sealed(self) -> bool:
         """False where no turn was sealed yet, or where the run is from before there were seals."""
         return self.last_seal is not None
 

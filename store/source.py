@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from tokentape.recorder import Recording
 from tokentape.recorder.projections import RunSummary
-from tokentape.store.attachments import Kept, StoredFloor, StoredVerdict
+from tokentape.store.attachments import Attachment, StoredFloor, StoredVerdict
 from tokentape.store.errors import NoSuchRunError
 
 
@@ -89,12 +89,12 @@ def with_parents(recordings: Iterable[Recording]) -> list[Recording]:
     return list(found.values())
 
 
-def kept_beside(source: Attachments, run_id: str) -> list[Kept]:
+def attachments_of(source: Attachments, run_id: str) -> list[Attachment]:
     """Verdicts and floors of a run, all that is kept beside it."""
     return [*source.verdicts(run_id), *source.floors(run_id)]
 
 
-def only_match(matches: Iterable[str], wanted: str, where: str) -> str:
+def resolve_run_id(matches: Iterable[str], wanted: str, where: str) -> str:
     """The one id among those that begin as wanted. Raises NoSuchRunError."""
     found = sorted(matches)
     if wanted in found:

@@ -66,15 +66,15 @@ def working(description: str) -> Iterator[None]:
 
 def integrity_text(found: "Integrity") -> str:
     """Return the result of a check in a few lines."""
-    verdict = "as recorded" if found.holds else "NOT as recorded"
-    if found.holds and not found.is_vouched_for:
+    verdict = "as recorded" if found.ok else "NOT as recorded"
+    if found.ok and not found.is_sealed:
         verdict = "cannot be checked: no turn is sealed"
     lines = [
         f"run {found.run_id}: {verdict}",
         f"  {found.events:,} events, {found.sealed_turns} sealed turns",
         f"  last seal {found.last_seal}",
     ]
-    if found.unsealed_events and found.holds:
+    if found.unsealed_events and found.ok:
         lines.append(f"  {found.unsealed_events:,} events after it are not sealed yet")
     if found.bad_turn is not None:
         lines.append(f"  the first bad turn is {found.bad_turn}")
@@ -84,8 +84,8 @@ def integrity_text(found: "Integrity") -> str:
 def erasure_text(erased: "Erasure") -> str:
     """Return what was erased, and where copies may remain."""
     lines = [f"erased run {erased.run_id}: {erased.events:,} events, {erased.blobs} payloads"]
-    if erased.left_behind:
-        lines.append(f"  its bytes may remain: {erased.left_behind}")
+    if erased.residue:
+        lines.append(f"  its bytes may remain: {erased.residue}")
     lines += [f"  a backup may still have it: {path}" for path in erased.backups]
     return "\n".join(lines) + "\n"
 

@@ -58,7 +58,7 @@ class CheckedCopy:
             if added_events:
                 store.import_run(recording, self.attached, events_there=events_there)
             else:
-                self._add_kept(recording.run_id, store)
+                self._add_attachments(recording.run_id, store)
             now = report if ours is None or added_events else ours
             imported.append(
                 Imported(
@@ -74,11 +74,11 @@ class CheckedCopy:
     def _runs(self) -> Iterator[tuple[Recording, SealReport]]:
         return zip(self.recordings, self.reports, strict=True)
 
-    def _add_kept(self, run_id: str, store: DatabaseStore) -> None:
+    def _add_attachments(self, run_id: str, store: DatabaseStore) -> None:
         for verdict in self.attached.verdicts(run_id):
-            store.keep_verdict(verdict)
+            store.add_verdict(verdict)
         for floor in self.attached.floors(run_id):
-            store.keep_floor(floor)
+            store.add_floor(floor)
 
     def _refuse_orphan(self, recording: Recording, store: DatabaseStore) -> None:
         """Raise RecordingError for a fork that would be without the events that it shares."""
@@ -137,7 +137,7 @@ def _there(recording: Recording, report: SealReport, store: DatabaseStore) -> Se
     """
     run_id = recording.run_id
     if store.summary(run_id) is None:
-        store.refuse_erased(run_id)
+        store.check_not_erased(run_id)
         return None
     there = store.recording(run_id)
     ours = check_seals(run_id, there.records())

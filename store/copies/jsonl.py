@@ -21,10 +21,10 @@ from typing import Any, Self
 from tokentape.recorder import Record, Recording
 from tokentape.recorder.atomic_write import atomic_write
 from tokentape.recorder.codec import TOKEN_KIND, dump_canonical
-from tokentape.store.attachments import BODIES, K, Kept, StoredFloor, StoredVerdict
+from tokentape.store.attachments import BODIES, Attachment, K, StoredFloor, StoredVerdict
 from tokentape.store.errors import StoreError
 from tokentape.store.payloads import payload_of
-from tokentape.store.source import Attachments, kept_beside, with_parents
+from tokentape.store.source import Attachments, attachments_of, with_parents
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -78,7 +78,7 @@ def _lines(recording: Recording, attached: Attachments) -> Iterator[str]:
             payload = base64.b64encode(attached.blob(sha256)).decode()
             yield _line({"run_id": recording.run_id, "sha256": sha256, "payload": payload})
         yield _line({"run_id": recording.run_id} | _described(record))
-    for kept in kept_beside(attached, recording.run_id):
+    for kept in attachments_of(attached, recording.run_id):
         fields = asdict(kept)
         yield _line({"run_id": fields.pop("run_id"), "at": _time(fields.pop("at_us"))} | fields)
 
@@ -130,14 +130,14 @@ class JsonlFile:
         self._path = path
         self._run_ids: dict[str, None] = {}
         self._blob_places: dict[str, int] = {}
-        self._kept_places: dict[tuple[str, type[Kept]], list[int]] = {}
+        self._attachment_places: dict[tuple[str, type[Attachment]], list[int]] = {}
         for place, line in self._read():
             self._run_ids[line["run_id"]] = None
             if "payload" in line:
                 self._blob_places[line["sha256"]] = place
-            kind = _kind_of_kept(line)
+            kind = _attachment_kind(line)
             if kind is not None:
-                self._kept_places.setdefault((line["run_id"], kind), []).append(place)
+                self._attachment_places.setdefault((line["run_id"], kind), []).append(place)
 
     def __enter__(self) -> Self:
         return self
@@ -171,7 +171,7 @@ class JsonlFile:
 
     def _kept(self, kind: type[K], run_id: str) -> list[K]:
         found = []
-        for place in self._kept_places.get((run_id, kind), ()):
+        for place in self._attachment_places.get((run_id, kind), ()):
             try:
                 line = self._line_at(place)
                 at_us = _at_us(line.pop("at"))
@@ -192,7 +192,11 @@ class JsonlFile:
 
     def _records(self, run_id: str) -> Iterator[Record]:
         for place, line in self._read():
-            if line["run_id"] == run_id and "payload" not in line and _kind_of_kept(line) is None:
+            if (
+                line["run_id"] == run_id
+                and "payload" not in line
+                and _attachment_kind(line) is None
+            ):
                 try:
                     yield _record(line)
                 except _BAD_LINE as error:
@@ -216,7 +220,7 @@ def _parsed(text: bytes, where: str) -> dict[str, Any]:
     try:
         line = json.loads(text)
         is_ours = isinstance(line["run_id"], str) and (
-            "sha256" in line or "seq" in line or _kind_of_kept(line) is not None
+            "sha256" in line or "seq" in line or _attachment_kind(line) is not None
         )
     except (RecursionError, *_BAD_LINE):
         is_ours = False
@@ -225,7 +229,7 @@ def _parsed(text: bytes, where: str) -> dict[str, Any]:
     return dict(line)
 
 
-def _kind_of_kept(line: Mapping[str, Any]) -> type[Kept] | None:
+def _attachment_kind(line: Mapping[str, Any]) -> type[Attachment] | None:
     return next((kind for kind, body in BODIES.items() if body in line), None)
 
 

@@ -161,7 +161,7 @@ TOOLS_DF = pa.schema(
         _column("returned_at", AT, "when it returned"),
     ]
 )
-CANDIDATES_DF = pa.schema(
+TOP_LOGPROBS_DF = pa.schema(
     [
         _RUN_ID,
         _TURN,
@@ -218,7 +218,7 @@ FRAMES = {
     "runs_df": RUNS_DF,
     "turns_df": TURNS_DF,
     "tokens_df": TOKENS_DF,
-    "top_logprobs_df": CANDIDATES_DF,
+    "top_logprobs_df": TOP_LOGPROBS_DF,
     "cache_df": CACHE_DF,
     "tools_df": TOOLS_DF,
     "events_df": EVENTS_DF,

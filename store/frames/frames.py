@@ -22,11 +22,11 @@ from tokentape.store.errors import StoreError
 from tokentape.store.frames import rows as frame_rows
 from tokentape.store.frames.columns import (
     CACHE_DF,
-    CANDIDATES_DF,
     EVENTS_DF,
     RUNS_DF,
     TOKENS_DF,
     TOOLS_DF,
+    TOP_LOGPROBS_DF,
     TURNS_DF,
     VERDICTS_DF,
 )
@@ -126,7 +126,7 @@ def top_logprobs_df(
     dtype_backend: DtypeBackend = None,
 ) -> pd.DataFrame:
     """A row a candidate: the likeliest tokens at each step, best first, where they were kept."""
-    schema = _chosen(CANDIDATES_DF, columns)
+    schema = _chosen(TOP_LOGPROBS_DF, columns)
     lists = {"token_id": "top_ids", "logprob": "top_logprobs"}
     names = (*(lists.get(name, name) for name in schema.names), "top_ids")
     table = store.tokens_table(_selection(store, run_id, turns, names))

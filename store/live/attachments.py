@@ -8,7 +8,7 @@ import pyarrow as pa
 from sqlalchemy import Row, Select, Table, select
 
 from tokentape.store.arrow import AT, VERDICTS
-from tokentape.store.attachments import BODIES, TABLES, K, Kept, kept_of, row_of
+from tokentape.store.attachments import BODIES, TABLES, Attachment, K, attachment_of, row_of
 from tokentape.store.errors import StoreError
 from tokentape.store.live.tables import floors, runs, verdicts
 
@@ -23,7 +23,7 @@ def insert_statement(table: str, mark: str) -> str:
     return f"INSERT INTO {table} ({', '.join(names)}) VALUES ({marks}) ON CONFLICT DO NOTHING"
 
 
-def inserted_values(run_key: int, kept: Kept) -> list[Any]:
+def inserted_values(run_key: int, kept: Attachment) -> list[Any]:
     """The values of `insert_statement`."""
     body = BODIES[type(kept)]
     row = row_of(kept)
@@ -31,15 +31,15 @@ def inserted_values(run_key: int, kept: Kept) -> list[Any]:
     return [row[column.name] for column in _TABLES[TABLES[type(kept)]].columns]
 
 
-def rows_query(kind: type[Kept], run_id: str) -> Select[Any]:
+def rows_query(kind: type[Attachment], run_id: str) -> Select[Any]:
     """The rows of a run, the oldest first."""
     table = _TABLES[TABLES[kind]]
     query = select(*table.columns).join_from(runs, table, table.c.run_key == runs.c.run_key)
     return query.where(runs.c.run_id == run_id).order_by(table.c.at_us, table.c.sha256)
 
 
-def unpacked(kind: type[K], run_id: str, row: Row[Any], where: str) -> K:
-    """What a row was made from. Raises StoreError as `kept_of` does."""
+def attachment_of_row(kind: type[K], run_id: str, row: Row[Any], where: str) -> K:
+    """What a row was made from. Raises StoreError as `attachment_of` does."""
     values = dict(row._mapping)
     body = BODIES[kind]
     try:
@@ -48,7 +48,7 @@ def unpacked(kind: type[K], run_id: str, row: Row[Any], where: str) -> K:
         raise StoreError(
             f"{where}: a row of {TABLES[kind]} of run {run_id} is damaged: {error}"
         ) from None
-    return kept_of(kind, run_id, values, where)
+    return attachment_of(kind, run_id, values, where)
 
 
 def figures_query(names: list[str]) -> Select[Any]:

@@ -14,9 +14,9 @@ from tokentape.recorder.codec import decode, encode
 from tokentape.recorder.envelope import TurnCounter
 from tokentape.recorder.events import RunStarted, TokenSampled
 from tokentape.recorder.projections import RunSummary, changes_summary, summarise
-from tokentape.store.attachments import TABLES, Kept, StoredFloor, StoredVerdict
+from tokentape.store.attachments import TABLES, Attachment, StoredFloor, StoredVerdict
 from tokentape.store.errors import NoSuchRunError, StoreError
-from tokentape.store.live import attachments as beside
+from tokentape.store.live import attachments as attachment_rows
 from tokentape.store.live.connections import open_engine, writing_connection
 from tokentape.store.live.erasure import Erasure, erase_run
 from tokentape.store.live.packing import COLUMNS
@@ -25,7 +25,7 @@ from tokentape.store.live.schema import bring_to_head
 from tokentape.store.live.sqlite_file import OpenedFile
 from tokentape.store.live.tables import SEQ_BITS, SEQ_MASK, runs, tombstones
 from tokentape.store.payloads import payload_of
-from tokentape.store.source import Attachments, kept_beside
+from tokentape.store.source import Attachments, attachments_of
 
 
 class DatabaseStore(DatabaseReader):
@@ -168,7 +168,7 @@ class DatabaseStore(DatabaseReader):
         with self._told("", f"cannot keep blob {sha256}"):
             self._cursor.execute(self._statements.insert_blob, (sha256, payload))
 
-    def keep_verdict(self, kept: StoredVerdict) -> None:
+    def add_verdict(self, kept: StoredVerdict) -> None:
         """Keep what a replay found beside its run; the very same again changes nothing.
 
         Any number of processes may, whether the run goes on or not. Raises NoSuchRunError where the
@@ -176,11 +176,11 @@ class DatabaseStore(DatabaseReader):
         """
         self._keep(kept)
 
-    def keep_floor(self, kept: StoredFloor) -> None:
-        """Keep a noise floor beside its run; as `keep_verdict`."""
+    def add_floor(self, kept: StoredFloor) -> None:
+        """Keep a noise floor beside its run; as `add_verdict`."""
         self._keep(kept)
 
-    def _keep(self, kept: Kept) -> None:
+    def _keep(self, kept: Attachment) -> None:
         run_id = kept.run_id
         query = select(runs.c.run_key).where(runs.c.run_id == run_id)
         run_key = self._ask(lambda reader: reader.execute(query).scalar_one_or_none())
@@ -188,11 +188,11 @@ class DatabaseStore(DatabaseReader):
             self._say_if_erased(run_id)
             raise NoSuchRunError(f"{self.where} has no run {run_id}")
         with self._transaction(run_id, f"run {run_id} has just been erased", durable=True):
-            self._insert_kept(run_key, kept)
+            self._insert_attachment(run_key, kept)
 
-    def _insert_kept(self, run_key: int, kept: Kept) -> None:
-        statement = self._statements.insert_kept[TABLES[type(kept)]]
-        self._cursor.execute(statement, beside.inserted_values(run_key, kept))
+    def _insert_attachment(self, run_key: int, kept: Attachment) -> None:
+        statement = self._statements.insert_attachment[TABLES[type(kept)]]
+        self._cursor.execute(statement, attachment_rows.inserted_values(run_key, kept))
 
     def import_run(
         self, recording: Recording, attached: Attachments, *, events_there: int = 0
@@ -205,7 +205,7 @@ class DatabaseStore(DatabaseReader):
         run_id = recording.run_id
         if not events_there and self.summary(run_id) is not None:
             raise StoreError(f"{self.where} has run {run_id} already")
-        self.refuse_erased(run_id)
+        self.check_not_erased(run_id)
         run_key = self._open_run(run_id)[0] if events_there else None
         summary, turns = None, TurnCounter()
         refused = f"run {run_id} is being written to by somebody else: nothing of it was added"
@@ -234,8 +234,8 @@ class DatabaseStore(DatabaseReader):
                 raise RecordingError(f"run {run_id} has no events")
             assert run_key is not None
             self._update_run(run_key, summary)
-            for kept in kept_beside(attached, run_id):
-                self._insert_kept(run_key, kept)
+            for kept in attachments_of(attached, run_id):
+                self._insert_attachment(run_key, kept)
         self._open_runs.pop(run_id, None)
 
     def erase(
@@ -250,7 +250,7 @@ class DatabaseStore(DatabaseReader):
         values = [getattr(summary, name) for name in SUMMARY_COLUMNS]
         self._cursor.execute(self._statements.update_run, (*values, run_key))
 
-    def refuse_erased(self, run_id: str) -> None:
+    def check_not_erased(self, run_id: str) -> None:
         """Raise StoreError for a run that was erased here."""
         query = select(tombstones.c.run_id).where(tombstones.c.run_id == run_id)
         if self._ask(lambda reader: reader.execute(query).first()) is not None:
@@ -281,8 +281,8 @@ class _Statements:
         self.insert_blob = (
             f"INSERT INTO blobs (sha256, payload) VALUES ({marks(2)}) ON CONFLICT DO NOTHING"
         )
-        self.insert_kept = {
-            table: beside.insert_statement(table, mark) for table in TABLES.values()
+        self.insert_attachment = {
+            table: attachment_rows.insert_statement(table, mark) for table in TABLES.values()
         }
 
 

@@ -30,7 +30,7 @@ from tokentape.store.payloads import PAYLOAD_KINDS, payload_named
 class Erasure:
     """What is gone. `backups` are copies of the store beside it that may still have the run.
 
-    `left_behind` says why the bytes may still be in the file where the store could not be
+    `residue` says why the bytes may still be in the file where the store could not be
     rewritten; empty where they are gone from it.
     """
 
@@ -39,7 +39,7 @@ class Erasure:
     blobs: int
     last_seal: str | None
     backups: tuple[Path, ...]
-    left_behind: str
+    residue: str
 
 
 def erase_run(engine: Engine, run_id: str, *, reason: str, at_us: int) -> Erasure:
@@ -65,7 +65,7 @@ def erase_run(engine: Engine, run_id: str, *, reason: str, at_us: int) -> Erasur
         blobs=blob_count,
         last_seal=last_seal,
         backups=_backups_of(engine.url),
-        left_behind=_rewrite(engine),
+        residue=_rewrite(engine),
     )
 
 

@@ -19,12 +19,12 @@ from tokentape.recorder.projections import RunSummary
 from tokentape.store.arrow import AT, EVENTS, TOKENS
 from tokentape.store.attachments import K, StoredFloor, StoredVerdict
 from tokentape.store.errors import NoSuchRunError, StoreError
-from tokentape.store.live import attachments as beside
+from tokentape.store.live import attachments as attachment_rows
 from tokentape.store.live.connections import Backend
 from tokentape.store.live.packing import COLUMNS
 from tokentape.store.live.sqlite_file import is_in_memory
 from tokentape.store.live.tables import SEQ_BITS, SEQ_MASK, blobs, events, runs, tokens, tombstones
-from tokentape.store.source import Selection, only_match
+from tokentape.store.source import Selection, resolve_run_id
 
 SUMMARY_COLUMNS = tuple(column.name for column in runs.columns if column.name != "run_key")
 _ROWS_AT_ONCE = 2_000
@@ -77,7 +77,7 @@ class DatabaseReader:
         matches = self._ask(lambda reader: reader.execute(query).scalars().all())
         if not matches:
             self._say_if_erased(run_id)
-        full_id = only_match(matches, run_id, self.where)
+        full_id = resolve_run_id(matches, run_id, self.where)
         return Recording(
             full_id, lambda: self._records(full_id), self.where, self.blob, self.recording
         )
@@ -155,19 +155,19 @@ class DatabaseReader:
         return self._kept(StoredFloor, run_id)
 
     def _kept(self, kind: type[K], run_id: str) -> list[K]:
-        query = beside.rows_query(kind, run_id)
+        query = attachment_rows.rows_query(kind, run_id)
         rows = self._ask(lambda reader: reader.execute(query).all())
-        return [beside.unpacked(kind, run_id, row, self.where) for row in rows]
+        return [attachment_rows.attachment_of_row(kind, run_id, row, self.where) for row in rows]
 
     def verdicts_table(self, selection: Selection) -> pa.Table:
         """See `tokentape.store.source.Source`."""
-        chosen, names = selection.run_ids, beside.FIGURES
+        chosen, names = selection.run_ids, attachment_rows.FIGURES
         if selection.columns is not None:
             names = [name for name in names if name in selection.columns]
-        rows = self._ask(lambda reader: reader.execute(beside.figures_query(names)).all())
+        rows = self._ask(lambda reader: reader.execute(attachment_rows.figures_query(names)).all())
         wanted = [row for row in rows if chosen is None or row.run_id in chosen]
         try:
-            return beside.figures_table(names, wanted)
+            return attachment_rows.figures_table(names, wanted)
         except (TypeError, ValueError, OverflowError) as error:
             raise StoreError(f"verdicts in {self.where} are damaged: {error}") from None
 

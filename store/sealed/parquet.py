@@ -21,7 +21,7 @@ from tokentape.recorder import Record
 from tokentape.recorder.atomic_write import AtomicFile
 from tokentape.recorder.projections import RunSummary
 from tokentape.store.arrow import AT, BLOBS, EVENTS, FLOORS, RUNS, TOKENS, VERDICTS, of_file
-from tokentape.store.attachments import Kept, row_of
+from tokentape.store.attachments import Attachment, row_of
 
 SCHEMAS: dict[str, pa.Schema] = {
     "runs": RUNS,
@@ -191,7 +191,7 @@ def blobs_rows(payloads: Mapping[str, bytes]) -> pa.Table:
     return _table("blobs", {"sha256": list(payloads), "payload": list(payloads.values())})
 
 
-def kept_rows(table: str, kept: Iterable[Kept]) -> pa.Table:
+def attachment_rows(table: str, kept: Iterable[Attachment]) -> pa.Table:
     """What is kept beside a run as rows of `verdicts` or of `floors`."""
     rows = [row_of(each) for each in kept]
     names = [name for name in of_file(SCHEMAS[table]).names if name != "at"]

@@ -25,10 +25,11 @@ from tokentape.store.attachments import (
     K,
     StoredFloor,
     StoredVerdict,
-    kept_of,
+    attachment_of,
     row_of,
 )
 from tokentape.store.errors import StoreError
+from tokentape.store.sealed.layout import part_name
 from tokentape.store.sealed.parquet import SCHEMAS, SealedFile, runs_row
 from tokentape.store.sealed.run_file import (
     UNREADABLE,
@@ -37,9 +38,9 @@ from tokentape.store.sealed.run_file import (
     metadata_faults,
     read_sealed_run,
 )
-from tokentape.store.sealed.sealed_files import Folder, Place, part_name
+from tokentape.store.sealed.sealed_files import Folder, SealedFiles
 from tokentape.store.sealed.tape import Tape
-from tokentape.store.source import Selection, only_match
+from tokentape.store.source import Selection, resolve_run_id
 
 T = TypeVar("T")
 _PLACE = ("run_id", "seq", "at")
@@ -61,11 +62,11 @@ class ParquetStore:
 
     def __init__(self, path: Path) -> None:
         self.where = str(path)
-        self._place: Place = Folder(path) if path.is_dir() else Tape(path)
+        self._files: SealedFiles = Folder(path) if path.is_dir() else Tape(path)
         self._blob_files: dict[str, str] = {}
 
     def close(self) -> None:
-        self._place.close()
+        self._files.close()
 
     def __enter__(self) -> Self:
         return self
@@ -78,7 +79,7 @@ class ParquetStore:
         return _twice(self._summaries)
 
     def _summaries(self) -> list[RunSummary]:
-        found = (self.sealed_run(run_id).summary for run_id in self._place.run_files())
+        found = (self.sealed_run(run_id).summary for run_id in self._files.run_files())
         known = (each for each in found if each is not None)
         return sorted(known, key=lambda each: (each.started_at_us, each.run_id))
 
@@ -88,8 +89,8 @@ class ParquetStore:
 
     def recording(self, run_id: str) -> Recording:
         """The run with that id, or with the one id that begins so. Raises NoSuchRunError."""
-        matches = (each for each in self._place.run_files() if each.startswith(run_id))
-        full_id = only_match(matches, run_id, self.where)
+        matches = (each for each in self._files.run_files() if each.startswith(run_id))
+        full_id = resolve_run_id(matches, run_id, self.where)
         return Recording(
             full_id, lambda: self._records(full_id), self.where, self.blob, self.recording
         )
@@ -97,7 +98,7 @@ class ParquetStore:
     def sealed_run(self, run_id: str) -> SealedRun:
         """What is sealed of a run, and in which files."""
         name = part_name("runs", run_id)
-        run = read_sealed_run(self._place.source(name), f"{self.where}/{name}")
+        run = read_sealed_run(self._files.source(name), f"{self.where}/{name}")
         if run.run_id != run_id:
             raise StoreError(f"{self.where}/{name} is of another run, {run.run_id}")
         return run
@@ -141,13 +142,13 @@ class ParquetStore:
         return _twice(lambda: self._kept(StoredFloor, run_id))
 
     def _kept(self, kind: type[K], run_id: str) -> list[K]:
-        if part_name("runs", run_id) not in self._place.files_of(run_id):
+        if part_name("runs", run_id) not in self._files.files_of(run_id):
             return []
         table = TABLES[kind]
         names = self._parts(self.sealed_run(run_id), table)
         rows = self._scan(table, {run_id: names}, of_file(SCHEMAS[table]).names)
         texts = rows.set_column(rows.column_names.index("at"), "at_us", rows["at"].cast(pa.int64()))
-        found = [kept_of(kind, run_id, row, self.where) for row in texts.to_pylist()]
+        found = [attachment_of(kind, run_id, row, self.where) for row in texts.to_pylist()]
         return sorted(found, key=lambda each: (each.at_us, row_of(each)["sha256"]))
 
     def verdicts_table(self, selection: Selection) -> pa.Table:
@@ -172,11 +173,11 @@ class ParquetStore:
     def _faults(self, run_id: str) -> list[str]:
         name = part_name("runs", run_id)
         try:
-            with self._place.at_rest() as at_rest:
+            with self._files.at_rest() as at_rest:
                 run = self.sealed_run(run_id)
                 row_fault = self._row_fault(run, name)
-                there = self._place.files_of(run_id) if at_rest else []
-            found = [*self._place.faults(run), *filter(None, [row_fault])]
+                there = self._files.files_of(run_id) if at_rest else []
+            found = [*self._files.faults(run), *filter(None, [row_fault])]
             found += (fault for each in run.files if (fault := self._fault_of(each)))
             listed = {name, *(each.name for each in run.files)}
             found += (
@@ -202,7 +203,7 @@ class ParquetStore:
 
     def _fault_of(self, file: SealedFile) -> str:
         try:
-            content = self._place.content(file.name)
+            content = self._files.content(file.name)
         except StoreError as error:
             return str(error)
         if hashlib.sha256(content).hexdigest() != file.sha256:
@@ -215,7 +216,7 @@ class ParquetStore:
         A run that is damaged does not keep the payloads of others from being found.
         """
         complaint = StoreError(f"{self.where} has no blob {sha256}")
-        for run_id in self._place.run_files():
+        for run_id in self._files.run_files():
             try:
                 for name in self._parts(self.sealed_run(run_id), "blobs"):
                     sums = self._scan("blobs", {run_id: [name]}, ["sha256"])["sha256"]
@@ -241,7 +242,7 @@ class ParquetStore:
         columns: Sequence[str],
         kinds: Sequence[str] | None,
     ) -> pa.Table:
-        wanted = self._place.run_files()
+        wanted = self._files.run_files()
         if selection.run_ids is not None:
             wanted = {run_id: wanted[run_id] for run_id in wanted if run_id in selection.run_ids}
         files = {run_id: self._parts(self.sealed_run(run_id), table) for run_id in wanted}
@@ -265,7 +266,7 @@ class ParquetStore:
         schema = SCHEMAS[table]
         fragments = [
             _FORMAT.make_fragment(
-                self._place.source(name),
+                self._files.source(name),
                 filesystem=_LOCAL,
                 partition_expression=ds.field("run_id") == run_id,
             )
@@ -284,7 +285,7 @@ class ParquetStore:
         """The error with the name of the file that it is in."""
         for name in (name for names in files.values() for name in names):
             try:
-                pq.ParquetFile(self._place.source(name), page_checksum_verification=True).read()
+                pq.ParquetFile(self._files.source(name), page_checksum_verification=True).read()
             except UNREADABLE as found:
                 return cannot_read(f"{self.where}/{name}", found)
         return cannot_read(self.where, error)
@@ -318,7 +319,7 @@ class ParquetStore:
         for file in run.files:
             if not file.name.startswith(f"{table}/"):
                 continue
-            size = self._place.size(file.name)
+            size = self._files.size(file.name)
             if size != file.bytes:
                 raise StoreError(
                     f"cannot read {self.where}/{file.name}: it has {size} bytes, and {file.bytes} "
@@ -328,7 +329,7 @@ class ParquetStore:
 
     def _batches(self, names: Iterable[str]) -> Iterator[pa.RecordBatch]:
         for name in names:
-            source = self._place.source(name)
+            source = self._files.source(name)
             try:
                 yield from pq.ParquetFile(source).iter_batches(batch_size=_BATCH_ROWS)
             except UNREADABLE as error:

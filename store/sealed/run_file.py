@@ -15,8 +15,8 @@ from tokentape.recorder.events import RunStarted
 from tokentape.recorder.projections import RunSummary
 from tokentape.recorder.seals import check_seals
 from tokentape.store.errors import StoreError
+from tokentape.store.sealed.layout import SCHEMA_VERSION
 from tokentape.store.sealed.parquet import METADATA_PREFIX, SealedFile
-from tokentape.store.sealed.sealed_files import SCHEMA_VERSION
 
 FINGERPRINTS = ("weights_sha256", "tokenizer_sha256", "template_sha256", "sampler_sha256")
 UNREADABLE = (OSError, pa.ArrowException, ValueError, KeyError, TypeError)

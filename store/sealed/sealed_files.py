@@ -1,57 +1,23 @@
-"""Where the files of sealed runs are, and what they are called.
+"""Access to the files of sealed runs: the interface, and folders."""
 
-`<table>/schema=1/run_id=<id>/part-00000.parquet` for the tables runs, events, tokens and blobs, and
-for verdicts and floors, which are kept beside a run. A run is sealed once it has its one file of
-`runs`, which lists the others: `tokentape.store.sealed.parquet`.
-"""
-
-import re
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import quote, unquote
+from typing import Any, Protocol
 
 from tokentape.store.errors import NewerStoreError, StoreError
+from tokentape.store.sealed.layout import (
+    SCHEMA_VERSION,
+    TABLES,
+    newest_schema,
+    part_name,
+    run_id_of,
+)
 from tokentape.store.sealed.locks import at_rest
-
-if TYPE_CHECKING:
-    from tokentape.store.sealed.run_file import SealedRun
-
-SCHEMA_VERSION = 1
-# Of what a run is made of; a part of each is a stretch of the run.
-RUN_TABLES = ("events", "tokens", "blobs")
-# Beside `runs`.
-TABLES = (*RUN_TABLES, "verdicts", "floors")
-_SCHEMA_FOLDER = re.compile(r"schema=(\d+)")
-_RUN_FILE = re.compile(rf"runs/schema={SCHEMA_VERSION}/run_id=([^/]*)/part-00000\.parquet")
+from tokentape.store.sealed.run_file import SealedRun
 
 
-def part_name(table: str, run_id: str, number: int = 0) -> str:
-    """The path inside a folder or a tape; the id is quoted as hive folders have it."""
-    folder = f"{table}/schema={SCHEMA_VERSION}/run_id={quote(run_id, safe='')}"
-    return f"{folder}/part-{number:05}.parquet"
-
-
-def run_id_of(name: str) -> str | None:
-    """The run whose file of `runs` goes by this name; None for any other file."""
-    match = _RUN_FILE.fullmatch(name)
-    return unquote(match.group(1)) if match else None
-
-
-def folder_of_run(name: str) -> str:
-    """The part of a file's name that all files of its run share."""
-    return name.rsplit("/", 2)[-2]
-
-
-def newest_schema(names: Iterator[str]) -> int:
-    """The highest schema version among names of folders; zero where none says one."""
-    versions = (_SCHEMA_FOLDER.fullmatch(name) for name in names)
-    return max((int(match.group(1)) for match in versions if match), default=0)
-
-
-class Place(Protocol):
-    """A folder or a tape."""
+class SealedFiles(Protocol):
+    """The files of sealed runs, in a folder or a tape."""
 
     where: str
 
@@ -73,7 +39,7 @@ class Place(Protocol):
     def at_rest(self) -> AbstractContextManager[bool]:
         """Keep the files as they are; False where they are being written."""
 
-    def faults(self, run: "SealedRun") -> list[str]:
+    def faults(self, run: SealedRun) -> list[str]:
         """What is wrong with the run and its files as the place itself lists them, a line each."""
 
     def close(self) -> None:
@@ -129,7 +95,7 @@ class Folder:
     def at_rest(self) -> AbstractContextManager[bool]:
         return at_rest(self._path)
 
-    def faults(self, run: "SealedRun") -> list[str]:
+    def faults(self, run: SealedRun) -> list[str]:
         return []
 
     def close(self) -> None:

@@ -20,29 +20,29 @@ from tokentape.recorder.codec import decode
 from tokentape.recorder.events import RunStarted
 from tokentape.recorder.projections import SUMMARISED, summarise
 from tokentape.recorder.seals import SEALED_KINDS
-from tokentape.store.attachments import TABLES as KEPT_TABLES
-from tokentape.store.attachments import Kept, row_of
+from tokentape.store.attachments import TABLES as ATTACHMENT_TABLES
+from tokentape.store.attachments import Attachment, row_of
 from tokentape.store.errors import NewerStoreError, StoreError
 from tokentape.store.payloads import payload_of
-from tokentape.store.sealed.locks import locked
-from tokentape.store.sealed.parquet import (
-    ROW_GROUP_ROWS,
-    TableFile,
-    blobs_rows,
-    events_rows,
-    kept_rows,
-    runs_row,
-    tokens_rows,
-)
-from tokentape.store.sealed.run_file import UNREADABLE, SealedRun, fingerprints_of, read_sealed_run
-from tokentape.store.sealed.sealed_files import (
+from tokentape.store.sealed.layout import (
     RUN_TABLES,
     SCHEMA_VERSION,
     TABLES,
     newest_schema,
     part_name,
 )
-from tokentape.store.source import Attachments, kept_beside, with_parents
+from tokentape.store.sealed.locks import locked
+from tokentape.store.sealed.parquet import (
+    ROW_GROUP_ROWS,
+    TableFile,
+    attachment_rows,
+    blobs_rows,
+    events_rows,
+    runs_row,
+    tokens_rows,
+)
+from tokentape.store.sealed.run_file import UNREADABLE, SealedRun, fingerprints_of, read_sealed_run
+from tokentape.store.source import Attachments, attachments_of, with_parents
 
 _SUMMARISED_KINDS = frozenset(event.__name__ for event in SUMMARISED)
 # Small row groups: one payload is found without unpacking many.
@@ -113,7 +113,7 @@ class RunSealer:
         if last is not None:
             with _writing(self._folder):
                 if _sealed_before(self._folder, last.run.run_id) == last.run:
-                    part = _Part(last.run, last.payloads_there, last.kept_there)
+                    part = _Part(last.run, last.payloads_there, last.attachments_there)
                     _write(part, tail, self._attached, self._folder)
                     self._last = part
                     return
@@ -176,8 +176,8 @@ def _sealed_before(folder: Path, run_id: str) -> SealedRun | None:
 
 def _part_of(folder: Path, run: SealedRun) -> "_Part":
     """The one that comes behind what the folder has."""
-    kept_there = _sums_in(folder, run, *KEPT_TABLES.values())
-    return _Part(run, _sums_in(folder, run, "blobs"), kept_there)
+    attachments_there = _sums_in(folder, run, *ATTACHMENT_TABLES.values())
+    return _Part(run, _sums_in(folder, run, "blobs"), attachments_there)
 
 
 def _sums_in(folder: Path, run: SealedRun, *tables: str) -> set[str]:
@@ -192,8 +192,14 @@ def _sums_in(folder: Path, run: SealedRun, *tables: str) -> set[str]:
 class _Part:
     """What is known of a run up to the end of the part in the making."""
 
-    def __init__(self, run: SealedRun, payloads_there: set[str], kept_there: set[str]) -> None:
-        self.run, self.payloads_there, self.kept_there = run, payloads_there, kept_there
+    def __init__(
+        self, run: SealedRun, payloads_there: set[str], attachments_there: set[str]
+    ) -> None:
+        self.run, self.payloads_there, self.attachments_there = (
+            run,
+            payloads_there,
+            attachments_there,
+        )
         self.number = len(run.parts("events"))
         self.payloads: set[str] = set()
         self._began = run.events
@@ -240,8 +246,10 @@ def _write(
         if part.run.summary is None or (part.is_empty and not part.number):
             raise RecordingError(f"nothing of run {run_id} is sealed yet: no turn has finished")
         _add_blobs(files["blobs"], sorted(part.payloads), attached)
-        kept_now = _add_kept(files, kept_beside(attached, run_id), part.kept_there)
-        if part.is_empty and not kept_now:
+        attachments_now = _add_attachments(
+            files, attachments_of(attached, run_id), part.attachments_there
+        )
+        if part.is_empty and not attachments_now:
             _clear(folder, part.run, ())
             return []
         row = made.enter_context(TableFile(folder, part_name("runs", run_id)))
@@ -257,7 +265,7 @@ def _write(
         for each in (*due, row):
             each.commit()
         part.payloads_there |= part.payloads
-        part.kept_there |= kept_now
+        part.attachments_there |= attachments_now
     return [*(each.path for each in due), row.path]
 
 
@@ -298,14 +306,16 @@ def _stretches(records: Iterable[Record]) -> Iterator[list[Record]]:
             stretch = []
 
 
-def _add_kept(files: Mapping[str, TableFile], kept: Iterable[Kept], there: set[str]) -> set[str]:
+def _add_attachments(
+    files: Mapping[str, TableFile], kept: Iterable[Attachment], there: set[str]
+) -> set[str]:
     """A row group each, since one may be large; the sums of those that were not there yet."""
     added = set()
     for each in kept:
         sha256 = row_of(each)["sha256"]
         if sha256 not in there:
-            table = KEPT_TABLES[type(each)]
-            files[table].add(kept_rows(table, [each]))
+            table = ATTACHMENT_TABLES[type(each)]
+            files[table].add(attachment_rows(table, [each]))
             added.add(sha256)
     return added
 

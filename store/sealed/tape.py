@@ -24,15 +24,15 @@ import pyarrow as pa
 from tokentape.recorder import Recording
 from tokentape.recorder.atomic_write import atomic_write
 from tokentape.store.errors import NewerStoreError, StoreError
-from tokentape.store.sealed.parquet import SealedFile
-from tokentape.store.sealed.run_file import SealedRun, cannot_read, read_sealed_run
-from tokentape.store.sealed.sealed_files import (
+from tokentape.store.sealed.layout import (
     SCHEMA_VERSION,
     TABLES,
     folder_of_run,
     part_name,
     run_id_of,
 )
+from tokentape.store.sealed.parquet import SealedFile
+from tokentape.store.sealed.run_file import SealedRun, cannot_read, read_sealed_run
 from tokentape.store.sealed.sealing import export_parquet, sealed_events
 from tokentape.store.source import Attachments, with_parents
 
@@ -164,7 +164,7 @@ def _member(name: str, size: int) -> zipfile.ZipInfo:
 
 
 class Tape:
-    """The files in a tape; see `tokentape.store.sealed.sealed_files.Place`.
+    """The files in a tape; see `tokentape.store.sealed.sealed_files.SealedFiles`.
 
     Raises StoreError for what is no tape or not whole, NewerStoreError for a newer format. Nothing
     is unpacked to a disk; each file is read whole and checked against its CRC.

@@ -43,7 +43,7 @@ def test_the_tapes_are_small_and_sealed_and_do_not_name_the_machine() -> None:
         assert tape.stat().st_size < 50_000
         with tt.open_store(tape) as store:
             (summary,) = store.summaries()
-            assert tt.check(store, summary.run_id).is_vouched_for
+            assert tt.check(store, summary.run_id).is_sealed
             recording = store.recording(summary.run_id)
             started = recording.started()
             told = repr([record.body for record in recording.records()])

@@ -29,7 +29,7 @@ def test_a_fork_shares_what_was_and_takes_another_way(
     assert child.turns()[:2] == parent.turns()[:2]
     assert isinstance(list(child.records())[1].kind, str)
     assert tt.verify(child, lm).verdict == tt.Verdict.VERIFIED
-    assert tt.check(store, fork.run_id).holds
+    assert tt.check(store, fork.run_id).ok
     assert tt.runs_df(store)["parent_run_id"].tolist()[-1] == run.run_id
     assert tt.runs_df(store)["forked_at_turn"].tolist()[-1] == 3
 
@@ -76,7 +76,7 @@ def test_a_fork_of_a_fork_and_one_from_before_the_fork(
     for each in (child, grandchild, early):
         recording = store.recording(each.run_id)
         assert tt.verify(recording, lm).verdict == tt.Verdict.VERIFIED
-        assert tt.check(store, each.run_id).holds
+        assert tt.check(store, each.run_id).ok
     numbers = [turn.number for turn in store.recording(grandchild.run_id).turns()]
     assert numbers == [1, 2, 3, 4]
 
@@ -98,12 +98,12 @@ def test_a_fork_is_packed_with_its_parents_and_keeps_them(
     for place in (tape, tmp_path / "sealed"):
         with tt.open_store(place) as sealed:
             assert sealed.recording(fork.run_id).turns() == child.turns()
-            assert tt.check(sealed, fork.run_id).holds
+            assert tt.check(sealed, fork.run_id).ok
     for copy in (tape, tmp_path / "sealed", tmp_path / "fork.jsonl"):
         with tt.open_store("sqlite://") as other:
             assert len(tt.import_runs(copy, other)) == 2
             assert other.recording(fork.run_id).turns() == child.turns()
-            assert tt.check(other, fork.run_id).holds
+            assert tt.check(other, fork.run_id).ok
     with pytest.raises(tt.StoreError, match="was forked"):
         store.erase(run.run_id)
     store.erase(fork.run_id)
@@ -140,7 +140,7 @@ def test_a_run_that_says_late_that_it_was_forked_does_not_hold(
         forged.record(event)
     forged.finish()
 
-    assert not tt.check(store, forged.run_id).holds
+    assert not tt.check(store, forged.run_id).ok
     with pytest.raises(tt.RecordingError, match="says with event 2 that it was forked"):
         store.recording(forged.run_id).turns()
 
@@ -164,5 +164,5 @@ def test_a_fork_that_says_another_turn_than_its_parent_stood_at_does_not_hold(
     forged.record(replace(forked, at_turn=7))
     forged.finish()
 
-    assert tt.check(store, fork.run_id).holds
+    assert tt.check(store, fork.run_id).ok
     assert tt.check(store, forged.run_id).faults == ("it was forked at turn 3, and says 7",)

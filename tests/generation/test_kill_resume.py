@@ -56,7 +56,7 @@ class Killing:
             run_id = self._resumable(url, told)
         with tt.open_store(url) as store:
             (run_id,) = [each.run_id for each in store.summaries() if each.status == "finished"]
-            assert tt.check(store, run_id).holds
+            assert tt.check(store, run_id).ok
             return said(store.recording(run_id))
 
     def _start(self, url: str, run_id: str | None) -> tuple[Any, str | None]:

@@ -39,7 +39,7 @@ with tt.open_store(sys.argv[1]) as store:
         [each.turn, each.kv_bytes, each.process_bytes, each.transient_bytes]
         for each in events if isinstance(each, MemorySampled)
     ]))
-    assert tt.check(store, run.run_id).holds
+    assert tt.check(store, run.run_id).ok
 """
 
 

@@ -71,7 +71,7 @@ def test_a_redactor_sees_what_is_called_and_what_comes_back(
     assert recording.read_blob(returned.payload_sha256).decode() == '"about …"'
     assert "Ann" not in "".join(map(repr, events(store, run)))
     assert [each.text for each in events(store, run, TurnFinished)][-1] == "… it is."
-    assert tt.check(store, run.run_id).holds
+    assert tt.check(store, run.run_id).ok
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_ctrl_c_while_a_tool_runs_ends_the_run_and_the_call_is_made_again(
     assert [each.call_id for each in events(store, run, ToolCalled)] == ["call_1", "call_1"]
     assert len(events(store, run, ToolReturned)) == 1
     assert status(store, run) == "finished"
-    assert tt.check(store, run.run_id).holds
+    assert tt.check(store, run.run_id).ok
     assert len(tt.rebuild(store.recording(run.run_id)).turns) == 2
 
 

@@ -82,7 +82,7 @@ def test_cut_off_in_many_places_a_run_goes_on_to_the_same_tokens(lm: tt.LoadedMo
             recording = store.recording(run.run_id)
 
             assert without_times(said(recording)) == whole, f"cut off behind {cut} events"
-            assert tt.check(store, run.run_id).holds
+            assert tt.check(store, run.run_id).ok
             assert store.summary(run.run_id).status == "finished"  # type: ignore[union-attr]
             roles = [(each.role, each.content) for each in recording.messages()]
             assert (
@@ -141,7 +141,7 @@ def test_a_finished_run_can_be_gone_on_with(lm: tt.LoadedModel, store: DatabaseS
         assert resumed.resumed_reply is None
         assert resumed.chat("One more.", max_new_tokens=4).turn == len(TURNS) + 1
 
-    assert tt.check(store, run.run_id).holds
+    assert tt.check(store, run.run_id).ok
     assert store.summary(run.run_id).turns == len(TURNS) + 1  # type: ignore[union-attr]
 
 
@@ -153,7 +153,7 @@ def test_whoever_still_records_a_run_that_was_taken_over_is_told(
         with tt.Investigation.resume(store, run.run_id, lm, tools=tt.default_tools(lm)):
             pass
         run.chat("Hello?", max_new_tokens=4)
-    assert tt.check(store, run.run_id).holds
+    assert tt.check(store, run.run_id).ok
 
 
 def test_of_two_who_go_on_with_a_run_at_once_one_is_told_and_the_other_goes_on(
@@ -169,7 +169,7 @@ def test_of_two_who_go_on_with_a_run_at_once_one_is_told_and_the_other_goes_on(
             pass
         first.chat("Hello?", max_new_tokens=4)
 
-    assert tt.check(store, run.run_id).holds
+    assert tt.check(store, run.run_id).ok
     assert store.summary(run.run_id).turns == 2  # type: ignore[union-attr]
 
 
@@ -184,7 +184,7 @@ def test_an_imported_run_can_be_gone_on_with_in_memory(
         with tt.Investigation.resume(other, run.run_id, lm, tools=tt.default_tools(lm)) as resumed:
             resumed.chat("Hello?", max_new_tokens=4)
 
-        assert tt.check(other, run.run_id).holds
+        assert tt.check(other, run.run_id).ok
         assert other.summary(run.run_id).turns == 2  # type: ignore[union-attr]
 
 

@@ -69,7 +69,7 @@ def test_a_monitor_records_every_forward_and_changes_no_token(
     assert [event.start for event in seen[1:]] == [token.position for token in prompt.tokens[:-1]]
     assert set(seen[0].statistics) == {"model.layers.0", "model.layers.2.mlp"}
     assert tt.verify(recording, lm).verdict == tt.Verdict.VERIFIED
-    assert tt.check(store, run.run_id).holds
+    assert tt.check(store, run.run_id).ok
 
 
 def test_a_tool_finds_what_was_computed_or_has_it_recomputed(

@@ -285,7 +285,7 @@ def test_a_forged_event_diverges_and_breaks_the_seal(
         assert report.verdict is tt.Verdict.DIVERGED
         assert "seal" in {cause.name for cause in report.causes}
         assert any(turn.logprob_difference_max > 1e-3 for turn in report.turns if turn.turn > 1)
-        assert not tt.check(store, run_id).holds
+        assert not tt.check(store, run_id).ok
 
 
 def test_another_vector_in_its_place_diverges(lm: tt.LoadedModel, tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_the_same_model_says_the_same(
         assert now.cache == then.cache
     assert events_of(again, RunStarted) == events_of(recording, RunStarted)
     assert events_of(again, ToolReturned) == events_of(recording, ToolReturned)
-    assert tt.check(anew, run_id).holds
+    assert tt.check(anew, run_id).ok
 
 
 def test_another_model_says_something_else_to_the_same_and_is_verified(

@@ -208,7 +208,7 @@ def record_oddities() -> Callable[..., list[str]]:
             for event in odd_turns() if number < 2 else ():
                 recorder.record(event)  # type: ignore[arg-type]
             for verdict in odd_verdicts(recorder.run_id) if with_verdicts and number < 2 else ():
-                store.keep_verdict(verdict)
+                store.add_verdict(verdict)
             if name == "failed":
                 recorder.fail(ValueError(ODD_TEXT))
             run_ids.append(recorder.run_id)

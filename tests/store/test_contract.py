@@ -52,9 +52,9 @@ def keep_beside(store: DatabaseStore, run_id: str) -> None:
     """Not in order, and not once only."""
     verdicts, floors = beside(run_id)
     for verdict in (*reversed(verdicts), *verdicts):
-        store.keep_verdict(verdict)
+        store.add_verdict(verdict)
     for floor in (*floors, *floors):
-        store.keep_floor(floor)
+        store.add_floor(floor)
 
 
 class Spy:
@@ -148,10 +148,10 @@ def test_the_seals_hold_in_every_place(kept: Kept) -> None:
     store, given, run_id = kept
     found = tt.check(store, run_id)
 
-    assert found.holds
+    assert found.ok
     assert (found.sealed_turns, found.unsealed_events, found.events) == (4, 0, len(given))
     assert found.last_seal == given[-1].seal
-    assert not tt.check(store, run_id, seal="blake2b-256:00").holds
+    assert not tt.check(store, run_id, seal="blake2b-256:00").ok
 
 
 def test_a_run_is_found_by_the_beginning_of_its_id(kept: Kept) -> None:

@@ -124,7 +124,7 @@ def test_an_empty_file_is_no_store_to_read(tmp_path: Path, cli: Cli) -> None:
 
     assert "empty" in assert_told(cli, path)
     with live(path) as opened:
-        assert tt.check(opened, record_script(opened, "new")).holds
+        assert tt.check(opened, record_script(opened, "new")).ok
 
 
 @pytest.mark.parametrize("length", [50, 4096, 20_000])

@@ -63,7 +63,7 @@ def test_a_run_and_what_only_it_has_are_gone_and_a_tombstone_stays(
         assert [each.run_id for each in store.summaries()] == [kept_id]
         assert list(store.recording(kept_id).events()) == kept
         assert store.blob(shared)
-        assert tt.check(store, kept_id).holds
+        assert tt.check(store, kept_id).ok
         with pytest.raises(tt.StoreError, match="has no blob"):
             store.blob(own)
         said = f"run {erased_id} was erased on 2001-09-09T01:46:40Z: asked for"
@@ -125,7 +125,7 @@ def test_erasing_is_asked_for_twice(
 
     assert cli("erase", run_id, "--store", str(path))[0] == 2
     with tt.open_store(path) as store:
-        assert tt.check(store, run_id).holds
+        assert tt.check(store, run_id).ok
 
 
 def test_an_erased_run_does_not_come_back(url: str, tmp_path: Path, lm: tt.LoadedModel) -> None:
@@ -167,7 +167,7 @@ def test_the_database_itself_deletes_nothing_without_a_tombstone(
     engine.dispose()
     with tt.open_store(url) as store:
         assert list(store.recording(run_id).events()) == before
-        assert tt.check(store, run_id).holds
+        assert tt.check(store, run_id).ok
 
 
 def test_the_database_itself_keeps_a_list_of_weights_that_a_run_names(

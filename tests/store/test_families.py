@@ -22,7 +22,7 @@ BY_TURN = [name for name in FRAMES if name not in ("runs_df", "verdicts_df")]
 @pytest.fixture
 def family(lm: tt.LoadedModel, store: DatabaseStore) -> tuple[str, str, str]:
     made = record_family(lm, store)
-    store.keep_verdict(verdict_of(made[1]))
+    store.add_verdict(verdict_of(made[1]))
     return made
 
 

@@ -200,7 +200,7 @@ def test_a_store_that_somebody_holds_too_long_is_told(
         holder.close()
 
         assert tt.check(opened, recorder.run_id).faults == ()
-        assert tt.check(opened, record_script(opened, "after")).holds
+        assert tt.check(opened, record_script(opened, "after")).ok
 
 
 @pytest.mark.parametrize("instead", ["another file", "nothing"])
@@ -266,5 +266,5 @@ def test_a_server_that_ends_the_session_is_told_and_leaves_no_hole(
     with live(postgres_url) as opened:
         assert len(list(opened.recording(recorder.run_id).events())) == kept
         assert tt.check(opened, recorder.run_id).faults == ()
-        assert tt.check(opened, record_script(opened, "after")).holds
+        assert tt.check(opened, record_script(opened, "after")).ok
     admin.dispose()

@@ -61,8 +61,8 @@ def test_a_run_that_has_grown_since_its_older_copy_came_goes_on_in_the_store(
     run_id = short_run(store)
     older = copied(store, run_id, tmp_path / f"older.{form}")
     go_on(store, run_id, 3)
-    store.keep_verdict(verdict_of(run_id))
-    store.keep_floor(floor_of(run_id))
+    store.add_verdict(verdict_of(run_id))
+    store.add_floor(floor_of(run_id))
     newer = copied(store, run_id, tmp_path / f"newer.{form}")
 
     (first,) = tt.import_runs(older, other)
@@ -77,7 +77,7 @@ def test_a_run_that_has_grown_since_its_older_copy_came_goes_on_in_the_store(
     assert other.verdicts(run_id) == store.verdicts(run_id)
     assert other.floors(run_id) == store.floors(run_id)
     assert other.blob(payload_of(other, run_id, 3)) == b"payload 3"
-    assert tt.check(other, run_id).holds
+    assert tt.check(other, run_id).ok
 
 
 def payload_of(store: DatabaseStore, run_id: str, turn: int) -> str:
@@ -179,7 +179,7 @@ def test_two_forks_of_one_parent_come_in_either_order(
         tt.import_runs(tapes[each], other)
 
     assert dump(other) == dump(store)
-    assert all(tt.check(other, each.run_id).holds for each in other.summaries())
+    assert all(tt.check(other, each.run_id).ok for each in other.summaries())
     assert [turn.number for turn in other.recording(second).turns()] == [1, 2, 3, 4]
 
 
@@ -266,7 +266,7 @@ def test_whoever_records_a_run_that_grew_beneath_him_is_told(
     assert dump(other) == dump(store)
     go_on(other, run_id, 4)
     assert other.summaries()[0].turns == 4
-    assert tt.check(other, run_id).holds
+    assert tt.check(other, run_id).ok
 
 
 def test_a_run_that_was_written_to_since_it_was_looked_at_is_left_alone(

@@ -201,7 +201,7 @@ def torture_file(
                 assert all_said[-1].finished, all_said[-1].error
             for said in all_said:
                 kept_of(store, said)
-            assert tt.check(store, another).holds
+            assert tt.check(store, another).ok
             assert store.verify_files("") == []
     return figures
 
@@ -241,7 +241,7 @@ def torture_client(url: str, recorders: Processes, kills: int, *, seed: int) -> 
         with tt.open_store(url) as store:
             assert isinstance(store, DatabaseStore)
             figures.count(said, kept_of(store, said))
-            assert tt.check(store, record_script(store, "another")).holds
+            assert tt.check(store, record_script(store, "another")).ok
     return figures
 
 
@@ -294,7 +294,7 @@ def torture_server(recorders: Processes, kills: int, *, seed: int) -> Figures:
                 figures.count(said, kept)
                 for each in all_said:
                     kept_of(store, each, durable_only=True)
-                assert tt.check(store, record_script(store, "another")).holds
+                assert tt.check(store, record_script(store, "another")).ok
     return figures
 
 

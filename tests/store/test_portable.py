@@ -61,7 +61,7 @@ def test_an_imported_run_is_the_run_that_was_recorded(
         assert first.last_seal == list(recording.records())[-1].seal
         assert list(other.recording(first.run_id).records()) == list(recording.records())
         assert other.summaries() == store.summaries()
-        assert tt.check(other, first.run_id).holds
+        assert tt.check(other, first.run_id).ok
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -59,7 +59,7 @@ def test_eight_record_into_a_store_that_none_has_made(where: str, recorders: Pro
             assert names[process.said.run_id] == name
             assert [digest(record) for record in records] == process.said.events
             assert (finished.seq, finished.kind) == (len(records), "RunFinished")
-            assert tt.check(store, process.said.run_id).holds
+            assert tt.check(store, process.said.run_id).ok
 
 
 def test_of_two_that_begin_one_run_one_is_refused(where: str, recorders: Processes) -> None:
@@ -81,7 +81,7 @@ def test_of_two_that_begin_one_run_one_is_refused(where: str, recorders: Process
             assert loser.events == []
             assert "a run has one writer" in loser.error
             assert [digest(record) for record in records[:-1]] == winner.events
-            assert tt.check(store, run_id).holds
+            assert tt.check(store, run_id).ok
 
 
 # Both write events 1 to 200 of a run that somebody else began; who comes too late tries the next.
@@ -208,7 +208,7 @@ def test_who_records_a_run_that_was_erased_cannot_write_into_the_next(where: str
         (left,) = store.summaries()
 
         assert left.name == "next"
-        assert tt.check(store, left.run_id).holds
+        assert tt.check(store, left.run_id).ok
 
 
 # Keeps ten verdicts of its own beside a run, and one that all the others keep, too.
@@ -221,7 +221,7 @@ with open_store(where) as store:
     print("ready", flush=True)
     sys.stdin.readline()
     for number in range(11):
-        store.keep_verdict(StoredVerdict(
+        store.add_verdict(StoredVerdict(
             run_id=run_id, at_us=number * 1000, replay="verify", verdict="verified",
             report={"by": me if number else "all", "turns": [{"tokens": number}] * 1000},
         ))

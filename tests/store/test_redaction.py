@@ -116,7 +116,7 @@ def test_an_error_that_spells_the_secret_is_redacted(tmp_path: Path, lm: tt.Load
         (summary,) = store.summaries()
 
         assert summary.status == "failed"
-        assert tt.check(store, summary.run_id).holds
+        assert tt.check(store, summary.run_id).ok
         assert SECRET.encode() not in b"".join(files_of(tmp_path).values())
 
 

@@ -36,7 +36,7 @@ class Opened:
     def found(self, run_id: str | None = None, *, seal: str | None = None) -> bool:
         """Whether a check of the run says that something is wrong, in our own words."""
         try:
-            return not tt.check(self.store, run_id or self.run_id, seal=seal).holds
+            return not tt.check(self.store, run_id or self.run_id, seal=seal).ok
         except tt.TokentapeError:
             return True
 

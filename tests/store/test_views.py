@@ -72,7 +72,7 @@ def test_a_family_of_runs_is_the_same_in_every_view(
 ) -> None:
     family = record_family(lm, live_store)
     for run_id in family:
-        live_store.keep_verdict(verdict_of(run_id))
+        live_store.add_verdict(verdict_of(run_id))
 
     rows = {name: assert_view_is_frame(live_store, name) for name in FRAMES}
     assert (rows["runs_df"], rows["turns_df"], rows["verdicts_df"]) == (3, 6, 3)

@@ -223,7 +223,7 @@ def calibrate(
             version=floor.version,
             floor=asdict(floor),
         )
-        _try_to_store("floor", lambda: opened.keep_floor(stored))
+        _try_to_store("floor", lambda: opened.add_floor(stored))
     if as_json:
         output.print_json(asdict(floor))
         return
@@ -239,7 +239,7 @@ def _store_verdict(report: "Report", opened: Store, keep: bool) -> None:
             verdict=report.verdict,
             report=report.to_dict(),
         )
-        _try_to_store("verdict", lambda: opened.keep_verdict(stored))
+        _try_to_store("verdict", lambda: opened.add_verdict(stored))
 
 
 def _try_to_store(what: str, write: Callable[[], None]) -> None:

@@ -169,11 +169,11 @@ def check(
     opened = open_stored(store)
     found = tt.check(opened, find_recording(opened, run).run_id, seal=seal)
     if as_json:
-        states = {"holds": found.holds, "is_vouched_for": found.is_vouched_for}
+        states = {"ok": found.ok, "is_sealed": found.is_sealed}
         output.print_json(asdict(found) | states)
     else:
         sys.stdout.write(output.integrity_text(found))
-    raise typer.Exit(0 if found.holds and found.is_vouched_for else 1)
+    raise typer.Exit(0 if found.ok and found.is_sealed else 1)
 
 
 def erase(

@@ -180,7 +180,7 @@ def list_runs(tape: str) -> dict[str, Any]:
 def check_unaltered(store: Store, run_id: str) -> None:
     """Raise RecordingError for a recording that is not what was sealed."""
     found = tt.check(store, run_id)
-    if not found.holds:
+    if not found.ok:
         where = "" if found.bad_turn is None else f" (turn {found.bad_turn})"
         raise tt.RecordingError(f"altered after it was recorded{where}: {found.faults[0]}")
 

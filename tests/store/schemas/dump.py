@@ -18,8 +18,8 @@ from tokentape.store import DatabaseStore
 def record(store: DatabaseStore) -> None:
     """Record runs of every status, a fork, payloads, a verdict, a floor and a tombstone."""
     finished = make_run(store, turns=4)
-    store.keep_verdict(verdict_of(finished))
-    store.keep_floor(floor_of(finished))
+    store.add_verdict(verdict_of(finished))
+    store.add_floor(floor_of(finished))
     parent = short_run(store)
     go_on(store, parent, turn=3)
     fork(store, parent, at_turn=2)

@@ -45,7 +45,7 @@ def test_what_a_replay_reports_is_kept_whole(
     recording = record(lm, store, tokens=3)
     report = tt.verify(recording, lm)
     kept = verdict_of(recording.run_id, verdict=report.verdict, report=report.to_dict())
-    store.keep_verdict(kept)
+    store.add_verdict(kept)
     row = tt.verdicts_df(store).iloc[0]
 
     assert store.verdicts(recording.run_id) == [kept]
@@ -97,27 +97,27 @@ def test_the_same_again_changes_nothing_and_another_is_another(live_store: Datab
     ]
     for _ in range(2):
         for verdict in kept:
-            live_store.keep_verdict(verdict)
-        live_store.keep_verdict(verdict_of(other_id, 1000))
-        live_store.keep_floor(floor_of(run_id))
+            live_store.add_verdict(verdict)
+        live_store.add_verdict(verdict_of(other_id, 1000))
+        live_store.add_floor(floor_of(run_id))
 
     found = live_store.verdicts(run_id)
     assert [each.at_us for each in found] == [2000, 3000, 3000, 3000]
     assert all(each in found for each in kept)
     assert live_store.verdicts(other_id) == [verdict_of(other_id, 1000)]
     assert live_store.floors(run_id) == [floor_of(run_id)]
-    assert tt.check(live_store, run_id).holds
+    assert tt.check(live_store, run_id).ok
 
 
 def test_nothing_is_kept_beside_a_run_that_is_not_there(live_store: DatabaseStore) -> None:
     run_id = make_run(live_store, turns=1)
     with pytest.raises(tt.NoSuchRunError, match="has no run nobody"):
-        live_store.keep_verdict(verdict_of("nobody"))
+        live_store.add_verdict(verdict_of("nobody"))
     with pytest.raises(tt.NoSuchRunError, match=f"has no run {run_id[:-1]}"):
-        live_store.keep_floor(floor_of(run_id[:-1]))
+        live_store.add_floor(floor_of(run_id[:-1]))
     live_store.erase(run_id, reason="asked for")
     with pytest.raises(tt.NoSuchRunError, match=r"was erased on .*: asked for"):
-        live_store.keep_verdict(verdict_of(run_id))
+        live_store.add_verdict(verdict_of(run_id))
 
 
 FORCE = {
@@ -142,8 +142,8 @@ def test_the_database_itself_keeps_them_as_they_are(
 ) -> None:
     statement = FORCE[live_store._backend.name] if statement == "by force" else statement
     run_id = make_run(live_store, turns=1)
-    live_store.keep_verdict(verdict_of(run_id))
-    live_store.keep_floor(floor_of(run_id))
+    live_store.add_verdict(verdict_of(run_id))
+    live_store.add_floor(floor_of(run_id))
     with live_store._engine.connect() as connection:
         with pytest.raises(DBAPIError, match=r"append-only|no such run"):
             connection.execute(text(statement))
@@ -156,7 +156,7 @@ def test_the_database_itself_keeps_them_as_they_are(
 def test_a_large_report_takes_a_fraction_of_its_text(store: DatabaseStore) -> None:
     run_id = make_run(store, turns=1)
     report = {"margins": [0.0] * 2000, "logprob_differences": [n / 7e6 for n in range(2000)]}
-    store.keep_verdict(verdict_of(run_id, report=report))
+    store.add_verdict(verdict_of(run_id, report=report))
     with store._engine.connect() as connection:
         size = connection.execute(text("SELECT length(report) FROM verdicts")).scalar_one()
 
@@ -170,10 +170,10 @@ def test_erasing_a_run_leaves_no_byte_of_what_was_beside_it(tmp_path: Path) -> N
         assert isinstance(store, DatabaseStore)
         run_id, kept_id = make_run(store), make_run(store)
         report = {"reason": SECRET, "texts": [f"{SECRET} {number * 7919}" for number in range(300)]}
-        store.keep_verdict(verdict_of(run_id, report=report))
+        store.add_verdict(verdict_of(run_id, report=report))
         floor = {"noise": [number / 7919 for number in range(300)]}
-        store.keep_floor(StoredFloor(run_id=run_id, at_us=0, version=SECRET, floor=floor))
-        store.keep_verdict(verdict_of(kept_id))
+        store.add_floor(StoredFloor(run_id=run_id, at_us=0, version=SECRET, floor=floor))
+        store.add_verdict(verdict_of(kept_id))
         with store._engine.connect() as connection:
             report_bytes = connection.execute(text("SELECT report FROM verdicts")).scalars().all()
             floor_bytes = connection.execute(text("SELECT floor FROM floors")).scalars().all()
@@ -186,7 +186,7 @@ def test_erasing_a_run_leaves_no_byte_of_what_was_beside_it(tmp_path: Path) -> N
         erasure = store.erase(run_id)
 
         assert before == [True] * 3
-        assert erasure.left_behind == ""
+        assert erasure.residue == ""
         for trace in traces:
             assert not any(trace in each.read_bytes() for each in tmp_path.iterdir())
         assert store.verdicts(kept_id) == [verdict_of(kept_id)]
@@ -202,7 +202,7 @@ def test_what_is_on_its_way_to_a_run_that_is_erased_is_erased_or_refused(
 
     def write(store: DatabaseStore, seq: int) -> None:
         if what == "a verdict":
-            store._insert_kept(1, verdict_of(run_id, seq * 1000))
+            store._insert_attachment(1, verdict_of(run_id, seq * 1000))
         else:
             cleared = CacheCleared(reason=SECRET, freed_bytes=0)
             store._append(tt.Envelope(run_id, seq, 10**15, cleared, 1))
@@ -220,7 +220,7 @@ def test_what_is_on_its_way_to_a_run_that_is_erased_is_erased_or_refused(
             pytest.raises(tt.StoreError, match="it is gone"),
             other._transaction(run_id, "it is gone", durable=False),
         ):
-            other._insert_kept(1, verdict_of(run_id))
+            other._insert_attachment(1, verdict_of(run_id))
     with live_store._engine.connect() as connection:
         for table in ("runs", "events", "verdicts"):
             assert connection.execute(text(f"SELECT count(*) FROM {table}")).scalar_one() == 0
@@ -245,7 +245,7 @@ def test_a_row_that_was_changed_is_refused_in_one_line(tmp_path: Path, harm: str
     with tt.open_store(path) as store:
         assert isinstance(store, DatabaseStore)
         run_id = make_run(store, turns=1)
-        store.keep_verdict(verdict_of(run_id))
+        store.add_verdict(verdict_of(run_id))
     with sqlite3.connect(path) as connection:
         connection.execute("DROP TRIGGER verdicts_refuse_update")
         connection.execute(f"UPDATE verdicts SET {harm}")
@@ -254,13 +254,13 @@ def test_a_row_that_was_changed_is_refused_in_one_line(tmp_path: Path, harm: str
         with pytest.raises(tt.StoreError, match=f"a row of verdicts of run {run_id} is") as caught:
             store.verdicts(run_id)
         assert "\n" not in str(caught.value)
-        assert tt.check(store, run_id).holds
+        assert tt.check(store, run_id).ok
 
 
 def test_figures_that_are_no_numbers_are_refused_in_one_line(tmp_path: Path) -> None:
     path = tmp_path / "runs.db"
     with tt.open_store(path) as store:
-        store.keep_verdict(verdict_of(make_run(store, turns=1)))
+        store.add_verdict(verdict_of(make_run(store, turns=1)))
     with sqlite3.connect(path) as connection:
         connection.execute("DROP TRIGGER verdicts_refuse_update")
         connection.execute("UPDATE verdicts SET tokens = 'many'")

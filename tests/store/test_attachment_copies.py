@@ -59,8 +59,8 @@ def test_any_body_comes_back_from_every_copy(
         ]
         given_floor = StoredFloor(run_id=run_id, at_us=at_us, version="é 1", floor=floor)
         for verdict in given_verdicts:
-            live.keep_verdict(verdict)
-        live.keep_floor(given_floor)
+            live.add_verdict(verdict)
+        live.add_floor(given_floor)
         recordings = [live.recording(run_id)]
         tape = tt.open_store(tt.pack(recordings, live, folder / "run.tape"))
         tt.import_runs(tt.export_jsonl(recordings, live, folder / "run.jsonl"), other)
@@ -76,15 +76,15 @@ def test_what_was_kept_since_is_added_to_sealed_files(tmp_path: Path, store: Dat
     recorder = begin(store)
     run_id = recorder.run_id
     say(recorder, 1, tokens=2)
-    store.keep_verdict(verdict_of(run_id, 3000))
+    store.add_verdict(verdict_of(run_id, 3000))
     tt.export_parquet(store.recording(run_id), store, tmp_path)
     assert tt.export_parquet(store.recording(run_id), store, tmp_path) == []
     # One that is older than what is sealed, too.
-    store.keep_verdict(verdict_of(run_id, 1000))
-    store.keep_floor(floor_of(run_id))
+    store.add_verdict(verdict_of(run_id, 1000))
+    store.add_floor(floor_of(run_id))
     added = tt.export_parquet(store.recording(run_id), store, tmp_path)
     say(recorder, 2, tokens=2)
-    store.keep_verdict(verdict_of(run_id, 2000))
+    store.add_verdict(verdict_of(run_id, 2000))
     recorder.finish()
     tt.export_parquet(store.recording(run_id), store, tmp_path)
 
@@ -103,7 +103,7 @@ def test_what_was_kept_since_is_added_to_sealed_files(tmp_path: Path, store: Dat
 def test_a_sealing_log_seals_what_was_kept_meanwhile(tmp_path: Path, store: DatabaseStore) -> None:
     recorder = begin(tt.SealingLog(store, tmp_path))
     for turn in (1, 2, 3):
-        store.keep_verdict(verdict_of(recorder.run_id, turn * 1000))
+        store.add_verdict(verdict_of(recorder.run_id, turn * 1000))
         say(recorder, turn, tokens=1)
         with tt.open_store(tmp_path) as sealed:
             assert sealed.verdicts(recorder.run_id) == store.verdicts(recorder.run_id)
@@ -111,7 +111,7 @@ def test_a_sealing_log_seals_what_was_kept_meanwhile(tmp_path: Path, store: Data
 
     assert len(files_in(tmp_path, "verdicts")) == 3
     with tt.open_store(tmp_path) as sealed:
-        assert tt.check(sealed, recorder.run_id).holds
+        assert tt.check(sealed, recorder.run_id).ok
 
 
 @pytest.mark.parametrize("killed_at", [1, 2])
@@ -119,9 +119,9 @@ def test_adding_to_sealed_files_can_be_killed_and_done_again(
     tmp_path: Path, store: DatabaseStore, monkeypatch: pytest.MonkeyPatch, killed_at: int
 ) -> None:
     run_id = make_run(store)
-    store.keep_verdict(verdict_of(run_id, 1000))
+    store.add_verdict(verdict_of(run_id, 1000))
     tt.export_parquet(store.recording(run_id), store, tmp_path)
-    store.keep_verdict(verdict_of(run_id, 2000))
+    store.add_verdict(verdict_of(run_id, 2000))
     put_in_place, placed = TableFile.put_in_place, []
 
     def kill(file: TableFile) -> None:
@@ -137,7 +137,7 @@ def test_adding_to_sealed_files_can_be_killed_and_done_again(
     with tt.open_store(tmp_path) as sealed:
         assert [each.at_us for each in sealed.verdicts(run_id)] == [1000]
         assert len(list(sealed.recording(run_id).records())) == tt.check(store, run_id).events
-    store.keep_verdict(verdict_of(run_id, 3000))
+    store.add_verdict(verdict_of(run_id, 3000))
     tt.export_parquet(store.recording(run_id), store, tmp_path)
     with tt.open_store(tmp_path) as sealed:
         assert sealed.verdicts(run_id) == store.verdicts(run_id)
@@ -148,8 +148,8 @@ def test_adding_to_sealed_files_can_be_killed_and_done_again(
 def test_others_read_them_alone(tmp_path: Path, store: DatabaseStore) -> None:
     run_id = make_run(store, turns=1)
     report = {"reason": "why", "duration_us": 2_500, "turns": [{"tokens": 4}]}
-    store.keep_verdict(verdict_of(run_id, report=report))
-    store.keep_floor(floor_of(run_id))
+    store.add_verdict(verdict_of(run_id, report=report))
+    store.add_floor(floor_of(run_id))
     tt.export_parquet(store.recording(run_id), store, tmp_path)
     frame = pd.read_parquet(tmp_path / "verdicts")
     floors = pd.read_parquet(tmp_path / "floors")
@@ -171,7 +171,7 @@ def test_a_tape_lists_them_with_their_sums_and_is_the_same_each_time(
     tmp_path: Path, store: DatabaseStore
 ) -> None:
     run_id = make_run(store, turns=1)
-    store.keep_verdict(verdict_of(run_id))
+    store.add_verdict(verdict_of(run_id))
     path = tt.pack([store.recording(run_id)], store, tmp_path / "run.tape")
     with tt.open_store(path) as tape:
         again = tt.pack([tape.recording(run_id)], tape, tmp_path / "again.tape")
@@ -192,10 +192,10 @@ def test_an_import_adds_what_is_not_there_yet(
     with tt.open_store("sqlite://") as other:
         tt.import_runs(copied(store, run_id, tmp_path / "ours", form), other)
         for verdict in (ours, both):
-            store.keep_verdict(verdict)
+            store.add_verdict(verdict)
         for verdict in (both, theirs):
-            other.keep_verdict(verdict)
-        other.keep_floor(floor_of(run_id))
+            other.add_verdict(verdict)
+        other.add_floor(floor_of(run_id))
         path = copied(other, run_id, tmp_path / "theirs", form)
         assert [each.added for each in tt.import_runs(path, store)] == [False]
         tt.import_runs(path, store)
@@ -228,8 +228,8 @@ def test_a_damaged_file_of_them_is_named_and_the_run_is_read_as_ever(
     tmp_path: Path, store: DatabaseStore, table: str, cli: Cli
 ) -> None:
     run_id = make_run(store)
-    store.keep_verdict(verdict_of(run_id))
-    store.keep_floor(floor_of(run_id))
+    store.add_verdict(verdict_of(run_id))
+    store.add_floor(floor_of(run_id))
     tt.export_parquet(store.recording(run_id), store, tmp_path)
     (path,) = tmp_path.glob(f"{table}/*/*/*")
     content = bytearray(path.read_bytes())
@@ -267,7 +267,7 @@ def test_a_damaged_line_adds_nothing_of_the_run(
     tmp_path: Path, store: DatabaseStore, change: dict[str, Any]
 ) -> None:
     run_id = make_run(store, turns=1)
-    store.keep_verdict(verdict_of(run_id))
+    store.add_verdict(verdict_of(run_id))
     path = tt.export_jsonl([store.recording(run_id)], store, tmp_path / "run.jsonl")
     lines = path.read_text(encoding="utf-8").splitlines()
     lines[-1] = json.dumps(json.loads(lines[-1]) | change)
