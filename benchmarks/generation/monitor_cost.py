@@ -71,9 +71,9 @@ def _decode(
 ) -> tuple[int, ...]:
     def read_monitor(token_id: int, logits: Any) -> None:
         if monitor is not None:
-            monitor.take()
+            monitor.take_events()
 
-    with monitor.watching() if monitor is not None else nullcontext():
+    with monitor.observe() if monitor is not None else nullcontext():
         result = generator.generate(
             ids,
             max_new_tokens=tokens,

@@ -39,11 +39,11 @@ class TurnObservers:
 
         Empty if no layer is tapped.
         """
-        return {} if self._tap is None else self._tap.newest
+        return {} if self._tap is None else self._tap.latest
 
     def events(self) -> Sequence[ActivationObserved]:
         """Return the monitor's events since the last call."""
-        return [] if self._monitor is None else self._monitor.take()
+        return [] if self._monitor is None else self._monitor.take_events()
 
 
 @contextmanager
@@ -67,5 +67,5 @@ def observe_forwards(
             stack.enter_context(track_positions(model, positions))
         for each in (monitor, tap):
             if each is not None:
-                stack.enter_context(each.watching(positions))
+                stack.enter_context(each.observe(positions))
         yield TurnObservers(positions, monitor, tap)

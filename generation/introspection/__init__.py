@@ -1,4 +1,4 @@
-"""Looking into a model: its weights, and what it does with them."""
+"""Observation of a model: weights, activations, attention and hidden states."""
 
 from tokentape.generation.introspection.activations import ActivationMonitor
 from tokentape.generation.introspection.hidden_states import HiddenStateTap

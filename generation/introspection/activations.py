@@ -1,4 +1,4 @@
-"""What chosen layers give, measured in every forward through hooks that change nothing."""
+"""Statistics of layers' outputs in every forward, measured by read-only hooks."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,18 +14,24 @@ from tokentape.generation.hooks.forward_positions import (
 )
 from tokentape.generation.hooks.hook_types import ReadOnlyHook
 from tokentape.generation.hooks.layers import find_layer, tensor_in
-from tokentape.generation.introspection.spans import Look, Span, look_at, observed
+from tokentape.generation.introspection.activation_statistics import (
+    ActivationSpan,
+    LayerMeasurement,
+    measure,
+    observation_events,
+)
 from tokentape.recorder.events import ActivationObserved
 
-# So many forwards are kept on the device before they are brought over unasked.
-_WAITING_MAX = 256
+# Forwards whose measures stay on the device until they are transferred.
+_PENDING_FORWARDS_MAX = 256
 
 
 class ActivationMonitor:
-    """Statistics of layers, for each forward and for the newest stretch of each source.
+    """Measures the outputs of chosen layers in the forwards inside an `observe` context.
 
-    Entered around forwards with `watching`; what they gave is brought to this memory between them,
-    all layers at once, by `take` or `newest`. Nothing of a forward that failed is kept.
+    It has an event per forward, and per source (prefill, decode, recomputed) a running span of
+    consecutive positions. Measures stay on the device until `take_events` or `latest` transfers
+    those of all layers at once. A forward that raises leaves no measures.
     """
 
     def __init__(
@@ -37,29 +43,32 @@ class ActivationMonitor:
         events: bool = True,
         sources: Sequence[str] = (PREFILL, DECODE),
     ) -> None:
-        """`layers` are named as in `find_layer`, which raises ToolError for an unknown one.
+        """Find the layers, named as in `find_layer`. Raise ToolError for an unknown one.
 
-        `full` measures kurtosis, percentiles, top channels and a histogram as well. With `events`
-        each forward of `sources` becomes an event, which waits for `take`.
+        `full` adds kurtosis, percentiles, top channels and a histogram. With `events` each forward
+        of `sources` becomes an event for `take_events`.
         """
         self._model = model
         self._modules = dict(find_layer(model, layer) for layer in layers)
         self._full = full
         self._wants_events = events
         self._sources = tuple(sources)
-        self._waiting: list[Look] = []
+        self._pending: list[LayerMeasurement] = []
         self._events: list[ActivationObserved] = []
-        # By layer, the newest last.
-        self._spans: dict[str, dict[str, Span]] = {name: {} for name in self._modules}
+        # By layer and source, the latest last.
+        self._spans: dict[str, dict[str, ActivationSpan]] = {name: {} for name in self._modules}
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """The full names of the layers that are watched."""
+        """The full names of the observed layers."""
         return tuple(self._modules)
 
     @contextmanager
-    def watching(self, forward: ForwardPositions | None = None) -> Iterator[None]:
-        """Look at the forwards in here. `forward` must be counted; without one it is done here."""
+    def observe(self, forward: ForwardPositions | None = None) -> Iterator[None]:
+        """Observe the forwards inside this context.
+
+        `forward` must be updated by `track_positions`; without it, positions are tracked here.
+        """
         with ExitStack() as stack:
             if forward is None:
                 forward = stack.enter_context(track_positions(self._model))
@@ -69,35 +78,35 @@ class ActivationMonitor:
             try:
                 yield
             except BaseException:
-                self._forget_newest_forward()
+                self._drop_last_forward()
                 raise
 
-    def take(self) -> list[ActivationObserved]:
-        """The events since the last time. To be called between forwards."""
+    def take_events(self) -> list[ActivationObserved]:
+        """Return the events since the last call. Call it between forwards."""
         self._settle()
         events, self._events = self._events, []
         return events
 
-    def newest(self, layer: str, source: str | None = None) -> Span | None:
-        """The newest stretch that this layer was seen over, if any, of a source if one is named."""
+    def latest(self, layer: str, source: str | None = None) -> ActivationSpan | None:
+        """Return the latest span of a layer, of this source if one is given; None without one."""
         self._settle()
         spans = self._spans.get(layer, {})
         return spans.get(source) if source else next(reversed(spans.values()), None)
 
     def _hook(self, name: str, forward: ForwardPositions) -> ReadOnlyHook:
         @torch.no_grad()
-        def look(module: Any, args: Any, output: Any) -> None:
+        def measure_output(module: Any, args: Any, output: Any) -> None:
             if forward.source not in self._sources:
                 return
             rows = _rows_of(output, forward.length)
             if rows is None:
                 return
-            if len(self._waiting) >= _WAITING_MAX * len(self._modules):
+            if len(self._pending) >= _PENDING_FORWARDS_MAX * len(self._modules):
                 self._settle()
-            measures, bins, channel_sums = (*look_at(rows, full=self._full), None, None)[:3]
+            measures, bins, channel_sums = (*measure(rows, full=self._full), None, None)[:3]
             assert measures is not None
-            self._waiting.append(
-                Look(
+            self._pending.append(
+                LayerMeasurement(
                     layer=name,
                     turn=forward.turn,
                     source=forward.source,
@@ -111,60 +120,67 @@ class ActivationMonitor:
                 )
             )
 
-        return ReadOnlyHook(look)
+        return ReadOnlyHook(measure_output)
 
-    def _forget_newest_forward(self) -> None:
-        """It may have gone through some of the layers only."""
-        if self._waiting:
-            newest = _range_of(self._waiting[-1])
-            self._waiting = [each for each in self._waiting if _range_of(each) != newest]
+    def _drop_last_forward(self) -> None:
+        """Drop the measures of the last forward, which may have run some of the layers only."""
+        if self._pending:
+            last = _range_of(self._pending[-1])
+            self._pending = [each for each in self._pending if _range_of(each) != last]
 
     def _settle(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        forward: dict[str, Span] = {}
-        for index, (look, measures) in enumerate(zip(waiting, _brought(waiting), strict=True)):
-            self._continue_span(look, measures)
+        """Transfer the pending measures and add them to events and spans."""
+        pending, self._pending = self._pending, []
+        forward: dict[str, ActivationSpan] = {}
+        for index, (measurement, measures) in enumerate(
+            zip(pending, _transferred(pending), strict=True)
+        ):
+            self._extend_span(measurement, measures)
             if not self._wants_events:
                 continue
-            if index and _range_of(look) != _range_of(waiting[index - 1]):
-                self._events += observed(forward.values(), full=self._full)
+            if index and _range_of(measurement) != _range_of(pending[index - 1]):
+                self._events += observation_events(forward.values(), full=self._full)
                 forward = {}
-            if look.layer not in forward:
-                forward[look.layer] = Span(look.layer, look.turn, look.source, look.start)
-            forward[look.layer].add(look, measures)
-        self._events += observed(forward.values(), full=self._full)
+            if measurement.layer not in forward:
+                forward[measurement.layer] = _new_span(measurement)
+            forward[measurement.layer].add(measurement, measures)
+        self._events += observation_events(forward.values(), full=self._full)
 
-    def _continue_span(self, look: Look, measures: list[float]) -> None:
-        spans = self._spans[look.layer]
-        span = spans.pop(look.source, None)
-        if span is None or not span.goes_on_with(look):
-            span = Span(look.layer, look.turn, look.source, look.start)
-        span.add(look, measures)
-        spans[look.source] = span
-
-
-def _range_of(look: Look) -> tuple[int, str, int, int]:
-    return look.turn, look.source, look.start, look.end
+    def _extend_span(self, measurement: LayerMeasurement, measures: list[float]) -> None:
+        spans = self._spans[measurement.layer]
+        span = spans.pop(measurement.source, None)
+        if span is None or not span.continues_with(measurement):
+            span = _new_span(measurement)
+        span.add(measurement, measures)
+        spans[measurement.source] = span
 
 
-def _brought(looks: Sequence[Look]) -> list[list[float]]:
-    """The measures of all, in one transfer from each device that they are on."""
-    found: list[list[float]] = [[] for _ in looks]
-    for device in {each.measures.device for each in looks}:
-        places = [index for index, each in enumerate(looks) if each.measures.device == device]
-        brought = torch.stack([looks[place].measures for place in places]).tolist()
-        for place, measures in zip(places, brought, strict=True):
-            found[place] = measures
+def _new_span(first: LayerMeasurement) -> ActivationSpan:
+    return ActivationSpan(first.layer, first.turn, first.source, first.start)
+
+
+def _range_of(measurement: LayerMeasurement) -> tuple[int, str, int, int]:
+    return measurement.turn, measurement.source, measurement.start, measurement.end
+
+
+def _transferred(pending: Sequence[LayerMeasurement]) -> list[list[float]]:
+    """Return the measures of all in order, with one transfer per device."""
+    found: list[list[float]] = [[] for _ in pending]
+    for device in {each.measures.device for each in pending}:
+        indices = [index for index, each in enumerate(pending) if each.measures.device == device]
+        transferred = torch.stack([pending[index].measures for index in indices]).tolist()
+        for index, measures in zip(indices, transferred, strict=True):
+            found[index] = measures
     return found
 
 
 def _rows_of(output: Any, length: int) -> torch.Tensor | None:
-    """What a module gave as (positions, channels), or None where that has no numbers to measure."""
+    """Return a module's output as (positions, channels); None if it has no numbers to measure."""
     tensor = tensor_in(output)
     if tensor is None or tensor.numel() == 0 or tensor.is_complex() or length < 1:
         return None
     tensor = tensor.detach()
-    # The sequence comes first, or behind a batch of one, or behind the heads as well.
+    # The axis of positions is the first, or follows a batch axis of size one, or also the heads.
     for axis in range(min(3, tensor.dim())):
         if tensor.shape[axis] == length and (axis == 0 or tensor.shape[0] == 1):
             return tensor.movedim(axis, 0).reshape(length, -1)

@@ -1,4 +1,4 @@
-"""What a model is built of."""
+"""The architecture of a model: sizes, layers, and the names and shapes of tensors."""
 
 import fnmatch
 import re
@@ -10,7 +10,7 @@ import torch
 from tokentape.generation.errors import ToolError
 from tokentape.generation.hf.attention_kernel import attention_kernel
 from tokentape.generation.hooks.layers import decoder_layers
-from tokentape.generation.introspection.chunks import named_tensors
+from tokentape.generation.introspection.tensor_chunks import named_tensors
 
 _LISTED_MAX = 40
 _PATTERN_MAX = 200
@@ -28,7 +28,7 @@ _SIZES = {
 
 
 def architecture_summary(model: Any) -> dict[str, Any]:
-    """Sizes, kinds of layers, and where the parameters are; tied ones count once."""
+    """Return sizes, kinds of layers, and counts of parameters; tied parameters count once."""
     config = model.config.get_text_config()
     layers = decoder_layers(model)
     sizes = {name: getattr(config, field, None) for name, field in _SIZES.items()}
@@ -54,10 +54,11 @@ def architecture_summary(model: Any) -> dict[str, Any]:
 
 
 def list_layers(model: torch.nn.Module, pattern: str | None) -> dict[str, Any]:
-    """Tensors by name and shape. Without a pattern those that differ in numbers only are one line.
+    """Return the names and shapes of the tensors that match a pattern, at most 40.
 
-    A pattern is a glob for the whole name; where none matches, a regular expression for a part of
-    it. At most 40 are listed. Raises ToolError for a pattern that cannot be read.
+    A pattern is a glob for the whole name, or, if no name matches it, a regular expression to
+    search for. Without a pattern, tensors whose names differ in numbers only are grouped. Raise
+    ToolError for an invalid pattern.
     """
     tensors = named_tensors(model)
     shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
@@ -71,7 +72,7 @@ def list_layers(model: torch.nn.Module, pattern: str | None) -> dict[str, Any]:
             expression = re.compile(pattern)
         except re.error as error:
             raise ToolError(
-                f"no name matches {pattern!r}, which is no regular expression either: {error}"
+                f"no name matches {pattern!r}, and it is not a regular expression: {error}"
             ) from None
         names = [name for name in shapes if expression.search(name)]
     found: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Which positions a head looks at."""
+"""The attention weights of one position."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,43 +11,44 @@ from tokentape.generation.hf.attention_kernel import eager_attention
 from tokentape.generation.hooks.forward_positions import recomputing
 from tokentape.generation.hooks.hook_types import ReadOnlyHook
 from tokentape.generation.hooks.layers import decoder_layers, find_layer
-from tokentape.generation.introspection.recomputing import absolute, forward_anew, forward_next
+from tokentape.generation.introspection.recompute import absolute_position, forward_token, recompute
 
 
 def attention_row(
     model: Any, ids: Sequence[int], layer: str | int, *, position: int, turn: int
 ) -> tuple[str, int, torch.Tensor]:
-    """The attention module, the absolute position, and its weights: float32, (heads, keys).
+    """Return the attention module's name, the absolute position, and its attention weights.
 
-    The keys are the last up to and with the position: a sliding window has fewer. All before it is
-    forwarded as the model does it, into a cache of its own; the position itself by the eager
-    kernel, the only one that gives its weights out. Raises ToolError for a layer without attention.
+    The weights are float32, shape (heads, keys). The last key is the position itself; with a
+    sliding window there are fewer keys than positions. The tokens before the position are forwarded
+    with the model's own attention kernel into a separate cache, the position with the eager kernel,
+    the only one that returns weights. Raise ToolError for a layer without attention.
     """
     name, module = _attention_of(model, layer)
-    place = absolute(position, len(ids))
-    taken: list[torch.Tensor] = []
+    index = absolute_position(position, len(ids))
+    captured: list[torch.Tensor] = []
 
-    def take(module: Any, args: Any, output: Any) -> None:
+    def capture(module: Any, args: Any, output: Any) -> None:
         weights = output[1] if isinstance(output, tuple) and len(output) > 1 else None
         if isinstance(weights, torch.Tensor) and weights.dim() == 4:
-            taken.append(weights[0, :, -1].float())
+            captured.append(weights[0, :, -1].float())
 
-    # All the while the model is ours: nobody may find it with the other kernel.
+    # `recomputing` holds the model's lock, so no other forward runs with the eager kernel.
     with recomputing(model, turn=turn):
-        decoder = forward_anew(model, ids[:place], turn=turn) if place else None
-        with eager_attention(model), _taking(module, take):
+        decoder = recompute(model, ids[:index], turn=turn) if index else None
+        with eager_attention(model), _capturing(module, capture):
             if decoder is None:
-                forward_anew(model, ids[:1], turn=turn)
+                recompute(model, ids[:1], turn=turn)
             else:
-                forward_next(model, decoder, ids[place], turn=turn)
-    if not taken:
-        raise ToolError(f"{name} gives no attention weights: it is a {type(module).__name__}")
-    return name, place, taken[-1]
+                forward_token(model, decoder, ids[index], turn=turn)
+    if not captured:
+        raise ToolError(f"{name} has no attention weights: it is a {type(module).__name__}")
+    return name, index, captured[-1]
 
 
 @contextmanager
-def _taking(module: torch.nn.Module, take: Any) -> Iterator[None]:
-    handle = module.register_forward_hook(ReadOnlyHook(take))
+def _capturing(module: torch.nn.Module, capture: Any) -> Iterator[None]:
+    handle = module.register_forward_hook(ReadOnlyHook(capture))
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Hidden states of chosen layers at the newest position, without a second forward."""
+"""Hidden states of chosen layers at the last position of a forward."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -18,7 +18,7 @@ from tokentape.generation.hooks.layers import find_layer, output_of
 
 
 class HiddenStateTap:
-    """Keeps what layers gave at the last position of the newest forward."""
+    """Copies the outputs of chosen layers at the last position of the latest forward."""
 
     def __init__(
         self,
@@ -27,21 +27,26 @@ class HiddenStateTap:
         *,
         sources: tuple[str, ...] = (PREFILL, DECODE),
     ) -> None:
-        """`layers` are named as in `find_layer`, which raises ToolError for an unknown one."""
+        """Find the layers, named as in `find_layer`. Raise ToolError for an unknown one."""
         self._model = model
         self._modules = dict(find_layer(model, layer) for layer in layers)
         self._sources = sources
-        self._newest: dict[str, torch.Tensor] = {}
+        self._latest: dict[str, torch.Tensor] = {}
 
     @property
-    def newest(self) -> Mapping[str, torch.Tensor]:
-        """By the full names of the layers, shape (hidden,), on the model's device. One's own to
-        keep, and to train on: no gradient reaches the model."""
-        return MappingProxyType(dict(self._newest))
+    def latest(self) -> Mapping[str, torch.Tensor]:
+        """Hidden states by full layer name, shape (hidden,), on the model's device.
+
+        They are copies without gradients that the caller may keep and train on.
+        """
+        return MappingProxyType(dict(self._latest))
 
     @contextmanager
-    def watching(self, forward: ForwardPositions | None = None) -> Iterator[None]:
-        """Look at the forwards in here. `forward` must be counted; without one it is done here."""
+    def observe(self, forward: ForwardPositions | None = None) -> Iterator[None]:
+        """Observe the forwards inside this context.
+
+        `forward` must be updated by `track_positions`; without it, positions are tracked here.
+        """
         with ExitStack() as stack:
             if forward is None:
                 forward = stack.enter_context(track_positions(self._model))
@@ -51,12 +56,12 @@ class HiddenStateTap:
             yield
 
     def _hook(self, name: str, forward: ForwardPositions) -> ReadOnlyHook:
-        def keep(module: Any, args: Any, output: Any) -> None:
+        def copy_last(module: Any, args: Any, output: Any) -> None:
             if forward.source not in self._sources:
                 return
             tensor = output_of(output)
-            # The engine forwards in inference mode, of which nothing may get out.
+            # The engine runs in inference mode, but callers must not get inference tensors.
             with torch.inference_mode(False), torch.no_grad():
-                self._newest[name] = tensor.reshape(-1, tensor.shape[-1])[-1].clone()
+                self._latest[name] = tensor.reshape(-1, tensor.shape[-1])[-1].clone()
 
-        return ReadOnlyHook(keep)
+        return ReadOnlyHook(copy_last)

@@ -1,4 +1,4 @@
-"""A model that can be looked into while a conversation with it is under way."""
+"""Inspection of a model's weights, and of its activations in a conversation."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,12 +9,15 @@ import torch
 from tokentape.generation.errors import ToolError
 from tokentape.generation.hooks.forward_positions import RECOMPUTED
 from tokentape.generation.hooks.layers import find_layer
+from tokentape.generation.introspection.activation_statistics import (
+    ActivationSpan,
+    observation_events,
+)
 from tokentape.generation.introspection.activations import ActivationMonitor
 from tokentape.generation.introspection.attention import attention_row
-from tokentape.generation.introspection.logit_lens import lens_logits
-from tokentape.generation.introspection.recomputing import forward_anew
-from tokentape.generation.introspection.rounding import rounded
-from tokentape.generation.introspection.spans import Span, observed
+from tokentape.generation.introspection.logit_lens import layer_logits
+from tokentape.generation.introspection.recompute import recompute
+from tokentape.generation.introspection.statistics import round_floats
 from tokentape.generation.introspection.weights import WeightInspector
 from tokentape.generation.models.loading import LoadedModel
 from tokentape.recorder.events import ActivationObserved
@@ -37,8 +40,8 @@ _TOP_MAX = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Session:
-    """The conversation under way: its ids so far, its turn, and who watches it, if anybody."""
+class ObservedConversation:
+    """Access to the current conversation: its ids so far, its turn, and its monitor, if any."""
 
     ids: Callable[[], Sequence[int]]
     turn: Callable[[], int]
@@ -46,13 +49,13 @@ class Session:
 
 
 class Inspector:
-    """Looks at weights at any time, and at what a conversation does to them once it is bound."""
+    """Reads weights at any time, and activations of the conversation that it is bound to."""
 
     def __init__(self, lm: LoadedModel) -> None:
         self.model = lm.model
         self.weights = WeightInspector(lm.model)
         self._tokenizer = lm.tokenizer
-        self._session: Session | None = None
+        self._conversation: ObservedConversation | None = None
         self._events: list[ActivationObserved] = []
 
     def bind(
@@ -62,20 +65,20 @@ class Inspector:
         turn: Callable[[], int],
         monitor: Callable[[], ActivationMonitor | None] = lambda: None,
     ) -> None:
-        """Say which conversation is under way, and who watches it."""
-        self._session = Session(ids=ids, turn=turn, monitor=monitor)
+        """Bind the inspector to a conversation."""
+        self._conversation = ObservedConversation(ids=ids, turn=turn, monitor=monitor)
 
     def unbind(self) -> None:
-        self._session = None
+        """End the binding to a conversation."""
+        self._conversation = None
 
-    def take(self) -> list[ActivationObserved]:
-        """What was recomputed since the last time.
+    def take_events(self) -> list[ActivationObserved]:
+        """Return the events of recomputed activations since the last call.
 
-        To be called and recorded when a tool has answered: tools run in threads of their own, and a
-        store is written to by one.
+        Call it after a tool has returned, in the thread that records: tools run in other threads.
         """
-        taken, self._events = self._events, []
-        return taken
+        events, self._events = self._events, []
+        return events
 
     def get_activation_statistics(
         self,
@@ -83,102 +86,110 @@ class Inspector:
         compact: bool = False,
         recompute: bool = False,
     ) -> dict[str, Any] | list[dict[str, Any]]:
-        """Statistics of what one layer gave, or a list of them for a list of names.
+        """Return statistics of one layer's output, or a list of them for a list of names.
 
-        They are of the newest stretch that was computed for it, and say which: `source`,
-        `positions`, and how many of these were computed, `positions_covered`. Tokens from the cache
-        are not computed: `recompute` forwards the conversation once more, and `take` then has the
-        event of it. Raises ToolError where nothing was computed.
+        They cover the latest span that was computed for the layer: `source`, `positions`, and
+        `positions_covered`, the number of these that were computed. Cached tokens are not computed:
+        `recompute` forwards the whole conversation again, and `take_events` then returns the event.
+        Raise ToolError if nothing was computed.
         """
-        session = self._bound()
+        conversation = self._bound()
         names = [layer_name] if isinstance(layer_name, str | int) else list(layer_name)
         if len(names) > _LAYERS_MAX:
-            raise ToolError(f"{len(names)} layers at once are too many: at most {_LAYERS_MAX}")
+            raise ToolError(f"{len(names)} layers are too many: at most {_LAYERS_MAX}")
         layers = [find_layer(self.model, name)[0] for name in names]
-        spans = self._recomputed(layers, session) if recompute else _watched(layers, session)
-        found = [_described(spans[layer], compact=compact) for layer in layers]
+        spans = (
+            self._recomputed(layers, conversation)
+            if recompute
+            else _observed_spans(layers, conversation)
+        )
+        found = [_summary(spans[layer], compact=compact) for layer in layers]
         return found[0] if isinstance(layer_name, str | int) else found
 
     def get_attention_patterns(
         self, layer: str | int, head: int | None, *, position: int, top: int
     ) -> dict[str, Any]:
-        """Where a position looks at most, the mean over heads if none is named."""
-        session = self._bound()
-        ids = tuple(session.ids())
-        name, place, rows = attention_row(
-            self.model, ids, layer, position=position, turn=session.turn()
+        """Return the largest attention weights of a position: of a head, or the mean of all."""
+        conversation = self._bound()
+        ids = tuple(conversation.ids())
+        name, index, rows = attention_row(
+            self.model, ids, layer, position=position, turn=conversation.turn()
         )
         heads = rows.shape[0]
         if head is not None and (isinstance(head, bool) or not 0 <= int(head) < heads):
             raise ToolError(f"there is no head {head!r}: {name} has {heads}, from 0 to {heads - 1}")
         row = rows.mean(dim=0) if head is None else rows[int(head)]
-        first = place + 1 - row.numel()
-        best = row.topk(min(_limited(top), row.numel()))
+        first = index + 1 - row.numel()
+        best = row.topk(min(_check_top(top), row.numel()))
         return {
             "layer": name,
             "head": "mean of all" if head is None else int(head),
-            "position": place,
+            "position": index,
             "kernel": "eager",
-            "entropy": rounded(_entropy(row), _COMPACT_DIGITS),
-            "on_itself": rounded(row[-1].item(), _COMPACT_DIGITS),
-            "on_first_key": rounded(row[0].item(), _COMPACT_DIGITS),
+            "entropy": round_floats(_entropy(row), _COMPACT_DIGITS),
+            "on_itself": round_floats(row[-1].item(), _COMPACT_DIGITS),
+            "on_first_key": round_floats(row[0].item(), _COMPACT_DIGITS),
             "top": [
                 {
                     "position": first + key,
                     "token": self._text(ids[first + key]),
-                    "weight": rounded(weight, _COMPACT_DIGITS),
+                    "weight": round_floats(weight, _COMPACT_DIGITS),
                 }
                 for key, weight in zip(best.indices.tolist(), best.values.tolist(), strict=True)
             ],
-            "entropy_by_head": [rounded(_entropy(each), _COMPACT_DIGITS) for each in rows],
+            "entropy_by_head": [round_floats(_entropy(each), _COMPACT_DIGITS) for each in rows],
         }
 
     def get_logit_lens(
         self, layers: str | int | Sequence[str | int], *, position: int, top: int
     ) -> dict[str, Any]:
-        """The likeliest next tokens after a position, as they stand at each layer."""
-        session = self._bound()
-        # A single name is what a model may well give in place of a list of one.
+        """Return the most likely next tokens after a position, as each layer predicts them."""
+        conversation = self._bound()
+        # A model may give a single name in place of a list.
         layers = [layers] if isinstance(layers, str | int) else layers
         if not layers or len(layers) > _LAYERS_MAX:
-            raise ToolError(f"ask for 1 to {_LAYERS_MAX} layers, not {len(layers)}")
-        ids = tuple(session.ids())
-        place, by_layer = lens_logits(
-            self.model, ids, layers, position=position, turn=session.turn()
+            raise ToolError(f"give 1 to {_LAYERS_MAX} layers, not {len(layers)}")
+        ids = tuple(conversation.ids())
+        index, by_layer = layer_logits(
+            self.model, ids, layers, position=position, turn=conversation.turn()
         )
         return {
-            "position": place,
-            "after": self._text(ids[place]),
+            "position": index,
+            "after": self._text(ids[index]),
             "layers": [
-                {"layer": name, "top": self._likeliest(logits, _limited(top))}
+                {"layer": name, "top": self._likeliest(logits, _check_top(top))}
                 for name, logits in by_layer.items()
             ],
         }
 
-    def _bound(self) -> Session:
-        if self._session is None:
+    def _bound(self) -> ObservedConversation:
+        if self._conversation is None:
             raise ToolError(
-                "no conversation is under way: activations are there during an investigation only"
+                "there is no conversation: activations are available during an investigation only"
             )
-        return self._session
+        return self._conversation
 
-    def _recomputed(self, layers: Sequence[str], session: Session) -> dict[str, Span]:
-        watcher = ActivationMonitor(
+    def _recomputed(
+        self, layers: Sequence[str], conversation: ObservedConversation
+    ) -> dict[str, ActivationSpan]:
+        observer = ActivationMonitor(
             self.model, layers, full=True, events=False, sources=(RECOMPUTED,)
         )
-        forward_anew(self.model, tuple(session.ids()), turn=session.turn(), watcher=watcher)
-        spans = {layer: watcher.newest(layer) for layer in layers}
+        recompute(
+            self.model, tuple(conversation.ids()), turn=conversation.turn(), observer=observer
+        )
+        spans = {layer: observer.latest(layer) for layer in layers}
         found = {layer: span for layer, span in spans.items() if span is not None}
-        self._events += observed(found.values(), full=False)
+        self._events += observation_events(found.values(), full=False)
         missing = [layer for layer in layers if layer not in found]
         if missing:
-            raise ToolError(f"{missing[0]} gives nothing that could be measured, or was not run")
+            raise ToolError(f"{missing[0]} has no output that can be measured, or was not run")
         return found
 
     def _likeliest(self, logits: torch.Tensor, top: int) -> list[dict[str, Any]]:
         best = logits.softmax(dim=-1).topk(min(top, logits.numel()))
         return [
-            {"token": self._text(token), "probability": rounded(share, _COMPACT_DIGITS)}
+            {"token": self._text(token), "probability": round_floats(share, _COMPACT_DIGITS)}
             for token, share in zip(best.indices.tolist(), best.values.tolist(), strict=True)
         ]
 
@@ -186,29 +197,33 @@ class Inspector:
         return str(self._tokenizer.decode([token_id]))
 
 
-def _watched(layers: Sequence[str], session: Session) -> dict[str, Span]:
-    monitor = session.monitor()
+def _observed_spans(
+    layers: Sequence[str], conversation: ObservedConversation
+) -> dict[str, ActivationSpan]:
+    monitor = conversation.monitor()
     found = {}
     for layer in layers:
-        span = monitor.newest(layer) if monitor is not None else None
+        span = monitor.latest(layer) if monitor is not None else None
         if span is None:
             raise ToolError(
-                f"nothing was computed for {layer} while it was watched, and tokens from the "
-                "cache give no activations: ask again with recompute=True"
+                f"no activations of {layer} were observed, and cached tokens are not computed: "
+                "use recompute=True"
             )
         found[layer] = span
     return found
 
 
 def compact_activations(statistics: dict[str, Any]) -> dict[str, Any]:
-    """The few of them that fit into a conversation, to four digits."""
-    kept = ("name", "source", "positions", "positions_covered", *COMPACT_ACTIVATIONS)
+    """Return the compact statistics among full ones, to four digits."""
+    names = ("name", "source", "positions", "positions_covered", *COMPACT_ACTIVATIONS)
     return {
-        name: rounded(value, _COMPACT_DIGITS) for name, value in statistics.items() if name in kept
+        name: round_floats(value, _COMPACT_DIGITS)
+        for name, value in statistics.items()
+        if name in names
     }
 
 
-def _described(span: Span, *, compact: bool) -> dict[str, Any]:
+def _summary(span: ActivationSpan, *, compact: bool) -> dict[str, Any]:
     found = {
         "name": span.layer,
         "source": span.source,
@@ -221,11 +236,11 @@ def _described(span: Span, *, compact: bool) -> dict[str, Any]:
 
 
 def _entropy(row: torch.Tensor) -> float:
-    """In nats."""
+    """Return the entropy of attention weights, in nats."""
     return float(torch.special.entr(row).sum())
 
 
-def _limited(top: int) -> int:
+def _check_top(top: int) -> int:
     if isinstance(top, bool) or not isinstance(top, int) or not 1 <= top <= _TOP_MAX:
-        raise ToolError(f"top must be a whole number from 1 to {_TOP_MAX}: {top!r}")
+        raise ToolError(f"top must be an integer from 1 to {_TOP_MAX}, not {top!r}")
     return top

@@ -1,8 +1,8 @@
-"""Medians and percentiles of more numbers than could be sorted: found by counting.
+"""Exact order statistics of more numbers than can be sorted, by a radix select in two passes.
 
-The bits of a float32, read as an integer, are in the order of the numbers but for the sign. The
-upper half of them makes 65,536 bins in each of which numbers differ by less than one in 128; the
-lower half tells those of one bin apart.
+The bits of a non-negative float32, read as an integer, order as the numbers do. Their upper 16
+bits give 65,536 bins, each spanning less than 1 % of its numbers' size; the lower 16 bits
+distinguish the numbers of one bin.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,14 +15,15 @@ _BELOW_SIGN = 0x7FFFFFFF
 
 
 def upper_halves(values: torch.Tensor) -> torch.Tensor:
-    """The bin of each number, int64. `values` are float32 and finite."""
+    """Return the bin of each number as int64. `values` are float32 and finite."""
     return (_sortable(values) >> _HALF_BITS).long() + BINS // 2
 
 
 class OrderStatistics:
-    """Numbers by their rank, and how many lie below one: exact, from two passes over the same.
+    """Numbers at given ranks and counts below given limits, exact.
 
-    The second pass counts in those bins only that a rank or a limit falls into.
+    Call `count` with all chunks, then `select`, then `count_selected` with the same chunks again.
+    The second pass counts only in the bins that hold a rank or a limit.
     """
 
     def __init__(self) -> None:
@@ -33,11 +34,11 @@ class OrderStatistics:
         self._lowers = torch.zeros(0)
 
     def count(self, chunk: torch.Tensor) -> None:
-        """First pass."""
+        """Count a chunk in the first pass."""
         self._uppers += torch.bincount(upper_halves(chunk), minlength=BINS).cpu()
 
-    def look_for(self, ranks: Iterable[int], limits: Iterable[float]) -> None:
-        """Between the passes: which ranks, from 0, and which limits will be asked for."""
+    def select(self, ranks: Iterable[int], limits: Iterable[float]) -> None:
+        """Choose, between the passes, the ranks (from 0) and limits that will be queried."""
         self._below = self._uppers.cumsum(0) - self._uppers
         bins = {self._bin_of(rank) for rank in ranks}
         bins |= {_key_at_or_above(limit) // BINS for limit in limits}
@@ -46,23 +47,24 @@ class OrderStatistics:
         self._slot_of_bin[list(self._slots)] = torch.arange(len(bins), dtype=torch.int16)
         self._lowers = torch.zeros(len(bins) * BINS, dtype=torch.int32)
 
-    def count_again(self, chunk: torch.Tensor) -> None:
-        """Second pass."""
+    def count_selected(self, chunk: torch.Tensor) -> None:
+        """Count a chunk in the second pass, in the selected bins."""
         slots = self._slot_of_bin.to(chunk.device)[upper_halves(chunk)]
         inside = slots >= 0
         lowers = _sortable(chunk)[inside] & (BINS - 1)
-        places = (slots[inside].int() * BINS + lowers).cpu()
-        self._lowers.index_add_(0, places, torch.ones_like(places))
+        indices = (slots[inside].int() * BINS + lowers).cpu()
+        self._lowers.index_add_(0, indices, torch.ones_like(indices))
 
-    def value(self, rank: int) -> float:
+    def value_at(self, rank: int) -> float:
+        """Return the number at a selected rank."""
         number = self._bin_of(rank)
         within = torch.tensor(rank - int(self._below[number]))
         lower = int(torch.searchsorted(self._in(number).cumsum(0), within, right=True))
         key = (number - BINS // 2) * BINS + lower
         return float(_numbers(torch.tensor([key], dtype=torch.int32))) + 0.0
 
-    def below(self, limit: float) -> int:
-        """How many numbers are less than the limit, which need not be a float32."""
+    def count_below(self, limit: float) -> int:
+        """Return how many numbers are less than a selected limit, which may be a float64."""
         number, lower = divmod(_key_at_or_above(limit), BINS)
         return int(self._below[number]) + int(self._in(number)[:lower].sum())
 
@@ -71,17 +73,17 @@ class OrderStatistics:
         return self._lowers[slot * BINS : (slot + 1) * BINS]
 
     def _bin_of(self, rank: int) -> int:
-        """The bin that holds a rank: the last that begins at or before it."""
+        """Return the bin that holds a rank: the last one that begins at or before it."""
         return int(torch.searchsorted(self._below, torch.tensor(rank), right=True)) - 1
 
 
 def ranks_between(count: int, percents: Sequence[float]) -> list[tuple[int, int, float]]:
-    """For each percentile the ranks around it, and how far it is from one to the other."""
+    """Return for each percentile its two neighbouring ranks and the fraction between them."""
     found = []
     for percent in percents:
-        place = (count - 1) * percent / 100.0
-        below = int(place)
-        found.append((below, min(below + 1, count - 1), place - below))
+        exact = (count - 1) * percent / 100.0
+        below = int(exact)
+        found.append((below, min(below + 1, count - 1), exact - below))
     return found
 
 
@@ -95,11 +97,11 @@ def _numbers(keys: torch.Tensor) -> torch.Tensor:
 
 
 def _key_at_or_above(limit: float) -> int:
-    """The place of the least float32 that is no less than the limit, from 0."""
+    """Return the sort key, from 0, of the smallest float32 that is not below the limit."""
     number = torch.tensor([limit], dtype=torch.float32)
     if number.item() < limit:
         number = torch.nextafter(number, torch.tensor(torch.inf))
-    # Both zeros are no less than zero; the negative one comes first.
+    # Neither zero is below zero, and the negative zero sorts first.
     if number.item() == 0.0:
         number = torch.tensor([-0.0])
     return int(_sortable(number).item()) + BINS * BINS // 2

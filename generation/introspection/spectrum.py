@@ -1,4 +1,4 @@
-"""Singular values of a weight matrix, and how many directions it really has."""
+"""Singular values and effective ranks of a weight matrix."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,10 +6,10 @@ from typing import Any
 import torch
 
 from tokentape.generation.errors import ToolError
-from tokentape.generation.introspection.chunks import CHUNK_NUMBERS, refuse_unreadable
-from tokentape.generation.introspection.rounding import rounded
+from tokentape.generation.introspection.statistics import round_floats
+from tokentape.generation.introspection.tensor_chunks import CHUNK_NUMBERS, check_readable
 
-# Eigenvalues of a matrix of so many rows take some two seconds, and 32 MB.
+# The eigenvalues of a matrix of this size take about two seconds and 32 MB.
 _EXACT_ROWS_MAX = 2048
 _OVERSAMPLED = 16
 _ROUNDS = 6
@@ -17,16 +17,18 @@ _DIGITS = 6
 
 
 def singular_values(name: str, tensor: torch.Tensor, *, top: int) -> dict[str, Any]:
-    """The `top` largest, stable rank (squared Frobenius norm by squared largest), effective rank.
+    """Return the `top` largest singular values, the stable rank and the effective rank.
 
-    The effective rank is the exponential of the entropy of the singular values; it needs all of
-    them and is None for a matrix that is too large. Raises ToolError for what is no finite matrix.
+    The stable rank is the squared Frobenius norm divided by the squared largest singular value. The
+    effective rank is the exponential of the entropy of the normalized singular values (Roy and
+    Vetterli, 2007); it needs all of them and is None for a matrix with more than 2,048 rows and
+    columns. Raise ToolError if the tensor is not a finite matrix.
     """
-    refuse_unreadable(name, tensor)
+    check_readable(name, tensor)
     if tensor.dim() < 2 or 0 in tensor.shape:
-        raise ToolError(f"{name} is no matrix: its shape is {list(tensor.shape)}")
+        raise ToolError(f"{name} is not a matrix: its shape is {list(tensor.shape)}")
     if not isinstance(top, int) or isinstance(top, bool) or top < 1:
-        raise ToolError(f"top must be a whole number of at least one: {top!r}")
+        raise ToolError(f"top must be an integer of at least 1, not {top!r}")
     matrix = _matrix(tensor)
     exact = min(matrix.shape) <= _EXACT_ROWS_MAX
     squares = _squares(matrix)
@@ -38,9 +40,9 @@ def singular_values(name: str, tensor: torch.Tensor, *, top: int) -> dict[str, A
         "name": name,
         "shape": list(matrix.shape),
         "method": "exact" if exact else "randomized",
-        "singular_values": rounded(values[:top].tolist(), _DIGITS),
-        "stable_rank": rounded(squares.item() / largest**2, _DIGITS) if largest > 0 else 0.0,
-        "effective_rank": rounded(_effective_rank(values), _DIGITS) if exact else None,
+        "singular_values": round_floats(values[:top].tolist(), _DIGITS),
+        "stable_rank": round_floats(squares.item() / largest**2, _DIGITS) if largest > 0 else 0.0,
+        "effective_rank": round_floats(_effective_rank(values), _DIGITS) if exact else None,
         "rank_max": min(matrix.shape),
         "computed_in": "float64" if exact else "float32",
     }
@@ -59,9 +61,9 @@ def _squares(matrix: torch.Tensor) -> torch.Tensor:
 
 
 def _exact(matrix: torch.Tensor) -> torch.Tensor:
-    """All of them, from the products of rows (or columns, if those are fewer) with each other.
+    """Return all singular values, from the eigenvalues of the smaller Gram matrix.
 
-    In float64, so that the square costs no digit that float32 had.
+    Computed in float64, so that squaring loses no float32 digit.
     """
     wide = matrix if matrix.shape[0] > matrix.shape[1] else matrix.T
     side = wide.shape[1]
@@ -73,7 +75,7 @@ def _exact(matrix: torch.Tensor) -> torch.Tensor:
 
 
 def _largest(matrix: torch.Tensor, top: int) -> torch.Tensor:
-    """Of a random sketch, refined; the caller's random stream is left where it is."""
+    """Return the largest singular values from a randomized SVD; global random state is kept."""
     size = min(top + _OVERSAMPLED, *matrix.shape)
     with torch.random.fork_rng(devices=[matrix.device] if matrix.is_cuda else []):
         torch.manual_seed(0)
@@ -82,7 +84,7 @@ def _largest(matrix: torch.Tensor, top: int) -> torch.Tensor:
 
 
 def _row_blocks(matrix: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Float64 copies of some rows at a time."""
+    """Yield blocks of rows as float64 copies."""
     rows = max(1, CHUNK_NUMBERS // matrix.shape[1])
     for start in range(0, matrix.shape[0], rows):
         yield matrix[start : start + rows].double()

@@ -1,4 +1,4 @@
-"""Statistics of the numbers of a tensor in a few passes, with memory for a chunk of them."""
+"""Statistics of a tensor's values, computed chunk by chunk in at most two passes."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -14,11 +14,11 @@ NEAR_ZERO = 1e-6
 HISTOGRAM_BINS = 50
 
 Chunks = Callable[[], Iterator[torch.Tensor]]
-"""Gives the same chunks each time: float32, shape (numbers,)."""
+"""Returns the same chunks on each call: float32, shape (values,)."""
 
 
 class Moments:
-    """Running sums in float64. Numbers that are not finite are counted and left out."""
+    """Running moments in float64. Values that are not finite are only counted."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -29,10 +29,10 @@ class Moments:
         self.max = -math.inf
         self.zeros = 0
         self.near_zeros = 0
-        self._squares_off_mean = 0.0
+        self._squared_deviations = 0.0
 
     def add(self, chunk: torch.Tensor) -> None:
-        """`chunk` is finite and not empty."""
+        """Add a chunk of finite values, not empty."""
         magnitudes = chunk.abs()
         self.sum_abs += magnitudes.sum(dtype=torch.float64).item()
         self.zeros += chunk.numel() - int(torch.count_nonzero(chunk))
@@ -44,39 +44,42 @@ class Moments:
         count, mean = values.numel(), values.mean().item()
         squares = (values - mean).square_().sum().item()
         total = self.count + count
-        self._squares_off_mean += squares + (mean - self.mean) ** 2 * self.count * count / total
+        self._squared_deviations += squares + (mean - self.mean) ** 2 * self.count * count / total
         self.mean += (mean - self.mean) * count / total
         self.count = total
 
     @property
     def std(self) -> float:
-        """Of a sample, as torch and pandas have it; zero for a single number."""
-        return math.sqrt(self._squares_off_mean / (self.count - 1)) if self.count > 1 else 0.0
+        """The sample standard deviation, as in torch and pandas; zero for a single value."""
+        return math.sqrt(self._squared_deviations / (self.count - 1)) if self.count > 1 else 0.0
 
     @property
     def l2_norm(self) -> float:
-        return math.sqrt(self._squares_off_mean + self.count * self.mean**2)
+        return math.sqrt(self._squared_deviations + self.count * self.mean**2)
 
 
 def basic_statistics(chunks: Chunks) -> dict[str, Any]:
-    """Mean, std, min, max and l2_norm; None where there is no finite number."""
+    """Return mean, std, min, max and l2_norm; without a finite value, None for all but the norm."""
     return _basic(_first_pass(chunks, None))
 
 
 def full_statistics(chunks: Chunks) -> dict[str, Any]:
-    """Those and all others, in two passes. Percentiles are interpolated, as by numpy."""
+    """Return the basic statistics, histogram, percentiles and sums, in two passes.
+
+    Percentiles are interpolated linearly, as in numpy.
+    """
     order = OrderStatistics()
     moments = _first_pass(chunks, order)
     if not moments.count:
         return _basic(moments) | _nothing()
     around = ranks_between(moments.count, PERCENTILES)
     edges = _edges(moments)
-    order.look_for([rank for before, after, _ in around for rank in (before, after)], edges[1:-1])
+    order.select([rank for before, after, _ in around for rank in (before, after)], edges[1:-1])
     for chunk in _finite(chunks, None):
-        order.count_again(chunk)
-    below = [0, *(order.below(edge) for edge in edges[1:-1]), moments.count]
+        order.count_selected(chunk)
+    below = [0, *(order.count_below(edge) for edge in edges[1:-1]), moments.count]
     percentiles = {
-        str(percent): _between(order.value(before), order.value(after), share)
+        str(percent): _between(order.value_at(before), order.value_at(after), share)
         for percent, (before, after, share) in zip(PERCENTILES, around, strict=True)
     }
     return _basic(moments) | {
@@ -94,6 +97,17 @@ def full_statistics(chunks: Chunks) -> dict[str, Any]:
     }
 
 
+def round_floats(value: Any, digits: int) -> Any:
+    """Return a copy with every float, at any depth, rounded to significant digits."""
+    if isinstance(value, float):
+        return float(f"{value:.{digits}g}")
+    if isinstance(value, dict):
+        return {key: round_floats(each, digits) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [round_floats(each, digits) for each in value]
+    return value
+
+
 def _first_pass(chunks: Chunks, order: OrderStatistics | None) -> Moments:
     moments = Moments()
     for chunk in _finite(chunks, moments):
@@ -105,13 +119,13 @@ def _first_pass(chunks: Chunks, order: OrderStatistics | None) -> Moments:
 
 def _finite(chunks: Chunks, moments: Moments | None) -> Iterator[torch.Tensor]:
     for chunk in chunks():
-        # The least and the greatest are not finite where anything is not.
+        # If any value is not finite, the minimum or the maximum is not.
         ends = torch.stack(torch.aminmax(chunk))
-        kept = chunk if bool(torch.isfinite(ends).all()) else chunk[torch.isfinite(chunk)]
+        finite = chunk if bool(torch.isfinite(ends).all()) else chunk[torch.isfinite(chunk)]
         if moments is not None:
-            moments.not_finite += chunk.numel() - kept.numel()
-        if kept.numel():
-            yield kept
+            moments.not_finite += chunk.numel() - finite.numel()
+        if finite.numel():
+            yield finite
 
 
 def _basic(moments: Moments) -> dict[str, Any]:
@@ -123,13 +137,13 @@ def _basic(moments: Moments) -> dict[str, Any]:
         "max": moments.max if some else None,
         "l2_norm": moments.l2_norm,
     }
-    # What is said of the rest is not true of the whole.
+    # The count shows that the other numbers leave some values out.
     return found | ({"not_finite": moments.not_finite} if moments.not_finite else {})
 
 
 def _nothing() -> dict[str, Any]:
-    alone = ("median", "abs_mean", "zeros_percentage", "near_zero_percentage")
-    return dict[str, Any].fromkeys(alone) | {
+    undefined = ("median", "abs_mean", "zeros_percentage", "near_zero_percentage")
+    return dict[str, Any].fromkeys(undefined) | {
         "l1_norm": 0.0,
         "histogram": {"bins": 0, "counts": [], "edges": []},
         "percentiles": {str(percent): None for percent in PERCENTILES},
@@ -137,7 +151,7 @@ def _nothing() -> dict[str, Any]:
 
 
 def _edges(moments: Moments) -> list[float]:
-    """One more than bins. Around a single number they are one apart, as numpy has it."""
+    """Return the histogram's edges; around a single value they span 1, as in numpy."""
     wider = 0.5 if moments.min == moments.max else 0.0
     edges: list[float] = torch.linspace(
         moments.min - wider, moments.max + wider, HISTOGRAM_BINS + 1, dtype=torch.float64

@@ -1,24 +1,24 @@
-"""The tools with which a model looks into itself."""
+"""The default tools, with which a model inspects itself."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from tokentape.generation.introspection.architecture import architecture_summary, list_layers
 from tokentape.generation.introspection.inspector import Inspector, compact_activations
-from tokentape.generation.introspection.rounding import rounded
 from tokentape.generation.introspection.spectrum import singular_values
-from tokentape.generation.introspection.weights import compact_of
+from tokentape.generation.introspection.statistics import round_floats
+from tokentape.generation.introspection.weights import compact_weights
 from tokentape.generation.models.loading import LoadedModel
 from tokentape.generation.tools.interface import ToolInterface, ToolView
 
-# A full view is for reading, too: the payload has every digit.
+# The view is rounded also if it is full; the payload has every digit.
 _VIEW_DIGITS = 5
-# A long conversation takes a while to be recomputed.
+# Recomputing a long conversation takes minutes.
 _SECONDS_MAX = 600.0
 
 
 class IntrospectionTools(ToolInterface):
-    """The default tools; `inspector` is bound to the conversation that they are used in."""
+    """The default tools. An investigation binds `inspector` to its conversation."""
 
     def __init__(self, lm: LoadedModel) -> None:
         self.inspector = Inspector(lm)
@@ -55,7 +55,7 @@ def default_tools(lm: LoadedModel) -> IntrospectionTools:
 
 
 class _Tools:
-    """What the model reads of each tool is the docstring; what it is shown is the view."""
+    """The tool functions. The model reads their docstrings and the views of their results."""
 
     def __init__(self, inspector: Inspector) -> None:
         self._inspector = inspector
@@ -72,7 +72,7 @@ class _Tools:
         names = [layer_name] if isinstance(layer_name, str) else layer_name
         full = weights.get_weight_statistics(layer_name, compact=False)
         return ToolView(
-            view=_shortened(full, compact_of if compact else None),
+            view=_shortened(full, compact_weights if compact else None),
             payload=full,
             tensors=tuple(weights.describe(name) for name in names),
         )
@@ -122,7 +122,7 @@ class _Tools:
         name, tensor = weights.tensor(layer_name)
         full = singular_values(name, tensor, top=top)
         return ToolView(
-            view=rounded(full, _VIEW_DIGITS), payload=full, tensors=(weights.describe(name),)
+            view=round_floats(full, _VIEW_DIGITS), payload=full, tensors=(weights.describe(name),)
         )
 
     def get_attention_patterns(
@@ -160,4 +160,4 @@ def _plain(value: Mapping[str, Any]) -> ToolView:
 def _shortened(full: Any, shorten: Any) -> Any:
     if isinstance(full, list):
         return [_shortened(each, shorten) for each in full]
-    return shorten(full) if shorten is not None else rounded(full, _VIEW_DIGITS)
+    return shorten(full) if shorten is not None else round_floats(full, _VIEW_DIGITS)

@@ -1,4 +1,4 @@
-"""Statistics of weight tensors, in full or in the few numbers that fit into a conversation."""
+"""Statistics of weight tensors, full or compact enough for a conversation."""
 
 import hashlib
 from collections.abc import Sequence
@@ -10,15 +10,18 @@ from tokentape.generation.errors import ToolError
 from tokentape.generation.fingerprints import tensor_sha256
 from tokentape.generation.fingerprints.tensors import tensor_sample
 from tokentape.generation.hooks.layers import hint_of_nearest
-from tokentape.generation.introspection.chunks import (
-    chunks_of,
+from tokentape.generation.introspection.statistics import (
+    basic_statistics,
+    full_statistics,
+    round_floats,
+)
+from tokentape.generation.introspection.tensor_chunks import (
+    check_readable,
+    iter_chunks,
     named_tensors,
-    quantisation_of,
-    refuse_unreadable,
+    quantization_of,
     unpacked_shape,
 )
-from tokentape.generation.introspection.rounding import rounded
-from tokentape.generation.introspection.statistics import basic_statistics, full_statistics
 
 COMPACT_FIELDS = ("name", "shape", "num_parameters", "mean", "std", "min", "max", "l2_norm")
 _COMPACT_DIGITS = 4
@@ -26,7 +29,7 @@ _NAMES_SHOWN = 12
 
 
 class WeightInspector:
-    """Reads the weights of a model, as they are when they are asked for."""
+    """Reads the current weights of a model."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         self._model = model
@@ -38,14 +41,14 @@ class WeightInspector:
         return list(named_tensors(self._model))
 
     def tensor(self, layer_name: str) -> tuple[str, torch.Tensor]:
-        """The parameter or buffer of that name; `.weight` may be left out.
+        """Return the full name and the parameter or buffer; `.weight` may be left out.
 
-        Raises ToolError, naming the nearest, where there is none.
+        Raise ToolError, with similar names, for an unknown one.
         """
         return self._find(layer_name, named_tensors(self._model))
 
     def describe(self, layer_name: str) -> dict[str, Any]:
-        """Which tensor a result was read from: name, shape, dtype and sha256."""
+        """Return name, shape, dtype and sha256 of a tensor, to record with a result."""
         name, tensor = self.tensor(layer_name)
         return {
             "name": name,
@@ -57,13 +60,13 @@ class WeightInspector:
     def get_weight_statistics(
         self, layer_name: str | Sequence[str], compact: bool = False
     ) -> dict[str, Any] | list[dict[str, Any]]:
-        """Statistics of one layer, or a list of them for a list of names.
+        """Return the statistics of one layer, or a list of them for a list of names.
 
-        Compact: name, shape, num_parameters, mean, std, min, max, l2_norm, to four digits.
-        Full adds median, abs_mean, zeros_percentage, near_zero_percentage (below 1e-6), l1_norm,
-        histogram (bins, counts, edges) and percentiles 5, 25, 50, 75 and 95; also dtype,
-        computed_in, and where they apply quantised and tied_to. `not_finite`, where it is there,
-        counts the numbers that the others leave out.
+        Compact statistics are name, shape, num_parameters, mean, std, min, max and l2_norm, to four
+        digits. Full ones add median, abs_mean, zeros_percentage, near_zero_percentage (below 1e-6),
+        l1_norm, histogram (bins, counts, edges), percentiles (5, 25, 50, 75, 95), dtype,
+        computed_in, and for some tensors quantised and tied_to. `not_finite`, if present, is the
+        number of values that the statistics leave out.
         """
         tensors = named_tensors(self._model)
         if isinstance(layer_name, str):
@@ -74,7 +77,7 @@ class WeightInspector:
         self, layer_name: str, tensors: dict[str, torch.Tensor], compact: bool
     ) -> dict[str, Any]:
         name, tensor = self._find(layer_name, tensors)
-        refuse_unreadable(name, tensor)
+        check_readable(name, tensor)
         shape = unpacked_shape(tensor)
         found = {
             "name": name,
@@ -82,11 +85,11 @@ class WeightInspector:
             "num_parameters": torch.Size(shape).numel(),
         }
         compute = basic_statistics if compact else full_statistics
-        found |= compute(lambda: chunks_of(tensor))
+        found |= compute(lambda: iter_chunks(tensor))
         if compact:
-            return compact_of(found)
+            return compact_weights(found)
         found |= {"dtype": _dtype(tensor), "computed_in": "float32"}
-        quantised = quantisation_of(tensor)
+        quantised = quantization_of(tensor)
         tied = _tied_to(name, tensor, tensors)
         if quantised is not None:
             found["quantised"] = quantised
@@ -101,7 +104,7 @@ class WeightInspector:
             shown = ", ".join(beneath[:_NAMES_SHOWN])
             more = len(beneath) - _NAMES_SHOWN
             raise ToolError(
-                f"{layer_name!r} is no weight, but has {len(beneath)}: {shown}"
+                f"{layer_name!r} is not a weight, but has {len(beneath)}: {shown}"
                 + (f" and {more} more" if more > 0 else "")
             )
         raise ToolError(
@@ -109,39 +112,42 @@ class WeightInspector:
         )
 
     def _sha256(self, name: str, tensor: torch.Tensor) -> str:
-        """Kept until torch counts a write to the tensor, or a sample of its numbers differs."""
-        refuse_unreadable(name, tensor)
-        if quantisation_of(tensor) is not None and not tensor.is_quantized:
+        """Return the tensor's sha256, cached until it is written to.
+
+        torch counts writes to most tensors; a sample of the values detects the rest.
+        """
+        check_readable(name, tensor)
+        if quantization_of(tensor) is not None and not tensor.is_quantized:
             return _sha256_of_numbers(tensor)
         writes = -1 if tensor.is_inference() else tensor._version
-        place = 0 if tensor.is_quantized else tensor.data_ptr()
-        state = (place, writes, hashlib.sha256(tensor_sample(tensor)).digest())
+        address = 0 if tensor.is_quantized else tensor.data_ptr()
+        state = (address, writes, hashlib.sha256(tensor_sample(tensor)).digest())
         known = self._sums.get(name)
         if known is None or known[0] != state:
             known = self._sums[name] = (state, tensor_sha256(tensor))
         return known[1]
 
 
-def compact_of(statistics: dict[str, Any]) -> dict[str, Any]:
-    """The few of them that fit into a conversation, to four digits."""
-    kept = {
+def compact_weights(statistics: dict[str, Any]) -> dict[str, Any]:
+    """Return the compact statistics among full ones, to four digits."""
+    compact = {
         name: value
         for name, value in statistics.items()
         if name in COMPACT_FIELDS or name == "not_finite"
     }
-    return {name: rounded(value, _COMPACT_DIGITS) for name, value in kept.items()}
+    return {name: round_floats(value, _COMPACT_DIGITS) for name, value in compact.items()}
 
 
 def _sha256_of_numbers(tensor: torch.Tensor) -> str:
-    """Of what a tensor of other people unpacks to: how its bytes lie is its own affair."""
+    """Return the sha256 of the unpacked values; the layout of packed bytes is not stable."""
     digest = hashlib.sha256()
-    for chunk in chunks_of(tensor):
+    for chunk in iter_chunks(tensor):
         digest.update(chunk.cpu().contiguous().numpy().data)
     return digest.hexdigest()
 
 
 def _tied_to(name: str, tensor: torch.Tensor, tensors: dict[str, torch.Tensor]) -> list[str]:
-    """The other names of the same numbers."""
+    """Return the other names of the same tensor."""
     return [other for other, each in tensors.items() if other != name and _are_same(each, tensor)]
 
 

@@ -128,7 +128,7 @@ class Investigation:
             recorder=self._recorder,
             context=self.generator.with_recorded_interventions,
             role="tool" if role == "auto" else role,
-            take_observations=self._inspector.take if self._inspector is not None else tuple,
+            take_observations=self._inspector.take_events if self._inspector is not None else tuple,
         )
 
     @classmethod

@@ -172,7 +172,7 @@ class ToolInterface:
 
     @classmethod
     def from_names(cls, names: Iterable[str]) -> "ToolInterface":
-        """Return tools of which only the names are known, as after reading a recording.
+        """Return tools with names only, as a recording holds them.
 
         Calls of them can be parsed; running one gives an error.
         """

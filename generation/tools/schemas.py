@@ -24,7 +24,7 @@ _NAMED = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 def tool_schema(function: Callable[..., Any]) -> dict[str, Any]:
     """Return the schema of transformers' `get_json_schema`, with the default values added.
 
-    Raise ToolError if the function cannot be a tool; the message has its place and what is missing.
+    Raise ToolError if the function cannot be a tool; the message says where it is and why.
     """
     where = _check_function(function)
     missing = list(_missing_descriptions(function))

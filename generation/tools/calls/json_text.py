@@ -1,4 +1,4 @@
-"""Parse JSON that a model writes: find the end of a growing value, explain what is wrong."""
+"""Parse JSON that a model writes: find the end of a growing value, explain errors."""
 
 import json
 import math

@@ -20,7 +20,7 @@ from tokentape.generation.hooks.forward_positions import (
 )
 from tokentape.generation.hooks.layers import find_layer, output_of
 from tokentape.generation.introspection import ActivationMonitor, HiddenStateTap
-from tokentape.generation.introspection.spans import Span
+from tokentape.generation.introspection.activation_statistics import ActivationSpan
 from tokentape.recorder.codec import encode_body
 
 MakeLM = Callable[..., tt.LoadedModel]
@@ -49,7 +49,7 @@ def hooks_of(model: torch.nn.Module) -> int:
 
 
 def statistics(monitor: ActivationMonitor, layer: str, source: str | None = None) -> dict[str, Any]:
-    span = monitor.newest(layer, source)
+    span = monitor.latest(layer, source)
     assert span is not None
     found = span.statistics(full=True)
     json.dumps(found, allow_nan=False)
@@ -97,7 +97,7 @@ def test_statistics_are_those_of_numpy_over_prefill_and_over_decoding(
     (name,) = monitor.layers
     with kept(lm.model, name) as given:
         forward = ForwardPositions(turn=4)
-        with track_positions(lm.model, forward), monitor.watching(forward), torch.no_grad():
+        with track_positions(lm.model, forward), monitor.observe(forward), torch.no_grad():
             cache = lm.model(tensor(PROMPT), use_cache=True)
             cached = {
                 key: cache[key] for key in ("past_key_values", "cache_params") if key in cache
@@ -105,7 +105,7 @@ def test_statistics_are_those_of_numpy_over_prefill_and_over_decoding(
             forward.source = DECODE
             for token in (7, 8, 9):
                 lm.model(tensor([token]), use_cache=True, **cached)
-    events = monitor.take()
+    events = monitor.take_events()
 
     assert [(e.source, e.start, e.end, e.positions_covered) for e in events] == [
         ("prefill", 0, 20, 20),
@@ -120,7 +120,7 @@ def test_statistics_are_those_of_numpy_over_prefill_and_over_decoding(
     decoded = torch.cat(given[1:], dim=1)[0]
     assert_equal_to_numpy(statistics(monitor, name, "prefill"), given[0][0].numpy(), 0)
     assert_equal_to_numpy(statistics(monitor, name, "decode"), decoded.numpy(), 20)
-    span = monitor.newest(name)
+    span = monitor.latest(name)
     assert span is not None
     assert (span.source, span.start, span.end, span.positions_covered) == ("decode", 20, 23, 3)
 
@@ -145,9 +145,9 @@ def test_tokens_and_logits_are_the_same_to_the_bit_and_the_cache_is_reused(
         monitor = ActivationMonitor(lm.model, [0, 1, "blocks.1.attn"], full=True)
         tap = HiddenStateTap(lm.model, [1])
         if number:
-            with monitor.watching(), tap.watching():
+            with monitor.observe(), tap.observe():
                 results.append(generator.generate(longer, callback=callback, **SAMPLED))
-            assert len(monitor.take()) >= 5
+            assert len(monitor.take_events()) >= 5
         else:
             results.append(generator.generate(longer, callback=callback, **SAMPLED))
 
@@ -162,7 +162,7 @@ def test_random_state_is_left_alone(lm: tt.LoadedModel) -> None:
     torch.manual_seed(5)
     random.seed(5)
     before = torch.get_rng_state(), random.getstate()
-    with ActivationMonitor(lm.model, [0], full=True).watching(), torch.no_grad():
+    with ActivationMonitor(lm.model, [0], full=True).observe(), torch.no_grad():
         lm.model(tensor(PROMPT))
 
     assert torch.equal(before[0], torch.get_rng_state())
@@ -171,16 +171,16 @@ def test_random_state_is_left_alone(lm: tt.LoadedModel) -> None:
 
 def test_what_a_tap_keeps_is_the_last_position_and_can_be_trained_on(lm: tt.LoadedModel) -> None:
     tap = HiddenStateTap(lm.model, ["-1", "model.layers.0.mlp"])
-    with kept(lm.model, "-1") as given, tap.watching():
+    with kept(lm.model, "-1") as given, tap.observe():
         tt.ManualGenerator(lm.model, lm.tokenizer).generate(
             PROMPT, max_new_tokens=3, do_sample=False
         )
-    assert torch.equal(tap.newest["model.layers.2"], given[-1][0, -1])
-    with tap.watching():
+    assert torch.equal(tap.latest["model.layers.2"], given[-1][0, -1])
+    with tap.observe():
         tt.ManualGenerator(lm.model, lm.tokenizer).generate(
             PROMPT, max_new_tokens=3, do_sample=False
         )
-    newest = tap.newest
+    newest = tap.latest
     assert list(newest) == ["model.layers.0.mlp", "model.layers.2"]
     assert not any(each.is_inference() or each.requires_grad for each in newest.values())
     probe = torch.nn.Linear(64, 1)
@@ -191,24 +191,24 @@ def test_what_a_tap_keeps_is_the_last_position_and_can_be_trained_on(lm: tt.Load
 def test_a_forward_that_fails_leaves_neither_numbers_nor_hooks(lm: tt.LoadedModel) -> None:
     monitor = ActivationMonitor(lm.model, [0, 2])
     fails = lm.model.model.layers[1].register_forward_hook(lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError), monitor.watching(), torch.no_grad():
+    with pytest.raises(ZeroDivisionError), monitor.observe(), torch.no_grad():
         lm.model(tensor(PROMPT))
     fails.remove()
 
-    assert monitor.take() == []
-    assert monitor.newest("model.layers.0") is None
+    assert monitor.take_events() == []
+    assert monitor.latest("model.layers.0") is None
     assert hooks_of(lm.model) == 0
 
 
 def test_what_went_well_before_a_failure_is_kept(lm: tt.LoadedModel) -> None:
     monitor = ActivationMonitor(lm.model, [0, 2])
-    with pytest.raises(RuntimeError, match="stop"), monitor.watching(), torch.no_grad():
+    with pytest.raises(RuntimeError, match="stop"), monitor.observe(), torch.no_grad():
         lm.model(tensor(PROMPT))
         fails = lm.model.model.layers[1].register_forward_hook(stop)
         lm.model(tensor([5]))
     fails.remove()
 
-    assert [(each.start, each.end) for each in monitor.take()] == [(0, 20)]
+    assert [(each.start, each.end) for each in monitor.take_events()] == [(0, 20)]
 
 
 def stop(*args: object) -> None:
@@ -217,11 +217,11 @@ def stop(*args: object) -> None:
 
 def test_two_monitors_see_the_same_and_go_apart(lm: tt.LoadedModel) -> None:
     one, other = (ActivationMonitor(lm.model, [1]) for _ in range(2))
-    with torch.no_grad(), track_positions(lm.model) as forward, one.watching(forward):
+    with torch.no_grad(), track_positions(lm.model) as forward, one.observe(forward):
         lm.model(tensor(PROMPT))
-        with other.watching(forward):
+        with other.observe(forward):
             lm.model(tensor([5, 6]))
-    both, single = one.take(), other.take()
+    both, single = one.take_events(), other.take_events()
 
     assert [(each.start, each.end) for each in both] == [(0, 20), (20, 22)]
     assert both[1:] == single
@@ -230,10 +230,10 @@ def test_two_monitors_see_the_same_and_go_apart(lm: tt.LoadedModel) -> None:
 def test_a_module_that_is_called_twice_is_measured_over_both_calls(lm: tt.LoadedModel) -> None:
     lm.model.model.layers[2] = lm.model.model.layers[1]
     monitor = ActivationMonitor(lm.model, [1], full=True)
-    with kept(lm.model, "model.layers.1") as given, monitor.watching(), torch.no_grad():
+    with kept(lm.model, "model.layers.1") as given, monitor.observe(), torch.no_grad():
         lm.model(tensor(PROMPT))
         lm.model(tensor([5]))
-    event, later = monitor.take()
+    event, later = monitor.take_events()
     found = event.statistics["model.layers.1"]
     both = torch.cat([each[0] for each in given[:2]]).double()
 
@@ -249,10 +249,10 @@ def test_what_is_not_finite_is_counted_and_left_out(lm: tt.LoadedModel, bad: lis
     rows[3, : len(bad)] = torch.tensor(bad)
     handle = lm.model.model.layers[1].register_forward_hook(lambda *_: rows[None].clone())
     monitor = ActivationMonitor(lm.model, [1], full=True)
-    with monitor.watching(), torch.no_grad():
+    with monitor.observe(), torch.no_grad():
         lm.model(tensor(PROMPT))
     handle.remove()
-    (event,) = monitor.take()
+    (event,) = monitor.take_events()
     found = event.statistics["model.layers.1"]
     finite = rows[rows.isfinite()].double()
 
@@ -270,14 +270,14 @@ def test_what_is_not_finite_is_counted_and_left_out(lm: tt.LoadedModel, bad: lis
 )
 def test_no_number_is_too_odd_for_an_event(lm: tt.LoadedModel, value: float) -> None:
     monitor = ActivationMonitor(lm.model, [1], full=True)
-    with monitor.watching(), torch.no_grad():
+    with monitor.observe(), torch.no_grad():
         for each in (value, 1.0):
             handle = lm.model.model.layers[1].register_forward_hook(
                 lambda *_, each=each: torch.full((1, 20, 64), each)
             )
             lm.model(tensor(PROMPT))
             handle.remove()
-    for event in monitor.take():
+    for event in monitor.take_events():
         encode_body(event)
     statistics(monitor, "model.layers.1")
 
@@ -285,14 +285,14 @@ def test_no_number_is_too_odd_for_an_event(lm: tt.LoadedModel, value: float) -> 
 def test_prefills_in_chunks_add_up_to_one_stretch(lm: tt.LoadedModel) -> None:
     whole, parts = (ActivationMonitor(lm.model, ["1"], full=True) for _ in range(2))
     with torch.no_grad():
-        with whole.watching():
+        with whole.observe():
             lm.model(tensor(PROMPT))
-        with parts.watching():
+        with parts.observe():
             cache = lm.model(tensor(PROMPT[:7]), use_cache=True).past_key_values
             lm.model(tensor(PROMPT[7:]), past_key_values=cache)
     first, second = (statistics(each, "model.layers.1") for each in (whole, parts))
 
-    assert [(e.start, e.end) for e in parts.take()] == [(0, 7), (7, 20)]
+    assert [(e.start, e.end) for e in parts.take_events()] == [(0, 7), (7, 20)]
     assert first["kurtosis"] == pytest.approx(second["kurtosis"], rel=1e-4)
     assert first["std"] == pytest.approx(second["std"], rel=1e-5)
     assert first["abs_max_position"] == second["abs_max_position"]
@@ -302,15 +302,15 @@ def test_prefills_in_chunks_add_up_to_one_stretch(lm: tt.LoadedModel) -> None:
 def test_a_stretch_ends_where_the_turn_or_the_sequence_does(lm: tt.LoadedModel) -> None:
     monitor = ActivationMonitor(lm.model, [1])
     forward = ForwardPositions(turn=1)
-    with track_positions(lm.model, forward), monitor.watching(forward), torch.no_grad():
+    with track_positions(lm.model, forward), monitor.observe(forward), torch.no_grad():
         lm.model(tensor(PROMPT))
         forward.turn = 2
         lm.model(tensor([5, 6]))
         forward.start = forward.end = 3
         lm.model(tensor([5, 6]))
-    span = monitor.newest("model.layers.1")
+    span = monitor.latest("model.layers.1")
 
-    assert isinstance(span, Span)
+    assert isinstance(span, ActivationSpan)
     assert (span.turn, span.start, span.end) == (2, 3, 5)
 
 
@@ -318,11 +318,11 @@ def test_layers_that_compute_less_than_every_position_say_so(make_lm: MakeLM) ->
     lm = make_lm("qwen3-next")
     names = ["lm_head", "model.rotary_emb", "model.layers.0.mlp"]
     monitor = ActivationMonitor(lm.model, names)
-    with monitor.watching(), torch.no_grad():
+    with monitor.observe(), torch.no_grad():
         lm.model(tensor(PROMPT), logits_to_keep=1)
     covered = {
         layer: (event.positions_covered, found["abs_max_position"] is None)
-        for event in monitor.take()
+        for event in monitor.take_events()
         for layer, found in event.statistics.items()
     }
 
@@ -338,20 +338,20 @@ def test_layers_that_give_no_numbers_are_passed_over(lm: tt.LoadedModel) -> None
     lm.model.mute = Mute()
     lm.model.model.norm.register_forward_hook(lambda *_: lm.model.mute(1) and None)
     monitor = ActivationMonitor(lm.model, ["mute", 0])
-    with monitor.watching(), torch.no_grad():
+    with monitor.observe(), torch.no_grad():
         lm.model(tensor(PROMPT))
-    (event,) = monitor.take()
+    (event,) = monitor.take_events()
 
     assert list(event.statistics) == ["model.layers.0"]
 
 
-def test_a_single_layer_model_in_16_bits_is_watched(make_lm: MakeLM) -> None:
+def test_a_single_layer_model_in_16_bits_is_observed_spans(make_lm: MakeLM) -> None:
     lm = make_lm("llama", num_hidden_layers=1, dtype=torch.bfloat16)
     monitor = ActivationMonitor(lm.model, [0, "-1", "model.layers.0"], full=True)
-    with kept(lm.model, "0") as given, monitor.watching(), torch.no_grad():
+    with kept(lm.model, "0") as given, monitor.observe(), torch.no_grad():
         lm.model(tensor(PROMPT))
     rows = given[0][0].float()
-    (event,) = monitor.take()
+    (event,) = monitor.take_events()
     found = event.statistics["model.layers.0"]
 
     assert found["std"] == pytest.approx(rows.std().item(), rel=1e-4)
@@ -364,18 +364,18 @@ def test_a_single_layer_model_in_16_bits_is_watched(make_lm: MakeLM) -> None:
 def test_many_forwards_that_nobody_asks_for_do_not_pile_up(
     lm: tt.LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tokentape.generation.introspection.activations._WAITING_MAX", 3)
+    monkeypatch.setattr("tokentape.generation.introspection.activations._PENDING_FORWARDS_MAX", 3)
     monitor = ActivationMonitor(lm.model, [0], events=False)
     forward = ForwardPositions(source=DECODE)
-    with track_positions(lm.model, forward), monitor.watching(forward), torch.no_grad():
+    with track_positions(lm.model, forward), monitor.observe(forward), torch.no_grad():
         for _ in range(10):
             lm.model(tensor([5]))
-            assert len(monitor._waiting) <= 3
-    span = monitor.newest("model.layers.0")
+            assert len(monitor._pending) <= 3
+    span = monitor.latest("model.layers.0")
 
     assert span is not None
     assert span.positions_covered == 10
-    assert monitor.take() == []
+    assert monitor.take_events() == []
 
 
 def test_an_unknown_layer_is_refused_at_once(lm: tt.LoadedModel) -> None:

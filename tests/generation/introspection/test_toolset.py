@@ -79,10 +79,10 @@ def test_without_a_conversation_there_is_nothing_to_look_at(
 ) -> None:
     tools = tt.default_tools(lm)
 
-    assert "no conversation is under way" in str(tools.call(name, arguments).error)
+    assert "there is no conversation" in str(tools.call(name, arguments).error)
     tools.inspector.bind(ids=lambda: (), turn=lambda: 0)
     error = str(tools.call(name, arguments).error)
-    assert "nothing has been said yet" in error or "the sequence has 0 tokens" in error
+    assert "the conversation is empty" in error or "the sequence has 0 tokens" in error
 
 
 def test_what_came_from_the_cache_has_to_be_recomputed(lm: tt.LoadedModel) -> None:
@@ -93,23 +93,23 @@ def test_what_came_from_the_cache_has_to_be_recomputed(lm: tt.LoadedModel) -> No
     generator.generate(ids[:20], **GREEDY)
 
     error = tools.call("get_activation_statistics", {"layer_name": 1}).error
-    assert "tokens from the cache give no activations: ask again with recompute=True" in str(error)
-    with monitor.watching(forward := ForwardPositions(end=20)), track_positions(lm.model, forward):
+    assert "cached tokens are not computed: use recompute=True" in str(error)
+    with monitor.observe(forward := ForwardPositions(end=20)), track_positions(lm.model, forward):
         said = generator.generate(ids, **GREEDY)["num_tokens"]
     seen = answer(tools, "get_activation_statistics", layer_name=1)
     # The first 20 came from the cache, and the last token is never forwarded.
     assert (seen["source"], seen["positions"]) == ("prefill", [20, 29 + said])
     assert seen["positions_covered"] == 9 + said
-    assert tools.inspector.take() == []
+    assert tools.inspector.take_events() == []
     again = answer(tools, "get_activation_statistics", layer_name=1, recompute=True)
     assert (again["source"], again["positions"], again["positions_covered"]) == (
         "recomputed",
         [0, 30],
         30,
     )
-    (event,) = tools.inspector.take()
+    (event,) = tools.inspector.take_events()
     assert (event.source, event.turn, event.start, event.end) == ("recomputed", 3, 0, 30)
-    assert tools.inspector.take() == []
+    assert tools.inspector.take_events() == []
 
 
 def test_recomputing_in_chunks_gives_what_one_forward_gives(
@@ -117,7 +117,7 @@ def test_recomputing_in_chunks_gives_what_one_forward_gives(
 ) -> None:
     ids = random_ids(50, 1)
     whole = answer(bound(lm, ids), "get_activation_statistics", layer_name=[0, 2], recompute=True)
-    monkeypatch.setattr("tokentape.generation.introspection.recomputing._CHUNK_TOKENS", 8)
+    monkeypatch.setattr("tokentape.generation.introspection.recompute._CHUNK_TOKENS", 8)
     parts = answer(bound(lm, ids), "get_activation_statistics", layer_name=[0, 2], recompute=True)
 
     for one, other in zip(whole, parts, strict=True):
@@ -177,9 +177,9 @@ def test_attention_is_that_of_an_eager_forward(make_lm: MakeLM, family: str, pos
 @pytest.mark.parametrize(
     ("family", "layer", "complaint"),
     [
-        ("mamba", 0, "gives no attention weights: it is a MambaMixer"),
-        ("qwen3-next", 0, "gives no attention weights: it is a Qwen3NextGatedDeltaNet"),
-        ("llama", "lm_head", "gives no attention weights: it is a Linear"),
+        ("mamba", 0, "has no attention weights: it is a MambaMixer"),
+        ("qwen3-next", 0, "has no attention weights: it is a Qwen3NextGatedDeltaNet"),
+        ("llama", "lm_head", "has no attention weights: it is a Linear"),
         ("llama", 8, "there is no layer 8"),
     ],
 )
@@ -211,16 +211,16 @@ def test_the_lens_at_the_last_layer_is_what_the_model_says(make_lm: MakeLM, fami
 @pytest.mark.parametrize(
     ("name", "arguments", "complaint"),
     [
-        ("get_logit_lens", {"layers": ["model.layers.0.mlp.up_proj"]}, "ask for decoder layers"),
-        ("get_logit_lens", {"layers": []}, "ask for 1 to 64 layers"),
+        ("get_logit_lens", {"layers": ["model.layers.0.mlp.up_proj"]}, "choose decoder layers"),
+        ("get_logit_lens", {"layers": []}, "give 1 to 64 layers"),
         ("get_logit_lens", {"layers": [0], "position": 12}, "there is no position 12"),
-        ("get_logit_lens", {"layers": [0], "top": 0}, "top must be a whole number from 1 to 50"),
+        ("get_logit_lens", {"layers": [0], "top": 0}, "top must be an integer from 1 to 50"),
         ("get_attention_patterns", {"layer": 0, "head": 4}, "there is no head 4"),
         ("get_attention_patterns", {"layer": 0, "position": -13}, "there is no position -13"),
         ("get_activation_statistics", {"layer_name": ["0"] * 65}, "at most 64"),
-        ("get_singular_values", {"layer_name": "model.norm"}, "is no matrix"),
-        ("get_singular_values", {"layer_name": "lm_head", "top": 0}, "at least one"),
-        ("list_layers", {"pattern": "((("}, "no regular expression either"),
+        ("get_singular_values", {"layer_name": "model.norm"}, "is not a matrix"),
+        ("get_singular_values", {"layer_name": "lm_head", "top": 0}, "of at least 1"),
+        ("list_layers", {"pattern": "((("}, "it is not a regular expression"),
         ("list_layers", {"pattern": "x" * 201}, "at most 200 characters"),
     ],
 )

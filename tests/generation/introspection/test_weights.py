@@ -15,7 +15,7 @@ from torch.ao.nn.quantized.dynamic import Linear as DynamicLinear
 import tokentape as tt
 from tokentape.generation.fingerprints import tensor_sha256
 from tokentape.generation.introspection import WeightInspector
-from tokentape.generation.introspection.chunks import CHUNK_NUMBERS
+from tokentape.generation.introspection.tensor_chunks import CHUNK_NUMBERS
 from tokentape.generation.introspection.weights import COMPACT_FIELDS
 
 FULL_FIELDS = (
@@ -178,7 +178,7 @@ def test_a_tensor_without_values_is_refused() -> None:
 
 
 def test_complex_numbers_are_refused() -> None:
-    with pytest.raises(tt.ToolError, match="w has no plain numbers"):
+    with pytest.raises(tt.ToolError, match="w has no real dense values"):
         statistics_of(torch.ones(3, dtype=torch.complex64))
 
 
@@ -292,8 +292,11 @@ def test_packed_bytes_are_not_taken_for_numbers() -> None:
     ("name", "complaint"),
     [
         ("model.layer.1.mlp.up_proj", r"nearest are .*model\.layers\.1\.mlp\.up_proj\.weight"),
-        ("model.layers.1.mlp", r"no weight, but has 3: model\.layers\.1\.mlp\.gate_proj\.weight"),
-        ("model.layers", "no weight, but has 27: .* and 15 more"),
+        (
+            "model.layers.1.mlp",
+            r"is not a weight, but has 3: model\.layers\.1\.mlp\.gate_proj\.weight",
+        ),
+        ("model.layers", "is not a weight, but has 27: .* and 15 more"),
         ("", "there is no layer ''"),
         (3, "there is no layer 3"),
     ],

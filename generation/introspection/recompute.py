@@ -1,4 +1,4 @@
-"""The sequence forwarded once more, beside the conversation and its cache."""
+"""Forward the conversation again, into a cache of its own."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -13,39 +13,39 @@ from tokentape.generation.hooks.forward_positions import recomputing
 from tokentape.generation.introspection.activations import ActivationMonitor
 from tokentape.generation.introspection.hidden_states import HiddenStateTap
 
-# Positions that are computed at once: what they take in memory does not grow with the sequence.
+# Positions per forward, so that memory does not grow with the sequence.
 _CHUNK_TOKENS = 512
 
-Watcher = ActivationMonitor | HiddenStateTap
+ForwardObserver = ActivationMonitor | HiddenStateTap
 
 
-def forward_anew(
-    model: Any, ids: Sequence[int], *, turn: int, watcher: Watcher | None = None
+def recompute(
+    model: Any, ids: Sequence[int], *, turn: int, observer: ForwardObserver | None = None
 ) -> hf.Decoder:
-    """A decoder that has forwarded `ids` into a cache of its own, watched while it did.
+    """Forward `ids` into a new cache under an observer, and return the decoder with the cache.
 
-    Raises ToolError where there are no ids.
+    Raise ToolError if there are no ids.
     """
     if not ids:
-        raise ToolError("nothing has been said yet: there is nothing to recompute")
+        raise ToolError("the conversation is empty: there is nothing to recompute")
     with ExitStack() as stack:
         forward = stack.enter_context(recomputing(model, turn=turn))
-        if watcher is not None:
-            stack.enter_context(watcher.watching(forward))
+        if observer is not None:
+            stack.enter_context(observer.observe(forward))
         return _decoder(model, ids)
 
 
-def forward_next(model: Any, decoder: hf.Decoder, token_id: int, *, turn: int) -> None:
-    """One more token, behind what `forward_anew` has forwarded."""
+def forward_token(model: Any, decoder: hf.Decoder, token_id: int, *, turn: int) -> None:
+    """Forward one token after those that `recompute` has forwarded."""
     token = torch.tensor([[token_id]], device=decoder.prompt.device)
     with recomputing(model, turn=turn, start=decoder.held):
         decoder.forward(torch.cat([decoder.prompt, token], dim=-1))
 
 
-def absolute(position: int, length: int) -> int:
-    """A position of the sequence; negative ones count from its end. Raises ToolError beyond it."""
-    whole = isinstance(position, int) and not isinstance(position, bool)
-    if not whole or not -length <= position < length:
+def absolute_position(position: int, length: int) -> int:
+    """Return a position from 0; negative ones count from the end. Raise ToolError if outside."""
+    is_integer = isinstance(position, int) and not isinstance(position, bool)
+    if not is_integer or not -length <= position < length:
         raise ToolError(f"there is no position {position!r}: the sequence has {length} tokens")
     return position % length
 

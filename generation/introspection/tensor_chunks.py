@@ -1,4 +1,4 @@
-"""The tensors of a model by name, and the numbers of one, a chunk at a time."""
+"""The tensors of a model by name, and the values of a tensor in chunks."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,14 +7,14 @@ import torch
 
 from tokentape.generation.errors import ToolError
 
-# Float64 of a chunk is 4 MB; some six of that size are there at once.
+# A chunk in float64 is 4 MB; statistics hold about six of them at once.
 CHUNK_NUMBERS = 2**19
 
 
 def named_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters, then buffers, then weights that a quantized layer packs away.
+    """Return parameters, buffers, and the packed weights of quantized layers, in this order.
 
-    One that has several names is there under each.
+    A tied tensor is listed under all its names.
     """
     found: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
     found |= model.named_buffers(remove_duplicate=False)
@@ -26,20 +26,22 @@ def named_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return found
 
 
-def quantisation_of(tensor: torch.Tensor) -> str | None:
-    """How the numbers of a tensor are packed, or None where they are not."""
+def quantization_of(tensor: torch.Tensor) -> str | None:
+    """Return the quantization scheme or the packed class of a tensor; None for a plain one."""
     if tensor.is_quantized:
         return str(tensor.qscheme()).removeprefix("torch.")
     return type(tensor).__name__ if _unpacks_itself(tensor) else None
 
 
-def refuse_unreadable(name: str, tensor: torch.Tensor) -> None:
-    """Raises ToolError for a tensor without numbers that statistics could be made of."""
+def check_readable(name: str, tensor: torch.Tensor) -> None:
+    """Raise ToolError for a tensor whose values cannot be read as real numbers."""
     if tensor.is_meta:
-        raise ToolError(f"{name} is on the meta device and has no values: load the model whole")
+        raise ToolError(
+            f"{name} is on the meta device and has no values: load all weights of the model"
+        )
     if tensor.dtype.is_complex or (tensor.layout is not torch.strided and not _packed(tensor)):
         what = f"{tensor.dtype}, {tensor.layout}".replace("torch.", "")
-        raise ToolError(f"{name} has no plain numbers ({what})")
+        raise ToolError(f"{name} has no real dense values ({what})")
     if not _packed(tensor) and (hasattr(tensor, "quant_state") or hasattr(tensor, "SCB")):
         raise ToolError(
             f"{name} is packed as {type(tensor).__name__}, which does not say how to unpack it: "
@@ -47,18 +49,18 @@ def refuse_unreadable(name: str, tensor: torch.Tensor) -> None:
         )
 
 
-def chunks_of(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Its numbers in order, float32, shape (at most CHUNK_NUMBERS,).
+def iter_chunks(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Yield the values in order as float32 chunks, shape (at most CHUNK_NUMBERS,).
 
-    Nothing larger is copied, but where a packed tensor can only be unpacked whole.
+    Only one chunk is copied at a time, except if a packed tensor cannot be unpacked in parts.
     """
-    # Not detached as a whole: what is not of its class any more cannot unpack itself.
+    # Detach the chunks only: a packed tensor loses its class, and with it `dequantize`.
     for block in _blocks(tensor):
         yield _unpacked(block).detach().reshape(-1).to(torch.float32)
 
 
 def unpacked_shape(tensor: torch.Tensor) -> list[int]:
-    """The shape of the numbers, which may be packed into another."""
+    """Return the shape of the values, which differs from the shape of some packed tensors."""
     if not _unpacks_itself(tensor) or _rows_unpack(tensor):
         return list(tensor.shape)
     return list(_unpacked(tensor).shape)
@@ -88,17 +90,17 @@ def _packed(tensor: torch.Tensor) -> bool:
 
 
 def _unpacks_itself(tensor: torch.Tensor) -> bool:
-    """Every tensor has `dequantize`; those of quantizing libraries have their own."""
-    own: Any = getattr(type(tensor), "dequantize", None)
-    return own is not None and own is not torch.Tensor.dequantize
+    """Return whether the tensor's class, of a quantization library, overrides `dequantize`."""
+    method: Any = getattr(type(tensor), "dequantize", None)
+    return method is not None and method is not torch.Tensor.dequantize
 
 
 def _rows_unpack(tensor: torch.Tensor) -> bool:
-    """Whether some rows of a tensor that unpacks itself are such a tensor as well."""
+    """Return whether rows of a packed tensor can be unpacked without the rest."""
     try:
         row = tensor[:1]
         return type(row) is type(tensor) and _unpacked(row).shape == row.shape
-    # Whatever a class of other people raises that was not made to be cut.
+    # A class that does not support slicing may raise anything.
     except Exception:
         return False
 

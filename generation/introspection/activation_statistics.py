@@ -1,4 +1,4 @@
-"""Statistics of what a layer gave over a stretch of the sequence, put together from forwards."""
+"""Statistics of a layer's output over a span of positions, accumulated over forwards."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -7,8 +7,12 @@ from typing import Any
 
 import torch
 
-from tokentape.generation.introspection.rounding import rounded
-from tokentape.generation.introspection.statistics import HISTOGRAM_BINS, NEAR_ZERO, PERCENTILES
+from tokentape.generation.introspection.statistics import (
+    HISTOGRAM_BINS,
+    NEAR_ZERO,
+    PERCENTILES,
+    round_floats,
+)
 from tokentape.recorder.events import ActivationObserved
 
 _BINS = 65_536
@@ -17,12 +21,8 @@ _DIGITS = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
-    """What one call of a layer gave: measures that stay on the device until they are asked for.
-
-    `measures` is float64 of shape (10,) if `full`, else (8,); the order is that of `look_at`.
-    `bins` counts the numbers by their value in bfloat16, `channel_sums` adds up magnitudes.
-    """
+class LayerMeasurement:
+    """Measures of one call of a layer. Its tensors are on the device of the layer."""
 
     layer: str
     turn: int
@@ -32,20 +32,25 @@ class Look:
     rows: int
     channels: int
     measures: torch.Tensor
+    """Float64, shape (10,) if full, else (8,), in the order of `measure`."""
     bins: torch.Tensor | None
+    """Counts of the numbers by their bfloat16 value, shape (65536,)."""
     channel_sums: torch.Tensor | None
+    """Sums of magnitudes, shape (channels,)."""
 
     @property
     def is_aligned(self) -> bool:
-        """Whether there is a row for each position."""
+        """Whether each position has a row."""
         return self.rows == self.end - self.start
 
 
-def look_at(rows: torch.Tensor, *, full: bool) -> tuple[torch.Tensor, ...]:
-    """Measures, and if `full` bins and channel sums, of rows of shape (positions, channels).
+def measure(rows: torch.Tensor, *, full: bool) -> tuple[torch.Tensor, ...]:
+    """Return measures, and if `full` bins and channel sums, of rows, shape (positions, channels).
 
-    In float32, and nothing is waited for. What is not finite counts as zero here; how many are
-    finite is told, and `Span` takes the others out again.
+    The measures, computed in float32: number of finite values, number of values near zero, index of
+    the largest magnitude, mean, variance, mean and maximum of the rows' norms, largest magnitude,
+    and if `full` the third and fourth central moments. Nothing synchronizes with the device. Values
+    that are not finite are counted as zeros here; `ActivationSpan` corrects for them.
     """
     values = rows.float()
     finite = torch.count_nonzero(torch.isfinite(values))
@@ -53,22 +58,22 @@ def look_at(rows: torch.Tensor, *, full: bool) -> tuple[torch.Tensor, ...]:
     variance, mean = torch.var_mean(values, correction=0)
     norms = torch.linalg.vector_norm(values, dim=1)
     magnitudes = values.abs()
-    highest, place = magnitudes.reshape(-1).max(dim=0)
+    highest, index = magnitudes.reshape(-1).max(dim=0)
     numbers = [mean, variance, norms.mean(), norms.max(), highest]
-    counts = torch.stack([finite, torch.count_nonzero(magnitudes < NEAR_ZERO), place])
+    counts = torch.stack([finite, torch.count_nonzero(magnitudes < NEAR_ZERO), index])
     if not full:
         return (torch.cat([counts.double(), torch.stack(numbers).double()]),)
     off_mean = values - mean
     squares = off_mean * off_mean
     numbers += [(squares * off_mean).mean(), (squares * squares).mean()]
     keys = values.reshape(-1).bfloat16().view(torch.int16).int()
-    places = (keys ^ ((keys >> 15) & 0x7FFF)).long() + _BINS // 2
+    bins = (keys ^ ((keys >> 15) & 0x7FFF)).long() + _BINS // 2
     measures = torch.cat([counts.double(), torch.stack(numbers).double()])
-    return measures, torch.bincount(places, minlength=_BINS), magnitudes.sum(dim=0)
+    return measures, torch.bincount(bins, minlength=_BINS), magnitudes.sum(dim=0)
 
 
-class Span:
-    """Looks at one layer, at positions that follow each other in the same turn."""
+class ActivationSpan:
+    """Accumulated statistics of one layer over consecutive positions of one turn."""
 
     def __init__(self, layer: str, turn: int, source: str, start: int) -> None:
         self.layer, self.turn, self.source, self.start, self.end = layer, turn, source, start, start
@@ -79,7 +84,7 @@ class Span:
         self._rows = 0
         self._count = self._not_finite = self._near_zeros = 0
         self._mean = 0.0
-        # Sums of the second, third and fourth powers of what numbers are off the mean.
+        # Sums of the second, third and fourth powers of the deviations from the mean.
         self._powers = (0.0, 0.0, 0.0)
         self._norms = self._norm_max = 0.0
         self._abs_max = -1.0
@@ -87,33 +92,37 @@ class Span:
         self._bins = torch.zeros(0)
         self._channel_sums = torch.zeros(0)
 
-    def goes_on_with(self, look: Look) -> bool:
-        same = (look.turn, look.source) == (self.turn, self.source)
-        again = (look.start, look.end) == (self._last_start, self.end)
-        return same and (look.start == self.end or again)
+    def continues_with(self, measurement: LayerMeasurement) -> bool:
+        """Return whether a measurement is of the next positions, or of the last ones again."""
+        same = (measurement.turn, measurement.source) == (self.turn, self.source)
+        repeated = (measurement.start, measurement.end) == (self._last_start, self.end)
+        return same and (measurement.start == self.end or repeated)
 
-    def add(self, look: Look, measures: list[float]) -> None:
-        """`measures` are those of the look, brought to this memory."""
-        if look.start == self._last_start:
+    def add(self, measurement: LayerMeasurement, measures: list[float]) -> None:
+        """Add a measurement, with its `measures` transferred to the CPU."""
+        if measurement.start == self._last_start:
             self._calls += 1
         else:
             self._calls = 1
-            self._last_start, self.end = look.start, look.end
-            self.positions_covered += min(look.rows, look.end - look.start)
+            self._last_start, self.end = measurement.start, measurement.end
+            self.positions_covered += min(measurement.rows, measurement.end - measurement.start)
         self._calls_max = max(self._calls_max, self._calls)
-        finite, near_zeros, place, mean, variance, norm, norm_max, highest, *third = measures
-        bad = look.rows * look.channels - int(finite)
+        finite, near_zeros, index, mean, variance, norm, norm_max, highest, *third = measures
+        bad = measurement.rows * measurement.channels - int(finite)
         self._not_finite += bad
         self._near_zeros += int(near_zeros) - bad
-        self._norms += norm * look.rows
-        self._rows += look.rows
+        self._norms += norm * measurement.rows
+        self._rows += measurement.rows
         self._norm_max = max(self._norm_max, norm_max)
         if highest > self._abs_max:
-            row, channel = divmod(int(place), look.channels)
+            row, channel = divmod(int(index), measurement.channels)
             self._abs_max = highest
-            self._abs_max_at = (look.start + row if look.is_aligned else None, channel)
-        self._add_moments(look.rows * look.channels, bad, mean, variance, third)
-        self._add_full(look)
+            self._abs_max_at = (
+                measurement.start + row if measurement.is_aligned else None,
+                channel,
+            )
+        self._add_moments(measurement.rows * measurement.channels, bad, mean, variance, third)
+        self._add_full(measurement)
 
     def _add_moments(
         self, count: int, bad: int, mean: float, variance: float, third: list[float]
@@ -121,7 +130,7 @@ class Span:
         m3, m4 = (each * count for each in third) if third and not bad else (math.nan, math.nan)
         m2 = variance * count
         if bad:
-            # Numbers that are not finite were counted as zeros: without them.
+            # Remove the values that are not finite, which were counted as zeros.
             squares, total = m2 + count * mean * mean, mean * count
             count -= bad
             mean = total / count if count else 0.0
@@ -131,7 +140,8 @@ class Span:
         a2, a3, a4 = self._powers
         na, nb, n = self._count, count, self._count + count
         d = mean - self._mean
-        # Products, for a power of a float that overflows raises. After Pebay, 2008.
+        # Pebay (2008), "Formulas for robust, one-pass parallel computation of covariances and
+        # arbitrary-order statistical moments". Products, as a float power raises on overflow.
         self._powers = (
             a2 + m2 + d * d * na * nb / n,
             a3 + m3 + d * d * d * na * nb * (na - nb) / n**2 + 3 * d * (na * m2 - nb * a2) / n,
@@ -144,17 +154,17 @@ class Span:
         self._mean += d * nb / n
         self._count = n
 
-    def _add_full(self, look: Look) -> None:
-        if look.bins is None or look.channel_sums is None:
+    def _add_full(self, measurement: LayerMeasurement) -> None:
+        if measurement.bins is None or measurement.channel_sums is None:
             self.is_full = False
         elif self._bins.numel():
-            self._bins = self._bins + look.bins
-            self._channel_sums = self._channel_sums + look.channel_sums
+            self._bins = self._bins + measurement.bins
+            self._channel_sums = self._channel_sums + measurement.channel_sums
         else:
-            self._bins, self._channel_sums = look.bins, look.channel_sums
+            self._bins, self._channel_sums = measurement.bins, measurement.channel_sums
 
     def statistics(self, *, full: bool) -> dict[str, Any]:
-        """By name, to six digits; None for what overflows float32 or cannot be said."""
+        """Return the statistics by name, to six digits; None for an undefined or infinite one."""
         some, m2 = self._count > 0, self._powers[0]
         found: dict[str, Any] = {
             "mean": self._mean if some else None,
@@ -172,7 +182,7 @@ class Span:
             found["calls_per_forward"] = self._calls_max
         if full and self.is_full and some:
             found |= self._full_statistics()
-        return {name: _json_number(rounded(value, _DIGITS)) for name, value in found.items()}
+        return {name: _json_number(round_floats(value, _DIGITS)) for name, value in found.items()}
 
     def _full_statistics(self) -> dict[str, Any]:
         m2, m4 = self._powers[0], self._powers[2]
@@ -195,8 +205,8 @@ class Span:
         }
 
 
-def observed(spans: Iterable[Span], *, full: bool) -> list[ActivationObserved]:
-    """An event for all spans that cover the same; most often that is one."""
+def observation_events(spans: Iterable[ActivationSpan], *, full: bool) -> list[ActivationObserved]:
+    """Return an event for each set of spans over the same positions, usually a single event."""
     groups: dict[tuple[Any, ...], dict[str, Mapping[str, Any]]] = {}
     for span in spans:
         key = (span.turn, span.source, span.start, span.end, span.positions_covered)
@@ -215,7 +225,7 @@ def observed(spans: Iterable[Span], *, full: bool) -> list[ActivationObserved]:
 
 
 def _percentiles(counts: torch.Tensor, values: torch.Tensor) -> dict[str, float]:
-    """Of numbers rounded to bfloat16: within 0.4 %."""
+    """Return percentiles of values rounded to bfloat16, so within 0.4 %."""
     below = counts.cumsum(0)
     last = int(below[-1]) - 1
     ranks = torch.tensor([round(last * percent / 100) for percent in PERCENTILES])
@@ -235,7 +245,7 @@ def _histogram(counts: torch.Tensor, values: torch.Tensor) -> dict[str, Any]:
 def _values_of_bins() -> torch.Tensor:
     keys = torch.arange(-_BINS // 2, _BINS // 2, dtype=torch.int32)
     bits = (keys ^ ((keys >> 15) & 0x7FFF)).to(torch.int16)
-    # The greatest of float32 are rounded beyond what bfloat16 has.
+    # The largest float32 values round to infinity in bfloat16.
     most = torch.finfo(torch.bfloat16).max
     return bits.view(torch.bfloat16).float().clamp(-most, most)
 
