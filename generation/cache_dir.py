@@ -1,9 +1,9 @@
-"""The folder in which a user's programs keep what they can make again."""
+"""The user's cache folder, for files that can be created again."""
 
 import os
 from pathlib import Path
 
 
 def cache_dir() -> Path:
-    """It need not be there yet, and it need not be possible to write to it."""
+    """Return the project's cache folder, which may not exist or not be writable."""
     return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "tokentape"

@@ -1,4 +1,4 @@
-"""What is refused before a turn begins."""
+"""Checks of arguments before a turn begins."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,39 +7,41 @@ from tokentape.generation.errors import ModelError, PromptError
 
 
 def check_not_training(model: Any) -> None:
-    """Raise ModelError for a model in training mode: dropout draws from torch's own generator."""
+    """Raise ModelError for a model in training mode: dropout uses torch's global generator."""
     if model.training:
         raise ModelError("the model is in training mode: call model.eval() first")
 
 
-def refuse_unreadable(model: Any, ids: Sequence[int]) -> None:
-    """Raise PromptError for a prompt that is empty or has ids that the model does not know."""
+def check_prompt_ids(model: Any, ids: Sequence[int]) -> None:
+    """Raise PromptError for an empty prompt, and for ids outside of the model's vocabulary."""
     if not ids:
         raise PromptError("the prompt is empty: there is nothing to continue")
     vocabulary = model.get_input_embeddings().num_embeddings
     if max(ids) >= vocabulary:
-        raise PromptError(f"the prompt holds token {max(ids)}, and the model has {vocabulary}")
+        raise PromptError(
+            f"the prompt contains token {max(ids)}, but the model has only {vocabulary} tokens"
+        )
 
 
 def check_fits_context(model: Any, prompt_tokens: int, new_tokens: int) -> None:
-    """Raise PromptError where the prompt and the new tokens do not fit into the context."""
+    """Raise PromptError if the prompt and the new tokens exceed the model's context."""
     longest = context_tokens(model)
     if longest is not None and prompt_tokens + new_tokens > longest:
         raise PromptError(
             f"a prompt of {prompt_tokens} tokens and {new_tokens} new ones do not fit into "
-            f"the model's context of {longest}: shorten the one or ask for fewer"
+            f"the model's context of {longest}: shorten the prompt or lower max_new_tokens"
         )
 
 
 def context_tokens(model: Any) -> int | None:
-    """The longest sequence that the model was made for; None where its config does not say."""
+    """Return the longest sequence that the config allows; None if it has no limit."""
     config = model.config.get_text_config(decoder=True)
     longest: int | None = getattr(config, "max_position_embeddings", None)
     return longest
 
 
 def check_count(name: str, value: object, *, least: int = 1, most: int = 2**62) -> None:
-    """Raise ModelError for what is no whole number in these bounds."""
+    """Raise ModelError if `value` is not a whole number from `least` to `most`."""
     whole = isinstance(value, int) and not isinstance(value, bool)
     if not whole or not least <= value <= most:  # type: ignore[operator]
         few = {0: "zero", 1: "one"}.get(least, str(least))
@@ -47,17 +49,17 @@ def check_count(name: str, value: object, *, least: int = 1, most: int = 2**62) 
 
 
 def check_seed(seed: object) -> None:
-    """Raise ModelError for what is neither None nor a number of 64 bits."""
+    """Raise ModelError if `seed` is neither None nor a signed integer of 64 bits."""
     whole = isinstance(seed, int) and not isinstance(seed, bool)
     if seed is not None and not (whole and -(2**63) <= seed < 2**63):  # type: ignore[operator]
-        raise ModelError(f"a seed is a whole number of 64 bits: {seed!r}")
+        raise ModelError(f"a seed must be a whole number of 64 bits: {seed!r}")
 
 
 def check_text(name: str, value: object) -> None:
-    """Raise ModelError for what is no string that can be written down."""
+    """Raise ModelError if `value` is not a string that can be encoded."""
     if not isinstance(value, str):
-        raise ModelError(f"{name} is a string, not a {type(value).__name__}")
+        raise ModelError(f"{name} must be a string, not a {type(value).__name__}")
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise ModelError(f"{name} holds half a surrogate pair: {error}") from None
+        raise ModelError(f"{name} contains an unpaired surrogate: {error}") from None

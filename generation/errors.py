@@ -1,15 +1,15 @@
-"""Errors of the side that makes things happen."""
+"""Errors of models, prompts and tools."""
 
 from tokentape.recorder import TokentapeError
 
 
 class ModelError(TokentapeError):
-    """The model, or what was asked of it, is at fault."""
+    """A model cannot be used as requested."""
 
 
 class PromptError(ModelError):
-    """The prompt cannot be given to this model; nothing was done and nothing recorded."""
+    """A prompt cannot be used with this model. Nothing was recorded."""
 
 
 class ToolError(TokentapeError):
-    """A tool was called in a way that it cannot answer; the message is meant for the model."""
+    """A tool was called with invalid arguments. The message is meant for the model."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from tokentape.generation.cache.policy import without_hooks
-from tokentape.generation.checks import check_not_training, refuse_unreadable
+from tokentape.generation.checks import check_not_training, check_prompt_ids
 from tokentape.generation.errors import ModelError
 from tokentape.generation.hooks.hook_types import ReadOnlyHook
 from tokentape.generation.hooks.layers import find_layer, output_of
@@ -38,7 +38,7 @@ def capture(
         True
     """
     check_not_training(model)
-    refuse_unreadable(model, ids)
+    check_prompt_ids(model, ids)
     start, end = positions if positions is not None else (0, len(ids))
     if not 0 <= start < end <= len(ids):
         raise ModelError(

@@ -216,7 +216,7 @@ def _wait_for_a_turn(url: str) -> None:
         ("2", ["--set", "max_new_tokens=many"], "max_new_tokens must be a whole number"),
         ("2", ["--set", "temperature=Infinity"], "--set takes finite numbers"),
         ("2", ["--set", "temperature=1e400"], "--set takes finite numbers"),
-        ("2", ["--message", "a\udc80b"], "--message holds half a surrogate pair"),
+        ("2", ["--message", "a\udc80b"], "--message contains an unpaired surrogate"),
         ("2", ["--message", " "], "--message is empty"),
         ("4", ["--message", "So?", "--set", "tool_calls=3"], "turns have no setting 'tool_calls'"),
         ("4", ["--message", "So?", "--set", "user_message=3"], "turns have no setting"),
