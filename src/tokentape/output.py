@@ -82,7 +82,7 @@ def integrity_text(found: "Integrity") -> str:
 
 
 def erasure_text(erased: "Erasure") -> str:
-    """Return what was erased, and where copies may remain."""
+    """Return the counts of an erasure, and the places where copies may remain."""
     lines = [f"erased run {erased.run_id}: {erased.events:,} events, {erased.blobs} payloads"]
     if erased.residue:
         lines.append(f"  its bytes may remain: {erased.residue}")

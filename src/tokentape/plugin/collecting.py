@@ -65,7 +65,7 @@ class Tapes:
 
 
 class TapeFile(pytest.File):
-    """A tape: the turns of its run, or a collector for each of several runs."""
+    """A tape: the turns of its run, or a collector per run if it has several."""
 
     def __init__(self, *, replays: Replays, **node: Any) -> None:
         super().__init__(**node)
@@ -75,7 +75,7 @@ class TapeFile(pytest.File):
             self.add_marker(pytest.mark.xdist_group(name=self.nodeid))
 
     def collect(self) -> Iterator[pytest.Item | pytest.Collector]:
-        """Yield the turns of one run, a collector for each of several, or a failing item."""
+        """Yield the turns of one run, a collector per run if it has several, or a failing item."""
         try:
             runs = self.replays.list_runs(self.path)
         except (RequestError, ChildDiedError) as error:
