@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import tokentape as tt
+from tokentape.recorder import Record
+from tokentape.recorder.projections import RunSummary
 from tokentape.store import DatabaseStore
 
 
@@ -21,7 +23,14 @@ class EventList:
 
     events: list[Any] = field(default_factory=list)
 
-    def append(self, envelope: tt.Envelope, *, durable: bool) -> None:
+    def append(
+        self,
+        envelope: tt.Envelope,
+        record: Record,
+        *,
+        durable: bool,
+        summary: RunSummary | None,
+    ) -> None:
         """Append the event without its envelope."""
         self.events.append(envelope.event)
 

@@ -1,7 +1,7 @@
-"""Events to records and back.
+"""Encode events as records, and decode them.
 
-A body is canonical JSON: sorted keys, no spaces, UTF-8, so that equal events are equal bytes. A
-sampled token is kept as its fields: stores have typed columns for them.
+A body is canonical JSON: sorted keys, no spaces, UTF-8, so that equal events are equal bytes. The
+body of a sampled token is a mapping of its fields, because stores have typed columns for them.
 """
 
 import json
@@ -12,22 +12,20 @@ from typing import Any
 
 from tokentape.recorder.envelope import Envelope
 from tokentape.recorder.errors import NewerRecordingError, RecordingError
-from tokentape.recorder.events import Event, TokenSampled
+from tokentape.recorder.events import EVENT_CLASSES, Event, TokenSampled
 from tokentape.recorder.record import Record
-from tokentape.recorder.upcasters import UPCASTERS, upcast, validate_chain
+from tokentape.recorder.upcasters import UPCASTERS, check_chain, upcast
 
-CLASSES: dict[str, type[Event]] = {cls.__name__: cls for cls in typing.get_args(Event)}
-TOKEN_KIND = TokenSampled.__name__
-
-validate_chain({kind: cls.version for kind, cls in CLASSES.items()}, UPCASTERS)
+check_chain({kind: cls.version for kind, cls in EVENT_CLASSES.items()}, UPCASTERS)
 
 
 def kind_of(event: Event) -> str:
+    """Return the kind of an event: the name of its class."""
     return type(event).__name__
 
 
 def encode(envelope: Envelope) -> Record:
-    """Raises ValueError for a number that JSON has no word for (NaN, infinity)."""
+    """Return the record of an event. Raise ValueError for NaN and infinity, which JSON lacks."""
     event = envelope.event
     body = _fields(event) if isinstance(event, TokenSampled) else encode_body(event)
     return Record(
@@ -42,8 +40,11 @@ def encode(envelope: Envelope) -> Record:
 
 
 def decode(run_id: str, record: Record) -> Envelope:
-    """Raises NewerRecordingError for a kind or version that this tokentape does not know, and
-    RecordingError for a body that is not such an event."""
+    """Return the event of a record, upcast to today's version of its class.
+
+    Raise NewerRecordingError for a kind or version that this tokentape does not know, and
+    RecordingError for a body that is damaged.
+    """
     try:
         if isinstance(record.body, str):
             event = decode_body(record.kind, record.version, record.body)
@@ -57,22 +58,19 @@ def decode(run_id: str, record: Record) -> Envelope:
 
 
 def encode_body(event: Event) -> str:
-    """The event's fields as canonical JSON. Raises as `encode` does."""
+    """Return the event's fields as canonical JSON. Raise ValueError as `encode` does."""
     return dump_canonical(_fields(event))
 
 
-def _fields(event: Event) -> dict[str, Any]:
-    return {field.name: getattr(event, field.name) for field in fields(event)}
-
-
 def dump_canonical(value: Any) -> str:
+    """Return a JSON value as canonical JSON. Raise ValueError for NaN and infinity."""
     return json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     )
 
 
 def decode_body(kind: str, version: int, body: str) -> Event:
-    """The event that `encode_body` wrote. Raises as `decode` does."""
+    """Return the event that `encode_body` encoded. Raise as `decode` does."""
     try:
         values = json.loads(body)
     except (json.JSONDecodeError, RecursionError) as error:
@@ -83,8 +81,8 @@ def decode_body(kind: str, version: int, body: str) -> Event:
 
 
 def decode_fields(kind: str, version: int, values: Mapping[str, Any]) -> Event:
-    """An event from its fields, with lists where it has tuples. Raises as `decode` does."""
-    cls = CLASSES.get(kind)
+    """Return the event with these fields, lists made tuples. Raise as `decode` does."""
+    cls = EVENT_CLASSES.get(kind)
     if cls is None or version > cls.version:
         raise NewerRecordingError(
             f"this tokentape does not know {kind} version {version}: upgrade tokentape to read it"
@@ -97,8 +95,12 @@ def decode_fields(kind: str, version: int, values: Mapping[str, Any]) -> Event:
         raise RecordingError(f"the body of a {kind} is damaged: {error}") from None
 
 
+def _fields(event: Event) -> dict[str, Any]:
+    return {name: getattr(event, name) for name in _NAMES[type(event)]}
+
+
 def _tuples(value: Any, hint: Any) -> Any:
-    """Tuples where the hint says so, down to any depth: JSON knows only lists."""
+    """Return the value with tuples where the hint has them, at any depth: JSON has only lists."""
     if typing.get_origin(hint) is not tuple or not isinstance(value, list):
         return value
     inner = typing.get_args(hint)[0]
@@ -106,8 +108,11 @@ def _tuples(value: Any, hint: Any) -> Any:
 
 
 _hints: Callable[[type], dict[str, Any]] = typing.get_type_hints
-# Only these are looked at: a run has a hundred thousand tokens of a dozen fields.
+# Made once: a run has a hundred thousand tokens of a dozen fields.
+_NAMES: dict[type, tuple[str, ...]] = {
+    cls: tuple(field.name for field in fields(cls)) for cls in EVENT_CLASSES.values()
+}
 _TUPLES: dict[str, dict[str, Any]] = {
     kind: {name: hint for name, hint in _hints(cls).items() if typing.get_origin(hint) is tuple}
-    for kind, cls in CLASSES.items()
+    for kind, cls in EVENT_CLASSES.items()
 }

@@ -1,18 +1,12 @@
-"""An event and its place in a run."""
+"""An event with its place in a run."""
 
 from dataclasses import dataclass
 
 from tokentape.recorder.events import (
+    BelongsTo,
     Event,
-    MessageAdded,
-    RunFailed,
-    RunFinished,
     RunForked,
     RunResumed,
-    RunStarted,
-    SystemPromptCached,
-    ToolCalled,
-    ToolReturned,
     TurnFinished,
     TurnStarted,
 )
@@ -20,51 +14,49 @@ from tokentape.recorder.events import (
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """`seq` counts from zero without a hole; `at_us` is whole microseconds since 1970, in UTC.
-
-    Microseconds are what databases and `datetime` can hold. `turn` is where the event
-    belongs (see `TurnCounter`), derived from the events. `seal` is the chained hash of the run up
-    to and with this event (see `tokentape.recorder.seals`), where one was set.
-    """
+    """An event as a recorder wrote it into a run."""
 
     run_id: str
     seq: int
+    """Counts the events of the run from zero, without a gap."""
     at_us: int
+    """The time of recording in whole microseconds since 1970, in UTC."""
     event: Event
     turn: int | None = None
+    """The turn that the event belongs to, as `TurnCounter` derives it."""
     seal: str | None = None
+    """The chained hash of the run up to this event, if it carries one; see `recorder.seals`."""
 
 
 class TurnCounter:
-    """The turn that each event of a run belongs to, told in order.
+    """Derives the turn of each event of a run, in order.
 
-    An event that names its turn belongs to it. What makes a prompt belongs to the coming turn, also
-    where the last one was cut off; other events to the turn under way or, between turns, to the
-    coming one; those that begin, fork and end a run to none.
+    An event that names its turn belongs to it. Any other belongs to the turn that its traits say.
     """
 
     def __init__(self) -> None:
         self._started = 0
-        self._under_way = False
+        self._in_progress = False
 
     def turn_of(self, event: Event) -> int | None:
+        """Return the turn of the next event of the run, or None if it belongs to no turn."""
         if isinstance(event, RunForked):
             self._started = event.at_turn - 1
         if isinstance(event, RunResumed):
-            self._under_way = event.turn is not None
+            self._in_progress = event.turn is not None
             return event.turn
-        if isinstance(event, _OF_NO_TURN):
+        belongs_to = event.traits.belongs_to
+        if belongs_to is BelongsTo.RUN:
             return None
-        makes_prompt = isinstance(event, _MAKE_PROMPTS)
-        coming = self._started if self._under_way and not makes_prompt else self._started + 1
         named: int | None = getattr(event, "turn", None)
-        turn = coming if named is None else named
+        if named is not None:
+            turn = named
+        elif self._in_progress and belongs_to is BelongsTo.CURRENT_TURN:
+            turn = self._started
+        else:
+            turn = self._started + 1
         if isinstance(event, TurnStarted):
-            self._started, self._under_way = turn, True
+            self._started, self._in_progress = turn, True
         elif isinstance(event, TurnFinished):
-            self._under_way = False
+            self._in_progress = False
         return turn
-
-
-_OF_NO_TURN = (RunStarted, RunForked, RunFinished, RunFailed)
-_MAKE_PROMPTS = (SystemPromptCached, MessageAdded, ToolCalled, ToolReturned)

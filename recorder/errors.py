@@ -1,22 +1,23 @@
-"""Errors of a recording. Blame is in the type: here it is the recording that is at fault."""
+"""The base of all errors of tokentape, and the errors of a recording.
+
+The class of an error says what is at fault: a `RecordingError` blames the recording.
+"""
 
 from typing import ClassVar
 
 
 class TokentapeError(Exception):
-    """Base of every error that tokentape raises on purpose; the message fits one line.
-
-    `exit_code` is what the command line exits with.
-    """
+    """Base of every error that tokentape raises on purpose. Its message is one line."""
 
     exit_code: ClassVar[int] = 2
+    """The exit code of the command line after this error."""
 
 
 class RecordingError(TokentapeError):
-    """The recording cannot be used: it is incomplete, contradicts itself or is damaged."""
+    """The recording is incomplete, damaged or contradicts itself."""
 
 
 class NewerRecordingError(RecordingError):
-    """The recording, or the store it is in, was written by a newer version of tokentape."""
+    """A newer version of tokentape wrote the recording or its store."""
 
     exit_code = 3

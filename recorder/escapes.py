@@ -1,4 +1,4 @@
-"""Text of models made harmless to look at: whatever cannot be seen is spelt out."""
+"""Show text of models and tools safely: characters that cannot be seen are escaped."""
 
 import unicodedata
 from collections.abc import Iterator
@@ -6,27 +6,34 @@ from typing import Literal
 
 from rich.cells import cell_len
 
-# Printable by Unicode's books, and blank on every screen.
+# Printable according to Unicode, and blank on every screen.
 _BLANK = frozenset("\u115f\u1160\u2800\u3164\uffa0")
 _MARKS_IN_A_ROW_MAX = 2
-# No sentence, name or command that is meant to be read is longer.
+# Longer than any sentence, name or command.
 _CHARACTERS_MAX = 5_000
 
 
 def visible(text: str) -> str:
-    """The text in one line of printable characters; backslashes stay single.
+    """Return the text as one line of printable characters; backslashes stay single.
 
-    What is too long for anybody to read is cut, and says so.
+    A text of more than 5,000 characters is cut, and its length is appended.
     """
     line = "".join(shown for _, shown in escape(text[:_CHARACTERS_MAX]))
     return line if len(text) <= _CHARACTERS_MAX else f"{line}… ({len(text):,} characters)"
 
 
+def visible_lines(text: str) -> str:
+    """Return the text in printable characters; line ends and tabs stay."""
+    lines = ("\t".join(map(_visible_cell, line.split("\t"))) for line in text.split("\n"))
+    return "\n".join(lines)
+
+
 def escape(text: str) -> Iterator[tuple[bool, str]]:
-    """Each character as it is shown, and whether that is an escape in its place.
+    """Yield each character as it is shown, and whether that is an escape sequence.
 
     Escaped are control and format characters (ANSI, line ends, direction, zero width), surrogates,
-    blanks but the space, variation selectors, and marks that have nothing, or too much, to sit on.
+    blanks except the space, variation selectors, and combining marks with no base character or too
+    many on one.
     """
     marks = _MARKS_IN_A_ROW_MAX
     for character in text:
@@ -37,43 +44,47 @@ def escape(text: str) -> Iterator[tuple[bool, str]]:
             yield True, _escaped(character)
         elif not character.isprintable() or character in _BLANK:
             yield True, _escaped(character)
-            # A mark behind it would sit on the escape.
+            # A mark that follows would combine with the escape sequence.
             marks = _MARKS_IN_A_ROW_MAX
         else:
             yield False, character
 
 
 def quoted(text: str, columns: int, *, keep: Literal["start", "end"] = "start") -> str:
-    """The text in quotes, as Python would write it, with an ellipsis where it is cut.
+    """Return the text in quotes, escaped as in Python, with an ellipsis if it is cut.
 
-    What is between the quotes takes at most that many columns of a terminal.
+    The part between the quotes takes at most `columns` columns of a terminal.
     """
-    # Two marks may sit on a character and take no column.
+    # Two marks may combine with a character without taking a column.
     most = columns * (_MARKS_IN_A_ROW_MAX + 1)
     part = text[:most] if keep == "start" else text[-most:]
     units = [_unit(is_escape, shown) for is_escape, shown in escape(part)]
-    kept: list[str] = []
+    shown_units: list[str] = []
     for unit in units if keep == "start" else reversed(units):
         columns -= cell_len(unit)
         if columns < 0:
             break
-        kept.append(unit)
-    whole = len(kept) == len(text)
+        shown_units.append(unit)
+    is_whole = len(shown_units) == len(text)
     if keep == "end":
-        while kept and not cell_len(kept[-1]):
-            # The character below these marks was cut.
-            kept.pop()
-        return ("" if whole else "…") + f"'{''.join(reversed(kept))}'"
-    return f"'{''.join(kept)}'" + ("" if whole else "…")
+        while shown_units and not cell_len(shown_units[-1]):
+            # The base character of these marks was cut.
+            shown_units.pop()
+        return ("" if is_whole else "…") + f"'{''.join(reversed(shown_units))}'"
+    return f"'{''.join(shown_units)}'" + ("" if is_whole else "…")
 
 
 def padded(text: str, columns: int) -> str:
-    """The text with spaces behind it, as wide as that many columns of a terminal."""
+    """Return the text with trailing spaces, as wide as so many columns of a terminal."""
     return text + " " * (columns - cell_len(text))
 
 
+def _visible_cell(text: str) -> str:
+    return "".join(shown for _, shown in escape(text))
+
+
 def _unit(is_escape: bool, shown: str) -> str:
-    # A backslash and a quote are told from those of an escape and of the end.
+    # So that a backslash or quote of the text differs from an escape and from the closing quote.
     return f"\\{shown}" if not is_escape and shown in ("\\", "'") else shown
 
 

@@ -1,17 +1,18 @@
-"""Numbers as recordings hold them: rounded once, when they are recorded, and exact from then on.
+"""Numbers as recordings hold them: rounded once, before they are recorded, and exact afterwards.
 
-Log-probabilities of sampled tokens are what replays compare: they stay float32. What is only looked
-at is rounded to half precision (IEEE 754 binary16, 11 significant bits, a part in two thousand) and
-takes half the room. Times are whole microseconds, which is what databases and `datetime` can hold.
+Replays compare the log-probabilities of sampled tokens, so these stay float32. Other measures are
+rounded to half precision (IEEE 754 binary16: 11 significant bits, a relative error of 1/2048 at
+most), which takes half the storage.
 """
 
 import struct
 
 HALF_MAX = 65504.0
+"""The largest number of half precision."""
 
 
 def to_half(*numbers: float) -> tuple[float, ...]:
-    """Each number at the nearest half-precision value; beyond 65,504, minus infinity too, that."""
+    """Return the nearest half-precision values; infinities become plus or minus `HALF_MAX`."""
     form = f"<{len(numbers)}e"
     try:
         return struct.unpack(form, struct.pack(form, *numbers))
@@ -22,23 +23,26 @@ def to_half(*numbers: float) -> tuple[float, ...]:
 
 
 def are_halves(numbers: tuple[float, ...]) -> bool:
-    return _hold("e", numbers)
+    """Return whether half precision holds each number exactly."""
+    return _holds("e", numbers)
 
 
 def are_float32(numbers: tuple[float, ...]) -> bool:
-    return _hold("f", numbers)
+    """Return whether float32 holds each number exactly."""
+    return _holds("f", numbers)
 
 
 def are_int32(numbers: tuple[int, ...]) -> bool:
-    return _hold("i", numbers)
+    """Return whether each number is an integer of 32 signed bits."""
+    return _holds("i", numbers)
 
 
 def are_int64(numbers: tuple[int, ...]) -> bool:
-    return _hold("q", numbers)
+    """Return whether each number is an integer of 64 signed bits."""
+    return _holds("q", numbers)
 
 
-def _hold(code: str, numbers: tuple[float, ...]) -> bool:
-    """Whether the C type holds each number as it is."""
+def _holds(code: str, numbers: tuple[float, ...]) -> bool:
     form = f"<{len(numbers)}{code}"
     try:
         return struct.unpack(form, struct.pack(form, *numbers)) == numbers

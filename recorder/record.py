@@ -1,4 +1,4 @@
-"""An event as it is kept: its place, its kind and version, and a body that is not decoded yet."""
+"""An event in its stored form."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,15 +7,18 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What a store keeps and gives back, as old as it was written; see `Envelope`.
+    """An event as a store holds it: its place in the run, and a body that is not decoded.
 
-    `body` is canonical JSON; of a `TokenSampled` it is a mapping of its fields.
+    `seq`, `at_us`, `turn` and `seal` are as in `Envelope`.
     """
 
     seq: int
     at_us: int
     kind: str
+    """The name of the event's class."""
     version: int
+    """The version of the class that wrote the event; it may be older than today's."""
     body: str | Mapping[str, Any]
+    """The event's fields as canonical JSON; for a `TokenSampled`, a mapping of its fields."""
     turn: int | None = None
     seal: str | None = None

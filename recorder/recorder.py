@@ -1,4 +1,4 @@
-"""The recorder gives each event its place in a run and hands it to a log, at once."""
+"""The recorder: it puts the events of a run in order and appends each to a log at once."""
 
 import os
 import traceback
@@ -18,8 +18,6 @@ from tokentape.recorder.events import (
     RunForked,
     RunResumed,
     RunStarted,
-    ToolReturned,
-    TurnFinished,
     TurnStarted,
 )
 from tokentape.recorder.events.run import INTERRUPTED
@@ -28,37 +26,37 @@ from tokentape.recorder.record import Record
 from tokentape.recorder.recording import Recording
 from tokentape.recorder.redaction import Redaction, Redactor
 from tokentape.recorder.run_id import uuid7
-from tokentape.recorder.seals import SEALED, SealChain
-
-# After these a loss of power loses nothing; after any other event the death of the process does.
-DURABLE = (
-    RunStarted,
-    RunForked,
-    RunResumed,
-    RunFinished,
-    RunFailed,
-    TurnStarted,
-    TurnFinished,
-    ToolReturned,
-)
+from tokentape.recorder.seals import SealChain
 
 
 class EventLog(Protocol):
-    """What a store offers to a recorder."""
+    """The storage that a recorder appends to. Every store is one; a user may write another.
 
-    def append(self, envelope: Envelope, *, durable: bool) -> None:
-        """Keep the event before returning; with `durable`, through a loss of power too."""
+    The recorder calls it from one thread, in the order of the events, with `RunStarted` first. If
+    a call raises, the recorder accepts no further event of the run but `RunFailed`.
+    """
+
+    def append(
+        self, envelope: Envelope, record: Record, *, durable: bool, summary: RunSummary | None
+    ) -> None:
+        """Store an event before returning.
+
+        `record` is the event of `envelope` in its stored form: a store writes it as it is. If the
+        process dies after the call, the event must be there; with `durable`, also after a loss of
+        power. `summary` is the run's summary after this event, or None if the event does not
+        change it. Raise StoreError if the event is not the next one of its run.
+        """
 
     def put_blob(self, sha256: str, payload: bytes) -> None:
-        """Keep a payload under its hexadecimal sha256; one that is there already is left alone."""
+        """Store a payload under its hexadecimal sha256, unless it is stored already."""
 
 
 class Recorder:
-    """Writes one run, in order.
+    """Records the events of one run.
 
-    As a context manager it ends the run: `RunFinished` with the totals, also when the block is
-    interrupted by its user, or `RunFailed` when it raises something else. A `redactor` rewrites
-    every text before it is written: see `tokentape.recorder.redaction`.
+    As a context manager it ends the run: with `RunFinished` and the totals, also after a
+    KeyboardInterrupt, or with `RunFailed` after any other exception. A `redactor` rewrites every
+    text before it is recorded; see `recorder.redaction`.
     """
 
     def __init__(
@@ -71,6 +69,8 @@ class Recorder:
         random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self.run_id = run_id or uuid7(clock_us(), random_bytes(10))
+        self.ended = False
+        """Whether the last event ended the run."""
         self._log = log
         self._clock_us = clock_us
         self._redaction = None if redactor is None else Redaction(redactor)
@@ -81,38 +81,45 @@ class Recorder:
         self._lost: str | None = None
         self._owner: object | None = None
         self._summary: RunSummary | None = None
-        self._resumes = False
-        self.ended = False
+        self._must_resume = False
 
     @classmethod
-    def behind(
+    def resume(
         cls, log: EventLog, recording: Recording, *, clock_us: Callable[[], int] = now_us
     ) -> "Recorder":
-        """A recorder that goes on with a run where its last event stands: `RunResumed` comes first.
+        """Return a recorder that continues a run after its last event.
 
-        Whoever still records the run can add nothing to it from then on: a run has one writer.
+        Its first event must be `RunResumed`. A run has one writer: once that event is stored, a
+        recorder in another process that still records the run fails.
         """
         recorder = cls(log, run_id=recording.run_id, clock_us=clock_us)
         for record in recording.records():
             envelope = decode(recording.run_id, record)
             recorder._turns.turn_of(envelope.event)
-            recorder._add(envelope, record)
-        recorder.ended, recorder._resumes = False, True
+            recorder._advance(envelope, record, recorder._summary_after(envelope))
+        recorder.ended, recorder._must_resume = False, True
         return recorder
 
     @property
     def started(self) -> bool:
+        """Whether the run has an event."""
         return self._next_seq > 0
 
     @property
+    def is_active(self) -> bool:
+        """Whether the run has started, or was resumed, and has not ended."""
+        return self.started and not self.ended and not self._must_resume
+
+    @property
     def last_turn(self) -> int:
-        """The number of the last turn that began; zero before the first."""
+        """The number of the last turn that started; zero before the first."""
         return self._last_turn
 
     def claim(self, owner: object) -> None:
-        """Say who records turns here. Raises TokentapeError for a second one.
+        """Reserve the recorder for the object that records turns with it.
 
-        A run is one stream of ids: two that point into it would garble each other's.
+        Raise TokentapeError if it is reserved for another: two generators would mix their streams
+        of ids.
         """
         if self._owner is not None and self._owner is not owner:
             raise TokentapeError(
@@ -122,11 +129,26 @@ class Recorder:
         self._owner = owner
 
     def record(self, event: Event) -> Envelope:
-        """Append the event; when this returns it is kept.
+        """Append an event to the run; it is stored when this returns.
 
-        After an event that could not be kept, only `RunFailed` is taken: what comes after a hole
-        would be rebuilt as something that never was.
+        Raise TokentapeError if the run has ended, if the event cannot come next, and, for any event
+        but `RunFailed`, after an event that could not be stored: a run has no gap.
         """
+        self._check_next(event)
+        try:
+            if self._redaction is not None:
+                event = self._redaction.redact(event)
+            envelope, record = self._seal_and_wrap(event)
+            summary = self._summary_after(envelope)
+            self._log.append(envelope, record, durable=event.traits.durable, summary=summary)
+        except BaseException as error:
+            self._lost = f"{type(error).__name__}: {error}"
+            raise
+        self._advance(envelope, record, summary)
+        self._must_resume = False
+        return envelope
+
+    def _check_next(self, event: Event) -> None:
         if self.ended:
             raise TokentapeError(f"run {self.run_id} has ended; nothing can be added to it")
         if self._lost is not None and not isinstance(event, RunFailed):
@@ -135,21 +157,26 @@ class Recorder:
             )
         if isinstance(event, RunStarted) == self.started:
             raise TokentapeError("a run has one RunStarted, and it comes first")
-        if isinstance(event, RunResumed) != self._resumes:
-            raise TokentapeError("a run that goes on in another process says so first, and once")
-        try:
-            if self._redaction is not None:
-                event = self._redaction.redacted(event)
-            envelope, record = self._placed(event)
-            self._log.append(envelope, durable=isinstance(event, DURABLE))
-        except BaseException as error:
-            self._lost = f"{type(error).__name__}: {error}"
-            raise
-        self._add(envelope, record)
-        self._resumes = False
-        return envelope
+        if isinstance(event, RunResumed) != self._must_resume:
+            raise TokentapeError("a resumed recorder records RunResumed first, and only then")
 
-    def _add(self, envelope: Envelope, record: Record) -> None:
+    def _seal_and_wrap(self, event: Event) -> tuple[Envelope, Record]:
+        """Return the event in its place in the run, decoded and encoded, with a seal if due."""
+        turn = self._turns.turn_of(event)
+        envelope = Envelope(self.run_id, self._next_seq, self._clock_us(), event, turn)
+        record = encode(envelope)
+        if event.traits.sealed:
+            seal = self._chain.seal_of(record)
+            envelope, record = replace(envelope, seal=seal), replace(record, seal=seal)
+        return envelope, record
+
+    def _summary_after(self, envelope: Envelope) -> RunSummary | None:
+        if not envelope.event.traits.changes_summary:
+            return None
+        return summarise(self._summary, envelope)
+
+    def _advance(self, envelope: Envelope, record: Record, summary: RunSummary | None) -> None:
+        """Account for an event that is stored."""
         event = envelope.event
         self._chain.add(record)
         self._next_seq += 1
@@ -157,41 +184,26 @@ class Recorder:
             self._last_turn = event.turn
         elif isinstance(event, RunForked):
             self._last_turn = event.at_turn - 1
-        self._summary = summarise(self._summary, envelope)
-        self.ended = isinstance(event, RunFinished | RunFailed)
-
-    def _placed(self, event: Event) -> tuple[Envelope, Record]:
-        """The event in its place, sealed where it ends a turn or the run."""
-        turn = self._turns.turn_of(event)
-        envelope = Envelope(self.run_id, self._next_seq, self._clock_us(), event, turn)
-        record = encode(envelope)
-        if isinstance(event, SEALED):
-            seal = self._chain.seal_of(record)
-            envelope, record = replace(envelope, seal=seal), replace(record, seal=seal)
-        return envelope, record
+        self._summary = summary or self._summary
+        self.ended = event.traits.ends_run
 
     def put_blob(self, sha256: str, payload: bytes) -> None:
-        """Keep what a tool returned in full, before the `ToolReturned` that names its sha256."""
+        """Store a payload under its sha256. Call it before the event that refers to it."""
         if self._redaction is not None:
-            sha256, payload = self._redaction.redacted_blob(sha256, payload)
+            sha256, payload = self._redaction.redact_blob(sha256, payload)
         self._log.put_blob(sha256, payload)
 
-    def put_weights_list(self, sha256: str, payload: bytes) -> None:
-        """Keep the list of the model's tensors, before the `RunStarted` that names its sha256.
+    def put_weights_manifest(self, sha256: str, payload: bytes) -> None:
+        """Store the weights manifest of the model. Call it before `RunStarted`.
 
-        A redacted run has none: it cannot be replayed, and names of tensors are somebody's words.
+        A redacted run stores none: it cannot be replayed, and the names of tensors are text.
         """
         if self._redaction is None:
             self._log.put_blob(sha256, payload)
 
-    @property
-    def goes_on(self) -> bool:
-        """Whether the run has begun, or was taken up again, and has not ended."""
-        return self.started and not self.ended and not self._resumes
-
     def finish(self, reason: str = "") -> None:
-        """End the run with its totals, unless it never started or has ended."""
-        if self.goes_on and self._lost is None and self._summary is not None:
+        """End the run with its totals if it is active and has lost no event."""
+        if self.is_active and self._lost is None and self._summary is not None:
             self.record(
                 RunFinished(
                     turns=self._summary.turns,
@@ -204,8 +216,8 @@ class Recorder:
             )
 
     def fail(self, error: BaseException) -> None:
-        """End the run with an error, unless it never started or has ended."""
-        if self.goes_on:
+        """End the run with an exception if it is active."""
+        if self.is_active:
             text = "".join(traceback.format_exception(error))
             self.record(RunFailed(error=type(error).__name__, message=str(error), traceback=text))
 
@@ -227,5 +239,5 @@ class Recorder:
             else:
                 self.fail(error)
         except TokentapeError as another:
-            # What went wrong first is what its user must see.
+            # The user must see the first error.
             error.add_note(f"and the end of run {self.run_id} was not recorded: {another}")

@@ -1,46 +1,38 @@
-"""Text rewritten before it is written, for what must not be kept.
+"""Rewrite texts before they are recorded.
 
-Token ids spell the text, so a redacted run has none: each is recorded as zero, and candidates are
-left out. Everything else stays: counts, positions, log-probabilities, entropies, cache decisions,
-times. Such a run says so in `RunStarted.redacted` and, turn by turn, in
-`TurnStarted.unreplayable`: its texts can be read, and nothing of it can be replayed. The sum of its
-weights still names the model; the list that it is the sum of is not kept.
+Token ids spell the text, so a redacted run has none: each is recorded as zero, and the likeliest
+tokens of a step are left out. Counts, positions, log-probabilities, entropies, cache decisions and
+times stay. The run says that it is redacted in `RunStarted.redacted` and in every
+`TurnStarted.unreplayable`: its texts can be read, but it cannot be replayed. The sum of its weights
+still names the model; the weights manifest is not stored.
+
+The type of each field says how it is redacted; see `recorder.events.fields`.
 """
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from itertools import takewhile
 from typing import Any
 
 from tokentape.recorder.events import (
-    CacheDecided,
+    REDACTION_RULES,
     Event,
     HistoryPruned,
-    InterventionApplied,
-    InterventionRemoved,
-    InterventionRequested,
-    InterventionWithdrawn,
     MessageAdded,
-    RunFailed,
-    RunForked,
-    RunResumed,
+    Redact,
     RunStarted,
     SystemPromptCached,
-    TokenSampled,
-    ToolCalled,
-    ToolReturned,
     TurnFinished,
     TurnStarted,
     ids_sha256,
 )
 
 Redactor = Callable[[str], str]
+
 REDACTED = "redacted"
-_LOOSE_TEXTS = frozenset(
-    {"reason", "disk_reason", "history_reason", "key_field", "call_id", "tool_call_id"}
-)
-"""Fields of many events in which somebody's words, or a path, may stand."""
+"""The word in `TurnStarted.unreplayable` of a redacted run."""
+
 _ID_SETTINGS = (
     "bad_words_ids",
     "begin_suppress_tokens",
@@ -48,14 +40,14 @@ _ID_SETTINGS = (
     "sequence_bias",
     "suppress_tokens",
 )
-"""Settings of `generate` that hold token ids, which spell what somebody wanted or did not."""
+"""Settings of `generate` that hold token ids."""
 
 
 class Redaction:
     """Redacts the events of one run, in order.
 
-    What is to be hidden may stand across two messages, so a prompt is redacted as a whole. The
-    turn then points into the redacted text as far as that is unchanged.
+    A text to be hidden may span two messages, so a prompt is redacted as a whole. `TurnStarted`
+    then refers to the redacted stream as far as that is unchanged.
     """
 
     def __init__(self, redactor: Redactor) -> None:
@@ -68,159 +60,102 @@ class Redaction:
         self._redactor = redact
         self._text = ""
         self._redacted_text = ""
-        self._sums: dict[str, tuple[str, int]] = {}
+        self._blobs: dict[str, tuple[str, int]] = {}
 
-    def redacted(self, event: Event) -> Event:
-        """The event as it may be written."""
-        redacted = self._without_ids(event)
-        loose: dict[str, Any] = {
-            field.name: self._redactor(getattr(redacted, field.name))
-            for field in fields(redacted)
-            if field.name in _LOOSE_TEXTS and isinstance(getattr(redacted, field.name), str)
+    def redact(self, event: Event) -> Event:
+        """Return the event in the form that may be recorded."""
+        rules = REDACTION_RULES[type(event)]
+        changes = {
+            name: self._redacted(event, name, rule)
+            for name, rule in rules.items()
+            if rule is not Redact.PROMPT
         }
-        return replace(redacted, **loose)
-
-    def _without_ids(self, event: Event) -> Event:
-        if isinstance(event, SystemPromptCached):
-            return self._system_prompt(event)
-        if isinstance(event, MessageAdded):
-            return self._message(event)
-        if isinstance(event, HistoryPruned):
-            return self._pruned(event)
-        if isinstance(event, TurnStarted):
-            return self._turn(event)
-        if isinstance(event, TurnFinished):
-            return self._reply(event)
-        if isinstance(event, ToolReturned):
-            return self._tool_result(event)
-        return self._without_text(event)
-
-    def redacted_blob(self, sha256: str, payload: bytes) -> tuple[str, bytes]:
-        """A payload as it may be kept; one that is not UTF-8 text is emptied."""
-        try:
-            kept = self._redactor(payload.decode()).encode()
-        except UnicodeDecodeError:
-            kept = b""
-        kept_sha256 = hashlib.sha256(kept).hexdigest()
-        self._sums[sha256] = (kept_sha256, len(kept))
-        return kept_sha256, kept
-
-    def _without_text(self, event: Event) -> Event:
-        redact = self._redactor
         if isinstance(event, RunStarted):
-            return replace(
-                event,
-                name=redact(event.name),
-                model=redact(event.model),
-                generation_config=_redact_settings(event.generation_config, redact),
-                environment=_redact_values(event.environment, redact, numbers=False),
-                settings=_redact_values(event.settings, redact, numbers=False),
-                tools=tuple(map(redact, event.tools)),
-                redacted=True,
-            )
-        if isinstance(event, RunFailed):
-            return replace(event, message=redact(event.message), traceback=redact(event.traceback))
-        if isinstance(event, TokenSampled):
-            return replace(event, token_id=0, top_ids=(), top_logprobs=())
-        if isinstance(event, CacheDecided) and event.divergence_index is not None:
-            return replace(event, divergence_cached_id=0, divergence_prompt_id=0)
-        if isinstance(event, ToolCalled):
-            return replace(
-                event,
-                name=redact(event.name),
-                arguments=_redact_values(event.arguments, redact),
-                text=redact(event.text),
-            )
-        return self._without_names(event)
+            changes["redacted"] = True
+        if Redact.PROMPT in rules.values():
+            changes |= self._of_prompt(event)
+        return replace(event, **changes)
 
-    def _without_names(self, event: Event) -> Event:
-        redact = self._redactor
-        if isinstance(event, RunResumed):
-            environment = _redact_values(event.environment, redact, numbers=False)
-            return replace(event, environment=environment)
-        if isinstance(event, RunForked):
-            return replace(event, changes=_redact_values(event.changes, redact))
-        if isinstance(event, InterventionRequested | InterventionApplied):
-            source = _redact_values(event.source, redact)
-            sha256, _ = self._sums.get(event.tensor_sha256, ("", 0))
-            return replace(event, name=redact(event.name), source=source, tensor_sha256=sha256)
-        if isinstance(event, InterventionWithdrawn | InterventionRemoved):
-            return replace(event, name=redact(event.name))
-        return event
+    def redact_blob(self, sha256: str, payload: bytes) -> tuple[str, bytes]:
+        """Return the redacted payload and its sha256; one that is not UTF-8 text becomes empty."""
+        try:
+            redacted = self._redactor(payload.decode()).encode()
+        except UnicodeDecodeError:
+            redacted = b""
+        redacted_sha256 = hashlib.sha256(redacted).hexdigest()
+        self._blobs[sha256] = (redacted_sha256, len(redacted))
+        return redacted_sha256, redacted
 
-    def _system_prompt(self, event: SystemPromptCached) -> Event:
-        self._text, self._redacted_text = event.text, self._redactor(event.text)
-        ids = _withheld(event.ids)
-        return replace(
-            event,
-            content=self._redactor(event.content),
-            text=self._redacted_text,
-            ids=ids,
-            sha256=ids_sha256(ids),
-        )
+    def _redacted(self, event: Event, name: str, rule: Redact) -> Any:
+        value = getattr(event, name)
+        if rule is Redact.TOP_TOKENS:
+            return ()
+        if rule is Redact.TOKEN_IDS:
+            return _withheld(value)
+        if rule is Redact.SETTINGS:
+            return _redact_settings(value, self._redactor)
+        if rule in (Redact.PAYLOAD, Redact.PAYLOAD_BYTES):
+            sha256, size = self._blobs.get(getattr(event, event.traits.payload), ("", 0))
+            return sha256 if rule is Redact.PAYLOAD else size
+        redacted = _redact_values(value, self._redactor, numbers=rule is Redact.VALUES)
+        return tuple(redacted) if isinstance(value, tuple) else redacted
 
-    def _message(self, event: MessageAdded) -> Event:
-        text = self._redactor(event.text)
-        self._text += event.text
-        self._redacted_text += text
-        return replace(
-            event, content=self._redactor(event.content), text=text, ids=_withheld(event.ids)
-        )
+    def _of_prompt(self, event: Event) -> dict[str, Any]:
+        """Return the fields of an event that depend on the redacted stream."""
+        if isinstance(event, SystemPromptCached):
+            self._text, self._redacted_text = event.text, self._redactor(event.text)
+            return {"text": self._redacted_text, "sha256": ids_sha256(_withheld(event.ids))}
+        if isinstance(event, MessageAdded):
+            return {"text": self._extend(event.text)}
+        if isinstance(event, TurnFinished):
+            return {"text": self._extend(event.text, event.stop_text)}
+        if isinstance(event, TurnStarted):
+            return self._start_turn(event)
+        if isinstance(event, HistoryPruned):
+            for start, end in reversed(event.removed_chars):
+                self._text = self._text[:start] + self._text[end:]
+            # The ranges are of the unredacted text. `TurnStarted` has all that changes.
+            return {"removed_chars": ()}
+        raise TypeError(f"{type(event).__name__} has a part of the prompt that is not redacted")
 
-    def _pruned(self, event: HistoryPruned) -> Event:
-        for start, end in reversed(event.removed_chars):
-            self._text = self._text[:start] + self._text[end:]
-        # Places in the text are those of the text that was not redacted: the turn says anew.
-        return replace(event, removed_chars=())
+    def _extend(self, text: str, plain: str = "") -> str:
+        """Extend the stream by a text, and by one that is recorded as it is."""
+        redacted = self._redactor(text)
+        self._text += text + plain
+        self._redacted_text += redacted + plain
+        return redacted
 
-    def _turn(self, event: TurnStarted) -> Event:
+    def _start_turn(self, event: TurnStarted) -> dict[str, Any]:
         self._text = self._text[: event.kept_chars] + event.added_text
         prompt = self._redactor(self._text)
         kept_chars = _common_length(self._redacted_text, prompt)
         self._redacted_text = prompt
-        return replace(
-            event,
-            kept_chars=kept_chars,
-            added_text=prompt[kept_chars:],
-            added_ids=_withheld(event.added_ids),
-            sampling=_redact_settings(event.sampling, self._redactor),
-            unreplayable=(*event.unreplayable, REDACTED),
-        )
-
-    def _reply(self, event: TurnFinished) -> Event:
-        text = self._redactor(event.text)
-        self._text += event.text + event.stop_text
-        self._redacted_text += text + event.stop_text
-        return replace(event, text=text)
-
-    def _tool_result(self, event: ToolReturned) -> Event:
-        sha256, size = self._sums.get(event.payload_sha256, ("", 0))
-        return replace(
-            event,
-            name=self._redactor(event.name),
-            content=self._redactor(event.content),
-            tensors=tuple(_redact_values(each, self._redactor) for each in event.tensors),
-            payload_sha256=sha256,
-            payload_bytes=size,
-            error=None if event.error is None else self._redactor(event.error),
-        )
+        return {
+            "kept_chars": kept_chars,
+            "added_text": prompt[kept_chars:],
+            "unreplayable": (*event.unreplayable, REDACTED),
+        }
 
 
 def _common_length(a: str, b: str) -> int:
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
 
 
-def _withheld(ids: tuple[int, ...]) -> tuple[int, ...]:
-    return (0,) * len(ids)
+def _withheld(ids: Any) -> Any:
+    """Return zero for a token id and for each of several; None stays None."""
+    if isinstance(ids, tuple):
+        return (0,) * len(ids)
+    return None if ids is None else 0
 
 
 def _redact_settings(settings: Mapping[str, Any], redact: Redactor) -> dict[str, Any]:
-    kept: dict[str, Any] = _redact_values(settings, redact, numbers=False)
-    return kept | {name: REDACTED for name in _ID_SETTINGS if settings.get(name)}
+    redacted: dict[str, Any] = _redact_values(settings, redact, numbers=False)
+    return redacted | {name: REDACTED for name in _ID_SETTINGS if settings.get(name)}
 
 
 def _redact_values(value: Any, redact: Redactor, *, numbers: bool = True) -> Any:
-    """Every string in it, and, where `numbers` says so, every number that is hidden as text."""
+    """Return a JSON value with every string redacted and, with `numbers`, every number that the
+    redactor changes as text."""
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, Mapping):

@@ -1,9 +1,9 @@
-"""The chained hash that shows whether a run is what was recorded.
+"""The chained hash that shows whether a run is as it was recorded.
 
-A seal is set at the end of each turn and of the run. It is `blake2b-256:` and, in hexadecimal, the
-BLAKE2b hash (RFC 7693, 32 bytes) of the seal before it, or of `tokentape run <run_id>` for the
-first, and of every record since, in the form of `canonical_bytes`. So each seal stands for all of
-the run up to it, and a copy with the same last seal is the same recording.
+The events that end a round, a turn or the run carry a seal. It is `blake2b-256:` and the
+hexadecimal BLAKE2b hash (RFC 7693, 32 bytes) of the previous seal, or of `tokentape run <run_id>`
+for the first, followed by the `canonical_bytes` of every record since. Each seal therefore covers
+the whole run up to it, and two copies with the same last seal are the same recording.
 """
 
 import hashlib
@@ -12,19 +12,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tokentape.recorder.events import RunFailed, RunFinished, RunResumed, TurnFinished
+from tokentape.recorder.events import EVENT_CLASSES, RunResumed, TurnFinished
 from tokentape.recorder.record import Record
 
 ALGORITHM = "blake2b-256"
-SEALED = (TurnFinished, RunFinished, RunFailed)
-SEALED_KINDS = frozenset(event.__name__ for event in SEALED)
-_ENDS = (RunFinished.__name__, RunFailed.__name__)
+SEALED_KINDS = frozenset(kind for kind, cls in EVENT_CLASSES.items() if cls.traits.sealed)
+_ENDING_KINDS = frozenset(kind for kind, cls in EVENT_CLASSES.items() if cls.traits.ends_run)
 _HEAD = struct.Struct("<qqHHI")
 _TOKEN = struct.Struct("<4i2f2eqH")
 
 
 def canonical_bytes(record: Record) -> bytes:
-    """What a seal hashes of a record, all integers little-endian.
+    """Return the bytes of a record that a seal covers, all integers little-endian.
 
     `seq` and `at_us` as int64, `version` and the length of the kind in bytes as uint16, the length
     of the body in bytes as uint32; the kind and the body. A body is UTF-8 JSON as it was recorded,
@@ -57,55 +56,56 @@ def _token_bytes(fields: Mapping[str, Any]) -> bytes:
 
 
 class SealChain:
-    """Folds the records of a run, in order; `last` is the newest seal."""
+    """Computes the seals of a run from its records, in order."""
 
     def __init__(self, run_id: str) -> None:
         self.last: str | None = None
-        self._hash = _began(f"tokentape run {run_id}")
+        """The newest seal."""
+        self._hash = _begun(f"tokentape run {run_id}")
 
     def seal_of(self, record: Record) -> str:
-        """The seal that the record is to carry, which changes nothing here."""
+        """Return the seal that the next record would carry, without adding it."""
         hash_ = self._hash.copy()
         hash_.update(canonical_bytes(record))
         return f"{ALGORITHM}:{hash_.hexdigest()}"
 
     @property
     def tail_hash(self) -> str:
-        """The hash of what came since the last seal, and of that."""
+        """The hash of the last seal and the records since."""
         return f"{ALGORITHM}:{self._hash.hexdigest()}"
 
     def add(self, record: Record) -> None:
-        """Fold the record in; where it carries a seal, the chain goes on from that."""
+        """Add the next record. If it carries a seal, the chain continues from that."""
         if record.seal is None:
             self._hash.update(canonical_bytes(record))
         else:
             self.last = record.seal
-            self._hash = _began(record.seal)
+            self._hash = _begun(record.seal)
 
 
-def _began(text: str) -> hashlib.blake2b:
+def _begun(text: str) -> hashlib.blake2b:
     return hashlib.blake2b(text.encode(), digest_size=32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SealReport:
-    """What deriving the seals of a run anew has shown.
-
-    `sealed_turns` are the turns whose seals hold, `last_seal` the last seal that holds. `fault`
-    says what is wrong first and is empty where nothing is; `bad_turn` is the turn that it is in,
-    None where it is outside of turns. `unsealed_events` come behind the last seal: those of a turn
-    that was cut off, or of a run from before there were seals. `tail_hash` stands for these, so
-    that two copies can be compared to their ends.
-    """
+    """The result of computing the seals of a run again."""
 
     run_id: str
     events: int
+    """Events up to the first fault."""
     sealed_turns: int
+    """Rounds and turns whose seals are right."""
     unsealed_events: int
+    """Events after the last right seal, such as those of a turn that was cut off."""
     last_seal: str | None
+    """The last right seal."""
     tail_hash: str
+    """The hash of that seal and the events after it: two copies are equal if their hashes are."""
     fault: str
+    """The first fault; empty if the run is as it was recorded."""
     bad_turn: int | None
+    """The turn of the fault; None if it is outside of turns."""
 
     @property
     def holds(self) -> bool:
@@ -113,9 +113,9 @@ class SealReport:
 
 
 def check_seals(run_id: str, records: Iterable[Record]) -> SealReport:
-    """Derive the chain of a run again and compare it with the recorded one.
+    """Compute the seals of a run again and compare them with the recorded ones.
 
-    The first fault ends the search: nothing after it can be told from it.
+    The first fault ends the check: later seals depend on it.
     """
     check = SealCheck(run_id)
     for record in records:
@@ -145,12 +145,12 @@ class SealCheck:
             return
         self.fault = _fault_of(record, self._events, self._chain)
         if self._ended and record.kind != RunResumed.__name__:
-            self.fault = f"event {record.seq}, {record.kind}, comes behind the end of the run"
+            self.fault = f"event {record.seq}, {record.kind}, comes after the end of the run"
         if self.fault:
             self._bad_turn = record.turn
             return
         self._chain.add(record)
-        self._ended = record.kind in _ENDS
+        self._ended = record.kind in _ENDING_KINDS
         self._events, self._unsealed = self._events + 1, self._unsealed + 1
         if record.seal is not None:
             self._unsealed = 0
@@ -172,11 +172,11 @@ class SealCheck:
 
 def _fault_of(record: Record, due: int, chain: SealChain) -> str:
     if record.seq != due:
-        return f"event {record.seq} stands where {due} is due: an event is missing"
+        return f"event {record.seq} comes where {due} is due: an event is missing"
     try:
         seal = chain.seal_of(record)
     except (struct.error, OverflowError, KeyError, TypeError, ValueError) as error:
-        return f"event {record.seq} holds what was never recorded: {error}"
+        return f"event {record.seq} has values that no recorder writes: {error}"
     if record.seal is None:
         if record.kind not in SEALED_KINDS:
             return ""

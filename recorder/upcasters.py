@@ -1,7 +1,7 @@
-"""Old versions of events, made into today's when they are read.
+"""Old versions of events, changed into today's when they are read.
 
-An event that changes gets a new version and, here, a step from the one before: a function from the
-fields of version n to those of version n + 1. What was recorded is never rewritten.
+A class of events that changes gets a new version and, here, a function from the fields of version
+n to those of version n + 1. The recording itself is never rewritten.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,15 +11,13 @@ Fields = dict[str, Any]
 Upcaster = Callable[[Fields], Fields]
 
 UPCASTERS: Mapping[tuple[str, int], Upcaster] = {}
-"""Kind and version n to the step from n to n + 1."""
+"""The step from version n to n + 1, by kind and n."""
 
 
-def validate_chain(
-    versions: Mapping[str, int], upcasters: Mapping[tuple[str, int], Upcaster]
-) -> None:
-    """Raise TypeError unless every older version of every kind leads to today's, step by step.
+def check_chain(versions: Mapping[str, int], upcasters: Mapping[tuple[str, int], Upcaster]) -> None:
+    """Check that a step leads from every older version of every kind to the next.
 
-    `versions` has today's version of each kind.
+    `versions` has today's version of each kind. Raise TypeError for a missing or useless step.
     """
     due = {(kind, n) for kind, today in versions.items() for n in range(1, today)}
     for kind, version in sorted(due - set(upcasters)):
@@ -31,7 +29,7 @@ def validate_chain(
 def upcast(
     kind: str, version: int, fields: Fields, upcasters: Mapping[tuple[str, int], Upcaster]
 ) -> Fields:
-    """The fields as today's version of the kind has them."""
+    """Return the fields of an old version as today's version of the kind has them."""
     while (kind, version) in upcasters:
         fields = upcasters[kind, version](fields)
         version += 1

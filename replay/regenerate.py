@@ -14,7 +14,7 @@ from tokentape.generation.engine.sampling import generator_sha256
 from tokentape.generation.tools.interface import ToolInterface
 from tokentape.recorder import Recording
 from tokentape.recorder.clock import elapsed_us
-from tokentape.recorder.events.turn import TOOL_CALL
+from tokentape.recorder.events import StopReason
 from tokentape.recorder.projections import Turn
 from tokentape.replay.checking.check_turns import CheckedTurn
 from tokentape.replay.checking.interventions import Interventions
@@ -198,7 +198,7 @@ def _generate(
 
 def _pause(turn: Turn) -> StoppingCriteriaList:
     """Where the turn paused for a tool that the model called: `generate` knows no such pause."""
-    if turn.finished is None or turn.finished.stop_reason != TOOL_CALL:
+    if turn.finished is None or turn.finished.stop_reason != StopReason.TOOL_CALL:
         return StoppingCriteriaList()
     tokens = len(turn.prompt_ids) + len(turn.tokens)
     return StoppingCriteriaList([MaxLengthCriteria(max_length=tokens)])

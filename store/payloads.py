@@ -1,24 +1,16 @@
-"""Which payload a record points to."""
+"""Which blob a record refers to."""
 
 import json
 
 from tokentape.recorder import Record, RecordingError
-from tokentape.recorder.events import (
-    InterventionApplied,
-    InterventionRequested,
-    RunStarted,
-    ToolReturned,
-)
+from tokentape.recorder.events import EVENT_CLASSES
 
-_INTERVENTIONS = (InterventionRequested.__name__, InterventionApplied.__name__)
-PAYLOAD_KINDS = (RunStarted.__name__, ToolReturned.__name__, *_INTERVENTIONS)
+PAYLOAD_KINDS = frozenset(kind for kind, cls in EVENT_CLASSES.items() if cls.traits.payload)
+"""The kinds of events that refer to a blob; triggers of the database keep these blobs."""
 
 
 def payload_of(record: Record) -> str:
-    """The sha256 of what the record names and is kept beside it. Raises RecordingError.
-
-    See `payload_named`.
-    """
+    """Return the sha256 of the blob that a record refers to. Raise as `payload_named`."""
     if record.kind not in PAYLOAD_KINDS or not isinstance(record.body, str):
         return ""
     try:
@@ -28,20 +20,14 @@ def payload_of(record: Record) -> str:
 
 
 def payload_named(kind: str, body: str) -> str:
-    """The sum of what a tool returned in full, of an intervention's tensor or of the weights' list.
+    """Return the sha256 of the blob that a recorded body refers to.
 
-    Empty for any other event, and where a redactor did not let it be kept. Raises RecordingError.
+    It is empty if the event refers to none, or if a redactor did not let the blob be stored. Raise
+    RecordingError for a damaged body.
     """
+    if kind not in PAYLOAD_KINDS:
+        return ""
     try:
-        if kind == ToolReturned.__name__:
-            return str(json.loads(body)["payload_sha256"])
-        if kind in _INTERVENTIONS:
-            return str(json.loads(body)["tensor_sha256"])
-        if kind == RunStarted.__name__:
-            started = json.loads(body)
-            # Recordings from before weights were listed do not say that they are not.
-            if started.get("weights_listed") and not started.get("redacted"):
-                return str(started["weights_sha256"])
+        return EVENT_CLASSES[kind].payload_sha256_of(json.loads(body))
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise RecordingError(f"a {kind} names no payload: {error!r}") from None
-    return ""

@@ -20,7 +20,9 @@ import tokentape as tt
 from benchmarks.tiny_models import FAMILIES, byte_tokenizer, random_ids, tiny_model
 from tokentape.generation import hf
 from tokentape.generation.engine.sampling import generator_sha256
+from tokentape.recorder import Record
 from tokentape.recorder.events import CacheDecided
+from tokentape.recorder.projections import RunSummary
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -164,7 +166,14 @@ class _Log:
 
     events: list[Any]
 
-    def append(self, envelope: tt.Envelope, *, durable: bool) -> None:
+    def append(
+        self,
+        envelope: tt.Envelope,
+        record: Record,
+        *,
+        durable: bool,
+        summary: RunSummary | None,
+    ) -> None:
         self.events.append(envelope.event)
 
     def put_blob(self, sha256: str, payload: bytes) -> None:

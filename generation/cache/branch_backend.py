@@ -16,6 +16,7 @@ from transformers.cache_utils import Cache
 from tokentape.generation import hf
 from tokentape.generation.cache.backend import EvictionCandidate
 from tokentape.generation.cache.reuse import Reuse, common_prefix_length, decide_reuse
+from tokentape.recorder.events import CacheDecision
 
 States = list[tuple[torch.Tensor, torch.Tensor]]
 """Keys and values of some tokens, a pair for each layer, shape (1, heads, tokens, dim)."""
@@ -78,7 +79,9 @@ class BranchBackend:
             # Tails that continue the trunk are now unreachable.
             self._tails = [tail for tail in self._tails if not tail.start]
             failed = f"crop_failed:{type(error).__name__}"
-            return Reuse(decision="miss", reason=failed, cached_tokens=len(longest)), None
+            return Reuse(
+                decision=CacheDecision.MISS, reason=failed, cached_tokens=len(longest)
+            ), None
         self._drop_covered(ids)
         # A copy stays here during the turn, and after it if the turn is interrupted.
         self._trunk = _Trunk(ids, hf.fork(cache), now)

@@ -10,13 +10,14 @@ from transformers.cache_utils import Cache
 
 from tokentape.generation import hf
 from tokentape.generation.cache.id_salt import unsalted_prefix
-from tokentape.generation.cache.policy import CROP, SNAPSHOTS, CachePolicy
+from tokentape.generation.cache.policy import CachePolicy
 from tokentape.generation.cache.prefix_folder import (
     NextLogits,
     PrefixFolder,
     RestoredPrefix,
     StoredPrefix,
 )
+from tokentape.recorder.events import CacheMode
 
 # Largest difference of the logits after a restored prefix from those stored with it. The same
 # machine computes the same bits; another one may differ a little.
@@ -44,7 +45,7 @@ class DiskTier:
 
         Caches under foreign hooks may not: a hook has no name that another process knows.
         """
-        copyable = policy.mode in (CROP, SNAPSHOTS)
+        copyable = policy.mode in (CacheMode.CROP, CacheMode.SNAPSHOTS)
         return self._folder is not None and copyable and key["hooks"] == "none"
 
     def find(
@@ -61,7 +62,7 @@ class DiskTier:
         return self._folder.find(
             unsalted_prefix(prompt),
             self._named(key),
-            croppable=policy.mode == CROP,
+            croppable=policy.mode == CacheMode.CROP,
             more_than=more_than,
         )
 

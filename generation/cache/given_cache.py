@@ -7,10 +7,11 @@ from typing import Any
 from transformers.cache_utils import Cache
 
 from tokentape.generation import hf
-from tokentape.generation.cache.policy import APPEND, CachePolicy
+from tokentape.generation.cache.policy import CachePolicy
 from tokentape.generation.cache.reuse import CachedPrefix, Reuse
 from tokentape.generation.cache.snapshot_backend import SnapshotBackend
 from tokentape.generation.errors import ModelError
+from tokentape.recorder.events import CacheDecision, CacheMode, CacheSource
 
 
 def acquire_given(
@@ -24,10 +25,12 @@ def acquire_given(
     changed = key_difference(given.key, key)
     if changed is not None:
         return replace(changed, cached_tokens=len(given.ids)), None
-    backend = SnapshotBackend(copies=policy.mode != APPEND)
+    backend = SnapshotBackend(copies=policy.mode != CacheMode.APPEND)
     backend.put(given.salted_ids or given.ids, given.cache, 0)
     reuse, cache = backend.acquire(prompt, 0)
-    return replace(reuse, source="given" if reuse.reused_tokens else ""), cache
+    return replace(
+        reuse, source=CacheSource.GIVEN if reuse.reused_tokens else CacheSource.COMPUTED
+    ), cache
 
 
 def check_cache_fits(given: CachedPrefix, policy: CachePolicy) -> None:
@@ -64,5 +67,5 @@ def key_difference(cached: Mapping[str, str], key: Mapping[str, str]) -> Reuse |
     """Return a miss that names the first differing field of the keys, or None if they are equal."""
     for name, value in key.items():
         if cached.get(name) != value:
-            return Reuse(decision="miss", reason=f"key_changed:{name}", key_field=name)
+            return Reuse(decision=CacheDecision.MISS, reason=f"key_changed:{name}", key_field=name)
     return None

@@ -19,8 +19,7 @@ from tokentape.generation import hf
 from tokentape.generation.cache.key import autocast_of
 from tokentape.generation.errors import ModelError
 from tokentape.generation.hf.attention_kernel import attention_kernel
-
-CROP, SNAPSHOTS, APPEND, NONE = _MODES = ("crop", "snapshots", "append", "none")
+from tokentape.recorder.events import CacheMode
 
 _PREFIX_TOKENS, _SUFFIX_TOKENS = 11, 6
 # In standard deviations of the logits. Over 16 families of tiny models a correct cache differed by
@@ -37,9 +36,7 @@ _TOLERANCE_MAX = 0.75
 class CachePolicy:
     """How a model's cache is used, and the evidence for it."""
 
-    mode: str
-    """`crop` (can be cropped at any position), `snapshots` (copied, never cropped), `append`
-    (neither copied nor cropped) or `none` (not reused)."""
+    mode: CacheMode
     reason: str
     """The kinds of cache layers, or why the mode is `none`."""
     continues: str
@@ -77,7 +74,7 @@ def cache_policy(model: Any, config: GenerationConfig | None = None) -> CachePol
     Example:
         >>> import tokentape as tt
         >>> policy = tt.cache_policy(lm.model)
-        >>> policy.mode, policy.continues
+        >>> str(policy.mode), policy.continues
         ('crop', 'forward')
     """
     kind = config.cache_implementation if config is not None else None
@@ -111,17 +108,17 @@ def _decide(model: Any, config: GenerationConfig | None) -> CachePolicy:
     kinds = "+".join(hf.layer_kinds(cache))
     obstacle = hf.prefix_obstacle(model)
     if obstacle is not None:
-        return CachePolicy(mode=NONE, reason=obstacle, continues="", error=0.0)
+        return CachePolicy(mode=CacheMode.NONE, reason=obstacle, continues="", error=0.0)
     if hf.fixed_size(cache):
         reason = f"fixed_size:{kinds}"
-        return CachePolicy(mode=NONE, reason=reason, continues="forward", error=0.0)
+        return CachePolicy(mode=CacheMode.NONE, reason=reason, continues="forward", error=0.0)
     first = _Probe(model, config, seed=0).decide(kinds)
-    if first.mode == CROP:
+    if first.mode == CacheMode.CROP:
         return first
     # In a mixture of experts, noise can change one routing decision. A real error would show with
     # every seed.
     second = _Probe(model, config, seed=1).decide(kinds)
-    return min(first, second, key=lambda policy: _MODES.index(policy.mode))
+    return min(first, second, key=lambda policy: list(CacheMode).index(policy.mode))
 
 
 class _Probe:
@@ -170,12 +167,12 @@ class _Probe:
                 break
         if not continues:
             reason = f"inexact:{kinds}"
-            return CachePolicy(mode=NONE, reason=reason, continues="", error=self._worst)
-        mode = APPEND
+            return CachePolicy(mode=CacheMode.NONE, reason=reason, continues="", error=self._worst)
+        mode = CacheMode.APPEND
         if self._can_be_copied(expected, continues):
-            mode = SNAPSHOTS
+            mode = CacheMode.SNAPSHOTS
             if hf.keeps_all_tokens(cache) and self._can_be_cropped(expected, continues):
-                mode = CROP
+                mode = CacheMode.CROP
         return CachePolicy(
             mode=mode, reason=kinds, continues=continues, error=self._worst, shapes=shapes
         )

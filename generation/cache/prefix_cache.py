@@ -17,12 +17,13 @@ from tokentape.generation.cache.disk_tier import DiskTier, WeightsIdentity
 from tokentape.generation.cache.given_cache import acquire_given, key_difference
 from tokentape.generation.cache.id_salt import is_salted, strip_salt
 from tokentape.generation.cache.key import cache_key
-from tokentape.generation.cache.policy import CROP, NONE, SNAPSHOTS, CachePolicy, cache_policy
+from tokentape.generation.cache.policy import CachePolicy, cache_policy
 from tokentape.generation.cache.prefix_folder import PrefixFolder
 from tokentape.generation.cache.reuse import CachedPrefix, Reuse
 from tokentape.generation.cache.snapshot_backend import SnapshotBackend
 from tokentape.generation.errors import ModelError
 from tokentape.generation.run_settings import CACHE_BYTES
+from tokentape.recorder.events import CacheDecision, CacheMode, CacheSource, EvictionReason
 
 # Equal to no token id. Appended to a prompt, it allows the reuse of every token before it.
 NO_TOKEN = -1
@@ -46,7 +47,7 @@ class CacheLease:
 class Eviction:
     """A cache entry that was evicted, or that was too large to be stored (`over_budget`)."""
 
-    reason: str
+    reason: EvictionReason
     tokens: int
     freed_bytes: int
     kept_bytes: int
@@ -93,10 +94,10 @@ class PrefixCache:
         policy = cache_policy(self._model, config)
         key = cache_key(self._model, config)
         cache: Cache | None = None
-        if policy.mode == NONE:
-            reuse = Reuse(decision="bypass", reason=policy.reason)
+        if policy.mode == CacheMode.NONE:
+            reuse = Reuse(decision=CacheDecision.BYPASS, reason=policy.reason)
         elif not use_cache:
-            reuse = Reuse(decision="bypass", reason="user_bypass")
+            reuse = Reuse(decision=CacheDecision.BYPASS, reason="user_bypass")
         elif given is not None:
             reuse, cache = acquire_given(prompt, given, key, policy)
         else:
@@ -111,7 +112,7 @@ class PrefixCache:
 
     def commit_prompt(self, lease: CacheLease, prompt: Sequence[int]) -> tuple[Eviction, ...]:
         """Store a copy of the prefilled cache if it cannot be cropped back to the prompt later."""
-        if lease.policy.mode != SNAPSHOTS or not self._is_still_valid(lease):
+        if lease.policy.mode != CacheMode.SNAPSHOTS or not self._is_still_valid(lease):
             return ()
         if hf.kv_bytes(lease.cache) <= self._budget_bytes:
             backend = self._backend(lease.key, lease.policy)
@@ -126,7 +127,7 @@ class PrefixCache:
         `system` marks the ids as the system prompt, which is evicted last. Nothing is stored if
         the model was changed since `acquire`: the cache then mixes both versions.
         """
-        if lease.policy.mode == NONE or not self._is_still_valid(lease):
+        if lease.policy.mode == CacheMode.NONE or not self._is_still_valid(lease):
             return ()
         if system:
             self._system_ids = tuple(ids)
@@ -135,7 +136,10 @@ class PrefixCache:
         if size > self._budget_bytes:
             backend.rollback()
             refused = Eviction(
-                reason="over_budget", tokens=len(ids), freed_bytes=size, kept_bytes=self.kv_bytes
+                reason=EvictionReason.OVER_BUDGET,
+                tokens=len(ids),
+                freed_bytes=size,
+                kept_bytes=self.kv_bytes,
             )
             return (refused, *self._evict_over_budget())
         backend.put(ids, lease.cache, next(self._clock))
@@ -145,7 +149,7 @@ class PrefixCache:
     def check_copyable(self, config: GenerationConfig) -> None:
         """Raise ModelError if caches of this model cannot be copied for the caller."""
         policy = cache_policy(self._model, config)
-        if policy.mode not in (CROP, SNAPSHOTS):
+        if policy.mode not in (CacheMode.CROP, CacheMode.SNAPSHOTS):
             raise ModelError(f"a cache of this model cannot be returned: {policy.reason}")
 
     def copy(self, lease: CacheLease, ids: Sequence[int]) -> CachedPrefix:
@@ -199,13 +203,13 @@ class PrefixCache:
         reuse = backend.peek(prompt)
         if reuse.reason == "cold" and self._latest_key is not None:
             reuse = key_difference(self._latest_key, key) or reuse
-        source, disk_reason = "memory", ""
+        source, disk_reason = CacheSource.MEMORY, ""
         stored = self._disk.find(prompt, key, policy, more_than=reuse.reused_tokens)
         if stored is not None:
             restored = self._disk.restore(stored.path, config, key, policy)
             disk_reason = restored.reason
             if restored.cache is not None:
-                source = "disk"
+                source = CacheSource.DISK
                 if hf.kv_bytes(restored.cache) > self._budget_bytes:
                     # Too large to stay in memory: this turn alone uses it.
                     backend = SnapshotBackend(copies=True)
@@ -215,17 +219,17 @@ class PrefixCache:
         cache: Cache | None = None
         if reuse.reused_tokens:
             reuse, cache = backend.acquire(prompt, next(self._clock))
-        source = source if reuse.reused_tokens else ""
+        source = source if reuse.reused_tokens else CacheSource.COMPUTED
         return replace(reuse, source=source, disk_reason=disk_reason), cache
 
     def _backend(self, key: Mapping[str, str], policy: CachePolicy) -> CacheBackend:
         name = json.dumps(dict(key), sort_keys=True)
         if name not in self._backends:
             backend: CacheBackend
-            if policy.mode == CROP:
+            if policy.mode == CacheMode.CROP:
                 backend = BranchBackend(lambda: hf.new_cache(self._model))
             else:
-                backend = SnapshotBackend(copies=policy.mode == SNAPSHOTS)
+                backend = SnapshotBackend(copies=policy.mode == CacheMode.SNAPSHOTS)
             self._backends[name] = (key, backend)
         return self._backends[name][1]
 
@@ -258,7 +262,7 @@ class PrefixCache:
             backend.evict(self._system_ids)
             remaining = self.kv_bytes
             yield Eviction(
-                reason="budget",
+                reason=EvictionReason.BUDGET,
                 tokens=candidate.tokens,
                 freed_bytes=size - remaining,
                 kept_bytes=remaining,

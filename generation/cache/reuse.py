@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from transformers.cache_utils import Cache
 
 from tokentape.generation.cache.id_salt import strip_salt
+from tokentape.recorder.events import CacheDecision, CacheSource
 
 _BLOCK = 256
 
@@ -17,7 +18,7 @@ _BLOCK = 256
 class Reuse:
     """How many cached tokens a prompt reuses, and why not more. Fields as in `CacheDecided`."""
 
-    decision: str
+    decision: CacheDecision
     reason: str
     reused_tokens: int = 0
     cached_tokens: int = 0
@@ -28,8 +29,7 @@ class Reuse:
     divergence_prompt_id: int | None = None
     key_field: str | None = None
     """Field of the cache key that differs, or `interventions`."""
-    source: str = ""
-    """`memory`, `disk` or `given`; empty if nothing is reused."""
+    source: CacheSource = CacheSource.COMPUTED
     disk_reason: str = ""
     """Why a stored prefix was rejected; empty if there was none or it is valid."""
 
@@ -42,7 +42,7 @@ class Reuse:
         """Return this decision with fewer reused tokens, for the given reason."""
         if reused_tokens == self.reused_tokens:
             return self
-        decision = "partial" if reused_tokens else "miss"
+        decision = CacheDecision.PARTIAL if reused_tokens else CacheDecision.MISS
         return replace(self, decision=decision, reason=reason, reused_tokens=reused_tokens)
 
 
@@ -83,24 +83,27 @@ def decide_reuse(cached: Sequence[int], prompt: Sequence[int]) -> Reuse:
     Both sequences may be salted. If only the salt differs, the reason is `interventions_differ`.
     """
     if not cached:
-        return Reuse(decision="miss", reason="cold")
+        return Reuse(decision=CacheDecision.MISS, reason="cold")
     common = common_prefix_length(cached, prompt)
     reused = min(common, len(prompt) - 1)
     if common == len(prompt):
         return Reuse(
-            decision="hit" if reused else "miss",
+            decision=CacheDecision.HIT if reused else CacheDecision.MISS,
             reason="covers_prompt",
             reused_tokens=reused,
             cached_tokens=len(cached),
         )
     if common == len(cached):
         return Reuse(
-            decision="hit", reason="extends", reused_tokens=reused, cached_tokens=len(cached)
+            decision=CacheDecision.HIT,
+            reason="extends",
+            reused_tokens=reused,
+            cached_tokens=len(cached),
         )
     cached_id, prompt_id = strip_salt((cached[common], prompt[common]))
     same_id = cached_id == prompt_id
     return Reuse(
-        decision="partial" if reused else "miss",
+        decision=CacheDecision.PARTIAL if reused else CacheDecision.MISS,
         reason="interventions_differ" if same_id else "token_divergence",
         reused_tokens=reused,
         cached_tokens=len(cached),

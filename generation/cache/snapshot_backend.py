@@ -14,6 +14,7 @@ from transformers.cache_utils import Cache
 from tokentape.generation import hf
 from tokentape.generation.cache.backend import EvictionCandidate
 from tokentape.generation.cache.reuse import Reuse, common_prefix_length, decide_reuse
+from tokentape.recorder.events import CacheDecision
 
 
 @dataclass(slots=True)
@@ -51,7 +52,9 @@ class SnapshotBackend:
                 hf.crop(cache, reuse.reused_tokens)
         except Exception as error:  # any failure leaves layers of different lengths
             failed = f"crop_failed:{type(error).__name__}"
-            return Reuse(decision="miss", reason=failed, cached_tokens=len(best.ids)), None
+            return Reuse(
+                decision=CacheDecision.MISS, reason=failed, cached_tokens=len(best.ids)
+            ), None
         return reuse, cache
 
     def _find(self, prompt: Sequence[int]) -> tuple[Reuse, _Snapshot | None]:

@@ -30,6 +30,7 @@ from tokentape.generation.history.conversation import OWN_PROMPT, Prompt
 from tokentape.generation.models.identity import ModelIdentity
 from tokentape.generation.run_settings import NO_HISTORY, RunSettings
 from tokentape.recorder import Recorder
+from tokentape.recorder.events import CacheDecision, CacheSource
 
 _SETTINGS = RunSettings(history=NO_HISTORY)
 
@@ -223,11 +224,11 @@ def _prompt_of(tokenizer: PreTrainedTokenizerBase, input_ids: torch.Tensor) -> P
 def _given_cache(held: int) -> Reuse:
     """Return the cache decision for `past_key_values` that hold so many tokens of the prompt."""
     if not held:
-        return Reuse(decision="miss", reason="cold")
+        return Reuse(decision=CacheDecision.MISS, reason="cold")
     return Reuse(
-        decision="hit",
+        decision=CacheDecision.HIT,
         reason="past_key_values",
         reused_tokens=held,
         cached_tokens=held,
-        source="given",
+        source=CacheSource.GIVEN,
     )

@@ -36,8 +36,15 @@ from tokentape.generation.introspection.activations import ActivationMonitor
 from tokentape.generation.models.identity import ModelIdentity
 from tokentape.recorder import Recorder, TokentapeError
 from tokentape.recorder.clock import elapsed_us
-from tokentape.recorder.events import CacheCleared, Event, SystemPromptCached, ids_sha256
-from tokentape.recorder.events.turn import TOOL_CALL
+from tokentape.recorder.events import (
+    CacheCleared,
+    CacheMode,
+    CacheSource,
+    Event,
+    StopReason,
+    SystemPromptCached,
+    ids_sha256,
+)
 from tokentape.recorder.projections import ActiveInterventions, RequestedInterventions, Turn
 
 FOR_INTERVENTION = "intervention"
@@ -113,7 +120,7 @@ class Engine:
             lease: CacheLease | None = None
             chunks: tuple[int, ...] = ()
             disk_error = ""
-            if ids and policy.mode != "none":
+            if ids and policy.mode is not CacheMode.NONE:
                 lease, chunks = self._prefill_alone(ids)
                 disk_error = self._write_to_disk(lease, ids)
             self._record(
@@ -125,7 +132,9 @@ class Engine:
                     chunks=chunks,
                     duration_us=elapsed_us(began),
                     kv_bytes=hf.kv_bytes(lease.cache) if lease is not None else 0,
-                    source=lease.reuse.source if lease is not None and not chunks else "",
+                    source=lease.reuse.source
+                    if lease is not None and not chunks
+                    else CacheSource.COMPUTED,
                     disk_reason=disk_error or (lease.reuse.disk_reason if lease else ""),
                 )
             )
@@ -225,7 +234,7 @@ class Engine:
         if turns:
             finished = turns[-1].finished
             self.turn = turns[-1].number
-            self._paused = finished is not None and finished.stop_reason == TOOL_CALL
+            self._paused = finished is not None and finished.stop_reason == StopReason.TOOL_CALL
 
     def store_prefix(self, ids: Sequence[int]) -> bool:
         """Write the cached beginning of these ids to disk. Return False if nothing is written."""
@@ -284,7 +293,7 @@ class Engine:
         try:
             yield
         finally:
-            self._paused = turn.stop_reason == TOOL_CALL
+            self._paused = turn.stop_reason == StopReason.TOOL_CALL
 
     def _lease(self, prepared: PreparedTurn, acting: ActiveInterventions) -> CacheLease:
         settings = prepared.settings

@@ -21,8 +21,7 @@ from tokentape.generation.engine.turn_recorder import TurnRecorder
 from tokentape.generation.history.conversation import decode_after
 from tokentape.generation.interventions import InterventionController
 from tokentape.generation.introspection.activations import ActivationMonitor
-from tokentape.recorder.events import CacheDecided
-from tokentape.recorder.events.turn import TOOL_CALL
+from tokentape.recorder.events import CacheDecided, StopReason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,4 +216,4 @@ def reason_to_stop(
     if reason is not None:
         return reason
     pauses = pauses_on_ids(tokenizer, prepared)
-    return TOOL_CALL if pauses is not None and pauses(prepared.sampled) else None
+    return StopReason.TOOL_CALL if pauses is not None and pauses(prepared.sampled) else None

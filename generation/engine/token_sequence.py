@@ -13,7 +13,7 @@ from tokentape.generation.callbacks import GenerationState, StateObserver, Token
 from tokentape.generation.engine.backend import LogitsBackend
 from tokentape.generation.engine.sampling import Draw, Measures, draw, measure
 from tokentape.generation.engine.turn_recorder import TurnRecorder
-from tokentape.recorder.events.turn import TOOL_CALL
+from tokentape.recorder.events import StopReason
 
 KeepStep = Callable[[torch.Tensor, torch.Tensor], None]
 """Called with the raw logits and the processed scores of a step, each of shape (1, vocab)."""
@@ -78,7 +78,7 @@ class TokenSequence:
         self.token_ids.append(measures.token_id)
         stop_reason = hf.stop_reason_of(self.criteria, measures.stops)
         if stop_reason is None and self.pauses is not None and self.pauses(self.token_ids):
-            stop_reason = TOOL_CALL
+            stop_reason = StopReason.TOOL_CALL
         if self.callback is not None:
             self.callback(measures.token_id, logits[0])
         if self.observer is not None:

@@ -19,6 +19,7 @@ from tokentape.recorder.events import (
     Event,
     MessageAdded,
     PrefillCompleted,
+    StopReason,
     TokenSampled,
     TurnFinished,
     TurnStarted,
@@ -163,7 +164,7 @@ def finished_turn(
 
     `generator` is the one that the tokens were drawn with; its state goes into the event as a hash.
     """
-    ended = stop_reason == "eos"
+    ended = stop_reason == StopReason.EOS
     text = decode_after(tokenizer, prompt_ids, token_ids[:-1] if ended else token_ids)
     stop_text = decode_after(tokenizer, prompt_ids, token_ids)[len(text) :] if ended else ""
     return TurnFinished(

@@ -12,11 +12,13 @@ from transformers.generation.stopping_criteria import (
     StopStringCriteria,
 )
 
+from tokentape.recorder.events import StopReason
+
 _STOP_REASONS = {
-    EosTokenCriteria: "eos",
-    StopStringCriteria: "stop_string",
-    MaxLengthCriteria: "max_new_tokens",
-    MaxTimeCriteria: "max_time",
+    EosTokenCriteria: StopReason.EOS,
+    StopStringCriteria: StopReason.STOP_STRING,
+    MaxLengthCriteria: StopReason.MAX_NEW_TOKENS,
+    MaxTimeCriteria: StopReason.MAX_TIME,
 }
 
 

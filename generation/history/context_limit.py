@@ -6,8 +6,13 @@ from tokentape.generation.errors import PromptError
 from tokentape.generation.history.conversation import Conversation, Prompt
 from tokentape.generation.history.messages import NewMessage
 from tokentape.generation.history.pruning import plan_pruning
+from tokentape.recorder.events import PruningPolicy
 
-POLICIES = {"refuse": None, "prune_tool_results": "tool_results", "prune_turns": "turns"}
+POLICIES = {
+    "refuse": None,
+    "prune_tool_results": PruningPolicy.TOOL_RESULTS,
+    "prune_turns": PruningPolicy.TURNS,
+}
 
 
 def extend_within(

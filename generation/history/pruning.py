@@ -7,8 +7,7 @@ from typing import TypeVar
 
 from tokentape.generation.errors import PromptError
 from tokentape.generation.history.segments import SegmentRange
-from tokentape.recorder.events import HistoryPruned
-from tokentape.recorder.events.prompt import PRUNING_POLICIES
+from tokentape.recorder.events import HistoryPruned, PruningPolicy
 
 Range = tuple[int, int]
 Item = TypeVar("Item")
@@ -18,7 +17,7 @@ Item = TypeVar("Item")
 class Pruning:
     """The segments and messages to remove, and why. Further fields as in `HistoryPruned`."""
 
-    policy: str
+    policy: PruningPolicy
     reason: str
     segments: frozenset[int]
     """Indices of the removed segments."""
@@ -51,10 +50,13 @@ def plan_pruning(
     newest user's message is not either, because the coming turn answers it.
     Raise PromptError for another policy.
     """
-    if policy not in PRUNING_POLICIES:
-        raise PromptError(f"the pruning policy must be 'tool_results' or 'turns', not {policy!r}")
+    try:
+        policy = PruningPolicy(policy)
+    except ValueError:
+        known = " or ".join(repr(str(each)) for each in PruningPolicy)
+        raise PromptError(f"the pruning policy must be {known}, not {policy!r}") from None
     freed, chosen = 0, []
-    if policy == "tool_results":
+    if policy is PruningPolicy.TOOL_RESULTS:
         units = list(_tool_results(ranges))
     else:
         units = list(_exchanges(ranges))[: -1 if keep_question else None]
@@ -62,7 +64,7 @@ def plan_pruning(
         chosen += unit
         freed += sum(_length(ranges[index].tokens) for index in unit)
         if freed >= excess_tokens:
-            noun = "tool results" if policy == "tool_results" else "turns"
+            noun = "tool results" if policy is PruningPolicy.TOOL_RESULTS else "turns"
             return _pruning(
                 ranges,
                 chosen,
@@ -109,7 +111,7 @@ def _exchanges(ranges: Sequence[SegmentRange]) -> Iterator[list[int]]:
 
 
 def _pruning(
-    ranges: Sequence[SegmentRange], chosen: Sequence[int], policy: str, reason: str
+    ranges: Sequence[SegmentRange], chosen: Sequence[int], policy: PruningPolicy, reason: str
 ) -> Pruning:
     starts = [0, *accumulate(segment.messages for segment in ranges)]
     return Pruning(

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from tokentape.generation.hooks.hook_types import ReadOnlyHook
+from tokentape.recorder.events import ActivationSource
 
-PREFILL, DECODE, RECOMPUTED = "prefill", "decode", "recomputed"
+PREFILL, DECODE, RECOMPUTED = ActivationSource
 
 
 @dataclass(slots=True)
@@ -20,8 +21,7 @@ class ForwardPositions:
 
     start: int = 0
     end: int = 0
-    source: str = PREFILL
-    """`prefill`, `decode` or `recomputed`."""
+    source: ActivationSource = PREFILL
     turn: int = 0
 
     @property

@@ -25,11 +25,11 @@ from tokentape.generation.interventions.vectors import output_widths
 from tokentape.recorder import Recorder
 from tokentape.recorder.events import (
     InterventionApplied,
+    InterventionDescribed,
     InterventionRemoved,
     InterventionRequested,
     InterventionWithdrawn,
 )
-from tokentape.recorder.events.inside import InterventionDescribed
 from tokentape.recorder.projections import (
     ActiveInterventions,
     ActiveRange,
@@ -146,7 +146,7 @@ class InterventionController:
 
     def record_requests(self) -> None:
         """Record the pending requests if the run has begun."""
-        while self._recorder is not None and self._recorder.goes_on and self._unrecorded:
+        while self._recorder is not None and self._recorder.is_active and self._unrecorded:
             request = self._unrecorded[0]
             if isinstance(request, InterventionRequested):
                 self._store_tensor(request.tensor_sha256)

@@ -12,7 +12,7 @@ from tokentape.generation.callbacks import GenerationState
 from tokentape.generation.checks import check_count, check_text
 from tokentape.generation.errors import ModelError
 from tokentape.generation.interventions.tensors import tensor_to_bytes
-from tokentape.recorder.events import InterventionRequested
+from tokentape.recorder.events import InterventionKind, InterventionRequested
 
 Layers = str | int | Sequence[str | int]
 Positions = Literal["all", "prompt", "generated", "last"] | tuple[int, int]
@@ -248,7 +248,7 @@ class Intervention:
         """Return the event that records the request; `layers` are full module names."""
         return InterventionRequested(
             name=self.name,
-            kind=self.kind,
+            kind=InterventionKind(self.kind),
             layers=layers,
             coefficient=None if self.coefficient is None else float(self.coefficient),
             dimensions=self.dimensions,

@@ -11,6 +11,8 @@ from typing import Any
 
 import tokentape as tt
 from tokentape.generation.history.text_stream import TextStream
+from tokentape.recorder import Record
+from tokentape.recorder.escapes import visible_lines
 from tokentape.recorder.events import (
     Event,
     HistoryPruned,
@@ -19,7 +21,7 @@ from tokentape.recorder.events import (
     TurnFinished,
     TurnStarted,
 )
-from tokentape.recorder.transcript import readable, told
+from tokentape.recorder.projections import RunSummary
 
 HELP = """\
   TEXT                       say TEXT to the model
@@ -40,9 +42,16 @@ class EventTap:
         self.tell: Callable[[Event], None] = lambda event: None
         self.fault: Exception | None = None
 
-    def append(self, envelope: tt.Envelope, *, durable: bool) -> None:
+    def append(
+        self,
+        envelope: tt.Envelope,
+        record: Record,
+        *,
+        durable: bool,
+        summary: RunSummary | None,
+    ) -> None:
         """See `recorder.EventLog`."""
-        self._log.append(envelope, durable=durable)
+        self._log.append(envelope, record, durable=durable, summary=summary)
         try:
             self.tell(envelope.event)
         except Exception as error:  # the event is kept: whoever speaks next hears of the screen
@@ -95,7 +104,7 @@ class ChatSession:
         elif line.startswith("//"):
             self._say(line[1:])
         elif line.startswith("/"):
-            _aside(f"there is no command {readable(command)}: /help lists them\n")
+            _aside(f"there is no command {visible_lines(command)}: /help lists them\n")
         elif line:
             self._say(line)
         return True
@@ -104,7 +113,7 @@ class ChatSession:
         name, _, rest = text.partition(" ")
         known = [schema["name"] for schema in self._tools.get_available_tools()]
         if name not in known:
-            _aside(f"there is no tool {readable(name)!r}; there are {', '.join(known)}\n")
+            _aside(f"there is no tool {visible_lines(name)!r}; there are {', '.join(known)}\n")
             return
         try:
             arguments, end = json.JSONDecoder().raw_decode(rest.strip() or "{}")
@@ -140,7 +149,7 @@ class ChatSession:
         elif isinstance(event, TurnFinished) and self._stream is not None:
             _show(self._stream.finish(event.text) + "\n")
         elif isinstance(event, ToolCalled | ToolReturned | HistoryPruned):
-            _aside(f"{told(event)}\n")
+            _aside(f"{event.describe()}\n")
 
     def _speak(self, token_id: int, logits: Any) -> None:
         if self._witness.fault is not None:
@@ -192,5 +201,5 @@ def _aside(text: str) -> None:
 
 
 def _show(text: str) -> None:
-    sys.stdout.write(readable(text))
+    sys.stdout.write(visible_lines(text))
     sys.stdout.flush()

@@ -154,7 +154,7 @@ class Investigation:
         point = ResumePoint.of(store.recording(run_id))
         point.check_can_continue()
         point.check_same_model(lm)
-        recorder = Recorder.behind(store, point.recording)
+        recorder = Recorder.resume(store, point.recording)
         keywords = point.settings.as_keywords() | cast("InvestigationKeywords", settings)
         return cls._at(point, store, lm, tools=tools, recorder=recorder, keywords=keywords)
 

@@ -7,7 +7,7 @@ from tokentape.generation.callbacks import Pause
 from tokentape.generation.engine.turn import TurnResult
 from tokentape.generation.tools.calls import CallReader, ParsedCall
 from tokentape.generation.tools.runner import NOT_RUN
-from tokentape.recorder.events.turn import TOOL_CALL
+from tokentape.recorder.events import StopReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +31,13 @@ class ToolCallDetector:
 
     def parse(self, round_: TurnResult, calls_so_far: int) -> tuple[ParsedCall, ...]:
         """Return the calls with which a round of a turn ended."""
-        read = {TOOL_CALL: self.reader.completed, "eos": self.reader.unfinished}
-        if calls_so_far >= self.max_calls or round_.stop_reason not in read:
+        if calls_so_far >= self.max_calls:
             return ()
-        return read[round_.stop_reason](round_.text, prefix=round_.prompt.text)
+        if round_.stop_reason == StopReason.TOOL_CALL:
+            return self.reader.completed(round_.text, prefix=round_.prompt.text)
+        if round_.stop_reason == StopReason.EOS:
+            return self.reader.unfinished(round_.text, prefix=round_.prompt.text)
+        return ()
 
     def within_limit(self, calls: Sequence[ParsedCall], calls_so_far: int) -> list[ParsedCall]:
         """Return the calls of one round; those above the limit get an error and are not run."""

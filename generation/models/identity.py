@@ -48,7 +48,7 @@ class ModelIdentity:
         Raise ModelError if the weights cannot be hashed; nothing is recorded then.
         """
         weights = self.weights
-        recorder.put_weights_list(weights.sha256, weights.payload)
+        recorder.put_weights_manifest(weights.sha256, weights.payload)
         recorder.record(RunStarted(**fields, **self._described(weights)))
 
     def _described(self, weights: fingerprints.WeightsManifest) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from tokentape.generation.tools.calls import ParsedCall
 from tokentape.generation.tools.interface import ToolInterface, ToolResult, error_result
 from tokentape.generation.tools.validation import JsonValue
 from tokentape.recorder import Recorder
-from tokentape.recorder.events import ActivationObserved, ToolCalled, ToolReturned
+from tokentape.recorder.events import ActivationObserved, ToolCalled, ToolCaller, ToolReturned
 
 RESULT_ROLES = ("tool", "user")
 NOT_RUN = "it was not run"
@@ -83,7 +83,7 @@ class ToolRunner:
             call_id=f"call_{self.calls_made}",
             name=call.name,
             arguments=dict(call.arguments),
-            caller="model",
+            caller=ToolCaller.MODEL,
             turn=turn,
             step=step,
             text=call.text,

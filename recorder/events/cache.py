@@ -1,111 +1,192 @@
-"""What the KV cache spared, what it could not spare, and why."""
+"""Events of the KV cache: how much of a prompt it spared, and why not more."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import ClassVar
 
-from tokentape.recorder.events._check import check, check_counts, check_microseconds
+from tokentape.recorder.escapes import visible
+from tokentape.recorder.events.checks import (
+    check,
+    check_counts,
+    check_duration,
+    check_total,
+    choose,
+)
+from tokentape.recorder.events.fields import Counts, Text, TokenId
+from tokentape.recorder.events.traits import EventBase, EventTraits
 
-DECISIONS = ("hit", "partial", "miss", "bypass")
-SOURCES = ("", "memory", "disk", "given")
+
+class CacheDecision(StrEnum):
+    """How much of a prompt was taken from the cache."""
+
+    HIT = "hit"
+    """The prompt extends the cached tokens, or the cache covers the prompt."""
+    PARTIAL = "partial"
+    """A part of the cached tokens is reused, in most cases the prefix up to a divergence."""
+    MISS = "miss"
+    """Nothing is reused."""
+    BYPASS = "bypass"
+    """The cache is not used: by the user's wish, or because the model's cannot be reused."""
+
+
+class CacheSource(StrEnum):
+    """Where reused keys and values came from."""
+
+    COMPUTED = ""
+    """Nothing was reused."""
+    MEMORY = "memory"
+    DISK = "disk"
+    GIVEN = "given"
+    """The caller passed them as `past_key_values`."""
+
+
+class CacheMode(StrEnum):
+    """How a model's cache may be reused; the mode of a run is in `RunStarted.behaviour`."""
+
+    CROP = "crop"
+    """It can be cropped at any position."""
+    SNAPSHOTS = "snapshots"
+    """It can be copied, and never cropped."""
+    APPEND = "append"
+    """It can be neither copied nor cropped."""
+    NONE = "none"
+    """It is not reused."""
+
+
+class EvictionReason(StrEnum):
+    """Why cached tokens were dropped."""
+
+    BUDGET = "budget"
+    """Another sequence needed the room."""
+    OVER_BUDGET = "over_budget"
+    """The sequence alone is larger than the budget."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CacheDecided:
-    """How much of a prompt came from the cache, and why not more.
+class CacheDecided(EventBase):
+    """How much of a prompt is reused from the cache, and why not more.
 
-    `cached_tokens` is what the cache held, `cropped_tokens` what was cut from it. At
-    `divergence_index` the cache holds `divergence_cached_id` where the prompt has
-    `divergence_prompt_id`; all three are None where nothing differs. `key_field` names the part
-    of the cache key that differed. `source` is where reused tokens came from: `memory`, `disk` or
-    `given` by the caller. `disk_reason` is why a prefix stored on disk was not used.
+    `prompt_tokens` is `reused_tokens` plus `computed_tokens`, and at least one is computed.
     """
 
     version: ClassVar[int] = 1
+    traits: ClassVar[EventTraits] = EventTraits(changes_summary=True)
+
     turn: int
-    decision: str
-    reason: str
+    decision: CacheDecision
+    reason: Text
+    """A word such as `extends`, `token_divergence` or `cold`; docs/caches.md lists them."""
     prompt_tokens: int
     reused_tokens: int
     computed_tokens: int
     cached_tokens: int
+    """Tokens in the cache before the turn."""
     cropped_tokens: int
+    """Tokens that were cut from the end of the cache."""
     divergence_index: int | None = None
-    divergence_cached_id: int | None = None
-    divergence_prompt_id: int | None = None
-    key_field: str | None = None
-    source: str = ""
-    disk_reason: str = ""
+    """The first index at which cache and prompt differ; None if none does, like the next two."""
+    divergence_cached_id: TokenId | None = None
+    """The token there in the cache."""
+    divergence_prompt_id: TokenId | None = None
+    """The token there in the prompt."""
+    key_field: Text | None = None
+    """The field of the cache key that differed, or `interventions`."""
+    source: CacheSource = CacheSource.COMPUTED
+    disk_reason: Text = ""
+    """Why a prefix that is stored on disk was not used; empty if none is stored or it was used."""
 
     def __post_init__(self) -> None:
-        check(self.decision in DECISIONS, f"no such decision: {self.decision!r}")
-        check(self.source in SOURCES, f"no such source: {self.source!r}")
+        choose(self, decision=CacheDecision, source=CacheSource)
         check_counts(
             reused_tokens=self.reused_tokens,
             cached_tokens=self.cached_tokens,
             cropped_tokens=self.cropped_tokens,
         )
-        check(
-            self.prompt_tokens == self.reused_tokens + self.computed_tokens,
-            f"prompt_tokens {self.prompt_tokens} must be reused_tokens {self.reused_tokens} "
-            f"plus computed_tokens {self.computed_tokens}",
+        check_total(
+            prompt_tokens=self.prompt_tokens,
+            reused_tokens=self.reused_tokens,
+            computed_tokens=self.computed_tokens,
         )
         check(
             self.computed_tokens >= 1,
             "the last token of a prompt is always computed: its logits choose the first token",
         )
+        reuses = self.decision in (CacheDecision.HIT, CacheDecision.PARTIAL)
         check(
-            (self.decision in ("hit", "partial")) == (self.reused_tokens > 0),
+            reuses == (self.reused_tokens > 0),
             f"a {self.decision} cannot reuse {self.reused_tokens} tokens",
+        )
+
+    def describe(self) -> str:
+        """Return the event as text for a transcript."""
+        decided = f"cache: {self.decision} ({self.reason})"
+        if not self.reused_tokens:
+            return f"{decided}, {self.computed_tokens:,} tokens computed"
+        return (
+            f"{decided}, {self.reused_tokens:,} of {self.prompt_tokens:,} tokens reused, "
+            f"{self.computed_tokens:,} computed"
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PrefillCompleted:
-    """The prompt's new tokens were processed.
-
-    `chunks` are the lengths of the forwards. `kv_bytes` is the storage that the cache holds;
-    `peak_bytes` is the highest device memory of this prefill on CUDA, else the highest resident
-    memory of the process so far.
-    """
+class PrefillCompleted(EventBase):
+    """The computed tokens of a prompt were processed."""
 
     version: ClassVar[int] = 1
+
     turn: int
-    chunks: tuple[int, ...]
+    chunks: Counts
+    """The lengths of the forwards, in tokens."""
     duration_us: int
     kv_bytes: int
+    """The storage of the turn's keys and values."""
     peak_bytes: int
+    """The highest device memory of this prefill on CUDA, else the process's highest resident
+    memory so far."""
 
     def __post_init__(self) -> None:
-        check(bool(self.chunks) and min(self.chunks) >= 1, "a prefill has at least one token")
+        check(
+            bool(self.chunks) and min(self.chunks) >= 1,
+            f"chunks must hold at least one length, each at least one: {self.chunks}",
+        )
         check_counts(kv_bytes=self.kv_bytes, peak_bytes=self.peak_bytes)
-        check_microseconds(self.duration_us)
+        check_duration(self.duration_us)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CacheCleared:
-    """The cache was emptied, system prompt and all."""
+class CacheCleared(EventBase):
+    """The cache was emptied, the system prompt included."""
 
     version: ClassVar[int] = 1
-    reason: str
+
+    reason: Text
     freed_bytes: int
 
     def __post_init__(self) -> None:
         check_counts(freed_bytes=self.freed_bytes)
 
+    def describe(self) -> str:
+        """Return the event as text for a transcript."""
+        return f"cache: cleared ({visible(self.reason)})"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CacheEvicted:
-    """Something cached was given up, or a turn's cache was not kept.
-
-    `reason` is `budget` where room was made, and `over_budget` where a sequence alone is larger
-    than the budget. `tokens` counts what is no longer held, `kept_bytes` what still is.
-    """
+class CacheEvicted(EventBase):
+    """A cached sequence was dropped, or that of a turn was not cached."""
 
     version: ClassVar[int] = 1
-    reason: str
+
+    reason: EvictionReason
     tokens: int
+    """Tokens that are not cached any more."""
     freed_bytes: int
     kept_bytes: int
+    """The storage of the cache afterwards."""
 
     def __post_init__(self) -> None:
+        choose(self, reason=EvictionReason)
         check_counts(tokens=self.tokens, freed_bytes=self.freed_bytes, kept_bytes=self.kept_bytes)
+
+    def describe(self) -> str:
+        """Return the event as text for a transcript."""
+        return f"cache: {self.tokens:,} tokens dropped ({self.reason})"

@@ -1,147 +1,238 @@
-"""A run begins and ends."""
+"""Events that begin, resume, fork and end a run."""
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from tokentape.recorder.events._check import check, check_counts, check_seed
+from tokentape.recorder.escapes import visible
+from tokentape.recorder.events.checks import (
+    check,
+    check_counts,
+    check_seed,
+    check_total,
+    check_turn,
+)
+from tokentape.recorder.events.fields import (
+    Label,
+    Settings,
+    Sha256,
+    Text,
+    Texts,
+    Values,
+)
+from tokentape.recorder.events.traits import BelongsTo, EventBase, EventTraits
 
 INTERRUPTED = "interrupted"
-"""The `reason` of a run that its user ended in the middle."""
+"""The `reason` of a run that its user ended early."""
 
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunStarted:
-    """Everything that must be equal for the run to be repeated.
+class RunStarted(EventBase):
+    """A run began: all that must be equal for the run to be repeated.
 
-    `model` is what `load_model` was given. The fingerprints are hexadecimal sha256 sums; that of
-    the template is empty where the tokenizer has none. `sampler_sha256` hashes the first draws of
-    a known seed: random streams change between versions of torch and between processors.
-    `weights_listed` says that `weights_sha256` is the sum of a list of all tensors, each with a
-    digest of its own, which is a blob of the store under that sum; a redacted run has the sum only.
-    Without it, in recordings from before, it is a sum of all tensors at once.
+    Sums named `…_sha256` are hexadecimal.
     """
 
     version: ClassVar[int] = 1
-    name: str
-    seed: int | None
-    model: str
-    weights_sha256: str
-    tokenizer_sha256: str
-    template_sha256: str
-    generation_config: Mapping[str, Any]
-    sampler_sha256: str
-    dtype: str
-    device: str
-    attention_kernel: str
-    threads: int
-    context_tokens: int | None
-    environment: Mapping[str, str]
-    settings: Mapping[str, Any]
-    """The choices that change what is generated or recorded, as `RunSettings.to_record` gives them.
+    traits: ClassVar[EventTraits] = EventTraits(
+        durable=True,
+        belongs_to=BelongsTo.RUN,
+        changes_summary=True,
+        payload="weights_sha256",
+    )
 
-    Read them with `RunSettings.from_record`.
+    name: Text
+    """Chosen by the user."""
+    seed: int | None
+    """The seed of the run, which the seeds of its turns are derived from."""
+    model: Text
+    """The argument that `load_model` was called with; empty if it was not called."""
+    weights_sha256: Sha256
+    """The sum of the weights; with `weights_listed`, the sha256 of the weights manifest."""
+    tokenizer_sha256: Sha256
+    template_sha256: Sha256
+    """The sum of the chat template; empty if the tokenizer has none."""
+    generation_config: Settings
+    """The model's own generation config."""
+    sampler_sha256: Sha256
+    """The sum of the first draws of a known seed.
+
+    Random streams change between versions of torch and between devices.
     """
-    cache_policy: Mapping[str, Any] = field(default_factory=dict)
+    dtype: Label
+    device: Label
+    attention_kernel: Label
+    """The attention implementation of transformers, such as `sdpa`."""
+    threads: int
+    """torch's intra-op threads."""
+    context_tokens: int | None
+    """The longest sequence that the model supports; None if its config does not say."""
+    environment: Settings
+    """Versions of Python, of the libraries and of the operating system."""
+    settings: Settings
+    """The settings that change the tokens or the events of the run: `RunSettings.to_record`.
+
+    `RunSettings.from_record` reads them.
+    """
+    cache_policy: Settings = field(default_factory=dict)
     """How the model's KV cache can be reused, and why; see `CachePolicy`."""
-    tools: tuple[str, ...] = ()
-    """Names of the tools that can be called in the run."""
+    tools: Texts = ()
+    """The names of the tools that can be called in the run."""
     redacted: bool = False
-    """A redactor rewrote the texts of the run; its token ids are not recorded."""
+    """Whether a redactor rewrote the texts of the run; then its token ids are not recorded."""
     weights_listed: bool = False
+    """Whether `weights_sha256` names the weights manifest, a blob that lists every tensor.
+
+    A redacted run keeps the sum only.
+    """
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
-        # They are columns of tables, and PostgreSQL knows no text with a NUL.
-        check("\0" not in self.name + self.model, "a name holds no NUL character")
+        # PostgreSQL cannot store NUL in text, and both are columns.
+        check("\0" not in self.name + self.model, "name and model must not contain NUL")
         check(self.threads >= 1, f"threads must be at least one: {self.threads}")
         check(
             not self.weights_listed or _SHA256.fullmatch(self.weights_sha256) is not None,
-            f"a listed sum of weights is hexadecimal sha256: {self.weights_sha256!r}",
+            f"weights_sha256 of listed weights must be a sha256: {self.weights_sha256!r}",
         )
+
+    @classmethod
+    def payload_sha256_of(cls, fields: Mapping[str, Any]) -> str:
+        """Return the sha256 of the weights manifest; empty if none was stored."""
+        is_stored = fields.get("weights_listed") and not fields.get("redacted")
+        return str(fields["weights_sha256"]) if is_stored else ""
+
+    def describe(self) -> str:
+        """Return the event as text for a transcript."""
+        model = f", model {visible(self.model)}" if self.model else ""
+        return f"run {visible(self.name)}{model}, {self.dtype} on {self.device}, seed {self.seed}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunResumed:
-    """The run goes on in another process, or after its end.
+class RunResumed(EventBase):
+    """The run continues in another process, or after its end.
 
-    What was put before the model since the last turn began, and no turn took up, is void: it comes
-    again. `turn` is the turn under way, of which the first `step` tokens are kept; both are None
-    between turns. `environment` and the others are what `RunStarted` says, as they are now.
+    Messages that were added since the last turn began are void: they are recorded again.
+    The fields from `weights_sha256` on mean the same as in `RunStarted`, in the resuming process.
     """
 
     version: ClassVar[int] = 1
+    traits: ClassVar[EventTraits] = EventTraits(durable=True, changes_summary=True)
+
     turn: int | None
+    """The turn in progress; None between turns."""
     step: int | None
-    weights_sha256: str
-    sampler_sha256: str
-    device: str
+    """How many tokens of that turn are kept; None between turns."""
+    weights_sha256: Sha256
+    sampler_sha256: Sha256
+    device: Label
     threads: int
-    environment: Mapping[str, str]
+    environment: Settings
 
     def __post_init__(self) -> None:
         check(
             (self.turn is None) == (self.step is None),
-            "a turn that goes on has a step, and only such a turn",
+            "turn and step must both be given or both be None",
         )
         check_counts(turn=self.turn, step=self.step)
         check(self.threads >= 1, f"threads must be at least one: {self.threads}")
 
+    def describe(self) -> str:
+        """Return the event as text for a transcript."""
+        where = "" if self.turn is None else f" in turn {self.turn}, after {self.step} tokens"
+        return f"resumed{where}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunForked:
-    """The run begins where another one stood: that one's events are its own up to `parent_seq`.
-
-    They are not copied. `parent_hash` is what `check` calls the tail hash of the parent's events up
-    to there: it names the very events that are shared. `at_turn` is the first turn of the run's
-    own, and `changes` says what the experimenter wanted otherwise in it.
-    """
+class RunForked(EventBase):
+    """The run shares the events of another run up to `parent_seq`, without copying them."""
 
     version: ClassVar[int] = 1
-    parent_run_id: str
+    traits: ClassVar[EventTraits] = EventTraits(
+        durable=True, belongs_to=BelongsTo.RUN, changes_summary=True
+    )
+
+    parent_run_id: Label
     parent_seq: int
-    parent_hash: str
+    """The last event of the parent that is shared."""
+    parent_hash: Label
+    """The parent's tail hash at that event (see `SealChain`): it identifies the shared events."""
     at_turn: int
-    changes: Mapping[str, Any]
+    """The first turn that is not shared."""
+    changes: Values
+    """The settings that the user changed for this run."""
 
     def __post_init__(self) -> None:
         check_counts(parent_seq=self.parent_seq)
-        check(self.at_turn >= 1, f"turns count from one: {self.at_turn}")
-        check(bool(self.parent_run_id), "a fork has a parent")
+        check_turn(self.at_turn)
+        check(bool(self.parent_run_id), "parent_run_id must not be empty")
+
+    def describe(self) -> str:
+        """Return the event as text for a transcript."""
+        return f"forked from run {self.parent_run_id} at turn {self.at_turn}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunFinished:
-    """The run ended as it was meant to, or, for a `reason` of `interrupted`, as its user wished.
-
-    `turns` and `generated_tokens` count the turns that finished, the prompts those that began.
-    """
+class RunFinished(EventBase):
+    """The run ended without an error. Its totals do not include turns shared with a parent."""
 
     version: ClassVar[int] = 1
+    traits: ClassVar[EventTraits] = EventTraits(
+        durable=True,
+        sealed=True,
+        ends_run=True,
+        belongs_to=BelongsTo.RUN,
+        changes_summary=True,
+    )
+
     turns: int
+    """Turns that finished."""
     prompt_tokens: int
+    """Tokens of all prompts, also of turns that did not finish."""
     reused_tokens: int
+    """Tokens of prompts that were taken from the cache."""
     computed_tokens: int
     generated_tokens: int
-    reason: str = ""
+    """Tokens of the turns that finished."""
+    reason: Text = ""
+    """`interrupted` if the user ended the run early, else empty."""
 
     def __post_init__(self) -> None:
         check_counts(turns=self.turns, generated_tokens=self.generated_tokens)
-        check(
-            self.prompt_tokens == self.reused_tokens + self.computed_tokens,
-            f"prompt_tokens {self.prompt_tokens} must be reused_tokens {self.reused_tokens} "
-            f"plus computed_tokens {self.computed_tokens}",
+        check_total(
+            prompt_tokens=self.prompt_tokens,
+            reused_tokens=self.reused_tokens,
+            computed_tokens=self.computed_tokens,
         )
+
+    def describe(self) -> str:
+        """Return the event as text for a transcript."""
+        turns = "turn" if self.turns == 1 else "turns"
+        why = f" ({self.reason})" if self.reason else ""
+        return f"finished{why}: {self.turns} {turns}, {self.generated_tokens:,} tokens generated"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunFailed:
-    """The run ended with an error."""
+class RunFailed(EventBase):
+    """The run ended with an exception."""
 
     version: ClassVar[int] = 1
-    error: str
-    message: str
-    traceback: str
+    traits: ClassVar[EventTraits] = EventTraits(
+        durable=True,
+        sealed=True,
+        ends_run=True,
+        belongs_to=BelongsTo.RUN,
+        changes_summary=True,
+    )
+
+    error: Label
+    """The name of the exception's class."""
+    message: Text
+    traceback: Text
+
+    def describe(self) -> str:
+        """Return the event as text for a transcript."""
+        return f"failed: {self.error}: {visible(self.message)}"

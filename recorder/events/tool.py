@@ -1,59 +1,93 @@
-"""The model, or the experimenter for it, looked at something."""
+"""Events of tools: a call and its result."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar
 
-from tokentape.recorder.events._check import check, check_counts, check_microseconds
+from tokentape.recorder.escapes import visible
+from tokentape.recorder.events.checks import check_counts, check_duration, choose
+from tokentape.recorder.events.fields import (
+    PayloadBytes,
+    PayloadSha256,
+    Redact,
+    Text,
+    Values,
+)
+from tokentape.recorder.events.traits import BelongsTo, EventBase, EventTraits
 
-CALLERS = ("experimenter", "model")
+# The full result is in the recording.
+_DESCRIBED_CHARACTERS = 400
+
+
+class ToolCaller(StrEnum):
+    """Who called a tool."""
+
+    EXPERIMENTER = "experimenter"
+    """The user, between turns."""
+    MODEL = "model"
+    """The model, in its reply."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ToolCalled:
-    """A tool was asked for something, by the `caller`: the `experimenter` or the `model`.
-
-    A model calls in a turn, behind `step` of its tokens, in words of its own: `text`. Where these
-    could not be read there is no `name`. An experimenter calls between turns; `turn` and `step` are
-    None then.
-    """
+class ToolCalled(EventBase):
+    """The user or the model called a tool."""
 
     version: ClassVar[int] = 1
-    call_id: str
-    name: str
-    arguments: Mapping[str, Any]
-    caller: str = CALLERS[0]
+    traits: ClassVar[EventTraits] = EventTraits(belongs_to=BelongsTo.NEXT_TURN)
+
+    call_id: Text
+    name: Text
+    """The tool; empty if the model's text has no readable name."""
+    arguments: Values
+    caller: ToolCaller = ToolCaller.EXPERIMENTER
     turn: int | None = None
+    """The turn in progress if the model called, else None."""
     step: int | None = None
-    text: str = ""
+    """How many tokens of the turn come before the call if the model called, else None."""
+    text: Text = ""
+    """The call in the model's own words."""
 
     def __post_init__(self) -> None:
-        check(self.caller in CALLERS, f"no such caller: {self.caller!r}")
+        choose(self, caller=ToolCaller)
         check_counts(turn=self.turn, step=self.step)
+
+    def describe(self) -> str:
+        """Return the event as text for a transcript."""
+        who = "the model calls" if self.caller is ToolCaller.MODEL else "tool"
+        if not self.name:
+            return f"{who} something that cannot be read: {visible(self.text)}"
+        arguments = json.dumps(dict(self.arguments), ensure_ascii=False)
+        return f"{who} {visible(self.name)} {visible(arguments)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ToolReturned:
-    """The compact view that the model reads, and where the full result is kept.
-
-    `content_tokens` and `payload_tokens` count the compact view and the full result in the
-    model's own tokens. The payload is a blob of the store under `payload_sha256`. `tensors` lists
-    what was inspected: `name`, `shape`, `dtype`, `sha256`. `error` is None where the tool worked.
-    `turn` is the turn under way where the model called, else None.
-    """
+class ToolReturned(EventBase):
+    """A tool returned: a compact view for the model and, as a blob, the full result."""
 
     version: ClassVar[int] = 1
-    call_id: str
-    name: str
-    content: str
+    traits: ClassVar[EventTraits] = EventTraits(
+        durable=True, belongs_to=BelongsTo.NEXT_TURN, payload="payload_sha256"
+    )
+
+    call_id: Text
+    name: Text
+    content: Text
+    """The compact view, which the model reads."""
     content_tokens: int
-    payload_sha256: str
-    payload_bytes: int
+    payload_sha256: PayloadSha256
+    """The sha256 of the full result; empty if a redactor did not let it be stored."""
+    payload_bytes: PayloadBytes
     payload_tokens: int
-    tensors: tuple[Mapping[str, Any], ...]
-    error: str | None
+    """The full result in tokens of the model."""
+    tensors: Annotated[tuple[Mapping[str, Any], ...], Redact.VALUES]
+    """The tensors that the tool read: `name`, `shape`, `dtype` and `sha256` of each."""
+    error: Text | None
+    """The error of the call; None if it succeeded."""
     duration_us: int
     turn: int | None = None
+    """The turn in progress if the model called, else None."""
 
     def __post_init__(self) -> None:
         check_counts(
@@ -62,4 +96,10 @@ class ToolReturned:
             payload_tokens=self.payload_tokens,
             turn=self.turn,
         )
-        check_microseconds(self.duration_us)
+        check_duration(self.duration_us)
+
+    def describe(self) -> str:
+        """Return the event as text for a transcript."""
+        shown = visible(self.content[:_DESCRIBED_CHARACTERS])
+        more = "…" if len(self.content) > _DESCRIBED_CHARACTERS else ""
+        return f"  → {shown}{more} ({self.content_tokens:,} tokens)"

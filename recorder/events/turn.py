@@ -1,53 +1,88 @@
-"""A turn: a prompt, and a token at a time until something stops it."""
+"""Events of a turn: its prompt, its tokens, its end."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from enum import StrEnum
+from typing import Annotated, ClassVar
 
-from tokentape.recorder.events._check import (
+from tokentape.recorder.events.checks import (
     check,
     check_counts,
+    check_duration,
     check_finite,
-    check_microseconds,
     check_seed,
     check_token_ids,
+    check_turn,
 )
+from tokentape.recorder.events.fields import (
+    Label,
+    PromptText,
+    Redact,
+    Settings,
+    Sha256,
+    Text,
+    TokenId,
+    TokenIds,
+)
+from tokentape.recorder.events.traits import EventBase, EventTraits
 from tokentape.recorder.numbers import are_float32, are_halves, are_int32, are_int64
 
-TOOL_CALL = "tool_call"
-"""The `stop_reason` of a part of a turn that goes on behind the result of a tool."""
+
+class StopReason(StrEnum):
+    """Why generation stopped.
+
+    A criterion of the caller's own is recorded as `custom:` and the name of its class.
+    """
+
+    EOS = "eos"
+    """The model sampled an end-of-sequence token."""
+    STOP_STRING = "stop_string"
+    """The reply contains one of `stop_strings`."""
+    MAX_NEW_TOKENS = "max_new_tokens"
+    """The reply has `max_new_tokens` tokens."""
+    MAX_TIME = "max_time"
+    """`max_time` seconds have passed."""
+    TOOL_CALL = "tool_call"
+    """The model called a tool: the turn continues with a further round after the result."""
+
+
+_STOP_REASONS = frozenset(StopReason)
+_CUSTOM = "custom:"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TurnStarted:
-    """The prompt of a turn, as a pointer into the stream and the ids after it.
+class TurnStarted(EventBase):
+    """A prompt is complete: a beginning of the stream, and the ids that follow it.
 
-    The prompt is the first `kept_tokens` of the stream and then `added_ids`; its text is the first
-    `kept_chars` of the stream's text and then `added_text`. The prompt becomes the stream, and the
-    reply extends it. `history_reason` is empty where the history was extended exactly.
-
-    A turn in which the model calls tools has several parts, each begun so: `first_step` is how many
-    tokens of the turn were sampled before. Each part is generated from its own prompt and `seed`.
-
-    `sampling` is the effective generation config: what Hugging Face really used, defaults and all.
-    `unreplayable` names what the caller passed that no event can rebuild, such as own processors.
+    The prompt becomes the stream, and the reply extends it. A turn in which the model calls tools
+    has several rounds, and each begins with this event: it has a prompt and a seed of its own.
     """
 
     version: ClassVar[int] = 1
+    traits: ClassVar[EventTraits] = EventTraits(durable=True)
+
     turn: int
     prompt_tokens: int
     kept_tokens: int
+    """How many ids of the stream the prompt begins with."""
     kept_chars: int
-    added_ids: tuple[int, ...]
-    added_text: str
-    history_reason: str
+    """How many characters of the stream's text the prompt's text begins with."""
+    added_ids: TokenIds
+    """The ids of the prompt after these."""
+    added_text: PromptText
+    """The text of the prompt after these."""
+    history_reason: Text
+    """Why the prompt does not extend the history exactly; empty if it does."""
     seed: int | None
-    sampling: Mapping[str, Any]
-    unreplayable: tuple[str, ...] = ()
+    """The seed of the round's random generator; None without one."""
+    sampling: Settings
+    """The effective generation config, defaults included."""
+    unreplayable: Annotated[tuple[str, ...], Redact.NOTHING] = ()
+    """Arguments of the caller that no event can restore, such as own logits processors."""
     first_step: int = 0
+    """How many tokens of the turn were sampled in earlier rounds."""
 
     def __post_init__(self) -> None:
-        check(self.turn >= 1, f"turns count from one: {self.turn}")
+        check_turn(self.turn)
         check_counts(
             kept_tokens=self.kept_tokens, kept_chars=self.kept_chars, first_step=self.first_step
         )
@@ -57,38 +92,43 @@ class TurnStarted:
             f"prompt_tokens {self.prompt_tokens} must be kept_tokens {self.kept_tokens} "
             f"plus {len(self.added_ids)} added",
         )
-        check(self.prompt_tokens >= 1, "a prompt has at least one token")
+        check(self.prompt_tokens >= 1, "a prompt must have at least one token")
         check_seed(self.seed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TokenSampled:
+class TokenSampled(EventBase):
     """The sampler chose one token.
 
-    `step` counts the tokens of the turn, over all its parts. `position` is the token's own place in
-    the sequence, prompt included. `logprob` and `logprob_processed` are natural logarithms, float32
-    values, before and after the logits processors. What is there to be looked at has half precision
-    (see `recorder.numbers`): `entropy` of the raw distribution in nats, `top_gap` between the two
-    largest raw logits, and `top_ids`, the likeliest tokens of the raw distribution, best
-    first, with their `top_logprobs`; empty when not asked for.
+    Log-probabilities are natural logarithms. `logprob` and `logprob_processed` are float32 values;
+    the entropy, the gap and `top_logprobs` have half precision (see `recorder.numbers`).
     """
 
     version: ClassVar[int] = 1
+
     turn: int
     step: int
+    """Counts the tokens of the turn from zero, over all its rounds."""
     position: int
-    token_id: int
+    """The token's index in the sequence, prompt included."""
+    token_id: TokenId
     logprob: float
+    """The token's log-probability by the model's raw logits."""
     logprob_processed: float
+    """The same after the logits processors: temperature, top-p and so on."""
     entropy: float
+    """The entropy of the raw distribution, in nats."""
     top_gap: float
+    """The difference of the two largest raw logits."""
     duration_us: int
-    top_ids: tuple[int, ...] = ()
-    top_logprobs: tuple[float, ...] = ()
+    """The time of the step: forward and sampling."""
+    top_ids: Annotated[tuple[int, ...], Redact.TOP_TOKENS] = ()
+    """The likeliest tokens of the raw distribution, best first; empty if none are recorded."""
+    top_logprobs: Annotated[tuple[float, ...], Redact.TOP_TOKENS] = ()
+    """Their raw log-probabilities."""
 
     def __post_init__(self) -> None:
         check_counts(step=self.step, position=self.position, token_id=self.token_id)
-        check_counts(duration_us=self.duration_us)
         check_finite(
             logprob=self.logprob,
             logprob_processed=self.logprob_processed,
@@ -96,7 +136,7 @@ class TokenSampled:
             top_gap=self.top_gap,
         )
         check_token_ids(top_ids=self.top_ids)
-        # Not `require`: spelling the numbers of each token takes longer than checking them.
+        # Not `check`: to spell the numbers of each token takes longer than to check them.
         if not are_float32((self.logprob, self.logprob_processed)):
             raise ValueError(
                 f"log-probabilities are float32 values: {self.logprob}, {self.logprob_processed}"
@@ -106,36 +146,44 @@ class TokenSampled:
             "entropy, top_gap and top_logprobs have half precision: round them with "
             "tokentape.recorder.numbers.to_half",
         )
-        if not are_int64((self.duration_us,)):
-            raise ValueError(f"duration_us is whole microseconds: {self.duration_us}")
+        if self.duration_us < 0 or not are_int64((self.duration_us,)):
+            check_duration(self.duration_us)
         check(
             are_int32((self.turn, self.step, self.position, self.token_id, *self.top_ids)),
             "turn, step, position and token ids are 32-bit integers",
         )
         check(
             len(self.top_ids) == len(self.top_logprobs),
-            "each candidate has an id and a log-probability",
+            "top_ids and top_logprobs must have the same length",
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TurnFinished:
-    """Generation stopped: the turn is over or, for a `stop_reason` of `tool_call`, a part of it.
-
-    `generated_tokens` are those since the last `TurnStarted`. `text` is the reply as the next
-    prompt's template is given it; `stop_text` spells the end-of-sequence token that closed it, or
-    is empty. `generator_sha256` hashes the end state of the random generator.
-    """
+class TurnFinished(EventBase):
+    """Generation stopped. The turn is over, or a round of it if the stop reason is `tool_call`."""
 
     version: ClassVar[int] = 1
+    traits: ClassVar[EventTraits] = EventTraits(durable=True, sealed=True, changes_summary=True)
+
     turn: int
-    stop_reason: str
+    stop_reason: Label
+    """A `StopReason`, or `custom:` and the class name of a stopping criterion of the caller's."""
     generated_tokens: int
-    text: str
-    stop_text: str
-    generator_sha256: str
+    """Tokens of the round."""
+    text: PromptText
+    """The reply as the next prompt's chat template gets it."""
+    stop_text: Label
+    """The text of the end-of-sequence token that closed the reply, or empty."""
+    generator_sha256: Sha256
+    """The sum of the end state of the random generator; empty without one."""
     duration_us: int
+    """The time of the round, prefill included."""
 
     def __post_init__(self) -> None:
-        check_microseconds(self.duration_us)
-        check(self.generated_tokens >= 1, "a finished turn has at least one token")
+        check(
+            self.stop_reason in _STOP_REASONS or self.stop_reason.startswith(_CUSTOM),
+            f"stop_reason must be one of {', '.join(StopReason)} or begin with {_CUSTOM}: "
+            f"{self.stop_reason!r}",
+        )
+        check_duration(self.duration_us)
+        check(self.generated_tokens >= 1, "a finished turn must have at least one token")

@@ -1,4 +1,4 @@
-"""What the events say, folded into what people ask for. Each is rebuilt from events alone."""
+"""Projections: what the events of a run add up to. Each is rebuilt from events alone."""
 
 from tokentape.recorder.projections.active_interventions import (
     ActiveInterventions,
@@ -6,24 +6,16 @@ from tokentape.recorder.projections.active_interventions import (
     RequestedInterventions,
 )
 from tokentape.recorder.projections.conversation import Message, iterate_messages
-from tokentape.recorder.projections.summary import (
-    SUMMARISED,
-    RunSummary,
-    changes_summary,
-    summarise,
-    summarise_all,
-)
+from tokentape.recorder.projections.summary import RunSummary, summarise, summarise_all
 from tokentape.recorder.projections.turns import Turn, iterate_turns, whole_turns
 
 __all__ = (
-    "SUMMARISED",
     "ActiveInterventions",
     "ActiveRange",
     "Message",
     "RequestedInterventions",
     "RunSummary",
     "Turn",
-    "changes_summary",
     "iterate_messages",
     "iterate_turns",
     "summarise",

@@ -1,4 +1,4 @@
-"""The conversation as people read it: roles and texts in order."""
+"""The messages of a conversation, from events."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,19 +15,21 @@ from tokentape.recorder.events import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """A message and where it is recorded; `turn` is None for what was said by no turn's model."""
+    """A message of a conversation, and the event that recorded it."""
 
     role: str
     content: str
     seq: int
     turn: int | None = None
+    """The turn that generated it; None for a message that was added to a prompt."""
     tool_call_id: str | None = None
 
 
 def iterate_messages(envelopes: Iterable[Envelope]) -> Iterator[Message]:
-    """Every message of a run; the reply of a turn that was cut off is not among them.
+    """Yield every message of a run, in order.
 
-    What was pruned later is: it was said. What no turn took up before the run was resumed is not.
+    Messages that were pruned later are included. Not included are the reply of a turn that was cut
+    off, and messages that no turn began with before the run was resumed.
     """
     coming: list[Message] = []
     for envelope in envelopes:

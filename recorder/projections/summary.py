@@ -1,4 +1,4 @@
-"""A run in one row, folded from its events."""
+"""A run in one row."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -6,61 +6,45 @@ from dataclasses import dataclass, replace
 from tokentape.recorder.envelope import Envelope
 from tokentape.recorder.events import (
     CacheDecided,
-    Event,
     RunFailed,
     RunFinished,
     RunForked,
     RunResumed,
     RunStarted,
+    StopReason,
     TurnFinished,
 )
-from tokentape.recorder.events.turn import TOOL_CALL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSummary:
-    """`status` is `running` until the run says otherwise: also for one whose process was killed.
-    It is `finished`, `interrupted` or `failed` then, and `running` again once it is resumed.
-
-    `turns` and `generated_tokens` count the turns that finished, `prompt_tokens` and
-    `reused_tokens` those that began; of a fork only its own. `parent_run_id` and `forked_at_turn`
-    say what it was forked from, and are None where it was not.
-    """
+    """The status and the totals of a run, without the turns that a fork shares."""
 
     run_id: str
     name: str
     status: str
+    """`running`, also if the process was killed; `finished`, `interrupted` or `failed`."""
     model: str
     seed: int | None
     started_at_us: int
     updated_at_us: int
+    """The time of the last event that changed the summary."""
     turns: int = 0
+    """Turns that finished."""
     prompt_tokens: int = 0
+    """Tokens of all prompts, also of turns that did not finish."""
     reused_tokens: int = 0
+    """Tokens of prompts that were taken from the cache."""
     generated_tokens: int = 0
+    """Tokens of the turns that finished."""
     parent_run_id: str | None = None
+    """The run that it was forked from."""
     forked_at_turn: int | None = None
-
-
-SUMMARISED = (
-    RunStarted,
-    RunForked,
-    RunResumed,
-    CacheDecided,
-    TurnFinished,
-    RunFinished,
-    RunFailed,
-)
-"""The events that a summary is folded from."""
-
-
-def changes_summary(event: Event) -> bool:
-    """True for one of `SUMMARISED`."""
-    return isinstance(event, SUMMARISED)
+    """The first turn that it does not share with its parent."""
 
 
 def summarise(summary: RunSummary | None, envelope: Envelope) -> RunSummary | None:
-    """The summary after one more event; None before the run has started."""
+    """Return the summary after one more event, or None before the run has started."""
     event, at_us = envelope.event, envelope.at_us
     if isinstance(event, RunStarted):
         return RunSummary(
@@ -72,39 +56,34 @@ def summarise(summary: RunSummary | None, envelope: Envelope) -> RunSummary | No
             started_at_us=at_us,
             updated_at_us=at_us,
         )
-    if summary is None:
-        return None
+    if summary is None or not event.traits.changes_summary:
+        return summary
+    summary = replace(summary, updated_at_us=at_us)
     if isinstance(event, CacheDecided):
         return replace(
             summary,
-            updated_at_us=at_us,
             prompt_tokens=summary.prompt_tokens + event.prompt_tokens,
             reused_tokens=summary.reused_tokens + event.reused_tokens,
         )
     if isinstance(event, TurnFinished):
         return replace(
             summary,
-            updated_at_us=at_us,
-            turns=summary.turns + (event.stop_reason != TOOL_CALL),
+            turns=summary.turns + (event.stop_reason != StopReason.TOOL_CALL),
             generated_tokens=summary.generated_tokens + event.generated_tokens,
         )
     if isinstance(event, RunForked):
-        return replace(
-            summary,
-            updated_at_us=at_us,
-            parent_run_id=event.parent_run_id,
-            forked_at_turn=event.at_turn,
-        )
+        return replace(summary, parent_run_id=event.parent_run_id, forked_at_turn=event.at_turn)
     if isinstance(event, RunResumed):
-        return replace(summary, updated_at_us=at_us, status="running")
+        return replace(summary, status="running")
     if isinstance(event, RunFinished):
-        return replace(summary, updated_at_us=at_us, status=event.reason or "finished")
+        return replace(summary, status=event.reason or "finished")
     if isinstance(event, RunFailed):
-        return replace(summary, updated_at_us=at_us, status="failed")
-    return summary
+        return replace(summary, status="failed")
+    raise TypeError(f"{type(event).__name__} says that it changes the summary, and none is folded")
 
 
 def summarise_all(envelopes: Iterable[Envelope]) -> RunSummary | None:
+    """Return the summary of a run's events, or None if the run has not started."""
     summary: RunSummary | None = None
     for envelope in envelopes:
         summary = summarise(summary, envelope)

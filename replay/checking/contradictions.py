@@ -10,7 +10,7 @@ from tokentape.generation.run_settings import RunSettings
 from tokentape.generation.tools.calls import CallReader
 from tokentape.generation.tools.interface import ToolInterface
 from tokentape.recorder import Recording
-from tokentape.recorder.events.turn import TOOL_CALL
+from tokentape.recorder.events import StopReason
 from tokentape.recorder.projections import Turn
 from tokentape.recorder.seals import check_seals
 from tokentape.replay.checking.tool_results import altered_tool_results
@@ -58,7 +58,7 @@ def _pauses_without_a_call(
         return
     for turn in turns:
         finished = turn.finished
-        if finished is None or finished.stop_reason != TOOL_CALL:
+        if finished is None or finished.stop_reason != StopReason.TOOL_CALL:
             continue
         if not reader.completed(finished.text, prefix=turn.prompt_text):
             sentence = f"turn {turn.number} pauses for a tool, and its reply calls none there"

@@ -11,7 +11,7 @@ from transformers import LogitsProcessorList
 from tokentape.generation import LoadedModel, ModelError, hf
 from tokentape.generation.engine.sampling import generator_sha256
 from tokentape.recorder import RecordingError
-from tokentape.recorder.events.turn import TOOL_CALL
+from tokentape.recorder.events import StopReason
 from tokentape.recorder.projections import Turn
 from tokentape.replay.checking.rng_stream import NoiseStream
 from tokentape.replay.verdict import Floor
@@ -168,7 +168,7 @@ class TokenChecker:
             if step == len(self.turn.tokens):
                 # Whether the reply calls a tool there is told by its text, not by its settings.
                 due = None if finished is None else finished.stop_reason
-                return finished is None or reason == (None if due == TOOL_CALL else due)
+                return finished is None or reason == (None if due == StopReason.TOOL_CALL else due)
             if reason is not None:
                 return False
         return None

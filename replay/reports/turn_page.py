@@ -5,10 +5,9 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from tokentape.recorder import Envelope
-from tokentape.recorder.escapes import padded, quoted, visible
+from tokentape.recorder.escapes import padded, quoted, visible, visible_lines
 from tokentape.recorder.events import TokenSampled, ToolCalled, ToolReturned
 from tokentape.recorder.projections import Turn
-from tokentape.recorder.transcript import readable, told
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -77,7 +76,7 @@ def render_page(turn: Turn, marks: Marks) -> list[tuple[str, bool]]:
     for start, end in zip(places, [*places[1:], len(text)], strict=True):
         parts += [(rule, False) for rule in cuts[start]]
         if text[start:end]:
-            parts.append((readable(text[start:end]), start < marks.cache_char))
+            parts.append((visible_lines(text[start:end]), start < marks.cache_char))
     return [*parts, *_reply(turn)]
 
 
@@ -85,7 +84,7 @@ def _reply(turn: Turn) -> Iterator[tuple[str, bool]]:
     stop = "cut off" if turn.finished is None else f"stopped by {turn.finished.stop_reason}"
     yield _rule(f"the reply: {len(turn.tokens):,} tokens, {stop}"), False
     text = "(text not recorded yet)" if turn.finished is None else turn.finished.text
-    yield readable(text), False
+    yield visible_lines(text), False
 
 
 def _apart(marks: Marks) -> str:
@@ -113,7 +112,7 @@ def tool_lines(events: Iterable[ToolCalled | ToolReturned]) -> Iterator[str]:
     """Who called what, and how large the answer was: what was read of it is in the prompt."""
     for event in events:
         if isinstance(event, ToolCalled):
-            yield told(event) or ""
+            yield event.describe() or ""
         else:
             yield (
                 f"  → {event.content_tokens:,} tokens to read, of a full result of "

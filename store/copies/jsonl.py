@@ -20,7 +20,8 @@ from typing import Any, Self
 
 from tokentape.recorder import Record, Recording
 from tokentape.recorder.atomic_write import atomic_write
-from tokentape.recorder.codec import TOKEN_KIND, dump_canonical
+from tokentape.recorder.codec import dump_canonical
+from tokentape.recorder.events import TOKEN_KIND
 from tokentape.store.attachments import BODIES, Attachment, K, StoredFloor, StoredVerdict
 from tokentape.store.errors import StoreError
 from tokentape.store.payloads import payload_of

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from tokentape.recorder.codec import TOKEN_KIND
+from tokentape.recorder.events import TOKEN_KIND
 from tokentape.store.arrow import EVENTS, NAME
 from tokentape.store.errors import StoreError
 from tokentape.store.frames import rows as frame_rows

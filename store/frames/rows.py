@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from tokentape.recorder import NewerRecordingError, RecordingError
-from tokentape.recorder.codec import CLASSES
+from tokentape.recorder.events import EVENT_CLASSES
 from tokentape.recorder.upcasters import UPCASTERS, upcast
 from tokentape.store.frames.columns import CACHE_DF, TURNS_DF
 
@@ -39,7 +39,7 @@ def _events(table: pa.Table) -> Iterator[_Event]:
 
 def _today(kind: str, version: int, body: str) -> Row:
     """The fields of an event as today's version has them; they are not validated."""
-    newest = CLASSES[kind].version
+    newest = EVENT_CLASSES[kind].version
     if version > newest:
         raise NewerRecordingError(
             f"this tokentape does not know {kind} version {version}: upgrade tokentape to read it"

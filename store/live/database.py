@@ -10,17 +10,17 @@ from sqlalchemy.exc import DBAPIError
 
 from tokentape.recorder import Envelope, Record, Recording, RecordingError
 from tokentape.recorder.clock import now_us
-from tokentape.recorder.codec import decode, encode
+from tokentape.recorder.codec import decode
 from tokentape.recorder.envelope import TurnCounter
-from tokentape.recorder.events import RunStarted, TokenSampled
-from tokentape.recorder.projections import RunSummary, changes_summary, summarise
+from tokentape.recorder.events import TOKEN_KIND, RunStarted
+from tokentape.recorder.projections import RunSummary, summarise
 from tokentape.store.attachments import TABLES, Attachment, StoredFloor, StoredVerdict
 from tokentape.store.errors import NoSuchRunError, StoreError
 from tokentape.store.live import attachments as attachment_rows
 from tokentape.store.live.connections import open_engine, writing_connection
 from tokentape.store.live.erasure import Erasure, erase_run
 from tokentape.store.live.packing import COLUMNS
-from tokentape.store.live.reader import SUMMARY_COLUMNS, DatabaseReader, summary_of
+from tokentape.store.live.reader import SUMMARY_COLUMNS, DatabaseReader
 from tokentape.store.live.schema import bring_to_head
 from tokentape.store.live.sqlite_file import OpenedFile
 from tokentape.store.live.tables import SEQ_BITS, SEQ_MASK, runs, tombstones
@@ -52,7 +52,7 @@ class DatabaseStore(DatabaseReader):
             raise
         self._cursor = self._writer.cursor()
         self._statements = _Statements(backend.packing.mark)
-        self._open_runs: dict[str, tuple[int, RunSummary]] = {}
+        self._open_runs: dict[str, tuple[int, int]] = {}
 
     def close(self) -> None:
         # Not given back but closed: one that the server has cut off cannot be rolled back.
@@ -65,38 +65,33 @@ class DatabaseStore(DatabaseReader):
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def append(self, envelope: Envelope, *, durable: bool) -> None:
-        """Keep the event; see `recorder.EventLog`.
-
-        Raises StoreError when it is not the next event of its run: a run has one writer.
-        """
+    def append(
+        self, envelope: Envelope, record: Record, *, durable: bool, summary: RunSummary | None
+    ) -> None:
+        """Store an event; see `recorder.EventLog`."""
         run_id = envelope.run_id
-        event = envelope.event
         refused = (
-            f"run {run_id} has an event {envelope.seq} already, or lacks the one before it: "
+            f"run {run_id} has an event {record.seq} already, or lacks the one before it: "
             "a run has one writer"
         )
-        if isinstance(event, TokenSampled) and not durable:
+        if record.kind == TOKEN_KIND:
             with self._told(run_id, refused):
-                self._append(envelope)
+                self._append(run_id, record)
             return
-        if not isinstance(event, RunStarted):
+        starts = isinstance(envelope.event, RunStarted)
+        if not starts:
             # In memory the reader has the writer's connection, and would end its transaction.
             self._open_run(run_id)
         with self._transaction(run_id, refused, durable=durable):
-            if isinstance(event, RunStarted):
-                self._begin_run(envelope)
-            self._append(envelope)
-            if changes_summary(event):
-                run_key, summary = self._open_run(run_id)
-                after = summarise(summary, envelope)
-                assert after is not None
-                self._update_run(run_key, after)
-                self._open_runs[run_id] = (run_key, after)
+            if starts and summary is not None:
+                self._open_runs[run_id] = (self._insert_run(summary), summary.started_at_us)
+            self._append(run_id, record)
+            if not starts and summary is not None:
+                self._update_run(self._open_run(run_id)[0], summary)
 
-    def _append(self, envelope: Envelope) -> None:
-        run_key, summary = self._open_run(envelope.run_id)
-        self._insert(run_key, summary.started_at_us, encode(envelope))
+    def _append(self, run_id: str, record: Record) -> None:
+        run_key, started_at_us = self._open_run(run_id)
+        self._insert(run_key, started_at_us, record)
 
     @contextmanager
     def _told(self, run_id: str, refused: str) -> Iterator[None]:
@@ -144,24 +139,20 @@ class DatabaseStore(DatabaseReader):
             packed = self._backend.packing.row(record.version, record.body)
             self._cursor.execute(self._statements.insert_token, (event_key, after_us, *packed))
 
-    def _begin_run(self, envelope: Envelope) -> None:
-        summary = summarise(None, envelope)
-        assert summary is not None
-        self._open_runs[envelope.run_id] = (self._insert_run(summary), summary)
-
     def _insert_run(self, summary: RunSummary) -> int:
         values = [getattr(summary, name) for name in SUMMARY_COLUMNS]
         self._cursor.execute(self._statements.insert_run, values)
         (run_key,) = self._cursor.fetchone()
         return int(run_key)
 
-    def _open_run(self, run_id: str) -> tuple[int, RunSummary]:
+    def _open_run(self, run_id: str) -> tuple[int, int]:
+        """Return the key and the start of a run. Raise NoSuchRunError."""
         if run_id not in self._open_runs:
             query = select(runs).where(runs.c.run_id == run_id)
             row = self._ask(lambda reader: reader.execute(query).one_or_none())
             if row is None:
                 raise NoSuchRunError(f"{self.where} has no run {run_id}")
-            self._open_runs[run_id] = (row.run_key, summary_of(row))
+            self._open_runs[run_id] = (row.run_key, row.started_at_us)
         return self._open_runs[run_id]
 
     def put_blob(self, sha256: str, payload: bytes) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, Row, Select, Table, select
 from sqlalchemy.exc import DBAPIError
 
 from tokentape.recorder import Record, Recording, RecordingError
-from tokentape.recorder.codec import TOKEN_KIND
+from tokentape.recorder.events import TOKEN_KIND
 from tokentape.recorder.projections import RunSummary
 from tokentape.store.arrow import AT, EVENTS, TOKENS
 from tokentape.store.attachments import K, StoredFloor, StoredVerdict

@@ -16,7 +16,7 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 
 from tokentape.recorder import Record, Recording
-from tokentape.recorder.codec import TOKEN_KIND
+from tokentape.recorder.events import TOKEN_KIND
 from tokentape.recorder.projections import RunSummary
 from tokentape.store.arrow import EVENTS, RUNS, TOKENS, VERDICTS, of_file
 from tokentape.store.attachments import (

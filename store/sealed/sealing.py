@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 
 from tokentape.recorder import Record, Recording, RecordingError
 from tokentape.recorder.codec import decode
-from tokentape.recorder.events import RunStarted
-from tokentape.recorder.projections import SUMMARISED, summarise
+from tokentape.recorder.events import EVENT_CLASSES, RunStarted
+from tokentape.recorder.projections import summarise
 from tokentape.recorder.seals import SEALED_KINDS
 from tokentape.store.attachments import TABLES as ATTACHMENT_TABLES
 from tokentape.store.attachments import Attachment, row_of
@@ -44,7 +44,9 @@ from tokentape.store.sealed.parquet import (
 from tokentape.store.sealed.run_file import UNREADABLE, SealedRun, fingerprints_of, read_sealed_run
 from tokentape.store.source import Attachments, attachments_of, with_parents
 
-_SUMMARISED_KINDS = frozenset(event.__name__ for event in SUMMARISED)
+_SUMMARISED_KINDS = frozenset(
+    kind for kind, cls in EVENT_CLASSES.items() if cls.traits.changes_summary
+)
 # Small row groups: one payload is found without unpacking many.
 _BLOBS_BYTES = 1024**2
 _FIRST = ("tokens", 0)

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Protocol
 
 from tokentape.recorder import Envelope, EventLog, Record, Recording
-from tokentape.recorder.codec import encode
 from tokentape.recorder.events import TurnFinished
+from tokentape.recorder.projections import RunSummary
 from tokentape.store.sealed.sealing import RunSealer
 from tokentape.store.source import Attachments
 
@@ -32,11 +32,13 @@ class SealingLog:
         self._unsealed: dict[str, list[Record]] = {}
         self._sealers: dict[str, RunSealer] = {}
 
-    def append(self, envelope: Envelope, *, durable: bool) -> None:
-        """See `recorder.EventLog`."""
-        self._store.append(envelope, durable=durable)
-        self._unsealed.setdefault(envelope.run_id, []).append(encode(envelope))
-        if envelope.seal is not None:
+    def append(
+        self, envelope: Envelope, record: Record, *, durable: bool, summary: RunSummary | None
+    ) -> None:
+        """Store an event, then seal the run if it carries a seal; see `recorder.EventLog`."""
+        self._store.append(envelope, record, durable=durable, summary=summary)
+        self._unsealed.setdefault(envelope.run_id, []).append(record)
+        if record.seal is not None:
             self._seal(envelope.run_id, self._unsealed.pop(envelope.run_id))
 
     def put_blob(self, sha256: str, payload: bytes) -> None:

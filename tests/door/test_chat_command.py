@@ -61,9 +61,9 @@ def only_recording(store: DatabaseStore) -> tt.Recording:
 
 
 def shown(text: str) -> str:
-    from tokentape.recorder.transcript import readable
+    from tokentape.recorder.escapes import visible_lines
 
-    return readable(text)
+    return visible_lines(text)
 
 
 def test_typed_lines_are_messages_and_replies_come_on_standard_output(

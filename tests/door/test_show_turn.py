@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import tokentape as tt
-from tokentape.recorder.transcript import readable
+from tokentape.recorder.escapes import visible_lines
 from tokentape.replay.reports.turn_page import marks_of, render_page
 from tokentape.store import DatabaseStore
 
@@ -88,7 +88,7 @@ def test_a_prompt_that_was_rendered_again_is_shown_in_full(
 
     *prompt, _ = [part for part in shown if "────" not in part]
 
-    assert "".join(prompt) == readable(recording.turns()[1].prompt_text)
+    assert "".join(prompt) == visible_lines(recording.turns()[1].prompt_text)
 
 
 def test_a_turn_is_shown_token_by_token(cli: Cli, database: Path, tiny_folder: Path) -> None:

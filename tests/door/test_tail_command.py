@@ -12,8 +12,9 @@ import yaml
 
 import tokentape as tt
 from tokentape.recorder import Envelope
+from tokentape.recorder.escapes import visible_lines
 from tokentape.recorder.events import InterventionRemoved, TokenSampled, TurnFinished
-from tokentape.recorder.transcript import TranscriptWriter, readable
+from tokentape.recorder.transcript import TranscriptWriter
 from tokentape.store.run_follower import NewToken, RunFollower
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -52,7 +53,7 @@ def database(tmp_path: Path, tiny_folder: Path, record: Callable[..., tt.Recordi
 def replies_in(database: Path) -> list[str]:
     with tt.open_store(database) as store:
         messages = store.recording(store.summaries()[-1].run_id).messages()
-    return [readable(each.content) for each in messages if each.role == "assistant"]
+    return [visible_lines(each.content) for each in messages if each.role == "assistant"]
 
 
 def test_a_run_in_another_process_is_printed_to_its_end(
@@ -154,7 +155,7 @@ def test_without_follow_the_recorded_events_are_printed_and_the_end_is_not_await
             run.chat("Go on?", max_new_tokens=20, min_new_tokens=20, callback=stop)
         code, out, err = cli("tail", "--store", str(database), "--no-follow")
         _, message, reply = out.rpartition("assistant: ")
-        text = readable(lm.tokenizer.decode(heard))
+        text = visible_lines(lm.tokenizer.decode(heard))
 
     assert code == 0
     assert "user: Go on?" in out
@@ -185,7 +186,7 @@ def test_without_the_tokenizer_tokens_are_printed_as_ids(
             run.chat("Go on?", max_new_tokens=20, min_new_tokens=20, callback=stop)
         out = cli("tail", "--store", str(database), "--no-follow")[1]
 
-    assert f"assistant: {readable(reply.text)}\n" in out
+    assert f"assistant: {visible_lines(reply.text)}\n" in out
     assert out.endswith(f"assistant:  {' '.join(map(str, heard))}\n")
 
 
@@ -210,8 +211,8 @@ def test_a_sealed_run_is_printed_too_and_an_unknown_run_is_an_error(
 
 
 def test_control_characters_are_escaped_and_lines_and_tabs_stay() -> None:
-    assert readable("a\tb\nc") == "a\tb\nc"
-    assert readable("\x1b[31mred\r\u202e") == "\\x1b[31mred\\r\\u202e"
+    assert visible_lines("a\tb\nc") == "a\tb\nc"
+    assert visible_lines("\x1b[31mred\r\u202e") == "\\x1b[31mred\\r\\u202e"
 
 
 def test_a_fork_is_printed_from_the_first_turn_of_its_parent(
@@ -240,7 +241,7 @@ def test_a_fork_is_printed_from_the_first_turn_of_its_parent(
     assert text.index("user: One?") < text.index("user: Three?")
     assert "Two?" not in text
     assert f"forked from run {run.run_id} at turn 2" in text
-    assert f"assistant: {readable(reply.text)}\n" in text
+    assert f"assistant: {visible_lines(reply.text)}\n" in text
     assert [each.token_id for each in news if isinstance(each, NewToken)] == list(reply.token_ids)
 
 

@@ -12,6 +12,7 @@ import tokentape as tt
 from benchmarks.tiny_models import byte_tokenizer, random_ids, tiny_model
 from tests.generation.made_interventions import applied
 from tests.interventions import GREEDY, KINDS, intervention, ranges_of
+from tests.store.made_runs import append_all
 from tokentape.recorder import Recorder
 from tokentape.recorder.events import (
     CacheCleared,
@@ -105,13 +106,15 @@ def killed(store: DatabaseStore, run_id: str, events: int) -> DatabaseStore:
     """A store that has so many events of a run, and all payloads."""
     rest = tt.open_store("sqlite://")
     assert isinstance(rest, DatabaseStore)
+    envelopes = []
     for envelope in itertools.islice(store.recording(run_id).events(), events):
         event = envelope.event
         if isinstance(event, InterventionRequested) and event.tensor_sha256:
             rest.put_blob(event.tensor_sha256, store.blob(event.tensor_sha256))
         if isinstance(event, RunStarted):
             rest.put_blob(event.weights_sha256, store.blob(event.weights_sha256))
-        rest.append(envelope, durable=False)
+        envelopes.append(envelope)
+    append_all(rest, envelopes)
     return rest
 
 

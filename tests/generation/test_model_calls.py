@@ -23,7 +23,6 @@ from tokentape.recorder.events import (
     ToolReturned,
     TurnStarted,
 )
-from tokentape.recorder.transcript import told
 from tokentape.store import DatabaseStore
 
 FORMATS = ("hermes", "llama3", "mistral", "python", "response_template")
@@ -231,7 +230,10 @@ def test_where_the_template_has_no_tools_results_are_a_users_message(
     assert '<|im_start|>user\n"about a"' in reply.rounds[1].prompt.text
     assert recording.started().settings["tool_result_role"] == "user"
     assert [each.role for each in events(store, run, MessageAdded)] == ["user", "user"]
-    assert [told(each) for each in events(store, run, MessageAdded)] == ["user: What is it?", None]
+    assert [each.describe() for each in events(store, run, MessageAdded)] == [
+        "user: What is it?",
+        None,
+    ]
     report = tt.verify(recording, lm, processors=lambda turn: forced)
     assert report.verdict == tt.Verdict.VERIFIED
 

@@ -9,6 +9,7 @@ import pytest
 import tokentape as tt
 from tests.generation.made_runs import LAYER, SETTINGS, TURNS, begin, go_on
 from tokentape.generation.tools.calls import CallReader
+from tokentape.recorder import Record
 from tokentape.recorder.events import RunFinished, RunResumed, SystemPromptCached
 from tokentape.store import DatabaseStore
 
@@ -23,11 +24,11 @@ class CutOff:
     def __init__(self, store: DatabaseStore, events: int) -> None:
         self._store, self._left = store, events
 
-    def append(self, envelope: tt.Envelope, *, durable: bool) -> None:
+    def append(self, envelope: tt.Envelope, record: Record, **more: Any) -> None:
         if self._left == 0:
             raise Killed
         self._left -= 1
-        self._store.append(envelope, durable=durable)
+        self._store.append(envelope, record, **more)
 
     def put_blob(self, sha256: str, payload: bytes) -> None:
         self._store.put_blob(sha256, payload)

@@ -20,6 +20,7 @@ import tokentape as tt
 from tests.generation.cold_runs import GREEDY, PROMPT, cold
 from tokentape.generation.history.conversation import Conversation, decode_after
 from tokentape.generation.history.messages import NewMessage
+from tokentape.recorder import Record
 from tokentape.recorder.events import RunFailed, SystemPromptCached
 from tokentape.store import DatabaseStore
 
@@ -121,11 +122,11 @@ class BreaksOn:
         self._store = store
         self._kind = kind
 
-    def append(self, envelope: tt.Envelope, *, durable: bool) -> None:
+    def append(self, envelope: tt.Envelope, record: Record, **more: Any) -> None:
         if type(envelope.event).__name__ == self._kind:
             self._kind = ""
             raise tt.StoreError("disk full")
-        self._store.append(envelope, durable=durable)
+        self._store.append(envelope, record, **more)
 
     def put_blob(self, sha256: str, payload: bytes) -> None:
         self._store.put_blob(sha256, payload)

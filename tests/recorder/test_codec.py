@@ -9,14 +9,19 @@ from hypothesis import strategies as st
 
 from tokentape.recorder import Envelope, NewerRecordingError, RecordingError
 from tokentape.recorder.codec import (
-    CLASSES,
     decode,
     decode_body,
     dump_canonical,
     encode,
     encode_body,
 )
-from tokentape.recorder.events import Event, HistoryPruned, MessageAdded, TokenSampled
+from tokentape.recorder.events import (
+    EVENT_CLASSES,
+    Event,
+    HistoryPruned,
+    MessageAdded,
+    TokenSampled,
+)
 from tokentape.recorder.seals import canonical_bytes
 
 ids = st.lists(st.integers(0, 2**31 - 1), max_size=5).map(tuple)
@@ -65,7 +70,7 @@ prunings = st.builds(
     removed_chars=ranges,
     removed_messages=st.lists(st.integers(0, 99), min_size=1, max_size=3).map(tuple),
 )
-others = st.sampled_from([CLASSES["ToolCalled"]]).flatmap(
+others = st.sampled_from([EVENT_CLASSES["ToolCalled"]]).flatmap(
     lambda cls: st.builds(
         cls, call_id=text, name=text, arguments=st.dictionaries(text, json_values, max_size=3)
     )
@@ -108,7 +113,7 @@ def test_a_damaged_body_is_the_recordings_fault(body: str) -> None:
 
 
 def test_what_json_cannot_hold_is_refused_when_written() -> None:
-    event: Any = CLASSES["ToolCalled"](call_id="1", name="t", arguments={"x": float("nan")})
+    event: Any = EVENT_CLASSES["ToolCalled"](call_id="1", name="t", arguments={"x": float("nan")})
 
     with pytest.raises(ValueError, match="not JSON compliant"):
         encode_body(event)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.made_events import run_started
-from tokentape.recorder import Envelope, Recorder, Recording, RecordingError, TokentapeError
+from tokentape.recorder import Envelope, Record, Recorder, Recording, RecordingError, TokentapeError
 from tokentape.recorder.codec import encode
 from tokentape.recorder.events import (
     CacheCleared,
@@ -19,6 +19,7 @@ from tokentape.recorder.events import (
     RunFinished,
     TurnStarted,
 )
+from tokentape.recorder.projections import RunSummary
 from tokentape.recorder.run_id import uuid7
 
 STARTED = run_started()
@@ -30,7 +31,9 @@ class ListLog:
     envelopes: list[Envelope] = field(default_factory=list)
     durable: list[bool] = field(default_factory=list)
 
-    def append(self, envelope: Envelope, *, durable: bool) -> None:
+    def append(
+        self, envelope: Envelope, record: Record, *, durable: bool, summary: RunSummary | None
+    ) -> None:
         self.envelopes.append(envelope)
         self.durable.append(durable)
 
@@ -90,10 +93,10 @@ def test_an_error_in_the_block_is_the_last_event() -> None:
 class FullLog(ListLog):
     """A log that takes nothing behind the first event."""
 
-    def append(self, envelope: Envelope, *, durable: bool) -> None:
+    def append(self, envelope: Envelope, record: Record, **more: Any) -> None:
         if envelope.seq:
             raise TokentapeError("disk full")
-        super().append(envelope, durable=durable)
+        super().append(envelope, record, **more)
 
 
 def test_an_end_that_cannot_be_recorded_does_not_hide_why_the_run_ended() -> None:

@@ -8,7 +8,6 @@ import pytest
 
 from tests.recorder.test_seals import STARTED
 from tokentape.recorder import Envelope, Record, Recorder, Recording
-from tokentape.recorder.codec import encode
 from tokentape.recorder.events import (
     CacheCleared,
     HistoryPruned,
@@ -31,8 +30,8 @@ class Kept:
         self.records: list[Record] = []
         self.blobs: dict[str, bytes] = {}
 
-    def append(self, envelope: Envelope, *, durable: bool) -> None:
-        self.records.append(encode(envelope))
+    def append(self, envelope: Envelope, record: Record, **more: Any) -> None:
+        self.records.append(record)
 
     def put_blob(self, sha256: str, payload: bytes) -> None:
         self.blobs[sha256] = payload
@@ -219,7 +218,7 @@ def test_words_in_reasons_and_names_of_calls_are_redacted_too() -> None:
 def test_the_sum_of_the_weights_stays_and_their_list_is_not_kept() -> None:
     kept, sha256 = Kept(), hashlib.sha256(b"list").hexdigest()
     with Recorder(kept, run_id="run", redactor=lambda text: "█") as recorder:
-        recorder.put_weights_list(sha256, b"list")
+        recorder.put_weights_manifest(sha256, b"list")
         recorder.record(dataclasses.replace(STARTED, weights_sha256=sha256, weights_listed=True))
     started = kept.recording.started()
 

@@ -28,7 +28,7 @@ class ListLog:
     def __init__(self) -> None:
         self.envelopes: list[Envelope] = []
 
-    def append(self, envelope: Envelope, *, durable: bool) -> None:
+    def append(self, envelope: Envelope, record: Record, **more: Any) -> None:
         self.envelopes.append(envelope)
 
     def put_blob(self, sha256: str, payload: bytes) -> None:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tokentape.recorder.codec import CLASSES
-from tokentape.recorder.upcasters import UPCASTERS, Fields, upcast, validate_chain
+from tokentape.recorder.events import EVENT_CLASSES
+from tokentape.recorder.upcasters import UPCASTERS, Fields, check_chain, upcast
 
 
 def add(name: str) -> "object":
@@ -26,7 +26,7 @@ def test_each_step_gets_what_the_one_before_made() -> None:
 
 
 def test_a_whole_chain_is_accepted() -> None:
-    validate_chain({"A": 3, "B": 1}, STEPS)
+    check_chain({"A": 3, "B": 1}, STEPS)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_a_chain_with_a_gap_or_a_loose_end_is_refused(
     versions: dict[str, int], complaint: str
 ) -> None:
     with pytest.raises(TypeError, match=complaint):
-        validate_chain(versions, STEPS)
+        check_chain(versions, STEPS)
 
 
 def test_the_chain_is_validated_when_the_codec_is_imported() -> None:
@@ -51,5 +51,5 @@ def test_the_chain_is_validated_when_the_codec_is_imported() -> None:
 
     source = Path(tokentape.recorder.codec.__file__).read_text(encoding="utf-8")
 
-    assert "\nvalidate_chain(" in source
-    validate_chain({kind: cls.version for kind, cls in CLASSES.items()}, UPCASTERS)
+    assert "\ncheck_chain(" in source
+    check_chain({kind: cls.version for kind, cls in EVENT_CLASSES.items()}, UPCASTERS)

@@ -11,7 +11,7 @@ import pytest
 
 import tokentape as tt
 from tests.recordings.record import described
-from tokentape.recorder.codec import CLASSES
+from tokentape.recorder.events import EVENT_CLASSES
 
 FOLDER = Path(__file__).parent
 TAPES = sorted(FOLDER.glob("*.tape"))
@@ -41,6 +41,6 @@ def test_there_is_a_recording_of_every_version_of_every_event() -> None:
             for summary in store.summaries():
                 records = store.recording(summary.run_id).records()
                 recorded |= {(record.kind, record.version) for record in records}
-    known = {(kind, n) for kind, cls in CLASSES.items() for n in range(1, cls.version + 1)}
+    known = {(kind, n) for kind, cls in EVENT_CLASSES.items() for n in range(1, cls.version + 1)}
 
     assert recorded == known

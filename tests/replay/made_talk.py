@@ -6,7 +6,7 @@ from typing import Any
 
 import tokentape as tt
 from tests.made_events import run_started
-from tokentape.recorder import Envelope
+from tokentape.recorder import Envelope, Record
 from tokentape.recorder.codec import encode
 from tokentape.recorder.events import (
     CacheDecided,
@@ -169,7 +169,7 @@ class _Log:
     def __init__(self) -> None:
         self.envelopes: list[Envelope] = []
 
-    def append(self, envelope: Envelope, *, durable: bool) -> None:
+    def append(self, envelope: Envelope, record: Record, **more: Any) -> None:
         self.envelopes.append(envelope)
 
     def put_blob(self, sha256: str, payload: bytes) -> None:

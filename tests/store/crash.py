@@ -37,7 +37,6 @@ from tokentape.recorder.events import (
     ids_sha256,
 )
 from tokentape.recorder.numbers import to_half
-from tokentape.recorder.recorder import DURABLE
 from tokentape.recorder.seals import canonical_bytes
 from tokentape.store import DatabaseStore, open_store
 
@@ -350,7 +349,7 @@ def _obey(order: dict[str, Any]) -> None:
                 script = Script(order["name"], order["seed"], tokens=order.get("tokens", 6))
                 for item in script.turns(order.get("turns", 1_000_000)):
                     say(record_item(recorder, item))
-                    if isinstance(item, DURABLE):
+                    if item.traits.durable:
                         say("durable")
         say("finished")
     except BaseException as error:

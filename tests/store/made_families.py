@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 from itertools import takewhile
+from typing import Any
 
 import tokentape as tt
 from tests.store.made_runs import STARTED, TICKS_US, begin, say
@@ -31,7 +32,7 @@ def short_run(store: DatabaseStore, *, turns: int = 2) -> str:
 
 def resume(store: DatabaseStore, run_id: str) -> tt.Recorder:
     """Take a run up behind its last event, between turns."""
-    recorder = tt.Recorder.behind(store, store.recording(run_id), clock_us=TICKS_US.__next__)
+    recorder = tt.Recorder.resume(store, store.recording(run_id), clock_us=TICKS_US.__next__)
     recorder.record(RESUMED)
     return recorder
 
@@ -73,11 +74,11 @@ class KilledAtToken:
     def __init__(self, store: DatabaseStore, turn: int, step: int) -> None:
         self._store, self._turn, self._step = store, turn, step
 
-    def append(self, envelope: tt.Envelope, *, durable: bool) -> None:
+    def append(self, envelope: tt.Envelope, record: Record, **more: Any) -> None:
         event = envelope.event
         if isinstance(event, TokenSampled) and (event.turn, event.step) == (self._turn, self._step):
             raise Killed
-        self._store.append(envelope, durable=durable)
+        self._store.append(envelope, record, **more)
 
     def put_blob(self, sha256: str, payload: bytes) -> None:
         self._store.put_blob(sha256, payload)

@@ -2,10 +2,12 @@
 
 import hashlib
 import itertools
+from collections.abc import Iterable
 from typing import Any
 
 import tokentape as tt
 from tests.made_events import run_started
+from tokentape.recorder.codec import encode
 from tokentape.recorder.events import (
     CacheDecided,
     TokenSampled,
@@ -14,6 +16,7 @@ from tokentape.recorder.events import (
     TurnFinished,
     TurnStarted,
 )
+from tokentape.recorder.projections import summarise
 from tokentape.store import StoredFloor, StoredVerdict
 
 STARTED = run_started(name="by\nhand é", generation_config={"top_p": 0.9})
@@ -114,6 +117,14 @@ def make_run(
             payload = b"payload %d" % turn if turn % 2 == 0 else b""
             say(recorder, turn, tokens=tokens, payload=payload)
     return recorder.run_id
+
+
+def append_all(log: tt.EventLog, envelopes: Iterable[tt.Envelope]) -> None:
+    """Append recorded events to a log, as their recorder did, but none durably."""
+    summary = None
+    for envelope in envelopes:
+        summary = summarise(summary, envelope)
+        log.append(envelope, encode(envelope), durable=False, summary=summary)
 
 
 def verdict_of(run_id: str, at_us: int = 10**15, **changes: Any) -> StoredVerdict:

@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 
 import tokentape as tt
 from tests.store.made_runs import begin, floor_of, make_run, verdict_of
+from tokentape.recorder.codec import encode
 from tokentape.recorder.events import CacheCleared
 from tokentape.store import DatabaseStore, StoredFloor
 
@@ -205,7 +206,7 @@ def test_what_is_on_its_way_to_a_run_that_is_erased_is_erased_or_refused(
             store._insert_attachment(1, verdict_of(run_id, seq * 1000))
         else:
             cleared = CacheCleared(reason=SECRET, freed_bytes=0)
-            store._append(tt.Envelope(run_id, seq, 10**15, cleared, 1))
+            store._append(run_id, encode(tt.Envelope(run_id, seq, 10**15, cleared, 1)))
 
     with tt.open_store(url) as other, ThreadPoolExecutor() as pool:
         assert isinstance(other, DatabaseStore)

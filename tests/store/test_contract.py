@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow.compute as pc
 import pytest
 
 import tokentape as tt
+from tests.store.made_runs import append_all
+from tokentape.recorder import Record
 from tokentape.recorder.codec import encode
 from tokentape.recorder.events import RunStarted, TokenSampled, ToolReturned
 from tokentape.store import DatabaseStore, ParquetStore, StoredFloor, StoredVerdict
@@ -64,9 +67,9 @@ class Spy:
         self._store = store
         self.given: list[tt.Envelope] = []
 
-    def append(self, envelope: tt.Envelope, *, durable: bool) -> None:
+    def append(self, envelope: tt.Envelope, record: Record, **more: Any) -> None:
         self.given.append(envelope)
-        self._store.append(envelope, durable=durable)
+        self._store.append(envelope, record, **more)
 
     def put_blob(self, sha256: str, payload: bytes) -> None:
         self._store.put_blob(sha256, payload)
@@ -207,8 +210,7 @@ def test_every_frame_has_the_same_rows_and_types(
     kept: Kept, frame: Callable[[Source], pd.DataFrame], store: DatabaseStore
 ) -> None:
     there, given, _ = kept
-    for envelope in given:
-        store.append(envelope, durable=False)
+    append_all(store, given)
     keep_beside(store, given[0].run_id)
 
     pd.testing.assert_frame_equal(frame(there), frame(store))

@@ -9,6 +9,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
 import tokentape as tt
+from tests.store.made_runs import append_all
+from tokentape.recorder.codec import encode
 from tokentape.recorder.events import CacheCleared
 
 
@@ -44,7 +46,7 @@ def test_a_second_writer_is_refused_and_writes_nothing(
         before = list(recording.events())
         late = tt.Envelope(recording.run_id, 3, 0, CacheCleared(reason="late", freed_bytes=0))
         with pytest.raises(tt.StoreError, match="has an event 3 already, or lacks the one before"):
-            other.append(late, durable=True)
+            other.append(late, encode(late), durable=True, summary=None)
 
         assert list(recording.events()) == before
 
@@ -53,7 +55,7 @@ def test_a_run_that_was_never_started_takes_no_events(tmp_path: Path) -> None:
     with tt.open_store(tmp_path / "runs.db") as store:
         envelope = tt.Envelope("unknown", 0, 0, CacheCleared(reason="x", freed_bytes=0))
         with pytest.raises(tt.NoSuchRunError):
-            store.append(envelope, durable=False)
+            append_all(store, [envelope])
 
         assert store.summaries() == []
 

@@ -258,7 +258,7 @@ def test_whoever_records_a_run_that_grew_beneath_him_is_told(
 ) -> None:
     run_id = grown_since(store, other, tmp_path)
     newer = copied(store, run_id, tmp_path / "newer.tape")
-    recorder = tt.Recorder.behind(other, other.recording(run_id))
+    recorder = tt.Recorder.resume(other, other.recording(run_id))
     tt.import_runs(newer, other)
 
     with pytest.raises(tt.StoreError, match="a run has one writer"):

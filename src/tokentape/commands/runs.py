@@ -21,9 +21,9 @@ from tokentape.commands.options import (
     tokenizer_as_recorded,
     turn_json,
 )
+from tokentape.recorder.escapes import visible_lines
 from tokentape.recorder.projections import Turn
 from tokentape.recorder.projections.lineage_tree import drawn, family_of
-from tokentape.recorder.transcript import readable
 from tokentape.replay.reports.turn_page import (
     marks_of,
     page_json,
@@ -134,7 +134,7 @@ def _print_turn(turn: Turn, every: list[Turn], recording: tt.Recording, console:
         # Wrapped lines would look like line breaks that the model read.
         console.print(text, markup=False, style=style, soft_wrap=True)
 
-    write(readable(render_turn(turn)))
+    write(visible_lines(render_turn(turn)))
     for line in tool_lines(tools_of(turn.number, recording.events())):
         write(f"  {line}")
     for text, is_cached in render_page(turn, marks_of(turn, _before(turn, every))):
