@@ -37,4 +37,4 @@ StateObserver = Callable[[GenerationState], None]
 """Called after each token."""
 
 Pause = Callable[[str], bool]
-"""Asked after each token, with the reply so far, whether there is something to do before more."""
+"""Called after each token with the text of the reply so far; True stops it for a tool call."""

@@ -1,7 +1,6 @@
 """A round of a turn from its prefill to its reply."""
 
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +17,7 @@ from tokentape.generation.engine.prepared_turn import PreparedTurn
 from tokentape.generation.engine.token_sequence import TokenSequence, decode_alone
 from tokentape.generation.engine.turn import TurnResult
 from tokentape.generation.engine.turn_recorder import TurnRecorder
-from tokentape.generation.history.conversation import decode_after
+from tokentape.generation.history.incremental_decoder import IncrementalDecoder
 from tokentape.generation.interventions import InterventionController
 from tokentape.generation.introspection.activations import ActivationMonitor
 from tokentape.recorder.events import CacheDecided, StopReason
@@ -105,6 +104,7 @@ class RunningTurn:
         self, backend: LogitsBackend, logits: torch.Tensor, observers: TurnObservers
     ) -> tuple[tuple[int, ...], str]:
         prepared, settings = self.prepared, self.prepared.settings
+        may_pause = prepared.plan.pauses is not None
         sequence = TokenSequence(
             ids=prepared.input_ids,
             prompt_tokens=len(prepared.prompt.ids),
@@ -118,7 +118,7 @@ class RunningTurn:
             callback=settings.callback,
             observer=self.resources.interventions.observe_tokens(settings.observer),
             hidden_states=observers.hidden_states,
-            pauses=pauses_on_ids(self.resources.tokenizer, prepared),
+            pauses=_PauseCheck(self.resources.tokenizer, prepared) if may_pause else None,
         )
 
         def between_tokens() -> None:
@@ -196,14 +196,21 @@ def finish_turn(
     )
 
 
-def pauses_on_ids(
-    tokenizer: PreTrainedTokenizerBase, prepared: PreparedTurn
-) -> Callable[[Sequence[int]], bool] | None:
-    """Return the round's pause check on the ids of the reply, or None if it cannot pause."""
-    pauses, prompt_ids = prepared.plan.pauses, prepared.prompt.ids
-    if pauses is None:
-        return None
-    return lambda ids: pauses(decode_after(tokenizer, prompt_ids, ids))
+class _PauseCheck:
+    """Whether a round pauses after its newest token, with the reply decoded incrementally."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, prepared: PreparedTurn) -> None:
+        self._pauses = prepared.plan.pauses
+        self._decoder = IncrementalDecoder(tokenizer, prepared.prompt.ids)
+        for token_id in prepared.sampled:
+            self._decoder.add(token_id)
+
+    def __call__(self, token_id: int) -> bool:
+        self._decoder.add(token_id)
+        return self.pauses_now()
+
+    def pauses_now(self) -> bool:
+        return self._pauses is not None and self._pauses(self._decoder.text)
 
 
 def reason_to_stop(
@@ -215,5 +222,4 @@ def reason_to_stop(
     reason = hf.stop_reason(prepared.preparation.criteria, prepared.input_ids)
     if reason is not None:
         return reason
-    pauses = pauses_on_ids(tokenizer, prepared)
-    return StopReason.TOOL_CALL if pauses is not None and pauses(prepared.sampled) else None
+    return StopReason.TOOL_CALL if _PauseCheck(tokenizer, prepared).pauses_now() else None

@@ -1,7 +1,7 @@
 """One sequence's step: from the logits of its last position to a token, recorded."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -45,8 +45,8 @@ class TokenSequence:
     observer: StateObserver | None = None
     hidden_states: Callable[[], Mapping[str, torch.Tensor]] = dict
     """Returns the outputs of layers at the newest position, for `observer`."""
-    pauses: Callable[[Sequence[int]], bool] | None = None
-    """Called with the reply after each token; True stops it for a tool call."""
+    pauses: Callable[[int], bool] | None = None
+    """Called with each token; True stops the reply for a tool call."""
     keep_step: KeepStep | None = None
 
     def step(self, logits: torch.Tensor, *, began: float) -> str | None:
@@ -77,7 +77,7 @@ class TokenSequence:
         )
         self.token_ids.append(measures.token_id)
         stop_reason = hf.stop_reason_of(self.criteria, measures.stops)
-        if stop_reason is None and self.pauses is not None and self.pauses(self.token_ids):
+        if stop_reason is None and self.pauses is not None and self.pauses(measures.token_id):
             stop_reason = StopReason.TOOL_CALL
         if self.callback is not None:
             self.callback(measures.token_id, logits[0])

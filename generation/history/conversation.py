@@ -31,6 +31,8 @@ from tokentape.generation.run_settings import HISTORIES
 from tokentape.recorder.events import HistoryPruned, MessageAdded
 
 OWN_PROMPT = "own_prompt"
+CONTEXT_TOKENS = 4
+"""Tokens of context with which a text is decoded: those of the bytes of one character."""
 
 ReadReply = Callable[[str], Mapping[str, Any]]
 
@@ -353,7 +355,7 @@ def decode_after(
     Decoding without context would drop a leading space with some tokenizers. A character that
     begins in `before` and ends in `ids` is part of the result.
     """
-    context_ids = list(before[-4:])
+    context_ids = list(before[-CONTEXT_TOKENS:])
     context = str(tokenizer.decode(context_ids, skip_special_tokens=False))
     extended = str(tokenizer.decode([*context_ids, *ids], skip_special_tokens=False))
     return extended[common_prefix_length(context, extended) :]
