@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
 import tokentape as tt
-from benchmarks.texts import licence
+from benchmarks.prompts import licence
 from benchmarks.tiny_models import byte_tokenizer
 from tokentape.generation.history.conversation import decode_after
 from tokentape.generation.history.incremental_decoder import IncrementalDecoder
