@@ -1,4 +1,4 @@
-"""Whatever changes what a model computes is part of the cache key."""
+"""Everything that changes the results of a model is part of the cache key."""
 
 from collections.abc import Callable
 from typing import Any
@@ -53,7 +53,7 @@ def test_autocast_is_part_of_the_cache_key(lm: tt.LoadedModel) -> None:
     assert generator.generate(PROMPT, **GREEDY)["cache"].reason == "key_changed:autocast"
 
 
-def test_a_callback_that_changes_the_weights_costs_the_cache(lm: tt.LoadedModel) -> None:
+def test_a_callback_that_changes_the_weights_invalidates_the_cache(lm: tt.LoadedModel) -> None:
     generator = tt.ManualGenerator(lm.model, lm.tokenizer)
 
     def change(token_id: int, logits: torch.Tensor) -> None:
@@ -67,7 +67,7 @@ def test_a_callback_that_changes_the_weights_costs_the_cache(lm: tt.LoadedModel)
     assert again["generated_tokens"] == cold(lm)
 
 
-def test_weights_that_take_an_address_that_others_had_are_others(lm: tt.LoadedModel) -> None:
+def test_new_weights_at_a_reused_address_are_noticed(lm: tt.LoadedModel) -> None:
     projection = lm.model.model.layers[0].self_attn.v_proj
     seen = set()
     for _ in range(60):
@@ -88,7 +88,7 @@ def change_config(lm: tt.LoadedModel) -> None:
 @pytest.mark.parametrize(
     ("change", "field"), [(change_scale, "attributes"), (change_config, "config")]
 )
-def test_numbers_beside_the_weights_are_part_of_the_cache_key(
+def test_numbers_among_module_attributes_are_part_of_the_cache_key(
     change: Callable[[tt.LoadedModel], None], field: str, lm: tt.LoadedModel
 ) -> None:
     generator = tt.ManualGenerator(lm.model, lm.tokenizer)

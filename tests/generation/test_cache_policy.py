@@ -1,4 +1,4 @@
-"""What may be done with a cache is found out by trying."""
+"""A probe determines how the cache of a model may be used."""
 
 import copy
 from collections.abc import Callable
@@ -31,7 +31,7 @@ PROMPT = [5, 6, 7, 8, 9] * 6
         ("qwen3-next", "snapshots", "forward"),
     ],
 )
-def test_each_family_gets_the_policy_that_its_cache_can_bear(
+def test_each_family_gets_the_policy_of_its_cache(
     family: str,
     mode: str,
     continues: str,
@@ -44,7 +44,7 @@ def test_each_family_gets_the_policy_that_its_cache_can_bear(
     assert policy.error < (1e-4 if dtype == torch.float32 else 0.25)
 
 
-def test_layers_that_mix_both_kinds_are_copied_whole() -> None:
+def test_a_cache_with_two_kinds_of_layers_is_copied() -> None:
     config = FalconH1Config(
         vocab_size=272, hidden_size=64, intermediate_size=96, num_hidden_layers=2,
         num_attention_heads=4, num_key_value_heads=2, head_dim=16, mamba_d_ssm=64,
@@ -63,7 +63,7 @@ def test_the_policy_is_recorded(lm: tt.LoadedModel, store: DatabaseStore) -> Non
     assert 0 < policy["error"] < 1e-4
 
 
-def test_a_probe_is_not_seen_by_hooks_and_draws_nothing(lm: tt.LoadedModel) -> None:
+def test_a_probe_calls_no_hooks_and_draws_no_random_numbers(lm: tt.LoadedModel) -> None:
     seen: list[int] = []
     lm.model.register_forward_hook(lambda *_: seen.append(1))
     before = torch.get_rng_state()
@@ -76,7 +76,7 @@ def test_a_probe_is_not_seen_by_hooks_and_draws_nothing(lm: tt.LoadedModel) -> N
 
 
 def same_as_generate(lm: tt.LoadedModel, **settings: Any) -> GenerationResult:
-    """The engine's second turn on a prompt, with the tokens of `generate`."""
+    """Return the engine's second result for a prompt; check it against `generate`."""
     generator = tt.ManualGenerator(lm.model, lm.tokenizer)
     generator.generate(PROMPT, **GREEDY | settings)
     again = generator.generate([*PROMPT, 3, 4], **GREEDY | settings)
@@ -88,16 +88,14 @@ def same_as_generate(lm: tt.LoadedModel, **settings: Any) -> GenerationResult:
     return again
 
 
-def test_a_static_cache_is_made_for_each_turn_and_not_reused(lm: tt.LoadedModel) -> None:
+def test_a_static_cache_is_created_for_each_turn_and_not_reused(lm: tt.LoadedModel) -> None:
     again = same_as_generate(lm, cache_implementation="static")
 
     assert again["cache"].decision == "bypass"
     assert again["cache"].reason == "fixed_size:StaticLayer"
 
 
-def test_a_recorded_static_cache_is_made_again_where_a_run_forks(
-    lm: tt.LoadedModel, store: DatabaseStore
-) -> None:
+def test_a_fork_uses_a_static_cache_as_recorded(lm: tt.LoadedModel, store: DatabaseStore) -> None:
     settings: dict[str, Any] = {"max_new_tokens": 4, "cache_implementation": "static"}
     with tt.Investigation(lm, store=store, name="t", system_prompt="Be kind.") as run:
         run.chat("One?", **settings)
@@ -109,7 +107,7 @@ def test_a_recorded_static_cache_is_made_again_where_a_run_forks(
     assert again.cache.reason == "fixed_size:StaticLayer"
 
 
-def test_a_quantized_cache_is_not_what_a_cold_run_has_and_not_reused(lm: tt.LoadedModel) -> None:
+def test_a_quantized_cache_is_inexact_and_not_reused(lm: tt.LoadedModel) -> None:
     again = same_as_generate(lm, cache_implementation="quantized", cache_config={"backend": "fp8"})
 
     assert again["cache"].decision == "bypass"
@@ -117,7 +115,7 @@ def test_a_quantized_cache_is_not_what_a_cold_run_has_and_not_reused(lm: tt.Load
 
 
 @pytest.mark.parametrize("kind", ["offloaded", "paged"])
-def test_a_kind_of_cache_that_cannot_be_had_is_refused(
+def test_an_unavailable_kind_of_cache_is_rejected(
     kind: str, lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
     generator = tt.ManualGenerator(lm.model, lm.tokenizer, tt.Recorder(store))
@@ -128,7 +126,7 @@ def test_a_kind_of_cache_that_cannot_be_had_is_refused(
 
 
 class Uncopied:
-    """Something in a cache that cannot be copied, as a stream of a device cannot."""
+    """A value in a cache that cannot be copied, like a stream of a device."""
 
     def __deepcopy__(self, memo: object) -> "Uncopied":
         raise TypeError("cannot be copied")
@@ -138,7 +136,7 @@ class Uncopied:
 def append_only(
     make_lm: Callable[..., tt.LoadedModel], monkeypatch: pytest.MonkeyPatch
 ) -> tt.LoadedModel:
-    """A recurrent model whose cache holds what cannot be copied."""
+    """Return a recurrent model whose cache cannot be copied."""
     lm = make_lm("qwen3-next")
     prepare = type(lm.model)._prepare_cache_for_generation
 
@@ -153,7 +151,7 @@ def append_only(
     return lm
 
 
-def test_what_cannot_be_copied_is_only_gone_on_with(append_only: tt.LoadedModel) -> None:
+def test_a_cache_that_cannot_be_copied_is_only_appended_to(append_only: tt.LoadedModel) -> None:
     lm = append_only
     with pytest.raises(TypeError):
         copy.deepcopy(hf.new_cache(lm.model))

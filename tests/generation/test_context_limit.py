@@ -1,4 +1,4 @@
-"""A run that outgrows the context goes on without its oldest parts, or says that it cannot."""
+"""A run that exceeds the context is pruned, or the prompt is rejected."""
 
 import re
 from collections.abc import Callable
@@ -24,7 +24,7 @@ def short_lm(lm: tt.LoadedModel) -> tt.LoadedModel:
 
 @pytest.fixture
 def investigate(short_lm: tt.LoadedModel, store: DatabaseStore) -> Callable[..., tt.Recording]:
-    """Twelve turns with a tool's result in each, in a context that holds only some of them."""
+    """Run twelve turns with a tool's result each, in a context that is too short for all."""
     layer = next(iter(dict(short_lm.model.named_parameters())))
     call = tt.ToolCall(name="get_weight_statistics", arguments={"layer_name": layer})
 
@@ -70,7 +70,7 @@ def test_a_pruned_run_is_rebuilt_verified_regenerated_and_sealed(
         assert short_lm.tokenizer.decode(list(turn.prompt_ids)) == turn.prompt_text
         assert turn.prompt_text.startswith("<|im_start|>system\nBe kind and brief.<|im_end|>\n")
     assert f"user\n{TURNS - 1}?" in rebuilt.turns[-1].prompt_text
-    # Each question is a digit or two and a question mark.
+    # Each question is one or two digits and a question mark.
     kept = len(re.findall(r"user\n\d+\?<", rebuilt.turns[-1].prompt_text))
     assert kept == TURNS if limit == "prune_tool_results" else 1 < kept < TURNS
     report = tt.verify(recording, short_lm)
@@ -110,7 +110,7 @@ def test_show_says_what_was_pruned(
     assert '"removed_tokens"' in out_json
 
 
-def test_what_cannot_be_made_to_fit_is_refused_and_leaves_no_trace(
+def test_a_prompt_that_cannot_be_pruned_enough_is_rejected_and_not_recorded(
     short_lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
     with tt.Investigation(
@@ -136,9 +136,7 @@ def test_what_cannot_be_made_to_fit_is_refused_and_leaves_no_trace(
     assert tt.verify(store.recording(run.run_id), short_lm).passes
 
 
-def test_without_being_asked_nothing_is_pruned(
-    short_lm: tt.LoadedModel, store: DatabaseStore
-) -> None:
+def test_nothing_is_pruned_by_default(short_lm: tt.LoadedModel, store: DatabaseStore) -> None:
     with tt.Investigation(short_lm, store=store, name="t", system_prompt="Be kind.") as run:
         run.chat("y" * (CONTEXT // 2), max_new_tokens=4, do_sample=False)
         with pytest.raises(tt.PromptError, match="do not fit into"):
@@ -149,7 +147,7 @@ def test_without_being_asked_nothing_is_pruned(
         )
 
 
-def test_a_pruning_outlives_a_turn_that_breaks_off(
+def test_a_pruning_survives_an_interrupted_turn(
     short_lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
     def stop(token_id: int, logits: torch.Tensor) -> None:

@@ -1,4 +1,4 @@
-"""What somebody writes into a message is text; control is what the template and the model write."""
+"""Control tokens in messages are encoded as text; only the template and the model write them."""
 
 from typing import Any
 
@@ -102,7 +102,7 @@ def test_an_unpaired_surrogate_is_a_prompt_error(
 
 @pytest.fixture
 def without_template() -> PreTrainedTokenizerFast:
-    """Writes a beginning of sequence, and has no chat template."""
+    """Return a tokenizer without a template that adds a beginning-of-sequence token."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {token: index for index, token in enumerate(("<s>", "<|im_end|>", *letters))}
     backend = Tokenizer(models.BPE(vocab=vocab, merges=[]))
@@ -116,7 +116,7 @@ def without_template() -> PreTrainedTokenizerFast:
     )
 
 
-def test_without_a_template_the_text_is_no_control_either(
+def test_without_a_template_control_tokens_stay_text_too(
     without_template: PreTrainedTokenizerFast,
 ) -> None:
     conversation = Conversation(without_template)
@@ -135,7 +135,7 @@ def test_without_a_template_the_text_is_no_control_either(
 
 
 def test_a_token_that_cannot_be_text_is_a_prompt_error() -> None:
-    """Here the vocabulary itself has the word, beside the added token."""
+    """Check a vocabulary that contains the word in addition to the added token."""
     vocab = {word: index for index, word in enumerate(("?", "<call>", "a", "b"))}
     backend = Tokenizer(models.WordLevel(vocab, unk_token="?"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -172,7 +172,7 @@ turns = st.lists(
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-def test_whatever_is_said_the_stream_only_grows_and_spells_its_text(
+def test_the_stream_only_grows_and_decodes_to_its_text(
     tokenizer: PreTrainedTokenizerFast, system: str, turns: list[Any]
 ) -> None:
     conversation = Conversation(tokenizer)

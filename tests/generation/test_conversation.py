@@ -1,4 +1,4 @@
-"""Histories are extended by ids; where they cannot be, the prompt says why."""
+"""A history is extended by ids, or the prompt has a reason why not."""
 
 from collections.abc import Callable
 
@@ -22,7 +22,7 @@ def spelled(tokenizer: PreTrainedTokenizerFast, ids: tuple[int, ...]) -> str:
 def assert_prompt_is_the_templates(
     lm: tt.LoadedModel, settings: dict[str, object], turns: int = 5
 ) -> None:
-    """Text equals the template's of the whole conversation; ids do outside the replies."""
+    """Check that the text is the rendering of the messages, and the ids outside of replies."""
     generator = tt.ManualGenerator(lm.model, lm.tokenizer)
     generator.cache_system_prompt("You are the subject. Be brief.")
     replies: list[tuple[int, tuple[int, ...]]] = []
@@ -41,7 +41,7 @@ def assert_prompt_is_the_templates(
         assert spelled(lm.tokenizer, prompt.ids) == whole
         outside = _without_replies(lm, prompt.ids, replies, messages)
         assert outside[0] == outside[1], f"turn {index + 1}"
-        # Each message's ids spell its text; nothing lies between them.
+        # The ids of each message decode to its text, and the messages are adjacent.
         for message in prompt.messages:
             assert spelled(lm.tokenizer, message.ids) == message.text
         chosen = turn_settings(lm.model, seed=index, max_new_tokens=12, **settings)
@@ -55,7 +55,7 @@ def _without_replies(
     replies: list[tuple[int, tuple[int, ...]]],
     messages: list[dict[str, str]],
 ) -> tuple[list[list[int]], list[list[int]]]:
-    """The stretches between replies, in our ids and in those of the template's text."""
+    """Return the ids between replies, in the prompt and in the encoded rendering."""
     ours, start = [], 0
     for at, reply in replies:
         assert ids[at : at + len(reply)] == reply
@@ -86,7 +86,7 @@ def _encode(lm: tt.LoadedModel, text: str) -> list[int]:
 @pytest.mark.parametrize(
     "settings", [{"do_sample": False}, {"do_sample": True, "temperature": 1.5, "top_k": 0}]
 )
-def test_every_prompt_is_the_templates_on_a_tiny_model(
+def test_every_prompt_equals_the_rendering_on_a_tiny_model(
     lm: tt.LoadedModel, settings: dict[str, object]
 ) -> None:
     assert_prompt_is_the_templates(lm, settings)
@@ -96,13 +96,13 @@ def test_every_prompt_is_the_templates_on_a_tiny_model(
 @pytest.mark.parametrize(
     "settings", [{"do_sample": False}, {"do_sample": True, "temperature": 1.5, "top_k": 0}]
 )
-def test_every_prompt_is_the_templates_on_the_demo_model(
+def test_every_prompt_equals_the_rendering_on_the_demo_model(
     demo_lm: tt.LoadedModel, settings: dict[str, object]
 ) -> None:
     assert_prompt_is_the_templates(demo_lm, settings)
 
 
-def test_without_a_system_prompt_the_templates_own_is_kept_once(lm: tt.LoadedModel) -> None:
+def test_without_a_system_prompt_that_of_the_template_occurs_once(lm: tt.LoadedModel) -> None:
     generator = tt.ManualGenerator(lm.model, lm.tokenizer)
     settings = turn_settings(lm.model, max_new_tokens=4, do_sample=False)
     for _ in range(3):
@@ -114,7 +114,7 @@ def test_without_a_system_prompt_the_templates_own_is_kept_once(lm: tt.LoadedMod
 
 
 def test_a_reply_keeps_the_ids_that_were_sampled(lm: tt.LoadedModel) -> None:
-    """Its text encodes to other ids, or to none at all, where bytes make no character."""
+    """Check replies whose text encodes to other ids, or contains incomplete characters."""
     conversation = Conversation(lm.tokenizer)
     conversation.restart("Be kind.")
     conversation.begin_turn(conversation.extend([USER]))
@@ -130,7 +130,7 @@ def test_a_reply_keeps_the_ids_that_were_sampled(lm: tt.LoadedModel) -> None:
     assert prompt.ids[at : at + 3] == broken
 
 
-def test_a_template_that_refuses_is_a_prompt_error(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_a_template_that_raises_is_a_prompt_error(tokenizer: PreTrainedTokenizerFast) -> None:
     before = tokenizer.chat_template
     tokenizer.chat_template = "{{ raise_exception('no tools here') }}"
     try:
@@ -140,7 +140,7 @@ def test_a_template_that_refuses_is_a_prompt_error(tokenizer: PreTrainedTokenize
         tokenizer.chat_template = before
 
 
-def test_rebuilt_prompts_are_the_prompts_that_were_given(
+def test_rebuilt_prompts_are_those_of_the_run(
     lm: tt.LoadedModel, store: object, record: Callable[..., tt.Recording]
 ) -> None:
     recording = record(lm, store)
@@ -156,14 +156,14 @@ def test_only_two_histories_are_known(tokenizer: PreTrainedTokenizerFast) -> Non
 
 
 @pytest.mark.parametrize("history", ["exact", "template"])
-def test_a_run_says_which_history_it_had(
+def test_a_run_records_its_kind_of_history(
     lm: tt.LoadedModel, store: DatabaseStore, history: str
 ) -> None:
     with tt.Investigation(
         lm, store=store, name="t", system_prompt="Be kind.", history=history
     ) as run:
         for _ in range(3):
-            # Hot enough for bytes that are no characters, which no template gives back.
+            # A temperature that gives incomplete characters, which no template reproduces.
             run.chat("Hi", max_new_tokens=6, do_sample=True, temperature=3.0)
     recording = store.recording(run.run_id)
     reasons = [turn.started.history_reason for turn in recording.turns()]

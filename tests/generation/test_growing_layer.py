@@ -1,4 +1,4 @@
-"""Keys and values that grow in place are those that grow by copying, bit for bit."""
+"""A layer that grows in place holds the same bits as one that concatenates."""
 
 import copy
 from collections.abc import Callable
@@ -21,7 +21,7 @@ FORWARDS = (100, 40, 1, 1, 60, 1, 1, 200, 1)
 @pytest.mark.parametrize("kernel", ["sdpa", "eager"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gpt2"])
-def test_logits_are_the_same_bits(
+def test_logits_have_the_same_bits(
     family: str, dtype: torch.dtype, kernel: str, make_lm: Callable[..., tt.LoadedModel]
 ) -> None:
     model = make_lm(family, dtype=dtype).model
@@ -52,13 +52,13 @@ def values_of(layer: GrowingLayer) -> list[float]:
     return layer.keys[0, 0, :, 0].tolist()
 
 
-def test_a_fork_shares_until_both_go_on() -> None:
+def test_a_fork_shares_its_buffer_until_both_are_appended_to() -> None:
     layer = GrowingLayer()
     layer.update(*states(3, 1.0))
     twin = copy.copy(layer)
     storage = layer.keys.data_ptr()
     layer.update(*states(2, 2.0))
-    assert layer.keys.data_ptr() == storage, "the first to go on writes in place"
+    assert layer.keys.data_ptr() == storage, "the first to append writes in place"
     twin.update(*states(1, 3.0))
 
     assert values_of(layer) == [1.0] * 3 + [2.0] * 2
@@ -66,7 +66,7 @@ def test_a_fork_shares_until_both_go_on() -> None:
     assert twin.keys.data_ptr() != storage
 
 
-def test_what_was_cut_off_alone_is_written_over_in_place() -> None:
+def test_cropped_tokens_of_an_unshared_buffer_are_overwritten_in_place() -> None:
     layer = GrowingLayer()
     layer.update(*states(5, 1.0))
     storage = layer.keys.data_ptr()
@@ -77,7 +77,7 @@ def test_what_was_cut_off_alone_is_written_over_in_place() -> None:
     assert layer.keys.data_ptr() == storage
 
 
-def test_a_token_is_not_a_copy_of_the_history() -> None:
+def test_appending_a_token_does_not_copy_the_history() -> None:
     layer = GrowingLayer()
     layer.update(*states(1000, 1.0))
     storages = set()
@@ -99,7 +99,7 @@ def test_a_deep_copy_shares_nothing() -> None:
     assert values_of(twin) == [1.0] * 3 + [2.0]
 
 
-def test_keys_that_transformers_put_there_are_grown_from() -> None:
+def test_tensors_that_transformers_assigned_are_appended_to() -> None:
     layer = GrowingLayer()
     layer.update(*states(3, 1.0))
     layer.reorder_cache(torch.tensor([0]))
@@ -108,7 +108,7 @@ def test_keys_that_transformers_put_there_are_grown_from() -> None:
     assert values_of(layer) == [1.0, 1.0, 1.0, 2.0]
 
 
-def test_what_autograd_has_seen_is_not_written_to() -> None:
+def test_a_tensor_recorded_by_autograd_is_not_written_to() -> None:
     layer = GrowingLayer()
     keys, values = (each.requires_grad_() for each in states(2, 1.0))
     layer.update(keys, values)
@@ -127,7 +127,7 @@ operations = st.lists(
 
 @given(operations=operations)
 @settings(max_examples=200, deadline=None)
-def test_any_order_of_operations_leaves_each_fork_its_own(
+def test_forks_are_independent_after_operations_in_any_order(
     operations: list[tuple[str, int]],
 ) -> None:
     forks: list[tuple[GrowingLayer, list[float]]] = [(GrowingLayer(), [])]

@@ -1,4 +1,4 @@
-"""What torch's inference mode makes can never be in a backward pass: none of it gets out."""
+"""No tensor made in inference mode, which cannot take part in a backward pass, gets out."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,7 +19,7 @@ def tensors_of_model(model: torch.nn.Module) -> Iterator[torch.Tensor]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_neither_model_nor_cache_nor_logits_keep_any_of_it(
+def test_model_cache_and_logits_contain_no_inference_tensor(
     family: str, make_lm: Callable[..., tt.LoadedModel]
 ) -> None:
     lm = make_lm(family)
@@ -48,7 +48,7 @@ def test_neither_model_nor_cache_nor_logits_keep_any_of_it(
     assert not any(each.is_inference() for each in (*seen, *tensors_of_model(lm.model)))
 
 
-def test_what_a_hook_takes_out_can_be_trained_on(lm: tt.LoadedModel) -> None:
+def test_a_tensor_from_a_hook_can_be_trained_on(lm: tt.LoadedModel) -> None:
     taken: list[torch.Tensor] = []
     lm.model.model.layers[1].register_forward_hook(
         lambda module, inputs, output: taken.append(
@@ -62,7 +62,7 @@ def test_what_a_hook_takes_out_can_be_trained_on(lm: tt.LoadedModel) -> None:
     assert probe.weight.grad is not None
 
 
-def test_a_returned_cache_can_be_gone_on_with_by_anybody(lm: tt.LoadedModel) -> None:
+def test_a_returned_cache_can_be_used_with_and_without_inference_mode(lm: tt.LoadedModel) -> None:
     ids = random_ids(30, 1)
     generator = tt.ManualGenerator(lm.model, lm.tokenizer)
     held = generator.generate(ids, return_cache=True, **GREEDY)["past_key_values"]
@@ -89,7 +89,7 @@ def test_a_returned_cache_can_be_gone_on_with_by_anybody(lm: tt.LoadedModel) -> 
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3", "mamba", "qwen3-next"])
-def test_a_callers_inference_mode_does_not_stay_in_the_cache(
+def test_the_callers_inference_mode_does_not_affect_the_cache(
     family: str, make_lm: Callable[..., tt.LoadedModel]
 ) -> None:
     lm = make_lm(family)

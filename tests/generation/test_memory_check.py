@@ -1,4 +1,4 @@
-"""A model that does not fit is refused in one line, before its weights are read."""
+"""A model that is too large is rejected with one line, before its weights are read."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +11,7 @@ from tokentape.generation.models import memory_check
 from tokentape.store import DatabaseStore
 
 
-def test_a_model_that_is_too_large_is_refused_with_both_sizes(
+def test_a_model_that_is_too_large_is_rejected_with_both_sizes(
     tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory_check, "free_bytes", lambda device: 100_000)
@@ -37,7 +37,9 @@ def test_the_command_says_so_and_exits_with_2(
     assert "too large for the memory" in err
 
 
-def test_what_a_container_may_take_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_memory_limit_of_a_container_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(memory_check, "_CGROUP", tmp_path)
     whole = memory_check.free_bytes(torch.device("cpu"))
     (tmp_path / "memory.max").write_text("5000000\n")
@@ -49,7 +51,7 @@ def test_what_a_container_may_take_counts(tmp_path: Path, monkeypatch: pytest.Mo
     assert memory_check.free_bytes(torch.device("cpu")) > 5_000_000
 
 
-def test_running_out_of_memory_is_one_line_and_other_errors_are_themselves(
+def test_running_out_of_memory_is_one_line_and_other_errors_pass(
     lm: tt.LoadedModel, store: DatabaseStore, record: Callable[..., tt.Recording]
 ) -> None:
     recording = record(lm, store)

@@ -1,4 +1,4 @@
-"""Models load by name, and are told apart by their fingerprints."""
+"""Models are loaded by name and identified by their fingerprints."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +18,7 @@ from tokentape.store import DatabaseStore
     "name",
     ["./no-such-folder", "/no/such/folder", "no-such.gguf", "nobody/no-such-model", "x" * 300],
 )
-def test_a_model_that_is_not_there_is_one_clear_line(
+def test_a_missing_model_is_an_error_of_one_line(
     name: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
@@ -29,12 +29,12 @@ def test_a_model_that_is_not_there_is_one_clear_line(
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_folder_that_holds_no_model_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_a_model_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(tt.ModelError, match="no model"):
         tt.load_model(tmp_path)
 
 
-def test_a_model_is_the_same_after_it_was_saved(
+def test_a_saved_and_loaded_model_has_the_same_fingerprints(
     tiny_folder: Path, make_lm: Callable[..., tt.LoadedModel]
 ) -> None:
     loaded, made = tt.load_model(tiny_folder), make_lm("llama")
@@ -49,7 +49,7 @@ def test_a_model_is_the_same_after_it_was_saved(
     )
 
 
-def test_a_changed_weight_is_another_model(lm: tt.LoadedModel) -> None:
+def test_a_changed_weight_changes_the_hash(lm: tt.LoadedModel) -> None:
     before = lm.identity.weights_sha256
     with torch.no_grad():
         lm.model.model.layers[0].self_attn.q_proj.weight[0, 0] += 1e-6
@@ -66,7 +66,7 @@ def test_the_sum_is_of_the_kind_that_a_recording_has(lm: tt.LoadedModel) -> None
     assert lm.identity.weights_sha256_for(run_started()) == weights_sha256(lm.model)
 
 
-def test_a_model_whose_weights_are_not_there_is_recorded_by_nobody(
+def test_a_run_of_a_model_without_weights_is_not_recorded(
     lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
     lm.model.lm_head.to("meta")
@@ -87,7 +87,7 @@ def test_using_a_tokenizer_does_not_change_its_fingerprint(lm: tt.LoadedModel) -
 
 
 @pytest.mark.demo_model
-def test_the_copy_of_the_demo_model_is_made_whole_or_not_at_all(
+def test_the_folder_of_the_demo_model_is_complete_or_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

@@ -1,4 +1,4 @@
-"""Reuse is maximal, is proven by ids, and never changes what is said."""
+"""A prompt reuses the longest cached prefix, and the reply is that of a cold run."""
 
 from collections.abc import Callable, Sequence
 
@@ -44,7 +44,7 @@ def test_reuse_is_the_longest_common_prefix_but_never_the_whole_prompt(
         ([1, 2], [1], "miss", "covers_prompt", 0, 0),
     ],
 )
-def test_the_decision_and_its_reason(
+def test_a_decision_has_a_reason(
     cached: list[int], prompt: list[int], decision: str, reason: str, reused: int, cropped: int
 ) -> None:
     reuse = decide_reuse(cached, prompt)
@@ -60,7 +60,7 @@ prompts = st.lists(st.lists(st.integers(3, 8), min_size=1, max_size=20), min_siz
 @settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-def test_any_order_of_prompts_says_what_a_cold_start_says(
+def test_prompts_in_any_order_give_the_replies_of_cold_runs(
     lm: tt.LoadedModel, prompts: list[list[int]], pin: bool
 ) -> None:
     warm = tt.ManualGenerator(lm.model, lm.tokenizer)
@@ -77,7 +77,7 @@ def test_any_order_of_prompts_says_what_a_cold_start_says(
             assert said["cache"].reused_tokens >= len(warm.conversation.system_ids)
 
 
-def test_the_system_prompt_outlives_an_unrelated_prompt(lm: tt.LoadedModel) -> None:
+def test_the_system_prompt_stays_cached_after_an_unrelated_prompt(lm: tt.LoadedModel) -> None:
     generator = tt.ManualGenerator(lm.model, lm.tokenizer)
     generator.cache_system_prompt("Be kind and brief.")
     system = len(generator.conversation.ids)
@@ -112,7 +112,7 @@ def test_another_attention_kernel_is_another_cache(lm: tt.LoadedModel) -> None:
     assert again["cache"].reason == "key_changed:attention_kernel"
 
 
-def test_a_full_sliding_window_is_never_cut_back(make_lm: Callable[..., tt.LoadedModel]) -> None:
+def test_a_full_sliding_window_is_never_cropped(make_lm: Callable[..., tt.LoadedModel]) -> None:
     lm = make_lm("mistral")
     generator = tt.ManualGenerator(lm.model, lm.tokenizer)
     generator.cache_system_prompt("Be kind and brief, and mind the window of attention.")
@@ -130,7 +130,7 @@ def test_a_full_sliding_window_is_never_cut_back(make_lm: Callable[..., tt.Loade
     assert again["generated_tokens"] == cold["generated_tokens"]
 
 
-def test_below_its_window_a_sliding_cache_is_cut_like_any_other(
+def test_a_sliding_cache_shorter_than_its_window_is_cropped_like_any_other(
     make_lm: Callable[..., tt.LoadedModel],
 ) -> None:
     lm = make_lm("mistral", sliding_window=64)
@@ -147,7 +147,7 @@ def test_below_its_window_a_sliding_cache_is_cut_like_any_other(
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral"])
-def test_a_crop_that_breaks_gives_the_cache_up_and_says_so(
+def test_a_crop_that_fails_is_a_miss_with_a_reason(
     family: str, make_lm: Callable[..., tt.LoadedModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lm = make_lm(family, **{"sliding_window": 64} if family == "mistral" else {})
@@ -175,7 +175,7 @@ def test_a_crop_that_breaks_gives_the_cache_up_and_says_so(
     assert after["cache"].reused_tokens == 10
 
 
-def test_an_exception_in_the_callback_costs_the_cache_not_the_answer(lm: tt.LoadedModel) -> None:
+def test_after_an_exception_in_the_callback_the_next_reply_is_right(lm: tt.LoadedModel) -> None:
     generator = tt.ManualGenerator(lm.model, lm.tokenizer)
     generator.generate([5] * 20, max_new_tokens=4, do_sample=False)
 
@@ -213,7 +213,7 @@ def test_clearing_the_cache_frees_its_bytes_and_is_recorded(
 
     tokens = len(generator.conversation.ids)
     room = 128
-    # Keys and values, layers, heads, dimension, float32: what is really held, room to grow too.
+    # Keys and values, layers, heads, dimension, float32; spare capacity counts.
     assert held == 2 * 3 * 2 * 16 * (tokens + room) * 4
     assert generator.kv_bytes == 0
     assert events[-1].freed_bytes == held

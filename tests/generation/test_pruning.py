@@ -1,4 +1,4 @@
-"""A history that is too long loses whole messages or whole turns, and the recording says which."""
+"""A history that is too long loses complete messages or turns, which are recorded."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from tokentape.generation.history.segments import SegmentRange
 from tokentape.recorder.events import HistoryPruned
 
 EOS = 2
-# A system prompt, then turns with a result each; every span is ten tokens and twenty characters.
+# A system prompt, then turns with a result each, in ranges of 10 tokens and 20 characters.
 ROLES = ["system", *["user", "tool", "assistant"] * 3]
 FOLDS_SYSTEM = (
     "{% for message in messages %}{% if message['role'] == 'user' %}[INST] "
@@ -60,7 +60,7 @@ def spans(roles: Sequence[str] = tuple(ROLES), *, system_tokens: int = 10) -> li
         ("turns", 90, ((10, 100),), tuple(range(1, 10))),
     ],
 )
-def test_the_oldest_whole_parts_go_until_it_is_enough(
+def test_the_oldest_segments_are_removed_until_it_is_enough(
     policy: str,
     excess_tokens: int,
     removed_tokens: tuple[tuple[int, int], ...],
@@ -75,7 +75,7 @@ def test_the_oldest_whole_parts_go_until_it_is_enough(
     assert str(excess_tokens) in pruning.reason
 
 
-def test_what_cannot_be_enough_is_no_plan() -> None:
+def test_there_is_no_plan_if_all_segments_are_not_enough() -> None:
     assert plan_pruning(spans(), policy="tool_results", excess_tokens=31) is None
     assert plan_pruning(spans(), policy="turns", excess_tokens=91) is None
     assert plan_pruning(spans()[:1], policy="turns", excess_tokens=1) is None
@@ -83,8 +83,8 @@ def test_what_cannot_be_enough_is_no_plan() -> None:
         plan_pruning(spans(), policy="everything", excess_tokens=1)
 
 
-def test_the_question_that_is_being_asked_stays() -> None:
-    """Its tool results come in turns of their own, without a user's message."""
+def test_the_current_question_stays() -> None:
+    """Check a question whose tool results come in turns without a user's message."""
     asked = plan_pruning(spans(), policy="turns", excess_tokens=60, keep_question=True)
 
     assert asked is not None
@@ -92,7 +92,7 @@ def test_the_question_that_is_being_asked_stays() -> None:
     assert plan_pruning(spans(), policy="turns", excess_tokens=61, keep_question=True) is None
 
 
-def test_a_result_that_shares_a_token_with_the_reply_before_stays() -> None:
+def test_a_result_that_shares_a_token_with_the_reply_stays() -> None:
     call, answer = spans(["user", "assistant"]), spans(["user", "assistant", "tool", "assistant"])
     joined = plan_pruning(answer, policy="tool_results", excess_tokens=1)
     apart = [*call, *(dataclasses.replace(span, turn=2) for span in answer[2:])]
@@ -104,7 +104,7 @@ def test_a_result_that_shares_a_token_with_the_reply_before_stays() -> None:
 @pytest.mark.parametrize(
     ("policy", "removed"), [("tool_results", ((20, 30),)), ("turns", ((10, 40),))]
 )
-def test_results_are_such_in_the_role_of_the_user_as_well(
+def test_a_result_with_the_role_of_the_user_is_a_result(
     policy: str, removed: tuple[tuple[int, int], ...]
 ) -> None:
     as_user = [
@@ -117,7 +117,7 @@ def test_results_are_such_in_the_role_of_the_user_as_well(
 
 
 @pytest.mark.parametrize("roles", [ROLES[1:], ROLES])
-def test_a_first_message_that_holds_the_system_prompt_stays(roles: list[str]) -> None:
+def test_a_first_message_with_the_system_prompt_stays(roles: list[str]) -> None:
     folded = spans(roles, system_tokens=0)
     pruning = plan_pruning(folded, policy="turns", excess_tokens=1)
     results = plan_pruning(folded, policy="tool_results", excess_tokens=1)
@@ -133,7 +133,7 @@ cuts = st.lists(st.integers(0, 12), max_size=8, unique=True).map(sorted)
 
 
 @given(st.lists(st.integers(), min_size=12, max_size=12), cuts)
-def test_what_is_left_closes_up(stream: list[int], bounds: list[int]) -> None:
+def test_the_remaining_items_keep_their_order(stream: list[int], bounds: list[int]) -> None:
     ranges = list(zip(bounds[::2], bounds[1::2], strict=False))
     inside = {index for start, end in ranges for index in range(start, end)}
 
@@ -143,7 +143,7 @@ def test_what_is_left_closes_up(stream: list[int], bounds: list[int]) -> None:
 
 
 def say(conversation: Conversation, *new: NewMessage, reply: str, ended: bool = True) -> None:
-    """The reply is sampled a character a token."""
+    """Run a turn with a reply of one token per character."""
     conversation.begin_turn(conversation.extend(new))
     ids = conversation.tokenizer.encode(reply, add_special_tokens=False)
     conversation.finish_turn([*ids, EOS] if ended else ids, reply, "<|im_end|>" if ended else "")
@@ -152,7 +152,7 @@ def say(conversation: Conversation, *new: NewMessage, reply: str, ended: bool = 
 def talk(
     tokenizer: PreTrainedTokenizerFast, end: str = ".", cut: int = 1, **given: Any
 ) -> Conversation:
-    """Four turns with results; every other reply, from `cut` on, is cut off before its end."""
+    """Return four turns with results; every other reply, from `cut` on, is cut off."""
     conversation = Conversation(tokenizer, **given)
     conversation.restart("Be <|im_end|>kind.")
     for number in range(4):
@@ -172,7 +172,7 @@ NEXT = [NewMessage(role="user", content="And now?")]
 @pytest.mark.parametrize("policy", ["tool_results", "turns"])
 @pytest.mark.parametrize("history", ["exact", "template"])
 @pytest.mark.parametrize("excess_tokens", [1, 40, 80])
-def test_a_pruned_conversation_is_what_the_template_makes_of_its_messages(
+def test_a_pruned_conversation_is_the_rendering_of_its_messages(
     tokenizer: PreTrainedTokenizerFast, policy: str, history: str, excess_tokens: int
 ) -> None:
     conversation = talk(tokenizer, history=history)
@@ -198,7 +198,9 @@ def test_a_pruned_conversation_is_what_the_template_makes_of_its_messages(
     assert conversation.extend(NEXT).history_reason == ""
 
 
-def test_spans_lie_where_the_messages_are(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_segment_ranges_are_the_positions_of_the_messages(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
     conversation = talk(tokenizer)
     lengths = set()
     for span, message in zip(conversation.segment_ranges(), conversation.messages, strict=True):
@@ -218,7 +220,7 @@ def test_spans_lie_where_the_messages_are(tokenizer: PreTrainedTokenizerFast) ->
 def test_a_system_prompt_in_the_first_message_survives_every_pruning(
     tokenizer: PreTrainedTokenizerFast, end: str
 ) -> None:
-    """Also where the first reply, closed long ago, is not as the template would write it now."""
+    """Check it also if the template would now render the first reply differently."""
     trims = FOLDS_SYSTEM.replace("message['content'] }}<|", "message['content'] | trim }}<|")
     tokenizer.chat_template, before = trims, tokenizer.chat_template
     try:
@@ -235,7 +237,7 @@ def test_a_system_prompt_in_the_first_message_survives_every_pruning(
     assert prompt.history_reason == ""
 
 
-def test_after_a_prompt_of_its_own_the_pruned_rest_is_no_range_of_messages(
+def test_after_an_own_prompt_the_removed_range_is_the_rest_of_the_stream(
     tokenizer: PreTrainedTokenizerFast,
 ) -> None:
     conversation = talk(tokenizer)
@@ -256,10 +258,10 @@ def test_after_a_prompt_of_its_own_the_pruned_rest_is_no_range_of_messages(
 GROWS = "{{ 'x' * (60 - 4 * messages | length) }}" + FOLDS_SYSTEM
 
 
-def test_what_the_template_writes_instead_is_made_up_for(
+def test_text_that_the_template_adds_after_pruning_is_compensated(
     tokenizer: PreTrainedTokenizerFast,
 ) -> None:
-    """This one writes the more, the fewer messages there are."""
+    """Check a template whose text grows as messages are removed."""
     tokenizer.chat_template, before = GROWS, tokenizer.chat_template
     try:
         conversation = talk(tokenizer, history="template")
@@ -275,7 +277,7 @@ def test_what_the_template_writes_instead_is_made_up_for(
     assert len(prompt.pruning.removed_messages) > 3
 
 
-def test_a_prompt_that_fits_is_left_alone(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_a_prompt_that_fits_is_not_pruned(tokenizer: PreTrainedTokenizerFast) -> None:
     conversation = talk(tokenizer)
     whole = conversation.extend(NEXT)
     for maximum in (None, len(whole.ids)):

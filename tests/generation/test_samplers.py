@@ -1,4 +1,4 @@
-"""Everything that a `GenerationConfig` can ask of a token at a time, as `generate` does it."""
+"""All settings that act token by token have the same effect as in `generate`."""
 
 from typing import Any
 
@@ -56,7 +56,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 
-# One acts on logits that are no numbers, the other on a prompt of one token.
+# The first acts only on NaN logits, the second only on a prompt of one token.
 WITHOUT_EFFECT = {"invalid values removed", "forced beginning"}
 
 
@@ -76,13 +76,13 @@ def reference(lm: tt.LoadedModel, **settings: Any) -> list[int]:
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_a_setting_does_what_it_does_in_generate_and_is_replayed(
+def test_a_setting_gives_the_tokens_of_generate_and_is_replayed(
     name: str, lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
     settings = SETTINGS[name]
     with tt.Recorder(store) as recorder:
         generator = tt.ManualGenerator(lm.model, lm.tokenizer, recorder)
-        # The second time on a reused cache: processors see the prompt all the same.
+        # The second time with a reused cache: processors get the complete prompt as well.
         generator.generate(IDS[:90], max_new_tokens=2, do_sample=False)
         result = generator.generate(IDS, max_new_tokens=16, seed=11, **settings)
     recording = store.recording(recorder.run_id)
@@ -99,8 +99,8 @@ def test_a_setting_does_what_it_does_in_generate_and_is_replayed(
 
 
 @pytest.mark.parametrize("name", sorted(set(SETTINGS) - WITHOUT_EFFECT))
-def test_each_setting_changes_what_is_said(name: str, lm: tt.LoadedModel) -> None:
-    """Otherwise the tests above would not notice that it was dropped."""
+def test_each_setting_changes_the_reply(name: str, lm: tt.LoadedModel) -> None:
+    """Check each setting for an effect, without which the test above could not fail."""
     settings = SETTINGS[name]
     plain = {"do_sample": settings.get("do_sample", False), "top_k": 0}
     if not plain["do_sample"]:
@@ -121,7 +121,7 @@ class StopsAt(StoppingCriteria):
         return torch.tensor([input_ids.shape[1] >= self.tokens])
 
 
-def test_processors_and_criteria_of_the_callers_own(
+def test_custom_processors_and_criteria_are_applied(
     lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
     own: dict[str, Any] = {
@@ -139,7 +139,7 @@ def test_processors_and_criteria_of_the_callers_own(
     assert turn.started.unreplayable == ("Shifts", "StopsAt")
 
 
-def test_a_clock_is_recorded_as_what_cannot_be_replayed(
+def test_a_time_limit_is_recorded_as_not_replayable(
     lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
     with tt.Recorder(store) as recorder:
@@ -167,7 +167,7 @@ def test_a_clock_is_recorded_as_what_cannot_be_replayed(
         ({"prompt": "half \ud800"}, "surrogate"),
     ],
 )
-def test_what_is_not_a_token_at_a_time_is_refused(
+def test_settings_that_do_not_act_token_by_token_are_rejected(
     settings: dict[str, Any], complaint: str, lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
     generator = tt.ManualGenerator(lm.model, lm.tokenizer, tt.Recorder(store))
@@ -181,7 +181,7 @@ def test_what_is_not_a_token_at_a_time_is_refused(
 def test_a_step_needs_one_transfer_from_the_device(
     lm: tt.LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every other one waits for the device: what a step measures comes over in one piece."""
+    """Count transfers: each one waits for the device."""
     tt.cache_policy(lm.model)
     transfers: list[str] = []
     for name in ("tolist", "item", "__bool__", "__int__", "__float__", "cpu", "numpy"):
@@ -203,7 +203,7 @@ def test_a_step_needs_one_transfer_from_the_device(
     assert counts[1] - counts[0] == 10
 
 
-def test_no_processor_is_made_for_a_token(lm: tt.LoadedModel) -> None:
+def test_no_processor_is_created_per_token(lm: tt.LoadedModel) -> None:
     processors = hf.prepare(
         lm.model,
         lm.tokenizer,

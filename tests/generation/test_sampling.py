@@ -5,7 +5,7 @@ import torch
 from tokentape.generation.engine.sampling import draw
 
 
-def test_many_draws_are_distributed_as_the_scores_say() -> None:
+def test_draws_have_the_distribution_of_the_scores() -> None:
     scores = torch.tensor([[2.0, 1.0, 0.0, -1.0, -float("inf")]])
     random = torch.Generator().manual_seed(0)
     draws = [int(draw(scores, scores, generator=random).token) for _ in range(5000)]

@@ -1,4 +1,4 @@
-"""Templates that rewrite the past, as real ones do, and what each history makes of them."""
+"""Both kinds of history with templates that change earlier messages, as real ones do."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +22,7 @@ DEFAULT_SYSTEM = (
     + PLAIN
     + OPENED
 )
-# As Qwen3: thinking stays behind the last question and goes before it, and a last reply has one.
+# As Qwen3: thinking is kept after the last question and stripped before it.
 STRIPS_THINKING = (
     "{% set ns = namespace(asked=-1) %}{% for message in messages %}"
     "{% if message['role'] == 'user' %}{% set ns.asked = loop.index0 %}{% endif %}{% endfor %}"
@@ -37,9 +37,9 @@ STRIPS_THINKING = (
     "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}"
     "{% endif %}"
 )
-# As Qwen3.5: behind the last question every reply has a thought.
+# As Qwen3.5: after the last question, every reply has a thought.
 EMPTY_THOUGHTS = STRIPS_THINKING.replace("(loop.last or parts | length > 1)", "true")
-# As Phi-3: the end of a text stands where no reply is due.
+# As Phi-3: the text ends with an end-of-text token unless a reply is opened.
 ENDS = (
     PLAIN
     + "{% if add_generation_prompt %}<|im_start|>assistant\n{% else %}<|endoftext|>{% endif %}"
@@ -92,7 +92,7 @@ def tool(content: str) -> NewMessage:
 
 @pytest.fixture
 def converse(tokenizer: PreTrainedTokenizerFast) -> Iterator[Callable[..., Conversation]]:
-    """A conversation with a template of one's own, restarted with a system prompt."""
+    """Return a conversation with a custom template and a system prompt."""
     before = tokenizer.chat_template
 
     def begin(template: str | None, system: str | None = "Be kind.", **given: Any) -> Conversation:
@@ -107,7 +107,7 @@ def converse(tokenizer: PreTrainedTokenizerFast) -> Iterator[Callable[..., Conve
 
 
 def take(conversation: Conversation, *new: NewMessage, reply: str, ended: bool = True) -> Prompt:
-    """A turn of which the reply is sampled a character a token, whatever it would encode to."""
+    """Run a turn with a reply of one token per character, unlike its encoding."""
     prompt = conversation.extend(new)
     conversation.begin_turn(prompt)
     ids = [i for character in reply for i in _encode(conversation.tokenizer, character)]
@@ -124,7 +124,7 @@ def _encode(tokenizer: Any, text: str) -> list[int]:
 
 
 def read_calls(text: str) -> Mapping[str, Any]:
-    """The reply `look {"n": 1.0}` is a call."""
+    """Return the message for a reply; `look {"n": 1.0}` is a tool call."""
     name, _, arguments = text.partition(" ")
     if name != "look":
         return {"content": text}
@@ -162,7 +162,7 @@ CUT = [(case, ended) for case in CASES for ended in (True, False) if ended or "l
 
 
 @pytest.mark.parametrize(("case", "ended"), CUT)
-def test_what_was_seen_is_kept_whatever_the_template_makes_of_it(
+def test_the_exact_history_keeps_the_sampled_ids_with_any_template(
     converse: Callable[..., Conversation], case: str, ended: bool
 ) -> None:
     template, replies, given = CASES[case]
@@ -178,15 +178,15 @@ def test_what_was_seen_is_kept_whatever_the_template_makes_of_it(
         assert prompt.text.startswith(before[1])
         assert spelled(conversation, prompt) == prompt.text
         assert prompt.text[len(before[1]) :].count("And then?") == 1
-        # An end of text behind every message leaves no place to part them.
+        # With an end-of-text token after every message, they cannot be separated.
         assert [m.text.count("And then?") for m in prompt.messages] == [case != "end of text"]
-        # Every message is opened once and closed once, but for the reply that is due.
+        # Every message is opened and closed once; the next reply is only opened.
         closing = "<|endoftext|>" if case == "closed otherwise" else "<|im_end|>"
         assert prompt.text.count("<|im_start|>") == prompt.text.count(closing) + 1
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_template_history_is_what_the_template_gives(
+def test_the_template_history_is_the_rendering_of_the_template(
     converse: Callable[..., Conversation], case: str
 ) -> None:
     template, replies, given = CASES[case]
@@ -229,7 +229,7 @@ def _content(text: str) -> Mapping[str, Any]:
     return {"content": text}
 
 
-def test_a_loop_of_tool_calls_is_kept_when_the_next_question_strips_its_thoughts(
+def test_a_loop_of_tool_calls_keeps_its_thoughts_after_the_next_question(
     converse: Callable[..., Conversation],
 ) -> None:
     conversation = converse(EMPTY_THOUGHTS)
@@ -241,7 +241,7 @@ def test_a_loop_of_tool_calls_is_kept_when_the_next_question_strips_its_thoughts
         assert prompt.ids[: len(before)] == before
 
 
-def test_a_tool_list_that_moves_away_from_a_loop_of_tool_calls_is_followed_and_named(
+def test_a_tool_list_that_moves_after_a_loop_of_tool_calls_is_rendered_again(
     converse: Callable[..., Conversation],
 ) -> None:
     conversation = converse(MOVES_TOOLS, **TOOL_LIST)
@@ -254,10 +254,10 @@ def test_a_tool_list_that_moves_away_from_a_loop_of_tool_calls_is_followed_and_n
     assert asked.text.count('"look"') == 1
 
 
-def test_a_call_that_was_cut_off_is_closed_by_the_template_alone(
+def test_only_the_template_closes_a_call_that_was_cut_off(
     converse: Callable[..., Conversation],
 ) -> None:
-    """Where the call ends is not known, and the template has a spelling of its own."""
+    """Check a call whose end is unknown and which the template formats differently."""
     conversation = converse(WANTS_CALLS, read_reply=read_calls)
     take(conversation, user("Who?"), reply='look {"n":1e-5}', ended=False)
     prompt = conversation.extend([tool("1")])
@@ -268,7 +268,7 @@ def test_a_call_that_was_cut_off_is_closed_by_the_template_alone(
 
 
 @pytest.mark.parametrize("reply", ["One.", "<think>hm</think>One."])
-def test_a_token_that_ends_a_reply_and_opens_the_next_message_is_there_once(
+def test_a_token_that_ends_a_reply_and_opens_the_next_message_occurs_once(
     converse: Callable[..., Conversation], reply: str
 ) -> None:
     conversation = converse(OPENS_WITH_EOS)
@@ -279,12 +279,12 @@ def test_a_token_that_ends_a_reply_and_opens_the_next_message_is_there_once(
     assert (ended.history_reason, cut.history_reason) == ("", "")
     assert ended.text.endswith(f"{reply}<|im_end|>user\nAnd then?<|im_start|>assistant\n")
     assert cut.text.endswith(f"{reply}<|im_end|>user\nSo?<|im_start|>assistant\n")
-    # The first two turns share a token: they can only be taken out together.
+    # The first two turns share a token: they can only be removed together.
     assert {span.turn for span in conversation.segment_ranges()} == {0, 1, 2}
 
 
 @pytest.mark.parametrize("template", [ENDS, WANTS_QUESTION])
-def test_a_system_prompt_that_is_written_otherwise_alone_waits_for_the_question(
+def test_a_system_prompt_that_is_rendered_differently_alone_is_rendered_with_the_question(
     converse: Callable[..., Conversation], template: str
 ) -> None:
     conversation = converse(template)
@@ -309,7 +309,7 @@ def on_day(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     return be
 
 
-def test_a_history_stays_on_the_day_on_which_it_began(
+def test_the_exact_history_keeps_the_date_of_its_first_turn(
     converse: Callable[..., Conversation], on_day: Callable[[int], None]
 ) -> None:
     on_day(30)
@@ -324,13 +324,13 @@ def test_a_history_stays_on_the_day_on_which_it_began(
     assert "31" not in prompt.text
     assert prompt.ids[: len(before)] == before
     assert prompt.history_reason == ""
-    # Nor does midnight change a prompt that stands alone, from the first turn on.
+    # Midnight does not change an own prompt either.
     assert conversation.own_prompt("Alone?").ids == asked.ids
     assert asked.ids[: len(system_ids)] == system_ids
     assert converse(DATED, None).extend([user("Who?")]).text.count("31 July") == 1
 
 
-def test_the_template_history_is_on_the_day_of_each_turn(
+def test_the_template_history_has_the_date_of_each_turn(
     converse: Callable[..., Conversation], on_day: Callable[[int], None]
 ) -> None:
     on_day(30)
@@ -344,7 +344,7 @@ def test_the_template_history_is_on_the_day_of_each_turn(
     assert 0 < prompt.kept_tokens < len(conversation.system_ids)
 
 
-def test_a_setting_of_the_template_is_given_to_it_each_time(
+def test_template_settings_are_passed_in_each_rendering(
     converse: Callable[..., Conversation],
 ) -> None:
     conversation = converse(DATE_SETTING, template_settings={"date_string": "today"})
@@ -353,7 +353,7 @@ def test_a_setting_of_the_template_is_given_to_it_each_time(
     assert conversation.extend([user("Then?")]).text.count("Today is today.") == 1
 
 
-def test_a_tool_list_that_moves_is_followed_and_named(
+def test_a_tool_list_that_moves_is_rendered_again_with_a_reason(
     converse: Callable[..., Conversation],
 ) -> None:
     conversation = converse(MOVES_TOOLS, **TOOL_LIST)
@@ -368,7 +368,7 @@ def test_a_tool_list_that_moves_is_followed_and_named(
     assert prompt.ids == (*before[: prompt.kept_tokens], *prompt.added_ids)
 
 
-def test_after_a_prompt_of_its_own_the_conversation_goes_on_by_ids(
+def test_after_an_own_prompt_the_conversation_continues_by_ids(
     converse: Callable[..., Conversation],
 ) -> None:
     conversation = converse(STRIPS_THINKING)
@@ -384,7 +384,7 @@ def test_after_a_prompt_of_its_own_the_conversation_goes_on_by_ids(
     assert prompt.ids == (*conversation.ids[: prompt.kept_tokens], *prompt.added_ids)
 
 
-def test_a_reading_of_a_reply_that_fails_leaves_the_turn_finished(
+def test_a_turn_is_finished_even_if_read_reply_raises(
     converse: Callable[..., Conversation],
 ) -> None:
     conversation = converse(SPELLS_CALLS, read_reply=read_calls)

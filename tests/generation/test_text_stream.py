@@ -1,4 +1,4 @@
-"""A reply is shown as it grows, and what was shown is what was said."""
+"""A reply is decoded incrementally, and the pieces are its text."""
 
 from collections.abc import Sequence
 
@@ -25,7 +25,7 @@ def streamed(
 
 
 def metaspace_tokenizer() -> PreTrainedTokenizerFast:
-    """Words with a mark for the space before them, which decoding drops at the beginning."""
+    """Return a tokenizer that drops the space before the first word when it decodes."""
     words = ["<unk>", "</s>", "▁Say", "▁one", "▁two", "three", "."]
     backend = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Metaspace()
@@ -35,7 +35,7 @@ def metaspace_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def test_a_character_of_many_tokens_appears_when_it_is_whole() -> None:
+def test_a_character_of_several_tokens_is_returned_with_its_last_token() -> None:
     before, ids = BYTES.encode("Hi"), BYTES.encode("é漢🙂.")
     pieces, rest = streamed(BYTES, before, ids)
 
@@ -43,7 +43,7 @@ def test_a_character_of_many_tokens_appears_when_it_is_whole() -> None:
     assert rest == ""
 
 
-def test_a_character_that_never_becomes_whole_comes_with_the_end() -> None:
+def test_an_incomplete_character_is_returned_by_finish() -> None:
     ids = BYTES.encode("a🙂")[:-1]
     pieces, rest = streamed(BYTES, (), ids)
 
@@ -51,7 +51,7 @@ def test_a_character_that_never_becomes_whole_comes_with_the_end() -> None:
     assert rest == "\N{REPLACEMENT CHARACTER}"
 
 
-def test_the_space_before_a_word_is_not_lost() -> None:
+def test_the_space_before_a_word_is_kept() -> None:
     tokenizer = metaspace_tokenizer()
     pieces, rest = streamed(tokenizer, [2], [3, 4, 5, 6])
 
@@ -59,7 +59,7 @@ def test_the_space_before_a_word_is_not_lost() -> None:
     assert rest == ""
 
 
-def test_a_token_that_ends_a_reply_is_not_shown_and_one_in_the_middle_is() -> None:
+def test_a_special_token_is_returned_within_a_reply_and_not_at_its_end() -> None:
     end = BYTES.convert_tokens_to_ids("<|im_end|>")
     a, b = BYTES.encode("ab")
     stream = TextStream(BYTES)
@@ -69,7 +69,7 @@ def test_a_token_that_ends_a_reply_is_not_shown_and_one_in_the_middle_is() -> No
     assert stream.finish("a<|im_end|>b") == ""
 
 
-def test_a_token_that_ends_replies_may_be_none_of_the_special_ones() -> None:
+def test_a_token_that_ends_replies_need_not_be_special() -> None:
     a, b = BYTES.encode("ab")
     stream = TextStream(BYTES, ends={b})
 
@@ -77,7 +77,7 @@ def test_a_token_that_ends_replies_may_be_none_of_the_special_ones() -> None:
 
 
 @given(st.lists(st.integers(0, 258), max_size=40), st.integers(0, 40))
-def test_pieces_make_up_the_text_whatever_the_tokens(ids: list[int], cut: int) -> None:
+def test_the_pieces_are_the_text_for_any_tokens(ids: list[int], cut: int) -> None:
     pieces, rest = streamed(BYTES, ids[:cut], ids[cut:])
     whole = decode_after(BYTES, ids[:cut], ids[cut:])
 
@@ -85,7 +85,7 @@ def test_pieces_make_up_the_text_whatever_the_tokens(ids: list[int], cut: int) -
 
 
 @given(st.text(max_size=30))
-def test_text_is_shown_exactly(said: str) -> None:
+def test_the_pieces_of_a_text_are_the_text(said: str) -> None:
     ids = BYTES.encode(said)
     pieces, rest = streamed(BYTES, BYTES.encode("user: "), ids)
 
@@ -93,7 +93,7 @@ def test_text_is_shown_exactly(said: str) -> None:
 
 
 @pytest.mark.demo_model
-def test_the_demo_model_s_tokens_are_shown_exactly(demo_lm: tt.LoadedModel) -> None:
+def test_the_pieces_of_the_demo_models_tokens_are_the_text(demo_lm: tt.LoadedModel) -> None:
     said = "Größe 漢字 🙂🙃  and\n\n  spaces , 'quotes' 1,250.5 naïve"
     tokenizer = demo_lm.tokenizer
     ids = tokenizer.encode(said)

@@ -1,4 +1,4 @@
-"""Processors over many rows at once give what they give row by row."""
+"""Processing many rows at once gives the same scores as row by row."""
 
 import copy
 from typing import Any
@@ -41,7 +41,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_rows_at_once_are_the_rows_one_by_one(name: str, lm: tt.LoadedModel) -> None:
+def test_rows_at_once_equal_rows_one_by_one(name: str, lm: tt.LoadedModel) -> None:
     generator = torch.Generator().manual_seed(3)
     prompt_tokens, rows = 6, 9
     ids = torch.randint(3, 40, (1, prompt_tokens + rows), generator=generator)
@@ -69,7 +69,7 @@ def test_rows_at_once_are_the_rows_one_by_one(name: str, lm: tt.LoadedModel) -> 
     assert torch.equal(logits, given)
 
 
-def test_a_processor_of_somebody_elses_sees_the_rows_in_order(lm: tt.LoadedModel) -> None:
+def test_a_custom_processor_gets_the_rows_in_order(lm: tt.LoadedModel) -> None:
     seen: list[tuple[int, ...]] = []
 
     class Counting:

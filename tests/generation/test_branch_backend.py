@@ -1,4 +1,4 @@
-"""Several sequences in one cache: each token kept once, and the way back open."""
+"""Sequences with shared prefixes are cached, each token once, and all can be reused."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -46,7 +46,7 @@ def test_going_back_to_a_branch_reuses_its_tail(
     assert there["generated_tokens"] == cold(lm, [*fork, 8])
 
 
-def test_branches_of_branches_are_put_together_again(
+def test_branches_of_branches_are_reassembled(
     lm: tt.LoadedModel, generator: tt.ManualGenerator
 ) -> None:
     root = random_ids(30, 1)
@@ -65,19 +65,19 @@ def test_branches_of_branches_are_put_together_again(
         assert again["generated_tokens"] == cold(lm, [*twigs[name], 9]), name
 
 
-def test_the_shared_beginning_is_kept_once(generator: tt.ManualGenerator) -> None:
+def test_the_shared_prefix_is_stored_once(generator: tt.ManualGenerator) -> None:
     root = random_ids(1000, 1)
     generator.generate(root, **GREEDY)
     alone = generator.kv_bytes
     for seed in range(2, 12):
         generator.generate([*root, *random_ids(20, seed)], **GREEDY)
 
-    # Ten tails of 24 tokens, and the room in which the trunk grows.
+    # Ten tails of 24 tokens, and the spare capacity of the trunk.
     assert generator.kv_bytes - alone < 10 * 30 * TOKEN_BYTES + 200 * TOKEN_BYTES
     assert alone > 1000 * TOKEN_BYTES
 
 
-def test_going_to_and_fro_holds_no_token_twice(generator: tt.ManualGenerator) -> None:
+def test_switching_between_branches_stores_no_token_twice(generator: tt.ManualGenerator) -> None:
     root = random_ids(400, 1)
     branches = [[*root, *random_ids(300, seed)] for seed in (2, 3)]
     held = []
@@ -100,7 +100,7 @@ def test_a_retry_of_a_prompt_keeps_both_replies(generator: tt.ManualGenerator) -
     assert again["cache"].reused_tokens == 40 + 19
 
 
-def test_a_budget_gives_up_the_oldest_tail_first_and_the_system_prompt_last(
+def test_a_budget_evicts_the_oldest_tail_first_and_the_system_prompt_last(
     lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
     recorder = tt.Recorder(store)
@@ -126,7 +126,7 @@ def test_a_budget_gives_up_the_oldest_tail_first_and_the_system_prompt_last(
     assert evicted[-1].kept_bytes <= 700 * TOKEN_BYTES
 
 
-def test_the_system_prompt_alone_outlives_what_does_not_fit(lm: tt.LoadedModel) -> None:
+def test_the_system_prompt_stays_when_the_rest_is_evicted(lm: tt.LoadedModel) -> None:
     generator = tt.ManualGenerator(lm.model, lm.tokenizer, cache_bytes=260 * TOKEN_BYTES)
     generator.cache_system_prompt("Be kind and brief.")
     system = list(generator.conversation.ids)
@@ -139,7 +139,7 @@ def test_the_system_prompt_alone_outlives_what_does_not_fit(lm: tt.LoadedModel) 
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3"])
-def test_what_is_larger_than_the_budget_does_not_empty_it(
+def test_a_sequence_larger_than_the_budget_evicts_nothing(
     family: str, make_lm: Callable[..., tt.LoadedModel], store: DatabaseStore
 ) -> None:
     lm = make_lm(family)
@@ -161,7 +161,7 @@ def test_what_is_larger_than_the_budget_does_not_empty_it(
     assert generator.kv_bytes <= 500 * TOKEN_BYTES
 
 
-def test_what_is_reported_is_what_is_held(lm: tt.LoadedModel) -> None:
+def test_the_reported_bytes_are_those_of_the_storage(lm: tt.LoadedModel) -> None:
     cache = hf.new_cache(lm.model)
     with torch.no_grad():
         lm.model(torch.tensor([[5, 6, 7, 8]]), past_key_values=cache)
@@ -170,13 +170,13 @@ def test_what_is_reported_is_what_is_held(lm: tt.LoadedModel) -> None:
     hf.crop(twin, 2)
 
     assert (cache.get_seq_length(), twin.get_seq_length()) == (4, 2)
-    # The view still holds its storage, and both hold the same.
+    # The view still occupies its storage, which both share.
     assert hf.kv_bytes(cache, twin) == hf.kv_bytes(twin) == whole
     hf.compact(twin)
     assert hf.kv_bytes(twin) == 2 * TOKEN_BYTES
 
 
-def test_a_turn_that_breaks_off_costs_only_itself(generator: tt.ManualGenerator) -> None:
+def test_an_interrupted_turn_leaves_the_cache_intact(generator: tt.ManualGenerator) -> None:
     root = random_ids(60, 1)
     generator.generate(root, **GREEDY)
 
@@ -190,14 +190,14 @@ def test_a_turn_that_breaks_off_costs_only_itself(generator: tt.ManualGenerator)
     assert again["cache"].reused_tokens == 60
 
 
-def test_whoever_goes_on_with_a_returned_cache_writes_over_nothing_of_ours(
+def test_appending_to_a_returned_cache_does_not_change_ours(
     lm: tt.LoadedModel, generator: tt.ManualGenerator
 ) -> None:
     root = random_ids(60, 1)
     held = generator.generate(root, return_cache=True, **GREEDY)["past_key_values"]
     assert held is not None
     mine: Any = held.cache
-    # Unrelated: what was cached of the root becomes a tail.
+    # Unrelated: the cached root becomes a tail.
     generator.generate([260] * 5, **GREEDY)
     mine.crop(-30)
     with torch.no_grad():
@@ -208,7 +208,7 @@ def test_whoever_goes_on_with_a_returned_cache_writes_over_nothing_of_ours(
     assert again["generated_tokens"] == cold(lm, [*root, 7, 8])
 
 
-def test_giving_up_one_of_many_branches_gives_up_what_hangs_on_it_and_no_more(
+def test_evicting_a_branch_evicts_its_dependents_and_nothing_else(
     lm: tt.LoadedModel,
 ) -> None:
     generator = tt.ManualGenerator(lm.model, lm.tokenizer)
@@ -229,7 +229,7 @@ def test_giving_up_one_of_many_branches_gives_up_what_hangs_on_it_and_no_more(
 
 
 @pytest.mark.parametrize("family", ["gemma3", "mamba", "qwen3-next"])
-def test_a_budget_holds_for_snapshots_also_where_turns_break_off(
+def test_a_budget_applies_to_snapshots_of_interrupted_turns(
     family: str, make_lm: Callable[..., tt.LoadedModel]
 ) -> None:
     lm = make_lm(family)
@@ -249,7 +249,7 @@ def test_a_budget_holds_for_snapshots_also_where_turns_break_off(
             assert generator.kv_bytes <= budget
 
 
-def test_a_recurrent_cache_that_somebody_went_on_with_is_refused(
+def test_a_recurrent_cache_that_was_used_after_it_was_returned_is_rejected(
     make_lm: Callable[..., tt.LoadedModel],
 ) -> None:
     lm = make_lm("mamba")

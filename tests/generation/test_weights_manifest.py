@@ -1,4 +1,4 @@
-"""Every tensor of a model has a digest, whatever its type and wherever its bytes lie."""
+"""Every tensor of a model has a digest, with any dtype and memory layout."""
 
 import hashlib
 import json
@@ -43,26 +43,26 @@ def holder(**buffers: torch.Tensor) -> torch.nn.Module:
 
 
 def plain_digest(tensor: torch.Tensor) -> str:
-    """Of a whole copy of the bytes."""
+    """Return the digest of a contiguous copy of the bytes."""
     raw = bytes(tensor.clone(memory_format=torch.contiguous_format).untyped_storage())
     return hashlib.blake2b(raw, digest_size=16).hexdigest()
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_a_digest_is_of_the_bytes_however_they_lie(dtype: torch.dtype) -> None:
+def test_a_digest_does_not_depend_on_the_memory_layout(dtype: torch.dtype) -> None:
     tensor = (torch.arange(60).reshape(3, 4, 5) % 7).to(dtype)
     across, part = tensor.transpose(0, 2), tensor[:, 1:3, ::2]
 
     assert tensor_digest(tensor) == plain_digest(tensor)
     assert tensor_digest(across) == plain_digest(across) != tensor_digest(tensor)
     assert tensor_digest(part) == plain_digest(part)
-    (print_,) = hash_weights(holder(x=part)).tensors
-    assert (print_.name, print_.shape) == ("x", (3, 2, 3))
-    assert print_.dtype == str(dtype).removeprefix("torch.")
-    assert print_.digest == plain_digest(part)
+    (fingerprint,) = hash_weights(holder(x=part)).tensors
+    assert (fingerprint.name, fingerprint.shape) == ("x", (3, 2, 3))
+    assert fingerprint.dtype == str(dtype).removeprefix("torch.")
+    assert fingerprint.digest == plain_digest(part)
 
 
-def test_a_single_number_and_no_number_at_all_have_a_digest() -> None:
+def test_scalars_and_empty_tensors_have_a_digest() -> None:
     found = hash_weights(holder(none=torch.empty(0, 3), no=torch.empty(0), one=torch.tensor(2.5)))
     digests = {each.name: each.digest for each in found.tensors}
 
@@ -71,7 +71,7 @@ def test_a_single_number_and_no_number_at_all_have_a_digest() -> None:
     assert len(sample_weights(holder(none=torch.empty(0, 3)))) == 32
 
 
-def test_a_tensor_that_does_not_lie_in_one_piece_is_copied_a_piece_at_a_time(
+def test_a_tensor_that_is_not_contiguous_is_copied_in_pieces(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(tensors_module, "_COPIED_BYTES", 1000)
@@ -82,7 +82,7 @@ def test_a_tensor_that_does_not_lie_in_one_piece_is_copied_a_piece_at_a_time(
     assert tensor_digest(tensor) == plain_digest(tensor)
 
 
-def test_what_lies_in_one_piece_is_not_copied() -> None:
+def test_a_contiguous_tensor_is_not_copied() -> None:
     tensor = torch.zeros(1000)
     (piece,) = tensor_bytes(tensor)
     tensor[-1] = 1.0
@@ -90,7 +90,7 @@ def test_what_lies_in_one_piece_is_not_copied() -> None:
     assert bytes(piece[-4:]) == b"\x00\x00\x80\x3f"
 
 
-def test_conjugates_and_negatives_that_torch_only_notes_are_hashed_as_they_are_read() -> None:
+def test_lazy_conjugates_and_negatives_are_hashed_as_they_are_read() -> None:
     tensor = torch.tensor([1 + 2j, 3 - 4j])
 
     assert tensor_digest(tensor.conj()) == plain_digest(tensor.conj().resolve_conj())
@@ -120,7 +120,7 @@ def test_the_scale_of_a_quantized_tensor_counts() -> None:
         (torch.zeros(2, 2).to_sparse(), r"the bytes of x .*sparse.* cannot be hashed"),
     ],
 )
-def test_a_tensor_without_bytes_is_refused_by_name(tensor: torch.Tensor, said: str) -> None:
+def test_a_tensor_without_bytes_is_rejected_by_name(tensor: torch.Tensor, said: str) -> None:
     for read in (hash_weights, sample_weights):
         with pytest.raises(tt.ModelError, match=said) as caught:
             read(holder(x=tensor))
@@ -128,7 +128,7 @@ def test_a_tensor_without_bytes_is_refused_by_name(tensor: torch.Tensor, said: s
 
 
 class Packed(torch.nn.Module):
-    """Keeps more than tensors in its state dict, as quantized layers do."""
+    """A module with more than tensors in its state dict, like quantized layers."""
 
     def __init__(self, state: Any) -> None:
         super().__init__()
@@ -138,7 +138,7 @@ class Packed(torch.nn.Module):
         return self.state
 
 
-def test_what_a_state_dict_holds_beside_tensors_counts_too() -> None:
+def test_other_values_in_a_state_dict_are_hashed_too() -> None:
     def listed(scale: float, value: float) -> WeightsManifest:
         tensors = (torch.tensor([value]), None)
         return hash_weights(Packed({"scale": scale, "dtype": torch.qint8, "packed": tensors}))
@@ -162,7 +162,7 @@ def test_tied_tensors_are_listed_once(make_lm: Callable[..., tt.LoadedModel]) ->
     assert names[True] < names[False]
 
 
-def test_views_of_one_storage_are_listed_each() -> None:
+def test_each_view_of_a_storage_is_listed() -> None:
     both = torch.arange(8.0)
     found = hash_weights(holder(a=both[:4], b=both[4:], c=both[:4].reshape(2, 2), d=both[:4]))
 
@@ -179,7 +179,7 @@ def test_the_sum_of_recordings_from_before_is_what_it_was(lm: tt.LoadedModel) ->
 
 
 @pytest.mark.parametrize("shape", [(64, 48), (48, 64), (500, 576), (7, 5, 3)])
-def test_a_sample_meets_every_row_and_every_column(shape: tuple[int, ...]) -> None:
+def test_a_sample_covers_every_row_and_every_column(shape: tuple[int, ...]) -> None:
     tensor = torch.zeros(shape)
     before = tensor_sample(tensor)
     for axis in (0, -1):
@@ -204,7 +204,7 @@ ENTRY = st.builds(
 
 
 @given(st.lists(ENTRY, unique_by=lambda each: each.name))
-def test_a_list_comes_back_from_its_bytes_in_any_order(entries: list[TensorFingerprint]) -> None:
+def test_a_manifest_is_read_back_from_its_payload(entries: list[TensorFingerprint]) -> None:
     written = WeightsManifest.of(entries)
 
     assert WeightsManifest.read(written.payload) == written
@@ -228,7 +228,9 @@ def test_a_list_comes_back_from_its_bytes_in_any_order(entries: list[TensorFinge
         lambda payload: payload.replace(b'"float32"', b"{}", 1),
     ],
 )
-def test_what_is_no_list_is_refused(lm: tt.LoadedModel, damage: Callable[[bytes], bytes]) -> None:
+def test_an_invalid_payload_is_rejected(
+    lm: tt.LoadedModel, damage: Callable[[bytes], bytes]
+) -> None:
     payload = manifest_of(lm.model).payload
     assert damage(payload) != payload
 
