@@ -21,7 +21,7 @@ def vector(seed: int = 0, *, rows: int | None = None) -> torch.Tensor:
 def intervention(
     kind: str, *, name: str = "it", layer: str | int = 0, seed: int = 0, **rule: Any
 ) -> tt.Intervention:
-    """One that shows: what it does is as large as what it does it to."""
+    """Return an intervention whose change is as large as the activations."""
     make = tt.Intervention
     if kind == "steer":
         return make.steer(name, layer, vector(seed), coefficient=2.5, **rule)
@@ -39,7 +39,7 @@ def intervention(
 def record_with(
     lm: tt.LoadedModel, store: DatabaseStore, *given: tt.Intervention, tokens: int = 5
 ) -> tt.Recording:
-    """Three turns: one without, one greedy and one sampled with what is given."""
+    """Record three turns: one without interventions, then a greedy and a sampled one with them."""
     with tt.Investigation(lm, store=store, name="t", system_prompt="Be kind.", seed=7) as run:
         run.chat("What is it?", max_new_tokens=tokens, **GREEDY)
         for each in given:

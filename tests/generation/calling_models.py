@@ -45,7 +45,7 @@ TOOLS = tt.ToolInterface([look_up, fail, dawdle, ramble])
 
 
 def call(call_format: str, name: str = "look_up", /, **arguments: Any) -> str:
-    """A call, as a model writes it in that format."""
+    """Return a call as a model writes it in this format."""
     given = json.dumps(arguments)
     literals = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
     return {
@@ -58,7 +58,7 @@ def call(call_format: str, name: str = "look_up", /, **arguments: Any) -> str:
 
 
 def several(call_format: str, *names: str) -> str:
-    """Calls in one piece, which only two formats have."""
+    """Return several calls as one list, which only two formats allow."""
     if call_format == "python":
         return "[" + ", ".join(f"look_up(name={name!r})" for name in names) + "]"
     calls = [{"name": "look_up", "arguments": {"name": name}} for name in names]

@@ -186,7 +186,7 @@ def test_nothing_that_a_model_says_raises(
         ("response_template", '<tool_call>{"name": "mix", "arguments": {"values": []}}'),
     ],
 )
-def test_what_only_the_end_of_the_reply_completes_is_read_then(
+def test_a_call_that_only_the_end_of_the_reply_completes_is_read_then(
     readers: Mapping[str, Callable[[], CallReader]], call_format: str, text: str
 ) -> None:
     reader = readers[call_format]()
@@ -229,7 +229,7 @@ def test_a_list_of_calls_is_complete_as_a_whole(
         assert first.text != second.text
 
 
-def test_a_token_may_hold_more_than_the_end_of_a_call(
+def test_the_token_that_completes_a_call_may_add_characters(
     readers: Mapping[str, Callable[[], CallReader]],
 ) -> None:
     call = '{"name": "mix", "parameters": {"values": []}}'

@@ -15,9 +15,7 @@ from tokentape.store import DatabaseStore
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3", "mamba"])
-def test_a_placebo_gives_every_bit_of_what_nothing_gives(
-    make_lm: MakeLM, store: DatabaseStore, family: str
-) -> None:
+def test_a_placebo_changes_no_bit(make_lm: MakeLM, store: DatabaseStore, family: str) -> None:
     lm = make_lm(family)
     layer = "blocks.1.mlp" if family != "mamba" else 1
     plain = say(lm, store)
@@ -34,10 +32,10 @@ def test_a_placebo_gives_every_bit_of_what_nothing_gives(
 
 @pytest.mark.parametrize("use_cache", [True, False])
 @pytest.mark.parametrize("family", ["llama", "gemma3", "mamba"])
-def test_reuse_says_what_a_cold_run_says_under_the_same_marks(
+def test_reuse_gives_the_tokens_of_a_cold_run_with_the_same_interventions(
     make_lm: MakeLM, family: str, use_cache: bool
 ) -> None:
-    """Steered in the second turn, free in the third: the history is what it was."""
+    """Steered in the second turn and not in the third, the history keeps its steered positions."""
     lm = make_lm(family)
     generator = tt.ManualGenerator(lm.model, lm.tokenizer)
     generator.cache_system_prompt("Be kind.")
@@ -74,8 +72,8 @@ def chosen(lm: tt.LoadedModel, use_cache: bool, **given: Any) -> Any:
     return turn_settings(lm.model, max_new_tokens=4, do_sample=False, use_cache=use_cache, **given)
 
 
-def test_the_cache_knows_under_what_it_was_computed(lm: tt.LoadedModel) -> None:
-    """The same ids, steered or not, are two prefixes; what comes back is found again."""
+def test_the_cache_distinguishes_the_interventions_it_was_computed_with(lm: tt.LoadedModel) -> None:
+    """The same ids with and without steering are two prefixes; both are found again."""
     generator = tt.ManualGenerator(lm.model, lm.tokenizer)
     ids = random_ids(20, 1)
 
@@ -95,7 +93,7 @@ def test_the_cache_knows_under_what_it_was_computed(lm: tt.LoadedModel) -> None:
     assert (again.reused_tokens, back.reused_tokens) == (19, 19)
 
 
-def test_a_cache_that_is_handed_over_knows_it_as_well(lm: tt.LoadedModel) -> None:
+def test_a_cache_given_by_the_caller_keeps_its_interventions(lm: tt.LoadedModel) -> None:
     generator = tt.ManualGenerator(lm.model, lm.tokenizer)
     other = tt.ManualGenerator(lm.model, lm.tokenizer)
     ids = random_ids(20, 1)
@@ -112,8 +110,10 @@ def test_a_cache_that_is_handed_over_knows_it_as_well(lm: tt.LoadedModel) -> Non
     assert (steered.reason, steered.reused_tokens) == ("covers_prompt", 19)
 
 
-def test_what_acts_is_never_on_disk(lm: tt.LoadedModel, tmp_path: Path) -> None:
-    """What is stored is the part before it, and that part is found by a steered prompt, too."""
+def test_positions_with_interventions_are_never_written_to_disk(
+    lm: tt.LoadedModel, tmp_path: Path
+) -> None:
+    """Only the positions before it are stored, and a steered prompt finds them, too."""
     ids = random_ids(30, 1)
     first = tt.ManualGenerator(lm.model, lm.tokenizer, prefix_folder=tmp_path)
     first.intervene(intervention("steer", positions=(10, 99)))
@@ -129,7 +129,7 @@ def test_what_acts_is_never_on_disk(lm: tt.LoadedModel, tmp_path: Path) -> None:
     assert (steered.source, steered.reused_tokens) == ("disk", 5)
 
 
-def test_marks_come_off_again() -> None:
+def test_salt_can_be_stripped_from_ids() -> None:
     asked = active(intervention("steer"), 2, 4)
     ids = (5, 6, 7, 8, 9)
     with_marks = salt_ids(ids, [asked])

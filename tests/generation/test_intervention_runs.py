@@ -32,7 +32,7 @@ def shape(acting: ActiveInterventions) -> list[tuple[str, int, int | None, int |
     return [(each.name, each.start, each.end, each.tensor_start) for each in acting.ranges]
 
 
-def test_ranges_move_with_the_ids() -> None:
+def test_active_ranges_move_with_the_ids() -> None:
     rows = intervention("patch", name="rows")
     acting = ActiveInterventions().applied(applied(rows, 10))
     acting = acting.removed(InterventionRemoved(turn=1, position=30, name="rows"))
@@ -54,11 +54,10 @@ def test_ranges_move_with_the_ids() -> None:
     )
 
 
-def test_a_turn_that_goes_on_in_another_process_keeps_what_acts(
+def test_a_turn_resumed_in_another_process_keeps_its_interventions(
     lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
-    """Cut off behind a token, restored from the events, and gone on with: nothing is recorded
-    twice, and what a kill kept from being recorded is made up for."""
+    """Killed after a token and restored from the events, it records each event exactly once."""
     asked = intervention("steer", from_step=1)
     ids = random_ids(9, 1)
 
@@ -90,7 +89,7 @@ def chosen_six(lm: tt.LoadedModel) -> Any:
 
 
 def recorder_of_beginning(store: DatabaseStore, run_id: str, tokens: int) -> list[Any]:
-    """The turns of a run as they are when it is killed behind so many tokens."""
+    """Return the turns of a run as if it were killed after so many tokens."""
     from tokentape.recorder.events import TokenSampled
     from tokentape.recorder.projections import iterate_turns
 
@@ -103,7 +102,7 @@ def recorder_of_beginning(store: DatabaseStore, run_id: str, tokens: int) -> lis
 
 
 def killed(store: DatabaseStore, run_id: str, events: int) -> DatabaseStore:
-    """A store that has so many events of a run, and all payloads."""
+    """Return a store with the first so many events of a run and all payloads."""
     rest = tt.open_store("sqlite://")
     assert isinstance(rest, DatabaseStore)
     envelopes = []
@@ -118,10 +117,10 @@ def killed(store: DatabaseStore, run_id: str, events: int) -> DatabaseStore:
     return rest
 
 
-def test_killed_anywhere_a_steered_run_goes_on_to_the_same_tokens(
+def test_a_steered_run_killed_anywhere_resumes_to_the_same_tokens(
     lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
-    """From what was asked for before its second turn to its third; nobody asks again."""
+    """The requests before the second turn hold in the third without a new request."""
 
     def say(run: tt.Investigation, *turns: int) -> None:
         for turn in turns:
@@ -153,7 +152,7 @@ def test_killed_anywhere_a_steered_run_goes_on_to_the_same_tokens(
                 assert tt.verify(again, lm).verdict is tt.Verdict.VERIFIED
 
 
-def test_a_fork_begins_under_what_acted_where_it_parts(
+def test_a_fork_begins_with_the_interventions_active_at_its_start(
     lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
     with tt.Investigation(lm, store=store, name="t", system_prompt="Be kind.", seed=5) as run:
@@ -170,10 +169,10 @@ def test_a_fork_begins_under_what_acted_where_it_parts(
     assert tt.verify(recording, lm).verdict is tt.Verdict.VERIFIED
 
 
-def test_what_a_predicate_decided_has_to_be_given_again(
+def test_an_intervention_with_a_predicate_must_be_requested_again(
     lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
-    """And what a store does not have cannot act."""
+    """A missing tensor is an error, too."""
     with Recorder(store) as recorder:
         generator = tt.ManualGenerator(lm.model, lm.tokenizer, recorder)
         generator.intervene(intervention("steer", name="asked", when=lambda state: True))
@@ -192,7 +191,7 @@ def test_what_a_predicate_decided_has_to_be_given_again(
 
 
 class Interventions(RuleBasedStateMachine):
-    """Whatever is asked for, and in whatever order: a cold run under the recorded marks agrees."""
+    """After any requests in any order, a cold run with the recorded interventions agrees."""
 
     lm: ClassVar[tt.LoadedModel]
 
@@ -255,7 +254,7 @@ class Interventions(RuleBasedStateMachine):
     @precondition(lambda self: self.turns < 7)
     @rule()
     def ask_beside(self) -> None:
-        """A prompt of its own, behind the system prompt."""
+        """Generate from a prompt of its own after the system prompt."""
         self.turns += 1
         self.run.generator.generate("What?", max_new_tokens=2, **GREEDY)
 
@@ -290,7 +289,7 @@ TestInterventions.settings = settings(
 )
 
 
-def test_events_of_an_intervention_stand_between_the_turns_start_and_its_cache_decision(
+def test_events_of_an_intervention_come_between_turn_start_and_cache_decision(
     run: tt.Investigation, store: DatabaseStore
 ) -> None:
     run.intervene(intervention("steer", positions="last"))

@@ -1,4 +1,4 @@
-"""What is done inside a model: exactly there and then, on top of what was lived before."""
+"""Interventions act at exactly their positions and leave all others unchanged."""
 
 import json
 from collections.abc import Callable
@@ -29,7 +29,7 @@ def tensors_of(*asked: tt.Intervention) -> dict[str, torch.Tensor]:
 def seen_of(
     lm: tt.LoadedModel, ids: list[int], layer: str, *given: ActiveRange, **known: Any
 ) -> Any:
-    """What a layer gives in one forward, shape (positions, width)."""
+    """Return a layer's output in one forward, shape (positions, width)."""
     seen: list[torch.Tensor] = []
     module = lm.model.get_submodule(layer)
     forward = ForwardPositions()
@@ -49,7 +49,7 @@ def seen_of(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("dimensions", [(), (3, 8)])
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_positions_in_range_change_as_said_and_others_keep_every_bit(
+def test_positions_in_range_change_and_all_others_keep_every_bit(
     make_lm: MakeLM, kind: str, dimensions: tuple[int, ...], dtype: torch.dtype
 ) -> None:
     lm = make_lm("llama")
@@ -84,8 +84,8 @@ def test_the_positions_in_range_change_as_said_and_others_keep_every_bit(
     assert torch.equal(changed[7:], plain[7:])
 
 
-def test_what_else_a_layer_gives_is_handed_on(lm: tt.LoadedModel) -> None:
-    """Attention gives its weights beside the activations."""
+def test_other_outputs_of_a_layer_are_passed_on(lm: tt.LoadedModel) -> None:
+    """Attention returns its weights together with the activations."""
     asked = intervention("ablate_zero")
     given = active(asked, 1, None, layers=("model.layers.0.self_attn",))
     seen = seen_of(lm, random_ids(5, 0), "model.layers.0.self_attn", given, tensors={})
@@ -94,8 +94,8 @@ def test_what_else_a_layer_gives_is_handed_on(lm: tt.LoadedModel) -> None:
     assert seen[0].any()
 
 
-def test_a_patched_residual_stream_says_what_the_other_prompt_says(lm: tt.LoadedModel) -> None:
-    """All that the head sees at the last position is the other run's: so are its logits."""
+def test_a_patched_residual_stream_gives_the_logits_of_the_other_prompt(lm: tt.LoadedModel) -> None:
+    """The head reads the other run's output at the last position, so the logits are equal."""
     ids, other = random_ids(20, 1), random_ids(20, 2)
     rows = tt.capture(lm.model, other, -1)
     last = lm.model.config.num_hidden_layers - 1
@@ -112,8 +112,8 @@ def test_a_patched_residual_stream_says_what_the_other_prompt_says(lm: tt.Loaded
     assert torch.allclose(said[0], said[1], atol=1e-4)
 
 
-def test_vectors_are_those_of_the_plain_model(lm: tt.LoadedModel) -> None:
-    """Also while somebody steers it, and whatever the lengths of the prompts."""
+def test_captured_vectors_are_those_of_the_model_without_hooks(lm: tt.LoadedModel) -> None:
+    """Also during an intervention, and for prompts of different lengths."""
     ids, other = random_ids(9, 1), random_ids(4, 2)
     rows, other_rows = tt.capture(lm.model, ids, 1), tt.capture(lm.model, other, 1)
     asked = active(intervention("steer"), 0, None)
@@ -155,7 +155,7 @@ def test_vectors_are_those_of_the_plain_model(lm: tt.LoadedModel) -> None:
         (lambda: "steer", "not a str"),
     ],
 )
-def test_what_does_not_fit_the_model_is_refused_before_anything_changes(
+def test_an_intervention_that_does_not_fit_the_model_is_rejected_before_anything_changes(
     run: tt.Investigation, store: DatabaseStore, make: Callable[[], Any], said: str
 ) -> None:
     run.intervene(intervention("placebo", name="taken"))
@@ -190,21 +190,21 @@ def test_what_does_not_fit_the_model_is_refused_before_anything_changes(
         (lambda: tt.Intervention.patch("it", 0, torch.ones(4, 4), start=-1), "start of a patch"),
     ],
 )
-def test_what_makes_no_sense_is_refused_whatever_the_model(
+def test_an_invalid_intervention_is_rejected_for_any_model(
     make: Callable[[], object], said: str
 ) -> None:
     with pytest.raises(tt.ModelError, match=said):
         make()
 
 
-def test_withdrawing_what_is_not_there_names_what_is(run: tt.Investigation) -> None:
+def test_withdrawing_an_unknown_name_lists_the_requested_ones(run: tt.Investigation) -> None:
     run.intervene(intervention("placebo", name="there"))
 
     with pytest.raises(tt.ModelError, match="no intervention 'gone'; there is 'there'"):
         run.withdraw("gone")
 
 
-def test_nobody_steps_in_while_a_token_is_being_made(run: tt.Investigation) -> None:
+def test_an_intervention_cannot_be_requested_during_a_step(run: tt.Investigation) -> None:
     def step_in(token_id: int, logits: torch.Tensor) -> None:
         run.intervene(intervention("steer"))
 
@@ -212,7 +212,7 @@ def test_nobody_steps_in_while_a_token_is_being_made(run: tt.Investigation) -> N
         run.chat("One?", max_new_tokens=2, callback=step_in)
 
 
-def test_without_a_recorder_it_just_acts(lm: tt.LoadedModel) -> None:
+def test_an_intervention_acts_without_a_recorder(lm: tt.LoadedModel) -> None:
     ids = random_ids(9, 1)
     generator = tt.ManualGenerator(lm.model, lm.tokenizer)
     plain = generator.generate(ids, max_new_tokens=8, **GREEDY)
@@ -223,7 +223,7 @@ def test_without_a_recorder_it_just_acts(lm: tt.LoadedModel) -> None:
     assert not any(module._forward_hooks for module in lm.model.modules())
 
 
-def test_a_vector_is_kept_once_and_by_its_sum(run: tt.Investigation, store: DatabaseStore) -> None:
+def test_a_vector_is_stored_once_by_its_sha256(run: tt.Investigation, store: DatabaseStore) -> None:
     asked = intervention("steer", positions="prompt")
     run.intervene(asked)
     for _ in range(3):
@@ -236,10 +236,10 @@ def test_a_vector_is_kept_once_and_by_its_sum(run: tt.Investigation, store: Data
     assert json.dumps(begun[0].schedule) == "{}"
 
 
-def test_another_one_of_the_same_name_takes_its_place(
+def test_a_new_intervention_replaces_a_withdrawn_one_with_its_name(
     run: tt.Investigation, lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
-    """Between two turns: nothing was recorded of the change but that it acts from there on."""
+    """Between two turns only the new application is recorded."""
     run.intervene(intervention("steer", seed=1))
     run.chat("One?", max_new_tokens=3, **GREEDY)
     run.withdraw("it")
@@ -253,10 +253,10 @@ def test_another_one_of_the_same_name_takes_its_place(
     assert tt.verify(recording, lm).verdict is tt.Verdict.VERIFIED
 
 
-def test_a_turn_that_breaks_off_leaves_nothing_behind(
+def test_a_turn_that_fails_leaves_no_active_range(
     run: tt.Investigation, lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
-    """What acted on its reply has nothing to act on; the next turn is decided anew."""
+    """The failed reply is not in the stream, and the next turn decides again."""
 
     def stop(token_id: int, logits: torch.Tensor) -> None:
         if len(seen) == 3:

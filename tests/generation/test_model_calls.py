@@ -43,7 +43,7 @@ DEAF = TOOL_LESS.replace(
 
 
 def speaking(lm: tt.LoadedModel, call_format: str) -> tt.LoadedModel:
-    """The model with a tokenizer that reads calls in the format."""
+    """Return the model with a tokenizer that reads calls in the format."""
     if call_format != "response_template":
         return lm
     tokenizer = copy.deepcopy(lm.tokenizer)
@@ -58,7 +58,7 @@ def templated(lm: tt.LoadedModel, chat_template: str) -> tt.LoadedModel:
 
 
 @pytest.mark.parametrize("call_format", FORMATS)
-def test_a_call_in_the_middle_of_a_turn_is_run_and_the_model_goes_on_behind_its_result(
+def test_a_call_in_the_middle_of_a_turn_is_run_and_the_model_continues_after_its_result(
     lm: tt.LoadedModel, store: DatabaseStore, call_format: str
 ) -> None:
     lm = speaking(lm, call_format)
@@ -124,7 +124,7 @@ BROKEN: Mapping[str, Mapping[str, str]] = {
 
 
 @pytest.mark.parametrize("call_format", FORMATS)
-def test_a_broken_call_comes_back_as_an_error_and_the_turn_goes_on(
+def test_a_malformed_call_gets_an_error_as_result_and_the_turn_continues(
     lm: tt.LoadedModel, store: DatabaseStore, call_format: str
 ) -> None:
     lm = speaking(lm, call_format)
@@ -163,7 +163,7 @@ def test_a_broken_call_comes_back_as_an_error_and_the_turn_goes_on(
 
 
 @pytest.mark.parametrize("call_format", ["mistral", "python"])
-def test_several_calls_at_once_are_all_run_before_the_model_goes_on(
+def test_several_calls_at_once_are_all_run_before_the_model_continues(
     lm: tt.LoadedModel, store: DatabaseStore, call_format: str
 ) -> None:
     forced = says(lm, several(call_format, "a", "b"), "Both.")
@@ -179,7 +179,7 @@ def test_several_calls_at_once_are_all_run_before_the_model_goes_on(
 
 
 @pytest.mark.parametrize("call_format", ["hermes", "llama3", "response_template"])
-def test_several_calls_one_after_the_other_are_parts_of_one_turn(
+def test_several_calls_in_sequence_are_rounds_of_one_turn(
     lm: tt.LoadedModel, store: DatabaseStore, call_format: str
 ) -> None:
     lm = speaking(lm, call_format)
@@ -196,7 +196,7 @@ def test_several_calls_one_after_the_other_are_parts_of_one_turn(
     ]
 
 
-def test_a_tool_that_fails_dawdles_or_rambles_does_not_end_the_turn(
+def test_a_tool_that_fails_or_exceeds_a_limit_does_not_end_the_turn(
     lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
     calls = [call("hermes", name) for name in ("fail", "dawdle", "ramble")]
@@ -217,7 +217,7 @@ def test_a_tool_that_fails_dawdles_or_rambles_does_not_end_the_turn(
 
 
 @pytest.mark.parametrize("chat_template", [TOOL_LESS, DEAF], ids=["refuses", "leaves out"])
-def test_where_the_template_has_no_tools_results_are_a_users_message(
+def test_without_a_tool_role_in_the_template_results_are_user_messages(
     lm: tt.LoadedModel, store: DatabaseStore, chat_template: str
 ) -> None:
     lm = templated(lm, chat_template)
@@ -238,7 +238,7 @@ def test_where_the_template_has_no_tools_results_are_a_users_message(
     assert report.verdict == tt.Verdict.VERIFIED
 
 
-def test_the_template_history_is_written_anew_around_calls(
+def test_the_template_history_is_rendered_again_around_calls(
     lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
     forced = says(lm, call("hermes", name="a"), "So.", "Yes.")

@@ -22,7 +22,7 @@ from tokentape.store import DatabaseStore
 
 
 def muting(runs: Sequence[tt.Investigation], **settings: Any) -> tt.ToolInterface:
-    """A tool that steps into the newest of the runs, which may not have begun yet."""
+    """Return a tool that intervenes in the last of the runs, which may not have begun yet."""
 
     def mute() -> str:
         """
@@ -38,7 +38,7 @@ def muting(runs: Sequence[tt.Investigation], **settings: Any) -> tt.ToolInterfac
 def test_a_run_that_is_resumed_keeps_the_role_of_its_results(
     lm: tt.LoadedModel, store: DatabaseStore, role: str
 ) -> None:
-    """Also where a template would take both."""
+    """Also if the template accepts both roles."""
     with begun(lm, store, tool_result_role=role) as run:
         run.chat("Hello?", max_new_tokens=2)
     with tt.Investigation.resume(store, run.run_id, lm, tools=TOOLS) as resumed:
@@ -76,7 +76,7 @@ def test_a_redactor_sees_what_is_called_and_what_comes_back(
 
 @pytest.fixture
 def interrupting() -> Callable[..., tt.ToolInterface]:
-    """A tool that is interrupted by Ctrl-C when it is called first."""
+    """Return a tool that Ctrl-C interrupts in its first call."""
     times: list[int] = []
 
     def look_up(name: str) -> str:
@@ -123,7 +123,7 @@ def test_ctrl_c_while_a_tool_runs_ends_the_run_and_the_call_is_made_again(
     assert len(tt.rebuild(store.recording(run.run_id)).turns) == 2
 
 
-def test_what_a_tool_asks_for_acts_in_the_rest_of_the_turn_and_belongs_to_it(
+def test_an_intervention_requested_by_a_tool_acts_in_the_rest_of_its_turn(
     lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
     runs: list[tt.Investigation] = []
@@ -150,7 +150,7 @@ def test_what_a_tool_asks_for_acts_in_the_rest_of_the_turn_and_belongs_to_it(
     assert verified.verdict is tt.Verdict.VERIFIED
 
 
-def test_a_tool_cannot_clear_the_cache_and_hears_so(
+def test_a_tool_that_clears_the_cache_gets_an_error(
     lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
     runs: list[tt.Investigation] = []

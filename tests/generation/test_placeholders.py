@@ -1,4 +1,4 @@
-"""A place in a model stands for the weight that it has there, or it is said why there is none."""
+"""Placeholders are replaced by weight names of the model, or an error says why not."""
 
 from collections.abc import Callable
 
@@ -35,7 +35,7 @@ def named(lm: tt.LoadedModel, place: str) -> str:
         ),
     ],
 )
-def test_the_parts_of_a_layer_are_found(
+def test_the_output_matrices_of_a_layer_are_found(
     make_lm: Make, family: str, mlp: str, attention: str
 ) -> None:
     lm = make_lm(family)
@@ -45,7 +45,9 @@ def test_the_parts_of_a_layer_are_found(
     assert mlp in dict(lm.model.named_parameters())
 
 
-def test_a_layer_without_mlp_is_known_by_what_it_writes_and_has_no_parts(make_lm: Make) -> None:
+def test_a_layer_without_an_mlp_is_named_by_its_output_matrix_and_has_no_components(
+    make_lm: Make,
+) -> None:
     mamba = make_lm("mamba")
 
     assert named(mamba, "{layer:0}") == "backbone.layers.0.mixer.out_proj.weight"
@@ -74,13 +76,13 @@ def test_linear_attention_is_attention(make_lm: Make) -> None:
         ("100%", 9),
     ],
 )
-def test_places_are_numbers_names_and_depths(make_lm: Make, place: str, number: int) -> None:
+def test_layers_are_given_by_number_name_or_depth(make_lm: Make, place: str, number: int) -> None:
     lm = make_lm("llama", num_hidden_layers=10)
 
     assert named(lm, f"{{layer:{place}}}") == f"model.layers.{number}.mlp.down_proj.weight"
 
 
-def test_placeholders_are_found_wherever_they_stand_and_nothing_else_is_changed(
+def test_placeholders_are_replaced_at_any_depth_and_nothing_else_changes(
     lm: tt.LoadedModel,
 ) -> None:
     arguments = {
@@ -112,7 +114,9 @@ def test_placeholders_are_found_wherever_they_stand_and_nothing_else_is_changed(
         ("{layr:0}", "is not a placeholder; there are layer, mlp, attention"),
     ],
 )
-def test_a_place_that_there_is_not_is_refused(lm: tt.LoadedModel, place: str, said: str) -> None:
+def test_an_unknown_placeholder_or_layer_is_rejected(
+    lm: tt.LoadedModel, place: str, said: str
+) -> None:
     with pytest.raises(tt.PromptError) as refused:
         named(lm, place)
 
@@ -120,7 +124,7 @@ def test_a_place_that_there_is_not_is_refused(lm: tt.LoadedModel, place: str, sa
     assert said in str(refused.value)
 
 
-def test_the_layers_of_the_decoder_are_meant_where_there_are_others(make_lm: Make) -> None:
+def test_the_layers_of_the_decoder_are_used_if_there_are_several_lists(make_lm: Make) -> None:
     lm = make_lm("llama")
     encoder = torch.nn.Module()
     encoder.blocks = torch.nn.ModuleList(torch.nn.Linear(2, 2) for _ in range(12))

@@ -78,7 +78,7 @@ def test_variants_differ_only_in_the_turn_that_brings_a_document() -> None:
     assert [len(numbers) for numbers in bringing] == [1, 1, 1, 1]
 
 
-def test_background_comes_when_the_variants_say() -> None:
+def test_the_document_comes_at_the_time_of_the_variant() -> None:
     tasks = {each.name: each.turns() for each in phases()}
     place = {
         name: next((turn.number for turn in turns if turn.document), None)
@@ -105,7 +105,7 @@ def test_the_control_is_as_long_as_the_background(demo_lm: tt.LoadedModel) -> No
 
 
 @pytest.mark.parametrize("name", ["demo", *PHASES])
-def test_a_plan_comes_back_from_what_is_recorded_of_it(name: str) -> None:
+def test_a_plan_can_be_read_back_from_its_record(name: str) -> None:
     plan = load_plan(name)
     recorded = json.loads(json.dumps(plan.described()))
 
@@ -113,13 +113,13 @@ def test_a_plan_comes_back_from_what_is_recorded_of_it(name: str) -> None:
     assert ExperimentPlan.from_described(recorded).turns() == plan.turns()
 
 
-def test_what_is_recorded_is_a_plan_file_itself(write: Callable[..., Path]) -> None:
+def test_the_record_of_a_plan_is_a_valid_plan_file(write: Callable[..., Path]) -> None:
     plan = load_plan("phase1d")
 
     assert load_plan(write(plan.described())) == plan
 
 
-def test_limits_are_put_in_place_of_the_plan_s_own() -> None:
+def test_overrides_replace_values_of_the_plan() -> None:
     plan = load_plan("phase1a").with_overrides(seed=-3, turns_max=4, max_new_tokens=500)
 
     assert plan.seed == -3
@@ -129,7 +129,7 @@ def test_limits_are_put_in_place_of_the_plan_s_own() -> None:
         plan.with_overrides(turns_max=0)
 
 
-def test_sampling_is_that_of_the_turn_before_the_task_s_before_the_plan_s(
+def test_sampling_of_a_turn_overrides_that_of_its_task_and_of_the_plan(
     write: Callable[..., Path],
 ) -> None:
     tasks = [
@@ -159,7 +159,7 @@ def test_sampling_is_that_of_the_turn_before_the_task_s_before_the_plan_s(
         ("after_conclusions", 5),
     ],
 )
-def test_a_pause_is_filled_by_the_document_or_by_something_else(
+def test_a_pause_has_the_document_or_its_filler_message(
     write: Callable[..., Path], when: str, place: int | None
 ) -> None:
     document = {"name": "d", "text": "The text."}
@@ -177,7 +177,7 @@ def test_a_pause_is_filled_by_the_document_or_by_something_else(
     assert len(alone) == (4 if place is None else 5)
 
 
-def test_a_document_and_a_plan_to_extend_lie_beside_the_file(
+def test_paths_of_a_document_and_of_an_extended_plan_are_relative_to_the_file(
     write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir("/")
@@ -279,7 +279,7 @@ def test_a_mistake_is_one_line_with_file_field_and_rule(
     assert "\n" not in str(refused.value)
 
 
-def test_a_plan_concludes_once_and_waits_for_no_conclusion_that_never_comes(
+def test_a_plan_concludes_once_and_has_a_conclusion_if_a_pause_follows_it(
     write: Callable[..., Path],
 ) -> None:
     twice = changed("tasks.1.turns", [{"message": "?", "concludes": True}])
@@ -305,7 +305,9 @@ def test_a_plan_concludes_once_and_waits_for_no_conclusion_that_never_comes(
         ("[" * 3000, "cannot be read as YAML"),
     ],
 )
-def test_what_is_no_plan_is_refused(write: Callable[..., Path], text: str, said: str) -> None:
+def test_a_file_without_a_plan_is_rejected(
+    write: Callable[..., Path], text: str, said: str
+) -> None:
     file = write(text)
     with pytest.raises(tt.PromptError) as refused:
         load_plan(file)
@@ -315,7 +317,7 @@ def test_what_is_no_plan_is_refused(write: Callable[..., Path], text: str, said:
     assert "\n" not in str(refused.value)
 
 
-def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+def test_a_missing_or_unreadable_file_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(
         tt.PromptError, match=r"'phase9' is neither a shipped plan \(demo, phase1a, "
     ):
@@ -327,7 +329,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
         load_plan(tmp_path / "latin.yaml")
 
 
-def test_a_mistake_in_what_is_extended_is_named_by_its_own_file(
+def test_a_mistake_in_an_extended_plan_is_reported_with_its_own_file(
     write: Callable[..., Path],
 ) -> None:
     write(changed("seed", "x"), "base.yaml")

@@ -74,7 +74,7 @@ def test_a_shipped_plan_runs_its_twenty_turns_and_is_rebuilt(
     assert ExperimentPlan.from_described(recording.started().settings["plan"]) == plan
 
 
-def test_a_plan_goes_on_behind_the_turns_that_the_run_has_taken(
+def test_a_plan_continues_after_the_turns_that_the_run_has_had(
     lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
     plan = short()
@@ -99,7 +99,7 @@ def test_a_plan_goes_on_behind_the_turns_that_the_run_has_taken(
     assert nothing == ()
 
 
-def test_a_token_is_told_of_as_it_comes(lm: tt.LoadedModel, store: DatabaseStore) -> None:
+def test_the_callback_gets_each_token(lm: tt.LoadedModel, store: DatabaseStore) -> None:
     plan = short()
     heard: list[int] = []
     with begin_plan(plan, lm, store) as run:
@@ -138,7 +138,7 @@ def test_a_plan_that_outgrows_the_context_is_pruned_as_it_says(
         run_plan(run, refusing)
 
 
-def test_what_does_not_fit_the_model_is_refused_before_the_first_turn(
+def test_a_plan_that_does_not_fit_the_model_is_rejected_before_the_first_turn(
     lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
     calls = [{"name": "get_weight_statistics", "arguments": {"layer_name": "{layer:9}"}}]
@@ -157,7 +157,7 @@ def test_what_does_not_fit_the_model_is_refused_before_the_first_turn(
         turns_for_model(wrong, lm.model, lm.tokenizer)
 
 
-def test_a_model_is_told_of_the_tools_that_a_plan_names_and_no_others(
+def test_a_model_gets_only_the_tools_that_a_plan_names(
     lm: tt.LoadedModel,
 ) -> None:
     def weigh(thing: str) -> str:

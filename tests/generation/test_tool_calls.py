@@ -1,4 +1,4 @@
-"""Calls that are broken, incomplete or none, and the instructions for making them."""
+"""Malformed and incomplete calls, text that is not a call, and the instructions to call tools."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -72,7 +72,7 @@ BROKEN: Mapping[str, list[tuple[str, str]]] = {
     ("call_format", "text", "complaint"),
     [(name, *each) for name, texts in BROKEN.items() for each in texts],
 )
-def test_a_broken_call_says_how_to_write_it(
+def test_a_malformed_call_says_how_to_write_it(
     readers: Mapping[str, Callable[[], CallReader]], call_format: str, text: str, complaint: str
 ) -> None:
     (read,) = readers[call_format]().completed(text)
@@ -101,7 +101,7 @@ def test_a_broken_call_says_how_to_write_it(
         ("gpt-oss", "<|channel|>to=functions.mix<|message|>{"),
     ],
 )
-def test_a_call_that_the_reply_breaks_off_is_broken(
+def test_a_call_that_the_end_of_the_reply_cuts_off_is_malformed(
     readers: Mapping[str, Callable[[], CallReader]], call_format: str, text: str
 ) -> None:
     reader = readers[call_format]()
@@ -129,7 +129,7 @@ def test_a_call_that_the_reply_breaks_off_is_broken(
         ("response_template", '<think><tool_call>{"name": "mix"}</tool_call></think>'),
     ],
 )
-def test_what_is_no_call_is_left_alone(
+def test_text_that_is_not_a_call_is_ignored(
     readers: Mapping[str, Callable[[], CallReader]], call_format: str, text: str
 ) -> None:
     reader = readers[call_format]()
@@ -139,7 +139,7 @@ def test_what_is_no_call_is_left_alone(
 
 
 @pytest.mark.parametrize("call_format", ["hermes", "response_template"])
-def test_a_prompt_that_begins_the_thoughts_is_looked_at(
+def test_a_prompt_that_opens_a_thinking_block_is_respected(
     readers: Mapping[str, Callable[[], CallReader]], call_format: str
 ) -> None:
     call = '<tool_call>{"name": "mix", "arguments": {"values": []}}</tool_call>'
@@ -171,7 +171,7 @@ def test_the_format_is_that_of_the_tokenizer(tokenizer: PreTrainedTokenizerFast)
     assert CallReader(tagged, TOOLS).format == "llama3"
 
 
-def test_a_format_that_is_none_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_an_unknown_format_is_rejected(tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(tt.ToolError, match="unknown call format 'xml': choose auto, hermes"):
         CallReader(tokenizer, TOOLS, "xml")
     with pytest.raises(tt.ToolError, match="no response_template that reads calls"):

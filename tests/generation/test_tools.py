@@ -24,7 +24,7 @@ from tokentape.store import DatabaseStore
         ("no_such_tool", {}, "there is no tool 'no_such_tool'"),
     ],
 )
-def test_a_tool_that_fails_is_a_message_not_the_end(
+def test_the_error_of_a_tool_is_a_message_and_the_run_continues(
     lm: tt.LoadedModel,
     store: DatabaseStore,
     name: str,
@@ -80,7 +80,7 @@ def search(
 
 
 def failing(value: Any) -> Callable[[], Any]:
-    """A tool that gives a value, or raises it."""
+    """Return a tool that returns the value, or raises it."""
 
     def look() -> Any:
         """
@@ -151,7 +151,7 @@ def test_arguments_that_do_not_fit_are_named_before_the_tool_runs(
     assert json.loads(result.content) == {"error": result.error}
 
 
-def test_what_cannot_be_described_to_a_model_is_refused_by_name() -> None:
+def test_a_function_that_cannot_be_described_to_a_model_is_rejected_by_name() -> None:
     def bare(name, top: int = 3, *rest):  # type: ignore[no-untyped-def]
         return name
 
@@ -233,7 +233,7 @@ def test_methods_are_tools_and_share_the_limits_of_their_class() -> None:
     ],
     ids=repr,
 )
-def test_whatever_comes_out_of_a_tool_is_a_result(value: Any, complaint: str) -> None:
+def test_any_exception_or_invalid_value_of_a_tool_is_a_result(value: Any, complaint: str) -> None:
     result = tt.ToolInterface([failing(value)]).call("look", {})
 
     assert complaint in (result.error or "")
@@ -241,7 +241,7 @@ def test_whatever_comes_out_of_a_tool_is_a_result(value: Any, complaint: str) ->
     assert result.tensors == ()
 
 
-def test_an_error_that_cannot_be_shown_is_named() -> None:
+def test_an_exception_whose_repr_fails_is_reported_by_its_type() -> None:
     class Mute(Exception):
         def __repr__(self) -> str:
             raise ValueError("no")
@@ -249,7 +249,7 @@ def test_an_error_that_cannot_be_shown_is_named() -> None:
     assert tt.ToolInterface([failing(Mute())]).call("look", {}).error == "Mute"
 
 
-def test_a_tool_that_does_not_answer_is_left_behind() -> None:
+def test_a_tool_that_exceeds_its_time_limit_is_abandoned() -> None:
     released = threading.Event()
 
     @tt.tool(seconds_max=0.05)
@@ -302,7 +302,7 @@ def test_a_long_view_is_cut_between_values_and_says_how_much(limit: int) -> None
     assert json.loads(result.payload) == numbers
 
 
-def test_what_fits_is_not_cut_and_what_has_no_end_of_a_word_is() -> None:
+def test_a_view_within_the_limit_is_not_cut_and_one_long_word_is() -> None:
     assert tt.ToolInterface([failing("x" * 23_998)]).call("look", {}).cut_chars == 0
     result = tt.ToolInterface([failing("x" * 50_000)]).call("look", {})
 
@@ -314,7 +314,7 @@ def test_what_fits_is_not_cut_and_what_has_no_end_of_a_word_is() -> None:
 
 @pytest.mark.parametrize("limits", [{"seconds_max": 0}, {"seconds_max": float("nan")},
                                     {"seconds_max": 1e30}, {"output_chars_max": 10}])  # fmt: skip
-def test_limits_that_are_none_are_refused(limits: dict[str, Any]) -> None:
+def test_limits_out_of_range_are_rejected(limits: dict[str, Any]) -> None:
     with pytest.raises(tt.ToolError, match="must be"):
         tt.ToolInterface([search], **limits)
     with pytest.raises(tt.ToolError, match="must be"):

@@ -1,4 +1,4 @@
-"""Monitors measure what layers give, change nothing, and leave nothing behind."""
+"""Monitors measure layers' outputs, change nothing, and remove their hooks."""
 
 import json
 import math
@@ -34,7 +34,7 @@ def tensor(ids: list[int]) -> torch.Tensor:
 
 @contextmanager
 def kept(model: torch.nn.Module, layer: str) -> Iterator[list[torch.Tensor]]:
-    """What a layer gives, each time."""
+    """Collect the outputs of a layer."""
     given: list[torch.Tensor] = []
     module = find_layer(model, layer)[1]
     handle = module.register_forward_hook(
@@ -158,7 +158,7 @@ def test_tokens_and_logits_are_the_same_to_the_bit_and_the_cache_is_reused(
     assert hooks_of(lm.model) == 0
 
 
-def test_random_state_is_left_alone(lm: tt.LoadedModel) -> None:
+def test_global_random_state_does_not_change(lm: tt.LoadedModel) -> None:
     torch.manual_seed(5)
     random.seed(5)
     before = torch.get_rng_state(), random.getstate()
@@ -169,7 +169,7 @@ def test_random_state_is_left_alone(lm: tt.LoadedModel) -> None:
     assert before[1] == random.getstate()
 
 
-def test_what_a_tap_keeps_is_the_last_position_and_can_be_trained_on(lm: tt.LoadedModel) -> None:
+def test_a_tap_copies_the_last_position_and_the_copy_can_be_trained_on(lm: tt.LoadedModel) -> None:
     tap = HiddenStateTap(lm.model, ["-1", "model.layers.0.mlp"])
     with kept(lm.model, "-1") as given, tap.observe():
         tt.ManualGenerator(lm.model, lm.tokenizer).generate(
@@ -188,7 +188,7 @@ def test_what_a_tap_keeps_is_the_last_position_and_can_be_trained_on(lm: tt.Load
     assert probe.weight.grad is not None
 
 
-def test_a_forward_that_fails_leaves_neither_numbers_nor_hooks(lm: tt.LoadedModel) -> None:
+def test_a_forward_that_fails_leaves_neither_measures_nor_hooks(lm: tt.LoadedModel) -> None:
     monitor = ActivationMonitor(lm.model, [0, 2])
     fails = lm.model.model.layers[1].register_forward_hook(lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError), monitor.observe(), torch.no_grad():
@@ -200,7 +200,7 @@ def test_a_forward_that_fails_leaves_neither_numbers_nor_hooks(lm: tt.LoadedMode
     assert hooks_of(lm.model) == 0
 
 
-def test_what_went_well_before_a_failure_is_kept(lm: tt.LoadedModel) -> None:
+def test_forwards_before_a_failed_one_keep_their_measures(lm: tt.LoadedModel) -> None:
     monitor = ActivationMonitor(lm.model, [0, 2])
     with pytest.raises(RuntimeError, match="stop"), monitor.observe(), torch.no_grad():
         lm.model(tensor(PROMPT))
@@ -215,7 +215,7 @@ def stop(*args: object) -> None:
     raise RuntimeError("stop")
 
 
-def test_two_monitors_see_the_same_and_go_apart(lm: tt.LoadedModel) -> None:
+def test_two_monitors_measure_the_same_and_detach_separately(lm: tt.LoadedModel) -> None:
     one, other = (ActivationMonitor(lm.model, [1]) for _ in range(2))
     with torch.no_grad(), track_positions(lm.model) as forward, one.observe(forward):
         lm.model(tensor(PROMPT))
@@ -244,7 +244,9 @@ def test_a_module_that_is_called_twice_is_measured_over_both_calls(lm: tt.Loaded
 
 
 @pytest.mark.parametrize("bad", [[math.nan], [math.inf, -math.inf, math.nan]])
-def test_what_is_not_finite_is_counted_and_left_out(lm: tt.LoadedModel, bad: list[float]) -> None:
+def test_values_that_are_not_finite_are_counted_and_left_out(
+    lm: tt.LoadedModel, bad: list[float]
+) -> None:
     rows = torch.randn(20, 64, generator=torch.Generator().manual_seed(1)) + 0.5
     rows[3, : len(bad)] = torch.tensor(bad)
     handle = lm.model.model.layers[1].register_forward_hook(lambda *_: rows[None].clone())
@@ -268,7 +270,7 @@ def test_what_is_not_finite_is_counted_and_left_out(lm: tt.LoadedModel, bad: lis
 @pytest.mark.parametrize(
     "value", [math.nan, 3e38, -3.4e38, 0.0, 1e-45], ids=["nan", "huge", "least", "zero", "tiny"]
 )
-def test_no_number_is_too_odd_for_an_event(lm: tt.LoadedModel, value: float) -> None:
+def test_extreme_values_fit_into_an_event(lm: tt.LoadedModel, value: float) -> None:
     monitor = ActivationMonitor(lm.model, [1], full=True)
     with monitor.observe(), torch.no_grad():
         for each in (value, 1.0):
@@ -282,7 +284,7 @@ def test_no_number_is_too_odd_for_an_event(lm: tt.LoadedModel, value: float) -> 
     statistics(monitor, "model.layers.1")
 
 
-def test_prefills_in_chunks_add_up_to_one_stretch(lm: tt.LoadedModel) -> None:
+def test_prefill_chunks_add_up_to_one_span(lm: tt.LoadedModel) -> None:
     whole, parts = (ActivationMonitor(lm.model, ["1"], full=True) for _ in range(2))
     with torch.no_grad():
         with whole.observe():
@@ -299,7 +301,7 @@ def test_prefills_in_chunks_add_up_to_one_stretch(lm: tt.LoadedModel) -> None:
     assert first["percentiles"] == pytest.approx(second["percentiles"], rel=0.01, abs=0.05)
 
 
-def test_a_stretch_ends_where_the_turn_or_the_sequence_does(lm: tt.LoadedModel) -> None:
+def test_a_span_ends_with_the_turn_or_the_sequence(lm: tt.LoadedModel) -> None:
     monitor = ActivationMonitor(lm.model, [1])
     forward = ForwardPositions(turn=1)
     with track_positions(lm.model, forward), monitor.observe(forward), torch.no_grad():
@@ -330,7 +332,7 @@ def test_layers_that_compute_less_than_every_position_say_so(make_lm: MakeLM) ->
     assert covered["model.layers.0.mlp"] == (20, False)
 
 
-def test_layers_that_give_no_numbers_are_passed_over(lm: tt.LoadedModel) -> None:
+def test_layers_without_numbers_are_skipped(lm: tt.LoadedModel) -> None:
     class Mute(torch.nn.Identity):
         def forward(self, hidden: Any) -> Any:
             return None
@@ -345,7 +347,7 @@ def test_layers_that_give_no_numbers_are_passed_over(lm: tt.LoadedModel) -> None
     assert list(event.statistics) == ["model.layers.0"]
 
 
-def test_a_single_layer_model_in_16_bits_is_observed_spans(make_lm: MakeLM) -> None:
+def test_a_single_layer_model_in_16_bits_is_observed(make_lm: MakeLM) -> None:
     lm = make_lm("llama", num_hidden_layers=1, dtype=torch.bfloat16)
     monitor = ActivationMonitor(lm.model, [0, "-1", "model.layers.0"], full=True)
     with kept(lm.model, "0") as given, monitor.observe(), torch.no_grad():
@@ -361,7 +363,7 @@ def test_a_single_layer_model_in_16_bits_is_observed_spans(make_lm: MakeLM) -> N
     )
 
 
-def test_many_forwards_that_nobody_asks_for_do_not_pile_up(
+def test_measures_of_many_forwards_do_not_pile_up(
     lm: tt.LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tokentape.generation.introspection.activations._PENDING_FORWARDS_MAX", 3)
@@ -378,7 +380,7 @@ def test_many_forwards_that_nobody_asks_for_do_not_pile_up(
     assert monitor.take_events() == []
 
 
-def test_an_unknown_layer_is_refused_at_once(lm: tt.LoadedModel) -> None:
+def test_an_unknown_layer_is_rejected_by_the_constructor(lm: tt.LoadedModel) -> None:
     for kind in (ActivationMonitor, HiddenStateTap):
         with pytest.raises(tt.ToolError, match="there is no layer 7"):
             kind(lm.model, [7])

@@ -51,7 +51,9 @@ def test_names_of_transformer_lens_are_understood(
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3", "qwen3-next"])
-def test_what_the_parts_give_adds_up_to_the_residual_stream(make_lm: MakeLM, family: str) -> None:
+def test_the_outputs_of_the_components_add_up_to_the_residual_stream(
+    make_lm: MakeLM, family: str
+) -> None:
     model = make_lm(family).model
     given: dict[str, torch.Tensor] = {}
     names = ("blocks.0.hook_resid_post", "blocks.1.hook_attn_out", "blocks.1.hook_mlp_out")
@@ -92,7 +94,7 @@ def test_an_unknown_layer_is_refused_with_the_nearest(
         find_layer(lm.model, name)  # type: ignore[arg-type]
 
 
-def test_a_part_that_a_layer_lacks_is_refused_with_those_it_has(make_lm: MakeLM) -> None:
+def test_an_unknown_component_is_rejected_with_those_of_the_layer(make_lm: MakeLM) -> None:
     with pytest.raises(tt.ToolError, match="it has norm, mixer"):
         find_layer(make_lm("mamba").model, "blocks.0.mlp")
 

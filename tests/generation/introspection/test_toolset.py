@@ -1,4 +1,4 @@
-"""What the tools show is small and true, and looking disturbs no conversation."""
+"""The tools' views are short and correct, and the tools do not disturb the conversation."""
 
 import json
 import threading
@@ -55,7 +55,7 @@ def test_compact_is_a_quarter_of_full_at_most(demo_lm: tt.LoadedModel) -> None:
         assert compact <= 0.25 * full, (name, compact, full)
 
 
-def test_the_payload_is_whole_where_the_view_is_compact(lm: tt.LoadedModel) -> None:
+def test_the_payload_is_complete_if_the_view_is_compact(lm: tt.LoadedModel) -> None:
     tools = bound(lm, random_ids(20, 1))
     for name, layer in (("get_weight_statistics", "lm_head"), ("get_activation_statistics", 1)):
         recompute = {"recompute": True} if name.startswith("get_act") else {}
@@ -74,7 +74,7 @@ def test_the_payload_is_whole_where_the_view_is_compact(lm: tt.LoadedModel) -> N
         ("get_logit_lens", {"layers": ["1"]}),
     ],
 )
-def test_without_a_conversation_there_is_nothing_to_look_at(
+def test_activations_without_a_conversation_are_an_error(
     lm: tt.LoadedModel, name: str, arguments: dict[str, Any]
 ) -> None:
     tools = tt.default_tools(lm)
@@ -85,7 +85,7 @@ def test_without_a_conversation_there_is_nothing_to_look_at(
     assert "the conversation is empty" in error or "the sequence has 0 tokens" in error
 
 
-def test_what_came_from_the_cache_has_to_be_recomputed(lm: tt.LoadedModel) -> None:
+def test_activations_of_cached_tokens_have_to_be_recomputed(lm: tt.LoadedModel) -> None:
     ids = random_ids(30, 1)
     monitor = ActivationMonitor(lm.model, [1], full=True)
     tools = bound(lm, ids, monitor=lambda: monitor)
@@ -126,7 +126,7 @@ def test_recomputing_in_chunks_gives_what_one_forward_gives(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_looking_in_the_middle_of_a_conversation_changes_no_bit_of_it(
+def test_tools_in_the_middle_of_a_conversation_change_no_bit_of_it(
     make_lm: MakeLM, family: str
 ) -> None:
     lm = make_lm(family)
@@ -183,7 +183,7 @@ def test_attention_is_that_of_an_eager_forward(make_lm: MakeLM, family: str, pos
         ("llama", 8, "there is no layer 8"),
     ],
 )
-def test_what_pays_no_attention_says_so(
+def test_a_layer_without_attention_weights_is_an_error(
     make_lm: MakeLM, family: str, layer: int | str, complaint: str
 ) -> None:
     lm = make_lm(family)
@@ -194,7 +194,9 @@ def test_what_pays_no_attention_says_so(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_lens_at_the_last_layer_is_what_the_model_says(make_lm: MakeLM, family: str) -> None:
+def test_the_logit_lens_at_the_last_layer_gives_the_model_s_logits(
+    make_lm: MakeLM, family: str
+) -> None:
     lm = make_lm(family)
     ids = random_ids(12, 1)
     with torch.no_grad():
@@ -224,7 +226,7 @@ def test_the_lens_at_the_last_layer_is_what_the_model_says(make_lm: MakeLM, fami
         ("list_layers", {"pattern": "x" * 201}, "at most 200 characters"),
     ],
 )
-def test_garbage_is_answered_with_what_is_wrong(
+def test_invalid_arguments_get_an_error_that_says_why(
     lm: tt.LoadedModel, name: str, arguments: dict[str, Any], complaint: str
 ) -> None:
     assert complaint in str(bound(lm, random_ids(12, 1)).call(name, arguments).error)
@@ -246,7 +248,7 @@ def test_singular_values_are_those_of_torch(lm: tt.LoadedModel) -> None:
     assert shown["effective_rank"] == pytest.approx(effective, rel=1e-4)
 
 
-def test_large_matrices_are_sketched_and_the_random_stream_stays(
+def test_large_matrices_get_a_randomized_svd_and_random_state_is_kept(
     lm: tt.LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tokentape.generation.introspection.spectrum._EXACT_ROWS_MAX", 8)
@@ -283,7 +285,7 @@ def test_layers_are_listed_by_glob_by_expression_and_in_groups(make_lm: MakeLM) 
     assert (len(many["layers"]), many["not_listed"]) == (40, many["matching"] - 40)
 
 
-def test_forwards_wait_for_a_tool_that_was_left_behind_in_its_thread(lm: tt.LoadedModel) -> None:
+def test_forwards_wait_for_a_tool_that_exceeded_its_time_limit(lm: tt.LoadedModel) -> None:
     ids = random_ids(12, 1)
     tools = bound(lm, ids)
     started, go_on = threading.Event(), threading.Event()
@@ -312,7 +314,7 @@ def test_forwards_wait_for_a_tool_that_was_left_behind_in_its_thread(lm: tt.Load
     assert (forward.start, forward.end, forward.source) == (30, 31, DECODE)
 
 
-def test_an_investigation_keeps_the_tensors_that_were_read(
+def test_an_investigation_records_the_tensors_that_were_read(
     lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
     call = tt.ToolCall(name="get_singular_values", arguments={"layer_name": "lm_head", "top": 1})

@@ -153,7 +153,7 @@ def test_a_large_tensor_is_never_copied() -> None:
     assert list(found["percentiles"].values()) == pytest.approx(expected.tolist(), rel=1e-6)
 
 
-def test_what_is_not_finite_is_counted_and_left_out() -> None:
+def test_values_that_are_not_finite_are_counted_and_left_out() -> None:
     tensor = noise(50, 20)
     tensor[0, :5] = torch.tensor([math.nan, math.inf, -math.inf, math.nan, math.nan])
     found, compact = statistics_of(tensor), statistics_of(tensor, compact=True)
@@ -163,7 +163,7 @@ def test_what_is_not_finite_is_counted_and_left_out() -> None:
 
 
 @pytest.mark.parametrize("tensor", [torch.empty(0, 7), torch.full((3, 2), math.nan)])
-def test_where_there_is_no_number_there_are_no_statistics(tensor: torch.Tensor) -> None:
+def test_statistics_of_no_values_are_null(tensor: torch.Tensor) -> None:
     found = statistics_of(tensor)
 
     assert found["num_parameters"] == tensor.numel()
@@ -207,7 +207,7 @@ def test_buffers_are_found(lm: tt.LoadedModel) -> None:
     assert found["max"] == 1.0  # type: ignore[call-overload]
 
 
-def test_a_weight_that_was_replaced_is_read_anew(lm: tt.LoadedModel) -> None:
+def test_a_replaced_weight_is_read_again(lm: tt.LoadedModel) -> None:
     inspector = WeightInspector(lm.model)
     before = inspector.describe("lm_head")
     with torch.no_grad():
@@ -220,7 +220,7 @@ def test_a_weight_that_was_replaced_is_read_anew(lm: tt.LoadedModel) -> None:
     assert inspector.get_weight_statistics("lm_head", compact=True)["mean"] == 1.0  # type: ignore[call-overload]
 
 
-def test_a_write_past_the_count_of_torch_changes_the_sum(lm: tt.LoadedModel) -> None:
+def test_a_write_that_torch_does_not_count_changes_the_sha256(lm: tt.LoadedModel) -> None:
     inspector = WeightInspector(lm.model)
     before = inspector.describe("lm_head")["sha256"]
     lm.model.lm_head.weight.data.mul_(2.0)
@@ -246,7 +246,7 @@ def test_dynamically_quantized_layers_are_read_row_block_by_row_block() -> None:
     assert len(WeightInspector(model).describe("0.weight")["sha256"]) == 64
 
 
-def test_scales_of_rows_are_heeded() -> None:
+def test_scales_of_rows_are_applied() -> None:
     rows = 1000
     tensor = torch.quantize_per_channel(
         noise(rows, 800), torch.rand(rows) * 0.1 + 0.01, torch.zeros(rows).long(), 0, torch.qint8
@@ -260,13 +260,13 @@ def test_scales_of_rows_are_heeded() -> None:
 
 
 class Packed(torch.nn.Parameter):
-    """As quantizing libraries have it: bytes of another shape, and a method that unpacks them."""
+    """A packed tensor as in quantization libraries: bytes of another shape and `dequantize`."""
 
     def dequantize(self) -> torch.Tensor:
         return self.data.reshape(2, -1).float() / 100.0 - 1.0
 
 
-def test_a_tensor_that_unpacks_itself_is_unpacked() -> None:
+def test_a_tensor_with_its_own_dequantize_is_unpacked() -> None:
     module = torch.nn.Module()
     packed = Packed(torch.arange(200, dtype=torch.uint8)[:, None], requires_grad=False)
     module.register_parameter("w", packed)
@@ -280,7 +280,7 @@ def test_a_tensor_that_unpacks_itself_is_unpacked() -> None:
     assert inspector.describe("w")["sha256"] == tensor_sha256(packed.dequantize())
 
 
-def test_packed_bytes_are_not_taken_for_numbers() -> None:
+def test_packed_bytes_are_not_read_as_values() -> None:
     module = holding(torch.zeros(8, 1, dtype=torch.uint8))
     module.w.quant_state = "of a library that keeps it elsewhere"
 
@@ -301,7 +301,7 @@ def test_packed_bytes_are_not_taken_for_numbers() -> None:
         (3, "there is no layer 3"),
     ],
 )
-def test_an_unknown_layer_is_refused_with_what_there_is(
+def test_an_unknown_layer_is_rejected_with_the_weights_below_it(
     lm: tt.LoadedModel, name: Any, complaint: str
 ) -> None:
     with pytest.raises(tt.ToolError, match=complaint):
