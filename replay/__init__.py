@@ -1,20 +1,25 @@
-"""Makes it happen again and compares: rebuild, verify, regenerate, calibrate, diff.
+"""Replays: rebuild, verify, regenerate, calibrate and diff.
 
-Here is what needs events alone. What needs torch, which takes seconds to import, is taken from its
-file: `replay.verify`, `replay.regenerate`, `replay.calibrate`, `replay.checking.noise_floor`.
+This package exports what needs events alone. Functions that need torch, which takes seconds to
+import, are imported from their modules, such as `tokentape.replay.verify`.
 """
 
-from tokentape.replay.errors import NothingToReplayError, ReplayError
 from tokentape.replay.rebuild import Rebuilt, rebuild
+from tokentape.replay.recorded.loaded_run import LoadedRun, load_run
+from tokentape.replay.results.errors import NothingToReplayError, ReplayError
+from tokentape.replay.results.report import Cause, Divergence, Floor, Report, TurnVerdict
+from tokentape.replay.results.verdict import CauseKind, DivergenceKind, Verdict
 from tokentape.replay.run_diff.diff import diff
 from tokentape.replay.run_diff.diff_types import Diff
-from tokentape.replay.verdict import Cause, Divergence, Floor, Report, TurnVerdict, Verdict
 
 __all__ = (
     "Cause",
+    "CauseKind",
     "Diff",
     "Divergence",
+    "DivergenceKind",
     "Floor",
+    "LoadedRun",
     "NothingToReplayError",
     "Rebuilt",
     "ReplayError",
@@ -22,5 +27,6 @@ __all__ = (
     "TurnVerdict",
     "Verdict",
     "diff",
+    "load_run",
     "rebuild",
 )

@@ -1,9 +1,10 @@
 """Regenerate turns with Hugging Face `generate`, from the recorded ids, seed and settings."""
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Unpack
 
 import torch
 from transformers import MaxLengthCriteria, StoppingCriteriaList
@@ -11,172 +12,192 @@ from transformers import MaxLengthCriteria, StoppingCriteriaList
 from tokentape.generation import LoadedModel, hf
 from tokentape.generation.cache import common_prefix_length
 from tokentape.generation.engine.sampling import generator_sha256
-from tokentape.generation.tools.interface import ToolInterface
 from tokentape.recorder import Recording
 from tokentape.recorder.clock import elapsed_us
 from tokentape.recorder.events import StopReason
 from tokentape.recorder.projections import Turn
 from tokentape.replay.checking.check_turns import CheckedTurn
-from tokentape.replay.checking.interventions import Interventions
 from tokentape.replay.checking.noise_floor import DEFAULT_FLOOR, NO_DRIFT, plausible, predict_flips
 from tokentape.replay.checking.token_checker import TokenChecker
-from tokentape.replay.errors import ReplayError
-from tokentape.replay.session import Differing, Replay
-from tokentape.replay.verdict import Cause, Floor, Report, TurnVerdict, Verdict, worst
+from tokentape.replay.checking.turns import TurnProcessors
+from tokentape.replay.options import CheckKeywords, check_options
+from tokentape.replay.recorded.loaded_run import LoadedRun
+from tokentape.replay.results.errors import ReplayError
+from tokentape.replay.results.report import Divergence, Floor, Report, TurnVerdict
+from tokentape.replay.results.verdict import DivergenceKind, Verdict, worst
+from tokentape.replay.session import Conclusion, ReplaySession
 
 TurnDone = Callable[[TurnVerdict, int], None]
-"""Called with each turn's verdict and the microseconds that it took."""
+"""Called with the verdict on each round and the microseconds that it took."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Generated:
+    """The output of `generate` for one round."""
+
+    ids: tuple[int, ...]
+    logits: tuple[torch.Tensor, ...]
+    """Raw logits of each step, float32 of shape (1, vocab)."""
+    end_state: str | None
+    """Hash of the generator's end state; None for greedy turns."""
 
 
 def regenerate(
-    recording: Recording,
+    recording: Recording | LoadedRun,
     lm: LoadedModel,
     *,
-    turns: Sequence[int] | None = None,
-    floor: Floor | None = None,
-    ignore: Collection[str] = (),
-    tools: ToolInterface | None = None,
-    interventions: bool = True,
     progress: TurnDone | None = None,
-    differing: Differing | None = None,
+    **options: Unpack[CheckKeywords],
 ) -> Report:
     """Run `model.generate` on each turn's whole prompt, without a cache, and compare the tokens.
 
-    A turn is compared up to its first difference: after it the two histories are not the same.
-    torch's global random state is put back. `floor`, `ignore`, `tools`, `interventions` and what is
-    raised are as those of `verify`; without a floor only tokens are compared.
+    A turn is compared up to its first different token, after which the two histories differ.
+    torch's global random state is restored. Without a floor only tokens are compared. `progress` is
+    called with the verdict on each round and its microseconds. The other keywords and the errors
+    are those of `verify`.
+
+    Example:
+        >>> import tokentape as tt
+        >>> report = tt.regenerate(store.recording(run_id), lm, turns=[1])
+        >>> report.verdict.value, report.turns[0].generator_matches
+        ('exact', True)
     """
-    replay = Replay.begin(
-        "regenerate",
-        recording,
-        lm,
-        turns=turns,
-        floor=floor,
-        ignore=ignore,
-        interventions=interventions,
-        differing=differing,
-    )
-    judging_floor = replay.floor or NO_DRIFT
+    session = ReplaySession.begin("regenerate", recording, lm, check_options("regenerate", options))
+    floor = session.floor or NO_DRIFT
     verdicts: list[TurnVerdict] = []
-    judged: list[CheckedTurn] = []
-    for turn in replay.turns:
+    checked: list[CheckedTurn] = []
+    for turn in session.turns:
         turn_began = time.perf_counter()
-        turn_verdict, judged_turn = _regenerate_turn(turn, lm, judging_floor, replay.interventions)
-        verdicts.append(turn_verdict)
-        judged.append(judged_turn)
+        verdict, checked_turn = _regenerate_turn(session, turn, floor)
+        verdicts.append(verdict)
+        checked.append(checked_turn)
         if progress is not None:
-            progress(turn_verdict, elapsed_us(turn_began))
-    gaps = [token.top_gap for turn in replay.turns for token in turn.tokens]
-    predicted = predict_flips(gaps, judging_floor)
-    altered = replay.altered()
-    verdict, reason = _conclude(replay, verdicts, altered, predicted)
-    return replay.report(
-        judged,
+            progress(verdict, elapsed_us(turn_began))
+    gaps = [token.top_gap for turn in session.turns for token in turn.tokens]
+    predicted = predict_flips(gaps, floor)
+    conclusion = _conclude(session, verdicts, predicted)
+    return session.report(
+        checked,
         verdicts,
-        altered,
-        verdict=verdict,
-        reason=reason,
-        explain=not verdict.passes,
+        conclusion,
+        explain=not conclusion.verdict.passes,
         predicted_flips=predicted,
-        tools=tools,
     )
 
 
-def _conclude(
-    replay: Replay, turns: Sequence[TurnVerdict], altered: Sequence[Cause], predicted: float
-) -> tuple[Verdict, str]:
-    if replay.forbidden:
-        return Verdict.INCOMPARABLE, replay.forbidden
+def _conclude(session: ReplaySession, turns: Sequence[TurnVerdict], predicted: float) -> Conclusion:
+    """Return the verdict on the whole recording."""
+    if session.obstacle:
+        return Conclusion(verdict=Verdict.INCOMPARABLE, reason=session.obstacle)
     verdict = worst([turn.verdict for turn in turns])
-    if altered and worst([verdict, Verdict.DIVERGED]) is not verdict:
-        return Verdict.DIVERGED, altered[0].sentence
+    if session.contradictions and worst([verdict, Verdict.DIVERGED]) is not verdict:
+        reason = session.contradictions[0].sentence
+        return Conclusion(verdict=Verdict.DIVERGED, reason=reason)
     first = next(turn for turn in turns if turn.verdict is verdict)
     if verdict is Verdict.EXACT:
-        return verdict, "the same tokens and the same end state of the random generator"
-    if verdict is Verdict.NEAR_TIE:
+        reason = "the same tokens and the same end state of the random generator"
+    elif verdict is Verdict.NEAR_TIE:
         flips = sum(turn.near_ties for turn in turns)
         if not plausible(flips, predicted):
-            return Verdict.DIVERGED, f"{flips} near ties: too many for noise"
-        return verdict, f"turn {first.turn}: another token within the noise, compared up to there"
-    if verdict is Verdict.DRIFTED:
-        return verdict, f"turn {first.turn}: the same tokens with other log-probabilities"
-    if first.generator_matches is False:
-        return verdict, f"turn {first.turn}: the seed does not lead to the recorded end state"
-    return verdict, f"turn {first.turn}: `generate` says something else"
+            reason = f"{flips} near ties: too many for noise"
+            return Conclusion(verdict=Verdict.DIVERGED, reason=reason)
+        reason = f"turn {first.turn}: another token within the noise, compared up to there"
+    elif verdict is Verdict.DRIFTED:
+        reason = f"turn {first.turn}: the same tokens with other log-probabilities"
+    elif first.generator_matches is False:
+        reason = f"turn {first.turn}: the seed does not lead to the recorded end state"
+    else:
+        reason = f"turn {first.turn}: `generate` produces other tokens"
+    return Conclusion(verdict=verdict, reason=reason)
 
 
 def _regenerate_turn(
-    turn: Turn, lm: LoadedModel, floor: Floor, interventions: Interventions
+    session: ReplaySession, turn: Turn, floor: Floor
 ) -> tuple[TurnVerdict, CheckedTurn]:
-    with interventions.acting(lm.model, interventions.of_turn(turn)):
-        replayed_ids, logits, end_state = _generate(turn, lm)
-    # The clock may have stopped the turn, as a kill does: then it need only be a beginning.
-    whole = turn.finished is not None and "max_time" not in turn.started.unreplayable
-    step = _first_difference(turn.reply_ids, replayed_ids, whole=whole)
+    lm, interventions = session.lm, session.interventions
+    with interventions.applied(lm.model, interventions.of_turn(turn)):
+        generated = _generate(turn, lm, session.options.processors)
+    # A turn that a time limit or a kill cut off need only be the beginning of what is generated.
+    complete = turn.finished is not None and "max_time" not in turn.started.unreplayable
+    step = _first_difference(turn.reply_ids, generated.ids, complete=complete)
     compared = len(turn.tokens) if step is None else step
-    judged = _judge(turn, lm, floor, logits[: compared + 1])
-    place = None if step is None else turn.first_step + step
-    divergence = next((each for each in judged.divergences if each.step == place), None)
+    checked = _check_tokens(session, turn, floor, generated.logits[: compared + 1])
+    shown_step = None if step is None else turn.first_step + step
+    divergence = next((each for each in checked.divergences if each.step == shown_step), None)
     verdict = Verdict.EXACT
     if step is not None:
-        near = divergence is not None and divergence.kind == "near_tie"
+        near = divergence is not None and divergence.kind is DivergenceKind.NEAR_TIE
         verdict = Verdict.NEAR_TIE if near else Verdict.DIVERGED
         if divergence is None:
-            judged.stop_matches = False
-    elif whole and turn.finished is not None and end_state is not None:
-        judged.generator_matches = end_state == turn.finished.generator_sha256
-        verdict = Verdict.EXACT if judged.generator_matches else Verdict.DIVERGED
-    differences = judged.differences[:compared]
-    if max(differences, default=0.0) > floor.logprob_floor:
+            checked.stop_matches = False
+    elif complete and turn.finished is not None and generated.end_state is not None:
+        checked.generator_matches = generated.end_state == turn.finished.generator_sha256
+        verdict = Verdict.EXACT if checked.generator_matches else Verdict.DIVERGED
+    if max(checked.differences[:compared], default=0.0) > floor.logprob_floor:
         verdict = worst([verdict, Verdict.DRIFTED])
-    return (
-        TurnVerdict(
-            turn=turn.number,
-            verdict=verdict,
-            tokens=compared,
-            sampled=turn.started.seed is not None,
-            mismatches=int(verdict is Verdict.DIVERGED and step is not None),
-            near_ties=int(verdict is Verdict.NEAR_TIE),
-            margin_max=(divergence.margin or 0.0) if divergence else 0.0,
-            logprob_difference_max=max(differences, default=0.0),
-            logprob_difference_mean=sum(differences) / max(len(differences), 1),
-            processed_difference_max=max(
-                (each.processed_difference or 0.0 for each in judged.tokens[:compared]),
-                default=0.0,
-            ),
-            generator_matches=judged.generator_matches,
-            logprob_differences=tuple(differences),
-            margins=tuple(each.margin for each in judged.tokens[:compared]),
+    mismatches = int(verdict is Verdict.DIVERGED and step is not None)
+    return _verdict_of(checked, verdict, compared, divergence, mismatches), checked
+
+
+def _verdict_of(
+    checked: CheckedTurn,
+    verdict: Verdict,
+    compared: int,
+    divergence: Divergence | None,
+    mismatches: int,
+) -> TurnVerdict:
+    """Return the verdict with the numbers of the first `compared` tokens."""
+    tokens, differences = checked.tokens[:compared], checked.differences[:compared]
+    return TurnVerdict(
+        turn=checked.turn.number,
+        verdict=verdict,
+        tokens=compared,
+        sampled=checked.turn.started.seed is not None,
+        mismatches=mismatches,
+        near_ties=int(verdict is Verdict.NEAR_TIE),
+        margin_max=(divergence.margin or 0.0) if divergence else 0.0,
+        logprob_difference_max=max(differences, default=0.0),
+        logprob_difference_mean=sum(differences) / max(len(differences), 1),
+        processed_difference_max=max(
+            (each.processed_difference or 0.0 for each in tokens), default=0.0
         ),
-        judged,
+        generator_matches=checked.generator_matches,
+        logprob_differences=tuple(differences),
+        margins=tuple(each.margin for each in tokens),
     )
 
 
-def _judge(
-    turn: Turn, lm: LoadedModel, floor: Floor, logits: Sequence[torch.Tensor]
+def _checker(
+    turn: Turn, lm: LoadedModel, floor: Floor, processors: TurnProcessors | None
+) -> TokenChecker:
+    return TokenChecker(
+        turn, lm, floor, user_processors=lambda: None if processors is None else processors(turn)
+    )
+
+
+def _check_tokens(
+    session: ReplaySession, turn: Turn, floor: Floor, logits: Sequence[torch.Tensor]
 ) -> CheckedTurn:
-    """The tokens up to the first difference, on the logits of `generate` itself."""
-    judge = TokenChecker(turn, lm, floor)
-    judged = CheckedTurn(turn)
+    """Check the tokens up to the first difference on the logits of `generate` itself."""
+    checker = _checker(turn, session.lm, floor, session.options.processors)
+    checked = CheckedTurn(turn)
     steps = min(len(logits), len(turn.tokens))
-    while len(judged.tokens) < steps:
-        begun = len(judged.tokens)
-        rows = torch.cat(tuple(logits[begun : min(begun + judge.due, steps)]))
-        judged.add(judge, rows, lm)
-    return judged
+    while len(checked.tokens) < steps:
+        start = len(checked.tokens)
+        rows = torch.cat(tuple(logits[start : min(start + checker.rows_due, steps)]))
+        checked.add(checker, rows, session.lm)
+    return checked
 
 
-def _generate(
-    turn: Turn, lm: LoadedModel
-) -> tuple[tuple[int, ...], tuple[torch.Tensor, ...], str | None]:
-    """The ids that `generate` says, the raw logits of each step, and the generator's end state."""
+def _generate(turn: Turn, lm: LoadedModel, processors: TurnProcessors | None) -> _Generated:
+    """Run `generate` on the prompt with the recorded settings and seed."""
     model: Any = lm.model
     prompt = torch.tensor([turn.prompt_ids], dtype=torch.long, device=model.device)
     devices = [model.device] if model.device.type == "cuda" else []
     end_state: str | None = None
     with torch.random.fork_rng(devices=devices), _no_defaults(model):
-        # Proves settings and seed before they meet the model: a recording may come from anybody.
-        TokenChecker(turn, lm, DEFAULT_FLOOR)
+        # Recordings may come from anywhere: this rejects damaged settings and seeds beforehand.
+        _checker(turn, lm, DEFAULT_FLOOR, processors)
         if turn.started.seed is not None:
             torch.manual_seed(turn.started.seed)
         try:
@@ -185,6 +206,7 @@ def _generate(
                 attention_mask=torch.ones_like(prompt),
                 tokenizer=lm.tokenizer,
                 stopping_criteria=_pause(turn),
+                logits_processor=None if processors is None else processors(turn),
                 **_settings(turn),
             )
         except (IndexError, RuntimeError, TypeError, ValueError) as error:
@@ -193,11 +215,11 @@ def _generate(
         if turn.started.seed is not None:
             end_state = generator_sha256(_default_generator(model.device))
     ids = output.sequences[0, prompt.shape[1] :].tolist()
-    return tuple(ids), output.logits, end_state
+    return _Generated(ids=tuple(ids), logits=output.logits, end_state=end_state)
 
 
 def _pause(turn: Turn) -> StoppingCriteriaList:
-    """Where the turn paused for a tool that the model called: `generate` knows no such pause."""
+    """Return a length limit where the turn paused for a tool call, which `generate` cannot see."""
     if turn.finished is None or turn.finished.stop_reason != StopReason.TOOL_CALL:
         return StoppingCriteriaList()
     tokens = len(turn.prompt_ids) + len(turn.tokens)
@@ -205,7 +227,7 @@ def _pause(turn: Turn) -> StoppingCriteriaList:
 
 
 def _settings(turn: Turn) -> dict[str, Any]:
-    """The recorded settings, without what decides when and how, not what, is generated."""
+    """Return the recorded settings except those that change no token: time limit and chunks."""
     config = hf.recorded_config(turn.started.sampling)
     return {
         **{
@@ -220,7 +242,7 @@ def _settings(turn: Turn) -> dict[str, Any]:
 
 @contextmanager
 def _no_defaults(model: Any) -> Iterator[None]:
-    """Only recorded settings count: what the model's own config says today is set aside."""
+    """Replace the model's own generation config, so that only recorded settings apply."""
     before = model.generation_config
     model.generation_config = hf.recorded_config({})
     try:
@@ -236,10 +258,10 @@ def _default_generator(device: torch.device) -> torch.Generator:
 
 
 def _first_difference(
-    recorded: Sequence[int], replayed: Sequence[int], *, whole: bool
+    recorded: Sequence[int], replayed: Sequence[int], *, complete: bool
 ) -> int | None:
-    """The first step at which they differ; unless `whole`, the recorded may be a beginning."""
+    """Return the first step with another token; an incomplete reply may be a mere beginning."""
     same = common_prefix_length(recorded, replayed)
-    if same == len(recorded) and (same == len(replayed) or not whole):
+    if same == len(recorded) and (same == len(replayed) or not complete):
         return None
     return same

@@ -1,4 +1,4 @@
-"""Record a run anew: the same messages, tool results, settings and seeds, with today's model."""
+"""Generate and record a run again: the same inputs, settings and seeds with another model."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -27,11 +27,12 @@ from tokentape.recorder.events import (
 )
 from tokentape.recorder.projections import Turn
 from tokentape.recorder.redaction import REDACTED
-from tokentape.replay.errors import NothingToReplayError, ReplayError
+from tokentape.replay.recorded.loaded_run import LoadedRun, load_run
+from tokentape.replay.results.errors import NothingToReplayError, ReplayError
 
 ReadBlob = Callable[[str], bytes]
 
-_GIVEN = (
+_INPUTS = (
     SystemPromptCached,
     CacheCleared,
     InterventionRequested,
@@ -40,39 +41,45 @@ _GIVEN = (
     ToolCalled,
     ToolReturned,
 )
-_BROKEN_OFF = {
-    "switched_branch": "goes on with another branch of the conversation",
-    "after_unfinished_turn": "goes on behind a turn that was cut off",
+_INTERRUPTED = {
+    "switched_branch": "continues another branch of the conversation",
+    "after_unfinished_turn": "continues after a turn that was cut off",
 }
 
 
 def rerecord(
-    recording: Recording, lm: LoadedModel, store: EventLog, *, parent: Recording | None = None
+    recording: Recording | LoadedRun,
+    lm: LoadedModel,
+    store: EventLog,
+    *,
+    parent: Recording | None = None,
 ) -> str:
-    """Have a model say it all again, and record that in `store`. Returns the id of the new run.
+    """Generate a run again with a model, record that in `store`, and return the id of the new run.
 
-    What was given stays: system prompt, messages, results of tools, settings, seeds, the kind of
-    history, and prompts of ids. Replies and fingerprints are today's; a turn that was cut off at
-    the end is taken whole. With its `parent` as it was recorded anew in the same store, a fork is
-    one of that; without, it is a run of its own, which takes the turns that it shared as well.
-    Raises ReplayError, before anything is recorded, for what events cannot ask for again;
-    ModelError and PromptError where today's model refuses a turn: the new run has failed then.
+    The inputs are the recorded ones: system prompt, messages, tool results, settings, seeds, the
+    kind of history, and prompts given as ids. Replies and fingerprints are new; a turn that was cut
+    off at the end is generated whole. `parent` is the new recording of a fork's parent in the same
+    store; without it, the new run is not a fork and contains the shared turns, too.
+
+    Raise ReplayError, before anything is recorded, if the events do not suffice. Raise ModelError
+    or PromptError if the model rejects a turn; the new run has then failed.
     """
-    started, turns = recording.started(), {_place(turn.started): turn for turn in recording.turns()}
-    forked = recording.forked() if parent is not None else None
-    events = recording.own_events() if forked is not None else recording.events()
-    given = [each.event for each in events if _is_given(each.event)]
-    _refuse(recording, turns, given)
-    read_blob = _payloads(recording, given)
+    run = load_run(recording)
+    turns = {_round_key(turn.started): turn for turn in run.turns}
+    forked = run.forked if parent is not None else None
+    envelopes = run.own_envelopes if forked is not None else run.envelopes
+    inputs = [each.event for each in envelopes if _is_input(each.event)]
+    _check_rerecordable(run, inputs)
+    read_blob = _blob_reader(run, inputs)
     recorder = Recorder(store)
-    generator = _generator(started, lm, recorder)
+    generator = _generator(run.started, lm, recorder)
     with recorder:
         generator.start_run()
         if forked is not None and parent is not None:
             point = ResumePoint.of(parent, before_turn=forked.at_turn)
             point.restore(generator)
             recorder.record(point.fork_event(forked.at_turn, forked.changes))
-        for event in given:
+        for event in inputs:
             if isinstance(event, SystemPromptCached):
                 generator.cache_system_prompt(event.content)
             elif isinstance(event, InterventionRequested):
@@ -82,35 +89,35 @@ def rerecord(
             elif isinstance(event, CacheCleared):
                 generator.clear_cache(event.reason)
             elif isinstance(event, TurnStarted):
-                _take(turns[_place(event)], started, lm, generator)
+                _generate_round(turns[_round_key(event)], run.started, lm, generator)
             elif isinstance(event, ToolReturned):
-                _return_again(event, lm, recorder, read_blob)
+                _record_result(event, lm, recorder, read_blob)
             else:
                 recorder.record(event)
     return recorder.run_id
 
 
-def _is_given(event: Event) -> bool:
-    """Whether it did not come of the model, nor of another that was given."""
-    cleared_by_another = isinstance(event, CacheCleared) and event.reason == FOR_INTERVENTION
-    return isinstance(event, _GIVEN) and not cleared_by_another
+def _is_input(event: Event) -> bool:
+    """Return whether the event is an input, not an effect of the model or of another input."""
+    is_effect = isinstance(event, CacheCleared) and event.reason == FOR_INTERVENTION
+    return isinstance(event, _INPUTS) and not is_effect
 
 
-def _place(started: TurnStarted) -> tuple[int, int]:
+def _round_key(started: TurnStarted) -> tuple[int, int]:
     return started.turn, started.first_step
 
 
-def _payloads(recording: Recording, given: Sequence[Event]) -> ReadBlob:
-    """Where to read what events name. Raises ReplayError where that is needed and not at hand."""
-    if recording.read_blob is not None:
-        return recording.read_blob
-    for event in given:
+def _blob_reader(run: LoadedRun, inputs: Sequence[Event]) -> ReadBlob:
+    """Return the function that reads blobs. Raise ReplayError if it is needed and missing."""
+    if run.recording.read_blob is not None:
+        return run.recording.read_blob
+    for event in inputs:
         if isinstance(event, ToolReturned):
-            raise ReplayError(f"run {recording.run_id} has results of tools that are not at hand")
+            raise ReplayError(f"run {run.run_id} has tool results whose blobs cannot be read")
         if isinstance(event, InterventionRequested) and event.tensor_sha256:
-            raise ReplayError(f"the tensor of intervention {event.name!r} is not at hand")
-    nothing: dict[str, bytes] = {}
-    return nothing.__getitem__
+            raise ReplayError(f"the tensor of intervention {event.name!r} cannot be read")
+    no_blobs: dict[str, bytes] = {}
+    return no_blobs.__getitem__
 
 
 def _intervene(
@@ -121,33 +128,32 @@ def _intervene(
     generator.intervene(rebuild_intervention(event, tensor), clear_cache=event.clear_cache)
 
 
-def _refuse(
-    recording: Recording, turns: dict[tuple[int, int], Turn], given: Sequence[Event]
-) -> None:
-    if not turns:
-        raise NothingToReplayError(f"run {recording.run_id} has no turn to record anew")
-    for turn in turns.values():
+def _check_rerecordable(run: LoadedRun, inputs: Sequence[Event]) -> None:
+    """Raise ReplayError if the events do not suffice to generate the run again."""
+    if not run.turns:
+        raise NothingToReplayError(f"run {run.run_id} has no turn to record again")
+    for turn in run.turns:
         started = turn.started
         if REDACTED in started.unreplayable:
             raise NothingToReplayError(
-                f"run {recording.run_id} was redacted: what was said to the model was not kept"
+                f"run {run.run_id} was redacted: what the model was told was not recorded"
             )
-        own = [name for name in started.unreplayable if name != "max_time"]
-        if own:
+        unknown = [name for name in started.unreplayable if name != "max_time"]
+        if unknown:
             raise ReplayError(
-                f"turn {turn.number} was generated with {', '.join(own)}, which no event rebuilds: "
-                "it cannot be recorded anew"
+                f"turn {turn.number} was generated with {', '.join(unknown)}, which no event "
+                "describes: it cannot be recorded again"
             )
-        if started.history_reason in _BROKEN_OFF:
+        if started.history_reason in _INTERRUPTED:
             raise ReplayError(
-                f"turn {turn.number} {_BROKEN_OFF[started.history_reason]}: it cannot be recorded "
-                "anew"
+                f"turn {turn.number} {_INTERRUPTED[started.history_reason]}: it cannot be "
+                "recorded again"
             )
-    for event in given:
+    for event in inputs:
         if isinstance(event, InterventionRequested) and not can_rebuild(event):
             raise ReplayError(
                 f"a predicate decides where intervention {event.name!r} acts, and no event holds "
-                "that: it cannot be recorded anew"
+                "it: it cannot be recorded again"
             )
 
 
@@ -170,7 +176,9 @@ def _settings(started: RunStarted) -> RunSettings:
     return settings
 
 
-def _take(turn: Turn, started: RunStarted, lm: LoadedModel, generator: ManualGenerator) -> None:
+def _generate_round(
+    turn: Turn, started: RunStarted, lm: LoadedModel, generator: ManualGenerator
+) -> None:
     prompt = recorded_prompt(
         generator.conversation, turn, _settings(started), context_tokens=context_tokens(lm.model)
     )
@@ -178,10 +186,10 @@ def _take(turn: Turn, started: RunStarted, lm: LoadedModel, generator: ManualGen
     generator.take_turn(prompt, recorded_settings(turn), plan)
 
 
-def _return_again(
+def _record_result(
     event: ToolReturned, lm: LoadedModel, recorder: Recorder, read_blob: ReadBlob
 ) -> None:
-    """The result as it was, counted in today's tokens."""
+    """Record the recorded result, with its length in tokens of today's tokenizer."""
     payload = read_blob(event.payload_sha256)
     recorder.put_blob(event.payload_sha256, payload)
     tokenizer = lm.tokenizer

@@ -1,149 +1,150 @@
-"""A replay under way: what is asked of a recording, and the report of what came of it."""
+"""The steps that `verify` and `regenerate` share before and after the model runs."""
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tokentape.generation import LoadedModel
 from tokentape.generation.checks import check_not_training
-from tokentape.generation.tools.interface import ToolInterface
 from tokentape.recorder import Recording
 from tokentape.recorder.clock import elapsed_us
 from tokentape.recorder.projections import Turn
-from tokentape.replay.causes.causes import Evidence, find_causes
+from tokentape.replay.causes.causes import find_causes
+from tokentape.replay.causes.evidence import Evidence
 from tokentape.replay.checking.check_turns import CheckedTurn
-from tokentape.replay.checking.contradictions import find_alterations
 from tokentape.replay.checking.fingerprint_check import check_fingerprints, repro_line
 from tokentape.replay.checking.interventions import Interventions
 from tokentape.replay.checking.noise_floor import floor_of
-from tokentape.replay.checking.tool_results import rerun_tools, with_drifts
-from tokentape.replay.checking.turns import OwnProcessors, check_ids_known, choose_turns
-from tokentape.replay.verdict import (
+from tokentape.replay.checking.tool_rerun import rerun_tools, with_drifts
+from tokentape.replay.checking.turns import check_ids_known, choose_turns
+from tokentape.replay.options import CheckOptions
+from tokentape.replay.recorded.contradictions import find_contradictions
+from tokentape.replay.recorded.loaded_run import LoadedRun, load_run
+from tokentape.replay.results.report import (
     Cause,
-    FieldDifference,
+    FingerprintDifference,
     Floor,
     Report,
     TurnVerdict,
-    Verdict,
-    of_whole_turns,
+    merge_rounds,
 )
-
-Differing = Callable[[Sequence[FieldDifference]], None]
-"""Called with the fingerprints that differ, before the model runs."""
+from tokentape.replay.results.verdict import Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Replay:
-    """What both ways of replaying begin with: the turns, what differs, and the floor, if known."""
+class Conclusion:
+    """The verdict on a whole recording."""
+
+    verdict: Verdict
+    reason: str = ""
+    """Empty where the first cause is the reason."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplaySession:
+    """A replay of a run that passed every check which needs no forward of the model."""
 
     kind: str
-    recording: Recording
+    """`verify` or `regenerate`."""
+    run: LoadedRun
     lm: LoadedModel
+    options: CheckOptions
     turns: list[Turn]
-    differences: tuple[FieldDifference, ...]
+    """The rounds to replay, in order."""
+    differences: tuple[FingerprintDifference, ...]
     floor: Floor | None
+    """None where no floor is known for the model and its dtype."""
     interventions: Interventions
+    contradictions: list[Cause]
+    """Contradictions within the recording."""
     began: float
+    """Value of `time.perf_counter` at the start."""
 
     @classmethod
     def begin(
-        cls,
-        kind: str,
-        recording: Recording,
-        lm: LoadedModel,
-        *,
-        turns: Sequence[int] | None,
-        floor: Floor | None,
-        ignore: Collection[str],
-        interventions: bool,
-        processors: OwnProcessors | None = None,
-        differing: Differing | None = None,
-    ) -> "Replay":
-        """Everything that can be refused or told before the model runs. Raises as `verify` does."""
+        cls, kind: str, recording: Recording | LoadedRun, lm: LoadedModel, options: CheckOptions
+    ) -> "ReplaySession":
+        """Read the run and check all that needs no forward. Raise the errors of `verify`."""
         began = time.perf_counter()
         check_not_training(lm.model)
-        chosen = choose_turns(recording, turns, processors)
-        sampled = any(turn.started.seed is not None for turn in chosen)
-        differences = check_fingerprints(recording, lm, sampled=sampled, ignore=ignore)
-        if differing is not None:
-            differing(differences)
-        known_floor = floor_of(lm, recording.started().dtype, floor)
-        check_ids_known(chosen, lm)
+        run = load_run(recording)
+        turns = choose_turns(run, options.turns, options.processors)
+        sampled = any(turn.started.seed is not None for turn in turns)
+        differences = check_fingerprints(run, lm, sampled=sampled, ignore=options.ignore)
+        if options.on_fingerprint_difference is not None:
+            options.on_fingerprint_difference(differences)
+        floor = floor_of(lm, run.started.dtype, options.floor)
+        check_ids_known(turns, lm)
+        # Texts can be decoded only with the recorded tokenizer.
+        same_tokenizer = not any(each.field == "tokenizer" for each in differences)
         return cls(
             kind=kind,
-            recording=recording,
+            run=run,
             lm=lm,
-            turns=chosen,
+            options=options,
+            turns=turns,
             differences=differences,
-            floor=known_floor,
-            interventions=Interventions.of(recording, chosen, act=interventions),
+            floor=floor,
+            interventions=Interventions.load(run.recording, turns, enabled=options.interventions),
+            contradictions=find_contradictions(
+                run, turns, lm.tokenizer if same_tokenizer else None
+            ),
             began=began,
         )
 
-    def altered(self) -> list[Cause]:
-        """What contradicts itself; the tokenizer reads texts where it is the recorded one."""
-        same_tokenizer = not any(each.field == "tokenizer" for each in self.differences)
-        tokenizer = self.lm.tokenizer if same_tokenizer else None
-        return find_alterations(self.recording, self.turns, tokenizer)
-
     @property
-    def forbidden(self) -> str:
-        """Why the two sides cannot be compared, by fingerprints; empty where they can."""
+    def obstacle(self) -> str:
+        """Why fingerprints forbid a comparison; empty where they allow it."""
         fields = [each.field for each in self.differences if each.forbids and not each.ignored]
         return f"not what was recorded: {', '.join(fields)}" if fields else ""
 
     def report(
         self,
-        judged: Sequence[CheckedTurn],
+        checked: Sequence[CheckedTurn],
         verdicts: Sequence[TurnVerdict],
-        altered: Sequence[Cause],
+        conclusion: Conclusion,
         *,
-        verdict: Verdict,
-        reason: str,
         explain: bool,
         predicted_flips: float,
-        tools: ToolInterface | None,
     ) -> Report:
-        """The whole of it; causes are looked for where there is something to `explain`.
-
-        Without a `reason` the first cause is it. `tools` are run again now.
-        """
+        """Return the report; find causes if there is something to `explain`, and rerun tools."""
         causes: tuple[Cause, ...] = ()
         if explain or self.differences:
             evidence = Evidence(
-                recording=self.recording,
+                run=self.run,
                 lm=self.lm,
-                turns=judged,
+                turns=checked,
                 differences=self.differences,
-                altered=altered,
+                contradictions=self.contradictions,
                 floor=self.floor,
                 interventions=self.interventions,
             )
             causes = find_causes(evidence)
-        divergences = tuple(each for turn in judged for each in turn.divergences)
+        divergences = tuple(each for turn in checked for each in turn.divergences)
         shown = divergences[0].turn if divergences else self.turns[0].number
         finished = [turn.finished for turn in self.turns if turn.finished]
+        default_reason = causes[0].sentence if causes else "the numbers do not agree"
         report = Report(
             replay=self.kind,
-            run_id=self.recording.run_id,
-            name=self.recording.started().name,
+            run_id=self.run.run_id,
+            name=self.run.started.name,
             model=self.lm.name,
-            verdict=verdict,
-            reason=reason or (causes[0].sentence if causes else "the numbers do not agree"),
+            verdict=conclusion.verdict,
+            reason=conclusion.reason or default_reason,
             causes=causes,
-            turns=tuple(of_whole_turns(verdicts)),
+            turns=tuple(merge_rounds(verdicts)),
             divergences=divergences,
             differences=self.differences,
-            altered=tuple(each.sentence for each in altered),
+            altered=tuple(each.sentence for each in self.contradictions),
             floor=self.floor,
             predicted_flips=predicted_flips,
             duration_us=elapsed_us(self.began),
             generation_us=sum(each.duration_us for each in finished),
             repro=repro_line(
-                self.kind, self.recording, self.lm, shown, interventions=self.interventions.act
+                self.kind, self.run, self.lm, shown, interventions=self.options.interventions
             ),
         )
-        if tools is None:
+        if self.options.tools is None:
             return report
         numbers = [turn.number for turn in self.turns]
-        return with_drifts(report, rerun_tools(self.recording, tools, turns=numbers))
+        return with_drifts(report, rerun_tools(self.run, self.options.tools, turns=numbers))

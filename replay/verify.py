@@ -1,15 +1,15 @@
 """Verify a recording: one teacher-forced forward over the conversation checks every turn.
 
-Two signals, each blind where the other sees: whether the sampler would pick the recorded token
-(sampler, seed, tokens), and how far its log-probability is from the recorded one (weights,
-prompt, dtype). The processed log-probability shows the sampler's settings at every token, where
-the pick shows them only now and then.
+Two signals are compared, each of which sees faults that the other does not: whether the sampler
+would pick the recorded token (sampler, seed, tokens), and how far its log-probability is from the
+recorded one (weights, prompt, dtype). The log-probability after the processors shows the sampler's
+settings at every token; the pick shows them only at some.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
+from typing import Unpack
 
 from tokentape.generation import LoadedModel
-from tokentape.generation.tools.interface import ToolInterface
 from tokentape.recorder import Recording
 from tokentape.replay.checking.check_turns import Progress, check_turns, turn_verdict
 from tokentape.replay.checking.noise_floor import (
@@ -20,117 +20,109 @@ from tokentape.replay.checking.noise_floor import (
     predict_flips,
 )
 from tokentape.replay.checking.teacher_forcing import CHUNK_TOKENS
-from tokentape.replay.checking.turns import OwnProcessors
-from tokentape.replay.errors import ReplayError
-from tokentape.replay.session import Differing, Replay
-from tokentape.replay.verdict import Cause, Floor, Report, TurnVerdict, Verdict, worst
+from tokentape.replay.options import CheckKeywords, check_options
+from tokentape.replay.recorded.loaded_run import LoadedRun
+from tokentape.replay.results.errors import ReplayError
+from tokentape.replay.results.report import Floor, Report, TurnVerdict
+from tokentape.replay.results.verdict import Verdict, worst
+from tokentape.replay.session import Conclusion, ReplaySession
 
 
 def verify(
-    recording: Recording,
+    recording: Recording | LoadedRun,
     lm: LoadedModel,
     *,
-    turns: Sequence[int] | None = None,
-    floor: Floor | None = None,
-    ignore: Collection[str] = (),
-    tools: ToolInterface | None = None,
-    processors: OwnProcessors | None = None,
-    interventions: bool = True,
     chunk_tokens: int = CHUNK_TOKENS,
     progress: Progress | None = None,
-    differing: Differing | None = None,
+    **options: Unpack[CheckKeywords],
 ) -> Report:
-    """Check every recorded token, or those of some turns, against one forward of the model.
+    """Check every recorded token of a run against one forward of the model.
 
-    `floor` is the noise of this machine and model as `calibrate` measured it; float32 attention
-    models have one without. Fingerprints to `ignore` are named in the report and forbid nothing.
-    Tools are answered from the recording; those in `tools` are run again and compared as well.
-    `processors` makes the caller's own logits processors anew for a turn that had any.
-    `interventions=False` leaves out what was done inside the model. Of `chunk_tokens`, fewer take
-    less memory.
+    `chunk_tokens` are forwarded at once; fewer need less memory. `progress` is called with the
+    number of tokens checked so far and their total. The other keywords are the fields of
+    `CheckOptions`: `turns`, `floor`, `ignore`, `tools`, `processors`, `interventions` and
+    `on_fingerprint_difference`.
 
-    A divergence is in the report, not raised. Raises RecordingError for a recording that
-    contradicts itself, ReplayError for turns that events cannot replay, and
-    NothingToReplayError where no token was recorded.
+    Return a report; a divergence is data and raises nothing. Raise RecordingError if the events are
+    damaged, ReplayError if they do not suffice to replay a turn, and NothingToReplayError if no
+    token was recorded.
+
+    Example:
+        >>> import tokentape as tt
+        >>> report = tt.verify(store.recording(run_id), lm)
+        >>> report.verdict.value, len(report.turns)
+        ('verified', 3)
+        >>> tt.verify(store.recording(run_id), lm, turns=[2]).turns[0].turn
+        2
     """
     if not isinstance(chunk_tokens, int) or chunk_tokens < 1:
-        raise ReplayError(f"chunk_tokens is a number of tokens, at least one: {chunk_tokens!r}")
-    replay = Replay.begin(
-        "verify",
-        recording,
+        raise ReplayError(f"chunk_tokens must be a positive number of tokens: {chunk_tokens!r}")
+    session = ReplaySession.begin("verify", recording, lm, check_options("verify", options))
+    checked = check_turns(
+        session.turns,
         lm,
-        turns=turns,
-        floor=floor,
-        ignore=ignore,
-        interventions=interventions,
-        processors=processors,
-        differing=differing,
-    )
-    judged = check_turns(
-        replay.turns,
-        lm,
-        replay.floor or DEFAULT_FLOOR,
-        replay.interventions,
-        processors=processors,
+        session.floor or DEFAULT_FLOOR,
+        session.interventions,
+        processors=session.options.processors,
         progress=progress,
         chunk_tokens=chunk_tokens,
     )
-    verdicts = [turn_verdict(each) for each in judged]
-    gaps = [token.pick_gap for each in judged for token in each.tokens]
-    predicted = predict_flips(gaps, replay.floor) if replay.floor else 0.0
-    altered = replay.altered()
-    verdict, reason = _conclude(replay, verdicts, altered, predicted)
-    return replay.report(
-        judged,
+    verdicts = [turn_verdict(each) for each in checked]
+    gaps = [token.pick_gap for each in checked for token in each.tokens]
+    predicted = predict_flips(gaps, session.floor) if session.floor else 0.0
+    conclusion = _conclude(session, verdicts, predicted)
+    return session.report(
+        checked,
         verdicts,
-        altered,
-        verdict=verdict,
-        reason=reason,
-        explain=verdict is not Verdict.VERIFIED,
+        conclusion,
+        explain=conclusion.verdict is not Verdict.VERIFIED,
         predicted_flips=predicted,
-        tools=tools,
     )
 
 
-def _conclude(
-    replay: Replay, turns: Sequence[TurnVerdict], altered: Sequence[Cause], predicted: float
-) -> tuple[Verdict, str]:
-    """The verdict on the whole recording, and its reason where no cause is to tell it."""
-    if replay.forbidden:
-        return Verdict.INCOMPARABLE, replay.forbidden
-    if replay.floor is None:
-        return Verdict.INCOMPARABLE, (
-            f"no noise floor is known for this model in {replay.recording.started().dtype}: "
+def _conclude(session: ReplaySession, turns: Sequence[TurnVerdict], predicted: float) -> Conclusion:
+    """Return the verdict on the whole recording."""
+    if session.obstacle:
+        return Conclusion(verdict=Verdict.INCOMPARABLE, reason=session.obstacle)
+    if session.floor is None:
+        reason = (
+            f"no noise floor is known for this model in {session.run.started.dtype}: "
             "measure one with `tokentape calibrate`"
         )
-    if altered:
-        return Verdict.DIVERGED, ""
+        return Conclusion(verdict=Verdict.INCOMPARABLE, reason=reason)
+    if session.contradictions:
+        return Conclusion(verdict=Verdict.DIVERGED)
     verdict = worst([turn.verdict for turn in turns])
     if not verdict.passes:
-        return verdict, ""
+        return Conclusion(verdict=verdict)
     flips = sum(turn.near_ties for turn in turns)
     if not plausible(flips, predicted):
-        return Verdict.DIVERGED, f"{flips} near ties, {predicted:.2g} expected: too many for noise"
-    if hides_faults(replay.floor):
-        return _conclude_in_noise(turns, flips, predicted, replay.floor)
+        reason = f"{flips} near ties, {predicted:.2g} expected: too many for noise"
+        return Conclusion(verdict=Verdict.DIVERGED, reason=reason)
+    if hides_faults(session.floor):
+        return _conclude_within_noise(turns, flips, predicted, session.floor)
     if verdict is Verdict.NEAR_TIE:
-        return verdict, f"{flips} picks within the noise ({predicted:.2g} expected)"
-    return verdict, "every token is the one that is picked, log-probabilities agree"
+        reason = f"{flips} picks within the noise ({predicted:.2g} expected)"
+    else:
+        reason = "the sampler picks every recorded token, and log-probabilities agree"
+    return Conclusion(verdict=verdict, reason=reason)
 
 
-def _conclude_in_noise(
+def _conclude_within_noise(
     turns: Sequence[TurnVerdict], flips: int, predicted: float, floor: Floor
-) -> tuple[Verdict, str]:
-    """Where the floor hides faults, averages are all that can be vouched for."""
+) -> Conclusion:
+    """Return the verdict from averages, where the floor hides faults at single tokens."""
     differences = [each for turn in turns for each in turn.logprob_differences]
     mean = sum(differences) / len(differences)
     if is_off_on_average(differences, floor):
-        return Verdict.DRIFTED, (
-            f"log-probabilities are off by {mean:.2g} nats on average, where noise makes "
+        reason = (
+            f"log-probabilities differ by {mean:.2g} nats on average, where noise explains "
             f"{floor.logprob_noise:.2g}: weights, prompt or numerics changed"
         )
-    return Verdict.NEAR_TIE, (
+        return Conclusion(verdict=Verdict.DRIFTED, reason=reason)
+    reason = (
         f"within the noise of {floor.dtype}: {flips} of {len(differences)} picks differ "
         f"({predicted:.2g} expected), log-probabilities by {mean:.2g} nats on average; changes "
         f"below {floor.logprob_floor:.2g} nats a token are hidden, so it is not called verified"
     )
+    return Conclusion(verdict=Verdict.NEAR_TIE, reason=reason)

@@ -21,6 +21,7 @@ from tokentape.generation.models.demo_model import DEMO_MODEL, demo_folder
 from tokentape.generation.models.identity import ModelIdentity
 from tokentape.generation.models.memory_check import check_fits_memory, enough_memory
 from tokentape.generation.models.quiet import quiet_loading
+from tokentape.recorder.events import RunStarted
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,12 @@ def load_model(
         settings = _settings(model, arguments)
         fingerprints.set_source(model, ModelSource(files=files, settings=settings))
     return LoadedModel(model, tokenizer, text)
+
+
+def load_as_recorded(name: str, started: RunStarted) -> LoadedModel:
+    """Load a model in the dtype that a run was recorded in, or in float32 for other dtypes."""
+    known = started.dtype in ("float32", "bfloat16", "float16")
+    return load_model(name, dtype=started.dtype if known else "float32")
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:

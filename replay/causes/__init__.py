@@ -1,1 +1,1 @@
-"""Likely causes of a divergence."""
+"""Search for the likely causes of a divergence."""

@@ -1,4 +1,4 @@
-"""What today's tokenizer and chat template make of what was recorded, where they are others."""
+"""Comparison of recorded prompts with today's tokenizer and chat template."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,50 +10,50 @@ from transformers import PreTrainedTokenizerBase
 from tokentape.generation.cache import common_prefix_length
 from tokentape.generation.history.conversation import decode_after
 from tokentape.generation.run_settings import RunSettings
-from tokentape.recorder import Recording
 from tokentape.recorder.events import MessageAdded, SystemPromptCached
+from tokentape.replay.recorded.loaded_run import LoadedRun
 
 _CONTEXT_CHARS = 24
 
 
 @dataclass(frozen=True, slots=True)
-class _Spelled:
-    """Ids of a prompt and what they spell."""
+class _PromptPart:
+    """A system prompt or message: its text and ids."""
 
-    what: str
+    name: str
     text: str
     ids: tuple[int, ...]
 
 
-def encoded_otherwise(recording: Recording, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The first text of a prompt that is encoded to other ids now; empty if there is none."""
-    for each in _spelled(recording):
+def other_encoding(run: LoadedRun, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return a sentence about the first text that is encoded to other ids now; empty if none is."""
+    for each in _prompt_parts(run):
         ids = tuple(tokenizer.encode(each.text, add_special_tokens=False))
         if ids != each.ids:
             index = common_prefix_length(ids, each.ids)
-            here = str(tokenizer.decode(list(each.ids[index : index + 1])))
-            return f"{each.what} is encoded otherwise from its token {index} on, {here!r}"
+            token = str(tokenizer.decode(list(each.ids[index : index + 1])))
+            return f"{each.name} is encoded to other ids from its token {index} on, {token!r}"
     return ""
 
 
-def spelled_otherwise(recording: Recording, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The first text of a prompt that its ids do not spell; empty if there is none.
+def undecodable_text(run: LoadedRun, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return a sentence about the first ids that do not decode to their text; empty if all do.
 
-    Tokenizers that rewrite text as they read it do not spell it again: this is a hint, no proof.
+    A hint, no proof: some tokenizers normalise a text, and their ids decode to another one.
     """
     before: tuple[int, ...] = ()
-    for each in _spelled(recording):
+    for each in _prompt_parts(run):
         if decode_after(tokenizer, before, each.ids) != each.text:
-            return f"the ids of {each.what} do not spell its text"
+            return f"the ids of {each.name} do not decode to its text"
         before = each.ids
     return ""
 
 
-def rendered_otherwise(recording: Recording, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Where the template of today leaves the recorded prompts; empty where it does not."""
-    last = recording.turns()[-1]
-    settings: Any = RunSettings.from_record(recording.started().settings).template_settings or {}
-    messages = recording.conversation()
+def other_rendering(run: LoadedRun, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return where today's template renders another prompt than recorded; empty if it does not."""
+    last = run.turns[-1]
+    settings: Any = RunSettings.from_record(run.started.settings).template_settings or {}
+    messages = [{"role": each.role, "content": each.content} for each in run.messages()]
     if last.finished is not None and messages and messages[-1]["role"] == "assistant":
         messages = messages[:-1]
     try:
@@ -61,23 +61,23 @@ def rendered_otherwise(recording: Recording, tokenizer: PreTrainedTokenizerBase)
             messages, tokenize=False, add_generation_prompt=True, **settings
         )
     except (TemplateError, TypeError, ValueError) as error:
-        return f"today's refuses the recorded messages: {error}"
+        return f"today's template rejects the recorded messages: {error}"
     index = common_prefix_length(str(rendered), last.prompt_text)
     if index == len(last.prompt_text) == len(rendered):
         return ""
     start = max(0, index - _CONTEXT_CHARS)
     recorded = last.prompt_text[start : index + _CONTEXT_CHARS]
     replayed = str(rendered)[start : index + _CONTEXT_CHARS]
-    return f"prompts part at character {index}: recorded {recorded!r}, rendered now {replayed!r}"
+    return f"prompts differ from character {index} on: recorded {recorded!r}, now {replayed!r}"
 
 
-def _spelled(recording: Recording) -> Iterator[_Spelled]:
+def _prompt_parts(run: LoadedRun) -> Iterator[_PromptPart]:
     count = 0
-    for envelope in recording.events():
+    for envelope in run.envelopes:
         event = envelope.event
         if isinstance(event, SystemPromptCached):
-            yield _Spelled("the system prompt", event.text, event.ids)
+            yield _PromptPart("the system prompt", event.text, event.ids)
         elif isinstance(event, MessageAdded):
             count += 1
             if event.ids:
-                yield _Spelled(f"message {count}, of the {event.role},", event.text, event.ids)
+                yield _PromptPart(f"message {count}, of the {event.role},", event.text, event.ids)

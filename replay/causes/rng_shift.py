@@ -1,4 +1,4 @@
-"""Which random stream a turn was really drawn from, where it is not that of its seed."""
+"""Search for the random stream that leads to a turn's recorded end state."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,27 +9,26 @@ from tokentape.generation.engine.sampling import generator_sha256
 from tokentape.recorder.projections import Turn
 from tokentape.replay.checking.rng_stream import NoiseStream
 
-# Seeds next to the recorded one, and draws that were left out or made once more.
+# Distances tried from the recorded seed, and from the recorded number of draws.
 _OFFSETS = (-1, 1, -2, 2, -3, 3)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamShift:
-    """The stream that leads to the recorded end state: of a seed so far off, or so many draws.
-
-    A draw is one token's, as many exponentials as there are tokens in the vocabulary;
-    `exponentials` counts single ones.
-    """
+    """The distance from the recorded seed and draws to a stream with the recorded end state."""
 
     seed_offset: int = 0
     draws: int = 0
+    """Draws of whole tokens: each is one exponential for every token of the vocabulary."""
     exponentials: int = 0
+    """Single exponentials."""
 
 
 def find_shift(turn: Turn, vocabulary: int, device: torch.device) -> StreamShift | None:
-    """The nearest stream with the recorded end state; None where none near is, or none was.
+    """Return the nearest stream with the recorded end state, or None if no near one has it.
 
-    That of the recorded seed comes first: its shift is nothing.
+    The recorded seed and draws are tried first; their shift is `StreamShift()`. Greedy and cut-off
+    turns have no end state: return None.
     """
     if turn.started.seed is None or turn.finished is None:
         return None
@@ -42,9 +41,9 @@ def find_shift(turn: Turn, vocabulary: int, device: torch.device) -> StreamShift
 def _end_states(
     seed: int, rows: int, vocabulary: int, device: torch.device
 ) -> Iterator[tuple[StreamShift, str]]:
-    def after(seed: int, draws: int) -> str:
+    def after(seed: int, exponentials: int) -> str:
         stream = NoiseStream(seed, vocabulary, device)
-        stream.skip(draws)
+        stream.skip(exponentials)
         return generator_sha256(stream.generator)
 
     everything = rows * vocabulary

@@ -1,7 +1,7 @@
-"""Which setting of the sampler, had it been another, explains what was recorded.
+"""Search for the one sampler setting whose other value explains the recorded tokens.
 
-The processed log-probability shows the settings at every token, so that a value can be searched
-for which all of them agree with.
+The processed log-probability depends on the settings at every token, so that a value can be found
+with which all of them agree.
 """
 
 import math
@@ -15,7 +15,7 @@ import torch
 from tokentape.generation import LoadedModel, ModelError, hf
 from tokentape.replay.checking.check_turns import CheckedTurn
 from tokentape.replay.checking.rng_stream import NoiseStream
-from tokentape.replay.verdict import Floor
+from tokentape.replay.results.report import Floor
 
 _SEARCHED_ROWS = 16
 _ROWS_MIN = 8
@@ -31,31 +31,31 @@ Cost = Callable[[float], float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SettingFit:
-    """With `explains` in place of `recorded`, every token that was tried agrees."""
+    """A setting with which every tried token agrees, at the value `explains`."""
 
     setting: str
     recorded: float | None
     explains: float
 
 
-def fit_setting(judged: CheckedTurn, lm: LoadedModel, floor: Floor) -> SettingFit | None:
-    """The one setting that explains a turn, and its value; None where no single one does.
+def fit_setting(checked: CheckedTurn, lm: LoadedModel, floor: Floor) -> SettingFit | None:
+    """Return the one setting that explains a turn, and its value; None if no single one does.
 
-    Some rows are needed, the first that is wrong among them: one row can be explained by anything,
-    and rows that are right by what was recorded.
+    At least 8 rows with the first wrong one among them are needed: many settings explain a single
+    row, and the recorded settings explain rows that agree.
     """
-    wrong = [i for i, each in enumerate(judged.tokens) if each.kind not in ("", "near_tie")]
-    if judged.logits is None or not wrong or not wrong[0] < len(judged.logits) >= _ROWS_MIN:
+    wrong = checked.wrong_steps
+    if checked.logits is None or not wrong or not wrong[0] < len(checked.logits) >= _ROWS_MIN:
         return None
-    sampling = judged.turn.started.sampling
-    start = min(max(0, wrong[0] - _SEARCHED_ROWS // 2), len(judged.logits) - _SEARCHED_ROWS)
+    sampling = checked.turn.started.sampling
+    start = min(max(0, wrong[0] - _SEARCHED_ROWS // 2), len(checked.logits) - _SEARCHED_ROWS)
     for setting, search in _SEARCHES.items():
         if setting != "repetition_penalty" and not sampling.get("do_sample"):
             continue
         if setting == "repetition_penalty" and sampling.get("guidance_scale") is not None:
             continue
-        few = _Trial(judged, lm, setting, max(0, start), _SEARCHED_ROWS)
-        every = _Trial(judged, lm, setting, 0, len(judged.logits))
+        few = _Trial(checked, lm, setting, max(0, start), _SEARCHED_ROWS)
+        every = _Trial(checked, lm, setting, 0, len(checked.logits))
         recorded = sampling.get(setting)
         for value in search(cache(few.cost), sampling) or ():
             temperature = value if setting == "temperature" else sampling.get("temperature")
@@ -69,28 +69,28 @@ class _Trial:
     """Processed log-probabilities of the first rows of a turn with one setting changed."""
 
     def __init__(
-        self, judged: CheckedTurn, lm: LoadedModel, setting: str, start: int, rows: int
+        self, checked: CheckedTurn, lm: LoadedModel, setting: str, start: int, rows: int
     ) -> None:
-        assert judged.logits is not None
-        self._turn = judged.turn
+        assert checked.logits is not None
+        self._turn = checked.turn
         self._lm = lm
         self._setting = setting
         self._start = start
-        self._logits = judged.logits[start : start + rows]
-        tokens = judged.turn.tokens[start : start + len(self._logits)]
+        self._logits = checked.logits[start : start + rows]
+        tokens = checked.turn.tokens[start : start + len(self._logits)]
         device = self._logits.device
-        ids = [[*judged.turn.prompt_ids, *judged.turn.reply_ids]]
+        ids = [[*checked.turn.prompt_ids, *checked.turn.reply_ids]]
         self._ids = torch.tensor(ids, device=device)
         self._token_ids = torch.tensor([[each.token_id] for each in tokens], device=device)
         self._recorded = torch.tensor([each.logprob_processed for each in tokens], device=device)
 
     def cost(self, value: float) -> float:
-        """The mean difference, in nats; infinite for a value that transformers refuses."""
+        """Return the mean difference in nats; infinite for a value that transformers rejects."""
         scores = self._scores(value)
         return math.inf if scores is None else self._differences(scores).mean().item()
 
     def explains(self, value: float, tolerance: float) -> bool:
-        """Whether each token is picked, with its log-probability; of a trial from row zero on."""
+        """Return whether each token is picked with its log-probability; needs a start of zero."""
         scores = self._scores(value)
         if scores is None or self._differences(scores).max().item() > tolerance:
             return False
@@ -113,9 +113,9 @@ class _Trial:
         try:
             config = hf.recorded_config(sampling)
             prompt = self._ids[:, :prompt_tokens]
-            prepare_turn = hf.prepare(self._lm.model, self._lm.tokenizer, config, prompt)
+            prepared = hf.prepare(self._lm.model, self._lm.tokenizer, config, prompt)
             return hf.process_rows(
-                prepare_turn.processors, self._ids, prompt_tokens + self._start, self._logits
+                prepared.processors, self._ids, prompt_tokens + self._start, self._logits
             )
         except (ModelError, ValueError):
             return None
@@ -133,7 +133,7 @@ def _repetition_penalty(cost: Cost, sampling: Mapping[str, Any]) -> list[float]:
 
 
 def _top_k(cost: Cost, sampling: Mapping[str, Any]) -> list[float]:
-    """Where another filter cuts more, many values are the same: a usual one is named first."""
+    """Return values of top k; usual ones first, since another filter may make many values equal."""
     recorded = int(sampling.get("top_k") or 0)
     near = {recorded + offset for offset in range(-12, 13)}
     best = min(sorted(each for each in _USUAL_TOP_K | near if each >= 0), key=cost)
@@ -144,7 +144,7 @@ def _top_k(cost: Cost, sampling: Mapping[str, Any]) -> list[float]:
 
 
 def _share(cost: Cost, sampling: Mapping[str, Any]) -> list[float]:
-    """A setting between zero and one, of which steps of a thousandth are told apart."""
+    """Return values of a setting between zero and one, to within two thousandths."""
     best = min(_steps(0.05, 1.0, 0.05), key=cost)
     best = min(_steps(best - 0.05, best + 0.05, 0.01), key=cost)
     near = _steps(best - 0.01, best + 0.01, 0.002)
@@ -158,12 +158,12 @@ def _steps(low: float, high: float, step: float) -> list[float]:
 
 
 def _refined(cost: Cost, grid: list[float]) -> float:
-    """The best of a grid, moved to the least cost between its neighbours by golden sections."""
+    """Return the value of least cost near the best of a grid, by golden-section search."""
     best = min(range(len(grid)), key=lambda index: cost(grid[index]))
     low, high = grid[max(0, best - 1)], grid[min(len(grid) - 1, best + 1)]
     left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
     left_cost, right_cost = cost(left), cost(right)
-    # Each step keeps one of the two inner points: a cost is that of all rows, and dear.
+    # Each step reuses one of the two inner points: computing a cost is expensive.
     while high - low > 1e-5 * high:
         if left_cost < right_cost:
             high, right, right_cost = right, left, left_cost
@@ -177,7 +177,7 @@ def _refined(cost: Cost, grid: list[float]) -> float:
 
 
 def _rounded(value: float) -> list[float]:
-    """The value as somebody may have written it, the shortest first."""
+    """Return the value rounded to 1 to 4 digits, as people write settings, and unrounded."""
     return [round(value, digits) for digits in (1, 2, 3, 4)] + [value]
 
 

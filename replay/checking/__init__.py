@@ -1,1 +1,1 @@
-"""Check recorded tokens against a model, turn by turn."""
+"""Checks of recorded tokens against a model, turn by turn."""

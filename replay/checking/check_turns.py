@@ -1,4 +1,4 @@
-"""Judging all turns: one forward a branch, the rows of its turns in order."""
+"""Check of all turns: one teacher-forced forward for each branch of the conversation."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,59 +11,69 @@ from tokentape.recorder.projections import Turn
 from tokentape.replay.checking.divergence import describe_divergence
 from tokentape.replay.checking.interventions import Interventions
 from tokentape.replay.checking.teacher_forcing import CHUNK_TOKENS, teacher_forced_logits
-from tokentape.replay.checking.token_checker import Judgement, TokenChecker
-from tokentape.replay.checking.turns import OwnProcessors, branches, reply_rows, stream_of
-from tokentape.replay.verdict import Divergence, Floor, TurnVerdict, Verdict
+from tokentape.replay.checking.token_checker import CheckedToken, TokenChecker
+from tokentape.replay.checking.turns import TurnProcessors, branches, reply_rows, stream_of
+from tokentape.replay.results.report import Divergence, Floor, TurnVerdict
+from tokentape.replay.results.verdict import DivergenceKind, Verdict
 
 Progress = Callable[[int, int], None]
-"""Called with the tokens judged so far and their total."""
+"""Called with the number of tokens checked so far and their total."""
 
-MISMATCHES = ("token", "filtered")
-# Of a turn that does not pass, to try out on them what explains it.
-_ROWS_KEPT = 128
+# First rows of a turn that does not pass; the search for the cause tries other settings on them.
+_ROWS_SAVED = 128
 
 
 @dataclass(slots=True)
 class CheckedTurn:
-    """A turn with a judgement for each token.
-
-    `logits` are the raw ones of its first rows, float32 of shape (rows, vocab), and only there
-    where the sampler is at fault.
-    """
+    """A turn, or a round of one, with the check of each of its tokens."""
 
     turn: Turn
-    tokens: list[Judgement] = field(default_factory=list)
+    tokens: list[CheckedToken] = field(default_factory=list)
     divergences: list[Divergence] = field(default_factory=list)
     generator_matches: bool | None = None
     stop_matches: bool | None = None
     logits: torch.Tensor | None = None
+    """Raw logits of the first rows, float32 (rows, vocab); None where the sampler agrees."""
 
-    def add(self, judge: TokenChecker, rows: torch.Tensor, lm: LoadedModel) -> None:
-        """Judge the next tokens on their raw logits."""
-        judged = judge.judge(rows)
-        self.tokens += judged.judgements
+    def add(self, checker: TokenChecker, rows: torch.Tensor, lm: LoadedModel) -> None:
+        """Check the next tokens on their raw logits, float32 of shape (rows, vocab)."""
+        checked = checker.check(rows)
+        self.tokens += checked.tokens
         self.divergences += [
-            describe_divergence(judged, row, self.turn, lm, judge.temperature)
-            for row, each in enumerate(judged.judgements)
-            if each.kind
+            describe_divergence(checked, row, self.turn, lm, checker.temperature)
+            for row, each in enumerate(checked.tokens)
+            if each.kind is not None
         ]
-        kept = 0 if self.logits is None else len(self.logits)
-        if kept < _ROWS_KEPT:
-            new = rows[: _ROWS_KEPT - kept].clone()
+        saved = 0 if self.logits is None else len(self.logits)
+        if saved < _ROWS_SAVED:
+            new = rows[: _ROWS_SAVED - saved].clone()
             self.logits = new if self.logits is None else torch.cat((self.logits, new))
 
     @property
     def differences(self) -> list[float]:
+        """Differences of the raw log-probabilities, in nats, one entry a token."""
         return [token.logprob_difference for token in self.tokens]
 
+    @property
+    def wrong_steps(self) -> list[int]:
+        """The steps of the round whose tokens differ by more than noise."""
+        return [
+            step
+            for step, token in enumerate(self.tokens)
+            if token.kind not in (None, DivergenceKind.NEAR_TIE)
+        ]
+
     def is_drifting(self, floor: Floor) -> bool:
-        """Whether any log-probability is off by more than the floor."""
+        """Return whether a log-probability differs by more than the floor."""
         return max(self.differences, default=0.0) > floor.logprob_floor
 
-    def is_off_the_sampler(self, floor: Floor) -> bool:
-        """Whether the model agrees and the sampler does not."""
-        kinds = {token.kind for token in self.tokens}
-        wrong = bool(kinds & {"sampler", *MISMATCHES}) or self.generator_matches is False
+    def sampler_differs(self, floor: Floor) -> bool:
+        """Return whether the model agrees with the recording and the sampler does not."""
+        wrong = self.generator_matches is False or any(
+            token.kind is not None
+            and (token.kind.is_mismatch or token.kind is DivergenceKind.SAMPLER)
+            for token in self.tokens
+        )
         return wrong and not self.is_drifting(floor)
 
 
@@ -73,82 +83,85 @@ def check_turns(
     floor: Floor,
     interventions: Interventions,
     *,
-    processors: OwnProcessors | None = None,
+    processors: TurnProcessors | None = None,
     progress: Progress | None = None,
     chunk_tokens: int = CHUNK_TOKENS,
 ) -> list[CheckedTurn]:
-    """Every token of the turns against one teacher-forced forward a branch."""
+    """Check every token of the turns against one teacher-forced forward for each branch."""
     total, done = sum(len(turn.tokens) for turn in turns), 0
-    judged: list[CheckedTurn] = []
+    checked: list[CheckedTurn] = []
     for branch in branches(turns, lm, interventions):
         blocks = teacher_forced_logits(
             lm.model, stream_of(branch), reply_rows(branch), chunk_tokens=chunk_tokens
         )
-        judges = [
+        checkers = [
             TokenChecker(
-                turn, lm, floor, own=partial(processors, turn) if processors else lambda: None
+                turn,
+                lm,
+                floor,
+                user_processors=partial(processors, turn) if processors else lambda: None,
             )
             for turn in branch
         ]
-        with interventions.acting(lm.model, interventions.of_turn(branch[-1])):
-            for each in _judge_blocks(judges, blocks, lm):
+        with interventions.applied(lm.model, interventions.of_turn(branch[-1])):
+            for each in _check_blocks(checkers, blocks, lm):
                 if isinstance(each, CheckedTurn):
-                    if not each.is_off_the_sampler(floor):
+                    if not each.sampler_differs(floor):
                         each.logits = None
-                    judged.append(each)
+                    checked.append(each)
                     continue
                 done += each
                 if progress is not None:
                     progress(done, total)
-    return judged
+    return checked
 
 
-def _judge_blocks(
-    judges: Sequence[TokenChecker], blocks: Iterator[torch.Tensor], lm: LoadedModel
+def _check_blocks(
+    checkers: Sequence[TokenChecker], blocks: Iterator[torch.Tensor], lm: LoadedModel
 ) -> Iterator[int | CheckedTurn]:
-    """How many tokens were judged, and each turn as soon as all of it is."""
-    left = torch.empty(0)
-    for judge in judges:
-        turn = CheckedTurn(judge.turn)
-        while judge.due:
-            if not len(left):
-                left = next(blocks)
-            rows, left = left[: judge.due], left[judge.due :]
-            turn.add(judge, rows, lm)
+    """Yield the number of tokens of each check, and each turn when all its tokens are checked."""
+    rows_left = torch.empty(0)
+    for checker in checkers:
+        turn = CheckedTurn(checker.turn)
+        while checker.rows_due:
+            if not len(rows_left):
+                rows_left = next(blocks)
+            rows, rows_left = rows_left[: checker.rows_due], rows_left[checker.rows_due :]
+            turn.add(checker, rows, lm)
             yield len(rows)
-        turn.generator_matches = judge.end_state_matches()
-        turn.stop_matches = judge.stops_as_recorded()
+        turn.generator_matches = checker.end_state_matches()
+        turn.stop_matches = checker.stops_as_recorded()
         yield turn
 
 
-def turn_verdict(judged: CheckedTurn) -> TurnVerdict:
-    """The numbers of a turn, and the worst that its tokens make of it."""
-    kinds = [token.kind for token in judged.tokens]
-    differences = judged.differences
-    mismatches = sum(kind in MISMATCHES for kind in kinds)
-    contradicted = judged.generator_matches is False or judged.stop_matches is False
+def turn_verdict(checked: CheckedTurn) -> TurnVerdict:
+    """Return the verdict on a turn: the worst of its tokens, its generator state and its stop."""
+    kinds = [token.kind for token in checked.tokens]
+    differences = checked.differences
+    mismatches = sum(kind is not None and kind.is_mismatch for kind in kinds)
+    contradicted = checked.generator_matches is False or checked.stop_matches is False
     if mismatches or contradicted:
         verdict = Verdict.DIVERGED
-    elif "logprob" in kinds:
-        # What the processors make of a drifting model drifts as well.
+    elif DivergenceKind.LOGPROB in kinds:
+        # Checked before the sampler: processed log-probabilities of a drifting model drift as well.
         verdict = Verdict.DRIFTED
-    elif "sampler" in kinds:
+    elif DivergenceKind.SAMPLER in kinds:
         verdict = Verdict.DIVERGED
     else:
-        verdict = Verdict.NEAR_TIE if "near_tie" in kinds else Verdict.VERIFIED
+        verdict = Verdict.NEAR_TIE if DivergenceKind.NEAR_TIE in kinds else Verdict.VERIFIED
     return TurnVerdict(
-        turn=judged.turn.number,
+        turn=checked.turn.number,
         verdict=verdict,
         tokens=len(kinds),
-        sampled=judged.turn.started.seed is not None,
+        sampled=checked.turn.started.seed is not None,
         mismatches=mismatches,
-        near_ties=kinds.count("near_tie"),
-        margin_max=max((token.margin or 0.0 for token in judged.tokens), default=0.0),
+        near_ties=kinds.count(DivergenceKind.NEAR_TIE),
+        margin_max=max((token.margin or 0.0 for token in checked.tokens), default=0.0),
         logprob_difference_max=max(differences),
         logprob_difference_mean=sum(differences) / len(differences),
-        processed_difference_max=max(token.processed_difference or 0.0 for token in judged.tokens),
-        generator_matches=judged.generator_matches,
-        stop_matches=judged.stop_matches,
+        processed_difference_max=max(token.processed_difference or 0.0 for token in checked.tokens),
+        generator_matches=checked.generator_matches,
+        stop_matches=checked.stop_matches,
         logprob_differences=tuple(differences),
-        margins=tuple(token.margin for token in judged.tokens),
+        margins=tuple(token.margin for token in checked.tokens),
     )

@@ -1,4 +1,4 @@
-"""Is this the model, the tokenizer and the machine that were recorded?"""
+"""Comparison of the recorded fingerprints of model, tokenizer and machine with today's."""
 
 import shlex
 from collections.abc import Collection
@@ -6,24 +6,26 @@ from dataclasses import replace
 
 from tokentape.generation import LoadedModel
 from tokentape.recorder import Recording
-from tokentape.replay.checking.weights import changed_tensors, looks_rounded, recorded_weights
-from tokentape.replay.errors import ReplayError
-from tokentape.replay.verdict import FieldDifference
+from tokentape.recorder.events import RunStarted
+from tokentape.replay.checking.weights import changed_tensors, recorded_weights, rounded_dtype
+from tokentape.replay.recorded.loaded_run import LoadedRun
+from tokentape.replay.results.errors import ReplayError
+from tokentape.replay.results.report import FingerprintDifference
 
-# Numbers cannot be expected to agree where one of these differs.
+# A difference in one of these makes the numbers incomparable.
 FORBIDDING = ("weights", "tokenizer", "template", "device", "dtype", "random_stream")
 _NOTED = ("attention_kernel", "threads", "generation_config")
 _NAMES = {"sampler_sha256": "random_stream"}
 
 
 def repro_line(
-    command: str, recording: Recording, lm: LoadedModel, turn: int, *, interventions: bool = True
+    command: str, run: LoadedRun, lm: LoadedModel, turn: int, *, interventions: bool = True
 ) -> str:
-    """What to type to see one turn of a replay again."""
-    line = f"tokentape {command} {recording.run_id} --turn {turn}"
-    if recording.where:
-        line += f" --store {shlex.quote(recording.where)}"
-    if lm.name != recording.started().model:
+    """Return the command line that repeats the replay of one turn."""
+    line = f"tokentape {command} {run.run_id} --turn {turn}"
+    if run.recording.where:
+        line += f" --store {shlex.quote(run.recording.where)}"
+    if lm.name != run.started.model:
         line += f" --model {shlex.quote(lm.name)}"
     if not interventions:
         line += " --without-interventions"
@@ -31,24 +33,24 @@ def repro_line(
 
 
 def check_fingerprints(
-    recording: Recording, lm: LoadedModel, *, sampled: bool, ignore: Collection[str] = ()
-) -> tuple[FieldDifference, ...]:
-    """Every fingerprint that differs, those that forbid a comparison first.
+    run: LoadedRun, lm: LoadedModel, *, sampled: bool, ignore: Collection[str] = ()
+) -> tuple[FingerprintDifference, ...]:
+    """Return every fingerprint that differs, those that forbid a comparison first.
 
-    The random stream matters only where tokens were `sampled`. Raises ReplayError for a field to
-    `ignore` that forbids nothing.
+    The random stream counts only if tokens were `sampled`. Raise ReplayError if `ignore` names a
+    field that forbids nothing.
     """
     if isinstance(ignore, str):
         ignore = (ignore,)
     unknown = sorted(set(ignore) - set(FORBIDDING))
     if unknown:
         raise ReplayError(
-            f"there is no fingerprint {unknown[0]!r} to ignore: there are {', '.join(FORBIDDING)}"
+            f"cannot ignore {unknown[0]!r}: the fingerprints are {', '.join(FORBIDDING)}"
         )
-    started, now = recording.started(), lm.identity.described()
+    started, now = run.started, lm.identity.described()
     weights = lm.identity.weights_sha256_for(started)
     found = _differing("weights_sha256", started.weights_sha256, weights, ignore, forbids=True)
-    found = [replace(each, detail=_changed_weights(recording, lm)) for each in found]
+    found = [replace(each, detail=_changed_weights(run.recording, started, lm)) for each in found]
     for name in ("tokenizer_sha256", "template_sha256", "device", "dtype"):
         found += _differing(name, getattr(started, name), now[name], ignore, forbids=True)
     recorded, replayed = started.sampler_sha256, now["sampler_sha256"]
@@ -61,27 +63,27 @@ def check_fingerprints(
     return tuple(found)
 
 
-def _changed_weights(recording: Recording, lm: LoadedModel) -> str:
-    """Which tensors are others, where the recording lists them, and what they look like."""
-    said = []
+def _changed_weights(recording: Recording, started: RunStarted, lm: LoadedModel) -> str:
+    """Return which tensors differ, as far as known, and whether today's look rounded."""
+    parts = []
     if recording.read_blob is not None:
-        recorded = recorded_weights(recording.started(), recording.read_blob)
+        recorded = recorded_weights(started, recording.read_blob)
         if recorded is not None:
-            said.append(changed_tensors(recorded, lm.identity.weights).summary)
-    rounded = looks_rounded(lm.model)
+            parts.append(changed_tensors(recorded, lm.identity.weights).summary)
+    rounded = rounded_dtype(lm.model)
     if rounded:
-        said.append(f"every number of today's is one of {rounded}, as if it had been rounded")
-    return "; ".join(said)
+        parts.append(f"every number of today's weights is a {rounded}, as if it had been rounded")
+    return "; ".join(parts)
 
 
 def _differing(
     name: str, recorded: object, replayed: object, ignore: Collection[str], *, forbids: bool
-) -> list[FieldDifference]:
+) -> list[FingerprintDifference]:
     if recorded == replayed:
         return []
     field = _NAMES.get(name, name.removesuffix("_sha256"))
     return [
-        FieldDifference(
+        FingerprintDifference(
             field=field,
             recorded=str(recorded),
             replayed=str(replayed),

@@ -1,4 +1,4 @@
-"""What was done inside the model while it was recorded, to be done again in replays."""
+"""The recorded interventions of a run, applied again during replays."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,42 +17,44 @@ from tokentape.generation.hooks.forward_positions import (
 from tokentape.generation.interventions import apply_interventions, tensor_from_bytes
 from tokentape.recorder import Recording
 from tokentape.recorder.projections import ActiveRange, Turn
-from tokentape.replay.errors import ReplayError
+from tokentape.replay.results.errors import ReplayError
 from tokentape.store.errors import StoreError
 
 
 @dataclass(frozen=True, slots=True)
 class Interventions:
-    """The tensors of what acted, by their sha256; without any where nothing is to act again."""
+    """The interventions that a replay applies again, with their tensors."""
 
     tensors: dict[str, torch.Tensor]
-    act: bool = True
+    """By sha256."""
+    enabled: bool = True
+    """False for a replay without interventions."""
 
     @classmethod
-    def of(cls, recording: Recording, turns: Sequence[Turn], *, act: bool) -> "Interventions":
-        """Read what the turns need. Raises ReplayError for what is not there, or is damaged."""
+    def load(cls, recording: Recording, turns: Sequence[Turn], *, enabled: bool) -> "Interventions":
+        """Read the tensors of the turns. Raise ReplayError if one is missing or damaged."""
         tensors: dict[str, torch.Tensor] = {}
-        for turn in turns if act else ():
+        for turn in turns if enabled else ():
             for each in turn.interventions:
                 sha256 = each.applied.tensor_sha256
                 if sha256 and sha256 not in tensors:
-                    tensors[sha256] = _read(recording, each, sha256)
-        return cls(tensors, act)
+                    tensors[sha256] = _read_tensor(recording, each, sha256)
+        return cls(tensors, enabled)
 
     def of_turn(self, turn: Turn) -> tuple[ActiveRange, ...]:
-        """What is to act on its prompt and reply."""
-        return turn.interventions if self.act else ()
+        """Return the interventions to apply to the turn's prompt and reply."""
+        return turn.interventions if self.enabled else ()
 
     def salt_ids(self, turn: Turn) -> tuple[int, ...]:
-        """Prompt and reply as a cache is given them: equal only where equally much acts on them."""
+        """Return the ids of prompt and reply, salted with the interventions active on each."""
         return salt_ids((*turn.prompt_ids, *turn.reply_ids), self.of_turn(turn))
 
     @contextmanager
-    def acting(self, model: Any, ranges: Sequence[ActiveRange]) -> Iterator[None]:
-        """While it lasts the model is intervened with; its next forward is of position zero on.
+    def applied(self, model: Any, ranges: Sequence[ActiveRange]) -> Iterator[None]:
+        """Apply the interventions within this context, whose first forward starts at position 0.
 
-        Raises ReplayError for a layer that it does not have, and ModelError from a forward for
-        numbers that do not fit.
+        Raise ReplayError for a layer that the model does not have. A forward raises ModelError if
+        the numbers do not fit.
         """
         if not ranges:
             yield
@@ -68,13 +70,15 @@ class Interventions:
             raise ReplayError(f"a recorded intervention cannot be repeated: {error}") from None
 
 
-def _read(recording: Recording, each: ActiveRange, sha256: str) -> torch.Tensor:
-    what = f"intervention {each.name!r} of run {recording.run_id}"
+def _read_tensor(recording: Recording, each: ActiveRange, sha256: str) -> torch.Tensor:
+    intervention = f"intervention {each.name!r} of run {recording.run_id}"
     if recording.read_blob is None:
-        raise ReplayError(f"{what} has a vector, and no payloads are at hand: replay from a store")
+        raise ReplayError(
+            f"{intervention} has a vector, and no blobs can be read: replay from a store"
+        )
     try:
         return tensor_from_bytes(recording.read_blob(sha256), sha256)
     except (LookupError, OSError, StoreError) as error:
-        raise ReplayError(f"the vector of {what} is not there: {error}") from None
+        raise ReplayError(f"the vector of {intervention} is missing: {error}") from None
     except ModelError as error:
-        raise ReplayError(f"the vector of {what} cannot be read: {error}") from None
+        raise ReplayError(f"the vector of {intervention} cannot be read: {error}") from None

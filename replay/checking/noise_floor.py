@@ -1,4 +1,4 @@
-"""The noise floor, and how many near ties it lets one expect."""
+"""Noise floors: the built-in ones, their files, and the near ties that they predict."""
 
 import hashlib
 import json
@@ -11,8 +11,10 @@ from typing import Any
 import torch
 
 from tokentape.generation import LoadedModel, hf
-from tokentape.replay.errors import ReplayError
-from tokentape.replay.verdict import Floor
+from tokentape.replay.recorded.loaded_run import LoadedRun
+from tokentape.replay.results.errors import ReplayError
+from tokentape.replay.results.report import Floor
+from tokentape.store.source import Attachments
 
 # Measured on SmolLM2-135M with torch 2.13 on x86-64 over full passes, chunks of 64 and 17, eager
 # attention and one or two threads (8,700 tokens, prompts of up to 4,700): margins move by 6e-6 on
@@ -30,22 +32,22 @@ FLOORS = {
     )
 }
 
-# Where nothing was measured the numbers are still told, against the only floor that is known.
+# Without a measured floor the numbers are still compared with this one, for the report alone.
 DEFAULT_FLOOR = FLOORS["float32"]
-# Where only tokens can be compared: any log-probability is as good as another.
+# Without a floor `regenerate` compares tokens alone: no log-probability is a drift.
 NO_DRIFT = replace(DEFAULT_FLOOR, logprob_floor=math.inf)
 
-# The smallest fault that a replay is to find, weights off by a ten-thousandth, moves
+# The smallest fault that a replay must find, weights off by a ten-thousandth, moves
 # log-probabilities by 2.4e-4 on average: a floor above that hides it.
 _VERIFIABLE_NATS = 2.4e-4
-# Twice and more what 16 bits make of the noisiest tiny model.
+# At least twice the 16-bit noise of the noisiest tiny model.
 _MARGIN_EPS_MAX = 4.0
 _LOGPROB_FLOOR_MAX = 2.0
-# An average over many tokens sees what the floor of a single one hides.
+# An average over many tokens shows faults that the floor of a single token hides.
 _MEAN_FACTOR = 4.0
 _MEAN_TOKENS = 32
 
-# A count of near ties less likely than this is no accident.
+# A count of near ties less likely than this is not noise.
 _IMPLAUSIBLE = 1e-6
 _GAP_WINDOW = 0.1
 
@@ -53,11 +55,11 @@ _FORMAT = 1
 
 
 def floor_of(lm: LoadedModel, dtype: str, given: Floor | None = None) -> Floor | None:
-    """The floor for a recording of that dtype: the one that is `given`, else the built-in one.
+    """Return the floor for a recording of that dtype: `given`, or else the built-in one.
 
-    None where nothing was measured. That is so for every model that keeps more than keys and
-    values: recurrent states carry the noise of all steps before. Raises ReplayError for a floor of
-    another dtype.
+    None if none is built in. That holds for every model that caches more than keys and values:
+    recurrent states accumulate the noise of all earlier steps. Raise ReplayError if `given` is of
+    another dtype, was edited, or is too large to show anything.
     """
     if given is not None:
         check_floor(given)
@@ -70,35 +72,46 @@ def floor_of(lm: LoadedModel, dtype: str, given: Floor | None = None) -> Floor |
     return None if hf.recurrent(hf.new_cache(lm.model)) else FLOORS.get(dtype)
 
 
+def stored_floor(store: Attachments, run: LoadedRun, lm: LoadedModel) -> Floor | None:
+    """Return the newest floor stored with a run, or None if a floor is built in for the model.
+
+    A recording is not judged by a floor that it brings along if there is another.
+    """
+    stored = store.floors(run.run_id)
+    if not stored or floor_of(lm, run.started.dtype) is not None:
+        return None
+    return floor_from(stored[-1].floor, f"the floor stored with run {run.run_id}")
+
+
 def version_of(floor: Floor) -> str:
-    """The name of a measurement: it holds a hash of all that the floor says."""
+    """Return the name of a measurement, with a hash of the floor's other fields."""
     described = json.dumps(asdict(floor) | {"version": ""}, sort_keys=True)
     return f"{floor.dtype}-calibrated-{hashlib.sha256(described.encode()).hexdigest()[:8]}"
 
 
 def check_floor(floor: Floor) -> None:
-    """Raise ReplayError for a floor that is not what its version names, or hides everything."""
+    """Raise ReplayError if a floor does not match its version's hash, or is too large."""
     if floor not in FLOORS.values() and floor.version != version_of(floor):
         raise ReplayError(
-            f"the floor {floor.version} was changed since it was measured, or never was: measure "
-            "one with `tokentape calibrate`"
+            f"the floor {floor.version} was changed since it was measured, or never measured: "
+            "measure one with `tokentape calibrate`"
         )
     if floor.margin_eps > _MARGIN_EPS_MAX or floor.logprob_floor > _LOGPROB_FLOOR_MAX:
         raise ReplayError(
             f"the floor {floor.version} lets margins of {floor.margin_eps:g} logits and "
-            f"differences of {floor.logprob_floor:g} nats pass: behind it nothing can be told"
+            f"differences of {floor.logprob_floor:g} nats pass: it hides every fault"
         )
 
 
 def hides_faults(floor: Floor) -> bool:
-    """Whether faults that a replay is to find are within this noise, as in 16 bits they are."""
+    """Return whether faults that a replay must find are within this noise, as in 16 bits."""
     return floor.logprob_floor > _VERIFIABLE_NATS
 
 
 def is_off_on_average(differences: Sequence[float], floor: Floor) -> bool:
-    """Whether log-probabilities differ more on average than the noise of 16 bits lets them.
+    """Return whether log-probabilities differ more on average than 16-bit noise explains.
 
-    That of float32 differs from prompt to prompt by more than a factor can tell from a fault.
+    False for float32, whose mean noise varies too much between prompts for this test.
     """
     if len(differences) < _MEAN_TOKENS or floor.dtype == "float32":
         return False
@@ -106,11 +119,11 @@ def is_off_on_average(differences: Sequence[float], floor: Floor) -> bool:
 
 
 def predict_flips(gaps: Sequence[float], floor: Floor) -> float:
-    """Expected number of honest flips among tokens with these gaps between their two best.
+    """Return how many picks noise alone is expected to flip.
 
-    A flip needs a gap below the noise: half the density of gaps at zero, times the mean noise. The
-    density is that of the gaps below a tenth of a logit, or below four times the noise where that
-    is more.
+    `gaps` are the raw logits between the two best tokens of each row. A flip needs a gap below the
+    noise: half the density of gaps at zero, times the mean noise. The density is measured over gaps
+    below 0.1 logits, or below four times the noise if that is more.
     """
     window = max(_GAP_WINDOW, 4.0 * floor.margin_noise)
     near_zero = sum(gap < window for gap in gaps)
@@ -118,16 +131,24 @@ def predict_flips(gaps: Sequence[float], floor: Floor) -> float:
 
 
 def plausible(flips: int, predicted: float) -> bool:
-    """Whether a Poisson count of that mean reaches `flips` now and then."""
+    """Return whether `flips` is a likely count of a Poisson distribution with that mean."""
     if flips <= 1:
         return True
-    # The chance of at least so many is the regularised incomplete gamma function (DLMF 8.4.10).
+    # P(count >= flips) is the regularised lower incomplete gamma function (DLMF 8.4.10).
     count, mean = torch.tensor([flips, predicted], dtype=torch.float64)
     return float(torch.special.gammainc(count, mean)) > _IMPLAUSIBLE
 
 
 def write_floor(floor: Floor, path: Path) -> None:
-    """Keep a floor in a file, for a CI to pin. Raises ReplayError where it cannot be written."""
+    """Write a floor to a JSON file, for CI to pin. Raise ReplayError if that fails.
+
+    Example:
+        >>> import tokentape as tt
+        >>> from tokentape.replay.checking.noise_floor import DEFAULT_FLOOR
+        >>> tt.write_floor(DEFAULT_FLOOR, tmp_path / "floor.json")
+        >>> tt.read_floor(tmp_path / "floor.json").logprob_floor
+        0.0001
+    """
     text = json.dumps({"tokentape_floor": _FORMAT, **asdict(floor)}, indent=2) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -137,30 +158,40 @@ def write_floor(floor: Floor, path: Path) -> None:
 
 
 def read_floor(path: Path) -> Floor:
-    """The floor in a file. Raises ReplayError for one that is not there, or is none."""
+    """Read a floor from a file that `write_floor` wrote.
+
+    Raise ReplayError if the file is missing, is not a floor, or was edited.
+
+    Example:
+        >>> import tokentape as tt
+        >>> from tokentape.replay.checking.noise_floor import DEFAULT_FLOOR
+        >>> tt.write_floor(DEFAULT_FLOOR, tmp_path / "floor.json")
+        >>> tt.read_floor(tmp_path / "floor.json").version
+        'float32-2026-11'
+    """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ReplayError(f"cannot read the floor {path}: {error.strerror}") from None
     except (RecursionError, ValueError) as error:
-        raise ReplayError(f"{path} is no floor of `tokentape calibrate`: {error}") from None
+        raise ReplayError(f"{path} is not a floor of `tokentape calibrate`: {error}") from None
     if not isinstance(values, dict) or "tokentape_floor" not in values:
-        raise ReplayError(f"{path} is no floor of `tokentape calibrate`")
+        raise ReplayError(f"{path} is not a floor of `tokentape calibrate`")
     if values.pop("tokentape_floor") != _FORMAT:
-        raise ReplayError(f"{path} is a floor of a newer format: upgrade tokentape to read it")
+        raise ReplayError(f"{path} is a floor in a newer format: upgrade tokentape to read it")
     return floor_from(values, str(path))
 
 
 def floor_from(values: Mapping[str, Any], where: str) -> Floor:
-    """The floor that plain values describe. Raises ReplayError where they do not."""
+    """Return the floor with these fields. Raise ReplayError if they are not those of a floor."""
     kinds = {field.name: field.type for field in fields(Floor)}
-    right = values.keys() == kinds.keys() and all(
+    valid = values.keys() == kinds.keys() and all(
         isinstance(values[name], str) if kind is str else _is_amount(values[name])
         for name, kind in kinds.items()
     )
-    if not right:
+    if not valid:
         raise ReplayError(
-            f"{where} is a damaged floor: it has {', '.join(kinds)}, numbers not negative"
+            f"{where} is a damaged floor: it must have {', '.join(kinds)}, numbers not negative"
         )
     floor = Floor(**values)
     check_floor(floor)

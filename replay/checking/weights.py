@@ -1,4 +1,4 @@
-"""Which tensors of a model are not those that were recorded."""
+"""The tensors of a model that differ from the recorded weights."""
 
 import hashlib
 from collections import defaultdict
@@ -13,8 +13,8 @@ from tokentape.recorder.events import RunStarted
 from tokentape.store.errors import StoreError
 from tokentape.store.source import Attachments
 
-Blobs = Attachments | Callable[[str], bytes]
-"""Where payloads are: a store, or what gives the one under a sha256."""
+BlobSource = Attachments | Callable[[str], bytes]
+"""A store, or a function that returns the blob with a sha256."""
 
 _NAMED_MAX = 3
 _ROLES_MAX = 2
@@ -23,21 +23,21 @@ _COMPARED_NUMBERS = 4 * 1024**2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChangedTensors:
-    """Names, in the order of the list; each is in one of the tuples at most.
-
-    `changed` have other numbers, `dtype_changed` another type whatever their numbers, `reshaped`
-    another shape. `missing` were recorded and are not there now, `added` the other way round.
-    `summary` is a line for people.
-    """
+    """The names of tensors that differ, each in one of the tuples, in the manifest's order."""
 
     recorded_tensors: int
     replayed_tensors: int
     changed: tuple[str, ...]
+    """Other numbers."""
     dtype_changed: tuple[str, ...]
+    """Another dtype, whether or not the numbers are equal."""
     reshaped: tuple[str, ...]
     missing: tuple[str, ...]
+    """Recorded, and not in the model."""
     added: tuple[str, ...]
+    """In the model, and not recorded."""
     summary: str
+    """One line for people."""
 
     @property
     def any(self) -> bool:
@@ -46,11 +46,10 @@ class ChangedTensors:
         )
 
 
-def recorded_weights(started: RunStarted, blobs: Blobs) -> WeightsManifest | None:
-    """The list of the weights that a run was recorded with.
+def recorded_weights(started: RunStarted, blobs: BlobSource) -> WeightsManifest | None:
+    """Return the manifest of the weights that a run was recorded with.
 
-    None where none was kept (in recordings from before there were lists, and in redacted ones), and
-    where it is gone or damaged.
+    None if the run has none, as redacted ones have, and if its blob is missing or damaged.
     """
     if not started.weights_listed:
         return None
@@ -64,6 +63,7 @@ def recorded_weights(started: RunStarted, blobs: Blobs) -> WeightsManifest | Non
 
 
 def changed_tensors(recorded: WeightsManifest, replayed: WeightsManifest) -> ChangedTensors:
+    """Compare two manifests tensor by tensor."""
     then = {each.name: each for each in recorded.tensors}
     now = {each.name: each for each in replayed.tensors}
     both = [(each, now[each.name]) for each in recorded.tensors if each.name in now]
@@ -82,31 +82,31 @@ def changed_tensors(recorded: WeightsManifest, replayed: WeightsManifest) -> Cha
     )
 
 
-def looks_rounded(model: Any) -> str:
-    """`bfloat16` or `float16` where every number of a float32 model is one of that type, too.
+def rounded_dtype(model: Any) -> str:
+    """Return `bfloat16` or `float16` if every number of a float32 model fits into that dtype.
 
-    Numbers of a checkpoint that was never rounded are not. Empty for those, and for models that
-    hold other floating types.
+    Empty if some numbers do not fit, as in a checkpoint that was never rounded, and for models with
+    other floating dtypes.
     """
     tensors = [each for each in model.state_dict().values() if torch.is_tensor(each)]
     floating = [each.detach() for each in tensors if each.is_floating_point() and each.numel()]
     if not floating or any(each.dtype != torch.float32 for each in floating):
         return ""
     for dtype in (torch.bfloat16, torch.float16):
-        if all(_fits(part, dtype) for each in floating for part in _parts(each)):
+        if all(_fits(block, dtype) for each in floating for block in _blocks(each)):
             return str(dtype).removeprefix("torch.")
     return ""
 
 
-def _parts(tensor: torch.Tensor) -> Sequence[torch.Tensor]:
+def _blocks(tensor: torch.Tensor) -> Sequence[torch.Tensor]:
     flat = tensor.reshape(-1)
     starts = range(0, flat.numel(), _COMPARED_NUMBERS)
     return [flat[start : start + _COMPARED_NUMBERS] for start in starts]
 
 
 def _fits(numbers: torch.Tensor, dtype: torch.dtype) -> bool:
-    there_and_back = numbers.to(dtype).to(numbers.dtype)
-    return bool(((there_and_back == numbers) | numbers.isnan()).all())
+    rounded = numbers.to(dtype).to(numbers.dtype)
+    return bool(((rounded == numbers) | numbers.isnan()).all())
 
 
 def _kind(recorded: TensorFingerprint, replayed: TensorFingerprint) -> str:
@@ -118,8 +118,8 @@ def _kind(recorded: TensorFingerprint, replayed: TensorFingerprint) -> str:
 
 
 def _summary(
-    then: dict[str, TensorFingerprint],
-    now: dict[str, TensorFingerprint],
+    recorded: dict[str, TensorFingerprint],
+    replayed: dict[str, TensorFingerprint],
     *,
     changed: Sequence[str],
     dtype_changed: Sequence[str],
@@ -127,35 +127,37 @@ def _summary(
     missing: Sequence[str],
     added: Sequence[str],
 ) -> str:
-    total = len(then)
-    renamed = _renamed([then[name] for name in missing], [now[name] for name in added])
+    total = len(recorded)
+    renamed = _renamed([recorded[name] for name in missing], [replayed[name] for name in added])
     gone = [name for name in missing if name not in renamed]
     known = set(renamed.values())
     new = [name for name in added if name not in known]
     unmatched = len(gone) + len(reshaped)
     if unmatched * 2 > total:
         return f"another architecture: {unmatched} of {total} tensors have no counterpart"
-    said = []
+    parts = []
     if changed:
-        said.append(f"{len(changed)} of {total} tensors{_where(changed, then)}")
+        parts.append(f"{len(changed)} of {total} tensors{_where(changed, recorded)}")
     if dtype_changed:
-        pairs = {f"{then[name].dtype}, now {now[name].dtype}" for name in dtype_changed}
-        said.append(f"{len(dtype_changed)} of {total} of another type ({'; '.join(sorted(pairs))})")
+        pairs = {f"{recorded[name].dtype}, now {replayed[name].dtype}" for name in dtype_changed}
+        parts.append(
+            f"{len(dtype_changed)} of {total} of another type ({'; '.join(sorted(pairs))})"
+        )
     if reshaped:
-        said.append(f"{len(reshaped)} of {total} of another shape{_where(reshaped, then)}")
+        parts.append(f"{len(reshaped)} of {total} of another shape{_where(reshaped, recorded)}")
     if renamed:
-        said.append(f"{len(renamed)} of {total} under another name")
+        parts.append(f"{len(renamed)} of {total} under another name")
     if gone:
-        said.append(f"{len(gone)} missing{_where(gone, then)}")
+        parts.append(f"{len(gone)} missing{_where(gone, recorded)}")
     if new:
-        said.append(f"{len(new)} added{_where(new, now)}")
-    return "; ".join(said) or f"the same {total} tensors"
+        parts.append(f"{len(new)} added{_where(new, replayed)}")
+    return "; ".join(parts) or f"the same {total} tensors"
 
 
 def _renamed(
     missing: Iterable[TensorFingerprint], added: Iterable[TensorFingerprint]
 ) -> dict[str, str]:
-    """The other name of each tensor that is there under one; no name is used twice."""
+    """Return the new name of each missing tensor that was added with the same digest."""
     names: dict[Any, list[str]] = defaultdict(list)
     for each in added:
         names[each.dtype, each.shape, each.digest].append(each.name)
@@ -164,7 +166,7 @@ def _renamed(
 
 
 def _where(names: Sequence[str], every: Collection[str]) -> str:
-    """The names, or the layers that they are in."""
+    """Return the names, or, if they are many, the layers that they belong to."""
     if len(names) <= _NAMED_MAX:
         return ": " + ", ".join(sorted(names, key=_natural))
     if len(names) == len(every):
@@ -176,7 +178,7 @@ def _where(names: Sequence[str], every: Collection[str]) -> str:
     of_layers = {name for name, layer in layer_of.items() if layer in layers}
     roles = {role_of[name] for name in names if name in layer_of}
     others = [name for name in names if name not in layer_of]
-    here = _spelled(layers)
+    here = _layer_names(layers)
     if of_layers <= set(names):
         here = f"all of {here}"
     elif len(roles) <= _ROLES_MAX and len(roles) * len(layers) == len(names) - len(others):
@@ -189,22 +191,22 @@ def _where(names: Sequence[str], every: Collection[str]) -> str:
 
 
 def _layers_in(names: Iterable[str]) -> tuple[dict[str, tuple[str, int]], dict[str, str]]:
-    """The layer of each tensor that is in one, and what it is there."""
+    """Return the layer of each tensor that belongs to one, and its name within the layer."""
     layer_of, role_of = {}, {}
     for name in names:
-        before, number, behind = split_at_number(name)
+        prefix, number, suffix = split_at_number(name)
         if number is not None:
-            layer_of[name], role_of[name] = (before, number), behind.lstrip(".")
+            layer_of[name], role_of[name] = (prefix, number), suffix.lstrip(".")
     return layer_of, role_of
 
 
-def _spelled(layers: Iterable[tuple[str, int]]) -> str:
+def _layer_names(layers: Iterable[tuple[str, int]]) -> str:
     numbers: dict[str, list[int]] = defaultdict(list)
-    for before, number in layers:
-        numbers[before].append(number)
+    for prefix, number in layers:
+        numbers[prefix].append(number)
     if len(numbers) == 1:
         return f"layers {_ranges(*numbers.values())}"
-    return ", ".join(f"{before}{_ranges(each)}" for before, each in sorted(numbers.items()))
+    return ", ".join(f"{prefix}{_ranges(each)}" for prefix, each in sorted(numbers.items()))
 
 
 def _ranges(numbers: Iterable[int]) -> str:
@@ -218,5 +220,5 @@ def _ranges(numbers: Iterable[int]) -> str:
 
 
 def _natural(name: str) -> tuple[str, int, str]:
-    before, number, behind = split_at_number(name)
-    return before, -1 if number is None else number, behind
+    prefix, number, suffix = split_at_number(name)
+    return prefix, -1 if number is None else number, suffix

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from rich.cells import cell_len
 
 from tokentape.recorder.escapes import padded, quoted, visible
-from tokentape.replay.verdict import Candidate, Cause, Divergence, Report
+from tokentape.replay.results.report import Cause, Divergence, Report, ScoredToken
 
 KINDS = {
     "token": "another token is picked",
@@ -119,18 +119,18 @@ def _both_tokens(each: Divergence) -> Iterator[str]:
 
 
 def _candidates(each: Divergence) -> Iterator[str]:
-    rows = max(len(each.recorded_candidates), len(each.replayed_candidates))
+    rows = max(len(each.recorded_top), len(each.replayed_top))
     if not rows:
         return
-    left = [_ranked(each.recorded_candidates, rank) for rank in range(rows)]
-    right = [_ranked(each.replayed_candidates, rank) for rank in range(rows)]
+    left = [_ranked(each.recorded_top, rank) for rank in range(rows)]
+    right = [_ranked(each.replayed_top, rank) for rank in range(rows)]
     columns = max(cell_len("recorded candidates"), *map(cell_len, left))
     yield f"     {padded('recorded candidates', columns)}    replayed candidates"
     for rank, (one, other) in enumerate(zip(left, right, strict=True), 1):
         yield f"  {rank:>2} {padded(one, columns)}    {other}".rstrip()
 
 
-def _ranked(candidates: tuple[Candidate, ...], rank: int) -> str:
+def _ranked(candidates: tuple[ScoredToken, ...], rank: int) -> str:
     if rank >= len(candidates):
         return ""
     each = candidates[rank]

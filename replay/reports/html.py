@@ -21,7 +21,8 @@ from tokentape.replay.reports.divergence_text import (
     likely_cause,
     margin_text,
 )
-from tokentape.replay.verdict import Divergence, Report, TurnVerdict, Verdict
+from tokentape.replay.results.report import Divergence, Report, TurnVerdict
+from tokentape.replay.results.verdict import Verdict
 
 _TURNS_MAX = 1_000
 _DIVERGENCES_MAX = 500

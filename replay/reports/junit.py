@@ -9,7 +9,8 @@ from xml.etree import ElementTree
 
 from tokentape.recorder.escapes import visible
 from tokentape.replay.reports.divergence_text import in_full, in_short
-from tokentape.replay.verdict import Divergence, Report, TurnVerdict, Verdict
+from tokentape.replay.results.report import Divergence, Report, TurnVerdict
+from tokentape.replay.results.verdict import Verdict
 
 _OTHERS_MAX = 20
 _WHOLE = "the recording as a whole"

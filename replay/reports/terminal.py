@@ -5,7 +5,13 @@ from collections.abc import Iterator, Sequence
 from tokentape.recorder.escapes import padded, visible
 from tokentape.recorder.projections import Turn
 from tokentape.replay.reports.divergence_text import in_full, in_short
-from tokentape.replay.verdict import FieldDifference, Floor, Report, ToolDrift, TurnVerdict
+from tokentape.replay.results.report import (
+    FingerprintDifference,
+    Floor,
+    Report,
+    ToolDrift,
+    TurnVerdict,
+)
 
 # Of what can be without end, so many lines are shown, and the rest is counted.
 _SHOWN_MAX = 20
@@ -75,7 +81,7 @@ def _causes(report: Report) -> list[str]:
     return lines
 
 
-def _fingerprints(differences: Sequence[FieldDifference]) -> Iterator[str]:
+def _fingerprints(differences: Sequence[FingerprintDifference]) -> Iterator[str]:
     for each in differences:
         yield (
             f"  {visible(each.field)} {_weight(each)}: recorded {_value(each.recorded)}, "
@@ -85,7 +91,7 @@ def _fingerprints(differences: Sequence[FieldDifference]) -> Iterator[str]:
             yield f"    {visible(each.detail)}"
 
 
-def _weight(difference: FieldDifference) -> str:
+def _weight(difference: FingerprintDifference) -> str:
     if difference.ignored:
         return "differs (ignored, as the caller asked)"
     return "differs" if difference.forbids else "differs (noted)"

@@ -1,1 +1,1 @@
-"""Differences between two recorded runs, without a model."""
+"""Comparison of two recorded runs, from their events alone."""

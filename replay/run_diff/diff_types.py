@@ -1,4 +1,4 @@
-"""What two runs differ in: data first, so that a page, a test or a gate can be made of it.
+"""The differences between two runs as data, for pages, tests and gates to render or judge.
 
 The two runs are `a` and `b` throughout, in the order in which they were given.
 """
@@ -6,178 +6,177 @@ The two runs are `a` and `b` throughout, in the order in which they were given.
 from dataclasses import asdict, dataclass
 from typing import Any, Generic, TypeVar
 
+from tokentape.replay.results.json_fields import UnequalField
+
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Sides(Generic[T]):
+class Pair(Generic[T]):
+    """One value of each run."""
+
     a: T
     b: T
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UnequalField:
-    """A field and both its values. `lacking` is the side that has no such field: `a` or `b`."""
-
-    field: str
-    a: Any
-    b: Any
-    lacking: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Whose words stand at a place of a prompt, and the turn in which they came to stand there.
-
-    `role` is `template` for what was written around messages, or for all of a prompt that was
-    written anew. `message` counts the messages of the run from zero, the system prompt among them.
-    """
+class TextSource:
+    """The origin of a part of a prompt."""
 
     role: str
+    """Role of a message; `template` for text that the chat template adds around messages, and for
+    a prompt that was rendered as a whole."""
     turn: int
+    """The turn in which the text was added to the prompt."""
     message: int | None = None
+    """Index of the message in the run, with the system prompt at zero."""
     tool_call_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TextParting:
-    """Where two texts part: `at` is the first character that differs, `before` what both have.
+class TextDifference:
+    """The first difference of two texts."""
 
-    `a` and `b` go on from the beginning of the word; empty where that text has ended.
-    """
-
-    at: int
+    index: int
+    """Index of the first character that differs."""
     before: str
+    """The end of what the texts have in common."""
     a: str
+    """The text from the beginning of the differing word on; empty where it has ended."""
     b: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessageDifference:
-    """The first of a turn's new messages that is not the same; a side is None where it has none.
+    """The first new message of a turn that differs."""
 
-    `text` is None where only the role, the call that it answers or its ids differ.
-    """
-
-    places: Sides[Place | None]
-    text: TextParting | None
+    sources: Pair[TextSource | None]
+    """None for a run without that message."""
+    text: TextDifference | None
+    """None where only the role, the tool call or the ids differ."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptDifference:
-    """The first id of a prompt that differs, and whose it is.
-
-    `index` is None where the ids are the same, or withheld by a redactor. A side of `ids` is None
-    behind the end of that prompt. `text` is None where the texts are the same. A difference is
-    `inherited` where it stands in what an earlier turn has left; `message` is the first of the
-    turn's own messages that differs. `fields` are the history's: its reason, and what was pruned.
-    """
+    """The first id of a prompt that differs, and its source."""
 
     index: int | None
-    ids: Sides[int | None]
-    tokens: Sides[int]
-    places: Sides[Place | None]
-    text: TextParting | None
+    """None where the ids are equal, or removed by a redactor."""
+    ids: Pair[int | None]
+    """None for a prompt that has ended before `index`."""
+    tokens: Pair[int]
+    """Lengths of the prompts."""
+    sources: Pair[TextSource | None]
+    text: TextDifference | None
+    """None where the texts are equal."""
     inherited: bool
+    """Whether the difference comes from earlier turns alone."""
     message: MessageDifference | None
+    """The first of the turn's own messages that differs."""
     fields: tuple[UnequalField, ...]
+    """Differences of the history: its reason, and what was pruned."""
 
     @property
     def ids_differ(self) -> bool:
-        """Whether the model read something else, as far as it is known."""
+        """Whether the model read other ids, as far as the events show it."""
         return self.index is not None or self.text is not None or self.tokens.a != self.tokens.b
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampledToken:
-    """One side's token. `other_logprob` is what this side gave to the other side's token, in half
-    precision; None where it is not among the candidates that were recorded."""
+    """The token that one run sampled at the first difference."""
 
     token_id: int
     logprob: float
     logprob_processed: float
     other_logprob: float | None
+    """This run's log-probability of the other run's token, in half precision; None where it is not
+    among the recorded top tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplyDifference:
-    """The first token of a reply that differs: `step` tokens before it agree.
-
-    `step` is None where all tokens agree. A side of `sampled` is None behind the end of that reply.
-    `text` is None where the texts are the same, or not known: a turn that was cut off has none.
-    `fields` are what the end of the turn says otherwise, such as `stop_reason`.
-    """
+    """The first token of a reply that differs."""
 
     step: int | None
-    sampled: Sides[SampledToken | None]
-    tokens: Sides[int]
-    text: TextParting | None
+    """Number of tokens that agree before it; None where all tokens agree."""
+    sampled: Pair[SampledToken | None]
+    """None for a reply that has ended before `step`."""
+    tokens: Pair[int]
+    """Lengths of the replies."""
+    text: TextDifference | None
+    """None where the texts are equal, or unknown because a turn was cut off."""
     fields: tuple[UnequalField, ...]
+    """Differences of the turn's end, such as `stop_reason`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Numbers:
-    """How far log-probabilities are apart, as far as they can be compared.
+class NumberDifferences:
+    """Differences of the numbers recorded with each token.
 
-    That is over the `compared` tokens that agree behind the same prompt: after it, the two models
-    were not asked the same. The differences are absolute, in nats. `step` is the first token with
-    another number, in `fields`; None where all are equal.
+    Only tokens that agree after equal prompts are compared: the models read the same ids there.
     """
 
     compared: int
+    """Number of tokens compared."""
     difference_max: float
+    """Nats, of raw log-probabilities."""
     difference_mean: float
     step: int | None
+    """First token with a number that differs; None where all are equal."""
     fields: tuple[UnequalField, ...]
+    """The numbers of that token that differ."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolDifference:
-    """A tool call that is not the same. `call` counts the calls of the turn from zero.
-
-    `only_in` is the side that alone has it. Contents that are JSON are compared field by field.
-    """
+    """A tool call that differs."""
 
     call: int
-    names: Sides[str | None]
+    """Index of the call in the turn."""
+    names: Pair[str | None]
     only_in: str
+    """The one run that has the call, `a` or `b`; empty where both have it."""
     fields: tuple[UnequalField, ...]
+    """Contents that are JSON are compared field by field."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Duration:
-    """Microseconds; `ratio` is b's over a's. None where there is nothing to measure."""
+class DurationPair:
+    """One duration of a turn in both runs, in microseconds; None where nothing was measured."""
 
     what: str
+    """`turn`, `prefill`, `token` (mean of one) or `tools`."""
     a: float | None
     b: float | None
     ratio: float | None
+    """`b` divided by `a`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnDiff:
-    """A turn of both runs, by its number; `only_in` is the side that alone has it, `a` or `b`.
+    """The differences of one turn, by its number.
 
-    What a run holds behind its last turn, such as the call of a tool that never came back, is
-    listed under the coming turn, which has not `begun` in either run then. Durations are never a
-    difference that counts.
+    Events after the last turn of a run, such as an unanswered tool call, are listed under the next
+    turn number, with `begun` False. Durations are shown and are no difference.
     """
 
     turn: int
     begun: bool
     only_in: str = ""
+    """The one run that has the turn, `a` or `b`; empty where both have it."""
     prompt: PromptDifference | None = None
     reply: ReplyDifference | None = None
-    numbers: Numbers | None = None
+    numbers: NumberDifferences | None = None
     sampling: tuple[UnequalField, ...] = ()
     cache: tuple[UnequalField, ...] = ()
     tools: tuple[ToolDifference, ...] = ()
-    timing: tuple[Duration, ...] = ()
+    timing: tuple[DurationPair, ...] = ()
 
     @property
     def differing(self) -> tuple[str, ...]:
-        """Which of turn, prompt, reply, numbers, sampling, cache and tools are not the same."""
-        parts = {
+        """Those of turn, prompt, reply, numbers, sampling, cache and tools that differ."""
+        differs = {
             "turn": bool(self.only_in),
             "prompt": self.prompt is not None,
             "reply": self.reply is not None,
@@ -186,15 +185,15 @@ class TurnDiff:
             "cache": bool(self.cache),
             "tools": bool(self.tools),
         }
-        return tuple(name for name, differs in parts.items() if differs)
+        return tuple(name for name, value in differs.items() if value)
 
     @property
     def same(self) -> bool:
         return not self.differing
 
     @property
-    def parts(self) -> bool:
-        """Whether another thing is read or said here, or only one run has the turn."""
+    def diverges(self) -> bool:
+        """Whether another prompt or reply is recorded, or only one run has the turn."""
         other_prompt = self.prompt is not None and (
             self.prompt.ids_differ or self.prompt.message is not None
         )
@@ -206,52 +205,53 @@ class TurnDiff:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparedRun:
-    """One of the two runs; `withheld` says that a redactor kept its ids back."""
+    """One of the two runs."""
 
     run_id: str
     name: str
     model: str
     where: str
+    """The store, as the command line takes it."""
     turns: int
     tokens: int
-    withheld: bool
+    redacted: bool
+    """Whether a redactor removed the ids."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Diff:
-    """Two runs compared.
-
-    `beginning` and `ending` are fields of how they began and ended. `circumstances` are what a run
-    was called and where it ran: the name, the model's name, threads and versions; they are noted
-    and do not count, because what comes of them is compared.
-    """
+    """The differences between two runs."""
 
     a: ComparedRun
     b: ComparedRun
-    beginning: tuple[UnequalField, ...]
-    circumstances: tuple[UnequalField, ...]
+    started: tuple[UnequalField, ...]
+    """Differences of `RunStarted` that count."""
+    noted: tuple[UnequalField, ...]
+    """Differences of `RunStarted` that do not count: names, threads and versions. Their effects are
+    compared."""
     turns: tuple[TurnDiff, ...]
-    ending: tuple[UnequalField, ...]
+    ended: tuple[UnequalField, ...]
+    """Differences of how the runs ended."""
 
     @property
     def same(self) -> bool:
-        """Everything is equal but times, memory and circumstances."""
-        return not (self.beginning or self.ending) and all(turn.same for turn in self.turns)
+        """Whether all is equal but durations, memory and what is `noted`."""
+        return not (self.started or self.ended) and all(turn.same for turn in self.turns)
 
     @property
-    def parting(self) -> TurnDiff | None:
-        """The first turn in which another thing is read or said, or that only one run has."""
-        return next((turn for turn in self.turns if turn.parts), None)
+    def first_divergent_turn(self) -> TurnDiff | None:
+        """The first turn with another prompt or reply, or that only one run has."""
+        return next((turn for turn in self.turns if turn.diverges), None)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as JSON takes them."""
+        """Return the differences as plain values for JSON."""
         turns = [
             asdict(turn) | {"same": turn.same, "differing": list(turn.differing)}
             for turn in self.turns
         ]
-        parting = self.parting
+        divergent = self.first_divergent_turn
         return asdict(self) | {
             "turns": turns,
             "same": self.same,
-            "parting": None if parting is None else parting.turn,
+            "first_divergent_turn": None if divergent is None else divergent.turn,
         }

@@ -1,5 +1,4 @@
-"""A run laid out by turns, for a comparison: what each has besides its tokens, and whose words
-its prompt is made of."""
+"""A run laid out by turns, with the source of each part of a prompt, for a comparison."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -22,30 +21,32 @@ from tokentape.recorder.events import (
     TurnStarted,
 )
 from tokentape.recorder.projections import Turn, iterate_turns, whole_turns
-from tokentape.replay.run_diff.diff_types import Place
+from tokentape.replay.run_diff.diff_types import TextSource
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
-    """So many ids of a stream, and whose they are."""
+class PromptSpan:
+    """Consecutive ids of a prompt that have one source."""
 
     tokens: int
-    place: Place
+    source: TextSource
 
 
 @dataclass(frozen=True, slots=True)
-class PlacedMessage:
-    """A message, and what the template made of it; empty where it wrote the history anew."""
+class OutlinedMessage:
+    """A message with its rendering."""
 
-    place: Place
+    source: TextSource
     content: str
     text: str
+    """The message as the chat template renders it; empty, as are `ids`, where the whole history was
+    rendered again."""
     ids: tuple[int, ...]
 
 
 @dataclass(slots=True, kw_only=True)
-class ToolUse:
-    """A call and what came of it; either may be missing in a run that was cut off or altered."""
+class ToolExchange:
+    """A tool call and its result; one is missing in runs that were cut off or altered."""
 
     called: ToolCalled | None = None
     returned: ToolReturned | None = None
@@ -53,43 +54,51 @@ class ToolUse:
 
 @dataclass(slots=True, kw_only=True)
 class TurnOutline:
-    """`turn` is None for what comes behind the last turn of a run. `spans` make its prompt."""
+    """One turn and the events that belong to it, except its tokens."""
 
     number: int
     turn: Turn | None = None
-    spans: tuple[Span, ...] = ()
-    messages: list[PlacedMessage] = field(default_factory=list)
-    tools: list[ToolUse] = field(default_factory=list)
+    """None for the events after the last turn of a run."""
+    spans: tuple[PromptSpan, ...] = ()
+    """The spans of the prompt, in order."""
+    messages: list[OutlinedMessage] = field(default_factory=list)
+    """The turn's own messages."""
+    tools: list[ToolExchange] = field(default_factory=list)
     system: list[SystemPromptCached] = field(default_factory=list)
     freed: list[CacheCleared | CacheEvicted] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOutline:
-    """`withheld` says that a redactor kept the ids back; `ended` is None where nothing says so."""
+    """A run laid out by turns."""
 
     run_id: str
     where: str
     started: RunStarted
     ended: RunFinished | RunFailed | None
+    """None where no event ends the run."""
     turns: dict[int, TurnOutline]
 
     @property
-    def withheld(self) -> bool:
+    def redacted(self) -> bool:
+        """Whether a redactor removed the ids."""
         return self.started.redacted
 
     @property
-    def begun(self) -> list[Turn]:
+    def begun_turns(self) -> list[Turn]:
         return [each.turn for each in self.turns.values() if each.turn is not None]
 
 
-def outline(recording: Recording) -> RunOutline:
-    """Read a run once. Raises RecordingError where its events contradict each other."""
+def outline_run(recording: Recording) -> RunOutline:
+    """Read a run once and lay it out by turns.
+
+    Raise RecordingError if its events are damaged or contradict each other.
+    """
     envelopes = list(recording.events())
     if not envelopes or not isinstance(envelopes[0].event, RunStarted):
         raise RecordingError(f"run {recording.run_id} has no RunStarted")
     last = envelopes[-1].event
-    turns = _laid_out(envelopes)
+    turns = _outline_turns(envelopes)
     begun: set[int] = set()
     for turn in whole_turns(iterate_turns(envelopes)):
         if turn.number in begun:
@@ -105,7 +114,7 @@ def outline(recording: Recording) -> RunOutline:
     )
 
 
-def _laid_out(envelopes: Iterable[Envelope]) -> dict[int, TurnOutline]:
+def _outline_turns(envelopes: Iterable[Envelope]) -> dict[int, TurnOutline]:
     turns: dict[int, TurnOutline] = {}
     counter = TurnCounter()
     stream = _Stream()
@@ -113,57 +122,59 @@ def _laid_out(envelopes: Iterable[Envelope]) -> dict[int, TurnOutline]:
         event = envelope.event
         if isinstance(event, TokenSampled):
             continue
-        # Derived anew, not as it is filed: that is only an index.
+        # Computed from the events: the turn stored beside an event is only an index.
         number = counter.turn_of(event)
         if number is None:
             continue
         outlined = turns.setdefault(number, TurnOutline(number=number))
-        stream.take(event, outlined)
+        stream.add(event, outlined)
         if isinstance(event, ToolCalled):
-            outlined.tools.append(ToolUse(called=event))
+            outlined.tools.append(ToolExchange(called=event))
         elif isinstance(event, ToolReturned):
-            _use_of(outlined.tools, event).returned = event
+            _exchange_of(outlined.tools, event).returned = event
         elif isinstance(event, CacheCleared | CacheEvicted):
             outlined.freed.append(event)
     return turns
 
 
-def _use_of(uses: list[ToolUse], event: ToolReturned) -> ToolUse:
-    """The call that the event is the answer to; a use without a call where there is none."""
-    for use in uses:
-        if use.called is not None and use.called.call_id == event.call_id and not use.returned:
-            return use
-    uses.append(ToolUse())
-    return uses[-1]
+def _exchange_of(exchanges: list[ToolExchange], event: ToolReturned) -> ToolExchange:
+    """Return the exchange whose call the event answers; append one without a call if none has."""
+    for each in exchanges:
+        if each.called is not None and each.called.call_id == event.call_id and not each.returned:
+            return each
+    exchanges.append(ToolExchange())
+    return exchanges[-1]
 
 
 class _Stream:
-    """Whose the ids are that the model has before it: as `recorder.projections.turns` builds them,
-    in spans."""
+    """The spans of the prompt that grows with the events of a run.
+
+    Follows the rules by which `recorder.projections.turns` builds the ids of prompts.
+    """
 
     def __init__(self) -> None:
-        self._spans: list[Span] = []
+        self._spans: list[PromptSpan] = []
         self._messages = 0
 
-    def take(self, event: object, outlined: TurnOutline) -> None:
+    def add(self, event: object, outlined: TurnOutline) -> None:
         if isinstance(event, SystemPromptCached):
             outlined.system.append(event)
-            place = self._add_message(outlined, event, "system")
-            self._spans = [Span(len(event.ids), place)]
+            source = self._add_message(outlined, event, "system")
+            self._spans = [PromptSpan(len(event.ids), source)]
         elif isinstance(event, MessageAdded):
-            place = self._add_message(outlined, event, event.role, event.tool_call_id)
-            self._spans.append(Span(len(event.ids), place))
+            source = self._add_message(outlined, event, event.role, event.tool_call_id)
+            self._spans.append(PromptSpan(len(event.ids), source))
         elif isinstance(event, HistoryPruned):
             for start, end in reversed(event.removed_tokens):
                 self._cut(start, end)
         elif isinstance(event, TurnStarted):
             self._cut(event.kept_tokens, sum(span.tokens for span in self._spans))
-            place = Place(role="template", turn=event.turn)
-            self._spans.append(Span(len(event.added_ids), place))
+            source = TextSource(role="template", turn=event.turn)
+            self._spans.append(PromptSpan(len(event.added_ids), source))
             outlined.spans = tuple(self._spans)
         elif isinstance(event, TurnFinished):
-            place = self._next_place("assistant", event.turn)
-            self._spans.append(Span(event.generated_tokens, place))
+            source = self._next_source("assistant", event.turn)
+            self._spans.append(PromptSpan(event.generated_tokens, source))
 
     def _add_message(
         self,
@@ -171,21 +182,21 @@ class _Stream:
         event: SystemPromptCached | MessageAdded,
         role: str,
         call_id: str | None = None,
-    ) -> Place:
-        place = self._next_place(role, outlined.number, call_id)
-        outlined.messages.append(PlacedMessage(place, event.content, event.text, event.ids))
-        return place
+    ) -> TextSource:
+        source = self._next_source(role, outlined.number, call_id)
+        outlined.messages.append(OutlinedMessage(source, event.content, event.text, event.ids))
+        return source
 
-    def _next_place(self, role: str, turn: int, call_id: str | None = None) -> Place:
+    def _next_source(self, role: str, turn: int, call_id: str | None = None) -> TextSource:
         self._messages += 1
-        return Place(role=role, turn=turn, message=self._messages - 1, tool_call_id=call_id)
+        return TextSource(role=role, turn=turn, message=self._messages - 1, tool_call_id=call_id)
 
     def _cut(self, start: int, end: int) -> None:
-        """Take out a half-open range; what is left closes up."""
-        left, at = [], 0
+        """Remove a half-open range of ids; the spans after it move up."""
+        spans, index = [], 0
         for span in self._spans:
-            kept = span.tokens - max(0, min(at + span.tokens, end) - max(at, start))
-            at += span.tokens
-            if kept:
-                left.append(Span(kept, span.place))
-        self._spans = left
+            removed = max(0, min(index + span.tokens, end) - max(index, start))
+            index += span.tokens
+            if span.tokens > removed:
+                spans.append(PromptSpan(span.tokens - removed, span.source))
+        self._spans = spans

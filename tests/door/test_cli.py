@@ -287,7 +287,7 @@ def test_drift_can_be_allowed_and_a_changed_recording_cannot(
         )
     code, out, _ = cli("verify", "--store", str(database), "--allow-drift")
     assert code == 1
-    assert "turn 1 is not what was sealed" in out
+    assert "turn 1 does not match its seal" in out
 
 
 def test_commands_that_need_no_model_do_not_wait_for_torch() -> None:

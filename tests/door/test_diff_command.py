@@ -67,7 +67,8 @@ def test_runs_are_named_by_ids_paths_or_both(
     first = out.splitlines()[0]
     if code:
         assert (
-            first == "same prompts and replies up to turn 1; turn 2 parts at token 0: 'so.' / 'no.'"
+            first
+            == "same prompts and replies up to turn 1; turn 2 diverges at token 0: 'so.' / 'no.'"
         )
     else:
         assert first == "the same in all 2 turns, 6 tokens"
@@ -113,7 +114,7 @@ def test_json_is_the_whole_comparison(folder: Path, cli: Cli) -> None:
     found = json.loads(out)
 
     assert code == 1
-    assert (found["same"], found["parting"]) == (False, 2)
+    assert (found["same"], found["first_divergent_turn"]) == (False, 2)
     assert found["headline"].endswith("'so.' / 'no.'")
     assert [turn["same"] for turn in found["turns"]] == [True, False]
     assert found["turns"][1]["differing"] == ["reply"]

@@ -181,7 +181,7 @@ def test_the_update_replaces_what_no_longer_passes_and_leaves_the_rest(project: 
     assert "CI is set" in refused.stderr
     assert done.returncode == 1
     assert "1 failed, 8 passed" in done.stdout, done.stdout
-    assert "tape updated: recordings/probe.tape was recorded anew, and passes" in done.stdout
+    assert "tape updated: recordings/probe.tape was recorded again, and passes" in done.stdout
     assert "before: incomparable: not what was recorded: weights" in done.stdout
     updated = [name for name, (_, properties) in found.items() if "updated" in properties]
     assert updated == [f"recordings.probe.tape::turn {turn}" for turn in (1, 2, 3)]
@@ -341,7 +341,7 @@ def test_the_child_of_one_of_several_workers_uses_its_share_of_the_cores() -> No
 def test_listing_turns_loads_no_torch(consumer: Path) -> None:
     program = (
         "import sys\n"
-        "from tokentape.commands.serving import list_runs\n"
+        "from tokentape.replay.tapes.tape_replayer import list_runs\n"
         "print(list_runs('recordings/probe.tape'))\n"
         "assert not {'torch', 'transformers'} & sys.modules.keys()\n"
     )
@@ -349,7 +349,7 @@ def test_listing_turns_loads_no_torch(consumer: Path) -> None:
         [sys.executable, "-P", "-c", program], cwd=consumer, capture_output=True, text=True
     )
 
-    assert done.stdout == "{'runs': [{'name': 'probe', 'turns': [1, 2, 3]}]}\n", done.stderr
+    assert done.stdout == "[TapeRun(name='probe', turns=(1, 2, 3))]\n", done.stderr
 
 
 def test_a_fork_and_its_parents_are_replayed_as_runs_of_one_tape(

@@ -1,13 +1,12 @@
-"""The example of docs/replay.md runs, and its tables are complete."""
+"""The example of docs/replay.md runs, and its tables are those of the code."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-import tokentape as tt
 from tokentape.replay.checking.fingerprint_check import FORBIDDING
-from tokentape.replay.verdict import CAUSES
+from tokentape.replay.results.verdict import CauseKind, DivergenceKind, Verdict
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "replay.md").read_text(encoding="utf-8")
 
@@ -22,13 +21,31 @@ def test_the_example_runs(
     exec(compile(block, "replay.md", "exec"), names)
     names["store"].close()  # type: ignore[attr-defined]
 
-    assert capsys.readouterr().out.startswith("verified every token is the one that is picked")
+    assert capsys.readouterr().out.startswith("verified the sampler picks every recorded token")
 
 
-def test_every_cause_verdict_and_fingerprint_is_explained() -> None:
-    table = PAGE.split("## Causes")[1]
-    named = re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)))
+def rows_of(heading: str) -> dict[str, str]:
+    """The first two columns of the table in a section, without the backticks of the first."""
+    section = PAGE.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    found = re.findall(r"^\| `(\w+)` \| (.*?) \|", section, re.MULTILINE)
+    assert len(found) == len(dict(found))
+    return dict(found)
 
-    assert set(named) == set(CAUSES)
-    assert all(f"| `{verdict}` |" in PAGE for verdict in tt.Verdict)
+
+@pytest.mark.parametrize(
+    ("heading", "members"),
+    [
+        ("Verdicts", Verdict),
+        ("Kinds of divergence", DivergenceKind),
+        ("Causes", CauseKind),
+    ],
+)
+def test_the_tables_explain_every_member_in_its_own_words(
+    heading: str, members: type[Verdict | DivergenceKind | CauseKind]
+) -> None:
+    assert all(member.meaning for member in members)
+    assert rows_of(heading) == {member.value: member.meaning for member in members}
+
+
+def test_every_fingerprint_is_explained() -> None:
     assert all(name.replace("_", " ") in PAGE for name in FORBIDDING)

@@ -76,7 +76,7 @@ def test_a_pruned_run_is_rebuilt_verified_regenerated_and_sealed(
     report = tt.verify(recording, short_lm)
     assert (report.verdict.name, report.reason) == (
         "VERIFIED",
-        "every token is the one that is picked, log-probabilities agree",
+        "the sampler picks every recorded token, and log-probabilities agree",
     )
     assert tt.regenerate(recording, short_lm).verdict.name == "EXACT"
 

@@ -5,16 +5,16 @@ from dataclasses import replace
 from typing import Any
 
 from tokentape.replay.checking.noise_floor import FLOORS
-from tokentape.replay.verdict import (
-    Candidate,
+from tokentape.replay.results.report import (
     Cause,
     Divergence,
-    FieldDifference,
+    FingerprintDifference,
     Report,
+    ScoredToken,
     ToolDrift,
     TurnVerdict,
-    Verdict,
 )
+from tokentape.replay.results.verdict import Verdict
 
 HOSTILE = {
     "ANSI": "\x1b[31mred\x1b[0m\x1b]0;title\x07",
@@ -40,8 +40,8 @@ HOSTILE = {
 """By what is wrong with it."""
 
 
-def candidate(token_id: int, text: str, logprob: float, **more: Any) -> Candidate:
-    return Candidate(token_id=token_id, text=text, logprob=logprob, **more)
+def candidate(token_id: int, text: str, logprob: float, **more: Any) -> ScoredToken:
+    return ScoredToken(token_id=token_id, text=text, logprob=logprob, **more)
 
 
 def divergence(**changes: Any) -> Divergence:
@@ -74,8 +74,8 @@ def divergence(**changes: Any) -> Divergence:
         text_before="user\nWhat is this layer like?<|im_end|>\n<|im_start|>assistant\n"
         "The layer has",
         text_after=" of the largest size,\nand most of its weights are close to zero.",
-        recorded_candidates=recorded,
-        replayed_candidates=replayed,
+        recorded_top=recorded,
+        replayed_top=replayed,
     )
     return replace(made, **changes)
 
@@ -151,7 +151,7 @@ def report(**changes: Any) -> Report:
             divergence(kind="near_tie", step=12, margin=4e-4, logprob_difference=2e-6),
         ),
         differences=(
-            FieldDifference(
+            FingerprintDifference(
                 field="weights",
                 recorded="a" * 64,
                 replayed="b" * 64,
@@ -159,9 +159,11 @@ def report(**changes: Any) -> Report:
                 ignored=True,
                 detail="model.layers.3.mlp.up_proj.weight and 2 more tensors",
             ),
-            FieldDifference(field="torch", recorded="2.12.1", replayed="2.13.0", forbids=False),
+            FingerprintDifference(
+                field="torch", recorded="2.12.1", replayed="2.13.0", forbids=False
+            ),
         ),
-        altered=("turn 2: the text of the reply is not what its ids spell",),
+        altered=("turn 2: the ids of the reply do not decode to its text",),
         floor=FLOORS["float32"],
         predicted_flips=0.0013,
         duration_us=2_134_500,
@@ -184,7 +186,7 @@ def report(**changes: Any) -> Report:
 def of_verdict(verdict: Verdict) -> Report:
     """A report of that verdict and no other remark; it passes where the verdict does."""
     turns = (turn(1), turn(2, Verdict.NEAR_TIE if verdict is Verdict.INCOMPARABLE else verdict))
-    fingerprint = FieldDifference(field="dtype", recorded="a", replayed="b", forbids=True)
+    fingerprint = FingerprintDifference(field="dtype", recorded="a", replayed="b", forbids=True)
     return report(
         verdict=verdict,
         reason="",
@@ -201,7 +203,7 @@ def hostile(text: str) -> Report:
     """The text in every place that a model, a tool or a file name can reach."""
     token = candidate(7, text, -1.0, score=1.0, filtered_by=text)
     drift = ToolDrift(turn=1, call_id=text, tool=text, field=text, recorded=text, replayed=text)
-    difference = FieldDifference(
+    difference = FingerprintDifference(
         field=text, recorded=text, replayed=text, forbids=True, detail=text
     )
     each = divergence(
@@ -209,8 +211,8 @@ def hostile(text: str) -> Report:
         replayed=token,
         text_before=text,
         text_after=text,
-        recorded_candidates=(token,) * 5,
-        replayed_candidates=(token,) * 5,
+        recorded_top=(token,) * 5,
+        replayed_top=(token,) * 5,
     )
     return report(
         run_id=text,
@@ -265,7 +267,7 @@ def not_numbers() -> Report:
         logprob_difference=nan,
         processed_difference=inf,
         recorded=candidate(1, "a", -inf),
-        replayed_candidates=(candidate(1, "a", nan, score=-inf),),
+        replayed_top=(candidate(1, "a", nan, score=-inf),),
     )
     return report(turns=(broken,), divergences=(each,), predicted_flips=nan)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import tokentape as tt
-from tokentape.replay.calibrate import ways_of
+from tokentape.replay.calibrate import forward_variants
 from tokentape.replay.checking.noise_floor import (
     FLOORS,
     hides_faults,
@@ -114,7 +114,7 @@ def test_a_recurrent_model_has_a_floor_once_it_is_measured(
     recording = long_run(lm, store)
 
     assert tt.verify(recording, lm).verdict is tt.Verdict.INCOMPARABLE
-    assert "chunks of 17" not in [way.name for way in ways_of(lm, 2)]
+    assert "chunks of 17" not in [way.name for way in forward_variants(lm, 2)]
     assert tt.verify(recording, lm, floor=tt.calibrate(recording, lm)).passes
 
 
@@ -127,7 +127,7 @@ def test_a_floor_of_another_type_of_numbers_is_refused(
     with pytest.raises(tt.ReplayError, match="was measured in bfloat16"):
         tt.verify(recording, lm, floor=floor)
     lm.model.to(torch.bfloat16)
-    with pytest.raises(tt.ReplayError, match="their noise is not the same"):
+    with pytest.raises(tt.ReplayError, match="their noise differs"):
         tt.calibrate(recording, lm)
 
 
@@ -141,16 +141,16 @@ def test_a_floor_comes_back_from_its_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("", "is no floor"),
-        ("[1]", "is no floor"),
-        ("{}", "is no floor"),
+        ("", "is not a floor"),
+        ("[1]", "is not a floor"),
+        ("{}", "is not a floor"),
         ('{"tokentape_floor": 2}', "newer format"),
         ('{"tokentape_floor": 1}', "damaged floor"),
         ("NUL", "damaged floor"),
         ("NEGATIVE", "damaged floor"),
         ("WIDER", "was changed since it was measured"),
-        ("ABSURD", "behind it nothing can be told"),
-        ("[" * 200_000, "is no floor"),
+        ("ABSURD", "it hides every fault"),
+        ("[" * 200_000, "is not a floor"),
     ],
 )
 def test_what_is_no_floor_is_refused(text: str, complaint: str, tmp_path: Path) -> None:

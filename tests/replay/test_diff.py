@@ -40,23 +40,23 @@ def test_the_same_talk_is_the_same_however_long_it_took() -> None:
 
 def test_another_token_is_named_with_its_numbers() -> None:
     found = tt.diff(talk(*FOUR), changed(2, reply="yes it has."))
-    parting = found.parting
+    divergent = found.first_divergent_turn
 
-    assert parting is not None
-    assert parting.turn == 2
-    assert parting.prompt is None
-    assert parting.reply is not None
-    assert parting.reply.step == 7
-    assert parting.reply.sampled.a is not None
-    assert parting.reply.sampled.b is not None
-    assert parting.reply.sampled.a.token_id == ord("i")
-    assert parting.reply.sampled.b.token_id == ord("h")
-    assert parting.reply.sampled.a.other_logprob is None
-    assert parting.reply.tokens == dataclasses.replace(parting.reply.tokens, a=10, b=11)
-    assert parting.numbers is not None
-    assert (parting.numbers.compared, parting.numbers.step) == (7, None)
+    assert divergent is not None
+    assert divergent.turn == 2
+    assert divergent.prompt is None
+    assert divergent.reply is not None
+    assert divergent.reply.step == 7
+    assert divergent.reply.sampled.a is not None
+    assert divergent.reply.sampled.b is not None
+    assert divergent.reply.sampled.a.token_id == ord("i")
+    assert divergent.reply.sampled.b.token_id == ord("h")
+    assert divergent.reply.sampled.a.other_logprob is None
+    assert divergent.reply.tokens == dataclasses.replace(divergent.reply.tokens, a=10, b=11)
+    assert divergent.numbers is not None
+    assert (divergent.numbers.compared, divergent.numbers.step) == (7, None)
     assert headline(found) == (
-        "same prompts and replies up to turn 1; turn 2 parts at token 7: ' is.' / ' has.'"
+        "same prompts and replies up to turn 1; turn 2 diverges at token 7: ' is.' / ' has.'"
     )
     # What comes later stands behind another reply, and says so.
     assert [turn.prompt and turn.prompt.inherited for turn in found.turns] == [
@@ -65,8 +65,8 @@ def test_another_token_is_named_with_its_numbers() -> None:
     ]
     later = found.turns[2].prompt
     assert later is not None
-    assert later.places.a is not None
-    assert (later.places.a.role, later.places.a.turn) == ("assistant", 2)
+    assert later.sources.a is not None
+    assert (later.sources.a.role, later.sources.a.turn) == ("assistant", 2)
     assert found.turns[2].numbers is not None
     assert found.turns[2].numbers.compared == 0
 
@@ -88,15 +88,15 @@ def test_another_token_is_named_with_its_numbers() -> None:
         (changed(2, tool=None), 2, "turn 2 reads another result of call_2: '{\"mean\":' / (end)"),
         (talk(*FOUR, Said()), 5, "same prompts and replies up to turn 4; only b has turn 5"),
         (talk(*FOUR[:2]), 3, "up to turn 2; only a has turn 3 and 1 more"),
-        (changed(4, reply="so"), 4, "turn 4 parts at token 2: 'so.' / 'so'"),
-        (changed(4, cut=True, reply="s"), 4, "turn 4 parts at token 1: id 111 / (end)"),
+        (changed(4, reply="so"), 4, "turn 4 diverges at token 2: 'so.' / 'so'"),
+        (changed(4, cut=True, reply="s"), 4, "turn 4 diverges at token 1: id 111 / (end)"),
     ],
 )
 def test_the_first_line_says_where_they_part(other: tt.Recording, turn: int, line: str) -> None:
     found = tt.diff(talk(*FOUR), other)
 
-    assert found.parting is not None
-    assert found.parting.turn == turn
+    assert found.first_divergent_turn is not None
+    assert found.first_divergent_turn.turn == turn
     assert line in headline(found)
     assert render(found).startswith(headline(found))
 
@@ -110,15 +110,15 @@ def test_the_first_line_says_where_they_part(other: tt.Recording, turn: int, lin
             "in all 4 turns; other sampling in turn 2",
         ),
         (changed(1, stop_reason="max_time"), {1: ("reply",)}, "another end in turn 1"),
-        (changed(4, cut=True), {4: ("reply",)}, 'ended otherwise: status: "finished" / "failed'),
+        (changed(4, cut=True), {4: ("reply",)}, 'ended differently: status: "finished" / "failed'),
         (
             changed(3, logprobs=(-0.5, -0.75)),
             {3: ("numbers",)},
-            "other numbers from turn 3, token 1 on, log-probabilities off by 0.25 at most",
+            "other numbers from turn 3, token 1 on, log-probabilities differ by 0.25 at most",
         ),
-        (talk(*FOUR, seed=8), {}, "began otherwise: seed"),
-        (talk(*FOUR, weights_sha256="v"), {}, "began otherwise: weights_sha256"),
-        (talk(*FOUR, ended=False), {}, 'ended otherwise: status: "finished" / "running"'),
+        (talk(*FOUR, seed=8), {}, "started differently: seed"),
+        (talk(*FOUR, weights_sha256="v"), {}, "started differently: weights_sha256"),
+        (talk(*FOUR, ended=False), {}, 'ended differently: status: "finished" / "running"'),
     ],
 )
 def test_what_differs_besides_is_named(
@@ -127,7 +127,7 @@ def test_what_differs_besides_is_named(
     found = tt.diff(talk(*FOUR), other)
 
     assert not found.same
-    assert found.parting is None
+    assert found.first_divergent_turn is None
     assert differing(found) == expected
     assert line in headline(found)
 
@@ -137,10 +137,10 @@ def test_names_threads_and_versions_are_noted_and_do_not_count() -> None:
     found = tt.diff(talk(*FOUR), other)
 
     assert found.same
-    assert [each.field for each in found.circumstances] == [
+    assert [each.field for each in found.noted] == [
         *("environment.torch", "model", "name", "threads")
     ]
-    assert found.circumstances[0].lacking == "a"
+    assert found.noted[0].missing_in == "a"
 
 
 def test_tool_calls_are_compared_field_by_field() -> None:
@@ -151,7 +151,7 @@ def test_tool_calls_are_compared_field_by_field() -> None:
     found = tt.diff(talk(*FOUR), recorded(events))
     (use,) = found.turns[1].tools
 
-    assert [(each.field, each.a, each.b, each.lacking) for each in use.fields] == [
+    assert [(each.field, each.a, each.b, each.missing_in) for each in use.fields] == [
         ("arguments.at.1.x", 1, 2, ""),
         ("arguments.y", None, None, "a"),
     ]
@@ -168,7 +168,7 @@ def test_what_comes_behind_the_last_turn_is_compared_too() -> None:
     both = tt.diff(recorded(events), recorded(other))
 
     assert differing(alone) == {5: ("turn",)}
-    assert headline(alone).endswith("up to turn 4; behind it only a goes on")
+    assert headline(alone).endswith("up to turn 4; after it only a continues")
     assert differing(both) == {5: ("tools",)}
     assert not both.turns[-1].begun
 
@@ -215,8 +215,12 @@ def test_whose_the_ids_are_is_known_behind_a_pruned_history() -> None:
 
     assert prompt is not None
     assert prompt.index == len("Be kind. t")
-    assert prompt.places.a is not None
-    assert (prompt.places.a.role, prompt.places.a.turn, prompt.places.a.message) == ("user", 2, 3)
+    assert prompt.sources.a is not None
+    assert (prompt.sources.a.role, prompt.sources.a.turn, prompt.sources.a.message) == (
+        "user",
+        2,
+        3,
+    )
 
 
 def test_redacted_runs_are_compared_by_texts_and_numbers() -> None:
@@ -235,9 +239,9 @@ def test_redacted_runs_are_compared_by_texts_and_numbers() -> None:
     assert (numbers.compared, numbers.step, numbers.difference_max) == (3, 1, 0.25)
     assert tt.diff(hidden, again).same
     assert headline(parted).startswith("turn 1 has another text: 'so.' / 'no.'")
-    assert "ids were withheld" in render(parted)
-    assert open_one.a.withheld
-    assert not open_one.b.withheld
+    assert "a redactor removed ids" in render(parted)
+    assert open_one.a.redacted
+    assert not open_one.b.redacted
     assert not open_one.same
     assert open_one.turns[0].reply is None
 
@@ -264,7 +268,7 @@ def test_nothing_that_was_recorded_reaches_a_terminal_raw() -> None:
     ours = [Said(asked=f"{nasty} a", reply=f"{nasty}a", tool=f"{nasty} a")]
     theirs = [Said(asked=f"{nasty} b", reply=f"{nasty}b", tool=f"{nasty} b")]
     found = tt.diff(
-        talk(*ours, name=nasty, metadata={nasty: 1}), talk(*theirs, model=nasty, seed=9)
+        talk(*ours, name=nasty, settings={nasty: 1}), talk(*theirs, model=nasty, seed=9)
     )
     text = render(found)
 

@@ -38,7 +38,7 @@ def mirrored(value: Any) -> Any:
     if isinstance(value, dict):
         return {
             SWAPPED.get(name, name): SWAPPED[each]
-            if name in ("only_in", "lacking")
+            if name in ("only_in", "missing_in")
             else mirrored(each)
             for name, each in value.items()
             if name != "ratio"
@@ -97,8 +97,8 @@ def test_the_first_difference_is_the_first_and_none_is_missed(
         o.number for o, t in pairs if (o.prompt_ids, o.reply_ids) != (t.prompt_ids, t.reply_ids)
     ]
     if unlike:
-        assert found.parting is not None
-        assert found.parting.turn == unlike[0]
+        assert found.first_divergent_turn is not None
+        assert found.first_divergent_turn.turn == unlike[0]
 
 
 COSTS = {"duration_us", "kv_bytes", "peak_bytes", "freed_bytes", "kept_bytes"}

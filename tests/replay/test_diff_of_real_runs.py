@@ -74,7 +74,7 @@ def test_real_runs_part_where_they_were_made_to(
     with tt.open_store(path) as store:
         found = tt.diff(store.recording(ids["one"]), store.recording(ids[other]))
 
-    assert (found.parting.turn if found.parting else None) == turn
+    assert (found.first_divergent_turn.turn if found.first_divergent_turn else None) == turn
     assert part in next(each for each in found.turns if not each.same).differing
     assert words in render(found)
 

@@ -10,9 +10,10 @@ import pytest
 
 import tokentape as tt
 from tests.store.made_families import record_family
-from tokentape.commands.serving import Server, list_runs
+from tokentape.commands.serving import Server
 from tokentape.recorder.events import RunResumed
 from tokentape.replay.rerecord import rerecord
+from tokentape.replay.tapes.tape_replayer import list_runs
 from tokentape.store import DatabaseStore
 
 Family = tuple[str, str, str]
@@ -56,7 +57,7 @@ FAMILY = [("parent", None), ("fork", 2), ("fork", 3)]
 
 @pytest.mark.parametrize("mode", ["rebuild", "verify", "regenerate"])
 def test_every_run_of_a_family_is_replayed_with_all_that_it_lived(tape: Path, mode: str) -> None:
-    assert [run["turns"] for run in list_runs(str(tape))["runs"]] == [[1, 2, 3]] * 3
+    assert [run.turns for run in list_runs(str(tape))] == [(1, 2, 3)] * 3
     answer = ask(tape, mode=mode)
 
     assert list(answer["runs"]) == ["0", "1", "2"]
@@ -80,7 +81,7 @@ def test_an_update_makes_the_family_anew(
     answer = ask(tape, model=str(louder_folder), update=True)
 
     assert all(run["failure"] for run in before.values())
-    assert "was recorded anew, and passes" in answer["updated"]
+    assert "was recorded again, and passes" in answer["updated"]
     assert [run["verdict"] for run in answer["runs"].values()] == ["verified"] * 3
     assert lineages(tape) == FAMILY
     with tt.open_store(tape) as opened:

@@ -15,7 +15,7 @@ import tokentape as tt
 from benchmarks.replay.fault_case import SAMPLED, Case, record_case
 from benchmarks.replay.faults import FAULTS, Fault, FaultResult, check_fault
 from tokentape.replay.reports.terminal import render
-from tokentape.replay.verdict import CAUSES
+from tokentape.replay.results.verdict import CauseKind
 
 DOCS = Path(__file__).parents[2] / "docs" / "replay.md"
 NAMES = [fault.name for fault in FAULTS]
@@ -40,7 +40,7 @@ def test_a_fault_gets_the_right_verdict_and_the_right_cause(
     found = found_in(fault)
 
     assert found.is_right, f"{render(found.report)}\n\n{render(found.numbers)}"
-    assert all(cause.name in CAUSES for cause in found.report.causes)
+    assert all(cause.name in CauseKind for cause in found.report.causes)
     assert found.report.passes == (fault.name == "honest")
 
 

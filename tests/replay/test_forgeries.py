@@ -124,9 +124,9 @@ def test_the_numbers_alone_find_the_changed_weight(recorded: Path) -> None:
 @pytest.mark.parametrize(
     ("forgery", "codes", "complaint"),
     [
-        ("cut_short", (1, 1), "turn 3: its settings do not stop it|says something else"),
-        ("other_text", (1, 1), "turn 2: the text of the reply is not what its ids spell"),
-        ("other_limit", (1, 1), "turn 2: its settings do not stop it|says something else"),
+        ("cut_short", (1, 1), "turn 3: its settings do not stop it|produces other tokens"),
+        ("other_text", (1, 1), "turn 2: the ids of the reply do not decode to its text"),
+        ("other_limit", (1, 1), "turn 2: its settings do not stop it|produces other tokens"),
         ("other_position", (2, 2), "turn 2, step 3 is at position"),
         ("broken_settings", (2, 2), "turn 2 has damaged settings"),
     ],
@@ -160,4 +160,4 @@ def test_generate_compares_log_probabilities_too(
     report = json.loads(out)
     assert report["verdict"] == "diverged"
     assert {turn["verdict"] for turn in report["turns"]} == {"drifted", "exact"}
-    assert "turn 1 is not what was sealed" in report["altered"][0]
+    assert "turn 1 does not match its seal" in report["altered"][0]

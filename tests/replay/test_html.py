@@ -25,7 +25,8 @@ from tests.replay.made_reports import (
 )
 from tokentape.replay.reports.charts import draw, scale_of, thin
 from tokentape.replay.reports.html import html_report
-from tokentape.replay.verdict import Report, Verdict
+from tokentape.replay.results.report import Report
+from tokentape.replay.results.verdict import Verdict
 from tokentape.store import DatabaseStore
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -129,7 +130,7 @@ def test_a_page_says_everything() -> None:
     for part in (
         "verify of probe: diverged",
         "Token 5 of turn 2 is not what the model said there",
-        "turn 2: the text of the reply is not what its ids spell",
+        "turn 2: the ids of the reply do not decode to its text",
         "Turn 2, token 5, position 1415: another token is picked.",
         "5.43 logits (eps 0.001)",
         "off by 0.0003 nats (floor 0.0001)",
@@ -303,13 +304,13 @@ def test_a_forgery_is_in_every_report(
     failures = [each.text or "" for each in ElementTree.parse(cases).iter("failure")]
     assert len(failures) == 2
     assert any("repeat: tokentape verify" in each for each in failures)
-    assert any("is not what was sealed" in each for each in failures)
+    assert any("does not match its seal" in each for each in failures)
 
 
 @pytest.mark.parametrize(
     ("option", "name", "complaint"),
     [
-        ("--html", "folder", "it is no file"),
+        ("--html", "folder", "it is not a file"),
         ("--junit", "file/report.xml", "cannot write"),
         ("--html", "x" * 300, "File name too long"),
         ("--html", "loop", "cannot write"),

@@ -13,7 +13,7 @@ import tokentape as tt
 from tests.replay.browser import CANNOT_START, SCHEMES, WIDTHS
 from tests.replay.made_reports import HOSTILE, bare, hostile, huge, not_numbers, of_verdict, report
 from tokentape.replay.reports.html import html_report
-from tokentape.replay.verdict import Verdict
+from tokentape.replay.results.verdict import Verdict
 
 pytestmark = pytest.mark.slow
 

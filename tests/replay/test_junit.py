@@ -23,7 +23,8 @@ from tests.replay.made_reports import (
 )
 from tokentape.replay.checking.noise_floor import FLOORS
 from tokentape.replay.reports.junit import junit_xml
-from tokentape.replay.verdict import Report, Verdict
+from tokentape.replay.results.report import Report
+from tokentape.replay.results.verdict import Verdict
 from tokentape.store import DatabaseStore
 
 SCHEMA = Path(__file__).parent / "schemas" / "junit-10.xsd"

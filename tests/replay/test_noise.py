@@ -49,7 +49,7 @@ def test_rows_that_are_left_out_are_drawn_all_the_same(
     everything = torch.ones((2, VOCABULARY), dtype=torch.bool)
 
     assert torch.equal(stream.exponentials(everything), exponentials(5, skipped + 2)[skipped:])
-    assert torch.equal(stream.again().exponentials(everything), exponentials(5, 2))
+    assert torch.equal(stream.restarted().exponentials(everything), exponentials(5, 2))
 
 
 def test_the_pick_is_that_of_multinomial() -> None:

@@ -42,7 +42,7 @@ def test_a_report_says_everything_in_order() -> None:
         "weights differs (ignored, as the caller asked): recorded aaaa",
         "model.layers.3.mlp.up_proj.weight and 2 more tensors",
         "torch differs (noted): recorded 2.12.1, now 2.13.0",
-        "altered: turn 2: the text of the reply",
+        "altered: turn 2: the ids of the reply",
         "floor float32-2026-11 (float32): margin 0.001 logits, log-probability 0.0001 nats",
         "8,700 tokens",
         "picks within the noise: 1 seen, 0.0013 predicted",
@@ -129,8 +129,8 @@ def test_columns_stay_where_they_are(text: str) -> None:
     each = divergence(
         recorded=odd,
         replayed=even,
-        recorded_candidates=(odd, even),
-        replayed_candidates=(even, odd),
+        recorded_top=(odd, even),
+        replayed_top=(even, odd),
     )
     lines = in_full(report(), each)
     sides = [line for line in lines if line.startswith(("  recorded  ", "  replayed  "))]

@@ -175,14 +175,14 @@ def test_what_events_cannot_ask_for_is_refused_before_anything_is_recorded(
     refused = {
         recorder.run_id: "turn 2 was generated with RepetitionPenaltyLogitsProcessor",
         redacted.run_id: "was redacted",
-        empty.run_id: "has no turn to record anew",
+        empty.run_id: "has no turn to record again",
     }
     bare = replace(record(lm, store, tokens=5), read_blob=None)
 
     for run_id, why in refused.items():
         with pytest.raises(tt.ReplayError, match=why):
             rerecord(store.recording(run_id), lm, anew)
-    with pytest.raises(tt.ReplayError, match="not at hand"):
+    with pytest.raises(tt.ReplayError, match="blobs cannot be read"):
         rerecord(bare, lm, anew)
     assert anew.summaries() == []
 
@@ -210,7 +210,7 @@ def test_what_was_done_inside_the_model_is_asked_for_again(
         assert ours.reply_ids == theirs.reply_ids
         assert ranges_of(ours) == ranges_of(theirs)
     assert tt.verify(again, lm).verdict is tt.Verdict.VERIFIED
-    with pytest.raises(tt.ReplayError, match="tensor of intervention 'it' is not at hand"):
+    with pytest.raises(tt.ReplayError, match="tensor of intervention 'it' cannot be read"):
         rerecord(replace(recording, read_blob=None), lm, anew)
     assert len(anew.summaries()) == 1
 
@@ -235,7 +235,7 @@ def test_a_branch_that_was_switched_to_is_not_guessed(
         run.generator.switch(branch)
         run.chat("Or?", max_new_tokens=3)
 
-    with pytest.raises(tt.ReplayError, match="turn 3 goes on with another branch"):
+    with pytest.raises(tt.ReplayError, match="turn 3 continues another branch"):
         rerecord(store.recording(run.run_id), lm, anew)
 
 

@@ -225,5 +225,5 @@ def test_an_update_that_would_not_pass_either_leaves_the_tape(
     floor.write_text("{}")
     answer = replay(tape, model=str(changed_folder), update=True, floor=str(floor))
 
-    assert "it was left as it was" in answer["error"]
+    assert "the tape was not changed" in answer["error"]
     assert tape.read_bytes() == before

@@ -17,14 +17,15 @@ import tokentape as tt
 from tests.made_events import run_started
 from tests.replay.copies import Change, altered_copy, change_bodies
 from tokentape.recorder.events import MessageAdded, ToolCalled, ToolReturned
-from tokentape.replay.checking.tool_results import (
-    MISSING,
-    altered_tool_results,
+from tokentape.replay.checking.tool_rerun import (
     describe_drift,
     drift_size,
     rerun_tools,
 )
-from tokentape.replay.verdict import ToolDrift
+from tokentape.replay.recorded.loaded_run import load_run
+from tokentape.replay.recorded.tool_contradictions import tool_contradictions
+from tokentape.replay.results.json_fields import MISSING
+from tokentape.replay.results.report import ToolDrift
 from tokentape.store import DatabaseStore
 
 LAYER = "model.layers.1.mlp.up_proj.weight"
@@ -86,7 +87,7 @@ def test_the_same_model_gives_the_same_results(
     recording = record(lm, store, tokens=2)
 
     assert rerun_tools(recording, tt.default_tools(lm)) == ()
-    assert altered_tool_results(recording) == []
+    assert tool_contradictions(load_run(recording)) == []
 
 
 def test_a_changed_weight_drifts_in_the_fields_that_it_changes(
@@ -280,7 +281,7 @@ def test_a_call_that_was_interrupted_contradicts_nothing(
         run.chat("Look.", tool_calls=[call], max_new_tokens=1)
     recording = store.recording(run.run_id)
 
-    assert altered_tool_results(recording) == []
+    assert tool_contradictions(load_run(recording)) == []
     assert rerun_tools(recording, tools) == ()
 
 
@@ -348,7 +349,7 @@ def test_a_tampered_result_contradicts_the_rest(recorded: Path, forgery: str) ->
         ),
     )
     with tt.open_store(copy) as store:
-        found = altered_tool_results(store.recording(store.summaries()[0].run_id))
+        found = tool_contradictions(load_run(store.recording(store.summaries()[0].run_id)))
 
     assert {turn for turn, _ in found} == {2}
     assert any(sentence in said for _, said in found)
@@ -368,9 +369,9 @@ def test_a_payload_that_is_another_one_is_named(recorded: Path) -> None:
 
     with tt.open_store(altered_copy(recorded, flip)) as store:
         recording = store.recording(store.summaries()[0].run_id)
-        ((turn, sentence),) = altered_tool_results(recording)
+        ((turn, sentence),) = tool_contradictions(load_run(recording))
 
         without = tt.Recording(recording.run_id, recording.read)
-        assert altered_tool_results(without) == []
+        assert tool_contradictions(load_run(without)) == []
     assert turn == 2
     assert "does not have its recorded sha256" in sentence

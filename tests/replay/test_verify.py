@@ -233,7 +233,7 @@ def test_a_divergence_shows_both_sides(
     assert (first.turn, first.step, first.kind) == (1, 0, "token")
     assert first.margin is not None
     assert first.margin > 1e-3
-    assert len(first.recorded_candidates) == len(first.replayed_candidates) == 5
+    assert len(first.recorded_top) == len(first.replayed_top) == 5
     assert first.text_before.endswith("<|im_start|>assistant\n")
     for part in ("INCOMPARABLE", "first divergence: turn 1, token 0", "repeat: tokentape verify"):
         assert part in printed
@@ -262,7 +262,9 @@ def test_a_fingerprint_to_be_ignored_is_named_and_counts_no_more(
         recording,
         lm,
         ignore=["template"],
-        differing=lambda found: named.extend(each.field for each in found if each.forbids),
+        on_fingerprint_difference=lambda found: named.extend(
+            each.field for each in found if each.forbids
+        ),
     )
 
     assert tt.verify(recording, lm).verdict is tt.Verdict.INCOMPARABLE
@@ -271,7 +273,7 @@ def test_a_fingerprint_to_be_ignored_is_named_and_counts_no_more(
     assert report.to_dict()["ignored"] == ["template"]
     assert named == ["template"]
     assert tt.regenerate(recording, lm, ignore=["template"]).verdict is tt.Verdict.EXACT
-    with pytest.raises(tt.ReplayError, match="no fingerprint 'temperature' to ignore"):
+    with pytest.raises(tt.ReplayError, match="cannot ignore 'temperature'"):
         tt.verify(recording, lm, ignore=["temperature"])
 
 
@@ -309,7 +311,7 @@ def test_processors_of_the_callers_own_are_verified_when_they_are_handed_over(
             recording, lm, processors=lambda turn: LogitsProcessorList([Favouring(by)])
         )
 
-    with pytest.raises(tt.ReplayError, match="generated with Favouring, which no event rebuilds"):
+    with pytest.raises(tt.ReplayError, match="generated with Favouring, which no event describes"):
         tt.verify(recording, lm)
     assert verified(4.0).verdict is tt.Verdict.VERIFIED, render(verified(4.0))
     assert verified(3.9).verdict is tt.Verdict.DIVERGED

@@ -9,7 +9,7 @@ import torch
 
 import tokentape as tt
 from tokentape.generation.fingerprints import TensorFingerprint, WeightsManifest, manifest_of
-from tokentape.replay.checking.weights import changed_tensors, looks_rounded, recorded_weights
+from tokentape.replay.checking.weights import changed_tensors, recorded_weights, rounded_dtype
 from tokentape.store import DatabaseStore
 
 Alter = Callable[[tt.LoadedModel, Callable[[Any], None]], tt.LoadedModel]
@@ -162,17 +162,17 @@ def test_a_checkpoint_that_was_rounded_looks_so(
     rounded = altered(lm, rounding)
     spoilt = altered(rounded, lambda model: model.lm_head.weight[-1, -1:].add_(1e-7))
 
-    assert looks_rounded(rounded.model) == str(dtype).removeprefix("torch.")
-    assert looks_rounded(lm.model) == ""
-    assert looks_rounded(spoilt.model) == ""
+    assert rounded_dtype(rounded.model) == str(dtype).removeprefix("torch.")
+    assert rounded_dtype(lm.model) == ""
+    assert rounded_dtype(spoilt.model) == ""
 
 
 def test_only_models_in_float32_look_rounded(make_lm: Callable[..., tt.LoadedModel]) -> None:
-    assert looks_rounded(make_lm("llama", dtype=torch.bfloat16).model) == ""
-    assert looks_rounded(torch.nn.Linear(2, 2).double()) == ""
-    assert looks_rounded(torch.nn.ReLU()) == ""
+    assert rounded_dtype(make_lm("llama", dtype=torch.bfloat16).model) == ""
+    assert rounded_dtype(torch.nn.Linear(2, 2).double()) == ""
+    assert rounded_dtype(torch.nn.ReLU()) == ""
     with torch.no_grad():
         strange = torch.nn.Linear(2, 2)
         strange.weight.copy_(torch.tensor([[torch.inf, torch.nan], [0.0, -1.5]]))
         strange.bias.zero_()
-    assert looks_rounded(strange) == "bfloat16"
+    assert rounded_dtype(strange) == "bfloat16"

@@ -18,7 +18,6 @@ from tokentape.commands.options import (
     RunArgument,
     StoreOption,
     find_recording,
-    load_as_recorded,
 )
 from tokentape.recorder.events import RunStarted, ToolCalled
 from tokentape.store import DEFAULT_URL
@@ -135,6 +134,8 @@ def _model(started: RunStarted, model: str | None) -> "tt.LoadedModel":
     name = model or started.model
     if not name:
         raise tt.ModelError("the recording does not name its model: name one with --model")
+    from tokentape.generation.models.loading import load_as_recorded
+
     with output.working(f"loading {name}"):
         return load_as_recorded(name, started)
 

@@ -13,7 +13,6 @@ from tokentape.recorder.projections import Turn
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from tokentape.replay import Floor
     from tokentape.store import DatabaseStore, ParquetStore
 
 # A string: the classes are imported when a store is opened.
@@ -63,12 +62,6 @@ def find_recording(store: Store, run: str | None) -> tt.Recording:
     return store.recording(run)
 
 
-def load_as_recorded(name: str, started: RunStarted) -> "tt.LoadedModel":
-    """Load a model in the recorded dtype; in float32 if that dtype cannot be loaded directly."""
-    known = started.dtype in ("float32", "bfloat16", "float16")
-    return tt.load_model(name, dtype=started.dtype if known else "float32")
-
-
 def tokenizer_as_recorded(started: RunStarted) -> "PreTrainedTokenizerBase | None":
     """Return the tokenizer of a run, or None if it is missing here or differs from the recorded."""
     from tokentape.generation.fingerprints import tokenizer_sha256
@@ -80,19 +73,6 @@ def tokenizer_as_recorded(started: RunStarted) -> "PreTrainedTokenizerBase | Non
     except tt.ModelError:
         return None
     return tokenizer if tokenizer_sha256(tokenizer) == started.tokenizer_sha256 else None
-
-
-def stored_floor(recording: tt.Recording, opened: Store, lm: "tt.LoadedModel") -> "Floor | None":
-    """Return the newest noise floor stored with a run, or None if a built-in one applies.
-
-    The built-in floor takes precedence: a recording must not choose the floor it is checked with.
-    """
-    from tokentape.replay.checking.noise_floor import floor_from, floor_of
-
-    stored = opened.floors(recording.run_id)
-    if not stored or floor_of(lm, recording.started().dtype) is not None:
-        return None
-    return floor_from(stored[-1].floor, f"the floor stored with run {recording.run_id}")
 
 
 def turn_json(turn: Turn) -> dict[str, Any]:

@@ -19,9 +19,7 @@ from tokentape.commands.options import (
     StoreOption,
     TurnOption,
     find_recording,
-    load_as_recorded,
     open_stored,
-    stored_floor,
     turn_json,
 )
 from tokentape.commands.report_files import HtmlOption, JUnitOption, report_files
@@ -30,8 +28,9 @@ from tokentape.recorder.events import RunStarted
 from tokentape.store import DEFAULT_URL, DatabaseStore, StoredFloor, StoredVerdict
 
 if TYPE_CHECKING:
-    from tokentape.replay import Report
-    from tokentape.replay.verdict import FieldDifference
+    from tokentape.replay import Floor, LoadedRun, Report
+    from tokentape.replay.options import CheckKeywords
+    from tokentape.replay.results.report import FingerprintDifference
 
 FloorOption = Annotated[
     Path | None,
@@ -119,27 +118,27 @@ def verify(
     """
     opened = open_stored(store)
     ctx.call_on_close(opened.close)
-    recording = find_recording(opened, run)
+    loaded = _load_run(opened, run)
     given_floor = None if floor is None else tt.read_floor(floor)
     files = ctx.with_resource(report_files(junit, html))
-    lm = _load(model, recording.started())
+    lm = _load_model(model, loaded.started)
     with output.progress("verify") as bar:
         task = bar.add_task("", total=None)
         report = tt.verify(
-            recording,
+            loaded,
             lm,
-            turns=turn,
-            floor=given_floor or stored_floor(recording, opened, lm),
-            ignore=ignore or (),
-            tools=tt.default_tools(lm) if tools is ToolsMode.RERUN else None,
-            interventions=not without_interventions,
-            differing=_report_differences,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
+            **_options(
+                turn,
+                given_floor or _stored_floor(opened, loaded, lm),
+                ignore,
+                tt.default_tools(lm) if tools is ToolsMode.RERUN else None,
+                not without_interventions,
+            ),
         )
     files.publish(report, as_json=as_json, allow_drift=allow_drift)
     _store_verdict(report, opened, keep and not without_interventions)
-    drift_allowed = allow_drift and report.verdict is tt.Verdict.DRIFTED
-    raise typer.Exit(0 if report.passes or drift_allowed else 1)
+    raise typer.Exit(0 if report.verdict.is_accepted(allow_drift=allow_drift) else 1)
 
 
 def regenerate(
@@ -163,23 +162,23 @@ def regenerate(
     """
     opened = open_stored(store)
     ctx.call_on_close(opened.close)
-    recording = find_recording(opened, run)
+    loaded = _load_run(opened, run)
     given_floor = None if floor is None else tt.read_floor(floor)
     files = ctx.with_resource(report_files(junit, html))
-    lm = _load(model, recording.started())
+    lm = _load_model(model, loaded.started)
     with output.progress("regenerate") as bar:
-        count = len(turn) if turn else len(recording.turns())
-        task = bar.add_task("", total=count)
+        task = bar.add_task("", total=len(turn) if turn else len(loaded.turns))
         report = tt.regenerate(
-            recording,
+            loaded,
             lm,
-            turns=turn,
-            floor=given_floor or stored_floor(recording, opened, lm),
-            ignore=ignore or (),
-            tools=tt.default_tools(lm) if tools is ToolsMode.RERUN else None,
-            interventions=not without_interventions,
-            differing=_report_differences,
             progress=lambda verdict, duration_us: bar.advance(task),
+            **_options(
+                turn,
+                given_floor or _stored_floor(opened, loaded, lm),
+                ignore,
+                tt.default_tools(lm) if tools is ToolsMode.RERUN else None,
+                not without_interventions,
+            ),
         )
     files.publish(report, as_json=as_json)
     _store_verdict(report, opened, keep and not without_interventions)
@@ -200,25 +199,24 @@ def calibrate(
     """Measure the noise floor of this machine and model on the tokens of a run."""
     opened = open_stored(store)
     ctx.call_on_close(opened.close)
-    recording = find_recording(opened, run)
-    lm = _load(model, recording.started())
-    with output.progress("calibrate", "{task.fields[way]}") as bar:
-        task = bar.add_task("", total=None, way="")
+    loaded = _load_run(opened, run)
+    lm = _load_model(model, loaded.started)
+    with output.progress("calibrate", "{task.fields[variant]}") as bar:
+        task = bar.add_task("", total=None, variant="")
         floor = tt.calibrate(
-            recording,
+            loaded,
             lm,
-            measured=lambda way, number, count: bar.update(
-                task, completed=number - 1, total=count, way=way
+            progress=lambda variant, number, count: bar.update(
+                task, completed=number - 1, total=count, variant=variant
             ),
         )
     if to is not None:
         tt.write_floor(floor, to)
-    weights = lm.identity.weights_sha256_for(recording.started())
-    if weights != recording.started().weights_sha256:
+    if lm.identity.weights_sha256_for(loaded.started) != loaded.started.weights_sha256:
         sys.stderr.write("tokentape: the floor is not stored: the model is not the recorded one\n")
     elif isinstance(opened, DatabaseStore):
         stored = StoredFloor(
-            run_id=recording.run_id,
+            run_id=loaded.run_id,
             at_us=now_us(),
             version=floor.version,
             floor=asdict(floor),
@@ -228,6 +226,30 @@ def calibrate(
         output.print_json(asdict(floor))
         return
     sys.stdout.write(output.floor_text(floor, to))
+
+
+def _options(
+    turns: list[int] | None,
+    floor: "Floor | None",
+    ignore: list[str] | None,
+    tools: "tt.ToolInterface | None",
+    interventions: bool,
+) -> "CheckKeywords":
+    """Return the options that `tt.verify` and `tt.regenerate` share."""
+    return {
+        "turns": turns,
+        "floor": floor,
+        "ignore": ignore or (),
+        "tools": tools,
+        "interventions": interventions,
+        "on_fingerprint_difference": _report_differences,
+    }
+
+
+def _stored_floor(opened: Store, run: "LoadedRun", lm: "tt.LoadedModel") -> "Floor | None":
+    from tokentape.replay.checking.noise_floor import stored_floor
+
+    return stored_floor(opened, run, lm)
 
 
 def _store_verdict(report: "Report", opened: Store, keep: bool) -> None:
@@ -250,7 +272,7 @@ def _try_to_store(what: str, write: Callable[[], None]) -> None:
         sys.stderr.write(f"tokentape: the {what} is not stored: {error}\n")
 
 
-def _report_differences(differences: "Sequence[FieldDifference]") -> None:
+def _report_differences(differences: "Sequence[FingerprintDifference]") -> None:
     """Report differing fingerprints before the model runs: they may explain everything."""
     for each in differences:
         if each.forbids:
@@ -261,7 +283,15 @@ def _report_differences(differences: "Sequence[FieldDifference]") -> None:
             )
 
 
-def _load(model: str | None, started: RunStarted) -> "tt.LoadedModel":
+def _load_run(opened: Store, run: str | None) -> "LoadedRun":
+    from tokentape.replay import load_run
+
+    return load_run(find_recording(opened, run))
+
+
+def _load_model(model: str | None, started: RunStarted) -> "tt.LoadedModel":
+    from tokentape.generation.models.loading import load_as_recorded
+
     if not (model or started.model):
         raise tt.ModelError("the recording does not name its model: name one with --model")
     with output.working("loading the model"):

@@ -9,7 +9,8 @@ import torch
 import tokentape as tt
 from tokentape.recorder.projections import Turn
 from tokentape.replay.checking.noise_floor import FLOORS
-from tokentape.replay.checking.token_checker import Judgement, TokenChecker
+from tokentape.replay.checking.token_checker import CheckedToken, TokenChecker
+from tokentape.replay.results.verdict import DivergenceKind
 from tokentape.store import DatabaseStore
 
 FLOOR = FLOORS["float32"]
@@ -30,19 +31,17 @@ def recorded(lm: tt.LoadedModel, store: DatabaseStore) -> Any:
     return make
 
 
-def judged(turn: Turn, lm: tt.LoadedModel, logits: torch.Tensor) -> Judgement:
+def judged(turn: Turn, lm: tt.LoadedModel, logits: torch.Tensor) -> CheckedToken:
     """The recorded token against logits that give it the log-probability it was recorded with."""
     token = turn.tokens[0]
     logprob = torch.log_softmax(logits, dim=-1)[0, token.token_id].item()
     honest = dataclasses.replace(token, logprob=logprob)
     return (
-        TokenChecker(dataclasses.replace(turn, tokens=(honest,)), lm, FLOOR)
-        .judge(logits)
-        .judgements[0]
+        TokenChecker(dataclasses.replace(turn, tokens=(honest,)), lm, FLOOR).check(logits).tokens[0]
     )
 
 
-def kind(turn: Turn, lm: tt.LoadedModel, logits: torch.Tensor) -> str:
+def kind(turn: Turn, lm: tt.LoadedModel, logits: torch.Tensor) -> DivergenceKind | None:
     return judged(turn, lm, logits).kind
 
 
@@ -51,9 +50,9 @@ def test_the_same_logits_give_the_same_token(
     recorded: Any, lm: tt.LoadedModel, settings: dict[str, Any]
 ) -> None:
     turn, logits = recorded(**settings)
-    found = TokenChecker(turn, lm, FLOOR).judge(logits).judgements[0]
+    found = TokenChecker(turn, lm, FLOOR).check(logits).tokens[0]
 
-    assert found.kind == ""
+    assert found.kind is None
     assert found.margin == 0.0
     assert found.logprob_difference == 0.0
 
@@ -77,7 +76,7 @@ def test_an_exact_tie_is_never_a_failure(recorded: Any, lm: tt.LoadedModel) -> N
     said = turn.tokens[0].token_id
     logits[0, 0 if said else 1] = logits[0, said]
 
-    assert kind(turn, lm, logits) in ("near_tie", "")
+    assert kind(turn, lm, logits) in ("near_tie", None)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +121,7 @@ def test_another_log_probability_is_no_near_tie(recorded: Any, lm: tt.LoadedMode
 
     assert kind(turn, lm, logits) == "near_tie"
     # The two picks are as near as before: it is the model that says something else.
-    assert TokenChecker(turn, lm, FLOOR).judge(logits).judgements[0].kind == "logprob"
+    assert TokenChecker(turn, lm, FLOOR).check(logits).tokens[0].kind == "logprob"
 
 
 def test_a_filter_whose_edge_the_noise_moves_is_no_other_setting(
@@ -141,6 +140,6 @@ def test_a_filter_whose_edge_the_noise_moves_is_no_other_setting(
             turn, started=dataclasses.replace(turn.started, sampling=sampling)
         )
 
-    assert kind(with_settings(top_p=edge + 1e-5), lm, logits) == ""
+    assert kind(with_settings(top_p=edge + 1e-5), lm, logits) is None
     assert kind(with_settings(top_p=edge + 1e-2), lm, logits) == "sampler"
     assert kind(with_settings(temperature=1.02), lm, logits) in ("sampler", "token")

@@ -1,0 +1,111 @@
+"""A run that was read and decoded once."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from tokentape.recorder import Envelope, Record, Recording, RecordingError
+from tokentape.recorder.envelope import TurnCounter
+from tokentape.recorder.events import (
+    MessageAdded,
+    RunForked,
+    RunStarted,
+    SystemPromptCached,
+    TokenSampled,
+    ToolCalled,
+    ToolReturned,
+    ids_sha256,
+)
+from tokentape.recorder.projections import Message, Turn, iterate_messages, iterate_turns
+from tokentape.recorder.seals import SealCheck, SealReport
+
+ToolEvent = ToolCalled | ToolReturned | MessageAdded
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedRun:
+    """Everything that replays need of a run, in memory, so that each event is read once."""
+
+    recording: Recording
+    """Where the run and its blobs are stored; its events are not read again."""
+    started: RunStarted
+    turns: tuple[Turn, ...]
+    """One entry a round: a turn in which the model called tools has several."""
+    envelopes: tuple[Envelope, ...]
+    """Every event in order except `TokenSampled`, which `turns` hold; of a fork the shared ones,
+    too."""
+    seals: SealReport | None
+    """The check of the seals of the run itself; None where it has none."""
+
+    @property
+    def run_id(self) -> str:
+        return self.recording.run_id
+
+    @property
+    def own_envelopes(self) -> tuple[Envelope, ...]:
+        """The events that the run does not share with a parent, without `TokenSampled`."""
+        return tuple(each for each in self.envelopes if each.run_id == self.run_id)
+
+    @property
+    def forked(self) -> RunForked | None:
+        """The event that names the parent of a fork; None for other runs."""
+        own = (each.event for each in self.own_envelopes)
+        return next((event for event in own if isinstance(event, RunForked)), None)
+
+    def messages(self) -> tuple[Message, ...]:
+        """Return every message of the run; the reply of a cut-off turn is not among them."""
+        return tuple(iterate_messages(self.envelopes))
+
+    def tool_events(self) -> Iterator[tuple[int, ToolEvent]]:
+        """Yield tool calls, their results and the messages with results, each with its turn."""
+        counter = TurnCounter()
+        for envelope in self.envelopes:
+            event = envelope.event
+            turn = counter.turn_of(event)
+            if turn is None or not isinstance(event, ToolEvent):
+                continue
+            if not isinstance(event, MessageAdded) or event.tool_call_id is not None:
+                yield turn, event
+
+    def broken_prompt_hashes(self) -> list[str]:
+        """Return a sentence for each system prompt whose ids do not match their sha256."""
+        return [
+            f"the ids of the system prompt (event {envelope.seq}) do not have their recorded sha256"
+            for envelope in self.envelopes
+            if isinstance(envelope.event, SystemPromptCached)
+            and ids_sha256(envelope.event.ids) != envelope.event.sha256
+        ]
+
+
+def load_run(run: Recording | LoadedRun) -> LoadedRun:
+    """Read a recording into memory; return a loaded run unchanged.
+
+    Raise RecordingError if events are damaged or contradict each other.
+    """
+    if isinstance(run, LoadedRun):
+        return run
+    seals = SealCheck(run.run_id)
+    envelopes: list[Envelope] = []
+
+    def records() -> Iterator[Record]:
+        for record in run.records():
+            seals.add(record)
+            yield record
+
+    def events() -> Iterator[Envelope]:
+        for envelope in replace(run, read=records).events():
+            if not isinstance(envelope.event, TokenSampled):
+                envelopes.append(envelope)
+            yield envelope
+
+    turns = tuple(iterate_turns(events()))
+    own = (each.event for each in envelopes if each.run_id == run.run_id)
+    started = next((event for event in own if isinstance(event, RunStarted)), None)
+    if started is None:
+        raise RecordingError(f"run {run.run_id} has no RunStarted")
+    return LoadedRun(
+        recording=run,
+        started=started,
+        turns=turns,
+        envelopes=tuple(envelopes),
+        seals=seals.report() if seals.has_seals else None,
+    )

@@ -1,0 +1,1 @@
+"""Data that a replay returns: verdicts, causes, reports, and its errors."""
