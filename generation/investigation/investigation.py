@@ -63,7 +63,7 @@ class Investigation:
         >>> import tokentape as tt
         >>> with tt.Investigation(lm, store=store, name="probe", system_prompt="Be brief.") as run:
         ...     reply = run.chat("Hello", max_new_tokens=3, do_sample=False)
-        >>> len(reply.token_ids), reply.cache.decision
+        >>> len(reply.token_ids), str(reply.cache.decision)
         (3, 'hit')
     """
 

@@ -26,7 +26,14 @@ from tokentape.recorder.events import RunStarted
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model, its tokenizer, and the name under which `load_model` found them."""
+    """A model, its tokenizer, and the name under which `load_model` found them.
+
+    Example:
+        >>> import tokentape as tt
+        >>> named = tt.LoadedModel(lm.model, lm.tokenizer, "my-model")
+        >>> named.name, len(named.identity.weights_sha256)
+        ('my-model', 64)
+    """
 
     model: Any
     tokenizer: PreTrainedTokenizerBase

@@ -26,14 +26,12 @@ WITHOUT_CALL = {
 # To be emptied: a name leaves this list when its docstring has an example.
 WITHOUT_EXAMPLE = {
     "Investigation",
-    "LoadedModel",
     "ManualGenerator",
     "ModelManager",
     "Recorder",
     "Redactor",
     "SealingLog",
     "cache_df",
-    "cache_policy",
     "calibrate",
     "check",
     "decode",
@@ -43,7 +41,6 @@ WITHOUT_EXAMPLE = {
     "export_jsonl",
     "export_parquet",
     "import_runs",
-    "load_model",
     "open_store",
     "pack",
     "read_floor",
