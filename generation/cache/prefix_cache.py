@@ -158,6 +158,24 @@ class PrefixCache:
         salted_ids = tuple(ids) if any(map(is_salted, ids)) else ()
         return CachedPrefix(strip_salt(ids), hf.fork(lease.cache), lease.key, states, salted_ids)
 
+    def copy_cached(self, ids: Sequence[int]) -> CachedPrefix | None:
+        """Return an independent copy of the cache of exactly these ids; None if it is not in memory.
+
+        None also for a model whose caches cannot be copied.
+        """
+        policy = cache_policy(self._model)
+        if policy.mode not in (CacheMode.CROP, CacheMode.SNAPSHOTS) or not self.holds(ids):
+            return None
+        config = hf.effective_config(self._model)
+        lease = self.acquire((*ids, NO_TOKEN), config, total_tokens=len(ids) + 1)
+        copied = self.copy(lease, ids)
+        self.commit(lease, ids)
+        return copied
+
+    def holds(self, ids: Sequence[int]) -> bool:
+        """Return whether all of these ids are cached in memory."""
+        return len(ids) > 0 and self.peek((*ids, NO_TOKEN)).reused_tokens == len(ids)
+
     def clear(self) -> int:
         """Remove all caches from memory and return the number of bytes freed."""
         freed = self.kv_bytes

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from tokentape.generation import hf
 from tokentape.generation.cache import (
     NO_TOKEN,
+    CachedPrefix,
     CacheLease,
     PrefixCache,
     cache_policy,
@@ -236,6 +237,15 @@ class Engine:
             self.turn = turns[-1].number
             self._paused = finished is not None and finished.stop_reason == StopReason.TOOL_CALL
 
+    def copy_prefix(self, ids: Sequence[int]) -> CachedPrefix | None:
+        """Return a copy of the cache of these ids, or None if it is not in memory."""
+        with self._exclusive():
+            return self._cache.copy_cached(self.interventions.salt_ids(ids))
+
+    def holds_prefix(self, ids: Sequence[int]) -> bool:
+        """Return whether all of these ids are cached in memory."""
+        return self._cache.holds(self.interventions.salt_ids(ids))
+
     def store_prefix(self, ids: Sequence[int]) -> bool:
         """Write the cached beginning of these ids to disk. Return False if nothing is written."""
         with self._exclusive():
@@ -332,7 +342,7 @@ class Engine:
     def _exclusive(self) -> Iterator[None]:
         """Refuse a second use of the engine from within; compute with the engine's threads."""
         if self._busy:
-            raise TokentapeError("a turn is under way: a callback cannot begin another")
+            raise TokentapeError("a turn is running: a callback or tool cannot use its generator")
         self._busy = True
         try:
             # Tensors made in a caller's inference mode could not be used by later turns.

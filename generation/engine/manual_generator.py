@@ -1,4 +1,4 @@
-"""What users hold: a model, its cache, and a conversation that begins with a system prompt."""
+"""A generator for one model, with its KV cache and its conversation."""
 
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -32,11 +32,19 @@ from tokentape.recorder.projections import RequestedInterventions, Turn
 
 
 class ManualGenerator:
-    """Generates token by token, reuses what is cached, and records each step if asked to.
+    """Generates token by token, reuses cached prefixes, and records each step with a recorder.
 
-    A prompt is a string, which is one user message after the cached system prompt (plain text
-    where the tokenizer has no chat template), or token ids, which are taken as they are.
-    Settings mean what they mean in `model.generate`, and those that are left out do, too.
+    A prompt is a string, which becomes one user message after the cached system prompt (plain text
+    if the tokenizer has no chat template), or token ids, which are used unchanged. Settings and
+    their defaults mean what they mean in `model.generate`.
+
+    Example:
+        >>> import tokentape as tt
+        >>> generator = tt.ManualGenerator(lm.model, lm.tokenizer)
+        >>> generator.cache_system_prompt("You are brief.")
+        >>> result = generator.generate("Hello", max_new_tokens=4, do_sample=False)
+        >>> result["num_tokens"], result["cache_used"], result["stop_reason"]
+        (4, True, 'max_new_tokens')
     """
 
     def __init__(
@@ -66,7 +74,7 @@ class ManualGenerator:
             chosen = RunSettings.from_keywords(settings, owner="ManualGenerator", known=known)
             run = RunDescription(name=name, model=model_name, seed=seed, settings=chosen)
         elif settings:
-            raise TypeError(f"give {', '.join(settings)} with the run, not beside it")
+            raise TypeError(f"give {', '.join(settings)} in the settings of run=")
         if recorder is not None and recorder.started and not run.resumed:
             raise TokentapeError("this recorder has a run already: make one for each generator")
         check_seed(run.seed)
@@ -93,24 +101,39 @@ class ManualGenerator:
 
     @property
     def turn(self) -> int:
-        """The number of the last turn that began; zero before the first."""
+        """The number of the last turn that was started; zero before the first."""
         return self._engine.turn
 
     @property
     def kv_bytes(self) -> int:
-        """Bytes of storage that cached sequences hold, each storage once."""
+        """Bytes of storage of the cached sequences; shared storage counts once."""
         return self._cache.kv_bytes
 
+    @property
+    def system_prompt_cache(self) -> CachedPrefix | None:
+        """A copy of the cached system prompt, its ids and its KV cache; None if it is not cached.
+
+        It is None before `cache_system_prompt`, after `clear_cache`, and for a model whose cache
+        cannot be copied. Raise TokentapeError in a callback of a turn.
+        """
+        return self._engine.copy_prefix(self.conversation.system_ids)
+
+    @property
+    def system_prompt_length(self) -> int:
+        """Tokens of the cached system prompt; zero if it is not cached."""
+        ids = self.conversation.system_ids
+        return len(ids) if self._engine.holds_prefix(ids) else 0
+
     def start_run(self) -> None:
-        """Record what the run is, unless that was done. The first thing recorded does it, too."""
+        """Record `RunStarted` if nothing is recorded yet. The first turn does it, too."""
         self._engine.start_run()
 
     def cache_system_prompt(self, system_prompt: str) -> None:
-        """Process the system prompt once; every later prompt begins with it and reuses it.
+        """Start a new conversation with a system prompt, and prefill it once for all turns.
 
-        Begins a new conversation. Raises PromptError for an empty one or one that fills the
-        model's context, and leaves everything as it was. Where the model's cache cannot be reused,
-        or the template writes nothing before a user's message, nothing is processed yet.
+        Nothing is forwarded if the model's cache cannot be reused, or if the template writes the
+        system prompt only together with the first message. Raise PromptError, and change nothing,
+        if the system prompt is empty or fills the model's context.
         """
         check_text("a system prompt", system_prompt)
         if not system_prompt.strip():
@@ -139,16 +162,17 @@ class ManualGenerator:
         stopping_criteria: StoppingCriteriaList | None = None,
         **settings: Any,
     ) -> GenerationResult:
-        """Generate from a prompt of its own: what was said in earlier calls is not part of it.
+        """Generate a reply to one prompt; earlier calls are not part of it. Return the reply.
 
-        `use_cache=False` computes the whole prompt anew. `seed` begins the random generator of
-        this call (one is drawn and returned if it is left out); torch's own is never touched.
-        `callback` sees each token id and its raw logits, float32 of shape (vocab,); `observer`
-        sees the `GenerationState` after each token, with the hidden states of `observe_layers`, as
-        named in `find_layer`. `return_cache=True` puts the cache of prompt and reply, with its ids,
-        under `past_key_values` of the result; the argument of that name takes one in, and as much
-        of it is reused as begins the prompt.
-        Raises PromptError and ModelError before anything is generated or recorded.
+        `use_cache=False` computes the whole prompt. `seed` seeds the random generator of this call;
+        without one it is drawn and returned. torch's global generator is never used. `callback` is
+        called with each token id and its raw logits, float32 of shape (vocab,). `observer` is
+        called with the `GenerationState` after each token, which has the hidden states of
+        `observe_layers` (names as in `find_layer`). `return_cache=True` returns the KV cache of
+        prompt and reply as `past_key_values`; the argument of that name reuses such a cache, as far
+        as its ids are a prefix of the prompt.
+
+        Raise PromptError or ModelError before anything is generated or recorded.
         """
         given = {"temperature": temperature, "top_p": top_p, "do_sample": do_sample}
         settings |= {name: value for name, value in given.items() if value is not None}
@@ -199,10 +223,10 @@ class ManualGenerator:
         asked: RequestedInterventions,
         read_blob: Callable[[str], bytes] | None = None,
     ) -> None:
-        """Go on behind recorded turns, of which the conversation is what they left.
+        """Put the generator into the state it had after these recorded turns.
 
-        `asked` is what interventions are asked for; `read_blob` gives their tensors: see
-        `Steering.restore`.
+        `conversation` is restored from the same turns. `read_blob` reads the tensors of the
+        requested interventions; see `InterventionController.restore`.
         """
         self._engine.restore(turns, asked, read_blob)
         self.conversation = conversation
@@ -224,67 +248,70 @@ class ManualGenerator:
         return result
 
     def watch(self, layers: Iterable[str | int], *, full: bool = False) -> ActivationMonitor:
-        """Record statistics of what these layers give, for every forward from the next turn on.
+        """Record statistics of the outputs of layers, for every forward from the next turn on.
 
-        `layers` are numbers, full names or those of TransformerLens; see `find_layer`. `full`
-        measures more, and takes longer. Raises ToolError for an unknown layer.
+        Name a layer by its number, its full name or its TransformerLens name; see `find_layer`.
+        `full` adds slower statistics. Raise ToolError for an unknown layer.
         """
         self._engine.monitor = ActivationMonitor(self.model, layers, full=full)
         return self._engine.monitor
 
     @property
     def monitor(self) -> ActivationMonitor | None:
-        """Who watches activations, if anybody does."""
+        """The monitor that `watch` installed, if any."""
         return self._engine.monitor
 
     def unwatch(self) -> None:
-        """Look at no layer any more."""
+        """Stop recording statistics of layers."""
         self._engine.monitor = None
 
     def with_recorded_interventions(self) -> AbstractContextManager[None]:
-        """What is forwarded of the conversation in here is intervened with as it was."""
+        """Within this context, forward the conversation under its recorded interventions.
+
+        Each position gets the interventions that were active when its states were first computed.
+        """
         return self._engine.interventions.with_recorded_interventions()
 
     def fork(self) -> Conversation:
-        """A conversation that goes on from here on its own, for `switch`. Nothing is copied."""
+        """Return an independent continuation of the conversation, for `switch`."""
         return self.conversation.fork()
 
     def switch(self, conversation: Conversation) -> Conversation:
-        """Go on with another conversation; the one so far is returned, to come back to.
+        """Continue with another conversation. Return the current one, to switch back to.
 
-        What is cached of both is kept, as far as the budget goes.
+        Both stay in the cache, as far as its budget allows.
         """
         if not isinstance(conversation, Conversation):
-            raise ModelError(f"to switch to: a conversation, not a {type(conversation).__name__}")
+            raise ModelError(f"switch() takes a conversation, not a {type(conversation).__name__}")
         before = self.conversation.fork()
         conversation.follow(self.conversation)
         self.conversation = conversation
         return before
 
     def store_prefix(self) -> bool:
-        """Keep on disk what is cached of the last turn, its prompt and reply, for other processes.
+        """Write the cached prompt and reply of the last turn to disk, for other processes.
 
-        False where there is no `prefix_folder`, nothing cached, or a cache that no file can hold.
-        Raises OSError where the folder cannot be written to.
+        Return False if there is no `prefix_folder`, if nothing is cached, or if the cache cannot be
+        written as a file. Raise OSError if the folder is not writable.
         """
         return self._engine.store_prefix(self.conversation.ids)
 
     def intervene(self, intervention: Intervention, *, clear_cache: bool = False) -> None:
-        """From the next turn on, do something to what layers of the model give.
+        """Change the outputs of layers from the next turn on.
 
-        What is in the history keeps what was computed for it. With `clear_cache` everything that is
-        cached is given up, and the next turn computes its whole prompt anew, with the intervention
-        where its positions allow it. Raises ModelError and ToolError, and changes nothing, for what
-        does not fit the model and for a name that is in use.
+        The history keeps the states that were computed for it. With `clear_cache` the cache is
+        cleared, and the next turn computes its whole prompt with the intervention, where its
+        positions allow that. Raise ModelError or ToolError, and change nothing, if the intervention
+        does not fit the model or its name is in use.
         """
         self._engine.intervene(intervention, clear_cache=clear_cache)
 
     def withdraw(self, name: str, *, clear_cache: bool = False) -> None:
-        """From the next turn on, do it no more; with `clear_cache` on none of its prompt either."""
+        """End an intervention from the next turn on; with `clear_cache`, on all of its prompt."""
         self._engine.withdraw(name, clear_cache=clear_cache)
 
     def clear_cache(self, reason: str = "asked") -> None:
-        """Free everything that is cached, the system prompt's part too."""
+        """Free the whole KV cache, the system prompt's too."""
         self._engine.clear_cache(reason)
 
 
@@ -296,5 +323,5 @@ def _folder(path: str | os.PathLike[str] | None) -> PrefixFolder | None:
     except TypeError:
         raise ModelError(f"prefix_folder is a path, not {path!r}") from None
     if not isinstance(text, str) or "\0" in text:
-        raise ModelError(f"prefix_folder is no path that a file can have: {path!r}")
+        raise ModelError(f"prefix_folder is not a valid path: {path!r}")
     return PrefixFolder(Path(text))

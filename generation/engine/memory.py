@@ -1,4 +1,4 @@
-"""How much memory the process and its device have taken."""
+"""The memory that the process and its device use."""
 
 import re
 import sys
@@ -14,31 +14,33 @@ from tokentape.recorder.events import MemorySampled
 _STATUS = Path("/proc/self/status")
 _RESET = Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"
-"""What makes Linux count the peak of resident memory from here: see proc(5)."""
+"""Written to `clear_refs`, it restarts the peak of resident memory; see proc(5)."""
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryWatch:
-    """What a turn takes beyond what there was at its beginning.
+    """Measures the memory that a turn uses in addition to what was in use when it began.
 
-    The peak of resident memory is told by Linux alone, and counted anew from each beginning.
+    Only Linux reports a peak of resident memory that can be restarted.
     """
 
     device: torch.device
     resident_bytes: int | None
+    """Resident memory at the beginning; None if the peak cannot be measured."""
 
     @classmethod
     def begin(cls, device: torch.device) -> "MemoryWatch":
+        """Return a watch that begins now."""
         reset_peak(device)
         resident: int | None = None
-        # A container may forbid it; then the peak of a turn is not known.
+        # A container may forbid it.
         with suppress(OSError):
             _RESET.write_text(_RESET_PEAK)
             resident = _status_bytes("VmRSS")
         return cls(device, resident)
 
     def sampled(self, turn: int, kv_bytes: int) -> MemorySampled:
-        """What is to be recorded at the end of the turn."""
+        """Return the event to record at the end of the turn."""
         on_device = self.device.type == "cuda"
         peak = None if self.resident_bytes is None else _status_bytes("VmHWM")
         transient = None
@@ -55,18 +57,18 @@ class MemoryWatch:
 
 
 def reset_peak(device: torch.device) -> None:
-    """Count the peak of device memory from here."""
+    """Restart the peak of device memory."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Peak of device memory on CUDA, else of the resident memory of the process."""
+    """Return the peak of device memory on CUDA, else of the resident memory of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == "win32":
         return int(psutil.Process().memory_info().peak_wset)
-    import resource  # not there on Windows
+    import resource  # missing on Windows
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

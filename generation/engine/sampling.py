@@ -1,4 +1,4 @@
-"""Choosing a token as Hugging Face does, and measuring the choice."""
+"""Drawing a token as Hugging Face does, and what is recorded of the draw."""
 
 import hashlib
 import math
@@ -12,19 +12,17 @@ from tokentape.recorder.numbers import to_half
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """A token as it was drawn, still on the device.
-
-    `token` has shape (1,), `processed` is its log-probability after the processors, shape (1, 1);
-    None where there were none: it is that of the raw logits then.
-    """
+    """A drawn token, still on the device."""
 
     token: torch.Tensor
+    """Its id, int64 of shape (1,)."""
     processed: torch.Tensor | None
+    """Its log-probability after the processors, float32 of shape (1, 1); None if there are none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measures:
-    """What `TokenSampled` says of a token, in its precision, and which stopping criteria it met."""
+    """The numbers of `TokenSampled`, in its precision, and the flags of the stopping criteria."""
 
     token_id: int
     logprob: float
@@ -37,12 +35,12 @@ class Measures:
 
 
 def draw(logits: torch.Tensor, scores: torch.Tensor, *, generator: torch.Generator | None) -> Draw:
-    """Sample with the generator, or take the likeliest where it is None.
+    """Draw a token with the generator, or take the likeliest one if that is None.
 
-    `logits` are raw and `scores` processed, both float32 of shape (1, vocab), and the same tensor
-    where nothing was processed: a pass over the vocabulary is spared then. The draw is that of
-    `GenerationMixin._sample`: one `torch.multinomial` over the whole vocabulary.
-    Raises ModelError where nothing can be drawn.
+    `logits` are raw and `scores` processed, both float32 of shape (1, vocab). If nothing was
+    processed they are the same tensor, which saves a pass over the vocabulary. The draw is that of
+    `GenerationMixin._sample`: one `torch.multinomial` over the whole vocabulary. Raise ModelError
+    if no token can be drawn.
     """
     if generator is None:
         token = torch.argmax(scores, dim=-1)
@@ -61,15 +59,16 @@ def draw(logits: torch.Tensor, scores: torch.Tensor, *, generator: torch.Generat
 def measure(
     logits: torch.Tensor, drawn: Draw, stops: torch.Tensor, *, top_logprobs: int
 ) -> Measures:
-    """Everything that is recorded of a step, in one transfer to the host.
+    """Return all that is recorded of a step, with one transfer to the host.
 
-    `logits` are raw, float32 of shape (1, vocab); `stops` are the flags of the stopping criteria.
-    Raises ModelError where the logits hold NaN, or the processors left no token.
+    `logits` are raw, float32 of shape (1, vocab); `stops` are the flags of the stopping criteria,
+    bool of shape (criteria,). Raise ModelError if the logits hold NaN or the processors leave no
+    token.
     """
     logprobs = torch.log_softmax(logits, dim=-1)
     top = torch.topk(logits, min(max(top_logprobs, 2), logits.shape[-1]), dim=-1)
     logprob = logprobs.gather(1, drawn.token[:, None])
-    # Not a number where a raw logit is minus infinity: such a token adds nothing.
+    # A raw logit of minus infinity gives NaN here, and adds nothing to the entropy.
     entropy = -(logprobs.exp() * logprobs).nansum(dim=-1, keepdim=True)
     numbers = (
         logprob,
@@ -78,7 +77,7 @@ def measure(
         top.values[:, :1] - top.values[:, 1:2],
         logprobs.gather(1, top.indices),
     )
-    # float64 holds every float32 and every token id, so that one transfer to the host is enough.
+    # float64 holds every float32 and every token id: one transfer is enough.
     measured = torch.cat(
         (
             torch.cat(numbers, dim=-1).double(),
@@ -107,27 +106,30 @@ def measure(
 
 
 def generator_sha256(generator: torch.Generator) -> str:
-    """Hexadecimal sha256 of the generator's state: equal states draw equal numbers."""
+    """Return the hexadecimal sha256 of a generator's state."""
     return hashlib.sha256(generator.get_state().numpy().tobytes()).hexdigest()
 
 
 def turn_seed(run_seed: int, turn: int) -> int:
-    """The seed of a turn, from that of its run: turns can be replayed in any order."""
+    """Return the seed of a turn, derived from that of its run."""
     digest = hashlib.sha256(f"tokentape turn {turn} of run {run_seed}".encode()).digest()
     return int.from_bytes(digest[:8]) >> 1
 
 
 def round_seed(seed: int, first_step: int) -> int:
-    """The seed of a part of a turn, from that of the part before and the tokens up to here."""
+    """Return the seed of a round from that of the round before it.
+
+    `first_step` is the number of the turn's tokens before this round.
+    """
     digest = hashlib.sha256(f"tokentape part from {first_step} of {seed}".encode()).digest()
     return int.from_bytes(digest[:8]) >> 1
 
 
 def skip_draws(generator: torch.Generator, vocabulary: int, draws: int) -> None:
-    """Leave the generator as it is after so many tokens were drawn with it.
+    """Advance the generator as drawing this many tokens from the vocabulary does.
 
-    The same calls are made as for a draw: what they take of the stream is up to the device.
+    How much of the stream a draw consumes depends on the device, so the same calls are made.
     """
-    even = torch.ones((1, vocabulary), device=generator.device)
+    uniform = torch.ones((1, vocabulary), device=generator.device)
     for _ in range(draws):
-        torch.multinomial(even, num_samples=1, generator=generator)
+        torch.multinomial(uniform, num_samples=1, generator=generator)

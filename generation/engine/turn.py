@@ -23,7 +23,7 @@ from tokentape.recorder.events import CacheDecided
 
 
 class GenerationResult(TypedDict):
-    """What `ManualGenerator.generate` returns; `past_key_values` is None unless asked for."""
+    """The result of `ManualGenerator.generate`; `past_key_values` needs `return_cache=True`."""
 
     generated_text: str
     generated_tokens: list[int]
@@ -38,13 +38,16 @@ class GenerationResult(TypedDict):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnResult:
-    """A finished turn. `text` has no end-of-sequence token, `token_ids` has the one sampled."""
+    """A finished round of a turn, or a turn of one round."""
 
     turn: int
     prompt: Prompt
     token_ids: tuple[int, ...]
+    """The sampled ids, the end-of-sequence token included."""
     text: str
+    """The text of the ids, without the end-of-sequence token."""
     stop_text: str
+    """The text of the end-of-sequence token; empty if another reason stopped the reply."""
     stop_reason: str
     seed: int | None
     cache: CacheDecided
@@ -133,30 +136,30 @@ def turn_settings(
     generation_config: GenerationConfig | None = None,
     **settings: Any,
 ) -> TurnSettings:
-    """Settings as `model.generate` takes them, made whole. A temperature of 0 is greedy.
+    """Return complete settings from those that `model.generate` takes. Temperature 0 is greedy.
 
-    The length is `max_new_tokens`, also over that of a `generation_config`; `max_length`, which
-    counts the prompt, is refused. Raises ModelError for what `generate` does not have, or cannot
-    do a token at a time, and for a seed that is no 64-bit number.
+    `max_new_tokens` overrides the length in a `generation_config`. Raise ModelError for
+    `max_length` (it counts the prompt), for a setting that `generate` lacks or that does not choose
+    one token at a time, and for a seed that is no 64-bit integer.
     """
     check_count("max_new_tokens", max_new_tokens)
     if "max_length" in settings:
-        raise ModelError("max_length counts the prompt, too: use max_new_tokens")
+        raise ModelError("max_length counts the prompt: use max_new_tokens")
     check_seed(seed)
     for name, called in (("callback", callback), ("observer", observer)):
         if called is not None and not callable(called):
-            raise ModelError(f"{name} must be something that can be called, not {called!r}")
+            raise ModelError(f"{name} must be callable, not {called!r}")
     for name, own in (("processor", logits_processor), ("criterion", stopping_criteria)):
         for each in own or ():
             if not callable(each):
-                raise ModelError(f"a {name} must be something that can be called, not {each!r}")
+                raise ModelError(f"a {name} must be callable, not {each!r}")
     chunk = settings.get("prefill_chunk_size")
     if chunk is not None:
         check_count("prefill_chunk_size", chunk)
     if settings.get("temperature") == 0:
         settings = {**settings, "do_sample": False}
     if settings.get("do_sample") is False:
-        # They have no meaning then, and transformers warns of each.
+        # Greedy decoding ignores these, and transformers warns about each.
         settings = {name: value for name, value in settings.items() if name not in _WARPERS}
     settings["max_new_tokens"] = max_new_tokens
     config = hf.effective_config(model, generation_config, **settings)

@@ -208,7 +208,7 @@ def test_an_intervention_cannot_be_requested_during_a_step(run: tt.Investigation
     def step_in(token_id: int, logits: torch.Tensor) -> None:
         run.intervene(intervention("steer"))
 
-    with pytest.raises(tt.TokentapeError, match="under way"):
+    with pytest.raises(tt.TokentapeError, match="a turn is running"):
         run.chat("One?", max_new_tokens=2, callback=step_in)
 
 

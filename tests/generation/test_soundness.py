@@ -178,7 +178,7 @@ def test_a_callback_cannot_begin_another_turn(lm: tt.LoadedModel, store: Databas
             lambda: generator.generate("Hi"),
             lambda: generator.cache_system_prompt("Be kind."),
         ):
-            with pytest.raises(tt.TokentapeError, match="under way") as caught:
+            with pytest.raises(tt.TokentapeError, match="a turn is running") as caught:
                 begin()
             refused.append(str(caught.value))
 
