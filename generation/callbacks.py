@@ -1,4 +1,4 @@
-"""What an observer may look at while tokens are generated."""
+"""The callbacks of a turn, and the state that an observer receives."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -9,25 +9,26 @@ from transformers.cache_utils import Cache
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationState:
-    """A sequence after one more token. To be looked at, not changed.
-
-    `input_ids` are prompt and reply, int64 of shape (1, tokens); `attention_mask` has their shape
-    and is all ones. `past_key_values` is the live cache: it holds all ids but the last. `step` is
-    that of the token in its turn, `logits` are the raw ones that it was drawn from, float32 of
-    shape (vocab,), and `entropy` is theirs, in nats. `hidden_states` has, for each layer that was
-    asked for, what it gave at the position whose logits these are, shape (hidden,): that of the
-    same forward.
-    """
+    """A sequence after one more token. An observer must not change it."""
 
     input_ids: torch.Tensor
+    """Prompt and reply, int64 of shape (1, tokens)."""
     past_key_values: Cache
+    """The live KV cache, which holds all ids but the last."""
     attention_mask: torch.Tensor
+    """Ones, in the shape of `input_ids`."""
     generated_tokens: tuple[int, ...]
+    """The ids of the reply so far; of the current round, if the turn has several."""
     finished: bool
+    """Whether the reply stops with this token."""
     step: int
+    """Number of the token in its turn, from zero."""
     logits: torch.Tensor
+    """The raw logits that the token was drawn from, float32 of shape (vocab,)."""
     entropy: float
+    """The entropy of these logits, in nats."""
     hidden_states: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """The outputs of the observed layers at the position of these logits, shape (hidden,)."""
 
 
 TokenCallback = Callable[[int, torch.Tensor], None]

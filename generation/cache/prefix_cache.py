@@ -159,9 +159,9 @@ class PrefixCache:
         return CachedPrefix(strip_salt(ids), hf.fork(lease.cache), lease.key, states, salted_ids)
 
     def copy_cached(self, ids: Sequence[int]) -> CachedPrefix | None:
-        """Return an independent copy of the cache of exactly these ids; None if it is not in memory.
+        """Return an independent copy of the cache of exactly these ids.
 
-        None also for a model whose caches cannot be copied.
+        None if it is not in memory, or if caches of this model cannot be copied.
         """
         policy = cache_policy(self._model)
         if policy.mode not in (CacheMode.CROP, CacheMode.SNAPSHOTS) or not self.holds(ids):

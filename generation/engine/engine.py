@@ -53,9 +53,9 @@ FOR_INTERVENTION = "intervention"
 
 
 class Engine:
-    """Runs turns through a model and records each step if there is a recorder.
+    """A model with its cache and its interventions, which runs turns and records them.
 
-    It takes prompts and knows no conversation.
+    It takes prompts and knows no conversation. Without a recorder nothing is recorded.
     """
 
     def __init__(

@@ -32,11 +32,11 @@ from tokentape.recorder.projections import RequestedInterventions, Turn
 
 
 class ManualGenerator:
-    """Generates token by token, reuses cached prefixes, and records each step with a recorder.
+    """A token-by-token generator that reuses cached prefixes and records its steps.
 
     A prompt is a string, which becomes one user message after the cached system prompt (plain text
     if the tokenizer has no chat template), or token ids, which are used unchanged. Settings and
-    their defaults mean what they mean in `model.generate`.
+    their defaults are those of `model.generate`.
 
     Example:
         >>> import tokentape as tt

@@ -19,7 +19,7 @@ _RESET_PEAK = "5"
 
 @dataclass(frozen=True, slots=True)
 class MemoryWatch:
-    """Measures the memory that a turn uses in addition to what was in use when it began.
+    """A measurement of the memory that a turn uses beyond the memory in use at its beginning.
 
     Only Linux reports a peak of resident memory that can be restarted.
     """

@@ -18,7 +18,7 @@ from tokentape.recorder.events import ActivationObserved
 
 
 class TurnObservers:
-    """What the observers of a turn have seen so far."""
+    """The observations of a running turn."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class TurnObservers:
         self._positions.source = DECODE
 
     def hidden_states(self) -> Mapping[str, torch.Tensor]:
-        """Return the outputs of the tapped layers at the newest position, each of shape (hidden,).
+        """Return the outputs of the tapped layers at the newest position, in shape (hidden,).
 
         Empty if no layer is tapped.
         """

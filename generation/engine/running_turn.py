@@ -53,7 +53,7 @@ class RunningTurn:
     """Why the reply stopped; empty until it has."""
 
     def run(self) -> TurnResult:
-        """Generate the reply and cache what was computed for it."""
+        """Generate the reply and commit its KV cache."""
         began = time.perf_counter()
         model, prompt = self.resources.model, self.prepared.prompt
         watch = memory.MemoryWatch.begin(model.device)

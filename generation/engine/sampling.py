@@ -1,4 +1,4 @@
-"""Drawing a token as Hugging Face does, and what is recorded of the draw."""
+"""Drawing a token as Hugging Face does, and measuring the draw."""
 
 import hashlib
 import math
@@ -35,7 +35,7 @@ class Measures:
 
 
 def draw(logits: torch.Tensor, scores: torch.Tensor, *, generator: torch.Generator | None) -> Draw:
-    """Draw a token with the generator, or take the likeliest one if that is None.
+    """Draw a token with the generator, or take the likeliest token without one.
 
     `logits` are raw and `scores` processed, both float32 of shape (1, vocab). If nothing was
     processed they are the same tensor, which saves a pass over the vocabulary. The draw is that of

@@ -28,10 +28,10 @@ from tokentape.recorder.events import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnRecorder:
-    """Records one turn, or one of its rounds; without a `recorder` it does nothing.
+    """The recorder of one turn, or of one of its rounds; without a `recorder` it does nothing.
 
-    The methods are called in the order in which they stand here. `token_sampled` is called once a
-    token, and `record` in between for what is not of every turn.
+    Call `started`, `cache_decided`, `prefill_completed`, `token_sampled` for each token, and
+    `finished`, in this order; `record` takes the other events of a turn.
     """
 
     recorder: Recorder | None
@@ -55,9 +55,9 @@ class TurnRecorder:
         sampling: Mapping[str, Any],
         unreplayable: tuple[str, ...],
     ) -> None:
-        """Record what is new in the prompt, and how the tokens of its reply are chosen."""
+        """Record the new messages of the prompt, and how the tokens of its reply are chosen."""
         for event in prompt.events(self.turn):
-            # The message belongs to a turn that has begun: only later rounds know their turn.
+            # A later round knows its turn: that has begun.
             within = self.first_step > 0 and isinstance(event, MessageAdded)
             self.record(replace(event, turn=self.turn) if within else event)
         self.record(

@@ -1,4 +1,4 @@
-"""What a model is told first: its system prompt, its tools, and how to spare its memory."""
+"""The system prompt with its placeholders, and the advice on saving context."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -8,15 +8,15 @@ _PLACEHOLDER = re.compile(r"\{(tools|memory)\}")
 
 
 def initial_prompt(system_prompt: str, *, tools: str, memory: str) -> str:
-    """The system prompt, with `{tools}` and `{memory}` in it filled; a text without stays as is."""
-    filled = {"tools": tools, "memory": memory}
-    return _PLACEHOLDER.sub(lambda found: filled[found[1]], system_prompt)
+    """Return the system prompt with `{tools}` and `{memory}` replaced by these texts."""
+    texts = {"tools": tools, "memory": memory}
+    return _PLACEHOLDER.sub(lambda found: texts[found[1]], system_prompt)
 
 
 def memory_instructions(schemas: Sequence[Mapping[str, Any]], context_tokens: int | None) -> str:
-    """How to look at much with little context: tools that have a compact view are to be used so.
+    """Return instructions to use the compact views of tools, and how long the context is.
 
-    `schemas` are those of `get_available_tools`.
+    `schemas` are those of `ToolInterface.get_available_tools`.
     """
     room = "" if context_tokens is None else f", which holds {context_tokens:,} tokens"
     lines = [

@@ -36,3 +36,13 @@ def interrupted_between_tokens() -> Iterator[Callable[[], None]]:
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     raise_if_interrupted()
+
+
+@contextmanager
+def interrupts_call(react: Callable[[], None]) -> Iterator[None]:
+    """Within this context, call `react` at each Ctrl-C; it may raise KeyboardInterrupt."""
+    before = signal.signal(signal.SIGINT, lambda number, frame: react())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

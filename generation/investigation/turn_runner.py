@@ -22,7 +22,7 @@ from tokentape.recorder.projections import Turn
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnRunner:
-    """Runs the turns of a generator's conversation, round by round.
+    """A runner of the turns of a generator's conversation, round by round.
 
     A round ends with tool calls of the model; their results begin the next one. Ctrl-C ends a round
     after its next token.
@@ -32,7 +32,7 @@ class TurnRunner:
     detector: ToolCallDetector
     tools: ToolRunner
     run_settings: RunSettings
-    """Limit the length of a prompt, and say what is done about a longer one."""
+    """They limit the length of a prompt."""
 
     def run_turn(
         self,

@@ -120,7 +120,7 @@ def test_a_tool_is_run_for_the_model_and_its_result_is_shown(
         ("/tool get_weight_statistics {x", "the arguments of get_weight_statistics are not JSON"),
         ("/tool get_weight_statistics [1]", "are an object"),
         ("/nope", "there is no command /nope: /help lists them"),
-        ("/help", "/tool NAME {JSON} [TEXT]   run a tool for the model"),
+        ("/help", "/tool NAME {JSON} [TEXT]   run a tool, and send TEXT"),
         ("/tools", "get_weight_statistics: Statistics of the weights"),
         ("\x1b[31m/x", None),
     ],

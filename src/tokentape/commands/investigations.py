@@ -8,6 +8,7 @@ import typer
 
 import tokentape as tt
 from tokentape import output
+from tokentape.commands.chat_terminal import StandardTerminal
 from tokentape.commands.options import JsonOption, ModelOption, StoreOption
 from tokentape.recorder.projections import Turn
 from tokentape.store import DEFAULT_URL, DatabaseStore
@@ -110,7 +111,7 @@ def chat(
             sys.stderr.write(f"recording run {investigation.run_id} into {opened.where}; /help\n")
             settings = {"max_new_tokens": max_new_tokens, "temperature": temperature}
             settings |= {"do_sample": True, "top_p": 0.9} if temperature else {}
-            ChatSession(lm, investigation, tools, tap, settings).go()
+            ChatSession(investigation, tools, tap, StandardTerminal(), settings).run()
     sys.stderr.write(
         f"recorded; show it with: tokentape show {investigation.run_id} --store {store}\n"
     )

@@ -1,0 +1,35 @@
+"""The terminal of `tokentape chat`."""
+
+import io
+import sys
+from collections.abc import Iterator
+
+
+class StandardTerminal:
+    """Standard input and output: replies go to standard output, messages to standard error."""
+
+    def lines(self) -> Iterator[str]:
+        """Yield the typed lines, with a prompt if a person types them."""
+        interactive = sys.stdin.isatty()
+        if isinstance(sys.stdin, io.TextIOWrapper):
+            # Bytes that are no text are shown as such and do not end the chat.
+            sys.stdin.reconfigure(errors="replace")
+        while True:
+            if interactive:
+                self.note("> ")
+            line = sys.stdin.readline()
+            if not line:
+                if interactive:
+                    self.note("\n")
+                return
+            yield line
+
+    def show(self, text: str) -> None:
+        """Write a piece of a reply to standard output."""
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+    def note(self, text: str) -> None:
+        """Write a message to standard error."""
+        sys.stderr.write(text.encode(errors="backslashreplace").decode())
+        sys.stderr.flush()
