@@ -49,7 +49,7 @@ class ChatTerminal(Protocol):
 class EventTap:
     """An event log that stores each event in another log, then passes it on.
 
-    An exception of `listener` is kept as `fault`: the event is stored, and the run goes on.
+    An exception of `listener` is kept as `fault`: the event is stored, and the run continues.
     """
 
     def __init__(self, log: EventLog) -> None:
