@@ -104,8 +104,8 @@ class InterventionController:
         """Apply an intervention to new positions, starting with the next prompt.
 
         With `from_start` it acts on that whole prompt, which is then computed again. `turn` is the
-        turn under way, if a tool makes the request. Before the run has begun the request is kept
-        and recorded with the first turn.
+        turn under way, if a tool makes the request. Before the run has begun the request is
+        pending and recorded with the first turn.
 
         Raise ModelError for a name in use and for a vector that does not fit the layers, ToolError
         for an unknown layer.

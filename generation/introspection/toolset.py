@@ -81,7 +81,7 @@ class _Tools:
         self, layer_name: int | str | list[int | str], compact: bool = True, recompute: bool = False
     ) -> ToolView:
         """
-        Statistics of what one or more of your own layers gave in this conversation.
+        Statistics of the outputs of one or more of your own layers in this conversation.
 
         Args:
             layer_name: A layer number such as "3", a full module name, or a list of these.
@@ -97,7 +97,7 @@ class _Tools:
 
     def get_architecture_summary(self) -> ToolView:
         """
-        What you are built of: sizes, kinds of layers, and where the parameters are.
+        Your architecture: sizes, kinds of layers, and numbers of parameters.
         """
         return _plain(architecture_summary(self._inspector.model))
 
@@ -129,12 +129,12 @@ class _Tools:
         self, layer: int | str, head: int | None = None, position: int = -1, top: int = 8
     ) -> ToolView:
         """
-        Which tokens of this conversation an attention head looks at from one position.
+        The tokens of this conversation that an attention head attends to at one position.
 
         Args:
             layer: A layer number such as "3", or the full name of an attention module.
             head: The number of a head; without one (the default) the mean of all heads.
-            position: The position that looks; -1 (the default) is the last.
+            position: The position that attends; -1 (the default) is the last.
             top: How many tokens to name; 8 by default.
         """
         return _plain(
@@ -143,7 +143,7 @@ class _Tools:
 
     def get_logit_lens(self, layers: list[int | str], position: int = -1, top: int = 5) -> ToolView:
         """
-        Which next tokens you would choose if you stopped at a layer, for each of some layers.
+        The next tokens that you would predict at some of your layers.
 
         Args:
             layers: Layer numbers such as "3", or full names of layers.

@@ -90,9 +90,9 @@ def tool(
     seconds_max: float | None = None,
     output_chars_max: int | None = None,
 ) -> Function | Callable[[Function], Function]:
-    """Mark a function as a tool, with its own limits if given: `@tool(seconds_max=5)`.
+    """Declare a function as a tool, with its own limits if given: `@tool(seconds_max=5)`.
 
-    Returns the function itself. Only limits need the mark: a `ToolInterface` takes any function
+    Return the function itself. It is needed for limits only: a `ToolInterface` takes any function
     with type hints and a docstring. `seconds_max` limits a call, `output_chars_max` the characters
     of a result that the model reads. Raise ToolError if this is not a function or a limit is out of
     range.
@@ -112,16 +112,16 @@ def tool(
     """
     limits = _ToolLimits(seconds_max=seconds_max, output_chars_max=output_chars_max)
 
-    def mark(function: Function) -> Function:
+    def declare(function: Function) -> Function:
         if not inspect.isfunction(function):
             raise ToolError(
-                f"{function!r} cannot be marked as a tool: write @tool above a `def`; "
-                "mark a method in its class"
+                f"{function!r} cannot be declared as a tool: write @tool above a `def`; "
+                "declare a method in its class"
             )
         setattr(function, _LIMITS, limits)
         return function
 
-    return mark if function is None else mark(function)
+    return declare if function is None else declare(function)
 
 
 class ToolInterface:

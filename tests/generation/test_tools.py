@@ -214,7 +214,7 @@ def test_methods_are_tools_and_share_the_limits_of_their_class() -> None:
 
     assert result.payload == b'"' + 1000 * b"7" + b'"'
     assert len(result.content) <= 200
-    with pytest.raises(tt.ToolError, match="mark a method in its class"):
+    with pytest.raises(tt.ToolError, match="declare a method in its class"):
         tt.tool(Scales(7).weigh)
 
 
