@@ -1,6 +1,6 @@
-"""What happened: events, the recorder that orders them, and what they add up to.
+"""Events, the recorder that writes them, and projections of recorded events.
 
-Pure Python: no torch, no SQL, nothing else of ours.
+Pure Python: no torch, no SQL, and no other package of tokentape.
 """
 
 from tokentape.recorder.envelope import Envelope

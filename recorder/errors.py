@@ -1,6 +1,6 @@
 """The base of all errors of tokentape, and the errors of a recording.
 
-The class of an error says what is at fault: a `RecordingError` blames the recording.
+The class of an error names the culprit: a `RecordingError` blames the recording.
 """
 
 from typing import ClassVar

@@ -54,7 +54,7 @@ class Recording:
                 yield from self._shared_events(envelope.event, (*descendants, self.run_id))
 
     def forked(self) -> RunForked | None:
-        """Return the `RunForked` of a fork, or None for a run that is none."""
+        """Return the `RunForked` of a fork, or None for any other run."""
         second = next(islice(self.read(), 1, None), None)
         if second is None or second.kind != RunForked.__name__:
             return None

@@ -142,7 +142,7 @@ def _common_length(a: str, b: str) -> int:
 
 
 def _withheld(ids: Any) -> Any:
-    """Return zero for a token id and for each of several; None stays None."""
+    """Return zeros in place of token ids; None stays None."""
     if isinstance(ids, tuple):
         return (0,) * len(ids)
     return None if ids is None else 0

@@ -1,4 +1,4 @@
-"""The chained hash that shows whether a run is as it was recorded.
+"""The chained hash that shows whether a run was altered after its recording.
 
 The events that end a round, a turn or the run carry a seal. It is `blake2b-256:` and the
 hexadecimal BLAKE2b hash (RFC 7693, 32 bytes) of the previous seal, or of `tokentape run <run_id>`

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 
-from tokentape.recorder.projections.active_interventions import ActiveRange, acting_by_part
+from tokentape.recorder.projections.active_interventions import ActiveRange, split_by_interventions
 
 _ID_BITS = 32
 _ID = (1 << _ID_BITS) - 1
@@ -21,7 +21,7 @@ def salt_ids(ids: Sequence[int], ranges: Sequence[ActiveRange]) -> tuple[int, ..
     if not ranges or not ids:
         return tuple(ids)
     salted: list[int] = []
-    for start, end, active in acting_by_part(ranges, len(ids)):
+    for start, end, active in split_by_interventions(ranges, len(ids)):
         salt = _salt(active)
         salted += [salt | each for each in ids[start:end]] if salt else ids[start:end]
     return tuple(salted)

@@ -230,7 +230,7 @@ class Engine:
 
         `read_blob` reads the tensors of interventions; see `InterventionController.restore`.
         """
-        acting = turns[-1].acting if turns else ActiveInterventions()
+        acting = turns[-1].active if turns else ActiveInterventions()
         self.interventions.restore(acting, requested, read_blob)
         if turns:
             finished = turns[-1].finished

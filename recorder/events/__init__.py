@@ -1,7 +1,7 @@
 """The catalogue of events: facts in the past tense, one file per family.
 
-A class of events says beside its fields how it is treated: its `traits`, the redaction of its
-fields (`events.fields`) and its line in a transcript (`describe`). A released class never changes
+Each class also declares how it is treated: its `traits`, the redaction of its fields
+(`events.fields`) and its text in a transcript (`describe`). A released class never changes
 its meaning: a change takes a new class, or a new version and an upcaster.
 """
 

@@ -116,7 +116,7 @@ class InterventionWithdrawn(EventBase):
 class InterventionApplied(InterventionDescribed):
     """An intervention acts on all positions from `position` on, until it is removed.
 
-    Earlier positions stay as they were computed.
+    Earlier positions are not computed again.
     """
 
     version: ClassVar[int] = 1

@@ -7,7 +7,8 @@ from tokentape.recorder.projections.active_interventions import (
 )
 from tokentape.recorder.projections.conversation import Message, iterate_messages
 from tokentape.recorder.projections.summary import RunSummary, summarise, summarise_all
-from tokentape.recorder.projections.turns import Turn, iterate_turns, whole_turns
+from tokentape.recorder.projections.turn import Turn
+from tokentape.recorder.projections.turns import iterate_turns, join_rounds
 
 __all__ = (
     "ActiveInterventions",
@@ -18,7 +19,7 @@ __all__ = (
     "Turn",
     "iterate_messages",
     "iterate_turns",
+    "join_rounds",
     "summarise",
     "summarise_all",
-    "whole_turns",
 )

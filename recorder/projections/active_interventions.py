@@ -1,4 +1,4 @@
-"""Where in a stream of ids interventions act."""
+"""Which interventions act on which positions of a stream of ids."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,27 +16,27 @@ from tokentape.recorder.events import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActiveRange:
-    """An intervention as it was applied, and a half-open range of positions that it acts on.
-
-    `end` is None while it goes on with whatever is added. `tensor_start` is the position that the
-    first row of a patch belongs to: it moves where ids before it are taken out, perhaps to below
-    zero.
-    """
+    """An applied intervention and a half-open range of positions that it acts on."""
 
     applied: InterventionApplied
     start: int
     end: int | None
+    """None while it also acts on all ids that are added."""
     tensor_start: int | None
+    """The position of the first row of a patch. It decreases, even below zero, when ids before it
+    are removed."""
 
     @property
     def name(self) -> str:
+        """The name of the intervention."""
         return self.applied.name
 
     def holds(self, position: int) -> bool:
+        """Return whether the range has the position."""
         return self.start <= position and (self.end is None or position < self.end)
 
     def within(self, start: int, end: int) -> tuple[int, int] | None:
-        """The part of it that lies in a half-open range; None where there is none."""
+        """Return the overlap with a half-open range, or None if they do not overlap."""
         first = max(self.start, start)
         last = end if self.end is None else min(self.end, end)
         return (first, last) if first < last else None
@@ -44,51 +44,53 @@ class ActiveRange:
 
 @dataclass(frozen=True, slots=True)
 class ActiveInterventions:
-    """Every range of a stream in which something acts, in the order in which it was applied.
+    """The ranges of all interventions on a stream, in the order in which they were applied.
 
-    What acts on one position acts in this order. Nothing here changes: what is done to the stream
-    gives another one.
+    Interventions on the same position act in this order. The object is immutable: every method
+    that changes the stream returns a new one.
     """
 
     ranges: tuple[ActiveRange, ...] = ()
 
     def applied(self, event: InterventionApplied) -> "ActiveInterventions":
-        """From its position on it acts, in place of one of its name."""
+        """Return the ranges after an application, which ends one of the same name."""
         begun = ActiveRange(
             applied=event, start=event.position, end=None, tensor_start=event.tensor_start
         )
         return ActiveInterventions((*self._ended(event.name, event.position), begun))
 
     def removed(self, event: InterventionRemoved) -> "ActiveInterventions":
+        """Return the ranges after a removal."""
         return ActiveInterventions(self._ended(event.name, event.position))
 
     def rewritten(self, kept_tokens: int) -> "ActiveInterventions":
-        """The stream keeps so many ids, and others may come behind these."""
+        """Return the ranges after the stream was cut to so many ids, before others are added."""
         if not self.ranges:
             return self
         return ActiveInterventions(tuple(_clipped(self.ranges, kept_tokens)))
 
     def restarted(self, tokens: int) -> "ActiveInterventions":
-        """Another stream begins with so many ids, on which nothing acts."""
-        going_on = (each for each in self.ranges if each.end is None)
-        return ActiveInterventions(tuple(replace(each, start=tokens) for each in going_on))
+        """Return the ranges on a new stream of so many ids, on which nothing acts yet."""
+        unended = (each for each in self.ranges if each.end is None)
+        return ActiveInterventions(tuple(replace(each, start=tokens) for each in unended))
 
     def pruned(self, removed_tokens: Sequence[tuple[int, int]]) -> "ActiveInterventions":
-        """Ranges of ids are taken out, and what is behind them moves up."""
+        """Return the ranges after ranges of ids were removed and the ids after them moved up."""
         if not self.ranges or not removed_tokens:
             return self
         moved = (part for each in self.ranges for part in _moved(each, removed_tokens))
         return ActiveInterventions(tuple(moved))
 
     def over(self, tokens: int) -> tuple[ActiveRange, ...]:
-        """What acts on the first so many positions, each range with an end."""
+        """Return the ranges within the first so many positions, each with an end."""
         parts = ((each, each.within(0, tokens)) for each in self.ranges)
         return tuple(
             replace(each, start=part[0], end=part[1]) for each, part in parts if part is not None
         )
 
     def within(self, name: str, start: int, end: int) -> list[tuple[int, int]]:
-        """The parts of a half-open range on which the one of that name acts, joined."""
+        """Return where in a half-open range the intervention of that name acts, adjacent ranges
+        joined."""
         parts = (each.within(start, end) for each in self.ranges if each.name == name)
         joined: list[tuple[int, int]] = []
         for first, last in sorted(part for part in parts if part is not None):
@@ -111,17 +113,16 @@ class ActiveInterventions:
 
 @dataclass(frozen=True, slots=True)
 class RequestedInterventions:
-    """The interventions that are asked for, each as it was requested last, in the first's order.
-
-    `from_start` are the names whose request or withdrawal is about all of the coming prompt.
-    """
+    """The interventions that the user has requested and not withdrawn."""
 
     requests: tuple[InterventionRequested, ...] = ()
+    """The last request of each name, in the order of the first."""
     from_start: frozenset[str] = frozenset()
+    """Names whose last request or withdrawal affects all of the next prompt."""
 
     @classmethod
     def of(cls, envelopes: Iterable[Envelope]) -> "RequestedInterventions":
-        """What is asked for behind these events of a run."""
+        """Return the interventions that are requested after these events of a run."""
         requests: dict[str, InterventionRequested] = {}
         from_start: set[str] = set()
         for each in envelopes:
@@ -139,10 +140,13 @@ class RequestedInterventions:
         return cls(tuple(requests.values()), frozenset(from_start))
 
 
-def acting_by_part(
+def split_by_interventions(
     ranges: Sequence[ActiveRange], tokens: int
 ) -> Iterator[tuple[int, int, tuple[ActiveRange, ...]]]:
-    """The first so many positions in parts, half-open, and the ranges that all of a part is in."""
+    """Split the first so many positions where a range starts or ends.
+
+    Yield the start and end of each piece, half-open, and the ranges that it lies in.
+    """
     edges = {0, tokens}
     for each in ranges:
         edges |= {edge for edge in (each.start, each.end) if edge is not None and edge < tokens}
@@ -159,9 +163,9 @@ def _clipped(ranges: Sequence[ActiveRange], kept_tokens: int) -> Iterator[Active
 
 
 def _moved(range_: ActiveRange, removed_tokens: Sequence[tuple[int, int]]) -> Iterator[ActiveRange]:
-    """What is left of a range, in parts where ids in the middle of it go.
+    """Yield the pieces of a range that remain when ids are removed, at their new positions.
 
-    The parts of a patch are not one: its rows do not follow each other any more.
+    The pieces of a patch stay separate, because their rows do not follow each other any more.
     """
     gone, begun = 0, 0
     for start, end in removed_tokens:
@@ -176,6 +180,7 @@ def _moved(range_: ActiveRange, removed_tokens: Sequence[tuple[int, int]]) -> It
 
 
 def _shifted(range_: ActiveRange, start: int, end: int | None, tokens: int) -> ActiveRange:
+    """Return the range with other bounds, moved up by so many tokens."""
     first_row = range_.tensor_start
     return replace(
         range_,

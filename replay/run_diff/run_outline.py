@@ -20,7 +20,7 @@ from tokentape.recorder.events import (
     TurnFinished,
     TurnStarted,
 )
-from tokentape.recorder.projections import Turn, iterate_turns, whole_turns
+from tokentape.recorder.projections import Turn, iterate_turns, join_rounds
 from tokentape.replay.run_diff.diff_types import TextSource
 
 
@@ -100,7 +100,7 @@ def outline_run(recording: Recording) -> RunOutline:
     last = envelopes[-1].event
     turns = _outline_turns(envelopes)
     begun: set[int] = set()
-    for turn in whole_turns(iterate_turns(envelopes)):
+    for turn in join_rounds(iterate_turns(envelopes)):
         if turn.number in begun:
             raise RecordingError(f"run {recording.run_id} has turn {turn.number} twice")
         begun.add(turn.number)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tokentape.recorder import Recording, RecordingError, TokentapeError
 from tokentape.recorder.atomic_write import atomic_write
-from tokentape.recorder.projections import whole_turns
+from tokentape.recorder.projections import join_rounds
 from tokentape.replay.rebuild import rebuild
 from tokentape.replay.recorded.loaded_run import LoadedRun, load_run
 from tokentape.replay.results.errors import ReplayError
@@ -90,7 +90,7 @@ def list_runs(tape: str) -> list[TapeRun]:
     with open_store(tape, must_exist=True) as store:
         runs = []
         for summary in store.summaries():
-            turns = whole_turns(store.recording(summary.run_id).turns())
+            turns = join_rounds(store.recording(summary.run_id).turns())
             numbers = tuple(turn.number for turn in turns if turn.tokens)
             runs.append(TapeRun(name=summary.name, turns=numbers))
     return runs

@@ -77,9 +77,9 @@ def test_a_turn_resumed_in_another_process_keeps_its_interventions(
     prompt = generator.conversation.own_prompt(ids)
     result = generator.resume_turn(turn, prompt, chosen_six(lm))
 
-    assert turn.acting == ActiveInterventions()
+    assert turn.active == ActiveInterventions()
     assert result.token_ids == whole.reply_ids
-    assert generator._engine.interventions.active == whole.acting
+    assert generator._engine.interventions.active == whole.active
 
 
 def chosen_six(lm: tt.LoadedModel) -> Any:
@@ -185,7 +185,7 @@ def test_an_intervention_with_a_predicate_must_be_requested_again(
         other.restore(turns, other.conversation, asked, store.blob)
     other.intervene(intervention("steer", name="asked", when=lambda state: True))
     other.restore(turns, other.conversation, asked, store.blob)
-    assert other._engine.interventions.active == turns[-1].acting
+    assert other._engine.interventions.active == turns[-1].active
     with pytest.raises(tt.ModelError, match="'asked' was not recorded"):
         tt.ManualGenerator(lm.model, lm.tokenizer).restore(turns, other.conversation, asked)
 
@@ -272,7 +272,7 @@ class Interventions(RuleBasedStateMachine):
             last = recording.turns()[-1].number
             assert tt.regenerate(recording, self.lm, turns=[last]).passes
             engine = self.run.generator._engine
-            assert engine.interventions.active == recording.turns()[-1].acting
+            assert engine.interventions.active == recording.turns()[-1].active
         self.store.close()
 
 

@@ -23,7 +23,7 @@ from tokentape.commands.options import (
 )
 from tokentape.recorder.escapes import visible_lines
 from tokentape.recorder.projections import Turn
-from tokentape.recorder.projections.lineage_tree import drawn, family_of
+from tokentape.recorder.projections.lineage_tree import draw_lineage, lineage_of
 from tokentape.replay.reports.turn_page import (
     marks_of,
     page_json,
@@ -107,11 +107,11 @@ def show(
 
 
 def _print_family(store: Store, run_id: str, as_json: bool) -> None:
-    family = family_of(run_id, store.summaries())
+    family = lineage_of(run_id, store.summaries())
     if as_json:
         output.print_json(family.as_json())
     else:
-        output.console().print(drawn(family, run_id))
+        output.console().print(draw_lineage(family, run_id))
 
 
 def _chosen(turns: list[Turn], numbers: list[int] | None, run_id: str) -> list[Turn]:

@@ -1,0 +1,61 @@
+"""A turn of a conversation, or one round of it."""
+
+from dataclasses import dataclass, field
+
+from tokentape.recorder.events import (
+    CacheDecided,
+    HistoryPruned,
+    MessageAdded,
+    PrefillCompleted,
+    TokenSampled,
+    TurnFinished,
+    TurnStarted,
+)
+from tokentape.recorder.projections.active_interventions import ActiveInterventions, ActiveRange
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """A turn, or one round of a turn in which the model called tools, with all ids and texts."""
+
+    started: TurnStarted
+    messages: tuple[MessageAdded, ...]
+    """The messages that were added since the round before."""
+    prompt_ids: tuple[int, ...]
+    """The whole prompt."""
+    prompt_text: str
+    tokens: tuple[TokenSampled, ...]
+    cache: CacheDecided | None
+    """The first cache decision; None if the round was cut off before it."""
+    prefill: PrefillCompleted | None
+    finished: TurnFinished | None
+    """None if the run was cut off in this round; then `tokens` are those up to there."""
+    pruned: HistoryPruned | None = None
+    """The pruning of the history before the round."""
+    active: ActiveInterventions = field(default_factory=ActiveInterventions)
+    """The interventions on the stream at the end of the round."""
+
+    @property
+    def interventions(self) -> tuple[ActiveRange, ...]:
+        """The interventions on its prompt and reply, in the order in which they act."""
+        return self.active.over(len(self.prompt_ids) + len(self.tokens))
+
+    @property
+    def number(self) -> int:
+        """The number of the turn, from 1."""
+        return self.started.turn
+
+    @property
+    def first_step(self) -> int:
+        """How many tokens of the turn were sampled in earlier rounds."""
+        return self.started.first_step
+
+    @property
+    def reply_ids(self) -> tuple[int, ...]:
+        """The ids of the sampled tokens."""
+        return tuple(token.token_id for token in self.tokens)
+
+    @property
+    def reply_text(self) -> str | None:
+        """The text of the reply; None if the round did not finish."""
+        return None if self.finished is None else self.finished.text
