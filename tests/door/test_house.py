@@ -36,7 +36,7 @@ LONG_FUNCTIONS = {
     "tests/replay/browser.py: main",
     "tests/replay/made_talk.py: _turn",
 }
-NAMED_TWICE = {"Backend", "Candidate", "Span", "Place", "ToolUse", "ReplayError"}
+NAMED_TWICE = {"Backend", "Candidate", "Place", "ReplayError"}
 # The one circle of today: (importing module, imported module).
 CIRCLE = ("tokentape.store.sealed.run_file", "tokentape.store.sealed.sealed_files")
 

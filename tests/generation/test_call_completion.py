@@ -212,7 +212,7 @@ def test_several_calls_in_a_row_are_read_in_order(
     assert {0, 1, 2} <= counts
 
 
-def test_a_list_of_calls_is_complete_as_a_whole(
+def test_a_list_of_calls_is_complete_at_its_last_bracket(
     readers: Mapping[str, Callable[[], CallReader]],
 ) -> None:
     lists = {

@@ -1,4 +1,4 @@
-"""What a model is told first, and that no template garbles it."""
+"""The initial prompt of an investigation, rendered by any template."""
 
 from collections.abc import Callable
 from typing import Any
@@ -27,7 +27,7 @@ def test_the_tools_and_the_memory_instructions_are_filled_in(
     assert prompt.endswith("\nBegin.")
 
 
-def test_a_system_prompt_without_places_to_fill_stays_as_it_is(
+def test_a_system_prompt_without_placeholders_does_not_change(
     lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
     written = "Look at {layer:0} and {}; {{tools}"[:-7]
@@ -51,7 +51,7 @@ def test_a_filled_text_is_not_filled_again(lm: tt.LoadedModel, store: DatabaseSt
     assert "Says {memory} and {tools}." in run.create_initial_prompt()
 
 
-def test_the_model_is_told_to_ask_for_compact_results_on_several_layers(
+def test_the_memory_instructions_recommend_compact_results_for_several_layers(
     make_lm: Make, store: DatabaseStore
 ) -> None:
     lm = make_lm("llama", max_position_embeddings=5000)
@@ -62,7 +62,7 @@ def test_the_model_is_told_to_ask_for_compact_results_on_several_layers(
     assert "- get_weight_statistics(layer_name=[…], compact=True)" in told
 
 
-def test_nothing_is_said_of_compact_where_no_tool_has_it(
+def test_compact_results_are_not_mentioned_if_no_tool_has_them(
     lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
     run = tt.Investigation(lm, store=store, name="t", system_prompt="x")

@@ -13,9 +13,7 @@ from tokentape.recorder.events import (
 from tokentape.store import DatabaseStore
 
 
-def test_a_model_that_calls_for_ever_ends_its_turn(
-    lm: tt.LoadedModel, store: DatabaseStore
-) -> None:
+def test_the_limit_of_calls_ends_a_turn(lm: tt.LoadedModel, store: DatabaseStore) -> None:
     forced = says(lm, *[call("hermes", name="a")] * 9)
     with begun(lm, store, tool_calls_max=3) as run:
         reply = run.chat("Go.", max_new_tokens=900, logits_processor=forced)
@@ -25,7 +23,7 @@ def test_a_model_that_calls_for_ever_ends_its_turn(
 
 
 @pytest.mark.parametrize("call_format", ["mistral", "python"])
-def test_calls_at_once_do_not_go_beyond_the_limit(
+def test_calls_written_at_once_do_not_exceed_the_limit(
     lm: tt.LoadedModel, store: DatabaseStore, call_format: str
 ) -> None:
     forced = says(lm, several(call_format, "a", "b", "c"), "So.")
@@ -41,7 +39,7 @@ def test_calls_at_once_do_not_go_beyond_the_limit(
     assert more.text == "Yes."
 
 
-def test_a_model_that_may_not_call_is_not_listened_to(
+def test_calls_of_a_model_that_may_not_call_are_ignored(
     lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
     forced = says(lm, call("hermes", name="a") + " and so on")
@@ -53,7 +51,7 @@ def test_a_model_that_may_not_call_is_not_listened_to(
     assert events(store, run, ToolCalled) == []
 
 
-def test_new_tokens_are_counted_over_all_parts(lm: tt.LoadedModel, store: DatabaseStore) -> None:
+def test_new_tokens_are_counted_over_all_rounds(lm: tt.LoadedModel, store: DatabaseStore) -> None:
     written = call("hermes", name="a")
     forced = says(lm, written, "0123456789")
     with begun(lm, store) as run:
@@ -88,7 +86,7 @@ def test_a_result_that_does_not_fit_ends_the_turn_and_not_the_run(
 
 
 @pytest.mark.parametrize("role", ["tool", "user"])
-def test_a_result_is_made_to_fit_by_taking_out_older_ones(
+def test_older_results_are_pruned_to_make_a_result_fit(
     lm: tt.LoadedModel, store: DatabaseStore, role: str
 ) -> None:
     forced = says(lm, *[call("hermes", "ramble")] * 3, "Well.")
@@ -110,7 +108,7 @@ def test_a_result_is_made_to_fit_by_taking_out_older_ones(
 @pytest.mark.parametrize(
     ("first", "second", "parts"), [(80, 1, 2), (1, 70, 1)], ids=["a turn goes", "none is enough"]
 )
-def test_the_question_that_a_call_is_made_for_is_not_taken_out(
+def test_the_message_that_a_call_belongs_to_is_not_pruned(
     lm: tt.LoadedModel, store: DatabaseStore, first: int, second: int, parts: int, role: str
 ) -> None:
     settings = {"context_budget_tokens": 900, "at_context_limit": "prune_turns"}

@@ -1,4 +1,4 @@
-"""Watching a conversation from within: observers, monitors, and tools that look at activations."""
+"""Observation during a conversation: observers, monitors, and tools that read activations."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +20,7 @@ def begin(lm: tt.LoadedModel, store: DatabaseStore, **settings: Any) -> tt.Inves
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "mamba"])
-def test_an_observer_sees_what_the_token_was_drawn_from(
+def test_an_observer_gets_the_logits_that_the_token_was_sampled_from(
     make_lm: Callable[..., tt.LoadedModel], store: DatabaseStore, family: str
 ) -> None:
     lm = make_lm(family)
@@ -72,7 +72,7 @@ def test_a_monitor_records_every_forward_and_changes_no_token(
     assert tt.check(store, run.run_id).ok
 
 
-def test_a_tool_finds_what_was_computed_or_has_it_recomputed(
+def test_a_tool_finds_observed_activations_or_recomputes_them(
     lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
     def ask(**arguments: Any) -> tt.ToolCall:
@@ -102,7 +102,7 @@ def test_a_tool_finds_what_was_computed_or_has_it_recomputed(
     assert tt.verify(recording, lm).verdict == tt.Verdict.VERIFIED
 
 
-def test_what_a_tool_recomputes_is_intervened_with_as_it_was_lived(
+def test_a_tool_recomputes_with_the_interventions_of_the_first_computation(
     lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
     call = tt.ToolCall(
@@ -120,7 +120,7 @@ def test_what_a_tool_recomputes_is_intervened_with_as_it_was_lived(
     assert contents[0].content != contents[1].content
 
 
-def test_the_memory_of_each_part_is_sampled(lm: tt.LoadedModel, store: DatabaseStore) -> None:
+def test_the_memory_of_each_round_is_sampled(lm: tt.LoadedModel, store: DatabaseStore) -> None:
     with begin(lm, store) as run:
         run.chat("Hello?", max_new_tokens=4)
         run.chat("Hello?", max_new_tokens=4)
