@@ -11,7 +11,6 @@ from tokentape.generation.fingerprints.model_source import (
 from tokentape.generation.fingerprints.sampler import sampler_sha256
 from tokentape.generation.fingerprints.tensors import tensor_sha256
 from tokentape.generation.fingerprints.texts import json_sha256, template_sha256, tokenizer_sha256
-from tokentape.generation.fingerprints.weights import weights_sha256
 from tokentape.generation.fingerprints.weights_manifest import (
     TensorFingerprint,
     WeightsManifest,
@@ -35,6 +34,5 @@ __all__ = (
     "template_sha256",
     "tensor_sha256",
     "tokenizer_sha256",
-    "weights_sha256",
     "weights_version",
 )

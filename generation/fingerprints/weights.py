@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 
 from tokentape.generation.errors import ModelError
-from tokentape.generation.fingerprints.tensors import tensor_bytes, tensor_digest, tensor_sample
+from tokentape.generation.fingerprints.tensors import tensor_digest, tensor_sample
 from tokentape.generation.fingerprints.weights_manifest import TensorFingerprint, WeightsManifest
 
 _THREADS_MAX = 8
@@ -40,20 +40,6 @@ def sample_weights(model: torch.nn.Module) -> str:
     for name, tensor in _named_tensors(model).items():
         digest.update(_head(name, tensor))
         digest.update(_read(tensor_sample, name, tensor))
-    return digest.hexdigest()
-
-
-def weights_sha256(model: torch.nn.Module) -> str:
-    """Return the hash of a recording without a manifest (`RunStarted.weights_listed` is false).
-
-    It is over the name, dtype, shape and bytes of every tensor of the state dict. Tied tensors
-    count under all of their names.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(_head(name, tensor))
-        for piece in tensor_bytes(tensor):
-            digest.update(piece)
     return digest.hexdigest()
 
 

@@ -39,7 +39,7 @@ from tokentape.generation.tools.calls import CallReader
 from tokentape.generation.tools.interface import ToolInterface
 from tokentape.generation.tools.runner import ToolCall, ToolRunner, result_role
 from tokentape.recorder import EventLog, Recorder, Recording, Redactor, TokentapeError
-from tokentape.recorder.events import RunForked, RunResumed, RunStarted
+from tokentape.recorder.events import RunForked, RunResumed
 from tokentape.recorder.projections import Turn
 
 
@@ -333,7 +333,7 @@ class Investigation:
         """Record that the run continues, and finish its open turn."""
         opened = point.open_turn
         prompt = point.restore(self.generator, to_open_turn=opened is not None)
-        self._recorder.record(self._resumed_event(point.started, opened))
+        self._recorder.record(self._resumed_event(opened))
         if not point.turns:
             return
         rounds = [each for each in point.turns if each.number == point.last_turn]
@@ -348,11 +348,11 @@ class Investigation:
             return
         self.resumed_reply = self._turns.continue_turn(results, settings, calls_so_far=calls_so_far)
 
-    def _resumed_event(self, started: RunStarted, opened: Turn | None) -> RunResumed:
+    def _resumed_event(self, opened: Turn | None) -> RunResumed:
         return RunResumed(
             turn=None if opened is None else opened.number,
             step=None if opened is None else opened.first_step + len(opened.tokens),
-            weights_sha256=self._lm.identity.weights_sha256_for(started),
+            weights_sha256=self._lm.identity.weights_sha256,
             sampler_sha256=fingerprints.sampler_sha256(),
             device=self._lm.model.device.type,
             threads=torch.get_num_threads(),

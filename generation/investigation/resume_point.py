@@ -135,7 +135,7 @@ class ResumePoint:
         """Raise ModelError if weights, tokenizer or chat template are not the recorded ones."""
         started = self.started
         same = {
-            "weights": lm.identity.weights_sha256_for(started) == started.weights_sha256,
+            "weights": lm.identity.weights_sha256 == started.weights_sha256,
             "tokenizer": fingerprints.tokenizer_sha256(lm.tokenizer) == started.tokenizer_sha256,
             "chat template": fingerprints.template_sha256(lm.tokenizer) == started.template_sha256,
         }

@@ -32,12 +32,6 @@ class ModelIdentity:
         """The hexadecimal sha256 of the manifest."""
         return self.weights.sha256
 
-    def weights_sha256_for(self, started: RunStarted) -> str:
-        """Return the hash of the current weights that is comparable with the one in `started`."""
-        if started.weights_listed:
-            return self.weights_sha256
-        return fingerprints.weights_sha256(self._model)
-
     def described(self) -> dict[str, Any]:
         """Return the fields of `RunStarted` that the model and this machine determine."""
         return self._described(self.weights)

@@ -51,7 +51,7 @@ class RunStarted(EventBase):
     model: Text
     """The argument that `load_model` was called with; empty if it was not called."""
     weights_sha256: Sha256
-    """The sum of the weights; with `weights_listed`, the sha256 of the weights manifest."""
+    """The sha256 of the weights manifest, which lists every tensor with its digest."""
     tokenizer_sha256: Sha256
     template_sha256: Sha256
     """The sum of the chat template; empty if the tokenizer has none."""
@@ -84,9 +84,9 @@ class RunStarted(EventBase):
     redacted: bool = False
     """Whether a redactor rewrote the texts of the run; then its token ids are not recorded."""
     weights_listed: bool = False
-    """Whether `weights_sha256` names the weights manifest, a blob that lists every tensor.
+    """Whether the weights manifest is stored, as a blob.
 
-    A redacted run keeps the sum only.
+    A redacted run keeps only its sha256.
     """
 
     def __post_init__(self) -> None:

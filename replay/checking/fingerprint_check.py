@@ -48,8 +48,8 @@ def check_fingerprints(
             f"cannot ignore {unknown[0]!r}: the fingerprints are {', '.join(FORBIDDING)}"
         )
     started, now = run.started, lm.identity.described()
-    weights = lm.identity.weights_sha256_for(started)
-    found = _differing("weights_sha256", started.weights_sha256, weights, ignore, forbids=True)
+    recorded, replayed = started.weights_sha256, now["weights_sha256"]
+    found = _differing("weights_sha256", recorded, replayed, ignore, forbids=True)
     found = [replace(each, detail=_changed_weights(run.recording, started, lm)) for each in found]
     for name in ("tokenizer_sha256", "template_sha256", "device", "dtype"):
         found += _differing(name, getattr(started, name), now[name], ignore, forbids=True)

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 import tokentape as tt
-from tests.made_events import run_started
-from tokentape.generation.fingerprints import tokenizer_sha256, weights_sha256
+from tokentape.generation.fingerprints import tokenizer_sha256
 from tokentape.generation.models import demo_model
 from tokentape.store import DatabaseStore
 
@@ -55,15 +54,6 @@ def test_a_changed_weight_changes_the_hash(lm: tt.LoadedModel) -> None:
         lm.model.model.layers[0].self_attn.q_proj.weight[0, 0] += 1e-6
 
     assert lm.identity.weights_sha256 != before
-
-
-def test_the_sum_is_of_the_kind_that_a_recording_has(lm: tt.LoadedModel) -> None:
-    described = lm.identity.described()
-    listed = run_started(weights_sha256=described["weights_sha256"], weights_listed=True)
-
-    assert described["weights_listed"]
-    assert lm.identity.weights_sha256_for(listed) == described["weights_sha256"]
-    assert lm.identity.weights_sha256_for(run_started()) == weights_sha256(lm.model)
 
 
 def test_a_run_of_a_model_without_weights_is_not_recorded(

@@ -212,7 +212,7 @@ def calibrate(
         )
     if to is not None:
         tt.write_floor(floor, to)
-    if lm.identity.weights_sha256_for(loaded.started) != loaded.started.weights_sha256:
+    if lm.identity.weights_sha256 != loaded.started.weights_sha256:
         sys.stderr.write("tokentape: the floor is not stored: the model is not the recorded one\n")
     elif isinstance(opened, DatabaseStore):
         stored = StoredFloor(
