@@ -183,7 +183,7 @@ def _generate_round(
         generator.conversation, turn, _settings(started), context_tokens=context_tokens(lm.model)
     )
     plan = RoundPlan(first_step=turn.first_step)
-    generator.take_turn(prompt, recorded_settings(turn), plan)
+    generator.run_turn(prompt, recorded_settings(turn), plan)
 
 
 def _record_result(

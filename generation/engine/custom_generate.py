@@ -57,6 +57,22 @@ def decode(
 
     Raise ModelError or PromptError before anything is recorded, and TokentapeError for a recorder
     that another generator records with.
+
+    Example:
+        >>> import tokentape as tt
+        >>> import torch
+        >>> recorder = tt.Recorder(store)
+        >>> ids = lm.model.generate(
+        ...     torch.tensor([[5, 6, 7]]),
+        ...     custom_generate=tt.decode,
+        ...     recorder=recorder,
+        ...     text_tokenizer=lm.tokenizer,
+        ...     max_new_tokens=4,
+        ...     do_sample=False,
+        ... )
+        >>> turn = store.recording(recorder.run_id).turns()[0]
+        >>> list(turn.reply_ids) == ids[0, 3:].tolist()
+        True
     """
     check_not_training(model)
     _check_can_be_recorded(model, input_ids, recorder, text_tokenizer, model_kwargs)
@@ -64,20 +80,15 @@ def decode(
     cache = model_kwargs[hf.cache_name(model)]
     held = hf.held_tokens(cache) or 0
     backend = hf.Decoder(model, generation_config, input_ids, cache, held=held)
-    prompt_tokens = int(input_ids.shape[1])
     events = TurnRecorder(recorder=recorder, turn=1 if recorder is None else recorder.last_turn + 1)
     if recorder is not None and text_tokenizer is not None:
         recorder.claim(model)
         given = hf.Preparation(generation_config, logits_processor, stopping_criteria)
-        _start_turn(events, recorder, model, text_tokenizer, given, input_ids, known_seed)
-        events.cache_decided(_given_cache(held), prompt_tokens=prompt_tokens)
-    began = time.perf_counter()
-    logits = _prefill(backend, model, generation_config, events)
-    steps: list[tuple[torch.Tensor, torch.Tensor]] = []
+        _start_turn(events, recorder, model, text_tokenizer, given, backend, known_seed)
     returns_steps = generation_config.output_logits or generation_config.output_scores
     sequence = TokenSequence(
         ids=input_ids,
-        prompt_tokens=prompt_tokens,
+        prompt_tokens=int(input_ids.shape[1]),
         processors=logits_processor,
         criteria=stopping_criteria,
         generator=generator,
@@ -86,22 +97,35 @@ def decode(
         cache=lambda: backend.cache,
         callback=callback,
         observer=observer,
-        keep_step=(lambda raw, scores: steps.append((raw, scores))) if returns_steps else None,
+        steps=[] if returns_steps else None,
     )
-    with hf.decoding(model):
-        stop_reason = decode_alone(backend, sequence, logits)
-    if recorder is not None and text_tokenizer is not None:
-        events.finished(
-            text_tokenizer,
-            input_ids[0].tolist(),
-            sequence.token_ids,
-            stop_reason=stop_reason,
-            generator=generator,
-            began=began,
-        )
+    _run(model, generation_config, backend, sequence, text_tokenizer)
     if not generation_config.return_dict_in_generate:
         return sequence.ids
-    return _output(generation_config, sequence, steps, backend.cache)
+    return _output(generation_config, sequence, backend.cache)
+
+
+def _run(
+    model: Any,
+    config: GenerationConfig,
+    backend: hf.Decoder,
+    sequence: TokenSequence,
+    tokenizer: PreTrainedTokenizerBase | None,
+) -> None:
+    """Prefill the prompt, decode the reply, and record both."""
+    events, began = sequence.events, time.perf_counter()
+    logits = _prefill(backend, model, config, events)
+    with hf.decoding(model):
+        stop_reason = decode_alone(backend, sequence, logits)
+    if events.recorder is not None and tokenizer is not None:
+        events.finished(
+            tokenizer,
+            backend.prompt[0].tolist(),
+            sequence.token_ids,
+            stop_reason=stop_reason,
+            generator=sequence.generator,
+            began=began,
+        )
 
 
 def _prefill(
@@ -120,11 +144,9 @@ def _prefill(
 
 
 def _output(
-    config: GenerationConfig,
-    sequence: TokenSequence,
-    steps: list[tuple[torch.Tensor, torch.Tensor]],
-    cache: Any,
+    config: GenerationConfig, sequence: TokenSequence, cache: Any
 ) -> GenerateDecoderOnlyOutput:
+    steps = sequence.steps or []
     # transformers declares tuples of one element.
     scores: Any = tuple(scores for _, scores in steps)
     raw: Any = tuple(logits for logits, _ in steps)
@@ -191,10 +213,11 @@ def _start_turn(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
     given: hf.Preparation,
-    input_ids: torch.Tensor,
+    backend: hf.Decoder,
     seed: int | None,
 ) -> None:
-    """Record the run if this is its first call, and the beginning of the turn."""
+    """Record the run if this is its first call, then the beginning of the turn and its cache."""
+    input_ids = backend.prompt
     sampling, unreplayable = hf.recordable_settings(model, tokenizer, given, input_ids)
     if given.config.do_sample and seed is None:
         unreplayable = (*unreplayable, "global_random_state")
@@ -204,6 +227,7 @@ def _start_turn(
         )
     prompt = _prompt_of(tokenizer, input_ids)
     events.started(prompt, seed=seed, sampling=sampling, unreplayable=unreplayable)
+    events.cache_decided(_given_cache(backend.held), prompt_tokens=len(prompt.ids))
 
 
 def _prompt_of(tokenizer: PreTrainedTokenizerBase, input_ids: torch.Tensor) -> Prompt:

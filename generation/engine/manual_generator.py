@@ -43,8 +43,8 @@ class ManualGenerator:
         >>> generator = tt.ManualGenerator(lm.model, lm.tokenizer)
         >>> generator.cache_system_prompt("You are brief.")
         >>> result = generator.generate("Hello", max_new_tokens=4, do_sample=False)
-        >>> result["num_tokens"], result["cache_used"], result["stop_reason"]
-        (4, True, 'max_new_tokens')
+        >>> result["num_tokens"], result["cache_used"]
+        (4, True)
     """
 
     def __init__(
@@ -176,7 +176,7 @@ class ManualGenerator:
         """
         given = {"temperature": temperature, "top_p": top_p, "do_sample": do_sample}
         settings |= {name: value for name, value in given.items() if value is not None}
-        result = self.take_turn(
+        result = self.run_turn(
             self.conversation.own_prompt(prompt),
             turn_settings(
                 self.model,
@@ -205,7 +205,7 @@ class ManualGenerator:
             past_key_values=result.past_key_values,
         )
 
-    def take_turn(
+    def run_turn(
         self, prompt: Prompt, settings: TurnSettings, plan: RoundPlan | None = None
     ) -> TurnResult:
         """Generate the reply to a prompt of the conversation; see `Engine.begin_turn`."""

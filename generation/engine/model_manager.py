@@ -15,10 +15,13 @@ class ModelManager:
 
     Example:
         >>> import tokentape as tt
-        >>> manager = tt.ModelManager("smollm2-demo")  # doctest: +SKIP
-        >>> manager.enable_manual_generation("You are brief.")  # doctest: +SKIP
-        >>> manager.generate_manual("Hello", max_new_tokens=5)  # doctest: +SKIP
-        'Hello! How can I'
+        >>> lm.model.save_pretrained(tmp_path)
+        >>> _ = lm.tokenizer.save_pretrained(tmp_path)
+        >>> manager = tt.ModelManager(tmp_path)
+        >>> manager.enable_manual_generation("You are brief.")
+        >>> reply = manager.generate_manual("Hello", max_new_tokens=4, do_sample=False)
+        >>> reply == manager.generate_manual("Hello", max_new_tokens=4, do_sample=False)
+        True
     """
 
     def __init__(

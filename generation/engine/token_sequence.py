@@ -15,8 +15,8 @@ from tokentape.generation.engine.sampling import Draw, Measures, draw, measure
 from tokentape.generation.engine.turn_recorder import TurnRecorder
 from tokentape.recorder.events import StopReason
 
-KeepStep = Callable[[torch.Tensor, torch.Tensor], None]
-"""Called with the raw logits and the processed scores of a step, each of shape (1, vocab)."""
+Steps = list[tuple[torch.Tensor, torch.Tensor]]
+"""The raw logits and the processed scores of each step, both float32 of shape (1, vocab)."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -47,7 +47,8 @@ class TokenSequence:
     """Returns the outputs of layers at the newest position, for `observer`."""
     pauses: Callable[[int], bool] | None = None
     """Called with each token; True stops the reply for a tool call."""
-    keep_step: KeepStep | None = None
+    steps: Steps | None = None
+    """A list to append the numbers of each step to, if they are to be returned."""
 
     def step(self, logits: torch.Tensor, *, began: float) -> str | None:
         """Choose and record the next token. Return why the reply stops with it, or None.
@@ -63,8 +64,8 @@ class TokenSequence:
     def choose(self, logits: torch.Tensor) -> Draw:
         """Draw the next token and append it to `ids`. Nothing leaves the device."""
         scores = hf.process(self.processors, self.ids, logits)
-        if self.keep_step is not None:
-            self.keep_step(logits, scores)
+        if self.steps is not None:
+            self.steps.append((logits, scores))
         drawn = draw(logits, scores, generator=self.generator)
         self.ids = torch.cat([self.ids, drawn.token[:, None]], dim=-1)
         return drawn

@@ -94,7 +94,7 @@ class TurnRunner:
         self, prompt: Prompt, settings: TurnSettings, first_step: int = 0, calls_so_far: int = 0
     ) -> TurnResult:
         with self._round_plan(prompt, first_step, calls_so_far) as plan:
-            return self.generator.take_turn(prompt, settings, plan)
+            return self.generator.run_turn(prompt, settings, plan)
 
     @contextmanager
     def _round_plan(

@@ -25,16 +25,12 @@ WITHOUT_CALL = {
 }
 # To be emptied: a name leaves this list when its docstring has an example.
 WITHOUT_EXAMPLE = {
-    "Investigation",
-    "ManualGenerator",
-    "ModelManager",
     "Recorder",
     "Redactor",
     "SealingLog",
     "cache_df",
     "calibrate",
     "check",
-    "decode",
     "diff",
     "events_df",
     "export_csv",

@@ -45,7 +45,7 @@ def assert_prompt_is_the_templates(
         for message in prompt.messages:
             assert spelled(lm.tokenizer, message.ids) == message.text
         chosen = turn_settings(lm.model, seed=index, max_new_tokens=12, **settings)
-        turn = generator.take_turn(prompt, chosen)
+        turn = generator.run_turn(prompt, chosen)
         replies.append((len(prompt.ids), turn.token_ids))
 
 
@@ -107,7 +107,7 @@ def test_without_a_system_prompt_that_of_the_template_occurs_once(lm: tt.LoadedM
     settings = turn_settings(lm.model, max_new_tokens=4, do_sample=False)
     for _ in range(3):
         prompt = generator.conversation.extend([USER])
-        generator.take_turn(prompt, settings)
+        generator.run_turn(prompt, settings)
 
     assert prompt.text.count("Be brief.") == 1
     assert prompt.history_reason == ""

@@ -46,7 +46,7 @@ def test_reuse_gives_the_tokens_of_a_cold_run_with_the_same_interventions(
         if turn == 2:
             generator.withdraw("it")
         prompt = generator.conversation.extend([message(f"And {turn}?")])
-        result = generator.take_turn(
+        result = generator.run_turn(
             prompt,
             chosen(lm, use_cache, callback=lambda token, row: logits.append(row)),
         )
