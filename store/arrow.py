@@ -1,6 +1,6 @@
-"""The columns of a recording as Arrow has them: in sealed files, and on the way into frames.
+"""The Arrow schemas of recordings: of sealed files, and of tables on the way into frames.
 
-`seq` numbers the events of a run across `events` and `tokens`. Times are UTC microseconds.
+`seq` numbers the events of a run across `events` and `tokens`. Times are microseconds in UTC.
 """
 
 import pyarrow as pa
@@ -91,5 +91,5 @@ FLOORS = pa.schema(
 
 
 def of_file(schema: pa.Schema) -> pa.Schema:
-    """The columns that a sealed file has: its folder's name says the run."""
+    """Return the columns of a sealed file; the run is in the name of its folder."""
     return pa.schema([field for field in schema if field.name != "run_id"])

@@ -1,8 +1,7 @@
-"""Verdicts of replays and noise floors, which are kept beside a recording, never inside it.
+"""Verdicts of replays and noise floors: annotations of a run, outside its seal chain.
 
-They are no events: no seal covers them, and a run is the same run with them and without. Their
-bodies are plain JSON values. Every store keeps them as canonical JSON under a sum of all that is
-kept, so that whatever is copied twice is there once.
+A run is the same run with them and without. Their bodies are plain JSON values. Every store holds
+them as canonical JSON with a sha256 over all fields, so one that is copied twice is stored once.
 """
 
 import hashlib
@@ -15,42 +14,42 @@ from tokentape.recorder.codec import dump_canonical
 from tokentape.store.errors import StoreError
 
 NAME_CHARS = 80
-"""How long the name of a replay, a verdict or a version may be."""
+"""The greatest length of the name of a replay, a verdict or a version."""
 
 _INT64_MAX = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredVerdict:
-    """What a replay of a run has found: its verdict, and the whole report.
-
-    `replay` says which one it was, such as `verify` or `regenerate`. `at_us` is when, in
-    whole microseconds since 1970, UTC. `report` is made plain as JSON has it:
-    tuples become lists, and None stands for NaN and infinity. Raises StoreError for what JSON
-    cannot say.
-    """
+    """The result of one replay of a run. Raise StoreError for values that JSON does not have."""
 
     run_id: str
     at_us: int
+    """When the replay ended, in microseconds since 1970 UTC."""
     replay: str
+    """Which replay: `verify`, `regenerate` …"""
     verdict: str
     report: Mapping[str, Any]
+    """The whole report as JSON values: tuples become lists, NaN and infinity become None."""
 
     def __post_init__(self) -> None:
-        _settle(self)
+        _normalise(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredFloor:
-    """A noise floor as it was measured for a run. The rest is as in `StoredVerdict`."""
+    """A noise floor measured for a run. Raise StoreError for values that JSON does not have."""
 
     run_id: str
     at_us: int
+    """When it was measured, in microseconds since 1970 UTC."""
     version: str
+    """The name of the floor, which verdicts refer to."""
     floor: Mapping[str, Any]
+    """The floor as JSON values: NaN and infinity become None."""
 
     def __post_init__(self) -> None:
-        _settle(self)
+        _normalise(self)
 
 
 Attachment = StoredVerdict | StoredFloor
@@ -60,35 +59,36 @@ TABLES: dict[type[Attachment], str] = {StoredVerdict: "verdicts", StoredFloor: "
 BODIES: dict[type[Attachment], str] = {StoredVerdict: "report", StoredFloor: "floor"}
 
 
-def row_of(kept: Attachment) -> dict[str, Any]:
-    """The values of its row in any store, by column; see `store.arrow.VERDICTS` and `FLOORS`."""
-    body = BODIES[type(kept)]
-    place = {name: getattr(kept, name) for name in _names(type(kept)) if name != body}
-    text = dump_canonical(getattr(kept, body))
-    sha256 = hashlib.sha256((dump_canonical(list(place.values())) + text).encode()).hexdigest()
-    figures = figures_of(kept.report) if isinstance(kept, StoredVerdict) else {}
-    return place | figures | {"sha256": sha256, body: text}
+def row_of(attachment: Attachment) -> dict[str, Any]:
+    """Return the row of an attachment by column; see `store.arrow.VERDICTS` and `FLOORS`."""
+    body = BODIES[type(attachment)]
+    fields_ = {name: getattr(attachment, name) for name in _names(type(attachment)) if name != body}
+    text = dump_canonical(getattr(attachment, body))
+    sha256 = hashlib.sha256((dump_canonical(list(fields_.values())) + text).encode()).hexdigest()
+    figures = figures_of(attachment.report) if isinstance(attachment, StoredVerdict) else {}
+    return fields_ | figures | {"sha256": sha256, body: text}
 
 
 def attachment_of(kind: type[K], run_id: str, row: Mapping[str, Any], where: str) -> K:
-    """What a row was made from. Raises StoreError where the row is not as it was kept."""
-    damaged = StoreError(f"{where}: a row of {TABLES[kind]} of run {run_id} is not as it was kept")
+    """Return the attachment that a row was made from. Raise StoreError if the row was altered."""
+    damaged = StoreError(f"{where}: a row of {TABLES[kind]} of run {run_id} was altered")
     try:
         body = json.loads(row[BODIES[kind]])
-        kept = kind(
+        attachment = kind(
             run_id=run_id, **{name: row[name] for name in _names(kind)} | {BODIES[kind]: body}
         )
     except (RecursionError, StoreError, TypeError, ValueError):
         raise damaged from None
-    if row_of(kept)["sha256"] != row["sha256"]:
+    if row_of(attachment)["sha256"] != row["sha256"]:
         raise damaged
-    return kept
+    return attachment
 
 
 def figures_of(report: Mapping[str, Any]) -> dict[str, Any]:
-    """What `verdicts_df` says of a report; None for what the report lacks, or has as another type.
+    """Return the columns of `verdicts_df` that come from a report.
 
-    U+FFFD stands for NUL, which no text in PostgreSQL can hold.
+    A missing value, and one of another type, is None. U+FFFD replaces NUL, which PostgreSQL does
+    not store.
     """
     listed, floor = report.get("turns"), report.get("floor")
     turns = [each if isinstance(each, dict) else {} for each in _list(listed)]
@@ -113,26 +113,28 @@ def _names(kind: type[Attachment]) -> list[str]:
     return [field.name for field in fields(kind) if field.name != "run_id"]
 
 
-def _settle(kept: Attachment) -> None:
-    """Check the fields, and make the body plain."""
-    what = f"a row of {TABLES[type(kept)]} of run {kept.run_id!r} cannot be kept"
-    at_us, body = kept.at_us, BODIES[type(kept)]
+def _normalise(attachment: Attachment) -> None:
+    """Check the fields, and replace the body by plain JSON values."""
+    what = f"a row of {TABLES[type(attachment)]} of run {attachment.run_id!r} cannot be stored"
+    at_us, body = attachment.at_us, BODIES[type(attachment)]
     if not isinstance(at_us, int) or isinstance(at_us, bool) or not 0 <= at_us <= _INT64_MAX:
         raise StoreError(f"{what}: at_us is {at_us!r}")
-    for name in set(_names(type(kept))) - {"at_us", body}:
-        value = getattr(kept, name)
+    for name in set(_names(type(attachment))) - {"at_us", body}:
+        value = getattr(attachment, name)
         if not (isinstance(value, str) and value.isprintable() and 0 < len(value) <= NAME_CHARS):
-            raise StoreError(f"{what}: its {name} is no name of 1 to {NAME_CHARS} characters")
-        object.__setattr__(kept, name, str.__str__(value))
-    given = getattr(kept, body)
+            raise StoreError(
+                f"{what}: its {name} must be printable text of 1 to {NAME_CHARS} characters"
+            )
+        object.__setattr__(attachment, name, str.__str__(value))
+    given = getattr(attachment, body)
     if not isinstance(given, Mapping):
-        raise StoreError(f"{what}: its {body} is no mapping")
+        raise StoreError(f"{what}: its {body} is not a mapping")
     try:
         plain = json.loads(json.dumps(dict(given)), parse_constant=lambda _: None)
         dump_canonical(plain).encode()
     except (RecursionError, TypeError, ValueError) as error:
         raise StoreError(f"{what}: its {body} is not JSON: {error}") from None
-    object.__setattr__(kept, body, plain)
+    object.__setattr__(attachment, body, plain)
 
 
 def _list(value: Any) -> list[Any]:
@@ -147,7 +149,7 @@ def _number(value: Any) -> float | None:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return None
     try:
-        # SQLite knows no minus zero.
+        # SQLite has no minus zero.
         return float(value) + 0.0
     except OverflowError:
         return None

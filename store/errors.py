@@ -1,4 +1,4 @@
-"""Errors of the place where recordings are kept."""
+"""Errors of stores."""
 
 from tokentape.recorder import NewerRecordingError, TokentapeError
 
@@ -8,7 +8,7 @@ class StoreError(TokentapeError):
 
 
 class NoSuchRunError(StoreError):
-    """No run, or more than one, goes by that id."""
+    """No run has that id, or several ids begin with it."""
 
 
 class NewerStoreError(StoreError, NewerRecordingError):
@@ -16,4 +16,4 @@ class NewerStoreError(StoreError, NewerRecordingError):
 
 
 class OlderStoreError(StoreError):
-    """The store has an older schema, and is to be upgraded first."""
+    """The store has an older schema and must be upgraded first."""

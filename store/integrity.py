@@ -1,4 +1,4 @@
-"""Whether a run is what was recorded: its seals, and what hangs on them."""
+"""Check that a run is unaltered: its seals, and all that is derived from its events."""
 
 import hashlib
 from collections.abc import Iterator
@@ -25,38 +25,45 @@ from tokentape.store.source import Source
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Integrity:
-    """What a check has found.
-
-    `faults` is empty where all is as it was recorded; `bad_turn` is the first turn with a fault,
-    None where the fault is outside of turns. `unsealed_events` come behind the last seal: nothing
-    vouches for them yet, or ever, where the run was cut off. Two copies with the same `last_seal`
-    are the same recording up to it.
-    """
+    """The result of checking a run."""
 
     run_id: str
     events: int
     sealed_turns: int
+    """Turns whose seals were verified."""
     unsealed_events: int
+    """Events after the last seal, which nothing verifies: those of a turn that has not ended or
+    never will."""
     last_seal: str | None
+    """Two copies with the same last seal are the same recording up to it."""
     bad_turn: int | None
+    """The first turn with a fault; None if there is no fault or it is outside of turns."""
     faults: tuple[str, ...]
+    """What is wrong, a line each; empty for an unaltered run."""
 
     @property
     def ok(self) -> bool:
+        """Whether no fault was found."""
         return not self.faults
 
     @property
     def is_sealed(self) -> bool:
-        """False where no turn was sealed yet, or where the run is from before there were seals."""
+        """Whether at least one turn is sealed; otherwise there was little to check."""
         return self.last_seal is not None
 
 
 def check(source: Source, run_id: str, *, seal: str | None = None) -> Integrity:
-    """Derive the seals of a run anew, and compare with its events what was derived from them.
+    """Compute the seals of a run again, and compare payloads, summary and files with its events.
 
-    `seal` is the last seal as it was noted elsewhere, if it was: that shows a run whose end is
-    missing, or which was sealed anew. Raises NoSuchRunError, and StoreError or RecordingError where
-    the run cannot even be read.
+    `seal` is the last seal as the caller noted it elsewhere: it reveals a run whose end is missing
+    or that was sealed again. Raise NoSuchRunError for an unknown run, StoreError or RecordingError
+    for one that cannot be read.
+
+    Example:
+        >>> import tokentape as tt
+        >>> found = tt.check(store, run_id)
+        >>> found.ok, found.sealed_turns, found.faults
+        (True, 3, ())
     """
     recording = source.recording(run_id)
     report = check_seals(recording.run_id, recording.records())
@@ -83,11 +90,11 @@ def check(source: Source, run_id: str, *, seal: str | None = None) -> Integrity:
 def _other_faults(
     source: Source, recording: Recording, seen_events: int
 ) -> Iterator[tuple[int | None, str]]:
-    """What no seal covers, because it follows from what they do; with the turn it is in.
+    """Yield the turn and the text of faults in what seals do not cover but events imply.
 
-    A run that is being recorded has `seen_events` and perhaps more by now.
+    The seals of the first `seen_events` were checked; a run that is being recorded has more by now.
     """
-    # Read in between: it is as old as the events that were seen, or as one that came since.
+    # Read after those events and before the next ones, so it matches one of the states between.
     row = source.summary(recording.run_id)
     envelopes: list[Envelope] = []
     turns = TurnCounter()
@@ -104,7 +111,10 @@ def _other_faults(
         if fault:
             yield turn, fault
         if isinstance(envelope.event, RunForked) and record.seq != 1:
-            yield turn, f"event {record.seq} says that the run was forked, and only its second can"
+            yield (
+                turn,
+                f"event {record.seq} says that the run was forked; only event 1 can",
+            )
         envelopes.append(envelope)
     forked = recording.forked()
     if forked is not None:
@@ -120,30 +130,30 @@ def _other_faults(
             break
         summary = summarise(summary, envelope)
     if row != summary:
-        yield None, "the row of the run is not what its events add up to"
+        yield None, "the summary of the run differs from what its events add up to"
 
 
 def parent_fault(forked: RunForked, parent: Recording) -> str:
-    """What is wrong with the events that a fork shares, behind "its parent, "; empty if nothing.
+    """Return what is wrong with the events that a fork shares, to follow "its parent, ".
 
-    Raises StoreError and RecordingError where they cannot be read.
+    Raise StoreError or RecordingError if they cannot be read.
     """
     shared = takewhile(lambda record: record.seq <= forked.parent_seq, parent.records())
     report = check_seals(parent.run_id, shared)
     if report.fault:
-        return f"run {parent.run_id}, does not hold: {report.fault}"
+        return f"run {parent.run_id}, is altered: {report.fault}"
     if report.events <= forked.parent_seq:
         return (
-            f"run {parent.run_id}, has {report.events} events of the {forked.parent_seq + 1} that "
-            "they share"
+            f"run {parent.run_id}, has only {report.events} of the {forked.parent_seq + 1} events "
+            "that they share"
         )
     if report.tail_hash != forked.parent_hash:
-        return f"run {parent.run_id}, is not what it was forked from"
+        return f"run {parent.run_id}, differs from the run that it was forked from"
     return ""
 
 
 def _parent_faults(recording: Recording, forked: RunForked) -> Iterator[tuple[None, str]]:
-    """Whether the events that a fork shares are still those that it was forked from."""
+    """Yield faults in the events that a fork shares with its parent."""
     try:
         fault = parent_fault(forked, recording.parent(forked))
     except (RecordingError, StoreError) as error:
@@ -159,7 +169,7 @@ def _parent_faults(recording: Recording, forked: RunForked) -> Iterator[tuple[No
     ]
     due = max(shared_turns, default=0) + 1
     if forked.at_turn != due:
-        yield None, f"it was forked at turn {due}, and says {forked.at_turn}"
+        yield None, f"it was forked at turn {due}, but says turn {forked.at_turn}"
 
 
 def _blob_fault(source: Source, record: Record, event: Event) -> str:
@@ -172,9 +182,9 @@ def _blob_fault(source: Source, record: Record, event: Event) -> str:
         return str(error)
     is_right = hashlib.sha256(payload).hexdigest() == sha256
     if isinstance(event, InterventionRequested | InterventionApplied):
-        return "" if is_right else f"the tensor of intervention {event.name} is another"
+        return "" if is_right else f"the tensor of intervention {event.name} was altered"
     if not isinstance(event, ToolReturned):
-        return "" if is_right else "the list of the weights is not the one that was recorded"
+        return "" if is_right else "the weights manifest was altered"
     if not is_right or len(payload) != event.payload_bytes:
-        return f"the payload of call {event.call_id} is not what the tool returned"
+        return f"the payload of call {event.call_id} was altered"
     return ""

@@ -22,13 +22,21 @@ DEFAULT_URL = "sqlite:///tokentape.db"
 def open_store(
     where: str | os.PathLike[str] = DEFAULT_URL, *, must_exist: bool = False, upgrade: bool = False
 ) -> "DatabaseStore | ParquetStore":
-    """Open a live store, or sealed runs to read: a folder or a tape.
+    """Open a live store, or a Parquet folder or tape of sealed runs for reading.
 
-    A live store is a URL such as `sqlite:///runs.db` or `postgresql+psycopg://user@host/database`.
-    A plain path is the folder, the tape or the SQLite file at that path. A live store is created
-    where there is none, unless it `must_exist`. One with an older schema is brought to today's
-    where `upgrade` asks for it, after a backup. Raises StoreError for anything that is not a store,
-    which is left as it was.
+    `where` is a database URL such as `sqlite:///runs.db` or
+    `postgresql+psycopg://user@host/database`, or the path of a SQLite file, a folder or a tape.
+    A live store is created if it does not exist, unless `must_exist`. With `upgrade`, an older
+    schema is upgraded to the newest after a backup.
+
+    Raise OlderStoreError for an older schema without `upgrade`, NewerStoreError for a newer one,
+    and StoreError for anything else that is not a store; it is left unchanged.
+
+    Example:
+        >>> import tokentape as tt
+        >>> with tt.open_store(tmp_path / "runs.db") as opened:
+        ...     opened.summaries()
+        []
     """
     text = os.fspath(where)
     if "://" not in text and (Path(text).is_dir() or is_zip(Path(text))):
@@ -39,12 +47,15 @@ def open_store(
     url = database_url(text)
     is_sqlite = url.get_backend_name() == "sqlite"
     if must_exist and is_sqlite:
-        _require_file(Path(url.database or ""))
+        _check_exists(Path(url.database or ""))
     return DatabaseStore(url, upgrade=upgrade, must_exist=must_exist)
 
 
-def _require_file(path: Path) -> None:
-    """A store that was only begun may be an empty file: whoever records goes on with it."""
+def _check_exists(path: Path) -> None:
+    """Raise StoreError unless a file exists and has content.
+
+    A store whose tables another process is creating may be an empty file with a log.
+    """
     if not path.is_file():
         raise StoreError(f"there is no store at {path}")
     if path.stat().st_size == 0 and not path.with_name(f"{path.name}-wal").exists():
@@ -52,20 +63,23 @@ def _require_file(path: Path) -> None:
 
 
 def database_url(text: str) -> URL:
-    """The URL of a live store; a plain path is a SQLite file. Raises StoreError."""
+    """Return the URL of a live store; a path is that of a SQLite file. Raise StoreError."""
     try:
         return make_url(text if "://" in text else f"sqlite:///{text}")
     except ArgumentError:
-        raise StoreError(f"{text!r} is not a database URL, nor a path") from None
+        raise StoreError(f"{text!r} is neither a database URL nor a path") from None
 
 
 def current_schema(url: URL) -> str:
-    """The schema of a live store, which is only looked at. Raises StoreError."""
+    """Return the schema revision of a live store, without changing it.
+
+    Raise StoreError if the database cannot be read or is not a store.
+    """
     with connected(url) as connection:
         return revision_of(connection, url.render_as_string())
 
 
 def upgrade_store(url: URL, *, backup: bool = True) -> Upgrade:
-    """Bring a live store to the newest schema; see `tokentape.store.live.schema.upgrade_schema`."""
+    """Upgrade a live store; see `tokentape.store.live.schema.upgrade_schema`."""
     with connected(url) as connection:
         return upgrade_schema(connection, url, backup=backup)

@@ -1,4 +1,4 @@
-"""What frames and copies are made from: any place that recordings can be read from."""
+"""The interface of everything that recordings can be read from."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -29,58 +29,70 @@ class Selection:
 
 
 class Attachments(Protocol):
-    """What belongs to runs beside their events."""
+    """What belongs to runs outside their events: payloads, verdicts and noise floors."""
 
     def blob(self, sha256: str) -> bytes:
-        """The payload under a hexadecimal sha256. Raises StoreError where there is none."""
+        """Return the payload with a hexadecimal sha256. Raise StoreError if there is none."""
 
     def verdicts(self, run_id: str) -> list[StoredVerdict]:
-        """What replays found of the run with just that id, the oldest first; empty where nothing.
+        """Return the verdicts of the run with exactly that id, the oldest first.
 
-        Raises StoreError for one that is damaged.
+        Raise StoreError for a damaged one.
         """
 
     def floors(self, run_id: str) -> list[StoredFloor]:
-        """The noise floors of the run with just that id; as `verdicts`."""
+        """Return the noise floors of the run with exactly that id, the oldest first.
+
+        Raise StoreError for a damaged one.
+        """
 
 
 class Source(Attachments, Protocol):
     """A live store, a folder of sealed runs or a tape."""
 
     where: str
+    """The URL or path, for messages."""
 
     def summaries(self) -> list[RunSummary]:
-        """Every run, the oldest first."""
+        """Return a summary of each run, the oldest first."""
 
     def summary(self, run_id: str) -> RunSummary | None:
-        """The run with just that id, whatever other runs are like; None where there is none."""
+        """Return the summary of the run with exactly that id; None for an unknown one.
+
+        Damage of other runs does not matter.
+        """
 
     def recording(self, run_id: str) -> Recording:
-        """The run with that id, or with the one id that begins so. Raises NoSuchRunError."""
+        """Return the run with that id, or with the only id that begins so. Raise NoSuchRunError."""
 
     def verify_files(self, run_id: str) -> list[str]:
-        """What is wrong with the files that a run is in, whatever they hold; empty if nothing."""
+        """Return what is wrong with the files that contain a run, a line each."""
 
     def events_table(self, selection: Selection) -> pa.Table:
-        """Events but sampled tokens, with the columns of `store.arrow.EVENTS`, by run and `seq`."""
+        """Return all events but sampled tokens, ordered by run and `seq`.
+
+        The columns are those of `tokentape.store.arrow.EVENTS`.
+        """
 
     def tokens_table(self, selection: Selection) -> pa.Table:
-        """Sampled tokens, with the columns of `tokentape.store.arrow.TOKENS`, by run and `seq`.
+        """Return sampled tokens, ordered by run and `seq`.
 
-        `kinds` is ignored. Candidates are read only where `columns` names them.
+        The columns are those of `tokentape.store.arrow.TOKENS`. `top_ids` and `top_logprobs` are
+        read only if `selection.columns` names them.
         """
 
     def verdicts_table(self, selection: Selection) -> pa.Table:
-        """Verdicts without their reports, with the columns of `tokentape.store.arrow.VERDICTS`.
+        """Return verdicts without their reports, ordered by run and time.
 
-        By run, and the oldest first. `turns` and `kinds` are ignored.
+        The columns are those of `tokentape.store.arrow.VERDICTS`. Only `run_ids` and `columns` of
+        the selection apply.
         """
 
 
 def with_parents(recordings: Iterable[Recording]) -> list[Recording]:
-    """The runs and all that they were forked from, each once, a parent before its forks.
+    """Return the runs and all their ancestors once each, every parent before its forks.
 
-    Raises RecordingError where a parent is not at hand, NoSuchRunError where it is not there.
+    Raise NoSuchRunError if a parent is missing, RecordingError if a recording cannot look it up.
     """
     found: dict[str, Recording] = {}
     for recording in recordings:
@@ -90,17 +102,22 @@ def with_parents(recordings: Iterable[Recording]) -> list[Recording]:
 
 
 def attachments_of(source: Attachments, run_id: str) -> list[Attachment]:
-    """Verdicts and floors of a run, all that is kept beside it."""
+    """Return the verdicts and floors of a run."""
     return [*source.verdicts(run_id), *source.floors(run_id)]
 
 
 def resolve_run_id(matches: Iterable[str], wanted: str, where: str) -> str:
-    """The one id among those that begin as wanted. Raises NoSuchRunError."""
+    """Return the only id among those that begin with `wanted`; an exact match comes first.
+
+    Raise NoSuchRunError for none or several.
+    """
     found = sorted(matches)
     if wanted in found:
         return wanted
     if not found or not wanted:
         raise NoSuchRunError(f"{where} has no run {wanted!r}")
     if len(found) > 1:
-        raise NoSuchRunError(f"{wanted!r} is the beginning of {len(found)} runs in {where}")
+        raise NoSuchRunError(
+            f"{len(found)} runs in {where} begin with {wanted!r}: give more of the id"
+        )
     return found[0]

@@ -1,4 +1,4 @@
-"""Copies of runs into a live store, after a look at their seals."""
+"""Import of runs from files into a live store, after their seals are checked."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,40 +19,40 @@ from tokentape.store.source import Attachments
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Imported:
-    """A run of a copy: `events` and `last_seal` are what the store has of it now.
-
-    `added_events` came with the copy: all of them, those by which the run has grown since an older
-    copy of it came, or none. `added` is False where it is none.
-    """
+    """The result of importing one run."""
 
     run_id: str
     events: int
+    """Events of the run that the store has now."""
     last_seal: str | None
+    """Its last seal in the store."""
     added: bool
+    """Whether events were added."""
     added_events: int
+    """How many of the events are new in the store: all, those after an older copy, or none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckedCopy:
-    """The runs of a copy, all of whose seals hold, and what their seals have shown."""
+    """The runs of a file whose seals were all verified, and the reports on them."""
 
     recordings: tuple[Recording, ...]
     reports: tuple[SealReport, ...]
     attached: Attachments
 
     def add_to(self, store: DatabaseStore) -> list[Imported]:
-        """Add what the store does not have yet, of each run all or nothing.
+        """Add the events and attachments that the store lacks, each run in one transaction.
 
-        Where the store has the beginning of a run, the rest is added; where the copy is but the
-        beginning of what the store has, nothing is. What is kept beside a run is added in any case.
-        Raises StoreError, before anything is added, where the store has a run that differs, where
-        one was erased, and RecordingError for a fork whose parent is neither here nor there.
+        A run that the store has the beginning of is extended; a copy that is shorter than the
+        store's adds only attachments. Before anything is added, raise StoreError if the store has
+        a different run with that id or erased it, and RecordingError for a fork whose parent is
+        neither in the file nor in the store.
         """
-        there = [_there(each, report, store) for each, report in self._runs()]
+        stored = [_stored(each, report, store) for each, report in self._runs()]
         for recording in self.recordings:
-            self._refuse_orphan(recording, store)
+            self._check_parent(recording, store)
         imported = []
-        for (recording, report), ours in zip(self._runs(), there, strict=True):
+        for (recording, report), ours in zip(self._runs(), stored, strict=True):
             events_there = ours.events if ours is not None else 0
             added_events = max(report.events - events_there, 0)
             if added_events:
@@ -80,8 +80,8 @@ class CheckedCopy:
         for floor in self.attached.floors(run_id):
             store.add_floor(floor)
 
-    def _refuse_orphan(self, recording: Recording, store: DatabaseStore) -> None:
-        """Raise RecordingError for a fork that would be without the events that it shares."""
+    def _check_parent(self, recording: Recording, store: DatabaseStore) -> None:
+        """Raise RecordingError for a fork whose shared events would be missing."""
         forked = recording.forked()
         if forked is None:
             return
@@ -89,19 +89,29 @@ class CheckedCopy:
         parents = [each for each in self.recordings if each.run_id == parent_run_id]
         with suppress(NoSuchRunError):
             parents.append(store.recording(parent_run_id))
-        # The longer one will be there, and the other is its beginning.
+        # One of the two begins with the other, and the store will have the longer one.
         faults = [parent_fault(forked, each) for each in parents if each.run_id == parent_run_id]
         if "" not in faults:
-            why = faults[0] if faults else f"run {parent_run_id}, is not there"
+            why = faults[0] if faults else f"run {parent_run_id}, is missing"
             raise RecordingError(
                 f"{recording.where}: run {recording.run_id} is a fork, and its parent, {why}"
             )
 
 
 def import_runs(path: Path | str, store: DatabaseStore) -> list[Imported]:
-    """Add the runs of a tape, a Parquet folder or a jsonl file to a live store, as they are.
+    """Add the runs of a tape, a Parquet folder or a JSON Lines file to a live store, unchanged.
 
-    Raises as `checked_copy` and `CheckedCopy.add_to` do.
+    A run that the store has in part is extended; one that it has adds nothing. Raise StoreError if
+    the file cannot be read or the store has a different run with the same id, RecordingError for a
+    run whose seals are broken.
+
+    Example:
+        >>> import tokentape as tt
+        >>> tape = tt.pack([store.recording(run_id)], store, tmp_path / "run.tape")
+        >>> with tt.open_store("sqlite://") as other:
+        ...     (imported,) = tt.import_runs(tape, other)
+        >>> imported.run_id == run_id, imported.added
+        (True, True)
     """
     with checked_copy(Path(path)) as copy:
         return copy.add_to(store)
@@ -109,9 +119,9 @@ def import_runs(path: Path | str, store: DatabaseStore) -> list[Imported]:
 
 @contextmanager
 def checked_copy(path: Path) -> Iterator[CheckedCopy]:
-    """Open a copy and derive the seals of all its runs anew.
+    """Yield the runs of a file after checking the seals of all of them.
 
-    Raises StoreError for a file that cannot be read, RecordingError for a run that does not hold.
+    Raise StoreError if the file cannot be read, RecordingError for a run whose seals are broken.
     """
     if path.is_dir() or is_zip(path):
         with ParquetStore(path) as sealed:
@@ -126,34 +136,34 @@ def _checked(recordings: list[Recording], attached: Attachments, path: Path) -> 
     reports = [check_seals(each.run_id, each.records()) for each in recordings]
     for report in reports:
         if not report.holds:
-            raise RecordingError(f"{path}: run {report.run_id} does not hold: {report.fault}")
+            raise RecordingError(f"{path}: run {report.run_id} is altered: {report.fault}")
     return CheckedCopy(recordings=tuple(recordings), reports=tuple(reports), attached=attached)
 
 
-def _there(recording: Recording, report: SealReport, store: DatabaseStore) -> SealReport | None:
-    """What the store has of the run: its beginning, the very same or more; None for nothing.
+def _stored(recording: Recording, report: SealReport, store: DatabaseStore) -> SealReport | None:
+    """Return the report on the store's copy of the run; None if it has no such run.
 
-    Raises StoreError where it has another run under that id, or has erased it.
+    Raise StoreError if it has a different run with that id, or erased it.
     """
     run_id = recording.run_id
     if store.summary(run_id) is None:
         store.check_not_erased(run_id)
         return None
-    there = store.recording(run_id)
-    ours = check_seals(run_id, there.records())
+    theirs = store.recording(run_id)
+    ours = check_seals(run_id, theirs.records())
     if ours.fault:
-        raise StoreError(f"{store.where} has run {run_id} already, and damaged: {ours.fault}")
+        raise StoreError(f"{store.where} already has run {run_id}, which is damaged: {ours.fault}")
     events = min(ours.events, report.events)
-    if _first(events, ours, there) != _first(events, report, recording):
+    if _first(events, ours, theirs) != _first(events, report, recording):
         raise StoreError(
-            f"{store.where} has run {run_id} already, and not the same: {ours.events} "
-            f"events there, {report.events} in the copy, and neither goes on from the other"
+            f"{store.where} already has a different run {run_id}: of its {ours.events} events and "
+            f"the {report.events} of the copy, neither begins with the other"
         )
     return ours
 
 
 def _first(events: int, report: SealReport, recording: Recording) -> SealReport:
-    """The report of so many events, where `report` is that of all."""
+    """Return the report on the first events; `report` is the report on all."""
     if report.events == events:
         return report
     return check_seals(recording.run_id, islice(recording.records(), events))

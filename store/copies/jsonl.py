@@ -1,11 +1,10 @@
-"""A run as lines of JSON, which anything can read and which can be imported again.
+"""Runs as JSON Lines: readable by any program, and importable.
 
-A line is a record, in order: `run_id`, `seq`, `at` (ISO 8601, UTC, microseconds), `kind`,
-`version`, `turn`, `seal`, `body`. The body is an object; one that is not canonical JSON, and would
-not be the same bytes again, is a string. What a tool returned in full, and the list of the weights,
-is a line of `run_id`, `sha256` and `payload` in base64, before the record that names it. What is
-kept beside the run is behind its records: lines of `run_id`, `at`, `replay`, `verdict` and
-`report`, or `run_id`, `at`, `version` and `floor`.
+Each line is a record, in order: `run_id`, `seq`, `at` (ISO 8601, UTC, microseconds), `kind`,
+`version`, `turn`, `seal`, `body`. The body is an object, or a string if it is not canonical JSON
+and would not come back as the same bytes. A payload is a line of `run_id`, `sha256` and `payload`
+(base64) before the first record that names it. Attachments follow the records of their run: lines
+of `run_id`, `at`, `replay`, `verdict` and `report`, or of `run_id`, `at`, `version` and `floor`.
 """
 
 import base64
@@ -33,16 +32,21 @@ _BAD_LINE = (AttributeError, KeyError, OverflowError, TypeError, ValueError)
 
 
 def export_jsonl(recordings: Iterable[Recording], attached: Attachments, path: Path | str) -> Path:
-    """Write runs as lines of JSON with all that is `attached` to them; written aside and renamed.
+    """Write runs and their attachments to a JSON Lines file, and return its path.
 
-    With a fork come the runs that it shares events of.
+    `attached` supplies the payloads, verdicts and floors; usually it is the store of the runs. The
+    ancestors of a fork are included. An earlier export at that path is replaced atomically. Raise
+    StoreError if the path has any other file, if it cannot be written, or if a payload is missing.
 
-    An export that is there already is replaced. Raises StoreError where there is anything else, it
-    may be the store itself, where the file cannot be written and where a payload is missing.
+    Example:
+        >>> import tokentape as tt
+        >>> path = tt.export_jsonl([store.recording(run_id)], store, tmp_path / "run.jsonl")
+        >>> path.read_text().count('"kind":"TurnStarted"')
+        3
     """
     path = Path(path)
     try:
-        _refuse_to_lose(path)
+        _check_replaceable(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with (
             atomic_write(path, durable=True) as tmp_path,
@@ -55,37 +59,37 @@ def export_jsonl(recordings: Iterable[Recording], attached: Attachments, path: P
     return path
 
 
-def _refuse_to_lose(path: Path) -> None:
+def _check_replaceable(path: Path) -> None:
     if not path.exists():
         return
     with path.open("rb") as file:
-        # No line is read of what has none.
+        # A binary file may have no end of line: read one only after a brace.
         line = file.readline() if file.peek(1)[:1] == b"{" else file.read(1)
     try:
         if line:
             _parsed(line, str(path))
     except StoreError:
         raise StoreError(
-            f"{path} is there already, and is no export of runs: move it away, or give another name"
+            f"{path} exists and is not an export of runs: move it away, or choose another name"
         ) from None
 
 
 def _lines(recording: Recording, attached: Attachments) -> Iterator[str]:
-    told: set[str] = set()
+    written: set[str] = set()
     for record in recording.records():
         sha256 = payload_of(record)
-        if sha256 and sha256 not in told:
-            told.add(sha256)
+        if sha256 and sha256 not in written:
+            written.add(sha256)
             payload = base64.b64encode(attached.blob(sha256)).decode()
             yield _line({"run_id": recording.run_id, "sha256": sha256, "payload": payload})
         yield _line({"run_id": recording.run_id} | _described(record))
-    for kept in attachments_of(attached, recording.run_id):
-        fields = asdict(kept)
+    for attachment in attachments_of(attached, recording.run_id):
+        fields = asdict(attachment)
         yield _line({"run_id": fields.pop("run_id"), "at": _time(fields.pop("at_us"))} | fields)
 
 
 def _line(value: Mapping[str, Any]) -> str:
-    # ASCII: there are characters outside of it that some readers take for the end of a line.
+    # ASCII, because some readers end a line at U+2028.
     return json.dumps(value, separators=(",", ":"), allow_nan=False) + "\n"
 
 
@@ -121,69 +125,69 @@ def _body(record: Record) -> Any:
 
 
 class JsonlFile:
-    """Runs in a file of lines as `export_jsonl` writes them.
+    """The runs in a file that `export_jsonl` wrote.
 
-    Raises StoreError, with the number of the line, for what is no such file.
+    Raise StoreError with the number of the line for any other file.
     """
 
     def __init__(self, path: Path) -> None:
         self.where = str(path)
         self._path = path
         self._run_ids: dict[str, None] = {}
-        self._blob_places: dict[str, int] = {}
-        self._attachment_places: dict[tuple[str, type[Attachment]], list[int]] = {}
-        for place, line in self._read():
+        self._blob_offsets: dict[str, int] = {}
+        self._attachment_offsets: dict[tuple[str, type[Attachment]], list[int]] = {}
+        for offset, line in self._read():
             self._run_ids[line["run_id"]] = None
             if "payload" in line:
-                self._blob_places[line["sha256"]] = place
+                self._blob_offsets[line["sha256"]] = offset
             kind = _attachment_kind(line)
             if kind is not None:
-                self._attachment_places.setdefault((line["run_id"], kind), []).append(place)
+                self._attachment_offsets.setdefault((line["run_id"], kind), []).append(offset)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Nothing is held open."""
+        """Do nothing: no file stays open."""
 
     def recordings(self) -> list[Recording]:
         return [self._recording(run_id) for run_id in self._run_ids]
 
     def blob(self, sha256: str) -> bytes:
-        """The payload under a hexadecimal sha256. Raises StoreError where there is none."""
-        if sha256 not in self._blob_places:
+        """See `tokentape.store.source.Attachments`."""
+        if sha256 not in self._blob_offsets:
             raise StoreError(f"{self.where} has no blob {sha256}")
         try:
-            line = self._line_at(self._blob_places[sha256])
+            line = self._line_at(self._blob_offsets[sha256])
             payload = base64.b64decode(line["payload"], validate=True)
         except (OSError, binascii.Error, *_BAD_LINE) as error:
             raise StoreError(f"cannot read blob {sha256} of {self.where}: {error}") from None
         if hashlib.sha256(payload).hexdigest() != sha256:
-            raise StoreError(f"{self.where}: blob {sha256} is not as it was exported")
+            raise StoreError(f"{self.where}: blob {sha256} was altered after the export")
         return payload
 
     def verdicts(self, run_id: str) -> list[StoredVerdict]:
         """See `tokentape.store.source.Attachments`."""
-        return self._kept(StoredVerdict, run_id)
+        return self._attachments(StoredVerdict, run_id)
 
     def floors(self, run_id: str) -> list[StoredFloor]:
         """See `tokentape.store.source.Attachments`."""
-        return self._kept(StoredFloor, run_id)
+        return self._attachments(StoredFloor, run_id)
 
-    def _kept(self, kind: type[K], run_id: str) -> list[K]:
+    def _attachments(self, kind: type[K], run_id: str) -> list[K]:
         found = []
-        for place in self._attachment_places.get((run_id, kind), ()):
+        for offset in self._attachment_offsets.get((run_id, kind), ()):
             try:
-                line = self._line_at(place)
+                line = self._line_at(offset)
                 at_us = _at_us(line.pop("at"))
                 found.append(kind(at_us=at_us, **line))
             except (OSError, StoreError, *_BAD_LINE) as error:
-                raise StoreError(f"{self.where}: the line at byte {place}: {error}") from None
+                raise StoreError(f"{self.where}: the line at byte {offset}: {error}") from None
         return found
 
-    def _line_at(self, place: int) -> dict[str, Any]:
+    def _line_at(self, offset: int) -> dict[str, Any]:
         with self._path.open("rb") as file:
-            file.seek(place)
+            file.seek(offset)
             return dict(json.loads(file.readline()))
 
     def _recording(self, run_id: str) -> Recording:
@@ -192,7 +196,7 @@ class JsonlFile:
         )
 
     def _records(self, run_id: str) -> Iterator[Record]:
-        for place, line in self._read():
+        for offset, line in self._read():
             if (
                 line["run_id"] == run_id
                 and "payload" not in line
@@ -202,17 +206,17 @@ class JsonlFile:
                     yield _record(line)
                 except _BAD_LINE as error:
                     raise StoreError(
-                        f"{self.where}: the record at byte {place} is damaged: {error!r}"
+                        f"{self.where}: the record at byte {offset} is damaged: {error!r}"
                     ) from None
 
     def _read(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Each line and the byte that it begins at."""
-        place = 0
+        """Yield each line with its offset in bytes."""
+        offset = 0
         try:
             with self._path.open("rb") as file:
                 for number, text in enumerate(file, start=1):
-                    yield place, _parsed(text, f"{self.where}, line {number}")
-                    place += len(text)
+                    yield offset, _parsed(text, f"{self.where}, line {number}")
+                    offset += len(text)
         except OSError as error:
             raise StoreError(f"cannot read {self.where}: {error.strerror}") from None
 
@@ -226,7 +230,7 @@ def _parsed(text: bytes, where: str) -> dict[str, Any]:
     except (RecursionError, *_BAD_LINE):
         is_ours = False
     if not is_ours:
-        raise StoreError(f"{where} is no record of a run")
+        raise StoreError(f"{where} is not a record of a run")
     return dict(line)
 
 

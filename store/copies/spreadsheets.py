@@ -1,4 +1,4 @@
-"""A run as tables for spreadsheets: what the frames say, a file each."""
+"""Runs as CSV files: one for each of four frames."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +12,14 @@ from tokentape.store.source import Source
 
 
 def export_csv(store: Source, run_id: str, folder: Path | str) -> list[Path]:
-    """Write `runs.csv`, `turns.csv`, `events.csv` and `tokens.csv`; each aside, and renamed.
+    """Write `runs.csv`, `turns.csv`, `events.csv` and `tokens.csv`, and return their paths.
 
-    Raises StoreError where the folder cannot be written.
+    Earlier files are replaced atomically. Raise StoreError if the folder cannot be written to.
+
+    Example:
+        >>> import tokentape as tt
+        >>> [path.name for path in tt.export_csv(store, run_id, tmp_path / "csv")]
+        ['runs.csv', 'turns.csv', 'events.csv', 'tokens.csv']
     """
     folder = Path(folder)
     frames: dict[str, Callable[[], pd.DataFrame]] = {

@@ -1,7 +1,7 @@
-"""The columns of every frame: name, type, whether a value may be missing, and what it means.
+"""The columns of every frame: name, type, whether a value may be missing, and its meaning.
 
-A frame, its types, an empty one and its table in docs/analysis.md all come from here. The SQL views
-of a live store have the same columns, but for `call` of `tools_df`, which is `arguments` there.
+Frames, empty ones too, and their tables in docs/analysis.md are made from these. The SQL views of a
+live store have the same columns, but for `call` of `tools_df`, which is `arguments` there.
 """
 
 import pyarrow as pa
@@ -17,19 +17,19 @@ def _column(name: str, kind: pa.DataType, meaning: str, *, optional: bool = Fals
 
 _RUN_ID = _column("run_id", pa.string(), "the run's id, a UUIDv7")
 _TURN = _column("turn", pa.int32(), "the turn, counted from 1")
-_SEQ = _column("seq", pa.int32(), "place among the events of the run, counted from 0")
+_SEQ = _column("seq", pa.int32(), "position among the events of the run, from 0")
 _AT = _column("at", AT, "when it was recorded")
 
 RUNS_DF = pa.schema(
     [
         _RUN_ID,
-        _column("name", pa.string(), "what the experimenter called it"),
+        _column("name", pa.string(), "the name that the user gave it"),
         _column(
             "status",
             NAME,
-            "`running` (also where the process was killed), `finished`, `interrupted`, `failed`",
+            "`running` (also after the process was killed), `finished`, `interrupted`, `failed`",
         ),
-        _column("model", NAME, "what the model was loaded from"),
+        _column("model", NAME, "the name or path that the model was loaded from"),
         _column("seed", pa.int64(), "seed of the run, if it has one", optional=True),
         _column("turns", pa.int32(), "turns that finished"),
         _column("prompt_tokens", pa.int64(), "tokens of all prompts"),
@@ -49,14 +49,17 @@ EVENTS_DF = pa.schema(
         _column(
             "turn",
             pa.int32(),
-            "the turn it belongs to or, between turns, the coming one; none where a run begins or "
-            "ends",
+            "the turn it belongs to or, between turns, the next one; none at the start and the end "
+            "of a run",
             optional=True,
         ),
         _column("kind", NAME, "what happened; `TokenSampled` for each token"),
         _column("version", pa.int16(), "version of that kind of event"),
         _column(
-            "seal", pa.string(), "chained hash of the run up to here, at the ends", optional=True
+            "seal",
+            pa.string(),
+            "chained hash of the run up to here, at the end of a turn or run",
+            optional=True,
         ),
     ]
 )
@@ -67,7 +70,7 @@ TURNS_DF = pa.schema(
         _column(
             "first_step",
             pa.int32(),
-            "tokens of the turn before this part of it; 0 unless the model called a tool in it",
+            "tokens of the turn before this round; 0 unless the model called a tool in it",
         ),
         _column("prompt_tokens", pa.int32(), "tokens of the prompt"),
         _column("reused_tokens", pa.int32(), "of these, taken from the cache", optional=True),
@@ -75,7 +78,7 @@ TURNS_DF = pa.schema(
         _column(
             "generated_tokens",
             pa.int32(),
-            "tokens of the reply; none where the turn was cut off",
+            "tokens of the reply; none if the turn was cut off",
             optional=True,
         ),
         _column("decision", NAME, "the cache's: `hit`, `partial`, `miss`, `bypass`", optional=True),
@@ -85,16 +88,16 @@ TURNS_DF = pa.schema(
         _column("top_p", pa.float64(), "none for a greedy turn", optional=True),
         _column("top_k", pa.int32(), "none for a greedy turn", optional=True),
         _column("seed", pa.int64(), "seed of the turn, if it has one", optional=True),
-        _column("stop_reason", NAME, "why it stopped; none where it was cut off", optional=True),
+        _column("stop_reason", NAME, "why it stopped; none if it was cut off", optional=True),
         _column("duration_us", pa.int64(), "the whole turn, in microseconds", optional=True),
         _column("prefill_us", pa.int64(), "of this, the prompt", optional=True),
-        _column("text", pa.string(), "the reply; none where the turn was cut off", optional=True),
+        _column("text", pa.string(), "the reply; none if the turn was cut off", optional=True),
         _column("started_at", AT, "when its prompt was complete"),
-        _column("tool_results", pa.int32(), "tool results that its prompt has anew"),
+        _column("tool_results", pa.int32(), "tool results that are new in its prompt"),
         _column("tool_tokens", pa.int32(), "tokens of these results as the model read them"),
-        _column("pruned_tokens", pa.int32(), "tokens taken out of the history before it"),
+        _column("pruned_tokens", pa.int32(), "tokens removed from the history before it"),
         _column(
-            "history_reason", NAME, "why the history was not extended exactly; empty where it was"
+            "history_reason", NAME, "why the history was not extended exactly; empty if it was"
         ),
     ]
 )
@@ -102,15 +105,17 @@ TOKENS_DF = pa.schema(
     [
         _RUN_ID,
         _TURN,
-        _column("step", pa.int32(), "place in the reply, counted from 0"),
-        _column("position", pa.int32(), "place in the sequence, prompt included"),
+        _column("step", pa.int32(), "position in the reply, from 0"),
+        _column("position", pa.int32(), "position in the sequence, prompt included, from 0"),
         _column("token_id", pa.int32(), "the token that was sampled"),
         _column("logprob", pa.float32(), "its log-probability as the model gave it, in nats"),
         _column(
-            "logprob_processed", pa.float32(), "the same after temperature, top-p and the like"
+            "logprob_processed", pa.float32(), "the same after the logits processors and warpers"
         ),
-        _column("entropy", pa.float32(), "of the model's distribution, in nats; half precision"),
-        _column("top_gap", pa.float32(), "between its two largest logits; half precision"),
+        _column(
+            "entropy", pa.float32(), "entropy of the model's distribution, in nats; half precision"
+        ),
+        _column("top_gap", pa.float32(), "difference of the two largest logits; half precision"),
         _column("duration_us", pa.int64(), "time of this step, in microseconds"),
         _SEQ,
         _AT,
@@ -121,20 +126,25 @@ CACHE_DF = pa.schema(
         _RUN_ID,
         _TURN,
         _column("decision", NAME, "`hit`, `partial`, `miss`, `bypass`"),
-        _column("reason", NAME, "why not more; see caches.md"),
+        _column("reason", NAME, "why no more was reused; see caches.md"),
         _column("prompt_tokens", pa.int32(), "tokens of the prompt"),
         _column("reused_tokens", pa.int32(), "of these, taken from the cache"),
         _column("computed_tokens", pa.int32(), "of these, forwarded"),
-        _column("cached_tokens", pa.int32(), "what the cache held"),
-        _column("cropped_tokens", pa.int32(), "what was cut from it"),
-        _column("divergence_index", pa.int32(), "where prompt and cache part", optional=True),
+        _column("cached_tokens", pa.int32(), "tokens in the cache before"),
+        _column("cropped_tokens", pa.int32(), "tokens cropped from it"),
+        _column(
+            "divergence_index",
+            pa.int32(),
+            "position of the first difference of prompt and cache",
+            optional=True,
+        ),
         _column("divergence_cached_id", pa.int32(), "the cache's token there", optional=True),
         _column("divergence_prompt_id", pa.int32(), "the prompt's token there", optional=True),
-        _column("key_field", pa.string(), "part of the key that differed", optional=True),
-        _column("source", NAME, "`memory`, `disk` or `given`; empty where nothing was reused"),
+        _column("key_field", pa.string(), "field of the cache key that differed", optional=True),
+        _column("source", NAME, "`memory`, `disk` or `given`; empty if nothing was reused"),
         _column("disk_reason", pa.string(), "why a prefix on disk was not used, or empty"),
         _column("prefill_us", pa.int64(), "time of the prefill, in microseconds", optional=True),
-        _column("kv_bytes", pa.int64(), "storage that the cache holds after it", optional=True),
+        _column("kv_bytes", pa.int64(), "bytes of the cache after it", optional=True),
         _column("peak_bytes", pa.int64(), "highest memory; see `PrefillCompleted`", optional=True),
         _column("decided_at", AT, "when it was decided"),
     ]
@@ -148,15 +158,15 @@ TOOLS_DF = pa.schema(
             "the turn whose prompt has the result",
             optional=True,
         ),
-        _column("call_id", pa.string(), "names the call"),
+        _column("call_id", pa.string(), "id of the call"),
         _column("name", NAME, "the tool"),
-        _column("call", pa.string(), "the call as Python would write it", optional=True),
+        _column("call", pa.string(), "the call in Python's syntax", optional=True),
         _column("content_tokens", pa.int32(), "tokens of the result as the model read it"),
         _column("payload_tokens", pa.int32(), "tokens of the full result"),
         _column("payload_bytes", pa.int64(), "bytes of the full result"),
-        _column("payload_sha256", pa.string(), "its sum; `store.blob(…)` gives it"),
-        _column("tensors", pa.int32(), "how many tensors were looked at"),
-        _column("error", pa.string(), "none where the tool worked", optional=True),
+        _column("payload_sha256", pa.string(), "its sha256; `store.blob(…)` returns it"),
+        _column("tensors", pa.int32(), "number of tensors inspected"),
+        _column("error", pa.string(), "none if the tool succeeded", optional=True),
         _column("duration_us", pa.int64(), "time of the call, in microseconds"),
         _column("returned_at", AT, "when it returned"),
     ]
@@ -165,10 +175,10 @@ TOP_LOGPROBS_DF = pa.schema(
     [
         _RUN_ID,
         _TURN,
-        _column("step", pa.int32(), "step of the reply that it was a candidate for"),
+        _column("step", pa.int32(), "position in the reply, from 0"),
         _column("seq", pa.int32(), "`seq` of the token that was sampled there"),
         _column("rank", pa.int32(), "0 for the likeliest token, 1 for the next"),
-        _column("token_id", pa.int32(), "the candidate"),
+        _column("token_id", pa.int32(), "the token"),
         _column(
             "logprob", pa.float32(), "its log-probability as the model gave it; half precision"
         ),
@@ -178,14 +188,14 @@ VERDICTS_DF = pa.schema(
     [
         _RUN_ID,
         _column("at", AT, "when the replay ended"),
-        _column("replay", NAME, "which one: `verify`, `regenerate`"),
-        _column("verdict", NAME, "what it found; see the README"),
+        _column("replay", NAME, "which replay: `verify`, `regenerate`"),
+        _column("verdict", NAME, "the result; see replay.md"),
         _column("reason", pa.string(), "why, in a line", optional=True),
-        _column("model", NAME, "the model that it was replayed with", optional=True),
+        _column("model", NAME, "the model used for the replay", optional=True),
         _column(
             "floor_version",
             pa.string(),
-            "the noise floor; none where none was known",
+            "version of the noise floor, if there was one",
             optional=True,
         ),
         _column("turns", pa.int32(), "turns that were replayed", optional=True),
@@ -193,22 +203,25 @@ VERDICTS_DF = pa.schema(
         _column(
             "mismatches",
             pa.int64(),
-            "of these, another was picked, beyond the noise",
+            "of these, a different one was chosen, beyond the noise",
             optional=True,
         ),
         _column(
-            "near_ties", pa.int64(), "of these, another was picked, within the noise", optional=True
+            "near_ties",
+            pa.int64(),
+            "of these, a different one was chosen, within the noise",
+            optional=True,
         ),
         _column(
             "logprob_difference_max",
             pa.float64(),
-            "how far a log-probability was off at most, in nats",
+            "greatest difference of a log-probability, in nats",
             optional=True,
         ),
         _column(
             "margin_max",
             pa.float64(),
-            "by how many raw logits a recorded token lost at most",
+            "greatest lead of another token over the recorded one, in raw logits",
             optional=True,
         ),
         _column("duration_us", pa.int64(), "time of the replay, in microseconds", optional=True),

@@ -1,11 +1,11 @@
 """Recordings as pandas frames: typed columns, UTC times, no JSON.
 
 Every function takes a store of any kind. `run_id` is an id or the unambiguous beginning of one, or
-several of them; `turns` is a turn or several; None stands for all. `columns` names those that are
-wanted, in that order; what is not asked for is not read. `dtype_backend` is as in pandas' readers:
-None for NumPy's types, and pandas' nullable ones where a value may be missing, "numpy_nullable"
-or "pyarrow". All raise NoSuchRunError for a run that is not there, StoreError for a column that is
-not, and RecordingError for an event that is damaged. `store.frames.columns` says what each has.
+several of them; `turns` is a turn or several; None stands for all. `columns` names the columns to
+read, in order; others are not read. `dtype_backend` is as in pandas' readers: None for NumPy's
+types, with pandas' nullable ones where a value may be missing, "numpy_nullable" or "pyarrow". All
+raise NoSuchRunError for an unknown run, StoreError for an unknown column, and RecordingError for a
+damaged event. `tokentape.store.frames.columns` describes every column.
 """
 
 from collections.abc import Callable, Iterable
@@ -45,7 +45,14 @@ def runs_df(
     columns: Columns = None,
     dtype_backend: DtypeBackend = None,
 ) -> pd.DataFrame:
-    """A row a run, the oldest first."""
+    """Return one row for each run, the oldest first.
+
+    Example:
+        >>> import tokentape as tt
+        >>> tt.runs_df(store, columns=["status", "turns"])
+             status  turns
+        0  finished      3
+    """
     schema = _chosen(RUNS_DF, columns)
     wanted = _run_ids(store, run_id)
     rows = []
@@ -66,7 +73,13 @@ def events_df(
     columns: Columns = None,
     dtype_backend: DtypeBackend = None,
 ) -> pd.DataFrame:
-    """A row an event, sampled tokens too, in order."""
+    """Return one row for each event, sampled tokens included, ordered by run and `seq`.
+
+    Example:
+        >>> import tokentape as tt
+        >>> tt.events_df(store, run_id)["kind"].iloc[0]
+        'RunStarted'
+    """
     schema = _chosen(EVENTS_DF, columns)
     names = ("run_id", "seq", *schema.names)
     selection = _selection(store, run_id, turns, names)
@@ -84,7 +97,7 @@ def events_df(
         for field in kept
     ]
     both = pa.concat_tables([events.select(kept.names), pa.table(columns_of_tokens, schema=kept)])
-    return _frame(both.take(_places(both)), schema, dtype_backend)
+    return _frame(both.take(_sort_order(both)), schema, dtype_backend)
 
 
 def turns_df(
@@ -95,7 +108,15 @@ def turns_df(
     columns: Columns = None,
     dtype_backend: DtypeBackend = None,
 ) -> pd.DataFrame:
-    """A row a turn. One that was cut off has no stop reason and no text."""
+    """Return one row for each turn, or for each round of a turn with tool calls of the model.
+
+    A turn that was cut off has no stop reason and no text.
+
+    Example:
+        >>> import tokentape as tt
+        >>> tt.turns_df(store, run_id, columns="turn")["turn"].tolist()
+        [1, 2, 3]
+    """
     schema = _chosen(TURNS_DF, columns)
     selection = _selection(
         store, run_id, turns, frame_rows.BODY_COLUMNS, kinds=frame_rows.TURN_KINDS
@@ -111,7 +132,14 @@ def tokens_df(
     columns: Columns = None,
     dtype_backend: DtypeBackend = None,
 ) -> pd.DataFrame:
-    """A row a sampled token, in order."""
+    """Return one row for each sampled token, ordered by run and `seq`.
+
+    Example:
+        >>> import tokentape as tt
+        >>> tokens = tt.tokens_df(store, run_id, turns=1, columns=["step", "token_id", "logprob"])
+        >>> bool((tokens["logprob"] <= 0).all())
+        True
+    """
     schema = _chosen(TOKENS_DF, columns)
     table = store.tokens_table(_selection(store, run_id, turns, schema.names))
     return _frame(table, schema, dtype_backend)
@@ -125,7 +153,16 @@ def top_logprobs_df(
     columns: Columns = None,
     dtype_backend: DtypeBackend = None,
 ) -> pd.DataFrame:
-    """A row a candidate: the likeliest tokens at each step, best first, where they were kept."""
+    """Return one row for each of the top k tokens of each step, the likeliest first.
+
+    Runs that recorded no top k have no rows.
+
+    Example:
+        >>> import tokentape as tt
+        >>> top = tt.top_logprobs_df(store, run_id, turns=1)
+        >>> sorted(top["rank"].unique().tolist())
+        [0, 1, 2, 3, 4]
+    """
     schema = _chosen(TOP_LOGPROBS_DF, columns)
     lists = {"token_id": "top_ids", "logprob": "top_logprobs"}
     names = (*(lists.get(name, name) for name in schema.names), "top_ids")
@@ -154,7 +191,15 @@ def cache_df(
     columns: Columns = None,
     dtype_backend: DtypeBackend = None,
 ) -> pd.DataFrame:
-    """A row a cache decision, with what its prefill cost."""
+    """Return one row for each cache decision, with the cost of its prefill.
+
+    Example:
+        >>> import tokentape as tt
+        >>> frame = tt.cache_df(store, run_id)
+        >>> known = frame["reused_tokens"] + frame["computed_tokens"]
+        >>> bool((known == frame["prompt_tokens"]).all())
+        True
+    """
     schema = _chosen(CACHE_DF, columns)
     selection = _selection(
         store, run_id, turns, frame_rows.BODY_COLUMNS, kinds=frame_rows.CACHE_KINDS
@@ -170,7 +215,13 @@ def tools_df(
     columns: Columns = None,
     dtype_backend: DtypeBackend = None,
 ) -> pd.DataFrame:
-    """A row a tool result; `call` reads as the call would in Python, `tensors` counts them."""
+    """Return one row for each tool result; `call` is the call in Python's syntax.
+
+    Example:
+        >>> import tokentape as tt
+        >>> len(tt.tools_df(store, run_id))
+        1
+    """
     schema = _chosen(TOOLS_DF, columns)
     selection = _selection(
         store, run_id, turns, frame_rows.BODY_COLUMNS, kinds=frame_rows.TOOL_KINDS
@@ -185,7 +236,13 @@ def verdicts_df(
     columns: Columns = None,
     dtype_backend: DtypeBackend = None,
 ) -> pd.DataFrame:
-    """A row a verdict that was kept, by run and the oldest first; no report is read for it."""
+    """Return one row for each stored verdict, ordered by run and time. Reports are not read.
+
+    Example:
+        >>> import tokentape as tt
+        >>> tt.verdicts_df(store, columns=["replay", "verdict"]).columns.tolist()
+        ['replay', 'verdict']
+    """
     schema = _chosen(VERDICTS_DF, columns)
     table = store.verdicts_table(_selection(store, run_id, None, schema.names))
     return _frame(table, schema, dtype_backend)
@@ -245,8 +302,8 @@ def _frame(table: pa.Table, schema: pa.Schema, dtype_backend: DtypeBackend) -> p
     return to_pandas(pa.table(columns, schema=schema), dtype_backend)
 
 
-def _places(table: pa.Table) -> pa.Array:
-    """Which row comes where, by run and `seq`, of two tables in that order each."""
+def _sort_order(table: pa.Table) -> pa.Array:
+    """Return the order of rows by run and `seq`."""
     runs = table["run_id"].unify_dictionaries().combine_chunks()
     ids = runs.dictionary.to_pylist()
     rank = np.empty(len(ids), np.int64)

@@ -26,19 +26,22 @@ class _Event:
 
 
 def _events(table: pa.Table) -> Iterator[_Event]:
-    """Raises RecordingError for a body that is damaged, NewerRecordingError for a newer one."""
+    """Yield events with parsed bodies.
+
+    Raise RecordingError for a damaged body, NewerRecordingError for one of a newer version.
+    """
     at_us = table["at"].cast(pa.int64()).to_pylist()
     names = ("run_id", "seq", "turn", "kind", "version", "body")
     columns = (table[name].to_pylist() for name in names)
     for at, run_id, seq, turn, kind, version, body in zip(at_us, *columns, strict=True):
         try:
-            yield _Event(run_id, at, turn, kind, _today(kind, version, body))
+            yield _Event(run_id, at, turn, kind, _upcast(kind, version, body))
         except (KeyError, TypeError, ValueError) as error:
             raise RecordingError(f"run {run_id}, event {seq} is damaged: {error!r}") from None
 
 
-def _today(kind: str, version: int, body: str) -> Row:
-    """The fields of an event as today's version has them; they are not validated."""
+def _upcast(kind: str, version: int, body: str) -> Row:
+    """Return the fields of an event, upcast to the newest version but not validated."""
     newest = EVENT_CLASSES[kind].version
     if version > newest:
         raise NewerRecordingError(
@@ -58,24 +61,24 @@ TURN_KINDS = (
 
 
 def turn_rows(table: pa.Table) -> list[Row]:
-    """A row a part of a turn, also for one that was cut off."""
+    """Return a row for each round of each turn, also of one that was cut off."""
     rows: list[Row] = []
-    given: dict[tuple[str, int | None], Row] = {}
+    pending: dict[tuple[str, int | None], Row] = {}
     for event in _events(table):
-        place = (event.run_id, event.turn)
-        totals = given.setdefault(place, dict.fromkeys(_TOTALS, 0))
+        key = (event.run_id, event.turn)
+        totals = pending.setdefault(key, dict.fromkeys(_TOTALS, 0))
         if event.kind == "ToolReturned":
             totals["tool_results"] += 1
             totals["tool_tokens"] += event.body["content_tokens"]
         elif event.kind == "HistoryPruned":
             totals["pruned_tokens"] += event.body["tokens_before"] - event.body["tokens_after"]
         elif event.kind == "TurnStarted":
-            # What came for another turn since is not of this one, nor of a later part.
+            # Totals count from the previous `TurnStarted`.
             rows.append(_started(event) | totals)
-            given = {}
-        elif rows and (rows[-1]["run_id"], rows[-1]["turn"]) == place:
-            # A turn that goes on in another process decides and computes once more.
-            rows[-1] = _later(event) | rows[-1]
+            pending = {}
+        elif rows and (rows[-1]["run_id"], rows[-1]["turn"]) == key:
+            # A resumed turn has a second cache decision and prefill: the last ones count.
+            rows[-1] = _outcome(event) | rows[-1]
     return rows
 
 
@@ -85,7 +88,7 @@ _TOTALS = ("tool_results", "tool_tokens", "pruned_tokens")
 def _started(event: _Event) -> Row:
     body = event.body
     sampling = body["sampling"]
-    # A greedy turn has none: its warpers are not applied, whatever the config says.
+    # A greedy turn applies no warpers, whatever the config says.
     settings = ("temperature", "top_p", "top_k") if sampling.get("do_sample") else ()
     return {
         "run_id": event.run_id,
@@ -99,7 +102,7 @@ def _started(event: _Event) -> Row:
     } | {name: sampling.get(name) for name in settings}
 
 
-def _later(event: _Event) -> Row:
+def _outcome(event: _Event) -> Row:
     if event.kind == "PrefillCompleted":
         return {"prefill_us": event.body["duration_us"]}
     return {name: value for name, value in event.body.items() if name in TURNS_DF.names}
@@ -109,7 +112,7 @@ CACHE_KINDS = ("CacheDecided", "PrefillCompleted")
 
 
 def cache_rows(table: pa.Table) -> list[Row]:
-    """A row a cache decision, with what its prefill cost."""
+    """Return a row for each cache decision, with the cost of its prefill."""
     rows: list[Row] = []
     for event in _events(table):
         if event.kind == "CacheDecided":
@@ -128,23 +131,23 @@ TOOL_KINDS = ("ToolCalled", "ToolReturned")
 
 
 def tool_rows(table: pa.Table) -> list[Row]:
-    """A row a tool result, with the call as Python would write it."""
+    """Return a row for each tool result, with the call in Python's syntax."""
     calls: dict[tuple[str, str], str] = {}
     rows: list[Row] = []
     for event in _events(table):
         body = event.body
-        place = (event.run_id, body["call_id"])
+        key = (event.run_id, body["call_id"])
         if event.kind == "ToolCalled":
-            calls[place] = f"{body['name']}({_arguments(body['arguments'].items())})"
+            calls[key] = f"{body['name']}({_arguments(body['arguments'].items())})"
         else:
-            own = {
+            added = {
                 "run_id": event.run_id,
                 "turn": event.turn,
-                "call": calls.get(place),
+                "call": calls.get(key),
                 "tensors": len(body["tensors"]),
                 "returned_at": event.at_us,
             }
-            rows.append(body | own)
+            rows.append(body | added)
     return rows
 
 

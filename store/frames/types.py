@@ -1,4 +1,4 @@
-"""Arrow tables as pandas frames, in any of the three kinds of types that pandas has."""
+"""Conversion of Arrow tables to pandas frames, for each of pandas' three families of types."""
 
 from typing import Any, Literal
 
@@ -21,13 +21,13 @@ _NULLABLE = {
 
 
 def to_pandas(table: pa.Table, dtype_backend: DtypeBackend) -> pd.DataFrame:
-    """A table whose schema says where values may be missing, as a frame of one's own.
+    """Return a frame that owns its memory, from a table whose schema says what may be missing.
 
-    Raises StoreError for another `dtype_backend`.
+    Raise StoreError for an unknown `dtype_backend`.
     """
     if dtype_backend not in (None, "numpy_nullable", "pyarrow"):
         raise StoreError(
-            f"dtype_backend is None, 'numpy_nullable' or 'pyarrow', not {dtype_backend!r}"
+            f"dtype_backend must be None, 'numpy_nullable' or 'pyarrow', not {dtype_backend!r}"
         )
     columns = {
         field.name: _series(column, field, dtype_backend)
@@ -49,12 +49,12 @@ def _series(column: pa.ChunkedArray, field: pa.Field, dtype_backend: DtypeBacken
         return column.to_pandas(types_mapper=lambda _: text)
     if field.nullable or dtype_backend == "numpy_nullable":
         return column.to_pandas(types_mapper=_NULLABLE.get)
-    # A copy: a view of Arrow's memory could not be written to.
+    # Copied, because Arrow's memory is read-only.
     return np.array(column.to_numpy())
 
 
 def _sorted_dictionary(column: pa.ChunkedArray, kind: pa.DataType) -> pa.DictionaryArray:
-    """Only the values that occur, in order: the same whichever store they come from."""
+    """Return a column with a sorted dictionary of the values in it, equal for all stores."""
     encoded = column.cast(pa.string()).combine_chunks().dictionary_encode()
     values = encoded.dictionary.to_pylist()
     order = sorted(range(len(values)), key=values.__getitem__)

@@ -1,4 +1,4 @@
-"""What is kept beside a run as rows of `verdicts` and `floors`: bodies are compressed."""
+"""Rows of `verdicts` and `floors` in a database, with bodies compressed by zlib."""
 
 import zlib
 from collections.abc import Mapping
@@ -16,30 +16,32 @@ FIGURES = [name for name in VERDICTS.names if name not in ("run_id", "at", "sha2
 _TABLES: Mapping[str, Table] = {"verdicts": verdicts, "floors": floors}
 
 
-def insert_statement(table: str, mark: str) -> str:
-    """It has no effect where the row is there already."""
+def insert_statement(table: str, placeholder: str) -> str:
+    """Return the statement that inserts a row, unless it exists."""
     names = [column.name for column in _TABLES[table].columns]
-    marks = ", ".join([mark] * len(names))
-    return f"INSERT INTO {table} ({', '.join(names)}) VALUES ({marks}) ON CONFLICT DO NOTHING"
+    placeholders = ", ".join([placeholder] * len(names))
+    return (
+        f"INSERT INTO {table} ({', '.join(names)}) VALUES ({placeholders}) ON CONFLICT DO NOTHING"
+    )
 
 
-def inserted_values(run_key: int, kept: Attachment) -> list[Any]:
-    """The values of `insert_statement`."""
-    body = BODIES[type(kept)]
-    row = row_of(kept)
+def inserted_values(run_key: int, attachment: Attachment) -> list[Any]:
+    """Return the values for `insert_statement`."""
+    body = BODIES[type(attachment)]
+    row = row_of(attachment)
     row |= {"run_key": run_key, body: zlib.compress(row[body].encode())}
-    return [row[column.name] for column in _TABLES[TABLES[type(kept)]].columns]
+    return [row[column.name] for column in _TABLES[TABLES[type(attachment)]].columns]
 
 
 def rows_query(kind: type[Attachment], run_id: str) -> Select[Any]:
-    """The rows of a run, the oldest first."""
+    """Return the query for the rows of a run, the oldest first."""
     table = _TABLES[TABLES[kind]]
     query = select(*table.columns).join_from(runs, table, table.c.run_key == runs.c.run_key)
     return query.where(runs.c.run_id == run_id).order_by(table.c.at_us, table.c.sha256)
 
 
 def attachment_of_row(kind: type[K], run_id: str, row: Row[Any], where: str) -> K:
-    """What a row was made from. Raises StoreError as `attachment_of` does."""
+    """Return the attachment in a row. Raise StoreError if it is damaged or was altered."""
     values = dict(row._mapping)
     body = BODIES[kind]
     try:
@@ -52,14 +54,17 @@ def attachment_of_row(kind: type[K], run_id: str, row: Row[Any], where: str) -> 
 
 
 def figures_query(names: list[str]) -> Select[Any]:
-    """Verdicts of all runs without their reports: run id, time, and the columns of those names."""
+    """Return the query for run id, time and the named columns of all verdicts."""
     columns = [runs.c.run_id, verdicts.c.at_us, *(verdicts.c[name] for name in names)]
     query = select(*columns).join_from(runs, verdicts, verdicts.c.run_key == runs.c.run_key)
     return query.order_by(runs.c.run_id, verdicts.c.at_us, verdicts.c.sha256)
 
 
 def figures_table(names: list[str], rows: list[Row[Any]]) -> pa.Table:
-    """Rows of `figures_query`. Raises ValueError, TypeError or OverflowError for damaged ones."""
+    """Return the rows of `figures_query` as a table.
+
+    Raise ValueError, TypeError or OverflowError for damaged rows.
+    """
     schema = pa.schema([VERDICTS.field(name) for name in ("run_id", "at", *names)])
     run_ids, at_us, *values = zip(*rows, strict=True) if rows else [()] * len(schema)
     arrays = [

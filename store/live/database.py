@@ -51,7 +51,7 @@ class DatabaseStore(DatabaseReader):
             engine.dispose()
             raise
         self._cursor = self._writer.cursor()
-        self._statements = _Statements(backend.packing.mark)
+        self._statements = _Statements(backend.packing.placeholder)
         self._open_runs: dict[str, tuple[int, int]] = {}
 
     def close(self) -> None:

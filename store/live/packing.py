@@ -1,6 +1,6 @@
-"""A sampled token as a row of `tokens`, and rows as Arrow columns: for SQLite and for PostgreSQL.
+"""Conversion between sampled tokens, rows of `tokens` and Arrow columns, for both databases.
 
-Both give back exactly what they were given: float32 and half-precision numbers, ids, microseconds.
+Both return exactly the numbers that they store: float32, half precision, ids, microseconds.
 """
 
 import struct
@@ -24,45 +24,46 @@ COLUMNS = (
     "top_ids",
     "top_logprobs_f16",
 )
-"""The columns of `tokens` behind `event_key` and `after_us`, in the order of `Packing.row`."""
+"""The columns of `tokens` after `event_key` and `after_us`, in the order of `Packing.row`."""
 
-_PLACE = ("turn", "step", "position", "token_id")
+_POSITION = ("turn", "step", "position", "token_id")
 _MEASURES = ("logprob", "logprob_processed", "entropy", "top_gap")
 _FLOATS, _FLOAT_BITS = struct.Struct("<ffee"), struct.Struct("<iihh")
 
 
 class Packing(Protocol):
-    """How one kind of database keeps a token. `mark` is how it writes a parameter."""
+    """The representation of tokens in one kind of database."""
 
-    mark: str
+    placeholder: str
+    """How the driver writes a parameter."""
 
     def row(self, version: int, token: Mapping[str, Any]) -> tuple[Any, ...]:
-        """The fields of a `TokenSampled` as the values of `COLUMNS`."""
+        """Return the values of `COLUMNS` for the fields of a `TokenSampled`."""
 
     def token(self, row: Sequence[Any]) -> dict[str, Any]:
-        """The fields of a `TokenSampled` from the values of `COLUMNS` behind `version`.
+        """Return the fields of a `TokenSampled` for the values of `COLUMNS` after `version`.
 
-        Raises struct.error for values that no token has.
+        Raise struct.error for damaged values.
         """
 
     def numbers(self, column: str, values: Sequence[Any]) -> pa.Array:
-        """Values of a column, but of the candidates, as `tokentape.store.arrow.TOKENS` has them."""
+        """Return the values of a column of plain numbers, with the type of `store.arrow.TOKENS`."""
 
-    def candidates(self, ids: Sequence[Any], logprobs: Sequence[Any]) -> tuple[pa.Array, pa.Array]:
-        """Both columns of candidates as lists."""
+    def top_lists(self, ids: Sequence[Any], logprobs: Sequence[Any]) -> tuple[pa.Array, pa.Array]:
+        """Return the columns `top_ids` and `top_logprobs` as lists."""
 
 
 class SqlitePacking:
-    """Floats as the integers that their bits spell, candidates as bytes."""
+    """Floats as integers with the same bits, the top k as bytes."""
 
-    mark = "?"
+    placeholder = "?"
 
     def row(self, version: int, token: Mapping[str, Any]) -> tuple[Any, ...]:
         ids, logprobs = token["top_ids"], token["top_logprobs"]
         width = max(1, (max(ids, default=0).bit_length() + 7) // 8)
         return (
             version,
-            *(token[name] for name in _PLACE),
+            *(token[name] for name in _POSITION),
             *_FLOAT_BITS.unpack(_FLOATS.pack(*(token[name] for name in _MEASURES))),
             token["duration_us"],
             b"".join(each.to_bytes(width, "little") for each in ids) or None,
@@ -70,13 +71,13 @@ class SqlitePacking:
         )
 
     def token(self, row: Sequence[Any]) -> dict[str, Any]:
-        *place, logprob, processed, entropy, top_gap, duration_us, ids, logprobs = row
+        *position, logprob, processed, entropy, top_gap, duration_us, ids, logprobs = row
         floats = _FLOATS.unpack(_FLOAT_BITS.pack(logprob, processed, entropy, top_gap))
         count, packed = len(logprobs or b"") // 2, ids or b""
         width = _id_width(packed, count)
         starts = range(0, len(packed), width)
         return {
-            **dict(zip(_PLACE, place, strict=True)),
+            **dict(zip(_POSITION, position, strict=True)),
             **dict(zip(_MEASURES, floats, strict=True)),
             "duration_us": duration_us,
             "top_ids": tuple(int.from_bytes(packed[at : at + width], "little") for at in starts),
@@ -90,7 +91,7 @@ class SqlitePacking:
             return pa.array(np.array(values, np.int16).view(np.float16).astype(np.float32))
         return _integers(column, values)
 
-    def candidates(self, ids: Sequence[Any], logprobs: Sequence[Any]) -> tuple[pa.Array, pa.Array]:
+    def top_lists(self, ids: Sequence[Any], logprobs: Sequence[Any]) -> tuple[pa.Array, pa.Array]:
         packed = [each or b"" for each in ids]
         halves = np.frombuffer(b"".join(each or b"" for each in logprobs), np.float16)
         counts = np.array([len(each or b"") // 2 for each in logprobs], np.int64)
@@ -109,22 +110,22 @@ class SqlitePacking:
 
 
 def _id_width(packed: bytes, count: int) -> int:
-    """How many bytes each of so many ids has."""
+    """Return the bytes of each of `count` ids. Raise struct.error if they do not fit."""
     width, rest = divmod(len(packed), count or 1)
     if rest or width > 4 or (width > 0) != (count > 0):
-        raise struct.error(f"{len(packed)} bytes are not the ids of {count} candidates")
+        raise struct.error(f"{len(packed)} bytes do not hold {count} ids")
     return max(width, 1)
 
 
 class PostgresPacking:
-    """`real` for floats, which psycopg reads as the shortest decimal; arrays for candidates."""
+    """Floats as `real`, which psycopg reads as the shortest decimal; the top k as arrays."""
 
-    mark = "%s"
+    placeholder = "%s"
 
     def row(self, version: int, token: Mapping[str, Any]) -> tuple[Any, ...]:
         return (
             version,
-            *(token[name] for name in _PLACE),
+            *(token[name] for name in _POSITION),
             *(token[name] for name in _MEASURES),
             token["duration_us"],
             list(token["top_ids"]) or None,
@@ -132,10 +133,10 @@ class PostgresPacking:
         )
 
     def token(self, row: Sequence[Any]) -> dict[str, Any]:
-        *place, logprob, processed, entropy, top_gap, duration_us, ids, logprobs = row
+        *position, logprob, processed, entropy, top_gap, duration_us, ids, logprobs = row
         floats = _float32(logprob, processed, entropy, top_gap)
         return {
-            **dict(zip(_PLACE, place, strict=True)),
+            **dict(zip(_POSITION, position, strict=True)),
             **dict(zip(_MEASURES, floats, strict=True)),
             "duration_us": duration_us,
             "top_ids": tuple(ids or ()),
@@ -147,7 +148,7 @@ class PostgresPacking:
             return pa.array(np.array(values, np.float32))
         return _integers(column, values)
 
-    def candidates(self, ids: Sequence[Any], logprobs: Sequence[Any]) -> tuple[pa.Array, pa.Array]:
+    def top_lists(self, ids: Sequence[Any], logprobs: Sequence[Any]) -> tuple[pa.Array, pa.Array]:
         counts = np.array([len(each or ()) for each in ids], np.int64)
         flat_ids = np.array([one for each in ids for one in each or ()], np.int32)
         flat_logprobs = np.array([one for each in logprobs for one in each or ()], np.float32)

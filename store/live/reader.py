@@ -201,7 +201,7 @@ class DatabaseReader:
             found = {}
             if "top_ids" in values:
                 ids, logprobs = values.pop("top_ids"), values.pop("top_logprobs_f16")
-                lists = packing.candidates(ids, logprobs)
+                lists = packing.top_lists(ids, logprobs)
                 found = dict(zip(("top_ids", "top_logprobs"), lists, strict=True))
             for name in wanted:
                 if name not in found:

@@ -1,14 +1,14 @@
 """The tables of a live store.
 
 `seq` numbers the events of a run across `events` and `tokens`: a sampled token is a typed row of
-`tokens`, every other event a row of `events` with a JSON body. `event_key` is the run's key in its
-upper bits and `seq` in the lower `SEQ_BITS`: one integer, by which SQLite lays rows out. Times
-count from the start of the run, in microseconds.
+`tokens`, every other event a row of `events` with a JSON body. `event_key` holds the run's key in
+its upper bits and `seq` in the lower `SEQ_BITS`: one integer, by which SQLite orders its pages.
+`after_us` counts microseconds from the start of the run.
 
-SQLite knows no number smaller than eight bytes, so it keeps the bits of float32 (`_f32`) and of
-half-precision numbers (`_f16`) as integers; in PostgreSQL they are `real`. The views spell them
-out. `verdicts` and `floors` are beside the stream: their columns are those of `attachments.row_of`.
-Migrations never import this file; a test holds the two equal.
+SQLite has no number smaller than eight bytes, so it stores the bits of float32 (`_f32`) and of
+half-precision numbers (`_f16`) as integers; in PostgreSQL they are `real`. The views decode them.
+`verdicts` and `floors` have the columns of `tokentape.store.attachments.row_of`. Migrations never
+import this file; a test checks that both are equal.
 """
 
 from sqlalchemy import (
@@ -52,7 +52,7 @@ runs = Table(
     Column("generated_tokens", BigInteger, nullable=False),
     Column("parent_run_id", String(36)),
     Column("forked_at_turn", Integer),
-    # Who still records a run that was erased must not write into another under its key.
+    # A process that still records an erased run must not write into another run under its key.
     sqlite_autoincrement=True,
 )
 
@@ -83,7 +83,7 @@ tokens = Table(
     Column("entropy_f16", _Float16, nullable=False),
     Column("top_gap_f16", _Float16, nullable=False),
     Column("duration_us", BigInteger, nullable=False),
-    # In SQLite little-endian integers, each of as many bytes as the largest needs.
+    # In SQLite: little-endian integers, all as wide as the largest of the row needs.
     Column("top_ids", LargeBinary().with_variant(ARRAY(Integer), "postgresql")),
     Column("top_logprobs_f16", LargeBinary().with_variant(ARRAY(REAL), "postgresql")),
 )
@@ -125,7 +125,7 @@ verdicts = Table(
     Column("logprob_difference_max", Double),
     Column("margin_max", Double),
     Column("duration_us", BigInteger),
-    # Canonical JSON, compressed by zlib. Last: SQLite reads no further than it is asked to.
+    # Canonical JSON, compressed by zlib. Last, so that SQLite can read the others without it.
     Column("report", LargeBinary, nullable=False),
 )
 
@@ -151,4 +151,4 @@ _REFUSED = {
 TRIGGERS = frozenset(
     f"{table}_refuse_{what}" for table, refused in _REFUSED.items() for what in refused
 )
-"""What keeps recordings as they are; PostgreSQL has `_refuse_truncate` besides."""
+"""The triggers that protect recordings. PostgreSQL also has `<table>_refuse_truncate`."""

@@ -78,7 +78,7 @@ def test_runs_are_named_by_ids_paths_or_both(
     ("arguments", "code", "complaint"),
     [
         (("aa1", "cc", "--store", "runs.db"), 2, "has no run 'cc'"),
-        (("aa1", "a", "--store", "runs.db"), 2, "'a' is the beginning of 2 runs"),
+        (("aa1", "a", "--store", "runs.db"), 2, "runs.db begin with 'a': give more of the id"),
         (("aa1", "", "--store", "runs.db"), 2, "has no run ''"),
         (("aa1", "--store", "runs.db"), 2, "name two runs to compare"),
         (("two.tape", "one.tape"), 2, "two.tape holds 2 runs: name one with two.tape#RUN"),

@@ -165,4 +165,4 @@ def test_a_fork_that_says_another_turn_than_its_parent_stood_at_does_not_hold(
     forged.finish()
 
     assert tt.check(store, fork.run_id).ok
-    assert tt.check(store, forged.run_id).faults == ("it was forked at turn 3, and says 7",)
+    assert tt.check(store, forged.run_id).faults == ("it was forked at turn 3, but says turn 7",)

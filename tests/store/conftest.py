@@ -140,7 +140,7 @@ def odd_turns() -> Iterable[object]:
         )
     yield TurnFinished(
         turn=1,
-        stop_reason="eos_token",
+        stop_reason="eos",
         generated_tokens=len(ODD_FLOATS),
         text=ODD_TEXT,
         stop_text="",

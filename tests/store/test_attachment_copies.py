@@ -122,16 +122,16 @@ def test_adding_to_sealed_files_can_be_killed_and_done_again(
     store.add_verdict(verdict_of(run_id, 1000))
     tt.export_parquet(store.recording(run_id), store, tmp_path)
     store.add_verdict(verdict_of(run_id, 2000))
-    put_in_place, placed = TableFile.put_in_place, []
+    commit, placed = TableFile.commit, []
 
     def kill(file: TableFile) -> None:
         placed.append(file.name)
         if len(placed) == killed_at:
             raise KeyboardInterrupt
-        put_in_place(file)
+        commit(file)
 
     with monkeypatch.context() as patched:
-        patched.setattr(TableFile, "put_in_place", kill)
+        patched.setattr(TableFile, "commit", kill)
         with pytest.raises(KeyboardInterrupt):
             tt.export_parquet(store.recording(run_id), store, tmp_path)
     with tt.open_store(tmp_path) as sealed:

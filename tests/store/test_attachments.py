@@ -83,7 +83,7 @@ for _ in range(100_000):
     ],
 )
 def test_what_no_store_could_give_back_is_refused_in_one_line(changes: dict[str, Any]) -> None:
-    with pytest.raises(tt.StoreError, match="of run 'r' cannot be kept: ") as caught:
+    with pytest.raises(tt.StoreError, match="of run 'r' cannot be stored: ") as caught:
         verdict_of("r", **changes)
     assert "\n" not in str(caught.value)
 
@@ -252,7 +252,7 @@ def test_a_row_that_was_changed_is_refused_in_one_line(tmp_path: Path, harm: str
         connection.execute(f"UPDATE verdicts SET {harm}")
     connection.close()
     with tt.open_store(path) as store:
-        with pytest.raises(tt.StoreError, match=f"a row of verdicts of run {run_id} is") as caught:
+        with pytest.raises(tt.StoreError, match=f"a row of verdicts of run {run_id} ") as caught:
             store.verdicts(run_id)
         assert "\n" not in str(caught.value)
         assert tt.check(store, run_id).ok

@@ -157,7 +157,7 @@ def test_a_lost_log_is_told_where_its_index_is_left(
 
     err = assert_told(cli, path)
     assert "runs.db-wal is missing" in err
-    assert "remove runs.db-shm to go on" in err
+    assert "remove runs.db-shm to continue" in err
 
 
 def test_a_truncated_log_leaves_the_beginning(crashed: Path, tmp_path: Path) -> None:

@@ -59,5 +59,5 @@ def test_a_copy_with_another_end_behind_the_same_seal_is_not_the_same(
                 line["body"]["content"] = "fake"
 
         changed(path, move)
-        with pytest.raises(tt.StoreError, match="already, and not the same"):
+        with pytest.raises(tt.StoreError, match="already has a different run"):
             tt.import_runs(path, other)

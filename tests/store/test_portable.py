@@ -81,7 +81,7 @@ def test_a_copy_that_does_not_hold_is_refused_and_makes_no_store(
     code, out, err = cli("import", str(path), "--store", str(tmp_path / "other.db"))
 
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert "does not hold: the seal at event" in err
+    assert "is altered: the seal at event" in err
     assert not (tmp_path / "other.db").exists()
 
 
@@ -212,7 +212,7 @@ def test_a_missing_line_and_a_changed_payload_are_refused(
             tt.import_runs(path, other)
         payload = {"payload": "Zm9yZ2Vk"}
         write_lines(path, [line | payload if "payload" in line else line for line in lines])
-        with pytest.raises(tt.StoreError, match="is not as it was exported"):
+        with pytest.raises(tt.StoreError, match="was altered after the export"):
             tt.import_runs(path, other)
 
         assert other.summaries() == []
@@ -287,7 +287,7 @@ def test_lines_overwrite_nothing_but_lines_of_runs(what: str, tmp_path: Path, cl
     code, out, err = cli("export", "--to", "jsonl", "-o", str(path), "--store", str(database))
 
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert f"{path} is there already, and is no export of runs" in err
+    assert f"{path} exists and is not an export of runs" in err
     assert path.read_bytes() == before
 
 

@@ -14,7 +14,7 @@ import pytest
 
 import tokentape as tt
 from tests.store.made_runs import begin, make_run, say
-from tokentape.recorder import Record
+from tokentape.recorder import Record, atomic_write
 from tokentape.recorder.events import CacheCleared
 from tokentape.store import DatabaseStore
 from tokentape.store.sealed import parquet, sealing
@@ -129,14 +129,14 @@ def test_bare_readers_see_no_row_twice_wherever_sealing_was_killed(
 ) -> None:
     recorder = begin(store)
     recording = store.recording(recorder.run_id)
-    put_in_place = parquet.TableFile.put_in_place
+    commit = parquet.TableFile.commit
     placed: list[object] = []
 
     def die(self: parquet.TableFile) -> None:
         if len(placed) == step:
             raise KeyboardInterrupt
         placed.append(self)
-        put_in_place(self)
+        commit(self)
 
     for turn in range(1, 9):
         if turn < 8:
@@ -146,7 +146,7 @@ def test_bare_readers_see_no_row_twice_wherever_sealing_was_killed(
         step = turn % 3
         placed.clear()
         with monkeypatch.context() as patched, suppress(KeyboardInterrupt):
-            patched.setattr(parquet.TableFile, "put_in_place", die)
+            patched.setattr(parquet.TableFile, "commit", die)
             tt.export_parquet(recording, store, tmp_path)
         for table in ("events", "tokens"):
             if list(tmp_path.glob(f"{table}/*/*/*.parquet")):
@@ -247,16 +247,16 @@ def test_an_export_killed_while_files_are_put_in_place_shows_no_half_run(
     folder, recording = sealed
     harm(folder)
     placed: list[object] = []
-    put_in_place = parquet.TableFile.put_in_place
+    commit = parquet.TableFile.commit
 
     def die(self: parquet.TableFile) -> None:
         if len(placed) == step:
             raise KeyboardInterrupt
         placed.append(self)
-        put_in_place(self)
+        commit(self)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(parquet.TableFile, "put_in_place", die)
+        patched.setattr(parquet.TableFile, "commit", die)
         tt.export_parquet(recording, store, folder)
         raise KeyboardInterrupt
     with tt.open_store(folder) as opened:
@@ -281,7 +281,7 @@ def test_a_part_that_was_cut_off_is_not_read_and_is_named(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(parquet.os, "fsync", die)
+        patched.setattr(atomic_write.os, "fsync", die)
         tt.export_parquet(recording, store, tmp_path)
     assert records_in(tmp_path, recorder.run_id) == first
     tt.export_parquet(recording, store, tmp_path)
