@@ -19,6 +19,7 @@ from benchmarks.store import commands as store
 app = typer.Typer(
     name="benchmarks",
     help="Measure what tokentape costs and saves, side by side with other software.",
+    context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

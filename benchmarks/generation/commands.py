@@ -28,14 +28,14 @@ def decode_command(
     new_tokens: Annotated[int, typer.Option(min=3, help="Tokens of a round.")] = decode.NEW_TOKENS,
     json_path: JsonOption = None,
 ) -> None:
-    """Time a decoding step, recorded into SQLite, against `generate`."""
+    """Time a recorded decoding step against `generate`."""
     with open_report(json_path) as report:
         same = _report_decode(report, demo_model("cpu"), rounds, new_tokens)
     raise typer.Exit(0 if same else 1)
 
 
 def prefill_command(json_path: JsonOption = None) -> None:
-    """Count the tokens forwarded over 20 turns, and measure the memory of a prefill."""
+    """Count the tokens forwarded, and measure a prefill's memory."""
     system, turn_3 = prefill.SYSTEM_TOKENS, prefill.TURN_3_TOKENS
     with open_report(json_path) as report:
         report.print(
@@ -61,7 +61,10 @@ def conversation_command(
     ] = conversation.FRESH_TURNS,
     json_path: JsonOption = None,
 ) -> None:
-    """Time 20 turns after a long system prompt: tokentape, a cache reused by hand, no cache."""
+    """Time 20 turns after a long system prompt.
+
+    tokentape is compared with `generate` whose cache is reused by hand, and without a cache.
+    """
     with open_report(json_path) as report, tempfile.TemporaryDirectory() as folder:
         lm = demo_model("cpu")
         with ticking("turns", turns) as tick:
@@ -81,7 +84,7 @@ def watch_command(
     ] = monitor_cost.NEW_TOKENS,
     json_path: JsonOption = None,
 ) -> None:
-    """Time a decoding step with an activation monitor on four layers."""
+    """Time decoding with an activation monitor on four layers."""
     with open_report(json_path) as report:
         lm = demo_model("cpu")
         with ticking("rounds", rounds + 1) as tick:
@@ -99,7 +102,7 @@ def cuda_command(
     new_tokens: Annotated[int, typer.Option(min=3, help="Tokens of a round.")] = decode.NEW_TOKENS,
     json_path: JsonOption = None,
 ) -> None:
-    """Run `decode` and the memory part of `prefill` on a GPU."""
+    """Measure decoding and a prefill's memory on a GPU."""
     if not torch.cuda.is_available():
         sys.stderr.write("benchmarks: torch finds no CUDA device here\n")
         raise typer.Exit(2)

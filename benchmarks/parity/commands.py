@@ -17,7 +17,10 @@ def parity_command(
     dtype: Annotated[list[str] | None, typer.Option(help="float32 or bfloat16 only.")] = None,
     json_path: JsonOption = None,
 ) -> None:
-    """Compare the engine with `generate` for every cache, sampler and way to start."""
+    """Compare the engine with `generate`, token by token.
+
+    A cell is a model family, a dtype, a sampler and a state of the cache.
+    """
     families = _checked(family, list(FAMILIES), "family")
     dtypes = _checked(dtype, list(DTYPES), "dtype")
     count = len(families) * len(dtypes) * len(CONFIGS) * len(STARTS)

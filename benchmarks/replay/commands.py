@@ -28,7 +28,7 @@ def replay_command(
     verifications: Annotated[int, typer.Option(min=1)] = timings.VERIFICATIONS,
     json_path: JsonOption = None,
 ) -> None:
-    """Time verifying and regenerating the demo's 20 turns, side by side."""
+    """Time verify and regenerate over the demo's 20 turns."""
     with open_report(json_path) as report, tempfile.TemporaryDirectory() as folder:
         lm = demo_model("cpu")
         with tt.open_store(
@@ -59,7 +59,7 @@ def faults_command(
     ] = None,
     json_path: JsonOption = None,
 ) -> None:
-    """Inject faults one at a time, and show the verdict and the cause that verify reports."""
+    """Show the verdict and the cause of each injected fault."""
     wrong: list[FaultResult] = []
     with open_report(json_path) as report:
         for name in model or ["tiny", "smollm2-demo"]:

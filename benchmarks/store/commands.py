@@ -32,7 +32,10 @@ def store_command(
     ] = None,
     json_path: JsonOption = None,
 ) -> None:
-    """Measure storing a token: tokentape, a bare SQLite loop, Inspect AI and MLflow."""
+    """Measure the time and the bytes of storing a token.
+
+    tokentape is compared with a bare SQLite loop, Inspect AI and MLflow.
+    """
     same = True
     with open_report(json_path) as report, tempfile.TemporaryDirectory() as folder:
         lm = demo_model("cpu")

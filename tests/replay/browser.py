@@ -1,8 +1,8 @@
-"""Looks at pages with QtWebEngine, which is Chromium, and prints what it saw as JSON.
+"""A program that measures pages with QtWebEngine (Chromium) and prints the findings as JSON.
 
-A program of its own: the engine wants its flags, its threads and its event loop for itself. Run as
-`python browser.py light|dark FOLDER PAGE…`; pictures and prints go into the folder. Exits with 77
-and a line on standard error where the engine cannot be started.
+It is a separate program because the engine needs its own flags, threads and event loop. Run as
+`python browser.py light|dark FOLDER PAGE…`; pictures and PDF files go into the folder. It exits
+with 77 and a line on standard error if the engine cannot be started.
 """
 
 import json
@@ -14,17 +14,17 @@ from typing import Any
 
 CANNOT_START = 77
 WIDTHS = (360, 1280)
-# What the engine calls them.
+# The engine's numbers for them.
 SCHEMES = {"dark": 0, "light": 1}
 _HEIGHT = 900
 _PICTURE_HEIGHT_MAX = 3_000
 _STILL_MS = 300
 _TIMEOUT_MS = 60_000
 
-# There is no screen, and as root no sandbox; nothing but our own pages is opened.
+# There is no screen, and no sandbox for root; only the pages of the tests are opened.
 _FLAGS = "--no-sandbox --disable-gpu --disable-background-networking"
 
-# What a reader would see, measured: sizes, overflow, and the least contrast of any text.
+# Measures sizes, overflow, and the lowest contrast of any text.
 LOOK = r"""
 (() => {
   const luminance = ([r, g, b]) => {
@@ -79,102 +79,138 @@ LOOK = r"""
 """
 
 
+def wait(start: Callable[[Callable[..., None]], object]) -> Any:
+    """Call `start` with a callback, run the event loop, and return the callback's last argument.
+
+    Raise TimeoutError if the callback is not called within a minute.
+    """
+    from PySide6.QtCore import QEventLoop, QTimer
+
+    loop = QEventLoop()
+    answers: list[Any] = []
+
+    def done(*answer: Any) -> None:
+        answers.append(answer[-1] if answer else None)
+        loop.quit()
+
+    QTimer.singleShot(_TIMEOUT_MS, loop.quit)
+    start(done)
+    if not answers:
+        loop.exec()
+    if not answers:
+        raise TimeoutError("the engine did not answer")
+    return answers[0]
+
+
+class Browser:
+    """A window with one page, which lists its requests and its console messages."""
+
+    def __init__(self) -> None:
+        from PySide6.QtWebEngineCore import (
+            QWebEnginePage,
+            QWebEngineProfile,
+            QWebEngineSettings,
+            QWebEngineUrlRequestInterceptor,
+        )
+        from PySide6.QtWebEngineWidgets import QWebEngineView
+        from PySide6.QtWidgets import QApplication
+
+        requests: list[str] = []
+        messages: list[str] = []
+
+        class Requests(QWebEngineUrlRequestInterceptor):
+            def interceptRequest(self, info: Any) -> None:
+                requests.append(info.requestUrl().toString())
+
+        class Page(QWebEnginePage):
+            def javaScriptConsoleMessage(
+                self, level: Any, text: str, line: int, source: str
+            ) -> None:
+                messages.append(f"{text} ({source}:{line})")
+
+            def javaScriptAlert(self, origin: Any, text: str) -> None:
+                messages.append(f"alert: {text}")
+
+        self.requests = requests
+        self.messages = messages
+        # Without a reference to it there is no event loop.
+        self._app = QApplication(sys.argv[:1])
+        profile = QWebEngineProfile(self._app)
+        self._interceptor = Requests(profile)
+        profile.setUrlRequestInterceptor(self._interceptor)
+        self._page = Page(profile, self._app)
+        self._page.settings().setAttribute(QWebEngineSettings.WebAttribute.ShowScrollBars, False)
+        self._view = QWebEngineView()
+        self._view.setPage(self._page)
+
+    def look(self, path: Path, width: int, picture: Path) -> dict[str, Any]:
+        """Load a page at a width, save a picture, and return the measurements of `LOOK`."""
+        from PySide6.QtCore import Qt, QUrl
+
+        self._view.resize(width, _HEIGHT)
+        self._view.show()
+
+        def load(done: Callable[..., None]) -> None:
+            self._page.loadFinished.connect(done, Qt.ConnectionType.SingleShotConnection)
+            self._page.load(QUrl.fromLocalFile(str(path)))
+
+        if not wait(load):
+            raise OSError(f"{path} did not load")
+        answer = wait(lambda done: self._page.runJavaScript(LOOK, 0, done))
+        if not answer:
+            raise OSError(f"{path} could not be measured: {self.messages}")
+        looks: dict[str, Any] = json.loads(answer)
+        self._view.resize(width, min(looks["height"], _PICTURE_HEIGHT_MAX))
+        if not self._grab().save(str(picture)):
+            raise OSError(f"cannot write {picture}")
+        return looks
+
+    def _grab(self) -> Any:
+        """Return a picture of the window once two successive pictures are equal.
+
+        No signal says that painting is done.
+        """
+        from PySide6.QtCore import QTimer
+
+        grabbed = self._view.grab().toImage()
+        for _ in range(_TIMEOUT_MS // _STILL_MS):
+            wait(lambda done: QTimer.singleShot(_STILL_MS, done))
+            before, grabbed = grabbed, self._view.grab().toImage()
+            if before == grabbed:
+                break
+        return grabbed
+
+    def print_pdf(self, target: Path) -> Any:
+        """Print the page that is loaded into a PDF file; return whether it worked."""
+        from PySide6.QtCore import Qt
+
+        def start(done: Callable[..., None]) -> None:
+            self._page.pdfPrintingFinished.connect(done, Qt.ConnectionType.SingleShotConnection)
+            self._page.printToPdf(str(target))
+
+        return wait(start)
+
+
 def main(scheme: str, folder: Path, pages: list[Path]) -> None:
-    """Look at every page in both widths, print it, and write what was seen to standard output."""
-    from PySide6.QtCore import QEventLoop, Qt, QTimer, QUrl
-    from PySide6.QtWebEngineCore import (
-        QWebEnginePage,
-        QWebEngineProfile,
-        QWebEngineSettings,
-        QWebEngineUrlRequestInterceptor,
-    )
-    from PySide6.QtWebEngineWidgets import QWebEngineView
-    from PySide6.QtWidgets import QApplication
-
-    requests: list[str] = []
-    messages: list[str] = []
-
-    class Requests(QWebEngineUrlRequestInterceptor):
-        def interceptRequest(self, info: Any) -> None:
-            requests.append(info.requestUrl().toString())
-
-    class Page(QWebEnginePage):
-        def javaScriptConsoleMessage(self, level: Any, text: str, line: int, source: str) -> None:
-            messages.append(f"{text} ({source}:{line})")
-
-        def javaScriptAlert(self, origin: Any, text: str) -> None:
-            messages.append(f"alert: {text}")
-
-    def wait(start: Callable[[Callable[..., None]], object]) -> Any:
-        """What the callback is called with."""
-        loop = QEventLoop()
-        answers: list[Any] = []
-
-        def done(*answer: Any) -> None:
-            answers.append(answer[-1] if answer else None)
-            loop.quit()
-
-        QTimer.singleShot(_TIMEOUT_MS, loop.quit)
-        start(done)
-        if not answers:
-            loop.exec()
-        if not answers:
-            raise TimeoutError("the engine did not answer")
-        return answers[0]
-
-    once = Qt.ConnectionType.SingleShotConnection
-    # Lives as long as the program: without it there is no event loop.
-    app = QApplication(sys.argv[:1])
-    profile = QWebEngineProfile(app)
-    interceptor = Requests(profile)
-    profile.setUrlRequestInterceptor(interceptor)
-    page = Page(profile, app)
-    page.settings().setAttribute(QWebEngineSettings.WebAttribute.ShowScrollBars, False)
-    view = QWebEngineView()
-    view.setPage(page)
+    """Look at every page in both widths, print it, and write the findings to standard output."""
+    browser = Browser()
     seen: dict[str, Any] = {}
     for path in pages:
-        requests.clear()
-        messages.clear()
-        looks = {}
-        for width in WIDTHS:
-            view.resize(width, _HEIGHT)
-            view.show()
-            url = QUrl.fromLocalFile(str(path))
-            if not wait(
-                lambda done, url=url: (page.loadFinished.connect(done, once), page.load(url))
-            ):
-                raise OSError(f"{path} did not load")
-            answer = wait(lambda done: page.runJavaScript(LOOK, 0, done))
-            if not answer:
-                raise OSError(f"{path} could not be looked at: {messages}")
-            looks[width] = json.loads(answer)
-            view.resize(width, min(looks[width]["height"], _PICTURE_HEIGHT_MAX))
-            # Painting is said by no signal: a picture is done that stays as it is.
-            grabbed = view.grab().toImage()
-            for _ in range(_TIMEOUT_MS // _STILL_MS):
-                wait(lambda done: QTimer.singleShot(_STILL_MS, done))
-                before, grabbed = grabbed, view.grab().toImage()
-                if before == grabbed:
-                    break
-            picture = folder / f"{path.stem}-{width}-{scheme}.png"
-            if not grabbed.save(str(picture)):
-                raise OSError(f"cannot write {picture}")
-        printed = str(folder / f"{path.stem}-{scheme}.pdf")
+        browser.requests.clear()
+        browser.messages.clear()
+        looks = {
+            width: browser.look(path, width, folder / f"{path.stem}-{width}-{scheme}.png")
+            for width in WIDTHS
+        }
         seen[path.stem] = {
             "looks": looks,
-            "printed": wait(
-                lambda done, printed=printed: (
-                    page.pdfPrintingFinished.connect(done, once),
-                    page.printToPdf(printed),
-                )
-            ),
-            "requests": sorted(set(requests)),
-            "messages": list(messages),
+            "printed": browser.print_pdf(folder / f"{path.stem}-{scheme}.pdf"),
+            "requests": sorted(set(browser.requests)),
+            "messages": list(browser.messages),
         }
     sys.stdout.write(json.dumps(seen))
     sys.stdout.flush()
-    # Taking the engine down is not what is looked at, and it complains of its own order.
+    # Exit without shutting the engine down: it reports errors while it does.
     os._exit(0)
 
 

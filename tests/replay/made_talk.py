@@ -81,33 +81,13 @@ def talk_events(
 
 
 def _turn(number: int, said: Said, stream: str) -> Iterable[Event]:
+    """Yield the events of a turn after the conversation `stream`."""
     yield MessageAdded(
         role="user", content=said.asked.strip(), text=said.asked, ids=ids_of(said.asked)
     )
     stream += said.asked
-    if said.tool is not None:
-        call_id = f"call_{number}"
-        yield ToolCalled(call_id=call_id, name="look", arguments={"at": [number, {"x": 1}]})
-        yield ToolReturned(
-            call_id=call_id,
-            name="look",
-            content=said.tool,
-            content_tokens=len(said.tool),
-            payload_sha256="5" * 64,
-            payload_bytes=9,
-            payload_tokens=9,
-            tensors=({"name": "w", "shape": [2], "sha256": "6"},),
-            error=None,
-            duration_us=said.duration_us,
-        )
-        yield MessageAdded(
-            role="tool",
-            content=said.tool,
-            text=said.tool,
-            ids=ids_of(said.tool),
-            tool_call_id=call_id,
-        )
-        stream += said.tool
+    yield from _tool_call(number, said)
+    stream += said.tool or ""
     yield TurnStarted(
         turn=number,
         prompt_tokens=len(stream) + 1,
@@ -137,21 +117,7 @@ def _turn(number: int, said: Said, stream: str) -> Iterable[Event]:
         kv_bytes=8,
         peak_bytes=said.duration_us,
     )
-    for step, token_id in enumerate(ids_of(said.reply)):
-        logprob = said.logprobs[step] if step < len(said.logprobs) else -0.5
-        yield TokenSampled(
-            turn=number,
-            step=step,
-            position=len(stream) + 1 + step,
-            token_id=token_id,
-            logprob=logprob,
-            logprob_processed=logprob,
-            entropy=0.25,
-            top_gap=0.5,
-            duration_us=said.duration_us,
-            top_ids=(token_id, 7),
-            top_logprobs=(-0.5, -2.0),
-        )
+    yield from _reply(number, said, len(stream) + 1)
     yield CacheEvicted(reason="budget", tokens=2, freed_bytes=8, kept_bytes=8)
     if not said.cut:
         yield TurnFinished(
@@ -162,6 +128,52 @@ def _turn(number: int, said: Said, stream: str) -> Iterable[Event]:
             stop_text="",
             generator_sha256="" if said.seed is None else f"after {said.reply}",
             duration_us=said.duration_us,
+        )
+
+
+def _tool_call(number: int, said: Said) -> Iterable[Event]:
+    """Yield the events of the tool call before a turn, if it has one."""
+    if said.tool is None:
+        return
+    call_id = f"call_{number}"
+    yield ToolCalled(call_id=call_id, name="look", arguments={"at": [number, {"x": 1}]})
+    yield ToolReturned(
+        call_id=call_id,
+        name="look",
+        content=said.tool,
+        content_tokens=len(said.tool),
+        payload_sha256="5" * 64,
+        payload_bytes=9,
+        payload_tokens=9,
+        tensors=({"name": "w", "shape": [2], "sha256": "6"},),
+        error=None,
+        duration_us=said.duration_us,
+    )
+    yield MessageAdded(
+        role="tool",
+        content=said.tool,
+        text=said.tool,
+        ids=ids_of(said.tool),
+        tool_call_id=call_id,
+    )
+
+
+def _reply(number: int, said: Said, prompt_tokens: int) -> Iterable[Event]:
+    """Yield a `TokenSampled` for each character of the reply."""
+    for step, token_id in enumerate(ids_of(said.reply)):
+        logprob = said.logprobs[step] if step < len(said.logprobs) else -0.5
+        yield TokenSampled(
+            turn=number,
+            step=step,
+            position=prompt_tokens + step,
+            token_id=token_id,
+            logprob=logprob,
+            logprob_processed=logprob,
+            entropy=0.25,
+            top_gap=0.5,
+            duration_us=said.duration_us,
+            top_ids=(token_id, 7),
+            top_logprobs=(-0.5, -2.0),
         )
 
 
