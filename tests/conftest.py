@@ -1,4 +1,4 @@
-"""Tiny random models, and stores in memory."""
+"""Fixtures of all tests: tiny random models, stores, a PostgreSQL server, the command line."""
 
 import copy
 import signal
@@ -16,12 +16,13 @@ from transformers import PreTrainedTokenizerFast
 import tokentape as tt
 from benchmarks.tiny_models import byte_tokenizer, tiny_model
 from tests.postgres import own_server
+from tests.samplers import GREEDY, SAMPLED
 from tokentape.store import DatabaseStore
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _ctrl_c_interrupts() -> None:
-    """A shell starts what runs in its background with SIGINT ignored, and children inherit that."""
+    """Handle SIGINT: a shell starts background jobs with it ignored, and children inherit that."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -32,7 +33,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="session")
 def make_lm(tokenizer: PreTrainedTokenizerFast) -> Callable[..., tt.LoadedModel]:
-    """A tiny model of a family: see `benchmarks/tiny_models.py`."""
+    """Return a function that makes a tiny model of a family; see `benchmarks/tiny_models.py`."""
 
     def make(family: str = "llama", **settings: Any) -> tt.LoadedModel:
         return tiny_model(family, tokenizer, **settings)
@@ -42,7 +43,7 @@ def make_lm(tokenizer: PreTrainedTokenizerFast) -> Callable[..., tt.LoadedModel]
 
 @pytest.fixture
 def lm(make_lm: Callable[..., tt.LoadedModel]) -> tt.LoadedModel:
-    """A tiny Llama of one's own, to change at will."""
+    """Return a new tiny Llama, which the test may change."""
     return make_lm("llama")
 
 
@@ -50,7 +51,7 @@ def lm(make_lm: Callable[..., tt.LoadedModel]) -> tt.LoadedModel:
 def tiny_folder(
     make_lm: Callable[..., tt.LoadedModel], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """A tiny Llama saved as a model folder, for what loads by name."""
+    """Return the folder of a saved tiny Llama, for code that loads a model by name."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
     tiny = make_lm("llama")
     tiny.model.save_pretrained(folder)
@@ -77,7 +78,7 @@ def postgres_server() -> Iterator[URL]:
 
 @pytest.fixture(scope="session")
 def make_postgres_url(postgres_server: URL) -> Callable[[], str]:
-    """Blank databases."""
+    """Return a function that creates an empty database and returns its URL."""
 
     def make() -> str:
         name = f"test_{uuid.uuid4().hex}"
@@ -92,13 +93,13 @@ def make_postgres_url(postgres_server: URL) -> Callable[[], str]:
 
 @pytest.fixture
 def postgres_url(make_postgres_url: Callable[[], str]) -> str:
-    """A blank database of one's own."""
+    """Return the URL of a new, empty database."""
     return make_postgres_url()
 
 
 @pytest.fixture
 def altered() -> Callable[[tt.LoadedModel, Callable[[Any], None]], tt.LoadedModel]:
-    """A copy of a model with something done to it."""
+    """Return a function that copies a model and changes the copy."""
 
     def alter(lm: tt.LoadedModel, change: Callable[[Any], None]) -> tt.LoadedModel:
         model = copy.deepcopy(lm.model)
@@ -109,16 +110,13 @@ def altered() -> Callable[[tt.LoadedModel, Callable[[Any], None]], tt.LoadedMode
     return alter
 
 
-GREEDY = {"do_sample": False}
-SAMPLED = {"do_sample": True, "temperature": 0.8, "top_p": 0.9}
-
-
 @pytest.fixture(scope="session")
 def record() -> Callable[..., tt.Recording]:
-    """Record a conversation: turn 1 greedy, 2 sampled, 3 greedy with a penalty, 4 sampled."""
+    """Return a function that records turns: greedy, sampled, greedy with a penalty, sampled."""
 
     def run(lm: tt.LoadedModel, store: DatabaseStore, *, tokens: int = 12) -> tt.Recording:
-        settings = (GREEDY, SAMPLED, GREEDY | {"repetition_penalty": 1.2}, SAMPLED)
+        sampled = SAMPLED | {"top_p": 0.9}
+        settings = (GREEDY, sampled, GREEDY | {"repetition_penalty": 1.2}, sampled)
         tools = tt.default_tools(lm)
         layer = next(iter(dict(lm.model.named_parameters())))
         call = tt.ToolCall(name="get_weight_statistics", arguments={"layer_name": layer})
@@ -141,7 +139,10 @@ def record() -> Callable[..., tt.Recording]:
 def cli(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str, str]]:
-    """Run the command line in this process: exit code, standard output, standard error."""
+    """Return a function that runs the command line in this process.
+
+    It returns the exit code, standard output and standard error.
+    """
     from tokentape.cli import main
 
     def run(*arguments: str) -> tuple[int, str, str]:

@@ -1,4 +1,4 @@
-"""A model that says exact texts: what it computes is real, what it picks is decided beforehand."""
+"""A logits processor that makes a model reply with given texts; its forwards stay real."""
 
 from collections.abc import Sequence
 
@@ -9,13 +9,12 @@ _QUESTION = [{"role": "user", "content": "?"}]
 
 
 class ForcedReply(LogitsProcessor):
-    """Leaves one token at each step: the next of the text that is due.
+    """A processor that leaves one token at each step: the next token of the current text.
 
-    Which text is due, and how much of it has been said, is read from the ids alone, so the same
-    processor serves a replay: the first text follows the first header of an assistant's message
-    that the chat template writes, the second the second, also where that is within a turn, behind
-    a tool's result. A text that has been said whole is followed by the end of the reply. Behind
-    more headers than there are texts the model says what it wants.
+    It reads the current text and its progress from the ids alone, so the same processor serves a
+    replay. The first text follows the first header of an assistant message in the prompt, the
+    second text the second header, and so on, also within a turn after a tool result. A complete
+    text is followed by the end of the reply. After more headers than texts the model is free.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> None:
@@ -45,16 +44,16 @@ class ForcedReply(LogitsProcessor):
 
 
 def forced_reply(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> ForcedReply:
-    """A processor that makes any model say the texts, one after each header; see `ForcedReply`."""
+    """Return a processor that makes any model reply with the texts in order; see `ForcedReply`."""
     return ForcedReply(tokenizer, texts)
 
 
 def _assistant_header(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The ids that the chat template ends a prompt with, for the model to go on from."""
-    asked = tokenizer.apply_chat_template(_QUESTION, tokenize=False)
+    """Return the ids at the end of a prompt, with which the chat template opens a reply."""
+    question = tokenizer.apply_chat_template(_QUESTION, tokenize=False)
     prompted = tokenizer.apply_chat_template(_QUESTION, tokenize=False, add_generation_prompt=True)
-    assert isinstance(asked, str)
+    assert isinstance(question, str)
     assert isinstance(prompted, str)
-    header = prompted.removeprefix(asked)
+    header = prompted.removeprefix(question)
     assert header, "the chat template has no header for a reply"
     return tokenizer.encode(header, add_special_tokens=False)

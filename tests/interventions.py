@@ -5,15 +5,15 @@ from typing import Any
 import torch
 
 import tokentape as tt
+from tests.samplers import GREEDY, SAMPLED
 from tokentape.store import DatabaseStore
 
 KINDS = ("steer", "ablate_zero", "ablate_mean", "scale", "patch", "placebo")
 WIDTH = 64
-GREEDY = {"do_sample": False}
-SAMPLED = {"do_sample": True, "temperature": 0.8}
 
 
 def vector(seed: int = 0, *, rows: int | None = None) -> torch.Tensor:
+    """Return a random vector, or rows of them, the same for the same seed."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn((WIDTH,) if rows is None else (rows, WIDTH), generator=generator)
 
@@ -50,4 +50,5 @@ def record_with(
 
 
 def ranges_of(turn: Any) -> list[tuple[str, int, int]]:
+    """Return the name and the span of each intervention of a turn."""
     return [(each.name, each.start, each.end) for each in turn.interventions]

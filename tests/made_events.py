@@ -1,4 +1,4 @@
-"""Events made by hand, for tests that need no model."""
+"""Events for tests that need no model."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from tokentape.recorder.events import RunStarted
 
 
 def run_started(**changes: Any) -> RunStarted:
-    """The beginning of a run, with nothing remarkable but for what is changed."""
+    """Return a `RunStarted` with plain values, except for `changes`."""
     plain: dict[str, Any] = {
         "name": "n",
         "seed": 1,

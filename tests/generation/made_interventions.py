@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import tokentape as tt
-from tests.interventions import GREEDY
+from tests.samplers import GREEDY
 from tokentape.recorder.events import (
     InterventionApplied,
 )

@@ -9,7 +9,8 @@ import torch
 import tokentape as tt
 from benchmarks.tiny_models import random_ids
 from tests.generation.made_interventions import MakeLM, active, say
-from tests.interventions import GREEDY, intervention
+from tests.interventions import intervention
+from tests.samplers import GREEDY
 from tokentape.generation.cache.id_salt import salt_ids, strip_salt
 from tokentape.store import DatabaseStore
 

@@ -11,7 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 import tokentape as tt
 from benchmarks.tiny_models import byte_tokenizer, random_ids, tiny_model
 from tests.generation.made_interventions import applied
-from tests.interventions import GREEDY, KINDS, intervention, ranges_of
+from tests.interventions import KINDS, intervention, ranges_of
+from tests.samplers import GREEDY
 from tests.store.made_runs import append_all
 from tokentape.recorder import Recorder
 from tokentape.recorder.events import (

@@ -10,7 +10,8 @@ import torch
 import tokentape as tt
 from benchmarks.tiny_models import random_ids
 from tests.generation.made_interventions import MakeLM, active
-from tests.interventions import GREEDY, KINDS, WIDTH, intervention, ranges_of, vector
+from tests.interventions import KINDS, WIDTH, intervention, ranges_of, vector
+from tests.samplers import GREEDY
 from tokentape.generation.hooks.forward_positions import ForwardPositions, track_positions
 from tokentape.generation.interventions import apply_interventions
 from tokentape.recorder.events import (

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import tokentape as tt
-from tests.generation.talking import record_in_process
+from tests.generation.run_process import record_in_process
 
 
 @dataclass

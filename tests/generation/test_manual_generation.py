@@ -12,7 +12,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 import tokentape as tt
 from benchmarks.tiny_models import random_ids
-from tests.generation.greedy import GREEDY
+from tests.samplers import GREEDY
 from tokentape.generation import CachedPrefix, hf
 
 EOS = 2

@@ -6,7 +6,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 import tokentape as tt
-from tests.generation.greedy import GREEDY
+from tests.samplers import GREEDY
 
 
 def test_a_model_manager_keeps_a_system_prompt_for_all_calls(tiny_folder: Path) -> None:

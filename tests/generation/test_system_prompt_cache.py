@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import tokentape as tt
-from tests.generation.greedy import GREEDY
+from tests.samplers import GREEDY
 from tokentape.store import DatabaseStore
 
 SYSTEM = "Be kind, be brief, and say so where you do not know."

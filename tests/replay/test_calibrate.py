@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import tokentape as tt
 from tokentape.replay.calibrate import forward_variants
@@ -209,3 +211,13 @@ def test_an_average_counts_over_many_tokens_of_sixteen_bits_only() -> None:
     assert not is_off_on_average([0.03] * 40, floor)
     assert not is_off_on_average([0.05] * 20, floor)
     assert not is_off_on_average([0.05] * 40, dataclasses.replace(floor, dtype="float32"))
+
+
+@given(st.lists(st.floats(0.0, 20.0), max_size=300))
+def test_hardly_any_near_ties_are_expected_in_float32(gaps: list[float]) -> None:
+    predicted = predict_flips(gaps, FLOORS["float32"])
+
+    assert 0.0 <= predicted < 0.01
+    assert plausible(0, predicted)
+    assert plausible(1, predicted)
+    assert not plausible(5, predicted)

@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from transformers import (
     LogitsProcessor,
     LogitsProcessorList,
@@ -19,7 +17,6 @@ from transformers import (
 import tokentape as tt
 from benchmarks.replay.fault_case import Case, rerecord
 from tokentape.recorder.events import Event, TurnStarted
-from tokentape.replay.checking.noise_floor import FLOORS, plausible, predict_flips
 from tokentape.replay.reports.terminal import render
 from tokentape.store import DatabaseStore
 
@@ -238,16 +235,6 @@ def test_a_divergence_shows_both_sides(
     for part in ("INCOMPARABLE", "first divergence: turn 1, token 0", "repeat: tokentape verify"):
         assert part in printed
     assert report.to_dict()["first"]["recorded"]["token_id"] == first.recorded.token_id
-
-
-@given(st.lists(st.floats(0.0, 20.0), max_size=300))
-def test_hardly_any_near_ties_are_expected_in_float32(gaps: list[float]) -> None:
-    predicted = predict_flips(gaps, FLOORS["float32"])
-
-    assert 0.0 <= predicted < 0.01
-    assert plausible(0, predicted)
-    assert plausible(1, predicted)
-    assert not plausible(5, predicted)
 
 
 def test_a_fingerprint_to_be_ignored_is_named_and_counts_no_more(

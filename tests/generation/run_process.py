@@ -1,4 +1,4 @@
-"""A process that records a run of 20 turns, or goes on with one: made to be killed."""
+"""A process that records a run of 20 turns, or resumes one, for tests that kill it."""
 
 import os
 from collections.abc import Callable
@@ -17,9 +17,9 @@ _SAMPLED: dict[str, Any] = {"do_sample": True, "temperature": 0.9, "top_p": 0.95
 
 
 class _CallsNowAndThen(CallReader):
-    """Takes the seventh character of a reply for a call of a tool, where it is a letter.
+    """A call reader that parses the seventh character of a reply, if a letter, as a tool call.
 
-    A model of random weights writes no calls; that one pauses and goes on is what is tried.
+    A model of random weights writes no calls, and the tests need turns that pause for one.
     """
 
     def completed(self, text: str, *, prefix: str = "") -> tuple[ParsedCall, ...]:
@@ -30,14 +30,15 @@ class _CallsNowAndThen(CallReader):
 
 
 def load(which: str) -> tt.LoadedModel:
+    """Load the demo model (`demo`) or a tiny one, and use one thread."""
     torch.set_num_threads(1)
     if which == "demo":
         return tt.load_model()
     return tiny_model("llama", byte_tokenizer(), max_position_embeddings=16_384)
 
 
-def talk(run: tt.Investigation, new_tokens: int) -> None:
-    """The turns that the run has not taken yet; every third has a tool's result in its prompt."""
+def run_turns(run: tt.Investigation, new_tokens: int) -> None:
+    """Run the turns that are missing of 20; every third has a tool result in its prompt."""
     call = tt.ToolCall(name="get_weight_statistics", arguments={"layer_name": _LAYER})
     for number in range(run.generator.turn + 1, TURNS + 1):
         run.chat(
@@ -48,9 +49,9 @@ def talk(run: tt.Investigation, new_tokens: int) -> None:
         )
 
 
-def record(url: str, which: str, run_id: str | None, told: Callable[[str], None]) -> None:
-    """Begin a run, or go on with it, and take all of its turns; `told` gets its id."""
-    # The reader is the investigation's own business: there is no other way to teach a tiny model.
+def record(url: str, which: str, run_id: str | None, send_id: Callable[[str], None]) -> None:
+    """Start a run, or resume `run_id`, send its id, and run all of its turns."""
+    # The investigation makes its reader itself, and a tiny model writes calls in no known format.
     import tokentape.generation.investigation.investigation as investigation
 
     investigation.CallReader = _CallsNowAndThen  # type: ignore[misc]
@@ -64,12 +65,12 @@ def record(url: str, which: str, run_id: str | None, told: Callable[[str], None]
             if run_id is None
             else tt.Investigation.resume(store, run_id, lm, tools=tools)
         )
-        told(run.run_id)
+        send_id(run.run_id)
         with run:
-            talk(run, NEW_TOKENS[which])
+            run_turns(run, NEW_TOKENS[which])
 
 
 def record_in_process(url: str, which: str, run_id: str | None, pipe: Any) -> None:
-    """What a child process runs; it tells the id of the run through the pipe."""
+    """Run `record` in a child process, and send the run's id through the pipe."""
     os.environ["OMP_NUM_THREADS"] = "1"
     record(url, which, run_id, pipe.send)
