@@ -10,7 +10,8 @@ from transformers import PreTrainedTokenizerBase
 from tokentape.generation.cache import Eviction
 from tokentape.generation.cache.reuse import Reuse
 from tokentape.generation.engine.sampling import Measures, generator_sha256
-from tokentape.generation.history.conversation import Prompt, decode_after
+from tokentape.generation.history.conversation import Prompt
+from tokentape.generation.history.decoding import decode_after
 from tokentape.recorder import Recorder
 from tokentape.recorder.clock import elapsed_us
 from tokentape.recorder.events import (

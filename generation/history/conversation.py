@@ -31,8 +31,6 @@ from tokentape.generation.run_settings import HISTORIES
 from tokentape.recorder.events import HistoryPruned, MessageAdded
 
 OWN_PROMPT = "own_prompt"
-CONTEXT_TOKENS = 4
-"""Tokens of context with which a text is decoded: those of the bytes of one character."""
 
 ReadReply = Callable[[str], Mapping[str, Any]]
 
@@ -345,20 +343,6 @@ class Conversation:
 
 def _tail(kept: int, stream: Sequence[Any]) -> tuple[tuple[int, int], ...]:
     return ((kept, len(stream)),) if kept < len(stream) else ()
-
-
-def decode_after(
-    tokenizer: PreTrainedTokenizerBase, before: Sequence[int], ids: Sequence[int]
-) -> str:
-    """Return the text of `ids` in the context of the ids `before`; the last few are sufficient.
-
-    Decoding without context would drop a leading space with some tokenizers. A character that
-    begins in `before` and ends in `ids` is part of the result.
-    """
-    context_ids = list(before[-CONTEXT_TOKENS:])
-    context = str(tokenizer.decode(context_ids, skip_special_tokens=False))
-    extended = str(tokenizer.decode([*context_ids, *ids], skip_special_tokens=False))
-    return extended[common_prefix_length(context, extended) :]
 
 
 def _token_ids(prompt: object) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from transformers import PreTrainedTokenizerBase
 
 from tokentape.generation.cache import common_prefix_length
-from tokentape.generation.history.conversation import CONTEXT_TOKENS
+from tokentape.generation.history.decoding import CONTEXT_TOKENS
 
 # Tokens that are decoded again with each new one, before some of them are committed.
 _WINDOW_TOKENS = 24

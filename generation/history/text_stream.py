@@ -1,14 +1,12 @@
-"""Incremental decoding of a reply."""
+"""Decoding of a reply token by token, for display."""
 
 from collections.abc import Container, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
 from tokentape.generation.cache import common_prefix_length
+from tokentape.generation.history.decoding import CONTEXT_TOKENS
 
-# A character has at most four bytes, possibly in separate tokens. Some tokenizers drop a space at
-# the beginning of the text that they decode.
-_CONTEXT_TOKENS = 4
 _INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -32,7 +30,7 @@ class TextStream:
         self._tokenizer = tokenizer
         self._special = frozenset(tokenizer.all_special_ids)
         self._ends = ends
-        self._context = list(before[-_CONTEXT_TOKENS:])
+        self._context = list(before[-CONTEXT_TOKENS:])
         self._pending: list[int] = []
 
     def add(self, token_id: int) -> str:
@@ -47,7 +45,7 @@ class TextStream:
         if extended.endswith(_INCOMPLETE):
             return ""
         piece = extended[common_prefix_length(context, extended) :]
-        self._context = [*self._context, *self._pending][-_CONTEXT_TOKENS:]
+        self._context = [*self._context, *self._pending][-CONTEXT_TOKENS:]
         self._pending = []
         self.text += piece
         return piece

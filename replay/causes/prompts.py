@@ -8,7 +8,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from tokentape.generation.cache import common_prefix_length
-from tokentape.generation.history.conversation import decode_after
+from tokentape.generation.history.decoding import decode_after
 from tokentape.generation.run_settings import RunSettings
 from tokentape.recorder.events import MessageAdded, SystemPromptCached
 from tokentape.replay.recorded.loaded_run import LoadedRun

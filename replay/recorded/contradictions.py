@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from transformers import PreTrainedTokenizerBase
 
 from tokentape.generation.errors import ToolError
-from tokentape.generation.history.conversation import decode_after
+from tokentape.generation.history.decoding import decode_after
 from tokentape.generation.run_settings import RunSettings
 from tokentape.generation.tools.calls import CallReader
 from tokentape.generation.tools.interface import ToolInterface

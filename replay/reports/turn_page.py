@@ -139,7 +139,7 @@ def pieces_of(
 
 
 def _spelled(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> list[str]:
-    from tokentape.generation.history.conversation import decode_after
+    from tokentape.generation.history.decoding import decode_after
 
     return [
         decode_after(tokenizer, ids[max(0, place - 4) : place], [token_id])

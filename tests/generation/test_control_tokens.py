@@ -10,7 +10,8 @@ from transformers import PreTrainedTokenizerFast
 
 import tokentape as tt
 from tokentape.generation.hf.control_tokens import encode, escape_control_tokens, unescape
-from tokentape.generation.history.conversation import Conversation, decode_after
+from tokentape.generation.history.conversation import Conversation
+from tokentape.generation.history.decoding import decode_after
 from tokentape.generation.history.messages import NewMessage
 from tokentape.store import DatabaseStore
 

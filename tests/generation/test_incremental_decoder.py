@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 import tokentape as tt
 from benchmarks.prompts import licence
 from benchmarks.tiny_models import byte_tokenizer
-from tokentape.generation.history.conversation import decode_after
+from tokentape.generation.history.decoding import decode_after
 from tokentape.generation.history.incremental_decoder import IncrementalDecoder
 from tokentape.store import DatabaseStore
 

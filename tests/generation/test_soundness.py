@@ -18,7 +18,8 @@ from transformers import (
 
 import tokentape as tt
 from tests.generation.cold_runs import GREEDY, PROMPT, cold
-from tokentape.generation.history.conversation import Conversation, decode_after
+from tokentape.generation.history.conversation import Conversation
+from tokentape.generation.history.decoding import decode_after
 from tokentape.generation.history.messages import NewMessage
 from tokentape.recorder import Record
 from tokentape.recorder.events import RunFailed, SystemPromptCached

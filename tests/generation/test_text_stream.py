@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 import tokentape as tt
 from benchmarks.tiny_models import byte_tokenizer
-from tokentape.generation.history.conversation import decode_after
+from tokentape.generation.history.decoding import decode_after
 from tokentape.generation.history.text_stream import TextStream
 
 BYTES = byte_tokenizer()
