@@ -34,6 +34,22 @@ class EventLog(Protocol):
 
     The recorder calls it from one thread, in the order of the events, with `RunStarted` first. If
     a call raises, the recorder accepts no further event of the run but `RunFailed`.
+
+    Example:
+        >>> import tokentape as tt
+        >>> class KindCounter:
+        ...     def __init__(self):
+        ...         self.kinds = []
+        ...     def append(self, envelope, record, *, durable, summary):
+        ...         self.kinds.append(record.kind)
+        ...     def put_blob(self, sha256, payload):
+        ...         pass
+        >>> log = KindCounter()
+        >>> with tt.Recorder(log) as recorder:
+        ...     generator = tt.ManualGenerator(lm.model, lm.tokenizer, recorder)
+        ...     result = generator.generate("Hello", max_new_tokens=2)
+        >>> log.kinds[0], log.kinds.count("TokenSampled"), log.kinds[-1]
+        ('RunStarted', 2, 'RunFinished')
     """
 
     def append(
@@ -57,6 +73,16 @@ class Recorder:
     As a context manager it ends the run: with `RunFinished` and the totals, also after a
     KeyboardInterrupt, or with `RunFailed` after any other exception. A `redactor` rewrites every
     text before it is recorded; see `recorder.redaction`.
+
+    Example:
+        >>> import tokentape as tt
+        >>> def redact(text):
+        ...     return text.replace("Ada", "[name]")
+        >>> with tt.Recorder(store, redactor=redact) as recorder:
+        ...     generator = tt.ManualGenerator(lm.model, lm.tokenizer, recorder)
+        ...     result = generator.generate("Who is Ada?", max_new_tokens=2)
+        >>> store.recording(recorder.run_id).messages()[0].content
+        'Who is [name]?'
     """
 
     def __init__(

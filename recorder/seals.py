@@ -108,7 +108,8 @@ class SealReport:
     """The turn of the fault; None if it is outside of turns."""
 
     @property
-    def holds(self) -> bool:
+    def ok(self) -> bool:
+        """Whether no fault was found."""
         return not self.fault
 
 
@@ -180,8 +181,7 @@ def _fault_of(record: Record, due: int, chain: SealChain) -> str:
     if record.seal is None:
         if record.kind not in SEALED_KINDS:
             return ""
-        older = "" if chain.last else ": it was recorded before there were seals, or lost them"
-        return f"event {due}, {record.kind}, has no seal{older}"
+        return f"event {due}, {record.kind}, has no seal"
     if record.seal != seal:
         return f"the seal at event {due} is not that of the events before it"
     return ""

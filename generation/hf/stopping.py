@@ -47,7 +47,7 @@ def stop_reason_of(criteria: StoppingCriteriaList, flags: Sequence[bool]) -> str
     if not fired:
         return None
     named = [reason for kind, reason in _STOP_REASONS.items() if kind in fired]
-    return named[0] if named else f"custom:{fired[0].__name__}"
+    return named[0].value if named else f"custom:{fired[0].__name__}"
 
 
 def stop_reason(criteria: StoppingCriteriaList, ids: torch.Tensor) -> str | None:

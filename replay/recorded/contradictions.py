@@ -70,7 +70,7 @@ def _pauses_without_a_call(
 def _broken_seal(run: LoadedRun) -> Iterator[Cause]:
     """Yield the first seal that does not match; a run without any seal has none to break."""
     report = run.seals
-    if report is None or report.holds:
+    if report is None or report.ok:
         return
     where = "the run" if report.bad_turn is None else f"turn {report.bad_turn}"
     yield Cause(

@@ -135,7 +135,7 @@ def checked_copy(path: Path) -> Iterator[CheckedCopy]:
 def _checked(recordings: list[Recording], attached: Attachments, path: Path) -> CheckedCopy:
     reports = [check_seals(each.run_id, each.records()) for each in recordings]
     for report in reports:
-        if not report.holds:
+        if not report.ok:
             raise RecordingError(f"{path}: run {report.run_id} is altered: {report.fault}")
     return CheckedCopy(recordings=tuple(recordings), reports=tuple(reports), attached=attached)
 

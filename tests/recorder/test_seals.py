@@ -100,7 +100,7 @@ def test_turns_and_the_end_of_the_run_are_sealed(records: list[Record]) -> None:
     report = check_seals("run", records)
 
     assert sealed == ["TurnFinished", "TurnFinished", "RunFinished"]
-    assert report.holds
+    assert report.ok
     assert (report.sealed_turns, report.unsealed_events) == (2, 0)
     assert report.last_seal == records[-1].seal
     assert records[-1].seal.startswith("blake2b-256:")
@@ -139,7 +139,7 @@ def test_a_change_anywhere_is_found_in_its_turn(
     records[seq] = dataclasses.replace(records[seq], **change)
     report = check_seals("run", records)
 
-    assert not report.holds
+    assert not report.ok
     assert report.bad_turn == 1
     assert report.sealed_turns == 0
 
@@ -154,7 +154,7 @@ def test_every_value_of_a_token_is_sealed(records: list[Record], name: str) -> N
     records[place] = dataclasses.replace(records[place], body=body)
     report = check_seals("run", records)
 
-    assert not report.holds
+    assert not report.ok
     assert (report.bad_turn, report.sealed_turns) == (2, 1)
 
 
@@ -170,8 +170,8 @@ def test_what_is_missing_added_or_moved_is_found(records: list[Record]) -> None:
     unsealed = [dataclasses.replace(each, seal=None) for each in records]
 
     assert "an event is missing" in check_seals("run", records[:4] + records[5:]).fault
-    assert not check_seals("run", swapped).holds
-    assert not check_seals("run", renumbered).holds
+    assert not check_seals("run", swapped).ok
+    assert not check_seals("run", renumbered).ok
     assert "has no seal" in check_seals("run", unsealed).fault
     assert "not that of the events before it" in check_seals("another", records).fault
 
@@ -179,7 +179,7 @@ def test_what_is_missing_added_or_moved_is_found(records: list[Record]) -> None:
 def test_a_run_that_was_cut_off_is_sealed_up_to_its_last_turn(records: list[Record]) -> None:
     report = check_seals("run", records[:10])
 
-    assert report.holds
+    assert report.ok
     assert (report.sealed_turns, report.unsealed_events, report.events) == (1, 3, 10)
     assert report.last_seal == records[6].seal
 
@@ -190,6 +190,6 @@ def test_a_tail_without_a_seal_can_be_compared_though_nothing_vouches_for_it(
     cut = records[:10]
     altered = [*cut[:9], dataclasses.replace(cut[9], at_us=9)]
 
-    assert check_seals("run", altered).holds
+    assert check_seals("run", altered).ok
     assert check_seals("run", altered).last_seal == check_seals("run", cut).last_seal
     assert check_seals("run", altered).tail_hash != check_seals("run", cut).tail_hash

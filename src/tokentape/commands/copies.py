@@ -114,7 +114,7 @@ def _report_unsealed_events(recordings: Iterable[tt.Recording]) -> None:
     """Report events after the last seal on standard error: copies leave them out."""
     for recording in recordings:
         report = check_seals(recording.run_id, recording.records())
-        if report.holds and report.unsealed_events:
+        if report.ok and report.unsealed_events:
             sys.stderr.write(
                 f"run {recording.run_id}: left out {report.unsealed_events:,} events of a turn "
                 "that has not finished\n"
