@@ -17,12 +17,11 @@ from transformers import PreTrainedTokenizerFast
 from transformers.cache_utils import Cache
 
 import tokentape as tt
+from benchmarks.stores import EventList
 from benchmarks.tiny_models import FAMILIES, byte_tokenizer, random_ids, tiny_model
 from tokentape.generation import hf
 from tokentape.generation.engine.sampling import generator_sha256
-from tokentape.recorder import Record
 from tokentape.recorder.events import CacheDecided
-from tokentape.recorder.projections import RunSummary
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -160,26 +159,6 @@ class GenerateMirror:
                 self._left.append((held, left))
 
 
-@dataclass(frozen=True, slots=True)
-class _Log:
-    """An event log in memory: only the events have the end state of the random generator."""
-
-    events: list[Any]
-
-    def append(
-        self,
-        envelope: tt.Envelope,
-        record: Record,
-        *,
-        durable: bool,
-        summary: RunSummary | None,
-    ) -> None:
-        self.events.append(envelope.event)
-
-    def put_blob(self, sha256: str, payload: bytes) -> None:
-        """Do nothing: no tool is called here."""
-
-
 class _Scenario:
     """The engine and `generate`, led through the same turns."""
 
@@ -191,7 +170,7 @@ class _Scenario:
 
     def engine(self) -> tt.ManualGenerator:
         """Return a new engine that records into a new log."""
-        self.log = _Log([])
+        self.log = EventList()
         return tt.ManualGenerator(
             self.lm.model, self.lm.tokenizer, tt.Recorder(self.log), prefix_folder=self.folder
         )

@@ -7,37 +7,16 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 import tokentape as tt
+from tests.made_plans import short_plan
 from tokentape.generation.plans import ExperimentPlan
 
 Cli = Callable[..., tuple[int, str, str]]
-SHORT: dict[str, Any] = {
-    "name": "short",
-    "seed": 4,
-    "system_prompt": "Look. {tools}",
-    "tools": ["get_weight_statistics"],
-    "limits": {"max_new_tokens": 4},
-    "tasks": [
-        {
-            "title": "Look",
-            "turns": [
-                {
-                    "message": "What of this?",
-                    "tool_calls": [
-                        {"name": "get_weight_statistics", "arguments": {"layer_name": "{layer:1}"}}
-                    ],
-                },
-                "And?",
-                "Well?",
-            ],
-        }
-    ],
-}
+SHORT = short_plan(seed=4, system_prompt="Look. {tools}", limits={"max_new_tokens": 4})
 
 
 @pytest.fixture

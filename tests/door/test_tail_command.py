@@ -5,12 +5,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 import tokentape as tt
+from tests.made_plans import short_plan
 from tokentape.recorder import Envelope
 from tokentape.recorder.escapes import visible_lines
 from tokentape.recorder.events import InterventionRemoved, TokenSampled, TurnFinished
@@ -18,28 +18,11 @@ from tokentape.recorder.transcript import TranscriptWriter
 from tokentape.store.run_follower import NewToken, RunFollower
 
 Cli = Callable[..., tuple[int, str, str]]
-PLAN: dict[str, Any] = {
-    "name": "watched",
-    "system_prompt": "Look.",
-    "tools": ["get_weight_statistics"],
-    "limits": {"max_new_tokens": 60},
-    "sampling": {"min_new_tokens": 60, "do_sample": True, "temperature": 1.5},
-    "tasks": [
-        {
-            "title": "Look",
-            "turns": [
-                {
-                    "message": "What of this?",
-                    "tool_calls": [
-                        {"name": "get_weight_statistics", "arguments": {"layer_name": "{layer:1}"}}
-                    ],
-                },
-                "And?",
-                "Well?",
-            ],
-        }
-    ],
-}
+PLAN = short_plan(
+    name="watched",
+    limits={"max_new_tokens": 60},
+    sampling={"min_new_tokens": 60, "do_sample": True, "temperature": 1.5},
+)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 import tokentape as tt
+from tests.made_plans import short_plan
 from tokentape.generation.plans import (
     ExperimentPlan,
     PlanTurn,
@@ -28,27 +29,7 @@ SMALL = {
     "max_position_embeddings": 32768,
 }
 Make = Callable[..., tt.LoadedModel]
-SHORT = {
-    "name": "short",
-    "system_prompt": "Look. {tools} {memory}",
-    "tools": ["get_weight_statistics"],
-    "limits": {"max_new_tokens": 3},
-    "tasks": [
-        {
-            "title": "Look",
-            "turns": [
-                {
-                    "message": "What of this?",
-                    "tool_calls": [
-                        {"name": "get_weight_statistics", "arguments": {"layer_name": "{layer:1}"}}
-                    ],
-                },
-                "And?",
-                "Well?",
-            ],
-        }
-    ],
-}
+SHORT = short_plan(system_prompt="Look. {tools} {memory}", limits={"max_new_tokens": 3})
 
 
 def short(**fields: Any) -> ExperimentPlan:
