@@ -13,12 +13,13 @@ import pytest
 import tokentape as tt
 from benchmarks.tiny_models import byte_tokenizer, tiny_model
 
-# Raised or returned by tokentape; the example of what raises or returns them shows them.
+# Types that users annotate with: the examples of functions that take or return them show them.
 WITHOUT_CALL = {
     "Envelope",
     "EventLog",
     "GenerationState",
     "Recording",
+    "Redactor",
     "Reply",
     "Report",
     "Verdict",
@@ -26,7 +27,6 @@ WITHOUT_CALL = {
 # To be emptied: a name leaves this list when its docstring has an example.
 WITHOUT_EXAMPLE = {
     "Recorder",
-    "Redactor",
     "SealingLog",
     "calibrate",
     "diff",

@@ -1,5 +1,6 @@
-"""No module of the package imports itself through others, not even for type checking."""
+"""No module and no folder imports itself through others, not even for type checking."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
 import grimp
@@ -32,12 +33,35 @@ def cycles(imports: Mapping[str, set[str]]) -> Iterator[list[str]]:
             yield from visit(module)
 
 
-def test_no_module_imports_itself_through_others() -> None:
+def imports_between(parts: int) -> dict[str, set[str]]:
+    """Return the imports between modules, whose names are cut to a number of parts.
+
+    With three parts, a node is a folder of a room or a file of the room itself.
+    """
     graph = grimp.build_graph("tokentape", cache_dir=None)
-    imports = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
+    found: dict[str, set[str]] = defaultdict(set)
+    for module in graph.modules:
+        start = ".".join(module.split(".")[:parts])
+        imported = graph.find_modules_directly_imported_by(module)
+        found[start] |= {".".join(each.split(".")[:parts]) for each in imported} - {start}
+    return found
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    imports = imports_between(parts=99)
 
     assert len(imports) > 100
     assert list(cycles(imports)) == []
+
+
+def test_no_folder_of_a_room_imports_itself_through_others() -> None:
+    imports = imports_between(parts=3)
+    # A room's own `__init__` names what is in its folders.
+    rooms = {name for name in imports if name.count(".") < 2}
+    between = {name: ends - rooms for name, ends in imports.items() if name not in rooms}
+
+    assert len(between) > 50
+    assert list(cycles(between)) == []
 
 
 def test_cycles_are_found_with_all_their_modules() -> None:
