@@ -26,7 +26,6 @@ WITHOUT_CALL = {
 }
 # To be emptied: a name leaves this list when its docstring has an example.
 WITHOUT_EXAMPLE = {
-    "Recorder",
     "SealingLog",
     "calibrate",
     "diff",
