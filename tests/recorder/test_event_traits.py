@@ -27,7 +27,8 @@ from tokentape.recorder.events import (
 from tokentape.recorder.events.fields import Label, Text, TokenIds, redaction_rules
 from tokentape.recorder.redaction import Redaction
 
-TAPE = Path(__file__).parents[1] / "recordings" / "0.1.0.tape"
+ROOT = Path(__file__).parents[2]
+TAPES = sorted((ROOT / "tests" / "recordings").glob("*.tape"))
 SECRET, SECRET_ID = "rosebud", 70_001
 
 ENDS = {"RunFinished", "RunFailed"}
@@ -88,10 +89,14 @@ RULED = [(cls, name) for cls, rules in REDACTION_RULES.items() for name in rules
 
 @pytest.fixture(scope="module")
 def examples() -> dict[str, Event]:
-    """One recorded event of each kind."""
-    with tt.open_store(TAPE) as store:
-        recordings = [store.recording(each.run_id) for each in store.summaries()]
-        return {kind_of(each.event): each.event for run in recordings for each in run.events()}
+    """One recorded event of each kind, from the tapes of all released versions."""
+    found: dict[str, Event] = {}
+    for tape in TAPES:
+        with tt.open_store(tape) as store:
+            for summary in store.summaries():
+                events = store.recording(summary.run_id).events()
+                found |= {kind_of(each.event): each.event for each in events}
+    return found
 
 
 @pytest.mark.parametrize(("has", "kinds"), DECLARED)
@@ -203,7 +208,7 @@ DOCUMENTED = [(CacheDecision, "caches"), (CacheMode, "caches"), (InterventionKin
 
 @pytest.mark.parametrize(("choice", "page"), DOCUMENTED)
 def test_the_page_has_every_choice_in_its_table(choice: type[StrEnum], page: str) -> None:
-    text = (TAPE.parents[2] / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
     rows = [line for line in text.splitlines() if line.startswith("|")]
 
     assert [each for each in choice if not any(f"`{each}`" in row for row in rows)] == []
