@@ -58,7 +58,7 @@ def regenerate(
 
     Example:
         >>> import tokentape as tt
-        >>> report = tt.regenerate(store.recording(run_id), lm, turns=[1])
+        >>> report = tt.regenerate(store.recording(run_id), lm, turns=[2])
         >>> report.verdict.value, report.turns[0].generator_matches
         ('exact', True)
     """

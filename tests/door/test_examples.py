@@ -27,15 +27,8 @@ WITHOUT_CALL = {
 # To be emptied: a name leaves this list when its docstring has an example.
 WITHOUT_EXAMPLE = {
     "SealingLog",
-    "calibrate",
-    "diff",
     "export_parquet",
     "pack",
-    "read_floor",
-    "rebuild",
-    "regenerate",
-    "verify",
-    "write_floor",
 }
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
