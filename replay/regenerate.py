@@ -7,7 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Unpack
 
 import torch
-from transformers import MaxLengthCriteria, StoppingCriteriaList
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    MaxLengthCriteria,
+    StoppingCriteriaList,
+)
 
 from tokentape.generation import LoadedModel, hf
 from tokentape.generation.cache import common_prefix_length
@@ -117,7 +122,7 @@ def _regenerate_turn(
     lm, interventions = session.lm, session.interventions
     with interventions.applied(lm.model, interventions.of_turn(turn)):
         generated = _generate(turn, lm, session.options.processors)
-    # A turn that a time limit or a kill cut off need only be the beginning of what is generated.
+    # The reply of a turn that a time limit or a kill cut off may be shorter than the generated.
     complete = turn.finished is not None and "max_time" not in turn.started.unreplayable
     step = _first_difference(turn.reply_ids, generated.ids, complete=complete)
     compared = len(turn.tokens) if step is None else step
@@ -206,7 +211,7 @@ def _generate(turn: Turn, lm: LoadedModel, processors: TurnProcessors | None) ->
                 attention_mask=torch.ones_like(prompt),
                 tokenizer=lm.tokenizer,
                 stopping_criteria=_pause(turn),
-                logits_processor=None if processors is None else processors(turn),
+                logits_processor=_user_processors(turn, processors),
                 **_settings(turn),
             )
         except (IndexError, RuntimeError, TypeError, ValueError) as error:
@@ -216,6 +221,19 @@ def _generate(turn: Turn, lm: LoadedModel, processors: TurnProcessors | None) ->
             end_state = generator_sha256(_default_generator(model.device))
     ids = output.sequences[0, prompt.shape[1] :].tolist()
     return _Generated(ids=tuple(ids), logits=output.logits, end_state=end_state)
+
+
+class _Copy(LogitsProcessor):
+    """Copies the scores, so that user processors that write in place leave the raw logits."""
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        return scores.clone()
+
+
+def _user_processors(turn: Turn, processors: TurnProcessors | None) -> LogitsProcessorList | None:
+    if processors is None:
+        return None
+    return LogitsProcessorList([_Copy(), *processors(turn)])
 
 
 def _pause(turn: Turn) -> StoppingCriteriaList:

@@ -1,6 +1,6 @@
 """Verify a recording: one teacher-forced forward over the conversation checks every turn.
 
-Two signals are compared, each of which sees faults that the other does not: whether the sampler
+Two signals are compared, which show different faults: whether the sampler
 would pick the recorded token (sampler, seed, tokens), and how far its log-probability is from the
 recorded one (weights, prompt, dtype). The log-probability after the processors shows the sampler's
 settings at every token; the pick shows them only at some.

@@ -1,7 +1,7 @@
-"""Records what `examples/ci/recordings` holds, with the demo model: `python examples/ci/record.py`.
+"""Record the tapes in `examples/ci/recordings` with the demo model: `python examples/ci/record.py`.
 
-Two tapes, because they do not bear the same: a greedy one is replayed wherever the weights are the
-same, a sampled one also needs the same random stream, which torch keeps within a version.
+The greedy tape can be replayed wherever the weights are equal. The sampled tape also needs the same
+random stream, which may change between versions of torch.
 """
 
 from pathlib import Path
@@ -24,7 +24,7 @@ SAMPLED = (
 def investigate(
     lm: tt.LoadedModel, store: tt.EventLog, name: str, settings: tuple[dict[str, Any], ...]
 ) -> str:
-    """Three turns, the second with a result of a tool."""
+    """Record three turns, the second with a tool result; return the id of the run."""
     first, then = settings
     tools = tt.default_tools(lm)
     look = tt.ToolCall(name="get_weight_statistics", arguments=NORM)
@@ -39,7 +39,7 @@ def investigate(
 
 def main() -> None:
     lm = tt.load_model("smollm2-demo")
-    # Whose machine it was is nobody's business.
+    # Do not publish the name of the machine that recorded.
     with patch("platform.platform", return_value="Linux"), tt.open_store("sqlite://") as store:
         for name, settings in (("greedy", GREEDY), ("sampled", SAMPLED)):
             recording = store.recording(investigate(lm, store, name, settings))

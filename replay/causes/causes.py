@@ -27,7 +27,7 @@ def find_causes(evidence: Evidence) -> tuple[Cause, ...]:
     """Return the likely causes, the likeliest first: at most one of a kind from the numbers.
 
     Fingerprints come first, then contradictions and what the numbers show, by turn; texts that do
-    not match their ids and broken seals come last, since they follow from the others. Empty if
+    not match their ids and broken seals come last, since they follow from other causes. Empty if
     nothing differs.
     """
     last = [

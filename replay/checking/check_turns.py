@@ -25,7 +25,7 @@ _ROWS_SAVED = 128
 
 @dataclass(slots=True)
 class CheckedTurn:
-    """A turn, or a round of one, with the check of each of its tokens."""
+    """A turn, or a round of one, with its checked tokens."""
 
     turn: Turn
     tokens: list[CheckedToken] = field(default_factory=list)

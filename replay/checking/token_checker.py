@@ -284,9 +284,9 @@ class TokenChecker:
     def _least_difference(self, checked: CheckedRows, row: int, difference: float) -> float:
         """Return the least processed difference when noise moves the edge of a filter.
 
-        A token more or less in the filter renormalises all others. Tried are: the last token kept a
+        A token more or less in the filter renormalises the rest. Tried are: the last token kept a
         little lower, the first token cut a little higher, and all kept tokens a little higher or
-        lower than the others, which moves the sums that some filters compare.
+        lower than the rest, which moves the sums that some filters compare.
         """
         logits, unfiltered = checked.logits[row], checked.scores[row] > -math.inf
         if not self._filters or bool(unfiltered.all()):

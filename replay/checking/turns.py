@@ -22,7 +22,7 @@ def choose_turns(
     """Return the rounds with tokens of the requested turns, or of all turns.
 
     Raise NothingToReplayError if there are none, and ReplayError for a turn that the events do not
-    fully describe, unless `processors` supplies what is missing.
+    fully describe, unless `processors` supplies the rest.
     """
     with_tokens = [turn for turn in run.turns if turn.tokens]
     chosen = [turn for turn in with_tokens if numbers is None or turn.number in numbers]

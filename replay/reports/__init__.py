@@ -1,1 +1,1 @@
-"""Reports as terminal text, HTML, JUnit XML."""
+"""Rendering of reports, differences and turns as text, HTML and JUnit XML."""

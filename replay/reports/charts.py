@@ -1,10 +1,10 @@
-"""Series of a turn as small charts: shapes for an SVG, thinned so that no maximum is lost."""
+"""SVG shapes of a series of numbers, one a token, thinned so that every maximum stays visible."""
 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-# Decades that are drawn below the threshold, and above it where nothing is higher.
+# Decades drawn below the threshold, and above it unless a value is higher.
 _DECADES_BELOW = 4
 _DECADES_ABOVE = 1
 _THRESHOLD_IF_UNKNOWN = 1e-4
@@ -14,16 +14,15 @@ _BASE = 3.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scale:
-    """A log scale that several charts share: from `low` to `high`, with what is noise up to
-    `threshold` where that is known.
-    """
+    """A log scale that several charts share."""
 
     low: float
     high: float
     threshold: float | None
+    """The largest value that is noise; None where no floor is known."""
 
     def fraction(self, value: float) -> float:
-        """Where a value is, from 0 for `low` and all below to 1 for `high`."""
+        """Return the position of a value, from 0 for `low` and less to 1 for `high` and more."""
         if value <= self.low:
             return 0.0
         if value >= self.high:
@@ -56,7 +55,7 @@ class Chart:
 
 
 def scale_of(values: Iterable[float], threshold: float | None) -> Scale:
-    """A scale of whole decades for all of these values."""
+    """Return a scale of whole decades that covers all values."""
     middle = threshold or _THRESHOLD_IF_UNKNOWN
     highest = max((value for value in values if math.isfinite(value)), default=0.0)
     high = middle * 10.0**_DECADES_ABOVE
@@ -66,8 +65,9 @@ def scale_of(values: Iterable[float], threshold: float | None) -> Scale:
 
 
 def thin(values: Sequence[float | None], strokes_max: int) -> list[float | None]:
-    """At most so many values, each the largest of as many neighbours; None, or not a number, where
-    one of these has none.
+    """Return at most `strokes_max` values, each the largest of an equal share of neighbours.
+
+    A share with a None gives None; one with a NaN gives NaN.
     """
     count = min(len(values), strokes_max)
     return [
@@ -86,7 +86,11 @@ def draw(
     title: str,
     description: str,
 ) -> Chart:
-    """A chart of a value a token. `marks` are tokens, and whether what is there is a near tie."""
+    """Return the chart of a series with one value a token.
+
+    `marks` are the tokens with a divergence, and whether it is a near tie. `size` is width and
+    height in pixels. `title` and `description` are for screen readers.
+    """
     width, height = size
     base = height - _BASE
     thinned = thin(values, strokes_max)
@@ -97,15 +101,15 @@ def draw(
         if fraction > 0.0:
             y = base - fraction * (base - _TOP)
             paths[kind].append(f"M{(index + 0.5) * step:.1f} {y:.1f}V{base:g}")
-    places: dict[int, bool] = {}
+    triangles: dict[int, bool] = {}
     for token, tie in marks:
         index = min(token * len(thinned) // max(len(values), 1), len(thinned) - 1)
-        # Where a stroke is both, it is the worse of them.
-        places[index] = places.get(index, True) and tie
-    triangles = {
+        # A stroke of several tokens is a near tie only if all of them are.
+        triangles[index] = triangles.get(index, True) and tie
+    triangle_paths = {
         kind: "".join(
             f"M{(index + 0.5) * step - 3:.1f} 1h6l-3 5z"
-            for index, is_tie in sorted(places.items())
+            for index, is_tie in sorted(triangles.items())
             if is_tie == tie
         )
         for kind, tie in (("diverged", False), ("near_ties", True))
@@ -123,7 +127,7 @@ def draw(
         title=title,
         description=description,
         **{name: "".join(path) for name, path in paths.items()},
-        **triangles,
+        **triangle_paths,
     )
 
 
@@ -139,7 +143,7 @@ def _kind(value: float | None, scale: Scale) -> tuple[str, float]:
         return "missing", 1.0
     fraction = scale.fraction(value)
     if 0.0 < value <= scale.low:
-        # There is a difference, however small.
+        # A stroke of the least height: the difference is small, but not zero.
         fraction = 0.01
     above = scale.threshold is not None and value > scale.threshold
     return "above" if above else "within", fraction

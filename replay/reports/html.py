@@ -1,4 +1,4 @@
-"""Reports as one self-contained web page: no script, and nothing that is loaded."""
+"""Reports as one self-contained web page, without scripts and external files."""
 
 import base64
 import hashlib
@@ -15,20 +15,19 @@ from markupsafe import escape as escape_html
 from tokentape.recorder.escapes import escape, visible
 from tokentape.replay.reports.charts import Chart, Scale, draw, scale_of
 from tokentape.replay.reports.divergence_text import (
-    KINDS,
     difference_text,
     differences_before,
     likely_cause,
     margin_text,
 )
 from tokentape.replay.results.report import Divergence, Report, TurnVerdict
-from tokentape.replay.results.verdict import Verdict
+from tokentape.replay.results.verdict import DivergenceKind, Verdict
 
 _TURNS_MAX = 1_000
 _DIVERGENCES_MAX = 500
 _TOOLS_MAX = 500
 _ALTERED_MAX = 100
-# Strokes of all charts together, and of one: they are what makes a page large.
+# Strokes of all charts together, and of one chart: they make up most of a page's size.
 _STROKES_MAX = 60_000
 _STROKES_A_CHART_MAX = 240
 _STROKES_A_CHART_MIN = 20
@@ -47,7 +46,7 @@ _SYMBOLS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Row:
-    """A turn and its charts; None where it has no such series, or nothing to see in it."""
+    """A turn and its charts; None where a series is missing or all zero."""
 
     turn: TurnVerdict
     differences: Chart | None
@@ -56,7 +55,7 @@ class _Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Section:
-    """A report, and what of it is shown."""
+    """A report with the turns, charts and divergences that the page shows."""
 
     report: Report
     anchor: str
@@ -85,10 +84,10 @@ class _Section:
 
 
 def html_report(reports: Sequence[Report]) -> str:
-    """A page for all of them: the same bytes for the same reports.
+    """Return one page for all reports: the same bytes for the same reports.
 
-    Series of many tokens are thinned to the largest of neighbours, and of very many turns and
-    divergences the first are shown; the page says so where it is.
+    Series of many tokens are thinned to the largest of neighbouring values, and only the first of
+    very many turns and divergences are shown; the page says where.
     """
     folder = files("tokentape.replay.reports")
     style = Markup(folder.joinpath("report.css").read_text(encoding="utf-8"))
@@ -115,7 +114,6 @@ def html_report(reports: Sequence[Report]) -> str:
         style=style,
         style_sha256=digest,
         sections=[_section(report, index, strokes) for index, report in enumerate(reports, 1)],
-        kinds=KINDS,
         symbols=_SYMBOLS,
         tools_max=_TOOLS_MAX,
         altered_max=_ALTERED_MAX,
@@ -123,12 +121,15 @@ def html_report(reports: Sequence[Report]) -> str:
         margin_text=margin_text,
         difference_text=difference_text,
     )
-    # The macros before it leave empty lines.
+    # The macros at the beginning of the template leave empty lines.
     return page.lstrip() + "\n"
 
 
 def shown(text: str, keep: str = "start", lines: bool = False) -> Markup:
-    """Text of a model, with escapes set apart; with `lines`, a line end also ends the line."""
+    """Return recorded text as HTML with its escapes marked; with `lines`, line ends break lines.
+
+    Of long texts only the start or the end is kept, by `keep`.
+    """
     part = text[:_TEXT_MAX] if keep == "start" else text[-_TEXT_MAX:]
     runs = []
     for is_escape, group in groupby(escape(part), key=itemgetter(0)):
@@ -156,7 +157,7 @@ def _counted(count: int, noun: str) -> str:
 
 
 def _checksum(text: str) -> str:
-    """A SHA-256 short enough to be compared by eye; all else as it is."""
+    """Return the beginning of a SHA-256, and any other text unchanged."""
     is_sum = len(text) == 64 and all(each in "0123456789abcdef" for each in text)
     return f"{text[:16]}…" if is_sum else text
 
@@ -180,16 +181,17 @@ def _section(report: Report, index: int, strokes: int) -> _Section:
         (each for turn in report.turns for each in turn.margins if each is not None),
         floor.margin_eps if floor else None,
     )
-    places: dict[int, list[tuple[int, bool]]] = {}
+    marks: dict[int, list[tuple[int, bool]]] = {}
     for each in report.divergences:
-        places.setdefault(each.turn, []).append((each.step, each.kind == "near_tie"))
+        is_tie = each.kind is DivergenceKind.NEAR_TIE
+        marks.setdefault(each.turn, []).append((each.step, is_tie))
     rows = tuple(
         _Row(
             turn=turn,
             differences=_differences(
-                turn, differences, places.get(turn.turn, []), size=_SMALL, strokes=strokes
+                turn, differences, marks.get(turn.turn, []), size=_SMALL, strokes=strokes
             ),
-            margins=_margins(turn, margins, places.get(turn.turn, []), strokes),
+            margins=_margins(turn, margins, marks.get(turn.turn, []), strokes),
         )
         for turn in _chosen(report.turns)
     )
@@ -198,7 +200,7 @@ def _section(report: Report, index: int, strokes: int) -> _Section:
         report=report,
         anchor=f"r{index}",
         rows=rows,
-        large=_large(report, differences, places),
+        large=_large(report, differences, marks),
         difference_scale=differences,
         margin_scale=margins,
         others=report.divergences[1 : _DIVERGENCES_MAX + 1],
@@ -207,7 +209,7 @@ def _section(report: Report, index: int, strokes: int) -> _Section:
 
 
 def _chosen(turns: Sequence[TurnVerdict]) -> Iterator[TurnVerdict]:
-    """All turns, or as many as a page bears: those that do not pass before those that do."""
+    """Yield at most `_TURNS_MAX` turns in order, preferring those that do not pass."""
     order = sorted(range(len(turns)), key=lambda index: turns[index].verdict.passes)
     yield from (turns[index] for index in sorted(order[:_TURNS_MAX]))
 
@@ -235,8 +237,8 @@ def _differences(
         marks,
         size=size,
         strokes_max=strokes,
-        title=f"Turn {turn.turn}: difference of the log-probability, token by token",
-        description=f"{description}{_places(marks)}.",
+        title=f"Turn {turn.turn}: difference of the log-probability of each token",
+        description=f"{description}{_marked_tokens(marks)}.",
     )
 
 
@@ -257,20 +259,20 @@ def _margins(
         marks,
         size=_SMALL,
         strokes_max=strokes,
-        title=f"Turn {turn.turn}: margin by which the recorded token lost, token by token",
-        description=f"{description}{_places(marks)}.",
+        title=f"Turn {turn.turn}: margin by which each recorded token lost",
+        description=f"{description}{_marked_tokens(marks)}.",
     )
 
 
-def _large(report: Report, scale: Scale, places: dict[int, list[tuple[int, bool]]]) -> Chart | None:
-    """The differences of the turn in which the first divergence is."""
+def _large(report: Report, scale: Scale, marks: dict[int, list[tuple[int, bool]]]) -> Chart | None:
+    """Return the chart of the turn with the first divergence."""
     if report.first is None or not differences_before(report, report.first):
         return None
     turn = next(turn for turn in report.turns if turn.turn == report.first.turn)
-    return _differences(turn, scale, places[turn.turn], size=_LARGE, strokes=_STROKES_A_CHART_MAX)
+    return _differences(turn, scale, marks[turn.turn], size=_LARGE, strokes=_STROKES_A_CHART_MAX)
 
 
-def _places(marks: Sequence[tuple[int, bool]]) -> str:
+def _marked_tokens(marks: Sequence[tuple[int, bool]]) -> str:
     if not marks:
         return ""
     first = ", ".join(str(token) for token, _ in marks[:5])

@@ -1,7 +1,8 @@
-"""Reports as JUnit XML, which CI servers show beside the tests.
+"""Reports as JUnit XML for CI servers.
 
-A suite a recording, a case a turn, and one for the recording as a whole. The numbers of a turn are
-in its `system-out`, as lines that test managers read as properties: the schema has none for cases.
+Each recording is a suite, with one case for each turn and one for the recording as a whole. The
+numbers of a turn are in its `system-out`, as lines that test managers read as properties, since the
+schema has no properties of cases.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ _WHOLE = "the recording as a whole"
 
 
 def junit_xml(reports: Sequence[Report], *, allow_drift: bool = False) -> str:
-    """One file for all of them; with `allow_drift` a drifted turn is no failure.
+    """Return one JUnit file for all reports; with `allow_drift` a drifted turn passes.
 
     A suite has a failure or an error if, and only if, its report does not pass.
     """
@@ -67,8 +68,8 @@ def _properties(report: Report) -> Iterator[tuple[str, str]]:
 
 
 def _whole_case(report: Report, turns_fail: bool, allow_drift: bool) -> ElementTree.Element:
-    """What is no one turn's: fingerprints, alterations, too many near ties, no known floor."""
-    # All turns are judged at once: no case of theirs has a time of its own.
+    """Return the case of the recording: fingerprints, contradictions, near ties, missing floor."""
+    # All turns are checked in one forward, so only this case has a time.
     case = _case(report, _WHOLE, report.duration_us)
     lines = [f"altered: {each}" for each in report.altered]
     lines += [
@@ -87,11 +88,17 @@ def _whole_case(report: Report, turns_fail: bool, allow_drift: bool) -> ElementT
 
 def _turn_case(report: Report, turn: TurnVerdict, allow_drift: bool) -> ElementTree.Element:
     case = _case(report, f"turn {turn.turn}", 0)
-    own = [each for each in report.divergences if each.turn == turn.turn]
+    divergences = [each for each in report.divergences if each.turn == turn.turn]
     if not (turn.verdict.passes or (allow_drift and turn.verdict is Verdict.DRIFTED)):
         cause = next((each for each in report.causes if each.turn in (turn.turn, None)), None)
         message = report.reason if cause is None else cause.sentence
-        _fail(case, "failure", turn.verdict, message, [*_found(report, turn, own), _repeat(report)])
+        _fail(
+            case,
+            "failure",
+            turn.verdict,
+            message,
+            [*_found(report, turn, divergences), _repeat(report)],
+        )
     numbers = {
         "verdict": str(turn.verdict),
         "tokens": str(turn.tokens),
@@ -103,22 +110,22 @@ def _turn_case(report: Report, turn: TurnVerdict, allow_drift: bool) -> ElementT
     }
     output = [f"[[PROPERTY|{name}={value}]]" for name, value in numbers.items()]
     if turn.verdict.passes:
-        output += map(in_short, own[:_OTHERS_MAX])
+        output += map(in_short, divergences[:_OTHERS_MAX])
     ElementTree.SubElement(case, "system-out").text = "\n".join(output)
     return case
 
 
-def _found(report: Report, turn: TurnVerdict, own: Sequence[Divergence]) -> Iterator[str]:
-    """What is wrong with a turn, its first divergence in full."""
+def _found(report: Report, turn: TurnVerdict, divergences: Sequence[Divergence]) -> Iterator[str]:
+    """Yield lines about the faults of a turn, its first divergence in full."""
     if turn.generator_matches is False:
         yield "the seed does not lead to the recorded end state"
     if turn.stop_matches is False:
-        yield "the settings do not stop it where, or why, it stopped"
-    if own:
-        yield from in_full(report, own[0])
-        yield from (f"then {in_short(each)}" for each in own[1 : _OTHERS_MAX + 1])
-        if len(own) > _OTHERS_MAX + 1:
-            yield f"… {len(own) - _OTHERS_MAX - 1:,} not shown; --json lists all"
+        yield "its settings do not stop it at its last token, for its stop reason"
+    if divergences:
+        yield from in_full(report, divergences[0])
+        yield from (f"then {in_short(each)}" for each in divergences[1 : _OTHERS_MAX + 1])
+        if len(divergences) > _OTHERS_MAX + 1:
+            yield f"… {len(divergences) - _OTHERS_MAX - 1:,} not shown; --json lists all"
 
 
 def _fail(
@@ -129,7 +136,7 @@ def _fail(
 
 
 def _case(report: Report, name: str, duration_us: int) -> ElementTree.Element:
-    # Servers read what is before the last dot as a package: a dot in a name would split it.
+    # Servers split the class name at its last dot into package and class.
     name_of_run = visible(report.name or report.run_id).replace(".", "_")
     return ElementTree.Element(
         "testcase",

@@ -1,4 +1,4 @@
-"""A report in plain text. The data is in `Report`; nothing is found out here."""
+"""Plain-text rendering of a `Report`, and of rebuilt turns."""
 
 from collections.abc import Iterator, Sequence
 
@@ -13,16 +13,16 @@ from tokentape.replay.results.report import (
     TurnVerdict,
 )
 
-# Of what can be without end, so many lines are shown, and the rest is counted.
+# Lines shown of each list that can be long; the rest is counted.
 _SHOWN_MAX = 20
-# Fingerprints and fields of tools can be long; sums are told apart by far less.
+# Fingerprints and fields of tools can be long; the beginning of a sha256 identifies it.
 _VALUE_COLUMNS = 64
 
 
 def render(report: Report) -> str:
-    """The whole report: a line a turn, the first divergence in full, and the others in short.
+    """Return the report as text: one line a turn, the first divergence in full, the rest in short.
 
-    Printable whatever is in it: nothing in a text reaches the terminal but characters to see.
+    Control characters and other invisible characters of recorded texts are escaped.
     """
     sections = [
         _head(report),
@@ -42,13 +42,13 @@ def render(report: Report) -> str:
         lines += ["", f"then {len(others):,} more:", *_capped(map(in_short, others), len(others))]
     if report.tools:
         count = len(report.tools)
-        lines += ["", f"tools said something else in {count:,} {_fields(count)}:"]
+        lines += ["", f"tools returned something else in {count:,} {_fields(count)}:"]
         lines += _capped(map(_tool, report.tools), count)
     return "\n".join(lines)
 
 
 def render_turn(turn: Turn) -> str:
-    """A rebuilt turn as people read it."""
+    """Return a rebuilt turn as text."""
     stop = "cut off" if turn.finished is None else turn.finished.stop_reason
     head = f"turn {turn.number}: {len(turn.prompt_ids)} prompt tokens, {len(turn.tokens)} "
     lines = [f"{head}generated ({stop})"]
@@ -93,17 +93,17 @@ def _fingerprints(differences: Sequence[FingerprintDifference]) -> Iterator[str]
 
 def _weight(difference: FingerprintDifference) -> str:
     if difference.ignored:
-        return "differs (ignored, as the caller asked)"
+        return "differs (ignored)"
     return "differs" if difference.forbids else "differs (noted)"
 
 
 def _floor(floor: Floor | None) -> list[str]:
     if floor is None:
-        return ["  floor: none is known"]
+        return ["  floor: none known"]
     return [
         f"  floor {visible(floor.version)} ({visible(floor.dtype)}): margin "
         f"{floor.margin_eps:g} logits, log-probability {floor.logprob_floor:g} nats",
-        f"    measured on {visible(floor.measured_on)}: {floor.tokens:,} tokens, margins move by "
+        f"    measured on {visible(floor.measured_on)}: {floor.tokens:,} tokens, margins differ by "
         f"{floor.margin_noise:g} on average, log-probabilities by {floor.logprob_noise:g}",
     ]
 
@@ -118,13 +118,13 @@ def _turn(turn: TurnVerdict) -> str:
         f"turn {turn.turn:>3}  {padded(turn.verdict, 12)} {turn.tokens:>6,} tokens  "
         f"{turn.mismatches} differ, {turn.near_ties} near ties, "
         f"margin {turn.margin_max:.1e} at most, "
-        f"log-probability off by {turn.logprob_difference_max:.1e} at most, "
+        f"log-probability differs by {turn.logprob_difference_max:.1e} at most, "
         f"{turn.logprob_difference_mean:.1e} on average"
     )
     if turn.generator_matches is False:
         line += "; the seed does not lead to the recorded end state"
     if turn.stop_matches is False:
-        line += "; its settings do not stop it where, or why, it stopped"
+        line += "; its settings do not stop it at its last token, for its stop reason"
     return line
 
 

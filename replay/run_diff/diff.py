@@ -32,7 +32,7 @@ _CACHE_IDS = ("divergence_cached_id", "divergence_prompt_id")
 
 
 def diff(recording_a: Recording, recording_b: Recording) -> Diff:
-    """Compare two recorded runs, number by number; read each of them once.
+    """Compare two recorded runs, number by number, and read both once.
 
     Raise RecordingError if the events of a run contradict each other, and NothingToReplayError if
     neither has a turn.
@@ -141,7 +141,7 @@ def _sampling(outlined: TurnOutline) -> dict[str, Any]:
 
 
 def _cache(outlined: TurnOutline, *, redacted: bool) -> dict[str, Any]:
-    """Return what was reused and what computed, and in which forwards, without sizes in bytes."""
+    """Return how many tokens were reused and computed, and in which forwards."""
     found: dict[str, Any] = {
         "system_prompts": [
             {"source": each.source, "disk_reason": each.disk_reason, "chunks": each.chunks}

@@ -235,7 +235,7 @@ class Diff:
 
     @property
     def same(self) -> bool:
-        """Whether all is equal but durations, memory and what is `noted`."""
+        """Whether all is equal but durations, memory and the `noted` fields."""
         return not (self.started or self.ended) and all(turn.same for turn in self.turns)
 
     @property

@@ -122,7 +122,7 @@ def _outline_turns(envelopes: Iterable[Envelope]) -> dict[int, TurnOutline]:
         event = envelope.event
         if isinstance(event, TokenSampled):
             continue
-        # Computed from the events: the turn stored beside an event is only an index.
+        # Computed from the events: the turn that stores file an event under is only an index.
         number = counter.turn_of(event)
         if number is None:
             continue

@@ -185,7 +185,7 @@ def compare_replies(a: Turn, b: Turn, agreeing: int) -> ReplyDifference | None:
 def agreeing_tokens(a: Turn, b: Turn, *, redacted: bool) -> int:
     """Return how many tokens agree before the first that differs.
 
-    Of redacted runs, replies of equal text and length agree; others agree as far as their
+    Of redacted runs, replies of equal text and length agree; different ones agree as far as their
     log-probabilities are equal.
     """
     same_length = len(a.tokens) == len(b.tokens)

@@ -9,7 +9,7 @@ import pytest
 
 import tokentape as tt
 from tokentape.recorder.escapes import visible_lines
-from tokentape.replay.reports.turn_page import marks_of, render_page
+from tokentape.replay.reports.turn_page import prompt_sections, render_page
 from tokentape.store import DatabaseStore
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -26,7 +26,7 @@ def database(tmp_path: Path, tiny_folder: Path, record: Callable[..., tt.Recordi
 def page(recording: tt.Recording, number: int) -> list[str]:
     turns = recording.turns()
     turn = turns[number - 1]
-    return [part for part, _ in render_page(turn, marks_of(turn, turns[: number - 1]))]
+    return [part for part, _ in render_page(turn, prompt_sections(turn, turns[: number - 1]))]
 
 
 def test_the_whole_prompt_is_shown_with_what_was_cached_and_what_was_new(
@@ -35,19 +35,21 @@ def test_the_whole_prompt_is_shown_with_what_was_cached_and_what_was_new(
     code, out, _ = cli("show", "--store", str(database), "--turn", "2")
     whole = json.loads(cli("show", "--store", str(database), "--turn", "2", "--json")[1])
     (turn,) = whole["turns"]
-    new = turn["prompt_text"][turn["marks"]["new_char"] :]
+    new = turn["prompt_text"][turn["sections"]["new_char"] :]
     before, _, rest = out.partition("──── new in this turn: ")
 
     assert code == 0
     assert "──── from the cache: " in before
     assert "<|im_start|>system\nBe kind and brief.<|im_end|>\n<|im_start|>user\nWhat of" in before
     assert "What of layer 1?" in rest
-    assert rest.startswith(f"{turn['started']['prompt_tokens'] - turn['marks']['new_token']} tok")
+    assert rest.startswith(
+        f"{turn['started']['prompt_tokens'] - turn['sections']['new_token']} tok"
+    )
     assert "What of layer 1?" in new
     assert "What of layer 0?" not in new
     assert [each["kind"] for each in turn["tools"]] == ["ToolCalled", "ToolReturned"]
     assert "  tool get_weight_statistics {" in out
-    assert "tokens to read, of a full result of " in out
+    assert "tokens shown, of a full result of " in out
 
 
 def test_the_lines_divide_the_prompt_at_the_right_ids(
@@ -55,14 +57,14 @@ def test_the_lines_divide_the_prompt_at_the_right_ids(
 ) -> None:
     turns = record(lm, store).turns()
     for place, turn in enumerate(turns):
-        marks = marks_of(turn, turns[:place])
-        spelled = str(lm.tokenizer.decode(list(turn.prompt_ids[: marks.new_token])))
-        cached = str(lm.tokenizer.decode(list(turn.prompt_ids[: marks.cache_token])))
+        sections = prompt_sections(turn, turns[:place])
+        spelled = str(lm.tokenizer.decode(list(turn.prompt_ids[: sections.new_token])))
+        cached = str(lm.tokenizer.decode(list(turn.prompt_ids[: sections.cache_token])))
 
-        assert turn.prompt_text[: marks.new_char] == spelled
-        assert turn.prompt_text[: marks.cache_char] == cached
+        assert turn.prompt_text[: sections.new_char] == spelled
+        assert turn.prompt_text[: sections.cache_char] == cached
         # The last token of a reply is never cached.
-        assert 0 <= marks.cache_token - marks.reused_tokens <= 1
+        assert 0 <= sections.cache_token - sections.reused_tokens <= 1
 
 
 def test_a_turn_without_a_cache_says_so(lm: tt.LoadedModel, store: DatabaseStore) -> None:

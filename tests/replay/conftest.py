@@ -1,4 +1,4 @@
-"""Copies of a recording with something changed in them, as a forger would change it."""
+"""Forged copies of a recording: each changes one thing in the database."""
 
 import json
 import shutil
@@ -69,7 +69,7 @@ def temperature(connection: sqlite3.Connection) -> None:
 
 
 def cut_short(connection: sqlite3.Connection) -> None:
-    """Turn 3 ends two tokens early, and says that it was meant to."""
+    """End turn 3 two tokens early, with a stop reason that fits."""
     last, count = connection.execute(
         "SELECT max(event_key), count(*) FROM tokens WHERE turn = 3"
     ).fetchone()
@@ -92,7 +92,7 @@ def cut_short(connection: sqlite3.Connection) -> None:
 
 def other_text(connection: sqlite3.Connection) -> None:
     def change(body: dict[str, Any]) -> None:
-        # Of the same length: what comes behind it points into the text.
+        # Of the same length: later events point into the text.
         body["text"] = body["text"][::-1]
 
     change_body(connection, "TurnFinished", change, turn=2)
@@ -141,7 +141,7 @@ FORGERIES: dict[str, Forge] = {
 
 @pytest.fixture(scope="session")
 def forged() -> Callable[[Path, str], Path]:
-    """A copy of a database beside it, with a forgery done to it."""
+    """Return a forged copy of a database, in the same folder."""
 
     def forge(database: Path, forgery: str) -> Path:
         copy = database.with_name(f"{forgery}.db")

@@ -1,4 +1,4 @@
-"""Copies of a database in which a test may change anything."""
+"""Copies of a database in which a test can change everything."""
 
 import itertools
 import json
@@ -13,7 +13,7 @@ _NUMBERS = itertools.count()
 
 
 def altered_copy(database: Path, change: Callable[[sqlite3.Connection], None]) -> Path:
-    """A copy beside it, without the triggers that refuse changes, and with the change done."""
+    """Return a changed copy in the same folder, without the triggers that refuse changes."""
     copy = database.with_name(f"copy-{next(_NUMBERS)}.db")
     shutil.copy(database, copy)
     connection = sqlite3.connect(copy)
@@ -32,7 +32,7 @@ def change_bodies(
     change: Change,
     which: Callable[[dict[str, Any]], bool] = lambda body: True,
 ) -> None:
-    """Rewrite the bodies of some events of a kind; at least one must be there."""
+    """Rewrite the bodies of events of a kind; at least one must exist."""
     query = "SELECT event_key, body FROM events WHERE kind = ?"
     bodies = [(key, json.loads(body)) for key, body in connection.execute(query, (kind,))]
     chosen = [(key, body) for key, body in bodies if which(body)]

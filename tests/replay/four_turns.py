@@ -1,4 +1,4 @@
-"""Four turns to change one of."""
+"""Four turns of a made conversation, and strategies to change one of them."""
 
 from hypothesis import strategies as st
 

@@ -1,4 +1,4 @@
-"""Reports made by hand: every verdict, texts that nobody would want to print, and huge ones."""
+"""Reports made by hand: of every verdict, with hostile texts, and huge ones."""
 
 import random
 from dataclasses import replace
@@ -14,7 +14,7 @@ from tokentape.replay.results.report import (
     ToolDrift,
     TurnVerdict,
 )
-from tokentape.replay.results.verdict import Verdict
+from tokentape.replay.results.verdict import CauseKind, DivergenceKind, Verdict
 
 HOSTILE = {
     "ANSI": "\x1b[31mred\x1b[0m\x1b]0;title\x07",
@@ -37,7 +37,7 @@ HOSTILE = {
     "empty": "",
     "long": "abcdefgh" * 20_000,
 }
-"""By what is wrong with it."""
+"""Hostile texts by their defect."""
 
 
 def candidate(token_id: int, text: str, logprob: float, **more: Any) -> ScoredToken:
@@ -45,7 +45,7 @@ def candidate(token_id: int, text: str, logprob: float, **more: Any) -> ScoredTo
 
 
 def divergence(**changes: Any) -> Divergence:
-    """Turn 2, token 5: another token is picked, by far."""
+    """Return a divergence at token 5 of turn 2, far above the noise."""
     recorded = (
         candidate(812, " norm", -0.4127),
         candidate(44, " weight", -1.8813),
@@ -61,7 +61,7 @@ def divergence(**changes: Any) -> Divergence:
         candidate(200, "\n", -6.0188, filtered_by="top_p"),
     )
     made = Divergence(
-        kind="token",
+        kind=DivergenceKind.TOKEN,
         turn=2,
         step=5,
         position=1415,
@@ -81,7 +81,7 @@ def divergence(**changes: Any) -> Divergence:
 
 
 def turn(number: int, verdict: Verdict = Verdict.VERIFIED, **changes: Any) -> TurnVerdict:
-    """Forty tokens within the noise."""
+    """Return the verdict on a turn of forty tokens within the noise."""
     numbers = random.Random(number)
     differences = tuple(abs(numbers.gauss(0.0, 4e-6)) for _ in range(40))
     made = TurnVerdict(
@@ -103,7 +103,7 @@ def turn(number: int, verdict: Verdict = Verdict.VERIFIED, **changes: Any) -> Tu
 
 
 def tampered_turn(number: int = 2) -> TurnVerdict:
-    """One token that was not said, and what it did to those behind it."""
+    """Return the verdict on a turn with one tampered token, which affects the tokens after it."""
     plain = turn(number)
     differences = list(plain.logprob_differences)
     margins: list[float | None] = [0.0] * len(differences)
@@ -124,31 +124,39 @@ def tampered_turn(number: int = 2) -> TurnVerdict:
 
 
 def report(**changes: Any) -> Report:
-    """A recording of four turns in which one token was altered."""
+    """Return the report on a recording of four turns in which one token was altered."""
     made = Report(
         replay="verify",
         run_id="01a20797-1cda-77cb-a4ac-61b65d8031e8",
         name="probe",
         model="smollm2-demo",
         verdict=Verdict.DIVERGED,
-        reason="turn 2, token 5: not what the model said there: the token was altered",
+        reason="turn 2, token 5: the model did not produce this token: the token was altered",
         causes=(
             Cause(
-                name="token",
-                sentence="Token 5 of turn 2 is not what the model said there: it was altered.",
+                name=CauseKind.TOKEN,
+                sentence="The model did not produce token 5 of turn 2: it was altered.",
                 turn=2,
                 step=5,
             ),
-            Cause(name="sampler", sentence="Or the sampler was another from there on.", turn=2),
+            Cause(
+                name=CauseKind.SAMPLER,
+                sentence="Or another sampler picked the tokens after it.",
+                turn=2,
+            ),
         ),
         turns=(turn(1), tampered_turn(), turn(3), turn(4)),
         divergences=(
             divergence(),
             divergence(
-                kind="filtered", step=6, margin=None, boundary_gap=2.25, logprob_difference=0.61
+                kind=DivergenceKind.FILTERED,
+                step=6,
+                margin=None,
+                boundary_gap=2.25,
+                logprob_difference=0.61,
             ),
-            divergence(kind="logprob", step=7, margin=0.0, logprob_difference=0.08),
-            divergence(kind="near_tie", step=12, margin=4e-4, logprob_difference=2e-6),
+            divergence(kind=DivergenceKind.LOGPROB, step=7, margin=0.0, logprob_difference=0.08),
+            divergence(kind=DivergenceKind.NEAR_TIE, step=12, margin=4e-4, logprob_difference=2e-6),
         ),
         differences=(
             FingerprintDifference(
@@ -184,7 +192,7 @@ def report(**changes: Any) -> Report:
 
 
 def of_verdict(verdict: Verdict) -> Report:
-    """A report of that verdict and no other remark; it passes where the verdict does."""
+    """Return a report of that verdict, with nothing else in it."""
     turns = (turn(1), turn(2, Verdict.NEAR_TIE if verdict is Verdict.INCOMPARABLE else verdict))
     fingerprint = FingerprintDifference(field="dtype", recorded="a", replayed="b", forbids=True)
     return report(
@@ -200,7 +208,7 @@ def of_verdict(verdict: Verdict) -> Report:
 
 
 def hostile(text: str) -> Report:
-    """The text in every place that a model, a tool or a file name can reach."""
+    """Return a report with the text in every field that a model, tool or file name can fill."""
     token = candidate(7, text, -1.0, score=1.0, filtered_by=text)
     drift = ToolDrift(turn=1, call_id=text, tool=text, field=text, recorded=text, replayed=text)
     difference = FingerprintDifference(
@@ -219,7 +227,7 @@ def hostile(text: str) -> Report:
         name=text,
         model=text,
         reason=text,
-        causes=(Cause(name="token", sentence=text, turn=2, step=5),),
+        causes=(Cause(name=CauseKind.TOKEN, sentence=text, turn=2, step=5),),
         divergences=(each, replace(each, step=6)),
         differences=(difference, replace(difference, ignored=True)),
         altered=(text,),
@@ -230,7 +238,7 @@ def hostile(text: str) -> Report:
 
 
 def bare() -> Report:
-    """Nothing in it that can be left out."""
+    """Return a report in which every optional part is empty."""
     return report(
         name="",
         model="",
@@ -248,7 +256,7 @@ def bare() -> Report:
 
 
 def not_numbers() -> Report:
-    """Of a model that gives none: everything is nan or infinite."""
+    """Return the report on a model whose numbers are all NaN or infinite."""
     nan, inf = float("nan"), float("inf")
     broken = turn(
         2,
@@ -273,7 +281,7 @@ def not_numbers() -> Report:
 
 
 def huge(turns: int, tokens: int, divergences: int = 0) -> Report:
-    """So many turns of so many tokens each, one token of the last far above the noise."""
+    """Return a report of many tokens, with one token of the last turn far above the noise."""
     numbers = random.Random(1)
     noise = [abs(numbers.gauss(0.0, 4e-6)) for _ in range(tokens)]
     every = [

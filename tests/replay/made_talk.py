@@ -1,4 +1,4 @@
-"""Short conversations made by hand: a character a token, and no model."""
+"""Short conversations made by hand, without a model: each character is a token."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ def ids_of(text: str) -> tuple[int, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Said:
-    """A turn: what was asked, perhaps what a tool gave, and what came; `cut` where it was cut."""
+    """A turn: a message, perhaps a tool result, and the reply; `cut` if it was cut off."""
 
     asked: str = "why? "
     reply: str = "so."
@@ -48,7 +48,7 @@ class Said:
 def talk_events(
     turns: Sequence[Said], *, system: str = "Be kind. ", ended: bool = True, **began: Any
 ) -> list[Event]:
-    """The events of a run with everything in it."""
+    """Return the events of a run with these turns."""
     events: list[Event] = [run_started(**began)]
     events.append(
         SystemPromptCached(
@@ -185,11 +185,11 @@ class _Log:
         self.envelopes.append(envelope)
 
     def put_blob(self, sha256: str, payload: bytes) -> None:
-        """Payloads are not looked at here."""
+        """Ignore payloads."""
 
 
 def recorded(events: Iterable[Event], *, redactor: tt.Redactor | None = None) -> tt.Recording:
-    """The events as a run that was read from a store."""
+    """Return a recording of the events."""
     log = _Log()
     recorder = tt.Recorder(log, redactor=redactor)
     for event in events:

@@ -1,4 +1,4 @@
-"""The noise floor of a machine and a model: measured, kept in a file, and judged by."""
+"""The noise floor of a machine and a model: its measurement, its file and its use."""
 
 import dataclasses
 import json
@@ -70,7 +70,7 @@ def test_a_fault_of_the_recording_is_not_taken_for_noise(
     assert tt.verify(recording, other, floor=floor, ignore=["weights"]).verdict == "diverged"
 
 
-def test_the_caller_is_left_as_it_was(lm: tt.LoadedModel, store: DatabaseStore) -> None:
+def test_the_state_of_the_caller_is_restored(lm: tt.LoadedModel, store: DatabaseStore) -> None:
     recording = long_run(lm, store)
     before = (torch.get_num_threads(), lm.model.config._attn_implementation, torch.get_rng_state())
     tt.calibrate(recording, lm)
@@ -155,7 +155,7 @@ def test_a_floor_comes_back_from_its_file(tmp_path: Path) -> None:
         ("[" * 200_000, "is not a floor"),
     ],
 )
-def test_what_is_no_floor_is_refused(text: str, complaint: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_floor_is_refused(text: str, complaint: str, tmp_path: Path) -> None:
     path = tmp_path / "floor.json"
     tt.write_floor(FLOORS["float32"], path)
     values = json.loads(path.read_text())
@@ -194,7 +194,7 @@ def test_flips_are_predicted_by_how_near_tokens_are_and_tested_against_that() ->
     noisy = dataclasses.replace(FLOORS["float32"], dtype="bfloat16", margin_noise=0.06)
     gaps = [0.01] * 12 + [1.0] * 988
 
-    # Twelve of a thousand within a quarter of a logit: as dense as 0.05 to the logit and token.
+    # Twelve of a thousand gaps below 0.25 logits: a density of 0.05 for each logit and token.
     assert predict_flips(gaps, noisy) == pytest.approx(0.5 * 12 / 0.24 * 0.06)
     assert plausible(8, 1.5)
     assert not plausible(12, 1.5)

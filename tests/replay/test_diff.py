@@ -1,4 +1,4 @@
-"""Two runs are compared by turns and tokens; the first difference that is named is the first."""
+"""Comparison of two runs by turns and tokens."""
 
 import dataclasses
 from typing import Any
@@ -19,7 +19,7 @@ from tokentape.replay.reports.diff_report import headline, render
 
 
 def changed(place: int, **changes: Any) -> tt.Recording:
-    """Four turns of which one is not the same."""
+    """Return a recording of the four turns with one of them changed."""
     turns = list(FOUR)
     turns[place - 1] = dataclasses.replace(turns[place - 1], **changes)
     return talk(*turns)
@@ -29,7 +29,7 @@ def differing(found: Diff) -> dict[int, tuple[str, ...]]:
     return {turn.turn: turn.differing for turn in found.turns if not turn.same}
 
 
-def test_the_same_talk_is_the_same_however_long_it_took() -> None:
+def test_durations_are_no_difference() -> None:
     slower = [dataclasses.replace(said, duration_us=2_500) for said in FOUR]
     found = tt.diff(talk(*FOUR), talk(*slower))
 
@@ -58,7 +58,7 @@ def test_another_token_is_named_with_its_numbers() -> None:
     assert headline(found) == (
         "same prompts and replies up to turn 1; turn 2 diverges at token 7: ' is.' / ' has.'"
     )
-    # What comes later stands behind another reply, and says so.
+    # The prompts of later turns contain another reply, and say so.
     assert [turn.prompt and turn.prompt.inherited for turn in found.turns] == [
         *(None, None),
         *(True, True),
@@ -92,7 +92,7 @@ def test_another_token_is_named_with_its_numbers() -> None:
         (changed(4, cut=True, reply="s"), 4, "turn 4 diverges at token 1: id 111 / (end)"),
     ],
 )
-def test_the_first_line_says_where_they_part(other: tt.Recording, turn: int, line: str) -> None:
+def test_the_headline_names_the_first_divergence(other: tt.Recording, turn: int, line: str) -> None:
     found = tt.diff(talk(*FOUR), other)
 
     assert found.first_divergent_turn is not None
@@ -121,7 +121,7 @@ def test_the_first_line_says_where_they_part(other: tt.Recording, turn: int, lin
         (talk(*FOUR, ended=False), {}, 'ended differently: status: "finished" / "running"'),
     ],
 )
-def test_what_differs_besides_is_named(
+def test_other_differences_are_named(
     other: tt.Recording, expected: dict[int, tuple[str, ...]], line: str
 ) -> None:
     found = tt.diff(talk(*FOUR), other)
@@ -160,7 +160,7 @@ def test_tool_calls_are_compared_field_by_field() -> None:
     assert (first.field, first.a, first.b) == ("content.mean", 0.5, 0.7)
 
 
-def test_what_comes_behind_the_last_turn_is_compared_too() -> None:
+def test_events_after_the_last_turn_are_compared_too() -> None:
     called = ToolCalled(call_id="call_9", name="look", arguments={})
     events = [*talk_events(FOUR, ended=False), called]
     other = [*events[:-1], dataclasses.replace(called, name="glance")]
@@ -182,7 +182,7 @@ def test_a_message_that_no_turn_read_is_compared_by_its_content() -> None:
     assert headline(found).endswith("turn 5 reads another user message: 'and?' / 'but?'")
 
 
-def test_whose_the_ids_are_is_known_behind_a_pruned_history() -> None:
+def test_the_source_of_ids_is_known_after_a_pruned_history() -> None:
     def pruned(asked: str) -> tt.Recording:
         events = talk_events([Said(asked="one "), Said(asked=asked)])
         stream = len("Be kind. one :so.")
@@ -246,13 +246,13 @@ def test_redacted_runs_are_compared_by_texts_and_numbers() -> None:
     assert open_one.turns[0].reply is None
 
 
-def test_no_turn_on_either_side_is_nothing_to_compare() -> None:
+def test_two_runs_without_turns_cannot_be_compared() -> None:
     with pytest.raises(tt.NothingToReplayError, match="nothing to compare"):
         tt.diff(talk(), talk())
     assert headline(tt.diff(talk(), talk(Said()))) == "only b has turn 1"
 
 
-def test_a_turn_that_is_there_twice_is_refused() -> None:
+def test_a_run_with_a_turn_twice_is_refused() -> None:
     events = talk_events([Said(), Said()])
     again = [
         dataclasses.replace(each, turn=1) if getattr(each, "turn", None) == 2 else each

@@ -34,7 +34,7 @@ SWAPPED = {"a": "b", "b": "a", "": ""}
 
 
 def mirrored(value: Any) -> Any:
-    """What `to_dict` gives, with the sides exchanged."""
+    """Return the result of `to_dict` with the sides exchanged."""
     if isinstance(value, dict):
         return {
             SWAPPED.get(name, name): SWAPPED[each]
@@ -62,7 +62,7 @@ def test_a_comparison_the_other_way_round_is_its_mirror_image(
 
 
 def timeless(events: list[Event]) -> list[Any]:
-    """What happened, as JSON without times and bytes of memory."""
+    """Return the events as JSON, without durations and bytes of memory."""
     bodies = [(kind_of(each), json.loads(encode_body(each))) for each in events]
     for _, body in bodies:
         for name in ("duration_us", "kv_bytes", "peak_bytes", "freed_bytes", "kept_bytes"):
@@ -136,7 +136,7 @@ def test_any_field_of_any_event_that_is_another_is_a_difference() -> None:
     for place, event in enumerate(events):
         for field in dataclasses.fields(event):
             if (kind_of(event), field.name) in FILED:
-                continue  # where it was said, not what
+                continue  # the place of an event, not its content
             for other in other_values(getattr(event, field.name)):
                 try:
                     altered = dataclasses.replace(event, **{field.name: other})
@@ -145,7 +145,7 @@ def test_any_field_of_any_event_that_is_another_is_a_difference() -> None:
                     copy = recorded([*events[:place], altered, *events[place + 1 :]])
                     found = tt.diff(original, copy)
                 except (ValueError, TypeError, tt.TokentapeError):
-                    continue  # no such event can be, or the run contradicts itself: said aloud
+                    continue  # an invalid event, or a run that contradicts itself: an error
                 kind = kind_of(event)
                 noted = kind == "RunStarted" and field.name in CIRCUMSTANCES
                 counts = field.name not in COSTS and not noted

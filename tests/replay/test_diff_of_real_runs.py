@@ -1,4 +1,4 @@
-"""Runs of a tiny model are compared."""
+"""Comparison of runs of a tiny model."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from tokentape.replay.reports.diff_report import render
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory, make_lm: Any) -> tuple[Path, dict[str, str]]:
-    """Runs of a tiny model that differ in one thing each, in one database."""
+    """Record runs of a tiny model that differ in one thing each."""
     path = tmp_path_factory.mktemp("diffs") / "runs.db"
     lm = make_lm("llama")
     layer = "model.layers.1.mlp.up_proj.weight"
@@ -54,7 +54,7 @@ def real(tmp_path_factory: pytest.TempPathFactory, make_lm: Any) -> tuple[Path, 
     return path, ids
 
 
-# The turn and the part in which each first differs from the first run; no turn where none parts.
+# The first divergent turn of each run and its difference; no turn where none diverges.
 EXPECTED: dict[str, tuple[int | None, str, str]] = {
     "other seed": (2, "sampling", "seed"),
     "other temperature": (2, "sampling", "temperature"),
@@ -66,7 +66,7 @@ EXPECTED: dict[str, tuple[int | None, str, str]] = {
 
 
 @pytest.mark.parametrize("other", EXPECTED)
-def test_real_runs_part_where_they_were_made_to(
+def test_real_runs_diverge_where_they_were_changed(
     real: tuple[Path, dict[str, str]], other: str
 ) -> None:
     path, ids = real

@@ -1,4 +1,4 @@
-"""A tape of a resumed run, its fork and the fork of that, as the pytest plugin replays it."""
+"""Replay and update of a tape with a resumed run, its fork, and the fork of that."""
 
 import json
 import zipfile
@@ -47,7 +47,7 @@ def ask(tape: Path, **asked: Any) -> dict[str, Any]:
 
 
 def lineages(tape: Path) -> list[tuple[str, int | None]]:
-    """The name of each run in a tape, and where it was forked."""
+    """Return the name of each run in a tape, and the turn at which it was forked."""
     with tt.open_store(tape) as opened:
         return [(each.name, each.forked_at_turn) for each in opened.summaries()]
 
@@ -56,7 +56,7 @@ FAMILY = [("parent", None), ("fork", 2), ("fork", 3)]
 
 
 @pytest.mark.parametrize("mode", ["rebuild", "verify", "regenerate"])
-def test_every_run_of_a_family_is_replayed_with_all_that_it_lived(tape: Path, mode: str) -> None:
+def test_every_run_of_a_family_is_replayed_with_its_shared_turns(tape: Path, mode: str) -> None:
     assert [run.turns for run in list_runs(str(tape))] == [(1, 2, 3)] * 3
     answer = ask(tape, mode=mode)
 
@@ -73,7 +73,7 @@ def test_a_turn_of_a_fork_is_regenerated_by_itself(tape: Path) -> None:
     assert [turn["verdict"] for turn in run["turns"].values()] == ["exact"]
 
 
-def test_an_update_makes_the_family_anew(
+def test_an_update_records_the_family_again(
     tape: Path, louder_folder: Path, store: DatabaseStore, family: Family
 ) -> None:
     assert lineages(tape) == FAMILY
@@ -103,7 +103,7 @@ def anew() -> Iterator[DatabaseStore]:
         yield opened
 
 
-def test_a_family_recorded_anew_with_the_same_model_says_the_same(
+def test_a_family_recorded_again_with_the_same_model_says_the_same(
     family: Family, store: DatabaseStore, anew: DatabaseStore, tiny_folder: Path
 ) -> None:
     lm, parent = tt.load_model(tiny_folder), None
@@ -122,7 +122,7 @@ def test_a_family_recorded_anew_with_the_same_model_says_the_same(
     assert own[2] < own[1] < own[0]
 
 
-def test_a_fork_is_recorded_anew_by_itself_as_a_run_of_its_own(
+def test_a_fork_is_recorded_again_by_itself_as_a_run_of_its_own(
     family: Family, store: DatabaseStore, anew: DatabaseStore, tiny_folder: Path
 ) -> None:
     recording = store.recording(family[-1])
@@ -132,7 +132,7 @@ def test_a_fork_is_recorded_anew_by_itself_as_a_run_of_its_own(
     assert again.conversation() == recording.conversation()
 
 
-def test_a_resumed_run_is_recorded_anew_without_its_interruption(
+def test_a_resumed_run_is_recorded_again_without_its_interruption(
     family: Family, store: DatabaseStore, anew: DatabaseStore, tiny_folder: Path
 ) -> None:
     recording = store.recording(family[0])
@@ -144,7 +144,7 @@ def test_a_resumed_run_is_recorded_anew_without_its_interruption(
 
 
 def without(tape: Path, run_id: str) -> None:
-    """Take a run out of a tape, and out of what the tape says of itself."""
+    """Remove a run from a tape and from its manifest."""
     with zipfile.ZipFile(tape) as archive:
         members = {each: archive.read(each) for each in archive.namelist() if run_id not in each}
     manifest = json.loads(members["manifest.json"])
@@ -156,7 +156,7 @@ def without(tape: Path, run_id: str) -> None:
             archive.writestr(name, content)
 
 
-def test_a_fork_without_its_parent_is_one_line_and_is_left_alone(
+def test_a_fork_without_its_parent_is_one_line_and_the_tape_is_not_changed(
     tape: Path, family: Family, louder_folder: Path
 ) -> None:
     without(tape, family[1])

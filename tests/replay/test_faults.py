@@ -1,4 +1,4 @@
-"""Every fault gets its verdict and its cause; what is honest gets neither.
+"""Every injected fault gets its verdict and its cause; correct recordings get neither.
 
 The table in docs/replay.md is that of `python -m benchmarks faults`.
 """
@@ -29,7 +29,7 @@ def case(request: pytest.FixtureRequest, make_lm: Callable[..., tt.LoadedModel])
 
 @pytest.fixture(scope="module")
 def found_in(case: Case) -> Callable[[Fault], FaultResult]:
-    """What verify makes of a fault in the case; each is looked for once."""
+    """Return the reports on a fault; each fault is injected once."""
     return cache(lambda fault: check_fault(fault, case))
 
 
@@ -99,7 +99,7 @@ PROMPTS = (
 
 
 def honest(make_lm: Callable[..., tt.LoadedModel]) -> Iterator[tuple[tt.Recording, tt.LoadedModel]]:
-    """20 recordings: two models, five settings, two conversations, each with a seed of its own."""
+    """Make 20 recordings: two models, five settings and two conversations, with different seeds."""
     models = [make_lm("llama"), make_lm("qwen3", seed=3)]
     cases = itertools.product(models, SETTINGS, PROMPTS)
     for seed, (lm, settings, (system_prompt, messages)) in enumerate(cases):
@@ -119,7 +119,7 @@ def test_a_hundred_honest_verifications_give_no_false_alarm(
     verified = 0
     try:
         for recording, lm in honest(make_lm):
-            # Two threads where there is work for two: in forwards of a few tokens they only wait.
+            # Two threads for larger chunks only: in small forwards they wait for each other.
             for chunk_tokens, count in ((512, 2), (64, 2), (17, 1), (5, 1), (1, 1)):
                 torch.set_num_threads(count)
                 report = tt.verify(recording, lm, chunk_tokens=chunk_tokens)

@@ -1,4 +1,4 @@
-"""Change one thing in a copy of a recording, and `tokentape verify` says so and where."""
+"""`tokentape verify` finds each forgery, and the turn of it."""
 
 import json
 from collections.abc import Callable
@@ -12,7 +12,7 @@ import tokentape as tt
 
 Cli = Callable[..., tuple[int, str, str]]
 
-# What the report must say: the verdict of the whole, the first turn at fault, and why.
+# Expected: the verdict on the whole, the first turn at fault, and the reason.
 EXPECTED = {
     "token": ("diverged", 3, "the token was altered"),
     "system_word": ("diverged", 1, "the weights are those recorded: prompt changed"),
@@ -29,7 +29,7 @@ def recorded(
     tmp_path_factory: pytest.TempPathFactory,
     record: Callable[..., tt.Recording],
 ) -> Path:
-    """A database with four turns of the model that the test runs on."""
+    """Return a database with four turns of the tested model."""
     name = str(tiny_folder) if request.param == "tiny" else "smollm2-demo"
     path = tmp_path_factory.mktemp(request.param) / "runs.db"
     with tt.open_store(path) as store:
@@ -102,13 +102,13 @@ def test_one_projection_a_hundredth_larger_is_another_model(
     assert report["verdict"] == "incomparable"
     assert report["reason"] == "not what was recorded: weights"
     assert [each["field"] for each in report["differences"] if each["forbids"]] == ["weights"]
-    # The numbers tell it as well, from the first turn on.
+    # The numbers show it as well, from the first turn on.
     assert turns_at_fault(report) == [1, 2, 3, 4]
     assert report["first"]["turn"] == 1
 
 
 def test_the_numbers_alone_find_the_changed_weight(recorded: Path) -> None:
-    """As if no fingerprint had been recorded: the second signal sees what the first does not."""
+    """With the fingerprint ignored: log-probabilities show what the picks do not."""
     with tt.open_store(recorded) as store:
         recording = store.recording(store.summaries()[0].run_id)
         lm = tt.load_model(recording.started().model)

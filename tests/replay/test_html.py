@@ -1,4 +1,4 @@
-"""The page stands alone, loads nothing, shows all, and is not led astray by what a model says."""
+"""The HTML page is self-contained and complete, and escapes texts of the model."""
 
 import base64
 import hashlib
@@ -43,7 +43,7 @@ MADE: dict[str, list[Report]] = {
 
 
 class Page(HTMLParser):
-    """What is in a page, and whether its tags are balanced."""
+    """Collects the content of a page, and checks that its tags are balanced."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -129,24 +129,24 @@ def test_a_page_says_everything() -> None:
     said = "".join(page.text)
     for part in (
         "verify of probe: diverged",
-        "Token 5 of turn 2 is not what the model said there",
+        "The model did not produce token 5 of turn 2",
         "turn 2: the ids of the reply do not decode to its text",
         "Turn 2, token 5, position 1415: another token is picked.",
         "5.43 logits (eps 0.001)",
-        "off by 0.0003 nats (floor 0.0001)",
-        "taken out by top_p",
+        "differs by 0.0003 nats (floor 0.0001)",
+        "removed by top_p",
         "21.4413",
         "tokentape verify 01a20797-1cda-77cb-a4ac-61b65d8031e8 --turn 2",
-        "the sampler would have filtered it",
+        "the sampler would have filtered the recorded token",
         "get_weight_statistics",
-        "ignored, as the caller asked",
+        "ignored",
         "model.layers.3.mlp.up_proj.weight and 2 more tensors",
         "float32-2026-11, for float32",
         "1 seen, 0.0013 predicted",
     ):
         assert part in said, part
     assert page.classes().count("turn") == 4
-    # A chart a turn, one of margins where there are any, and a large one of the first divergence.
+    # One chart for each turn, one of margins if there are any, one of the first divergence.
     assert len(page.of("svg")) == 4 + 1 + 1
     assert re.search(r"The layer has<mark> matrices</mark> of the largest size", text)
 
@@ -196,7 +196,7 @@ def test_a_hundred_thousand_tokens_make_no_large_page(
     assert ("Long turns are thinned" in said) == (tokens > 240)
     assert ("more turns are not shown" in said) == (turns > 1_000)
     assert ("19,499 more are not shown" in said) == (divergences == 20_000)
-    # The one token that is far off is seen, however many there are.
+    # The one token above the noise is visible among any number of others.
     assert 'class="above"' in text
     assert "1 above the floor of 0.0001" in said
 
@@ -300,7 +300,7 @@ def test_a_forgery_is_in_every_report(
 
     assert code == 1
     assert "diverged" in Page(page.read_text()).classes()
-    # The turn, and the seal that does not hold, which concerns the whole recording.
+    # The turn, and the broken seal, which concerns the whole recording.
     failures = [each.text or "" for each in ElementTree.parse(cases).iter("failure")]
     assert len(failures) == 2
     assert any("repeat: tokentape verify" in each for each in failures)

@@ -1,4 +1,4 @@
-"""The page as readers see it, in a real Chromium: see `browser.py`."""
+"""The page in a real Chromium, as measured by `browser.py`."""
 
 import json
 import subprocess
@@ -28,7 +28,7 @@ MADE = {
     "bare": [bare()],
     "none": [],
 }
-# How many turns are in each, and the badges of their reports.
+# The number of turns and the badges of each page.
 ROWS = {
     "tampered": (4, ["✕ diverged"]),
     "verdicts": (
@@ -53,7 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def seen(
     folder: Path, make_lm: Callable[..., tt.LoadedModel], record: Callable[..., tt.Recording]
 ) -> dict[str, dict[str, Any]]:
-    """What the browser saw of every page, by scheme."""
+    """Return the measurements of every page, by color scheme."""
     lm = make_lm("llama")
     with tt.open_store("sqlite://") as store:
         recording = record(lm, store)
@@ -101,7 +101,7 @@ def test_a_page_fits_and_can_be_read(
     look = seen[scheme][page]["looks"][str(width)]
     rows, badges = ROWS[page]
 
-    # The policy lets its own style in.
+    # The content security policy allows the page's own style.
     assert look["styled"]
     assert look["viewport"] == width
     assert look["width"] <= width
@@ -128,7 +128,7 @@ def test_what_is_tampered_with_is_what_a_reader_sees(seen: dict[str, Any]) -> No
     assert look["title"] == "verify of probe: diverged"
     assert look["marked"] == [" matrices"]
     assert len(look["charts"]) == 6
-    for part in ("First divergence", "turn 2, token 5", "taken out by top_p", "5.43 logits"):
+    for part in ("First divergence", "turn 2, token 5", "removed by top_p", "5.43 logits"):
         assert part in look["text"]
 
 

@@ -1,4 +1,4 @@
-"""What was done inside a model is done again in a replay, and missed where it is left out."""
+"""Replays apply recorded interventions again, and diverge without them."""
 
 import hashlib
 import json
@@ -55,7 +55,7 @@ def made(kind: str, rule: dict[str, Any]) -> tt.Intervention:
 
 
 def proven(recording: tt.Recording, lm: tt.LoadedModel, kind: str, **settings: Any) -> None:
-    """It replays, and only a placebo does so where it is left out."""
+    """Check that a run replays, and diverges without its interventions if they are no placebos."""
     verified = tt.verify(recording, lm, **settings)
     without = tt.verify(recording, lm, interventions=False, **settings)
 
@@ -112,7 +112,7 @@ def test_parts_of_layers_are_intervened_with(
 def test_a_recurrent_state_remembers_an_intervention(
     make_lm: MakeLM, store: DatabaseStore, family: str
 ) -> None:
-    """Its noise has a longer tail than these few tokens show: see `test_any_order`."""
+    """Allow for noise with a longer tail than these few tokens show: see `test_any_order`."""
     lm = make_lm(family)
     recording = record_with(lm, store, intervention("steer", from_step=1))
     floor = replace(tt.calibrate(recording, lm), logprob_floor=1e-3)
@@ -145,7 +145,7 @@ def test_chunks_of_a_replay_do_not_move_what_acts(
 def test_several_act_in_the_order_in_which_they_came(
     lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
-    """A scaled vector is not the vector of what was scaled."""
+    """The order counts: scaling after adding a vector scales the vector, too."""
     one, other = intervention("steer", name="one"), intervention("scale", name="other")
     recording = record_with(lm, store, one, other)
     swapped = record_with(lm, store, other, one)
@@ -201,7 +201,7 @@ def test_clearing_the_cache_puts_the_whole_prompt_under_the_intervention(
 def test_a_pruned_history_takes_what_acted_on_it_along(
     make_lm: MakeLM, store: DatabaseStore
 ) -> None:
-    """Also a patch of which the rows in the middle are gone."""
+    """Also for a patch whose middle rows were pruned."""
     lm = make_lm("llama", max_position_embeddings=190)
     with tt.Investigation(
         lm, store=store, name="t", system_prompt="Hi.", at_context_limit="prune_turns"
@@ -234,7 +234,7 @@ def change_kept(path: Path, change: Callable[[sqlite3.Connection], None]) -> Non
 
 
 def test_an_intervention_that_was_never_there_is_named(lm: tt.LoadedModel, tmp_path: Path) -> None:
-    """A placebo is recorded as acting; somebody makes it out to be more."""
+    """A placebo is recorded; a forger changes it into an intervention that acts."""
     path = tmp_path / "runs.db"
     with tt.open_store(f"sqlite:///{path}") as store:
         asked = [intervention("steer"), intervention("placebo", name="sham", layer=1)]

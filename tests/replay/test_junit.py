@@ -1,4 +1,4 @@
-"""CI servers read what was found: the file is valid, and fails where the replay fails."""
+"""The JUnit file is valid, and has a failure exactly where the replay fails."""
 
 import re
 from collections.abc import Callable
@@ -103,7 +103,7 @@ def test_a_turn_that_fails_shows_its_divergence_and_how_to_repeat_it() -> None:
     assert list(cases) == ["the recording as a whole", "turn 1", "turn 2", "turn 3", "turn 4"]
     assert cases["turn 2"].find("failure") is failure
     assert failure.get("message") == (
-        "Token 5 of turn 2 is not what the model said there: it was altered."
+        "The model did not produce token 5 of turn 2: it was altered."
     )
     for part in ("turn 2, token 5, position 1415", "margin    5.43", "repeat: tokentape verify"):
         assert part in (failure.text or "")
@@ -157,7 +157,7 @@ def test_what_concerns_the_whole_is_a_case_of_its_own(
     assert found.tag == element
     assert suite.findall("testcase")[0].find(element) is found
     assert complaint in f"{found.get('message')} {found.text}"
-    # What the caller asked to ignore is said, and is no failure.
+    # An ignored fingerprint is named, and is no failure.
     assert "weights" not in (found.text or "")
 
 

@@ -113,7 +113,7 @@ def test_a_fork_reads_its_events_and_those_of_its_parents_once(
     report = tt.verify(reads.of(store.recording(family[-1])), lm)
 
     assert report.passes
-    # The first event that a fork does not share ends the reading of its parent.
+    # Reading a parent stops at the first event that its fork does not share.
     reads.assert_all_once(*family)
 
 

@@ -1,4 +1,4 @@
-"""Rebuilding needs events and nothing else."""
+"""A run is rebuilt from its events alone."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""A report says all that was found, and only what can be seen reaches the terminal."""
+"""The text of a report is complete, and printable whatever was recorded."""
 
 import ast
 import math
@@ -24,8 +24,9 @@ from tests.replay.made_reports import (
     report,
 )
 from tokentape.recorder.escapes import quoted, visible
-from tokentape.replay.reports.divergence_text import KINDS, in_full, sparkline
+from tokentape.replay.reports.divergence_text import in_full, sparkline
 from tokentape.replay.reports.terminal import render
+from tokentape.replay.results.verdict import DivergenceKind
 
 ANYTHING = st.text(st.characters(), max_size=60)
 
@@ -34,12 +35,12 @@ def test_a_report_says_everything_in_order() -> None:
     printed = render(report())
     parts = [
         "verify 01a20797-1cda-77cb-a4ac-61b65d8031e8: DIVERGED",
-        "turn 2, token 5: not what the model said there",
+        "turn 2, token 5: the model did not produce this token",
         "run probe, model smollm2-demo",
         "2.1 s, recorded generation 107.1 s",
-        "1. token: Token 5 of turn 2",
+        "1. token: The model did not produce token 5 of turn 2",
         "2. sampler:",
-        "weights differs (ignored, as the caller asked): recorded aaaa",
+        "weights differs (ignored): recorded aaaa",
         "model.layers.3.mlp.up_proj.weight and 2 more tensors",
         "torch differs (noted): recorded 2.12.1, now 2.13.0",
         "altered: turn 2: the ids of the reply",
@@ -56,15 +57,15 @@ def test_a_report_says_everything_in_order() -> None:
         "recorded  ' matrices'  id 9120  log-probability -3.0034",
         "replayed  ' norm'      id 812   log-probability -0.4126, score 21.4413",
         "margin    5.43 logits (eps 0.001)",
-        "off by 0.0003 nats (floor 0.0001)",
+        "differs by 0.0003 nats (floor 0.0001)",
         "score   21.4413",
-        "taken out by top_p",
-        "off by, tokens 0 to 5: ",
-        "likely cause: Token 5 of turn 2",
+        "removed by top_p",
+        "differences of tokens 0 to 5: ",
+        "likely cause: The model did not produce token 5 of turn 2",
         "repeat: tokentape verify",
         "then 3 more:",
         "turn 2 token 6: filtered",
-        "tools said something else in 1 field:",
+        "tools returned something else in 1 field:",
         "turn 3: get_weight_statistics (call_1), mean: recorded 0.00012, now 0.00031",
     ]
     places = [printed.find(part) for part in parts]
@@ -81,7 +82,7 @@ def test_every_verdict_is_shouted(verdict: tt.Verdict) -> None:
 def test_what_is_not_there_leaves_no_gap() -> None:
     printed = render(bare())
 
-    assert "floor: none is known" in printed
+    assert "floor: none known" in printed
     assert "None" not in printed
     assert "\n\n" not in printed
 
@@ -94,22 +95,26 @@ def test_a_seed_and_a_stop_that_contradict_are_named_in_their_turn() -> None:
     )
 
     assert "the seed does not lead to the recorded end state" in line
-    assert "its settings do not stop it where, or why, it stopped" in line
+    assert "its settings do not stop it at its last token, for its stop reason" in line
 
 
 def test_a_boundary_and_the_processors_are_told_of_a_filtered_token() -> None:
     each = divergence(
-        kind="filtered", margin=None, boundary_gap=0.25, processed_difference=0.125, step=9
+        kind=DivergenceKind.FILTERED,
+        margin=None,
+        boundary_gap=0.25,
+        processed_difference=0.125,
+        step=9,
     )
     printed = "\n".join(in_full(report(floor=None), each))
 
-    assert "filtered by the sampler, 0.25 logits short of the boundary (no eps is known)" in printed
-    assert "(no floor is known), after the processors by 0.125" in printed
+    assert "filtered by the sampler, 0.25 logits short of the boundary (no eps known)" in printed
+    assert "(no floor known), after the processors by 0.125" in printed
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "of a later version"])
-def test_every_kind_of_divergence_can_be_shown(kind: str) -> None:
-    assert f"({kind}: " in render(report(divergences=(divergence(kind=kind),)))
+@pytest.mark.parametrize("kind", DivergenceKind)
+def test_every_kind_of_divergence_can_be_shown(kind: DivergenceKind) -> None:
+    assert f"({kind}: {kind.meaning}" in render(report(divergences=(divergence(kind=kind),)))
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
@@ -117,7 +122,7 @@ def test_nothing_in_a_text_reaches_the_terminal(text: str) -> None:
     plain, printed = render(hostile("x")), render(hostile(text))
 
     assert printed.replace("\n", "").isprintable()
-    # A sentence that is empty takes no line.
+    # An empty sentence takes no line.
     assert len(printed.splitlines()) == len(plain.splitlines()) or not text
     assert max(map(len, printed.splitlines())) < 16_000
     printed.encode()
@@ -181,15 +186,15 @@ def test_a_sparkline_has_the_noise_in_its_lower_half() -> None:
 
 
 def test_the_numbers_before_a_token_are_counted_to_where_they_go() -> None:
-    """A regeneration compares no number at the token that differs."""
+    """`regenerate` compares no number at the token that differs."""
     made = report()
     cut = replace(made.turns[1], logprob_differences=made.turns[1].logprob_differences[:5])
     first = divergence(step=5)
 
-    assert "off by, tokens 0 to 4: " in render(report(turns=(cut,), divergences=(first,)))
-    assert "off by, tokens 0 to 5: " in render(report(divergences=(first,)))
+    assert "differences of tokens 0 to 4: " in render(report(turns=(cut,), divergences=(first,)))
+    assert "differences of tokens 0 to 5: " in render(report(divergences=(first,)))
     late = render(report(turns=huge(2, 90).turns, divergences=(divergence(step=80),)))
-    assert "off by, tokens 41 to 80: " in late
+    assert "differences of tokens 41 to 80: " in late
 
 
 def test_a_model_that_gives_no_numbers_can_be_reported() -> None:
@@ -243,5 +248,5 @@ def test_a_tampered_token_is_reported_where_it_is(
 
     assert ": DIVERGED\n" in printed
     assert "first divergence: turn 3, token 4, " in printed
-    assert "off by, tokens 0 to 4: " in printed
+    assert "differences of tokens 0 to 4: " in printed
     assert "repeat: tokentape verify" in printed

@@ -1,4 +1,4 @@
-"""A run recorded anew is what today's model says to what was said then."""
+"""`rerecord` generates a run again with another model, from the recorded inputs."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -142,7 +142,7 @@ def test_the_kind_of_history_stays(
     assert ("history" in settings) or any(turn.pruned for turn in again.turns())
 
 
-def test_a_last_turn_that_was_cut_off_is_taken_whole(
+def test_a_last_turn_that_was_cut_off_is_generated_whole(
     lm: tt.LoadedModel, store: DatabaseStore, anew: DatabaseStore
 ) -> None:
     def stop(token_id: int, logits: object) -> None:
@@ -158,7 +158,7 @@ def test_a_last_turn_that_was_cut_off_is_taken_whole(
     assert tt.verify(again, lm).passes
 
 
-def test_what_events_cannot_ask_for_is_refused_before_anything_is_recorded(
+def test_runs_that_events_do_not_describe_are_refused_before_anything_is_recorded(
     lm: tt.LoadedModel, store: DatabaseStore, anew: DatabaseStore, record: Callable[..., Any]
 ) -> None:
     own = LogitsProcessorList([RepetitionPenaltyLogitsProcessor(1.3)])
@@ -187,7 +187,7 @@ def test_what_events_cannot_ask_for_is_refused_before_anything_is_recorded(
     assert anew.summaries() == []
 
 
-def test_what_was_done_inside_the_model_is_asked_for_again(
+def test_interventions_are_requested_again(
     lm: tt.LoadedModel, store: DatabaseStore, anew: DatabaseStore
 ) -> None:
     with tt.Investigation(lm, store=store, name="t", system_prompt="Be kind.", seed=7) as run:
@@ -215,7 +215,7 @@ def test_what_was_done_inside_the_model_is_asked_for_again(
     assert len(anew.summaries()) == 1
 
 
-def test_what_a_predicate_decided_is_not_guessed(
+def test_a_predicate_is_not_guessed(
     lm: tt.LoadedModel, store: DatabaseStore, anew: DatabaseStore
 ) -> None:
     recording = record_with(lm, store, intervention("steer", when=lambda state: True))

@@ -1,4 +1,4 @@
-"""What the pytest plugin's child answers, asked without a child."""
+"""Answers of the process that replays for the pytest plugin, called directly."""
 
 import json
 import sqlite3
@@ -23,7 +23,7 @@ Forged = Callable[[Path, str], Path]
 def recorded(
     tmp_path: Path, tiny_folder: Path, record: Callable[..., tt.Recording]
 ) -> Callable[..., Path]:
-    """A tape of the tiny model, which is there under the name that is recorded."""
+    """Record a tape of the tiny model, which can be loaded by its recorded name."""
 
     def make(name: str = "probe.tape") -> Path:
         lm = tt.load_model(tiny_folder)
@@ -34,7 +34,7 @@ def recorded(
 
 
 def replay(tape: Path, **asked: Any) -> dict[str, Any]:
-    """The only run of the answer, or the whole answer where that is an error."""
+    """Return the only run of the answer, or the whole answer if it is an error."""
     answer = Server().answer({"id": 1, "do": "replay", "tape": str(tape), "mode": "verify"} | asked)
     return answer if "error" in answer else answer["runs"]["0"]
 
@@ -118,7 +118,7 @@ def test_where_a_fingerprint_is_ignored_each_turn_answers_for_its_own_numbers(
     assert "drifted" in {each["verdict"] for each in strict["turns"].values()}
 
 
-def test_a_floor_of_one_s_own_is_what_counts(recorded: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_given_floor_is_used(recorded: Callable[..., Path], tmp_path: Path) -> None:
     strict = replace(FLOORS["float32"], logprob_floor=0.0)
     strict = replace(strict, version=version_of(strict))
     tt.write_floor(strict, tmp_path / "floor.json")
@@ -164,7 +164,7 @@ def test_a_forged_turn_fails_itself_and_those_before_it_pass(
     assert not any(run["turns"][before]["failure"] for before in range(1, turn))
 
 
-def test_what_no_replay_sees_is_seen_all_the_same(
+def test_changes_that_no_replay_shows_are_found_by_the_seals(
     recorded: Callable[..., Path], tmp_path: Path
 ) -> None:
     recorded()
@@ -201,7 +201,7 @@ def test_a_model_that_is_not_there_is_named(recorded: Callable[..., Path]) -> No
     assert run["failure"] == run["summary"] == "there is no model folder ./models/none"
 
 
-def test_an_update_of_what_was_altered_is_refused_and_leaves_it(
+def test_an_update_of_an_altered_tape_is_refused_and_does_not_change_it(
     recorded: Callable[..., Path], tmp_path: Path
 ) -> None:
     tape = recorded()

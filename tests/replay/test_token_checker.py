@@ -1,4 +1,4 @@
-"""Near ties and edges of filters, on logits made for the purpose."""
+"""Near ties and edges of filters, on made logits."""
 
 import dataclasses
 from typing import Any
@@ -18,7 +18,7 @@ FLOOR = FLOORS["float32"]
 
 @pytest.fixture
 def recorded(lm: tt.LoadedModel, store: DatabaseStore) -> Any:
-    """A one-token turn and the very logits that it was sampled from."""
+    """Record a turn of one token; return it with the logits that it was sampled from."""
 
     def make(**settings: Any) -> tuple[Turn, torch.Tensor]:
         kept: list[torch.Tensor] = []
@@ -31,8 +31,8 @@ def recorded(lm: tt.LoadedModel, store: DatabaseStore) -> Any:
     return make
 
 
-def judged(turn: Turn, lm: tt.LoadedModel, logits: torch.Tensor) -> CheckedToken:
-    """The recorded token against logits that give it the log-probability it was recorded with."""
+def checked_token(turn: Turn, lm: tt.LoadedModel, logits: torch.Tensor) -> CheckedToken:
+    """Check the token against logits, with its log-probability changed to fit them."""
     token = turn.tokens[0]
     logprob = torch.log_softmax(logits, dim=-1)[0, token.token_id].item()
     honest = dataclasses.replace(token, logprob=logprob)
@@ -42,7 +42,7 @@ def judged(turn: Turn, lm: tt.LoadedModel, logits: torch.Tensor) -> CheckedToken
 
 
 def kind(turn: Turn, lm: tt.LoadedModel, logits: torch.Tensor) -> DivergenceKind | None:
-    return judged(turn, lm, logits).kind
+    return checked_token(turn, lm, logits).kind
 
 
 @pytest.mark.parametrize("settings", [{"do_sample": False}, {"do_sample": True, "seed": 3}])
@@ -91,14 +91,14 @@ def test_a_token_just_outside_the_filter_is_a_near_tie(
     other = (said + 1) % 272
     logits[0, other] = logits[0, said] + short_by
 
-    found = judged(turn, lm, logits)
+    found = checked_token(turn, lm, logits)
     assert found.kind == expected
     assert found.margin is None
     assert found.boundary_gap == pytest.approx(short_by, rel=1e-2)
 
 
 def test_the_lowest_token_that_was_kept_excuses_no_other(recorded: Any, lm: tt.LoadedModel) -> None:
-    """Two tokens are left, and the one that was not drawn is recorded."""
+    """The filter leaves two tokens; the one that was not drawn is recorded."""
     turn, logits = recorded(do_sample=True, top_k=2, seed=3)
     first, second = logits[0].topk(2).indices.tolist()
     other = second if turn.tokens[0].token_id == first else first
@@ -120,15 +120,14 @@ def test_another_log_probability_is_no_near_tie(recorded: Any, lm: tt.LoadedMode
     logits[0, (said + 1) % 272] = logits[0, said] + 0.1 * FLOOR.margin_eps
 
     assert kind(turn, lm, logits) == "near_tie"
-    # The two picks are as near as before: it is the model that says something else.
+    # The two tokens are as close as before, but the model gives other log-probabilities.
     assert TokenChecker(turn, lm, FLOOR).check(logits).tokens[0].kind == "logprob"
 
 
 def test_a_filter_whose_edge_the_noise_moves_is_no_other_setting(
     recorded: Any, lm: tt.LoadedModel
 ) -> None:
-    """Where the sum of probabilities is all but top-p, noise decides on a token, and all others are
-    renormalised."""
+    """If the sum of probabilities is almost top-p, noise decides whether one more token is kept."""
     _, first_logits = recorded(do_sample=True, top_p=0.9, top_k=0, seed=3)
     probabilities = torch.softmax(first_logits, dim=-1)[0].sort(descending=True).values.double()
     edge = float(probabilities.cumsum(0)[int((probabilities.cumsum(0) < 0.9).sum())])

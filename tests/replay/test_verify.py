@@ -1,4 +1,4 @@
-"""Verdicts: honest recordings pass, whatever way they were made; the rest is named."""
+"""Verdicts of `verify` and `regenerate` on correct and on faulty recordings."""
 
 import copy
 import dataclasses
@@ -16,6 +16,7 @@ from transformers import (
 
 import tokentape as tt
 from benchmarks.replay.fault_case import Case, rerecord
+from tests.replay.conversations import converse
 from tokentape.recorder.events import Event, TurnStarted
 from tokentape.replay.reports.terminal import render
 from tokentape.store import DatabaseStore
@@ -40,17 +41,6 @@ HONEST: dict[str, dict[str, Any]] = {
 }
 
 
-def converse(
-    lm: tt.LoadedModel, store: DatabaseStore, seed: int = 7, turns: int = 3, **settings: Any
-) -> tt.Recording:
-    with tt.Investigation(
-        lm, store=store, name="t", system_prompt="Be kind and brief.", seed=seed
-    ) as run:
-        for turn in range(turns):
-            run.chat(f"Question {turn}?", max_new_tokens=14, **settings)
-    return store.recording(run.run_id)
-
-
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gpt2", "mistral", "gemma3"])
 @pytest.mark.parametrize("settings", HONEST)
 def test_an_honest_recording_is_verified_on_every_family(
@@ -63,7 +53,7 @@ def test_an_honest_recording_is_verified_on_every_family(
 
 
 @pytest.mark.parametrize("settings", HONEST)
-def test_generate_says_the_same_again(
+def test_generate_produces_the_same_tokens(
     settings: str, lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
     before = torch.get_rng_state()
@@ -78,7 +68,7 @@ def test_generate_says_the_same_again(
     [{"do_sample": True, "top_k": None}, {"do_sample": False, "max_time": 0.0}],
     ids=["a default that was set aside", "a clock"],
 )
-def test_generate_is_asked_for_what_was_recorded_and_no_more(
+def test_generate_is_given_the_recorded_settings_and_no_others(
     settings: dict[str, Any], lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
     recording = converse(lm, store, **settings)
@@ -102,7 +92,7 @@ def test_recurrent_states_have_no_known_floor(
     assert {turn.cache.decision for turn in recording.turns() if turn.cache} == {"hit"}
     assert report.verdict is tt.Verdict.INCOMPARABLE
     assert "no noise floor" in report.reason
-    # The logits are those that were recorded all the same, as far as float32 goes.
+    # The logits are nevertheless the recorded ones, within float32.
     assert max(turn.logprob_difference_max for turn in report.turns) < 1e-3
     assert tt.regenerate(recording, lm).verdict is tt.Verdict.EXACT
 
@@ -175,7 +165,7 @@ def test_another_model_is_incomparable_and_still_measured(
     assert tt.regenerate(recording, make_lm("llama", seed=5)).verdict is tt.Verdict.INCOMPARABLE
 
 
-def test_a_smaller_model_cannot_even_be_asked(
+def test_a_model_with_a_smaller_vocabulary_is_refused(
     make_lm: Callable[..., tt.LoadedModel], store: DatabaseStore
 ) -> None:
     recording = converse(make_lm("llama"), store, do_sample=False)
@@ -194,10 +184,10 @@ def test_half_precision_is_never_called_verified(lm: tt.LoadedModel, store: Data
     assert report.floor is None
 
 
-def test_without_a_floor_generate_judges_tokens_only(
+def test_without_a_floor_regenerate_compares_tokens_only(
     lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
-    """The noise of bfloat16 is far above the floor of float32, and no drift of the model."""
+    """The noise of bfloat16 is above the floor of float32, and is not a drift."""
     lm.model.to(torch.bfloat16)
     report = tt.regenerate(converse(lm, store, turns=4, do_sample=False), lm)
 
@@ -206,7 +196,7 @@ def test_without_a_floor_generate_judges_tokens_only(
     assert tt.Verdict.DRIFTED not in {turn.verdict for turn in report.turns}
 
 
-def test_a_history_that_was_written_anew_is_a_branch_of_its_own(
+def test_a_history_that_was_rendered_again_is_a_branch_of_its_own(
     lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
     recorder = tt.Recorder(store)
@@ -237,7 +227,7 @@ def test_a_divergence_shows_both_sides(
     assert report.to_dict()["first"]["recorded"]["token_id"] == first.recorded.token_id
 
 
-def test_a_fingerprint_to_be_ignored_is_named_and_counts_no_more(
+def test_an_ignored_fingerprint_is_named_and_does_not_count(
     make_lm: Callable[..., tt.LoadedModel], store: DatabaseStore
 ) -> None:
     made = make_lm("llama")
@@ -264,11 +254,11 @@ def test_a_fingerprint_to_be_ignored_is_named_and_counts_no_more(
         tt.verify(recording, lm, ignore=["temperature"])
 
 
-def test_processors_of_the_callers_own_are_verified_when_they_are_handed_over(
+def test_turns_with_user_processors_replay_if_these_are_given_again(
     lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
     class Favouring(LogitsProcessor):
-        """Keeps a state: each call favours another token."""
+        """A processor with a state: each call favours another token."""
 
         def __init__(self, by: float) -> None:
             self.by = by
@@ -304,6 +294,14 @@ def test_processors_of_the_callers_own_are_verified_when_they_are_handed_over(
     assert verified(3.9).verdict is tt.Verdict.DIVERGED
     assert verified(3.9).causes[0].name == "sampler"
 
+    def regenerated(by: float) -> tt.Report:
+        return tt.regenerate(
+            recording, lm, processors=lambda turn: LogitsProcessorList([Favouring(by)])
+        )
+
+    assert regenerated(4.0).verdict is tt.Verdict.EXACT, render(regenerated(4.0))
+    assert regenerated(3.0).verdict is tt.Verdict.DIVERGED
+
 
 @pytest.mark.parametrize(
     ("settings", "complaint"),
@@ -318,7 +316,7 @@ def test_processors_of_the_callers_own_are_verified_when_they_are_handed_over(
 def test_settings_that_no_turn_had_are_refused_before_anything_runs(
     settings: dict[str, Any], complaint: str, lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
-    """A recording may come from anybody, and some settings of `generate` run code."""
+    """Recordings can come from anywhere, and some settings of `generate` run code."""
     case = Case(converse(lm, store, turns=1, do_sample=False), lm, store)
 
     def change(event: Event) -> Event:
@@ -358,31 +356,3 @@ def test_a_model_whose_numbers_are_broken_is_said_to_be(
         tt.regenerate(recording, lm, ignore="weights")
     with pytest.raises(tt.ModelError, match="not finite"):
         tt.calibrate(recording, lm)
-
-
-def test_without_a_floor_no_cause_is_read_off_the_numbers(
-    lm: tt.LoadedModel, store: DatabaseStore
-) -> None:
-    lm.model.to(torch.bfloat16)
-    report = tt.verify(converse(lm, store, do_sample=True), lm)
-
-    assert report.verdict is tt.Verdict.INCOMPARABLE
-    assert report.causes == ()
-
-
-def test_a_setting_is_named_only_where_it_explains_what_is_wrong(
-    lm: tt.LoadedModel, store: DatabaseStore
-) -> None:
-    """Two settings at once, and another way to choose: no single value explains these."""
-    case = Case(converse(lm, store, turns=1, do_sample=True, temperature=0.9), lm, store)
-    for changed in ({"do_sample": False}, {"temperature": 0.8, "repetition_penalty": 1.2}):
-
-        def change(event: Event, changed: dict[str, Any] = changed) -> Event:
-            if isinstance(event, TurnStarted):
-                return dataclasses.replace(event, sampling={**event.sampling, **changed})
-            return event
-
-        report = tt.verify(rerecord(case, change).recording, lm)
-
-        assert report.causes[0].name in ("sampler", "stop")
-        assert "explains" not in report.causes[0].sentence, render(report)

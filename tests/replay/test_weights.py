@@ -1,4 +1,4 @@
-"""A replay says which tensors are not those that were recorded."""
+"""A report names the tensors that differ from the recorded ones."""
 
 import dataclasses
 from collections.abc import Callable
@@ -136,7 +136,7 @@ def test_a_model_inside_another_is_the_same_under_other_names(lm: tt.LoadedModel
     )
 
 
-def test_a_list_that_is_not_there_or_not_right_is_none(
+def test_a_missing_or_damaged_manifest_is_none(
     lm: tt.LoadedModel, store: DatabaseStore, record: Callable[..., tt.Recording]
 ) -> None:
     started = record(lm, store, tokens=2).started()

@@ -25,9 +25,9 @@ from tokentape.recorder.escapes import visible_lines
 from tokentape.recorder.projections import Turn
 from tokentape.recorder.projections.lineage_tree import draw_lineage, lineage_of
 from tokentape.replay.reports.turn_page import (
-    marks_of,
     page_json,
     pieces_of,
+    prompt_sections,
     render_page,
     token_lines,
     tool_lines,
@@ -102,8 +102,8 @@ def show(
     for each in turns if turn else ():
         _print_turn(each, every, recording, console)
         if tokens:
-            marks = marks_of(each, _before(each, every))
-            sys.stdout.writelines(f"{line}\n" for line in token_lines(each, marks, tokenizer))
+            sections = prompt_sections(each, _before(each, every))
+            sys.stdout.writelines(f"{line}\n" for line in token_lines(each, sections, tokenizer))
 
 
 def _print_family(store: Store, run_id: str, as_json: bool) -> None:
@@ -137,7 +137,7 @@ def _print_turn(turn: Turn, every: list[Turn], recording: tt.Recording, console:
     write(visible_lines(render_turn(turn)))
     for line in tool_lines(tools_of(turn.number, recording.events())):
         write(f"  {line}")
-    for text, is_cached in render_page(turn, marks_of(turn, _before(turn, every))):
+    for text, is_cached in render_page(turn, prompt_sections(turn, _before(turn, every))):
         write(text, "dim" if is_cached else None)
 
 
@@ -148,10 +148,10 @@ def _turn_json(
     tokenizer: "PreTrainedTokenizerBase | None",
     tokens: bool,
 ) -> dict[str, Any]:
-    marks = marks_of(turn, _before(turn, every))
+    sections = prompt_sections(turn, _before(turn, every))
     tools = tools_of(turn.number, recording.events())
     pieces = pieces_of(tokenizer, turn) if tokens else {}
-    return turn_json(turn) | page_json(marks, tools) | pieces
+    return turn_json(turn) | page_json(sections, tools) | pieces
 
 
 def check(

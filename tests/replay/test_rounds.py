@@ -1,4 +1,4 @@
-"""Turns in which the model calls tools: recorded in parts, replayed as turns."""
+"""Replay of turns in which the model calls tools, which are recorded round by round."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +19,7 @@ CALL = (
 
 
 class Opening(LogitsProcessor):
-    """Forces the first words of a turn, and leaves the rest to the model."""
+    """Forces the first words of a turn; the model generates the rest."""
 
     def __init__(self, forced: ForcedReply, last: int) -> None:
         self._forced, self._last = forced, last
@@ -36,7 +36,7 @@ def opening(lm: tt.LoadedModel, text: str) -> LogitsProcessorList:
 
 @pytest.fixture
 def called(lm: tt.LoadedModel, store: DatabaseStore) -> tt.Recording:
-    """Turn 1 calls a tool in its middle; turn 2 does not."""
+    """Record turn 1 with a tool call in its middle, and turn 2 without one."""
     with tt.Investigation(
         lm,
         store=store,
@@ -53,7 +53,7 @@ def called(lm: tt.LoadedModel, store: DatabaseStore) -> tt.Recording:
     return store.recording(run.run_id)
 
 
-def test_a_turn_with_a_call_is_verified_part_by_part_and_told_as_one(
+def test_a_turn_with_a_call_is_verified_round_by_round_and_reported_as_one(
     called: tt.Recording, lm: tt.LoadedModel
 ) -> None:
     report = tt.verify(called, lm, processors=lambda turn: opening(lm, CALL))
@@ -62,7 +62,7 @@ def test_a_turn_with_a_call_is_verified_part_by_part_and_told_as_one(
     assert [(turn.turn, turn.tokens) for turn in report.turns] == [(1, 190), (2, 12)]
 
 
-def test_a_part_is_regenerated_up_to_its_pause_with_the_stream_that_it_had(
+def test_a_round_is_regenerated_up_to_its_pause_with_the_stream_that_it_had(
     called: tt.Recording, lm: tt.LoadedModel
 ) -> None:
     parts = [turn for turn in called.turns() if turn.number == 1]
@@ -73,7 +73,7 @@ def test_a_part_is_regenerated_up_to_its_pause_with_the_stream_that_it_had(
     assert report.verdict == tt.Verdict.EXACT
 
 
-def test_rebuilding_gives_the_ids_that_each_part_read(called: tt.Recording) -> None:
+def test_rebuilding_gives_the_ids_that_each_round_read(called: tt.Recording) -> None:
     first, second, third = tt.rebuild(called).turns
 
     assert second.prompt_ids[: len(first.prompt_ids)] == first.prompt_ids
@@ -98,7 +98,7 @@ def test_a_call_belongs_to_the_turn_and_the_token_that_it_was_made_at(
     assert tt.runs_df(store)["turns"].tolist() == [2]
 
 
-def test_a_changed_weight_is_found_behind_the_call_too(
+def test_a_changed_weight_is_found_after_the_call_too(
     called: tt.Recording, lm: tt.LoadedModel, altered: Callable[..., tt.LoadedModel]
 ) -> None:
     def change(model: Any) -> None:
@@ -126,7 +126,7 @@ def test_two_recordings_with_calls_are_compared_turn_by_turn(
     assert [turn.turn for turn in found.turns] == [1, 2]
 
 
-def test_a_part_has_a_seed_of_its_own(called: tt.Recording) -> None:
+def test_each_round_has_its_own_seed(called: tt.Recording) -> None:
     started = [each.event for each in called.events() if isinstance(each.event, TurnStarted)]
 
     assert len({each.seed for each in started}) == 3

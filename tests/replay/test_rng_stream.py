@@ -1,4 +1,4 @@
-"""The random stream, drawn again in bulk: the very numbers that `multinomial` divides by."""
+"""The random stream drawn again in bulk gives the numbers that `multinomial` divides by."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ CPU = torch.device("cpu")
 
 
 def exponentials(seed: int, rows: int) -> torch.Tensor:
-    """Row by row, as one token after another is drawn."""
+    """Draw row by row, as tokens are sampled one after the other."""
     generator = torch.Generator().manual_seed(seed)
     drawn = [torch.empty(VOCABULARY).exponential_(1.0, generator=generator) for _ in range(rows)]
     return torch.stack(drawn)

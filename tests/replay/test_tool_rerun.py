@@ -1,4 +1,4 @@
-"""Tools are called again as they were called; what they say today is compared field by field."""
+"""Recorded tool calls are run again, and their results compared field by field."""
 
 import hashlib
 import signal
@@ -33,7 +33,7 @@ LAYER = "model.layers.1.mlp.up_proj.weight"
 
 @pytest.fixture
 def use(store: DatabaseStore) -> Callable[..., tt.Recording]:
-    """Record a call of each of some functions, as an investigation does, but without a model."""
+    """Record a call of every given function, as an investigation does, but without a model."""
 
     def run(*functions: Callable[..., Any], redactor: tt.Redactor | None = None) -> tt.Recording:
         tools = tt.ToolInterface(functions)
@@ -63,7 +63,7 @@ def use(store: DatabaseStore) -> Callable[..., tt.Recording]:
 
 
 def tool(value: Any, name: str = "look") -> Callable[..., Any]:
-    """A tool that gives a value, or raises it."""
+    """Return a tool that returns a value, or raises it if it is an exception."""
 
     def look() -> Any:
         """
@@ -194,7 +194,7 @@ def test_a_tool_that_hangs_is_left_behind(use: Callable[..., tt.Recording]) -> N
     ],
     ids=repr,
 )
-def test_what_differs_is_named_to_the_field(
+def test_a_difference_is_named_by_its_field(
     use: Callable[..., tt.Recording], recorded: Any, replayed: Any, found: list[Any]
 ) -> None:
     drifts = rerun_tools(use(tool(recorded)), tt.ToolInterface([tool(replayed)]))
@@ -203,11 +203,11 @@ def test_what_differs_is_named_to_the_field(
     assert len(drifts) == len(found) + 1
     for (field, *sides), (expected, *values) in zip(contents, found, strict=True):
         assert field == expected
-        # The same, only in another order, is shown as the text that the model read.
+        # Equal JSON in another order is shown as the text that the model read.
         assert all(value in side for side, value in zip(sides, values, strict=True))
 
 
-def test_long_texts_are_shown_where_they_part(use: Callable[..., tt.Recording]) -> None:
+def test_long_texts_are_shown_around_their_difference(use: Callable[..., tt.Recording]) -> None:
     long = "x" * 10_000
     (drift, _) = rerun_tools(use(tool(f"{long}a{long}")), tt.ToolInterface([tool(f"{long}b")]))
 
