@@ -216,6 +216,7 @@ class PrefixCache:
         key: Mapping[str, str],
         policy: CachePolicy,
     ) -> tuple[Reuse, Cache | None]:
+        """Return the decision and a cache of the reused ids, from memory or from disk."""
         self._drop_other_weights(key)
         backend = self._backend(key, policy)
         reuse = backend.peek(prompt)

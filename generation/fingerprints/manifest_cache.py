@@ -43,9 +43,9 @@ def set_source(model: Any, source: ModelSource) -> None:
 def manifest_of(model: Any) -> WeightsManifest:
     """Return the manifest of the current weights of a model.
 
-    The weights are hashed again if torch counted a write to a tensor or a tensor was replaced, and
-    if a sample of the numbers differs. A write of a few numbers through `.data`, which torch does
-    not count, may not be noticed. Raise ModelError as `hash_weights` does.
+    The weights are hashed again if a tensor was replaced, if torch counted a write to one, or if a
+    sample of the numbers differs. A write of a few numbers through `.data`, which torch does not
+    count, may not be noticed. Raise ModelError as `hash_weights` does.
     """
     version, sample = weights_version(model), sample_weights(model)
     cached = _manifests.get(model)

@@ -29,23 +29,15 @@ class ModelSource:
 
 def file_states(paths: Iterable[Path]) -> tuple[FileState, ...]:
     """Return the states of the files, with links resolved; empty if one cannot be read."""
-    states = []
     try:
-        for path in paths:
-            resolved = path.resolve(strict=True)
-            found = resolved.stat()
-            states.append(
-                (
-                    str(resolved),
-                    found.st_size,
-                    found.st_mtime_ns,
-                    found.st_ctime_ns,
-                    found.st_ino,
-                )
-            )
+        return tuple(_file_state(path.resolve(strict=True)) for path in paths)
     except (OSError, RuntimeError):  # RuntimeError: a loop of links
         return ()
-    return tuple(states)
+
+
+def _file_state(path: Path) -> FileState:
+    stat = path.stat()
+    return str(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
 
 
 def folder_states(folder: Path) -> tuple[FileState, ...]:

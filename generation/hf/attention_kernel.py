@@ -1,4 +1,4 @@
-"""Which kernel computes a model's attention: a private field of its config in transformers."""
+"""The kernel of a model's attention, which is a private field of its config in transformers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""The text of a growing reply, decoded a few tokens at a time."""
+"""The text of a growing reply, decoded in constant time per token."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ _TAIL_TOKENS, _TAIL_CHARS = 8, 8
 
 
 class IncrementalDecoder:
-    """Gives exactly what `decode_after` gives for all ids so far, but decodes only the newest.
+    """The equivalent of `decode_after` for all ids so far, which decodes only the newest ones.
 
     Text is committed at a position between two tokens where decoding both sides apart gives the
     same as decoding them together, and where no later token can change that. A window of tokens
@@ -53,7 +53,7 @@ class IncrementalDecoder:
         return text[common_prefix_length(self._prompt_text, text[: len(self._prompt_text)]) :]
 
     def _commit(self) -> None:
-        """Commit as much of the window as is certain; if that is nothing, try again later."""
+        """Commit the part of the window that is final; if there is none, try again later."""
         last = len(self._window) - _TAIL_TOKENS
         for position in range(last, max(0, last - _TAIL_TOKENS), -1):
             if self._commit_before(position):

@@ -20,7 +20,7 @@ _NUMBER = re.compile(r"-?\d{1,9}")
 
 
 def find_layer(model: torch.nn.Module, name: str | int) -> tuple[str, torch.nn.Module]:
-    """Return a module and its full name.
+    """Return the full name of a module, and the module.
 
     `name` is a full name (`model.layers.3.mlp`), the number of a decoder layer (3, "3", or "-1" for
     the last), or a name of TransformerLens: `blocks.3.hook_resid_post`, `.hook_attn_out`,
