@@ -145,7 +145,7 @@ class RunSettings:
     def from_keywords(
         cls, keywords: Mapping[str, Any], *, owner: str, known: Collection[str]
     ) -> "RunSettings":
-        """Return the settings with these keywords of `owner`, the others at their defaults.
+        """Return the settings with these keywords of `owner`, and defaults for the rest.
 
         Raise TypeError for a keyword that is not `known`, with its new name if it was renamed.
         """
@@ -228,7 +228,7 @@ def _instead(name: str, known: Collection[str]) -> str:
 
 
 def check_may_change(keywords: Mapping[str, Any], known: Collection[str]) -> None:
-    """Raise PromptError for a setting that a run which has begun cannot be given."""
+    """Raise PromptError for a setting that cannot change once a run has begun."""
     for name in keywords:
         if name not in known:
             raise PromptError(

@@ -70,8 +70,10 @@ class RunningTurn:
         with self.resources.interventions.intervene_from(held), observing as observers:
             backend, logits = self._prefill()
             observers.prefill_done()
-            token_ids, stop_reason = self._decode(backend, logits, observers)
+            sequence = self._sequence(backend, observers)
+            stop_reason = self._decode(backend, sequence, logits, observers)
             self.events.record_all(observers.events())
+        token_ids = tuple(sequence.token_ids)
         returned = self._put_into_cache(backend, (*prompt.ids, *token_ids[:-1]))
         if self.events.recorder is not None:
             self.events.record(watch.sampled(self.events.turn, self.resources.cache.kv_bytes))
@@ -100,12 +102,10 @@ class RunningTurn:
             self.events.evicted(self.resources.cache.commit_prompt(self.lease, salted))
         return backend, logits
 
-    def _decode(
-        self, backend: LogitsBackend, logits: torch.Tensor, observers: TurnObservers
-    ) -> tuple[tuple[int, ...], str]:
+    def _sequence(self, backend: LogitsBackend, observers: TurnObservers) -> TokenSequence:
         prepared, settings = self.prepared, self.prepared.settings
         may_pause = prepared.plan.pauses is not None
-        sequence = TokenSequence(
+        return TokenSequence(
             ids=prepared.input_ids,
             prompt_tokens=len(prepared.prompt.ids),
             processors=prepared.preparation.processors,
@@ -121,14 +121,22 @@ class RunningTurn:
             pauses=_PauseCheck(self.resources.tokenizer, prepared) if may_pause else None,
         )
 
+    def _decode(
+        self,
+        backend: LogitsBackend,
+        sequence: TokenSequence,
+        logits: torch.Tensor,
+        observers: TurnObservers,
+    ) -> str:
+        caller = self.prepared.plan.between_tokens
+
         def between_tokens() -> None:
             self.events.record_all(observers.events())
-            if prepared.plan.between_tokens is not None:
-                prepared.plan.between_tokens()
+            if caller is not None:
+                caller()
 
         with hf.decoding(self.resources.model):
-            stop_reason = decode_alone(backend, sequence, logits, between_tokens=between_tokens)
-        return tuple(sequence.token_ids), stop_reason
+            return decode_alone(backend, sequence, logits, between_tokens=between_tokens)
 
     def _put_into_cache(self, backend: LogitsBackend, ids: tuple[int, ...]) -> CachedPrefix | None:
         """Hand the lease's cache back with its ids. Return a copy if the caller wants one."""
