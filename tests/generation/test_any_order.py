@@ -1,4 +1,4 @@
-"""Whatever is done to the caches, and in whatever order: the next token is a cold run's."""
+"""After any sequence of cache operations the next token is that of a cold run."""
 
 import tempfile
 from pathlib import Path
@@ -22,7 +22,7 @@ TOKEN_BYTES = 2 * 3 * 2 * 16 * 4
 
 
 class Caches(RuleBasedStateMachine):
-    """An engine with several branches, against an engine that has never seen anything."""
+    """An engine with several branches, compared with a new engine."""
 
     family: ClassVar[str]
 
@@ -82,12 +82,12 @@ class Caches(RuleBasedStateMachine):
 
     @rule(tokens=st.sampled_from([40, 90, 100_000]))
     def restore_in_another_engine(self, tokens: int) -> None:
-        """What was saved, and a budget that may be too small for it."""
+        """Load the saved prefixes into an engine whose budget may be too small for them."""
         self.engine = self.fresh_engine(cache_bytes=tokens * TOKEN_BYTES)
         self.check()
 
     def check(self) -> None:
-        """A short turn on the current branch says what a cold run says; the branch keeps it."""
+        """Check that a short turn on the current branch has the tokens of a cold run."""
         ids = self.branches[self.current]
         said, logits = self.say(self.engine, ids, use_cache=True)
         expected, cold_logits = self.say(

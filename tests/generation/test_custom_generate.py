@@ -1,4 +1,4 @@
-"""`model.generate(..., custom_generate=tokentape.decode)`: what generate says, recorded."""
+"""`model.generate(..., custom_generate=tokentape.decode)` gives the output of `generate`."""
 
 from typing import Any
 
@@ -43,7 +43,7 @@ def recorded(lm: tt.LoadedModel, store: DatabaseStore, **settings: Any) -> tuple
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-def test_it_says_what_generate_says_and_can_be_replayed(
+def test_the_output_is_that_of_generate_and_the_recording_is_replayed(
     config: str, lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
     settings = CONFIGS[config] | {"return_dict_in_generate": True, "output_logits": True}
@@ -67,19 +67,17 @@ def test_it_says_what_generate_says_and_can_be_replayed(
     assert tt.regenerate(recording, lm).verdict is tt.Verdict.EXACT
 
 
-def test_the_list_of_the_weights_is_kept_here_too(lm: tt.LoadedModel, store: DatabaseStore) -> None:
+def test_the_weights_manifest_is_stored_here_too(lm: tt.LoadedModel, store: DatabaseStore) -> None:
     started = recorded(lm, store)[1].started()
 
     assert store.blob(started.weights_sha256) == lm.identity.weights.payload
 
 
-def test_without_a_recorder_it_is_generate(lm: tt.LoadedModel) -> None:
+def test_without_a_recorder_the_output_is_that_of_generate(lm: tt.LoadedModel) -> None:
     assert torch.equal(generate(lm, custom_generate=tt.decode), generate(lm))
 
 
-def test_a_seed_of_its_own_leaves_torchs_generator_alone(
-    lm: tt.LoadedModel, store: DatabaseStore
-) -> None:
+def test_a_seed_leaves_torchs_generator_unchanged(lm: tt.LoadedModel, store: DatabaseStore) -> None:
     before = torch.get_rng_state()
     output, recording = recorded(lm, store, do_sample=True, seed=5)
     ours = tt.ManualGenerator(lm.model, lm.tokenizer).generate(
@@ -91,7 +89,7 @@ def test_a_seed_of_its_own_leaves_torchs_generator_alone(
     assert tt.regenerate(recording, lm).verdict is tt.Verdict.EXACT
 
 
-def test_what_was_drawn_from_an_unknown_state_is_said_not_to_be_replayable(
+def test_draws_from_an_unknown_state_are_recorded_as_not_replayable(
     lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
     with torch.random.fork_rng(devices=[]):
@@ -106,7 +104,7 @@ def test_what_was_drawn_from_an_unknown_state_is_said_not_to_be_replayable(
         tt.verify(recording, lm)
 
 
-def test_calls_are_turns_and_a_cache_that_is_handed_on_is_reused(
+def test_calls_are_turns_and_a_passed_cache_is_reused(
     lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
     with tt.Recorder(store) as recorder:
@@ -166,7 +164,7 @@ class Doubles(LogitsProcessor):
         ({"guidance_scale": 1.5}, ("guidance_scale",)),
     ],
 )
-def test_what_settings_cannot_rebuild_is_named(
+def test_objects_that_settings_cannot_rebuild_are_named(
     settings: dict[str, Any], named: tuple[str, ...], lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
     _, recording = recorded(lm, store, **settings)
@@ -185,7 +183,7 @@ def test_what_settings_cannot_rebuild_is_named(
         ({"text_tokenizer": None}, "text_tokenizer"),
     ],
 )
-def test_what_cannot_be_recorded_is_refused(
+def test_calls_that_cannot_be_recorded_are_refused(
     settings: dict[str, Any], complaint: str, lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
     asked = {"text_tokenizer": lm.tokenizer, "attention_mask": torch.ones_like(PROMPT)}

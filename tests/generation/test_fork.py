@@ -10,7 +10,7 @@ from tokentape.recorder.events import RunForked
 from tokentape.store import DatabaseStore
 
 
-def test_a_fork_shares_what_was_and_takes_another_way(
+def test_a_fork_shares_earlier_events_and_diverges(
     lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
     with begin(lm, store) as run:
@@ -34,7 +34,7 @@ def test_a_fork_shares_what_was_and_takes_another_way(
     assert tt.runs_df(store)["forked_at_turn"].tolist()[-1] == 3
 
 
-def test_a_fork_takes_no_more_room_for_a_longer_past(
+def test_a_fork_of_a_longer_run_takes_no_more_space(
     lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
     sizes = []
@@ -81,7 +81,7 @@ def test_a_fork_of_a_fork_and_one_from_before_the_fork(
     assert numbers == [1, 2, 3, 4]
 
 
-def test_a_fork_is_packed_with_its_parents_and_keeps_them(
+def test_a_fork_is_packed_with_its_parents(
     lm: tt.LoadedModel, store: DatabaseStore, tmp_path: Any
 ) -> None:
     with begin(lm, store) as run:
@@ -110,7 +110,7 @@ def test_a_fork_is_packed_with_its_parents_and_keeps_them(
     store.erase(run.run_id)
 
 
-def test_a_fork_is_not_begun_where_there_is_nothing(
+def test_a_fork_at_a_turn_that_is_not_there_is_refused(
     lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
     with begin(lm, store) as run:
@@ -126,9 +126,7 @@ def test_a_fork_is_not_begun_where_there_is_nothing(
     assert isinstance(kinds[1], RunForked)
 
 
-def test_a_run_that_says_late_that_it_was_forked_does_not_hold(
-    lm: tt.LoadedModel, store: DatabaseStore
-) -> None:
+def test_a_late_fork_event_is_found_by_check(lm: tt.LoadedModel, store: DatabaseStore) -> None:
     with begin(lm, store) as run:
         go_on(run)
     events = [each.event for each in store.recording(run.run_id).events()]
@@ -145,7 +143,7 @@ def test_a_run_that_says_late_that_it_was_forked_does_not_hold(
         store.recording(forged.run_id).turns()
 
 
-def test_a_fork_that_says_another_turn_than_its_parent_stood_at_does_not_hold(
+def test_a_fork_event_with_a_wrong_turn_is_found_by_check(
     lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
     from dataclasses import replace

@@ -1,4 +1,4 @@
-"""SIGKILL at any moment, and the run goes on to the tokens that it would have had."""
+"""A run that is killed by SIGKILL at any moment resumes to the same tokens."""
 
 import multiprocessing
 import random
@@ -15,7 +15,7 @@ from tests.generation.run_process import record_in_process
 
 @dataclass
 class Killing:
-    """One run at a time, each killed again and again until it ends."""
+    """Runs of a child process that is killed and resumed until the run ends."""
 
     folder: Path
     which: str
@@ -27,7 +27,7 @@ class Killing:
     forks: Any = field(default_factory=lambda: multiprocessing.get_context("forkserver"))
 
     def uninterrupted(self) -> tuple[list[Any], float]:
-        """What a run says that nobody kills, and the seconds from its first event to its last."""
+        """Return the content of an uninterrupted run, and its seconds from first to last event."""
         url = f"sqlite:///{self.folder}/whole.db"
         process, _ = self._start(url, None)
         process.join()
@@ -38,7 +38,7 @@ class Killing:
             return said(store.recording(summary.run_id)), seconds
 
     def one_run(self, kills: int) -> list[Any]:
-        """A run that is killed up to so many times, gone on with each time, and what it said."""
+        """Return the content of a run that is killed up to `kills` times."""
         url = f"sqlite:///{self.folder}/{self.runs}.db"
         self.runs += 1
         run_id: str | None = None
@@ -72,7 +72,7 @@ class Killing:
             return process, None
 
     def _resumable(self, url: str, told: str | None) -> str | None:
-        """The run, where anything was put before its model yet; else it is begun anew."""
+        """Return the run id if the run can be resumed, or None to begin a new run."""
         with tt.open_store(url) as store:
             if told is None or store.summary(told) is None:
                 return None

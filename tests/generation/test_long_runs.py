@@ -1,4 +1,4 @@
-"""A hundred turns: memory grows with the cache, and with nothing else."""
+"""Over a hundred turns memory grows by the cache alone."""
 
 import json
 import os
@@ -45,7 +45,7 @@ with tt.open_store(sys.argv[1]) as store:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells peaks")
-def test_a_hundred_turns_take_no_more_than_their_cache(
+def test_a_hundred_turns_take_the_memory_of_their_cache(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     samples = _recorded(f"sqlite:///{tmp_path}/long.db")

@@ -1,4 +1,4 @@
-"""What the engine is asked is done, or refused before anything happens."""
+"""Stop reasons, callbacks, refusals and recorded settings of a single call of `generate`."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from tokentape.store import DatabaseStore
 
 
 class Forces(LogitsProcessor):
-    """Makes the model say these ids, one after the other."""
+    """A processor that forces these ids, one after the other."""
 
     def __init__(self, ids: list[int], prompt_tokens: int) -> None:
         self._ids = ids
@@ -26,7 +26,7 @@ class Forces(LogitsProcessor):
 
 
 def said(lm: tt.LoadedModel, text: str, **settings: Any) -> GenerationResult:
-    """The engine's result where the model says `text` and its end-of-sequence token."""
+    """Return the result of a reply that is `text` and the end-of-sequence token."""
     ids = [*lm.tokenizer.encode(text, add_special_tokens=False), lm.tokenizer.eos_token_id]
     return tt.ManualGenerator(lm.model, lm.tokenizer).generate(
         [5, 6, 7],
@@ -36,7 +36,9 @@ def said(lm: tt.LoadedModel, text: str, **settings: Any) -> GenerationResult:
     )
 
 
-def test_the_end_of_sequence_token_stops_and_is_not_text(lm: tt.LoadedModel) -> None:
+def test_the_end_of_sequence_token_stops_the_reply_and_is_not_in_its_text(
+    lm: tt.LoadedModel,
+) -> None:
     result = said(lm, "Hi")
 
     assert result["stop_reason"] == "eos"
@@ -45,13 +47,13 @@ def test_the_end_of_sequence_token_stops_and_is_not_text(lm: tt.LoadedModel) -> 
     assert result["num_tokens"] == 3
 
 
-def test_the_limit_stops(lm: tt.LoadedModel) -> None:
+def test_max_new_tokens_stops_the_reply(lm: tt.LoadedModel) -> None:
     result = said(lm, "Hello there", max_new_tokens=5)
 
     assert (result["stop_reason"], result["generated_text"]) == ("max_new_tokens", "Hello")
 
 
-def test_the_end_of_sequence_is_the_reason_even_at_the_limit(lm: tt.LoadedModel) -> None:
+def test_the_end_of_sequence_is_the_reason_also_at_the_limit(lm: tt.LoadedModel) -> None:
     assert said(lm, "Hello", max_new_tokens=6)["stop_reason"] == "eos"
 
 
@@ -104,7 +106,7 @@ def test_the_callback_sees_each_token_and_its_raw_logits(lm: tt.LoadedModel) -> 
         ("Hi", {"temperature": -1.0, "do_sample": True}, "rejects these settings"),
     ],
 )
-def test_what_cannot_be_done_is_refused_and_nothing_is_recorded(
+def test_an_invalid_request_is_refused_and_nothing_is_recorded(
     lm: tt.LoadedModel,
     store: DatabaseStore,
     prompt: Any,
@@ -142,7 +144,7 @@ def test_a_model_in_training_mode_is_refused(lm: tt.LoadedModel) -> None:
         tt.ManualGenerator(lm.model, lm.tokenizer)
 
 
-def test_logits_that_are_not_numbers_are_the_models_fault(lm: tt.LoadedModel) -> None:
+def test_nan_logits_raise_a_model_error(lm: tt.LoadedModel) -> None:
     with torch.no_grad():
         lm.model.lm_head.weight[7] = float("nan")
     generator = tt.ManualGenerator(lm.model, lm.tokenizer)
@@ -168,7 +170,7 @@ def test_the_effective_settings_are_recorded_with_the_defaults_of_the_library(
     assert events[-1].generator_sha256
 
 
-def test_own_processors_are_named_as_what_no_event_rebuilds(
+def test_the_callers_processors_are_recorded_as_not_replayable(
     lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
     recorder = tt.Recorder(store)
@@ -183,7 +185,7 @@ def test_own_processors_are_named_as_what_no_event_rebuilds(
         tt.verify(recording, lm)
 
 
-def test_text_without_a_chat_template_is_continued_as_it_is(make_lm: Any) -> None:
+def test_text_without_a_chat_template_is_continued_unchanged(make_lm: Any) -> None:
     lm = make_lm()
     lm.tokenizer.chat_template, before = None, lm.tokenizer.chat_template
     try:

@@ -1,4 +1,4 @@
-"""The tests of the plan that this project began with, under their own names."""
+"""The tests of the original plan, under the names that it gives them."""
 
 import gc
 import weakref
@@ -24,7 +24,7 @@ def generator(lm: tt.LoadedModel) -> tt.ManualGenerator:
 
 
 def reference(lm: tt.LoadedModel, ids: list[int], **settings: Any) -> list[int]:
-    """What `model.generate` says, without a cache of ours."""
+    """Return the new tokens of `model.generate` with a fresh cache."""
     prompt = torch.tensor([ids])
     output = lm.model.generate(prompt, attention_mask=torch.ones_like(prompt), **settings)
     tokens: list[int] = output[0, len(ids) :].tolist()
@@ -32,7 +32,7 @@ def reference(lm: tt.LoadedModel, ids: list[int], **settings: Any) -> list[int]:
 
 
 class States:
-    """Everything that an observer was shown."""
+    """An observer that collects its states."""
 
     def __init__(self) -> None:
         self.seen: list[tt.GenerationState] = []
@@ -67,7 +67,7 @@ def test_generate_multiple_tokens(lm: tt.LoadedModel, generator: tt.ManualGenera
 
 
 class EndsAfter(LogitsProcessor):
-    """Makes the end-of-sequence token certain at a length, and impossible before."""
+    """A processor that forces the end-of-sequence token at a length, and forbids it before."""
 
     def __init__(self, tokens: int) -> None:
         self.tokens = tokens
@@ -209,7 +209,7 @@ def test_conversation_cache_persistence(generator: tt.ManualGenerator) -> None:
         assert torch.equal(before.keys, after.keys[:, :, : len(held.ids)])
 
 
-def test_a_cache_that_was_returned_is_taken_in_and_its_ids_are_checked(
+def test_a_returned_cache_is_reused_and_its_ids_are_checked(
     lm: tt.LoadedModel, generator: tt.ManualGenerator
 ) -> None:
     ids = random_ids(20, 1)
@@ -371,7 +371,7 @@ def test_matches_generate_api_with_sampling(
         assert generator.generate(ids, seed=seed, **settings)["generated_tokens"] == expected
 
 
-def test_the_state_says_when_it_is_finished(generator: tt.ManualGenerator) -> None:
+def test_the_state_says_whether_the_reply_is_finished(generator: tt.ManualGenerator) -> None:
     states = States()
     generator.generate(random_ids(5, 1), max_new_tokens=3, observer=states, **GREEDY)
 

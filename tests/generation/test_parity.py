@@ -19,7 +19,7 @@ NEW_TOKENS = 24
 
 
 class Reference:
-    """What `model.generate` says: tokens, raw logits, end state of the random generator."""
+    """The output of `model.generate`: tokens, raw logits, end state of the random generator."""
 
     def __init__(self, lm: tt.LoadedModel, ids: list[int], settings: dict[str, Any]) -> None:
         prompt = torch.tensor([ids])
@@ -39,7 +39,7 @@ class Reference:
 
 
 class Ours:
-    """What the engine says, recorded, with the logits that its callback saw."""
+    """The recorded output of the engine, with the logits that its callback received."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ def engine(store: DatabaseStore) -> Callable[..., tuple[tt.ManualGenerator, tt.R
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_start_and_sampler_agrees_with_generate(family: str, dtype: str) -> None:
+def test_every_cache_state_and_sampler_agrees_with_generate(family: str, dtype: str) -> None:
     cells = list(run_matrix([family], [dtype]))
 
     assert len(cells) == len(CONFIGS) * len(STARTS)
@@ -96,7 +96,7 @@ def test_every_start_and_sampler_agrees_with_generate(family: str, dtype: str) -
     assert {cell.start for cell in cells if cell.reused_tokens} >= {"reuse", "fork", "disk"}
 
 
-def test_chunked_prefill_gives_the_same_bits_as_generate_in_such_chunks(
+def test_chunked_prefill_gives_the_bits_of_generate_with_the_same_chunks(
     lm: tt.LoadedModel,
     engine: Callable[..., tuple[tt.ManualGenerator, tt.Recorder]],
     store: DatabaseStore,
@@ -167,7 +167,7 @@ def test_the_recorded_log_probability_is_that_of_the_sampled_token(
         assert token.entropy == pytest.approx(-(logprobs.exp() * logprobs).sum().item(), rel=1e-3)
 
 
-def test_the_callers_random_state_is_not_touched(lm: tt.LoadedModel) -> None:
+def test_the_callers_random_state_is_unchanged(lm: tt.LoadedModel) -> None:
     generator = tt.ManualGenerator(lm.model, lm.tokenizer)
     before = torch.get_rng_state()
     first = generator.generate("Hello", do_sample=True, max_new_tokens=10)

@@ -1,4 +1,4 @@
-"""Runs that stopped in the middle, and go on to the tokens that they would have had."""
+"""A resumed run gets the tokens that it would have had without the interruption."""
 
 import signal
 from collections.abc import Callable
@@ -15,11 +15,11 @@ from tokentape.store import DatabaseStore
 
 
 class Killed(BaseException):
-    """What stands for a SIGKILL: nothing is written any more."""
+    """Raised in place of a SIGKILL: nothing is written after it."""
 
 
 class CutOff:
-    """A log that takes so many events."""
+    """A log that stores this many events, then raises `Killed`."""
 
     def __init__(self, store: DatabaseStore, events: int) -> None:
         self._store, self._left = store, events
@@ -36,7 +36,7 @@ class CutOff:
 
 @pytest.fixture
 def calling(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model that calls a tool with its third token: what it says then is taken for a call."""
+    """Make a reader find a tool call after the third token of a reply."""
 
     def completed(self: CallReader, text: str, *, prefix: str = "") -> tuple[Any, ...]:
         from tokentape.generation.tools.calls import ParsedCall
@@ -64,7 +64,9 @@ def without_times(turns: list[Any]) -> list[Any]:
 
 
 @pytest.mark.usefixtures("calling")
-def test_cut_off_in_many_places_a_run_goes_on_to_the_same_tokens(lm: tt.LoadedModel) -> None:
+def test_a_run_that_is_killed_after_any_event_resumes_to_the_same_tokens(
+    lm: tt.LoadedModel,
+) -> None:
     with tt.open_store("sqlite://") as store:
         with begin(lm, store) as run:
             go_on(run)
@@ -116,7 +118,7 @@ def test_a_resumed_run_verifies_and_regenerates(lm: tt.LoadedModel, store: Datab
         {"at_context_limit": "prune_tool_results", "context_budget_tokens": 500},
     ],
 )
-def test_every_kind_of_history_is_made_again(lm: tt.LoadedModel, settings: dict[str, Any]) -> None:
+def test_every_kind_of_history_is_restored(lm: tt.LoadedModel, settings: dict[str, Any]) -> None:
     def talk(run: tt.Investigation) -> None:
         for number in range(run.generator.turn, 6):
             run.chat(f"Say number {number} in other words.", max_new_tokens=10, **SETTINGS)
@@ -135,7 +137,7 @@ def test_every_kind_of_history_is_made_again(lm: tt.LoadedModel, settings: dict[
         assert without_times(said(store.recording(run.run_id))) == whole
 
 
-def test_a_finished_run_can_be_gone_on_with(lm: tt.LoadedModel, store: DatabaseStore) -> None:
+def test_a_finished_run_can_be_resumed(lm: tt.LoadedModel, store: DatabaseStore) -> None:
     with begin(lm, store) as run:
         go_on(run)
     with tt.Investigation.resume(store, run.run_id, lm, tools=tt.default_tools(lm)) as resumed:
@@ -146,7 +148,7 @@ def test_a_finished_run_can_be_gone_on_with(lm: tt.LoadedModel, store: DatabaseS
     assert store.summary(run.run_id).turns == len(TURNS) + 1  # type: ignore[union-attr]
 
 
-def test_whoever_still_records_a_run_that_was_taken_over_is_told(
+def test_a_recorder_whose_run_was_resumed_elsewhere_raises(
     lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
     with pytest.raises(tt.StoreError, match="a run has one writer"), begin(lm, store) as run:
@@ -157,7 +159,7 @@ def test_whoever_still_records_a_run_that_was_taken_over_is_told(
     assert tt.check(store, run.run_id).ok
 
 
-def test_of_two_who_go_on_with_a_run_at_once_one_is_told_and_the_other_goes_on(
+def test_of_two_processes_that_resume_a_run_at_once_one_raises(
     lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
     with begin(lm, store) as run:
@@ -174,7 +176,7 @@ def test_of_two_who_go_on_with_a_run_at_once_one_is_told_and_the_other_goes_on(
     assert store.summary(run.run_id).turns == 2  # type: ignore[union-attr]
 
 
-def test_an_imported_run_can_be_gone_on_with_in_memory(
+def test_an_imported_run_can_be_resumed_in_memory(
     lm: tt.LoadedModel, store: DatabaseStore, tmp_path: Any
 ) -> None:
     with begin(lm, store) as run:
@@ -189,7 +191,7 @@ def test_an_imported_run_can_be_gone_on_with_in_memory(
         assert other.summary(run.run_id).turns == 2  # type: ignore[union-attr]
 
 
-def test_another_model_does_not_go_on(
+def test_a_run_is_not_resumed_with_another_model(
     lm: tt.LoadedModel,
     store: DatabaseStore,
     altered: Callable[..., tt.LoadedModel],
@@ -205,7 +207,7 @@ def test_another_model_does_not_go_on(
     assert store.summary(run.run_id).status == "finished"  # type: ignore[union-attr]
 
 
-def test_a_redacted_run_does_not_go_on(lm: tt.LoadedModel, store: DatabaseStore) -> None:
+def test_a_redacted_run_is_not_resumed(lm: tt.LoadedModel, store: DatabaseStore) -> None:
     with begin(lm, store, redactor=lambda text: text.replace("layer", "…")) as run:
         run.chat("What of layer 0?", max_new_tokens=4)
 
@@ -213,7 +215,7 @@ def test_a_redacted_run_does_not_go_on(lm: tt.LoadedModel, store: DatabaseStore)
         tt.Investigation.resume(store, run.run_id, lm, tools=tt.default_tools(lm))
 
 
-def test_ctrl_c_ends_a_run_at_the_token_and_it_goes_on_from_there(
+def test_ctrl_c_ends_a_run_after_the_token_and_it_resumes_there(
     lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
     with begin(lm, store) as run:
@@ -239,7 +241,9 @@ def test_ctrl_c_ends_a_run_at_the_token_and_it_goes_on_from_there(
     assert without_times(said(store.recording(run.run_id))) == whole
 
 
-def test_what_cannot_be_set_any_more_is_refused(lm: tt.LoadedModel, store: DatabaseStore) -> None:
+def test_settings_of_a_run_that_has_begun_are_refused(
+    lm: tt.LoadedModel, store: DatabaseStore
+) -> None:
     with begin(lm, store) as run:
         run.chat("Hello?", max_new_tokens=4)
     tools = tt.default_tools(lm)
@@ -255,7 +259,7 @@ def test_what_cannot_be_set_any_more_is_refused(lm: tt.LoadedModel, store: Datab
 
 
 @pytest.mark.usefixtures("calling")
-def test_a_least_length_counts_the_tokens_of_all_parts(
+def test_min_new_tokens_counts_the_tokens_of_all_rounds(
     lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
     with begin(lm, store) as run:

@@ -1,4 +1,4 @@
-"""Ways in which a recording could come to contradict what happened, each of them closed."""
+"""Cases in which a recording could contradict what happened."""
 
 from collections.abc import Callable
 from typing import Any
@@ -41,7 +41,7 @@ def test_the_encoder_penalty_sees_the_prompt(lm: tt.LoadedModel) -> None:
 
 @pytest.fixture
 def longrope(tokenizer: PreTrainedTokenizerFast) -> tt.LoadedModel:
-    """Chooses its frequencies by the length of the sequence: they change at 64 tokens."""
+    """Return a model whose RoPE frequencies change at a length of 64 tokens."""
     factors = {"short_factor": [1.0] * 8, "long_factor": [4.0] * 8}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -88,7 +88,7 @@ def test_a_rope_that_changes_with_length_is_neither_split_nor_reused(
     assert tt.verify(recording, longrope).verdict is tt.Verdict.VERIFIED
 
 
-def test_a_model_that_keeps_no_cache_of_transformers_is_refused(
+def test_a_model_without_a_transformers_cache_is_refused(
     tokenizer: PreTrainedTokenizerFast, store: DatabaseStore
 ) -> None:
     config = RwkvConfig(
@@ -101,7 +101,7 @@ def test_a_model_that_keeps_no_cache_of_transformers_is_refused(
     assert store.summaries() == []
 
 
-def test_training_mode_is_noticed_at_every_turn(lm: tt.LoadedModel, store: DatabaseStore) -> None:
+def test_training_mode_is_refused_at_every_turn(lm: tt.LoadedModel, store: DatabaseStore) -> None:
     recorder = tt.Recorder(store)
     generator = tt.ManualGenerator(lm.model, lm.tokenizer, recorder)
     generator.generate(PROMPT, **GREEDY)
@@ -117,7 +117,7 @@ def test_training_mode_is_noticed_at_every_turn(lm: tt.LoadedModel, store: Datab
 
 
 class BreaksOn:
-    """A store that loses one event of a kind."""
+    """A log that fails to store one event of a kind."""
 
     def __init__(self, store: DatabaseStore, kind: str) -> None:
         self._store = store
@@ -134,7 +134,7 @@ class BreaksOn:
 
 
 @pytest.mark.parametrize("kind", ["SystemPromptCached", "TurnStarted", "TokenSampled"])
-def test_after_a_lost_event_nothing_but_the_failure_is_recorded(
+def test_after_a_lost_event_only_the_failure_is_recorded(
     lm: tt.LoadedModel, store: DatabaseStore, kind: str
 ) -> None:
     with (
@@ -157,7 +157,7 @@ def test_after_a_lost_event_nothing_but_the_failure_is_recorded(
     assert all(turn.finished is None for turn in recording.turns())
 
 
-def test_a_run_that_cannot_begin_leaves_the_store_as_it_was(
+def test_a_run_that_cannot_begin_leaves_the_store_unchanged(
     lm: tt.LoadedModel, store: DatabaseStore, record: Callable[..., tt.Recording]
 ) -> None:
     with pytest.raises(tt.ModelError, match="64 bits"):
@@ -196,7 +196,7 @@ def test_a_recorder_serves_one_generator(lm: tt.LoadedModel, store: DatabaseStor
         tt.ManualGenerator(lm.model, lm.tokenizer, recorder)
 
 
-def test_a_turn_that_broke_off_leaves_no_message_behind(
+def test_an_interrupted_turn_leaves_no_message_in_the_history(
     lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
     def stop(token_id: int, logits: torch.Tensor) -> None:
@@ -213,7 +213,7 @@ def test_a_turn_that_broke_off_leaves_no_message_behind(
     assert tt.verify(store.recording(run.run_id), lm).passes
 
 
-def test_prompts_of_their_own_are_no_part_of_the_conversation(lm: tt.LoadedModel) -> None:
+def test_single_prompts_are_not_part_of_the_conversation(lm: tt.LoadedModel) -> None:
     generator = tt.ManualGenerator(lm.model, lm.tokenizer)
     generator.cache_system_prompt("Be kind.")
     generator.generate("AAA", max_new_tokens=2)
@@ -276,9 +276,7 @@ def test_a_template_that_folds_the_system_prompt_into_the_first_message(
     assert tt.verify(recording, lm).passes
 
 
-def test_messages_that_cannot_be_told_apart_still_extend_the_history(
-    lm: tt.LoadedModel, template: Any
-) -> None:
+def test_messages_without_a_boundary_extend_the_history(lm: tt.LoadedModel, template: Any) -> None:
     template(GROUPS_TOOLS)
     conversation = Conversation(lm.tokenizer)
     conversation.restart("Be kind.")
@@ -300,13 +298,13 @@ def test_a_character_that_begins_in_the_prompt_is_not_lost(lm: tt.LoadedModel) -
 
 
 class Spoils(LogitsProcessor):
-    """Writes into the very logits it was given."""
+    """A processor that writes into the logits it is given."""
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         return scores.mul_(0.1)
 
 
-def test_a_processor_that_works_in_place_spoils_no_measure(
+def test_a_processor_that_works_in_place_does_not_change_what_is_recorded(
     lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
     recorder = tt.Recorder(store)
@@ -326,7 +324,7 @@ def test_a_processor_that_works_in_place_spoils_no_measure(
     ]
 
 
-def test_a_tensor_and_a_generation_config_are_taken_as_generate_takes_them(
+def test_a_tensor_and_a_generation_config_work_as_in_generate(
     lm: tt.LoadedModel,
 ) -> None:
     generator = tt.ManualGenerator(lm.model, lm.tokenizer)
@@ -336,15 +334,15 @@ def test_a_tensor_and_a_generation_config_are_taken_as_generate_takes_them(
     assert said["generated_tokens"] == cold(lm, repetition_penalty=1.5)
 
 
-def test_nothing_left_to_choose_is_the_processors_fault(lm: tt.LoadedModel) -> None:
+def test_processors_that_leave_no_token_raise_a_model_error(lm: tt.LoadedModel) -> None:
     generator = tt.ManualGenerator(lm.model, lm.tokenizer)
     with pytest.raises(tt.ModelError, match="leave no token"):
         generator.generate(PROMPT, suppress_tokens=list(range(272)), **GREEDY)
 
 
-def test_a_tool_with_half_a_character_is_a_result_that_says_so(lm: tt.LoadedModel) -> None:
+def test_a_tool_result_with_half_a_character_is_an_error(lm: tt.LoadedModel) -> None:
     def broken_text() -> str:
-        """Half of a surrogate pair."""
+        """Return half of a surrogate pair."""
         return "\ud83d"
 
     result = tt.ToolInterface([broken_text]).call("broken_text", {})
@@ -353,7 +351,7 @@ def test_a_tool_with_half_a_character_is_a_result_that_says_so(lm: tt.LoadedMode
     assert b"error" in result.payload
 
 
-def test_a_recorder_takes_the_turns_of_one_alone(lm: tt.LoadedModel, store: DatabaseStore) -> None:
+def test_a_recorder_refuses_the_turns_of_a_second_one(lm: tt.LoadedModel, store: DatabaseStore) -> None:
     recorder = tt.Recorder(store)
     generator = tt.ManualGenerator(lm.model, lm.tokenizer, recorder)
     ids = torch.tensor([PROMPT])

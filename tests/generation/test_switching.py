@@ -1,4 +1,4 @@
-"""Conversations that branch: one recording, and nothing computed twice."""
+"""Branches of a conversation: one recording, and no token computed twice."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +12,7 @@ GREEDY: dict[str, Any] = {"do_sample": False, "max_new_tokens": 8}
 
 
 def talk(lm: tt.LoadedModel, store: DatabaseStore, **settings: Any) -> tuple[list[tt.Reply], str]:
-    """Two turns, two more on a branch, and two more where the first two ended."""
+    """Record two turns, two on a branch, and two more after the first two."""
     with tt.Investigation(
         lm, store=store, name="t", system_prompt="Be kind and brief.", **settings
     ) as run:
@@ -27,7 +27,7 @@ def talk(lm: tt.LoadedModel, store: DatabaseStore, **settings: Any) -> tuple[lis
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3", "mamba", "qwen3-next"])
-def test_both_ways_on_are_cached(
+def test_both_branches_are_cached(
     family: str, make_lm: Callable[..., tt.LoadedModel], store: DatabaseStore
 ) -> None:
     replies, run_id = talk(make_lm(family), store)
@@ -41,7 +41,7 @@ def test_both_ways_on_are_cached(
         assert replies[turn].cache.reused_tokens >= len(ends[behind]) - 1
 
 
-def test_the_recording_says_so_and_is_replayed(lm: tt.LoadedModel, store: DatabaseStore) -> None:
+def test_the_recording_with_branches_is_replayed(lm: tt.LoadedModel, store: DatabaseStore) -> None:
     _, run_id = talk(lm, store)
     recording = store.recording(run_id)
     reasons = [turn.started.history_reason for turn in recording.turns()]
@@ -53,7 +53,7 @@ def test_the_recording_says_so_and_is_replayed(lm: tt.LoadedModel, store: Databa
 
 
 @pytest.mark.parametrize("history", ["exact", "template"])
-def test_a_branch_is_the_conversation_that_it_would_be_alone(
+def test_a_branch_equals_the_same_conversation_without_the_other(
     history: str, lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
     replies, _ = talk(lm, store, history=history)
@@ -68,7 +68,7 @@ def test_a_branch_is_the_conversation_that_it_would_be_alone(
     assert [each.token_ids for each in said[2:]] == [each.token_ids for each in replies[4:6]]
 
 
-def test_a_branch_into_the_middle_of_a_turn_is_not_possible(
+def test_a_conversation_cannot_branch_within_a_turn(
     lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
     with tt.Investigation(lm, store=store, name="t", system_prompt="Be kind.") as run:
