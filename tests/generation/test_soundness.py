@@ -351,7 +351,9 @@ def test_a_tool_result_with_half_a_character_is_an_error(lm: tt.LoadedModel) -> 
     assert b"error" in result.payload
 
 
-def test_a_recorder_refuses_the_turns_of_a_second_one(lm: tt.LoadedModel, store: DatabaseStore) -> None:
+def test_a_recorder_refuses_the_turns_of_a_second_one(
+    lm: tt.LoadedModel, store: DatabaseStore
+) -> None:
     recorder = tt.Recorder(store)
     generator = tt.ManualGenerator(lm.model, lm.tokenizer, recorder)
     ids = torch.tensor([PROMPT])
