@@ -1,4 +1,4 @@
-"""Keeps recordings: a live database, sealed Parquet files, and frames from both."""
+"""Storage of recordings: a live database, sealed Parquet files and tapes, and data frames."""
 
 import lazy_loader
 

@@ -134,7 +134,7 @@ def _other_faults(
 
 
 def parent_fault(forked: RunForked, parent: Recording) -> str:
-    """Return what is wrong with the events that a fork shares, to follow "its parent, ".
+    """Return the fault of the events that a fork shares, to follow "its parent, ".
 
     Raise StoreError or RecordingError if they cannot be read.
     """

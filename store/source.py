@@ -14,7 +14,7 @@ from tokentape.store.errors import NoSuchRunError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """The rows and columns to read; None stands for all."""
+    """The rows and columns to read; None selects all."""
 
     run_ids: tuple[str, ...] | None = None
     """Full ids; an unknown one selects nothing."""
@@ -32,7 +32,7 @@ class Attachments(Protocol):
     """What belongs to runs outside their events: payloads, verdicts and noise floors."""
 
     def blob(self, sha256: str) -> bytes:
-        """Return the payload with a hexadecimal sha256. Raise StoreError if there is none."""
+        """Return the payload with a hexadecimal sha256. Raise StoreError if it is missing."""
 
     def verdicts(self, run_id: str) -> list[StoredVerdict]:
         """Return the verdicts of the run with exactly that id, the oldest first.
@@ -66,7 +66,7 @@ class Source(Attachments, Protocol):
         """Return the run with that id, or with the only id that begins so. Raise NoSuchRunError."""
 
     def verify_files(self, run_id: str) -> list[str]:
-        """Return what is wrong with the files that contain a run, a line each."""
+        """Return the faults of the files that contain a run, a line each."""
 
     def events_table(self, selection: Selection) -> pa.Table:
         """Return all events but sampled tokens, ordered by run and `seq`.

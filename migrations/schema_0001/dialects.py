@@ -1,7 +1,7 @@
 """SQL fragments that differ between SQLite and PostgreSQL, for the views of schema 0001.
 
 Both decode floats exactly: SQLite keeps them as the bits of IEEE numbers, which are decoded with
-integers and powers of two. PostgreSQL has no text with a NUL, so U+FFFD stands for it in the views
+integers and powers of two. PostgreSQL has no text with a NUL, so U+FFFD replaces it in the views
 of both.
 """
 
@@ -118,7 +118,7 @@ class Sqlite:
     def top_logprobs(self) -> str:
         """Unpack ids and half-precision numbers from bytes.
 
-        A JSON array with as many zeros as there are ids yields one row for each of them.
+        A JSON array with as many zeros as there are ids yields one row for each id.
         """
         count = "length(top_logprobs_f16) / 2"
         zeros = f"'[' || rtrim(replace(hex(zeroblob({count})), '00', '0,'), ',') || ']'"

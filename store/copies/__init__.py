@@ -1,1 +1,1 @@
-"""Runs copied to and from other forms."""
+"""Export of runs to JSON Lines and CSV, and import from files."""

@@ -1,4 +1,4 @@
-"""Runs as CSV files: one for each of four frames."""
+"""Runs as CSV files: one for each frame of four."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,8 +1,8 @@
 """Recordings as pandas frames: typed columns, UTC times, no JSON.
 
 Every function takes a store of any kind. `run_id` is an id or the unambiguous beginning of one, or
-several of them; `turns` is a turn or several; None stands for all. `columns` names the columns to
-read, in order; others are not read. `dtype_backend` is as in pandas' readers: None for NumPy's
+several of them; `turns` is a turn or several; None selects all. `columns` names the columns to
+read, in order; no more are read. `dtype_backend` is as in pandas' readers: None for NumPy's
 types, with pandas' nullable ones where a value may be missing, "numpy_nullable" or "pyarrow". All
 raise NoSuchRunError for an unknown run, StoreError for an unknown column, and RecordingError for a
 damaged event. `tokentape.store.frames.columns` describes every column.
@@ -153,7 +153,7 @@ def top_logprobs_df(
     columns: Columns = None,
     dtype_backend: DtypeBackend = None,
 ) -> pd.DataFrame:
-    """Return one row for each of the top k tokens of each step, the likeliest first.
+    """Return a row for each token of the top k of each step, the likeliest first.
 
     Runs that recorded no top k have no rows.
 

@@ -1,1 +1,1 @@
-"""The live store: SQLite or PostgreSQL, written an event at a time."""
+"""The live store in SQLite or PostgreSQL, written event by event."""

@@ -1,4 +1,4 @@
-"""The live store: one append-only stream a run, in SQLite or PostgreSQL."""
+"""The live store: one append-only stream for each run, in SQLite or PostgreSQL."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -29,10 +29,10 @@ from tokentape.store.source import Attachments, attachments_of
 
 
 class DatabaseStore(DatabaseReader):
-    """Recordings in a database; use `open_store` to get one.
+    """Recordings in a database; `open_store` returns one.
 
-    A commit an event: an event that was appended is there when the process dies. `durable` ones
-    are there when the power fails, too.
+    Every event is committed when `append` returns, and so survives the death of the process. A
+    durable event survives a power failure, too.
     """
 
     def __init__(self, url: URL, *, upgrade: bool = False, must_exist: bool = False) -> None:
@@ -55,7 +55,7 @@ class DatabaseStore(DatabaseReader):
         self._open_runs: dict[str, tuple[int, int]] = {}
 
     def close(self) -> None:
-        # Not given back but closed: one that the server has cut off cannot be rolled back.
+        # Not returned to the pool, which would roll back: a lost connection cannot.
         self._writer.invalidate()
         self._engine.dispose()
 
@@ -71,16 +71,16 @@ class DatabaseStore(DatabaseReader):
         """Store an event; see `recorder.EventLog`."""
         run_id = envelope.run_id
         refused = (
-            f"run {run_id} has an event {record.seq} already, or lacks the one before it: "
+            f"run {run_id} already has event {record.seq}, or lacks the one before it: "
             "a run has one writer"
         )
         if record.kind == TOKEN_KIND:
-            with self._told(run_id, refused):
+            with self._store_errors(run_id, refused):
                 self._append(run_id, record)
             return
         starts = isinstance(envelope.event, RunStarted)
         if not starts:
-            # In memory the reader has the writer's connection, and would end its transaction.
+            # Before the transaction: in memory, the reader shares the writer's connection.
             self._open_run(run_id)
         with self._transaction(run_id, refused, durable=durable):
             if starts and summary is not None:
@@ -94,8 +94,8 @@ class DatabaseStore(DatabaseReader):
         self._insert(run_key, started_at_us, record)
 
     @contextmanager
-    def _told(self, run_id: str, refused: str) -> Iterator[None]:
-        """Raises StoreError, with `refused` where the rules of the database are broken."""
+    def _store_errors(self, run_id: str, refused: str) -> Iterator[None]:
+        """Turn the driver's errors into StoreError; `refused` is the text for a broken rule."""
         try:
             yield
         except BaseException as error:
@@ -108,18 +108,18 @@ class DatabaseStore(DatabaseReader):
 
     @contextmanager
     def _transaction(self, run_id: str, refused: str, *, durable: bool) -> Iterator[None]:
-        """Commit what the block writes, or nothing of it. Raises as `_told` does."""
+        """Commit all that the block writes, or nothing. Raise as `_store_errors` does."""
         backend = self._backend
         if durable and self._file is not None:
             self._file.check_in_place()
-        with self._told(run_id, refused):
+        with self._store_errors(run_id, refused):
             try:
                 for statement in backend.begin_durable if durable else (backend.begin,):
                     self._cursor.execute(statement)
                 yield
                 self._cursor.execute("COMMIT")
             except BaseException:
-                # A connection that is lost cannot roll back; the database does.
+                # On a lost connection this fails, and the database rolls back.
                 with suppress(self._driver.Error):
                     self._cursor.execute("ROLLBACK")
                 raise
@@ -129,7 +129,7 @@ class DatabaseStore(DatabaseReader):
 
     def _insert(self, run_key: int, started_at_us: int, record: Record) -> None:
         if not 0 <= record.seq <= SEQ_MASK:
-            raise StoreError(f"a run has at most {SEQ_MASK + 1:,} events here")
+            raise StoreError(f"a run can have at most {SEQ_MASK + 1:,} events in a database")
         event_key = run_key << SEQ_BITS | record.seq
         after_us = record.at_us - started_at_us
         if isinstance(record.body, str):
@@ -149,57 +149,57 @@ class DatabaseStore(DatabaseReader):
         """Return the key and the start of a run. Raise NoSuchRunError."""
         if run_id not in self._open_runs:
             query = select(runs).where(runs.c.run_id == run_id)
-            row = self._ask(lambda reader: reader.execute(query).one_or_none())
+            row = self._query(lambda reader: reader.execute(query).one_or_none())
             if row is None:
                 raise NoSuchRunError(f"{self.where} has no run {run_id}")
             self._open_runs[run_id] = (row.run_key, row.started_at_us)
         return self._open_runs[run_id]
 
     def put_blob(self, sha256: str, payload: bytes) -> None:
-        with self._told("", f"cannot keep blob {sha256}"):
+        with self._store_errors("", f"cannot keep blob {sha256}"):
             self._cursor.execute(self._statements.insert_blob, (sha256, payload))
 
-    def add_verdict(self, kept: StoredVerdict) -> None:
-        """Keep what a replay found beside its run; the very same again changes nothing.
+    def add_verdict(self, attachment: StoredVerdict) -> None:
+        """Store the result of a replay. An equal verdict that is stored already changes nothing.
 
-        Any number of processes may, whether the run goes on or not. Raises NoSuchRunError where the
-        run with just that id is not here, StoreError where the database cannot be written.
+        Several processes may do so at once, also while the run is being recorded. Raise
+        NoSuchRunError for an unknown run, StoreError if the database cannot be written to.
         """
-        self._keep(kept)
+        self._add(attachment)
 
-    def add_floor(self, kept: StoredFloor) -> None:
-        """Keep a noise floor beside its run; as `add_verdict`."""
-        self._keep(kept)
+    def add_floor(self, attachment: StoredFloor) -> None:
+        """Store a noise floor of a run. Raise as `add_verdict` does."""
+        self._add(attachment)
 
-    def _keep(self, kept: Attachment) -> None:
-        run_id = kept.run_id
+    def _add(self, attachment: Attachment) -> None:
+        run_id = attachment.run_id
         query = select(runs.c.run_key).where(runs.c.run_id == run_id)
-        run_key = self._ask(lambda reader: reader.execute(query).scalar_one_or_none())
+        run_key = self._query(lambda reader: reader.execute(query).scalar_one_or_none())
         if run_key is None:
-            self._say_if_erased(run_id)
+            self._check_tombstones(run_id)
             raise NoSuchRunError(f"{self.where} has no run {run_id}")
         with self._transaction(run_id, f"run {run_id} has just been erased", durable=True):
-            self._insert_attachment(run_key, kept)
+            self._insert_attachment(run_key, attachment)
 
-    def _insert_attachment(self, run_key: int, kept: Attachment) -> None:
-        statement = self._statements.insert_attachment[TABLES[type(kept)]]
-        self._cursor.execute(statement, attachment_rows.inserted_values(run_key, kept))
+    def _insert_attachment(self, run_key: int, attachment: Attachment) -> None:
+        statement = self._statements.insert_attachment[TABLES[type(attachment)]]
+        self._cursor.execute(statement, attachment_rows.inserted_values(run_key, attachment))
 
     def import_run(
         self, recording: Recording, attached: Attachments, *, events_there: int = 0
     ) -> None:
-        """Keep a copy of a run, each record as it is, with what is attached: all of it or nothing.
+        """Store the records of a run unchanged, and its attachments, in one transaction.
 
-        `events_there` of its events are here already, the very same: the rest is added behind them.
-        Raises StoreError where the run has more events here, or fewer, or was erased here.
+        The store already has the first `events_there` of the records. Raise StoreError if it has
+        another number of them, or if it erased the run.
         """
         run_id = recording.run_id
         if not events_there and self.summary(run_id) is not None:
-            raise StoreError(f"{self.where} has run {run_id} already")
+            raise StoreError(f"{self.where} already has run {run_id}")
         self.check_not_erased(run_id)
         run_key = self._open_run(run_id)[0] if events_there else None
         summary, turns = None, TurnCounter()
-        refused = f"run {run_id} is being written to by somebody else: nothing of it was added"
+        refused = f"another process is writing to run {run_id}: nothing of it was added"
         with self._transaction(run_id, refused, durable=True):
             for record in recording.records():
                 envelope = decode(run_id, record)
@@ -225,14 +225,14 @@ class DatabaseStore(DatabaseReader):
                 raise RecordingError(f"run {run_id} has no events")
             assert run_key is not None
             self._update_run(run_key, summary)
-            for kept in attachments_of(attached, run_id):
-                self._insert_attachment(run_key, kept)
+            for attachment in attachments_of(attached, run_id):
+                self._insert_attachment(run_key, attachment)
         self._open_runs.pop(run_id, None)
 
     def erase(
         self, run_id: str, *, reason: str = "", clock_us: Callable[[], int] = now_us
     ) -> Erasure:
-        """Forget a run for good; see `store.live.erasure`. Raises NoSuchRunError and StoreError."""
+        """Delete a run irrevocably; see `tokentape.store.live.erasure.erase_run`."""
         full_id = self.recording(run_id).run_id
         self._open_runs.pop(full_id, None)
         return erase_run(self._engine, full_id, reason=reason, at_us=clock_us())
@@ -242,41 +242,40 @@ class DatabaseStore(DatabaseReader):
         self._cursor.execute(self._statements.update_run, (*values, run_key))
 
     def check_not_erased(self, run_id: str) -> None:
-        """Raise StoreError for a run that was erased here."""
+        """Raise StoreError for a run that was erased from this store."""
         query = select(tombstones.c.run_id).where(tombstones.c.run_id == run_id)
-        if self._ask(lambda reader: reader.execute(query).first()) is not None:
-            raise StoreError(f"run {run_id} was erased from {self.where}: it stays away")
+        if self._query(lambda reader: reader.execute(query).first()) is not None:
+            raise StoreError(f"run {run_id} was erased from {self.where} and cannot be added again")
 
 
 class _Statements:
-    """What is executed for every event, as the driver takes it."""
+    """The SQL of every write, with the driver's placeholders."""
 
-    def __init__(self, mark: str) -> None:
-        def marks(count: int) -> str:
-            return ", ".join([mark] * count)
+    def __init__(self, placeholder: str) -> None:
+        def placeholders(count: int) -> str:
+            return ", ".join([placeholder] * count)
 
         columns = ", ".join(SUMMARY_COLUMNS)
-        self.insert_run = (
-            f"INSERT INTO runs ({columns}) VALUES ({marks(len(SUMMARY_COLUMNS))}) RETURNING run_key"
-        )
-        assigned = ", ".join(f"{name} = {mark}" for name in SUMMARY_COLUMNS)
-        self.update_run = f"UPDATE runs SET {assigned} WHERE run_key = {mark}"
+        values = placeholders(len(SUMMARY_COLUMNS))
+        self.insert_run = f"INSERT INTO runs ({columns}) VALUES ({values}) RETURNING run_key"
+        assigned = ", ".join(f"{name} = {placeholder}" for name in SUMMARY_COLUMNS)
+        self.update_run = f"UPDATE runs SET {assigned} WHERE run_key = {placeholder}"
         self.insert_event = (
             "INSERT INTO events (event_key, after_us, turn, kind, version, body, seal) "
-            f"VALUES ({marks(7)})"
+            f"VALUES ({placeholders(7)})"
         )
         self.insert_token = (
             f"INSERT INTO tokens (event_key, after_us, {', '.join(COLUMNS)}) "
-            f"VALUES ({marks(2 + len(COLUMNS))})"
+            f"VALUES ({placeholders(2 + len(COLUMNS))})"
         )
         self.insert_blob = (
-            f"INSERT INTO blobs (sha256, payload) VALUES ({marks(2)}) ON CONFLICT DO NOTHING"
+            f"INSERT INTO blobs (sha256, payload) VALUES ({placeholders(2)}) ON CONFLICT DO NOTHING"
         )
         self.insert_attachment = {
-            table: attachment_rows.insert_statement(table, mark) for table in TABLES.values()
+            table: attachment_rows.insert_statement(table, placeholder) for table in TABLES.values()
         }
 
 
 def _first_line(error: Any) -> str:
-    """PostgreSQL adds the context of the statement, which holds what was to be written."""
+    """Return the first line of an error: PostgreSQL adds more, with the values of the row."""
     return str(error).strip().partition("\n")[0]

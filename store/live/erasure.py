@@ -1,4 +1,4 @@
-"""Forgetting a run for good: what was said is gone, that it was there is not."""
+"""Erasure of a run: its content is deleted, a tombstone says that it existed."""
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,32 +28,33 @@ from tokentape.store.payloads import PAYLOAD_KINDS, payload_named
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Erasure:
-    """What is gone. `backups` are copies of the store beside it that may still have the run.
-
-    `residue` says why the bytes may still be in the file where the store could not be
-    rewritten; empty where they are gone from it.
-    """
+    """The result of erasing a run."""
 
     run_id: str
     events: int
+    """Events and sampled tokens that were deleted."""
     blobs: int
+    """Payloads that were deleted, because no other run refers to them."""
     last_seal: str | None
     backups: tuple[Path, ...]
+    """Backups in the store's folder, which may still contain the run."""
     residue: str
+    """Why its bytes may still be on disk; empty if the file was rewritten without them."""
 
 
 def erase_run(engine: Engine, run_id: str, *, reason: str, at_us: int) -> Erasure:
-    """Delete a run, all that belongs to it and to no other run; leave a tombstone.
+    """Delete a run with all payloads that only it refers to, and leave a tombstone.
 
-    All of it or nothing, in one transaction. Then the store's file is rewritten, so that the bytes
-    are gone, too. Raises StoreError where the database refuses.
+    That is one transaction. Then the store's file is rewritten, to remove the bytes, too. Raise
+    StoreError for a run that was forked and if the database refuses, NoSuchRunError for an unknown
+    run.
     """
     try:
         with engine.connect() as connection:
             if engine.dialect.name == "sqlite":
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
             run_key = _locked_run(connection, run_id)
-            _refuse_forked(connection, run_id)
+            _check_not_forked(connection, run_id)
             counted = _bury(connection, run_key, run_id, reason=reason, at_us=at_us)
             connection.commit()
     except DBAPIError as error:
@@ -69,38 +70,41 @@ def erase_run(engine: Engine, run_id: str, *, reason: str, at_us: int) -> Erasur
     )
 
 
-def _refuse_forked(connection: Connection, run_id: str) -> None:
+def _check_not_forked(connection: Connection, run_id: str) -> None:
     query = select(runs.c.run_id).where(runs.c.parent_run_id == run_id)
     forks = connection.execute(query).scalars().all()
     if forks:
         more = f" and {len(forks) - 1} more" if len(forks) > 1 else ""
         raise StoreError(
-            f"run {run_id} was forked: run {forks[0]}{more} would lose its beginning; erase that "
-            "first"
+            f"run {run_id} was forked: run {forks[0]}{more} would lose its first events; erase "
+            "the forks first"
         )
 
 
 def _locked_run(connection: Connection, run_id: str) -> int:
-    """The key of the run, to which nobody adds anything until the transaction ends.
+    """Return the key of the run, locked against other writers until the transaction ends.
 
-    The triggers that refuse what does not belong to a run take the same lock. In SQLite there is
-    one writer anyway. Raises NoSuchRunError.
+    The triggers on inserts take the same lock. SQLite has only one writer anyway. Raise
+    NoSuchRunError for an unknown run.
     """
     query = select(runs.c.run_key).where(runs.c.run_id == run_id)
     run_key = connection.execute(query).scalar_one_or_none()
     if run_key is not None and connection.dialect.name != "sqlite":
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": run_key})
-        # Somebody else may have erased it while this one waited.
+        # Another process may have erased it meanwhile.
         run_key = connection.execute(query).scalar_one_or_none()
     if run_key is None:
-        raise NoSuchRunError(f"there is no run {run_id} any more")
+        raise NoSuchRunError(f"there is no run {run_id}")
     return int(run_key)
 
 
 def _bury(
     connection: Connection, run_key: int, run_id: str, *, reason: str, at_us: int
 ) -> tuple[int, int, str | None]:
-    """Tombstone first: the database deletes only what has one. Events, blobs, last seal."""
+    """Delete the rows; return the number of events, the number of blobs and the last seal.
+
+    The tombstone comes first: triggers only let the rows of a buried run go.
+    """
     lowest, highest = run_key << SEQ_BITS, run_key << SEQ_BITS | SEQ_MASK
     in_events = events.c.event_key.between(lowest, highest)
     in_tokens = tokens.c.event_key.between(lowest, highest)
@@ -128,7 +132,7 @@ def _bury(
 
 
 def _payloads(connection: Connection, within: Any) -> set[str]:
-    """The payloads that events refer to. An event that cannot be read refers to none."""
+    """Return the payloads that events refer to. A damaged event refers to none."""
     query = select(events.c.kind, events.c.body).where(within, events.c.kind.in_(PAYLOAD_KINDS))
     found = set()
     for row in connection.execute(query):
@@ -138,7 +142,10 @@ def _payloads(connection: Connection, within: Any) -> set[str]:
 
 
 def _rewrite(engine: Engine) -> str:
-    """Free pages and logs keep what was deleted, until the tables are written anew."""
+    """Rewrite the tables: free pages and logs still contain what was deleted.
+
+    Return why the bytes may remain, or an empty string.
+    """
     if is_in_memory(engine.url):
         return ""
     try:

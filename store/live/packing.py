@@ -110,7 +110,7 @@ class SqlitePacking:
 
 
 def _id_width(packed: bytes, count: int) -> int:
-    """Return the bytes of each of `count` ids. Raise struct.error if they do not fit."""
+    """Return the bytes of one of `count` ids. Raise struct.error if they do not fit."""
     width, rest = divmod(len(packed), count or 1)
     if rest or width > 4 or (width > 0) != (count > 0):
         raise struct.error(f"{len(packed)} bytes do not hold {count} ids")

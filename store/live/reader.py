@@ -1,4 +1,4 @@
-"""Reading a live store: runs, records, blobs, and tables of many rows."""
+"""Reads of a live store: runs, records, blobs, and Arrow tables of many rows."""
 
 import heapq
 import itertools
@@ -36,13 +36,13 @@ _STORED = {
     "top_gap": "top_gap_f16",
     "top_logprobs": "top_logprobs_f16",
 }
-"""Columns of tokens that the database has under another name."""
+"""Columns of tokens whose name in the database differs."""
 
 _Result = TypeVar("_Result")
 
 
 class DatabaseReader:
-    """What any number of processes may do with a live store at once."""
+    """The reading half of a live store. Any number of processes may read at once."""
 
     def __init__(self, engine: Engine, backend: Backend, where: str) -> None:
         self.where = where
@@ -51,9 +51,9 @@ class DatabaseReader:
         self._backend = backend
 
     def blob(self, sha256: str) -> bytes:
-        """The payload under a hexadecimal sha256. Raises StoreError where there is none."""
+        """See `tokentape.store.source.Attachments`."""
         query = select(blobs.c.payload).where(blobs.c.sha256 == sha256)
-        payload = self._ask(lambda reader: reader.execute(query).scalar_one_or_none())
+        payload = self._query(lambda reader: reader.execute(query).scalar_one_or_none())
         if payload is None:
             raise StoreError(f"{self.where} has no blob {sha256}")
         if not isinstance(payload, bytes):
@@ -61,30 +61,30 @@ class DatabaseReader:
         return payload
 
     def summaries(self) -> list[RunSummary]:
-        """Every run, the newest last."""
+        """See `tokentape.store.source.Source`."""
         query = select(runs).order_by(runs.c.started_at_us, runs.c.run_id)
-        return [summary_of(row) for row in self._ask(lambda reader: reader.execute(query).all())]
+        return [summary_of(row) for row in self._query(lambda reader: reader.execute(query).all())]
 
     def summary(self, run_id: str) -> RunSummary | None:
         """See `tokentape.store.source.Source`."""
         query = select(runs).where(runs.c.run_id == run_id)
-        row = self._ask(lambda reader: reader.execute(query).one_or_none())
+        row = self._query(lambda reader: reader.execute(query).one_or_none())
         return None if row is None else summary_of(row)
 
     def recording(self, run_id: str) -> Recording:
-        """The run with that id, or with the one id that begins so. Raises NoSuchRunError."""
+        """See `tokentape.store.source.Source`."""
         query = select(runs.c.run_id).where(runs.c.run_id.startswith(run_id, autoescape=True))
-        matches = self._ask(lambda reader: reader.execute(query).scalars().all())
+        matches = self._query(lambda reader: reader.execute(query).scalars().all())
         if not matches:
-            self._say_if_erased(run_id)
+            self._check_tombstones(run_id)
         full_id = resolve_run_id(matches, run_id, self.where)
         return Recording(
             full_id, lambda: self._records(full_id), self.where, self.blob, self.recording
         )
 
-    def _say_if_erased(self, run_id: str) -> None:
+    def _check_tombstones(self, run_id: str) -> None:
         query = select(tombstones).where(tombstones.c.run_id.startswith(run_id, autoescape=True))
-        erased = self._ask(lambda reader: reader.execute(query).first())
+        erased = self._query(lambda reader: reader.execute(query).first())
         if erased is not None and run_id:
             when = np.datetime64(erased.erased_at_us, "us").astype("datetime64[s]")
             raise NoSuchRunError(f"run {erased.run_id} was erased on {when}Z: {erased.reason}")
@@ -94,7 +94,7 @@ class DatabaseReader:
             with self._snapshot() as reader:
                 run = self._run(reader, run_id)
                 started_us = run.started_at_us
-                # Closed by name: a statement left open in a traceback keeps the file open, too.
+                # Closed explicitly: a cursor in a traceback would keep the file open.
                 with (
                     reader.execute(_of_run(events, run.run_key)).yield_per(1000) as event_rows,
                     reader.execute(_of_run(tokens, run.run_key)).yield_per(1000) as token_rows,
@@ -109,16 +109,16 @@ class DatabaseReader:
 
     @contextmanager
     def _snapshot(self) -> Iterator[Connection]:
-        """For several queries that must see one moment, whatever is written meanwhile."""
+        """Yield a connection whose queries all see the database at the same moment."""
         with self._reading() as reader:
-            # In memory there is one connection, which the writer needs, and no one else.
+            # In memory, the writer uses the same connection, and no other process exists.
             if not is_in_memory(self._engine.url):
                 reader.exec_driver_sql(self._backend.begin_reading)
             yield reader
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
-        """Raises StoreError for what the database cannot read."""
+        """Yield a connection. Turn the database's errors into StoreError."""
         try:
             with self._engine.connect() as reader:
                 yield reader
@@ -140,23 +140,23 @@ class DatabaseReader:
         return Record(event_key & SEQ_MASK, at_us, TOKEN_KIND, version, fields, fields["turn"])
 
     def verify_files(self, run_id: str) -> list[str]:
-        """See `store.source.Source`. Only SQLite can be asked: pages that do not fit together."""
+        """See `tokentape.store.source.Source`. Only SQLite can check its pages."""
         if self._backend.name != "sqlite":
             return []
-        answers = self._ask(lambda reader: reader.exec_driver_sql("PRAGMA quick_check").all())
+        answers = self._query(lambda reader: reader.exec_driver_sql("PRAGMA quick_check").all())
         return [f"{self.where}: {answer}" for (answer,) in answers if answer != "ok"]
 
     def verdicts(self, run_id: str) -> list[StoredVerdict]:
         """See `tokentape.store.source.Attachments`."""
-        return self._kept(StoredVerdict, run_id)
+        return self._attachments(StoredVerdict, run_id)
 
     def floors(self, run_id: str) -> list[StoredFloor]:
         """See `tokentape.store.source.Attachments`."""
-        return self._kept(StoredFloor, run_id)
+        return self._attachments(StoredFloor, run_id)
 
-    def _kept(self, kind: type[K], run_id: str) -> list[K]:
+    def _attachments(self, kind: type[K], run_id: str) -> list[K]:
         query = attachment_rows.rows_query(kind, run_id)
-        rows = self._ask(lambda reader: reader.execute(query).all())
+        rows = self._query(lambda reader: reader.execute(query).all())
         return [attachment_rows.attachment_of_row(kind, run_id, row, self.where) for row in rows]
 
     def verdicts_table(self, selection: Selection) -> pa.Table:
@@ -164,7 +164,9 @@ class DatabaseReader:
         chosen, names = selection.run_ids, attachment_rows.FIGURES
         if selection.columns is not None:
             names = [name for name in names if name in selection.columns]
-        rows = self._ask(lambda reader: reader.execute(attachment_rows.figures_query(names)).all())
+        rows = self._query(
+            lambda reader: reader.execute(attachment_rows.figures_query(names)).all()
+        )
         wanted = [row for row in rows if chosen is None or row.run_id in chosen]
         try:
             return attachment_rows.figures_table(names, wanted)
@@ -173,7 +175,7 @@ class DatabaseReader:
 
     def events_table(self, selection: Selection) -> pa.Table:
         """See `tokentape.store.source.Source`."""
-        names = [name for name in EVENTS.names if name not in _PLACE]
+        names = [name for name in EVENTS.names if name not in _ENVELOPE]
         if selection.columns is not None:
             names = [name for name in names if name in selection.columns]
         query = select(events.c.event_key, events.c.after_us, *(events.c[name] for name in names))
@@ -186,7 +188,7 @@ class DatabaseReader:
                 for name, each in zip(names, values, strict=True)
             }
 
-        schema = pa.schema([field for field in EVENTS if field.name in (*_PLACE, *names)])
+        schema = pa.schema([field for field in EVENTS if field.name in (*_ENVELOPE, *names)])
         return self._table(schema, events, query, selection, columns)
 
     def tokens_table(self, selection: Selection) -> pa.Table:
@@ -205,11 +207,11 @@ class DatabaseReader:
                 found = dict(zip(("top_ids", "top_logprobs"), lists, strict=True))
             for name in wanted:
                 if name not in found:
-                    kept_as = _STORED.get(name, name)
-                    found[name] = packing.numbers(kept_as, values[kept_as])
+                    stored_name = _STORED.get(name, name)
+                    found[name] = packing.numbers(stored_name, values[stored_name])
             return found
 
-        schema = pa.schema([field for field in TOKENS if field.name in (*_PLACE, *wanted)])
+        schema = pa.schema([field for field in TOKENS if field.name in (*_ENVELOPE, *wanted)])
         return self._table(schema, tokens, query, selection, columns)
 
     def _table(
@@ -220,7 +222,10 @@ class DatabaseReader:
         selection: Selection,
         columns: Callable[[list[Any]], dict[str, pa.Array]],
     ) -> pa.Table:
-        """Rows of a stream as a table, run by run: the query's first columns are key and time."""
+        """Return rows of a stream as a table, ordered by run and `seq`.
+
+        The first columns of `query` are `event_key` and `after_us`. `columns` converts the rest.
+        """
         if selection.turns is not None:
             query = query.where(table.c.turn.in_(selection.turns))
         query = query.order_by(table.c.event_key)
@@ -230,14 +235,16 @@ class DatabaseReader:
 
         def read(reader: Connection) -> pa.Table:
             chosen = self._chosen_runs(reader, selection.run_ids)
-            numbers = _Numbers([run.run_key for run in chosen])
+            numbers = _RunPositions([run.run_key for run in chosen])
             starts = np.array([run.started_at_us for run in chosen], np.int64)
             parts = []
             for lowest, highest in numbers.key_ranges(selection):
                 within = table.c.event_key.between(lowest, highest)
                 cursor: Any = reader.execute(query.where(within)).cursor
                 for keys, after_us, *values in batches(cursor):
-                    parts.append(_placed(keys, after_us, numbers, starts) | columns(values))
+                    parts.append(
+                        _envelope_columns(keys, after_us, numbers, starts) | columns(values)
+                    )
             return _joined(parts, [run.run_id for run in chosen], schema)
 
         try:
@@ -253,12 +260,12 @@ class DatabaseReader:
         found = reader.execute(query).all()
         return [row for row in found if run_ids is None or row.run_id in run_ids]
 
-    def _ask(self, question: Callable[[Connection], _Result]) -> _Result:
+    def _query(self, read: Callable[[Connection], _Result]) -> _Result:
         with self._reading() as reader:
-            return question(reader)
+            return read(reader)
 
 
-_PLACE = ("run_id", "seq", "at")
+_ENVELOPE = ("run_id", "seq", "at")
 
 
 def summary_of(row: Row[Any]) -> RunSummary:
@@ -290,18 +297,18 @@ def _event_record(row: Row[Any], started_us: int) -> Record:
     )
 
 
-def _token_columns(asked: tuple[str, ...] | None) -> list[str]:
-    """Those that are read; both columns of candidates, or neither."""
-    candidates = ("top_ids", "top_logprobs")
-    names = [field.name for field in TOKENS if field.name not in _PLACE]
-    if asked is None:
-        return [name for name in names if name not in candidates]
-    both = any(name in asked for name in candidates)
-    return [name for name in names if name in asked or (both and name in candidates)]
+def _token_columns(requested: tuple[str, ...] | None) -> list[str]:
+    """Return the columns to read: both columns of the top k, or neither."""
+    top_columns = ("top_ids", "top_logprobs")
+    names = [field.name for field in TOKENS if field.name not in _ENVELOPE]
+    if requested is None:
+        return [name for name in names if name not in top_columns]
+    both = any(name in requested for name in top_columns)
+    return [name for name in names if name in requested or (both and name in top_columns)]
 
 
-class _Numbers:
-    """Runs by their place among the chosen ones, which is the order of their ids."""
+class _RunPositions:
+    """The positions of runs, by key, in a list ordered by run id."""
 
     def __init__(self, run_keys: list[int]) -> None:
         self._by_key = np.argsort(np.array(run_keys, np.int64), kind="stable")
@@ -321,18 +328,18 @@ class _Numbers:
     def of(self, run_keys: Any) -> Any:
         places = np.searchsorted(self._keys, run_keys)
         if np.any(self._keys[np.minimum(places, len(self._keys) - 1)] != run_keys):
-            raise ValueError("there are events of no run")
+            raise ValueError("there are events without a run")
         return self._by_key[places]
 
 
 def _batches(cursor: Any) -> Iterator[list[Any]]:
-    """The columns of many rows at once, of any type."""
+    """Yield columns of any type, many rows at once."""
     while rows := cursor.fetchmany(_ROWS_AT_ONCE):
         yield list(zip(*rows, strict=True))
 
 
 def _integer_batches(cursor: Any) -> Iterator[list[Any]]:
-    """The same where all are integers: no row outlives its turn, which is several times faster."""
+    """Yield columns of integers, many rows at once, several times faster than `_batches`."""
     width = len(cursor.description)
     while True:
         rows = itertools.islice(cursor, _INTEGER_ROWS_AT_ONCE)
@@ -342,7 +349,9 @@ def _integer_batches(cursor: Any) -> Iterator[list[Any]]:
         yield list(numbers.reshape(-1, width).T)
 
 
-def _placed(event_keys: Any, after: Any, numbers: _Numbers, starts_us: Any) -> dict[str, pa.Array]:
+def _envelope_columns(
+    event_keys: Any, after: Any, numbers: _RunPositions, starts_us: Any
+) -> dict[str, pa.Array]:
     keys = np.array(event_keys, np.int64)
     after_us = np.array(after, np.int64)
     number = numbers.of(keys >> SEQ_BITS)
@@ -354,7 +363,7 @@ def _placed(event_keys: Any, after: Any, numbers: _Numbers, starts_us: Any) -> d
 
 
 def _joined(parts: list[dict[str, pa.Array]], run_ids: list[str], schema: pa.Schema) -> pa.Table:
-    """One table, by run id and `seq`: rows come by run key, which may be another order."""
+    """Return one table, ordered by run id and `seq`; the parts are ordered by run key."""
     names = pa.array(run_ids, pa.string())
     columns = []
     for field in schema:

@@ -125,7 +125,7 @@ verdicts = Table(
     Column("logprob_difference_max", Double),
     Column("margin_max", Double),
     Column("duration_us", BigInteger),
-    # Canonical JSON, compressed by zlib. Last, so that SQLite can read the others without it.
+    # Canonical JSON, compressed by zlib. Last, so that SQLite can skip it.
     Column("report", LargeBinary, nullable=False),
 )
 

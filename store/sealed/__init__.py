@@ -1,1 +1,1 @@
-"""Sealed runs: Parquet files in a folder, or in a tape."""
+"""Sealed runs: Parquet files in a folder or in a tape."""

@@ -1,4 +1,4 @@
-"""One writer at a time in a folder."""
+"""Locks on folders: one writer at a time."""
 
 import os
 import sys
@@ -12,9 +12,9 @@ if sys.platform != "win32":
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Wait for others who write there, and have them wait; a process that dies lets go.
+    """Hold the exclusive lock of a folder, waiting for it. The death of the process releases it.
 
-    Windows has no such lock: who seals one run from two processes there must see to it.
+    On Windows this does nothing: two processes must not seal the same run there.
     """
     if sys.platform == "win32":
         yield
@@ -29,7 +29,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def at_rest(folder: Path) -> Iterator[bool]:
-    """Have others who write there wait; False, and nobody waits, where one is at it."""
+    """Try to hold a shared lock; yield False without blocking if a writer holds the folder's."""
     if sys.platform == "win32":
         yield True
         return

@@ -1,10 +1,10 @@
 """Sealed runs as Parquet files, readable by pandas, DuckDB and polars alone.
 
-Each column is encoded as it was measured to be smallest, on a recorded run and on a made one; see
-`docs/files.md`. The metadata of each file has, each name behind `tokentape.`: `schema`, `run_id`,
-the model's `fingerprints`, `events`, how many of the run's events there are up to the end of the
-file, and `last_seal`, the seal of the last of them. In the file of `runs`, which is written last,
-`summary` has the row once more, and `files` lists the others of the run with their sizes and sums.
+Each column has the encoding that was measured to be smallest; see `docs/files.md`. The metadata of
+each file has the keys `tokentape.schema`, `.run_id`, `.fingerprints` of the model, `.events` (how
+many of the run's events precede the end of the file) and `.last_seal` (that of the last of them).
+The file of `runs`, which is written last, also has `.summary`, its row as JSON, and `.files`, the
+sizes and sha256 of the run's other files.
 """
 
 import hashlib
@@ -48,15 +48,15 @@ _ENCODINGS = {
     "top_gap": "BYTE_STREAM_SPLIT",
     "top_logprobs.list.element": "BYTE_STREAM_SPLIT",
 }
-# A payload or a report can be large, and a turn waits until it is sealed.
+# Payloads and reports can be large, and a turn waits until it is sealed: compress them less.
 _LEVELS = {"runs": 19, "events": 19, "tokens": 19, "blobs": 3, "verdicts": 3, "floors": 3}
-# What readers skip row groups by; statistics of anything else only take room.
+# Statistics by which readers skip row groups.
 _STATISTICS = ("seq", "turn", "sha256")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SealedFile:
-    """A file that was put in place."""
+    """A finished file of a sealed run."""
 
     name: str
     bytes: int
@@ -145,42 +145,42 @@ def _settings(schema: pa.Schema, level: int) -> dict[str, Any]:
         },
         "write_statistics": [name for name in leaves if name in _STATISTICS],
         "write_page_checksum": "name" in leaves,
-        # A kilobyte a file, and says nothing that the Parquet types do not.
+        # Arrow's schema would take a kilobyte a file, and the Parquet types say the same.
         "store_schema": False,
     }
 
 
 def events_rows(records: Iterable[Record]) -> pa.Table:
-    """Records other than sampled tokens as rows of `events`."""
-    kept = [each for each in records if isinstance(each.body, str)]
+    """Return the rows of `events` for the records that are not sampled tokens."""
+    selected = [each for each in records if isinstance(each.body, str)]
     columns = {
-        "seq": [each.seq for each in kept],
-        "at": _times([each.at_us for each in kept]),
-        "turn": [each.turn for each in kept],
-        "kind": [each.kind for each in kept],
-        "version": [each.version for each in kept],
-        "body": [each.body for each in kept],
-        "seal": [each.seal for each in kept],
+        "seq": [each.seq for each in selected],
+        "at": _times([each.at_us for each in selected]),
+        "turn": [each.turn for each in selected],
+        "kind": [each.kind for each in selected],
+        "version": [each.version for each in selected],
+        "body": [each.body for each in selected],
+        "seal": [each.seal for each in selected],
     }
     return _table("events", columns)
 
 
 def tokens_rows(records: Iterable[Record]) -> pa.Table:
-    """Sampled tokens as rows of `tokens`."""
-    kept = [(each, each.body) for each in records if not isinstance(each.body, str)]
+    """Return the rows of `tokens` for the records that are sampled tokens."""
+    selected = [(each, each.body) for each in records if not isinstance(each.body, str)]
     columns = {
-        name: [body[name] for _, body in kept]
+        name: [body[name] for _, body in selected]
         for name in of_file(TOKENS).names
         if name not in ("seq", "at", "version")
     }
-    columns["seq"] = [record.seq for record, _ in kept]
-    columns["at"] = _times([record.at_us for record, _ in kept])
-    columns["version"] = [record.version for record, _ in kept]
+    columns["seq"] = [record.seq for record, _ in selected]
+    columns["at"] = _times([record.at_us for record, _ in selected])
+    columns["version"] = [record.version for record, _ in selected]
     return _table("tokens", columns)
 
 
 def runs_row(summary: RunSummary) -> pa.Table:
-    """The one row of `runs`."""
+    """Return the one row of `runs`."""
     columns = {name: [getattr(summary, name, None)] for name in of_file(RUNS).names}
     columns["started_at"] = _times([summary.started_at_us])
     columns["updated_at"] = _times([summary.updated_at_us])
@@ -191,9 +191,9 @@ def blobs_rows(payloads: Mapping[str, bytes]) -> pa.Table:
     return _table("blobs", {"sha256": list(payloads), "payload": list(payloads.values())})
 
 
-def attachment_rows(table: str, kept: Iterable[Attachment]) -> pa.Table:
-    """What is kept beside a run as rows of `verdicts` or of `floors`."""
-    rows = [row_of(each) for each in kept]
+def attachment_rows(table: str, attachments: Iterable[Attachment]) -> pa.Table:
+    """Return the rows of `verdicts` or of `floors`."""
+    rows = [row_of(each) for each in attachments]
     names = [name for name in of_file(SCHEMAS[table]).names if name != "at"]
     columns = {name: [row[name] for row in rows] for name in names}
     return _table(table, columns | {"at": _times([row["at_us"] for row in rows])})

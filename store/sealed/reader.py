@@ -1,4 +1,4 @@
-"""Reading sealed runs, from a folder or from a tape."""
+"""Reads of sealed runs, from a folder or a tape."""
 
 import hashlib
 import heapq
@@ -43,8 +43,8 @@ from tokentape.store.sealed.tape import Tape
 from tokentape.store.source import Selection, resolve_run_id
 
 T = TypeVar("T")
-_PLACE = ("run_id", "seq", "at")
-CANDIDATES = ("top_ids", "top_logprobs")
+_ENVELOPE = ("run_id", "seq", "at")
+TOP_COLUMNS = ("top_ids", "top_logprobs")
 _BATCH_ROWS = 8192
 _FORMAT = ds.ParquetFileFormat(
     dictionary_columns=["kind", "status", "model", "replay", "verdict"],
@@ -55,9 +55,9 @@ _TOKEN_FIELDS = [name for name in TOKENS.names if name not in ("run_id", "seq", 
 
 
 class ParquetStore:
-    """Sealed runs in a folder or in a tape, to read; use `open_store` to get one.
+    """Sealed runs in a folder or a tape, for reading; `open_store` returns one.
 
-    Every method raises StoreError, with the name of the file, where one cannot be read.
+    Every method raises StoreError with the name of the file if one cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -75,7 +75,7 @@ class ParquetStore:
         self.close()
 
     def summaries(self) -> list[RunSummary]:
-        """Every sealed run, the oldest first."""
+        """See `tokentape.store.source.Source`."""
         return _twice(self._summaries)
 
     def _summaries(self) -> list[RunSummary]:
@@ -88,7 +88,7 @@ class ParquetStore:
         return _twice(lambda: self.sealed_run(run_id).summary)
 
     def recording(self, run_id: str) -> Recording:
-        """The run with that id, or with the one id that begins so. Raises NoSuchRunError."""
+        """See `tokentape.store.source.Source`."""
         matches = (each for each in self._files.run_files() if each.startswith(run_id))
         full_id = resolve_run_id(matches, run_id, self.where)
         return Recording(
@@ -96,52 +96,52 @@ class ParquetStore:
         )
 
     def sealed_run(self, run_id: str) -> SealedRun:
-        """What is sealed of a run, and in which files."""
+        """Return the sealed part of a run, with the list of its files. Raise StoreError."""
         name = part_name("runs", run_id)
         run = read_sealed_run(self._files.source(name), f"{self.where}/{name}")
         if run.run_id != run_id:
-            raise StoreError(f"{self.where}/{name} is of another run, {run.run_id}")
+            raise StoreError(f"{self.where}/{name} belongs to another run, {run.run_id}")
         return run
 
     def blob(self, sha256: str) -> bytes:
-        """The payload under a hexadecimal sha256. Raises StoreError where there is none."""
+        """See `tokentape.store.source.Attachments`."""
         return _twice(lambda: self._blob(sha256))
 
     def _blob(self, sha256: str) -> bytes:
         if sha256 not in self._blob_files:
             self._find_blobs(sha256)
-        # Taken out: where it cannot be read there any more, it is looked for again.
+        # Put back below: if it can no longer be read there, the next call searches again.
         name = self._blob_files.pop(sha256)
         found = self._scan("blobs", {"": [name]}, ["payload"], ds.field("sha256") == sha256)
         payloads = [bytes(each) for each in found["payload"].to_pylist()]
         if not payloads or hashlib.sha256(payloads[0]).hexdigest() != sha256:
-            raise StoreError(f"{self.where}: blob {sha256} is not as it was sealed")
+            raise StoreError(f"{self.where}: blob {sha256} was altered after it was sealed")
         self._blob_files[sha256] = name
         return payloads[0]
 
     def events_table(self, selection: Selection) -> pa.Table:
-        """See `Source`."""
-        wanted = EVENTS.names if selection.columns is None else (*_PLACE, *selection.columns)
+        """See `tokentape.store.source.Source`."""
+        wanted = EVENTS.names if selection.columns is None else (*_ENVELOPE, *selection.columns)
         columns = [name for name in EVENTS.names if name in wanted]
         return self._select("events", selection, columns, selection.kinds)
 
     def tokens_table(self, selection: Selection) -> pa.Table:
-        """See `Source`."""
+        """See `tokentape.store.source.Source`."""
         wanted = selection.columns
         if wanted is None:
-            wanted = tuple(name for name in TOKENS.names if name not in CANDIDATES)
-        columns = [name for name in TOKENS.names if name in (*_PLACE, *wanted)]
+            wanted = tuple(name for name in TOKENS.names if name not in TOP_COLUMNS)
+        columns = [name for name in TOKENS.names if name in (*_ENVELOPE, *wanted)]
         return self._select("tokens", selection, columns)
 
     def verdicts(self, run_id: str) -> list[StoredVerdict]:
         """See `tokentape.store.source.Attachments`."""
-        return _twice(lambda: self._kept(StoredVerdict, run_id))
+        return _twice(lambda: self._attachments(StoredVerdict, run_id))
 
     def floors(self, run_id: str) -> list[StoredFloor]:
         """See `tokentape.store.source.Attachments`."""
-        return _twice(lambda: self._kept(StoredFloor, run_id))
+        return _twice(lambda: self._attachments(StoredFloor, run_id))
 
-    def _kept(self, kind: type[K], run_id: str) -> list[K]:
+    def _attachments(self, kind: type[K], run_id: str) -> list[K]:
         if part_name("runs", run_id) not in self._files.files_of(run_id):
             return []
         table = TABLES[kind]
@@ -164,9 +164,9 @@ class ParquetStore:
         return found.take(places).select(columns)
 
     def verify_files(self, run_id: str) -> list[str]:
-        """See `Source`: every file is compared with its size and sum as they were written down.
+        """See `tokentape.store.source.Source`: compare every file with its listed size and sha256.
 
-        Where there are faults, a second look tells whether files were replaced during the first.
+        Faults are looked for twice, since files may be replaced during the first time.
         """
         return self._faults(run_id) and self._faults(run_id)
 
@@ -181,7 +181,7 @@ class ParquetStore:
             found += (fault for each in run.files if (fault := self._fault_of(each)))
             listed = {name, *(each.name for each in run.files)}
             found += (
-                f"{self.where}/{each} is not listed: it is left of an export that was cut off"
+                f"{self.where}/{each} is not listed: an interrupted export left it"
                 for each in there
                 if each not in listed
             )
@@ -198,7 +198,7 @@ class ParquetStore:
         except StoreError as error:
             return str(error)
         if run.summary is None or rows != runs_row(run.summary).to_pylist():
-            return f"{self.where}/{name} contradicts itself: its row is another"
+            return f"{self.where}/{name} contradicts itself: row and metadata differ"
         return ""
 
     def _fault_of(self, file: SealedFile) -> str:
@@ -207,13 +207,13 @@ class ParquetStore:
         except StoreError as error:
             return str(error)
         if hashlib.sha256(content).hexdigest() != file.sha256:
-            return f"{self.where}/{file.name} is not as it was sealed: its sha256 is another"
+            return f"{self.where}/{file.name} was altered after it was sealed: its sha256 differs"
         return ""
 
     def _find_blobs(self, sha256: str) -> None:
-        """Note each payload's file. Raises StoreError where the one that is wanted is in none.
+        """Note the file of each payload. Raise StoreError if the wanted one is in none.
 
-        A run that is damaged does not keep the payloads of others from being found.
+        Payloads of other runs are found even if one run is damaged.
         """
         complaint = StoreError(f"{self.where} has no blob {sha256}")
         for run_id in self._files.run_files():
@@ -262,7 +262,7 @@ class ParquetStore:
         columns: Sequence[str],
         filter_: ds.Expression | None = None,
     ) -> pa.Table:
-        """Rows of many files in one go, by run and in the order of each file's rows."""
+        """Return the rows of many files, ordered by run and file."""
         schema = SCHEMAS[table]
         fragments = [
             _FORMAT.make_fragment(
@@ -282,7 +282,7 @@ class ParquetStore:
             raise self._blamed(files, error) from None
 
     def _blamed(self, files: Mapping[str, Sequence[str]], error: BaseException) -> StoreError:
-        """The error with the name of the file that it is in."""
+        """Return the error with the name of the damaged file."""
         for name in (name for names in files.values() for name in names):
             try:
                 pq.ParquetFile(self._files.source(name), page_checksum_verification=True).read()
@@ -291,9 +291,9 @@ class ParquetStore:
         return cannot_read(self.where, error)
 
     def _records(self, run_id: str) -> Iterator[Record]:
-        """Where files are replaced while they are read, it goes on in those that took their place.
+        """Yield the records of a run, also if its files are replaced meanwhile.
 
-        That is so only where they hold the same, as far as it was read.
+        Reading continues in the new files if they contain the record that was read last.
         """
         run = _twice(lambda: self.sealed_run(run_id))
         last: Record | None = None
@@ -315,14 +315,14 @@ class ParquetStore:
         )
 
     def _parts(self, run: SealedRun, table: str) -> list[str]:
-        """The run's files of a table. Raises StoreError where one is not there as it is listed."""
+        """Return the run's files of a table. Raise StoreError if one's size is not as listed."""
         for file in run.files:
             if not file.name.startswith(f"{table}/"):
                 continue
             size = self._files.size(file.name)
             if size != file.bytes:
                 raise StoreError(
-                    f"cannot read {self.where}/{file.name}: it has {size} bytes, and {file.bytes} "
+                    f"cannot read {self.where}/{file.name}: it has {size} bytes, but {file.bytes} "
                     "were sealed"
                 )
         return run.parts(table)
@@ -337,7 +337,7 @@ class ParquetStore:
 
 
 def _twice(read: Callable[[], T]) -> T:
-    """A second time where the first fails: files may have been replaced while they were read."""
+    """Return the result of `read`, tried again after a failure: files may have been replaced."""
     try:
         return read()
     except StoreError:
@@ -352,7 +352,7 @@ def _event_records(batch: pa.RecordBatch) -> Iterator[Record]:
 
 def _token_records(batch: pa.RecordBatch) -> Iterator[Record]:
     columns = [batch[name].to_pylist() for name in _TOKEN_FIELDS]
-    for name in CANDIDATES:
+    for name in TOP_COLUMNS:
         place = _TOKEN_FIELDS.index(name)
         columns[place] = [tuple(each) for each in columns[place]]
     heads = (batch["seq"].to_pylist(), _at_us(batch), batch["version"].to_pylist())

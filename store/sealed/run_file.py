@@ -1,4 +1,4 @@
-"""What the metadata of a sealed run's file of `runs` says of the run and of its other files."""
+"""The metadata of a sealed run: its summary, its last seal and the list of its files."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -24,21 +24,21 @@ UNREADABLE = (OSError, pa.ArrowException, ValueError, KeyError, TypeError)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SealedRun:
-    """`events` are sealed, the last of them with `last_seal`; `files` are those of other tables.
-
-    `last_seal` is empty for a run from before there were seals, `summary` None before it started.
-    It is the row of `runs` once more: ten thousand footers are read in a second, and rows are not.
-    """
+    """The sealed part of a run. Without arguments but the id: nothing is sealed yet."""
 
     run_id: str
     events: int = 0
+    """How many events are sealed."""
     last_seal: str = ""
+    """The seal of the last of them."""
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     summary: RunSummary | None = None
+    """The row of `runs`, repeated in the metadata because footers are read much faster."""
     files: tuple[SealedFile, ...] = ()
+    """The files of all tables but `runs`."""
 
     def metadata(self) -> dict[str, str]:
-        """What the metadata of each file of the run says; see `tokentape.store.sealed.parquet`."""
+        """Return the metadata of each file; see `tokentape.store.sealed.parquet`."""
         return {
             "schema": str(SCHEMA_VERSION),
             "run_id": self.run_id,
@@ -48,19 +48,22 @@ class SealedRun:
         }
 
     def runs_metadata(self) -> dict[str, str]:
-        """What that of the file of `runs` says."""
+        """Return the metadata of the file of `runs`."""
         assert self.summary is not None
         row = {name: each for name, each in asdict(self.summary).items() if name != "run_id"}
         files = [asdict(each) for each in self.files]
         return self.metadata() | {"summary": json.dumps(row), "files": json.dumps(files)}
 
     def parts(self, table: str) -> list[str]:
-        """The names of the run's files of a table, in order."""
+        """Return the names of the run's files of a table, in order."""
         return [each.name for each in self.files if each.name.startswith(f"{table}/")]
 
 
 def read_sealed_run(source: Any, where: str) -> SealedRun:
-    """Raises StoreError where the file cannot be read or is none of ours."""
+    """Read the metadata of a file of `runs`.
+
+    Raise StoreError if it cannot be read or is another kind of file.
+    """
     try:
         found = pq.read_metadata(source).metadata or {}
     except UNREADABLE as error:
@@ -71,7 +74,7 @@ def read_sealed_run(source: Any, where: str) -> SealedRun:
             for name, value in found.items()
         }
         if texts["schema"] != str(SCHEMA_VERSION):
-            raise ValueError(f"it says schema {texts['schema']}")
+            raise ValueError(f"its metadata says schema {texts['schema']}")
         run_id = texts["run_id"]
         return SealedRun(
             run_id=run_id,
@@ -82,7 +85,7 @@ def read_sealed_run(source: Any, where: str) -> SealedRun:
             files=tuple(SealedFile(**each) for each in json.loads(texts["files"])),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"{where} is no file of a sealed run: {error!r}") from None
+        raise StoreError(f"{where} is not a file of a sealed run: {error!r}") from None
 
 
 def fingerprints_of(event: RunStarted) -> dict[str, str]:
@@ -90,9 +93,9 @@ def fingerprints_of(event: RunStarted) -> dict[str, str]:
 
 
 def metadata_faults(run: SealedRun, records: Iterable[Record]) -> list[str]:
-    """What the metadata says of the run and its events do not.
+    """Return where the metadata contradicts the events, a line each.
 
-    Nothing where the events themselves do not hold: then that is what is wrong.
+    If the seals of the events are broken, return nothing: that fault is reported elsewhere.
     """
     rest = iter(records)
     first = list(next(zip(rest), ()))

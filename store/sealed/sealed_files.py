@@ -20,34 +20,38 @@ class SealedFiles(Protocol):
     """The files of sealed runs, in a folder or a tape."""
 
     where: str
+    """The path, for messages."""
 
     def run_files(self) -> dict[str, str]:
-        """The name of each sealed run's file of `runs`, by run id, in order."""
+        """Return the name of each run's file of `runs`, ordered by run id."""
 
     def source(self, name: str) -> Any:
-        """What pyarrow reads the file from. Raises StoreError where it cannot be had whole."""
+        """Return a source that pyarrow can read the file from. Raise StoreError if unreadable."""
 
     def content(self, name: str) -> bytes:
-        """The file's bytes. Raises StoreError."""
+        """Return the file's bytes. Raise StoreError if it cannot be read."""
 
     def size(self, name: str) -> int:
-        """The file's size in bytes. Raises StoreError where there is none."""
+        """Return the file's size in bytes. Raise StoreError if it does not exist."""
 
     def files_of(self, run_id: str) -> list[str]:
-        """The names of all files under the run's id, whatever they are."""
+        """Return the names of all files in the run's folders, listed by the run or not."""
 
     def at_rest(self) -> AbstractContextManager[bool]:
-        """Keep the files as they are; False where they are being written."""
+        """Keep writers out; the context's value is False if one is writing already."""
 
     def faults(self, run: SealedRun) -> list[str]:
-        """What is wrong with the run and its files as the place itself lists them, a line each."""
+        """Return what contradicts a list of the files that is not the run's own, a line each."""
 
     def close(self) -> None:
-        """Let go of what is held open."""
+        """Close open files."""
 
 
 class Folder:
-    """Raises StoreError for a folder without sealed runs, NewerStoreError for a newer schema."""
+    """The files of sealed runs in a folder.
+
+    Raise StoreError for a folder without sealed runs, NewerStoreError for a newer schema.
+    """
 
     def __init__(self, path: Path) -> None:
         self.where = str(path)
@@ -99,4 +103,4 @@ class Folder:
         return []
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: no file stays open."""

@@ -1,9 +1,8 @@
-"""Sealing runs into a folder of Parquet files, also while they go on.
+"""Sealing of runs into a folder of Parquet files, also while they are being recorded.
 
-Files are written aside, brought to the disk and renamed, that of `runs` last: whoever reads sees a
-run whole, as it was at its last seal, or not at all. A part that is listed there stays as it is for
-as long as the run goes on from it, so that nobody who reads it loses it. What is kept beside a run
-is added in parts of its own, whenever there is more of it.
+Files are written under temporary names, synced and renamed, that of `runs` last: a reader sees a
+run complete up to a seal, or not at all. A part that is listed there is never changed while the
+run continues from it, so readers can keep it open. Attachments are added in parts of their own.
 """
 
 import hashlib
@@ -53,24 +52,33 @@ _FIRST = ("tokens", 0)
 
 
 def export_parquet(recording: Recording, attached: Attachments, folder: Path | str) -> list[Path]:
-    """Seal a run into a folder with all that is `attached` to it; return the files written.
+    """Write the sealed part of a run to a folder of Parquet files, and return the files written.
 
-    Of a run that goes on, that is what has a seal. Called again, it adds a part with what was
-    sealed since, and with what was kept beside the run since. A folder that has more of the run
-    keeps it. What the folder has under the run's id that is another run, or is damaged, is
-    replaced. Other runs in the folder stay. With a fork come the runs that it shares events of.
-    Raises StoreError where the folder cannot be written, RecordingError for a damaged run, for one
-    of which nothing is sealed yet, and for a fork that shares what is not.
+    `attached` supplies the payloads, verdicts and floors; usually it is the store of the run. A
+    later call adds a part with the events and attachments that are new. If the folder has more of
+    the run already, that stays; files of the run that are damaged or belong to a different run
+    are replaced. The ancestors of a fork are included.
+
+    Raise StoreError if the folder cannot be written to; RecordingError for a damaged run, for one
+    without a seal, and for a fork that shares events without one.
+
+    Example:
+        >>> import tokentape as tt
+        >>> files = tt.export_parquet(store.recording(run_id), store, tmp_path / "sealed")
+        >>> sorted({file.relative_to(tmp_path / "sealed").parts[0] for file in files})
+        ['blobs', 'events', 'runs', 'tokens']
+        >>> tt.runs_df(tt.open_store(tmp_path / "sealed"))["turns"].tolist()
+        [3]
     """
     folder = Path(folder)
     family = with_parents([recording])
     for each in family:
-        _refuse_unsealed_past(each)
+        _check_past_sealed(each)
     return [file for each in family for file in _export(each, attached, folder)]
 
 
-def _refuse_unsealed_past(recording: Recording) -> None:
-    """Raise RecordingError for a fork whose past would lose its end: it would be of no use."""
+def _check_past_sealed(recording: Recording) -> None:
+    """Raise RecordingError for a fork that shares events after the parent's last seal."""
     forked = recording.forked()
     if forked is None:
         return
@@ -85,7 +93,7 @@ def _refuse_unsealed_past(recording: Recording) -> None:
 
 
 def sealed_events(recording: Recording) -> int:
-    """How many events of the run a copy has: those up to the end of a turn, or of the run."""
+    """Return how many events of a run have a seal at or after them."""
     ends = (each.seq + 1 for each in recording.records() if each.kind in SEALED_KINDS)
     return max(ends, default=0)
 
@@ -93,16 +101,16 @@ def sealed_events(recording: Recording) -> int:
 def _export(recording: Recording, attached: Attachments, folder: Path) -> list[Path]:
     with _writing(folder):
         before = _sealed_before(folder, recording.run_id)
-        if before is None or not _goes_on(recording, before, folder):
+        if before is None or not _continues(recording, before, folder):
             before = SealedRun(run_id=recording.run_id)
         since = (each for each in recording.records() if each.seq >= before.events)
         return _write(_part_of(folder, before), since, attached, folder)
 
 
 class RunSealer:
-    """Seals one run into a folder again and again, from what was recorded since.
+    """A writer that seals one run into a folder repeatedly, from the records that are new.
 
-    It remembers what it sealed: to look that up again would take longer with each turn.
+    It remembers the sealed part, since reading that again would take longer with each turn.
     """
 
     def __init__(self, recording: Recording, attached: Attachments, folder: Path) -> None:
@@ -110,7 +118,7 @@ class RunSealer:
         self._last: _Part | None = None
 
     def seal(self, tail: Sequence[Record]) -> None:
-        """Add the `tail`; where the folder is not as it was left, do as `export_parquet` does."""
+        """Add the records of `tail`. If the folder has changed, do what `export_parquet` does."""
         last, self._last = self._last, None
         if last is not None:
             with _writing(self._folder):
@@ -135,8 +143,8 @@ def _writing(folder: Path) -> Iterator[None]:
         raise StoreError(f"cannot write to {folder}: {error}") from None
 
 
-def _goes_on(recording: Recording, run: SealedRun, folder: Path) -> bool:
-    """True where what is sealed is whole, and the recording's beginning, or begins as all of it."""
+def _continues(recording: Recording, run: SealedRun, folder: Path) -> bool:
+    """Return whether the sealed files are intact and the recording extends them, or the reverse."""
     if any(_sum_of(folder / each.name) != each.sha256 for each in run.files):
         return False
     seals = {each.seq: each.seal for each in recording.records() if each.seal is not None}
@@ -162,7 +170,7 @@ def _sum_of(path: Path) -> str:
 
 
 def _sealed_before(folder: Path, run_id: str) -> SealedRun | None:
-    """What the folder has of the run; None where that is nothing, or lacks a file."""
+    """Return the sealed part of a run in a folder; None if no run or no complete one is there."""
     if (folder / "runs").is_dir():
         newest = newest_schema(each.name for each in (folder / "runs").iterdir())
         if newest > SCHEMA_VERSION:
@@ -177,7 +185,7 @@ def _sealed_before(folder: Path, run_id: str) -> SealedRun | None:
 
 
 def _part_of(folder: Path, run: SealedRun) -> "_Part":
-    """The one that comes behind what the folder has."""
+    """Return the part that follows those in the folder."""
     attachments_there = _sums_in(folder, run, *ATTACHMENT_TABLES.values())
     return _Part(run, _sums_in(folder, run, "blobs"), attachments_there)
 
@@ -192,7 +200,7 @@ def _sums_in(folder: Path, run: SealedRun, *tables: str) -> set[str]:
 
 
 class _Part:
-    """What is known of a run up to the end of the part in the making."""
+    """The state of a run up to the end of the part that is being written."""
 
     def __init__(
         self, run: SealedRun, payloads_there: set[str], attachments_there: set[str]
@@ -207,7 +215,7 @@ class _Part:
         self._began = run.events
 
     def name(self, table: str) -> str:
-        """Of its file of a table. What is kept beside a run does not grow when the run does."""
+        """Return the name of its file of a table. Attachments are numbered independently."""
         number = self.number if table in RUN_TABLES else len(self.run.parts(table))
         return part_name(table, self.run.run_id, number)
 
@@ -216,7 +224,7 @@ class _Part:
         return self.run.events == self._began
 
     def add(self, records: Sequence[Record]) -> None:
-        """Fold in what ends with a seal."""
+        """Fold in records that end with a seal."""
         for due, record in enumerate(records, start=self.run.events):
             if record.seq != due:
                 raise RecordingError(
@@ -240,7 +248,7 @@ class _Part:
 def _write(
     part: _Part, records: Iterable[Record], attached: Attachments, folder: Path
 ) -> list[Path]:
-    """Everything is on the disk before anything is put in place."""
+    """Write the files of a part and return them. All are on disk before the first is renamed."""
     run_id = part.run.run_id
     with ExitStack() as made:
         files = {table: made.enter_context(TableFile(folder, part.name(table))) for table in TABLES}
@@ -256,38 +264,40 @@ def _write(
             return []
         row = made.enter_context(TableFile(folder, part_name("runs", run_id)))
         row.add(runs_row(part.run.summary))
-        # The tokens have a file in any case, so that their table is there to be read.
-        due = [each for table, each in files.items() if each.rows or (table, part.number) == _FIRST]
-        sealed = tuple(each.finish(part.run.metadata()) for each in due)
+        # The first part always has a file of tokens, so that bare readers find the table.
+        finished = [
+            each for table, each in files.items() if each.rows or (table, part.number) == _FIRST
+        ]
+        sealed = tuple(each.finish(part.run.metadata()) for each in finished)
         part.run = replace(part.run, files=(*part.run.files, *sealed))
         row.finish(part.run.runs_metadata())
         if part.number == 0:
             row.path.unlink(missing_ok=True)
-        _clear(folder, part.run, [*due, row])
-        for each in (*due, row):
+        _clear(folder, part.run, [*finished, row])
+        for each in (*finished, row):
             each.commit()
         part.payloads_there |= part.payloads
         part.attachments_there |= attachments_now
-    return [*(each.path for each in due), row.path]
+    return [*(each.path for each in finished), row.path]
 
 
 def _clear(folder: Path, run: SealedRun, made: Sequence[TableFile]) -> None:
-    """Remove what was replaced, and what a process left that was killed here.
+    """Remove replaced files, and what a killed process left.
 
-    That is done before anything is put in place: whoever reads all files must see no row twice.
+    Done before new files are renamed, so that a reader of all files sees no row twice.
     """
     row = folder / part_name("runs", run.run_id)
-    kept = {row, *(folder / each.name for each in run.files), *(each.tmp_path for each in made)}
+    listed = {row, *(folder / each.name for each in run.files), *(each.tmp_path for each in made)}
     for table in (*TABLES, "runs"):
         for path in (folder / part_name(table, run.run_id)).parent.glob("*"):
-            if path not in kept:
+            if path not in listed:
                 path.unlink()
 
 
 def _add_rows(part: _Part, records: Iterable[Record], files: Mapping[str, TableFile]) -> None:
-    """A row group at a time, and only what ends with a seal."""
+    """Write the sealed records, a row group at a time."""
     waiting: list[Record] = []
-    for stretch in _stretches(records):
+    for stretch in _sealed_stretches(records):
         part.add(stretch)
         waiting += stretch
         if len(waiting) >= ROW_GROUP_ROWS:
@@ -298,8 +308,8 @@ def _add_rows(part: _Part, records: Iterable[Record], files: Mapping[str, TableF
     files["tokens"].add(tokens_rows(waiting))
 
 
-def _stretches(records: Iterable[Record]) -> Iterator[list[Record]]:
-    """The records up to each seal; those behind the last one are left out."""
+def _sealed_stretches(records: Iterable[Record]) -> Iterator[list[Record]]:
+    """Yield the records up to each seal; those after the last seal are left out."""
     stretch: list[Record] = []
     for record in records:
         stretch.append(record)
@@ -309,11 +319,11 @@ def _stretches(records: Iterable[Record]) -> Iterator[list[Record]]:
 
 
 def _add_attachments(
-    files: Mapping[str, TableFile], kept: Iterable[Attachment], there: set[str]
+    files: Mapping[str, TableFile], attachments: Iterable[Attachment], there: set[str]
 ) -> set[str]:
-    """A row group each, since one may be large; the sums of those that were not there yet."""
+    """Write new attachments, one row group each, since one may be large; return their sha256."""
     added = set()
-    for each in kept:
+    for each in attachments:
         sha256 = row_of(each)["sha256"]
         if sha256 not in there:
             table = ATTACHMENT_TABLES[type(each)]

@@ -1,4 +1,4 @@
-"""A live store whose runs are sealed into a folder while they go on."""
+"""A live store that also seals its runs into a folder while they are recorded."""
 
 import warnings
 from contextlib import suppress
@@ -13,16 +13,25 @@ from tokentape.store.source import Attachments
 
 
 class LiveStore(EventLog, Attachments, Protocol):
+    """An event log that can also be read."""
+
     def recording(self, run_id: str) -> Recording:
-        """The run with that id."""
+        """Return the run with that id."""
 
 
 class SealingLog:
-    """Hands events to a store and, at the end of each turn and run, seals the run into a folder.
+    """An event log that writes to a store and seals the run into a folder after each turn.
 
-    That is done before `append` returns: the end of a turn takes as much longer.
-    What cannot be sealed is in the store nevertheless: a warning says why, `fault` too, and the
-    next seal makes up for it.
+    Sealing is part of `append`, so the end of a turn takes longer. If sealing fails, the events are
+    in the store all the same: a warning and `fault` say why, and the next seal includes them.
+
+    Example:
+        >>> import tokentape as tt
+        >>> log = tt.SealingLog(store, tmp_path / "sealed")
+        >>> with tt.Investigation(lm, store=log, name="probe", system_prompt="Be brief.") as run:
+        ...     reply = run.chat("Hello", max_new_tokens=4)
+        >>> tt.open_store(tmp_path / "sealed").recording(run.run_id).run_id == run.run_id
+        True
     """
 
     def __init__(self, store: LiveStore, folder: Path | str) -> None:
@@ -46,13 +55,13 @@ class SealingLog:
 
     def _seal(self, run_id: str, tail: list[Record]) -> None:
         try:
-            # Of a run that has ended, nothing is to be remembered.
+            # A run that has ended needs no sealer any more.
             sealer = self._sealers.pop(run_id, None) or self._sealer(run_id)
             if tail[-1].kind == TurnFinished.__name__:
                 self._sealers[run_id] = sealer
             sealer.seal(tail)
             self.fault = ""
-        except Exception as error:  # whatever it is: the event is kept, and the run must go on
+        except Exception as error:  # The event is stored: no failure here may end the run.
             self.fault = f"run {run_id} is recorded, but was not sealed: {error}"
             self._warn()
 
@@ -60,6 +69,6 @@ class SealingLog:
         return RunSealer(self._store.recording(run_id), self._store, self._folder)
 
     def _warn(self) -> None:
-        # Where warnings are made errors, this one would end the recording.
+        # With warnings as errors, this one would end the recording.
         with suppress(RuntimeWarning):
             warnings.warn(self.fault, RuntimeWarning, stacklevel=2)

@@ -1,9 +1,9 @@
-"""A tape: the Parquet files of one or more runs and a manifest in one file that needs no other.
+"""Tapes: the Parquet files of one or more runs and a manifest in one self-contained file.
 
-A `.tape` is a zip file. Its members are `manifest.json` and the files of `sealed_files`,
-stored as they are: Parquet is compressed already. The manifest has the `format`, the version of
-`tokentape`, for each of `runs` its id, last seal, number of events and fingerprints, and for each
-of `files` its size and sha256. The same runs give the same bytes.
+A `.tape` is a zip file. Its members are `manifest.json` and the files that
+`tokentape.store.sealed.layout` names, not compressed again. The manifest has the `format`, the
+version of `tokentape`, under `runs` the id, last seal, number of events and fingerprints of every
+run, and under `files` their sizes and sha256. The same runs give the same bytes.
 """
 
 import hashlib
@@ -44,12 +44,12 @@ _MEMBER = re.compile(
     rf"|{re.escape(MANIFEST)}",
     re.ASCII,
 )
-# The oldest time that a zip file can hold: a tape says nothing of when it was packed.
+# The oldest time of a zip file: the bytes of a tape do not depend on when it was packed.
 _NO_TIME = (1980, 1, 1, 0, 0, 0)
 
 
 def is_zip(path: Path) -> bool:
-    """True for a file that is, or was meant to be, a tape."""
+    """Return whether a file is a zip file or has the suffix of a tape."""
     try:
         with path.open("rb") as file:
             return file.read(4) == b"PK\x03\x04" or path.suffix == ".tape"
@@ -58,21 +58,27 @@ def is_zip(path: Path) -> bool:
 
 
 def pack(recordings: Iterable[Recording], attached: Attachments, path: Path | str) -> Path:
-    """Write runs into a tape with all that is `attached` to them; written aside and renamed.
+    """Write runs and their attachments to a tape, and return its path.
 
-    With a fork come the runs that it shares events of.
+    `attached` supplies the payloads, verdicts and floors; usually it is the store of the runs. The
+    ancestors of a fork are included. A tape at that path is replaced atomically if it holds no run
+    or event that would be lost. Raise StoreError for any other file at that path and if the tape
+    cannot be written, RecordingError as `export_parquet` does.
 
-    A tape that is there already is replaced where nothing of its runs would be lost. Raises
-    StoreError where there is anything else, or where it cannot be written, RecordingError as
-    `export_parquet` does.
+    Example:
+        >>> import tokentape as tt
+        >>> tape = tt.pack([store.recording(run_id)], store, tmp_path / "run.tape")
+        >>> with tt.open_store(tape) as opened:
+        ...     opened.summaries()[0].turns
+        3
     """
     path = Path(path)
     by_id = {recording.run_id: recording for recording in with_parents(recordings)}
     if not by_id:
-        raise StoreError(f"cannot write {path}: a tape has at least one run")
+        raise StoreError(f"cannot write {path}: a tape must have at least one run")
     try:
         if path.exists():
-            _refuse_to_lose(path, by_id)
+            _check_nothing_lost(path, by_id)
         path.parent.mkdir(parents=True, exist_ok=True)
         with (
             tempfile.TemporaryDirectory(prefix=".packing-", dir=path.parent) as made,
@@ -90,34 +96,30 @@ def pack(recordings: Iterable[Recording], attached: Attachments, path: Path | st
     return path
 
 
-def _refuse_to_lose(path: Path, packed: Mapping[str, Recording]) -> None:
-    """Raises StoreError for a file that is no tape, and for a tape with more than is packed.
-
-    It may be the store that is packed from.
-    """
+def _check_nothing_lost(path: Path, packed: Mapping[str, Recording]) -> None:
+    """Raise StoreError for a file that is not a tape, and for a tape with more than is packed."""
     try:
         tape = Tape(path)
     except StoreError:
         raise StoreError(
-            f"{path} is there already, and is no tape that can be read: move it away, or give "
-            "another name"
+            f"{path} exists and is not a readable tape: move it away, or choose another name"
         ) from None
     with closing(tape):
         for run_id, name in tape.run_files().items():
             if run_id not in packed:
                 raise StoreError(
-                    f"{path} is there already, and run {run_id} in it would be lost: pack all that "
-                    "it holds, or give another name"
+                    f"{path} exists, and its run {run_id} would be lost: pack that run, too, or "
+                    "choose another name"
                 )
             if _events_in(tape, name) > sealed_events(packed[run_id]):
                 raise StoreError(
-                    f"{path} is there already, and has more of run {run_id} than is packed: give "
-                    "another name"
+                    f"{path} exists and has more events of run {run_id} than would be packed: "
+                    "choose another name"
                 )
 
 
 def _events_in(tape: "Tape", name: str) -> int:
-    """How many events a run's file of `runs` says there are; none where it cannot be read."""
+    """Return the number of events in the metadata of a run; 0 if it cannot be read."""
     try:
         return read_sealed_run(tape.source(name), name).events
     except StoreError:
@@ -157,7 +159,7 @@ def _sum_and_size(path: Path) -> dict[str, Any]:
 
 
 def _member(name: str, size: int) -> zipfile.ZipInfo:
-    """Without what differs from machine to machine."""
+    """Return a member's header without anything that depends on the machine."""
     member = zipfile.ZipInfo(name, _NO_TIME)
     member.create_system, member.external_attr, member.file_size = 3, 0o644 << 16, size
     return member
@@ -166,8 +168,8 @@ def _member(name: str, size: int) -> zipfile.ZipInfo:
 class Tape:
     """The files in a tape; see `tokentape.store.sealed.sealed_files.SealedFiles`.
 
-    Raises StoreError for what is no tape or not whole, NewerStoreError for a newer format. Nothing
-    is unpacked to a disk; each file is read whole and checked against its CRC.
+    Nothing is unpacked to disk; each file is read completely and checked against its CRC. Raise
+    StoreError for a file that is not a complete tape, NewerStoreError for a newer format.
     """
 
     def __init__(self, path: Path) -> None:
@@ -176,7 +178,7 @@ class Tape:
         try:
             self._archive = zipfile.ZipFile(path)
         except _UNREADABLE as error:
-            raise StoreError(f"{path} is no tape, or not a whole one: {error}") from None
+            raise StoreError(f"{path} is not a complete tape: {error}") from None
         try:
             self._files = self._listed_files()
         except BaseException:
@@ -184,24 +186,24 @@ class Tape:
             raise
 
     def _listed_files(self) -> dict[str, SealedFile]:
-        """What the manifest lists, which must be what is there."""
+        """Return the files that the manifest lists. Raise StoreError if the members differ."""
         members = self._archive.infolist()
         names = [each.filename for each in members]
         if MANIFEST not in names:
-            raise StoreError(f"{self.where} is no tape: it has no {MANIFEST}")
+            raise StoreError(f"{self.where} is not a tape: it has no {MANIFEST}")
         self._manifest = self._read_manifest()
         files = _files_of(self._manifest, self.where)
         sizes = {each.name: each.bytes for each in files}
         for each in members:
             if not _MEMBER.fullmatch(each.filename) or names.count(each.filename) > 1:
                 raise StoreError(
-                    f"{self.where} holds {each.filename!r}, which no tape has, or twice"
+                    f"{self.where} is not a tape: it has {each.filename!r} as a member, or twice"
                 )
         found = {each.filename: each.file_size for each in members if each.filename != MANIFEST}
         for name in sorted(sizes.keys() | found.keys()):
             if sizes.get(name) != found.get(name):
                 raise StoreError(
-                    f"{self.where} is not whole: {name} has {found.get(name, 'no')} bytes, the "
+                    f"{self.where} is incomplete: {name} has {found.get(name, 'no')} bytes, the "
                     f"manifest says {sizes.get(name, 'none')}"
                 )
         return {each.name: each for each in files}
@@ -246,21 +248,21 @@ class Tape:
         return sorted(name for name in self._files if folder_of_run(name) == folder)
 
     def at_rest(self) -> AbstractContextManager[bool]:
-        """A tape is never changed, only replaced; what is open stays what it was."""
+        """Return True at once: a tape is only ever replaced, and an open one does not change."""
         return nullcontext(True)
 
     def faults(self, run: SealedRun) -> list[str]:
-        """Compare the run and its files with the manifest."""
-        told: Any = self._manifest.get("runs")
+        """See `SealedFiles`: compare the run and its files with the manifest."""
+        listed: Any = self._manifest.get("runs")
         found = []
-        if not _is_list_of(told, self.run_files()):
-            found.append(f"{self.where}: its {MANIFEST} lists other runs than there are")
-        elif _described(run) not in told:
-            found.append(f"{self.where}: its {MANIFEST} says of run {run.run_id} what is not so")
+        if not _lists_exactly(listed, self.run_files()):
+            found.append(f"{self.where}: its {MANIFEST} does not list exactly the runs in it")
+        elif _described(run) not in listed:
+            found.append(f"{self.where}: its {MANIFEST} contradicts run {run.run_id}")
         for name in self.files_of(run.run_id):
             try:
                 if hashlib.sha256(self.content(name)).hexdigest() != self._files[name].sha256:
-                    found.append(f"{self.where}: {name} is not what the manifest says: its sha256")
+                    found.append(f"{self.where}: {name} differs from the manifest: its sha256")
             except StoreError as error:
                 found.append(str(error))
         return found
@@ -269,11 +271,11 @@ class Tape:
         self._archive.close()
 
 
-def _is_list_of(told: Any, run_ids: Iterable[str]) -> bool:
+def _lists_exactly(listed: Any, run_ids: Iterable[str]) -> bool:
     return (
-        isinstance(told, list)
-        and all(isinstance(each, dict) for each in told)
-        and [each.get("run_id") for each in told] == list(run_ids)
+        isinstance(listed, list)
+        and all(isinstance(each, dict) for each in listed)
+        and [each.get("run_id") for each in listed] == list(run_ids)
     )
 
 

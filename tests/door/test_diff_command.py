@@ -82,7 +82,7 @@ def test_runs_are_named_by_ids_paths_or_both(
         (("aa1", "", "--store", "runs.db"), 2, "has no run ''"),
         (("aa1", "--store", "runs.db"), 2, "name two runs to compare"),
         (("two.tape", "one.tape"), 2, "two.tape holds 2 runs: name one with two.tape#RUN"),
-        (("none.tape", "one.tape"), 2, "there is no store at none.tape|no tape"),
+        (("none.tape", "one.tape"), 2, "there is no store at none.tape|not a complete tape"),
         (("none.tape#aa1", "one.tape"), 2, "none.tape"),
         (("notes.txt", "one.tape"), 2, "notes.txt"),
         (("empty.db", "one.tape"), 5, "holds no run"),

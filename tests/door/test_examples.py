@@ -26,9 +26,6 @@ WITHOUT_CALL = {
 }
 # To be emptied: a name leaves this list when its docstring has an example.
 WITHOUT_EXAMPLE = {
-    "SealingLog",
-    "export_parquet",
-    "pack",
 }
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 

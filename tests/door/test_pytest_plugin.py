@@ -249,8 +249,8 @@ def test_what_cannot_be_read_fails_in_one_line_each(project: Path) -> None:
     assert done.returncode == 1
     assert "3 failed, 2 passed" in done.stdout, done.stdout
     assert "format 99: upgrade tokentape" in failed["recordings.newer.tape::unreadable"]
-    assert "no tape, or not a whole one" in failed["recordings.probe.tape::unreadable"]
-    assert "no tape, or not a whole one" in failed["recordings.empty.tape::unreadable"]
+    assert "is not a complete tape" in failed["recordings.probe.tape::unreadable"]
+    assert "is not a complete tape" in failed["recordings.empty.tape::unreadable"]
     assert all("\n" not in text for text in failed.values())
     assert "Traceback" not in done.stdout
 

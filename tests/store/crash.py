@@ -349,7 +349,7 @@ def _obey(order: dict[str, Any]) -> None:
                 script = Script(order["name"], order["seed"], tokens=order.get("tokens", 6))
                 for item in script.turns(order.get("turns", 1_000_000)):
                     say(record_item(recorder, item))
-                    if item.traits.durable:
+                    if not isinstance(item, Blob) and item.traits.durable:
                         say("durable")
         say("finished")
     except BaseException as error:

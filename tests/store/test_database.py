@@ -45,7 +45,7 @@ def test_a_second_writer_is_refused_and_writes_nothing(
         recording = record(lm, store, tokens=2)
         before = list(recording.events())
         late = tt.Envelope(recording.run_id, 3, 0, CacheCleared(reason="late", freed_bytes=0))
-        with pytest.raises(tt.StoreError, match="has an event 3 already, or lacks the one before"):
+        with pytest.raises(tt.StoreError, match="already has event 3, or lacks the one before"):
             other.append(late, encode(late), durable=True, summary=None)
 
         assert list(recording.events()) == before

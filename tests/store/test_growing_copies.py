@@ -277,7 +277,7 @@ def test_a_run_that_was_written_to_since_it_was_looked_at_is_left_alone(
     resume(other, run_id)
     before = dump(other)
     for wrong in (events_there, events_there + 2):
-        with pytest.raises(tt.StoreError, match="written to by somebody else"):
+        with pytest.raises(tt.StoreError, match="another process is writing to run"):
             other.import_run(store.recording(run_id), store, events_there=wrong)
     assert dump(other) == before
 
@@ -314,7 +314,7 @@ def test_an_older_copy_never_takes_the_place_of_a_newer_one(
         assert list(sealed.recording(parent).records()) == list(store.recording(parent).records())
         assert [tt.check(sealed, each).faults for each in (parent, child)] == [(), ()]
         assert sealed.recording(child).turns() == other.recording(child).turns()
-    with pytest.raises(tt.StoreError, match=f"has more of run {parent} than is packed"):
+    with pytest.raises(tt.StoreError, match=f"has more events of run {parent} than would be packed"):
         tt.pack([other.recording(child)], other, tape)
     assert tape.read_bytes() == held
 

@@ -246,7 +246,7 @@ def test_events_of_no_run_are_not_shown_as_those_of_another(opened: Opened) -> N
     record_script(opened.store, "a third")
     opened.rows.execute("DELETE FROM runs WHERE run_id = ?", (opened.other_id,))
     for read in tables_of(opened.store):
-        with pytest.raises(tt.RecordingError, match="events of no run"):
+        with pytest.raises(tt.RecordingError, match="events without a run"):
             read()
 
 

@@ -190,7 +190,7 @@ def test_a_file_that_was_exchanged_is_found_by_its_sum(
         faults = tape.verify_files(recordings[0].run_id)
 
         assert tape.verify_files(recordings[1].run_id) == []
-    assert any(f"{first} is not what the manifest says" in fault for fault in faults)
+    assert any(f"{first} differs from the manifest" in fault for fault in faults)
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_a_member_that_no_tape_has_is_refused(
 ) -> None:
     path = rewritten(packed[0], lambda members: members.update({name: b"evil"}))
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(tt.StoreError, match="no tape has") as caught:
+    with pytest.raises(tt.StoreError, match="is not a tape: it has") as caught:
         tt.open_store(path)
 
     assert "\n" not in str(caught.value)
@@ -340,7 +340,7 @@ def test_packing_refuses_to_overwrite_what_is_no_tape(tmp_path: Path, cli: Cli) 
         code, out, err = cli("pack", run_id, "-o", str(path), "--store", str(database))
 
         assert (code, out, err.count("\n")) == (2, "", 1)
-        assert f"{path} is there already, and is no tape that can be read" in err
+        assert f"{path} exists and is not a readable tape" in err
         assert path.read_bytes() == before
 
 
@@ -350,7 +350,7 @@ def test_packing_refuses_to_drop_a_run_that_is_in_the_tape(
     path, recordings = packed
     before = path.read_bytes()
     with tt.open_store(path) as tape:
-        with pytest.raises(tt.StoreError, match=f"{recordings[1].run_id} in it would be") as caught:
+        with pytest.raises(tt.StoreError, match=f"{recordings[1].run_id} would be lost") as caught:
             tt.pack([tape.recording(recordings[0].run_id)], tape, path)
         assert "\n" not in str(caught.value)
         assert path.read_bytes() == before
