@@ -25,8 +25,7 @@ WITHOUT_CALL = {
     "Verdict",
 }
 # To be emptied: a name leaves this list when its docstring has an example.
-WITHOUT_EXAMPLE = {
-}
+WITHOUT_EXAMPLE = {}
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 

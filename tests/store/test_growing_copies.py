@@ -314,7 +314,9 @@ def test_an_older_copy_never_takes_the_place_of_a_newer_one(
         assert list(sealed.recording(parent).records()) == list(store.recording(parent).records())
         assert [tt.check(sealed, each).faults for each in (parent, child)] == [(), ()]
         assert sealed.recording(child).turns() == other.recording(child).turns()
-    with pytest.raises(tt.StoreError, match=f"has more events of run {parent} than would be packed"):
+    with pytest.raises(
+        tt.StoreError, match=f"has more events of run {parent} than would be packed"
+    ):
         tt.pack([other.recording(child)], other, tape)
     assert tape.read_bytes() == held
 
