@@ -6,8 +6,10 @@ live store have the same columns, but for `call` of `tools_df`, which is `argume
 
 import pyarrow as pa
 
+from tokentape.recorder.events import CacheDecision
 from tokentape.store.arrow import AT, NAME
 
+_DECISIONS = ", ".join(f"`{each}`" for each in CacheDecision)
 MEANING = b"meaning"
 
 
@@ -81,7 +83,7 @@ TURNS_DF = pa.schema(
             "tokens of the reply; none if the turn was cut off",
             optional=True,
         ),
-        _column("decision", NAME, "the cache's: `hit`, `partial`, `miss`, `bypass`", optional=True),
+        _column("decision", NAME, f"the cache's: {_DECISIONS}", optional=True),
         _column("reason", NAME, "why that decision", optional=True),
         _column("do_sample", pa.bool_(), "false for a greedy turn"),
         _column("temperature", pa.float64(), "none for a greedy turn", optional=True),
@@ -125,7 +127,7 @@ CACHE_DF = pa.schema(
     [
         _RUN_ID,
         _TURN,
-        _column("decision", NAME, "`hit`, `partial`, `miss`, `bypass`"),
+        _column("decision", NAME, _DECISIONS),
         _column("reason", NAME, "why no more was reused; see caches.md"),
         _column("prompt_tokens", pa.int32(), "tokens of the prompt"),
         _column("reused_tokens", pa.int32(), "of these, taken from the cache"),

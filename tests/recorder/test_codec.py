@@ -1,4 +1,4 @@
-"""What was encoded is decoded, whatever it was."""
+"""Encoding and decoding of events."""
 
 import json
 from typing import Any
@@ -78,7 +78,7 @@ others = st.sampled_from([EVENT_CLASSES["ToolCalled"]]).flatmap(
 
 
 @given(messages | tokens | prunings | others)
-def test_an_event_survives_the_codec(event: Event) -> None:
+def test_an_encoded_event_is_decoded_to_an_equal_event(event: Event) -> None:
     envelope = Envelope("run", 7, 5_000, event, 3, "blake2b-256:00")
     record = encode(envelope)
     again = decode("run", record)
@@ -89,7 +89,7 @@ def test_an_event_survives_the_codec(event: Event) -> None:
 
 
 @given(tokens)
-def test_a_token_can_be_written_as_json_too(event: TokenSampled) -> None:
+def test_a_token_can_be_encoded_as_json(event: TokenSampled) -> None:
     body = dump_canonical(encode(Envelope("run", 0, 0, event)).body)
 
     assert decode_body("TokenSampled", event.version, body) == event
@@ -98,7 +98,7 @@ def test_a_token_can_be_written_as_json_too(event: TokenSampled) -> None:
 @pytest.mark.parametrize(
     ("kind", "version"), [("TokenSampled", 99), ("SomethingThatDoesNotExistYet", 1)]
 )
-def test_an_event_of_the_future_says_that_it_is_newer(kind: str, version: int) -> None:
+def test_an_unknown_kind_or_version_is_reported_as_newer(kind: str, version: int) -> None:
     with pytest.raises(NewerRecordingError, match="upgrade tokentape"):
         decode_body(kind, version, "{}")
 
@@ -107,12 +107,12 @@ def test_an_event_of_the_future_says_that_it_is_newer(kind: str, version: int) -
     "body",
     ["", "[]", "{", "{}", '{"role": 1, "surprise": 2}', json.dumps({"ids": [-4]})],
 )
-def test_a_damaged_body_is_the_recordings_fault(body: str) -> None:
+def test_a_damaged_body_raises_recording_error(body: str) -> None:
     with pytest.raises(RecordingError, match="MessageAdded"):
         decode_body("MessageAdded", 1, body)
 
 
-def test_what_json_cannot_hold_is_refused_when_written() -> None:
+def test_a_number_that_json_lacks_is_refused_when_encoded() -> None:
     event: Any = EVENT_CLASSES["ToolCalled"](call_id="1", name="t", arguments={"x": float("nan")})
 
     with pytest.raises(ValueError, match="not JSON compliant"):

@@ -1,4 +1,4 @@
-"""A wrong event cannot be made."""
+"""An invalid event cannot be made."""
 
 import dataclasses
 import typing
@@ -76,7 +76,7 @@ def test_a_cache_decision_that_does_not_add_up_is_refused(
         ({"turn": 0}, "count from one"),
     ],
 )
-def test_a_pruning_that_takes_out_what_is_not_there_is_refused(
+def test_a_pruning_of_ranges_that_do_not_exist_is_refused(
     change: dict[str, Any], complaint: str
 ) -> None:
     assert HistoryPruned(**PRUNED).tokens_after == 4
@@ -99,7 +99,7 @@ def test_a_token_without_a_finite_measure_is_refused(change: dict[str, Any]) -> 
         TokenSampled(**TOKEN | change)
 
 
-def test_a_prompt_is_what_was_kept_and_what_was_added() -> None:
+def test_a_prompt_has_the_kept_and_the_added_tokens() -> None:
     with pytest.raises(ValueError, match="plus 2 added"):
         TurnStarted(
             turn=1,
@@ -128,7 +128,7 @@ def test_every_event_is_listed_in_the_catalogue() -> None:
     assert classes == set(typing.get_args(Event))
 
 
-def test_a_name_that_not_every_database_can_hold_is_refused() -> None:
+def test_a_name_with_nul_is_refused() -> None:
     with pytest.raises(ValueError, match="must not contain NUL"):
         run_started(name="a\0b")
 
@@ -139,7 +139,7 @@ def test_a_seed_beyond_64_bits_is_refused() -> None:
 
 
 @pytest.mark.parametrize("sha256", ["", "w", "A" * 64, "0" * 63, "0" * 65, "0" * 64 + "\n"])
-def test_the_sum_of_a_list_of_weights_is_one(sha256: str) -> None:
+def test_the_sum_of_listed_weights_must_be_a_sha256(sha256: str) -> None:
     assert run_started(weights_sha256="0" * 64, weights_listed=True).weights_listed
     assert not run_started(weights_sha256=sha256).weights_listed
     with pytest.raises(ValueError, match="weights_sha256 of listed weights must be"):

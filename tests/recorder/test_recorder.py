@@ -1,4 +1,4 @@
-"""The recorder orders events and ends runs."""
+"""`Recorder` numbers events and ends runs."""
 
 import dataclasses
 import uuid
@@ -91,7 +91,7 @@ def test_an_error_in_the_block_is_the_last_event() -> None:
 
 
 class FullLog(ListLog):
-    """A log that takes nothing behind the first event."""
+    """A log that accepts only the first event."""
 
     def append(self, envelope: Envelope, record: Record, **more: Any) -> None:
         if envelope.seq:
@@ -99,7 +99,7 @@ class FullLog(ListLog):
         super().append(envelope, record, **more)
 
 
-def test_an_end_that_cannot_be_recorded_does_not_hide_why_the_run_ended() -> None:
+def test_an_end_that_cannot_be_recorded_does_not_hide_the_first_error() -> None:
     with pytest.raises(KeyError, match="lost") as raised, recorder_on(FullLog()) as recorder:
         recorder.record(STARTED)
         raise KeyError("lost")
@@ -124,14 +124,14 @@ def test_run_ids_are_version_7_and_sort_by_time() -> None:
     assert uuid7(0, b"\xff" * 10).startswith("00000000-0000-7fff-bfff-")
 
 
-def test_a_hole_in_the_sequence_is_found_when_read() -> None:
+def test_a_gap_in_the_sequence_is_found_when_read() -> None:
     records = [encode(Envelope("r", 0, 0, STARTED)), encode(Envelope("r", 2, 0, CLEARED))]
 
     with pytest.raises(RecordingError, match="event 2 where 1 is due"):
         list(Recording("r", lambda: iter(records)).events())
 
 
-def test_a_turn_that_points_beyond_the_stream_is_refused() -> None:
+def test_a_turn_that_keeps_more_than_the_stream_has_is_refused() -> None:
     turn = TurnStarted(
         turn=1,
         prompt_tokens=6,
@@ -177,7 +177,7 @@ def recording_of(*events: Event) -> Recording:
     return Recording("r", lambda: iter(records))
 
 
-def test_what_was_pruned_is_not_in_the_prompts_that_follow() -> None:
+def test_later_prompts_lack_the_pruned_ranges() -> None:
     (turn,) = recording_of(STREAM, PRUNED, TURN).turns()
 
     assert turn.prompt_ids == (0, 2, 3, 6, 9)
@@ -188,7 +188,7 @@ def test_what_was_pruned_is_not_in_the_prompts_that_follow() -> None:
 @pytest.mark.parametrize(
     "change", [{"tokens_before": 8, "tokens_after": 5}, {"removed_chars": ((0, 8),)}]
 )
-def test_a_pruning_of_what_is_not_in_the_stream_is_refused(change: dict[str, Any]) -> None:
+def test_a_pruning_of_ranges_that_the_stream_lacks_is_refused(change: dict[str, Any]) -> None:
     pruned = dataclasses.replace(PRUNED, **change)
 
     with pytest.raises(RecordingError, match="not have the ranges that were pruned"):

@@ -1,4 +1,4 @@
-"""What is redacted is nowhere, and the rest of the recording still adds up."""
+"""A redacted recording has no secret, and its events still agree with each other."""
 
 import dataclasses
 import hashlib
@@ -63,7 +63,10 @@ def message(text: str) -> MessageAdded:
 
 
 def turn(number: int, before: int, added: str) -> list[Any]:
-    """A turn behind so many characters, a token each, which replies with the secret."""
+    """Return the events of a turn that replies with the secret, with one token per character.
+
+    `before` is the length of the stream.
+    """
     position = before + len(added)
     return [
         TurnStarted(
@@ -116,7 +119,7 @@ def record(*events: Any, blobs: tuple[bytes, ...] = ()) -> Kept:
     return kept
 
 
-def test_neither_the_text_nor_its_ids_are_written() -> None:
+def test_neither_the_text_nor_its_ids_are_recorded() -> None:
     prompt = f"Say {SECRET}."
     kept = record(system("Be kind."), message(prompt), *turn(1, 8 + len(prompt), ">"))
     written = repr(kept.records)
@@ -133,7 +136,7 @@ def test_neither_the_text_nor_its_ids_are_written() -> None:
     assert check_seals("run", kept.records).ok
 
 
-def test_a_secret_that_stands_across_two_messages_is_found() -> None:
+def test_a_secret_that_spans_two_messages_is_redacted() -> None:
     first, second = f"Say {SECRET[:3]}", f"{SECRET[3:]}."
     kept = record(message(first), message(second), *turn(1, len(first) + len(second), ">"))
     (rebuilt,) = kept.recording.turns()
@@ -141,7 +144,7 @@ def test_a_secret_that_stands_across_two_messages_is_found() -> None:
     assert rebuilt.prompt_text == "Say █.>"
 
 
-def test_later_turns_point_into_the_redacted_text() -> None:
+def test_later_turns_refer_to_the_redacted_text() -> None:
     first, second = f"Say {SECRET}.", f"Again: {SECRET}!"
     before = len(first) + 1 + len(SECRET) + len(second)
     kept = record(message(first), *turn(1, len(first), ">"), message(second), *turn(2, before, ">"))
@@ -168,7 +171,7 @@ def test_a_pruned_history_is_pruned_in_the_redacted_text() -> None:
     assert kept.recording.turns()[1].prompt_text == ">█?"
 
 
-def test_tool_calls_and_their_results_are_redacted_with_a_sum_that_fits() -> None:
+def test_tool_calls_and_results_are_redacted_and_name_the_redacted_payload() -> None:
     payload, binary = f"it is {SECRET}".encode(), b"\xff\xfe" + SECRET.encode()
     results = [
         ToolReturned(
@@ -195,7 +198,7 @@ def test_tool_calls_and_their_results_are_redacted_with_a_sum_that_fits() -> Non
     assert [each.payload_bytes for each in returned] == [9, 0]
 
 
-def test_a_failure_is_told_without_what_is_secret() -> None:
+def test_an_exception_is_recorded_without_the_secret() -> None:
     kept = Kept()
     try:
         with Recorder(kept, run_id="run", redactor=redact) as recorder:
@@ -208,14 +211,14 @@ def test_a_failure_is_told_without_what_is_secret() -> None:
     assert SECRET not in repr(kept.records)
 
 
-def test_words_in_reasons_and_names_of_calls_are_redacted_too() -> None:
+def test_reasons_and_call_ids_are_redacted() -> None:
     call = ToolCalled(call_id=SECRET, name="look", arguments={})
     kept = record(call, CacheCleared(reason=f"said {SECRET}", freed_bytes=0))
 
     assert SECRET not in repr(kept.records)
 
 
-def test_the_sum_of_the_weights_stays_and_their_list_is_not_kept() -> None:
+def test_the_sum_of_the_weights_stays_and_their_manifest_is_not_stored() -> None:
     kept, sha256 = Kept(), hashlib.sha256(b"list").hexdigest()
     with Recorder(kept, run_id="run", redactor=lambda text: "█") as recorder:
         recorder.put_weights_manifest(sha256, b"list")
@@ -227,7 +230,7 @@ def test_the_sum_of_the_weights_stays_and_their_list_is_not_kept() -> None:
     assert started.redacted is True
 
 
-def test_numbers_that_settings_are_made_of_stay_numbers() -> None:
+def test_numbers_in_settings_stay_numbers() -> None:
     kept = Kept()
     with Recorder(kept, run_id="run", redactor=lambda text: text.replace("7", "#")) as recorder:
         recorder.record(dataclasses.replace(STARTED, generation_config={"temperature": 0.7}))
@@ -238,7 +241,7 @@ def test_numbers_that_settings_are_made_of_stay_numbers() -> None:
     assert called.arguments == {"at": "#"}
 
 
-def test_a_redactor_that_returns_no_text_is_named_and_writes_nothing() -> None:
+def test_a_redactor_that_returns_no_string_is_refused_and_nothing_is_recorded() -> None:
     kept = Kept()
     recorder = Recorder(kept, run_id="run", redactor=lambda text: None)
     with pytest.raises(TypeError, match="a redactor returns a string, not NoneType"):

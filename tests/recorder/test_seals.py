@@ -1,4 +1,4 @@
-"""Seals stand for everything before them."""
+"""Each seal covers all events before it."""
 
 import dataclasses
 import hashlib
@@ -87,7 +87,7 @@ def turn(number: int) -> list[Any]:
 
 @pytest.fixture
 def records() -> list[Record]:
-    """Two turns and the end of the run."""
+    """Return the records of a run with two turns."""
     log = ListLog()
     with Recorder(log, run_id="run", clock_us=lambda: 1_234_567) as recorder:
         for event in (STARTED, *turn(1), *turn(2), CacheCleared(reason="end", freed_bytes=3)):
@@ -106,8 +106,8 @@ def test_turns_and_the_end_of_the_run_are_sealed(records: list[Record]) -> None:
     assert records[-1].seal.startswith("blake2b-256:")
 
 
-def test_a_seal_is_what_its_documentation_says(records: list[Record]) -> None:
-    """Written out by hand, so that another program can be written from the docstrings."""
+def test_a_seal_can_be_computed_from_its_documentation(records: list[Record]) -> None:
+    """The seal is computed from the documented format alone, as another program would."""
     first = records[: [record.seal is not None for record in records].index(True) + 1]
     hashed = hashlib.blake2b(b"tokentape run run", digest_size=32)
     for record in first:
@@ -133,7 +133,7 @@ CHANGES: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("seq", [0, 1, 3, 5, 6])
-def test_a_change_anywhere_is_found_in_its_turn(
+def test_any_change_is_found_and_its_turn_named(
     records: list[Record], seq: int, change: dict[str, Any]
 ) -> None:
     records[seq] = dataclasses.replace(records[seq], **change)
@@ -158,7 +158,7 @@ def test_every_value_of_a_token_is_sealed(records: list[Record], name: str) -> N
     assert (report.bad_turn, report.sealed_turns) == (2, 1)
 
 
-def test_what_is_missing_added_or_moved_is_found(records: list[Record]) -> None:
+def test_missing_moved_and_unsealed_events_are_found(records: list[Record]) -> None:
     swapped = [*records]
     swapped[2], swapped[3] = (
         dataclasses.replace(swapped[3], seq=2),
@@ -184,7 +184,7 @@ def test_a_run_that_was_cut_off_is_sealed_up_to_its_last_turn(records: list[Reco
     assert report.last_seal == records[6].seal
 
 
-def test_a_tail_without_a_seal_can_be_compared_though_nothing_vouches_for_it(
+def test_unsealed_events_change_the_tail_hash_only(
     records: list[Record],
 ) -> None:
     cut = records[:10]

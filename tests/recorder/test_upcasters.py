@@ -1,4 +1,4 @@
-"""Old versions of events lead to today's, step by step."""
+"""Old versions of events are upcast to today's, step by step."""
 
 from pathlib import Path
 
@@ -18,14 +18,14 @@ def add(name: str) -> "object":
 STEPS = {("A", 1): add("second"), ("A", 2): add("third")}
 
 
-def test_each_step_gets_what_the_one_before_made() -> None:
+def test_each_step_gets_the_result_of_the_one_before() -> None:
     assert upcast("A", 1, {"first": 0}, STEPS) == {"first": 0, "second": 1, "third": 2}
     assert upcast("A", 2, {"first": 0}, STEPS) == {"first": 0, "third": 1}
     assert upcast("A", 3, {"first": 0}, STEPS) == {"first": 0}
     assert upcast("B", 1, {"first": 0}, STEPS) == {"first": 0}
 
 
-def test_a_whole_chain_is_accepted() -> None:
+def test_a_complete_chain_is_accepted() -> None:
     check_chain({"A": 3, "B": 1}, STEPS)
 
 
@@ -38,15 +38,15 @@ def test_a_whole_chain_is_accepted() -> None:
         ({"A": 3, "B": 2}, "no upcaster leads from B version 1 to 2"),
     ],
 )
-def test_a_chain_with_a_gap_or_a_loose_end_is_refused(
+def test_a_chain_with_a_missing_or_useless_step_is_refused(
     versions: dict[str, int], complaint: str
 ) -> None:
     with pytest.raises(TypeError, match=complaint):
         check_chain(versions, STEPS)
 
 
-def test_the_chain_is_validated_when_the_codec_is_imported() -> None:
-    """Or else nobody would know before an old recording is read."""
+def test_the_chain_is_checked_when_the_codec_is_imported() -> None:
+    """Otherwise a missing step would show only when an old recording is read."""
     import tokentape.recorder.codec
 
     source = Path(tokentape.recorder.codec.__file__).read_text(encoding="utf-8")
