@@ -173,7 +173,7 @@ def test_changes_that_no_replay_shows_are_found_by_the_seals(
     connection.close()
     run = replay(tmp_path / "runs.db")
 
-    assert run["failure"].startswith("altered after it was recorded: the row of the run")
+    assert run["failure"].startswith("altered after it was recorded: the summary of the run")
     assert run["failure"] == run["summary"]
 
 

@@ -8,16 +8,12 @@ import json
 import os
 import traceback
 from dataclasses import asdict
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import tokentape as tt
-from tokentape.replay.tapes.tape_replayer import (
-    ReplayRequest,
-    TapeOutcome,
-    TapeReplayer,
-    list_runs,
-    one_line,
-)
+
+if TYPE_CHECKING:
+    from tokentape.replay.tapes.tape_replayer import TapeOutcome
 
 
 def serve_replays() -> None:
@@ -43,10 +39,15 @@ class Server:
     """Answers requests one by one; keeps the last model in memory."""
 
     def __init__(self) -> None:
+        # Stores are slow to import, and other commands import this module.
+        from tokentape.replay.tapes.tape_replayer import TapeReplayer
+
         self._replayer = TapeReplayer()
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """Return the answer to a request, or a one-line `error`."""
+        from tokentape.replay.tapes.tape_replayer import ReplayRequest, list_runs, one_line
+
         id_, verb = request.pop("id"), request.pop("do")
         try:
             if verb == "list":
@@ -60,6 +61,6 @@ class Server:
         return {"id": id_, "error": one_line(text)}
 
 
-def _as_json(found: TapeOutcome) -> dict[str, Any]:
+def _as_json(found: "TapeOutcome") -> dict[str, Any]:
     runs = {str(index): run.to_dict() for index, run in found.runs.items()}
     return {"runs": runs, "updated": found.updated}
