@@ -77,7 +77,7 @@ def turn_rows(table: pa.Table) -> list[Row]:
             rows.append(_started(event) | totals)
             pending = {}
         elif rows and (rows[-1]["run_id"], rows[-1]["turn"]) == key:
-            # A resumed turn has a second cache decision and prefill: the last ones count.
+            # A resumed turn has a second cache decision and prefill: the first ones count.
             rows[-1] = _outcome(event) | rows[-1]
     return rows
 
