@@ -21,7 +21,6 @@ from tokentape.commands import (
     lineage,
     replays,
     runs,
-    serving,
     tail,
 )
 
@@ -53,11 +52,19 @@ app.command()(copies.pack)
 app.command()(copies.export)
 app.command("import")(copies.import_)
 app.command()(runs.erase)
-app.command("serve-replays", hidden=True)(serving.serve_replays)
 app.add_typer(db, name="db")
 db.command()(database.current)
 db.command("history")(database.list_history)
 db.command()(database.upgrade)
+
+
+@app.command("serve-replays", hidden=True)
+def serve_replays() -> None:
+    """Answer the requests of the pytest plugin."""
+    # It imports pandas, which no command that only lists or shows should wait for.
+    from tokentape.commands import serving
+
+    serving.serve_replays()
 
 
 def main() -> NoReturn:
