@@ -1,4 +1,4 @@
-"""Makes it happen: models, the token-by-token engine, tools and investigations."""
+"""Models, the token-by-token engine, tools and investigations."""
 
 from tokentape.generation.cache import CachedPrefix, CachePolicy, cache_policy
 from tokentape.generation.callbacks import GenerationState
