@@ -124,6 +124,6 @@ def test_what_is_no_text_is_no_system_prompt(prompt: Any, lm: tt.LoadedModel) ->
         generator.cache_system_prompt(prompt)
 
 
-def test_what_is_no_conversation_cannot_be_switched_to(lm: tt.LoadedModel) -> None:
-    with pytest.raises(tt.ModelError, match="to switch to"):
+def test_only_a_conversation_can_be_switched_to(lm: tt.LoadedModel) -> None:
+    with pytest.raises(tt.ModelError, match="takes a conversation, not a NoneType"):
         tt.ManualGenerator(lm.model, lm.tokenizer).switch(None)  # type: ignore[arg-type]
