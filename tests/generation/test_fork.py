@@ -139,7 +139,7 @@ def test_a_late_fork_event_is_found_by_check(lm: tt.LoadedModel, store: Database
     forged.finish()
 
     assert not tt.check(store, forged.run_id).ok
-    with pytest.raises(tt.RecordingError, match="says with event 2 that it was forked"):
+    with pytest.raises(tt.RecordingError, match="has a RunForked as event 2"):
         store.recording(forged.run_id).turns()
 
 
