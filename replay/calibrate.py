@@ -174,7 +174,7 @@ class _Noise:
         )
         most = torch.stack([each.amax(dim=0) for each in self._differences]).amax(dim=0).tolist()
         # Logits that differ by less than a unit in the last place of the largest are equal. In
-        # float32 a logit was rounded many times; in 16 bits the last rounding exceeds all others.
+        # float32 a logit was rounded many times; in 16 bits the last rounding is the largest.
         ulp = self._largest * torch.finfo(torch_dtype).eps
         ulps = _ULPS * ulp if dtype == "float32" else ulp
         margin_tail, logprob_tail = tail.tolist()

@@ -44,8 +44,7 @@ class Verdict(_Described):
     )
     INCOMPARABLE = (
         "incomparable",
-        "a fingerprint differs, or no floor is known; the numbers are computed and reported all "
-        "the same",
+        "a fingerprint differs, or no floor is known; the report has the numbers nevertheless",
     )
 
     @property
