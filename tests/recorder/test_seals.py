@@ -19,6 +19,7 @@ from tokentape.recorder.events import (
     TurnFinished,
     TurnStarted,
 )
+from tokentape.recorder.projections import RunSummary, summarise_all
 from tokentape.recorder.seals import check_seals
 
 STARTED = run_started()
@@ -93,6 +94,27 @@ def records() -> list[Record]:
         for event in (STARTED, *turn(1), *turn(2), CacheCleared(reason="end", freed_bytes=3)):
             recorder.record(event)
     return [encode(envelope) for envelope in log.envelopes]
+
+
+def test_a_log_gets_the_encoded_event_and_the_summary_after_it() -> None:
+    given: list[tuple[Envelope, Record, RunSummary | None]] = []
+
+    class Log(ListLog):
+        def append(self, envelope: Envelope, record: Record, **more: Any) -> None:
+            assert more["durable"] == envelope.event.traits.durable
+            given.append((envelope, record, more["summary"]))
+
+    with Recorder(Log(), run_id="run") as recorder:
+        for event in (STARTED, *turn(1), CacheCleared(reason="end", freed_bytes=3)):
+            recorder.record(event)
+
+    envelopes = [envelope for envelope, *_ in given]
+    for number, (envelope, record, summary) in enumerate(given):
+        changes = envelope.event.traits.changes_summary
+        assert record == encode(envelope)
+        assert summary == (summarise_all(envelopes[: number + 1]) if changes else None)
+    assert given[-1][2] is not None
+    assert (given[-1][2].status, given[-1][2].turns) == ("finished", 1)
 
 
 def test_turns_and_the_end_of_the_run_are_sealed(records: list[Record]) -> None:
