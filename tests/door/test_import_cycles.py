@@ -1,4 +1,4 @@
-"""No module and no folder imports itself through others, not even for type checking."""
+"""No module and no folder is in an import cycle, not even for type checking."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -56,7 +56,7 @@ def test_no_module_imports_itself_through_others() -> None:
 
 def test_no_folder_of_a_room_imports_itself_through_others() -> None:
     imports = imports_between(parts=3)
-    # A room's own `__init__` names what is in its folders.
+    # A room's own `__init__` imports from its folders.
     rooms = {name for name in imports if name.count(".") < 2}
     between = {name: ends - rooms for name, ends in imports.items() if name not in rooms}
 

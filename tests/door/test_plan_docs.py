@@ -1,4 +1,4 @@
-"""The examples of docs/plans.md run, and what it shows is there."""
+"""The examples of docs/plans.md run, and its plans exist."""
 
 import re
 from pathlib import Path
