@@ -160,6 +160,8 @@ class RunSettings:
 
         Raise RecordingError if they are not a run's settings, for instance in a redacted run.
         """
+        if not isinstance(record, Mapping):
+            raise RecordingError(f"the recorded settings are no mapping: {record!r}")
         unknown = sorted(record.keys() - RECORDED)
         if unknown:
             raise RecordingError(f"the recording has a setting {unknown[0]!r}: there is none")

@@ -1,7 +1,9 @@
 """Settings of a run: typed keywords, one record, and which of them a fork may change."""
 
+import re
 from collections.abc import Callable
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
@@ -50,6 +52,22 @@ def test_every_setting_is_a_typed_keyword() -> None:
     }
 
 
+def test_the_page_of_investigations_lists_every_setting() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "investigations.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| `(.*?)` \| (\w+) \| (yes|no) \|", page, flags=re.MULTILINE)
+    defaults = RunSettings()
+
+    assert rows == [
+        (
+            each.name,
+            repr(getattr(defaults, each.name)),
+            str(each.metadata["scope"]),
+            "yes" if each.name in GeneratorKeywords.__annotations__ else "no",
+        )
+        for each in fields(RunSettings)
+    ]
+
+
 def test_what_is_recorded_comes_back_without_what_belongs_to_the_process() -> None:
     settings = RunSettings(**OTHERS)
     record = settings.to_record()
@@ -65,12 +83,13 @@ def test_what_is_recorded_comes_back_without_what_belongs_to_the_process() -> No
 @pytest.mark.parametrize(
     ("record", "message"),
     [
+        ([], "no mapping"),
         ({"threads": 2}, "a setting 'threads'"),
         ({"history": "[hidden]"}, "history must be one of"),
         ({"top_logprobs": -1}, "top_logprobs must be"),
     ],
 )
-def test_damaged_settings_are_the_recordings_fault(record: dict[str, Any], message: str) -> None:
+def test_damaged_settings_are_the_recordings_fault(record: Any, message: str) -> None:
     with pytest.raises(tt.RecordingError, match=message):
         RunSettings.from_record(record)
 
