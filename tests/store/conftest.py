@@ -1,4 +1,4 @@
-"""Stores of both kinds of database, and runs with everything that is odd in them."""
+"""Stores of both kinds of database, and runs with unusual values."""
 
 import struct
 from collections.abc import Callable, Iterable, Iterator

@@ -1,8 +1,8 @@
 """Runs made by hand, and processes that record them until they are killed.
 
 `python -m tests.store.crash` imports the store once and forks a process for each line that it is
-sent, so that hundreds can be started in a minute. What was recorded is said in a pipe, and only
-then: whoever reads it knows what must be kept.
+sent, so that hundreds can be started in a minute. A process reports each event in a pipe after it
+was recorded: all that is reported must be in the store.
 """
 
 import hashlib
@@ -196,7 +196,7 @@ def record_script(store: DatabaseStore, name: str, *, turns: int = 2, seed: int 
 
 
 def record_item(recorder: Recorder, item: Event | Blob) -> str:
-    """What is said of the item once it is kept."""
+    """Record an item, and return the line that acknowledges it."""
     if isinstance(item, Blob):
         recorder.put_blob(item.sha256, item.payload)
         return f"blob {item.sha256}"
@@ -240,7 +240,7 @@ class Said:
 
 
 class Process:
-    """One that records, seen from outside."""
+    """A recording process, seen from outside."""
 
     def __init__(self, pid: int, pipe: int) -> None:
         self.pid = pid
@@ -249,7 +249,7 @@ class Process:
         self._rest = b""
 
     def follow(self, *, seconds: float, events: int | None = None) -> None:
-        """Read what it says until then, or until it has said so many events or is gone."""
+        """Read its output until it has ended, has reported so many events, or time is up."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0 and not self._has(events):
             ready, _, _ = select.select([self._pipe], [], [], left)
@@ -263,7 +263,7 @@ class Process:
         return self.wait()
 
     def wait(self) -> Said:
-        """Until it is gone."""
+        """Wait until it has ended, and return what it reported."""
         while self._read():
             pass
         os.close(self._pipe)
@@ -281,7 +281,7 @@ class Process:
 
 
 class Processes:
-    """Starts them; see the module."""
+    """Starts recording processes; see the module."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

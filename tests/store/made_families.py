@@ -1,4 +1,4 @@
-"""Runs that went on and runs that were forked: made by hand, and with a model."""
+"""Runs that were resumed or forked, made by hand and with a model."""
 
 from contextlib import suppress
 from itertools import takewhile
@@ -31,20 +31,20 @@ def short_run(store: DatabaseStore, *, turns: int = 2) -> str:
 
 
 def resume(store: DatabaseStore, run_id: str) -> tt.Recorder:
-    """Take a run up behind its last event, between turns."""
+    """Resume a run after its last event, between turns."""
     recorder = tt.Recorder.resume(store, store.recording(run_id), clock_us=TICKS_US.__next__)
     recorder.record(RESUMED)
     return recorder
 
 
 def go_on(store: DatabaseStore, run_id: str, turn: int, *, tokens: int = 2) -> None:
-    """One turn more of a run that has ended."""
+    """Resume a run that has ended and record one more turn."""
     with resume(store, run_id) as recorder:
         say(recorder, turn, tokens=tokens, payload=b"payload %d" % turn)
 
 
 def fork(store: DatabaseStore, parent_id: str, *, at_turn: int) -> str:
-    """A run that begins where its parent stood before a turn, and takes that turn."""
+    """Fork a run before a turn, and record that turn."""
 
     def before(record: Record) -> bool:
         return record.turn is None or record.turn < at_turn
@@ -65,7 +65,7 @@ def fork(store: DatabaseStore, parent_id: str, *, at_turn: int) -> str:
 
 
 class Killed(BaseException):
-    """What stands for a SIGKILL: nothing is written any more."""
+    """Raised in place of a SIGKILL: nothing is written after it."""
 
 
 class KilledAtToken:

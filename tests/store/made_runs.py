@@ -39,7 +39,7 @@ def token(turn: int, step: int, *, candidates: int) -> TokenSampled:
 
 
 def say(recorder: tt.Recorder, turn: int, *, tokens: int, payload: bytes = b"") -> None:
-    """Record one turn, behind a tool result where there is a payload."""
+    """Record one turn, after a tool result if there is a payload."""
     if payload:
         sha256 = hashlib.sha256(payload).hexdigest()
         recorder.put_blob(sha256, payload)

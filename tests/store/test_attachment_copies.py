@@ -1,4 +1,4 @@
-"""Whoever copies a run takes along what is kept beside it, once."""
+"""Copies of a run include its attachments, once each."""
 
 import json
 import zipfile
@@ -79,7 +79,7 @@ def test_what_was_kept_since_is_added_to_sealed_files(tmp_path: Path, store: Dat
     store.add_verdict(verdict_of(run_id, 3000))
     tt.export_parquet(store.recording(run_id), store, tmp_path)
     assert tt.export_parquet(store.recording(run_id), store, tmp_path) == []
-    # One that is older than what is sealed, too.
+    # Also one that is older than the sealed ones.
     store.add_verdict(verdict_of(run_id, 1000))
     store.add_floor(floor_of(run_id))
     added = tt.export_parquet(store.recording(run_id), store, tmp_path)

@@ -1,4 +1,4 @@
-"""Verdicts and floors stay beside their run, as they were kept: once, and for as long as it is."""
+"""Verdicts and floors are stored with their run, once each, until it is erased."""
 
 import json
 import sqlite3
@@ -179,7 +179,7 @@ def test_erasing_a_run_leaves_no_byte_of_what_was_beside_it(tmp_path: Path) -> N
             report_bytes = connection.execute(text("SELECT report FROM verdicts")).scalars().all()
             floor_bytes = connection.execute(text("SELECT floor FROM floors")).scalars().all()
         long = next(each for each in report_bytes if len(each) > 1000)
-        # Long ones go on in other pages: a piece of the middle is in one.
+        # Long values continue on other pages: a piece of the middle is in one.
         traces = [SECRET.encode(), long[700:720], floor_bytes[0][300:320]]
         before = [
             any(trace in each.read_bytes() for each in tmp_path.iterdir()) for trace in traces

@@ -1,4 +1,4 @@
-"""What a store gives back equals what it was given, in whatever form it is kept."""
+"""Every kind of store returns exactly the events that it was given."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,7 +36,7 @@ REPORT = {
 
 
 def beside(run_id: str) -> tuple[list[StoredVerdict], list[StoredFloor]]:
-    """Verdicts and floors of a run, the oldest first."""
+    """Return verdicts and floors of a run, the oldest first."""
     verdicts = [
         StoredVerdict(
             run_id=run_id,
@@ -52,7 +52,7 @@ def beside(run_id: str) -> tuple[list[StoredVerdict], list[StoredFloor]]:
 
 
 def keep_beside(store: DatabaseStore, run_id: str) -> None:
-    """Not in order, and not once only."""
+    """Add them out of order, and twice."""
     verdicts, floors = beside(run_id)
     for verdict in (*reversed(verdicts), *verdicts):
         store.add_verdict(verdict)
@@ -61,7 +61,7 @@ def keep_beside(store: DatabaseStore, run_id: str) -> None:
 
 
 class Spy:
-    """Notes what a recorder hands to a store."""
+    """A log that notes the events that a recorder appends."""
 
     def __init__(self, store: DatabaseStore) -> None:
         self._store = store
@@ -79,7 +79,7 @@ class Spy:
 
 
 def copy_of(recording: tt.Recording, live: DatabaseStore, kind: str, folder: Path) -> AnyStore:
-    """The same run in another place."""
+    """Return a store of that kind with a copy of the run."""
     if kind == "parquet":
         tt.export_parquet(recording, live, folder / "sealed")
         return tt.open_store(folder / "sealed")
@@ -103,7 +103,7 @@ def kept(
     make_lm: Callable[..., tt.LoadedModel],
     record: Callable[..., tt.Recording],
 ) -> Iterator[tuple[AnyStore, list[tt.Envelope], str]]:
-    """A place with one recording, only to be read, and the events as they were handed over."""
+    """A store with one recording, for reading, and the events that were recorded."""
     folder, lm = tmp_path_factory.mktemp(request.param), make_lm("llama")
     where = "sqlite://" if request.param == "memory" else str(folder / "runs.db")
     if request.param == "postgresql":

@@ -1,4 +1,4 @@
-"""A damaged store is refused in clear words, or holds what was recorded: never a wrong answer."""
+"""A damaged store is refused with a clear message or reads correctly: never a wrong answer."""
 
 import random
 import shutil
@@ -71,7 +71,7 @@ def assert_told(cli: Cli, path: Path, *, code: int = 2) -> str:
 
 
 def assert_beginning(path: Path, truth: dict[str, list[Any]]) -> bool:
-    """The store is refused, or holds the beginning of what was recorded; whether it holds all."""
+    """Check that the store is refused or has each run's first events. Return whether it has all."""
     try:
         with tt.open_store(path, must_exist=True) as opened:
             assert isinstance(opened, DatabaseStore)

@@ -1,4 +1,4 @@
-"""An erased run is gone, from the file too; what others share with it stays."""
+"""An erased run is gone, from the file as well; payloads that other runs share stay."""
 
 import sqlite3
 from collections.abc import Callable

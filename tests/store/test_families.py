@@ -66,7 +66,7 @@ def test_every_copy_has_the_frames_of_the_live_store(
 def test_a_frame_has_the_rows_of_the_run_s_own(
     family: tuple[str, str, str], store: DatabaseStore, copies: dict[str, Source]
 ) -> None:
-    """What a fork shares is under the id of its parent; its recording has all that it lived."""
+    """Shared events are under the id of the parent; the fork's recording includes them."""
     own_turns = ([1, 2, 3], [2, 3], [3])
     for source in (store, *copies.values()):
         for run_id, numbers in zip(family, own_turns, strict=True):

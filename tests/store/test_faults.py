@@ -1,6 +1,6 @@
-"""Whatever goes wrong around the store, no recording is harmed, and the error is clear.
+"""Faults around the store harm no recording, and the error is clear.
 
-Clear is: one of ours, on one line, that says where.
+Clear means: a TokentapeError in one line that names the place.
 """
 
 import shutil

@@ -1,4 +1,4 @@
-"""Frames are typed, say what the events say, and read only what is asked for."""
+"""Frames are typed, agree with the events, and read only the selected columns."""
 
 import datetime
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Copies of runs that went on since, and of forks: what is there grows, and nothing is lost."""
+"""Newer copies of runs and forks extend older ones, and nothing is lost."""
 
 import json
 import shutil
@@ -168,7 +168,7 @@ def test_the_command_line_says_what_came(
 def test_two_forks_of_one_parent_come_in_either_order(
     order: tuple[str, str], store: DatabaseStore, other: DatabaseStore, tmp_path: Path
 ) -> None:
-    """The tape of each brings the parent along as it was when it was packed."""
+    """The tape of each includes the parent at the time of packing."""
     parent = short_run(store)
     tapes = {"first": tmp_path / "first.tape", "second": tmp_path / "second.tape"}
     copied(store, fork(store, parent, at_turn=2), tapes["first"])

@@ -1,4 +1,4 @@
-"""A recording grows with what is new, and a store with many runs is still quick to look at."""
+"""A recording grows only with its new events, and a store with many runs stays fast."""
 
 import sqlite3
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What comes in is what was recorded, or does not come in."""
+"""An import adds exactly the recorded events, or nothing."""
 
 import json
 from collections.abc import Callable
@@ -26,7 +26,7 @@ def changed(path: Path, change: Change) -> None:
 def test_a_copy_whose_events_are_filed_under_another_turn_is_refused(
     store: DatabaseStore, tmp_path: Path
 ) -> None:
-    """No seal covers it: it follows from the events, and is derived from them anew."""
+    """No seal covers the turn: it is computed from the events again."""
     recording, path = store.recording(make_run(store)), tmp_path / "run.jsonl"
     tt.export_jsonl([recording], store, path)
 

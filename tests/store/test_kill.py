@@ -232,7 +232,7 @@ def test_sigkill_at_random_points_loses_nothing(
 
 
 def torture_client(url: str, recorders: Processes, kills: int, *, seed: int) -> Figures:
-    """Kill processes that record into PostgreSQL; the server goes on."""
+    """Kill processes that record into PostgreSQL, but not the server."""
     chance = random.Random(seed)
     figures = Figures()
     for _ in range(kills):

@@ -1,4 +1,4 @@
-"""A sealed run comes back as it was, is read by others too, and says where it is damaged."""
+"""A sealed run is equal to the recorded one, readable by other programs, and names its damage."""
 
 from pathlib import Path
 

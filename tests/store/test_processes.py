@@ -27,7 +27,7 @@ def recorders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def where(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A store that nobody has made yet."""
+    """The place of a store that does not exist yet."""
     if request.param == "sqlite":
         return str(tmp_path / "runs.db")
     return str(request.getfixturevalue("postgres_url"))
@@ -84,7 +84,7 @@ def test_of_two_that_begin_one_run_one_is_refused(where: str, recorders: Process
             assert tt.check(store, run_id).ok
 
 
-# Both write events 1 to 200 of a run that somebody else began; who comes too late tries the next.
+# Both write events 1 to 200 of a run of another process; a refused one tries the next.
 RACER = """
 import random, sys, time
 from tokentape.recorder import Envelope
@@ -211,7 +211,7 @@ def test_who_records_a_run_that_was_erased_cannot_write_into_the_next(where: str
         assert tt.check(store, left.run_id).ok
 
 
-# Keeps ten verdicts of its own beside a run, and one that all the others keep, too.
+# Adds ten verdicts of its own to a run, and one that every process adds.
 JUDGE = """
 import sys
 from tokentape.store import StoredVerdict, open_store

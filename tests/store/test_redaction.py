@@ -1,4 +1,4 @@
-"""What is redacted is in no file of a store, though a real model read and said it."""
+"""Redacted text is in no file of a store, though a real model read and generated it."""
 
 import json
 import re
@@ -52,7 +52,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 def forms_of(lm: tt.LoadedModel) -> dict[str, bytes]:
-    """How the secret could stand in a file: as text, and as ids in JSON or packed."""
+    """The forms that the secret could have in a file: text, and ids in JSON or packed."""
     ids = lm.tokenizer.encode(SECRET, add_special_tokens=False)
     return {
         "text": SECRET.encode(),

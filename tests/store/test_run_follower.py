@@ -1,4 +1,4 @@
-"""A run is followed without reading again what was read before."""
+"""A run is followed without reading earlier rows again."""
 
 from pathlib import Path
 from typing import Any

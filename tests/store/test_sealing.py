@@ -1,4 +1,4 @@
-"""Sealing goes on while a run does, and withstands being killed, repeated and doubled."""
+"""Runs can be sealed while they are recorded, and sealing can be killed, repeated and doubled."""
 
 import hashlib
 import signal

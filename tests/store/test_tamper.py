@@ -1,4 +1,4 @@
-"""A recording that was changed behind the store's back is found out."""
+"""A recording that was altered outside the store is detected."""
 
 import random
 import sqlite3
@@ -251,7 +251,7 @@ def test_events_of_no_run_are_not_shown_as_those_of_another(opened: Opened) -> N
 
 
 def test_a_turn_removed_from_the_end_shows_in_the_last_seal(opened: Opened) -> None:
-    """Where the run's row is forged, too, what is left is a recording that was cut off."""
+    """If the summary is forged as well, the rest is a recording that was cut off."""
     last_seal = tt.check(opened.store, opened.run_id).last_seal
     (cut,) = opened.rows.execute(
         "SELECT max(event_key) FROM events WHERE kind = 'TurnFinished' AND turn = 2 "

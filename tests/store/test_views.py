@@ -1,4 +1,4 @@
-"""SQL sees what pandas sees: the same rows, and every number to the bit."""
+"""The views of SQL equal the frames: the same rows, and every number to the bit."""
 
 import json
 import re
