@@ -76,8 +76,8 @@ def fork(
     _check_message(message)
     with recording_store(store, must_exist=True) as opened:
         parent = opened.recording(run)
-        recorded = [each for each in parent.turns() if each.number == at_turn]
-        if not recorded and message is None:
+        turn = next((each for each in parent.turns() if each.number == at_turn), None)
+        if turn is None and message is None:
             raise tt.PromptError(
                 f"run {parent.run_id} has no turn {at_turn} to run again: give a new message "
                 "with --message"
@@ -90,8 +90,8 @@ def fork(
         )
 
         check_has_settings(changed)
-        if recorded:
-            check_changes(lm, recorded[0], changed)
+        if turn is not None:
+            check_changes(lm, turn, changed)
         investigation = tt.Investigation.fork(
             opened,
             parent.run_id,
@@ -102,20 +102,21 @@ def fork(
             name=started.name if name is None else name,
         )
         with _resume_hint(investigation.run_id, store), investigation:
-            if recorded:
-                calls = _calls_of(parent, at_turn)
-                investigation.retake(
-                    recorded[0], message=message, tool_calls=calls, changes=changed
-                )
-            else:
+            if turn is None:
                 investigation.chat(message or "", **changed)
-        child = opened.recording(investigation.run_id)
-        new_turns = [each for each in child.turns() if each.number >= at_turn]
-        if _settings(started).plan is not None:
-            sys.stderr.write(
-                f"run the rest of its plan with: tokentape resume {child.run_id} --store {store}\n"
-            )
-        print_run(child, new_turns, store, as_json)
+            else:
+                calls = _calls_of(parent, at_turn)
+                investigation.retake(turn, message=message, tool_calls=calls, changes=changed)
+        _print_fork(opened.recording(investigation.run_id), at_turn, store, as_json)
+
+
+def _print_fork(child: tt.Recording, at_turn: int, store: str, as_json: bool) -> None:
+    """Print the turns of a fork that its parent does not have, and how to run the rest."""
+    if _settings(child.started()).plan is not None:
+        sys.stderr.write(
+            f"run the rest of its plan with: tokentape resume {child.run_id} --store {store}\n"
+        )
+    print_run(child, [each for each in child.turns() if each.number >= at_turn], store, as_json)
 
 
 @contextmanager
