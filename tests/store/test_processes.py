@@ -12,7 +12,7 @@ import pytest
 
 import tokentape as tt
 from tests.store.crash import ROOT, Process, Processes, digest, processes, record_script, started
-from tests.store.made_runs import begin, make_run, say
+from tests.store.made_runs import append_all, begin, make_run, say
 from tokentape.recorder.events import CacheCleared
 from tokentape.store import DatabaseStore
 
@@ -88,6 +88,7 @@ def test_of_two_that_begin_one_run_one_is_refused(where: str, recorders: Process
 RACER = """
 import random, sys, time
 from tokentape.recorder import Envelope
+from tokentape.recorder.codec import encode
 from tokentape.recorder.events import CacheCleared, TokenSampled
 from tokentape.store import StoreError, open_store
 
@@ -104,12 +105,13 @@ with open_store(where) as store:
         cleared = CacheCleared(reason=me, freed_bytes=seq)
         event = token if (seq + int(me)) % 2 else cleared
         try:
-            store.append(Envelope(run_id, seq, 10**15, event, 1), durable=False)
+            envelope = Envelope(run_id, seq, 10**15, event, 1)
+            store.append(envelope, encode(envelope), durable=False, summary=None)
             won.append(seq)
             # So that each is the first now and then.
             time.sleep(random.choice((0, 0.005)))
         except StoreError as error:
-            refused.add(str(error).replace(f"event {seq} ", "event N "))
+            refused.add(str(error).replace(f"event {seq},", "event N,"))
 print(won, sorted(refused), sep="\\n")
 """
 
@@ -117,7 +119,7 @@ print(won, sorted(refused), sep="\\n")
 def test_of_two_writers_of_one_run_one_wins_each_event(where: str) -> None:
     with live(where) as store:
         run_id = "00000000-0000-7000-8000-000000000000"
-        store.append(tt.Envelope(run_id, 0, 10**15, started("raced")), durable=True)
+        append_all(store, [tt.Envelope(run_id, 0, 10**15, started("raced"))])
         racers = [
             subprocess.Popen(
                 [sys.executable, "-c", RACER, where, run_id, me],
