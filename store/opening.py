@@ -57,7 +57,9 @@ def _check_exists(path: Path) -> None:
     A store whose tables another process is creating may be an empty file with a log.
     """
     if not path.is_file():
-        raise StoreError(f"there is no store at {path}")
+        raise StoreError(
+            f"there is no store at {path}: name another one, or record a run into this one first"
+        )
     if path.stat().st_size == 0 and not path.with_name(f"{path.name}-wal").exists():
         raise StoreError(f"there is no store at {path}: the file is empty")
 
