@@ -81,17 +81,18 @@ def test_a_frame_has_the_rows_of_the_run_s_own(
         assert seqs == list(range(len(seqs)))
 
 
-def test_what_a_fork_lived_is_put_together_as_docs_analysis_says(
+def test_the_function_in_docs_analysis_gives_all_turns_of_a_fork(
     family: tuple[str, str, str], copies: dict[str, Source]
 ) -> None:
     page = (Path(__file__).parents[2] / "docs" / "analysis.md").read_text(encoding="utf-8")
-    (shown,) = re.findall(r"```python\n(def lived.*?)```", page, flags=re.DOTALL)
+    (shown,) = re.findall(r"```python\n(def all_turns.*?)```", page, flags=re.DOTALL)
     for source in copies.values():
         names: dict[str, Any] = {"tt": tt, "pd": pd, "store": source}
         exec(shown, names)
         for run_id in family:
-            lived = source.recording(run_id).turns()
-            assert names["lived"](run_id)["text"].tolist() == [turn.reply_text for turn in lived]
+            turns = source.recording(run_id).turns()
+            texts = names["all_turns"](run_id)["text"].tolist()
+            assert texts == [turn.reply_text for turn in turns]
 
 
 def test_a_turn_that_went_on_in_another_process_is_one_row(
