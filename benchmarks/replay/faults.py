@@ -109,7 +109,7 @@ def _other_result(event: Event, case: Case) -> Event:
 
 def _encoded(case: Case, text: str, count: int) -> tuple[int, ...]:
     ids = tuple(case.lm.tokenizer.encode(text, add_special_tokens=False))
-    assert len(ids) == count, "a fault must not move what comes behind it"
+    assert len(ids) == count, "a fault must not move the tokens after it"
     return ids
 
 

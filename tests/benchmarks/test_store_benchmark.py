@@ -299,8 +299,8 @@ class TestFrames:
         for turn in turns:
             assert len(turn.prompt_ids) == turn.tokens[0].position
         # The fourth turn repeats the first one, after the third.
-        behind = (*turns[2].prompt_ids, *turns[2].reply_ids)
-        assert turns[3].prompt_ids[: len(behind)] == behind
+        prefix = (*turns[2].prompt_ids, *turns[2].reply_ids)
+        assert turns[3].prompt_ids[: len(prefix)] == prefix
         assert turns[3].messages == turns[0].messages
 
     def test_both_stores_give_the_same_rows(

@@ -67,7 +67,7 @@ def test_a_run_in_another_process_is_printed_to_its_end(
 def test_each_token_is_read_as_soon_as_it_is_recorded(lm: tt.LoadedModel, tmp_path: Path) -> None:
     path = tmp_path / "runs.db"
     seen: list[Envelope | NewToken] = []
-    behind: list[int] = []
+    newest: list[int] = []
     with tt.open_store(path) as store, tt.open_store(path) as watched:
         with tt.Investigation(lm, store=store, name="t", system_prompt="Look.") as run:
             following = RunFollower(watched, watched.recording(run.run_id))
@@ -75,14 +75,14 @@ def test_each_token_is_read_as_soon_as_it_is_recorded(lm: tt.LoadedModel, tmp_pa
             def look(token_id: int, logits: object) -> None:
                 seen.extend(following.poll())
                 tokens = [each for each in seen if isinstance(each, NewToken)]
-                behind.append(tokens[-1].token_id == token_id)
+                newest.append(tokens[-1].token_id == token_id)
 
             for message in ("One?", "Two?"):
                 run.chat(message, max_new_tokens=9, min_new_tokens=9, callback=look)
         seen.extend(following.poll())
         recorded = list(store.recording(run.run_id).events())
 
-    assert behind == [True] * 18
+    assert newest == [True] * 18
     assert following.ended
     assert [each.seq for each in seen] == [each.seq for each in recorded]
     assert [each for each in seen if isinstance(each, Envelope)] == [

@@ -53,20 +53,20 @@ def test_a_hundred_turns_take_the_memory_of_their_cache(
     grown = {turn for (_, before, *_), (turn, after, *_) in pairwise(samples) if after > before}
     settled = [sample for sample in samples if sample[0] > SETTLED]
     transient = [peak for turn, _, _, peak in settled if turn not in grown]
-    beside = [process - kv for _, kv, process, _ in settled]
-    flat, resident = statistics.median(transient), statistics.median(beside)
+    without_cache = [process - kv for _, kv, process, _ in settled]
+    flat, resident = statistics.median(transient), statistics.median(without_cache)
     spread = max(abs(each - flat) for each in transient) / flat
-    beside_spread = max(abs(each - resident) for each in beside) / resident
+    without_cache_spread = max(abs(each - resident) for each in without_cache) / resident
 
     with capsys.disabled():
         print(
             f"\n{TURNS} turns, cache {samples[SETTLED][1] / 1e6:.1f} to {samples[-1][1] / 1e6:.1f} "
             f"MB: transient {flat / 1e6:.1f} MB within {spread:.1%} in {len(transient)} turns, "
-            f"process without cache {resident / 1e6:.0f} MB within {beside_spread:.1%}"
+            f"process without cache {resident / 1e6:.0f} MB within {without_cache_spread:.1%}"
         )
     assert len(transient) > TURNS / 2
     assert spread < 0.05
-    assert beside_spread < 0.05
+    assert without_cache_spread < 0.05
     # Where the cache outgrows its room, old and new are there together.
     assert all(peak <= 1.05 * flat + kv for turn, kv, _, peak in settled if turn in grown)
 

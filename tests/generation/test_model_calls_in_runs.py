@@ -111,7 +111,7 @@ def test_ctrl_c_while_a_tool_runs_ends_the_run_and_the_call_is_made_again(
     assert events(store, run, ToolReturned) == []
 
     with tt.Investigation.resume(store, run.run_id, lm, tools=interrupting()) as resumed:
-        # What the caller passes is not recorded: behind the call the model says what it wants.
+        # What the caller passes is not recorded: after the call the model says what it wants.
         reply = resumed.resumed_reply
     assert reply is not None
     assert [each.content for each in reply.tool_results] == ['"about a"']

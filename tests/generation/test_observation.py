@@ -83,7 +83,7 @@ def test_a_tool_finds_observed_activations_or_recomputes_them(
     with begin(lm, store, tools=tt.default_tools(lm)) as run:
         run.chat("Hello?", max_new_tokens=4)
         unwatched = run.chat("Well?", tool_calls=[ask()], max_new_tokens=4)
-        anew = run.chat("Again?", tool_calls=[ask(recompute=True)], max_new_tokens=4)
+        second = run.chat("Again?", tool_calls=[ask(recompute=True)], max_new_tokens=4)
         run.watch([1])
         run.chat("Watch.", max_new_tokens=4)
         seen = run.chat("And?", tool_calls=[ask()], max_new_tokens=4)
@@ -94,7 +94,7 @@ def test_a_tool_finds_observed_activations_or_recomputes_them(
     recomputed = [event for event in events if event.source == "recomputed"]
 
     assert "recompute" in unwatched.tool_results[0].content
-    assert '"recomputed"' in anew.tool_results[0].content
+    assert '"recomputed"' in second.tool_results[0].content
     assert '"decode"' in seen.tool_results[0].content
     assert len(recomputed) == 1
     assert recomputed[0].start == 0

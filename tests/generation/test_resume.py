@@ -84,7 +84,7 @@ def test_a_run_that_is_killed_after_any_event_resumes_to_the_same_tokens(
                 go_on(resumed)
             recording = store.recording(run.run_id)
 
-            assert without_times(said(recording)) == whole, f"cut off behind {cut} events"
+            assert without_times(said(recording)) == whole, f"cut off after {cut} events"
             assert tt.check(store, run.run_id).ok
             assert store.summary(run.run_id).status == "finished"  # type: ignore[union-attr]
             roles = [(each.role, each.content) for each in recording.messages()]

@@ -34,11 +34,11 @@ def test_both_branches_are_cached(
     prompts = [turn.prompt_ids for turn in store.recording(run_id).turns()]
     ends = [(*p, *r.token_ids) for p, r in zip(prompts, replies, strict=True)]
 
-    assert prompts[4][: len(ends[1])] == ends[1], "the branch goes on behind turn 2"
-    assert prompts[6][: len(ends[3])] == ends[3], "and the trunk behind turn 4"
-    for turn, behind in ((4, 1), (5, 4), (6, 3)):
+    assert prompts[4][: len(ends[1])] == ends[1], "the branch continues after turn 2"
+    assert prompts[6][: len(ends[3])] == ends[3], "and the trunk after turn 4"
+    for turn, followed in ((4, 1), (5, 4), (6, 3)):
         # Only the last token of a reply was never forwarded.
-        assert replies[turn].cache.reused_tokens >= len(ends[behind]) - 1
+        assert replies[turn].cache.reused_tokens >= len(ends[followed]) - 1
 
 
 def test_the_recording_with_branches_is_replayed(lm: tt.LoadedModel, store: DatabaseStore) -> None:

@@ -1,7 +1,7 @@
-"""Records what `tests/recordings` keeps of a version: every kind of event, by a tiny model.
+"""Record the tape of a version: every kind of event, with a tiny model.
 
-Run it once when a version is released, `python -m tests.recordings.record tests/recordings/X.tape`,
-and never again: what is there must be read for ever, as it is.
+`python -m tests.recordings.record tests/recordings/X.Y.Z.tape` writes the tape and its summary. Run
+it for a version that is not released; the tape of a released version never changes again.
 """
 
 import contextlib
@@ -63,7 +63,7 @@ def record_failure(lm: tt.LoadedModel, store: tt.EventLog) -> str:
 
 
 def record_family(lm: tt.LoadedModel, store: DatabaseStore) -> list[str]:
-    """A run that is watched and stepped into, interrupted and gone on with, and a fork of it."""
+    """Record a run with observations and an intervention, its resumption, and a fork of it."""
 
     def stop(token_id: int, logits: object) -> None:
         raise KeyboardInterrupt
@@ -95,7 +95,7 @@ def said(rebuilt: Rebuilt) -> str:
 
 
 def described(tape: Path) -> dict[str, dict[str, str]]:
-    """What is kept beside a tape."""
+    """Return the summary that is stored next to a tape."""
     with tt.open_store(tape) as store:
         runs = [store.recording(each.run_id) for each in store.summaries()]
         return {
@@ -109,7 +109,7 @@ def described(tape: Path) -> dict[str, dict[str, str]]:
 
 def main(path: Path) -> None:
     lm = tiny_model("llama", byte_tokenizer(), max_position_embeddings=1024)
-    # Whose machine it was is nobody's business.
+    # The tape must not name the machine.
     with patch("platform.platform", return_value="Linux"), tt.open_store("sqlite://") as store:
         run_ids = [
             record_conversation(lm, store),

@@ -1,7 +1,7 @@
-"""What was recorded once is read for ever.
+"""Tapes of released versions stay readable.
 
-A tape is kept of every version that was released, and beside it what it said when it was recorded:
-the last seal of each run, and a hash of all its prompts and replies. See `record.py`.
+Next to each tape is a summary from the time of its recording: the last seal of each run, and a hash
+of all its prompts and replies. See `record.py`.
 """
 
 import json

@@ -97,19 +97,19 @@ def test_an_update_records_the_family_again(
 
 
 @pytest.fixture
-def anew() -> Iterator[DatabaseStore]:
+def target() -> Iterator[DatabaseStore]:
     with tt.open_store("sqlite://") as opened:
         assert isinstance(opened, DatabaseStore)
         yield opened
 
 
 def test_a_family_recorded_again_with_the_same_model_says_the_same(
-    family: Family, store: DatabaseStore, anew: DatabaseStore, tiny_folder: Path
+    family: Family, store: DatabaseStore, target: DatabaseStore, tiny_folder: Path
 ) -> None:
     lm, parent = tt.load_model(tiny_folder), None
     for run_id in family:
         recording = store.recording(run_id)
-        parent = anew.recording(rerecord(recording, lm, anew, parent=parent))
+        parent = target.recording(rerecord(recording, lm, target, parent=parent))
         assert parent.conversation() == recording.conversation()
         assert [turn.prompt_ids for turn in parent.turns()] == [
             turn.prompt_ids for turn in recording.turns()
@@ -118,25 +118,25 @@ def test_a_family_recorded_again_with_the_same_model_says_the_same(
         assert (now is None) == (then is None)
         if now is not None and then is not None:
             assert (now.at_turn, now.changes) == (then.at_turn, then.changes)
-    own = [len(list(anew.recording(each.run_id).own_events())) for each in anew.summaries()]
+    own = [len(list(target.recording(each.run_id).own_events())) for each in target.summaries()]
     assert own[2] < own[1] < own[0]
 
 
 def test_a_fork_is_recorded_again_by_itself_as_a_run_of_its_own(
-    family: Family, store: DatabaseStore, anew: DatabaseStore, tiny_folder: Path
+    family: Family, store: DatabaseStore, target: DatabaseStore, tiny_folder: Path
 ) -> None:
     recording = store.recording(family[-1])
-    again = anew.recording(rerecord(recording, tt.load_model(tiny_folder), anew))
+    again = target.recording(rerecord(recording, tt.load_model(tiny_folder), target))
 
     assert again.forked() is None
     assert again.conversation() == recording.conversation()
 
 
 def test_a_resumed_run_is_recorded_again_without_its_interruption(
-    family: Family, store: DatabaseStore, anew: DatabaseStore, tiny_folder: Path
+    family: Family, store: DatabaseStore, target: DatabaseStore, tiny_folder: Path
 ) -> None:
     recording = store.recording(family[0])
-    again = anew.recording(rerecord(recording, tt.load_model(tiny_folder), anew))
+    again = target.recording(rerecord(recording, tt.load_model(tiny_folder), target))
 
     assert any(isinstance(each.event, RunResumed) for each in recording.events())
     assert not any(isinstance(each.event, RunResumed) for each in again.events())

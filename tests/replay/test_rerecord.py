@@ -18,7 +18,7 @@ Altered = Callable[[tt.LoadedModel, Callable[[Any], None]], tt.LoadedModel]
 
 
 @pytest.fixture
-def anew() -> Iterator[DatabaseStore]:
+def target() -> Iterator[DatabaseStore]:
     with tt.open_store("sqlite://") as opened:
         yield opened
 
@@ -32,11 +32,11 @@ def louder(model: Any) -> None:
 
 
 def test_the_same_model_says_the_same(
-    lm: tt.LoadedModel, store: DatabaseStore, anew: DatabaseStore, record: Callable[..., Any]
+    lm: tt.LoadedModel, store: DatabaseStore, target: DatabaseStore, record: Callable[..., Any]
 ) -> None:
     recording = record(lm, store, tokens=5)
-    run_id = rerecord(recording, lm, anew)
-    again = anew.recording(run_id)
+    run_id = rerecord(recording, lm, target)
+    again = target.recording(run_id)
 
     assert run_id != recording.run_id
     assert again.conversation() == recording.conversation()
@@ -46,18 +46,18 @@ def test_the_same_model_says_the_same(
         assert now.cache == then.cache
     assert events_of(again, RunStarted) == events_of(recording, RunStarted)
     assert events_of(again, ToolReturned) == events_of(recording, ToolReturned)
-    assert tt.check(anew, run_id).ok
+    assert tt.check(target, run_id).ok
 
 
 def test_another_model_says_something_else_to_the_same_and_is_verified(
     lm: tt.LoadedModel,
     store: DatabaseStore,
-    anew: DatabaseStore,
+    target: DatabaseStore,
     record: Callable[..., Any],
     altered: Altered,
 ) -> None:
     recording, other = record(lm, store, tokens=5), altered(lm, louder)
-    again = anew.recording(rerecord(recording, other, anew))
+    again = target.recording(rerecord(recording, other, target))
 
     assert tt.verify(recording, other).verdict is tt.Verdict.INCOMPARABLE
     assert tt.verify(again, other).verdict is tt.Verdict.VERIFIED
@@ -71,7 +71,7 @@ def test_another_model_says_something_else_to_the_same_and_is_verified(
 
 
 def test_a_plain_generator_is_asked_with_the_same_ids_and_texts(
-    lm: tt.LoadedModel, store: DatabaseStore, anew: DatabaseStore
+    lm: tt.LoadedModel, store: DatabaseStore, target: DatabaseStore
 ) -> None:
     with tt.Recorder(store) as recorder:
         generator = tt.ManualGenerator(
@@ -83,7 +83,7 @@ def test_a_plain_generator_is_asked_with_the_same_ids_and_texts(
         generator.clear_cache("to see what happens")
         generator.generate(list(range(3, 30)), max_new_tokens=4)
     recording = store.recording(recorder.run_id)
-    again = anew.recording(rerecord(recording, lm, anew))
+    again = target.recording(rerecord(recording, lm, target))
 
     for now, then in zip(again.turns(), recording.turns(), strict=True):
         assert (now.started, now.cache) == (then.started, then.cache)
@@ -96,7 +96,7 @@ def test_a_plain_generator_is_asked_with_the_same_ids_and_texts(
 
 
 def test_a_recorded_call_of_generate_is_made_again(
-    lm: tt.LoadedModel, store: DatabaseStore, anew: DatabaseStore
+    lm: tt.LoadedModel, store: DatabaseStore, target: DatabaseStore
 ) -> None:
     prompt = torch.tensor([[5, 6, 7, 8]])
     with tt.Recorder(store) as recorder:
@@ -109,7 +109,7 @@ def test_a_recorded_call_of_generate_is_made_again(
             text_tokenizer=lm.tokenizer,
         )
     recording = store.recording(recorder.run_id)
-    again = anew.recording(rerecord(recording, lm, anew))
+    again = target.recording(rerecord(recording, lm, target))
 
     assert again.turns()[0].reply_ids == recording.turns()[0].reply_ids
 
@@ -117,13 +117,13 @@ def test_a_recorded_call_of_generate_is_made_again(
 @pytest.mark.parametrize(
     "settings",
     [{"history": "template"}, {"at_context_limit": "prune_turns"}],
-    ids=["a history that is rendered anew", "a history that is pruned"],
+    ids=["a history that is rendered again", "a history that is pruned"],
 )
 def test_the_kind_of_history_stays(
     settings: dict[str, Any],
     make_lm: Callable[..., tt.LoadedModel],
     store: DatabaseStore,
-    anew: DatabaseStore,
+    target: DatabaseStore,
 ) -> None:
     lm = make_lm("llama", max_position_embeddings=128)
     with tt.Investigation(
@@ -132,7 +132,7 @@ def test_the_kind_of_history_stays(
         for _ in range(2 if "history" in settings else 4):
             run.chat("And what is it now?", max_new_tokens=4)
     recording = store.recording(run.run_id)
-    again = anew.recording(rerecord(recording, lm, anew))
+    again = target.recording(rerecord(recording, lm, target))
 
     assert events_of(again, RunStarted) == events_of(recording, RunStarted)
     assert [turn.prompt_ids for turn in again.turns()] == [
@@ -143,7 +143,7 @@ def test_the_kind_of_history_stays(
 
 
 def test_a_last_turn_that_was_cut_off_is_generated_whole(
-    lm: tt.LoadedModel, store: DatabaseStore, anew: DatabaseStore
+    lm: tt.LoadedModel, store: DatabaseStore, target: DatabaseStore
 ) -> None:
     def stop(token_id: int, logits: object) -> None:
         raise KeyboardInterrupt
@@ -152,14 +152,14 @@ def test_a_last_turn_that_was_cut_off_is_generated_whole(
     with pytest.raises(KeyboardInterrupt), run:
         run.chat("Hello?", max_new_tokens=4)
         run.chat("And?", max_new_tokens=4, callback=stop)
-    again = anew.recording(rerecord(store.recording(run.run_id), lm, anew))
+    again = target.recording(rerecord(store.recording(run.run_id), lm, target))
 
     assert [len(turn.tokens) for turn in again.turns()] == [4, 4]
     assert tt.verify(again, lm).passes
 
 
 def test_runs_that_events_do_not_describe_are_refused_before_anything_is_recorded(
-    lm: tt.LoadedModel, store: DatabaseStore, anew: DatabaseStore, record: Callable[..., Any]
+    lm: tt.LoadedModel, store: DatabaseStore, target: DatabaseStore, record: Callable[..., Any]
 ) -> None:
     own = LogitsProcessorList([RepetitionPenaltyLogitsProcessor(1.3)])
     with tt.Recorder(store) as recorder:
@@ -181,14 +181,14 @@ def test_runs_that_events_do_not_describe_are_refused_before_anything_is_recorde
 
     for run_id, why in refused.items():
         with pytest.raises(tt.ReplayError, match=why):
-            rerecord(store.recording(run_id), lm, anew)
+            rerecord(store.recording(run_id), lm, target)
     with pytest.raises(tt.ReplayError, match="blobs cannot be read"):
-        rerecord(bare, lm, anew)
-    assert anew.summaries() == []
+        rerecord(bare, lm, target)
+    assert target.summaries() == []
 
 
 def test_interventions_are_requested_again(
-    lm: tt.LoadedModel, store: DatabaseStore, anew: DatabaseStore
+    lm: tt.LoadedModel, store: DatabaseStore, target: DatabaseStore
 ) -> None:
     with tt.Investigation(lm, store=store, name="t", system_prompt="Be kind.", seed=7) as run:
         run.intervene(intervention("steer", positions="generated", turns=(1, 2)))
@@ -198,7 +198,7 @@ def test_interventions_are_requested_again(
         run.withdraw("rows", clear_cache=True)
         run.chat("Why?", max_new_tokens=4, **SAMPLED)
     recording = store.recording(run.run_id)
-    again = anew.recording(rerecord(recording, lm, anew))
+    again = target.recording(rerecord(recording, lm, target))
 
     def asked(of: tt.Recording) -> list[str]:
         kinds = [each.kind for each in of.records()]
@@ -211,22 +211,22 @@ def test_interventions_are_requested_again(
         assert ranges_of(ours) == ranges_of(theirs)
     assert tt.verify(again, lm).verdict is tt.Verdict.VERIFIED
     with pytest.raises(tt.ReplayError, match="tensor of intervention 'it' cannot be read"):
-        rerecord(replace(recording, read_blob=None), lm, anew)
-    assert len(anew.summaries()) == 1
+        rerecord(replace(recording, read_blob=None), lm, target)
+    assert len(target.summaries()) == 1
 
 
 def test_a_predicate_is_not_guessed(
-    lm: tt.LoadedModel, store: DatabaseStore, anew: DatabaseStore
+    lm: tt.LoadedModel, store: DatabaseStore, target: DatabaseStore
 ) -> None:
     recording = record_with(lm, store, intervention("steer", when=lambda state: True))
 
     with pytest.raises(tt.ReplayError, match="a predicate decides where intervention 'it' acts"):
-        rerecord(recording, lm, anew)
-    assert anew.summaries() == []
+        rerecord(recording, lm, target)
+    assert target.summaries() == []
 
 
 def test_a_branch_that_was_switched_to_is_not_guessed(
-    lm: tt.LoadedModel, store: DatabaseStore, anew: DatabaseStore
+    lm: tt.LoadedModel, store: DatabaseStore, target: DatabaseStore
 ) -> None:
     with tt.Investigation(lm, store=store, name="t", system_prompt="Be kind.", seed=7) as run:
         run.chat("Hello?", max_new_tokens=3)
@@ -236,18 +236,18 @@ def test_a_branch_that_was_switched_to_is_not_guessed(
         run.chat("Or?", max_new_tokens=3)
 
     with pytest.raises(tt.ReplayError, match="turn 3 continues another branch"):
-        rerecord(store.recording(run.run_id), lm, anew)
+        rerecord(store.recording(run.run_id), lm, target)
 
 
 def test_a_run_that_today_s_model_refuses_is_recorded_as_failed(
     lm: tt.LoadedModel,
     make_lm: Callable[..., tt.LoadedModel],
     store: DatabaseStore,
-    anew: DatabaseStore,
+    target: DatabaseStore,
     record: Callable[..., Any],
 ) -> None:
     small = make_lm("llama", max_position_embeddings=64)
     with pytest.raises(tt.PromptError, match="context"):
-        rerecord(record(lm, store, tokens=5), small, anew)
+        rerecord(record(lm, store, tokens=5), small, target)
 
-    assert [each.status for each in anew.summaries()] == ["failed"]
+    assert [each.status for each in target.summaries()] == ["failed"]

@@ -35,7 +35,7 @@ REPORT = {
 }
 
 
-def beside(run_id: str) -> tuple[list[StoredVerdict], list[StoredFloor]]:
+def attached(run_id: str) -> tuple[list[StoredVerdict], list[StoredFloor]]:
     """Return verdicts and floors of a run, the oldest first."""
     verdicts = [
         StoredVerdict(
@@ -53,7 +53,7 @@ def beside(run_id: str) -> tuple[list[StoredVerdict], list[StoredFloor]]:
 
 def keep_beside(store: DatabaseStore, run_id: str) -> None:
     """Add them out of order, and twice."""
-    verdicts, floors = beside(run_id)
+    verdicts, floors = attached(run_id)
     for verdict in (*reversed(verdicts), *verdicts):
         store.add_verdict(verdict)
     for floor in (*floors, *floors):
@@ -191,7 +191,7 @@ def test_a_tools_payload_is_kept_under_its_sum(kept: Kept) -> None:
 def test_verdicts_and_floors_are_beside_the_run_in_every_place(kept: Kept) -> None:
     store, given, run_id = kept
 
-    assert (store.verdicts(run_id), store.floors(run_id)) == beside(run_id)
+    assert (store.verdicts(run_id), store.floors(run_id)) == attached(run_id)
     assert (store.verdicts("nothing"), store.floors(run_id[:-1])) == ([], [])
     assert len(list(store.recording(run_id).events())) == len(given)
 

@@ -75,8 +75,8 @@ def test_a_frame_has_the_rows_of_the_run_s_own(
                 rows = frame(name, source, run_id=run_id)
                 assert set(rows["run_id"]) <= {run_id}
                 assert set(rows["turn"].dropna()) <= set(numbers)
-            lived = [turn.number for turn in source.recording(run_id).turns()]
-            assert lived == [1, 2, 3]
+            turns = [turn.number for turn in source.recording(run_id).turns()]
+            assert turns == [1, 2, 3]
         seqs = frame("events_df", source, run_id=family[1])["seq"].tolist()
         assert seqs == list(range(len(seqs)))
 

@@ -136,7 +136,7 @@ class Figures:
         return (
             f"{self.kills} kills ({self.before_opening} before the store was open), "
             f"{self.acknowledged:,} events and {self.blobs:,} blobs acknowledged, {self.lost} "
-            f"events lost, 0 holes, {self.in_flight} in flight were kept besides"
+            f"events lost, 0 holes, {self.in_flight} in flight were stored as well"
         )
 
 
@@ -174,17 +174,17 @@ def kept_of(store: DatabaseStore, said: Said, *, durable_only: bool = False) -> 
 
 
 def torture_file(
-    folder: Path, recorders: Processes, kills: int, *, beside: bool, seed: int
+    folder: Path, recorders: Processes, kills: int, *, concurrent: bool, seed: int
 ) -> Figures:
     """Kill processes that record into one file after another; a few in each, one at a time.
 
-    With `beside`, another process records into the file all the while, and must not notice.
+    With `concurrent`, another process records into the file all the while, and must not notice.
     """
     chance = random.Random(seed)
     figures = Figures()
     while figures.kills < kills:
         path = folder / f"{figures.kills}.db"
-        bystander = recorders.start(path, "bystander", turns=20) if beside else None
+        bystander = recorders.start(path, "bystander", turns=20) if concurrent else None
         all_said = []
         for _ in range(min(chance.randrange(1, 6), kills - figures.kills)):
             process = recorders.start(path, "killed", tokens=chance.choice((1, 6, 30)))
@@ -206,27 +206,27 @@ def torture_file(
     return figures
 
 
-@pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside another"])
+@pytest.mark.parametrize("concurrent", [False, True], ids=["alone", "next to another"])
 def test_sigkill_loses_nothing_that_was_acknowledged(
-    tmp_path: Path, recorders: Processes, beside: bool
+    tmp_path: Path, recorders: Processes, concurrent: bool
 ) -> None:
-    figures = torture_file(tmp_path, recorders, 4, beside=beside, seed=1)
+    figures = torture_file(tmp_path, recorders, 4, concurrent=concurrent, seed=1)
 
     assert figures.lost == 0
     assert figures.acknowledged > 0
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside another"])
+@pytest.mark.parametrize("concurrent", [False, True], ids=["alone", "next to another"])
 def test_sigkill_at_random_points_loses_nothing(
-    tmp_path: Path, recorders: Processes, capsys: pytest.CaptureFixture[str], beside: bool
+    tmp_path: Path, recorders: Processes, capsys: pytest.CaptureFixture[str], concurrent: bool
 ) -> None:
     share = max(1, KILLS // 4)
-    kills = share if beside else KILLS - share
-    figures = torture_file(tmp_path, recorders, kills, beside=beside, seed=2)
+    kills = share if concurrent else KILLS - share
+    figures = torture_file(tmp_path, recorders, kills, concurrent=concurrent, seed=2)
 
     with capsys.disabled():
-        print(f"\nSQLite{', beside another process' if beside else ''}: {figures}")
+        print(f"\nSQLite{', next to another process' if concurrent else ''}: {figures}")
     assert figures.kills == kills
     assert figures.lost == 0
 
