@@ -229,7 +229,7 @@ def test_if_nothing_can_be_written_the_model_is_hashed(
     manifests: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
-    for cache in (tmp_path / "file", Path("/dev/null"), Path("a\nb") / ("x" * 300)):
+    for cache in (tmp_path / "file", Path("/dev/null"), tmp_path / "a\nb" / ("x" * 300)):
         monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
         assert len(loaded_manifest(folder).tensors) == 30
     assert not manifests.exists()
