@@ -18,6 +18,7 @@ from benchmarks.generation.forward_timer import (
     tokens_of,
 )
 from benchmarks.machine import now_s
+from tokentape.generation import hf
 from tokentape.recorder.events import Event, TokenSampled
 
 SEED = 7
@@ -113,7 +114,8 @@ class GenerateEngine:
         If `reuse_cache`, pass the cache of the last such call to `generate`, and store the new one.
         """
         prompt = torch.tensor([list(ids)], device=self._model.device)
-        given = {"past_key_values": self.cache} if reuse_cache and self.cache is not None else {}
+        reused = self.cache if reuse_cache else None
+        given = {} if reused is None else hf.cache_argument(self._model, reused)
         self._forwards.drain()
         with torch.random.fork_rng():
             torch.manual_seed(SEED)
@@ -129,7 +131,7 @@ class GenerateEngine:
             )
             seconds = now_s(self._model.device) - began
         if reuse_cache:
-            self.cache = output.past_key_values
+            self.cache = hf.cache_of(output)
         token_ids: list[int] = output.sequences[0, len(ids) :].tolist()
         return TimedReply(token_ids, seconds, self._forwards.drain())
 

@@ -106,7 +106,7 @@ class GenerateMirror:
         self, ids: Sequence[int], settings: dict[str, Any], cache: Cache | None
     ) -> _Output:
         """Generate from a fixed seed, with a cache of a prefix of the ids or None."""
-        given = {} if cache is None else {hf.cache_name(self._model): cache}
+        given = {} if cache is None else hf.cache_argument(self._model, cache)
         prompt = torch.tensor([list(ids)])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(SEED)
@@ -119,7 +119,7 @@ class GenerateMirror:
             )
             end_state = generator_sha256(torch.default_generator)
         tokens: list[int] = output.sequences[0, len(ids) :].tolist()
-        self.left = ((*ids, *tokens[:-1]), getattr(output, "past_key_values", None))
+        self.left = ((*ids, *tokens[:-1]), hf.cache_of(output))
         return _Output(tokens, [row[0] for row in output.logits], end_state)
 
     def cache_of(self, ids: Sequence[int]) -> Cache | None:
@@ -128,7 +128,7 @@ class GenerateMirror:
         Return None without one, or if transformers cannot continue from such a cache.
         """
         wanted = tuple(ids)
-        if hf.cache_name(self._model) != "past_key_values":
+        if hf.held_tokens(hf.new_cache(self._model)) is None:
             # `generate` accepts such a cache, but computes the whole prompt on top of it.
             return None
         for held, cache in reversed(self._left):

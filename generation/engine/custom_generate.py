@@ -1,6 +1,6 @@
 """The second way in: `model.generate(..., custom_generate=tokentape.decode, recorder=...)`.
 
-transformers prepares everything and calls `decode`, but drops some of it on the way (in 5.23): the
+transformers prepares everything and calls `decode`, but drops some of it on the way: the
 call's tokenizer and streamer never arrive, and `stop_strings` is refused because that tokenizer is
 missing. Pass `text_tokenizer`, a `callback`, and a `StopStringCriteria` among the
 `stopping_criteria` instead.
@@ -147,15 +147,11 @@ def _output(
     config: GenerationConfig, sequence: TokenSequence, cache: Any
 ) -> GenerateDecoderOnlyOutput:
     steps = sequence.steps or []
-    # transformers declares tuples of one element.
-    scores: Any = tuple(scores for _, scores in steps)
-    raw: Any = tuple(logits for logits, _ in steps)
-    sequences: Any = sequence.ids
-    return GenerateDecoderOnlyOutput(
-        sequences=sequences,
-        scores=scores if config.output_scores else None,
-        logits=raw if config.output_logits else None,
-        past_key_values=cache,
+    return hf.generate_output(
+        sequences=sequence.ids,
+        scores=tuple(scores for _, scores in steps) if config.output_scores else None,
+        logits=tuple(logits for logits, _ in steps) if config.output_logits else None,
+        cache=cache,
     )
 
 

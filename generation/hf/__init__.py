@@ -1,7 +1,8 @@
 """The adapter to transformers: all private calls into it, and all that differs between releases.
 
-`GenerationMixin` has no public step. This package makes the calls of `generate()`, `_prefill` and
-`_sample` of transformers 5.23 in the same order, so that the same forwards run on the same cache.
+`GenerationMixin` has no public step. This package makes the calls of `generate()` and its loop in
+the same order, so that the same forwards run on the same cache. What differs between releases is
+chosen by what the installed one has (parameters, fields, attributes), never by its version.
 `tests/generation/test_parity.py` checks that the results are equal, bit for bit. Models have the
 type `Any` here, because the types that transformers declares lack these methods.
 """
@@ -9,6 +10,7 @@ type `Any` here, because the types that transformers declares lack these methods
 from transformers import __version__ as VERSION
 
 from tokentape.generation.hf.caches import (
+    cache_argument,
     cache_name,
     can_crop,
     compact,
@@ -36,6 +38,7 @@ from tokentape.generation.hf.generation_config import (
     recorded_config,
 )
 from tokentape.generation.hf.growing_layer import GrowingLayer
+from tokentape.generation.hf.output import cache_of, generate_output
 from tokentape.generation.hf.preparation import (
     Preparation,
     check_settings,
@@ -51,7 +54,9 @@ __all__ = (
     "Decoder",
     "GrowingLayer",
     "Preparation",
+    "cache_argument",
     "cache_name",
+    "cache_of",
     "can_crop",
     "catch_up",
     "check_settings",
@@ -62,6 +67,7 @@ __all__ = (
     "fixed_size",
     "fork",
     "forward_rows",
+    "generate_output",
     "held_tokens",
     "keeps_all_tokens",
     "kv_bytes",

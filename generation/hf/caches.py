@@ -18,8 +18,17 @@ _PLAIN = (GrowingLayer, DynamicLayer)
 
 
 def cache_name(model: Any) -> str:
-    """Return the name of the argument of the model's forward that takes its cache."""
-    return "cache_params" if "mamba" in type(model).__name__.lower() else "past_key_values"
+    """Return the name of the argument of the model's forward that takes its cache.
+
+    It is `past_key_values`, `cache_params` or `cache`, by release and family. The model says it by
+    the name under which it prepares a cache. Raise ModelError if it prepares none.
+    """
+    return _prepared(model, _single(GenerationConfig()), 1)[0]  # type: ignore[no-untyped-call]
+
+
+def cache_argument(model: Any, cache: Cache) -> dict[str, Cache]:
+    """Return the argument that passes a cache to the model's forward, or to `generate`."""
+    return {cache_name(model): cache}
 
 
 def new_cache(
@@ -30,27 +39,38 @@ def new_cache(
     `total_tokens` counts the prompt and the new tokens; it is the capacity of fixed-size caches.
     Raise ModelError if the model has no cache, or none of the configured kind.
     """
-    config = copy.copy(config or GenerationConfig())  # type: ignore[no-untyped-call]
-    # Recorded settings lack these, and static caches are sized by them.
-    config.num_beams = config.num_return_sequences = 1
+    config = _single(config or GenerationConfig())  # type: ignore[no-untyped-call]
     kind = config.cache_implementation
     if kind is not None and (kind == "paged" or (kind.startswith("offl") and not _on_gpu(model))):
         raise ModelError(f"a cache of the kind {kind!r} is not supported")
-    name = cache_name(model)
-    kwargs: dict[str, Any] = {}
-    try:
-        model._prepare_cache_for_generation(
-            config, kwargs, GenerationMode.GREEDY_SEARCH, 1, total_tokens - 1
-        )
-    except (ImportError, ValueError) as error:
-        raise ModelError(f"cannot create a cache of the kind {kind!r}: {error}") from None
-    cache = kwargs.get(name)
-    if not isinstance(cache, Cache) or not cache.layers:
-        raise ModelError(f"{type(model).__name__} has no cache that tokentape supports")
+    _, cache = _prepared(model, config, total_tokens - 1)
     if type(cache) is DynamicCache and not cache.offloading:
         layers: list[Any] = cache.layers
         cache.layers = [GrowingLayer() if type(each) is DynamicLayer else each for each in layers]
     return cache
+
+
+def _single(config: GenerationConfig) -> GenerationConfig:
+    """Return a copy for one sequence, which recorded settings do not say and static caches need."""
+    config = copy.copy(config)
+    config.num_beams = config.num_return_sequences = 1
+    return config
+
+
+def _prepared(model: Any, config: GenerationConfig, capacity: int) -> tuple[str, Cache]:
+    """Return the cache that the model prepares, and its name as an argument of the forward."""
+    arguments: dict[str, Any] = {}
+    kind = config.cache_implementation
+    try:
+        model._prepare_cache_for_generation(
+            config, arguments, GenerationMode.GREEDY_SEARCH, 1, capacity
+        )
+    except (ImportError, ValueError) as error:
+        raise ModelError(f"cannot create a cache of the kind {kind!r}: {error}") from None
+    for name, cache in arguments.items():
+        if isinstance(cache, Cache) and cache.layers:
+            return name, cache
+    raise ModelError(f"{type(model).__name__} has no cache that tokentape supports")
 
 
 def _on_gpu(model: Any) -> bool:

@@ -1,9 +1,7 @@
-"""Forwards of one sequence, as `_prefill` and `_sample` of transformers run them."""
+"""Forwards of one sequence, as `generate` of transformers runs them."""
 
-import copy
-import inspect
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -12,11 +10,13 @@ from transformers.cache_utils import Cache
 
 from tokentape.generation.errors import ModelError
 from tokentape.generation.hf.caches import (
+    cache_argument,
     cache_name,
     held_tokens,
     keeps_all_tokens,
     prefix_obstacle,
 )
+from tokentape.generation.hf.signatures import accepts
 from tokentape.generation.hooks.hook_types import foreign_hooks
 
 
@@ -52,14 +52,14 @@ class Decoder:
         )
         self._inputs: dict[str, Any] = {self._name: cache, "use_cache": True}
         self._inputs["attention_mask"] = None
-        if "position_ids" in inspect.signature(model.forward).parameters:
+        if accepts(model.forward, "position_ids"):
             # The positions of the complete prompt, even if part of it is cached. `generate` derives
             # them from an all-ones mask, which it then drops.
             mask = torch.ones_like(prompt)
             self._inputs["position_ids"] = model._prepare_position_ids_for_generation(
                 prompt, {"attention_mask": mask}
             )
-        if model._supports_logits_to_keep():
+        if accepts(model.forward, "logits_to_keep"):
             self._inputs["logits_to_keep"] = 1
 
     @property
@@ -77,44 +77,41 @@ class Decoder:
         get several tokens. Raise ModelError if the model does not fill its cache.
         """
         prompt_tokens = self.prompt.shape[1]
-        new_tokens = prompt_tokens - self.held
-        if self.held and (one_by_one or self._name != "past_key_values"):
-            ends = range(self.held + 1, prompt_tokens + 1) if one_by_one else (prompt_tokens,)
+        one_by_one = one_by_one and self.held > 0
+        if one_by_one:
+            chunk_tokens = 1
+        elif held_tokens(self.cache) is None:
+            # transformers splits a prefill only where the cache counts its tokens.
+            chunk_tokens = None
+        chunks = _chunks(prompt_tokens - self.held, chunk_tokens)
+        try:
             with self._forwarding():
-                outputs, chunks = self._forward_up_to(ends)
-        else:
-            # transformers splits a prefill only where the cache has the usual name.
-            split = chunk_tokens if self._name == "past_key_values" else None
-            chunks = _chunks(new_tokens, split)
-            config = copy.copy(self._config)
-            config._mask_length = prompt_tokens
-            config.prefill_chunk_size = split if len(chunks) > 1 else None
-            try:
-                with self._forwarding():
-                    outputs = self._model._prefill(
-                        self.prompt, config, self._inputs, is_first_iteration=True
-                    )
-            except AttributeError as error:
-                name = type(self._model).__name__
-                raise ModelError(f"{name} fills no cache: {error}") from None
+                outputs = self._forward_chunks(chunks, is_first_iteration=not one_by_one)
+        except AttributeError as error:
+            name = type(self._model).__name__
+            raise ModelError(f"{name} fills no cache: {error}") from None
         self.held = prompt_tokens
         return self._logits(outputs), chunks
 
-    def _forward_up_to(self, ends: range | tuple[int, ...]) -> tuple[Any, tuple[int, ...]]:
-        """Forward in chunks that end at `ends`; return the last outputs and the chunk lengths."""
+    def _forward_chunks(self, chunks: tuple[int, ...], *, is_first_iteration: bool) -> Any:
+        """Forward the prompt's tokens after those held, in chunks; return the last outputs."""
         outputs: Any = None
-        chunks: list[int] = []
         positions = self._inputs.get("position_ids")
-        for end in ends:
-            start = self.held + sum(chunks)
+        end = self.held
+        for tokens in chunks:
+            end += tokens
             if positions is not None:
                 self._inputs["position_ids"] = positions[..., :end]
             inputs = self._model.prepare_inputs_for_generation(
-                self.prompt[:, :end], next_sequence_length=end - start, **self._inputs
+                self.prompt[:, :end],
+                next_sequence_length=tokens,
+                is_first_iteration=is_first_iteration,
+                **self._inputs,
             )
             outputs = self._model(**inputs, return_dict=True)
-            chunks.append(end - start)
-        return outputs, tuple(chunks)
+            # Some models replace their cache.
+            self._inputs[self._name] = getattr(outputs, self._name, None) or self.cache
+        return outputs
 
     def holds(self, cache: Cache, tokens: int) -> bool:
         """Return whether `cache` is the live cache and holds exactly this many tokens.
@@ -172,14 +169,14 @@ def decoding(model: Any) -> Iterator[None]:
 
     The prefill is not within it.
     """
-    with model._optimize_model_for_decode():
+    with getattr(model, "_optimize_model_for_decode", nullcontext)():
         yield
 
 
 def forward_rows(model: Any, ids: torch.Tensor, cache: Cache, rows: torch.Tensor) -> torch.Tensor:
     """Forward ids, shape (1, tokens), onto a cache; return the logits of rows, (1, rows, vocab)."""
-    selected = {"logits_to_keep": rows} if model._supports_logits_to_keep() else {}
+    selected = {"logits_to_keep": rows} if accepts(model.forward, "logits_to_keep") else {}
     logits: torch.Tensor = model(
-        input_ids=ids, **{cache_name(model): cache}, use_cache=True, return_dict=True, **selected
+        input_ids=ids, use_cache=True, return_dict=True, **cache_argument(model, cache), **selected
     ).logits
     return logits if selected else logits[:, rows]

@@ -16,6 +16,7 @@ from transformers.generation.stopping_criteria import MaxTimeCriteria, StopStrin
 from tokentape.generation.errors import ModelError
 from tokentape.generation.hf.generation_config import REFUSALS, recordable, recorded_config
 from tokentape.generation.hf.processors import process
+from tokentape.generation.hf.signatures import accepted
 from tokentape.generation.hf.stopping import stop_flags
 
 
@@ -47,7 +48,8 @@ def prepare(
     config = copy.deepcopy(config)
     prompt_tokens = prompt.shape[1]
     try:
-        model._prepare_special_tokens(config, True, device=prompt.device, batch_size=1)
+        prepare_tokens = model._prepare_special_tokens
+        prepare_tokens(config, True, **accepted(prepare_tokens, device=prompt.device, batch_size=1))
         config = model._prepare_generated_length(
             generation_config=config,
             has_default_max_length=True,

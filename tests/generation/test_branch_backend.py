@@ -164,7 +164,7 @@ def test_a_sequence_larger_than_the_budget_evicts_nothing(
 def test_the_reported_bytes_are_those_of_the_storage(lm: tt.LoadedModel) -> None:
     cache = hf.new_cache(lm.model)
     with torch.no_grad():
-        lm.model(torch.tensor([[5, 6, 7, 8]]), past_key_values=cache)
+        lm.model(torch.tensor([[5, 6, 7, 8]]), **hf.cache_argument(lm.model, cache))
     whole = hf.kv_bytes(cache)
     twin = hf.fork(cache)
     hf.crop(twin, 2)
@@ -201,7 +201,7 @@ def test_appending_to_a_returned_cache_does_not_change_ours(
     generator.generate([260] * 5, **GREEDY)
     mine.crop(-30)
     with torch.no_grad():
-        lm.model(torch.tensor([[9] * 30]), past_key_values=mine)
+        lm.model(torch.tensor([[9] * 30]), **hf.cache_argument(lm.model, mine))
     again = generator.generate([*root, 7, 8], **GREEDY)
 
     assert again["cache"].reused_tokens == 60
@@ -261,7 +261,8 @@ def test_a_recurrent_cache_that_was_used_after_it_was_returned_is_rejected(
     longer = [*ids, *result["generated_tokens"], 7]
     taken = generator.generate(longer, past_key_values=held, **GREEDY)
     with torch.no_grad():
-        lm.model(torch.tensor([[9]]), cache_params=held.cache, use_cache=True)
+        given_cache = hf.cache_argument(lm.model, held.cache)
+        lm.model(torch.tensor([[9]]), use_cache=True, **given_cache)
 
     assert taken["cache"].reused_tokens == len(held.ids)
     with pytest.raises(tt.ModelError, match="was used after it was returned"):

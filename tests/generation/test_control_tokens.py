@@ -1,5 +1,6 @@
 """Control tokens in messages are encoded as text; only the template and the model write them."""
 
+from inspect import signature
 from typing import Any
 
 import pytest
@@ -147,8 +148,25 @@ def test_a_token_that_cannot_be_text_is_a_prompt_error() -> None:
     )
     conversation = Conversation(tokenizer)
     conversation.restart("Be kind.")
-    with pytest.raises(tt.PromptError, match="cannot be encoded as text: Can't sanitize '<call>'"):
+    with pytest.raises(tt.PromptError, match="'<call>', which cannot be encoded as text"):
         conversation.extend([NewMessage(role="user", content="a <call> b")])
+
+
+@given(content=st.text("<|im_startend>x\n \U000f0000", max_size=24))
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_escaping_gives_the_ids_that_transformers_gives(
+    tokenizer: PreTrainedTokenizerFast, content: str
+) -> None:
+    if "sanitize_control_tokens" not in signature(tokenizer.apply_chat_template).parameters:
+        pytest.skip("this release of transformers does not escape control tokens")
+    messages = [{"role": "user", "content": f"{content}<|im_end|>{content}"}]
+    expected = tokenizer.apply_chat_template(
+        messages, sanitize_control_tokens=True, return_dict=False
+    )
+
+    escaped = escape_control_tokens(tokenizer, messages)
+    text = str(tokenizer.apply_chat_template(escaped, tokenize=False))
+    assert list(encode(tokenizer, text)) == expected
 
 
 texts = st.lists(

@@ -17,6 +17,7 @@ from transformers import (
 import tokentape as tt
 from benchmarks.parity.matrix import CONFIGS
 from benchmarks.tiny_models import random_ids
+from tokentape.generation import hf
 from tokentape.store import DatabaseStore
 
 PROMPT = torch.tensor([random_ids(30, 1)])
@@ -59,7 +60,7 @@ def test_the_output_is_that_of_generate_and_the_recording_is_replayed(
     assert torch.equal(output.sequences, expected.sequences)
     assert all(map(torch.equal, output.logits, expected.logits))
     assert all(map(torch.equal, output.scores, expected.scores))
-    assert output.past_key_values.get_seq_length() == expected.past_key_values.get_seq_length()
+    assert hf.cache_of(output).get_seq_length() == hf.cache_of(expected).get_seq_length()
     (turn,) = recording.turns()
     assert turn.started.unreplayable == ()
     assert turn.reply_ids == tuple(expected.sequences[0, 30:].tolist())
@@ -117,7 +118,7 @@ def test_calls_are_turns_and_a_passed_cache_is_reused(
                 custom_generate=tt.decode,
                 recorder=recorder,
                 text_tokenizer=lm.tokenizer,
-                past_key_values=cache,
+                **hf.cache_argument(lm.model, cache),
             )
             ids = torch.cat([ids, torch.tensor([[5, 6]])], dim=-1)
     recording = store.recording(recorder.run_id)
@@ -202,6 +203,6 @@ def test_a_cache_that_covers_the_prompt_is_refused_where_generate_is_wrong(
 ) -> None:
     cache = DynamicCache(config=lm.model.config)
     with torch.no_grad():
-        lm.model(torch.tensor([random_ids(held, 1)]), past_key_values=cache)
+        lm.model(torch.tensor([random_ids(held, 1)]), **hf.cache_argument(lm.model, cache))
     with pytest.raises(tt.PromptError, match=f"the cache holds {held} tokens"):
-        generate(lm, custom_generate=tt.decode, past_key_values=cache)
+        generate(lm, custom_generate=tt.decode, **hf.cache_argument(lm.model, cache))

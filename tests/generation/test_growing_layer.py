@@ -34,7 +34,7 @@ def test_logits_have_the_same_bits(
     for count in FORWARDS:
         with torch.no_grad():
             one, other = (
-                model(ids[:, start : start + count], past_key_values=cache).logits
+                model(ids[:, start : start + count], **hf.cache_argument(model, cache)).logits
                 for cache in (copying, growing)
             )
         start += count

@@ -73,12 +73,12 @@ def test_a_returned_cache_can_be_used_with_and_without_inference_mode(lm: tt.Loa
         said = lm.model.generate(
             longer,
             attention_mask=torch.ones_like(longer),
-            past_key_values=hf.fork(held.cache),
+            **hf.cache_argument(lm.model, hf.fork(held.cache)),
             **GREEDY,
         )
         assert torch.equal(said, fresh)
     lm.model.train()
-    loss = lm.model(longer[:, -3:], past_key_values=held.cache).logits.sum()
+    loss = lm.model(longer[:, -3:], **hf.cache_argument(lm.model, held.cache)).logits.sum()
     loss.backward()
     lm.model.eval()
 

@@ -107,7 +107,7 @@ def test_kv_cache_creation(lm: tt.LoadedModel, generator: tt.ManualGenerator) ->
     generator.generate(random_ids(7, 1), max_new_tokens=1, observer=states, **GREEDY)
     cache = states.seen[0].past_key_values
     with torch.no_grad():
-        expected = lm.model(torch.tensor([random_ids(7, 1)]), use_cache=True).past_key_values
+        expected = hf.cache_of(lm.model(torch.tensor([random_ids(7, 1)]), use_cache=True))
 
     assert len(cache.layers) == lm.model.config.num_hidden_layers
     for ours, theirs in zip(cache.layers, expected.layers, strict=True):

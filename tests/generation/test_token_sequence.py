@@ -56,7 +56,7 @@ def test_two_sequences_can_be_stepped_over_one_forward_of_two_rows(
     stops: list[str | None] = [None, None]
     ids = torch.tensor(prompts)
     while None in stops:
-        logits = lm.model(input_ids=ids, past_key_values=cache).logits[:, -1].float()
+        logits = lm.model(input_ids=ids, **hf.cache_argument(lm.model, cache)).logits[:, -1].float()
         for row, sequence in enumerate(running):
             if stops[row] is None:
                 stops[row] = sequence.step(logits[row : row + 1], began=0.0)

@@ -13,6 +13,7 @@ import torch
 
 import tokentape as tt
 from benchmarks.tiny_models import FAMILIES, random_ids
+from tokentape.generation import hf
 from tokentape.generation.hooks.forward_positions import (
     DECODE,
     ForwardPositions,
@@ -99,9 +100,7 @@ def test_statistics_are_those_of_numpy_over_prefill_and_over_decoding(
         forward = ForwardPositions(turn=4)
         with track_positions(lm.model, forward), monitor.observe(forward), torch.no_grad():
             cache = lm.model(tensor(PROMPT), use_cache=True)
-            cached = {
-                key: cache[key] for key in ("past_key_values", "cache_params") if key in cache
-            }
+            cached = hf.cache_argument(lm.model, hf.cache_of(cache))
             forward.source = DECODE
             for token in (7, 8, 9):
                 lm.model(tensor([token]), use_cache=True, **cached)
@@ -290,8 +289,9 @@ def test_prefill_chunks_add_up_to_one_span(lm: tt.LoadedModel) -> None:
         with whole.observe():
             lm.model(tensor(PROMPT))
         with parts.observe():
-            cache = lm.model(tensor(PROMPT[:7]), use_cache=True).past_key_values
-            lm.model(tensor(PROMPT[7:]), past_key_values=cache)
+            cache = lm.model(tensor(PROMPT[:7]), use_cache=True)
+            given = hf.cache_argument(lm.model, hf.cache_of(cache))
+            lm.model(tensor(PROMPT[7:]), **given)
     first, second = (statistics(each, "model.layers.1") for each in (whole, parts))
 
     assert [(e.start, e.end) for e in parts.take_events()] == [(0, 7), (7, 20)]
