@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from tokentape.recorder.paths import expand_path
 from tokentape.store.errors import StoreError
 from tokentape.store.live.connections import connected
 from tokentape.store.live.database import DatabaseStore
@@ -25,7 +26,8 @@ def open_store(
     """Open a live store, or a Parquet folder or tape of sealed runs for reading.
 
     `where` is a database URL such as `sqlite:///runs.db` or
-    `postgresql+psycopg://user@host/database`, or the path of a SQLite file, a folder or a tape.
+    `postgresql+psycopg://user@host/database`, or the path of a SQLite file, a folder or a tape;
+    `~` in it is the home folder.
     A live store is created if it does not exist, unless `must_exist`. With `upgrade`, an older
     schema is upgraded to the newest after a backup.
 
@@ -39,6 +41,8 @@ def open_store(
         []
     """
     text = os.fspath(where)
+    if "://" not in text:
+        text = str(expand_path(text)) if text else text
     if "://" not in text and (Path(text).is_dir() or is_zip(Path(text))):
         # It imports pyarrow.dataset, and that pandas: a database needs neither.
         from tokentape.store.sealed.reader import ParquetStore
@@ -67,9 +71,12 @@ def _check_exists(path: Path) -> None:
 def database_url(text: str) -> URL:
     """Return the URL of a live store; a path is that of a SQLite file. Raise StoreError."""
     try:
-        return make_url(text if "://" in text else f"sqlite:///{text}")
+        url = make_url(text if "://" in text else f"sqlite:///{text}")
     except ArgumentError:
         raise StoreError(f"{text!r} is neither a database URL nor a path") from None
+    if url.get_backend_name() == "sqlite" and url.database:
+        url = url.set(database=str(expand_path(url.database)))
+    return url
 
 
 def current_schema(url: URL) -> str:

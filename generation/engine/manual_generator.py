@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any, Unpack
 
 from transformers import LogitsProcessorList, PreTrainedTokenizerBase, StoppingCriteriaList
@@ -28,6 +27,7 @@ from tokentape.generation.introspection.activations import ActivationMonitor
 from tokentape.generation.models.identity import ModelIdentity
 from tokentape.generation.run_settings import GeneratorKeywords, RunSettings
 from tokentape.recorder import Recorder, TokentapeError
+from tokentape.recorder.paths import expand_path
 from tokentape.recorder.projections import RequestedInterventions, Turn
 
 
@@ -324,4 +324,4 @@ def _folder(path: str | os.PathLike[str] | None) -> PrefixFolder | None:
         raise ModelError(f"prefix_folder is a path, not {path!r}") from None
     if not isinstance(text, str) or "\0" in text:
         raise ModelError(f"prefix_folder is not a valid path: {path!r}")
-    return PrefixFolder(Path(text))
+    return PrefixFolder(expand_path(text))

@@ -22,6 +22,7 @@ from tokentape.generation.models.identity import ModelIdentity
 from tokentape.generation.models.memory_check import check_fits_memory, enough_memory
 from tokentape.generation.models.quiet import quiet_loading
 from tokentape.recorder.events import RunStarted
+from tokentape.recorder.paths import expand_path
 
 
 @dataclass(frozen=True)
@@ -119,13 +120,13 @@ def _source(name: str) -> dict[str, str]:
     if name == DEMO_MODEL:
         return {"pretrained_model_name_or_path": str(demo_folder())}
     if name.endswith(".gguf"):
-        file = Path(name)
+        file = expand_path(name)
         if not file.is_file():
             raise ModelError(f"there is no GGUF file {name}")
         return {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
-    if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
+    if name.startswith((".", "/", "~")) and not expand_path(name).is_dir():
         raise ModelError(f"there is no model folder {name}")
-    return {"pretrained_model_name_or_path": str(Path(name).expanduser())}
+    return {"pretrained_model_name_or_path": str(expand_path(name))}
 
 
 def _files_of(source: Mapping[str, str]) -> tuple[FileState, ...]:

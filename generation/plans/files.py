@@ -9,6 +9,7 @@ import yaml
 
 from tokentape.generation.errors import PromptError
 from tokentape.generation.plans.plan import ExperimentPlan
+from tokentape.recorder.paths import expand_path
 
 _MERGED = ("background", "limits", "sampling")
 _FILE_BYTES_MAX = 4 * 1024**2
@@ -75,7 +76,7 @@ def _parsed(path: Path) -> dict[str, Any]:
 
 
 def _document(name: str, path: Path) -> dict[str, str]:
-    file = path.parent / name
+    file = path.parent / expand_path(name)
     try:
         return {"name": Path(name).stem, "text": _text_of(file)}
     except PromptError as error:
@@ -96,7 +97,7 @@ def _path(name: str, folder: Path, extended_by: Path | None = None) -> Path:
     """Return the file of a shipped plan, or of a path relative to `folder`."""
     if name in _shipped_names():
         return _shipped_folder() / f"{name}.yaml"
-    path = folder / Path(name).expanduser()
+    path = folder / expand_path(name)
     if path.is_file():
         return path
     reason = f"{name!r} is neither a shipped plan ({', '.join(_shipped_names())}) nor a file"

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from tokentape.generation import LoadedModel, hf
+from tokentape.recorder.paths import expand_path
 from tokentape.replay.recorded.loaded_run import LoadedRun
 from tokentape.replay.results.errors import ReplayError
 from tokentape.replay.results.report import Floor
@@ -139,7 +140,7 @@ def plausible(flips: int, predicted: float) -> bool:
     return float(torch.special.gammainc(count, mean)) > _IMPLAUSIBLE
 
 
-def write_floor(floor: Floor, path: Path) -> None:
+def write_floor(floor: Floor, path: Path | str) -> None:
     """Write a floor to a JSON file, for CI to pin. Raise ReplayError if that fails.
 
     Example:
@@ -149,6 +150,7 @@ def write_floor(floor: Floor, path: Path) -> None:
         >>> tt.read_floor(tmp_path / "floor.json").logprob_floor
         0.0001
     """
+    path = expand_path(path)
     text = json.dumps({"tokentape_floor": _FORMAT, **asdict(floor)}, indent=2) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -157,7 +159,7 @@ def write_floor(floor: Floor, path: Path) -> None:
         raise ReplayError(f"cannot write the floor to {path}: {error.strerror}") from None
 
 
-def read_floor(path: Path) -> Floor:
+def read_floor(path: Path | str) -> Floor:
     """Read a floor from a file that `write_floor` wrote.
 
     Raise ReplayError if the file is missing, is not a floor, or was edited.
@@ -169,6 +171,7 @@ def read_floor(path: Path) -> Floor:
         >>> tt.read_floor(tmp_path / "floor.json").version
         'float32-2026-11'
     """
+    path = expand_path(path)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

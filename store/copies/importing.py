@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from tokentape.recorder import Recording, RecordingError
+from tokentape.recorder.paths import expand_path
 from tokentape.recorder.seals import SealReport, check_seals
 from tokentape.store.copies.jsonl import JsonlFile
 from tokentape.store.errors import NoSuchRunError, StoreError
@@ -113,7 +114,7 @@ def import_runs(path: Path | str, store: DatabaseStore) -> list[Imported]:
         >>> imported.run_id == run_id, imported.added
         (True, True)
     """
-    with checked_copy(Path(path)) as copy:
+    with checked_copy(expand_path(path)) as copy:
         return copy.add_to(store)
 
 

@@ -21,6 +21,7 @@ from tokentape.recorder import Record, Recording
 from tokentape.recorder.atomic_write import atomic_write
 from tokentape.recorder.codec import dump_canonical
 from tokentape.recorder.events import TOKEN_KIND
+from tokentape.recorder.paths import expand_path
 from tokentape.store.attachments import BODIES, Attachment, K, StoredFloor, StoredVerdict
 from tokentape.store.errors import StoreError
 from tokentape.store.payloads import payload_of
@@ -44,7 +45,7 @@ def export_jsonl(recordings: Iterable[Recording], attached: Attachments, path: P
         >>> path.read_text().count('"kind":"TurnStarted"')
         3
     """
-    path = Path(path)
+    path = expand_path(path)
     try:
         _check_replaceable(path)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from tokentape.recorder.atomic_write import atomic_write
+from tokentape.recorder.paths import expand_path
 from tokentape.store.errors import StoreError
 from tokentape.store.frames.frames import events_df, runs_df, tokens_df, turns_df
 from tokentape.store.source import Source
@@ -21,7 +22,7 @@ def export_csv(store: Source, run_id: str, folder: Path | str) -> list[Path]:
         >>> [path.name for path in tt.export_csv(store, run_id, tmp_path / "csv")]
         ['runs.csv', 'turns.csv', 'events.csv', 'tokens.csv']
     """
-    folder = Path(folder)
+    folder = expand_path(folder)
     frames: dict[str, Callable[[], pd.DataFrame]] = {
         "runs": lambda: runs_df(store, run_id),
         "turns": lambda: turns_df(store, run_id),

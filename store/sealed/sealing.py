@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from tokentape.recorder import Record, Recording, RecordingError
 from tokentape.recorder.codec import decode
 from tokentape.recorder.events import EVENT_CLASSES, RunStarted
+from tokentape.recorder.paths import expand_path
 from tokentape.recorder.projections import summarise
 from tokentape.recorder.seals import SEALED_KINDS
 from tokentape.store.attachments import TABLES as ATTACHMENT_TABLES
@@ -70,7 +71,7 @@ def export_parquet(recording: Recording, attached: Attachments, folder: Path | s
         >>> tt.runs_df(tt.open_store(tmp_path / "sealed"))["turns"].tolist()
         [3]
     """
-    folder = Path(folder)
+    folder = expand_path(folder)
     family = with_parents([recording])
     for each in family:
         _check_past_sealed(each)

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from tokentape.recorder import Envelope, EventLog, Record, Recording
 from tokentape.recorder.events import TurnFinished
+from tokentape.recorder.paths import expand_path
 from tokentape.recorder.projections import RunSummary
 from tokentape.store.sealed.sealing import RunSealer
 from tokentape.store.source import Attachments
@@ -37,7 +38,7 @@ class SealingLog:
     def __init__(self, store: LiveStore, folder: Path | str) -> None:
         self.fault = ""
         self._store = store
-        self._folder = Path(folder)
+        self._folder = expand_path(folder)
         self._unsealed: dict[str, list[Record]] = {}
         self._sealers: dict[str, RunSealer] = {}
 

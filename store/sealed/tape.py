@@ -23,6 +23,7 @@ import pyarrow as pa
 
 from tokentape.recorder import Recording
 from tokentape.recorder.atomic_write import atomic_write
+from tokentape.recorder.paths import expand_path
 from tokentape.store.errors import NewerStoreError, StoreError
 from tokentape.store.sealed.layout import (
     SCHEMA_VERSION,
@@ -72,7 +73,7 @@ def pack(recordings: Iterable[Recording], attached: Attachments, path: Path | st
         ...     opened.summaries()[0].turns
         3
     """
-    path = Path(path)
+    path = expand_path(path)
     by_id = {recording.run_id: recording for recording in with_parents(recordings)}
     if not by_id:
         raise StoreError(f"cannot write {path}: a tape must have at least one run")

@@ -18,6 +18,7 @@ from tokentape.commands.options import (
     find_recording,
     open_stored,
 )
+from tokentape.recorder.paths import expand_path
 from tokentape.recorder.seals import check_seals
 from tokentape.store import DEFAULT_URL, DatabaseStore
 
@@ -35,7 +36,16 @@ class Form(StrEnum):
 
 def pack(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run ids or prefixes.")],
-    path: Annotated[Path, typer.Option("--output", "-o", help="The tape (a file) to write.")],
+    path: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            parser=expand_path,
+            metavar="FILE",
+            help="The tape (a file) to write.",
+        ),
+    ],
     store: StoreOption = DEFAULT_URL,
     as_json: JsonOption = False,
 ) -> None:
@@ -54,7 +64,14 @@ def pack(
 
 def export(
     path: Annotated[
-        Path, typer.Option("--output", "-o", help="The folder to write to; for jsonl the file.")
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            parser=expand_path,
+            metavar="PATH",
+            help="The folder to write to; for jsonl the file.",
+        ),
     ],
     run: RunArgument = None,
     to: Annotated[Form, typer.Option(help="The format to write.")] = Form.PARQUET,
@@ -83,7 +100,10 @@ def export(
 
 def import_(
     path: Annotated[
-        Path, typer.Argument(metavar="PATH", help="A tape, a Parquet folder or a jsonl file.")
+        Path,
+        typer.Argument(
+            parser=expand_path, metavar="PATH", help="A tape, a Parquet folder or a jsonl file."
+        ),
     ],
     store: StoreOption = DEFAULT_URL,
     as_json: JsonOption = False,

@@ -6,15 +6,17 @@ from typing import Annotated
 import typer
 
 from tokentape.commands.options import ModelOption
+from tokentape.recorder.paths import expand_path
 
 
 def demo(
     store: Annotated[
         str, typer.Option(help="The database to record to.")
     ] = "sqlite:///runs/demo.db",
-    sealed: Annotated[Path, typer.Option(help="The Parquet folder to export to.")] = Path(
-        "runs/demo-sealed"
-    ),
+    sealed: Annotated[
+        Path,
+        typer.Option(parser=expand_path, metavar="PATH", help="The Parquet folder to export to."),
+    ] = Path("runs/demo-sealed"),
     model: ModelOption = "smollm2-demo",
     plan: Annotated[
         str, typer.Option(help="A plan that `tokentape run --list` shows, or a YAML file.")

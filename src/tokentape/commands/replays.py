@@ -25,6 +25,7 @@ from tokentape.commands.options import (
 from tokentape.commands.report_files import HtmlOption, JUnitOption, report_files
 from tokentape.recorder.clock import now_us
 from tokentape.recorder.events import RunStarted
+from tokentape.recorder.paths import expand_path
 from tokentape.store import DEFAULT_URL, DatabaseStore, StoredFloor, StoredVerdict
 
 if TYPE_CHECKING:
@@ -35,8 +36,10 @@ if TYPE_CHECKING:
 FloorOption = Annotated[
     Path | None,
     typer.Option(
+        parser=expand_path,
+        metavar="FILE",
         help="A noise floor written by `tokentape calibrate`; by default the built-in one for "
-        "float32, or the one stored with the run."
+        "float32, or the one stored with the run.",
     ),
 ]
 
@@ -192,7 +195,9 @@ def calibrate(
     model: RecordedModelOption = None,
     to: Annotated[
         Path | None,
-        typer.Option("--output", help="Also write it to this file."),
+        typer.Option(
+            "--output", parser=expand_path, metavar="FILE", help="Also write it to this file."
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

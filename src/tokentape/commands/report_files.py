@@ -12,17 +12,28 @@ import typer
 import tokentape as tt
 from tokentape import output
 from tokentape.recorder.atomic_write import AtomicFile
+from tokentape.recorder.paths import expand_path
 
 if TYPE_CHECKING:
     from tokentape.replay import Report
 
 JUnitOption = Annotated[
     Path | None,
-    typer.Option("--junit", metavar="FILE", help="Also write the report as JUnit XML, for CI."),
+    typer.Option(
+        "--junit",
+        parser=expand_path,
+        metavar="FILE",
+        help="Also write the report as JUnit XML, for CI.",
+    ),
 ]
 HtmlOption = Annotated[
     Path | None,
-    typer.Option("--html", metavar="FILE", help="Also write the report as one HTML page."),
+    typer.Option(
+        "--html",
+        parser=expand_path,
+        metavar="FILE",
+        help="Also write the report as one HTML page.",
+    ),
 ]
 
 # The first bytes of a report: a file that begins otherwise is not replaced.

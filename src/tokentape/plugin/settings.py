@@ -34,7 +34,7 @@ def read_settings(config: pytest.Config) -> Settings:
     if "" in given:
         raise pytest.UsageError("--tapes: the path is empty")
     here = config.invocation_params.dir
-    roots = [here / each for each in given] or config.getini("tapes")
+    roots = [here / os.path.expanduser(each) for each in given] or _configured_tapes(config)
     mode = config.getoption("tape_mode") or config.getini("tape_mode")
     if mode not in MODES:
         raise pytest.UsageError(f"tape_mode: one of {', '.join(MODES)}, not {mode!r}")
@@ -76,6 +76,16 @@ def has_tapes(folder: Path) -> bool:
     )
 
 
+def _configured_tapes(config: pytest.Config) -> list[Path]:
+    """Return the paths of the ini file, which pytest has joined to its folder; `~` is expanded."""
+    folder = _relative_to_ini(config, "")
+    tapes: list[Path] = config.getini("tapes")
+    return [
+        folder / os.path.expanduser(os.path.relpath(each, folder)) if "~" in str(each) else each
+        for each in tapes
+    ]
+
+
 def _existing(root: Path) -> Path:
     if not root.exists():
         raise pytest.UsageError(f"--tapes: there is no {root}")
@@ -103,7 +113,7 @@ def _floor(config: pytest.Config) -> str:
     if given is None:
         path = _relative_to_ini(config, configured)
     else:
-        path = config.invocation_params.dir / given
+        path = config.invocation_params.dir / os.path.expanduser(given)
     if not path.is_file():
         raise pytest.UsageError(f"--tape-floor: there is no file {path}")
     return str(path)
@@ -111,7 +121,8 @@ def _floor(config: pytest.Config) -> str:
 
 def _relative_to_ini(config: pytest.Config, path: str) -> Path:
     ini: Any = config.inipath
-    return (config.rootpath if ini is None else Path(ini).parent) / path
+    folder = config.rootpath if ini is None else Path(ini).parent
+    return folder / os.path.expanduser(path)
 
 
 def _check_update(settings: Settings) -> None:
