@@ -7,10 +7,29 @@ n to those of version n + 1. The recording itself is never rewritten.
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from tokentape.recorder.generate_settings import GENERATE_SETTINGS
+
 Fields = dict[str, Any]
 Upcaster = Callable[[Fields], Fields]
 
-UPCASTERS: Mapping[tuple[str, int], Upcaster] = {}
+
+def _with_own_settings(fields: Fields) -> Fields:
+    """Return a `TurnStarted` whose own fields of the generation config are in `own_settings`."""
+    sampling = fields["sampling"]
+    own = {name: value for name, value in sampling.items() if name not in GENERATE_SETTINGS}
+    read = {name: value for name, value in sampling.items() if name in GENERATE_SETTINGS}
+    return {**fields, "sampling": read, "own_settings": own}
+
+
+def _with_key(fields: Fields) -> Fields:
+    """Return a `CacheDecided` that says nothing about the cache key."""
+    return {**fields, "key": {}}
+
+
+UPCASTERS: Mapping[tuple[str, int], Upcaster] = {
+    ("CacheDecided", 1): _with_key,
+    ("TurnStarted", 1): _with_own_settings,
+}
 """The step from version n to n + 1, by kind and n."""
 
 

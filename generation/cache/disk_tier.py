@@ -106,7 +106,7 @@ class DiskTier:
         def next_logits(cache: Cache, ids: tuple[int, ...]) -> torch.Tensor:
             copy = hf.fork(cache)
             tensor = torch.tensor([[*ids, ids[0]]], device=self._model.device)
-            config = hf.effective_config(self._model)
+            config = hf.prefill_config(self._model)
             decoder = hf.Decoder(self._model, config, tensor, copy, held=len(ids))
             logits, _ = decoder.prefill(one_by_one=policy.continues == "tokens")
             return logits[0]

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from tokentape.generation.fingerprints.weights_version import weights_version
 from tokentape.generation.hf.attention_kernel import attention_kernel
 from tokentape.generation.hooks.hook_types import foreign_hooks
 
+_NONE = "none"
+_ABSENT = (_NONE, "off", "None")
 # Fields of the config that do not influence the computation.
 _UNKEYED = ("_name_or_path", "transformers_version")
 
@@ -34,6 +37,18 @@ def cache_key(model: Any, config: GenerationConfig | None = None) -> dict[str, s
         "hooks": _hooks(model),
         "adapters": _adapters(model),
     }
+
+
+def recorded_key(key: Mapping[str, str]) -> dict[str, str]:
+    """Return the parts of a key that mean the same in every process, for `CacheDecided`.
+
+    Parts that are absent (`none`, `off`) are left out. Foreign hooks have no name: that there are
+    some is recorded.
+    """
+    recorded = {name: value for name, value in key.items() if name != "weights"}
+    if recorded.get("hooks", _NONE) != _NONE:
+        recorded["hooks"] = "foreign"
+    return {name: value for name, value in recorded.items() if value not in _ABSENT}
 
 
 def autocast_of(model: Any) -> str:
@@ -72,11 +87,11 @@ def _hooks(model: Any) -> str:
         *torch_module._global_forward_hooks,
         *torch_module._global_forward_pre_hooks,
     )
-    return str(hash((*hooks, *global_hooks))) if hooks or global_hooks else "none"
+    return str(hash((*hooks, *global_hooks))) if hooks or global_hooks else _NONE
 
 
 def _adapters(model: Any) -> str:
-    """Return a hash of the state of all adapter layers of peft, or `none`."""
+    """Return the names of the active adapters of peft and a hash of their state, or `none`."""
     states = [
         (
             name,
@@ -85,10 +100,29 @@ def _adapters(model: Any) -> str:
             str(module.merged_adapters),
             str(getattr(module, "scaling", "")),
         )
-        for name, module in model.named_modules()
-        if hasattr(module, "active_adapter") and hasattr(module, "merged_adapters")
+        for name, module in _adapter_layers(model)
     ]
-    return _short_sha256(str(states)) if states else "none"
+    if not states:
+        return _NONE
+    active = {
+        name
+        for _, module in _adapter_layers(model)
+        if not module.disable_adapters
+        for name in _names(module.active_adapter)
+    }
+    merged = {name for _, module in _adapter_layers(model) for name in module.merged_adapters}
+    named = [*sorted(active), *(f"{name} (merged)" for name in sorted(merged))]
+    return f"{', '.join(named) or 'disabled'} {_short_sha256(str(states))}"
+
+
+def _adapter_layers(model: Any) -> Iterator[tuple[str, Any]]:
+    for name, module in model.named_modules():
+        if hasattr(module, "active_adapter") and hasattr(module, "merged_adapters"):
+            yield name, module
+
+
+def _names(active: str | Iterable[str]) -> tuple[str, ...]:
+    return (active,) if isinstance(active, str) else tuple(active)
 
 
 def _short_sha256(text: str) -> str:

@@ -126,7 +126,7 @@ class _Probe:
 
     def __init__(self, model: Any, config: GenerationConfig | None, seed: int) -> None:
         self._model = model
-        self._config = config or hf.effective_config(model)
+        self._config = config or hf.prefill_config(model)
         generator = torch.Generator().manual_seed(seed)
         vocabulary = model.get_input_embeddings().num_embeddings
         total = _PREFIX_TOKENS + 2 * _SUFFIX_TOKENS

@@ -166,7 +166,7 @@ class PrefixCache:
         policy = cache_policy(self._model)
         if policy.mode not in (CacheMode.CROP, CacheMode.SNAPSHOTS) or not self.holds(ids):
             return None
-        config = hf.effective_config(self._model)
+        config = hf.prefill_config(self._model)
         lease = self.acquire((*ids, NO_TOKEN), config, total_tokens=len(ids) + 1)
         copied = self.copy(lease, ids)
         self.commit(lease, ids)
@@ -197,7 +197,7 @@ class PrefixCache:
 
     def store_cached(self, ids: Sequence[int]) -> bool:
         """Write the cached prefix of these ids to disk; return False if nothing can be written."""
-        config = hf.effective_config(self._model)
+        config = hf.prefill_config(self._model)
         policy, key = cache_policy(self._model), cache_key(self._model)
         if not self._disk.accepts(key, policy):
             return False

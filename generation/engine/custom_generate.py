@@ -19,6 +19,7 @@ from transformers import (
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from tokentape.generation import hf
+from tokentape.generation.cache.key import cache_key
 from tokentape.generation.cache.reuse import Reuse
 from tokentape.generation.callbacks import StateObserver, TokenCallback
 from tokentape.generation.checks import check_not_training
@@ -214,7 +215,7 @@ def _start_turn(
 ) -> None:
     """Record the run if this is its first call, then the beginning of the turn and its cache."""
     input_ids = backend.prompt
-    sampling, unreplayable = hf.recordable_settings(model, tokenizer, given, input_ids)
+    settings, unreplayable = hf.recordable_settings(model, tokenizer, given, input_ids)
     if given.config.do_sample and seed is None:
         unreplayable = (*unreplayable, "global_random_state")
     if not recorder.started:
@@ -222,8 +223,18 @@ def _start_turn(
             recorder, name="generate", seed=None, model="", settings=_SETTINGS.to_record()
         )
     prompt = _prompt_of(tokenizer, input_ids)
-    events.started(prompt, seed=seed, sampling=sampling, unreplayable=unreplayable)
-    events.cache_decided(_given_cache(backend.held), prompt_tokens=len(prompt.ids))
+    events.started(
+        prompt,
+        seed=seed,
+        sampling=settings,
+        own_settings=hf.own_settings(given.config),
+        unreplayable=unreplayable,
+    )
+    events.cache_decided(
+        _given_cache(backend.held),
+        prompt_tokens=len(prompt.ids),
+        key=cache_key(model, given.config),
+    )
 
 
 def _prompt_of(tokenizer: PreTrainedTokenizerBase, input_ids: torch.Tensor) -> Prompt:

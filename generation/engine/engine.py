@@ -174,7 +174,8 @@ class Engine:
             events.started(
                 prompt,
                 seed=settings.seed,
-                sampling=hf.recordable(settings.config),
+                sampling=prepared.sampling,
+                own_settings=prepared.own_settings,
                 unreplayable=settings.unreplayable,
             )
             self.interventions.begin_turn(acting)
@@ -317,7 +318,7 @@ class Engine:
 
     def _prefill_alone(self, ids: Sequence[int]) -> tuple[CacheLease, tuple[int, ...]]:
         """Return a cache of exactly these ids and the forwards that filled it, if any did."""
-        config = hf.effective_config(self._model)
+        config = hf.prefill_config(self._model)
         lease = self._cache.acquire((*ids, NO_TOKEN), config, total_tokens=len(ids) + 1)
         if lease.reuse.reused_tokens == len(ids):
             return lease, ()

@@ -1,6 +1,6 @@
 """A turn that has passed every check, before the first of its events is recorded."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,10 @@ class PreparedTurn:
     preparation: hf.Preparation
     generator: torch.Generator | None
     sampled: tuple[int, ...]
+    sampling: Mapping[str, Any]
+    """The settings that are recorded; see `hf.recordable`."""
+    own_settings: Mapping[str, Any]
+    """The recorded fields of the config that `generate` does not read."""
     input_ids: torch.Tensor
     """The ids of prompt and sampled tokens, int64 of shape (1, tokens)."""
 
@@ -56,6 +60,8 @@ def prepare_turn(
     check_fits_context(model, len(prompt.ids), int(config.max_new_tokens or 0))
     ids = ids_tensor(prompt.ids, device)
     hf.check_settings(model, tokenizer, config, ids)
+    sampling = hf.recordable(config)
+    hf.check_can_be_read_back(sampling)
     preparation = hf.prepare(
         model,
         tokenizer,
@@ -80,5 +86,7 @@ def prepare_turn(
         preparation=preparation,
         generator=generator,
         sampled=tuple(sampled),
+        sampling=sampling,
+        own_settings=hf.own_settings(config),
         input_ids=ids,
     )

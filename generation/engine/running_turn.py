@@ -57,7 +57,9 @@ class RunningTurn:
         began = time.perf_counter()
         model, prompt = self.resources.model, self.prepared.prompt
         watch = memory.MemoryWatch.begin(model.device)
-        decided = self.events.cache_decided(self.lease.reuse, prompt_tokens=len(self.prepared.ids))
+        decided = self.events.cache_decided(
+            self.lease.reuse, prompt_tokens=len(self.prepared.ids), key=self.lease.key
+        )
         held = self.lease.reuse.reused_tokens
         observing = observe_forwards(
             model,

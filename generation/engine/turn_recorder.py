@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from tokentape.generation.cache import Eviction
+from tokentape.generation.cache.key import recorded_key
 from tokentape.generation.cache.reuse import Reuse
 from tokentape.generation.engine.sampling import Measures, generator_sha256
 from tokentape.generation.history.conversation import Prompt
@@ -54,6 +55,7 @@ class TurnRecorder:
         *,
         seed: int | None,
         sampling: Mapping[str, Any],
+        own_settings: Mapping[str, Any],
         unreplayable: tuple[str, ...],
     ) -> None:
         """Record the new messages of the prompt, and how the tokens of its reply are chosen."""
@@ -72,18 +74,22 @@ class TurnRecorder:
                 history_reason=prompt.history_reason,
                 seed=seed,
                 sampling=sampling,
+                own_settings=own_settings,
                 unreplayable=unreplayable,
                 first_step=self.first_step,
             )
         )
 
-    def cache_decided(self, reuse: Reuse, *, prompt_tokens: int) -> CacheDecided:
-        """Record how much of the prompt is reused. Return the event."""
+    def cache_decided(
+        self, reuse: Reuse, *, prompt_tokens: int, key: Mapping[str, str]
+    ) -> CacheDecided:
+        """Record how much of the prompt is reused, under which key. Return the event."""
         decided = CacheDecided(
             turn=self.turn,
             prompt_tokens=prompt_tokens,
             computed_tokens=prompt_tokens - reuse.reused_tokens,
             cropped_tokens=reuse.cropped_tokens,
+            key=recorded_key(key),
             **asdict(reuse),
         )
         self.record(decided)

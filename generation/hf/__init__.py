@@ -33,7 +33,11 @@ from tokentape.generation.hf.caches import (
 )
 from tokentape.generation.hf.decoder import Decoder, decoding, forward_rows
 from tokentape.generation.hf.generation_config import (
+    check_can_be_read_back,
     effective_config,
+    json_fields,
+    own_settings,
+    prefill_config,
     recordable,
     recorded_config,
 )
@@ -59,6 +63,7 @@ __all__ = (
     "cache_of",
     "can_crop",
     "catch_up",
+    "check_can_be_read_back",
     "check_settings",
     "compact",
     "crop",
@@ -69,10 +74,13 @@ __all__ = (
     "forward_rows",
     "generate_output",
     "held_tokens",
+    "json_fields",
     "keeps_all_tokens",
     "kv_bytes",
     "layer_kinds",
     "new_cache",
+    "own_settings",
+    "prefill_config",
     "prefix_obstacle",
     "prepare",
     "process",

@@ -9,6 +9,7 @@ from transformers import GenerationConfig, SynthIDTextWatermarkingConfig
 from transformers.generation.configuration_utils import GenerationMode
 
 from tokentape.generation.errors import ModelError
+from tokentape.recorder.plain_values import plain_value
 
 # Fields without influence on the generated tokens: the origin of the config, and the lengths that
 # max_new_tokens and min_new_tokens override (`generate` warns if both of a pair are set).
@@ -53,36 +54,95 @@ REFUSALS = (
     ValueError,
 )
 
+# Neutral values of the settings that make `generate` compute more than one sequence.
+_ONE_SEQUENCE: dict[str, Any] = {"num_beams": 1, "num_return_sequences": 1}
+_MODE_SETTINGS = (
+    "num_beams",
+    "num_beam_groups",
+    "penalty_alpha",
+    "dola_layers",
+    "constraints",
+    "force_words_ids",
+    "prompt_lookup_num_tokens",
+    "assistant_early_exit",
+    "use_mtp",
+)
+"""Settings that choose a mode of `generate` other than greedy and sampling."""
+
 
 def effective_config(
     model: Any, base: GenerationConfig | None = None, **settings: Any
 ) -> GenerationConfig:
     """Return the config that `model.generate(base, **settings)` would use, with model defaults.
 
-    Raise ModelError for an unknown setting, for beam search and for assisted decoding, which do not
-    choose tokens step by step.
+    `settings` override a mode of the model's own config, such as its beams. Raise ModelError for an
+    unknown setting, and for beam search and assisted decoding, which do not choose tokens step by
+    step.
     """
-    config: GenerationConfig
-    # `base` and settings are not passed together, which is deprecated; settings take precedence.
     if base is not None and not isinstance(base, GenerationConfig):
         raise ModelError(
             f"generation_config must be a GenerationConfig, not a {type(base).__name__}"
         )
-    config, _ = model._prepare_generation_config(base)
+    if "num_return_sequences" in settings:
+        # transformers rejects some values in the model's own config before it overrides them.
+        base = copy.deepcopy(base) if base is not None else GenerationConfig()  # type: ignore[no-untyped-call]
+        base.num_return_sequences = settings["num_return_sequences"]
     try:
+        # `base` and settings are not passed together, which is deprecated; settings prevail.
+        config = _with_model_defaults(model, base)
         unknown = _update(config, settings)
     except REFUSALS as error:
-        raise ModelError(f"transformers rejects these settings: {error}") from None
+        first_line = str(error).strip().partition("\n")[0]
+        raise ModelError(f"transformers rejects these settings: {first_line}") from None
     if unknown:
         raise ModelError(f"`generate` has no setting {sorted(unknown)[0]!r}")
     mode = config.get_generation_mode()
     if mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
-        raise ModelError(f"{mode.value.replace('_', ' ')} is not supported: use greedy or sampling")
+        own = _own_mode(model)
+        origin = f" (the model's own generation config has {own}: override it)" if own else ""
+        raise ModelError(
+            f"{mode.value.replace('_', ' ')} is not supported: use greedy or sampling{origin}"
+        )
     if config.num_return_sequences not in (None, 1):
         raise ModelError("one sequence is generated at a time: num_return_sequences must be 1")
     if config.token_healing:
         raise ModelError("token_healing is not supported: it changes the prompt")
+    # A turn always fills a cache; whether it reuses one is a setting of the turn.
+    config.use_cache = True
     return config
+
+
+def prefill_config(model: Any) -> GenerationConfig:
+    """Return the model's config for forwards that choose no token, whatever mode it asks for."""
+    base = GenerationConfig(**_ONE_SEQUENCE)  # type: ignore[no-untyped-call]
+    try:
+        config = _with_model_defaults(model, base)
+    except REFUSALS as error:
+        first_line = str(error).strip().partition("\n")[0]
+        raise ModelError(
+            f"transformers rejects the model's own generation config: {first_line}"
+        ) from None
+    config.use_cache = True
+    return config
+
+
+def _with_model_defaults(model: Any, base: GenerationConfig | None) -> GenerationConfig:
+    config: GenerationConfig
+    config, _ = model._prepare_generation_config(base)
+    for name, value in vars(config).items():
+        plain = plain_value(value)
+        if plain is not value:
+            setattr(config, name, plain)
+    return config
+
+
+def _own_mode(model: Any) -> str:
+    """Return the settings of the model's own config that choose another mode, as text."""
+    own = model.generation_config
+    values = {name: getattr(own, name, None) for name in _MODE_SETTINGS}
+    # One beam, one group, and a penalty of zero choose no mode.
+    chosen = {name: each for name, each in values.items() if each is True or each not in (0, 1)}
+    return ", ".join(f"{name}={each!r}" for name, each in chosen.items() if each is not None)
 
 
 def _update(config: Any, settings: dict[str, Any]) -> dict[str, Any]:
@@ -91,21 +151,80 @@ def _update(config: Any, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def recordable(config: GenerationConfig) -> dict[str, Any]:
-    """Return the config as plain values. Raise ModelError if JSON cannot represent it."""
+    """Return the settings that `generate` reads, as plain values.
+
+    `recorded_config` reads them. Raise ModelError if JSON cannot represent one.
+    """
     # A None that overrides a default is a setting: `generate` would fill in the default again.
     defaults = config._get_default_generation_params()
+    known = _known_settings()
     values = {
-        name: value
+        name: _json_keys(value)
         for name, value in config.to_dict().items()
-        if name not in _UNRECORDED
+        if name in known
+        and name not in _UNRECORDED
         and (name, value) != ("min_length", 0)
         and (value is not None or defaults.get(name) is not None)
     }
     try:
-        # A watermarking config is an object.
-        return dict(json.loads(json.dumps(values, allow_nan=False, default=_as_dict)))
+        return {name: _json_value(value) for name, value in values.items()}
     except (AttributeError, TypeError, ValueError) as error:
         raise ModelError(f"this generation config cannot be recorded: {error}") from None
+
+
+def own_settings(config: GenerationConfig) -> dict[str, Any]:
+    """Return the fields of a config that `generate` does not read, as plain values.
+
+    Files of models have such fields, e.g. `chat_format`. Those that JSON cannot represent are left
+    out: no token depends on them.
+    """
+    known = _known_settings()
+    own: dict[str, Any] = {}
+    for name, value in config.to_dict().items():
+        if name not in known and _may_be_own(name) and value is not None:
+            try:
+                own[name] = _json_value(value)
+            except (AttributeError, TypeError, ValueError, RecursionError):
+                continue
+    return own
+
+
+def json_fields(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that JSON can represent, by name and without those that are None."""
+    fields: dict[str, Any] = {}
+    for name, value in sorted(values.items()):
+        if value is not None:
+            try:
+                fields[name] = _json_value(_json_keys(value))
+            except (AttributeError, TypeError, ValueError, RecursionError):
+                continue
+    return fields
+
+
+def _known_settings() -> frozenset[str]:
+    """Return the settings of `generate` in the installed transformers."""
+    return frozenset(
+        name
+        for name in vars(GenerationConfig())  # type: ignore[no-untyped-call]
+        if not name.startswith("_")
+    )
+
+
+def _may_be_own(name: str) -> bool:
+    """Return whether a config may have a field of this name in addition to its settings."""
+    return name.isidentifier() and not name.startswith("_") and not hasattr(GenerationConfig, name)
+
+
+def _json_value(value: Any) -> Any:
+    # A watermarking config is an object.
+    return json.loads(json.dumps(plain_value(value), allow_nan=False, default=_as_dict))
+
+
+def _json_keys(value: Any) -> Any:
+    """Return a mapping of sequences of ids, as `sequence_bias` may be, as a list of its items."""
+    if isinstance(value, dict) and any(isinstance(key, tuple) for key in value):
+        return [[list(key), each] for key, each in value.items()]
+    return value
 
 
 def _as_dict(value: Any) -> dict[str, Any]:
@@ -113,15 +232,16 @@ def _as_dict(value: Any) -> dict[str, Any]:
     return described
 
 
-def recorded_config(sampling: Mapping[str, Any]) -> GenerationConfig:
-    """Return the config that `recordable` described.
+def recorded_config(
+    sampling: Mapping[str, Any], own: Mapping[str, Any] | None = None
+) -> GenerationConfig:
+    """Return the config that `recordable` and `own_settings` described.
 
     Raise ModelError for settings that `recordable` never returns: a recording may be untrusted, and
     some settings of `generate` run code.
     """
     values = copy.deepcopy(dict(sampling))
-    known = vars(GenerationConfig.from_dict({}))
-    unknown = sorted(values.keys() - known.keys())
+    unknown = sorted(values.keys() - _known_settings())
     if unknown:
         raise ModelError(f"turns have no setting {unknown[0]!r}")
     watermarking = values.get("watermarking_config")
@@ -134,4 +254,24 @@ def recorded_config(sampling: Mapping[str, Any]) -> GenerationConfig:
     mode = config.get_generation_mode()
     if mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
         raise ModelError(f"turns cannot be generated by {mode.value.replace('_', ' ')}")
+    for name, value in (own or {}).items():
+        if name not in _known_settings() and _may_be_own(name):
+            setattr(config, name, copy.deepcopy(value))
     return config
+
+
+def check_can_be_read_back(sampling: Mapping[str, Any]) -> None:
+    """Raise ModelError if these recorded settings would not give equal settings again."""
+    try:
+        again = recordable(recorded_config({"min_length": 0, **sampling}))
+    except REFUSALS as error:
+        raise ModelError(f"these settings cannot be recorded: {error}") from None
+    differing = sorted(
+        name for name in sampling.keys() | again.keys() if sampling.get(name) != again.get(name)
+    )
+    if differing:
+        name = differing[0]
+        raise ModelError(
+            f"the setting {name}={sampling.get(name)!r} cannot be recorded: it would be read back "
+            f"as {again.get(name)!r}"
+        )

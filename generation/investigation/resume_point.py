@@ -167,7 +167,7 @@ def recorded_settings(turn: Turn, changes: Mapping[str, Any] | None = None) -> T
     if sampling.get("temperature") == 0:
         sampling["do_sample"] = False
     # The default `min_length` of zero is the one default that is not recorded.
-    config = recorded_config({"min_length": 0, **sampling})
+    config = recorded_config({"min_length": 0, **sampling}, turn.started.own_settings)
     return TurnSettings(
         config=config,
         seed=turn.started.seed if config.do_sample else None,

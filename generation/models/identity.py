@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 from tokentape.generation import fingerprints
 from tokentape.generation.checks import context_tokens
 from tokentape.generation.hf.attention_kernel import attention_kernel
+from tokentape.generation.hf.generation_config import json_fields
 from tokentape.recorder import Recorder
 from tokentape.recorder.events import RunStarted
 
@@ -52,7 +53,7 @@ class ModelIdentity:
             "weights_listed": True,
             "tokenizer_sha256": fingerprints.tokenizer_sha256(self._tokenizer),
             "template_sha256": fingerprints.template_sha256(self._tokenizer),
-            "generation_config": _plain_values(model.generation_config.to_dict()),
+            "generation_config": json_fields(model.generation_config.to_dict()),
             "sampler_sha256": fingerprints.sampler_sha256(),
             "dtype": str(model.dtype).removeprefix("torch."),
             "device": model.device.type,
@@ -61,8 +62,3 @@ class ModelIdentity:
             "context_tokens": context_tokens(model),
             "environment": fingerprints.environment(),
         }
-
-
-def _plain_values(values: dict[str, Any]) -> dict[str, Any]:
-    plain = (str, int, float, bool, list)
-    return {name: value for name, value in sorted(values.items()) if isinstance(value, plain)}

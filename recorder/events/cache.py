@@ -1,6 +1,6 @@
 """Events of the KV cache: how much of a prompt it spared, and why not more."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import ClassVar
 
@@ -12,7 +12,7 @@ from tokentape.recorder.events.checks import (
     check_total,
     choose,
 )
-from tokentape.recorder.events.fields import Counts, Text, TokenId
+from tokentape.recorder.events.fields import Counts, Settings, Text, TokenId
 from tokentape.recorder.events.traits import EventBase, EventTraits
 
 
@@ -69,7 +69,7 @@ class CacheDecided(EventBase):
     `prompt_tokens` is `reused_tokens` plus `computed_tokens`, and at least one is computed.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     traits: ClassVar[EventTraits] = EventTraits(changes_summary=True)
 
     turn: int
@@ -94,6 +94,12 @@ class CacheDecided(EventBase):
     source: CacheSource = CacheSource.COMPUTED
     disk_reason: Text = ""
     """Why a prefix that is stored on disk was not used; empty if none is stored or it was used."""
+    key: Settings = field(default_factory=dict)
+    """The cache key of the turn, for a replay: `adapters`, `attention_kernel`, hashes of the config
+    and of the numbers in the modules, and so on. A part that is `none` or `off` is left out.
+
+    Empty in recordings of version 0.1.0.
+    """
 
     def __post_init__(self) -> None:
         choose(self, decision=CacheDecision, source=CacheSource)

@@ -1,6 +1,6 @@
 """Events of a turn: its prompt, its tokens, its end."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Annotated, ClassVar
 
@@ -57,7 +57,7 @@ class TurnStarted(EventBase):
     has several rounds, and each begins with this event: it has a prompt and a seed of its own.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     traits: ClassVar[EventTraits] = EventTraits(durable=True)
 
     turn: int
@@ -75,11 +75,16 @@ class TurnStarted(EventBase):
     seed: int | None
     """The seed of the round's random generator; None without one."""
     sampling: Settings
-    """The effective generation config, defaults included."""
+    """The effective generation config, defaults included: the settings that `generate` reads."""
     unreplayable: Annotated[tuple[str, ...], Redact.NOTHING] = ()
     """Arguments of the caller that no event can restore, such as own logits processors."""
     first_step: int = 0
     """How many tokens of the turn were sampled in earlier rounds."""
+    own_settings: Settings = field(default_factory=dict)
+    """The fields of the generation config that `generate` does not read, such as `chat_format`.
+
+    No token depends on them.
+    """
 
     def __post_init__(self) -> None:
         check_turn(self.turn)

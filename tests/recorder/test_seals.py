@@ -139,7 +139,9 @@ def test_a_seal_can_be_computed_from_its_documentation(records: list[Record]) ->
         else:
             body = record.body.encode()
         kind = record.kind.encode()
-        hashed.update(struct.pack("<qqHHI", record.seq, 1_234_567, 1, len(kind), len(body)))
+        hashed.update(
+            struct.pack("<qqHHI", record.seq, 1_234_567, record.version, len(kind), len(body))
+        )
         hashed.update(kind + body)
 
     assert first[-1].seal == f"blake2b-256:{hashed.hexdigest()}"
@@ -147,7 +149,7 @@ def test_a_seal_can_be_computed_from_its_documentation(records: list[Record]) ->
 
 CHANGES: list[dict[str, Any]] = [
     {"at_us": 1_234_568},
-    {"version": 2},
+    {"version": 9},
     {"kind": "CacheCleared"},
     {"body": '{"x":1}'},
 ]
