@@ -11,5 +11,9 @@ class PromptError(ModelError):
     """A prompt cannot be used with this model. Nothing was recorded."""
 
 
+class PromptTooLongError(PromptError):
+    """A prompt does not fit into the context of the model, or into the budget of the run."""
+
+
 class ToolError(TokentapeError):
     """A tool was called with invalid arguments. The message is meant for the model."""

@@ -1,18 +1,26 @@
 """Generate and record a run again: the same inputs, settings and seeds with another model."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from tokentape.generation import LoadedModel, ManualGenerator
+from tokentape.generation import LoadedModel, ManualGenerator, fingerprints
 from tokentape.generation.checks import context_tokens
 from tokentape.generation.engine.engine import FOR_INTERVENTION
 from tokentape.generation.engine.run_description import RunDescription
 from tokentape.generation.engine.turn import RoundPlan
 from tokentape.generation.hf.control_tokens import encode, escape_control_tokens
-from tokentape.generation.history.restored_conversation import recorded_prompt
+from tokentape.generation.history.conversation_format import ConversationFormat
+from tokentape.generation.history.format_probe import choose_format
+from tokentape.generation.history.messages import AnsweredCall
+from tokentape.generation.history.restored_conversation import answered_calls, recorded_prompt
 from tokentape.generation.interventions import can_rebuild, rebuild_intervention, tensor_from_bytes
-from tokentape.generation.investigation.resume_point import ResumePoint, recorded_settings
+from tokentape.generation.investigation.resume_point import (
+    ResumePoint,
+    recorded_format,
+    recorded_settings,
+)
 from tokentape.generation.run_settings import HISTORIES, NO_HISTORY, RunSettings
+from tokentape.generation.tools.interface import ToolInterface
 from tokentape.recorder import EventLog, Recorder, Recording
 from tokentape.recorder.events import (
     CacheCleared,
@@ -71,6 +79,7 @@ def rerecord(
     inputs = [each.event for each in envelopes if _is_input(each.event)]
     _check_rerecordable(run, inputs)
     read_blob = _blob_reader(run, inputs)
+    calls = answered_calls(each.event for each in run.envelopes)
     recorder = Recorder(store)
     generator = _generator(run.started, lm, recorder)
     with recorder:
@@ -89,7 +98,7 @@ def rerecord(
             elif isinstance(event, CacheCleared):
                 generator.clear_cache(event.reason)
             elif isinstance(event, TurnStarted):
-                _generate_round(turns[_round_key(event)], run.started, lm, generator)
+                _generate_round(turns[_round_key(event)], run.started, calls, lm, generator)
             elif isinstance(event, ToolReturned):
                 _record_result(event, lm, recorder, read_blob)
             else:
@@ -164,8 +173,20 @@ def _generator(started: RunStarted, lm: LoadedModel, recorder: Recorder) -> Manu
         seed=started.seed,
         settings=_settings(started),
         tools=started.tools,
+        conversation_format=_conversation_format(started, lm),
     )
     return ManualGenerator(lm.model, lm.tokenizer, recorder, identity=lm.identity, run=run)
+
+
+def _conversation_format(started: RunStarted, lm: LoadedModel) -> ConversationFormat:
+    """Return the recorded format, or that of the model if it has another chat template."""
+    if fingerprints.template_sha256(lm.tokenizer) == started.template_sha256:
+        return recorded_format(started)
+    return choose_format(
+        lm.tokenizer,
+        template_settings=_settings(started).template_settings,
+        tools=ToolInterface.from_names(started.tools).get_available_tools(),
+    )
 
 
 def _settings(started: RunStarted) -> RunSettings:
@@ -177,10 +198,18 @@ def _settings(started: RunStarted) -> RunSettings:
 
 
 def _generate_round(
-    turn: Turn, started: RunStarted, lm: LoadedModel, generator: ManualGenerator
+    turn: Turn,
+    started: RunStarted,
+    calls: Mapping[str, AnsweredCall],
+    lm: LoadedModel,
+    generator: ManualGenerator,
 ) -> None:
     prompt = recorded_prompt(
-        generator.conversation, turn, _settings(started), context_tokens=context_tokens(lm.model)
+        generator.conversation,
+        turn,
+        _settings(started),
+        calls=calls,
+        context_tokens=context_tokens(lm.model),
     )
     plan = RoundPlan(first_step=turn.first_step)
     generator.run_turn(prompt, recorded_settings(turn), plan)

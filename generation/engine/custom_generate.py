@@ -27,7 +27,7 @@ from tokentape.generation.engine import memory
 from tokentape.generation.engine.token_sequence import TokenSequence, decode_alone
 from tokentape.generation.engine.turn_recorder import TurnRecorder
 from tokentape.generation.errors import ModelError, PromptError
-from tokentape.generation.history.conversation import OWN_PROMPT, Prompt
+from tokentape.generation.history.prompt import OWN_PROMPT, Prompt
 from tokentape.generation.models.identity import ModelIdentity
 from tokentape.generation.run_settings import NO_HISTORY, RunSettings
 from tokentape.recorder import Recorder

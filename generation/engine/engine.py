@@ -31,7 +31,7 @@ from tokentape.generation.engine.running_turn import (
 from tokentape.generation.engine.threads import torch_threads
 from tokentape.generation.engine.turn import RoundPlan, TurnSettings
 from tokentape.generation.engine.turn_recorder import TurnRecorder
-from tokentape.generation.history.conversation import Prompt
+from tokentape.generation.history.prompt import Prompt
 from tokentape.generation.interventions import Intervention, InterventionController
 from tokentape.generation.introspection.activations import ActivationMonitor
 from tokentape.generation.models.identity import ModelIdentity
@@ -102,6 +102,7 @@ class Engine:
                 seed=self._run.seed,
                 settings=self._run.settings.to_record(),
                 tools=self._run.tools,
+                conversation_format=self._run.conversation_format.to_record(),
                 cache_policy=cache_policy(self._model).described(),
             )
 

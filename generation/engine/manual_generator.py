@@ -21,7 +21,10 @@ from tokentape.generation.engine.turn import (
     turn_settings,
 )
 from tokentape.generation.errors import ModelError, PromptError
-from tokentape.generation.history.conversation import Conversation, Prompt
+from tokentape.generation.history.conversation import Conversation
+from tokentape.generation.history.conversation_format import ConversationFormat
+from tokentape.generation.history.format_probe import choose_format
+from tokentape.generation.history.prompt import Prompt
 from tokentape.generation.interventions import Intervention
 from tokentape.generation.introspection.activations import ActivationMonitor
 from tokentape.generation.models.identity import ModelIdentity
@@ -72,7 +75,13 @@ class ManualGenerator:
         if run is None:
             known = GeneratorKeywords.__annotations__
             chosen = RunSettings.from_keywords(settings, owner="ManualGenerator", known=known)
-            run = RunDescription(name=name, model=model_name, seed=seed, settings=chosen)
+            run = RunDescription(
+                name=name,
+                model=model_name,
+                seed=seed,
+                settings=chosen,
+                conversation_format=_format(tokenizer, chosen),
+            )
         elif settings:
             raise TypeError(f"give {', '.join(settings)} in the settings of run=")
         if recorder is not None and recorder.started and not run.resumed:
@@ -87,6 +96,7 @@ class ManualGenerator:
             tokenizer,
             history=run.settings.history,
             template_settings=run.settings.template_settings,
+            conversation_format=run.conversation_format,
         )
         identity = identity or ModelIdentity(model, tokenizer)
         self._cache = PrefixCache(
@@ -313,6 +323,17 @@ class ManualGenerator:
     def clear_cache(self, reason: str = "asked") -> None:
         """Free the whole KV cache, the system prompt's too."""
         self._engine.clear_cache(reason)
+
+
+def _format(tokenizer: PreTrainedTokenizerBase, settings: RunSettings) -> ConversationFormat:
+    """Return the format that the chat template takes, the usual one if it takes none.
+
+    Prompts that are token ids need no template; others raise the template's error.
+    """
+    try:
+        return choose_format(tokenizer, template_settings=settings.template_settings)
+    except PromptError:
+        return ConversationFormat()
 
 
 def _folder(path: str | os.PathLike[str] | None) -> PrefixFolder | None:

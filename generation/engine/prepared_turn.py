@@ -12,7 +12,7 @@ from tokentape.generation.checks import check_fits_context, check_not_training, 
 from tokentape.generation.engine.prefill import ids_tensor
 from tokentape.generation.engine.sampling import skip_draws
 from tokentape.generation.engine.turn import RoundPlan, TurnSettings
-from tokentape.generation.history.conversation import Prompt
+from tokentape.generation.history.prompt import Prompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,8 @@
 """A run as it is recorded: its name, its seed, its settings and its tools."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from tokentape.generation.history.conversation_format import ConversationFormat
 from tokentape.generation.run_settings import RunSettings
 
 
@@ -16,5 +17,7 @@ class RunDescription:
     settings: RunSettings
     tools: tuple[str, ...] = ()
     """Names of the tools that can be called."""
+    conversation_format: ConversationFormat = field(default_factory=ConversationFormat)
+    """How the chat template is given the messages."""
     resumed: bool = False
     """The recorder continues a run that has events already."""

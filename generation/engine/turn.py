@@ -18,7 +18,7 @@ from tokentape.generation.callbacks import Pause, StateObserver, TokenCallback
 from tokentape.generation.checks import check_count, check_seed
 from tokentape.generation.engine.sampling import round_seed
 from tokentape.generation.errors import ModelError
-from tokentape.generation.history.conversation import Prompt
+from tokentape.generation.history.prompt import Prompt
 from tokentape.recorder.events import CacheDecided
 
 

@@ -11,8 +11,8 @@ from tokentape.generation.cache import Eviction
 from tokentape.generation.cache.key import recorded_key
 from tokentape.generation.cache.reuse import Reuse
 from tokentape.generation.engine.sampling import Measures, generator_sha256
-from tokentape.generation.history.conversation import Prompt
 from tokentape.generation.history.decoding import decode_after
+from tokentape.generation.history.prompt import Prompt
 from tokentape.recorder import Recorder
 from tokentape.recorder.clock import elapsed_us
 from tokentape.recorder.events import (

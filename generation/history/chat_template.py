@@ -1,22 +1,26 @@
 """Rendering of chat templates, and the suffix that a template appends to a history.
 
 Many templates change earlier messages when they render a conversation again: they strip thinking,
-trim replies, write the current date, or reformat tool calls. The text after the last reply does not
-depend on the reply. It is therefore taken from a rendering in which placeholders replace replies.
+trim replies, write the current date, or reformat tool calls. Some even reject a reply that the
+model wrote. The text after the last reply does not depend on the reply. It is therefore taken from
+a rendering in which placeholders replace replies.
 """
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from jinja2 import TemplateSyntaxError
 from transformers import PreTrainedTokenizerBase
 
+from tokentape.generation.cache import common_prefix_length
 from tokentape.generation.errors import PromptError
 from tokentape.generation.hf.control_tokens import escape_control_tokens
+from tokentape.generation.history.boundary import Boundary
+from tokentape.generation.history.conversation_format import ConversationFormat
+from tokentape.generation.history.messages import Message
 from tokentape.generation.history.suffix import Suffix
-
-Message = Mapping[str, Any]
 
 _RESERVED_ARGUMENTS = frozenset(
     ("conversation", "tools", "add_generation_prompt", "continue_final_message", "tokenize")
@@ -25,7 +29,7 @@ _RESERVED_ARGUMENTS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class ChatTemplate:
-    """A tokenizer's chat template with the tools and variables of every rendering.
+    """A tokenizer's chat template with the tools, variables and format of every rendering.
 
     Raise PromptError if `settings` contains an argument of `apply_chat_template` that is set here.
     """
@@ -33,6 +37,7 @@ class ChatTemplate:
     tokenizer: PreTrainedTokenizerBase
     tools: Sequence[Mapping[str, Any]] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
+    format: ConversationFormat = field(default_factory=ConversationFormat)
 
     def __post_init__(self) -> None:
         reserved = sorted(_RESERVED_ARGUMENTS & set(self.settings))
@@ -44,22 +49,24 @@ class ChatTemplate:
 
         Control tokens in replies are not escaped, because they were sampled as such. `open_turn`
         appends the text that begins a reply. Raise PromptError if the template rejects the
-        messages.
+        messages, or cannot be compiled.
         """
-        escaped = iter(
-            escape_control_tokens(self.tokenizer, [dict(m) for m in messages if not _is_reply(m)])
-        )
-        tools: list[Any] = escape_control_tokens(
-            self.tokenizer, [dict(tool) for tool in self.tools]
-        )
+        given = self.format.apply(messages)
         try:
             rendered = self.tokenizer.apply_chat_template(
-                [dict(m) if _is_reply(m) else next(escaped) for m in messages],
-                tools=tools or None,
+                self._escaped(given),
+                tools=self._escaped_tools() or None,
                 tokenize=False,
                 add_generation_prompt=open_turn,
                 **self.settings,
             )
+        except PromptError:
+            raise
+        except TemplateSyntaxError as error:
+            raise PromptError(
+                f"the chat template cannot be compiled: line {error.lineno}: {error.message}; "
+                "load the tokenizer with another chat_template"
+            ) from None
         except Exception as error:  # a template can raise any error
             raise PromptError(f"the chat template rejects this conversation: {error}") from None
         return str(rendered)
@@ -80,33 +87,100 @@ class ChatTemplate:
         Return None if the template changes the history so that the suffix cannot be found. Raise
         PromptError if the template rejects the conversation.
         """
-        rendered = self.render([*history, *new], open_turn=True)
-        if rendered.startswith(history_text):
-            return self._split(history, new, _Boundary(before=history_text))
-        if not (history and _is_reply(history[-1])):
-            before = self.render(history) if history else ""
-            return self._split(history, new, _Boundary(before=before))
-        unique = next(n for n in itertools.count() if f"reply{n}" not in rendered)
+        rendered = self.try_render([*history, *new], open_turn=True)
+        if rendered is not None and rendered.startswith(history_text):
+            return self._split(history, new, Boundary(before=history_text))
+        if not (history and is_reply(history[-1])):
+            before = self.beginning(history)
+            if rendered is None or before is None:
+                self.render([*history, *new], open_turn=True)
+                return None
+            return self._split(history, new, Boundary(before=before))
+        texts = str([rendered, *history, *new])
+        unique = next(n for n in itertools.count() if f"reply{n}" not in texts)
         last, earlier = f"reply{unique}.", f"reply{unique}-"
+        calls = self.format.calls_before(new)
         for replaced in _with_placeholders(history, last, earlier):
             try:
-                *before_reply, reply = replaced
-                boundary = _Boundary(
-                    before=self.render(before_reply) if before_reply else "",
-                    earlier_placeholder=earlier,
-                    placeholder=last,
-                    stop_text=stop_text,
-                    ends_by_stop_text="tool_calls" in reply,
-                )
-                found = self._split(replaced, new, boundary)
+                if calls:
+                    found = self._suffix_after_calls(replaced, new, calls, last, stop_text)
+                else:
+                    found = self._suffix_after(replaced, new, last, earlier, stop_text)
             except PromptError:
                 continue
             if found is not None:
                 return found
         return None
 
+    def _suffix_after(
+        self,
+        replaced: Sequence[Message],
+        new: Sequence[Message],
+        last_placeholder: str,
+        earlier_placeholder: str,
+        stop_text: str | None,
+    ) -> Suffix | None:
+        """Return the text after the last placeholder, or None if it cannot be found."""
+        *before_reply, reply = replaced
+        boundary = Boundary(
+            before=self.render(before_reply) if before_reply else "",
+            earlier_placeholder=earlier_placeholder,
+            placeholder=last_placeholder,
+            stop_text=stop_text,
+            ends_by_stop_text="tool_calls" in reply,
+        )
+        if boundary.text_after(self.render([*replaced, *new], open_turn=True)) is not None:
+            return self._split(replaced, new, boundary)
+        boundary = replace(boundary, before=None)
+        if boundary.ends_by_stop_text or self._moves_tools(replaced, new, boundary):
+            return None
+        if self._moves_system_prompt(replaced, new, boundary):
+            # The system prompt stays where it was written first.
+            replaced = replaced[1:]
+        return self._split(replaced, new, boundary)
+
+    def _suffix_after_calls(
+        self,
+        replaced: Sequence[Message],
+        new: Sequence[Message],
+        calls: Sequence[Mapping[str, Any]],
+        placeholder: str,
+        stop_text: str | None,
+    ) -> Suffix | None:
+        """Return the text after the calls of the last reply, or None if it cannot be found.
+
+        The calls end where the template closes a message, or at the end of its text.
+        """
+        *before, reply = replaced
+        called = [*before, {**reply, "tool_calls": list(calls)}]
+        closing = self.render(replaced).rpartition(placeholder)[2]
+        boundary = Boundary(before=self.render(called).removesuffix(closing), stop_text=stop_text)
+        return self._split(called, new, boundary)
+
+    def _moves_tools(
+        self, history: Sequence[Message], new: Sequence[Message], boundary: Boundary
+    ) -> bool:
+        """Return whether the template writes the tools after the boundary."""
+        if not self.tools:
+            return False
+        without = replace(self, tools=())
+        return boundary.text_after(
+            without.try_render([*history, *new], open_turn=True)
+        ) != boundary.text_after(self.try_render([*history, *new], open_turn=True))
+
+    def _moves_system_prompt(
+        self, history: Sequence[Message], new: Sequence[Message], boundary: Boundary
+    ) -> bool:
+        """Return whether the template writes the system prompt after the boundary."""
+        if history[0]["role"] != "system":
+            return False
+        other = [{"role": "system", "content": "Another text."}, *history[1:], *new]
+        return boundary.text_after(self.try_render(other, open_turn=True)) != boundary.text_after(
+            self.try_render([*history, *new], open_turn=True)
+        )
+
     def _split(
-        self, history: Sequence[Message], new: Sequence[Message], boundary: "_Boundary"
+        self, history: Sequence[Message], new: Sequence[Message], boundary: Boundary
     ) -> Suffix | None:
         """Return the text after the boundary, split into messages as far as possible."""
         complete = boundary.text_after(self.render([*history, *new], open_turn=True))
@@ -134,76 +208,64 @@ class ChatTemplate:
             opening=complete[ends[-1] :],
         )
 
-    def render_system_prompt(self, message: Message) -> str:
+    def beginning(self, history: Sequence[Message]) -> str | None:
+        """Return the text of messages with which every longer conversation begins, or None.
+
+        A system prompt alone may be rendered differently, or not at all.
+        """
+        if [message["role"] for message in history] == ["system"]:
+            return self.system_prefix(history[0])[0]
+        return self.try_render(history)
+
+    def system_prefix(self, message: Message) -> tuple[str, bool]:
         """Return the escaped text with which every conversation with this system prompt begins.
 
-        It is empty if the template renders the system prompt only together with a user's message,
-        or differently before one. Raise PromptError if the template rejects system prompts.
+        The second value tells whether the text is a message of its own. Otherwise it is the common
+        beginning of two conversations with different questions; empty if that does not contain the
+        system prompt. Raise PromptError if the template rejects system prompts.
         """
         alone = self.try_render([message])
-        with_user = self.try_render([message, {"role": "user", "content": "?"}])
-        if alone is None and with_user is None:
-            return self.render([message])
-        if alone is None or (with_user is not None and not with_user.startswith(alone)):
-            return ""
-        return alone
+        first, second = (
+            self.try_render([message, {"role": "user", "content": text}]) for text in QUESTIONS
+        )
+        if first is None or second is None:
+            return self.render([message]), True
+        if alone and first.startswith(alone) and self._depends_on(message, alone):
+            return alone, True
+        common = first[: common_prefix_length(first, second)].rstrip()
+        return (common, False) if self._depends_on(message, common) else ("", False)
 
-    def try_render(self, messages: Sequence[Message]) -> str | None:
+    def _depends_on(self, system: Message, text: str) -> bool:
+        """Return whether conversations with another system prompt do not begin with the text."""
+        other = [{**system, "content": "Another text."}, {"role": "user", "content": QUESTIONS[0]}]
+        rendered = self.try_render(other)
+        return bool(text) and (rendered is None or not rendered.startswith(text))
+
+    def try_render(self, messages: Sequence[Message], *, open_turn: bool = False) -> str | None:
         """Return the text of a conversation, or None if the template rejects it."""
         try:
-            return self.render(messages) if messages else ""
+            return self.render(messages, open_turn=open_turn) if messages else ""
         except PromptError:
             return None
 
+    def _escaped(self, given: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Return the messages with escaped control tokens, except in the contents of replies."""
+        exposed = [
+            {"tool_calls": each.get("tool_calls")} if is_reply(each) else dict(each)
+            for each in given
+        ]
+        escaped = escape_control_tokens(self.tokenizer, exposed)
+        return [
+            {**each, **safe} if safe.get("tool_calls", True) is not None else dict(each)
+            for each, safe in zip(given, escaped, strict=True)
+        ]
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Boundary:
-    """The end of the history in a rendered text."""
+    def _escaped_tools(self) -> list[Any]:
+        return escape_control_tokens(self.tokenizer, [dict(tool) for tool in self.tools])
 
-    before: str
-    """Text of the messages before the last reply, or of the complete history."""
-    earlier_placeholder: str = ""
-    """Placeholder of all replies but the last; empty without placeholders."""
-    placeholder: str = ""
-    """Placeholder of the last reply; empty without placeholders."""
-    stop_text: str | None = ""
-    """Text of the token that ended the last reply; None if the reply is closed."""
-    ends_by_stop_text: bool = False
-    """Whether the rest of the reply, up to the stop text, follows the placeholder."""
 
-    def text_after(self, rendered: str | None) -> str | None:
-        """Return the text after the boundary, or None if the boundary is not found."""
-        rest = None if rendered is None else self._text_after_before(rendered)
-        if rest is None or not self.placeholder:
-            return rest
-        return rest.partition(self.placeholder)[2] if rest.count(self.placeholder) == 1 else None
-
-    def _text_after_before(self, rendered: str) -> str | None:
-        """Return the text after `before`, in which the openings of replies may have changed.
-
-        Some templates put an empty thought before the last reply only.
-        """
-        if rendered.startswith(self.before):
-            return rendered[len(self.before) :]
-        if not self.earlier_placeholder:
-            return None
-        *before, last_before = self.before.split(self.earlier_placeholder)
-        *now, last_now = rendered.split(self.earlier_placeholder, len(before))
-        alike = len(before) == len(now) and all(
-            old.startswith(new) or new.startswith(old) for old, new in zip(before, now, strict=True)
-        )
-        return last_now[len(last_before) :] if alike and last_now.startswith(last_before) else None
-
-    def already_written(self, closing: str | None, complete: str) -> str:
-        """Return the part of the closing that the reply itself wrote, e.g. its stop token."""
-        if not self.stop_text:
-            return (closing or "") if self.stop_text is None else ""
-        if closing is not None and self.stop_text in closing:
-            before, stop, _ = closing.rpartition(self.stop_text)
-            return before + stop
-        before, stop, _ = complete.partition(self.stop_text)
-        calls_may_precede = self.ends_by_stop_text and closing is None
-        return before + stop if calls_may_precede or not before.strip() else ""
+QUESTIONS = ("Why is that?", "Or how?")
+"""Two users' messages that begin differently."""
 
 
 def _with_placeholders(
@@ -215,7 +277,7 @@ def _with_placeholders(
     message. The first copy therefore omits the calls of the last reply, and the second has them.
     """
     *before, last = history
-    replaced = [_replaced(m, earlier_placeholder) if _is_reply(m) else m for m in before]
+    replaced = [_replaced(m, earlier_placeholder) if is_reply(m) else m for m in before]
     yield [*replaced, {"role": "assistant", "content": last_placeholder}]
     if "tool_calls" in last:
         yield [*replaced, _replaced(last, last_placeholder)]
@@ -225,5 +287,6 @@ def _replaced(reply: Message, content: str) -> dict[str, Any]:
     return {k: v for k, v in reply.items() if k in ("role", "tool_calls")} | {"content": content}
 
 
-def _is_reply(message: Message) -> bool:
+def is_reply(message: Message) -> bool:
+    """Return whether the message is the model's."""
     return bool(message["role"] == "assistant")

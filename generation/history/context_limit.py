@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
-from tokentape.generation.errors import PromptError
-from tokentape.generation.history.conversation import Conversation, Prompt
+from tokentape.generation.errors import PromptTooLongError
+from tokentape.generation.history.conversation import Conversation
 from tokentape.generation.history.messages import NewMessage
+from tokentape.generation.history.prompt import Prompt
 from tokentape.generation.history.pruning import plan_pruning
 from tokentape.recorder.events import PruningPolicy
 
@@ -25,7 +26,7 @@ def extend_within(
     """Return the prompt of the next turn, with the oldest history removed if it is too long.
 
     With `refuse`, or if `prompt_tokens_max` is None, return the result of `extend` of any length.
-    Raise PromptError if pruning cannot remove enough. The conversation is not modified.
+    Raise PromptTooLongError if pruning cannot remove enough. The conversation is not modified.
     """
     prompt = conversation.extend(new)
     policy = POLICIES[at_context_limit]
@@ -41,7 +42,7 @@ def extend_within(
             ranges, policy=policy, excess_tokens=excess_tokens, keep_question=keep_question
         )
         if pruning is None:
-            raise PromptError(
+            raise PromptTooLongError(
                 f"a prompt of {longest} tokens is {longest - prompt_tokens_max} too long for the "
                 f"model's context, and {at_context_limit} cannot remove enough: lower "
                 "max_new_tokens or start a new conversation"

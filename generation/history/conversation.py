@@ -7,61 +7,40 @@ such suffix, the complete prompt is encoded again, and the prompt records the re
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import accumulate
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from tokentape.generation.cache import common_prefix_length
 from tokentape.generation.errors import PromptError
 from tokentape.generation.hf.control_tokens import encode, escape_control_tokens, unescape
 from tokentape.generation.history.chat_template import ChatTemplate
-from tokentape.generation.history.messages import NewMessage
+from tokentape.generation.history.conversation_format import ConversationFormat
+from tokentape.generation.history.messages import Message, NewMessage
+from tokentape.generation.history.prompt import OWN_PROMPT, Prompt, prompt_over
+from tokentape.generation.history.prompt_ids import prompt_token_ids
 from tokentape.generation.history.pruning import Pruning, remove_ranges
+from tokentape.generation.history.recorded_prompts import (
+    prompt_as_recorded,
+    recorded_system_prompt,
+)
 from tokentape.generation.history.segments import (
     Segment,
     SegmentRange,
     append_suffix,
     ids_of,
     ranges_of,
+    with_messages_only,
 )
 from tokentape.generation.history.suffix import EncodedSuffix, EncodedText, encode_suffix
+from tokentape.generation.history.system_prefix import encode_system_prefix
+from tokentape.generation.history.written_texts import check_written
 from tokentape.generation.run_settings import HISTORIES
-from tokentape.recorder.events import HistoryPruned, MessageAdded
-
-OWN_PROMPT = "own_prompt"
+from tokentape.recorder.events import SystemPromptCached
+from tokentape.recorder.projections import Turn
 
 ReadReply = Callable[[str], Mapping[str, Any]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prompt:
-    """The complete prompt of a turn, relative to the stream before it. See `TurnStarted`."""
-
-    ids: tuple[int, ...]
-    text: str
-    messages: tuple[MessageAdded, ...]
-    kept_tokens: int
-    """Number of ids of the stream, and of the new messages, with which the prompt begins."""
-    kept_chars: int
-    """Number of characters of their text."""
-    added_ids: tuple[int, ...]
-    added_text: str
-    history_reason: str
-    """Why the prompt does not extend the stream; empty if it does."""
-    segments: tuple[Segment, ...] = field(default=(), repr=False)
-    """The conversation including this prompt; empty if the prompt is not part of it."""
-    pruning: Pruning | None = None
-    """The pruning that is applied to the stream first."""
-    stream_tokens: int = 0
-    """Number of tokens in the stream before the pruning."""
-
-    def events(self, turn: int) -> tuple[HistoryPruned | MessageAdded, ...]:
-        """Return the events to record before the turn starts."""
-        if self.pruning is None:
-            return self.messages
-        return (self.pruning.pruned_event(turn, self.stream_tokens), *self.messages)
 
 
 class Conversation:
@@ -73,6 +52,7 @@ class Conversation:
 
     `read_reply` returns the message for a reply, e.g. with `tool_calls`, from its text. `tools` are
     JSON schemas and `template_settings` are variables; the template gets both in every rendering.
+    `conversation_format` says how it gets the messages, and has the tools if `tools` is empty.
     Raise PromptError for another history and for reserved template settings.
     """
 
@@ -84,6 +64,7 @@ class Conversation:
         read_reply: ReadReply | None = None,
         tools: Sequence[Mapping[str, Any]] = (),
         template_settings: Mapping[str, Any] | None = None,
+        conversation_format: ConversationFormat | None = None,
     ) -> None:
         if history not in HISTORIES:
             raise PromptError(f"history must be 'exact' or 'template', not {history!r}")
@@ -91,13 +72,18 @@ class Conversation:
         self.history = history
         self.ids: tuple[int, ...] = ()
         self.text = ""
-        self._template = ChatTemplate(tokenizer, tuple(tools), dict(template_settings or {}))
+        self.format = conversation_format or ConversationFormat()
+        self._template = ChatTemplate(
+            tokenizer, tuple(tools or self.format.tools), dict(template_settings or {}), self.format
+        )
         self._read_reply = read_reply
         self._system: tuple[Segment, ...] = ()
         self._segments: tuple[Segment, ...] = ()
         self._current_prompt: Prompt | None = None
         # Why the stream does not end with this conversation; empty if it does.
         self._detached_reason = ""
+        # The stream after the last finished turn of this conversation.
+        self._finished: EncodedText | None = None
 
     @property
     def system_prompt(self) -> str | None:
@@ -110,31 +96,52 @@ class Conversation:
         return ids_of(self._system)
 
     @property
-    def messages(self) -> list[Mapping[str, Any]]:
+    def messages(self) -> list[dict[str, Any]]:
         """The messages of all finished turns, as the template gets them."""
+        return self.format.apply(self._messages)
+
+    @property
+    def _messages(self) -> list[Message]:
         return [message for segment in self._segments for message in segment.messages]
 
     def restart(self, system_prompt: str) -> None:
         """Reset the conversation to a system prompt, rendered by the template if there is one.
 
         There are no ids yet if the template renders the system prompt only with a user's message.
-        Raise PromptError if the template rejects it.
+        An empty system prompt leaves the conversation empty. Raise PromptError if the template
+        rejects the system prompt or leaves it out.
         """
-        message = {"role": "system", "content": system_prompt}
+        message: Message = {"role": "system", "content": system_prompt}
+        is_complete = True
+        if not system_prompt:
+            self._begin_with(())
+            return
         if self.tokenizer.chat_template is None:
             escaped = escape_control_tokens(self.tokenizer, system_prompt)
             ids = encode(self.tokenizer, escaped, add_special_tokens=True)
             text = self._decode(ids)
         else:
-            escaped = self._template.render_system_prompt(message)
-            ids, text = encode(self.tokenizer, escaped), unescape(escaped)
-        self._system = (
-            Segment(
-                role="system", turn=0, messages=(message,), ids=ids, escaped=escaped, text=text
-            ),
+            prefix, is_complete = encode_system_prefix(self._template, message)
+            escaped, ids, text = prefix.escaped, prefix.ids, prefix.text
+        segment = Segment(
+            # A prefix that ends within the first message is removed by no pruning.
+            role="system" if is_complete else "prefix",
+            turn=0,
+            messages=(message,),
+            ids=ids,
+            escaped=escaped,
+            text=text,
         )
-        self._segments = self._system
-        self.ids, self.text = ids, text
+        self._begin_with((segment,))
+
+    def restart_as_recorded(self, system: SystemPromptCached) -> None:
+        """Reset the conversation to a recorded system prompt, which is not rendered again."""
+        self._begin_with(recorded_system_prompt(self._template, system))
+
+    def _begin_with(self, system: tuple[Segment, ...]) -> None:
+        self._system = self._segments = system
+        self._finished = None
+        self.ids, self.text = ids_of(system), "".join(segment.text for segment in system)
         self._detached_reason = ""
 
     def fresh(self) -> "Conversation":
@@ -142,7 +149,7 @@ class Conversation:
         empty = copy.copy(self)
         empty._system, empty._segments = (), ()
         empty.ids, empty.text = (), ""
-        empty._current_prompt, empty._detached_reason = None, ""
+        empty._current_prompt, empty._detached_reason, empty._finished = None, "", None
         return empty
 
     def fork(self) -> "Conversation":
@@ -158,23 +165,43 @@ class Conversation:
     def extend(self, new: Sequence[NewMessage]) -> Prompt:
         """Return the prompt of the next turn: history, new messages and the reply's opening.
 
-        Raise PromptError if the template rejects the messages, and for text that cannot be encoded.
+        Raise PromptError if the template rejects the messages or leaves out their texts, and for
+        text that cannot be encoded.
         """
         if self.history == "template":
-            return self._render_all(new, reason="template")
-        history_text = "".join(segment.escaped for segment in self._segments)
+            prompt = self._rendered(new)
+            written = prompt.text
+        else:
+            history_text = "".join(segment.escaped for segment in self._segments)
+            found = self._suffix(new, history_text)
+            if isinstance(found, str):
+                prompt = self._render_all(new, reason=found)
+                written = prompt.text
+            else:
+                prompt = self._extended(new, found)
+                written = prompt.text[sum(len(segment.text) for segment in self._segments) :]
+        check_written(((each.description, each.content) for each in new), written)
+        return prompt
+
+    def _suffix(self, new: Sequence[NewMessage], history_text: str) -> EncodedSuffix | str:
+        """Return what the template appends to the history, or the reason why that is not known."""
         suffix = self._template.suffix(
-            self.messages,
-            [message.templated() for message in new],
+            self._messages,
+            [message.to_message() for message in new],
             history_text=history_text,
             stop_text=self._segments[-1].stop_text if self._segments else "",
         )
         if suffix is None:
-            return self._render_all(new, reason="template_rewrote_history")
+            return "template_rewrote_history"
         encoded = encode_suffix(self.tokenizer, history_text, suffix)
-        if encoded is None:
-            return self._render_all(new, reason="tokens_join_across_messages")
-        return self._extended(new, encoded)
+        return "tokens_join_across_messages" if encoded is None else encoded
+
+    def as_recorded(self, turn: Turn, new: Sequence[NewMessage]) -> Prompt:
+        """Return the recorded prompt of the next turn, which is not rendered again.
+
+        `new` are its messages.
+        """
+        return prompt_as_recorded(self.tokenizer, self._segments, turn, new, history=self.history)
 
     def segment_ranges(self) -> tuple[SegmentRange, ...]:
         """Return the position of each segment in the stream.
@@ -202,6 +229,7 @@ class Conversation:
         )
         self.ids = remove_ranges(self.ids, pruning.removed_tokens)
         self.text = "".join(remove_ranges(self.text, pruning.removed_chars))
+        self._finished = None
 
     def extend_pruned(self, new: Sequence[NewMessage], pruning: Pruning) -> Prompt:
         """Return the prompt of the next turn after a pruning of the `segment_ranges`.
@@ -230,7 +258,7 @@ class Conversation:
         of token ids.
         """
         if not isinstance(prompt, str):
-            ids = _token_ids(prompt)
+            ids = prompt_token_ids(prompt)
             return self._point_to(ids, self._decode(ids), reason=OWN_PROMPT)
         if not prompt.strip():
             raise PromptError("the prompt is empty: there is nothing to continue")
@@ -265,6 +293,7 @@ class Conversation:
             return
         *before, opened = self._current_prompt.segments
         self._current_prompt, self._detached_reason = None, ""
+        self._finished = EncodedText(self.text, self.ids)
         message: Mapping[str, Any] = {"role": "assistant", "content": text}
         self._segments = (*before, opened.with_reply(reply_ids, text, stop_text, message))
         if self._read_reply is not None:
@@ -296,20 +325,31 @@ class Conversation:
             segments=segments,
         )
 
+    def _rendered(self, new: Sequence[NewMessage]) -> Prompt:
+        """Return the rendering of all messages, or an extension if that rejects an old reply."""
+        try:
+            return self._render_all(new, reason="template")
+        except PromptError:
+            found = None if self._finished is None else self._suffix(new, self._finished.escaped)
+            if self._finished is None or not isinstance(found, EncodedSuffix):
+                raise
+        whole = sum((*found.added, found.turn_opening), self._finished)
+        reason = self._detached_reason
+        segments = with_messages_only(self._segments, new)
+        return self._point_to(whole.ids, whole.text, new, reason=reason, segments=segments)
+
     def _render_all(self, new: Sequence[NewMessage], *, reason: str) -> Prompt:
         """Return a prompt that is the current rendering of all messages."""
-        templated = [message.templated() for message in new]
-        rendered = self._template.render([*self.messages, *templated], open_turn=True)
+        templated = [message.to_message() for message in new]
+        rendered = self._template.render([*self._messages, *templated], open_turn=True)
         ids, text = encode(self.tokenizer, rendered), unescape(rendered)
         if self.history == "template":
             extends = ids[: len(self.ids)] == self.ids and text.startswith(self.text)
-            no_text = EncodedText()
-            suffix = EncodedSuffix(closing=no_text, messages=(no_text,) * len(new), opening=no_text)
-            segments = append_suffix(self._segments, new, suffix)
+            segments = with_messages_only(self._segments, new)
             return self._point_to(
                 ids, text, new, reason="" if extends else reason, segments=segments
             )
-        messages = (*self.messages, *templated)
+        messages = (*self._messages, *templated)
         everything = Segment.of("history", 0, EncodedText(rendered, ids), *messages)
         return self._point_to(ids, text, new, reason=reason, segments=(everything,))
 
@@ -323,19 +363,8 @@ class Conversation:
         segments: tuple[Segment, ...] = (),
     ) -> Prompt:
         """Return a prompt with these ids that shares the common prefix with the stream."""
-        kept_tokens = common_prefix_length(self.ids, ids)
-        kept_chars = common_prefix_length(self.text, text)
-        return Prompt(
-            ids=ids,
-            text=text,
-            messages=tuple(message.added() for message in new),
-            kept_tokens=kept_tokens,
-            kept_chars=kept_chars,
-            added_ids=ids[kept_tokens:],
-            added_text=text[kept_chars:],
-            history_reason=reason,
-            segments=segments,
-        )
+        stream = EncodedText(self.text, self.ids)
+        return prompt_over(stream, ids, text, new, reason=reason, segments=segments)
 
     def _decode(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=False))
@@ -343,18 +372,3 @@ class Conversation:
 
 def _tail(kept: int, stream: Sequence[Any]) -> tuple[tuple[int, int], ...]:
     return ((kept, len(stream)),) if kept < len(stream) else ()
-
-
-def _token_ids(prompt: object) -> tuple[int, ...]:
-    """Return the ids of a sequence or a tensor of one row. Raise PromptError for anything else."""
-    ids = prompt.tolist() if hasattr(prompt, "tolist") else prompt
-    if isinstance(ids, Sequence) and len(ids) == 1 and isinstance(ids[0], list):
-        ids = ids[0]
-    if not isinstance(ids, Sequence) or isinstance(ids, bytes):
-        raise PromptError(
-            f"a prompt must be a string or a sequence of token ids, not a {type(prompt).__name__}"
-        )
-    for each in ids:
-        if isinstance(each, bool) or not isinstance(each, int) or each < 0:
-            raise PromptError(f"a prompt must contain token ids only, not {each!r}")
-    return tuple(ids)

@@ -90,7 +90,7 @@ def append_suffix(
         before.append(last.with_closing(suffix.closing) if suffix.closing else last)
     if suffix.messages:
         before += [
-            Segment.of(message.role, turn, text, message.templated(), is_result=message.is_result)
+            Segment.of(message.role, turn, text, message.to_message(), is_result=message.is_result)
             for message, text in zip(new, suffix.messages, strict=True)
         ]
         new = ()
@@ -98,10 +98,22 @@ def append_suffix(
         new[0].role if new else "assistant",
         turn,
         suffix.opening,
-        *(message.templated() for message in new),
+        *(message.to_message() for message in new),
         is_result=bool(new) and new[0].is_result,
     )
     return (*before, opening)
+
+
+def with_messages_only(
+    segments: Sequence[Segment], new: Sequence[NewMessage]
+) -> tuple[Segment, ...]:
+    """Return the segments and those of new messages, for a history that is rendered each turn.
+
+    The new segments have no ids and no text.
+    """
+    no_text = EncodedText()
+    suffix = EncodedSuffix(closing=no_text, messages=(no_text,) * len(new), opening=no_text)
+    return append_suffix(segments, new, suffix)
 
 
 def ids_of(segments: Sequence[Segment]) -> tuple[int, ...]:

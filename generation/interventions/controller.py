@@ -11,7 +11,7 @@ import torch
 from tokentape.generation.cache import common_prefix_length, salt_ids
 from tokentape.generation.callbacks import GenerationState, StateObserver
 from tokentape.generation.errors import ModelError
-from tokentape.generation.history.conversation import OWN_PROMPT, Prompt
+from tokentape.generation.history.prompt import OWN_PROMPT, Prompt
 from tokentape.generation.hooks.forward_positions import ForwardPositions, track_positions
 from tokentape.generation.hooks.layers import find_layer
 from tokentape.generation.interventions.hooks import apply_interventions

@@ -10,10 +10,10 @@ import torch
 from tokentape.generation import fingerprints
 from tokentape.generation.checks import context_tokens
 from tokentape.generation.engine.manual_generator import ManualGenerator
-from tokentape.generation.engine.run_description import RunDescription
 from tokentape.generation.engine.sampling import turn_seed
 from tokentape.generation.engine.turn import TurnSettings, turn_settings
 from tokentape.generation.errors import PromptError
+from tokentape.generation.history.conversation_format import ConversationFormat
 from tokentape.generation.interventions import Intervention
 from tokentape.generation.introspection.toolset import IntrospectionTools
 from tokentape.generation.investigation.initial_prompt import initial_prompt, memory_instructions
@@ -23,6 +23,7 @@ from tokentape.generation.investigation.resume_point import (
     recorded_result,
     recorded_settings,
 )
+from tokentape.generation.investigation.run_setup import describe_run
 from tokentape.generation.investigation.tool_call_detector import ToolCallDetector
 from tokentape.generation.investigation.turn_runner import TurnRunner
 from tokentape.generation.models.loading import LoadedModel
@@ -37,7 +38,7 @@ from tokentape.generation.run_settings import (
 )
 from tokentape.generation.tools.calls import CallReader
 from tokentape.generation.tools.interface import ToolInterface
-from tokentape.generation.tools.runner import ToolCall, ToolRunner, result_role
+from tokentape.generation.tools.runner import ToolCall, ToolRunner
 from tokentape.recorder import EventLog, Recorder, Recording, Redactor, TokentapeError
 from tokentape.recorder.events import RunForked, RunResumed
 from tokentape.recorder.projections import Turn
@@ -78,14 +79,17 @@ class Investigation:
         seed: int = 0,
         redactor: Redactor | None = None,
         recorder: Recorder | None = None,
+        conversation_format: ConversationFormat | None = None,
         **settings: Unpack[InvestigationKeywords],
     ) -> None:
         """Set up a run; nothing is recorded until it is entered.
 
         `{tools}` and `{memory}` in the `system_prompt` are replaced by descriptions of the tools
         and of the context. A `redactor` rewrites each text that is recorded, not what the model
-        reads; see `tokentape.recorder.redaction`. `recorder` is for a run that is resumed. The
-        settings are those of `RunSettings`.
+        reads; see `tokentape.recorder.redaction`. `recorder` and `conversation_format` are those of
+        a recorded run that is continued. The settings are those of `RunSettings`.
+
+        Raise PromptError if the chat template can write no conversation, or no results of tools.
         """
         known = InvestigationKeywords.__annotations__
         given = RunSettings.from_keywords(settings, owner="Investigation", known=known)
@@ -100,12 +104,14 @@ class Investigation:
         self._seed = seed
         self._recorder = recorder or Recorder(store, redactor=redactor)
         reader = CallReader(lm.tokenizer, self._tools, given.tool_call_format)
-        run = RunDescription(
+        run = describe_run(
+            lm,
+            reader,
+            self._tools,
             name=name,
-            model=lm.name,
             seed=seed,
-            settings=_resolved(given, reader, self._tools, lm),
-            tools=tuple(self._tools.names),
+            settings=given,
+            conversation_format=conversation_format,
             resumed=recorder is not None,
         )
         self.generator = ManualGenerator(
@@ -114,20 +120,20 @@ class Investigation:
         self._turns = TurnRunner(
             generator=self.generator,
             detector=ToolCallDetector(reader, max_calls=run.settings.tool_calls_max),
-            tools=self._tool_runner(run.settings.tool_result_role),
+            tools=self._tool_runner(run.conversation_format),
             run_settings=run.settings,
         )
         self._resume_point: ResumePoint | None = None
         self._forked: RunForked | None = None
         self.resumed_reply: Reply | None = None
 
-    def _tool_runner(self, role: str) -> ToolRunner:
+    def _tool_runner(self, conversation_format: ConversationFormat) -> ToolRunner:
         return ToolRunner(
             tools=self._tools,
             tokenizer=self._lm.tokenizer,
             recorder=self._recorder,
             context=self.generator.with_recorded_interventions,
-            role="tool" if role == "auto" else role,
+            format=conversation_format,
             take_observations=self._inspector.take_events if self._inspector is not None else tuple,
         )
 
@@ -225,6 +231,7 @@ class Investigation:
             tools=tools,
             seed=(point.started.seed or 0) if seed is None else seed,
             recorder=recorder,
+            conversation_format=point.conversation_format,
             **keywords,
         )
         run._resume_point = point
@@ -378,15 +385,3 @@ class Investigation:
         """Return how the model can save context: the compact views of several layers."""
         schemas = self._tools.get_available_tools()
         return memory_instructions(schemas, context_tokens(self._lm.model))
-
-
-def _resolved(
-    given: RunSettings, reader: CallReader, tools: ToolInterface, lm: LoadedModel
-) -> RunSettings:
-    """Return the settings as they are recorded: with the call format and result role in use."""
-    if not tools.names:
-        return replace(given, tool_calls_max=0, tool_call_format=reader.format)
-    role = given.tool_result_role
-    if role == "auto":
-        role = result_role(lm.tokenizer, given.template_settings)
-    return replace(given, tool_call_format=reader.format, tool_result_role=role)

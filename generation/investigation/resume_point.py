@@ -1,10 +1,12 @@
 """A point of a recorded run from which another process resumes or forks it."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from tokentape.generation import fingerprints
 from tokentape.generation.checks import check_count, check_seed
@@ -12,8 +14,12 @@ from tokentape.generation.engine.manual_generator import ManualGenerator
 from tokentape.generation.engine.turn import TurnResult, TurnSettings
 from tokentape.generation.errors import ModelError, PromptError
 from tokentape.generation.hf import check_settings, recorded_config
-from tokentape.generation.history.conversation import Prompt
-from tokentape.generation.history.restored_conversation import restore_conversation
+from tokentape.generation.history.conversation_format import ConversationFormat, ResultStyle
+from tokentape.generation.history.prompt import Prompt
+from tokentape.generation.history.restored_conversation import (
+    answered_calls,
+    restore_conversation,
+)
 from tokentape.generation.models.loading import LoadedModel
 from tokentape.generation.run_settings import NO_HISTORY, RunSettings
 from tokentape.recorder import Envelope, Recording, RecordingError
@@ -72,6 +78,11 @@ class ResumePoint:
         return RunSettings.from_record(self.started.settings)
 
     @property
+    def conversation_format(self) -> ConversationFormat:
+        """The format in which the chat template is given the messages of the run."""
+        return recorded_format(self.started)
+
+    @property
     def system(self) -> SystemPromptCached | None:
         """The newest system prompt, if there is one."""
         found = (each.event for each in reversed(self.envelopes))
@@ -93,7 +104,7 @@ class ResumePoint:
         """Put a generator into the state of this point.
 
         With `to_open_turn` that is the state before the last round; return its prompt. Raise
-        RecordingError if tokenizer or template make other prompts than the recorded ones, and
+        RecordingError for another template that appends other texts to an `exact` history, and
         ModelError for interventions that no event can rebuild.
         """
         conversation = generator.conversation.fresh()
@@ -102,8 +113,10 @@ class ResumePoint:
             self.settings,
             self.system,
             self.turns,
+            calls=answered_calls(each.event for each in self.envelopes),
             context_tokens=self.started.context_tokens,
             last_is_open=to_open_turn,
+            same_template=self._is_template_of(generator.tokenizer),
         )
         requested = RequestedInterventions.of(self.envelopes)
         generator.restore(self.turns, conversation, requested, self.recording.read_blob)
@@ -132,12 +145,15 @@ class ResumePoint:
         )
 
     def check_same_model(self, lm: LoadedModel) -> None:
-        """Raise ModelError if weights, tokenizer or chat template are not the recorded ones."""
+        """Raise ModelError if weights or tokenizer are not the recorded ones.
+
+        Warn of another chat template: the recorded prompts are kept, and new messages are rendered
+        by this one.
+        """
         started = self.started
         same = {
             "weights": lm.identity.weights_sha256 == started.weights_sha256,
             "tokenizer": fingerprints.tokenizer_sha256(lm.tokenizer) == started.tokenizer_sha256,
-            "chat template": fingerprints.template_sha256(lm.tokenizer) == started.template_sha256,
         }
         others = [name for name, is_same in same.items() if not is_same]
         if others:
@@ -145,6 +161,16 @@ class ResumePoint:
                 f"run {self.recording.run_id} was recorded with {started.model or 'a model'} that "
                 f"has other {' and '.join(others)} than {lm.name}: load that one"
             )
+        if not self._is_template_of(lm.tokenizer):
+            warnings.warn(
+                f"run {self.recording.run_id} was recorded with another chat template than that of "
+                f"{lm.name}: its prompts stay as recorded, new messages are written by this one",
+                UserWarning,
+                stacklevel=3,
+            )
+
+    def _is_template_of(self, tokenizer: PreTrainedTokenizerBase) -> bool:
+        return fingerprints.template_sha256(tokenizer) == self.started.template_sha256
 
     def check_can_continue(self) -> None:
         """Raise PromptError if the events do not hold all that the conversation consists of."""
@@ -155,6 +181,16 @@ class ResumePoint:
             raise PromptError(f"run {run_id} has calls of `generate`, and no conversation")
         if self.system is None:
             raise PromptError(f"run {run_id} ended before its system prompt: record a new run")
+
+
+def recorded_format(started: RunStarted) -> ConversationFormat:
+    """Return the format in which the chat template was given the messages of a run."""
+    if started.conversation_format:
+        return ConversationFormat.from_record(started.conversation_format)
+    # Version 0.1.0 chose only the role of results.
+    in_user = RunSettings.from_record(started.settings).tool_result_role == "user"
+    style = ResultStyle.USER if in_user else ResultStyle.TOOL
+    return ConversationFormat(user_results=style, model_results=style)
 
 
 def recorded_settings(turn: Turn, changes: Mapping[str, Any] | None = None) -> TurnSettings:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from tokentape.generation.checks import context_tokens
 from tokentape.generation.engine.manual_generator import ManualGenerator
 from tokentape.generation.engine.turn import RoundPlan, TurnResult, TurnSettings
-from tokentape.generation.errors import PromptError
+from tokentape.generation.errors import PromptTooLongError
 from tokentape.generation.history.context_limit import extend_within
-from tokentape.generation.history.conversation import Prompt
 from tokentape.generation.history.messages import NewMessage
+from tokentape.generation.history.prompt import Prompt
 from tokentape.generation.investigation.interrupts import interrupted_between_tokens
 from tokentape.generation.investigation.reply import Reply, reply_of
 from tokentape.generation.investigation.tool_call_detector import ToolCallDetector
@@ -42,12 +42,16 @@ class TurnRunner:
     ) -> Reply:
         """Run the user's tool calls, put message and results into the prompt, and reply.
 
-        Raise PromptError if the prompt does not fit; only the calls are recorded then.
+        Raise PromptError if the prompt does not fit; only the calls are recorded then. If the chat
+        template rejects the message or the results, nothing is run or recorded.
         """
+        question = NewMessage(role="user", content=user_message)
+        if tool_calls:
+            expected = self.tools.expected_from_user(tool_calls)
+            self.generator.conversation.extend([question, *expected])
         shown = [self.tools.run_for_user(call) for call in tool_calls]
         results = [message for message, _ in shown]
-        messages = [NewMessage(role="user", content=user_message), *results]
-        first = self._run_round(self._prompt(messages, settings), settings)
+        first = self._run_round(self._prompt([question, *results], settings), settings)
         return self.continue_turn([first], settings, [result for _, result in shown])
 
     def resume_round(
@@ -68,6 +72,7 @@ class TurnRunner:
 
         `settings` are those of the last of the `rounds`; `calls_so_far` counts the turn's calls
         before the end of that round. A result that does not fit into the context ends the turn.
+        Raise PromptError, before a tool runs, if the chat template rejects results.
         """
         rounds, results = list(rounds), list(results)
         while calls := self.detector.parse(rounds[-1], calls_so_far):
@@ -77,15 +82,14 @@ class TurnRunner:
             if next_settings is None:
                 break
             settings = next_settings
-            shown = [
-                self.tools.run_for_model(call, turn=last.turn, step=step)
-                for call in self.detector.within_limit(calls, calls_so_far)
-            ]
+            allowed = self.detector.within_limit(calls, calls_so_far)
+            self.generator.conversation.extend(self.tools.expected_from_model(allowed))
+            shown = [self.tools.run_for_model(call, turn=last.turn, step=step) for call in allowed]
             results += (result for _, result in shown)
             calls_so_far += len(calls)
             try:
                 prompt = self._prompt([message for message, _ in shown], settings)
-            except PromptError:
+            except PromptTooLongError:
                 break
             rounds.append(self._run_round(prompt, settings, step, calls_so_far))
         return reply_of(rounds, results)
@@ -120,7 +124,7 @@ class TurnRunner:
             at_context_limit=self.run_settings.at_context_limit,
         )
         if longest is not None and len(prompt.ids) > longest:
-            raise PromptError(
+            raise PromptTooLongError(
                 f"a prompt of {len(prompt.ids)} tokens and {new_tokens} new ones do not fit into "
                 f"{longest + new_tokens}: shorten the one, ask for fewer, or have the history "
                 "pruned with at_context_limit"

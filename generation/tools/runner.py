@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,15 +11,16 @@ from transformers import PreTrainedTokenizerBase
 
 from tokentape.generation.errors import ToolError
 from tokentape.generation.hf.control_tokens import encode, escape_control_tokens
-from tokentape.generation.history.chat_template import ChatTemplate
-from tokentape.generation.history.messages import NewMessage
+from tokentape.generation.history.conversation_format import ConversationFormat
+from tokentape.generation.history.messages import AnsweredCall, NewMessage
 from tokentape.generation.tools.calls import ParsedCall
 from tokentape.generation.tools.interface import ToolInterface, ToolResult, error_result
 from tokentape.generation.tools.validation import JsonValue
 from tokentape.recorder import Recorder
 from tokentape.recorder.events import ActivationObserved, ToolCalled, ToolCaller, ToolReturned
 
-RESULT_ROLES = ("tool", "user")
+EXPECTED_RESULT = '{"expected": "a result"}'
+"""Content of the results with which a prompt is tried before tools run."""
 NOT_RUN = "it was not run"
 """Beginning of the error of a call above the limit of calls per turn."""
 
@@ -45,8 +46,8 @@ class ToolRunner:
     tools: ToolInterface
     tokenizer: PreTrainedTokenizerBase
     recorder: Recorder
-    role: str = "tool"
-    """Role of the messages that hold results; see `result_role`."""
+    format: ConversationFormat = field(default_factory=ConversationFormat)
+    """How results are given to the chat template."""
     context: Callable[[], AbstractContextManager[Any]] = nullcontext
     """Makes the context manager in which a tool runs."""
     take_observations: Callable[[], Iterable[ActivationObserved]] = tuple
@@ -61,14 +62,8 @@ class ToolRunner:
 
         Raise ToolError if the arguments cannot be written as JSON.
         """
-        try:
-            json.dumps(dict(call.arguments), allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise ToolError(f"the arguments of {call.name} cannot be recorded: {error}") from None
+        called = self._called_by_user(call, self.calls_made + 1)
         self.calls_made += 1
-        called = ToolCalled(
-            call_id=f"call_{self.calls_made}", name=call.name, arguments=dict(call.arguments)
-        )
         return self._run(called)
 
     def run_for_model(
@@ -79,8 +74,41 @@ class ToolRunner:
         A malformed call is not run: its error is the result.
         """
         self.calls_made += 1
-        called = ToolCalled(
-            call_id=f"call_{self.calls_made}",
+        called = self._called_by_model(call, self.calls_made, turn=turn, step=step)
+        return self._run(called, error=call.error)
+
+    def expected_from_user(self, calls: Sequence[ToolCall]) -> list[NewMessage]:
+        """Return messages like those of the coming results of these calls, without running them.
+
+        Raise ToolError as `run_for_user` does.
+        """
+        return [
+            self._message(self._called_by_user(call, self.calls_made + number), EXPECTED_RESULT)
+            for number, call in enumerate(calls, start=1)
+        ]
+
+    def expected_from_model(self, calls: Sequence[ParsedCall]) -> list[NewMessage]:
+        """Return messages like those of the coming results of these calls, without running them."""
+        return [
+            self._message(
+                self._called_by_model(call, self.calls_made + number, turn=1, step=1),
+                EXPECTED_RESULT,
+            )
+            for number, call in enumerate(calls, start=1)
+        ]
+
+    def _called_by_user(self, call: ToolCall, number: int) -> ToolCalled:
+        try:
+            json.dumps(dict(call.arguments), allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ToolError(f"the arguments of {call.name} cannot be recorded: {error}") from None
+        return ToolCalled(call_id=f"call_{number}", name=call.name, arguments=dict(call.arguments))
+
+    def _called_by_model(
+        self, call: ParsedCall, number: int, *, turn: int, step: int
+    ) -> ToolCalled:
+        return ToolCalled(
+            call_id=f"call_{number}",
             name=call.name,
             arguments=dict(call.arguments),
             caller=ToolCaller.MODEL,
@@ -88,7 +116,6 @@ class ToolRunner:
             step=step,
             text=call.text,
         )
-        return self._run(called, error=call.error)
 
     def _run(self, called: ToolCalled, *, error: str = "") -> tuple[NewMessage, ToolResult]:
         recorded = self.recorded_results.get(called.call_id)
@@ -98,8 +125,16 @@ class ToolRunner:
             self.recorder.record(called)
             result = error_result(error) if error else self._execute(called)
             self._record(called, result)
-        message = NewMessage(role=self.role, content=result.content, tool_call_id=called.call_id)
-        return message, result
+        return self._message(called, result.content), result
+
+    def _message(self, called: ToolCalled, content: str) -> NewMessage:
+        call = AnsweredCall.of(called)
+        return NewMessage(
+            role=self.format.result_role(by_model=call.by_model),
+            content=content,
+            tool_call_id=called.call_id,
+            call=call,
+        )
 
     def _execute(self, called: ToolCalled) -> ToolResult:
         with self.context():
@@ -128,25 +163,6 @@ class ToolRunner:
                 turn=called.turn,
             )
         )
-
-
-def result_role(
-    tokenizer: PreTrainedTokenizerBase, template_settings: Mapping[str, Any] | None
-) -> str:
-    """Return the role for messages with results: `tool`, or `user` if the template drops `tool`.
-
-    Decided by rendering a short conversation with a result in it.
-    """
-    settings = template_settings if isinstance(template_settings, Mapping) else {}
-    template = ChatTemplate(tokenizer, settings=settings)
-    probe = "result of a call"
-    contents = {"system": "Be kind.", "user": "?", "assistant": "a call"}
-    messages = [{"role": role, "content": content} for role, content in contents.items()]
-    for role in RESULT_ROLES:
-        rendered = template.try_render([*messages, {"role": role, "content": probe}])
-        if rendered is not None and probe in rendered:
-            return role
-    return RESULT_ROLES[0]
 
 
 def _recorded_result(returned: ToolReturned) -> ToolResult:

@@ -36,7 +36,7 @@ class RunStarted(EventBase):
     Sums named `…_sha256` are hexadecimal.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     traits: ClassVar[EventTraits] = EventTraits(
         durable=True,
         belongs_to=BelongsTo.RUN,
@@ -81,6 +81,11 @@ class RunStarted(EventBase):
     """How the model's KV cache can be reused, and why; see `CachePolicy`."""
     tools: Texts = ()
     """The names of the tools that can be called in the run."""
+    conversation_format: Settings = field(default_factory=dict)
+    """How the chat template is given the messages: `ConversationFormat.to_record`.
+
+    Empty in runs of version 0.1.0, which gave them as they are.
+    """
     redacted: bool = False
     """Whether a redactor rewrote the texts of the run; then its token ids are not recorded."""
     weights_listed: bool = False

@@ -186,7 +186,7 @@ def test_a_pruned_conversation_is_the_rendering_of_its_messages(
     prompt = conversation.extend_pruned(NEXT, pruning)
     left = [m for i, m in enumerate(before[2]) if i not in pruning.removed_messages]
     theirs = tokenizer.apply_chat_template(
-        [*left, NEXT[0].templated()], tokenize=False, add_generation_prompt=True
+        [*left, NEXT[0].to_message()], tokenize=False, add_generation_prompt=True
     )
 
     assert prompt.text == theirs
@@ -194,7 +194,7 @@ def test_a_pruned_conversation_is_the_rendering_of_its_messages(
     assert (conversation.ids, conversation.text, conversation.messages) == before
     conversation.begin_turn(prompt)
     conversation.finish_turn([*tokenizer.encode("C"), EOS], "C", "<|im_end|>")
-    assert conversation.messages[:-1] == [*left, NEXT[0].templated()]
+    assert conversation.messages[:-1] == [*left, NEXT[0].to_message()]
     assert conversation.extend(NEXT).history_reason == ""
 
 

@@ -9,8 +9,9 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import chat_template_utils
 
-from tokentape.generation.history.conversation import Conversation, Prompt
+from tokentape.generation.history.conversation import Conversation
 from tokentape.generation.history.messages import NewMessage
+from tokentape.generation.history.prompt import Prompt
 
 OPENED = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 PLAIN = (
@@ -284,14 +285,15 @@ def test_a_token_that_ends_a_reply_and_opens_the_next_message_occurs_once(
 
 
 @pytest.mark.parametrize("template", [ENDS, WANTS_QUESTION])
-def test_a_system_prompt_that_is_rendered_differently_alone_is_rendered_with_the_question(
+def test_a_system_prompt_that_is_rendered_differently_alone_begins_every_question(
     converse: Callable[..., Conversation], template: str
 ) -> None:
     conversation = converse(template)
     prompt = conversation.extend([user("Who?")])
 
-    assert conversation.system_ids == ()
+    assert conversation.text.startswith("<|im_start|>system\nBe kind.<|im_end|>")
     assert conversation.system_prompt == "Be kind."
+    assert prompt.ids[: len(conversation.system_ids)] == conversation.system_ids
     assert prompt.text.startswith("<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user")
     assert prompt.history_reason == ""
 

@@ -1,0 +1,50 @@
+"""The description of an investigation's run, with the choices that follow from the model."""
+
+from dataclasses import replace
+
+from tokentape.generation.engine.run_description import RunDescription
+from tokentape.generation.history.conversation_format import ConversationFormat
+from tokentape.generation.history.format_probe import choose_format
+from tokentape.generation.models.loading import LoadedModel
+from tokentape.generation.run_settings import RunSettings
+from tokentape.generation.tools.calls import CallReader
+from tokentape.generation.tools.interface import ToolInterface
+
+
+def describe_run(
+    lm: LoadedModel,
+    reader: CallReader,
+    tools: ToolInterface,
+    *,
+    name: str,
+    seed: int,
+    settings: RunSettings,
+    conversation_format: ConversationFormat | None,
+    resumed: bool,
+) -> RunDescription:
+    """Return the description of a run, with the call format and result role in use.
+
+    Without a recorded `conversation_format`, choose one by the chat template. Raise PromptError if
+    the template can write no conversation, or no results of tools.
+    """
+    chosen = conversation_format or choose_format(
+        lm.tokenizer,
+        template_settings=settings.template_settings,
+        tools=tools.get_available_tools(),
+        result_role=settings.tool_result_role,
+    )
+    resolved = replace(settings, tool_call_format=reader.format)
+    if tools.names:
+        role = chosen.result_role(by_model=True)
+        resolved = replace(resolved, tool_result_role=role)
+    else:
+        resolved = replace(resolved, tool_calls_max=0)
+    return RunDescription(
+        name=name,
+        model=lm.name,
+        seed=seed,
+        settings=resolved,
+        tools=tuple(tools.names),
+        conversation_format=chosen,
+        resumed=resumed,
+    )
