@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tokentape.generation.errors import ModelError, PromptError
+from tokentape.recorder.plain_values import plain_number
 
 
 def check_not_training(model: Any) -> None:
@@ -40,19 +41,39 @@ def context_tokens(model: Any) -> int | None:
     return longest
 
 
-def check_count(name: str, value: object, *, least: int = 1, most: int = 2**62) -> None:
-    """Raise ModelError if `value` is not a whole number from `least` to `most`."""
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if not whole or not least <= value <= most:  # type: ignore[operator]
+def check_count(name: str, value: object, *, least: int = 1, most: int = 2**62) -> int:
+    """Return a whole number from `least` to `most`, of numpy or torch too, as an `int`.
+
+    Raise ModelError for any other value.
+    """
+    number = plain_number(value)
+    whole = isinstance(number, int) and not isinstance(number, bool)
+    if not whole or not least <= number <= most:
         few = {0: "zero", 1: "one"}.get(least, str(least))
         raise ModelError(f"{name} must be a whole number of at least {few}: {value!r}")
+    return int(number)
 
 
-def check_seed(seed: object) -> None:
-    """Raise ModelError if `seed` is neither None nor a signed integer of 64 bits."""
-    whole = isinstance(seed, int) and not isinstance(seed, bool)
-    if seed is not None and not (whole and -(2**63) <= seed < 2**63):  # type: ignore[operator]
+def check_seed(seed: object) -> int | None:
+    """Return a seed, of numpy or torch too, as an `int`, or None.
+
+    Raise ModelError if it is neither None nor a signed integer of 64 bits.
+    """
+    number = plain_number(seed)
+    if number is None:
+        return None
+    whole = isinstance(number, int) and not isinstance(number, bool)
+    if not (whole and -(2**63) <= number < 2**63):
         raise ModelError(f"a seed must be a whole number of 64 bits: {seed!r}")
+    return int(number)
+
+
+def check_switch(name: str, value: object) -> bool:
+    """Return a boolean, of numpy or torch too, as a `bool`. Raise ModelError for another value."""
+    switch = plain_number(value)
+    if not isinstance(switch, bool):
+        raise ModelError(f"{name} must be true or false: {value!r}")
+    return switch
 
 
 def check_text(name: str, value: object) -> None:

@@ -9,6 +9,7 @@ from typing import Any, TypedDict, cast
 from tokentape.generation.checks import check_count
 from tokentape.generation.errors import ModelError, PromptError
 from tokentape.recorder import RecordingError
+from tokentape.recorder.plain_values import plain_value
 
 PREFILL_CHUNK_TOKENS = 512
 """Bounds the memory of a prefill; the matrices are large enough to be computed at full speed."""
@@ -125,6 +126,9 @@ class RunSettings:
     """Facts of the user's that are recorded with the run; nothing reads them."""
 
     def __post_init__(self) -> None:
+        for each in fields(self):
+            value = _plain(each.name, getattr(self, each.name))
+            object.__setattr__(self, each.name, value)
         for name, least, most in _COUNTS:
             value = getattr(self, name)
             if value is not None or name in _ALWAYS_COUNTED:
@@ -207,6 +211,14 @@ _CHOICES = {
     "tool_result_role": RESULT_ROLES,
 }
 _MAPPINGS = ("template_settings", "metadata")
+
+
+def _plain(name: str, value: Any) -> Any:
+    """Return a setting with plain numbers. Raise ModelError for one that refers to itself."""
+    try:
+        return plain_value(value)
+    except RecursionError:
+        raise ModelError(f"{name} is nested too deeply") from None
 
 
 def _with_scope(*scopes: SettingScope) -> tuple[str, ...]:

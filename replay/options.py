@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from typing import TypedDict
 
 from tokentape.generation.tools.interface import ToolInterface
+from tokentape.recorder.plain_values import plain_value
 from tokentape.replay.checking.turns import TurnProcessors
 from tokentape.replay.results.report import FingerprintDifference, Floor
 
@@ -43,6 +44,10 @@ class CheckOptions:
     interventions: bool = True
     """Whether to apply the recorded interventions again."""
     on_fingerprint_difference: OnFingerprintDifference | None = None
+
+    def __post_init__(self) -> None:
+        numbers = plain_value(self.turns)
+        object.__setattr__(self, "turns", [numbers] if isinstance(numbers, int) else numbers)
 
 
 def check_options(function: str, keywords: CheckKeywords) -> CheckOptions:

@@ -11,6 +11,7 @@ from typing import Unpack
 
 from tokentape.generation import LoadedModel
 from tokentape.recorder import Recording
+from tokentape.recorder.plain_values import plain_number
 from tokentape.replay.checking.check_turns import Progress, check_turns, turn_verdict
 from tokentape.replay.checking.noise_floor import (
     DEFAULT_FLOOR,
@@ -55,6 +56,7 @@ def verify(
         >>> tt.verify(store.recording(run_id), lm, turns=[2]).turns[0].turn
         2
     """
+    chunk_tokens = plain_number(chunk_tokens)
     if not isinstance(chunk_tokens, int) or chunk_tokens < 1:
         raise ReplayError(f"chunk_tokens must be a positive number of tokens: {chunk_tokens!r}")
     session = ReplaySession.begin("verify", recording, lm, check_options("verify", options))

@@ -22,7 +22,7 @@ from tokentape.generation import hf
 from tokentape.generation.cache.key import cache_key
 from tokentape.generation.cache.reuse import Reuse
 from tokentape.generation.callbacks import StateObserver, TokenCallback
-from tokentape.generation.checks import check_not_training
+from tokentape.generation.checks import check_not_training, check_seed
 from tokentape.generation.engine import memory
 from tokentape.generation.engine.token_sequence import TokenSequence, decode_alone
 from tokentape.generation.engine.turn_recorder import TurnRecorder
@@ -76,6 +76,7 @@ def decode(
         True
     """
     check_not_training(model)
+    seed = check_seed(seed)
     _check_can_be_recorded(model, input_ids, recorder, text_tokenizer, model_kwargs)
     generator, known_seed = _generator(model, generation_config, seed)
     cache = model_kwargs[hf.cache_name(model)]

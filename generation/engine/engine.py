@@ -18,7 +18,7 @@ from tokentape.generation.cache import (
     cache_policy,
     salt_ids,
 )
-from tokentape.generation.checks import check_fits_context, check_not_training
+from tokentape.generation.checks import check_fits_context, check_not_training, check_switch
 from tokentape.generation.engine.prefill import ids_tensor, prefill
 from tokentape.generation.engine.prepared_turn import PreparedTurn, prepare_turn
 from tokentape.generation.engine.run_description import RunDescription
@@ -262,11 +262,13 @@ class Engine:
 
     def intervene(self, intervention: Intervention, *, clear_cache: bool) -> None:
         """Request an intervention from the next turn on; see `InterventionController`."""
+        clear_cache = check_switch("clear_cache", clear_cache)
         with self._changing_interventions(clear_cache) as turn:
             self.interventions.request(intervention, from_start=clear_cache, turn=turn)
 
     def withdraw(self, name: str, *, clear_cache: bool) -> None:
         """Withdraw an intervention from the next turn on; see `InterventionController`."""
+        clear_cache = check_switch("clear_cache", clear_cache)
         with self._changing_interventions(clear_cache) as turn:
             self.interventions.withdraw(name, from_start=clear_cache, turn=turn)
 

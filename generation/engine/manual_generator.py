@@ -9,7 +9,7 @@ from transformers import LogitsProcessorList, PreTrainedTokenizerBase, StoppingC
 
 from tokentape.generation.cache import CachedPrefix, PrefixCache, PrefixFolder
 from tokentape.generation.callbacks import StateObserver, TokenCallback
-from tokentape.generation.checks import check_not_training, check_seed, check_text
+from tokentape.generation.checks import check_not_training, check_text
 from tokentape.generation.engine.engine import Engine
 from tokentape.generation.engine.run_description import RunDescription
 from tokentape.generation.engine.running_turn import RunningTurn, StoppedTurn
@@ -86,7 +86,6 @@ class ManualGenerator:
             raise TypeError(f"give {', '.join(settings)} in the settings of run=")
         if recorder is not None and recorder.started and not run.resumed:
             raise TokentapeError("this recorder has a run already: make one for each generator")
-        check_seed(run.seed)
         check_text("name", run.name)
         check_text("model_name", run.model)
         check_not_training(model)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from tokentape.generation.checks import check_seed
 from tokentape.generation.history.conversation_format import ConversationFormat
 from tokentape.generation.run_settings import RunSettings
 
@@ -21,3 +22,6 @@ class RunDescription:
     """How the chat template is given the messages."""
     resumed: bool = False
     """The recorder continues a run that has events already."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "seed", check_seed(self.seed))

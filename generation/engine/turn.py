@@ -15,11 +15,12 @@ from transformers import (
 from tokentape.generation import hf
 from tokentape.generation.cache import CachedPrefix
 from tokentape.generation.callbacks import Pause, StateObserver, TokenCallback
-from tokentape.generation.checks import check_count, check_seed
+from tokentape.generation.checks import check_count, check_seed, check_switch
 from tokentape.generation.engine.sampling import round_seed
 from tokentape.generation.errors import ModelError
 from tokentape.generation.history.prompt import Prompt
 from tokentape.recorder.events import CacheDecided
+from tokentape.recorder.plain_values import plain_value
 
 
 class GenerationResult(TypedDict):
@@ -138,14 +139,16 @@ def turn_settings(
 ) -> TurnSettings:
     """Return complete settings from those that `model.generate` takes. Temperature 0 is greedy.
 
-    `max_new_tokens` overrides the length in a `generation_config`. Raise ModelError for
+    Numbers may be those of numpy or torch. `max_new_tokens` overrides the length in a
+    `generation_config`. Raise ModelError for
     `max_length` (it counts the prompt), for a setting that `generate` lacks or that does not choose
     one token at a time, and for a seed that is no 64-bit integer.
     """
-    check_count("max_new_tokens", max_new_tokens)
+    max_new_tokens = check_count("max_new_tokens", max_new_tokens)
+    settings = {name: plain_value(value) for name, value in settings.items()}
     if "max_length" in settings:
         raise ModelError("max_length counts the prompt: use max_new_tokens")
-    check_seed(seed)
+    seed = check_seed(seed)
     for name, called in (("callback", callback), ("observer", observer)):
         if called is not None and not callable(called):
             raise ModelError(f"{name} must be callable, not {called!r}")
@@ -168,14 +171,14 @@ def turn_settings(
     return TurnSettings(
         config=config,
         seed=seed if config.do_sample else None,
-        use_cache=use_cache,
+        use_cache=check_switch("use_cache", use_cache),
         processors=logits_processor,
         criteria=stopping_criteria,
         callback=callback,
         observer=observer,
-        observe_layers=tuple(observe_layers),
+        observe_layers=tuple(plain_value(observe_layers)),
         past_key_values=past_key_values,
-        return_cache=return_cache,
+        return_cache=check_switch("return_cache", return_cache),
     )
 
 

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 
 from tokentape.generation.errors import PromptError
+from tokentape.recorder.plain_values import plain_value
 
 
 def prompt_token_ids(prompt: object) -> tuple[int, ...]:
     """Return the ids of a sequence or a tensor of one row. Raise PromptError for anything else."""
-    ids = prompt.tolist() if hasattr(prompt, "tolist") else prompt
+    ids = plain_value(prompt)
     if isinstance(ids, Sequence) and len(ids) == 1 and isinstance(ids[0], list):
         ids = ids[0]
     if not isinstance(ids, Sequence) or isinstance(ids, bytes):

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from tokentape.generation.errors import ToolError
+from tokentape.recorder.plain_values import plain_number
 
 _ATTENTION = ("self_attn", "attn", "linear_attn", "attention", "mixer")
 _MLP = ("mlp", "feed_forward", "ffn", "block_sparse_moe", "moe")
@@ -26,6 +27,7 @@ def find_layer(model: torch.nn.Module, name: str | int) -> tuple[str, torch.nn.M
     the last), or a name of TransformerLens: `blocks.3.hook_resid_post`, `.hook_attn_out`,
     `.hook_mlp_out`, `.attn`, `.mlp`. Raise ToolError with the nearest names if there is no match.
     """
+    name = plain_number(name)
     if isinstance(name, bool) or not isinstance(name, str | int):
         raise ToolError(f"a layer is a name or a number, not {name!r}")
     text = str(name).strip()

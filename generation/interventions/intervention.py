@@ -6,14 +6,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict, Unpack
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from tokentape.generation.callbacks import GenerationState
 from tokentape.generation.checks import check_count, check_text
 from tokentape.generation.errors import ModelError
 from tokentape.generation.interventions.tensors import tensor_to_bytes
 from tokentape.recorder.events import InterventionKind, InterventionRequested
+from tokentape.recorder.plain_values import plain_value
 
+Numbers = torch.Tensor | NDArray[Any]
+"""Floating-point numbers: a tensor or an array of numpy."""
 Layers = str | int | Sequence[str | int]
 Positions = Literal["all", "prompt", "generated", "last"] | tuple[int, int]
 Predicate = Callable[[GenerationState], object]
@@ -21,6 +26,16 @@ Predicate = Callable[[GenerationState], object]
 POSITIONS = ("all", "prompt", "generated", "last")
 _ON_GENERATED = ("all", "generated")
 _COEFFICIENT_MAX = 1e30
+_NUMERIC_FIELDS = (
+    "layers",
+    "coefficient",
+    "tensor_start",
+    "dimensions",
+    "positions",
+    "from_step",
+    "turns",
+    "source",
+)
 
 
 class InterventionScope(TypedDict, total=False):
@@ -78,7 +93,7 @@ class Intervention:
         cls,
         name: str,
         layers: Layers,
-        vector: torch.Tensor,
+        vector: Numbers,
         *,
         coefficient: float = 1.0,
         **scope: Unpack[InterventionScope],
@@ -93,7 +108,7 @@ class Intervention:
         name: str,
         layers: Layers,
         *,
-        mean: torch.Tensor | None = None,
+        mean: Numbers | None = None,
         **scope: Unpack[InterventionScope],
     ) -> "Intervention":
         """Return an intervention that sets outputs to zero, or to `mean`, shape (width,)."""
@@ -113,7 +128,7 @@ class Intervention:
         cls,
         name: str,
         layers: Layers,
-        rows: torch.Tensor,
+        rows: Numbers,
         *,
         start: int,
         **scope: Unpack[InterventionScope],
@@ -122,7 +137,7 @@ class Intervention:
 
         `rows`, shape (positions, width), are e.g. what `capture` returns for another prompt.
         """
-        check_count("the start of a patch", start, least=0)
+        start = check_count("the start of a patch", start, least=0)
         tensor = _tensor(rows, axes=2)
         return cls._create("patch", name, layers, scope, tensor=tensor, tensor_start=start)
 
@@ -137,7 +152,8 @@ class Intervention:
     def _create(
         cls, kind: str, name: str, layers: Layers, scope: InterventionScope, **values: Any
     ) -> "Intervention":
-        several = [layers] if isinstance(layers, str | int) else layers
+        given = plain_value(layers)
+        several = [given] if isinstance(given, str | int) else given
         if not isinstance(several, Sequence):
             raise ModelError(f"layers are names or numbers, not {layers!r}")
         unknown = sorted(set(scope) - set(InterventionScope.__annotations__))
@@ -146,7 +162,7 @@ class Intervention:
                 f"unknown keyword of an intervention: {unknown[0]!r}; there are "
                 f"{', '.join(InterventionScope.__annotations__)}"
             )
-        fields: dict[str, Any] = {**scope, **values}
+        fields: dict[str, Any] = {**plain_value(scope), **values}
         dimensions = fields.pop("dimensions", ())
         if isinstance(dimensions, str) or not isinstance(dimensions, Sequence | range):
             raise ModelError(f"dimensions are indices of the last axis, not {dimensions!r}")
@@ -155,6 +171,8 @@ class Intervention:
         )
 
     def __post_init__(self) -> None:
+        for name in _NUMERIC_FIELDS:
+            object.__setattr__(self, name, plain_value(getattr(self, name)))
         check_text("the name of an intervention", self.name)
         if not self.name.strip() or "\0" in self.name:
             raise ModelError(f"an intervention needs a name, not {self.name!r}")
@@ -326,8 +344,13 @@ def rebuild_intervention(event: InterventionRequested, tensor: torch.Tensor | No
     )
 
 
-def _tensor(given: torch.Tensor, *, axes: int) -> torch.Tensor:
-    """Return a float32 copy on the CPU. Raise ModelError for a wrong type, shape or value."""
+def _tensor(given: Numbers, *, axes: int) -> torch.Tensor:
+    """Return a float32 copy on the CPU of a tensor, or of an array of numpy.
+
+    Raise ModelError for a wrong type, shape or value.
+    """
+    if isinstance(given, np.ndarray) and given.dtype.kind == "f":
+        given = torch.tensor(given.astype(np.float64 if given.itemsize > 4 else np.float32))
     if not isinstance(given, torch.Tensor) or not given.is_floating_point():
         raise ModelError(f"a floating-point tensor is needed, not {type(given).__name__}")
     if given.dim() != axes or not given.numel():

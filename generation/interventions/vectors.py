@@ -16,6 +16,7 @@ from tokentape.generation.hooks.hook_types import ReadOnlyHook
 from tokentape.generation.hooks.layers import find_layer, output_of
 from tokentape.generation.interventions.hooks import replace_tensor
 from tokentape.generation.models.memory_check import enough_memory
+from tokentape.recorder.plain_values import plain_value
 
 
 def capture(
@@ -38,6 +39,7 @@ def capture(
         True
     """
     check_not_training(model)
+    ids, positions = plain_value(ids), plain_value(positions)
     check_prompt_ids(model, ids)
     start, end = positions if positions is not None else (0, len(ids))
     if not 0 <= start < end <= len(ids):

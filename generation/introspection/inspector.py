@@ -21,6 +21,7 @@ from tokentape.generation.introspection.statistics import round_floats
 from tokentape.generation.introspection.weights import WeightInspector
 from tokentape.generation.models.loading import LoadedModel
 from tokentape.recorder.events import ActivationObserved
+from tokentape.recorder.plain_values import plain_number
 
 COMPACT_ACTIVATIONS = (
     "mean",
@@ -241,6 +242,7 @@ def _entropy(row: torch.Tensor) -> float:
 
 
 def _check_top(top: int) -> int:
+    top = plain_number(top)
     if isinstance(top, bool) or not isinstance(top, int) or not 1 <= top <= _TOP_MAX:
         raise ToolError(f"top must be an integer from 1 to {_TOP_MAX}, not {top!r}")
     return top

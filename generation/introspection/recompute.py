@@ -12,6 +12,7 @@ from tokentape.generation.errors import ToolError
 from tokentape.generation.hooks.forward_positions import recomputing
 from tokentape.generation.introspection.activations import ActivationMonitor
 from tokentape.generation.introspection.hidden_states import HiddenStateTap
+from tokentape.recorder.plain_values import plain_number
 
 # Positions per forward, so that memory does not grow with the sequence.
 _CHUNK_TOKENS = 512
@@ -44,6 +45,7 @@ def forward_token(model: Any, decoder: hf.Decoder, token_id: int, *, turn: int) 
 
 def absolute_position(position: int, length: int) -> int:
     """Return a position from 0; negative ones count from the end. Raise ToolError if outside."""
+    position = plain_number(position)
     is_integer = isinstance(position, int) and not isinstance(position, bool)
     if not is_integer or not -length <= position < length:
         raise ToolError(f"there is no position {position!r}: the sequence has {length} tokens")
@@ -51,7 +53,7 @@ def absolute_position(position: int, length: int) -> int:
 
 
 def _decoder(model: Any, ids: Sequence[int]) -> hf.Decoder:
-    config = hf.effective_config(model)
+    config = hf.prefill_config(model)
     cache = hf.new_cache(model, config, total_tokens=len(ids) + 1)
     prompt = torch.tensor([list(ids)], device=model.device)
     decoder = hf.Decoder(model, config, prompt, cache)

@@ -8,6 +8,7 @@ import torch
 from tokentape.generation.errors import ToolError
 from tokentape.generation.introspection.statistics import round_floats
 from tokentape.generation.introspection.tensor_chunks import CHUNK_NUMBERS, check_readable
+from tokentape.recorder.plain_values import plain_number
 
 # The eigenvalues of a matrix of this size take about two seconds and 32 MB.
 _EXACT_ROWS_MAX = 2048
@@ -27,6 +28,7 @@ def singular_values(name: str, tensor: torch.Tensor, *, top: int) -> dict[str, A
     check_readable(name, tensor)
     if tensor.dim() < 2 or 0 in tensor.shape:
         raise ToolError(f"{name} is not a matrix: its shape is {list(tensor.shape)}")
+    top = plain_number(top)
     if not isinstance(top, int) or isinstance(top, bool) or top < 1:
         raise ToolError(f"top must be an integer of at least 1, not {top!r}")
     matrix = _matrix(tensor)

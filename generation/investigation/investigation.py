@@ -41,6 +41,7 @@ from tokentape.generation.tools.interface import ToolInterface
 from tokentape.generation.tools.runner import ToolCall, ToolRunner
 from tokentape.recorder import EventLog, Recorder, Recording, Redactor, TokentapeError
 from tokentape.recorder.events import RunForked, RunResumed
+from tokentape.recorder.plain_values import plain_number, plain_value
 from tokentape.recorder.projections import Turn
 
 
@@ -101,7 +102,7 @@ class Investigation:
         self._tools = tools or ToolInterface([])
         self._inspector = tools.inspector if isinstance(tools, IntrospectionTools) else None
         self._system_prompt = system_prompt
-        self._seed = seed
+        self._seed = plain_number(seed)
         self._recorder = recorder or Recorder(store, redactor=redactor)
         reader = CallReader(lm.tokenizer, self._tools, given.tool_call_format)
         run = describe_run(
@@ -183,6 +184,7 @@ class Investigation:
         `resume` does.
         """
         check_may_change(settings, (*OF_THE_PROCESS, "name", "seed", *FORKABLE))
+        at_turn = plain_number(at_turn)
         point = ResumePoint.of(store.recording(run_id), before_turn=at_turn)
         point.check_can_continue()
         point.check_same_model(lm)
@@ -199,7 +201,7 @@ class Investigation:
             name=cast("str | None", name),
             seed=cast("int | None", seed),
         )
-        fork._forked = point.fork_event(at_turn, changes or {})
+        fork._forked = point.fork_event(at_turn, plain_value(changes or {}))
         return fork
 
     @classmethod
@@ -299,7 +301,7 @@ class Investigation:
         `changes` override settings of the turn, its `seed` among them; `message` replaces the
         user's message.
         """
-        changed = dict(changes or {})
+        changed = dict(plain_value(changes or {}))
         seed = changed.pop("seed", None)
         settings = recorded_settings(turn, changed)
         if settings.config.do_sample and (seed is not None or settings.seed is None):

@@ -34,6 +34,7 @@ from tokentape.recorder.events import (
     TurnFinished,
     TurnStarted,
 )
+from tokentape.recorder.plain_values import plain_value
 from tokentape.recorder.projections import RequestedInterventions, Turn, iterate_turns
 from tokentape.recorder.seals import SealChain
 
@@ -215,12 +216,12 @@ def check_has_settings(changes: Mapping[str, Any]) -> None:
     """Raise ModelError for a change that is no setting of a turn, or no length of a reply."""
     if "max_new_tokens" in changes:
         check_count("max_new_tokens", changes["max_new_tokens"])
-    recorded_config({name: changes[name] for name in changes if name != "seed"})
+    recorded_config({name: plain_value(changes[name]) for name in changes if name != "seed"})
 
 
 def check_changes(lm: LoadedModel, turn: Turn, changes: Mapping[str, Any]) -> None:
     """Raise ModelError for changes of a turn's settings that `generate` lacks or refuses."""
-    others = {name: changes[name] for name in changes if name != "seed"}
+    others = {name: plain_value(changes[name]) for name in changes if name != "seed"}
     check_seed(changes.get("seed"))
     ids = torch.zeros((1, 1), dtype=torch.long, device=lm.model.device)
     check_settings(lm.model, lm.tokenizer, recorded_settings(turn, others).config, ids)

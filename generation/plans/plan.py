@@ -23,6 +23,7 @@ from tokentape.generation.tools.validation import (
     fit,
     one_of,
 )
+from tokentape.recorder.plain_values import plain_value
 
 _PAUSE_TITLE = "Background"
 
@@ -106,7 +107,7 @@ class ExperimentPlan:
         Raise PromptError with the file, the field and the rule.
         """
         try:
-            plan: ExperimentPlan = fit(value, cls, cast=False)
+            plan: ExperimentPlan = fit(plain_value(value), cls, cast=False)
         except InvalidValue as error:
             steps = (each + 1 if isinstance(each, int) else each for each in error.path)
             place = ".".join(map(str, steps)) or "the plan"

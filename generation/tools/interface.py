@@ -15,6 +15,7 @@ from tokentape.generation.tools.schemas import describe_tool, tool_schema
 from tokentape.generation.tools.timeout import run_with_timeout
 from tokentape.generation.tools.validation import nearest
 from tokentape.recorder.clock import elapsed_us
+from tokentape.recorder.plain_values import plain_number, plain_value
 
 SECONDS_MAX = 60.0
 OUTPUT_CHARS_MAX = 24_000
@@ -66,6 +67,8 @@ class _ToolLimits:
     output_chars_max: int | None
 
     def __post_init__(self) -> None:
+        for name in ("seconds_max", "output_chars_max"):
+            object.__setattr__(self, name, plain_number(getattr(self, name)))
         seconds, chars = self.seconds_max, self.output_chars_max
         if seconds is not None and not 0 < seconds <= threading.TIMEOUT_MAX:
             raise ToolError(f"seconds_max must be a positive number of seconds, not {seconds}")
@@ -250,7 +253,8 @@ class ToolInterface:
             if name not in self._functions:
                 raise ToolError(self.unknown_tool_message(name))
             function = self._functions[name]
-            value = function(**fit_arguments(function, self._schemas[name], arguments))
+            plain = plain_value(arguments)
+            value = function(**fit_arguments(function, self._schemas[name], plain))
             result = value if isinstance(value, ToolView) else ToolView(view=value, payload=value)
             content, payload = _json(result.view), _json(result.payload).encode()
             content.encode()  # an unpaired surrogate is an error of the tool
@@ -302,4 +306,14 @@ def _note(left_out: int, chars: int) -> str:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(", ", ": "), allow_nan=False)
+    return json.dumps(
+        value, ensure_ascii=False, separators=(", ", ": "), allow_nan=False, default=_plain
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Return a number or an array of numpy or torch as JSON has it. Raise TypeError for another."""
+    plain = plain_value(value)
+    if plain is value:
+        raise TypeError(f"{type(value).__name__} is not JSON serializable")
+    return plain

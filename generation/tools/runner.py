@@ -18,6 +18,7 @@ from tokentape.generation.tools.interface import ToolInterface, ToolResult, erro
 from tokentape.generation.tools.validation import JsonValue
 from tokentape.recorder import Recorder
 from tokentape.recorder.events import ActivationObserved, ToolCalled, ToolCaller, ToolReturned
+from tokentape.recorder.plain_values import plain_value
 
 EXPECTED_RESULT = '{"expected": "a result"}'
 """Content of the results with which a prompt is tried before tools run."""
@@ -98,11 +99,12 @@ class ToolRunner:
         ]
 
     def _called_by_user(self, call: ToolCall, number: int) -> ToolCalled:
+        arguments = dict(plain_value(call.arguments))
         try:
-            json.dumps(dict(call.arguments), allow_nan=False)
+            json.dumps(arguments, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise ToolError(f"the arguments of {call.name} cannot be recorded: {error}") from None
-        return ToolCalled(call_id=f"call_{number}", name=call.name, arguments=dict(call.arguments))
+        return ToolCalled(call_id=f"call_{number}", name=call.name, arguments=arguments)
 
     def _called_by_model(
         self, call: ParsedCall, number: int, *, turn: int, step: int

@@ -8,7 +8,7 @@ raise NoSuchRunError for an unknown run, StoreError for an unknown column, and R
 damaged event. `tokentape.store.frames.columns` describes every column.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -17,6 +17,7 @@ import pandas as pd
 import pyarrow as pa
 
 from tokentape.recorder.events import TOKEN_KIND
+from tokentape.recorder.plain_values import plain_number, plain_value
 from tokentape.store.arrow import EVENTS, NAME
 from tokentape.store.errors import StoreError
 from tokentape.store.frames import rows as frame_rows
@@ -277,13 +278,23 @@ def _selection(
     kinds: tuple[str, ...] | None = None,
 ) -> Selection:
     if turns is not None:
-        turns = tuple(int(each) for each in (turns if isinstance(turns, Iterable) else [turns]))
+        turns = tuple(_turn_numbers(turns))
     return Selection(
         run_ids=_run_ids(store, run_id),
         turns=turns,
         kinds=kinds,
         columns=tuple(dict.fromkeys(columns)),
     )
+
+
+def _turn_numbers(turns: Turns) -> Iterator[int]:
+    """Yield the numbers of turns. Raise StoreError for one that is not whole."""
+    plain = plain_value(turns)
+    for each in plain if isinstance(plain, Iterable) and not isinstance(plain, str) else [plain]:
+        number = plain_number(each)
+        if not isinstance(number, int) or isinstance(number, bool):
+            raise StoreError(f"turns are whole numbers: {number!r}")
+        yield number
 
 
 def _folded(
