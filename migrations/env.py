@@ -5,7 +5,8 @@ from sqlalchemy import Connection
 
 
 def run(connection: Connection) -> None:
-    context.configure(connection=connection, render_as_batch=True)
+    version_table = context.config.attributes["version_table"]
+    context.configure(connection=connection, render_as_batch=True, version_table=version_table)
     with context.begin_transaction():
         context.run_migrations()
 

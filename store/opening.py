@@ -4,14 +4,15 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.engine import URL
 
-from tokentape.recorder.paths import expand_path
+from tokentape.recorder.foreign_files import foreign_file
 from tokentape.store.errors import StoreError
 from tokentape.store.live.connections import connected
 from tokentape.store.live.database import DatabaseStore
 from tokentape.store.live.schema import Upgrade, revision_of, upgrade_schema
+from tokentape.store.live.sqlite_file import real_path
+from tokentape.store.location import is_in_memory, parse_location, shown, sqlite_url
 from tokentape.store.sealed.tape import is_zip
 
 if TYPE_CHECKING:
@@ -26,10 +27,12 @@ def open_store(
     """Open a live store, or a Parquet folder or tape of sealed runs for reading.
 
     `where` is a database URL such as `sqlite:///runs.db` or
-    `postgresql+psycopg://user@host/database`, or the path of a SQLite file, a folder or a tape;
-    `~` in it is the home folder.
-    A live store is created if it does not exist, unless `must_exist`. With `upgrade`, an older
-    schema is upgraded to the newest after a backup.
+    `postgresql+psycopg://user@host/database`, or the path of a SQLite file, a folder or a tape.
+    A path means exactly that file, whatever characters it has; in a URL, `%3F` is a question mark,
+    and `?mode=ro` opens a file only for reading. A leading `~` is the home folder. A live store is
+    created if it does not exist, unless `must_exist`. A file that cannot be written to is opened
+    for reading: every write raises StoreError. With `upgrade`, an older schema is upgraded to the
+    newest after a backup.
 
     Raise OlderStoreError for an older schema without `upgrade`, NewerStoreError for a newer one,
     and StoreError for anything else that is not a store; it is left unchanged.
@@ -40,19 +43,25 @@ def open_store(
         ...     opened.summaries()
         []
     """
-    text = os.fspath(where)
-    if "://" not in text:
-        text = str(expand_path(text)) if text else text
-    if "://" not in text and (Path(text).is_dir() or is_zip(Path(text))):
-        # It imports pyarrow.dataset, and that pandas: a database needs neither.
-        from tokentape.store.sealed.reader import ParquetStore
+    place = parse_location(where)
+    if isinstance(place, Path):
+        if _is_sealed(place):
+            # It imports pyarrow.dataset, and that pandas: a database needs neither.
+            from tokentape.store.sealed.reader import ParquetStore
 
-        return ParquetStore(Path(text))
-    url = database_url(text)
-    is_sqlite = url.get_backend_name() == "sqlite"
-    if must_exist and is_sqlite:
-        _check_exists(Path(url.database or ""))
-    return DatabaseStore(url, upgrade=upgrade, must_exist=must_exist)
+            return ParquetStore(place)
+        place = sqlite_url(place)
+    is_file = place.get_backend_name() == "sqlite" and not is_in_memory(place)
+    if is_file and (must_exist or place.query.get("mode") in ("ro", "rw")):
+        _check_exists(Path(str(place.database)))
+    return DatabaseStore(place, upgrade=upgrade, must_exist=must_exist)
+
+
+def _is_sealed(path: Path) -> bool:
+    try:
+        return path.is_dir() or is_zip(path)
+    except OSError as error:
+        raise StoreError(f"cannot open {path}: {error.strerror}") from None
 
 
 def _check_exists(path: Path) -> None:
@@ -60,23 +69,22 @@ def _check_exists(path: Path) -> None:
 
     A store whose tables another process is creating may be an empty file with a log.
     """
-    if not path.is_file():
+    if not path.exists():
+        fault = foreign_file(path)
+        if fault:
+            raise StoreError(f"{path} {fault}")
         raise StoreError(
             f"there is no store at {path}: name another one, or record a run into this one first"
         )
-    if path.stat().st_size == 0 and not path.with_name(f"{path.name}-wal").exists():
+    log = real_path(path).with_name(f"{real_path(path).name}-wal")
+    if path.is_file() and path.stat().st_size == 0 and not log.exists():
         raise StoreError(f"there is no store at {path}: the file is empty")
 
 
-def database_url(text: str) -> URL:
+def database_url(where: str | os.PathLike[str]) -> URL:
     """Return the URL of a live store; a path is that of a SQLite file. Raise StoreError."""
-    try:
-        url = make_url(text if "://" in text else f"sqlite:///{text}")
-    except ArgumentError:
-        raise StoreError(f"{text!r} is neither a database URL nor a path") from None
-    if url.get_backend_name() == "sqlite" and url.database:
-        url = url.set(database=str(expand_path(url.database)))
-    return url
+    place = parse_location(where)
+    return sqlite_url(place) if isinstance(place, Path) else place
 
 
 def current_schema(url: URL) -> str:
@@ -85,7 +93,7 @@ def current_schema(url: URL) -> str:
     Raise StoreError if the database cannot be read or is not a store.
     """
     with connected(url) as connection:
-        return revision_of(connection, url.render_as_string())
+        return revision_of(connection, shown(url))
 
 
 def upgrade_store(url: URL, *, backup: bool = True) -> Upgrade:

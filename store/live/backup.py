@@ -9,6 +9,7 @@ from sqlalchemy.engine import URL
 
 from tokentape.recorder.atomic_write import atomic_write
 from tokentape.store.errors import StoreError
+from tokentape.store.location import is_in_memory, shown
 
 
 def back_up(url: URL, revision: str) -> Path | None:
@@ -19,12 +20,12 @@ def back_up(url: URL, revision: str) -> Path | None:
     """
     if url.get_backend_name() != "sqlite":
         raise StoreError(
-            f"{url.render_as_string()} cannot be copied from here: make a backup with pg_dump, "
+            f"{shown(url)} cannot be copied from here: make a backup with pg_dump, "
             "then upgrade with --no-backup"
         )
-    if not url.database or url.database == ":memory:":
+    if is_in_memory(url):
         return None
-    path = Path(url.database)
+    path = Path(str(url.database))
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
     copy = path.with_name(f"{path.name}.{revision}.{stamp}.backup")
     try:

@@ -3,7 +3,7 @@
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from sqlalchemy.pool import ConnectionPoolEntry, StaticPool
 
 from tokentape.store.errors import StoreError
 from tokentape.store.live.packing import Packing, PostgresPacking, SqlitePacking
-from tokentape.store.live.sqlite_file import check_sqlite_file, is_in_memory
+from tokentape.store.live.sqlite_access import Access, connect, usable_access
+from tokentape.store.location import is_in_memory, shown
 
 BUSY_TIMEOUT_MS = 60_000
 
@@ -38,6 +39,8 @@ class Backend:
     """Open a transaction whose commit survives a power failure."""
     end_durable: str | None
     """Executed after a durable transaction."""
+    begins_always: bool = False
+    """Whether a single statement needs a transaction, too, not to wait for the disk."""
 
 
 SQLITE = Backend(
@@ -56,86 +59,122 @@ POSTGRESQL = Backend(
     begin_durable=("BEGIN", "SET LOCAL synchronous_commit TO on"),
     end_durable=None,
 )
+POOLED_POSTGRESQL = replace(
+    POSTGRESQL, begin="BEGIN; SET LOCAL synchronous_commit TO off", begins_always=True
+)
+"""PostgreSQL by way of a pooler: settings are those of one transaction."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Database:
+    """A database that can be connected to."""
+
+    engine: Engine
+    backend: Backend
+    where: str
+    """Its URL without the password, for messages."""
+    access: Access = Access.CREATE
+
+    def check_writable(self) -> None:
+        """Raise StoreError if the file was opened for reading."""
+        if not self.access.is_writable:
+            raise StoreError(
+                f"{self.where} can only be read: the file, its folder, or the URL does not allow "
+                "writing. Record into another store, or copy the file to a folder that can be "
+                "written to"
+            )
+
+    def writing_connection(self) -> Any:
+        """Return a connection of the driver that commits each statement outside a transaction."""
+        connection: Any = self.engine.raw_connection()
+        if self.backend.name == "sqlite":
+            connection.driver_connection.isolation_level = None
+        else:
+            connection.driver_connection.autocommit = True
+        return connection
 
 
 @contextmanager
 def connected(url: URL) -> Iterator[Connection]:
     """Yield a connection to a database with any schema. Raise StoreError if it cannot be used."""
-    engine, _ = open_engine(url)
+    database = open_database(url)
     try:
-        with engine.connect() as connection:
+        with database.engine.connect() as connection:
             yield connection
     except DBAPIError as error:
-        raise StoreError(f"cannot use {url.render_as_string()}: {error.orig}") from None
+        raise StoreError(f"cannot use {database.where}: {error.orig}") from None
     finally:
-        engine.dispose()
+        database.engine.dispose()
 
 
-def writing_connection(engine: Engine, backend: Backend) -> Any:
-    """Return a connection of the driver that commits each statement outside a transaction."""
-    connection: Any = engine.raw_connection()
-    if backend is SQLITE:
-        connection.driver_connection.isolation_level = None
-    else:
-        connection.driver_connection.autocommit = True
-    return connection
+def open_database(url: URL) -> Database:
+    """Return a database by its URL; see `tokentape.store.location`.
 
-
-def open_engine(url: URL) -> tuple[Engine, Backend]:
-    """Return an engine for a URL.
-
-    Raise StoreError for an unsupported database and for a file that is not a SQLite database.
+    Raise StoreError for an unsupported database, for a file that is not a SQLite database, and for
+    one that cannot be read.
     """
+    if is_in_memory(url):
+        engine = create_engine("sqlite://", poolclass=StaticPool)
+        event.listen(engine, "connect", _prepare_sqlite)
+        return Database(engine=engine, backend=SQLITE, where=shown(url))
     if url.get_backend_name() == "sqlite":
-        return _sqlite_engine(url), SQLITE
-    if url.get_backend_name() != "postgresql":
+        return _sqlite_database(url)
+    if url.drivername != "postgresql+psycopg":
         raise StoreError(
-            f"{url.get_backend_name()} is not supported: use sqlite:///FILE or "
+            f"{url.drivername} is not supported: use sqlite:///FILE or "
             "postgresql+psycopg://USER@HOST/DATABASE"
         )
-    if url.drivername == "postgresql":
-        url = url.set(drivername="postgresql+psycopg")
     try:
-        engine = create_engine(
-            url,
-            connect_args={"options": _options(url)},
-            pool_pre_ping=True,
-        )
+        engine = create_engine(url, pool_pre_ping=True)
     except ModuleNotFoundError as error:
         raise StoreError(
             f"{url.drivername} needs {error.name}: install tokentape[postgres]"
         ) from None
-    return engine, POSTGRESQL
+    event.listen(engine, "connect", _prepare_postgresql)
+    return Database(engine=engine, backend=POSTGRESQL, where=shown(url))
 
 
-def _options(url: URL) -> str:
-    """Return libpq's options: a commit does not wait for the disk unless it is durable."""
-    given = url.query.get("options", "")
-    return f"{given if isinstance(given, str) else ' '.join(given)} -c synchronous_commit=off"
-
-
-def _sqlite_engine(url: URL) -> Engine:
-    if is_in_memory(url):
-        engine = create_engine(url, poolclass=StaticPool)
-    else:
-        path = Path(url.database or "")
-        check_sqlite_file(path)
+def _sqlite_database(url: URL) -> Database:
+    path = Path(str(url.database)).absolute()
+    access = usable_access(url)
+    if access is Access.CREATE:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(f"cannot create {path.parent}: {error.strerror}") from None
-        engine = create_engine(url)
+    engine = create_engine(url.set(query={}), creator=lambda: connect(path, access))
+    event.listen(engine, "connect", _prepare_sqlite)
+    return Database(engine=engine, backend=SQLITE, where=shown(url), access=access)
 
-    @event.listens_for(engine, "connect")
-    def prepare(connection: sqlite3.Connection, entry: ConnectionPoolEntry) -> None:
-        for pragma in (
-            f"busy_timeout={BUSY_TIMEOUT_MS}",
-            "synchronous=NORMAL",
-            # Otherwise REPLACE deletes a row without its triggers.
-            "recursive_triggers=ON",
-            # Overwrite deleted content.
-            "secure_delete=ON",
-        ):
-            connection.execute(f"PRAGMA {pragma}")
 
-    return engine
+def _prepare_sqlite(connection: sqlite3.Connection, entry: ConnectionPoolEntry) -> None:
+    for pragma in (
+        f"busy_timeout={BUSY_TIMEOUT_MS}",
+        "synchronous=NORMAL",
+        # Otherwise REPLACE deletes a row without its triggers.
+        "recursive_triggers=ON",
+        # Overwrite deleted content.
+        "secure_delete=ON",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _prepare_postgresql(connection: Any, entry: ConnectionPoolEntry) -> None:
+    """Set up a session. A commit does not wait for the disk unless it is durable."""
+    if is_pooled(connection):
+        # Statements prepared on one session of the server are unknown to the next.
+        connection.prepare_threshold = None
+    else:
+        connection.execute("SET synchronous_commit TO off")
+    connection.commit()
+
+
+def is_pooled(connection: Any) -> bool:
+    """Return whether a pooler such as PgBouncer is between psycopg and the server.
+
+    It may run each transaction in another session of the server: settings of a session would not
+    last, and would reach the transactions of others. A pooler invents the process id that it
+    tells psycopg.
+    """
+    (pid,) = connection.execute("SELECT pg_backend_pid()").fetchone()
+    return bool(pid != connection.info.backend_pid)

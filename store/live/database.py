@@ -17,15 +17,19 @@ from tokentape.recorder.projections import RunSummary, summarise
 from tokentape.store.attachments import TABLES, Attachment, StoredFloor, StoredVerdict
 from tokentape.store.errors import NoSuchRunError, StoreError
 from tokentape.store.live import attachments as attachment_rows
-from tokentape.store.live.connections import open_engine, writing_connection
+from tokentape.store.live.connections import POOLED_POSTGRESQL, is_pooled, open_database
 from tokentape.store.live.erasure import Erasure, erase_run
 from tokentape.store.live.packing import COLUMNS
 from tokentape.store.live.reader import SUMMARY_COLUMNS, DatabaseReader
 from tokentape.store.live.schema import bring_to_head
+from tokentape.store.live.sqlite_access import use_wal
 from tokentape.store.live.sqlite_file import OpenedFile
 from tokentape.store.live.tables import SEQ_BITS, SEQ_MASK, runs, tombstones
 from tokentape.store.payloads import payload_of
 from tokentape.store.source import Attachments, attachments_of
+
+_WAL_WAIT_S = 5.0
+"""How long the first write waits for other programs that read a file in rollback mode."""
 
 
 class DatabaseStore(DatabaseReader):
@@ -36,27 +40,40 @@ class DatabaseStore(DatabaseReader):
     """
 
     def __init__(self, url: URL, *, upgrade: bool = False, must_exist: bool = False) -> None:
-        where = url.render_as_string()
-        engine, backend = open_engine(url)
-        super().__init__(engine, backend, where)
+        database = open_database(url)
+        super().__init__(database)
+        self._has_wal = False
         try:
-            with engine.connect() as connection:
-                bring_to_head(connection, url, upgrade=upgrade, must_exist=must_exist)
-            self._writer = writing_connection(engine, backend)
+            with database.engine.connect() as connection:
+                bring_to_head(connection, database, url, upgrade=upgrade, must_exist=must_exist)
             self._file = OpenedFile.of(url)
+            self._writer = self._writing_connection()
         except DBAPIError as error:
-            engine.dispose()
-            raise StoreError(f"cannot open {where}: {error.orig}") from None
+            database.engine.dispose()
+            raise StoreError(f"cannot open {self.where}: {error.orig}") from None
         except BaseException:
-            engine.dispose()
+            database.engine.dispose()
             raise
-        self._cursor = self._writer.cursor()
-        self._statements = _Statements(backend.packing.placeholder)
+        self._cursor = self._writer and self._writer.cursor()
+        self._statements = _Statements(self._backend.packing.placeholder)
         self._open_runs: dict[str, tuple[int, int]] = {}
+
+    def _writing_connection(self) -> Any:
+        """Return a connection to write with; None if the file can only be read."""
+        if not self._database.access.is_writable:
+            return None
+        writer = self._database.writing_connection()
+        if self._backend.name == "postgresql" and is_pooled(writer.driver_connection):
+            self._backend = POOLED_POSTGRESQL
+        if self._file is not None:
+            # Other programs may be reading now; the first write waits for them.
+            self._has_wal = not use_wal(writer.driver_connection, wait_s=0)
+        return writer
 
     def close(self) -> None:
         # Not returned to the pool, which would roll back: a lost connection cannot.
-        self._writer.invalidate()
+        if self._writer is not None:
+            self._writer.invalidate()
         self._engine.dispose()
 
     def __enter__(self) -> Self:
@@ -75,7 +92,8 @@ class DatabaseStore(DatabaseReader):
             "a run has one writer"
         )
         if record.kind == TOKEN_KIND:
-            with self._store_errors(run_id, refused):
+            alone = self._transaction if self._backend.begins_always else self._store_errors
+            with alone(run_id, refused):
                 self._append(run_id, record)
             return
         starts = isinstance(envelope.event, RunStarted)
@@ -96,6 +114,7 @@ class DatabaseStore(DatabaseReader):
     @contextmanager
     def _store_errors(self, run_id: str, refused: str) -> Iterator[None]:
         """Turn the driver's errors into StoreError; `refused` is the text for a broken rule."""
+        self._check_writable()
         try:
             yield
         except BaseException as error:
@@ -106,8 +125,22 @@ class DatabaseStore(DatabaseReader):
                 raise StoreError(f"cannot write to {self.where}: {_first_line(error)}") from None
             raise
 
+    def _check_writable(self) -> None:
+        """Raise StoreError if nothing can be written, or only while no other program reads."""
+        if self._writer is None:
+            self._database.check_writable()
+        if self._has_wal or self._file is None:
+            return
+        fault = use_wal(self._writer.driver_connection, wait_s=_WAL_WAIT_S)
+        if fault:
+            raise StoreError(
+                f"cannot write to {self.where}: {fault}. It is in rollback mode, in which a reader "
+                "stops a recorder, and another program is using it: close that program"
+            )
+        self._has_wal = True
+
     @contextmanager
-    def _transaction(self, run_id: str, refused: str, *, durable: bool) -> Iterator[None]:
+    def _transaction(self, run_id: str, refused: str, *, durable: bool = False) -> Iterator[None]:
         """Commit all that the block writes, or nothing. Raise as `_store_errors` does."""
         backend = self._backend
         if durable and self._file is not None:
@@ -233,6 +266,7 @@ class DatabaseStore(DatabaseReader):
         self, run_id: str, *, reason: str = "", clock_us: Callable[[], int] = now_us
     ) -> Erasure:
         """Delete a run irrevocably; see `tokentape.store.live.erasure.erase_run`."""
+        self._check_writable()
         full_id = self.recording(run_id).run_id
         self._open_runs.pop(full_id, None)
         return erase_run(self._engine, full_id, reason=reason, at_us=clock_us())

@@ -1,5 +1,6 @@
 """Erasure of a run: its content is deleted, a tombstone says that it existed."""
 
+import glob
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,19 +12,22 @@ from sqlalchemy.exc import DBAPIError
 
 from tokentape.recorder import RecordingError
 from tokentape.store.errors import NoSuchRunError, StoreError
-from tokentape.store.live.sqlite_file import is_in_memory
 from tokentape.store.live.tables import (
     SEQ_BITS,
     SEQ_MASK,
     blobs,
     events,
     floors,
+    metadata,
     runs,
     tokens,
     tombstones,
     verdicts,
 )
+from tokentape.store.location import is_in_memory
 from tokentape.store.payloads import PAYLOAD_KINDS, payload_named
+
+_TABLES = ", ".join(sorted(metadata.tables))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +154,9 @@ def _rewrite(engine: Engine) -> str:
         return ""
     try:
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.exec_driver_sql("VACUUM")
+            # A server's database may have tables of others, too.
+            is_sqlite = engine.dialect.name == "sqlite"
+            connection.exec_driver_sql("VACUUM" if is_sqlite else f"VACUUM {_TABLES}")
             if engine.dialect.name == "sqlite":
                 row = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()
                 if row[0]:
@@ -165,5 +171,5 @@ def _rewrite(engine: Engine) -> str:
 def _backups_of(url: URL) -> tuple[Path, ...]:
     if url.get_backend_name() != "sqlite" or is_in_memory(url):
         return ()
-    path = Path(url.database or "")
-    return tuple(sorted(path.parent.glob(f"{path.name}.*.backup")))
+    path = Path(str(url.database))
+    return tuple(sorted(path.parent.glob(f"{glob.escape(path.name)}.*.backup")))

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
-from sqlalchemy import Connection, Engine, Row, Select, Table, select
+from sqlalchemy import Connection, Row, Select, Table, select
 from sqlalchemy.exc import DBAPIError
 
 from tokentape.recorder import Record, Recording, RecordingError
@@ -20,10 +20,12 @@ from tokentape.store.arrow import AT, EVENTS, TOKENS
 from tokentape.store.attachments import K, StoredFloor, StoredVerdict
 from tokentape.store.errors import NoSuchRunError, StoreError
 from tokentape.store.live import attachments as attachment_rows
-from tokentape.store.live.connections import Backend
+from tokentape.store.live.connections import Database
 from tokentape.store.live.packing import COLUMNS
-from tokentape.store.live.sqlite_file import is_in_memory
+from tokentape.store.live.sqlite_access import Access
+from tokentape.store.live.sqlite_file import OpenedFile
 from tokentape.store.live.tables import SEQ_BITS, SEQ_MASK, blobs, events, runs, tokens, tombstones
+from tokentape.store.location import is_in_memory
 from tokentape.store.source import Selection, resolve_run_id
 
 SUMMARY_COLUMNS = tuple(column.name for column in runs.columns if column.name != "run_key")
@@ -44,11 +46,13 @@ _Result = TypeVar("_Result")
 class DatabaseReader:
     """The reading half of a live store. Any number of processes may read at once."""
 
-    def __init__(self, engine: Engine, backend: Backend, where: str) -> None:
-        self.where = where
-        self._engine = engine
-        self._driver: Any = engine.dialect.loaded_dbapi
-        self._backend = backend
+    def __init__(self, database: Database) -> None:
+        self.where = database.where
+        self._database = database
+        self._engine = database.engine
+        self._driver: Any = database.engine.dialect.loaded_dbapi
+        self._backend = database.backend
+        self._file: OpenedFile | None = None
 
     def blob(self, sha256: str) -> bytes:
         """See `tokentape.store.source.Attachments`."""
@@ -121,11 +125,18 @@ class DatabaseReader:
         """Yield a connection. Turn the database's errors into StoreError."""
         try:
             with self._engine.connect() as reader:
+                self._check_unwritten()
                 yield reader
+                self._check_unwritten()
         except DBAPIError as error:
             raise StoreError(f"cannot read {self.where}: {error.orig}") from None
         except self._driver.Error as error:
             raise StoreError(f"cannot read {self.where}: {error}") from None
+
+    def _check_unwritten(self) -> None:
+        """Raise StoreError if a file that is read without a lock was written to."""
+        if self._file is not None and self._database.access is Access.IMMUTABLE:
+            self._file.check_unwritten()
 
     def _run(self, reader: Connection, run_id: str) -> Row[Any]:
         row = reader.execute(select(runs).where(runs.c.run_id == run_id)).one_or_none()

@@ -2,7 +2,7 @@
 
 import os
 import threading
-import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -11,20 +11,31 @@ from pathlib import Path
 from alembic.config import Config
 from alembic.runtime.environment import EnvironmentContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Connection, text
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import OperationalError
 
 from tokentape.store.errors import NewerStoreError, OlderStoreError, StoreError
 from tokentape.store.live.backup import back_up
-from tokentape.store.live.tables import TRIGGERS
+from tokentape.store.live.connections import Database
+from tokentape.store.live.schema_version import (
+    VERSION_TABLE,
+    has_own_version,
+    is_shared,
+    is_store,
+    move_to_own_table,
+    name_of_another,
+    tables_of,
+    version_of,
+)
+from tokentape.store.live.sqlite_access import use_wal
+from tokentape.store.live.tables import TRIGGERS, metadata
+from tokentape.store.location import shown
 
 MIGRATIONS = Path(str(resources.files("tokentape.migrations")))
 VERSION_FOLDERS: tuple[Path, ...] = (MIGRATIONS / "versions",)
 """The folders of Alembic's revisions."""
 
-_WAL_ATTEMPTS = 200
-_WAL_PAUSE_S = 0.05
+_WAL_WAIT_S = 10.0
 _SCHEMA_LOCK = 0x746F6B656E746170
 """The key, "tokentap", of the advisory lock that a change of a PostgreSQL schema holds."""
 
@@ -61,6 +72,7 @@ def alembic_config(connection: Connection | None = None) -> Config:
     config.set_main_option("version_locations", folders.replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
+    config.attributes["version_table"] = VERSION_TABLE
     return config
 
 
@@ -78,31 +90,64 @@ def head() -> str:
 
 
 def bring_to_head(
-    connection: Connection, url: URL, *, upgrade: bool, must_exist: bool = False
+    connection: Connection,
+    database: Database,
+    url: URL,
+    *,
+    upgrade: bool,
+    must_exist: bool = False,
 ) -> None:
-    """Create the schema in a blank database; with `upgrade`, upgrade an older one after a backup.
+    """Create the schema if the database has none; with `upgrade`, upgrade an older one.
 
-    Raise StoreError for a database of another application, and with `must_exist` for a blank one;
-    OlderStoreError for an older schema without `upgrade`; NewerStoreError for a newer schema.
+    An upgrade is preceded by a backup. Raise StoreError for a database of another application that
+    ours must not join, and with `must_exist` for one without our schema; OlderStoreError for an
+    older schema without `upgrade`; NewerStoreError for a newer schema.
     """
-    where = url.render_as_string()
-    # A SQLite file that another process is creating is blank for a moment.
-    if not _tables(connection):
-        if must_exist and connection.dialect.name != "sqlite":
-            raise StoreError(f"there is no store at {where}: the database is blank")
+    where = database.where
+    tables = tables_of(connection)
+    if not is_store(tables):
+        # A SQLite file that another process is creating is blank for a moment.
+        is_being_created = not tables and connection.dialect.name == "sqlite"
+        if not database.access.is_writable or (must_exist and not is_being_created):
+            raise StoreError(_no_store(where, tables))
+        _check_can_join(connection, where, tables)
         _create(connection)
     revision = revision_of(connection, where)
-    if revision == head():
+    if revision == head() and (has_own_version(tables_of(connection)) or not upgrade):
         return
     if not upgrade:
         remedy = "`tokentape db upgrade`, which makes a backup first"
         if connection.dialect.name != "sqlite":
             remedy = "pg_dump and `tokentape db upgrade --no-backup`"
+        elif not database.access.is_writable:
+            remedy = "`tokentape db upgrade`, after copying it to a folder that can be written to"
         raise OlderStoreError(
             f"{where} has schema {revision}, this tokentape needs schema {head()}: stop every "
             f"process that records into it and upgrade it with {remedy}"
         )
+    database.check_writable()
     upgrade_schema(connection, url, backup=True)
+
+
+def _no_store(where: str, tables: Collection[str]) -> str:
+    if not tables:
+        return f"there is no store at {where}: the database is blank"
+    return f"{where} is a database of another application: it has no tokentape events"
+
+
+def _check_can_join(connection: Connection, where: str, tables: Collection[str]) -> None:
+    """Raise StoreError unless our tables can be created among those that are there."""
+    if not tables:
+        return
+    if not is_shared(connection):
+        raise StoreError(_no_store(where, tables))
+    taken = name_of_another(connection, metadata.tables)
+    if taken:
+        raise StoreError(
+            f"{where} is a database of another application: it has a table {taken!r}, and "
+            "tokentape needs that name. Name another database, or a schema of PostgreSQL of its "
+            "own with ?options=-csearch_path%3DNAME"
+        )
 
 
 def revision_of(connection: Connection, where: str) -> str:
@@ -110,23 +155,20 @@ def revision_of(connection: Connection, where: str) -> str:
 
     Raise StoreError for a database of another application, NewerStoreError for an unknown revision.
     """
-    found = _tables(connection)
-    if "alembic_version" not in found or "events" not in found:
-        raise StoreError(
-            f"{where} is a database of another application: it has no tokentape events"
-        )
-    revision = _version(connection)
+    tables = tables_of(connection)
+    if not is_store(tables):
+        raise StoreError(_no_store(where, tables))
+    revision = version_of(connection, _revisions())
     connection.rollback()
-    known = {each.revision for each in _scripts().walk_revisions()}
-    if revision not in known:
+    if revision not in _revisions():
         raise NewerStoreError(
             f"{where} has schema {revision}, this tokentape knows up to {head()}: upgrade tokentape"
         )
     return revision
 
 
-def _version(connection: Connection) -> str:
-    return str(connection.execute(text("SELECT version_num FROM alembic_version")).scalar())
+def _revisions() -> set[str]:
+    return {each.revision for each in _scripts().walk_revisions()}
 
 
 def history(current: str) -> list[Revision]:
@@ -148,17 +190,16 @@ def upgrade_schema(connection: Connection, url: URL, *, backup: bool) -> Upgrade
     PostgreSQL database is to be backed up (use `pg_dump`), and if a trigger is missing after the
     migrations; then the database is unchanged.
     """
-    where = url.render_as_string()
-    if revision_of(connection, where) == head():
+    where = shown(url)
+    if revision_of(connection, where) == head() and has_own_version(tables_of(connection)):
         return Upgrade(before=head(), after=head(), backup=None)
     _lock_schema(connection)
     # Another process may have upgraded it meanwhile.
-    before = _version(connection)
-    if before == head():
-        connection.rollback()
-        return Upgrade(before=before, after=before, backup=None)
-    copy = back_up(url, before) if backup else None
-    _run_migrations(connection)
+    before = version_of(connection, _revisions())
+    copy = back_up(url, before) if backup and before != head() else None
+    move_to_own_table(connection, before, metadata.tables)
+    if before != head():
+        _run_migrations(connection)
     missing = TRIGGERS - triggers_of(connection)
     if missing:
         connection.rollback()
@@ -181,9 +222,9 @@ def triggers_of(connection: Connection) -> set[str]:
 def _create(connection: Connection) -> None:
     """Create the schema, unless another process has done so while this one waited for the lock."""
     if connection.dialect.name == "sqlite":
-        _use_wal(connection)
+        use_wal(connection.connection.driver_connection, wait_s=_WAL_WAIT_S)
     _lock_schema(connection)
-    if not _tables(connection):
+    if not is_store(tables_of(connection)):
         _run_migrations(connection)
     connection.commit()
 
@@ -210,23 +251,3 @@ def _lock_schema(connection: Connection) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
     else:
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _SCHEMA_LOCK})
-
-
-def _tables(connection: Connection) -> set[str]:
-    # A new inspector each time: one caches the names that it has seen.
-    return set(inspect(connection).get_table_names())
-
-
-def _use_wal(connection: Connection) -> None:
-    """Switch the file to a write-ahead log, for good.
-
-    The switch needs the file for itself, and SQLite's busy timeout does not wait for that.
-    """
-    for _ in range(_WAL_ATTEMPTS):
-        try:
-            connection.exec_driver_sql("PRAGMA journal_mode=WAL")
-            break
-        except OperationalError:
-            connection.rollback()
-            time.sleep(_WAL_PAUSE_S)
-    connection.commit()

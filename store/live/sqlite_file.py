@@ -1,26 +1,23 @@
 """Checks of a SQLite file before it is opened. They only read."""
 
 import os
-import sqlite3
 import struct
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from sqlalchemy.engine import URL
 
+from tokentape.recorder.foreign_files import foreign_file
 from tokentape.store.errors import StoreError
+from tokentape.store.location import is_in_memory
 
 _LOG_HEADER = struct.Struct(">8I")
 _LOG_MAGIC = 0x377F0682
 _LOG_ATTEMPTS = 5
 _LOG_PAUSE_S = 0.02
-
-
-def is_in_memory(url: URL) -> bool:
-    """Return whether a URL names a SQLite database without a file."""
-    return url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +32,7 @@ class OpenedFile:
         """Return the file of a database; None for a database without one."""
         if url.get_backend_name() != "sqlite" or is_in_memory(url):
             return None
-        path = Path(url.database or "").absolute()
+        path = Path(str(url.database)).absolute()
         return cls(path, path.stat())
 
     def check_in_place(self) -> None:
@@ -50,37 +47,64 @@ class OpenedFile:
                 "be lost; open the store again"
             )
 
-
-def check_sqlite_file(path: Path) -> None:
-    """Raise StoreError if a file exists and is neither empty nor a readable SQLite database."""
-    try:
-        if path.is_dir():
-            raise StoreError(f"{path} is a folder, not a database file")
-        _check_log(path)
-        if not path.exists() or path.stat().st_size == 0:
-            return
-        with path.open("rb") as file:
-            if file.read(16) != b"SQLite format 3\x00":
-                raise StoreError(f"{path} is not a database: it has no SQLite header")
-        connection = sqlite3.connect(path)
+    def check_unwritten(self) -> None:
+        """Raise StoreError if the file has been written to since it was opened."""
         try:
-            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        finally:
-            connection.close()
-    except OSError as error:
-        raise StoreError(f"cannot open {path}: {error.strerror}") from None
-    except sqlite3.OperationalError as error:
-        # The file itself may be sound.
-        raise StoreError(
-            f"cannot open {path}: {error}. If its folder is read-only, copy the file to one that "
-            "is not: SQLite keeps its log there, even to read"
-        ) from None
-    except (sqlite3.Error, UnicodeDecodeError) as error:
-        # SQLite quotes bytes that it cannot read, which need not be text.
-        raise StoreError(f"{path} cannot be read as a database: {error}") from None
+            now = self.path.stat()
+            is_same = (now.st_ino, now.st_size, now.st_mtime_ns) == (
+                self.status.st_ino,
+                self.status.st_size,
+                self.status.st_mtime_ns,
+            )
+        except OSError:
+            is_same = False
+        if not is_same or unread_log(self.path):
+            raise StoreError(
+                f"{self.path} was written to while it was read without a lock, because its folder "
+                "is read-only: open it again"
+            )
 
 
-def _check_log(path: Path) -> None:
+def real_path(path: Path) -> Path:
+    """Return the path without symbolic links: SQLite keeps its log beside the file itself."""
+    return Path(os.path.realpath(path))
+
+
+def check_header(path: Path) -> bool:
+    """Return whether a file exists and is not empty.
+
+    Raise StoreError unless it then begins as a SQLite database, OSError if it cannot be read.
+    """
+    if path.is_dir():
+        raise StoreError(f"{path} is a folder, not a database file")
+    if not path.exists() or path.stat().st_size == 0:
+        return False
+    with path.open("rb") as file:
+        head = file.read(16)
+    if head == b"SQLite format 3\x00":
+        return True
+    if head.startswith(b"PK\x03\x04"):
+        raise StoreError(f"{path} is a tape or another zip file: name it by its path, not by a URL")
+    if head.startswith(b"PAR1"):
+        raise StoreError(f"{path} is one Parquet file: name the folder that export made")
+    if head.startswith(b'{"'):
+        raise StoreError(f"{path} is a file of JSON lines: add it to a store with tokentape import")
+    what = foreign_file(path)
+    raise StoreError(f"{path} {what}" if what else f"{path} is not a database: no SQLite header")
+
+
+def unread_log(path: Path) -> str:
+    """Return the name of a log of a file that is not empty, or ""."""
+    real = real_path(path)
+    for suffix in ("-wal", "-journal"):
+        log = real.with_name(real.name + suffix)
+        with suppress(FileNotFoundError):
+            if log.stat().st_size:
+                return log.name
+    return ""
+
+
+def check_log(path: Path) -> None:
     """Raise StoreError if the write-ahead log of a file is missing, damaged or of another file.
 
     SQLite would open the file without the log, and its newest events would be lost.
@@ -95,6 +119,7 @@ def _check_log(path: Path) -> None:
 
 
 def _fault_of_log(path: Path) -> str:
+    path = real_path(path)
     log, index = (path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))
     try:
         with log.open("rb") as file:

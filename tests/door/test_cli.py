@@ -222,7 +222,7 @@ def test_a_file_that_is_not_a_database_is_left_alone(tmp_path: Path, cli: Cli) -
 
 def test_a_newer_store_exits_with_three(database: Path, cli: Cli) -> None:
     with sqlite3.connect(database) as connection:
-        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+        connection.execute("UPDATE tokentape_version SET version_num = '9999'")
     code, _, err = cli("list", "--store", str(database))
 
     assert code == 3

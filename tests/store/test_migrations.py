@@ -23,6 +23,7 @@ from tokentape.store import OlderStoreError, database_url, upgrade_store
 from tokentape.store.frames import frames
 from tokentape.store.frames.columns import FRAMES
 from tokentape.store.live.schema import alembic_config, head, triggers_of
+from tokentape.store.live.schema_version import VERSION_TABLE
 from tokentape.store.live.tables import TRIGGERS, metadata
 from tokentape.store.payloads import PAYLOAD_KINDS
 
@@ -68,7 +69,7 @@ def older_store(tmp_path: Path, later_schema: Callable[..., str]) -> Path:
 def version_and_runs(path: Path) -> tuple[Any, ...]:
     with sqlite3.connect(path) as connection:
         row = connection.execute(
-            "SELECT version_num, (SELECT count(*) FROM runs) FROM alembic_version"
+            "SELECT version_num, (SELECT count(*) FROM runs) FROM tokentape_version"
         ).fetchone()
     connection.close()
     return tuple(row)
@@ -78,7 +79,9 @@ def test_migrations_make_the_tables_triggers_and_views_that_are_declared(blank_u
     tt.open_store(blank_url).close()
     engine = create_engine(blank_url)
     with engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        context = MigrationContext.configure(
+            connection, opts={"compare_type": True, "version_table": VERSION_TABLE}
+        )
 
         assert compare_metadata(context, metadata) == []
         truncations = {name for name in triggers_of(connection) if name.endswith("_truncate")}
@@ -204,7 +207,7 @@ def test_a_newer_store_exits_with_3_and_is_left_alone(tmp_path: Path, cli: Cli) 
     path = tmp_path / "runs.db"
     tt.open_store(path).close()
     with sqlite3.connect(path) as connection:
-        connection.execute("UPDATE alembic_version SET version_num = '0999'")
+        connection.execute("UPDATE tokentape_version SET version_num = '0999'")
     connection.close()
     before = path.read_bytes()
     for arguments in (["list"], ["db", "current"], ["db", "upgrade"], ["db", "history"]):
@@ -238,7 +241,7 @@ def test_a_blank_database_is_made_by_one_of_many_who_find_it(postgres_url: str) 
         store.close()
     engine = create_engine(postgres_url)
     with engine.connect() as connection:
-        assert connection.execute(text("SELECT count(*) FROM alembic_version")).scalar() == 1
+        assert connection.execute(text("SELECT count(*) FROM tokentape_version")).scalar() == 1
     engine.dispose()
 
 

@@ -311,7 +311,7 @@ def test_of_several_that_upgrade_a_store_one_makes_the_backup(tmp_path: Path) ->
     assert [upgrader.communicate() for upgrader in upgraders] == [(f"{events}\n", "")] * 2
     (backup,) = tmp_path.glob("*.backup")
     with sqlite3.connect(backup) as copy:
-        assert copy.execute("SELECT version_num FROM alembic_version").fetchall() == [("0001",)]
+        assert copy.execute("SELECT version_num FROM tokentape_version").fetchall() == [("0001",)]
         stream = "SELECT (SELECT count(*) FROM events) + (SELECT count(*) FROM tokens)"
         assert copy.execute(stream).fetchall() == [(events,)]
     copy.close()

@@ -54,6 +54,6 @@ def upgrade(
 
 def _database_url(store: str) -> URL:
     url = database_url(store)
-    if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
+    if url.get_backend_name() == "sqlite" and not Path(str(url.database)).is_file():
         raise tt.StoreError(f"there is no store at {url.database}")
     return url
