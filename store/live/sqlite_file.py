@@ -66,7 +66,7 @@ class OpenedFile:
 
 
 def real_path(path: Path) -> Path:
-    """Return the path without symbolic links: SQLite keeps its log beside the file itself."""
+    """Return the path without symbolic links: SQLite keeps its log in the folder of the file."""
     return Path(os.path.realpath(path))
 
 
