@@ -1,6 +1,7 @@
 """The file that a path or URL names is the file that is opened, whatever characters it has."""
 
 import os
+import re
 import sqlite3
 import tempfile
 from pathlib import Path
@@ -83,7 +84,6 @@ def test_a_url_shows_its_file_so_that_it_is_read_back(name: str) -> None:
         ("sqlite:///:memory:", ":memory:"),
         ("file::memory:", ":memory:"),
         ("sqlite:///x.db?mode=memory", ":memory:"),
-        ("~someone-unknown-here/a.db", "~someone-unknown-here/a.db"),
     ],
 )
 def test_a_location_is_taken_apart(where: str | Path, name: str) -> None:
@@ -94,6 +94,7 @@ def test_a_location_is_taken_apart(where: str | Path, name: str) -> None:
     ("where", "complaint"),
     [
         ("", "is empty"),
+        ("~someone-unknown-here/a.db", "home folder"),
         ("a\x00b.db", "contains a NUL"),
         ("sqlite:///a%00b.db", "contains a NUL"),
         ("sqlite:///what?.db", "%3F"),
@@ -114,7 +115,7 @@ def test_a_location_that_names_no_store_is_refused_with_a_remedy(
     where: str | Path, complaint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(tt.StoreError, match=complaint.replace("?", r"\?")):
+    with pytest.raises(tt.TokentapeError, match=re.escape(complaint)):
         tt.open_store(where)
 
     assert list(tmp_path.iterdir()) == []

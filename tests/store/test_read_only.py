@@ -265,7 +265,7 @@ def test_a_reader_opens_a_store_in_rollback_mode_that_is_in_use_and_the_writer_i
         reading.fetchone()
         with tt.open_store(path) as opened:
             assert len(opened.summaries()) == 1
-            with pytest.raises(tt.StoreError, match="rollback mode.*close that program"):
+            with pytest.raises(tt.StoreError, match=r"rollback mode.*close that program"):
                 make_run(opened)
             assert len(opened.summaries()) == 1
             reading.close()
