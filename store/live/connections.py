@@ -79,8 +79,8 @@ class Database:
         """Raise StoreError if the file was opened for reading."""
         if not self.access.is_writable:
             raise StoreError(
-                f"{self.where} can only be read: the file, its folder, or the URL does not allow "
-                "writing. Record into another store, or copy the file to a folder that can be "
+                f"cannot write to {self.where}: the file, its folder or the URL allows only "
+                "reading. Record into another store, or copy the file to a folder that can be "
                 "written to"
             )
 
