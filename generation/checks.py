@@ -24,21 +24,17 @@ def check_prompt_ids(model: Any, ids: Sequence[int]) -> None:
         )
 
 
-def check_fits_context(model: Any, prompt_tokens: int, new_tokens: int) -> None:
-    """Raise PromptError if the prompt and the new tokens exceed the model's context."""
-    longest = context_tokens(model)
+def check_fits_context(longest: int | None, prompt_tokens: int, new_tokens: int) -> None:
+    """Raise PromptError if the prompt and the new tokens exceed a context of `longest` tokens.
+
+    None is a context without a limit.
+    """
     if longest is not None and prompt_tokens + new_tokens > longest:
         raise PromptError(
             f"a prompt of {prompt_tokens} tokens and {new_tokens} new ones do not fit into "
-            f"the model's context of {longest}: shorten the prompt or lower max_new_tokens"
+            f"the model's context of {longest}: shorten the prompt, lower max_new_tokens, or, if "
+            "the model can do more than its config says, set context_tokens"
         )
-
-
-def context_tokens(model: Any) -> int | None:
-    """Return the longest sequence that the config allows; None if it has no limit."""
-    config = model.config.get_text_config(decoder=True)
-    longest: int | None = getattr(config, "max_position_embeddings", None)
-    return longest
 
 
 def check_count(name: str, value: object, *, least: int = 1, most: int = 2**62) -> int:

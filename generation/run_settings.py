@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Any, TypedDict, cast
 
 from tokentape.generation.checks import check_count
+from tokentape.generation.context_length import context_tokens, position_table_tokens
 from tokentape.generation.errors import ModelError, PromptError
 from tokentape.recorder import RecordingError
 from tokentape.recorder.plain_values import plain_value
@@ -35,6 +36,7 @@ class GeneratorKeywords(TypedDict, total=False):
     threads: int | None
     history: str
     template_settings: Mapping[str, Any] | None
+    context_tokens: int | None
 
 
 class InvestigationKeywords(GeneratorKeywords, total=False):
@@ -64,6 +66,7 @@ class ForkKeywords(ResumeKeywords, total=False):
     prefill_chunk_tokens: int | None
     top_logprobs: int
     cache_bytes: int
+    context_tokens: int | None
     at_context_limit: str
     context_budget_tokens: int | None
     tool_calls_max: int
@@ -106,6 +109,8 @@ class RunSettings:
     """`exact` or `template`; see `Conversation`."""
     template_settings: Mapping[str, Any] | None = field(default_factory=dict, metadata=_RUN)
     """Variables that the chat template is given at every render."""
+    context_tokens: int | None = field(default=None, metadata=_FORK)
+    """The length of the model's context, if it is another than the config says."""
     at_context_limit: str = field(default=AT_CONTEXT_LIMIT[0], metadata=_FORK)
     """What is done about a message that does not fit into the context or the budget.
 
@@ -187,6 +192,21 @@ class RunSettings:
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         return cast("InvestigationKeywords", values)
 
+    def context_of(self, model: Any) -> int | None:
+        """Return the length of the context: that of the user, else that of the model's config.
+
+        None is no limit. Raise ModelError for more tokens than the model has learned positions.
+        """
+        if self.context_tokens is None:
+            return context_tokens(model)
+        table = position_table_tokens(model)
+        if table is not None and self.context_tokens > table:
+            raise ModelError(
+                f"context_tokens is {self.context_tokens}, but the model has learned only {table} "
+                "positions"
+            )
+        return self.context_tokens
+
     def prompt_tokens_max(self, context_tokens: int | None, new_tokens: int) -> int | None:
         """Return how long a prompt may be if `new_tokens` follow it, or None for any length.
 
@@ -201,6 +221,7 @@ _COUNTS = (
     ("top_logprobs", 0, 2**62),
     ("cache_bytes", 0, 2**62),
     ("threads", 1, 4096),
+    ("context_tokens", 1, 2**62),
     ("context_budget_tokens", 1, 2**62),
     ("tool_calls_max", 0, 2**62),
 )

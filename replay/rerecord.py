@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from tokentape.generation import LoadedModel, ManualGenerator, fingerprints
-from tokentape.generation.checks import context_tokens
 from tokentape.generation.engine.engine import FOR_INTERVENTION
 from tokentape.generation.engine.run_description import RunDescription
 from tokentape.generation.engine.turn import RoundPlan
@@ -209,7 +208,7 @@ def _generate_round(
         turn,
         _settings(started),
         calls=calls,
-        context_tokens=context_tokens(lm.model),
+        context_tokens=_settings(started).context_of(lm.model),
     )
     plan = RoundPlan(first_step=turn.first_step)
     generator.run_turn(prompt, recorded_settings(turn), plan)

@@ -104,6 +104,7 @@ class Engine:
                 tools=self._run.tools,
                 conversation_format=self._run.conversation_format.to_record(),
                 cache_policy=cache_policy(self._model).described(),
+                context_tokens=self._context_tokens(),
             )
 
     def process_system_prompt(self, content: str, ids: tuple[int, ...], text: str) -> None:
@@ -115,7 +116,7 @@ class Engine:
         """
         with self._exclusive():
             check_not_training(self._model)
-            check_fits_context(self._model, len(ids), new_tokens=1)
+            check_fits_context(self._context_tokens(), len(ids), new_tokens=1)
             policy = cache_policy(self._model)
             self.start_run()
             began = time.perf_counter()
@@ -160,7 +161,14 @@ class Engine:
         if the turn cannot begin.
         """
         with self._exclusive():
-            prepared = prepare_turn(self._model, self._tokenizer, prompt, settings, plan)
+            prepared = prepare_turn(
+                self._model,
+                self._tokenizer,
+                prompt,
+                settings,
+                plan,
+                context_tokens=self._context_tokens(),
+            )
             if settings.return_cache:
                 self._cache.check_copyable(settings.config)
             turn = self.turn + (plan.first_step == 0)
@@ -201,7 +209,15 @@ class Engine:
         """
         with self._exclusive():
             sampled = turn.reply_ids
-            prepared = prepare_turn(self._model, self._tokenizer, prompt, settings, plan, sampled)
+            prepared = prepare_turn(
+                self._model,
+                self._tokenizer,
+                prompt,
+                settings,
+                plan,
+                sampled,
+                context_tokens=self._context_tokens(),
+            )
             self.turn = turn.number
             stop_reason = reason_to_stop(self._model, self._tokenizer, prepared)
             self.interventions.begin_round()
@@ -287,6 +303,9 @@ class Engine:
             raise TokentapeError(
                 "a tool cannot clear the cache: clear it in the thread that runs the turns"
             )
+
+    def _context_tokens(self) -> int | None:
+        return self._run.settings.context_of(self._model)
 
     def _events(self, first_step: int) -> TurnRecorder:
         return TurnRecorder(recorder=self._recorder, turn=self.turn, first_step=first_step)

@@ -49,6 +49,8 @@ def prepare_turn(
     settings: TurnSettings,
     plan: RoundPlan,
     sampled: Sequence[int] = (),
+    *,
+    context_tokens: int | None,
 ) -> PreparedTurn:
     """Check a turn and make its processors, criteria and random generator.
 
@@ -57,7 +59,7 @@ def prepare_turn(
     config, device = settings.config, model.device
     check_not_training(model)
     check_prompt_ids(model, prompt.ids)
-    check_fits_context(model, len(prompt.ids), int(config.max_new_tokens or 0))
+    check_fits_context(context_tokens, len(prompt.ids), int(config.max_new_tokens or 0))
     ids = ids_tensor(prompt.ids, device)
     hf.check_settings(model, tokenizer, config, ids)
     sampling = hf.recordable(config)

@@ -8,7 +8,6 @@ from typing import Any, Protocol, Self, Unpack, cast
 import torch
 
 from tokentape.generation import fingerprints
-from tokentape.generation.checks import context_tokens
 from tokentape.generation.engine.manual_generator import ManualGenerator
 from tokentape.generation.engine.sampling import turn_seed
 from tokentape.generation.engine.turn import TurnSettings, turn_settings
@@ -386,4 +385,4 @@ class Investigation:
     def get_memory_management_instructions(self) -> str:
         """Return how the model can save context: the compact views of several layers."""
         schemas = self._tools.get_available_tools()
-        return memory_instructions(schemas, context_tokens(self._lm.model))
+        return memory_instructions(schemas, self._turns.run_settings.context_of(self._lm.model))

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from tokentape.generation.checks import context_tokens
 from tokentape.generation.engine.manual_generator import ManualGenerator
 from tokentape.generation.engine.turn import RoundPlan, TurnResult, TurnSettings
 from tokentape.generation.errors import PromptTooLongError
@@ -115,7 +114,7 @@ class TurnRunner:
     def _prompt(self, messages: Sequence[NewMessage], settings: TurnSettings) -> Prompt:
         """Return the next prompt, pruned if the run allows that. Raise PromptError if too long."""
         new_tokens = int(settings.config.max_new_tokens or 0)
-        model_tokens = context_tokens(self.generator.model)
+        model_tokens = self.run_settings.context_of(self.generator.model)
         longest = self.run_settings.prompt_tokens_max(model_tokens, new_tokens)
         prompt = extend_within(
             self.generator.conversation,

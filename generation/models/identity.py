@@ -6,7 +6,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from tokentape.generation import fingerprints
-from tokentape.generation.checks import context_tokens
+from tokentape.generation.context_length import context_tokens
 from tokentape.generation.hf.attention_kernel import attention_kernel
 from tokentape.generation.hf.generation_config import json_fields
 from tokentape.recorder import Recorder
@@ -38,13 +38,13 @@ class ModelIdentity:
         return self._described(self.weights)
 
     def record_start(self, recorder: Recorder, **fields: Any) -> None:
-        """Record the weights manifest and `RunStarted`, with `fields` in addition to `described`.
+        """Record the weights manifest and `RunStarted`, with `fields` over those of `described`.
 
         Raise ModelError if the weights cannot be hashed; nothing is recorded then.
         """
         weights = self.weights
         recorder.put_weights_manifest(weights.sha256, weights.payload)
-        recorder.record(RunStarted(**fields, **self._described(weights)))
+        recorder.record(RunStarted(**{**self._described(weights), **fields}))
 
     def _described(self, weights: fingerprints.WeightsManifest) -> dict[str, Any]:
         model = self._model

@@ -1,6 +1,7 @@
 """Experiment plans: the messages of an investigation, turn by turn, and its settings."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any
 
@@ -106,8 +107,11 @@ class ExperimentPlan:
 
         Raise PromptError with the file, the field and the rule.
         """
+        # A YAML file can refer to itself: `fit` then names the place.
+        with suppress(RecursionError):
+            value = plain_value(value)
         try:
-            plan: ExperimentPlan = fit(plain_value(value), cls, cast=False)
+            plan: ExperimentPlan = fit(value, cls, cast=False)
         except InvalidValue as error:
             steps = (each + 1 if isinstance(each, int) else each for each in error.path)
             place = ".".join(map(str, steps)) or "the plan"

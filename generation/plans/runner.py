@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tokentape.generation import hf
 from tokentape.generation.callbacks import TokenCallback
-from tokentape.generation.checks import context_tokens
+from tokentape.generation.context_length import context_tokens
 from tokentape.generation.engine.turn import turn_settings
 from tokentape.generation.errors import ModelError, PromptError, ToolError
 from tokentape.generation.introspection.toolset import default_tools

@@ -27,6 +27,7 @@ OTHERS: dict[str, Any] = {
     "history": "template",
     "template_settings": {"enable_thinking": False},
     "at_context_limit": "prune_turns",
+    "context_tokens": 4000,
     "context_budget_tokens": 900,
     "tool_calls_max": 1,
     "tool_call_format": "hermes",
