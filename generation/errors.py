@@ -17,3 +17,7 @@ class PromptTooLongError(PromptError):
 
 class ToolError(TokentapeError):
     """A tool was called with invalid arguments. The message is meant for the model."""
+
+
+class CallFormatWarning(UserWarning):
+    """Calls that the model writes may not be found, since their format is not known."""

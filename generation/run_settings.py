@@ -45,7 +45,7 @@ class InvestigationKeywords(GeneratorKeywords, total=False):
     at_context_limit: str
     context_budget_tokens: int | None
     tool_calls_max: int
-    tool_call_format: str
+    tool_call_format: str | Mapping[str, Any]
     tool_result_role: str
     plan: Mapping[str, Any] | None
     metadata: Mapping[str, Any]
@@ -121,8 +121,11 @@ class RunSettings:
     """Most tokens of a prompt and its reply, if that is to be less than the model's context."""
     tool_calls_max: int = field(default=8, metadata=_FORK)
     """Most tool calls of the model that are run in one turn."""
-    tool_call_format: str = field(default="auto", metadata=_RUN)
-    """How the model writes its calls; see `CallReader`."""
+    tool_call_format: str | Mapping[str, Any] = field(default="auto", metadata=_RUN)
+    """How the model writes its calls: the name of a format, or a spelling; see `CallReader`.
+
+    Recorded is the one in use.
+    """
     tool_result_role: str = field(default=RESULT_ROLES[0], metadata=_RUN)
     """Role of the messages with tool results: `tool`, `user`, or `auto` for the template's."""
     plan: Mapping[str, Any] | None = field(default=None, metadata=_RUN)
@@ -147,8 +150,10 @@ class RunSettings:
             value = getattr(self, name)
             if not isinstance(value, Mapping | None):
                 raise ModelError(f"{name} is a mapping, not {value!r}")
-        if not isinstance(self.tool_call_format, str):
-            raise ModelError(f"tool_call_format is a string, not {self.tool_call_format!r}")
+        if not isinstance(self.tool_call_format, str | Mapping):
+            raise ModelError(
+                f"tool_call_format is a string or a mapping, not {self.tool_call_format!r}"
+            )
 
     @classmethod
     def from_keywords(
@@ -183,7 +188,7 @@ class RunSettings:
         """Return the recorded settings as values that JSON can hold."""
         values = {name: getattr(self, name) for name in RECORDED}
         return {
-            name: dict(value or {}) if name in _MAPPINGS else value
+            name: dict(value or {}) if name in _MAPPINGS or isinstance(value, Mapping) else value
             for name, value in values.items()
         }
 

@@ -26,14 +26,14 @@ def _with_key(fields: Fields) -> Fields:
     return {**fields, "key": {}}
 
 
-def _with_conversation_format(fields: Fields) -> Fields:
-    """Return a `RunStarted` of version 0.1.0, which chose no format for the chat template."""
-    return {**fields, "conversation_format": {}}
+def _with_start(fields: Fields) -> Fields:
+    """Return a `RunStarted` with what version 0.1.0 did not record."""
+    return {**fields, "conversation_format": {}, "warnings": []}
 
 
 UPCASTERS: Mapping[tuple[str, int], Upcaster] = {
     ("CacheDecided", 1): _with_key,
-    ("RunStarted", 1): _with_conversation_format,
+    ("RunStarted", 1): _with_start,
     ("TurnStarted", 1): _with_own_settings,
 }
 """The step from version n to n + 1, by kind and n."""

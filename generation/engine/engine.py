@@ -2,6 +2,7 @@
 
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -31,6 +32,7 @@ from tokentape.generation.engine.running_turn import (
 from tokentape.generation.engine.threads import torch_threads
 from tokentape.generation.engine.turn import RoundPlan, TurnSettings
 from tokentape.generation.engine.turn_recorder import TurnRecorder
+from tokentape.generation.errors import CallFormatWarning
 from tokentape.generation.history.prompt import Prompt
 from tokentape.generation.interventions import Intervention, InterventionController
 from tokentape.generation.introspection.activations import ActivationMonitor
@@ -91,9 +93,11 @@ class Engine:
             recorder.claim(self)
 
     def start_run(self) -> None:
-        """Record `RunStarted` if nothing is recorded yet. The first turn does it, too."""
+        """Record `RunStarted` and warn the user if nothing is recorded yet."""
         if self._recorder is None or self._recorder.started:
             return
+        for each in self._run.warnings:
+            warnings.warn(each, CallFormatWarning, stacklevel=2)
         with torch_threads(self._threads):
             self._identity.record_start(
                 self._recorder,
@@ -103,6 +107,7 @@ class Engine:
                 settings=self._run.settings.to_record(),
                 tools=self._run.tools,
                 conversation_format=self._run.conversation_format.to_record(),
+                warnings=self._run.warnings,
                 cache_policy=cache_policy(self._model).described(),
                 context_tokens=self._context_tokens(),
             )

@@ -20,6 +20,8 @@ class RunDescription:
     """Names of the tools that can be called."""
     conversation_format: ConversationFormat = field(default_factory=ConversationFormat)
     """How the chat template is given the messages."""
+    warnings: tuple[str, ...] = ()
+    """What the user is warned of when the run begins."""
     resumed: bool = False
     """The recorder continues a run that has events already."""
 

@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+TOOLS_PLACEHOLDER = "{tools}"
+"""Stands in a system prompt for the descriptions of the tools, and how to call them."""
 _PLACEHOLDER = re.compile(r"\{(tools|memory)\}")
 
 

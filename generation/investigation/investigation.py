@@ -103,7 +103,12 @@ class Investigation:
         self._system_prompt = system_prompt
         self._seed = plain_number(seed)
         self._recorder = recorder or Recorder(store, redactor=redactor)
-        reader = CallReader(lm.tokenizer, self._tools, given.tool_call_format)
+        reader = CallReader(
+            lm.tokenizer,
+            self._tools,
+            given.tool_call_format,
+            template_settings=given.template_settings,
+        )
         run = describe_run(
             lm,
             reader,
@@ -112,6 +117,7 @@ class Investigation:
             seed=seed,
             settings=given,
             conversation_format=conversation_format,
+            system_prompt=system_prompt,
             resumed=recorder is not None,
         )
         self.generator = ManualGenerator(

@@ -5,6 +5,7 @@ from dataclasses import replace
 from tokentape.generation.engine.run_description import RunDescription
 from tokentape.generation.history.conversation_format import ConversationFormat
 from tokentape.generation.history.format_probe import choose_format
+from tokentape.generation.investigation.tool_call_detector import call_warnings
 from tokentape.generation.models.loading import LoadedModel
 from tokentape.generation.run_settings import RunSettings
 from tokentape.generation.tools.calls import CallReader
@@ -20,6 +21,7 @@ def describe_run(
     seed: int,
     settings: RunSettings,
     conversation_format: ConversationFormat | None,
+    system_prompt: str,
     resumed: bool,
 ) -> RunDescription:
     """Return the description of a run, with the call format and result role in use.
@@ -33,7 +35,7 @@ def describe_run(
         tools=tools.get_available_tools(),
         result_role=settings.tool_result_role,
     )
-    resolved = replace(settings, tool_call_format=reader.format)
+    resolved = replace(settings, tool_call_format=reader.described)
     if tools.names:
         role = chosen.result_role(by_model=True)
         resolved = replace(resolved, tool_result_role=role)
@@ -46,5 +48,6 @@ def describe_run(
         settings=resolved,
         tools=tuple(tools.names),
         conversation_format=chosen,
+        warnings=call_warnings(reader, system_prompt, settings.tool_calls_max),
         resumed=resumed,
     )

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from tokentape.generation.callbacks import Pause
 from tokentape.generation.engine.turn import TurnResult
+from tokentape.generation.investigation.initial_prompt import TOOLS_PLACEHOLDER
 from tokentape.generation.tools.calls import CallReader, ParsedCall
 from tokentape.generation.tools.runner import NOT_RUN
 from tokentape.recorder.events import StopReason
@@ -46,3 +47,13 @@ class ToolCallDetector:
             call if number < self.max_calls else replace(call, error=call.error or error)
             for number, call in enumerate(calls, start=calls_so_far)
         ]
+
+
+def call_warnings(reader: CallReader, system_prompt: str, max_calls: int) -> tuple[str, ...]:
+    """Return what the user is warned of before a run whose model may call tools.
+
+    A model whose template writes no calls, and whose system prompt says how to write them, writes
+    them so.
+    """
+    told = TOOLS_PLACEHOLDER in system_prompt and not reader.template_writes_calls
+    return (reader.warning,) if reader.warning and max_calls and not told else ()

@@ -179,14 +179,18 @@ class ToolInterface:
 
         Calls of them can be parsed; running one gives an error.
         """
+        parameters = {"type": "object", "properties": {}}
+        return cls.from_schemas(
+            {"name": name, "description": "", "parameters": parameters} for name in names
+        )
+
+    @classmethod
+    def from_schemas(cls, schemas: Iterable[Mapping[str, Any]]) -> "ToolInterface":
+        """Return tools with schemas only; see `from_names`."""
         tools = cls([])
-        for name in names:
-            tools._functions[name] = _known_by_name_only
-            tools._schemas[name] = {
-                "name": name,
-                "description": "",
-                "parameters": {"type": "object", "properties": {}},
-            }
+        for schema in schemas:
+            tools._functions[schema["name"]] = _known_by_name_only
+            tools._schemas[schema["name"]] = dict(schema)
         return tools
 
     @property

@@ -86,6 +86,8 @@ class RunStarted(EventBase):
 
     Empty in runs of version 0.1.0, which gave them as they are.
     """
+    warnings: Texts = ()
+    """What the user was warned of, such as a chat template whose tool calls are not understood."""
     redacted: bool = False
     """Whether a redactor rewrote the texts of the run; then its token ids are not recorded."""
     weights_listed: bool = False

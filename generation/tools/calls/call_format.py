@@ -3,7 +3,8 @@
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol
+from types import MappingProxyType
+from typing import Any, Protocol
 
 from tokentape.generation.tools.calls.parsed_call import ParsedCall
 from tokentape.generation.tools.interface import ToolInterface
@@ -22,14 +23,18 @@ class OpenCall(Protocol):
 class CallFormat(ABC):
     """A text format in which models write tool calls."""
 
-    rule: ClassVar[str]
+    rule: str
     """The format in one sentence, for the instructions to the model."""
-    opening: ClassVar[str]
+    opening: str
     """Pattern of the beginning of a call; it matches 300 characters at most."""
-    endings: ClassVar[tuple[str, ...]]
+    endings: tuple[str, ...]
     """Strings of which one ends every complete call."""
-    separators: ClassVar[str] = ""
+    separators: str = ""
     """Characters that may follow a call, as blanks may."""
+    thinking: Mapping[str, str] = MappingProxyType({})
+    """Beginning and end of further blocks, besides the usual ones, in which calls are ignored."""
+    skips_code_blocks: bool = False
+    """Whether calls in a fenced code block are ignored."""
 
     def __init__(self, tools: ToolInterface) -> None:
         self._tools = tools

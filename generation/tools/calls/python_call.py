@@ -6,13 +6,13 @@ The calls are parsed, never evaluated: arguments must be literals.
 import ast
 import difflib
 import re
-import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tokentape.generation.tools.calls.call_format import CallFormat, OpenCall
 from tokentape.generation.tools.calls.json_text import MalformedText
 from tokentape.generation.tools.calls.parsed_call import ParsedCall, checked_call, malformed_call
+from tokentape.generation.tools.calls.python_literal import literal_of, parse_python
 from tokentape.generation.tools.calls.python_text import PythonEndFinder
 from tokentape.generation.tools.interface import ToolInterface
 
@@ -22,7 +22,6 @@ _FENCE_END = re.compile(r"^[ \t]{0,8}```", re.MULTILINE)
 _CODE = ("", "python", "py")
 _CALLS = ("tool_call", "tool_calls", "tool_code")
 _SIMILARITY_MIN = 0.75
-_WORDS = {"true": True, "false": False, "null": None}
 
 
 class PythonCall(CallFormat):
@@ -65,7 +64,7 @@ class PythonCall(CallFormat):
         if at is not None and not end.broken and source[at:].strip():
             return ()  # text after the call: not a call
         try:
-            return tuple(self._calls(_parsed(source).body, source))
+            return tuple(self._calls(parse_python(source).body, source))
         except MalformedText as error:
             name = re.search(_NAME, source)
             if name is None or not self._may_name_tool(name.group()):
@@ -88,7 +87,7 @@ class PythonCall(CallFormat):
         if language in _CODE and not any(map(self._may_name_tool, called)):
             return ()
         try:
-            return tuple(self._calls(_parsed(body).body, body))
+            return tuple(self._calls(parse_python(body).body, body))
         except MalformedText as error:
             return (malformed_call(text.strip(), _complaint(error, closed)),)
 
@@ -114,14 +113,14 @@ class PythonCall(CallFormat):
             if not self._may_name_tool(name):
                 # Raise for arguments that are not literals: then this is ordinary code.
                 for value in (*node.args, *(keyword.value for keyword in node.keywords)):
-                    _literal(value)
+                    literal_of(value)
             return malformed_call(text, self._tools.unknown_tool_message(name), name)
         arguments: dict[str, Any] = {}
         try:
             for key, value in self._named(node, self._parameters[name]):
                 if key in arguments:
                     raise MalformedText(f"argument {key!r} is given twice")
-                arguments[key] = _literal(value)
+                arguments[key] = literal_of(value)
         except MalformedText as error:
             return malformed_call(text, f"the arguments of {name} cannot be read: {error}", name)
         return checked_call(name, arguments, text, self._tools)
@@ -139,51 +138,6 @@ class PythonCall(CallFormat):
 
 
 _NOT_A_CALL = ast.Constant(value=None)
-
-
-def _parsed(source: str) -> ast.Module:
-    """Return the syntax tree. Raise MalformedText if the text is not Python."""
-    try:
-        with warnings.catch_warnings():
-            # An unknown escape in a string gives a SyntaxWarning.
-            warnings.simplefilter("ignore")
-            return ast.parse(source.strip())
-    except SyntaxError as error:
-        where = f" (line {error.lineno}, character {error.offset})" if error.lineno else ""
-        raise MalformedText(f"it is not Python: {error.msg}{where}") from None
-    except (ValueError, RecursionError, MemoryError) as error:
-        raise MalformedText(f"it is not Python: {error}") from None
-
-
-def _literal(node: ast.expr) -> Any:
-    match node:
-        case ast.Constant(value=None | bool() | int() | float() | str() as value):
-            return value
-        case ast.Name(id=name) if name in _WORDS:
-            return _WORDS[name]
-        case ast.UnaryOp(
-            op=ast.USub() | ast.UAdd(), operand=ast.Constant(value=int() | float() as number)
-        ):
-            return -number if isinstance(node.op, ast.USub) else number
-        case ast.List() | ast.Tuple():
-            return [_literal(each) for each in node.elts]
-        case ast.Dict():
-            return _literal_object(node)
-    raise MalformedText(
-        f"{ast.unparse(node)[:60]} is not a literal: write strings, numbers, True, False, None, "
-        "or lists and dictionaries of these; nothing is evaluated"
-    )
-
-
-def _literal_object(node: ast.Dict) -> dict[str, Any]:
-    fields: dict[str, Any] = {}
-    for key, value in zip(node.keys, node.values, strict=True):
-        if not isinstance(key, ast.Constant) or not isinstance(key.value, str):
-            raise MalformedText("the keys of a dictionary must be strings")
-        if key.value in fields:
-            raise MalformedText(f"{key.value!r} is given twice")
-        fields[key.value] = _literal(value)
-    return fields
 
 
 def _complaint(error: MalformedText, closed: bool) -> str:

@@ -1,6 +1,7 @@
 """Read the tool calls of a reply, while the model writes it and when it has ended."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 from transformers import PreTrainedTokenizerBase
@@ -19,6 +20,9 @@ from tokentape.generation.tools.calls.response_template import (
 )
 from tokentape.generation.tools.calls.sample import render_call, sample_arguments
 from tokentape.generation.tools.calls.scanner import FormatScanner, may_end_call
+from tokentape.generation.tools.calls.spelled_format import SpelledFormat
+from tokentape.generation.tools.calls.spelling import CallSpelling
+from tokentape.generation.tools.calls.template_format import FoundFormat, find_format
 from tokentape.generation.tools.interface import ToolInterface
 
 _FORMATS: Mapping[str, Callable[[ToolInterface], CallFormat]] = {
@@ -28,6 +32,7 @@ _FORMATS: Mapping[str, Callable[[ToolInterface], CallFormat]] = {
     "python": PythonCall,
 }
 _TEMPLATE = "response_template"
+_LEARNED = "learned"
 _MARKERS = {"<tool_call>": "hermes", "[TOOL_CALLS]": "mistral", "<|python_tag|>": "llama3"}
 
 
@@ -49,31 +54,54 @@ class CallReader:
 
     The reader remembers how far it has scanned: reading a reply after each token takes time linear
     in its length. Pass replies with their control tokens as text, since some formats begin with
-    one. `format` is the name of the format.
+    one.
     """
+
+    format: str
+    """The name of the format; `learned` for a spelling, whoever gave it."""
+    warning: str
+    """Why calls may not be found, and what to do; empty if the format is certain."""
+    template_writes_calls: bool
+    """False if `auto` found that the chat template writes no calls at all."""
 
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
         tools: ToolInterface,
-        call_format: str = "auto",
+        call_format: str | Mapping[str, Any] = "auto",
+        *,
+        template_settings: Mapping[str, Any] | None = None,
     ) -> None:
-        """Choose the format: `hermes`, `llama3`, `mistral`, `python`, `response_template`, `auto`.
+        """Choose the format: `hermes`, `llama3`, `mistral`, `python`, `response_template`,
+        `learned`, `auto`, or a spelling as `described` returns it.
 
-        `auto` chooses the tokenizer's response template if that has a field for calls, else the
-        format whose tokens are in the chat template or the vocabulary, else `hermes`. Raise
-        ToolError for an unknown format or a missing or invalid response template.
+        `auto` chooses the tokenizer's response template if that has a field for calls, else a
+        format that reads what the chat template writes, else the spelling that is learned from what
+        it writes. If none reads it, or without tools, it chooses the format whose tokens are in the
+        chat template or the vocabulary, else `hermes`. `template_settings` are variables of the
+        template.
+
+        Raise ToolError for an unknown format, a missing or invalid response template or spelling,
+        and for `learned` if nothing can be learned.
         """
         self._tokenizer = tokenizer
         self._tools = tools
-        self.format = _choose_format(tokenizer, call_format)
-        self._format = None if self.format == _TEMPLATE else _FORMATS[self.format](tools)
+        found = _choose_format(tokenizer, tools, call_format, template_settings or {})
+        self.spelling, self.template_writes_calls = found.spelling, found.writes_calls
+        self.format = _LEARNED if found.spelling is not None else found.name
+        self.warning = _warning(found.reason, found.name) if found.reason else ""
+        self._format = _format_of(self.format, self.spelling, tools)
         self._prefix = ""
         self._scanner: _ReplyScanner | None = None
         try:
             self._new_scanner("")
         except ValueError as error:  # transformers validates a response template on first use
             raise ToolError(f"the tokenizer's response_template cannot be used: {error}") from None
+
+    @property
+    def described(self) -> str | dict[str, Any]:
+        """The format as a later reader takes it: its name, or the learned spelling."""
+        return self.format if self.spelling is None else self.spelling.to_record()
 
     def completed(self, text: str, *, prefix: str = "") -> tuple[ParsedCall, ...]:
         """Return the calls of `text` if its last characters complete one, else nothing.
@@ -153,19 +181,55 @@ class CallReader:
         return call_endings(self._tokenizer) if self._format is None else self._format.endings
 
 
-def _choose_format(tokenizer: PreTrainedTokenizerBase, call_format: str) -> str:
-    known = (*_FORMATS, _TEMPLATE)
+def _format_of(name: str, spelling: CallSpelling | None, tools: ToolInterface) -> CallFormat | None:
+    """Return the format; None for a response template."""
+    if spelling is not None:
+        return SpelledFormat(tools, spelling)
+    return None if name == _TEMPLATE else _FORMATS[name](tools)
+
+
+def _choose_format(
+    tokenizer: PreTrainedTokenizerBase,
+    tools: ToolInterface,
+    call_format: str | Mapping[str, Any],
+    settings: Mapping[str, Any],
+) -> FoundFormat:
+    """Return the format in use; with a reason if it is a guess."""
+    if isinstance(call_format, Mapping):
+        return FoundFormat(spelling=CallSpelling.from_record(call_format))
+    known = (*_FORMATS, _TEMPLATE, _LEARNED)
     if call_format == _TEMPLATE and not has_call_template(tokenizer):
         raise ToolError(
             "the tokenizer has no response_template that reads calls: choose one of "
             f"{', '.join(_FORMATS)}"
         )
-    if call_format in known:
-        return call_format
-    if call_format != "auto":
+    if call_format not in ("auto", *known):
         raise ToolError(f"unknown call format {call_format!r}: choose auto, {', '.join(known)}")
+    if call_format == _LEARNED:
+        found = find_format(tokenizer, settings, {})
+        if found.spelling is None:
+            raise ToolError(f"{found.reason}: no spelling can be learned from it")
+        return found
+    if call_format != "auto":
+        return FoundFormat(call_format)
     if has_call_template(tokenizer):
-        return _TEMPLATE
+        return FoundFormat(_TEMPLATE)
+    guessed = _format_with_tokens_in(tokenizer)
+    if not tools.names:
+        return FoundFormat(guessed)
+    found = find_format(tokenizer, settings, {guessed: _FORMATS[guessed], **_FORMATS})
+    return replace(found, name=guessed) if found.reason else found
+
+
+def _warning(reason: str, guessed: str) -> str:
+    return (
+        f"{reason}: calls are read in the format {guessed!r}, and others are not noticed. Give "
+        f"tool_call_format= the format that the model writes: {', '.join(_FORMATS)}, or a spelling "
+        "(see docs/tools.md)"
+    )
+
+
+def _format_with_tokens_in(tokenizer: PreTrainedTokenizerBase) -> str:
     template: Any = tokenizer.chat_template or ""
     written = " ".join(template.values()) if isinstance(template, dict) else template
     vocabulary = tokenizer.get_vocab()

@@ -11,7 +11,7 @@ _SLIPS = "}])"
 # An opening may span the end of the text searched last.
 _OPENING_CHARS_MAX = 300
 _THINKING = {"<think>": "</think>", "<thinking>": "</thinking>", "[THINK]": "[/THINK]"}
-_THINKING_OPENS = "|".join(map(re.escape, _THINKING))
+_FENCE, _FENCE_END = r"^[ \t]{0,3}```", "\n```"
 
 
 class FormatScanner:
@@ -20,11 +20,14 @@ class FormatScanner:
     def __init__(self, call_format: CallFormat, *, prefix: str) -> None:
         """Start before a reply; `prefix` is the text before it and may open a thinking block."""
         self._format = call_format
+        self._blocks = {**_THINKING, **call_format.thinking}
+        fence = f"|(?P<fence>{_FENCE})" if call_format.skips_code_blocks else ""
+        thinking = "|".join(map(re.escape, self._blocks))
         self._opening = re.compile(
-            f"(?P<thinking>{_THINKING_OPENS})|(?P<call>{call_format.opening})", re.MULTILINE
+            f"(?P<thinking>{thinking})|(?P<call>{call_format.opening}){fence}", re.MULTILINE
         )
-        # Closing tag of the current thinking block, which has no calls; "" outside of one.
-        self._thinking_ends = _thinking_ends(prefix)
+        # End of the current thinking or code block, which has no calls; "" outside of one.
+        self._block_end = self._open_block_end(prefix)
         self._at = 0
         self._searched = 0
         self._open_call: tuple[int, OpenCall] | None = None
@@ -55,8 +58,8 @@ class FormatScanner:
 
     def _step(self, text: str) -> bool:
         """Move to the next beginning or end; return False if the text has no further one."""
-        if self._thinking_ends:
-            return self._leave_thinking(text)
+        if self._block_end:
+            return self._leave_block(text)
         if self._open_call is not None:
             return self._complete(text, *self._open_call)
         return self._find_opening(text)
@@ -68,21 +71,28 @@ class FormatScanner:
             return False
         self._at = opening.end()
         if opening["thinking"]:
-            self._thinking_ends = _THINKING[opening["thinking"]]
+            self._block_end = self._blocks[opening["thinking"]]
+        elif opening["call"] is None:
+            self._block_end = _FENCE_END
         else:
             open_call = self._format.open_call(opening)
             self._open_call = None if open_call is None else (opening.start(), open_call)
         return True
 
-    def _leave_thinking(self, text: str) -> bool:
-        searched_from = max(self._at, self._searched - len(self._thinking_ends))
-        found = text.find(self._thinking_ends, searched_from)
+    def _leave_block(self, text: str) -> bool:
+        searched_from = max(self._at, self._searched - len(self._block_end))
+        found = text.find(self._block_end, searched_from)
         if found < 0:
             self._searched = len(text)
             return False
-        self._at = found + len(self._thinking_ends)
-        self._thinking_ends = ""
+        self._at = found + len(self._block_end)
+        self._block_end = ""
         return True
+
+    def _open_block_end(self, prefix: str) -> str:
+        """Return the end of the thinking block that the prefix opens, or ""."""
+        tail = prefix[-_OPENING_CHARS_MAX:].rstrip()
+        return next((end for begin, end in self._blocks.items() if tail.endswith(begin)), "")
 
     def _complete(self, text: str, start: int, open_call: OpenCall) -> bool:
         end = open_call.find_end(text)
@@ -95,11 +105,6 @@ class FormatScanner:
             self._calls += calls
             self._calls_end = end
         return True
-
-
-def _thinking_ends(prefix: str) -> str:
-    tail = prefix[-_OPENING_CHARS_MAX:].rstrip()
-    return next((end for begin, end in _THINKING.items() if tail.endswith(begin)), "")
 
 
 def may_end_call(call_format: CallFormat, text: str) -> bool:
