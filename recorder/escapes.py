@@ -24,8 +24,25 @@ def visible(text: str) -> str:
 
 def visible_lines(text: str) -> str:
     """Return the text in printable characters; line ends and tabs stay."""
-    lines = ("\t".join(map(_visible_cell, line.split("\t"))) for line in text.split("\n"))
-    return "\n".join(lines)
+    return VisibleLines().add(text)
+
+
+class VisibleLines:
+    """The `visible_lines` of a text that comes in pieces, wherever it is cut."""
+
+    def __init__(self) -> None:
+        self._cell = _Escaper()
+
+    def add(self, piece: str) -> str:
+        """Return the next piece in printable characters."""
+        shown = []
+        for character in piece:
+            if character in "\n\t":
+                self._cell = _Escaper()
+                shown.append(character)
+            else:
+                shown.append(self._cell.show(character)[1])
+        return "".join(shown)
 
 
 def escape(text: str) -> Iterator[tuple[bool, str]]:
@@ -35,19 +52,28 @@ def escape(text: str) -> Iterator[tuple[bool, str]]:
     blanks except the space, variation selectors, and combining marks with no base character or too
     many on one.
     """
-    marks = _MARKS_IN_A_ROW_MAX
-    for character in text:
+    yield from map(_Escaper().show, text)
+
+
+class _Escaper:
+    """Shows one character after another; see `escape`."""
+
+    def __init__(self) -> None:
+        # There is no base character yet.
+        self._marks = _MARKS_IN_A_ROW_MAX
+
+    def show(self, character: str) -> tuple[bool, str]:
+        """Return how the next character is shown, and whether that is an escape sequence."""
         is_mark = unicodedata.category(character) in ("Mn", "Me")
-        marks = marks + 1 if is_mark else 0
+        self._marks = self._marks + 1 if is_mark else 0
         selects = "\ufe00" <= character <= "\ufe0f"
-        if is_mark and (marks > _MARKS_IN_A_ROW_MAX or selects):
-            yield True, _escaped(character)
-        elif not character.isprintable() or character in _BLANK:
-            yield True, _escaped(character)
+        if is_mark and (self._marks > _MARKS_IN_A_ROW_MAX or selects):
+            return True, _escaped(character)
+        if not character.isprintable() or character in _BLANK:
             # A mark that follows would combine with the escape sequence.
-            marks = _MARKS_IN_A_ROW_MAX
-        else:
-            yield False, character
+            self._marks = _MARKS_IN_A_ROW_MAX
+            return True, _escaped(character)
+        return False, character
 
 
 def quoted(text: str, columns: int, *, keep: Literal["start", "end"] = "start") -> str:
@@ -77,10 +103,6 @@ def quoted(text: str, columns: int, *, keep: Literal["start", "end"] = "start") 
 def padded(text: str, columns: int) -> str:
     """Return the text with trailing spaces, as wide as so many columns of a terminal."""
     return text + " " * (columns - cell_len(text))
-
-
-def _visible_cell(text: str) -> str:
-    return "".join(shown for _, shown in escape(text))
 
 
 def _unit(is_escape: bool, shown: str) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from tokentape.recorder import Envelope
-from tokentape.recorder.escapes import visible_lines
+from tokentape.recorder.escapes import VisibleLines
 from tokentape.recorder.events import SystemPromptCached, TurnFinished, TurnStarted
 
 
@@ -14,6 +14,7 @@ class TranscriptWriter:
         self._write = write
         self._turn: int | None = None
         self._reply: str | None = None
+        self._visible = VisibleLines()
         self._within_line = False
 
     def event(self, envelope: Envelope) -> None:
@@ -34,9 +35,10 @@ class TranscriptWriter:
         """Write the next piece of the reply."""
         if not self._within_line:
             self._write("assistant: ")
+            self._visible = VisibleLines()
             self._within_line = True
         self._reply = (self._reply or "") + text
-        self._write(visible_lines(text))
+        self._write(self._visible.add(text))
 
     def close(self) -> None:
         """End the line of an unfinished reply."""

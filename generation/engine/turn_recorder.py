@@ -11,7 +11,7 @@ from tokentape.generation.cache import Eviction
 from tokentape.generation.cache.key import recorded_key
 from tokentape.generation.cache.reuse import Reuse
 from tokentape.generation.engine.sampling import Measures, generator_sha256
-from tokentape.generation.history.decoding import decode_after
+from tokentape.generation.history.decoding import decode_reply
 from tokentape.generation.history.prompt import Prompt
 from tokentape.recorder import Recorder
 from tokentape.recorder.clock import elapsed_us
@@ -172,8 +172,7 @@ def finished_turn(
     `generator` is the one that the tokens were drawn with; its state goes into the event as a hash.
     """
     ended = stop_reason == StopReason.EOS
-    text = decode_after(tokenizer, prompt_ids, token_ids[:-1] if ended else token_ids)
-    stop_text = decode_after(tokenizer, prompt_ids, token_ids)[len(text) :] if ended else ""
+    text, stop_text = decode_reply(tokenizer, prompt_ids, token_ids, ended=ended)
     return TurnFinished(
         turn=turn,
         stop_reason=stop_reason,

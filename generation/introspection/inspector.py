@@ -7,6 +7,8 @@ from typing import Any
 import torch
 
 from tokentape.generation.errors import ToolError
+from tokentape.generation.history.decoding import REPLACEMENT
+from tokentape.generation.history.spelling import spell_token
 from tokentape.generation.hooks.forward_positions import RECOMPUTED
 from tokentape.generation.hooks.layers import find_layer
 from tokentape.generation.introspection.activation_statistics import (
@@ -195,7 +197,8 @@ class Inspector:
         ]
 
     def _text(self, token_id: int) -> str:
-        return str(self._tokenizer.decode([token_id]))
+        text = str(self._tokenizer.decode([token_id]))
+        return spell_token(self._tokenizer, token_id) if REPLACEMENT in text else text
 
 
 def _observed_spans(

@@ -11,7 +11,7 @@ from tokentape.generation.investigation.investigation import Investigation
 from tokentape.generation.tools.interface import ToolInterface
 from tokentape.generation.tools.runner import ToolCall
 from tokentape.recorder import Envelope, EventLog, Record
-from tokentape.recorder.escapes import visible_lines
+from tokentape.recorder.escapes import VisibleLines, visible_lines
 from tokentape.recorder.events import (
     Event,
     HistoryPruned,
@@ -95,7 +95,9 @@ class ChatSession:
         self._tap = tap
         self._terminal = terminal
         self._settings = settings
+        self._ends: tuple[int, ...] | None = None
         self._stream: TextStream | None = None
+        self._visible = VisibleLines()
         self._stopped = False
         tap.listener = self._on_event
 
@@ -166,13 +168,12 @@ class ChatSession:
     def _on_event(self, event: Event) -> None:
         if isinstance(event, TurnStarted):
             ends = event.sampling.get("eos_token_id")
-            self._stream = TextStream(
-                self._run.generator.tokenizer,
-                event.added_ids,
-                ends=ends if isinstance(ends, list | tuple) else () if ends is None else (ends,),
-            )
-        elif isinstance(event, TurnFinished) and self._stream is not None:
-            self._terminal.show(visible_lines(self._stream.finish(event.text)) + "\n")
+            one = () if ends is None else (ends,)
+            self._ends = tuple(ends) if isinstance(ends, list | tuple) else one
+            self._stream, self._visible = None, VisibleLines()
+        elif isinstance(event, TurnFinished) and self._ends is not None:
+            rest = event.text if self._stream is None else self._stream.finish(event.text)
+            self._terminal.show(self._visible.add(rest) + "\n")
         elif isinstance(event, ToolCalled | ToolReturned | HistoryPruned):
             self._terminal.note(f"{event.describe()}\n")
 
@@ -181,8 +182,12 @@ class ChatSession:
             raise self._tap.fault
         if self._stopped:
             raise _ReplyStoppedError
-        if self._stream is not None:
-            self._terminal.show(visible_lines(self._stream.add(token_id)))
+        if self._stream is None:
+            generator = self._run.generator
+            # With its first token: only now the conversation ends with the prompt.
+            prompt = generator.conversation.ids
+            self._stream = TextStream(generator.tokenizer, prompt, ends=self._ends or ())
+        self._terminal.show(self._visible.add(self._stream.add(token_id)))
 
 
 class _ReplyStoppedError(Exception):

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tokentape.generation.cache import common_prefix_length
 from tokentape.generation.history.decoding import decode_after
+from tokentape.generation.history.spelling import spell_token
 from tokentape.generation.run_settings import RunSettings
 from tokentape.recorder.events import MessageAdded, SystemPromptCached
 from tokentape.replay.recorded.loaded_run import LoadedRun
@@ -27,13 +28,26 @@ class _PromptPart:
 
 def other_encoding(run: LoadedRun, tokenizer: PreTrainedTokenizerBase) -> str:
     """Return a sentence about the first text that is encoded to other ids now; empty if none is."""
+    context = ""
     for each in _prompt_parts(run):
-        ids = tuple(tokenizer.encode(each.text, add_special_tokens=False))
-        if ids != each.ids:
+        ids, others = _encodings(tokenizer, context, each.text)
+        context = each.text
+        if each.ids not in (ids, others):
             index = common_prefix_length(ids, each.ids)
-            token = str(tokenizer.decode(list(each.ids[index : index + 1])))
+            token = spell_token(tokenizer, each.ids[index]) if index < len(each.ids) else ""
             return f"{each.name} is encoded to other ids from its token {index} on, {token!r}"
     return ""
+
+
+def _encodings(
+    tokenizer: PreTrainedTokenizerBase, context: str, text: str
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the ids of a text alone, and after another text: some tokenizers prepend a space."""
+    alone, before, both = (
+        tuple(tokenizer.encode(each, add_special_tokens=False))
+        for each in (text, context, context + text)
+    )
+    return alone, both[len(before) :]
 
 
 def undecodable_text(run: LoadedRun, tokenizer: PreTrainedTokenizerBase) -> str:

@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
 from tokentape.generation import LoadedModel, hf
+from tokentape.generation.history.spelling import excerpt, spell_token
 from tokentape.recorder.projections import Turn
 from tokentape.replay.checking.token_checker import CheckedRows
 from tokentape.replay.results.report import Divergence, ScoredToken
@@ -28,22 +28,23 @@ def describe_divergence(
     top_ids = top.indices.tolist()
     removed = _removing_processors([*top_ids, result.picked_id], logits, turn, step, lm)
 
-    def decode(ids: Any) -> str:
-        return str(lm.tokenizer.decode(list(ids), skip_special_tokens=False))
+    def spell(token_id: int) -> str:
+        return spell_token(lm.tokenizer, token_id)
 
     def recorded(token_id: int, logprob: float) -> ScoredToken:
-        return ScoredToken(token_id=token_id, text=decode([token_id]), logprob=logprob)
+        return ScoredToken(token_id=token_id, text=spell(token_id), logprob=logprob)
 
     def replayed(token_id: int) -> ScoredToken:
         score = checked.noised[row, token_id].item() * temperature
         return ScoredToken(
             token_id=token_id,
-            text=decode([token_id]),
+            text=spell(token_id),
             logprob=logprobs[token_id].item(),
             score=score if math.isfinite(score) else None,
             filtered_by=removed.get(token_id, "") if score == -math.inf else "",
         )
 
+    before, after = [*turn.prompt_ids, *turn.reply_ids[:step]], turn.reply_ids[step + 1 :]
     return Divergence(
         kind=result.kind,
         turn=turn.number,
@@ -55,8 +56,8 @@ def describe_divergence(
         boundary_gap=result.boundary_gap,
         logprob_difference=result.logprob_difference,
         processed_difference=result.processed_difference,
-        text_before=decode([*turn.prompt_ids, *turn.reply_ids[:step]][-_CONTEXT_TOKENS:]),
-        text_after=decode(turn.reply_ids[step + 1 :][:_CONTEXT_TOKENS]),
+        text_before=excerpt(lm.tokenizer, before[:-_CONTEXT_TOKENS], before[-_CONTEXT_TOKENS:]),
+        text_after=excerpt(lm.tokenizer, [*before, token.token_id], after[:_CONTEXT_TOKENS]),
         recorded_top=tuple(map(recorded, token.top_ids, token.top_logprobs)),
         replayed_top=tuple(replayed(token_id) for token_id in top_ids),
     )

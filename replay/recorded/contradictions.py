@@ -5,13 +5,13 @@ from collections.abc import Iterator, Sequence
 from transformers import PreTrainedTokenizerBase
 
 from tokentape.generation.errors import ToolError
-from tokentape.generation.history.decoding import decode_after
 from tokentape.generation.run_settings import RunSettings
 from tokentape.generation.tools.calls import CallReader
 from tokentape.generation.tools.interface import ToolInterface
 from tokentape.recorder.events import StopReason
 from tokentape.recorder.projections import Turn
 from tokentape.replay.recorded.loaded_run import LoadedRun
+from tokentape.replay.recorded.reply_texts import is_text_of
 from tokentape.replay.recorded.tool_contradictions import tool_contradictions
 from tokentape.replay.results.report import Cause
 from tokentape.replay.results.verdict import CauseKind
@@ -42,7 +42,7 @@ def _texts_unlike_their_ids(
     for turn in turns:
         if turn.finished is not None:
             recorded = turn.finished.text + turn.finished.stop_text
-            if recorded != decode_after(tokenizer, turn.prompt_ids, turn.reply_ids):
+            if not is_text_of(tokenizer, recorded, turn.prompt_ids, turn.reply_ids):
                 sentence = f"turn {turn.number}: the ids of the reply do not decode to its text"
                 yield Cause(name=CauseKind.TEXT, sentence=sentence, turn=turn.number)
 

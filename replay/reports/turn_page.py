@@ -133,61 +133,57 @@ def page_json(
 def pieces_of(
     tokenizer: "PreTrainedTokenizerBase | None", turn: Turn
 ) -> dict[str, list[str] | None]:
-    """Return the text of each token of prompt and reply; None without a tokenizer."""
+    """Return the pieces of the texts of prompt and reply, one for each token; None without a
+    tokenizer.
+
+    A character of several tokens is in the piece of its last one.
+    """
     if tokenizer is None:
         return {"prompt_pieces": None, "reply_pieces": None}
-    prompt = turn.prompt_ids
-    pieces = _texts(tokenizer, [*prompt, *turn.reply_ids])
-    return {"prompt_pieces": pieces[: len(prompt)], "reply_pieces": pieces[len(prompt) :]}
+    from tokentape.generation.history.incremental_decoder import decode_each
+
+    return {
+        "prompt_pieces": decode_each(tokenizer, (), turn.prompt_ids),
+        "reply_pieces": decode_each(tokenizer, turn.prompt_ids, turn.reply_ids),
+    }
 
 
-def _texts(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> list[str]:
-    from tokentape.generation.history.decoding import decode_after
+def _spelling(tokenizer: "PreTrainedTokenizerBase | None", token_id: int) -> str:
+    if tokenizer is None:
+        return ""
+    from tokentape.generation.history.spelling import spell_token
 
-    return [
-        decode_after(tokenizer, ids[max(0, index - 4) : index], [token_id])
-        for index, token_id in enumerate(ids)
-    ]
+    return quoted(spell_token(tokenizer, token_id), _PIECE_COLUMNS)
 
 
 def token_lines(
     turn: Turn, sections: PromptSections, tokenizer: "PreTrainedTokenizerBase | None"
 ) -> Iterator[str]:
     """Yield one line for each token: of the prompt its origin, of the reply its log-probability."""
-    pieces = pieces_of(tokenizer, turn)
     yield f"{'position':>8} {'id':>8}  {padded('text', _PIECE_COLUMNS + 2)}  from"
-    prompt = pieces["prompt_pieces"] or [""] * len(turn.prompt_ids)
-    for index, (token_id, piece) in enumerate(zip(turn.prompt_ids, prompt, strict=True)):
+    for index, token_id in enumerate(turn.prompt_ids):
         source = "cache" if index < sections.reused_tokens else "computed"
         new = ", new" if index >= sections.new_token else ""
-        yield f"{index:>8} {token_id:>8}  {_quoted(piece, tokenizer)}  {source}{new}"
+        yield f"{index:>8} {token_id:>8}  {_padded(tokenizer, token_id)}  {source}{new}"
     yield (
         f"{'position':>8} {'id':>8}  {padded('text', _PIECE_COLUMNS + 2)}  {'logprob':>8}  "
         f"{'entropy':>7}  likeliest"
     )
-    reply = pieces["reply_pieces"] or [""] * len(turn.tokens)
-    for token, piece in zip(turn.tokens, reply, strict=True):
+    for token in turn.tokens:
         yield (
-            f"{token.position:>8} {token.token_id:>8}  {_quoted(piece, tokenizer)}  "
-            f"{token.logprob:>8.3f}  {token.entropy:>7.3f}  {_top_tokens(token, turn, tokenizer)}"
+            f"{token.position:>8} {token.token_id:>8}  {_padded(tokenizer, token.token_id)}  "
+            f"{token.logprob:>8.3f}  {token.entropy:>7.3f}  {_top_tokens(token, tokenizer)}"
         )
 
 
-def _top_tokens(
-    token: TokenSampled, turn: Turn, tokenizer: "PreTrainedTokenizerBase | None"
-) -> str:
-    step = token.step - turn.first_step
-    before = [*turn.prompt_ids, *turn.reply_ids[:step]][-4:]
+def _top_tokens(token: TokenSampled, tokenizer: "PreTrainedTokenizerBase | None") -> str:
     pairs = zip(token.top_ids, token.top_logprobs, strict=True)
     shown = []
     for token_id, logprob in list(pairs)[:_TOP_SHOWN]:
-        name = str(token_id)
-        if tokenizer is not None:
-            name = quoted(_texts(tokenizer, [*before, token_id])[-1], _PIECE_COLUMNS)
+        name = _spelling(tokenizer, token_id) or str(token_id)
         shown.append(f"{name} {logprob:.2f}")
     return "  ".join(shown)
 
 
-def _quoted(piece: str, tokenizer: "PreTrainedTokenizerBase | None") -> str:
-    shown = "" if tokenizer is None else quoted(piece, _PIECE_COLUMNS)
-    return padded(shown, _PIECE_COLUMNS + 2)
+def _padded(tokenizer: "PreTrainedTokenizerBase | None", token_id: int) -> str:
+    return padded(_spelling(tokenizer, token_id), _PIECE_COLUMNS + 2)

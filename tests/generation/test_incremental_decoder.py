@@ -1,102 +1,91 @@
 """A reply that is decoded token by token has the text of the reply that is decoded at once."""
 
 import random
-from collections.abc import Callable, Sequence
-from itertools import chain
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models
-from transformers import PreTrainedTokenizerFast
 
 import tokentape as tt
 from benchmarks.prompts import licence
-from benchmarks.tiny_models import byte_tokenizer
+from tests.generation.text_tokenizers import MAKERS, byte_fallback, ids_for, text_tokenizer
 from tokentape.generation.history.decoding import decode_after
-from tokentape.generation.history.incremental_decoder import IncrementalDecoder
+from tokentape.generation.history.incremental_decoder import IncrementalDecoder, decode_each
 from tokentape.store import DatabaseStore
 
-
-def word_tokenizer(
-    words: Sequence[str], decoder: Any, *, cleans_up: bool = False
-) -> PreTrainedTokenizerFast:
-    vocabulary = {word: index for index, word in enumerate(dict.fromkeys(["<unk>", *words]))}
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    backend.decoder = decoder
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=backend, unk_token="<unk>", clean_up_tokenization_spaces=cleans_up
-    )
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
-def byte_fallback() -> PreTrainedTokenizerFast:
-    """Decodes as Llama 2: words with a mark for the space, and bytes for what is no word."""
-    characters = [f"<0x{byte:02X}>" for byte in "é漢🙂".encode()]
-    decoder = decoders.Sequence(
-        [
-            decoders.Replace("▁", " "),
-            decoders.ByteFallback(),
-            decoders.Fuse(),
-            decoders.Strip(content=" ", left=1),
-        ]
-    )
-    return word_tokenizer([*characters, "<0xFF>", "▁", "▁one", "two", ".", "▁▁"], decoder)
-
-
-def word_pieces() -> PreTrainedTokenizerFast:
-    """Decodes as BERT, with the spaces before punctuation removed."""
-    words = [".", ",", "'", "n", "t", "##t", "n't", "'s", "'ve", "m", "v", "##e", "word", "漢", ""]
-    return word_tokenizer(words, decoders.WordPiece(cleanup=False), cleans_up=True)
-
-
-TOKENIZERS: dict[str, Callable[[], PreTrainedTokenizerFast]] = {
-    "bytes": byte_tokenizer,
-    "byte fallback": byte_fallback,
-    "metaspace": lambda: word_tokenizer(["▁one", "▁", "two", "."], decoders.Metaspace()),
-    "word pieces, cleaned up": word_pieces,
-    "ends of words": lambda: word_tokenizer(
-        ["on", "e</w>", "two</w>", "</w>"], decoders.BPEDecoder(suffix="</w>")
-    ),
-}
-
-
-def pieces_of(
-    tokenizer: PreTrainedTokenizerFast, *, least: int = 0, most: int
-) -> st.SearchStrategy[list[int]]:
-    """Any ids, and whole characters of several tokens: a run of these is often all valid."""
-    names = [f"<0x{byte:02X}>" for byte in "é漢🙂".encode()]
-    ids: list[int] = tokenizer.convert_tokens_to_ids(names)
-    if tokenizer.unk_token_id in ids or None in ids:
-        ids = tokenizer.encode("é漢🙂", add_special_tokens=False)
-    characters = [ids[:2], ids[2:5], ids[5:]] if len(ids) == 9 else [ids]
-    known = st.integers(0, len(tokenizer) - 1)
-    piece = st.one_of(known.map(lambda each: [each]), *map(st.just, characters * 2))
-    pieces = st.lists(piece, min_size=least, max_size=most)
-    return pieces.map(lambda each: list(chain.from_iterable(each)))
-
-
-@pytest.mark.parametrize("name", TOKENIZERS)
-@settings(max_examples=25, deadline=None)
+@pytest.mark.parametrize("name", MAKERS)
+@settings(max_examples=20, deadline=None)
 @given(data=st.data())
 def test_the_text_after_each_token_is_that_of_all_ids_decoded_at_once(
     name: str, data: st.DataObject
 ) -> None:
-    tokenizer = TOKENIZERS[name]()
-    before = data.draw(pieces_of(tokenizer, most=6))
-    ids = data.draw(pieces_of(tokenizer, least=20, most=60))
-    decoder = IncrementalDecoder(tokenizer, before)
+    tokenizer = text_tokenizer(name)
+    before = data.draw(ids_for(tokenizer, most=3))
+    ids = data.draw(ids_for(tokenizer, least=1, most=9))
+    taken_after = data.draw(st.sets(st.integers(1, len(ids))))
+    decoder, taken = IncrementalDecoder(tokenizer, before), ""
     for count, token_id in enumerate(ids, start=1):
         decoder.add(token_id)
+        taken += decoder.take() if count in taken_after else ""
 
         assert decoder.text == decode_after(tokenizer, before, ids[:count])
+    complete = decode_after(tokenizer, before, ids)
+
+    assert taken + decoder.take_rest() == complete
+    assert "".join(decode_each(tokenizer, before, ids)) == complete
+
+
+@pytest.mark.parametrize("name", MAKERS)
+@settings(max_examples=15, deadline=None)
+@given(data=st.data())
+def test_a_reply_without_a_prompt_is_decoded_as_its_tokenizer_does(
+    name: str, data: st.DataObject
+) -> None:
+    tokenizer = text_tokenizer(name)
+    ids = data.draw(ids_for(tokenizer, most=9))
+
+    assert decode_after(tokenizer, (), ids) == tokenizer.decode(ids, skip_special_tokens=False)
+
+
+@pytest.mark.parametrize("name", ["byte-level", "byte fallback", "byte fallback, not stripped"])
+@given(prompt=st.text(max_size=8), reply=st.text(min_size=1, max_size=12))
+def test_prompts_and_replies_of_any_script_have_their_texts(
+    name: str, prompt: str, reply: str
+) -> None:
+    tokenizer = text_tokenizer(name)
+    prompt_ids = tokenizer.encode(prompt, add_special_tokens=False)
+    without_space = 0 if name == "byte-level" else 1
+    ids = tokenizer.encode(reply, add_special_tokens=False)[without_space:]
+    if name == "byte-level" or prompt_ids:
+        assert decode_after(tokenizer, prompt_ids, ids) == reply.replace("▁", " ")
+
+
+def test_wrong_bytes_of_a_reply_leave_the_prompt_as_it_is() -> None:
+    tokenizer = byte_fallback()
+    prompt = tokenizer.encode("ሰላም")
+    wrong = tokenizer.convert_tokens_to_ids(["<0xE1>", "<0xFF>", "a"])
+
+    assert decode_after(tokenizer, prompt, wrong) == f"{REPLACEMENT * 2}a"
+
+
+def test_a_character_that_the_prompt_begins_belongs_to_the_reply() -> None:
+    tokenizer = byte_fallback()
+    ids = tokenizer.encode("ሰላም")
+    cut = len(ids) - 1
+
+    assert decode_after(tokenizer, ids[:cut], ids[cut:]) == "ም"
+    assert "".join(decode_each(tokenizer, ids[:cut], ids[cut:])) == "ም"
 
 
 class CountedDecoding:
     """A tokenizer that counts the ids that it decodes."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+    def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self.decoded = 0
 
@@ -107,30 +96,57 @@ class CountedDecoding:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._tokenizer, name)
 
+    def __len__(self) -> int:
+        return len(self._tokenizer)
 
-@pytest.mark.parametrize("name", TOKENIZERS)
-def test_a_token_costs_as_much_at_the_end_of_a_long_reply_as_at_its_beginning(name: str) -> None:
-    tokenizer = TOKENIZERS[name]()
+
+def costs_of(tokenizer: Any, ids: list[int]) -> list[int]:
+    """Return how many ids are decoded for each of the ids, shown as they come."""
     counted: Any = CountedDecoding(tokenizer)
     decoder = IncrementalDecoder(counted)
     costs = []
-    for token_id in long_reply(tokenizer, 3_000):
+    for token_id in ids:
         before = counted.decoded
         decoder.add(token_id)
+        decoder.take()
         costs.append(counted.decoded - before)
+    return costs
 
-    assert max(sum(costs[start : start + 100]) for start in range(0, 3_000, 100)) < 100 * 100
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_token_costs_as_much_at_the_end_of_a_long_reply_as_at_its_beginning(name: str) -> None:
+    costs = costs_of(text_tokenizer(name), long_reply(text_tokenizer(name), 1_500))
+
+    assert max(sum(costs[start : start + 100]) for start in range(0, 1_500, 100)) < 100 * 100
     assert sum(costs[-500:]) < 1.5 * sum(costs[500:1000])
 
 
-def long_reply(tokenizer: PreTrainedTokenizerFast, tokens: int) -> list[int]:
-    """Ids of a text, or any ids where the tokenizer reads none; few bytes are wrong."""
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_token_that_is_repeated_costs_no_more_each_time(name: str) -> None:
+    tokenizer = text_tokenizer(name)
+    for token_id in random.Random(7).sample(range(len(tokenizer)), min(12, len(tokenizer))):
+        costs = costs_of(tokenizer, [token_id] * 300)
+
+        assert max(costs) < 200
+        assert sum(costs[200:]) < 1.5 * sum(costs[100:200]) + 100
+
+
+@pytest.mark.parametrize("text", ["ሰላም", "🙂", REPLACEMENT, "é漢"])
+@pytest.mark.parametrize("name", ["byte-level", "byte fallback"])
+def test_a_long_run_of_characters_costs_no_more_at_its_end(name: str, text: str) -> None:
+    tokenizer = text_tokenizer(name)
+    costs = costs_of(tokenizer, tokenizer.encode(text * 500, add_special_tokens=False))
+
+    assert max(costs) < 250
+    assert sum(costs[-200:]) < 1.5 * sum(costs[100:300]) + 100
+
+
+def long_reply(tokenizer: Any, tokens: int) -> list[int]:
+    """Ids of a text, or any ids where the tokenizer reads none."""
     ids = list(tokenizer.encode(licence())[:tokens])
-    if len(set(ids)) > 10:
+    if len(ids) == tokens and len(set(ids)) > 10:
         return ids
-    wrong = tokenizer.convert_tokens_to_ids("<0xFF>")
-    choices = [each for each in range(1, len(tokenizer)) if each != wrong]
-    return random.Random(7).choices(choices, k=tokens)
+    return random.Random(7).choices(range(1, len(tokenizer)), k=tokens)
 
 
 def test_a_reply_that_may_call_tools_decodes_no_more_for_its_later_tokens(

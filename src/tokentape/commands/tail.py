@@ -15,7 +15,7 @@ from tokentape.commands.options import (
     tokenizer_as_recorded,
 )
 from tokentape.recorder import Envelope, Recording
-from tokentape.recorder.events import RunStarted, TurnStarted
+from tokentape.recorder.events import MessageAdded, RunStarted, TurnStarted
 from tokentape.recorder.transcript import TranscriptWriter
 from tokentape.store import DEFAULT_URL
 from tokentape.store.run_follower import NewToken, RunFollower
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _POLL_S = 0.2
 _SILENCE_S = 60.0
+# More than the text of a reply depends on.
+_PROMPT_END_TOKENS = 16
 
 
 def tail(
@@ -72,6 +74,7 @@ class _Printer:
         self._recording = recording
         self._transcript = TranscriptWriter(_write)
         self._started: TurnStarted | None = None
+        self._prompt_end: list[int] = []
         self._stream: TextStream | None = None
 
     @cached_property
@@ -90,8 +93,11 @@ class _Printer:
             if isinstance(each, NewToken):
                 self._print_token(each)
                 continue
+            if isinstance(each.event, MessageAdded):
+                self._prompt_end = [*self._prompt_end, *each.event.ids][-_PROMPT_END_TOKENS:]
             if isinstance(each.event, TurnStarted):
                 self._started, self._stream = each.event, None
+                self._prompt_end = [*self._prompt_end, *each.event.added_ids][-_PROMPT_END_TOKENS:]
             self._transcript.event(each)
 
     def _print_token(self, token: NewToken) -> None:
@@ -106,7 +112,7 @@ class _Printer:
         if self._stream is None:
             from tokentape.generation.history.text_stream import TextStream
 
-            self._stream = TextStream(tokenizer, self._started.added_ids, ends=_ends(self._started))
+            self._stream = TextStream(tokenizer, self._prompt_end, ends=_ends(self._started))
         self._transcript.piece(self._stream.add(token.token_id))
 
 

@@ -12,6 +12,7 @@ import tokentape as tt
 from benchmarks.tiny_models import FAMILIES, random_ids
 from tokentape.generation.cache.key import cache_key
 from tokentape.generation.hf.attention_kernel import eager_attention
+from tokentape.generation.history.spelling import spell_token
 from tokentape.generation.hooks.forward_positions import (
     DECODE,
     ForwardPositions,
@@ -207,7 +208,8 @@ def test_the_logit_lens_at_the_last_layer_gives_the_model_s_logits(
         assert [each["probability"] for each in shown["layers"][0]["top"]] == pytest.approx(
             best.values.tolist(), rel=2e-3
         )
-        assert shown["layers"][0]["top"][0]["token"] == lm.tokenizer.decode([best.indices[0]])
+        spelled = spell_token(lm.tokenizer, int(best.indices[0]))
+        assert shown["layers"][0]["top"][0]["token"] == spelled
 
 
 @pytest.mark.parametrize(
