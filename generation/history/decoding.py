@@ -24,7 +24,7 @@ class Context:
     """The decoded ids."""
     first_bytes: bytes | None = None
     """After a byte-fallback token: the first bytes of a character that the next ids may complete,
-    often none. The `ids` are then an anchor (see `ByteTokens`), to which these bytes are appended."""
+    often none. The `ids` are then an anchor (see `ByteTokens`), which these bytes follow."""
 
 
 class Decoding:

@@ -72,7 +72,7 @@ class IncrementalDecoder:
 def decode_each(
     tokenizer: PreTrainedTokenizerBase, before: Sequence[int], ids: Sequence[int]
 ) -> list[str]:
-    """Return the text that becomes final with each id; the pieces join to that of `decode_after`."""
+    """Return the text that becomes final with each id; together they are `decode_after`."""
     decoder = IncrementalDecoder(tokenizer, before)
     pieces = []
     for token_id in ids:

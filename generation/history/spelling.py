@@ -35,8 +35,8 @@ def spell_token(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
 def excerpt(tokenizer: PreTrainedTokenizerBase, before: Sequence[int], ids: Sequence[int]) -> str:
     """Return the text of ids that are cut out of a longer sequence; see `decode_after`.
 
-    The first bytes of a character that ends after the ids are spelled as `<0xE1>`, and do not change
-    the characters before them.
+    The first bytes of a character that ends after the ids are spelled as `<0xE1>`, and do not
+    change the characters before them.
     """
     decoding = Decoding(tokenizer)
     first_bytes = decoding.context_after(ids).first_bytes or b""
