@@ -19,7 +19,17 @@ from tokentape.generation.errors import ModelError
 from tokentape.generation.fingerprints import FileState, ModelSource, file_states, folder_states
 from tokentape.generation.models.demo_model import DEMO_MODEL, demo_folder
 from tokentape.generation.models.identity import ModelIdentity
-from tokentape.generation.models.memory_check import check_fits_memory, enough_memory
+from tokentape.generation.models.memory_check import (
+    check_fits_memory,
+    enough_memory,
+    is_out_of_memory,
+)
+from tokentape.generation.models.model_files import (
+    check_folder,
+    check_gguf,
+    gguf_of_folder,
+    is_gguf,
+)
 from tokentape.generation.models.quiet import quiet_loading
 from tokentape.recorder.events import RunStarted
 from tokentape.recorder.paths import expand_path
@@ -78,12 +88,10 @@ def load_model(
             model: Any = AutoModelForCausalLM.from_pretrained(
                 **source, dtype=dtype, attn_implementation=attn_implementation
             )
-        except (OSError, ValueError, ImportError) as error:
-            first_line = str(error).strip().partition("\n")[0]
-            raise ModelError(
-                f"no model {text!r}: it is not {DEMO_MODEL!r}, a folder, a GGUF file or a model of "
-                f"the hub that can be reached ({first_line})"
-            ) from None
+        except Exception as error:  # each format has errors of its own
+            if is_out_of_memory(error):
+                raise
+            raise ModelError(_why_not_loaded(text, source, error)) from error
     model = model.eval().to(device)
     # If a file changed while it was loaded, the source of the tensors is unknown.
     if files and _files_of(source) == files:
@@ -109,9 +117,12 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
                 **_source(name), local_files_only=True
             )
-    except (OSError, ValueError, ImportError) as error:
-        first_line = str(error).strip().partition("\n")[0]
-        raise ModelError(f"no tokenizer of {name!r} on this machine ({first_line})") from None
+    except ModelError:
+        raise
+    except Exception as error:  # each format has errors of its own
+        raise ModelError(
+            f"no tokenizer of {name!r} on this machine ({_first_line(error)})"
+        ) from error
     return tokenizer
 
 
@@ -119,14 +130,47 @@ def _source(name: str) -> dict[str, str]:
     """Return the arguments of `from_pretrained` for a name. Raise ModelError if it is not found."""
     if name == DEMO_MODEL:
         return {"pretrained_model_name_or_path": str(demo_folder())}
-    if name.endswith(".gguf"):
-        file = expand_path(name)
-        if not file.is_file():
-            raise ModelError(f"there is no GGUF file {name}")
-        return {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
-    if name.startswith((".", "/", "~")) and not expand_path(name).is_dir():
+    path = expand_path(name)
+    folder = _is_folder(path)
+    if folder:
+        gguf = gguf_of_folder(path)
+        check_folder(path)
+    else:
+        gguf = path if is_gguf(name) else None
+    if gguf is not None:
+        check_gguf(gguf)
+        return {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+    if name.startswith((".", "/", "~")) and not folder:
         raise ModelError(f"there is no model folder {name}")
-    return {"pretrained_model_name_or_path": str(expand_path(name))}
+    return {"pretrained_model_name_or_path": str(path)}
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # too long, or with a NUL
+        return False
+
+
+def _why_not_loaded(name: str, source: Mapping[str, str], error: Exception) -> str:
+    """Return one line that names the model, or its GGUF file, and what the loader said."""
+    if "gguf_file" in source:
+        return (
+            f"the GGUF file {name} cannot be loaded: it is cut off or damaged, or transformers "
+            f"does not know its kind ({_first_line(error)})"
+        )
+    if isinstance(error, OSError | ValueError | ImportError):
+        return (
+            f"no model {name!r}: it is not {DEMO_MODEL!r}, a folder, a GGUF file or a model of "
+            f"the hub that can be reached ({_first_line(error)})"
+        )
+    return f"the model {name!r} cannot be loaded ({_first_line(error)})"
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().partition("\n")[0]
+    known = isinstance(error, OSError | ValueError | ImportError)
+    return text if known and text else f"{type(error).__name__}: {text}"
 
 
 def _files_of(source: Mapping[str, str]) -> tuple[FileState, ...]:

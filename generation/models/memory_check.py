@@ -26,7 +26,7 @@ def check_fits_memory(source: Mapping[str, str], dtype: str, device: str, name: 
         chosen = config.dtype if dtype == "auto" else getattr(torch, dtype)
         with torch.device("meta"):
             model: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
-    except (OSError, ValueError, ImportError, AttributeError, KeyError, TypeError, RuntimeError):
+    except Exception:  # each format has errors of its own, and `from_pretrained` has them again
         return
     item_bytes = (chosen or torch.float32).itemsize
     needed = sum(parameter.numel() for parameter in model.parameters()) * item_bytes
@@ -59,10 +59,16 @@ def enough_memory(action: str) -> Iterator[None]:
     except MemoryError:
         raise ModelError(f"there is not enough memory to {action}") from None
     except RuntimeError as error:
-        # torch has an error class for CUDA. On the CPU, only the message identifies the error.
-        out_of_memory = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(
-            error
-        )
-        if not out_of_memory:
+        if not is_out_of_memory(error):
             raise
         raise ModelError(f"there is not enough memory to {action}") from None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether memory ran out, on the machine or on a GPU.
+
+    torch has an error class for CUDA. On the CPU, only the message identifies the error.
+    """
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )

@@ -1,0 +1,78 @@
+"""The files of a model, looked at before they are loaded."""
+
+import re
+from pathlib import Path
+
+from tokentape.generation.errors import ModelError
+from tokentape.recorder.foreign_files import foreign_file
+
+_GGUF = ".gguf"
+_GGUF_MAGIC = b"GGUF"
+_PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf", re.IGNORECASE)
+_LOADED = (".safetensors", ".bin", ".json", ".model", _GGUF)
+"""Suffixes of the files that `from_pretrained` reads."""
+
+
+def is_gguf(name: str | Path) -> bool:
+    """Return whether a name is that of a GGUF file; capitals do not matter."""
+    return str(name).lower().endswith(_GGUF)
+
+
+def gguf_of_folder(folder: Path) -> Path | None:
+    """Return the GGUF file of a folder that has no config, or None if it has none.
+
+    Raise ModelError if it has several.
+    """
+    if (folder / "config.json").exists():
+        return None
+    found = sorted(each for each in folder.iterdir() if is_gguf(each) and each.is_file())
+    if len(found) > 1:
+        names = ", ".join(each.name for each in found)
+        raise ModelError(f"{folder} has {len(found)} GGUF files: name one of them: {names}")
+    return found[0] if found else None
+
+
+def check_gguf(file: Path) -> None:
+    """Raise ModelError for a file that is missing, foreign, a part, or no GGUF file."""
+    _check_not_foreign(file)
+    try:
+        with file.open("rb") as opened:
+            head = opened.read(len(_GGUF_MAGIC))
+    except FileNotFoundError:
+        raise ModelError(f"there is no GGUF file {file}") from None
+    except OSError as error:
+        raise ModelError(f"{file} cannot be read: {error}") from None
+    if head != _GGUF_MAGIC:
+        raise ModelError(f"{file} is not a GGUF file: it begins with {head!r}, not {_GGUF_MAGIC!r}")
+    part = _PART.search(file.name)
+    if part is not None and int(part[2]) > 1:
+        raise ModelError(
+            f"{file} is part {int(part[1])} of {int(part[2])} of a GGUF file, and transformers "
+            "loads whole files only: join them with `llama-gguf-split --merge`"
+        )
+
+
+def check_folder(folder: Path) -> None:
+    """Raise ModelError if a file of a model in this folder is empty, a pointer, or foreign."""
+    try:
+        files = [each for each in sorted(folder.iterdir()) if each.suffix.lower() in _LOADED]
+    except OSError as error:
+        raise ModelError(f"the folder {folder} cannot be read: {error}") from None
+    for each in files:
+        if not each.is_dir():
+            _check_not_foreign(each)
+
+
+def _check_not_foreign(file: Path) -> None:
+    fault = foreign_file(file)
+    # A safetensors file begins with the length of a JSON header, which may be any bytes.
+    if fault and not _begins_as_safetensors(file):
+        raise ModelError(f"{file} {fault}")
+
+
+def _begins_as_safetensors(file: Path) -> bool:
+    try:
+        with file.open("rb") as opened:
+            return file.suffix == ".safetensors" and opened.read(9)[8:] == b"{"
+    except OSError:
+        return False
