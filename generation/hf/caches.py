@@ -3,6 +3,7 @@
 import copy
 import hashlib
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -15,6 +16,9 @@ from tokentape.generation.hf.growing_layer import GrowingLayer
 
 # These layers keep the keys and values of all tokens in order, and never overwrite them.
 _PLAIN = (GrowingLayer, DynamicLayer)
+
+_EARLIER_STATIC_CACHE = ("_cache", "_previous_max_cache_length")
+"""Attributes in which a model remembers its static cache, or the size of it."""
 
 
 def cache_name(model: Any) -> str:
@@ -61,16 +65,33 @@ def _prepared(model: Any, config: GenerationConfig, capacity: int) -> tuple[str,
     """Return the cache that the model prepares, and its name as an argument of the forward."""
     arguments: dict[str, Any] = {}
     kind = config.cache_implementation
+    prepare = model._prepare_cache_for_generation
     try:
-        model._prepare_cache_for_generation(
-            config, arguments, GenerationMode.GREEDY_SEARCH, 1, capacity
-        )
+        with nullcontext() if kind is None else _no_earlier_static_cache(prepare):
+            prepare(config, arguments, GenerationMode.GREEDY_SEARCH, 1, capacity)
     except (ImportError, ValueError) as error:
         raise ModelError(f"cannot create a cache of the kind {kind!r}: {error}") from None
     for name, cache in arguments.items():
         if isinstance(cache, Cache) and cache.layers:
             return name, cache
     raise ModelError(f"{type(model).__name__} has no cache that tokentape supports")
+
+
+@contextmanager
+def _no_earlier_static_cache(prepare: Any) -> Iterator[None]:
+    """Hide from the model, within this context, the static cache of an earlier `generate()`.
+
+    Some releases use that cache again, others make a new one of at least its size, so that the
+    shapes of a forward would depend on what the process did before.
+    """
+    attributes = vars(getattr(prepare, "__self__", prepare))
+    saved = {name: attributes.pop(name) for name in _EARLIER_STATIC_CACHE if name in attributes}
+    try:
+        yield
+    finally:
+        for name in _EARLIER_STATIC_CACHE:
+            attributes.pop(name, None)
+        attributes.update(saved)
 
 
 def _on_gpu(model: Any) -> bool:

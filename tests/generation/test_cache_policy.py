@@ -95,6 +95,21 @@ def test_a_static_cache_is_created_for_each_turn_and_not_reused(lm: tt.LoadedMod
     assert again["cache"].reason == "fixed_size:StaticLayer"
 
 
+def test_a_static_cache_has_the_size_of_its_turn_after_a_longer_generate(
+    lm: tt.LoadedModel,
+) -> None:
+    config = hf.effective_config(lm.model, cache_implementation="static")
+    prompt = torch.tensor([PROMPT])
+    lm.model.generate(
+        prompt, attention_mask=torch.ones_like(prompt), **GREEDY, cache_implementation="static"
+    )
+    before = vars(lm.model).copy()
+    cache = hf.new_cache(lm.model, config, total_tokens=9)
+
+    assert {layer.max_cache_len for layer in cache.layers} == {8}
+    assert vars(lm.model) == before
+
+
 def test_a_fork_uses_a_static_cache_as_recorded(lm: tt.LoadedModel, store: DatabaseStore) -> None:
     settings: dict[str, Any] = {"max_new_tokens": 4, "cache_implementation": "static"}
     with tt.Investigation(lm, store=store, name="t", system_prompt="Be kind.") as run:
