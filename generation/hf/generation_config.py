@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from transformers import GenerationConfig, SynthIDTextWatermarkingConfig
+from transformers import GenerationConfig, SynthIDTextWatermarkingConfig, WatermarkingConfig
 from transformers.generation.configuration_utils import GenerationMode
 
 from tokentape.generation.errors import ModelError
@@ -146,8 +146,20 @@ def _own_mode(model: Any) -> str:
 
 
 def _update(config: Any, settings: dict[str, Any]) -> dict[str, Any]:
-    unknown: dict[str, Any] = config.update(**settings)
+    unknown: dict[str, Any] = config.update(**_with_watermark(settings))
     return unknown
+
+
+def _with_watermark(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings in which a watermark that is a dictionary is an object.
+
+    Older releases accept no dictionary, and `from_dict` knows one of the two kinds only.
+    """
+    watermark = settings.get("watermarking_config")
+    if not isinstance(watermark, dict):
+        return settings
+    kind = SynthIDTextWatermarkingConfig if "ngram_len" in watermark else WatermarkingConfig
+    return settings | {"watermarking_config": kind(**watermark)}
 
 
 def recordable(config: GenerationConfig) -> dict[str, Any]:
@@ -244,11 +256,7 @@ def recorded_config(
     unknown = sorted(values.keys() - _known_settings())
     if unknown:
         raise ModelError(f"turns have no setting {unknown[0]!r}")
-    watermarking = values.get("watermarking_config")
-    if isinstance(watermarking, dict) and "ngram_len" in watermarking:
-        # `from_dict` would create the other kind of watermark.
-        values["watermarking_config"] = SynthIDTextWatermarkingConfig(**watermarking)
-    config: GenerationConfig = GenerationConfig.from_dict(values)
+    config: GenerationConfig = GenerationConfig.from_dict(_with_watermark(values))
     if not isinstance(config.do_sample, bool | None):
         raise ModelError(f"do_sample must be true or false, not {config.do_sample!r}")
     mode = config.get_generation_mode()

@@ -61,6 +61,7 @@ def _convert(gguf: Path, folder: Path) -> None:
         model: Any = AutoModelForCausalLM.from_pretrained(**source, dtype="float32")
         # The tensors are dequantized, but transformers still calls the model quantized.
         model.hf_quantizer = None
-        del model.config.quantization_config
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)

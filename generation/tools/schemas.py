@@ -16,6 +16,7 @@ from transformers.utils.chat_template_utils import (
 )
 
 from tokentape.generation.errors import ToolError
+from tokentape.generation.tools.json_hints import with_json_hints
 
 _JSON_TYPES = {"string", "integer", "number", "boolean", "null", "array", "object"}
 _NAMED = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
@@ -34,7 +35,7 @@ def tool_schema(function: Callable[..., Any]) -> dict[str, Any]:
             'hints, and a docstring with an "Args:" section that has a line for each argument'
         )
     try:
-        schema: dict[str, Any] = get_json_schema(function)["function"]
+        schema: dict[str, Any] = get_json_schema(with_json_hints(function, where))["function"]
     except (
         DocstringParsingException,
         TypeHintParsingException,

@@ -3,7 +3,22 @@
 import json
 from typing import Any
 
+import pytest
+from transformers import PreTrainedTokenizerBase
+
 import tokentape as tt
+
+needs_response_templates = pytest.mark.skipif(
+    not hasattr(PreTrainedTokenizerBase, "get_response_parser"),
+    reason="this release of transformers cannot read calls with a response template",
+)
+RESPONSE_TEMPLATES = {
+    "response_template",
+    "gpt-oss",
+    "response template",
+    "response template with patterns",
+}
+"""Values of parameters of tests that need a response template."""
 
 QWEN_TEMPLATE = {
     "defaults": {"role": "assistant"},

@@ -125,6 +125,8 @@ def turn_of(lm: tt.LoadedModel, store: DatabaseStore) -> TurnStarted:
 def test_another_mode_of_a_model_is_refused_unless_it_is_overridden(
     fields: dict[str, Any], override: dict[str, Any], lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
+    if "use_mtp" in fields and not hasattr(lm.model.generation_config, "use_mtp"):
+        pytest.skip("this release of transformers has no such mode")
     configure(lm, fields)
     with pytest.raises(tt.ModelError) as refusal:
         converse(lm, store)

@@ -65,7 +65,8 @@ def test_rows_at_once_equal_rows_one_by_one(name: str, lm: tt.LoadedModel) -> No
         for start in range(0, rows, 4)
     ]
 
-    assert torch.equal(torch.cat(parts), expected)
+    # Some releases compute a NaN from two processors that exclude the same token.
+    torch.testing.assert_close(torch.cat(parts), expected, rtol=0, atol=0, equal_nan=True)
     assert torch.equal(logits, given)
 
 

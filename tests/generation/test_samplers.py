@@ -9,6 +9,7 @@ from transformers import (
     LogitsProcessorList,
     StoppingCriteria,
     StoppingCriteriaList,
+    WatermarkingConfig,
 )
 
 import tokentape as tt
@@ -62,6 +63,9 @@ WITHOUT_EFFECT = {"invalid values removed", "forced beginning"}
 
 def reference(lm: tt.LoadedModel, **settings: Any) -> list[int]:
     prompt = torch.tensor([IDS])
+    if watermark := settings.pop("watermarking_config", None):
+        # Not every release accepts a dictionary.
+        settings["watermarking_config"] = WatermarkingConfig(**watermark)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(11)
         output = lm.model.generate(

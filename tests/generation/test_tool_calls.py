@@ -9,7 +9,13 @@ from transformers import LogitsProcessorList, PreTrainedTokenizerFast
 
 import tokentape as tt
 from tests.forced import forced_reply
-from tests.generation.call_formats import FORMATS, QWEN_TEMPLATE, TOOLS, dumped
+from tests.generation.call_formats import (
+    FORMATS,
+    QWEN_TEMPLATE,
+    TOOLS,
+    dumped,
+    needs_response_templates,
+)
 from tokentape.generation import CallReader, ParsedCall
 from tokentape.store import DatabaseStore
 
@@ -152,6 +158,7 @@ def test_a_prompt_that_opens_a_thinking_block_is_respected(
     assert (read.name, read.error) == ("mix", "")
 
 
+@needs_response_templates
 def test_the_format_is_that_of_the_tokenizer(tokenizer: PreTrainedTokenizerFast) -> None:
     def chosen(**attributes: Any) -> str:
         other = copy.deepcopy(tokenizer)
@@ -171,6 +178,7 @@ def test_the_format_is_that_of_the_tokenizer(tokenizer: PreTrainedTokenizerFast)
     assert CallReader(tagged, TOOLS).format == "llama3"
 
 
+@needs_response_templates
 def test_an_unknown_format_is_rejected(tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(tt.ToolError, match="unknown call format 'xml': choose auto, hermes"):
         CallReader(tokenizer, TOOLS, "xml")
@@ -197,6 +205,7 @@ def test_the_instructions_hold_a_call_that_can_be_read(
     assert CallReader(tokenizer, tt.ToolInterface([]), call_format).instructions() == ""
 
 
+@needs_response_templates
 def test_a_response_template_shows_a_call_as_the_chat_template_writes_it(
     tokenizer: PreTrainedTokenizerFast,
 ) -> None:

@@ -200,7 +200,8 @@ def _choose_format(
     known = (*_FORMATS, _TEMPLATE, _LEARNED)
     if call_format == _TEMPLATE and not has_call_template(tokenizer):
         raise ToolError(
-            "the tokenizer has no response_template that reads calls: choose one of "
+            "the tokenizer has no response_template that reads calls, or this release of "
+            "transformers cannot read one: choose one of "
             f"{', '.join(_FORMATS)}"
         )
     if call_format not in ("auto", *known):

@@ -125,7 +125,9 @@ class TemplateScanner:
 
 
 def _field(tokenizer: PreTrainedTokenizerBase) -> Mapping[str, Any]:
-    template = getattr(tokenizer, "response_template", None)
+    # Older releases of transformers have no parser for it.
+    has_parser = hasattr(tokenizer, "get_response_parser")
+    template = getattr(tokenizer, "response_template", None) if has_parser else None
     fields = template.get("fields") if isinstance(template, dict) else None
     field = fields.get(_CALLS) if isinstance(fields, dict) else None
     return field if isinstance(field, dict) else {}
