@@ -30,6 +30,17 @@ PLAIN_TEXT = (
     "bare names",
 )
 """Templates that write strings without escapes."""
+JSON_IN_TAGS = (
+    "object in tags",
+    "nested object in tags",
+    "array in tags",
+    "array of one-key objects",
+    "name, id and object",
+    "section of names and objects",
+    "ids that are names",
+    "channel",
+    "text arguments",
+)
 ONE = ("look", {"word": "é", "top": 3})
 TWO = ("mix", {"parts": [1, None, {"a": "b"}]})
 KINDS = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array"}
@@ -142,6 +153,28 @@ def test_a_call_is_complete_with_its_last_character_and_not_before(name: str) ->
     assert complete == [len(written)]
     assert (call.name, call.arguments) == ONE
     assert call.text in written
+
+
+@pytest.mark.parametrize("name", [each for each in TEMPLATES if each != "channel"])
+def test_calls_of_a_section_are_complete_with_its_end_and_others_with_their_own(name: str) -> None:
+    written = written_reply(tokenizer_of(name), ONE, TWO).rstrip()
+    reader = reader_of(name)
+    together = bool(reader.spelling and (reader.spelling.section_close or reader.spelling.array))
+    found = [reader.completed(written[: end + 1]) for end in range(len(written))]
+
+    assert sorted(set(map(len, found)) - {0}) == ([2] if together else [1, 2])
+    assert len(found[-1]) == 2
+
+
+@pytest.mark.parametrize("name", JSON_IN_TAGS)
+def test_an_unterminated_string_does_not_hide_the_next_call(name: str) -> None:
+    """JSON has no line break in a string."""
+    reader = reader_of(name)
+    broken = written_reply(tokenizer_of(name), ONE).replace('é"', "é")
+    after = written_reply(tokenizer_of(name), TWO)
+    found = reader.unfinished(f"{broken}\n{after}")
+
+    assert [each.error == "" for each in found] == [False, True]
 
 
 @pytest.mark.parametrize("name", TEMPLATES)

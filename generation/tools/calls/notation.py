@@ -25,6 +25,10 @@ class IncompleteText(Exception):
     """A text ends before the value that it begins."""
 
 
+class UnterminatedText(IncompleteText):
+    """A text ends within a string of JSON."""
+
+
 class Notation(StrEnum):
     """How values are written."""
 
@@ -69,8 +73,9 @@ def _read_json(text: str, at: int) -> tuple[Any, int]:
     try:
         _, end = json.JSONDecoder(strict=False).raw_decode(text, at)
     except json.JSONDecodeError as error:
-        rest = text[error.pos :]
-        if error.msg.startswith("Unterminated string") or _may_continue(rest):
+        if error.msg.startswith("Unterminated string"):
+            raise UnterminatedText from None
+        if _may_continue(text[error.pos :]):
             raise IncompleteText from None
         read_json(text[at:])
         raise MalformedText(f"it is not JSON: {error.msg}") from None

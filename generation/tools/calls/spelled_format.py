@@ -7,7 +7,7 @@ from typing import Any
 from tokentape.generation.tools.calls.call_format import CallFormat, OpenCall
 from tokentape.generation.tools.calls.json_text import JsonEndFinder, MalformedText
 from tokentape.generation.tools.calls.literals import is_marker, last_tag, pattern_of
-from tokentape.generation.tools.calls.notation import IncompleteText, Notation
+from tokentape.generation.tools.calls.notation import IncompleteText, UnterminatedText
 from tokentape.generation.tools.calls.parsed_call import (
     ParsedCall,
     call_of_object,
@@ -53,8 +53,10 @@ class SpelledFormat(CallFormat):
         """
         try:
             return self._calls.read(text, start, ended=False, calls=[])
-        except IncompleteText:
+        except UnterminatedText:
             return self._unterminated_end(text, start)
+        except IncompleteText:
+            return None
         except MalformedText:
             return self._malformed_end(text, body)
 
@@ -108,8 +110,6 @@ class SpelledFormat(CallFormat):
 
     def _unterminated_end(self, text: str, start: int) -> int | None:
         """Return the end of a call with an unterminated string: JSON has no line break in one."""
-        if self.spelling.syntax is Syntax.PAIRS or self.spelling.notation is not Notation.JSON:
-            return None
         closes = [re.escape(each) for each in self.endings if is_marker(each)]
         found = re.compile(f"(?:{'|'.join(closes)})(?=\n)").search(text, start) if closes else None
         return found.end() if found else None
