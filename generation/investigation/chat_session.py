@@ -80,6 +80,8 @@ class ChatSession:
     """A loop that sends each typed line to the model and shows its reply.
 
     `tap` is the log that `run` is recorded into, `settings` are those of `Investigation.chat`.
+    A terminal that fails ends neither a turn nor the run: the reply is generated to its end, then
+    the conversation ends.
     """
 
     def __init__(
@@ -99,16 +101,35 @@ class ChatSession:
         self._stream: TextStream | None = None
         self._visible = VisibleLines()
         self._stopped = False
+        self._fault: Exception | None = None
         tap.listener = self._on_event
 
+    @property
+    def fault(self) -> Exception | None:
+        """The first exception of the terminal; None if everything was shown."""
+        return self._fault or self._tap.fault
+
     def run(self) -> None:
-        """Read lines until `/quit`, the end of the input, or Ctrl-C."""
+        """Read lines until `/quit`, the end of the input, Ctrl-C, or a fault of the terminal."""
         try:
             for line in self._terminal.lines():
-                if not self._handle(line.strip()):
+                if not self._handle(line.strip()) or self.fault is not None:
                     return
         except KeyboardInterrupt:
-            self._terminal.note("\n")
+            self._note("\n")
+
+    def _show(self, text: str) -> None:
+        self._display(self._terminal.show, text)
+
+    def _note(self, text: str) -> None:
+        self._display(self._terminal.note, text)
+
+    def _display(self, display: Callable[[str], None], text: str) -> None:
+        if self._fault is None:
+            try:
+                display(text)
+            except Exception as error:
+                self._fault = error
 
     def _handle(self, line: str) -> bool:
         """Return False if the line ends the conversation."""
@@ -116,15 +137,15 @@ class ChatSession:
         if command == "/quit":
             return False
         if command == "/help":
-            self._terminal.note(HELP)
+            self._note(HELP)
         elif command == "/tools":
-            self._terminal.note(self._tools.documentation() + "\n")
+            self._note(self._tools.documentation() + "\n")
         elif command == "/tool":
             self._run_tool(rest.strip())
         elif line.startswith("//"):
             self._send(line[1:])
         elif line.startswith("/"):
-            self._terminal.note(f"there is no command {visible_lines(command)}: /help lists them\n")
+            self._note(f"there is no command {visible_lines(command)}: /help lists them\n")
         elif line:
             self._send(line)
         return True
@@ -134,15 +155,15 @@ class ChatSession:
         known = [schema["name"] for schema in self._tools.get_available_tools()]
         if name not in known:
             shown = visible_lines(name)
-            self._terminal.note(f"there is no tool {shown!r}; there are {', '.join(known)}\n")
+            self._note(f"there is no tool {shown!r}; there are {', '.join(known)}\n")
             return
         try:
             arguments, end = json.JSONDecoder().raw_decode(rest.strip() or "{}")
         except (ValueError, RecursionError) as error:
-            self._terminal.note(f"the arguments of {name} are not JSON: {error}\n")
+            self._note(f"the arguments of {name} are not JSON: {error}\n")
             return
         if not isinstance(arguments, dict):
-            self._terminal.note(f'the arguments of {name} are an object: {{"name": value}}\n')
+            self._note(f'the arguments of {name} are an object: {{"name": value}}\n')
             return
         message = rest.strip()[end:].strip() or f"This is the result of {name}."
         self._send(message, ToolCall(name=name, arguments=arguments))
@@ -153,12 +174,10 @@ class ChatSession:
             with interrupts_call(self._stop):
                 self._run.chat(message, tool_calls=calls, callback=self._on_token, **self._settings)
         except _ReplyStoppedError:
-            self._terminal.show("\n")
-            self._terminal.note(
-                "[stopped: this exchange is recorded, and the model will not remember it]\n"
-            )
+            self._show("\n")
+            self._note("[stopped: this exchange is recorded, and the model will not remember it]\n")
         except (ModelError, ToolError) as error:
-            self._terminal.note(f"tokentape: {error}\n")
+            self._note(f"tokentape: {error}\n")
 
     def _stop(self) -> None:
         if self._stopped:
@@ -173,21 +192,21 @@ class ChatSession:
             self._stream, self._visible = None, VisibleLines()
         elif isinstance(event, TurnFinished) and self._ends is not None:
             rest = event.text if self._stream is None else self._stream.finish(event.text)
-            self._terminal.show(self._visible.add(rest) + "\n")
+            self._show(self._visible.add(rest) + "\n")
         elif isinstance(event, ToolCalled | ToolReturned | HistoryPruned):
-            self._terminal.note(f"{event.describe()}\n")
+            self._note(f"{event.describe()}\n")
 
     def _on_token(self, token_id: int, logits: Any) -> None:
-        if self._tap.fault is not None:
-            raise self._tap.fault
         if self._stopped:
             raise _ReplyStoppedError
+        if self.fault is not None:
+            return
         if self._stream is None:
             generator = self._run.generator
             # With its first token: only now the conversation ends with the prompt.
             prompt = generator.conversation.ids
             self._stream = TextStream(generator.tokenizer, prompt, ends=self._ends or ())
-        self._terminal.show(self._visible.add(self._stream.add(token_id)))
+        self._show(self._visible.add(self._stream.add(token_id)))
 
 
 class _ReplyStoppedError(Exception):

@@ -1,13 +1,13 @@
 """The command line: data on standard output, progress and errors on standard error.
 
-Exit codes: 0 the same or done, 1 a divergence, 2 bad input, 3 recorded by a newer version, 5
-nothing to replay.
+Exit codes: 0 the same or done, 1 a divergence and nothing else, 2 bad input, 3 recorded by a newer
+version, 5 nothing to replay, 128 + n ended by signal n (141: the reader of the output has left).
 """
 
 import os
 import sys
 import warnings
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import typer
 
@@ -22,6 +22,12 @@ from tokentape.commands import (
     replays,
     runs,
     tail,
+)
+from tokentape.streams import ReaderLeftError, forget_failure, guard_streams
+
+# typer has it in another module in each of its versions.
+_ClickException: Any = next(
+    each for each in typer.BadParameter.__mro__ if each.__name__ == "ClickException"
 )
 
 app = typer.Typer(
@@ -72,17 +78,36 @@ def main() -> NoReturn:
     if not sys.warnoptions:
         # Warnings of libraries address developers, not users of the command line.
         warnings.simplefilter("ignore")
+    guard_streams()
+    code = _run()
+    forget_failure()
+    sys.exit(code)
+
+
+def _run() -> int:
+    """Run a command and return its exit code, which is 1 only if the command says so."""
     try:
-        app()
+        # Otherwise typer would exit with code 1 at a closed pipe and at the end of the input.
+        code = app(standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except ReaderLeftError as error:
+        return error.exit_code
     except tt.TokentapeError as error:
-        _fail(error, error.exit_code)
-    except Exception as error:  # never exit code 1: a crash is not a divergence
-        _fail(error, 2, f"unexpected {type(error).__name__} (TOKENTAPE_TRACEBACK=1 shows where): ")
-    sys.exit(0)
+        return _report(error, error.exit_code)
+    except typer.Abort as error:
+        sys.stderr.write("tokentape: aborted\n")
+        return investigations.INTERRUPTED if isinstance(error.__cause__, KeyboardInterrupt) else 2
+    except _ClickException as error:
+        error.show()
+        return int(error.exit_code)
+    except Exception as error:
+        prefix = f"unexpected {type(error).__name__} (TOKENTAPE_TRACEBACK=1 shows where): "
+        return _report(error, 2, prefix)
 
 
-def _fail(error: Exception, code: int, prefix: str = "") -> NoReturn:
+def _report(error: Exception, code: int, prefix: str = "") -> int:
     if os.environ.get("TOKENTAPE_TRACEBACK"):
         raise error
     sys.stderr.write(f"tokentape: {prefix}{' '.join(str(error).split())}\n")
-    sys.exit(code)
+    return code

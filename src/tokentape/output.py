@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tokentape.recorder.projections import RunSummary, Turn
+from tokentape.streams import is_unicode
 
 if TYPE_CHECKING:
     from tokentape.replay import Floor
@@ -35,8 +36,8 @@ def console() -> Console:
 
 
 def print_json(value: Any) -> None:
-    """Print a value as JSON on standard output."""
-    text = json.dumps(value, ensure_ascii=False, indent=2)
+    """Print a value as JSON on standard output, in ASCII where that cannot hold each character."""
+    text = json.dumps(value, ensure_ascii=not is_unicode(sys.stdout), indent=2)
     # A lone surrogate, as in a file name, cannot be encoded; its JSON escape is equivalent.
     sys.stdout.write(text.encode(errors="backslashreplace").decode() + "\n")
 
@@ -60,7 +61,8 @@ def progress(description: str, extra: str = "") -> Iterator[Progress]:
 @contextmanager
 def working(description: str) -> Iterator[None]:
     """Show a spinner on standard error, for work without a known number of steps."""
-    with progress_console.status(description):
+    spinner = "dots" if is_unicode(sys.stderr) else "line"
+    with progress_console.status(description, spinner=spinner):
         yield
 
 

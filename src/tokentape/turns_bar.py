@@ -54,5 +54,5 @@ class TurnsBar:
 def turns_bar(total: int, *, done: int = 0) -> Iterator[TurnsBar]:
     """Show a bar of `total` turns on standard error, the first `done` of them finished."""
     with output.progress("turn", _EXTRA) as bar:
-        task = bar.add_task("", total=total, completed=done, speed="–", reused="0", computed="0")
+        task = bar.add_task("", total=total, completed=done, speed="-", reused="0", computed="0")
         yield TurnsBar(bar, task)

@@ -1,5 +1,6 @@
 """The terminal of `tokentape chat`."""
 
+import codecs
 import io
 import sys
 from collections.abc import Iterator
@@ -12,8 +13,10 @@ class StandardTerminal:
         """Yield the typed lines, with a prompt if a person types them."""
         interactive = sys.stdin.isatty()
         if isinstance(sys.stdin, io.TextIOWrapper):
-            # Bytes that are no text are shown as such and do not end the chat.
-            sys.stdin.reconfigure(errors="replace")
+            # Bytes that are no text are shown as such and do not end the chat. Without a locale the
+            # input is declared as ASCII; what is typed is UTF-8 then, which begins with ASCII.
+            is_ascii = codecs.lookup(sys.stdin.encoding).name == "ascii"
+            sys.stdin.reconfigure(encoding="utf-8" if is_ascii else None, errors="replace")
         while True:
             if interactive:
                 self.note("> ")

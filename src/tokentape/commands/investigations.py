@@ -111,10 +111,13 @@ def chat(
             sys.stderr.write(f"recording run {investigation.run_id} into {opened.where}; /help\n")
             settings = {"max_new_tokens": max_new_tokens, "temperature": temperature}
             settings |= {"do_sample": True, "top_p": 0.9} if temperature else {}
-            ChatSession(investigation, tools, tap, StandardTerminal(), settings).run()
+            session = ChatSession(investigation, tools, tap, StandardTerminal(), settings)
+            session.run()
     sys.stderr.write(
         f"recorded; show it with: tokentape show {investigation.run_id} --store {store}\n"
     )
+    if session.fault is not None:
+        raise session.fault
 
 
 def _run_turns(investigation: "tt.Investigation", plan: "ExperimentPlan") -> None:

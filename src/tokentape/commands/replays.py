@@ -139,8 +139,8 @@ def verify(
                 not without_interventions,
             ),
         )
-    files.publish(report, as_json=as_json, allow_drift=allow_drift)
     _store_verdict(report, opened, keep and not without_interventions)
+    files.publish(report, as_json=as_json, allow_drift=allow_drift)
     raise typer.Exit(0 if report.verdict.is_accepted(allow_drift=allow_drift) else 1)
 
 
@@ -183,8 +183,8 @@ def regenerate(
                 not without_interventions,
             ),
         )
-    files.publish(report, as_json=as_json)
     _store_verdict(report, opened, keep and not without_interventions)
+    files.publish(report, as_json=as_json)
     raise typer.Exit(0 if report.passes else 1)
 
 

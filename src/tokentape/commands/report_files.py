@@ -126,7 +126,4 @@ def _print(report: "Report", as_json: bool) -> None:
         return
     from tokentape.replay.reports.terminal import render
 
-    encoding = sys.stdout.encoding or "utf-8"
-    # A terminal that lacks a character gets its escape.
-    printable = render(report).encode(encoding, "backslashreplace").decode(encoding)
-    sys.stdout.write(printable + "\n")
+    sys.stdout.write(render(report) + "\n")

@@ -19,6 +19,7 @@ from tokentape.recorder.events import MessageAdded, RunStarted, TurnStarted
 from tokentape.recorder.transcript import TranscriptWriter
 from tokentape.store import DEFAULT_URL
 from tokentape.store.run_follower import NewToken, RunFollower
+from tokentape.streams import check_reader
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -60,6 +61,7 @@ def tail(
                 sys.stderr.write(_silence(recording.run_id))
             # Reading a long run takes longer: spend at most a fifth of the time on it.
             time.sleep(max(_POLL_S, 4 * took))
+            check_reader()
     except KeyboardInterrupt:
         pass
     printer.close()
