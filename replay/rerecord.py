@@ -89,7 +89,7 @@ def rerecord(
             recorder.record(point.fork_event(forked.at_turn, forked.changes))
         for event in inputs:
             if isinstance(event, SystemPromptCached):
-                generator.cache_system_prompt(event.content)
+                _begin_conversation(event, generator)
             elif isinstance(event, InterventionRequested):
                 _intervene(event, generator, read_blob)
             elif isinstance(event, InterventionWithdrawn):
@@ -103,6 +103,13 @@ def rerecord(
             else:
                 recorder.record(event)
     return recorder.run_id
+
+
+def _begin_conversation(system: SystemPromptCached, generator: ManualGenerator) -> None:
+    if system.content:
+        generator.cache_system_prompt(system.content)
+    else:
+        generator.begin_without_system_prompt()
 
 
 def _is_input(event: Event) -> bool:

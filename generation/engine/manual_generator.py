@@ -152,6 +152,13 @@ class ManualGenerator:
         self._engine.process_system_prompt(system_prompt, conversation.ids, conversation.text)
         self.conversation = conversation
 
+    def begin_without_system_prompt(self) -> None:
+        """Start a new conversation that has no system prompt."""
+        conversation = self.conversation.fresh()
+        conversation.restart("")
+        self._engine.process_system_prompt("", conversation.ids, conversation.text)
+        self.conversation = conversation
+
     def generate(
         self,
         prompt: str | Sequence[int],

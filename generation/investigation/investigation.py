@@ -85,9 +85,10 @@ class Investigation:
         """Set up a run; nothing is recorded until it is entered.
 
         `{tools}` and `{memory}` in the `system_prompt` are replaced by descriptions of the tools
-        and of the context. A `redactor` rewrites each text that is recorded, not what the model
-        reads; see `tokentape.recorder.redaction`. `recorder` and `conversation_format` are those of
-        a recorded run that is continued. The settings are those of `RunSettings`.
+        and of the context; "" begins a conversation without one. A `redactor` rewrites each text
+        that is recorded, not what the model reads; see `tokentape.recorder.redaction`. `recorder`
+        and `conversation_format` are those of a recorded run that is continued. The settings are
+        those of `RunSettings`.
 
         Raise PromptError if the chat template can write no conversation, or no results of tools.
         """
@@ -259,7 +260,7 @@ class Investigation:
             )
         try:
             if self._resume_point is None:
-                self.generator.cache_system_prompt(self.create_initial_prompt())
+                self._begin_conversation()
             elif self._forked is not None:
                 self._resume_point.restore(self.generator)
                 self.generator.start_run()
@@ -270,6 +271,13 @@ class Investigation:
             self._recorder.__exit__(type(error), error, error.__traceback__)
             raise
         return self
+
+    def _begin_conversation(self) -> None:
+        system_prompt = self.create_initial_prompt()
+        if system_prompt:
+            self.generator.cache_system_prompt(system_prompt)
+        else:
+            self.generator.begin_without_system_prompt()
 
     def __exit__(
         self,

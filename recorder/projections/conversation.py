@@ -40,7 +40,8 @@ def iterate_messages(envelopes: Iterable[Envelope]) -> Iterator[Message]:
             yield from coming
             coming = []
         elif isinstance(event, SystemPromptCached):
-            yield Message(role="system", content=event.content, seq=envelope.seq)
+            if event.content:
+                yield Message(role="system", content=event.content, seq=envelope.seq)
         elif isinstance(event, MessageAdded):
             message = Message(
                 role=event.role,

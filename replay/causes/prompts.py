@@ -4,12 +4,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from tokentape.generation.cache import common_prefix_length
+from tokentape.generation.errors import PromptError
+from tokentape.generation.hf.control_tokens import unescape
+from tokentape.generation.history.chat_template import ChatTemplate
 from tokentape.generation.history.decoding import decode_after
+from tokentape.generation.history.restored_conversation import answered_calls
 from tokentape.generation.history.spelling import spell_token
+from tokentape.generation.investigation.resume_point import recorded_format
 from tokentape.generation.run_settings import RunSettings
 from tokentape.recorder.events import MessageAdded, SystemPromptCached
 from tokentape.replay.recorded.loaded_run import LoadedRun
@@ -66,22 +70,27 @@ def undecodable_text(run: LoadedRun, tokenizer: PreTrainedTokenizerBase) -> str:
 def other_rendering(run: LoadedRun, tokenizer: PreTrainedTokenizerBase) -> str:
     """Return where today's template renders another prompt than recorded; empty if it does not."""
     last = run.turns[-1]
-    settings: Any = RunSettings.from_record(run.started.settings).template_settings or {}
-    messages = [{"role": each.role, "content": each.content} for each in run.messages()]
+    given = recorded_format(run.started)
+    settings = RunSettings.from_record(run.started.settings).template_settings
+    calls = answered_calls(each.event for each in run.envelopes)
+    messages: list[dict[str, Any]] = []
+    for each in run.messages():
+        call = calls.get(each.tool_call_id or "")
+        message = {"role": each.role, "content": each.content}
+        messages.append(message if call is None else {**message, "call": call})
     if last.finished is not None and messages and messages[-1]["role"] == "assistant":
         messages = messages[:-1]
+    template = ChatTemplate(tokenizer, given.tools, dict(settings or {}), given)
     try:
-        rendered = tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, **settings
-        )
-    except (TemplateError, TypeError, ValueError) as error:
+        rendered = unescape(template.render(messages, open_turn=True))
+    except PromptError as error:
         return f"today's template rejects the recorded messages: {error}"
-    index = common_prefix_length(str(rendered), last.prompt_text)
+    index = common_prefix_length(rendered, last.prompt_text)
     if index == len(last.prompt_text) == len(rendered):
         return ""
     start = max(0, index - _CONTEXT_CHARS)
     recorded = last.prompt_text[start : index + _CONTEXT_CHARS]
-    replayed = str(rendered)[start : index + _CONTEXT_CHARS]
+    replayed = rendered[start : index + _CONTEXT_CHARS]
     return f"prompts differ from character {index} on: recorded {recorded!r}, now {replayed!r}"
 
 

@@ -23,11 +23,13 @@ from tests.generation.made_templates import (
     ONE_TURN,
     UNCOMPILABLE,
     MadeTemplate,
+    raised_if,
 )
 from tokentape.generation.history.conversation_format import ConversationFormat
 from tokentape.generation.history.format_probe import choose_format
 from tokentape.recorder.events import MessageAdded, ToolCalled
 from tokentape.recorder.projections import Turn
+from tokentape.replay.rerecord import rerecord
 from tokentape.store import DatabaseStore
 
 SYSTEM = "You are the subject."
@@ -92,7 +94,7 @@ def lm_with() -> Callable[[str], tt.LoadedModel]:
         tokenizer = byte_tokenizer()
         tokenizer.chat_template = template
         tokenizer.bos_token = "<|endoftext|>"
-        return tiny_model("llama", tokenizer)
+        return tiny_model("llama", tokenizer, num_hidden_layers=1)
 
     return make
 
@@ -255,3 +257,119 @@ def test_a_role_of_results_that_the_template_refuses_is_refused_before_anything_
             tool_result_role="tool",
         )
     assert choose_format(lm_with(MADE["plain"].template).tokenizer, result_role="user")
+
+
+def test_an_empty_system_prompt_leaves_the_conversation_without_one(
+    store: DatabaseStore, lm_with: Callable[[str], tt.LoadedModel]
+) -> None:
+    lm = lm_with(MADE["no system role"].template)
+    with tt.Investigation(lm, store=store, name="t", system_prompt="", tools=TOOLS) as run:
+        run.chat(FIRST, max_new_tokens=4, tool_calls=[LOOK])
+    with tt.Investigation.resume(store, run.run_id, lm, tools=TOOLS) as resumed:
+        resumed.chat(THIRD, max_new_tokens=4)
+    recording = store.recording(run.run_id)
+
+    assert recording.turns()[0].prompt_text.startswith(f"<|im_start|>user\n{FIRST}")
+    assert [each["role"] for each in recording.conversation()][:1] == ["user"]
+    assert tt.verify(recording, lm).passes
+    again = rerecord(recording, lm, store)
+    assert store.recording(again).turns()[0].prompt_ids == recording.turns()[0].prompt_ids
+
+
+@pytest.mark.parametrize("history", ["exact", "template"])
+@pytest.mark.parametrize("trait", ["date in the system prompt", "date at the end"])
+def test_an_unfinished_turn_is_finished_the_next_day_with_the_same_tokens(
+    trait: str,
+    history: str,
+    store: DatabaseStore,
+    lm_with: Callable[[str], tt.LoadedModel],
+    on_day: Callable[[int], None],
+) -> None:
+    lm = lm_with(MADE[trait].template)
+    settings: dict[str, Any] = {"max_new_tokens": 8, "do_sample": True}
+    given: dict[str, Any] = {"system_prompt": SYSTEM, "history": history, "seed": 3}
+    on_day(1)
+    with tt.Investigation(lm, store=store, name="whole", **given) as whole:
+        whole.chat(FIRST, **settings)
+        reply = whole.chat(THIRD, **settings)
+    seen: list[int] = []
+
+    def stop(token_id: int, logits: torch.Tensor) -> None:
+        seen.append(token_id)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+
+    run = tt.Investigation(lm, store=store, name="cut", **given)
+    with pytest.raises(KeyboardInterrupt), run:
+        run.chat(FIRST, **settings)
+        run.chat(THIRD, callback=stop, **settings)
+    on_day(2)
+    with tt.Investigation.resume(store, run.run_id, lm) as resumed:
+        assert resumed.resumed_reply is not None
+        assert resumed.resumed_reply.token_ids == reply.token_ids
+        resumed.chat("Fourth question.", max_new_tokens=4)
+    assert tt.verify(store.recording(run.run_id), lm).passes
+
+
+def test_another_chat_template_continues_a_run_with_a_warning_if_it_writes_the_same(
+    store: DatabaseStore, lm_with: Callable[[str], tt.LoadedModel]
+) -> None:
+    plain = MADE["plain"].template
+    with tt.Investigation(
+        lm_with(plain), store=store, name="t", system_prompt=SYSTEM, history="exact"
+    ) as run:
+        run.chat(FIRST, max_new_tokens=4)
+    other = lm_with("{# a comment #}" + plain)
+    with pytest.warns(UserWarning, match="another chat template"):
+        resumed = tt.Investigation.resume(store, run.run_id, other)
+    with resumed:
+        assert resumed.chat(THIRD, max_new_tokens=4).cache.reason != "template_rewrote_history"
+    different = lm_with(plain.replace("<|im_end|>\n", "<|im_end|>"))
+    with (
+        pytest.warns(UserWarning, match="another chat template"),
+        pytest.raises(tt.RecordingError, match="recorded chat template"),
+    ):
+        tt.Investigation.resume(store, run.run_id, different).__enter__()
+
+
+def test_a_result_that_the_template_rejects_ends_the_turn_with_an_error(
+    store: DatabaseStore, lm_with: Callable[[str], tt.LoadedModel]
+) -> None:
+    made = MADE["plain"]
+    refuses = raised_if("'about sun' in messages[-1]['content']", "not this result")
+    lm = lm_with(refuses + made.template)
+    says = LogitsProcessorList([Says(lm.tokenizer, made)])
+    with tt.Investigation(
+        lm, store=store, name="t", system_prompt=SYSTEM, tools=TOOLS, **CALLS
+    ) as run:
+        with pytest.raises(tt.PromptError, match="not this result"):
+            run.chat(CALLING, max_new_tokens=60, logits_processor=says)
+        assert run.chat(THIRD, max_new_tokens=4).token_ids
+
+
+@pytest.mark.parametrize("history", ["exact", "template"])
+def test_results_are_pruned_where_roles_alternate(
+    history: str, store: DatabaseStore, lm_with: Callable[[str], tt.LoadedModel]
+) -> None:
+    made = MADE["roles alternate"]
+    lm = lm_with(made.template)
+    says = LogitsProcessorList([Says(lm.tokenizer, made)])
+    with tt.Investigation(
+        lm,
+        store=store,
+        name="t",
+        system_prompt=SYSTEM,
+        tools=TOOLS,
+        history=history,
+        at_context_limit="prune_tool_results",
+        context_budget_tokens=330,
+        **CALLS,
+    ) as run:
+        for _ in range(3):
+            run.chat(CALLING, max_new_tokens=30, logits_processor=says)
+    with tt.Investigation.resume(store, run.run_id, lm, tools=TOOLS) as resumed:
+        resumed.chat(THIRD, max_new_tokens=30)
+    recording = store.recording(run.run_id)
+
+    assert [each.pruned for each in recording.turns() if each.pruned is not None]
+    assert tt.verify(recording, lm, processors=lambda *_: says).passes
