@@ -180,6 +180,7 @@ def _generator(started: RunStarted, lm: LoadedModel, recorder: Recorder) -> Manu
         settings=_settings(started),
         tools=started.tools,
         conversation_format=_conversation_format(started, lm),
+        warnings=started.warnings,
     )
     return ManualGenerator(lm.model, lm.tokenizer, recorder, identity=lm.identity, run=run)
 

@@ -5,9 +5,6 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, Protocol, Self, Unpack, cast
 
-import torch
-
-from tokentape.generation import fingerprints
 from tokentape.generation.engine.manual_generator import ManualGenerator
 from tokentape.generation.engine.sampling import turn_seed
 from tokentape.generation.engine.turn import TurnSettings, turn_settings
@@ -21,6 +18,7 @@ from tokentape.generation.investigation.resume_point import (
     ResumePoint,
     recorded_result,
     recorded_settings,
+    resumed_event,
 )
 from tokentape.generation.investigation.run_setup import describe_run
 from tokentape.generation.investigation.tool_call_detector import ToolCallDetector
@@ -39,7 +37,7 @@ from tokentape.generation.tools.calls import CallReader
 from tokentape.generation.tools.interface import ToolInterface
 from tokentape.generation.tools.runner import ToolCall, ToolRunner
 from tokentape.recorder import EventLog, Recorder, Recording, Redactor, TokentapeError
-from tokentape.recorder.events import RunForked, RunResumed
+from tokentape.recorder.events import RunForked
 from tokentape.recorder.plain_values import plain_number, plain_value
 from tokentape.recorder.projections import Turn
 
@@ -355,7 +353,7 @@ class Investigation:
         """Record that the run continues, and finish its open turn."""
         opened = point.open_turn
         prompt = point.restore(self.generator, to_open_turn=opened is not None)
-        self._recorder.record(self._resumed_event(opened))
+        self._recorder.record(resumed_event(opened, self._lm))
         if not point.turns:
             return
         rounds = [each for each in point.turns if each.number == point.last_turn]
@@ -369,17 +367,6 @@ class Investigation:
         ):
             return
         self.resumed_reply = self._turns.continue_turn(results, settings, calls_so_far=calls_so_far)
-
-    def _resumed_event(self, opened: Turn | None) -> RunResumed:
-        return RunResumed(
-            turn=None if opened is None else opened.number,
-            step=None if opened is None else opened.first_step + len(opened.tokens),
-            weights_sha256=self._lm.identity.weights_sha256,
-            sampler_sha256=fingerprints.sampler_sha256(),
-            device=self._lm.model.device.type,
-            threads=torch.get_num_threads(),
-            environment=fingerprints.environment(),
-        )
 
     def create_initial_prompt(self) -> str:
         """Return the system prompt with `{tools}` and `{memory}` in it filled."""

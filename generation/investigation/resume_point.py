@@ -258,6 +258,19 @@ def recorded_result(turn: Turn) -> TurnResult:
     )
 
 
+def resumed_event(opened: Turn | None, lm: LoadedModel) -> RunResumed:
+    """Return the event with which a run continues; `opened` is the round that was cut off."""
+    return RunResumed(
+        turn=None if opened is None else opened.number,
+        step=None if opened is None else opened.first_step + len(opened.tokens),
+        weights_sha256=lm.identity.weights_sha256,
+        sampler_sha256=fingerprints.sampler_sha256(),
+        device=lm.model.device.type,
+        threads=torch.get_num_threads(),
+        environment=fingerprints.environment(),
+    )
+
+
 def _before(envelopes: Sequence[Envelope], turn: int) -> list[Envelope]:
     """Return the events before the turn. Raise PromptError if the turn before is not finished."""
     kept: list[Envelope] = []

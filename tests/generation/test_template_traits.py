@@ -180,7 +180,9 @@ def test_the_chosen_format_is_recorded_with_its_reasons(
 ) -> None:
     made = MADE[trait]
     lm = lm_with(made.template)
-    with tt.Investigation(lm, store=store, name="t", system_prompt=SYSTEM, tools=TOOLS) as run:
+    with tt.Investigation(
+        lm, store=store, name="t", system_prompt=SYSTEM, tools=TOOLS, **CALLS
+    ) as run:
         pass
     record = store.recording(run.run_id).started().conversation_format
     usual = ConversationFormat().to_record() | {"call_ids": "recorded"}
