@@ -1,6 +1,7 @@
 """Errors of models, prompts and tools."""
 
 from tokentape.recorder import TokentapeError
+from tokentape.recorder.errors import TokentapeWarning
 
 
 class ModelError(TokentapeError):
@@ -19,5 +20,5 @@ class ToolError(TokentapeError):
     """A tool was called with invalid arguments. The message is meant for the model."""
 
 
-class CallFormatWarning(UserWarning):
+class CallFormatWarning(TokentapeWarning):
     """Calls that the model writes may not be found, since their format is not known."""

@@ -13,6 +13,10 @@ class TokentapeError(Exception):
     """The exit code of the command line after this error."""
 
 
+class TokentapeWarning(UserWarning):
+    """Base of every warning of tokentape that a user of the command line sees, too."""
+
+
 class RecordingError(TokentapeError):
     """The recording is incomplete, damaged or contradicts itself."""
 

@@ -115,7 +115,9 @@ class RunStarted(EventBase):
     def describe(self) -> str:
         """Return the event as text for a transcript."""
         model = f", model {visible(self.model)}" if self.model else ""
-        return f"run {visible(self.name)}{model}, {self.dtype} on {self.device}, seed {self.seed}"
+        warned = "".join(f"; warning: {visible(each)}" for each in self.warnings)
+        machine = f"{self.dtype} on {self.device}"
+        return f"run {visible(self.name)}{model}, {machine}, seed {self.seed}{warned}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

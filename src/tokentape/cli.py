@@ -7,7 +7,7 @@ version, 5 nothing to replay, 128 + n ended by signal n (141: the reader of the 
 import os
 import sys
 import warnings
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import typer
 
@@ -23,6 +23,7 @@ from tokentape.commands import (
     runs,
     tail,
 )
+from tokentape.recorder.errors import TokentapeWarning
 from tokentape.streams import ReaderLeftError, forget_failure, guard_streams
 
 # typer has it in another module in each of its versions.
@@ -78,6 +79,8 @@ def main() -> NoReturn:
     if not sys.warnoptions:
         # Warnings of libraries address developers, not users of the command line.
         warnings.simplefilter("ignore")
+        warnings.filterwarnings("always", category=TokentapeWarning)
+        warnings.showwarning = _show_warning
     guard_streams()
     code = _run()
     forget_failure()
@@ -104,6 +107,18 @@ def _run() -> int:
     except Exception as error:
         prefix = f"unexpected {type(error).__name__} (TOKENTAPE_TRACEBACK=1 shows where): "
         return _report(error, 2, prefix)
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Write a warning as one line on standard error, without the place in the source."""
+    sys.stderr.write(f"tokentape: warning: {message}\n")
 
 
 def _report(error: Exception, code: int, prefix: str = "") -> int:

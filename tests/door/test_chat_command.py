@@ -204,3 +204,12 @@ def test_an_interrupt_stops_the_reply_and_one_at_the_prompt_the_conversation(
     assert summary.status == "finished"
     assert turn.finished is None
     assert 0 < len(turn.tokens) < 1800
+
+
+def test_a_warning_of_a_run_is_one_line_on_standard_error(talk: Talk) -> None:
+    code, _, err = talk("hello\n", "--system", "Be kind.")
+    said = [line for line in err.splitlines() if line.startswith("tokentape: warning: ")]
+
+    assert code == 0
+    assert len(said) == 1
+    assert "the chat template writes no tool calls: " in said[0]
