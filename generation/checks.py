@@ -1,5 +1,6 @@
 """Checks of arguments before a turn begins."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -80,3 +81,11 @@ def check_text(name: str, value: object) -> None:
         value.encode()
     except UnicodeEncodeError as error:
         raise ModelError(f"{name} contains an unpaired surrogate: {error}") from None
+
+
+def check_recordable(name: str, value: object) -> None:
+    """Raise ModelError if JSON in UTF-8 cannot hold `value`."""
+    try:
+        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ModelError(f"{name} cannot be recorded: {error}") from None

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, TypedDict, cast
 
-from tokentape.generation.checks import check_count
+from tokentape.generation.checks import check_count, check_recordable
 from tokentape.generation.context_length import context_tokens, position_table_tokens
 from tokentape.generation.errors import ModelError, PromptError
 from tokentape.recorder import RecordingError
@@ -150,6 +150,7 @@ class RunSettings:
             value = getattr(self, name)
             if not isinstance(value, Mapping | None):
                 raise ModelError(f"{name} is a mapping, not {value!r}")
+            check_recordable(name, dict(value or {}))
         if not isinstance(self.tool_call_format, str | Mapping):
             raise ModelError(
                 f"tool_call_format is a string or a mapping, not {self.tool_call_format!r}"

@@ -101,7 +101,8 @@ class ToolRunner:
     def _called_by_user(self, call: ToolCall, number: int) -> ToolCalled:
         arguments = dict(plain_value(call.arguments))
         try:
-            json.dumps(arguments, allow_nan=False)
+            called = {"name": call.name, "arguments": arguments}
+            json.dumps(called, allow_nan=False, ensure_ascii=False).encode()
         except (TypeError, ValueError) as error:
             raise ToolError(f"the arguments of {call.name} cannot be recorded: {error}") from None
         return ToolCalled(call_id=f"call_{number}", name=call.name, arguments=arguments)

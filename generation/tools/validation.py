@@ -112,7 +112,8 @@ def one_of(choices: Sequence[str]) -> Callable[[str], str]:
 def as_json(value: Any) -> Any:
     """Return the value as JSON holds it, with lists for tuples."""
     try:
-        return json.loads(json.dumps(value, allow_nan=False))
+        text = json.dumps(value, allow_nan=False, ensure_ascii=False)
+        return json.loads(text.encode())
     except (TypeError, ValueError, RecursionError):
         raise InvalidValue(
             f"must be JSON (strings, finite numbers, booleans, arrays, objects), not {show(value)}"

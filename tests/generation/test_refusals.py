@@ -33,10 +33,18 @@ def test_odd_requests_are_refused_before_the_turn(
     assert store.summaries() == []
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("get_weight_statistics", float("nan")),
+        ("get_weight_statistics", "half \ud800"),
+        ("half \ud800", "all"),
+    ],
+)
 def test_arguments_that_no_event_can_hold_are_refused(
-    lm: tt.LoadedModel, store: DatabaseStore
+    lm: tt.LoadedModel, store: DatabaseStore, name: str, value: Any
 ) -> None:
-    call = tt.ToolCall(name="get_weight_statistics", arguments={"layer_name": float("nan")})
+    call = tt.ToolCall(name=name, arguments={"layer_name": value})
     with tt.Investigation(
         lm, store=store, name="t", system_prompt="Be kind.", tools=tt.default_tools(lm)
     ) as run:
@@ -45,6 +53,18 @@ def test_arguments_that_no_event_can_hold_are_refused(
         run.chat("Go on.", max_new_tokens=2)
 
     assert store.summaries()[0].status == "finished"
+
+
+@pytest.mark.parametrize("name", ["template_settings", "metadata", "plan"])
+@pytest.mark.parametrize("value", [object(), float("nan"), "half \ud800"])
+def test_settings_that_no_event_can_hold_are_refused(
+    lm: tt.LoadedModel, store: DatabaseStore, name: str, value: Any
+) -> None:
+    settings: Any = {name: {"key": value}}
+    with pytest.raises(tt.ModelError, match=f"{name} cannot be recorded"):
+        tt.Investigation(lm, store=store, name="t", system_prompt="Be kind.", **settings)
+
+    assert store.summaries() == []
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ BROKEN: Mapping[str, list[tuple[str, str]]] = {
         (f"<tool_call>{body}</tool_call>", complaint)
         for body, complaint in (
             ("{'name': 'mix'}", "double quotes, not in single ones"),
+            ('{"name": "mix\\ud83d"}', "mix\\ud83d"),
             ('{"name": "mix", }', "no comma before a closing"),
             ('{"name": "mixx"}', "did you mean 'mix'?"),
             ('{"arguments": {}}', 'it has no "name"'),

@@ -27,7 +27,8 @@ class ParsedCall:
 
 
 def malformed_call(text: str, error: str, name: str = "") -> ParsedCall:
-    """Return a call that cannot be run."""
+    """Return a call that cannot be run. Unpaired surrogates, which JSON can have, are escaped."""
+    name, error = (each.encode("utf-8", "backslashreplace").decode() for each in (name, error))
     return ParsedCall(name=name, arguments={}, text=text, error=error)
 
 
