@@ -3,9 +3,18 @@
 import os
 from pathlib import Path
 
+FORMATS = {
+    b"SQLite format 3\x00": "a SQLite database",
+    b"PK\x03\x04": "a tape or another zip file",
+    b"PAR1": "one Parquet file of a folder",
+    b"GGUF": "a GGUF model",
+    b'{"run_id"': "a file of JSON lines",
+}
+"""The files of the project by their first bytes."""
 _HEAD_BYTES = 512
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_UTF16_STARTS = (b"\xff\xfe", b"\xfe\xff", b"{\x00", b"\x00{", b"[\x00", b"\x00[")
 _BINARY = {
     b"\x1f\x8b": "is compressed with gzip: unpack it with gunzip first",
     b"\x28\xb5\x2f\xfd": "is compressed with zstd: unpack it with zstd -d first",
@@ -22,30 +31,52 @@ def foreign_file(path: Path | str) -> str:
     itself: run git lfs pull`. Only the first bytes are read. Return "" also for a file that does
     not exist or cannot be read, and for any other content.
     """
-    try:
-        if os.path.isdir(path):
-            return "is a folder, not a file"
-        with open(path, "rb") as file:
-            head = file.read(_HEAD_BYTES)
-    except (OSError, ValueError):
+    head = _head(path)
+    if head is None:
         return _unfetched_annex_file(path)
-    return _kind_of(head)
-
-
-def _kind_of(head: bytes) -> str:
     if not head:
         return "is empty"
     for magic, kind in _BINARY.items():
         if head.startswith(magic):
             return kind
-    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    return _pointer(head) or _text(head)
+
+
+def known_file(path: Path | str) -> str:
+    """Return which of the project's formats a file has, as in `FORMATS`; "" for none of them."""
+    head = (_head(path) or b"").removeprefix(BYTE_ORDER_MARK).lstrip()
+    return next((kind for magic, kind in FORMATS.items() if head.startswith(magic)), "")
+
+
+def pointer_file(path: Path | str) -> str:
+    """Return `foreign_file` for a file whose content is kept elsewhere; "" for any other."""
+    head = _head(path)
+    return _unfetched_annex_file(path) if head is None else _pointer(head)
+
+
+def _head(path: Path | str) -> bytes | None:
+    """Return the first bytes of a file; None if it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(_HEAD_BYTES)
+    except (OSError, ValueError):
+        return None
+
+
+def _pointer(head: bytes) -> str:
+    text = head.removeprefix(BYTE_ORDER_MARK).lstrip()
     if text.startswith(_LFS_POINTER):
         return "is a Git LFS pointer, not the file itself: run git lfs pull"
     if text.startswith(b"/annex/objects/"):
         return "is a git-annex pointer, not the file itself: run git annex get"
+    return ""
+
+
+def _text(head: bytes) -> str:
+    text = head.removeprefix(BYTE_ORDER_MARK).lstrip()
     if text[:15].lower().startswith((b"<!doctype html", b"<html", b"<head", b"<?xml")):
         return "is a web page, not the file itself: download the raw file"
-    if head.startswith(_UTF16_MARKS):
+    if head.startswith(_UTF16_STARTS):
         return "is text in UTF-16: convert it to UTF-8"
     if not head.strip(b"\x00"):
         return f"begins with {len(head)} zero bytes: it was not copied completely"

@@ -1,9 +1,8 @@
 """Check that a run is unaltered: its seals, and all that is derived from its events."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 
 from tokentape.recorder import Envelope, Record, Recording, RecordingError
 from tokentape.recorder.codec import decode
@@ -17,7 +16,7 @@ from tokentape.recorder.events import (
     TurnFinished,
 )
 from tokentape.recorder.projections import iterate_turns, summarise, summarise_all
-from tokentape.recorder.seals import check_seals
+from tokentape.recorder.seals import SealCheck, SealReport, check_seals
 from tokentape.store.errors import StoreError
 from tokentape.store.payloads import payload_of
 from tokentape.store.source import Source
@@ -133,29 +132,47 @@ def _other_faults(
         yield None, "the summary of the run differs from what its events add up to"
 
 
-def parent_fault(forked: RunForked, parent: Recording) -> str:
-    """Return the fault of the events that a fork shares, to follow "its parent, ".
+def parent_faults(forks: Sequence[RunForked], parent: Recording) -> list[str]:
+    """Return for each fork of a run the fault of the events that they share, "" for none.
 
-    Raise StoreError or RecordingError if they cannot be read.
+    A fault is to follow "its parent, ". The parent is read once. Raise StoreError or
+    RecordingError if it cannot be read.
     """
-    shared = takewhile(lambda record: record.seq <= forked.parent_seq, parent.records())
-    report = check_seals(parent.run_id, shared)
-    if report.fault:
-        return f"run {parent.run_id}, is altered: {report.fault}"
-    if report.events <= forked.parent_seq:
+    reports = _reports_up_to({each.parent_seq for each in forks}, parent)
+    return [_parent_fault(each, reports[each.parent_seq]) for each in forks]
+
+
+def _reports_up_to(seqs: Collection[int], recording: Recording) -> dict[int, SealReport]:
+    """Return for each `seq` the report on the seals of the events up to it."""
+    due = sorted(seqs, reverse=True)
+    reports = {}
+    check = SealCheck(recording.run_id)
+    for record in recording.records():
+        while due and record.seq > due[-1]:
+            reports[due.pop()] = check.report()
+        if not due or check.fault:
+            break
+        check.add(record)
+    return reports | dict.fromkeys(due, check.report())
+
+
+def _parent_fault(forked: RunForked, shared: SealReport) -> str:
+    if shared.fault:
+        return f"run {shared.run_id}, is altered: {shared.fault}"
+    if shared.events <= forked.parent_seq:
         return (
-            f"run {parent.run_id}, has only {report.events} of the {forked.parent_seq + 1} events "
+            f"run {shared.run_id}, has only {shared.events} of the {forked.parent_seq + 1} events "
             "that they share"
         )
-    if report.tail_hash != forked.parent_hash:
-        return f"run {parent.run_id}, differs from the run that it was forked from"
+    if shared.tail_hash != forked.parent_hash:
+        return f"run {shared.run_id}, differs from the run that it was forked from"
     return ""
 
 
 def _parent_faults(recording: Recording, forked: RunForked) -> Iterator[tuple[None, str]]:
     """Yield faults in the events that a fork shares with its parent."""
     try:
-        fault = parent_fault(forked, recording.parent(forked))
+        (fault,) = parent_faults([forked], recording.parent(forked))
     except (RecordingError, StoreError) as error:
         yield None, f"its parent cannot be read: {error}"
         return

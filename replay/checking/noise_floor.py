@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from tokentape.generation import LoadedModel, hf
+from tokentape.recorder.foreign_files import foreign_file
 from tokentape.recorder.paths import expand_path
 from tokentape.replay.recorded.loaded_run import LoadedRun
 from tokentape.replay.results.errors import ReplayError
@@ -173,11 +174,12 @@ def read_floor(path: Path | str) -> Floor:
     """
     path = expand_path(path)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ReplayError(f"cannot read the floor {path}: {error.strerror}") from None
     except (RecursionError, ValueError) as error:
-        raise ReplayError(f"{path} is not a floor of `tokentape calibrate`: {error}") from None
+        why = f"it {fault}" if (fault := foreign_file(path)) else error
+        raise ReplayError(f"{path} is not a floor of `tokentape calibrate`: {why}") from None
     if not isinstance(values, dict) or "tokentape_floor" not in values:
         raise ReplayError(f"{path} is not a floor of `tokentape calibrate`")
     if values.pop("tokentape_floor") != _FORMAT:

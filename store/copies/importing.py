@@ -7,11 +7,12 @@ from itertools import islice
 from pathlib import Path
 
 from tokentape.recorder import Recording, RecordingError
+from tokentape.recorder.events import RunForked
 from tokentape.recorder.paths import expand_path
 from tokentape.recorder.seals import SealReport, check_seals
 from tokentape.store.copies.jsonl import JsonlFile
 from tokentape.store.errors import NoSuchRunError, StoreError
-from tokentape.store.integrity import parent_fault
+from tokentape.store.integrity import parent_faults
 from tokentape.store.live.database import DatabaseStore
 from tokentape.store.sealed.reader import ParquetStore
 from tokentape.store.sealed.tape import is_zip
@@ -50,8 +51,7 @@ class CheckedCopy:
         neither in the file nor in the store.
         """
         stored = [_stored(each, report, store) for each, report in self._runs()]
-        for recording in self.recordings:
-            self._check_parent(recording, store)
+        self._check_parents(store)
         imported = []
         for (recording, report), ours in zip(self._runs(), stored, strict=True):
             events_there = ours.events if ours is not None else 0
@@ -81,22 +81,31 @@ class CheckedCopy:
         for floor in self.attached.floors(run_id):
             store.add_floor(floor)
 
-    def _check_parent(self, recording: Recording, store: DatabaseStore) -> None:
+    def _check_parents(self, store: DatabaseStore) -> None:
         """Raise RecordingError for a fork whose shared events would be missing."""
-        forked = recording.forked()
-        if forked is None:
-            return
-        parent_run_id = forked.parent_run_id
-        parents = [each for each in self.recordings if each.run_id == parent_run_id]
-        with suppress(NoSuchRunError):
-            parents.append(store.recording(parent_run_id))
-        # One of the two begins with the other, and the store will have the longer one.
-        faults = [parent_fault(forked, each) for each in parents if each.run_id == parent_run_id]
-        if "" not in faults:
-            why = faults[0] if faults else f"run {parent_run_id}, is missing"
-            raise RecordingError(
-                f"{recording.where}: run {recording.run_id} is a fork, and its parent, {why}"
-            )
+        here = {each.run_id: each for each in self.recordings}
+        forks: dict[str, list[tuple[Recording, RunForked]]] = {}
+        for recording in self.recordings:
+            forked = recording.forked()
+            if forked is not None:
+                forks.setdefault(forked.parent_run_id, []).append((recording, forked))
+        for parent_run_id, family in forks.items():
+            parents = [here[parent_run_id]] if parent_run_id in here else []
+            with suppress(NoSuchRunError):
+                parents.append(store.recording(parent_run_id))
+            events = [forked for _, forked in family]
+            # One of the two begins with the other, and the store will have the longer one.
+            found = [
+                parent_faults(events, each) for each in parents if each.run_id == parent_run_id
+            ]
+            for place, (recording, _) in enumerate(family):
+                faults = [each[place] for each in found]
+                if "" not in faults:
+                    why = faults[0] if faults else f"run {parent_run_id}, is missing"
+                    raise RecordingError(
+                        f"{recording.where}: run {recording.run_id} is a fork, and its parent, "
+                        f"{why}"
+                    )
 
 
 def import_runs(path: Path | str, store: DatabaseStore) -> list[Imported]:

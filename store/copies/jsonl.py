@@ -21,6 +21,7 @@ from tokentape.recorder import Record, Recording
 from tokentape.recorder.atomic_write import atomic_write
 from tokentape.recorder.codec import dump_canonical
 from tokentape.recorder.events import TOKEN_KIND
+from tokentape.recorder.foreign_files import BYTE_ORDER_MARK, FORMATS, foreign_file
 from tokentape.recorder.paths import expand_path
 from tokentape.store.attachments import BODIES, Attachment, K, StoredFloor, StoredVerdict
 from tokentape.store.errors import StoreError
@@ -128,22 +129,39 @@ def _body(record: Record) -> Any:
 class JsonlFile:
     """The runs in a file that `export_jsonl` wrote.
 
+    Other programs may have rewritten the lines: a byte order mark, blank lines and CRLF are
+    accepted. The file is read once to find the lines of each run; after that, reading a run reads
+    only its own lines.
+
     Raise StoreError with the number of the line for any other file.
     """
 
     def __init__(self, path: Path) -> None:
         self.where = str(path)
         self._path = path
-        self._run_ids: dict[str, None] = {}
+        self._stretches: dict[str, list[tuple[int, int]]] = {}
         self._blob_offsets: dict[str, int] = {}
         self._attachment_offsets: dict[tuple[str, type[Attachment]], list[int]] = {}
-        for offset, line in self._read():
-            self._run_ids[line["run_id"]] = None
+        fault = foreign_file(path)
+        if fault:
+            raise StoreError(f"{path} {fault}")
+        last_run_id = None
+        for start, end, line in self._read():
+            run_id = line["run_id"]
+            stretches = self._stretches.setdefault(run_id, [])
+            if run_id == last_run_id:
+                start_of_stretch, _ = stretches.pop()
+                stretches.append((start_of_stretch, end))
+            else:
+                stretches.append((start, end))
+            last_run_id = run_id
             if "payload" in line:
-                self._blob_offsets[line["sha256"]] = offset
+                self._blob_offsets[line["sha256"]] = start
             kind = _attachment_kind(line)
             if kind is not None:
-                self._attachment_offsets.setdefault((line["run_id"], kind), []).append(offset)
+                self._attachment_offsets.setdefault((run_id, kind), []).append(start)
+        if last_run_id is None:
+            raise StoreError(f"{path} is empty: all its lines are blank")
 
     def __enter__(self) -> Self:
         return self
@@ -152,7 +170,7 @@ class JsonlFile:
         """Do nothing: no file stays open."""
 
     def recordings(self) -> list[Recording]:
-        return [self._recording(run_id) for run_id in self._run_ids]
+        return [self._recording(run_id) for run_id in self._stretches]
 
     def blob(self, sha256: str) -> bytes:
         """See `tokentape.store.source.Attachments`."""
@@ -189,7 +207,7 @@ class JsonlFile:
     def _line_at(self, offset: int) -> dict[str, Any]:
         with self._path.open("rb") as file:
             file.seek(offset)
-            return dict(json.loads(file.readline()))
+            return dict(_loads(file.readline()))
 
     def _recording(self, run_id: str) -> Recording:
         return Recording(
@@ -197,12 +215,10 @@ class JsonlFile:
         )
 
     def _records(self, run_id: str) -> Iterator[Record]:
-        for offset, line in self._read():
-            if (
-                line["run_id"] == run_id
-                and "payload" not in line
-                and _attachment_kind(line) is None
-            ):
+        for start, end in self._stretches.get(run_id, ()):
+            for offset, _, line in self._read(start, end):
+                if "payload" in line or _attachment_kind(line) is not None:
+                    continue
                 try:
                     yield _record(line)
                 except _BAD_LINE as error:
@@ -210,29 +226,61 @@ class JsonlFile:
                         f"{self.where}: the record at byte {offset} is damaged: {error!r}"
                     ) from None
 
-    def _read(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield each line with its offset in bytes."""
-        offset = 0
+    def _read(
+        self, start: int = 0, end: int | None = None
+    ) -> Iterator[tuple[int, int, dict[str, Any]]]:
+        """Yield each line that is not blank, with its first byte and the one after its last."""
         try:
             with self._path.open("rb") as file:
+                file.seek(start)
                 for number, text in enumerate(file, start=1):
-                    yield offset, _parsed(text, f"{self.where}, line {number}")
-                    offset += len(text)
+                    after = start + len(text)
+                    if text.strip():
+                        place = f"line {number}" if end is None else f"the line at byte {start}"
+                        yield start, after, _parsed(text, f"{self.where}, {place}")
+                    start = after
+                    if start == end:
+                        return
         except OSError as error:
             raise StoreError(f"cannot read {self.where}: {error.strerror}") from None
 
 
+def _loads(text: bytes) -> Any:
+    """Return the value of a line. Raise ValueError if it is not JSON in UTF-8."""
+    return json.loads(text.removeprefix(BYTE_ORDER_MARK).decode())
+
+
 def _parsed(text: bytes, where: str) -> dict[str, Any]:
+    """Return the object of a line. Raise StoreError unless it is a record, or part of a run."""
     try:
-        line = json.loads(text)
+        line = _loads(text)
         is_ours = isinstance(line["run_id"], str) and (
             "sha256" in line or "seq" in line or _attachment_kind(line) is not None
         )
     except (RecursionError, *_BAD_LINE):
-        is_ours = False
+        raise StoreError(f"{where} {_fault_of(text)}") from None
     if not is_ours:
-        raise StoreError(f"{where} is not a record of a run")
+        raise StoreError(f"{where} {_fault_of(text)}")
     return dict(line)
+
+
+def _fault_of(text: bytes) -> str:
+    """Return why a line is not a record, as far as it shows."""
+    for magic, kind in FORMATS.items():
+        if text.startswith(magic) and not text.startswith(b"{"):
+            return f"is not a record of a run: the file is {kind}"
+    if text.strip() in (b"{", b"[") or text.startswith((b"[{", b"[ {")):
+        return (
+            "is not a record of a run: the file is JSON, but without a record on each line (jq "
+            "writes such lines with -c, those of a list with -c '.[]')"
+        )
+    if text.startswith(b"{") and not text.rstrip().endswith(b"}"):
+        return "is cut off: the file was not copied or written completely"
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return "is not a record of a run: it is not text in UTF-8"
+    return "is not a record of a run"
 
 
 def _attachment_kind(line: Mapping[str, Any]) -> type[Attachment] | None:

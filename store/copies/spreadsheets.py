@@ -4,6 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+from pyarrow import csv
 
 from tokentape.recorder.atomic_write import atomic_write
 from tokentape.recorder.paths import expand_path
@@ -24,10 +26,10 @@ def export_csv(store: Source, run_id: str, folder: Path | str) -> list[Path]:
     """
     folder = expand_path(folder)
     frames: dict[str, Callable[[], pd.DataFrame]] = {
-        "runs": lambda: runs_df(store, run_id),
-        "turns": lambda: turns_df(store, run_id),
-        "events": lambda: events_df(store, run_id),
-        "tokens": lambda: tokens_df(store, run_id),
+        "runs": lambda: runs_df(store, run_id, dtype_backend="pyarrow"),
+        "turns": lambda: turns_df(store, run_id, dtype_backend="pyarrow"),
+        "events": lambda: events_df(store, run_id, dtype_backend="pyarrow"),
+        "tokens": lambda: tokens_df(store, run_id, dtype_backend="pyarrow"),
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -37,6 +39,15 @@ def export_csv(store: Source, run_id: str, folder: Path | str) -> list[Path]:
 
 
 def _write(frame: pd.DataFrame, path: Path) -> Path:
+    """Write a frame with every text quoted: readers differ in what ends an unquoted field.
+
+    A missing value is an empty field without quotes.
+    """
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    texts = [
+        column.cast(pa.string()) if pa.types.is_dictionary(column.type) else column
+        for column in table.columns
+    ]
     with atomic_write(path) as tmp_path:
-        frame.to_csv(tmp_path, index=False, lineterminator="\n")
+        csv.write_csv(pa.table(texts, names=table.column_names), tmp_path)
     return path

@@ -10,12 +10,17 @@ from typing import Self
 
 from sqlalchemy.engine import URL
 
-from tokentape.recorder.foreign_files import foreign_file
+from tokentape.recorder.foreign_files import foreign_file, known_file
 from tokentape.store.errors import StoreError
 from tokentape.store.location import is_in_memory
 
 _LOG_HEADER = struct.Struct(">8I")
 _LOG_MAGIC = 0x377F0682
+_REMEDIES = {
+    "a tape or another zip file": ": name it by its path, not by a URL",
+    "one Parquet file of a folder": ": name the folder that tokentape export wrote",
+    "a file of JSON lines": ": add its runs to a store with tokentape import",
+}
 _LOG_ATTEMPTS = 5
 _LOG_PAUSE_S = 0.02
 
@@ -80,17 +85,12 @@ def check_header(path: Path) -> bool:
     if not path.exists() or path.stat().st_size == 0:
         return False
     with path.open("rb") as file:
-        head = file.read(16)
-    if head == b"SQLite format 3\x00":
-        return True
-    if head.startswith(b"PK\x03\x04"):
-        raise StoreError(f"{path} is a tape or another zip file: name it by its path, not by a URL")
-    if head.startswith(b"PAR1"):
-        raise StoreError(f"{path} is one Parquet file: name the folder that export made")
-    if head.startswith(b'{"'):
-        raise StoreError(f"{path} is a file of JSON lines: add it to a store with tokentape import")
-    what = foreign_file(path)
-    raise StoreError(f"{path} {what}" if what else f"{path} is not a database: no SQLite header")
+        if file.read(16) == b"SQLite format 3\x00":
+            return True
+    found = foreign_file(path)
+    if not found and (kind := known_file(path)):
+        found = f"is {kind}{_REMEDIES.get(kind, '')}"
+    raise StoreError(f"{path} {found or 'is not a database: it has no SQLite header'}")
 
 
 def unread_log(path: Path) -> str:

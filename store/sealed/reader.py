@@ -321,10 +321,8 @@ class ParquetStore:
                 continue
             size = self._files.size(file.name)
             if size != file.bytes:
-                raise StoreError(
-                    f"cannot read {self.where}/{file.name}: it has {size} bytes, but {file.bytes} "
-                    "were sealed"
-                )
+                why = ValueError(f"it has {size} bytes, but {file.bytes} were sealed")
+                raise cannot_read(f"{self.where}/{file.name}", why)
         return run.parts(table)
 
     def _batches(self, names: Iterable[str]) -> Iterator[pa.RecordBatch]:

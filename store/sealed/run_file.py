@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from tokentape.recorder import Record, RecordingError
 from tokentape.recorder.codec import decode
 from tokentape.recorder.events import RunStarted
+from tokentape.recorder.foreign_files import foreign_file
 from tokentape.recorder.projections import RunSummary
 from tokentape.recorder.seals import check_seals
 from tokentape.store.errors import StoreError
@@ -120,5 +121,9 @@ def metadata_faults(run: SealedRun, records: Iterable[Record]) -> list[str]:
 
 
 def cannot_read(where: str, error: BaseException) -> StoreError:
+    """Return the error for a file, which says what the file is if it is none of ours."""
+    fault = foreign_file(where)
+    if fault:
+        return StoreError(f"cannot read {where}: it {fault}")
     lines = str(error).splitlines() or [type(error).__name__]
     return StoreError(f"cannot read {where}: {lines[0]}")

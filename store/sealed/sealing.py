@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from tokentape.recorder import Record, Recording, RecordingError
 from tokentape.recorder.codec import decode
 from tokentape.recorder.events import EVENT_CLASSES, RunStarted
+from tokentape.recorder.foreign_files import pointer_file
 from tokentape.recorder.paths import expand_path
 from tokentape.recorder.projections import summarise
 from tokentape.recorder.seals import SEALED_KINDS
@@ -177,12 +178,27 @@ def _sealed_before(folder: Path, run_id: str) -> SealedRun | None:
         if newest > SCHEMA_VERSION:
             raise NewerStoreError(f"{folder} holds schema={newest}: upgrade tokentape")
     path = folder / part_name("runs", run_id)
+    _check_no_pointers(path)
     try:
         run = read_sealed_run(path, str(path))
+        _check_no_pointers(*(folder / each.name for each in run.files))
         whole = all((folder / each.name).stat().st_size == each.bytes for each in run.files)
         return run if whole and run.run_id == run_id else None
+    except PointerFileError:
+        raise
     except (StoreError, *UNREADABLE):
         return None
+
+
+class PointerFileError(StoreError):
+    """A sealed file is a pointer to its content, as of Git LFS: it is not damaged."""
+
+
+def _check_no_pointers(*paths: Path) -> None:
+    for path in paths:
+        fault = pointer_file(path)
+        if fault:
+            raise PointerFileError(f"cannot write to {path.parent}: {path.name} {fault}")
 
 
 def _part_of(folder: Path, run: SealedRun) -> "_Part":

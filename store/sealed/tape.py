@@ -23,6 +23,7 @@ import pyarrow as pa
 
 from tokentape.recorder import Recording
 from tokentape.recorder.atomic_write import atomic_write
+from tokentape.recorder.foreign_files import foreign_file, pointer_file
 from tokentape.recorder.paths import expand_path
 from tokentape.store.errors import NewerStoreError, StoreError
 from tokentape.store.sealed.layout import (
@@ -102,9 +103,8 @@ def _check_nothing_lost(path: Path, packed: Mapping[str, Recording]) -> None:
     try:
         tape = Tape(path)
     except StoreError:
-        raise StoreError(
-            f"{path} exists and is not a readable tape: move it away, or choose another name"
-        ) from None
+        fault = pointer_file(path) or "is not a readable tape: move it away"
+        raise StoreError(f"{path} exists and {fault}, or choose another name") from None
     with closing(tape):
         for run_id, name in tape.run_files().items():
             if run_id not in packed:
@@ -178,8 +178,15 @@ class Tape:
         self._last: tuple[str, bytes] = ("", b"")
         try:
             self._archive = zipfile.ZipFile(path)
+        except FileNotFoundError:
+            fault = pointer_file(path)
+            raise StoreError(
+                f"{path} {fault}" if fault else f"there is no store at {path}"
+            ) from None
         except _UNREADABLE as error:
-            raise StoreError(f"{path} is not a complete tape: {error}") from None
+            fault = foreign_file(path)
+            why = f"it {fault}" if fault else str(error)
+            raise StoreError(f"{path} is not a complete tape: {why}") from None
         try:
             self._files = self._listed_files()
         except BaseException:

@@ -88,6 +88,21 @@ def test_a_table_of_another_application_with_one_of_our_names_is_refused_and_lef
     assert names == {"alembic_version", table}
 
 
+def test_a_schema_of_its_own_keeps_a_store_apart_from_tables_of_its_names(
+    postgres_url: str,
+) -> None:
+    add_another_application(postgres_url, "ae1027a6acf0", "runs")
+    engine = engine_of(postgres_url)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE SCHEMA ours"))
+    engine.dispose()
+    separator = "&" if "?" in postgres_url else "?"
+    with tt.open_store(f"{postgres_url}{separator}options=-csearch_path%3Dours") as store:
+        assert tt.check(store, make_run(store)).faults == ()
+    with pytest.raises(tt.StoreError, match="has a table 'runs'"):
+        tt.open_store(postgres_url)
+
+
 def test_a_database_without_our_tables_is_no_store_to_read(blank_url: str) -> None:
     add_another_application(blank_url, "ae1027a6acf0")
     with pytest.raises(tt.StoreError, match="a database of another application"):
