@@ -173,8 +173,8 @@ def is_pooled(connection: Any) -> bool:
     """Return whether a pooler such as PgBouncer is between psycopg and the server.
 
     It may run each transaction in another session of the server: settings of a session would not
-    last, and would reach the transactions of others. A pooler invents the process id that it
-    tells psycopg.
+    last, and would reach transactions of other clients. A pooler invents the process id that it
+    reports to psycopg.
     """
     (pid,) = connection.execute("SELECT pg_backend_pid()").fetchone()
     return bool(pid != connection.info.backend_pid)

@@ -154,7 +154,7 @@ def _rewrite(engine: Engine) -> str:
         return ""
     try:
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            # A server's database may have tables of others, too.
+            # The database of a server may also have tables of another application.
             is_sqlite = engine.dialect.name == "sqlite"
             connection.exec_driver_sql("VACUUM" if is_sqlite else f"VACUUM {_TABLES}")
             if engine.dialect.name == "sqlite":
