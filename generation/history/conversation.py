@@ -181,6 +181,8 @@ class Conversation:
                 prompt = self._extended(new, found)
                 written = prompt.text[sum(len(segment.text) for segment in self._segments) :]
         check_written(((each.description, each.content) for each in new), written)
+        if self._system and self._segments == self._system:
+            check_written([("the system prompt", self.system_prompt or "")], prompt.text)
         return prompt
 
     def _suffix(self, new: Sequence[NewMessage], history_text: str) -> EncodedSuffix | str:

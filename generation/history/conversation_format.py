@@ -29,6 +29,8 @@ class ContentKind(StrEnum):
     TEXT = "text"
     PARTS = "parts"
     """As a list with one text part."""
+    USER_PARTS = "user_parts"
+    """As a list in messages with the role `user`, else as text."""
 
 
 class ResultStyle(StrEnum):
@@ -127,8 +129,9 @@ class ConversationFormat:
             given = _folded(given)
         if self.joins_messages:
             given = _joined(given)
-        if self.content is ContentKind.PARTS:
-            for each in given:
+        for each in given:
+            is_text = self.content is ContentKind.TEXT
+            if not is_text and (each["role"] == "user" or self.content is ContentKind.PARTS):
                 each["content"] = [{"type": "text", "text": each["content"]}]
         return given
 

@@ -36,6 +36,7 @@ _REPLY: Message = {"role": "assistant", "content": "Text of a reply."}
 _FOLLOW_UP: Message = {"role": "user", "content": "Text of another question."}
 _RESULTS = ("Text of a result.", "Text of another result.")
 _NAME = "look_up"
+_SYSTEM_LEFT_OUT = "'text of the system'"
 
 
 def choose_format(
@@ -60,18 +61,20 @@ def choose_format(
         return probe.described(probe.choose_base(usual))
     functions = tuple({"type": "function", "function": dict(each)} for each in tools)
     chosen: _Choice | None = None
-    for each in (usual, replace(usual, tools=functions)):
+    first_error: PromptError | None = None
+    for system, given in product(SystemPlace, ((), functions)):
+        each = replace(usual, tools=given, system=system)
         try:
             choice = probe.choose_results(probe.choose_base(each), result_role)
-        except PromptError:
-            if chosen is None and each.tools:
-                raise
+        except PromptError as error:
+            first_error = first_error or error
             continue
         if chosen is None or choice.native_results > chosen.native_results:
             chosen = choice
         if chosen.is_native:
             break
-    assert chosen is not None
+    if chosen is None:
+        raise first_error or PromptError("the chat template cannot write a conversation")
     if result_role == "tool" and not chosen.is_native:
         raise PromptError(
             "the chat template rejects or leaves out results of tools in the role 'tool': use "
@@ -102,14 +105,17 @@ class _Probe:
     """By field of the format: what the template did to its usual value."""
 
     def choose_base(self, base: ConversationFormat) -> ConversationFormat:
-        """Return the format of the system prompt and of contents. Raise PromptError if none is
-        accepted.
+        """Return the base with the first place of the system prompt, and kind of contents, that
+        are accepted.
+
+        Raise PromptError if none are. The place is tried again if it is the usual one only.
         """
         first = [_SYSTEM, _QUESTION]
         whole = [*first, _REPLY, _FOLLOW_UP]
         candidates = [
             replace(base, content=content, system=system)
             for system, content in product(SystemPlace, ContentKind)
+            if base.system in (SystemPlace.ROLE, system)
         ]
         for shapes in ([first, whole], [first]):
             for each in candidates:
@@ -171,6 +177,8 @@ class _Probe:
                 continue
             name = "model_results" if by_model else "user_results"
             self.faults.setdefault(name, fault)
+            if _SYSTEM_LEFT_OUT in fault:
+                self.faults.setdefault("system", fault)
             if base.call_ids is CallIds.RECORDED:
                 self.faults.setdefault("call_ids", fault)
         native = [style for style in accepted if style is not ResultStyle.USER]
@@ -205,15 +213,20 @@ class _Probe:
         system in the first shape.
         """
         template = self._template(each)
+        # The system prompt must be in the first prompt of a run, whatever follows the question.
         for number, shape in enumerate(shapes):
             try:
                 rendered = unescape(template.render(shape, open_turn=True))
             except PromptError as error:
                 return str(error).removeprefix("the chat template ")
+            if "'type': 'text'" in rendered or '"type": "text"' in rendered:
+                return "writes contents as lists"
             wanted = list(texts or ())
             if texts is None:
                 due = shape if number == 0 else shape[-1:]
                 wanted = [str(message["content"]) for message in due]
+            if texts is not None and _REPLY not in shape:
+                wanted.append(str(_SYSTEM["content"]))
             for text in wanted:
                 if text in _texts_of(shape) and not is_written(text, rendered):
                     return f"leaves out {text.removesuffix('.').lower()!r}"

@@ -22,11 +22,9 @@ def encode_system_prefix(template: ChatTemplate, message: Message) -> tuple[Enco
     ]
     content = [("the system prompt", message["content"])]
     check_written(content, unescape(followed[0] or text))
-    if is_complete:
-        return EncodedText(text, encode(template.tokenizer, text)), True
-    ids_of_followed = [encode(template.tokenizer, each or "") for each in followed]
+    ids_of_followed = [encode(template.tokenizer, each) for each in followed if each is not None]
     for end in range(len(text), max(len(text) - _SHORTENED_CHARS, 0), -1):
         ids = encode(template.tokenizer, text[:end])
         if all(each[: len(ids)] == ids for each in ids_of_followed):
-            return EncodedText(text[:end], ids), False
+            return EncodedText(text[:end], ids), is_complete and end == len(text)
     return EncodedText(), False

@@ -8,7 +8,7 @@ from tokentape.generation.hf.control_tokens import unescape
 
 
 def is_written(content: str, rendered: str) -> bool:
-    """Return whether a template wrote a content, perhaps stripped or as a JSON string."""
+    """Return whether a template wrote a content, perhaps stripped or escaped."""
     return any(each in rendered for each in _spellings(content))
 
 
@@ -35,7 +35,10 @@ def _spellings(content: str) -> Iterator[str]:
         # A string in a JSON string, e.g. the content of a message that is quoted as a whole.
         yield json.dumps(quoted, ensure_ascii=ascii_only)[1:-1]
         yield quoted.translate(_HTML_SAFE)
+    yield stripped.translate(_HTML)
 
 
 _HTML_SAFE = str.maketrans({c: f"\\u{ord(c):04x}" for c in "<>&'"})
 """The escapes of Jinja's own `tojson`."""
+_HTML = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "'": "&#39;", '"': "&#34;"})
+"""The escapes of Jinja's `escape`."""

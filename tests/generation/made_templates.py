@@ -114,6 +114,19 @@ MOVES_SYSTEM = (
     + "{% if m['role'] == 'user' and m['content'] == messages[ns.asked]['content'] %}"
     "{{ ns.system }}{% endif %}{{ m['content'] }}<|im_end|>\n{% endfor %}" + _OPENED
 )
+SYSTEM_WITH_LAST_QUESTION = (
+    "{% set ns = namespace(system='') %}<|endoftext|>{% for m in messages %}"
+    "{% if m['role'] == 'system' %}{% set ns.system = m['content'] + '\n\n' %}"
+    "{% elif m['role'] == 'user' and loop.last %}[INST]{{ ns.system }}{{ m['content'] }}[/INST]"
+    "{% elif m['role'] == 'user' %}[INST]{{ m['content'] }}[/INST]"
+    "{% elif m['role'] == 'tool' %}[RESULT]{{ m['content'] | tojson }}[/RESULT]"
+    "{% else %}{{ m['content'] }}<|im_end|>{% endif %}{% endfor %}"
+)
+PARTS_OF_USERS = (
+    "{% for m in messages %}" + _HEADER + "{% if m['role'] == 'user' %}"
+    "{% for part in m['content'] %}{{ part['text'] }}{% endfor %}"
+    "{% else %}{{ m['content'] | trim }}{% endif %}<|im_end|>\n{% endfor %}" + _OPENED
+)
 REFUSES_AFTER_RESULTS = (
     "{% for m in messages if m['role'] != 'system' %}"
     + raised_if("m['role'] == 'user' and loop.index0 % 2 == 1", "not after a result")
@@ -196,6 +209,14 @@ MADE: dict[str, MadeTemplate] = {
     "needs tools": MadeTemplate(template=NEEDS_TOOLS, chosen=(("tools", True),)),
     "tools move": MadeTemplate(template=MOVES_TOOLS, chosen=(("tools", True),)),
     "the system prompt moves": MadeTemplate(template=MOVES_SYSTEM),
+    "a system prompt with the last question": MadeTemplate(
+        template=SYSTEM_WITH_LAST_QUESTION,
+        opening=r"\[/INST\]|\[/RESULT\]",
+        chosen=(("system", "first_user"),),
+    ),
+    "contents of users are lists": MadeTemplate(
+        template=PARTS_OF_USERS, chosen=(("content", "user_parts"),)
+    ),
     "no question after results": MadeTemplate(
         template=REFUSES_AFTER_RESULTS,
         chosen=(("joins_messages", True), ("user_results", "user"), ("model_results", "user")),

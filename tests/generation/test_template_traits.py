@@ -349,13 +349,22 @@ def test_a_result_that_the_template_rejects_ends_the_turn_with_an_error(
         assert run.chat(THIRD, max_new_tokens=4).token_ids
 
 
+PRUNED = {"roles alternate": "prune_tool_results", "date in the system prompt": "prune_turns"}
+
+
 @pytest.mark.parametrize("history", ["exact", "template"])
-def test_results_are_pruned_where_roles_alternate(
-    history: str, store: DatabaseStore, lm_with: Callable[[str], tt.LoadedModel]
+@pytest.mark.parametrize("trait", PRUNED)
+def test_a_history_is_pruned_before_and_after_a_run_is_resumed(
+    trait: str,
+    history: str,
+    store: DatabaseStore,
+    lm_with: Callable[[str], tt.LoadedModel],
+    on_day: Callable[[int], None],
 ) -> None:
-    made = MADE["roles alternate"]
+    made = MADE[trait]
     lm = lm_with(made.template)
     says = LogitsProcessorList([Says(lm.tokenizer, made)])
+    on_day(1)
     with tt.Investigation(
         lm,
         store=store,
@@ -363,15 +372,33 @@ def test_results_are_pruned_where_roles_alternate(
         system_prompt=SYSTEM,
         tools=TOOLS,
         history=history,
-        at_context_limit="prune_tool_results",
-        context_budget_tokens=330,
+        at_context_limit=PRUNED[trait],
+        context_budget_tokens=380,
         **CALLS,
     ) as run:
-        for _ in range(3):
+        for _ in range(4):
             run.chat(CALLING, max_new_tokens=30, logits_processor=says)
+    on_day(2)
     with tt.Investigation.resume(store, run.run_id, lm, tools=TOOLS) as resumed:
-        resumed.chat(THIRD, max_new_tokens=30)
+        resumed.chat(CALLING, max_new_tokens=30, logits_processor=says)
     recording = store.recording(run.run_id)
+    pruned = [each.number for each in recording.turns() if each.pruned is not None]
 
-    assert [each.pruned for each in recording.turns() if each.pruned is not None]
+    assert min(pruned) <= 4 < max(pruned)
     assert tt.verify(recording, lm, processors=lambda *_: says).passes
+
+
+@pytest.mark.parametrize("trait", MADE)
+def test_the_system_prompt_is_cached_before_the_first_question(
+    trait: str, store: DatabaseStore, lm_with: Callable[[str], tt.LoadedModel]
+) -> None:
+    lm = lm_with(MADE[trait].template)
+    with tt.Investigation(
+        lm, store=store, name="t", system_prompt=SYSTEM, tools=TOOLS, **CALLS
+    ) as run:
+        cached = run.generator.system_prompt_length
+        text = run.generator.conversation.text
+        reply = run.chat(FIRST, max_new_tokens=2)
+
+    assert SYSTEM in text
+    assert reply.cache.reused_tokens == cached > 0
