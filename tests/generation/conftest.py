@@ -2,11 +2,15 @@
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from typing import Any
 
 import pytest
 from transformers import PreTrainedTokenizerFast
+from transformers.utils import chat_template_utils
 
 import tokentape as tt
+from benchmarks.tiny_models import byte_tokenizer, tiny_model
 from tests.generation.call_formats import (
     FORMATS,
     GPT_OSS_TEMPLATE,
@@ -50,3 +54,27 @@ def readers(tokenizer: PreTrainedTokenizerFast) -> Mapping[str, Callable[[], Cal
 def run(lm: tt.LoadedModel, store: DatabaseStore) -> Iterator[tt.Investigation]:
     with tt.Investigation(lm, store=store, name="t", system_prompt="Be kind.") as begun:
         yield begun
+
+
+@pytest.fixture
+def on_day(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    def be(day: int) -> None:
+        class Frozen(datetime):
+            @classmethod
+            def now(cls, tz: Any = None) -> "Frozen":
+                return cls(2026, 7, day)
+
+        monkeypatch.setattr(chat_template_utils, "datetime", Frozen)
+
+    return be
+
+
+@pytest.fixture
+def lm_with() -> Callable[[str], tt.LoadedModel]:
+    def make(template: str) -> tt.LoadedModel:
+        tokenizer = byte_tokenizer()
+        tokenizer.chat_template = template
+        tokenizer.bos_token = "<|endoftext|>"
+        return tiny_model("llama", tokenizer, num_hidden_layers=1)
+
+    return make

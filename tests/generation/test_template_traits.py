@@ -2,101 +2,21 @@
 
 import itertools
 import json
-import re
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from typing import Any
 
 import pytest
 import torch
-from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerFast
-from transformers.utils import chat_template_utils
+from transformers import LogitsProcessorList
 
 import tokentape as tt
-from benchmarks.tiny_models import byte_tokenizer, tiny_model
-from tests.generation.calling_models import TOOLS, call
-from tests.generation.made_templates import (
-    DROPS_QUESTIONS,
-    EMPTY,
-    MADE,
-    NO_RESULTS,
-    ONE_TURN,
-    UNCOMPILABLE,
-    MadeTemplate,
-    raised_if,
-)
+from tests.generation.calling_models import TOOLS
+from tests.generation.made_templates import MADE
+from tests.generation.templated_runs import CALLING, CALLS, FIRST, LOOK, OTHERS, SYSTEM, THIRD, Says
 from tokentape.generation.history.conversation_format import ConversationFormat
-from tokentape.generation.history.format_probe import choose_format
-from tokentape.recorder.events import MessageAdded, ToolCalled
 from tokentape.recorder.projections import Turn
 from tokentape.replay.rerecord import rerecord
 from tokentape.store import DatabaseStore
-
-SYSTEM = "You are the subject."
-LOOK = tt.ToolCall(name="look_up", arguments={"name": "moon"})
-CALLS: dict[str, Any] = {"tool_call_format": "python", "seed": 7}
-CALL = call("python", name="sun")
-
-
-FIRST, CALLING, THIRD = "First question.", "Please call.", "Third question."
-OTHERS = (THIRD, "Fourth question.", "Another second question.")
-
-
-class Says(LogitsProcessor):
-    """A processor that forces the first reply, a call, and the reply after its result.
-
-    It reads from the ids which reply is due, so the same processor serves a replay.
-    """
-
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, made: MadeTemplate) -> None:
-        self._tokenizer = tokenizer
-        self._made = made
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        forced = scores.clone()
-        for row, ids in enumerate(input_ids.tolist()):
-            due = self._due(self._tokenizer.decode(ids))
-            if due is not None:
-                forced[row] = -torch.inf
-                forced[row, due] = 0.0
-        return forced
-
-    def _due(self, text: str) -> int | None:
-        said_from = max(each.end() for each in re.finditer(self._made.opening, text))
-        prompt, said = text[:said_from], text[said_from:]
-        newest = max((FIRST, CALLING, *OTHERS), key=prompt.rfind)
-        if newest == CALLING:
-            reply = "Done." if "about sun" in prompt[prompt.rfind(CALLING) :] else CALL
-        elif newest == FIRST and self._made.first_reply:
-            reply = self._made.first_reply.replace(EMPTY, "")
-        else:
-            return None
-        ids: list[int] = self._tokenizer.encode(reply, add_special_tokens=False)
-        return (*ids, self._tokenizer.eos_token_id)[len(said.encode())]
-
-
-@pytest.fixture
-def on_day(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    def be(day: int) -> None:
-        class Frozen(datetime):
-            @classmethod
-            def now(cls, tz: Any = None) -> "Frozen":
-                return cls(2026, 7, day)
-
-        monkeypatch.setattr(chat_template_utils, "datetime", Frozen)
-
-    return be
-
-
-@pytest.fixture
-def lm_with() -> Callable[[str], tt.LoadedModel]:
-    def make(template: str) -> tt.LoadedModel:
-        tokenizer = byte_tokenizer()
-        tokenizer.chat_template = template
-        tokenizer.bos_token = "<|endoftext|>"
-        return tiny_model("llama", tokenizer, num_hidden_layers=1)
-
-    return make
 
 
 @pytest.mark.parametrize("history", ["exact", "template"])
@@ -194,73 +114,6 @@ def test_the_chosen_format_is_recorded_with_its_reasons(
     assert ConversationFormat.from_record(record) == run.generator.conversation.format
 
 
-REFUSED = {
-    "uncompilable": (UNCOMPILABLE, "cannot be compiled: line 2: .*another chat_template"),
-    "drops questions": (DROPS_QUESTIONS, "leaves out .*another chat_template"),
-}
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_a_template_that_can_write_no_conversation_is_refused_before_anything_is_recorded(
-    case: str, store: DatabaseStore, lm_with: Callable[[str], tt.LoadedModel]
-) -> None:
-    template, message = REFUSED[case]
-    with pytest.raises(tt.PromptError, match=message):
-        tt.Investigation(lm_with(template), store=store, name="t", system_prompt=SYSTEM)
-
-    assert list(store.summaries()) == []
-
-
-def test_a_template_for_one_turn_refuses_the_second_before_it_is_recorded(
-    store: DatabaseStore, lm_with: Callable[[str], tt.LoadedModel]
-) -> None:
-    lm = lm_with(ONE_TURN)
-    with tt.Investigation(lm, store=store, name="t", system_prompt=SYSTEM, tools=TOOLS) as run:
-        run.chat("First question.", max_new_tokens=4)
-        recorded = len(list(store.recording(run.run_id).events()))
-        with pytest.raises(tt.PromptError, match="one turn only"):
-            run.chat("Second question.", max_new_tokens=4, tool_calls=[LOOK])
-        events = [each.event for each in store.recording(run.run_id).events()]
-
-        assert len(events) == recorded
-        assert not [each for each in events if isinstance(each, ToolCalled)]
-
-
-def test_a_message_that_the_template_leaves_out_is_refused_before_its_tool_runs(
-    store: DatabaseStore, lm_with: Callable[[str], tt.LoadedModel]
-) -> None:
-    hides = MADE["plain"].template.replace(
-        "{{ m['content'] }}", "{{ m['content'].split('SECRET')[0] }}"
-    )
-    lm = lm_with(hides)
-    with tt.Investigation(lm, store=store, name="t", system_prompt=SYSTEM, tools=TOOLS) as run:
-        with pytest.raises(tt.PromptError, match="leaves out the user's message"):
-            run.chat("Say the SECRET word.", max_new_tokens=4, tool_calls=[LOOK])
-        with pytest.raises(tt.PromptError, match="leaves out the user's message"):
-            run.generator.conversation.own_prompt("Say the SECRET word.")
-    events = [each.event for each in store.recording(run.run_id).events()]
-
-    assert not [each for each in events if isinstance(each, ToolCalled | MessageAdded)]
-    with pytest.raises(tt.PromptError, match="leaves out the system prompt"):
-        tt.Investigation(lm, store=store, name="t", system_prompt="A SECRET.").__enter__()
-    assert len(list(store.summaries())) == 1
-
-
-def test_a_role_of_results_that_the_template_refuses_is_refused_before_anything_is_recorded(
-    store: DatabaseStore, lm_with: Callable[[str], tt.LoadedModel]
-) -> None:
-    with pytest.raises(tt.PromptError, match="tool_result_role='auto'"):
-        tt.Investigation(
-            lm_with(NO_RESULTS),
-            store=store,
-            name="t",
-            system_prompt=SYSTEM,
-            tools=TOOLS,
-            tool_result_role="tool",
-        )
-    assert choose_format(lm_with(MADE["plain"].template).tokenizer, result_role="user")
-
-
 def test_an_empty_system_prompt_leaves_the_conversation_without_one(
     store: DatabaseStore, lm_with: Callable[[str], tt.LoadedModel]
 ) -> None:
@@ -332,21 +185,6 @@ def test_another_chat_template_continues_a_run_with_a_warning_if_it_writes_the_s
         pytest.raises(tt.RecordingError, match="recorded chat template"),
     ):
         tt.Investigation.resume(store, run.run_id, different).__enter__()
-
-
-def test_a_result_that_the_template_rejects_ends_the_turn_with_an_error(
-    store: DatabaseStore, lm_with: Callable[[str], tt.LoadedModel]
-) -> None:
-    made = MADE["plain"]
-    refuses = raised_if("'about sun' in messages[-1]['content']", "not this result")
-    lm = lm_with(refuses + made.template)
-    says = LogitsProcessorList([Says(lm.tokenizer, made)])
-    with tt.Investigation(
-        lm, store=store, name="t", system_prompt=SYSTEM, tools=TOOLS, **CALLS
-    ) as run:
-        with pytest.raises(tt.PromptError, match="not this result"):
-            run.chat(CALLING, max_new_tokens=60, logits_processor=says)
-        assert run.chat(THIRD, max_new_tokens=4).token_ids
 
 
 PRUNED = {"roles alternate": "prune_tool_results", "date in the system prompt": "prune_turns"}

@@ -2,12 +2,10 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime
 from typing import Any
 
 import pytest
 from transformers import PreTrainedTokenizerFast
-from transformers.utils import chat_template_utils
 
 from tokentape.generation.history.conversation import Conversation
 from tokentape.generation.history.messages import NewMessage
@@ -296,19 +294,6 @@ def test_a_system_prompt_that_is_rendered_differently_alone_begins_every_questio
     assert prompt.ids[: len(conversation.system_ids)] == conversation.system_ids
     assert prompt.text.startswith("<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user")
     assert prompt.history_reason == ""
-
-
-@pytest.fixture
-def on_day(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    def be(day: int) -> None:
-        class Frozen(datetime):
-            @classmethod
-            def now(cls, tz: Any = None) -> "Frozen":
-                return cls(2026, 7, day)
-
-        monkeypatch.setattr(chat_template_utils, "datetime", Frozen)
-
-    return be
 
 
 def test_the_exact_history_keeps_the_date_of_its_first_turn(
