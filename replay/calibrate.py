@@ -16,6 +16,7 @@ from tokentape.generation import LoadedModel, ModelError, hf
 from tokentape.generation.checks import check_not_training
 from tokentape.generation.engine.threads import torch_threads
 from tokentape.generation.hf.attention_kernel import attention_kernel
+from tokentape.generation.hooks.model_use import exclusive_use
 from tokentape.recorder import Recording
 from tokentape.replay.checking.interventions import Interventions
 from tokentape.replay.checking.noise_floor import FLOORS, version_of
@@ -99,7 +100,12 @@ def calibrate(
         ('float32', True)
     """
     check_not_training(lm.model)
-    run = load_run(recording)
+    with exclusive_use(lm.model):
+        return _measured(load_run(recording), lm, progress)
+
+
+def _measured(run: LoadedRun, lm: LoadedModel, progress: VariantStarted | None) -> Floor:
+    """Return the floor over the last turns of a run."""
     turns = choose_turns(run, None)
     started = run.started
     dtype = str(lm.model.dtype).removeprefix("torch.")

@@ -1,5 +1,6 @@
 """Regenerate turns with Hugging Face `generate`, from the recorded ids, seed and settings."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from transformers import (
 from tokentape.generation import LoadedModel, hf
 from tokentape.generation.cache import common_prefix_length
 from tokentape.generation.engine.sampling import generator_sha256
+from tokentape.generation.hooks.model_use import exclusive_use
 from tokentape.recorder import Recording
 from tokentape.recorder.clock import elapsed_us
 from tokentape.recorder.events import StopReason
@@ -25,12 +27,15 @@ from tokentape.replay.checking.check_turns import CheckedTurn
 from tokentape.replay.checking.noise_floor import DEFAULT_FLOOR, NO_DRIFT, plausible, predict_flips
 from tokentape.replay.checking.token_checker import TokenChecker
 from tokentape.replay.checking.turns import TurnProcessors
-from tokentape.replay.options import CheckKeywords, check_options
+from tokentape.replay.options import CheckKeywords, CheckOptions, check_options
 from tokentape.replay.recorded.loaded_run import LoadedRun
 from tokentape.replay.results.errors import ReplayError
 from tokentape.replay.results.report import Divergence, Floor, Report, TurnVerdict
 from tokentape.replay.results.verdict import DivergenceKind, Verdict, worst
 from tokentape.replay.session import Conclusion, ReplaySession
+
+_GLOBAL_GENERATOR = threading.RLock()
+"""Held while torch's global generator is seeded and drawn from, with any model."""
 
 TurnDone = Callable[[TurnVerdict, int], None]
 """Called with the verdict on each round and the microseconds that it took."""
@@ -67,7 +72,19 @@ def regenerate(
         >>> report.verdict.value, report.turns[0].generator_matches
         ('exact', True)
     """
-    session = ReplaySession.begin("regenerate", recording, lm, check_options("regenerate", options))
+    chosen = check_options("regenerate", options)
+    # `generate` draws from the global generator and reads the model's own generation config.
+    with exclusive_use(lm.model), _GLOBAL_GENERATOR:
+        return _regenerated(recording, lm, chosen, progress)
+
+
+def _regenerated(
+    recording: Recording | LoadedRun,
+    lm: LoadedModel,
+    options: CheckOptions,
+    progress: TurnDone | None,
+) -> Report:
+    session = ReplaySession.begin("regenerate", recording, lm, options)
     floor = session.floor or NO_DRIFT
     verdicts: list[TurnVerdict] = []
     checked: list[CheckedTurn] = []

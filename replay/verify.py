@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Unpack
 
 from tokentape.generation import LoadedModel
+from tokentape.generation.hooks.model_use import exclusive_use
 from tokentape.recorder import Recording
 from tokentape.recorder.plain_values import plain_number
 from tokentape.replay.checking.check_turns import Progress, check_turns, turn_verdict
@@ -21,7 +22,7 @@ from tokentape.replay.checking.noise_floor import (
     predict_flips,
 )
 from tokentape.replay.checking.teacher_forcing import CHUNK_TOKENS
-from tokentape.replay.options import CheckKeywords, check_options
+from tokentape.replay.options import CheckKeywords, CheckOptions, check_options
 from tokentape.replay.recorded.loaded_run import LoadedRun
 from tokentape.replay.results.errors import ReplayError
 from tokentape.replay.results.report import Floor, Report, TurnVerdict
@@ -59,7 +60,20 @@ def verify(
     chunk_tokens = plain_number(chunk_tokens)
     if not isinstance(chunk_tokens, int) or chunk_tokens < 1:
         raise ReplayError(f"chunk_tokens must be a positive number of tokens: {chunk_tokens!r}")
-    session = ReplaySession.begin("verify", recording, lm, check_options("verify", options))
+    chosen = check_options("verify", options)
+    # A turn of another thread must not run between the forwards.
+    with exclusive_use(lm.model):
+        return _verified(recording, lm, chosen, chunk_tokens, progress)
+
+
+def _verified(
+    recording: Recording | LoadedRun,
+    lm: LoadedModel,
+    options: CheckOptions,
+    chunk_tokens: int,
+    progress: Progress | None,
+) -> Report:
+    session = ReplaySession.begin("verify", recording, lm, options)
     checked = check_turns(
         session.turns,
         lm,

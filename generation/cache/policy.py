@@ -19,6 +19,7 @@ from tokentape.generation import hf
 from tokentape.generation.cache.key import autocast_of
 from tokentape.generation.errors import ModelError
 from tokentape.generation.hf.attention_kernel import attention_kernel
+from tokentape.generation.hooks.model_use import exclusive_use
 from tokentape.recorder.events import CacheMode
 
 _PREFIX_TOKENS, _SUFFIX_TOKENS = 11, 6
@@ -82,8 +83,9 @@ def cache_policy(model: Any, config: GenerationConfig | None = None) -> CachePol
     variant = (str(kind), precision, attention_kernel(model))
     policies = _policies.setdefault(model, {})
     if variant not in policies:
-        with without_hooks(model):
-            policies[variant] = _decide(model, config)
+        with exclusive_use(model), without_hooks(model):
+            if variant not in policies:  # another thread may have probed it
+                policies[variant] = _decide(model, config)
     return policies[variant]
 
 

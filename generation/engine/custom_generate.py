@@ -28,6 +28,7 @@ from tokentape.generation.engine.token_sequence import TokenSequence, decode_alo
 from tokentape.generation.engine.turn_recorder import TurnRecorder
 from tokentape.generation.errors import ModelError, PromptError
 from tokentape.generation.history.prompt import OWN_PROMPT, Prompt
+from tokentape.generation.hooks.model_use import exclusive_use
 from tokentape.generation.models.identity import ModelIdentity
 from tokentape.generation.run_settings import NO_HISTORY, RunSettings
 from tokentape.recorder import Recorder
@@ -101,7 +102,8 @@ def decode(
         observer=observer,
         steps=[] if returns_steps else None,
     )
-    _run(model, generation_config, backend, sequence, text_tokenizer)
+    with exclusive_use(model):
+        _run(model, generation_config, backend, sequence, text_tokenizer)
     if not generation_config.return_dict_in_generate:
         return sequence.ids
     return _output(generation_config, sequence, backend.cache)

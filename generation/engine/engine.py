@@ -29,11 +29,13 @@ from tokentape.generation.engine.running_turn import (
     TurnResources,
     reason_to_stop,
 )
+from tokentape.generation.engine.single_use import SingleUse
 from tokentape.generation.engine.threads import torch_threads
 from tokentape.generation.engine.turn import RoundPlan, TurnSettings
 from tokentape.generation.engine.turn_recorder import TurnRecorder
 from tokentape.generation.errors import CallFormatWarning
 from tokentape.generation.history.prompt import Prompt
+from tokentape.generation.hooks.model_use import exclusive_use
 from tokentape.generation.interventions import Intervention, InterventionController
 from tokentape.generation.introspection.activations import ActivationMonitor
 from tokentape.generation.models.identity import ModelIdentity
@@ -88,7 +90,8 @@ class Engine:
         self._identity = identity
         self._run = run
         self._threads = run.settings.threads
-        self._busy, self._paused = False, False
+        self._use = SingleUse("generator")
+        self._paused = False
         if recorder is not None:
             recorder.claim(self)
 
@@ -368,16 +371,16 @@ class Engine:
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
-        """Refuse a second use of the engine from within; compute with the engine's threads."""
-        if self._busy:
-            raise TokentapeError("a turn is running: a callback or tool cannot use its generator")
-        self._busy = True
-        try:
-            # Tensors made in a caller's inference mode could not be used by later turns.
-            with torch_threads(self._threads), torch.inference_mode(False), torch.no_grad():
-                yield
-        finally:
-            self._busy = False
+        """Refuse a second use of the engine, use the model alone, with the engine's threads."""
+        # Tensors made in a caller's inference mode could not be used by later turns.
+        with (
+            self._use.use(),
+            exclusive_use(self._model),
+            torch_threads(self._threads),
+            torch.inference_mode(False),
+            torch.no_grad(),
+        ):
+            yield
 
     def _record(self, event: Event) -> None:
         if self._recorder is not None:

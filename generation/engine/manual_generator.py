@@ -13,6 +13,7 @@ from tokentape.generation.checks import check_not_training, check_text
 from tokentape.generation.engine.engine import Engine
 from tokentape.generation.engine.run_description import RunDescription
 from tokentape.generation.engine.running_turn import RunningTurn, StoppedTurn
+from tokentape.generation.engine.single_use import SingleUse
 from tokentape.generation.engine.turn import (
     GenerationResult,
     RoundPlan,
@@ -97,6 +98,7 @@ class ManualGenerator:
             template_settings=run.settings.template_settings,
             conversation_format=run.conversation_format,
         )
+        self._use = SingleUse("generator")
         identity = identity or ModelIdentity(model, tokenizer)
         self._cache = PrefixCache(
             model,
@@ -192,23 +194,22 @@ class ManualGenerator:
         """
         given = {"temperature": temperature, "top_p": top_p, "do_sample": do_sample}
         settings |= {name: value for name, value in given.items() if value is not None}
-        result = self.run_turn(
-            self.conversation.own_prompt(prompt),
-            turn_settings(
-                self.model,
-                max_new_tokens=max_new_tokens,
-                seed=seed,
-                use_cache=use_cache,
-                callback=callback,
-                observer=observer,
-                observe_layers=observe_layers,
-                past_key_values=past_key_values,
-                return_cache=return_cache,
-                logits_processor=logits_processor,
-                stopping_criteria=stopping_criteria,
-                **settings,
-            ),
+        chosen = turn_settings(
+            self.model,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+            use_cache=use_cache,
+            callback=callback,
+            observer=observer,
+            observe_layers=observe_layers,
+            past_key_values=past_key_values,
+            return_cache=return_cache,
+            logits_processor=logits_processor,
+            stopping_criteria=stopping_criteria,
+            **settings,
         )
+        with self._use.use():
+            result = self.run_turn(self.conversation.own_prompt(prompt), chosen)
         return GenerationResult(
             generated_text=result.text,
             generated_tokens=list(result.token_ids),

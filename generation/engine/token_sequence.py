@@ -13,6 +13,7 @@ from tokentape.generation.callbacks import GenerationState, StateObserver, Token
 from tokentape.generation.engine.backend import LogitsBackend
 from tokentape.generation.engine.sampling import Draw, Measures, draw, measure
 from tokentape.generation.engine.turn_recorder import TurnRecorder
+from tokentape.generation.hooks.model_use import between_forwards
 from tokentape.recorder.events import StopReason
 
 Steps = list[tuple[torch.Tensor, torch.Tensor]]
@@ -115,9 +116,13 @@ def decode_alone(
     everything of it is recorded; it may raise to end the turn there.
     """
     began = time.perf_counter()
-    while (stop_reason := sequence.step(logits, began=began)) is None:
-        if between_tokens is not None:
-            between_tokens()
+    while True:
+        # Processors and callbacks may forward the model: not as a part of this sequence.
+        with between_forwards():
+            stop_reason = sequence.step(logits, began=began)
+            if stop_reason is not None:
+                return stop_reason
+            if between_tokens is not None:
+                between_tokens()
         began = time.perf_counter()
         logits = backend.forward(sequence.ids)
-    return stop_reason

@@ -1,6 +1,7 @@
 """A cheap sign, within one process, that the weights of a model have changed."""
 
 import itertools
+import threading
 import weakref
 from typing import Any
 
@@ -22,6 +23,7 @@ def weights_version(model: Any) -> str:
 
 _serials: dict[int, tuple[weakref.ref[torch.Tensor], int]] = {}
 _next_serial = itertools.count()
+_serials_lock = threading.Lock()
 
 
 def _serial(tensor: torch.Tensor) -> int:
@@ -29,6 +31,9 @@ def _serial(tensor: torch.Tensor) -> int:
     known = _serials.get(id(tensor))
     if known is not None and known[0]() is tensor:
         return known[1]
-    serial = next(_next_serial)
-    _serials[id(tensor)] = (weakref.ref(tensor), serial)
-    return serial
+    with _serials_lock:
+        known = _serials.get(id(tensor))
+        if known is None or known[0]() is not tensor:
+            known = (weakref.ref(tensor), next(_next_serial))
+            _serials[id(tensor)] = known
+        return known[1]

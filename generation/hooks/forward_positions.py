@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tokentape.generation.hooks.hook_types import ReadOnlyHook
+from tokentape.generation.hooks.model_use import acts_now, joined_use
 from tokentape.recorder.events import ActivationSource
 
 PREFILL, DECODE, RECOMPUTED = ActivationSource
@@ -66,12 +67,13 @@ def track_positions(
         with lock:
             positions.start, positions.end = positions.end, positions.end + int(ids.shape[1])
 
-    hook = _PositionHook(advance, positions, lock)
-    handle = model.register_forward_pre_hook(hook, with_kwargs=True, prepend=True)
-    try:
-        yield positions
-    finally:
-        handle.remove()
+    with joined_use(model):
+        hook = _PositionHook(advance, positions, lock)
+        handle = model.register_forward_pre_hook(hook, with_kwargs=True, prepend=True)
+        try:
+            yield positions
+        finally:
+            handle.remove()
 
 
 @contextmanager
@@ -82,13 +84,17 @@ def recomputing(model: Any, *, turn: int, start: int = 0) -> Iterator[ForwardPos
     restored afterwards. Their locks are held meanwhile: the thread of a tool that exceeded its time
     limit may still be recomputing, and the next forward then waits for it.
     """
-    hooks = [hook for hook in model._forward_pre_hooks.values() if isinstance(hook, _PositionHook)]
     recomputed = ForwardPositions(start=start, end=start, source=RECOMPUTED, turn=turn)
-    with ExitStack() as stack:
+    with joined_use(model), ExitStack() as stack:
+        hooks = [each for each in _position_hooks(model) if acts_now(each.scope)]
         for hook in hooks:
             stack.enter_context(hook.lock)
             stack.enter_context(_replaced(hook.positions, start))
         yield stack.enter_context(track_positions(model, recomputed))
+
+
+def _position_hooks(model: Any) -> list[_PositionHook]:
+    return [hook for hook in model._forward_pre_hooks.values() if isinstance(hook, _PositionHook)]
 
 
 @contextmanager

@@ -5,17 +5,21 @@ from typing import Any
 
 from torch import nn
 
+from tokentape.generation.hooks.model_use import acts_now, current_scope
+
 
 class TapeHook:
     """Base class of the project's forward hooks, which do not invalidate the KV cache.
 
-    `call` is called as torch calls a forward hook.
+    `call` is called as torch calls a forward hook, but only for forwards of the use of the model in
+    which the hook was made; see `model_use`.
     """
 
-    __slots__ = ("_call",)
+    __slots__ = ("_call", "scope")
 
     def __init__(self, call: Callable[..., object]) -> None:
         self._call = call
+        self.scope = current_scope()
 
 
 class ReadOnlyHook(TapeHook):
@@ -24,7 +28,8 @@ class ReadOnlyHook(TapeHook):
     __slots__ = ()
 
     def __call__(self, *args: Any) -> None:
-        self._call(*args)
+        if acts_now(self.scope):
+            self._call(*args)
 
 
 class InterventionHook(TapeHook):
@@ -36,7 +41,7 @@ class InterventionHook(TapeHook):
     __slots__ = ()
 
     def __call__(self, *args: Any) -> Any:
-        return self._call(*args)
+        return self._call(*args) if acts_now(self.scope) else None
 
 
 def foreign_hooks(module: nn.Module) -> list[int]:

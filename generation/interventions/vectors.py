@@ -14,6 +14,7 @@ from tokentape.generation.checks import check_not_training, check_prompt_ids
 from tokentape.generation.errors import ModelError
 from tokentape.generation.hooks.hook_types import ReadOnlyHook
 from tokentape.generation.hooks.layers import find_layer, output_of
+from tokentape.generation.hooks.model_use import exclusive_use
 from tokentape.generation.interventions.hooks import replace_tensor
 from tokentape.generation.models.memory_check import enough_memory
 from tokentape.recorder.plain_values import plain_value
@@ -125,6 +126,7 @@ def _activations(model: Any, ids: Sequence[int], layer: str | int) -> torch.Tens
     with (
         torch.inference_mode(False),
         torch.no_grad(),
+        exclusive_use(model),
         without_hooks(model),
         _capturing(module) as captured,
     ):

@@ -7,6 +7,7 @@ from typing import Any, Protocol, Self, Unpack, cast
 
 from tokentape.generation.engine.manual_generator import ManualGenerator
 from tokentape.generation.engine.sampling import turn_seed
+from tokentape.generation.engine.single_use import SingleUse
 from tokentape.generation.engine.turn import TurnSettings, turn_settings
 from tokentape.generation.errors import PromptError
 from tokentape.generation.history.conversation_format import ConversationFormat
@@ -128,6 +129,7 @@ class Investigation:
             tools=self._tool_runner(run.conversation_format),
             run_settings=run.settings,
         )
+        self._use = SingleUse("investigation")
         self._resume_point: ResumePoint | None = None
         self._forked: RunForked | None = None
         self.resumed_reply: Reply | None = None
@@ -328,7 +330,8 @@ class Investigation:
             raise TokentapeError("the investigation has not begun: enter it with `with`")
         if not user_message.strip():
             raise PromptError("the message is empty: there is nothing to reply to")
-        return self._turns.run_turn(user_message, tool_calls, settings)
+        with self._use.use():
+            return self._turns.run_turn(user_message, tool_calls, settings)
 
     def watch(self, layers: Iterable[str | int], *, full: bool = False) -> None:
         """Record statistics of the outputs of layers; see `ManualGenerator.watch`.

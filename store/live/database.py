@@ -1,5 +1,6 @@
 """The live store: one append-only stream for each run, in SQLite or PostgreSQL."""
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Self
@@ -57,6 +58,7 @@ class DatabaseStore(DatabaseReader):
         self._cursor = self._writer and self._writer.cursor()
         self._statements = _Statements(self._backend.packing.placeholder)
         self._open_runs: dict[str, tuple[int, int]] = {}
+        self._writing = threading.RLock()
 
     def _writing_connection(self) -> Any:
         """Return a connection to write with; None if the file can only be read."""
@@ -113,17 +115,24 @@ class DatabaseStore(DatabaseReader):
 
     @contextmanager
     def _store_errors(self, run_id: str, refused: str) -> Iterator[None]:
-        """Turn the driver's errors into StoreError; `refused` is the text for a broken rule."""
-        self._check_writable()
-        try:
-            yield
-        except BaseException as error:
-            self._open_runs.pop(run_id, None)
-            if isinstance(error, self._driver.IntegrityError):
-                raise StoreError(refused) from None
-            if isinstance(error, self._driver.Error):
-                raise StoreError(f"cannot write to {self.where}: {_first_line(error)}") from None
-            raise
+        """Write alone, and turn the driver's errors into StoreError.
+
+        Other threads may record other runs into this store: they wait. `refused` is the text for a
+        broken rule.
+        """
+        with self._writing:
+            self._check_writable()
+            try:
+                yield
+            except BaseException as error:
+                self._open_runs.pop(run_id, None)
+                if isinstance(error, self._driver.IntegrityError):
+                    raise StoreError(refused) from None
+                if isinstance(error, self._driver.Error):
+                    raise StoreError(
+                        f"cannot write to {self.where}: {_first_line(error)}"
+                    ) from None
+                raise
 
     def _check_writable(self) -> None:
         """Raise StoreError if nothing can be written, or only while no other program reads."""
