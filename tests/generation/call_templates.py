@@ -47,6 +47,12 @@ _CALLS: Mapping[str, str] = {
     "{% if not loop.last %},{% endif %}{% endfor %}\n]\n```",
     "bare object": _EACH
     + '{"action": "{{ f.name }}", "action_input": {{ f.arguments | tojson }}}\n{% endfor %}',
+    "words before name and object": "{% if message.content %}{{ '\n' }}{% endif %}"
+    + _EACH
+    + "Action: {{ f.name }}\nAction Input: {{ f.arguments | tojson }}\n{% endfor %}",
+    "signs before a name": "{% if message.content %}{{ '\n' }}{% endif %}"
+    + _EACH
+    + ">>>{{ f.name }}\n{{ f.arguments | tojson }}\n{% endfor %}",
     "name and object": "{% if message.content %}\n{% endif %}"
     + _EACH
     + "[CALL]{{ f.name }}[WITH]{{ f.arguments | tojson }}{% endfor %}",

@@ -226,6 +226,17 @@ def test_no_text_makes_the_reader_fail(name: str, text: str, cut: int, skipped: 
         assert len(each.error) < 600
 
 
+@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("piece", [" ", "\n", "<", '{"', "</set>\n", ', a="'])
+def test_text_of_any_length_inside_a_call_is_read(name: str, piece: str) -> None:
+    """It took minutes for thousands of blanks, as patterns of blanks multiplied."""
+    written = written_reply(tokenizer_of(name), ONE)
+    middle = len(written) // 2
+    found = read(name, written[:middle] + piece * (4000 // len(piece)) + written[middle:])
+
+    assert len(found) <= 2
+
+
 BROKEN: Mapping[str, tuple[str, str]] = {
     "object in tags": ("<call>{'tool': 'look'}</call>", "double quotes, not in single ones"),
     "array in tags": ('<CALLS>[{"name": "look", "parameters": {"top": 1,}}]</CALLS>', "no comma"),

@@ -1,6 +1,7 @@
 """Literal texts of a chat template: what two of them share, and patterns that match them."""
 
 import re
+from functools import lru_cache
 from itertools import takewhile
 
 ID = "⟨id⟩"
@@ -8,7 +9,8 @@ ID = "⟨id⟩"
 
 _TOKENS = re.compile(r"<[^<>\s\"'=]{1,80}>|\[/?[A-Z][A-Z_]*\]|\s+|\w+|.", re.DOTALL)
 _BLANKS_AND_NUMBERS = re.compile(r"(\s+|\d+|⟨id⟩|(?<=>)(?=<))")
-_MARKER = re.compile(r"<[^\s<>]|[^\s<>]>|\[[A-Z_]{3}|\|")
+_MARKER = re.compile(r"<[^\s<>]|[^\s<>]>|\[[A-Z_]{3}|\||([<>#@])\1")
+_ADJACENT_BLANKS = re.compile(r"(?:\\s\*){2,}")
 _LAST_TAG = re.compile(r"(<[^<>\s]{1,80}>|\[[A-Z_]+\])\s*\Z")
 
 
@@ -42,6 +44,15 @@ def last_tag(literal: str) -> str:
 def pattern_of(literal: str) -> str:
     """Return a pattern for a literal, in which blanks, numbers and ids may differ."""
     return rf"\s*{_core(literal)}\s*"
+
+
+@lru_cache(256)
+def compiled(pattern: str) -> re.Pattern[str]:
+    """Return a compiled pattern, in which adjacent patterns of blanks are one.
+
+    Several in sequence take a power of the time, for a text with many blanks.
+    """
+    return re.compile(_ADJACENT_BLANKS.sub(lambda _: r"\s*", pattern))
 
 
 def pattern_before_value(literal: str) -> str:

@@ -41,8 +41,8 @@ class Notation(StrEnum):
 def read_value(text: str, at: int, notation: Notation, quote: str = '"') -> tuple[Any, int]:
     """Return the value that begins at `at` and the index after it.
 
-    `quote` encloses the strings of the bare notation. Raise IncompleteText if more text may
-    complete the value, and MalformedText if no more text can.
+    `quote` encloses the strings of the bare notation. Raise IncompleteText if further text may
+    complete the value, else MalformedText.
     """
     if at == len(text):
         raise IncompleteText

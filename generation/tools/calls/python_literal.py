@@ -10,7 +10,7 @@ _WORDS = {"true": True, "false": False, "null": None}
 
 
 def read_literal(source: str) -> Any:
-    """Return the value of a Python literal. Raise MalformedText, which says what is wrong."""
+    """Return the value of a Python literal. Raise MalformedText, which names the fault."""
     statements = parse_python(source).body
     if len(statements) != 1 or not isinstance(statements[0], ast.Expr):
         raise MalformedText("it is not one Python value")

@@ -58,7 +58,7 @@ class CallReader:
     """
 
     format: str
-    """The name of the format; `learned` for a spelling, whoever gave it."""
+    """The name of the format; `learned` for a spelling, also for one that was given."""
     warning: str
     """Why calls may not be found, and what to do; empty if the format is certain."""
     template_writes_calls: bool

@@ -35,11 +35,11 @@ _ARGUMENTS: tuple[Arguments, ...] = (
     {KEYS[0]: 'a "quoted" word', KEYS[1]: "it's", KEYS[2]: "back\\slash"},
     {KEYS[0]: "two\nlines <b>\n", KEYS[1]: "é ሰላም 🜁", KEYS[2]: "{a: [b]}, (c)"},
 )
-_SAID = "Let me see."
+_SAID = "Let me see.\n"
 
 
 def reads_template(make_format: MakeFormat, replies: TemplateReplies) -> bool:
-    """Return whether a format reads what the template writes, each call as it was given.
+    """Return whether a format reads what the template writes as calls equal to those given.
 
     Calls that the template refuses or leaves out are not checked.
     """
@@ -67,7 +67,7 @@ def encloses_calls(make_format: MakeFormat, replies: TemplateReplies) -> bool:
 
 
 def _completes(make_format: MakeFormat, replies: TemplateReplies) -> bool:
-    """Return whether a call is complete somewhere in the reply, and then as it was given."""
+    """Return whether a call is complete somewhere in the reply, and equal to the given one."""
     written = replies.write(_ONE_CALL) or ""
     call_format = make_format(_tools(_ONE_CALL))
     ends = (_calls(call_format, written[:end]) for end in range(len(written) + 1))

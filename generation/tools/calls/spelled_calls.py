@@ -10,6 +10,7 @@ from tokentape.generation.tools.arguments import fit_text
 from tokentape.generation.tools.calls.json_text import MalformedText
 from tokentape.generation.tools.calls.literals import (
     ID,
+    compiled,
     last_tag,
     may_begin,
     pattern_after_value,
@@ -34,11 +35,13 @@ _BLANKS = re.compile(r"\s*")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WrittenCall:
-    """A call as it was read: an object that has name and arguments, or both apart."""
+    """A call that was read, before its tool and arguments are checked."""
 
     text: str
     name: Any
+    """None for an object, which has the name itself."""
     arguments: Any
+    """The arguments; for an object, the object or an array of several."""
 
 
 class SpelledCalls:
@@ -50,8 +53,8 @@ class SpelledCalls:
     def __init__(self, spelling: CallSpelling, schemas: Schemas) -> None:
         self._spelling = spelling
         self._schemas = schemas
-        self._section_open = re.compile(pattern_of(spelling.section_open))
-        self._open = re.compile(pattern_of(spelling.open))
+        self._section_open = compiled(pattern_of(spelling.section_open))
+        self._open = compiled(pattern_of(spelling.open))
         self._between = spelling.between.strip()
         self._pairs = _PairReader(spelling) if spelling.syntax is Syntax.PAIRS else None
 
@@ -131,11 +134,11 @@ class SpelledCalls:
         return read_value(text, at, self._spelling.notation, self._spelling.quote)
 
     def _section_end(self, text: str, at: int, *, ended: bool) -> int | None:
-        """Return the index after the section, None if it goes on with another call."""
+        """Return the index after the section; None if another call follows."""
         literal = self._spelling.section_close
         if not literal.strip():
             return at
-        closed = re.compile(pattern_of(literal)).match(text, at)
+        closed = compiled(pattern_of(literal)).match(text, at)
         if closed is not None:
             return closed.end() - _blanks_at_end(closed.group())
         rest = text[at:].strip()
@@ -157,9 +160,9 @@ class _PairReader:
 
     def __init__(self, spelling: CallSpelling) -> None:
         self._spelling = spelling
-        self._name_close = re.compile(pattern_of(spelling.name_close))
-        self._open = re.compile(pattern_of(spelling.argument_open))
-        self._close = re.compile(pattern_of(spelling.close))
+        self._name_close = compiled(pattern_of(spelling.name_close))
+        self._open = compiled(pattern_of(spelling.argument_open))
+        self._close = compiled(pattern_of(spelling.close))
         texts = [] if spelling.text_open is None else [(spelling.text_open, "text")]
         values = [(spelling.value_open, "value")]
         alternatives = "|".join(
@@ -167,11 +170,11 @@ class _PairReader:
         )
         if spelling.untyped:
             alternatives = f"(?P<text>{pattern_before_value(spelling.value_open)})(?P<value>(?!))?"
-        self._key = re.compile(rf"\s*(?P<key>[^\n]{{1,200}}?)\s*?(?:{alternatives})")
-        self._text_end = re.compile(
+        self._key = compiled(rf"\s*(?P<key>\S[^\n]{{0,199}}?)(?:{alternatives})")
+        self._text_end = compiled(
             rf"{pattern_after_value(spelling.text_close)}(?={self._continuation()})"
         )
-        self._value_close = re.compile(pattern_of(spelling.value_close))
+        self._value_close = compiled(pattern_of(spelling.value_close))
 
     def _continuation(self) -> str:
         """Return a pattern for what follows a value: the end of the arguments or another one."""
@@ -180,7 +183,7 @@ class _PairReader:
         if spelling.section_close.strip():
             another = rf"{pattern_of(spelling.between)}{pattern_of(spelling.open)}\w"
             closed = rf"{closed}(?:\Z|{pattern_of(spelling.section_close)}|{another})"
-        name = r"[^\n]{1,200}?" if spelling.argument_open.strip() else r"[\w.-]{1,200}"
+        name = r"\S[^\n]{0,199}?" if spelling.argument_open.strip() else r"[\w.-]{1,200}"
         values = {pattern_of(spelling.value_open), pattern_of(spelling.text_open or "")}
         pair = f"{pattern_of(spelling.argument_open)}{name}(?:{'|'.join(sorted(values))})"
         return rf"\s*\Z|{closed}|{pattern_of(spelling.argument_between)}{pair}"
@@ -267,7 +270,7 @@ def _object(spelling: CallSpelling, name: str, arguments: dict[str, Any]) -> dic
 
 
 def at_path(value: Any, path: tuple[str, ...]) -> Any:
-    """Return the value that the keys of a path lead to, None if there is none."""
+    """Return the value that the keys of a path lead to; None without one."""
     for key in path:
         value = value.get(key) if isinstance(value, dict) else None
     return value
@@ -286,16 +289,16 @@ def _expect_close(literal: str, text: str, at: int, *, ended: bool) -> int:
     """Return the index after a closing literal, without the blanks that follow it."""
     if not literal.strip():
         return at
-    found = re.compile(pattern_of(literal)).match(text, at)
+    found = compiled(pattern_of(literal)).match(text, at)
     if found is not None:
         return found.end() - _blanks_at_end(found.group())
     if ended and may_begin(text[at:], literal):
         return len(text)
-    return _expect(re.compile(pattern_of(literal)), literal, text, at)
+    return _expect(compiled(pattern_of(literal)), literal, text, at)
 
 
 def _closes(literal: str, text: str, at: int) -> bool:
-    return re.compile(pattern_of(literal)).match(text, at) is not None
+    return compiled(pattern_of(literal)).match(text, at) is not None
 
 
 def _after_name(literal: str, text: str, at: int) -> int:
@@ -304,11 +307,11 @@ def _after_name(literal: str, text: str, at: int) -> int:
     Models put other words than the template before the tag that ends such a literal.
     """
     tag = last_tag(literal)
-    if tag and not re.compile(pattern_of(literal)).match(text, at):
-        found = re.compile(rf"[^\n{{}}]{{0,100}}?{re.escape(tag)}\s*").match(text, at)
+    if tag and not compiled(pattern_of(literal)).match(text, at):
+        found = compiled(rf"[^\n{{}}]{{0,100}}?{re.escape(tag)}\s*").match(text, at)
         if found is not None:
             return found.end()
-    return _expect(re.compile(pattern_of(literal)), literal, text, at)
+    return _expect(compiled(pattern_of(literal)), literal, text, at)
 
 
 def _skip(text: str, at: int) -> int:

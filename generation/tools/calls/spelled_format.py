@@ -147,23 +147,24 @@ def _opening(spelling: CallSpelling, names: tuple[str, ...]) -> str:
     """
     section, single = _bare(spelling.section_open), _bare(spelling.open)
     if is_marker(spelling.open):
-        return rf"{_NOT_QUOTED}(?:{section}\s*{single}|{single})"
+        return rf"{_NOT_QUOTED}(?:{section}\s*)?{single}" if section else _NOT_QUOTED + single
     if is_marker(spelling.section_open):
         return _NOT_QUOTED + section + (rf"\s*{single}" if single else "")
-    begin = f"{section}{single}"
+    begin, blanks = f"{section}{single}", r"\s{0,40}"
     tag = last_tag(spelling.name_close)
     if spelling.syntax is Syntax.OBJECT:
         keys = (
             [*spelling.name_path[:1], *spelling.arguments_path[:1]] if spelling.name_path else names
         )
         named = "|".join(map(re.escape, keys))
-        blanks = r"\s{0,40}"
         brackets = rf"(?:\[{blanks})?\{{{blanks}"
         return rf"{_NOT_QUOTED}{begin}{blanks}{brackets}[\"']?(?:{named})[\"']?{blanks}:"
     if tag:
-        return rf"{_NOT_QUOTED}{begin}(?=[\w./-]{{1,100}}[^\n{{}}]{{0,100}}?{re.escape(tag)})"
+        return (
+            rf"{_NOT_QUOTED}{begin}{blanks}(?=[\w./-]{{1,100}}[^\n{{}}]{{0,100}}?{re.escape(tag)})"
+        )
     named = "|".join(map(re.escape, names)) or r"(?!)"
-    return rf"^[ \t]{{0,8}}{begin}(?=(?:{named}){pattern_of(spelling.name_close)})"
+    return rf"^[ \t]{{0,8}}{begin}{blanks}(?=(?:{named}){pattern_of(spelling.name_close)})"
 
 
 def _bare(literal: str) -> str:

@@ -45,7 +45,7 @@ class TemplateReplies:
     def write(self, calls: Sequence[Call], text: str = "") -> str | None:
         """Return a reply with these calls, without the beginning and end of its message.
 
-        `⟨id⟩` stands for ids of calls. Return None if the template refuses the calls.
+        Ids of calls are replaced by `⟨id⟩`. Return None if the template refuses the calls.
         """
         given = [self._call(index, *each) for index, each in enumerate(calls)]
         content = text or self._way.content
