@@ -70,7 +70,7 @@ class ReplaySession:
         run = load_run(recording)
         turns = choose_turns(run, options.turns, options.processors)
         sampled = any(turn.started.seed is not None for turn in turns)
-        differences = check_fingerprints(run, lm, sampled=sampled, ignore=options.ignore)
+        differences = check_fingerprints(run, lm, turns, sampled=sampled, ignore=options.ignore)
         if options.on_fingerprint_difference is not None:
             options.on_fingerprint_difference(differences)
         floor = floor_of(lm, run.started.dtype, options.floor)

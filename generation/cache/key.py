@@ -14,6 +14,8 @@ from tokentape.generation.hf.attention_kernel import attention_kernel
 from tokentape.generation.hooks.hook_types import foreign_hooks
 
 _NONE = "none"
+DISABLED_ADAPTERS = "disabled"
+"""The `adapters` of a model that has some, and none is active."""
 _ABSENT = (_NONE, "off", "None")
 # Fields of the config that do not influence the computation.
 _UNKEYED = ("_name_or_path", "transformers_version")
@@ -95,24 +97,24 @@ def _adapters(model: Any) -> str:
     states = [
         (
             name,
-            str(module.active_adapter),
-            module.disable_adapters,
-            str(module.merged_adapters),
-            str(getattr(module, "scaling", "")),
+            _names(module.active_adapter),
+            bool(module.disable_adapters),
+            _names(module.merged_adapters),
+            sorted((str(each), str(value)) for each, value in _scaling(module).items()),
         )
         for name, module in _adapter_layers(model)
     ]
     if not states:
         return _NONE
-    active = {
-        name
-        for _, module in _adapter_layers(model)
-        if not module.disable_adapters
-        for name in _names(module.active_adapter)
-    }
-    merged = {name for _, module in _adapter_layers(model) for name in module.merged_adapters}
-    named = [*sorted(active), *(f"{name} (merged)" for name in sorted(merged))]
-    return f"{', '.join(named) or 'disabled'} {_short_sha256(str(states))}"
+    active = {name for _, names, disabled, *_ in states if not disabled for name in names}
+    merged = {f"{name} (merged)" for _, _, _, names, _ in states for name in names}
+    named = ", ".join((*sorted(active), *sorted(merged)))
+    return f"{named or DISABLED_ADAPTERS} {_short_sha256(str(states))}"
+
+
+def _scaling(module: Any) -> Mapping[Any, Any]:
+    scaling = getattr(module, "scaling", None)
+    return scaling if isinstance(scaling, Mapping) else {}
 
 
 def _adapter_layers(model: Any) -> Iterator[tuple[str, Any]]:

@@ -7,6 +7,7 @@ an unchanged row of logits does not pick.
 
 from dataclasses import replace
 
+from tokentape.replay.causes.adapters import adapters_sentence
 from tokentape.replay.causes.drift import cause_of_drift
 from tokentape.replay.causes.evidence import Evidence
 from tokentape.replay.causes.prompts import other_encoding, other_rendering
@@ -83,6 +84,8 @@ def _causes_of_fingerprints(evidence: Evidence) -> list[Cause]:
 def _fingerprint_sentence(difference: FingerprintDifference) -> str:
     if difference.field in ("device", "dtype"):
         return f"the {difference.field} is {difference.replayed}, and it was {difference.recorded}"
+    if difference.field == "adapters":
+        return adapters_sentence(difference.recorded, difference.replayed)
     return _FINGERPRINT_SENTENCES[difference.field]
 
 

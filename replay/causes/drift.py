@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from tokentape.recorder.projections import ActiveRange
+from tokentape.replay.causes.adapters import unknown_adapters
 from tokentape.replay.causes.evidence import Evidence
 from tokentape.replay.causes.prompts import undecodable_text
 from tokentape.replay.checking.check_turns import CheckedTurn
@@ -49,7 +50,7 @@ def cause_of_drift(evidence: Evidence, turn: CheckedTurn, floor: float) -> Cause
     if divergence is not None and _is_tampered(divergence, step_in_round):
         tampered = f"{place}: the model did not produce this token: the token was altered"
         return cause(CauseKind.TOKEN, tampered)
-    for name in (CauseKind.WEIGHTS, CauseKind.DTYPE):
+    for name in (CauseKind.WEIGHTS, CauseKind.ADAPTERS, CauseKind.DTYPE):
         if evidence.differs(name):
             return cause(name, f"{differ}: {name} changed")
     numerics = [each for each in evidence.differences if each.field in _NUMERIC_FIELDS]
@@ -62,6 +63,9 @@ def cause_of_drift(evidence: Evidence, turn: CheckedTurn, floor: float) -> Cause
     if idle:
         agree = f"{differ}, and agree without {interventions_text(idle)}: it did not act there"
         return cause(CauseKind.INTERVENTION, agree)
+    unknown = unknown_adapters(evidence)
+    if unknown:
+        return cause(CauseKind.ADAPTERS, f"{differ}: {unknown}")
     return cause(CauseKind.PROMPT, f"{differ}, {_prompt_text(evidence, turn)}")
 
 

@@ -1,19 +1,30 @@
 """Comparison of the recorded fingerprints of model, tokenizer and machine with today's."""
 
 import shlex
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
+from typing import Any
 
 from tokentape.generation import LoadedModel
+from tokentape.generation.cache.key import cache_key
 from tokentape.recorder import Recording
 from tokentape.recorder.events import RunStarted
+from tokentape.recorder.projections import Turn
 from tokentape.replay.checking.weights import changed_tensors, recorded_weights, rounded_dtype
 from tokentape.replay.recorded.loaded_run import LoadedRun
 from tokentape.replay.results.errors import ReplayError
 from tokentape.replay.results.report import FingerprintDifference
 
 # A difference in one of these makes the numbers incomparable.
-FORBIDDING = ("weights", "tokenizer", "template", "device", "dtype", "random_stream")
+FORBIDDING = (
+    "weights",
+    "adapters",
+    "tokenizer",
+    "template",
+    "device",
+    "dtype",
+    "random_stream",
+)
 _NOTED = ("attention_kernel", "threads", "generation_config")
 _NAMES = {"sampler_sha256": "random_stream"}
 
@@ -33,10 +44,16 @@ def repro_line(
 
 
 def check_fingerprints(
-    run: LoadedRun, lm: LoadedModel, *, sampled: bool, ignore: Collection[str] = ()
+    run: LoadedRun,
+    lm: LoadedModel,
+    turns: Sequence[Turn],
+    *,
+    sampled: bool,
+    ignore: Collection[str] = (),
 ) -> tuple[FingerprintDifference, ...]:
     """Return every fingerprint that differs, those that forbid a comparison first.
 
+    The adapters are those of the `turns` to replay; recordings of 0.1.0 do not say which they were.
     The random stream counts only if tokens were `sampled`. Raise ReplayError if `ignore` names a
     field that forbids nothing.
     """
@@ -51,6 +68,8 @@ def check_fingerprints(
     recorded, replayed = started.weights_sha256, now["weights_sha256"]
     found = _differing("weights_sha256", recorded, replayed, ignore, forbids=True)
     found = [replace(each, detail=_changed_weights(run.recording, started, lm)) for each in found]
+    for recorded in recorded_adapters(turns):
+        found += _differing("adapters", recorded, active_adapters(lm.model), ignore, forbids=True)
     for name in ("tokenizer_sha256", "template_sha256", "device", "dtype"):
         found += _differing(name, getattr(started, name), now[name], ignore, forbids=True)
     recorded, replayed = started.sampler_sha256, now["sampler_sha256"]
@@ -61,6 +80,22 @@ def check_fingerprints(
         recorded = started.environment.get(name, "")
         found += _differing(name, recorded, version, ignore, forbids=False)
     return tuple(found)
+
+
+def active_adapters(model: Any) -> str:
+    """Return the active adapters of a model with a hash of their state; `none` without any."""
+    return cache_key(model)["adapters"]
+
+
+def recorded_adapters(turns: Sequence[Turn]) -> tuple[str, ...]:
+    """Return the adapters of the turns that say which they were, each once, in order."""
+    keys = (turn.cache.key for turn in turns if turn.cache is not None and turn.cache.key)
+    return tuple(dict.fromkeys(str(key.get("adapters", "none")) for key in keys))
+
+
+def adapters_known(turns: Sequence[Turn]) -> bool:
+    """Return whether every turn says which adapters it was generated with."""
+    return all(turn.cache is not None and turn.cache.key for turn in turns)
 
 
 def _changed_weights(recording: Recording, started: RunStarted, lm: LoadedModel) -> str:

@@ -87,6 +87,11 @@ class CauseKind(_Described):
         "their fingerprint differs, and which tensors; log-probabilities differ from the first "
         "tokens on",
     )
+    ADAPTERS = (
+        "adapters",
+        "other adapters (LoRA) are active than in the turn, or the recording does not say which "
+        "were",
+    )
     TOKENIZER = (
         "tokenizer",
         "its fingerprint differs; which recorded text is encoded to other ids, and where",

@@ -1,0 +1,183 @@
+"""Replays under other adapters (LoRA) than recorded say so."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+import tokentape as tt
+from benchmarks.replay.fault_case import Case, rerecord
+from tests.replay.conversations import converse
+from tokentape.recorder.events import CacheDecided, Event
+from tokentape.store import DatabaseStore
+
+
+class AdaptedLinear(torch.nn.Module):
+    """A linear layer with adapters, with the attributes of a LoRA layer of peft."""
+
+    def __init__(self, base: torch.nn.Linear) -> None:
+        super().__init__()
+        self.base = base
+        generator = torch.Generator().manual_seed(3)
+        self.lora = torch.nn.ParameterDict(
+            {
+                name: torch.randn(base.weight.shape, generator=generator) * 0.2
+                for name in ("default", "other")
+            }
+        )
+        self.active_adapter: list[str] = ["default"]
+        self.merged_adapters: list[str] = []
+        self.disable_adapters = False
+        self.scaling = {"default": 1.0, "other": 1.0}
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = self.base(states)
+        for name in [] if self.disable_adapters else self.active_adapter:
+            output = output + self.scaling[name] * (states @ self.lora[name].T)
+        return output
+
+
+@pytest.fixture
+def layer(lm: tt.LoadedModel) -> AdaptedLinear:
+    attention = lm.model.model.layers[1].self_attn
+    attention.q_proj = AdaptedLinear(attention.q_proj)
+    lm.model.requires_grad_(False)
+    adapted: AdaptedLinear = attention.q_proj
+    return adapted
+
+
+def activate_other(layer: AdaptedLinear) -> None:
+    layer.active_adapter = ["other"]
+
+
+def disable(layer: AdaptedLinear) -> None:
+    layer.disable_adapters = True
+
+
+def scale(layer: AdaptedLinear) -> None:
+    layer.scaling = {"default": 2.0, "other": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            activate_other,
+            "not those that were recorded: default then, other now",
+        ),
+        (disable, "default then, disabled now"),
+        (scale, "the adapters default have another scaling"),
+    ],
+)
+def test_other_adapters_are_the_cause(
+    change: Callable[[AdaptedLinear], None],
+    sentence: str,
+    layer: AdaptedLinear,
+    lm: tt.LoadedModel,
+    store: DatabaseStore,
+) -> None:
+    recording = converse(lm, store, turns=2)
+    assert tt.verify(recording, lm).verdict is tt.Verdict.VERIFIED
+    change(layer)
+
+    for replay in (tt.verify, tt.regenerate):
+        report = replay(recording, lm)
+        assert report.verdict is tt.Verdict.INCOMPARABLE
+        assert report.reason == "not what was recorded: adapters"
+        assert [each.name for each in report.causes] == ["adapters"]
+        assert sentence in report.causes[0].sentence
+    ignoring = tt.verify(recording, lm, ignore=["adapters"])
+    assert ignoring.verdict in (tt.Verdict.DRIFTED, tt.Verdict.DIVERGED)
+    assert "prompt" not in ignoring.reason
+
+
+def test_turns_are_verified_under_the_adapters_of_each(
+    layer: AdaptedLinear, lm: tt.LoadedModel, store: DatabaseStore
+) -> None:
+    with tt.Investigation(lm, store=store, name="n", system_prompt="Be kind.") as run:
+        run.chat("One?", max_new_tokens=3)
+        activate_other(layer)
+        run.chat("Two?", max_new_tokens=3)
+    recording = store.recording(run.run_id)
+    first, second = recording.turns()
+    assert first.cache is not None
+    assert second.cache is not None
+    assert first.cache.key["adapters"].split()[0] == "default"
+    assert second.cache.key["adapters"].split()[0] == "other"
+    assert second.cache.reason == "key_changed:adapters"
+
+    assert tt.verify(recording, lm, turns=[2]).verdict is tt.Verdict.VERIFIED
+    assert tt.verify(recording, lm).verdict is tt.Verdict.INCOMPARABLE
+    layer.active_adapter = ["default"]
+    assert tt.verify(recording, lm, turns=[1]).verdict is tt.Verdict.VERIFIED
+
+
+def test_a_recording_that_does_not_say_its_adapters_is_not_blamed_on_the_prompt(
+    layer: AdaptedLinear, lm: tt.LoadedModel, store: DatabaseStore
+) -> None:
+    """Those of 0.1.0 do not. Without adapters the key says nothing of them: they are `none`."""
+    recording = converse(lm, store, turns=1)
+
+    def forget(event: Event) -> Event:
+        return dataclasses.replace(event, key={}) if isinstance(event, CacheDecided) else event
+
+    old = rerecord(Case(recording, lm, store), forget).recording
+    assert tt.verify(old, lm).verdict is tt.Verdict.VERIFIED
+    activate_other(layer)
+
+    report = tt.verify(old, lm)
+
+    assert report.verdict in (tt.Verdict.DRIFTED, tt.Verdict.DIVERGED)
+    assert report.causes[0].name == "adapters"
+    assert "does not say which adapters were active (other now)" in report.causes[0].sentence
+
+
+FAMILIES: dict[str, list[str]] = {
+    "llama": ["q_proj", "v_proj"],
+    "gpt2": ["c_attn"],
+    "gemma3": ["q_proj"],
+    "mamba": ["in_proj"],
+    "qwen3-next": ["q_proj", "out_proj"],
+}
+
+
+# peft uses names of transformers that are deprecated.
+@pytest.mark.filterwarnings("default::FutureWarning")
+@pytest.mark.filterwarnings("default::UserWarning")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_models_of_peft_are_recorded_and_their_adapters_named(
+    family: str, make_lm: Callable[..., tt.LoadedModel], store: DatabaseStore
+) -> None:
+    peft: Any = pytest.importorskip("peft")
+    base = make_lm(family)
+
+    def config() -> Any:
+        return peft.LoraConfig(
+            r=4, target_modules=FAMILIES[family], init_lora_weights=False, task_type="CAUSAL_LM"
+        )
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        model = peft.get_peft_model(base.model, config())
+        model.add_adapter("other", config())
+    model.set_adapter("default")
+    lm = tt.LoadedModel(model.eval(), base.tokenizer, "peft")
+    ids = lm.tokenizer.encode("Hello there", return_tensors="pt")
+    expected = model.generate(input_ids=ids, max_new_tokens=4, do_sample=False)[0, ids.shape[1] :]
+
+    generator = tt.ManualGenerator(lm.model, lm.tokenizer)
+    reply = generator.generate(ids, max_new_tokens=4, do_sample=False)
+    assert reply["generated_tokens"] == expected.tolist()
+    with tt.Investigation(lm, store=store, name="n", system_prompt="Be kind.", seed=1) as run:
+        run.chat("One?", max_new_tokens=4)
+        run.chat("Two?", max_new_tokens=4)
+    recording = store.recording(run.run_id)
+    floor = None if family not in ("mamba", "qwen3-next") else tt.calibrate(recording, lm)
+    assert tt.verify(recording, lm, floor=floor).verdict is tt.Verdict.VERIFIED
+    model.set_adapter("other")
+    model.eval()
+    report = tt.verify(recording, lm, floor=floor)
+    assert report.verdict is tt.Verdict.INCOMPARABLE
+    assert "default then, other now" in report.causes[0].sentence
