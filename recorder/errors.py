@@ -3,6 +3,7 @@
 The class of an error names the culprit: a `RecordingError` blames the recording.
 """
 
+import signal
 from typing import ClassVar
 
 
@@ -15,6 +16,17 @@ class TokentapeError(Exception):
 
 class TokentapeWarning(UserWarning):
     """Base of every warning of tokentape that a user of the command line sees, too."""
+
+
+class Terminated(SystemExit):
+    """A signal such as SIGTERM asked the process to end, and the run ended in good order.
+
+    It is a SystemExit with the exit code 128 plus the signal's number.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self.signal = signal.Signals(number).name
 
 
 class RecordingError(TokentapeError):

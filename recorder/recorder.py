@@ -10,7 +10,7 @@ from typing import Protocol, Self
 from tokentape.recorder.clock import now_us
 from tokentape.recorder.codec import decode, encode
 from tokentape.recorder.envelope import Envelope, TurnCounter
-from tokentape.recorder.errors import TokentapeError
+from tokentape.recorder.errors import Terminated, TokentapeError
 from tokentape.recorder.events import (
     Event,
     RunFailed,
@@ -71,8 +71,8 @@ class Recorder:
     """Records the events of one run.
 
     As a context manager it ends the run: with `RunFinished` and the totals, also after a
-    KeyboardInterrupt, or with `RunFailed` after any other exception. A `redactor` rewrites every
-    text before it is recorded; see `recorder.redaction`.
+    KeyboardInterrupt or Terminated, or with `RunFailed` after any other exception. A `redactor`
+    rewrites every text before it is recorded; see `recorder.redaction`.
 
     Example:
         >>> import tokentape as tt
@@ -227,7 +227,7 @@ class Recorder:
         if self._redaction is None:
             self._log.put_blob(sha256, payload)
 
-    def finish(self, reason: str = "") -> None:
+    def finish(self, reason: str = "", *, signal: str = "") -> None:
         """End the run with its totals if it is active and has lost no event."""
         if self.is_active and self._lost is None and self._summary is not None:
             self.record(
@@ -238,6 +238,7 @@ class Recorder:
                     computed_tokens=self._summary.prompt_tokens - self._summary.reused_tokens,
                     generated_tokens=self._summary.generated_tokens,
                     reason=reason,
+                    signal=signal,
                 )
             )
 
@@ -260,8 +261,10 @@ class Recorder:
             self.finish()
             return
         try:
-            if isinstance(error, KeyboardInterrupt):
-                self.finish(INTERRUPTED)
+            interrupted = isinstance(error, KeyboardInterrupt | Terminated)
+            # Where an interrupt came while an event was stored, that event may be lost.
+            if interrupted and self._lost is None:
+                self.finish(INTERRUPTED, signal=getattr(error, "signal", ""))
             else:
                 self.fail(error)
         except TokentapeError as another:

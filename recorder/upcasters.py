@@ -28,11 +28,23 @@ def _with_key(fields: Fields) -> Fields:
 
 def _with_start(fields: Fields) -> Fields:
     """Return a `RunStarted` with what version 0.1.0 did not record."""
-    return {**fields, "conversation_format": {}, "warnings": []}
+    return {**fields, "conversation_format": {}, "warnings": [], "process": {}}
+
+
+def _with_process(fields: Fields) -> Fields:
+    """Return a `RunResumed` that does not say which process resumed the run."""
+    return {**fields, "process": {}}
+
+
+def _with_signal(fields: Fields) -> Fields:
+    """Return a `RunFinished` that no signal but Ctrl-C ended."""
+    return {**fields, "signal": ""}
 
 
 UPCASTERS: Mapping[tuple[str, int], Upcaster] = {
     ("CacheDecided", 1): _with_key,
+    ("RunFinished", 1): _with_signal,
+    ("RunResumed", 1): _with_process,
     ("RunStarted", 1): _with_start,
     ("TurnStarted", 1): _with_own_settings,
 }

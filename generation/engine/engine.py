@@ -46,6 +46,7 @@ from tokentape.recorder.events import (
     CacheMode,
     CacheSource,
     Event,
+    RunForked,
     StopReason,
     SystemPromptCached,
     ids_sha256,
@@ -92,11 +93,13 @@ class Engine:
         self._threads = run.settings.threads
         self._use = SingleUse("generator")
         self._paused = False
+        self.forked: RunForked | None = None
+        """The event that follows `RunStarted` in a fork."""
         if recorder is not None:
             recorder.claim(self)
 
     def start_run(self) -> None:
-        """Record `RunStarted` and warn the user if nothing is recorded yet."""
+        """Record `RunStarted`, and `RunForked` of a fork, and warn the user if nothing is yet."""
         if self._recorder is None or self._recorder.started:
             return
         for each in self._run.warnings:
@@ -114,6 +117,8 @@ class Engine:
                 cache_policy=cache_policy(self._model).described(),
                 context_tokens=self._context_tokens(),
             )
+            if self.forked is not None:
+                self._recorder.record(self.forked)
 
     def process_system_prompt(self, content: str, ids: tuple[int, ...], text: str) -> None:
         """Prefill a system prompt and hold it in the cache for all turns.
@@ -153,6 +158,12 @@ class Engine:
                 evictions = self._cache.commit(lease, ids, system=True)
                 TurnRecorder(recorder=self._recorder, turn=self.turn).evicted(evictions)
             self.interventions.restart_stream(len(ids))
+
+    def check_turn(self, prompt: Prompt, settings: TurnSettings) -> None:
+        """Raise PromptError or ModelError if a turn with this prompt cannot begin."""
+        context = self._context_tokens()
+        model, tokenizer = self._model, self._tokenizer
+        prepare_turn(model, tokenizer, prompt, settings, RoundPlan(), context_tokens=context)
 
     @contextmanager
     def begin_turn(

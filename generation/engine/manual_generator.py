@@ -31,6 +31,7 @@ from tokentape.generation.introspection.activations import ActivationMonitor
 from tokentape.generation.models.identity import ModelIdentity
 from tokentape.generation.run_settings import GeneratorKeywords, RunSettings
 from tokentape.recorder import Recorder, TokentapeError
+from tokentape.recorder.events import RunForked
 from tokentape.recorder.paths import expand_path
 from tokentape.recorder.projections import RequestedInterventions, Turn
 
@@ -139,6 +140,10 @@ class ManualGenerator:
         """Record `RunStarted` if nothing is recorded yet. The first turn does it, too."""
         self._engine.start_run()
 
+    def fork_from(self, forked: RunForked) -> None:
+        """Let the run begin as a fork: `forked` follows `RunStarted` when that is recorded."""
+        self._engine.forked = forked
+
     def cache_system_prompt(self, system_prompt: str) -> None:
         """Start a new conversation with a system prompt, and prefill it once for all turns.
 
@@ -221,6 +226,10 @@ class ManualGenerator:
             cache=result.cache,
             past_key_values=result.past_key_values,
         )
+
+    def check_turn(self, prompt: Prompt, settings: TurnSettings) -> None:
+        """Raise PromptError or ModelError if a turn with this prompt cannot begin."""
+        self._engine.check_turn(prompt, settings)
 
     def run_turn(
         self, prompt: Prompt, settings: TurnSettings, plan: RoundPlan | None = None

@@ -1,6 +1,7 @@
 """A recorded conversation with a model that may inspect itself."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Protocol, Self, Unpack, cast
@@ -14,6 +15,7 @@ from tokentape.generation.history.conversation_format import ConversationFormat
 from tokentape.generation.interventions import Intervention
 from tokentape.generation.introspection.toolset import IntrospectionTools
 from tokentape.generation.investigation.initial_prompt import initial_prompt, memory_instructions
+from tokentape.generation.investigation.interrupts import ended_by_signals, signals_held
 from tokentape.generation.investigation.reply import Reply
 from tokentape.generation.investigation.resume_point import (
     ResumePoint,
@@ -56,8 +58,8 @@ class Investigation:
     Entering it starts the run and caches the system prompt; leaving it ends the run, as failed if
     an exception leaves the block. The seed of each turn follows from that of the run. A request
     that cannot be met, such as a prompt that does not fit, raises before anything of its turn is
-    recorded, except for the results of its tool calls. Ctrl-C ends turn and run after the next
-    token; `resume` continues there.
+    recorded, except for the results of its tool calls; a fork then leaves no run. Ctrl-C, SIGTERM
+    and SIGHUP end turn and run after the next token; `resume` continues there.
 
     Example:
         >>> import tokentape as tt
@@ -132,6 +134,8 @@ class Investigation:
         self._use = SingleUse("investigation")
         self._resume_point: ResumePoint | None = None
         self._forked: RunForked | None = None
+        self._entered = False
+        self._signals = ExitStack()
         self.resumed_reply: Reply | None = None
 
     def _tool_runner(self, conversation_format: ConversationFormat) -> ToolRunner:
@@ -259,22 +263,22 @@ class Investigation:
                 monitor=lambda: self.generator.monitor,
             )
         try:
+            self._signals.enter_context(ended_by_signals())
             if self._resume_point is None:
                 self._begin_conversation()
             elif self._forked is not None:
                 self._resume_point.restore(self.generator)
-                self.generator.start_run()
-                self._recorder.record(self._forked)
+                self.generator.fork_from(self._forked)
             else:
                 self._resume(self._resume_point)
         except BaseException as error:
-            self._recorder.__exit__(type(error), error, error.__traceback__)
+            self._end(error)
             raise
+        self._entered = True
         return self
 
     def _begin_conversation(self) -> None:
-        system_prompt = self.create_initial_prompt()
-        if system_prompt:
+        if system_prompt := self.create_initial_prompt():
             self.generator.cache_system_prompt(system_prompt)
         else:
             self.generator.begin_without_system_prompt()
@@ -287,7 +291,14 @@ class Investigation:
     ) -> None:
         if self._inspector is not None:
             self._inspector.unbind()
-        self._recorder.__exit__(error_type, error, trace)
+        if error is None:
+            self.generator.start_run()  # a fork without a turn of its own
+        self._end(error)
+
+    def _end(self, error: BaseException | None) -> None:
+        """Record the end of the run. A signal that comes meanwhile is raised afterwards."""
+        with self._signals, signals_held():
+            self._recorder.__exit__(type(error) if error else None, error, None)
 
     def chat(
         self, user_message: str, *, tool_calls: Sequence[ToolCall] = (), **settings: Any
@@ -326,7 +337,7 @@ class Investigation:
     def _run_turn(
         self, user_message: str, tool_calls: Sequence[ToolCall], settings: TurnSettings
     ) -> Reply:
-        if not self._recorder.started:
+        if not self._entered:
             raise TokentapeError("the investigation has not begun: enter it with `with`")
         if not user_message.strip():
             raise PromptError("the message is empty: there is nothing to reply to")
@@ -373,18 +384,12 @@ class Investigation:
 
     def create_initial_prompt(self) -> str:
         """Return the system prompt with `{tools}` and `{memory}` in it filled."""
+        texts = (self._tools.documentation(), self._turns.detector.instructions())
         return initial_prompt(
             self._system_prompt,
-            tools=self._tool_instructions(),
+            tools="\n\n".join(filter(None, texts)),
             memory=self.get_memory_management_instructions(),
         )
-
-    def _tool_instructions(self) -> str:
-        """Return what the tools are, and how to call them if the model may call any."""
-        texts = [self._tools.documentation()]
-        if self._turns.detector.max_calls:
-            texts.append(self._turns.detector.reader.instructions())
-        return "\n\n".join(filter(None, texts))
 
     def get_memory_management_instructions(self) -> str:
         """Return how the model can save context: the compact views of several layers."""

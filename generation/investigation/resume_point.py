@@ -22,7 +22,7 @@ from tokentape.generation.history.restored_conversation import (
 )
 from tokentape.generation.models.loading import LoadedModel
 from tokentape.generation.run_settings import NO_HISTORY, RunSettings
-from tokentape.recorder import Envelope, Recording, RecordingError
+from tokentape.recorder import Envelope, Recording, RecordingError, process
 from tokentape.recorder.events import (
     MessageAdded,
     RunForked,
@@ -268,6 +268,7 @@ def resumed_event(opened: Turn | None, lm: LoadedModel) -> RunResumed:
         device=lm.model.device.type,
         threads=torch.get_num_threads(),
         environment=fingerprints.environment(),
+        process=process.this_process(),
     )
 
 

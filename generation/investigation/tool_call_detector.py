@@ -21,6 +21,10 @@ class ToolCallDetector:
     reader: CallReader
     max_calls: int
 
+    def instructions(self) -> str:
+        """Return how the model writes its calls; empty if it may make none."""
+        return self.reader.instructions() if self.max_calls else ""
+
     def pause_after_call(self, prompt_text: str, calls_so_far: int) -> Pause | None:
         """Return a predicate on the reply's text, true when it has just completed a call.
 

@@ -47,7 +47,8 @@ class TurnRunner:
         question = NewMessage(role="user", content=user_message)
         if tool_calls:
             expected = self.tools.expected_from_user(tool_calls)
-            self.generator.conversation.extend([question, *expected])
+            self.generator.check_turn(self._prompt([question, *expected], settings), settings)
+            self.generator.start_run()
         shown = [self.tools.run_for_user(call) for call in tool_calls]
         results = [message for message, _ in shown]
         first = self._run_round(self._prompt([question, *results], settings), settings)

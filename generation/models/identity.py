@@ -9,7 +9,7 @@ from tokentape.generation import fingerprints
 from tokentape.generation.context_length import context_tokens
 from tokentape.generation.hf.attention_kernel import attention_kernel
 from tokentape.generation.hf.generation_config import json_fields
-from tokentape.recorder import Recorder
+from tokentape.recorder import Recorder, process
 from tokentape.recorder.events import RunStarted
 
 
@@ -61,4 +61,5 @@ class ModelIdentity:
             "threads": torch.get_num_threads(),
             "context_tokens": context_tokens(model),
             "environment": fingerprints.environment(),
+            "process": process.this_process(),
         }

@@ -88,6 +88,11 @@ class RunStarted(EventBase):
     """
     warnings: Texts = ()
     """What the user was warned of, such as a chat template whose tool calls are not understood."""
+    process: Settings = field(default_factory=dict)
+    """The process that records, to tell whether it is still there: host, process id and start.
+
+    See `tokentape.recorder.process`. Empty in runs of version 0.1.0.
+    """
     redacted: bool = False
     """Whether a redactor rewrote the texts of the run; then its token ids are not recorded."""
     weights_listed: bool = False
@@ -128,7 +133,7 @@ class RunResumed(EventBase):
     The fields from `weights_sha256` on mean the same as in `RunStarted`, in the resuming process.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     traits: ClassVar[EventTraits] = EventTraits(durable=True, changes_summary=True)
 
     turn: int | None
@@ -140,6 +145,7 @@ class RunResumed(EventBase):
     device: Label
     threads: int
     environment: Settings
+    process: Settings = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check(
@@ -188,7 +194,7 @@ class RunForked(EventBase):
 class RunFinished(EventBase):
     """The run ended without an error. Its totals do not include turns shared with a parent."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     traits: ClassVar[EventTraits] = EventTraits(
         durable=True,
         sealed=True,
@@ -208,6 +214,8 @@ class RunFinished(EventBase):
     """Tokens of the turns that finished."""
     reason: Text = ""
     """`interrupted` if the user ended the run early, else empty."""
+    signal: Label = ""
+    """The signal that interrupted it, such as `SIGTERM`; empty for Ctrl-C and for any other end."""
 
     def __post_init__(self) -> None:
         check_counts(turns=self.turns, generated_tokens=self.generated_tokens)
@@ -220,7 +228,8 @@ class RunFinished(EventBase):
     def describe(self) -> str:
         """Return the event as text for a transcript."""
         turns = "turn" if self.turns == 1 else "turns"
-        why = f" ({self.reason})" if self.reason else ""
+        by = f" by {self.signal}" if self.signal else ""
+        why = f" ({self.reason}{by})" if self.reason else ""
         return f"finished{why}: {self.turns} {turns}, {self.generated_tokens:,} tokens generated"
 
 

@@ -1,13 +1,14 @@
 """The demo: 20 turns about the model's own weights, recorded, rebuilt and replayed."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 import tokentape as tt
 from tokentape import output
+from tokentape.commands.investigations import resume_hint
 from tokentape.generation.plans import ExperimentPlan, begin_plan, check_plan, load_plan, run_plan
 from tokentape.recorder.events import SystemPromptCached
 from tokentape.recorder.projections import Turn
@@ -37,7 +38,8 @@ def run_demo(
     with tt.open_store(store_url) as store:
         if isinstance(store, ParquetStore):
             raise tt.StoreError(f"{store_url} is a folder of sealed runs: record into a database")
-        run_id, replies, record_s = record_plan(lm, store, plan)
+        with resume_hint(store_url) as begun:
+            run_id, replies, record_s = record_plan(lm, store, plan, begun)
         recording = store.recording(run_id)
         turns = recording.turns()
         console.print(output.turns_table(turns))
@@ -54,11 +56,18 @@ def run_demo(
 
 
 def record_plan(
-    lm: tt.LoadedModel, store: DatabaseStore, plan: ExperimentPlan
+    lm: tt.LoadedModel,
+    store: DatabaseStore,
+    plan: ExperimentPlan,
+    begun: Callable[[str], None] = lambda run_id: None,
 ) -> tuple[str, Sequence[tt.Reply], float]:
-    """Run a plan with a progress bar; return the run's id, its replies, and the seconds taken."""
+    """Run a plan with a progress bar; return the run's id, its replies, and the seconds taken.
+
+    `begun` is called with the id before the run begins.
+    """
     began = time.perf_counter()
     investigation = begin_plan(plan, lm, store)
+    begun(investigation.run_id)
     with turns_bar(len(plan.turns())) as bar, investigation:
         replies = run_plan(
             investigation,

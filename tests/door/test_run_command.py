@@ -131,8 +131,12 @@ def test_sealed_runs_are_not_recorded_into(run: Cli, tmp_path: Path, cli: Cli) -
     assert "is sealed: record into a database" in err
 
 
-def test_an_interrupt_ends_the_run_with_130_and_says_how_to_resume(
-    tmp_path: Path, tiny_folder: Path, plan: Path
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [(signal.SIGINT, 130, "interrupted;"), (signal.SIGTERM, 143, "interrupted by SIGTERM;")],
+)
+def test_an_interrupt_ends_the_run_and_says_how_to_resume(
+    tmp_path: Path, tiny_folder: Path, plan: Path, number: signal.Signals, code: int, said: str
 ) -> None:
     database = tmp_path / "runs.db"
     plan.write_text(
@@ -149,15 +153,15 @@ def test_an_interrupt_ends_the_run_with_130_and_says_how_to_resume(
     )
     while not tokens_in(database) and process.poll() is None:
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, err = process.communicate(timeout=60)
     with tt.open_store(database) as store:
         (summary,) = store.summaries()
         (turn,) = store.recording(summary.run_id).turns()
 
-    assert process.returncode == 130
+    assert process.returncode == code
     assert out == ""
-    assert f"resume with: tokentape resume {summary.run_id} --store {database}" in err
+    assert f"{said} resume with: tokentape resume {summary.run_id} --store {database}" in err
     assert "Traceback" not in err
     assert summary.status == "interrupted"
     assert 0 < len(turn.tokens) < 500

@@ -65,6 +65,7 @@ NOT_REDACTED = {
     "MessageAdded.role",
     "PrefillCompleted.chunks",
     "RunFailed.error",
+    "RunFinished.signal",
     "RunForked.parent_hash",
     "RunForked.parent_run_id",
     "RunResumed.device",

@@ -110,7 +110,11 @@ def described(tape: Path) -> dict[str, dict[str, str]]:
 def main(path: Path) -> None:
     lm = tiny_model("llama", byte_tokenizer(), max_position_embeddings=1024)
     # The tape must not name the machine.
-    with patch("platform.platform", return_value="Linux"), tt.open_store("sqlite://") as store:
+    with (
+        patch("platform.platform", return_value="Linux"),
+        patch("socket.gethostname", return_value="localhost"),
+        tt.open_store("sqlite://") as store,
+    ):
         run_ids = [
             record_conversation(lm, store),
             record_failure(lm, store),

@@ -1,6 +1,8 @@
 """The commands `run` and `chat`: record an experiment plan, or a conversation you type."""
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +12,7 @@ import tokentape as tt
 from tokentape import output
 from tokentape.commands.chat_terminal import StandardTerminal
 from tokentape.commands.options import JsonOption, ModelOption, StoreOption
+from tokentape.recorder.errors import Terminated
 from tokentape.recorder.projections import Turn
 from tokentape.store import DEFAULT_URL, DatabaseStore
 
@@ -50,7 +53,8 @@ def run(
 ) -> None:
     """Run an experiment plan to its end, unattended, and record it.
 
-    Exit code 130: interrupted by Ctrl-C; the message says how to resume.
+    Exit code 130: interrupted by Ctrl-C; 143 and 129: by SIGTERM and SIGHUP. The message says how
+    to resume.
     """
     if list_plans:
         _list_plans(as_json)
@@ -62,20 +66,15 @@ def run(
     chosen = load_plan(plan).with_overrides(
         seed=seed, turns_max=turns, max_new_tokens=max_new_tokens
     )
-    run_id = ""
-    try:
+    with resume_hint(store) as begun:
         with output.working(f"loading {model}"):
             lm = tt.load_model(model)
         with recording_store(store) as opened:
             investigation = begin_plan(chosen, lm, opened, name=name)
-            run_id = investigation.run_id
+            begun(investigation.run_id)
             _run_turns(investigation, chosen)
-            recording = opened.recording(run_id)
+            recording = opened.recording(investigation.run_id)
             print_run(recording, recording.turns(), store, as_json)
-    except KeyboardInterrupt:
-        how = f"; resume with: tokentape resume {run_id} --store {store}" if run_id else ""
-        sys.stderr.write(f"tokentape: interrupted{how}\n")
-        raise typer.Exit(INTERRUPTED) from None
 
 
 def chat(
@@ -118,6 +117,23 @@ def chat(
     )
     if session.fault is not None:
         raise session.fault
+
+
+@contextmanager
+def resume_hint(store: str) -> Iterator[Callable[[str], None]]:
+    """Turn Ctrl-C, SIGTERM and SIGHUP into a line that says how to resume, and an exit code.
+
+    The yielded function is called with the id of the run once it is known.
+    """
+    run_ids: list[str] = []
+    try:
+        yield run_ids.append
+    except (KeyboardInterrupt, Terminated) as error:
+        by = f" by {error.signal}" if isinstance(error, Terminated) else ""
+        how = f"; resume with: tokentape resume {run_ids[-1]} --store {store}" if run_ids else ""
+        sys.stderr.write(f"tokentape: interrupted{by}{how}\n")
+        code = error.code if isinstance(error, Terminated) else INTERRUPTED
+        raise typer.Exit(int(code or INTERRUPTED)) from None
 
 
 def _run_turns(investigation: "tt.Investigation", plan: "ExperimentPlan") -> None:

@@ -2,15 +2,13 @@
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import tokentape as tt
 from tokentape import output
-from tokentape.commands.investigations import INTERRUPTED, print_run, recording_store
+from tokentape.commands.investigations import print_run, recording_store, resume_hint
 from tokentape.commands.options import (
     JsonOption,
     OneRunArgument,
@@ -35,12 +33,14 @@ def resume(
 ) -> None:
     """Resume an interrupted run: finish its turn, then run the rest of its plan.
 
-    Exit code 130: interrupted by Ctrl-C; the message says how to resume.
+    Exit code 130: interrupted by Ctrl-C; 143 and 129: by SIGTERM and SIGHUP. The message says how
+    to resume.
     """
     with recording_store(store, must_exist=True) as opened:
         recording = find_recording(opened, run)
         started = recording.started()
-        with _resume_hint(recording.run_id, store):
+        with resume_hint(store) as begun:
+            begun(recording.run_id)
             lm = _model(started, model)
             tools = _tools(started, lm)
             investigation = tt.Investigation.resume(opened, recording.run_id, lm, tools=tools)
@@ -70,7 +70,8 @@ def fork(
 ) -> None:
     """Fork a run: share its events up to a turn, and run that turn again.
 
-    The fork copies no events. Exit code 130: interrupted by Ctrl-C.
+    The fork copies no events. Exit code 130: interrupted by Ctrl-C; 143 and 129: by SIGTERM and
+    SIGHUP.
     """
     changed = _parsed(changes or [])
     _check_message(message)
@@ -101,7 +102,8 @@ def fork(
             changes=changed | ({} if message is None else {"message": message}),
             name=started.name if name is None else name,
         )
-        with _resume_hint(investigation.run_id, store), investigation:
+        with resume_hint(store) as begun, investigation:
+            begun(investigation.run_id)
             if turn is None:
                 investigation.chat(message or "", **changed)
             else:
@@ -117,18 +119,6 @@ def _print_fork(child: tt.Recording, at_turn: int, store: str, as_json: bool) ->
             f"run the rest of its plan with: tokentape resume {child.run_id} --store {store}\n"
         )
     print_run(child, [each for each in child.turns() if each.number >= at_turn], store, as_json)
-
-
-@contextmanager
-def _resume_hint(run_id: str, store: str) -> Iterator[None]:
-    """Turn Ctrl-C into a line that says how to resume, and exit code 130."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        sys.stderr.write(
-            f"tokentape: interrupted; resume with: tokentape resume {run_id} --store {store}\n"
-        )
-        raise typer.Exit(INTERRUPTED) from None
 
 
 def _model(started: RunStarted, model: str | None) -> "tt.LoadedModel":
