@@ -114,8 +114,9 @@ def decode_reply(
     with_stop = decoding.after(prompt_ids, token_ids)
     if with_stop.startswith(text):
         return text, with_stop[len(text) :]
-    # The last token of the text is written otherwise if another follows.
-    return text, decoding.after([*prompt_ids, *token_ids[:-1]], token_ids[-1:])
+    # The text ends otherwise if a token follows: spaces before its end are cleaned up.
+    alone = Decoding(tokenizer, cleans_up=False)
+    return text, alone.after([*prompt_ids, *token_ids[:-1]], token_ids[-1:])
 
 
 def _incomplete_character(run: bytes) -> bytes:

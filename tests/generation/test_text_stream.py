@@ -3,14 +3,15 @@
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 import tokentape as tt
 from benchmarks.tiny_models import byte_tokenizer
-from tokentape.generation.history.decoding import decode_after
+from tests.generation.text_tokenizers import MAKERS, ids_for, text_tokenizer
+from tokentape.generation.history.decoding import decode_after, decode_reply
 from tokentape.generation.history.text_stream import TextStream
 
 BYTES = byte_tokenizer()
@@ -79,9 +80,30 @@ def test_a_token_that_ends_replies_need_not_be_special() -> None:
 @given(st.lists(st.integers(0, 258), max_size=40), st.integers(0, 40))
 def test_the_pieces_are_the_text_for_any_tokens(ids: list[int], cut: int) -> None:
     pieces, rest = streamed(BYTES, ids[:cut], ids[cut:])
-    whole = decode_after(BYTES, ids[:cut], ids[cut:])
 
-    assert "".join(pieces) + rest in (whole, "".join(pieces) + f"\n{whole}")
+    assert "".join(pieces) + rest == decode_after(BYTES, ids[:cut], ids[cut:])
+
+
+@pytest.mark.parametrize("name", MAKERS)
+@settings(max_examples=10, deadline=None)
+@given(data=st.data())
+def test_the_pieces_and_the_rest_are_the_recorded_text(name: str, data: st.DataObject) -> None:
+    tokenizer = text_tokenizer(name)
+    names = {i: tokenizer.convert_ids_to_tokens(i) for i in range(len(tokenizer))}
+    end = data.draw(st.sampled_from([i for i in names if not names[i].startswith("<0x")]))
+    before = data.draw(ids_for(tokenizer, most=2))
+    ids = [*data.draw(ids_for(tokenizer, most=8)), end]
+    text, stop_text = decode_reply(tokenizer, before, ids, ended=True)
+    stream = TextStream(tokenizer, before, ends={end})
+    pieces = [stream.add(token_id) for token_id in ids]
+
+    assert "".join(pieces) == stream.text
+    assert text == decode_after(tokenizer, before, ids[:-1])
+    assert text.startswith(stream.text)
+    assert stream.text + stream.finish(text) == text
+    if text + stop_text != decode_after(tokenizer, before, ids):
+        assert "cleaned up" in name
+        assert stop_text.lstrip() == tokenizer.decode([end]).lstrip()
 
 
 @given(st.text(max_size=30))
