@@ -98,11 +98,20 @@ def byte_tokens_of(tokenizer: PreTrainedTokenizerBase) -> ByteTokens | None:
     return _FOUND[tokenizer]
 
 
+def id_of(tokenizer: PreTrainedTokenizerBase, name: str) -> int | None:
+    """Return the id of a token by its name; None if the vocabulary lacks it."""
+    try:
+        found: Any = tokenizer.convert_tokens_to_ids(name)
+    except (KeyError, TypeError, ValueError):
+        # Tokenizers from model repositories may know no unknown token.
+        return None
+    # Tokenizers that have one give its id for every name that they lack.
+    return None if found is None or found == tokenizer.unk_token_id else int(found)
+
+
 def _find_byte_tokens(tokenizer: PreTrainedTokenizerBase) -> ByteTokens | None:
-    ids: Any = tokenizer.convert_tokens_to_ids([f"<0x{byte:02X}>" for byte in range(256)])
-    # Names that the vocabulary lacks have no id, or that of the unknown token.
-    unknown = (None, tokenizer.unk_token_id)
-    known: dict[int, int] = {byte: ids[byte] for byte in range(256) if ids[byte] not in unknown}
+    ids = [id_of(tokenizer, f"<0x{byte:02X}>") for byte in range(256)]
+    known = {byte: token_id for byte, token_id in enumerate(ids) if token_id is not None}
     wrong = next((byte for byte in known if byte >= 0x80), None)
     anchor = _shortest_character(known)
     if wrong is None or anchor is None:

@@ -1,11 +1,10 @@
 """An ordinary token of a tokenizer, to see how it writes a token that another follows."""
 
-from typing import Any
 from weakref import WeakKeyDictionary
 
 from transformers import PreTrainedTokenizerBase
 
-from tokentape.generation.history.byte_tokens import byte_tokens_of
+from tokentape.generation.history.byte_tokens import byte_tokens_of, id_of
 
 _IDS_TRIED_MAX = 4096
 
@@ -24,7 +23,7 @@ def _find(tokenizer: PreTrainedTokenizerBase) -> int | None:
     byte_tokens = byte_tokens_of(tokenizer)
     if byte_tokens is not None:
         excluded.update(byte_tokens.byte_of)
-    common: Any = tokenizer.convert_tokens_to_ids("a")
+    common = id_of(tokenizer, "a")
     ids: list[int] = [] if common is None else [common]
     ids += range(min(len(tokenizer), _IDS_TRIED_MAX))
     for token_id in ids:

@@ -55,7 +55,7 @@ def test_recorded_live_and_rebuilt_texts_are_the_same(name: str, store: Database
     tokenizer = text_tokenizer(name)
     lm = tiny_model("llama", tokenizer, num_hidden_layers=1, vocab_size=max(len(tokenizer), 272))
     encoded = [tokenizer.encode(text, add_special_tokens=False) for text in TEXTS]
-    prompts = [*encoded, list(range(len(tokenizer)))[-3:]]
+    prompts = [*filter(None, encoded), list(range(len(tokenizer)))[-3:]]
     for prompt, ids in zip(prompts, reversed(prompts), strict=True):
         live = IncrementalDecoder(tokenizer, prompt)
         pieces: list[str] = []

@@ -122,6 +122,16 @@ class PythonTokenizer(PreTrainedTokenizer):
         return " ".join(tokens).replace(" ##", "").strip()
 
 
+class StrictPythonTokenizer(PythonTokenizer):
+    """A tokenizer that has no id for a name that it does not know."""
+
+    def _tokenize(self, text: str, **kwargs: Any) -> list[str]:
+        return [word for word in text.split() if word in self._ids]
+
+    def convert_tokens_to_ids(self, tokens: Any) -> Any:
+        return self._ids[tokens] if isinstance(tokens, str) else [self._ids[t] for t in tokens]
+
+
 MAKERS: dict[str, Callable[[], Any]] = {
     "byte-level": byte_tokenizer,
     "byte fallback": byte_fallback,
@@ -146,6 +156,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
         ["on", "e</w>", "two</w>", "</w>"], decoders.BPEDecoder(suffix="</w>")
     ),
     "python": lambda: PythonTokenizer(["one", "##s", ".", "n't", "'", "ሰላም", ""]),
+    "python, strict": lambda: StrictPythonTokenizer(["<s>", "one", "##s", ".", "ሰላም"]),
     "python, cleaned up": lambda: PythonTokenizer(
         ["one", "##s", ".", "n't", "'", "s"], clean_up_tokenization_spaces=True
     ),
