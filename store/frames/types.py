@@ -44,13 +44,21 @@ def _series(column: pa.ChunkedArray, field: pa.Field, dtype_backend: DtypeBacken
     if pa.types.is_dictionary(field.type) or pa.types.is_timestamp(field.type):
         return column.to_pandas()
     if pa.types.is_string(field.type):
-        missing: Any = pd.NA if dtype_backend == "numpy_nullable" else np.nan
-        text = pd.StringDtype("pyarrow", na_value=missing)
+        text = _text(pd.NA if dtype_backend == "numpy_nullable" else np.nan)
         return column.to_pandas(types_mapper=lambda _: text)
     if field.nullable or dtype_backend == "numpy_nullable":
         return column.to_pandas(types_mapper=_NULLABLE.get)
     # Copied, because Arrow's memory is read-only.
     return np.array(column.to_numpy())
+
+
+def _text(missing: Any) -> Any:
+    """Return the type of a column of texts, whose missing values are `missing`."""
+    try:
+        return pd.StringDtype("pyarrow", na_value=missing)
+    except TypeError:
+        # pandas 2.2 has a name for each of the two.
+        return pd.StringDtype("pyarrow" if missing is pd.NA else "pyarrow_numpy")
 
 
 def _sorted_dictionary(column: pa.ChunkedArray, kind: pa.DataType) -> pa.DictionaryArray:

@@ -71,6 +71,8 @@ def alembic_config(connection: Connection | None = None) -> Config:
     folders = os.pathsep.join(map(str, VERSION_FOLDERS))
     config.set_main_option("version_locations", folders.replace("%", "%%"))
     config.set_main_option("path_separator", "os")
+    # The name of that option before Alembic 1.16.
+    config.set_main_option("version_path_separator", "os")
     config.attributes["connection"] = connection
     config.attributes["version_table"] = VERSION_TABLE
     return config

@@ -329,7 +329,10 @@ class ParquetStore:
         for name in names:
             source = self._files.source(name)
             try:
-                yield from pq.ParquetFile(source).iter_batches(batch_size=_BATCH_ROWS)
+                file = pq.ParquetFile(source)
+                # pyarrow 18 cannot iterate over a file without rows.
+                if file.metadata.num_row_groups:
+                    yield from file.iter_batches(batch_size=_BATCH_ROWS)
             except UNREADABLE as error:
                 raise cannot_read(f"{self.where}/{name}", error) from None
 
