@@ -103,7 +103,8 @@ class ChatTemplate:
         for replaced in _with_placeholders(history, last, earlier):
             try:
                 if calls:
-                    found = self._suffix_after_calls(replaced, new, calls, last, stop_text)
+                    written = str(history[-1]["content"])
+                    found = self._suffix_after_calls(replaced, new, calls, written, stop_text)
                 else:
                     found = self._suffix_after(replaced, new, last, earlier, stop_text)
             except PromptError:
@@ -144,18 +145,24 @@ class ChatTemplate:
         replaced: Sequence[Message],
         new: Sequence[Message],
         calls: Sequence[Mapping[str, Any]],
-        placeholder: str,
+        written: str,
         stop_text: str | None,
     ) -> Suffix | None:
         """Return the text after the calls of the last reply, or None if it cannot be found.
 
-        The calls end where the template closes a message, or at the end of its text.
+        The calls end where the reply, `written` by the model, does, or else where the template
+        closes a message. The content is left out: some templates write it after the results.
         """
         *before, reply = replaced
-        called = [*before, {**reply, "tool_calls": list(calls)}]
-        closing = self.render(replaced).rpartition(placeholder)[2]
-        boundary = Boundary(before=self.render(called).removesuffix(closing), stop_text=stop_text)
-        return self._split(called, new, boundary)
+        called = [*before, {**reply, "content": "", "tool_calls": list(calls)}]
+        closing = self.render(replaced).rpartition(str(reply["content"]))[2]
+        rendered = self.render(called)
+        end = _end_of_calls(rendered, written, [call["function"]["name"] for call in calls])
+        if end is None and closing and rendered.endswith(closing):
+            end = len(rendered) - len(closing)
+        if end is None:
+            return None
+        return self._split(called, new, Boundary(before=rendered[:end], stop_text=stop_text))
 
     def _moves_tools(
         self, history: Sequence[Message], new: Sequence[Message], boundary: Boundary
@@ -264,6 +271,7 @@ class ChatTemplate:
         return escape_control_tokens(self.tokenizer, [dict(tool) for tool in self.tools])
 
 
+_CALL_END_CHARS, _CALL_END_CHARS_MIN = 200, 3
 QUESTIONS = ("Why is that?", "Or how?")
 """Two users' messages that begin differently."""
 
@@ -281,6 +289,19 @@ def _with_placeholders(
     yield [*replaced, {"role": "assistant", "content": last_placeholder}]
     if "tool_calls" in last:
         yield [*replaced, _replaced(last, last_placeholder)]
+
+
+def _end_of_calls(rendered: str, written: str, names: Sequence[str]) -> int | None:
+    """Return where the calls end that a template rendered and the model wrote, or None.
+
+    The longest end of what the model wrote is found in what is rendered; no name of a tool follows.
+    """
+    for size in range(min(len(written), _CALL_END_CHARS), _CALL_END_CHARS_MIN - 1, -1):
+        at = rendered.rfind(written[-size:])
+        if at >= 0:
+            end = at + size
+            return None if any(name in rendered[end:] for name in names) else end
+    return None
 
 
 def _replaced(reply: Message, content: str) -> dict[str, Any]:

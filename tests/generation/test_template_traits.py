@@ -13,7 +13,10 @@ import tokentape as tt
 from tests.generation.calling_models import TOOLS
 from tests.generation.made_templates import MADE
 from tests.generation.templated_runs import CALLING, CALLS, FIRST, LOOK, OTHERS, SYSTEM, THIRD, Says
+from tokentape.generation.history.conversation import Conversation
 from tokentape.generation.history.conversation_format import ConversationFormat
+from tokentape.generation.history.format_probe import choose_format
+from tokentape.generation.history.messages import AnsweredCall, NewMessage
 from tokentape.recorder.projections import Turn
 from tokentape.replay.rerecord import rerecord
 from tokentape.store import DatabaseStore
@@ -64,9 +67,14 @@ def assert_texts_are_written(turns: Sequence[Turn]) -> None:
 
 
 def assert_history_is_extended(trait: str, turns: Sequence[Turn]) -> None:
-    """Check that no prompt is encoded again, unless the tools move to the newest question."""
+    """Check that no prompt is encoded again unless that cannot be avoided.
+
+    It cannot if the tools move to the newest question, and if nothing tells where a call ends that
+    the model did not write as the template does.
+    """
     reasons = {turn.started.history_reason for turn in turns}
-    assert reasons <= ({"", "template_rewrote_history"} if trait == "tools move" else {""})
+    again = trait in ("tools move", "results within the reply")
+    assert reasons <= ({"", "template_rewrote_history"} if again else {""})
     for before, after in itertools.pairwise(turns):
         if not after.started.history_reason:
             ids = (*before.prompt_ids, *before.reply_ids)
@@ -240,3 +248,36 @@ def test_the_system_prompt_is_cached_before_the_first_question(
 
     assert SYSTEM in text
     assert reply.cache.reused_tokens == cached > 0
+
+
+def test_a_call_that_the_model_writes_as_the_template_does_is_not_encoded_again(
+    store: DatabaseStore, lm_with: Callable[[str], tt.LoadedModel]
+) -> None:
+    """Check a template that writes contents after results, and opens them if none is there."""
+    opens = MADE["results within the reply"].template.replace(
+        "{% endif %}{% endfor %}{% if add",
+        "{% endif %}{% if loop.last and m['tool_calls'] and messages[-1]['role'] != 'tool' %}"
+        "<response>{% endif %}{% endfor %}{% if add",
+    )
+    assert opens != MADE["results within the reply"].template
+    conversation = Conversation(
+        lm_with(opens).tokenizer,
+        conversation_format=choose_format(
+            lm_with(opens).tokenizer, tools=TOOLS.get_available_tools()
+        ),
+    )
+    conversation.restart(SYSTEM)
+    asked = conversation.extend([NewMessage(role="user", content=CALLING)])
+    conversation.begin_turn(asked)
+    conversation.finish_turn((40, 41), "Look.<call>look_up</call>", "")
+    call = AnsweredCall(
+        call_id="call_1",
+        name="look_up",
+        arguments={"name": "sun"},
+        text="<call>look_up</call>",
+        by_model=True,
+    )
+    answered = conversation.extend([NewMessage(role="tool", content="Hot.", call=call)])
+
+    assert answered.history_reason == ""
+    assert answered.text.removeprefix(conversation.text) == "<response>look_up: Hot.</response>"
