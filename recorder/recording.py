@@ -1,15 +1,22 @@
 """A recorded run, read from any store."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
 
 from tokentape.recorder.codec import decode
 from tokentape.recorder.envelope import Envelope
 from tokentape.recorder.errors import RecordingError
-from tokentape.recorder.events import BelongsTo, RunForked, RunStarted
+from tokentape.recorder.events import (
+    EVENT_CLASSES,
+    TOKEN_KIND,
+    BelongsTo,
+    RunForked,
+    RunResumed,
+    RunStarted,
+    TokenSampled,
+)
 from tokentape.recorder.projections import Message, Turn, iterate_messages, iterate_turns
-from tokentape.recorder.record import Record
+from tokentape.recorder.record import Record, RecordFilter, SampledIds
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +35,82 @@ class Recording:
     """Returns the payload under a sha256; None if no payloads can be read."""
     find: Callable[[str], "Recording"] | None = None
     """Returns the recording of another run: a fork reads the events of its parent."""
+    select: Callable[[RecordFilter], Iterator[Record]] | None = None
+    """Yields the records that a filter selects and reads no others; None if only the whole run can
+    be read."""
+    read_sampled_ids: Callable[[int, int | None], SampledIds] | None = None
+    """Returns the ids of the tokens after one `seq` and up to another, None for the end of the run;
+    None as for `select`."""
 
     def records(self) -> Iterator[Record]:
         """Yield the run's own events in order, neither decoded nor checked."""
         return self.read()
+
+    def selected(self, chosen: RecordFilter) -> Iterator[Record]:
+        """Yield the run's own records that a filter selects, neither decoded nor checked."""
+        return chosen.of(self.read()) if self.select is None else self.select(chosen)
+
+    def sampled_ids(self, after_seq: int, last_seq: int | None) -> SampledIds:
+        """Return the ids of the run's own tokens after one `seq` and up to another."""
+        if self.read_sampled_ids is not None:
+            return self.read_sampled_ids(after_seq, last_seq)
+        kinds = frozenset((TOKEN_KIND,))
+        chosen = RecordFilter(kinds=kinds, after_seq=after_seq, last_seq=last_seq)
+        tokens = [decode(self.run_id, each) for each in self.selected(chosen)]
+        sampled = [each.event for each in tokens if isinstance(each.event, TokenSampled)]
+        return SampledIds([each.seq for each in tokens], [each.token_id for each in sampled])
+
+    def selected_events(
+        self, chosen: RecordFilter, *, of_run: str | None = None
+    ) -> Iterator[Envelope]:
+        """Yield the events that a filter selects, in the order of `events`.
+
+        In a fork the filter applies to each run of the lineage separately; `of_run` is the id of
+        the only one to read. A missing event between two selected ones is not noticed.
+        """
+        for run, after_seq, last_seq in self._stretches():
+            if of_run not in (None, run.run_id):
+                continue
+            if last_seq is not None:
+                last_seq = last_seq if chosen.last_seq is None else min(chosen.last_seq, last_seq)
+            within = replace(
+                chosen,
+                after_seq=max(chosen.after_seq, after_seq),
+                last_seq=chosen.last_seq if last_seq is None else last_seq,
+            )
+            for envelope in run._decoded(within):
+                if run is self or envelope.event.traits.belongs_to is not BelongsTo.RUN:
+                    yield envelope
+
+    def _stretches(self) -> Iterator[tuple["Recording", int, int | None]]:
+        """Yield the runs whose own events make up this one, in the order of `events`.
+
+        Each comes with the `seq` after which its events begin, and the last one that belongs here.
+        """
+        forked = self.forked()
+        if forked is None:
+            yield self, -1, None
+            return
+        yield self, -1, 1
+        shared: list[tuple[Recording, int]] = []
+        for run in self.lineage():
+            run._check_has(forked.parent_seq, self.run_id)
+            shared.append((run, forked.parent_seq))
+            forked = run.forked() or forked
+        # `lineage` begins with the parent, and the events with those of the oldest ancestor.
+        for run, last_seq in reversed(shared):
+            yield run, -1, last_seq
+        yield self, 1, None
+
+    def _decoded(self, chosen: RecordFilter) -> Iterator[Envelope]:
+        return (decode(self.run_id, record) for record in self.selected(chosen))
+
+    def _check_has(self, seq: int, fork_id: str) -> None:
+        """Raise RecordingError if the run, a parent of a fork, has no event of that `seq`."""
+        if next(self.selected(RecordFilter(after_seq=seq - 1, last_seq=seq)), None) is None:
+            raise RecordingError(
+                f"run {fork_id} shares {seq + 1} events of run {self.run_id}, which has fewer"
+            )
 
     def events(self) -> Iterator[Envelope]:
         """Yield every event in order, in its envelope.
@@ -55,7 +134,7 @@ class Recording:
 
     def forked(self) -> RunForked | None:
         """Return the `RunForked` of a fork, or None for any other run."""
-        second = next(islice(self.read(), 1, None), None)
+        second = next(self.selected(RecordFilter(after_seq=0, last_seq=1)), None)
         if second is None or second.kind != RunForked.__name__:
             return None
         event = decode(self.run_id, second).event
@@ -122,6 +201,14 @@ class Recording:
         """Return the rounds of all turns; see `iterate_turns`."""
         return list(iterate_turns(self.events()))
 
+    def newest_turn(self) -> int:
+        """Return the number of the last turn that has an event; zero if none has."""
+        newest = RecordFilter(kinds=_KINDS_OF_TURNS, newest=1)
+        for run, _, last_seq in reversed(list(self._stretches())):
+            for record in run.selected(replace(newest, last_seq=last_seq)):
+                return record.turn or 0
+        return 0
+
     def messages(self) -> list[Message]:
         """Return the messages of the conversation; see `iterate_messages`."""
         return list(iterate_messages(self.events()))
@@ -132,7 +219,15 @@ class Recording:
 
     def started(self) -> RunStarted:
         """Return the first event of the run. Raise RecordingError if it is missing."""
-        for envelope in self.own_events():
-            if isinstance(envelope.event, RunStarted):
-                return envelope.event
+        for record in self.selected(RecordFilter(last_seq=0)):
+            event = decode(self.run_id, record).event
+            if isinstance(event, RunStarted):
+                return event
         raise RecordingError(f"run {self.run_id} has no RunStarted")
+
+
+_KINDS_OF_TURNS = frozenset(
+    kind
+    for kind, cls in EVENT_CLASSES.items()
+    if cls.traits.belongs_to is not BelongsTo.RUN and cls not in (RunResumed, TokenSampled)
+)

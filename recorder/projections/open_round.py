@@ -11,7 +11,7 @@ from tokentape.recorder.events import (
     TurnFinished,
     TurnStarted,
 )
-from tokentape.recorder.projections.prompt_stream import StreamState
+from tokentape.recorder.projections.prompt_stream import ReadIds, StreamState
 from tokentape.recorder.projections.turn import Turn
 
 
@@ -27,12 +27,13 @@ class OpenRound:
         stream: StreamState,
         messages: tuple[MessageAdded, ...],
         pruned: HistoryPruned | None,
+        read_ids: ReadIds,
     ) -> None:
         self.started = started
         self.active = stream.active
         """The interventions on the stream; the caller updates it when they change."""
-        self._prompt_text = stream.text
-        self._prompt_ids = tuple(stream.ids)
+        self._prompt = stream
+        self._read_ids = read_ids
         self._messages = messages
         self._pruned = pruned
         self._tokens: list[TokenSampled] = []
@@ -73,8 +74,8 @@ class OpenRound:
         return Turn(
             started=self.started,
             messages=self._messages,
-            prompt_ids=self._prompt_ids,
-            prompt_text=self._prompt_text,
+            prompt_ids=self._read_ids(self._prompt.ids.items),
+            prompt_text="".join(self._prompt.text.items),
             tokens=tuple(self._tokens),
             cache=self._cache,
             prefill=self._prefill,
@@ -84,7 +85,7 @@ class OpenRound:
         )
 
     def _decide(self, event: CacheDecided) -> None:
-        due = len(self._prompt_ids) + self._computed_again
+        due = self._prompt.ids.length + self._computed_again
         if event.prompt_tokens != due:
             raise RecordingError(
                 f"turn {event.turn} decided on {event.prompt_tokens} tokens of a prompt of {due}"
@@ -103,7 +104,7 @@ class OpenRound:
 
     def _add_token(self, event: TokenSampled) -> None:
         step = event.step - self.started.first_step
-        if event.position != len(self._prompt_ids) + step:
+        if event.position != self._prompt.ids.length + step:
             raise RecordingError(
                 f"turn {event.turn}, step {event.step} is at position {event.position}, which "
                 "does not follow its prompt"

@@ -1,13 +1,13 @@
 """Turns, rebuilt from events alone: no model, no tokenizer."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+import typing
+from collections.abc import Container, Iterable, Iterator
+from dataclasses import dataclass, replace
 
 from tokentape.recorder.envelope import Envelope
 from tokentape.recorder.errors import RecordingError
 from tokentape.recorder.events import (
     CacheDecided,
-    Event,
     HistoryPruned,
     InterventionApplied,
     InterventionRemoved,
@@ -20,7 +20,14 @@ from tokentape.recorder.events import (
     TurnStarted,
 )
 from tokentape.recorder.projections.open_round import OpenRound
-from tokentape.recorder.projections.prompt_stream import PromptStream
+from tokentape.recorder.projections.prompt_stream import (
+    IdPiece,
+    PromptStream,
+    ReadIds,
+    StreamState,
+    UnreadReply,
+    known_ids,
+)
 from tokentape.recorder.projections.turn import Turn
 
 
@@ -29,12 +36,14 @@ def iterate_turns(envelopes: Iterable[Envelope]) -> Iterator[Turn]:
 
     Raise RecordingError if the events contradict each other.
     """
-    rebuilding = _Rebuilding()
+    builder = TurnBuilder()
     for envelope in envelopes:
-        turn = rebuilding.add(envelope.event, envelope.seq)
+        turn = builder.add(envelope)
+        # Only a reader of single turns looks at the prompts of others.
+        builder.prompts.clear()
         if turn is not None:
             yield turn
-    turn = rebuilding.cut_off()
+    turn = builder.cut_off()
     if turn is not None:
         yield turn
 
@@ -71,29 +80,57 @@ def _joined(turn: Turn, further: Turn) -> Turn:
     )
 
 
-_OF_A_ROUND = (
-    CacheDecided,
-    InterventionApplied,
-    InterventionRemoved,
-    PrefillCompleted,
-    TokenSampled,
-    TurnFinished,
+_RoundEvent = (
+    CacheDecided
+    | InterventionApplied
+    | InterventionRemoved
+    | PrefillCompleted
+    | TokenSampled
+    | TurnFinished
 )
+_OF_A_ROUND = typing.get_args(_RoundEvent)
 
 
-class _Rebuilding:
-    """Rebuilds the rounds of a run from its events, in order."""
+@dataclass(frozen=True, slots=True)
+class UnreadRound:
+    """A round that is not rebuilt: its tokens are not read, and it only extends the stream."""
 
-    def __init__(self) -> None:
+    started: TurnStarted
+    seq: int
+    run_id: str
+
+    def continues(self, event: RunResumed) -> bool:
+        """Return whether the resumed run continues this round."""
+        return event.turn is not None
+
+    def reply(self, finished: TurnFinished, envelope: Envelope) -> UnreadReply:
+        """Return the ids of the round's tokens, which end before its last event."""
+        tokens = finished.generated_tokens
+        return UnreadReply(self.run_id, self.seq, envelope.seq, tokens, 0, tokens)
+
+
+class TurnBuilder:
+    """Rebuilds rounds of a run from its events, which are added in order.
+
+    `wanted` are the numbers of the turns to rebuild; None for all. Of other turns `TokenSampled`,
+    `CacheDecided` and `PrefillCompleted` may be missing; `read_ids` then reads their tokens' ids.
+    """
+
+    def __init__(self, wanted: Container[int] | None = None, read_ids: ReadIds = known_ids) -> None:
+        self.prompts: list[tuple[TurnStarted, StreamState]] = []
+        """The prompt of every round so far, also of those that are not rebuilt."""
+        self._wanted = wanted
+        self._read_ids = read_ids
         self._stream = PromptStream()
         # Messages after this state are void if the run is resumed before a turn began with them.
         self._committed = self._stream.state
         self._messages: list[MessageAdded] = []
         self._pruned: HistoryPruned | None = None
-        self._open: OpenRound | None = None
+        self._open: OpenRound | UnreadRound | None = None
 
-    def add(self, event: Event, seq: int) -> Turn | None:
-        """Add the next event. Return the round that it ends, if any."""
+    def add(self, envelope: Envelope) -> Turn | None:
+        """Add the next event. Return the wanted round that it ends, if any."""
+        event = envelope.event
         if isinstance(event, SystemPromptCached):
             self._stream.restart(event)
             self._committed = self._stream.state
@@ -106,18 +143,18 @@ class _Rebuilding:
         elif isinstance(event, RunResumed):
             return self._resume(event)
         elif isinstance(event, TurnStarted):
-            return self._start(event)
+            return self._start(event, envelope)
         elif isinstance(event, _OF_A_ROUND):
             if self._open is None or event.turn != self._open.started.turn:
                 raise RecordingError(
-                    f"event {seq} belongs to turn {event.turn}, which is not in progress"
+                    f"event {envelope.seq} belongs to turn {event.turn}, which is not in progress"
                 )
-            return self._add_to_round(event, self._open)
+            return self._add_to_round(event, envelope, self._open)
         return None
 
     def cut_off(self) -> Turn | None:
-        """Return the open round without an end, if any."""
-        cut_off = None if self._open is None else self._open.close(None)
+        """Return the open round without an end, if it is wanted."""
+        cut_off = self._open.close(None) if isinstance(self._open, OpenRound) else None
         self._open = None
         return cut_off
 
@@ -136,34 +173,40 @@ class _Rebuilding:
         self._committed = self._stream.state
         return cut_off
 
-    def _start(self, event: TurnStarted) -> Turn | None:
+    def _start(self, event: TurnStarted, envelope: Envelope) -> Turn | None:
         cut_off = self.cut_off()
         self._stream.start_turn(event)
         self._committed = self._stream.state
-        self._open = OpenRound(event, self._committed, tuple(self._messages), self._pruned)
+        self.prompts.append((event, self._committed))
+        if self._wanted is None or event.turn in self._wanted:
+            messages = tuple(self._messages)
+            self._open = OpenRound(event, self._committed, messages, self._pruned, self._read_ids)
+        else:
+            self._open = UnreadRound(event, envelope.seq, envelope.run_id)
         self._messages, self._pruned = [], None
         return cut_off
 
     def _add_to_round(
-        self,
-        event: CacheDecided
-        | InterventionApplied
-        | InterventionRemoved
-        | PrefillCompleted
-        | TokenSampled
-        | TurnFinished,
-        open_round: OpenRound,
+        self, event: _RoundEvent, envelope: Envelope, open_round: OpenRound | UnreadRound
     ) -> Turn | None:
         if isinstance(event, InterventionApplied | InterventionRemoved):
             self._stream.intervene(event)
-            open_round.active = self._stream.active
+            if isinstance(open_round, OpenRound):
+                open_round.active = self._stream.active
             self._committed = self._stream.state
             return None
         if not isinstance(event, TurnFinished):
-            open_round.add(event)
+            if isinstance(open_round, OpenRound):
+                open_round.add(event)
             return None
-        turn = open_round.close(event)
-        self._stream.extend(turn.reply_ids, event.text + event.stop_text)
+        turn: Turn | None = None
+        reply: IdPiece
+        if isinstance(open_round, OpenRound):
+            turn = open_round.close(event)
+            reply = turn.reply_ids
+        else:
+            reply = open_round.reply(event, envelope)
+        self._stream.extend(reply, event.text + event.stop_text)
         self._committed = self._stream.state
         self._open = None
         return turn

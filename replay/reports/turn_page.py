@@ -33,14 +33,17 @@ class PromptSections:
     """The character at which `cache_token` begins."""
 
 
-def prompt_sections(turn: Turn, before: Iterable[Turn]) -> PromptSections:
-    """Return the boundaries in a turn's prompt; `before` are the earlier turns, in order."""
+def prompt_sections(turn: Turn, seams: Iterable[tuple[int, int]]) -> PromptSections:
+    """Return the boundaries in a turn's prompt.
+
+    `seams` are numbers of tokens of the prompt, each with the number of characters that they are.
+    """
     started = turn.started
     new_token = started.kept_tokens - sum(len(message.ids) for message in turn.messages)
     new_char = started.kept_chars - sum(len(message.text) for message in turn.messages)
     reused = turn.cache.reused_tokens if turn.cache else 0
-    seams = [(0, 0), (new_token, new_char), *_seams(turn, before)]
-    nearest = min(seams, key=lambda seam: abs(seam[0] - reused))
+    known = [(0, 0), (new_token, new_char), *seams]
+    nearest = min(known, key=lambda seam: abs(seam[0] - reused))
     return PromptSections(
         new_token=new_token,
         new_char=new_char,
@@ -48,16 +51,6 @@ def prompt_sections(turn: Turn, before: Iterable[Turn]) -> PromptSections:
         cache_token=nearest[0],
         cache_char=nearest[1],
     )
-
-
-def _seams(turn: Turn, before: Iterable[Turn]) -> Iterator[tuple[int, int]]:
-    """Yield the tokens and characters of earlier prompts that this prompt begins with."""
-    for earlier in before:
-        ids, text = earlier.prompt_ids, earlier.prompt_text
-        if turn.prompt_ids[: len(ids)] == ids and turn.prompt_text.startswith(text):
-            yield len(ids), len(text)
-            opened = earlier.started
-            yield opened.kept_tokens, opened.kept_chars
 
 
 def render_page(turn: Turn, sections: PromptSections) -> list[tuple[str, bool]]:

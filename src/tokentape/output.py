@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tokentape.recorder.projections import RunSummary, Turn
+from tokentape.recorder.turn_overviews import TurnOverview
 from tokentape.streams import is_unicode
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def runs_table(summaries: Sequence[RunSummary]) -> Table:
     return table
 
 
-def turns_table(turns: Sequence[Turn]) -> Table:
+def turns_table(turns: Iterable[Turn | TurnOverview]) -> Table:
     """Return a table with a row per turn: prompt, cache decision, sampling and stop reason."""
     table = Table(box=None)
     for heading in ("turn", "prompt", "reused", "computed", "generated"):
@@ -138,10 +139,10 @@ def turns_table(turns: Sequence[Turn]) -> Table:
         cache, finished = turn.cache, turn.finished
         table.add_row(
             str(turn.number),
-            f"{len(turn.prompt_ids):,}",
+            f"{turn.started.prompt_tokens:,}",
             f"{cache.reused_tokens:,}" if cache else "",
             f"{cache.computed_tokens:,}" if cache else "",
-            str(len(turn.tokens)),
+            str(len(turn.tokens) if isinstance(turn, Turn) else turn.generated_tokens),
             cache.decision if cache else "",
             Text(cache.reason if cache else ""),
             _sampling(turn),
@@ -151,7 +152,7 @@ def turns_table(turns: Sequence[Turn]) -> Table:
     return table
 
 
-def _sampling(turn: Turn) -> str:
+def _sampling(turn: Turn | TurnOverview) -> str:
     settings = turn.started.sampling
     if not settings.get("do_sample"):
         return "greedy"

@@ -1,11 +1,10 @@
 """Reads of a live store: runs, records, blobs, and Arrow tables of many rows."""
 
-import heapq
 import itertools
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from operator import attrgetter
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,14 +13,14 @@ from sqlalchemy import Connection, Row, Select, Table, select
 from sqlalchemy.exc import DBAPIError
 
 from tokentape.recorder import Record, Recording, RecordingError
-from tokentape.recorder.events import TOKEN_KIND
 from tokentape.recorder.projections import RunSummary
+from tokentape.recorder.record import RecordFilter, SampledIds
 from tokentape.store.arrow import AT, EVENTS, TOKENS
 from tokentape.store.attachments import K, StoredFloor, StoredVerdict
 from tokentape.store.errors import NoSuchRunError, StoreError
 from tokentape.store.live import attachments as attachment_rows
 from tokentape.store.live.connections import Database
-from tokentape.store.live.packing import COLUMNS
+from tokentape.store.live.records import select_records, select_sampled_ids
 from tokentape.store.live.sqlite_access import Access
 from tokentape.store.live.sqlite_file import OpenedFile
 from tokentape.store.live.tables import SEQ_BITS, SEQ_MASK, blobs, events, runs, tokens, tombstones
@@ -83,7 +82,13 @@ class DatabaseReader:
             self._check_tombstones(run_id)
         full_id = resolve_run_id(matches, run_id, self.where)
         return Recording(
-            full_id, lambda: self._records(full_id), self.where, self.blob, self.recording
+            full_id,
+            lambda: self._records(full_id, RecordFilter()),
+            self.where,
+            self.blob,
+            self.recording,
+            partial(self._records, full_id),
+            partial(self._sampled_ids, full_id),
         )
 
     def _check_tombstones(self, run_id: str) -> None:
@@ -93,23 +98,18 @@ class DatabaseReader:
             when = np.datetime64(erased.erased_at_us, "us").astype("datetime64[s]")
             raise NoSuchRunError(f"run {erased.run_id} was erased on {when}Z: {erased.reason}")
 
-    def _records(self, run_id: str) -> Iterator[Record]:
+    def _records(self, run_id: str, chosen: RecordFilter) -> Iterator[Record]:
         try:
             with self._snapshot() as reader:
                 run = self._run(reader, run_id)
-                started_us = run.started_at_us
-                # Closed explicitly: a cursor in a traceback would keep the file open.
-                with (
-                    reader.execute(_of_run(events, run.run_key)).yield_per(1000) as event_rows,
-                    reader.execute(_of_run(tokens, run.run_key)).yield_per(1000) as token_rows,
-                ):
-                    yield from heapq.merge(
-                        (_event_record(row, started_us) for row in event_rows),
-                        (self._token_record(row, started_us) for row in token_rows),
-                        key=attrgetter("seq"),
-                    )
+                yield from select_records(reader, run, self._backend.packing, chosen)
         except (TypeError, struct.error) as error:
             raise RecordingError(f"run {run_id} is damaged: {error}") from None
+
+    def _sampled_ids(self, run_id: str, after_seq: int, last_seq: int | None) -> SampledIds:
+        with self._snapshot() as reader:
+            run_key = self._run(reader, run_id).run_key
+            return select_sampled_ids(reader, run_key, after_seq, last_seq)
 
     @contextmanager
     def _snapshot(self) -> Iterator[Connection]:
@@ -143,12 +143,6 @@ class DatabaseReader:
         if row is None:
             raise NoSuchRunError(f"{self.where} has no run {run_id}")
         return row
-
-    def _token_record(self, row: Row[Any], started_us: int) -> Record:
-        event_key, after_us, version, *packed = tuple(row)
-        fields = self._backend.packing.token(packed)
-        at_us = started_us + after_us
-        return Record(event_key & SEQ_MASK, at_us, TOKEN_KIND, version, fields, fields["turn"])
 
     def verify_files(self, run_id: str) -> list[str]:
         """See `tokentape.store.source.Source`. Only SQLite can check its pages."""
@@ -281,31 +275,6 @@ _ENVELOPE = ("run_id", "seq", "at")
 
 def summary_of(row: Row[Any]) -> RunSummary:
     return RunSummary(**{name: getattr(row, name) for name in SUMMARY_COLUMNS})
-
-
-def _of_run(table: Table, run_key: int) -> Select[Any]:
-    lowest = run_key << SEQ_BITS
-    columns = (
-        table.columns
-        if table is events
-        else (tokens.c.event_key, tokens.c.after_us, *(tokens.c[name] for name in COLUMNS))
-    )
-    query = select(*columns).where(table.c.event_key.between(lowest, lowest | SEQ_MASK))
-    return query.order_by(table.c.event_key)
-
-
-def _event_record(row: Row[Any], started_us: int) -> Record:
-    if not (isinstance(row.kind, str) and isinstance(row.body, str)):
-        raise TypeError(f"event {row.event_key & SEQ_MASK} is not text")
-    return Record(
-        seq=row.event_key & SEQ_MASK,
-        at_us=started_us + row.after_us,
-        kind=row.kind,
-        version=row.version,
-        body=row.body,
-        turn=row.turn,
-        seal=row.seal,
-    )
 
 
 def _token_columns(requested: tuple[str, ...] | None) -> list[str]:

@@ -16,8 +16,8 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 
 from tokentape.recorder import Record, Recording
-from tokentape.recorder.events import TOKEN_KIND
 from tokentape.recorder.projections import RunSummary
+from tokentape.recorder.record import RecordFilter, SampledIds
 from tokentape.store.arrow import EVENTS, RUNS, TOKENS, VERDICTS, of_file
 from tokentape.store.attachments import (
     BODIES,
@@ -31,6 +31,14 @@ from tokentape.store.attachments import (
 from tokentape.store.errors import StoreError
 from tokentape.store.sealed.layout import part_name
 from tokentape.store.sealed.parquet import SCHEMAS, SealedFile, runs_row
+from tokentape.store.sealed.records import (
+    TOP_COLUMNS,
+    condition_of,
+    event_records,
+    has_rows,
+    records_of,
+    token_records,
+)
 from tokentape.store.sealed.run_file import (
     UNREADABLE,
     SealedRun,
@@ -44,14 +52,12 @@ from tokentape.store.source import Selection, resolve_run_id
 
 T = TypeVar("T")
 _ENVELOPE = ("run_id", "seq", "at")
-TOP_COLUMNS = ("top_ids", "top_logprobs")
 _BATCH_ROWS = 8192
 _FORMAT = ds.ParquetFileFormat(
     dictionary_columns=["kind", "status", "model", "replay", "verdict"],
     default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True),
 )
 _LOCAL = pyarrow.fs.LocalFileSystem()
-_TOKEN_FIELDS = [name for name in TOKENS.names if name not in ("run_id", "seq", "at", "version")]
 
 
 class ParquetStore:
@@ -92,7 +98,15 @@ class ParquetStore:
         matches = (each for each in self._files.run_files() if each.startswith(run_id))
         full_id = resolve_run_id(matches, run_id, self.where)
         return Recording(
-            full_id, lambda: self._records(full_id), self.where, self.blob, self.recording
+            full_id,
+            lambda: self._records(full_id),
+            self.where,
+            self.blob,
+            self.recording,
+            lambda chosen: _twice(lambda: iter(list(self._selected_records(full_id, chosen)))),
+            lambda after_seq, last_seq: _twice(
+                lambda: self._sampled_ids(full_id, after_seq, last_seq)
+            ),
         )
 
     def sealed_run(self, run_id: str) -> SealedRun:
@@ -308,11 +322,31 @@ class ParquetStore:
             yield from again
 
     def _records_of(self, run: SealedRun) -> Iterator[Record]:
-        events = (_event_records(batch) for batch in self._batches(self._parts(run, "events")))
-        tokens = (_token_records(batch) for batch in self._batches(self._parts(run, "tokens")))
+        events = (event_records(batch) for batch in self._batches(self._parts(run, "events")))
+        tokens = (token_records(batch) for batch in self._batches(self._parts(run, "tokens")))
         return heapq.merge(
             chain.from_iterable(events), chain.from_iterable(tokens), key=attrgetter("seq")
         )
+
+    def _selected_records(self, run_id: str, chosen: RecordFilter) -> Iterator[Record]:
+        run = self.sealed_run(run_id)
+        tables = [name for name in ("events", "tokens") if has_rows(name, chosen)]
+        rows = [
+            self._scan(
+                name,
+                {run_id: self._parts(run, name)},
+                of_file(SCHEMAS[name]).names,
+                condition_of(name, chosen),
+            )
+            for name in tables
+        ]
+        return records_of(dict(zip(tables, rows, strict=True)), chosen.newest)
+
+    def _sampled_ids(self, run_id: str, after_seq: int, last_seq: int | None) -> SampledIds:
+        files = {run_id: self._parts(self.sealed_run(run_id), "tokens")}
+        chosen = RecordFilter(after_seq=after_seq, last_seq=last_seq)
+        found = self._scan("tokens", files, ["seq", "token_id"], condition_of("tokens", chosen))
+        return SampledIds(found["seq"].to_pylist(), found["token_id"].to_pylist())
 
     def _parts(self, run: SealedRun, table: str) -> list[str]:
         """Return the run's files of a table. Raise StoreError if one's size is not as listed."""
@@ -343,24 +377,3 @@ def _twice(read: Callable[[], T]) -> T:
         return read()
     except StoreError:
         return read()
-
-
-def _event_records(batch: pa.RecordBatch) -> Iterator[Record]:
-    columns = [batch[name].to_pylist() for name in ("kind", "version", "body", "turn", "seal")]
-    for seq, at_us, *rest in zip(batch["seq"].to_pylist(), _at_us(batch), *columns, strict=True):
-        yield Record(seq, at_us, *rest)
-
-
-def _token_records(batch: pa.RecordBatch) -> Iterator[Record]:
-    columns = [batch[name].to_pylist() for name in _TOKEN_FIELDS]
-    for name in TOP_COLUMNS:
-        place = _TOKEN_FIELDS.index(name)
-        columns[place] = [tuple(each) for each in columns[place]]
-    heads = (batch["seq"].to_pylist(), _at_us(batch), batch["version"].to_pylist())
-    for seq, at_us, version, *values in zip(*heads, *columns, strict=True):
-        body = dict(zip(_TOKEN_FIELDS, values, strict=True))
-        yield Record(seq, at_us, TOKEN_KIND, version, body, body["turn"])
-
-
-def _at_us(batch: pa.RecordBatch) -> list[int]:
-    return list(batch["at"].cast(pa.int64()).to_pylist())

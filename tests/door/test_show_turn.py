@@ -9,6 +9,7 @@ import pytest
 
 import tokentape as tt
 from tokentape.recorder.escapes import visible_lines
+from tokentape.recorder.selected_turns import read_turns, turn_numbers
 from tokentape.replay.reports.turn_page import prompt_sections, render_page
 from tokentape.store import DatabaseStore
 
@@ -24,9 +25,9 @@ def database(tmp_path: Path, tiny_folder: Path, record: Callable[..., tt.Recordi
 
 
 def page(recording: tt.Recording, number: int) -> list[str]:
-    turns = recording.turns()
-    turn = turns[number - 1]
-    return [part for part, _ in render_page(turn, prompt_sections(turn, turns[: number - 1]))]
+    (selected,) = read_turns(recording, [number])
+    sections = prompt_sections(selected.turn, selected.seams())
+    return [part for part, _ in render_page(selected.turn, sections)]
 
 
 def test_the_whole_prompt_is_shown_with_what_was_cached_and_what_was_new(
@@ -55,9 +56,10 @@ def test_the_whole_prompt_is_shown_with_what_was_cached_and_what_was_new(
 def test_the_lines_divide_the_prompt_at_the_right_ids(
     lm: tt.LoadedModel, store: DatabaseStore, record: Callable[..., tt.Recording]
 ) -> None:
-    turns = record(lm, store).turns()
-    for place, turn in enumerate(turns):
-        sections = prompt_sections(turn, turns[:place])
+    recording = record(lm, store)
+    for selected in read_turns(recording, turn_numbers(recording)):
+        turn = selected.turn
+        sections = prompt_sections(turn, selected.seams())
         spelled = str(lm.tokenizer.decode(list(turn.prompt_ids[: sections.new_token])))
         cached = str(lm.tokenizer.decode(list(turn.prompt_ids[: sections.cache_token])))
 

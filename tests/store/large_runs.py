@@ -115,4 +115,3 @@ def import_conversation(store: Any, turns: int, tokens: int, **shape: Any) -> st
     run_id = recorder.run_id
     store.import_run(tt.Recording(run_id, lambda: iter(log.records)), store)
     return run_id
-

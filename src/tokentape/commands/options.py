@@ -9,6 +9,7 @@ import tokentape as tt
 from tokentape import output
 from tokentape.recorder.events import RunStarted
 from tokentape.recorder.projections import Turn
+from tokentape.recorder.selected_turns import SelectedEvents, turn_numbers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -60,6 +61,20 @@ def find_recording(store: Store, run: str | None) -> tt.Recording:
             raise tt.NothingToReplayError(f"{store.where} holds no run")
         run = summaries[-1].run_id
     return store.recording(run)
+
+
+def select_turns(recording: tt.Recording, numbers: list[int] | None) -> SelectedEvents:
+    """Return the events of some turns of a run, or of all of them.
+
+    Raise TokentapeError for a turn that the run does not have.
+    """
+    selected = SelectedEvents.read(recording, numbers or turn_numbers(recording))
+    missing = sorted(set(numbers or ()) - selected.turns_found)
+    if missing:
+        known = turn_numbers(recording)
+        have = f"it has turns {min(known)} to {max(known)}" if known else "it has none yet"
+        raise tt.TokentapeError(f"run {recording.run_id} has no turn {missing[0]}: {have}")
+    return selected
 
 
 def tokenizer_as_recorded(started: RunStarted) -> "PreTrainedTokenizerBase | None":

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,13 +18,17 @@ from tokentape.commands.options import (
     TurnOption,
     find_recording,
     open_stored,
+    select_turns,
     tokenizer_as_recorded,
     turn_json,
 )
 from tokentape.recorder.escapes import visible_lines
+from tokentape.recorder.events import ToolCalled, ToolReturned
 from tokentape.recorder.projections import Turn
 from tokentape.recorder.projections.lineage_tree import draw_lineage, lineage_of
+from tokentape.recorder.turn_overviews import read_overviews
 from tokentape.replay.reports.turn_page import (
+    PromptSections,
     page_json,
     pieces_of,
     prompt_sections,
@@ -85,25 +89,26 @@ def show(
         _print_family(opened, recording.run_id, as_json)
         return
     started = recording.started()
-    every = recording.turns()
-    turns = _chosen(every, turn, recording.run_id)
     tokenizer = tokenizer_as_recorded(started) if tokens else None
     if as_json:
+        pages = _pages(recording, turn)
         output.print_json(
             {"run_id": recording.run_id, "started": asdict(started)}
-            | {"turns": [_turn_json(each, every, recording, tokenizer, tokens) for each in turns]}
+            | {"turns": [_turn_json(page, tokenizer, tokens) for page in pages]}
         )
         return
+    pages = _pages(recording, turn) if turn else []
     console = output.console()
     console.print(f"run {recording.run_id}", markup=False)
     for name in ("name", "model", "seed", "dtype", "device", "attention_kernel"):
         console.print(f"  {name:<17}{getattr(started, name)}", markup=False)
-    console.print(output.turns_table(turns))
-    for each in turns if turn else ():
-        _print_turn(each, every, recording, console)
+    rows = [page.turn for page in pages] if turn else read_overviews(recording)
+    console.print(output.turns_table(rows))
+    for page in pages:
+        _print_turn(page, console)
         if tokens:
-            sections = prompt_sections(each, _before(each, every))
-            sys.stdout.writelines(f"{line}\n" for line in token_lines(each, sections, tokenizer))
+            lines = token_lines(page.turn, page.sections, tokenizer)
+            sys.stdout.writelines(f"{line}\n" for line in lines)
 
 
 def _print_family(store: Store, run_id: str, as_json: bool) -> None:
@@ -114,44 +119,47 @@ def _print_family(store: Store, run_id: str, as_json: bool) -> None:
         output.console().print(draw_lineage(family, run_id))
 
 
-def _chosen(turns: list[Turn], numbers: list[int] | None, run_id: str) -> list[Turn]:
-    known = {each.number for each in turns}
-    for number in numbers or ():
-        if number not in known:
-            have = f"it has turns {min(known)} to {max(known)}" if known else "it has none yet"
-            raise tt.TokentapeError(f"run {run_id} has no turn {number}: {have}")
-    return [each for each in turns if not numbers or each.number in numbers]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Page:
+    """A round of a turn, with what is printed around its texts."""
+
+    turn: Turn
+    sections: PromptSections
+    tools: list[ToolCalled | ToolReturned]
 
 
-def _before(turn: Turn, turns: list[Turn]) -> list[Turn]:
-    return turns[: next(index for index, each in enumerate(turns) if each is turn)]
+def _pages(recording: tt.Recording, numbers: list[int] | None) -> list[_Page]:
+    """Return the rounds of some turns, or of all. Raise TokentapeError for an unknown turn."""
+    selected = select_turns(recording, numbers)
+    return [
+        _Page(
+            turn=each.turn,
+            sections=prompt_sections(each.turn, each.seams()),
+            tools=tools_of(each.turn.number, selected.envelopes),
+        )
+        for each in selected.rebuilt()
+    ]
 
 
-def _print_turn(turn: Turn, every: list[Turn], recording: tt.Recording, console: "Console") -> None:
+def _print_turn(page: _Page, console: "Console") -> None:
     from tokentape.replay.reports.terminal import render_turn
 
     def write(text: str, style: str | None = None) -> None:
         # Wrapped lines would look like line breaks that the model read.
         console.print(text, markup=False, style=style, soft_wrap=True)
 
-    write(visible_lines(render_turn(turn)))
-    for line in tool_lines(tools_of(turn.number, recording.events())):
+    write(visible_lines(render_turn(page.turn)))
+    for line in tool_lines(page.tools):
         write(f"  {line}")
-    for text, is_cached in render_page(turn, prompt_sections(turn, _before(turn, every))):
+    for text, is_cached in render_page(page.turn, page.sections):
         write(text, "dim" if is_cached else None)
 
 
 def _turn_json(
-    turn: Turn,
-    every: list[Turn],
-    recording: tt.Recording,
-    tokenizer: "PreTrainedTokenizerBase | None",
-    tokens: bool,
+    page: _Page, tokenizer: "PreTrainedTokenizerBase | None", tokens: bool
 ) -> dict[str, Any]:
-    sections = prompt_sections(turn, _before(turn, every))
-    tools = tools_of(turn.number, recording.events())
-    pieces = pieces_of(tokenizer, turn) if tokens else {}
-    return turn_json(turn) | page_json(sections, tools) | pieces
+    pieces = pieces_of(tokenizer, page.turn) if tokens else {}
+    return turn_json(page.turn) | page_json(page.sections, page.tools) | pieces
 
 
 def check(

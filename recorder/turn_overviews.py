@@ -1,0 +1,75 @@
+"""The turns of a run without their prompts and tokens, for tables."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from tokentape.recorder.events import (
+    CacheDecided,
+    MessageAdded,
+    RunResumed,
+    TurnFinished,
+    TurnStarted,
+)
+from tokentape.recorder.record import RecordFilter
+from tokentape.recorder.recording import Recording
+
+_KINDS = frozenset(
+    cls.__name__ for cls in (CacheDecided, MessageAdded, RunResumed, TurnFinished, TurnStarted)
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnOverview:
+    """A turn, or one round of it, without ids and tokens."""
+
+    started: TurnStarted
+    messages: tuple[MessageAdded, ...]
+    """The messages that were added since the round before."""
+    generated_tokens: int
+    cache: CacheDecided | None = None
+    """The first cache decision; None if the round was cut off before it."""
+    finished: TurnFinished | None = None
+    """None if the run was cut off in this round."""
+
+    @property
+    def number(self) -> int:
+        """The number of the turn, from 1."""
+        return self.started.turn
+
+
+def read_overviews(recording: Recording, *, first_turn: int = 1) -> list[TurnOverview]:
+    """Return every round from a turn on, in order; no token of a finished round is read."""
+    chosen = RecordFilter(kinds=_KINDS, first_turn=first_turn)
+    found: list[TurnOverview] = []
+    messages: list[MessageAdded] = []
+    run_id, after_seq = "", -1
+
+    def count_tokens(last_seq: int | None) -> None:
+        """Count the tokens of the last round if it was cut off."""
+        if found and found[-1].finished is None:
+            tokens = _tokens_between(recording, run_id, after_seq, last_seq)
+            found[-1] = replace(found[-1], generated_tokens=tokens)
+
+    for envelope in recording.selected_events(chosen):
+        event = envelope.event
+        if isinstance(event, MessageAdded):
+            messages.append(event)
+        elif isinstance(event, RunResumed):
+            messages = []
+        elif isinstance(event, TurnStarted):
+            count_tokens(envelope.seq if envelope.run_id == run_id else None)
+            found.append(TurnOverview(started=event, messages=tuple(messages), generated_tokens=0))
+            messages, run_id, after_seq = [], envelope.run_id, envelope.seq
+        elif found and isinstance(event, CacheDecided):
+            found[-1] = replace(found[-1], cache=found[-1].cache or event)
+        elif found and isinstance(event, TurnFinished):
+            tokens = event.generated_tokens
+            found[-1] = replace(found[-1], finished=event, generated_tokens=tokens)
+    count_tokens(None)
+    return found
+
+
+def _tokens_between(recording: Recording, run_id: str, after_seq: int, last_seq: int | None) -> int:
+    runs: Iterator[Recording] = iter((recording, *recording.lineage()))
+    run = next(each for each in runs if each.run_id == run_id)
+    return len(run.sampled_ids(after_seq, last_seq).seqs)
