@@ -56,12 +56,15 @@ def _token_bytes(fields: Mapping[str, Any]) -> bytes:
 
 
 class SealChain:
-    """Computes the seals of a run from its records, in order."""
+    """Computes the seals of a run from its records, in order.
 
-    def __init__(self, run_id: str) -> None:
-        self.last: str | None = None
+    `after_seal` is the seal of the record before the first that is added; None for a whole run.
+    """
+
+    def __init__(self, run_id: str, *, after_seal: str | None = None) -> None:
+        self.last = after_seal
         """The newest seal."""
-        self._hash = _begun(f"tokentape run {run_id}")
+        self._hash = _begun(f"tokentape run {run_id}" if after_seal is None else after_seal)
 
     def seal_of(self, record: Record) -> str:
         """Return the seal that the next record would carry, without adding it."""
@@ -127,15 +130,19 @@ def check_seals(run_id: str, records: Iterable[Record]) -> SealReport:
 
 
 class SealCheck:
-    """Compares the seals of a run with its records, which are added one by one in order."""
+    """Compares the seals of a run with its records, which are added one by one in order.
 
-    def __init__(self, run_id: str) -> None:
+    A check of a part of the run is given the `seq` and the seal of the record before it.
+    """
+
+    def __init__(self, run_id: str, *, after_seq: int = -1, after_seal: str | None = None) -> None:
         self.fault = ""
         self.has_seals = False
         """Whether any record that was added carries a seal."""
         self._run_id = run_id
-        self._chain = SealChain(run_id)
-        self._events = self._unsealed = self._turns = 0
+        self._chain = SealChain(run_id, after_seal=after_seal)
+        self._events = after_seq + 1
+        self._unsealed = self._turns = 0
         self._bad_turn: int | None = None
         self._ended = False
 

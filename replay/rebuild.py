@@ -1,25 +1,29 @@
 """Rebuild a run from its events, without a model or a tokenizer."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tokentape.recorder import Recording, RecordingError
 from tokentape.recorder.projections import Message, Turn
 from tokentape.replay.recorded.loaded_run import LoadedRun, load_run
+from tokentape.replay.results.errors import NothingToReplayError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rebuilt:
-    """The exact ids and text of every prompt and reply of a run, and its messages."""
+    """The exact ids and text of prompts and replies of a run, and its messages."""
 
     run_id: str
     turns: tuple[Turn, ...]
     messages: tuple[Message, ...]
+    """All messages, or those up to the last of the chosen turns."""
 
 
-def rebuild(recording: Recording | LoadedRun) -> Rebuilt:
-    """Rebuild every prompt and reply of a run from its events alone.
+def rebuild(recording: Recording | LoadedRun, *, turns: Sequence[int] | None = None) -> Rebuilt:
+    """Rebuild every prompt and reply of a run, or of some turns, from its events alone.
 
-    Raise RecordingError if the events contradict each other.
+    Of a long run only the events that the turns need are read. Raise RecordingError if the events
+    contradict each other, and NothingToReplayError for a turn that the run does not have.
 
     Example:
         >>> import tokentape as tt
@@ -28,9 +32,15 @@ def rebuild(recording: Recording | LoadedRun) -> Rebuilt:
         [1, 2, 3]
         >>> rebuilt.messages[0].role
         'system'
+        >>> tt.rebuild(store.recording(run_id), turns=[2]).turns[0].number
+        2
     """
-    run = load_run(recording)
+    run = load_run(recording, turns)
+    rounds = tuple(each for each in run.turns if turns is None or each.number in turns)
+    missing = sorted(set(turns or ()) - {each.number for each in rounds})
+    if missing:
+        raise NothingToReplayError(f"run {run.run_id} has no turn {missing[0]}")
     broken = run.broken_prompt_hashes()
     if broken:
         raise RecordingError(f"run {run.run_id}: {broken[0]}")
-    return Rebuilt(run_id=run.run_id, turns=run.turns, messages=run.messages())
+    return Rebuilt(run_id=run.run_id, turns=rounds, messages=run.messages())

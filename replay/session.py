@@ -67,7 +67,7 @@ class ReplaySession:
         """Read the run and check all that needs no forward. Raise the errors of `verify`."""
         began = time.perf_counter()
         check_not_training(lm.model)
-        run = load_run(recording)
+        run = load_run(recording, options.turns)
         turns = choose_turns(run, options.turns, options.processors)
         sampled = any(turn.started.seed is not None for turn in turns)
         differences = check_fingerprints(run, lm, turns, sampled=sampled, ignore=options.ignore)

@@ -1,6 +1,6 @@
-"""A run that was read and decoded once."""
+"""A run, or some of its turns, read and decoded once."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from tokentape.recorder import Envelope, Record, Recording, RecordingError
@@ -17,6 +17,7 @@ from tokentape.recorder.events import (
 )
 from tokentape.recorder.projections import Message, Turn, iterate_messages, iterate_turns
 from tokentape.recorder.seals import SealCheck, SealReport
+from tokentape.recorder.selected_turns import SelectedEvents
 
 ToolEvent = ToolCalled | ToolReturned | MessageAdded
 
@@ -32,9 +33,13 @@ class LoadedRun:
     """One entry a round: a turn in which the model called tools has several."""
     envelopes: tuple[Envelope, ...]
     """Every event in order except `TokenSampled`, which `turns` hold; of a fork the shared ones,
-    too."""
+    too. Where only some turns were read, of earlier turns those that make prompts, and tool
+    calls."""
     seals: SealReport | None
-    """The check of the seals of the run itself; None where it has none."""
+    """The check of the seals of the run itself, or of the turns that were read; None where it has
+    none."""
+    only_turns: frozenset[int] | None = None
+    """The turns that were read; None for all."""
 
     @property
     def run_id(self) -> str:
@@ -76,13 +81,16 @@ class LoadedRun:
         ]
 
 
-def load_run(run: Recording | LoadedRun) -> LoadedRun:
-    """Read a recording into memory; return a loaded run unchanged.
+def load_run(run: Recording | LoadedRun, turns: Sequence[int] | None = None) -> LoadedRun:
+    """Read a recording, or some turns of it, into memory; return a loaded run unchanged.
 
-    Raise RecordingError if events are damaged or contradict each other.
+    A turn comes with its whole prompt. Raise RecordingError if events are damaged or contradict
+    each other.
     """
     if isinstance(run, LoadedRun):
         return run
+    if turns is not None:
+        return _load_turns(run, turns)
     seals = SealCheck(run.run_id)
     envelopes: list[Envelope] = []
 
@@ -97,7 +105,7 @@ def load_run(run: Recording | LoadedRun) -> LoadedRun:
                 envelopes.append(envelope)
             yield envelope
 
-    turns = tuple(iterate_turns(events()))
+    rounds = tuple(iterate_turns(events()))
     own = (each.event for each in envelopes if each.run_id == run.run_id)
     started = next((event for event in own if isinstance(event, RunStarted)), None)
     if started is None:
@@ -105,7 +113,37 @@ def load_run(run: Recording | LoadedRun) -> LoadedRun:
     return LoadedRun(
         recording=run,
         started=started,
-        turns=turns,
+        turns=rounds,
         envelopes=tuple(envelopes),
         seals=seals.report() if seals.has_seals else None,
     )
+
+
+def _load_turns(run: Recording, turns: Sequence[int]) -> LoadedRun:
+    kinds = (ToolCalled.__name__, ToolReturned.__name__)
+    selected = SelectedEvents.read(run, turns, more_kinds=kinds)
+    return LoadedRun(
+        recording=run,
+        started=run.started(),
+        turns=tuple(each.turn for each in selected.rebuilt()),
+        envelopes=tuple(
+            each for each in selected.envelopes if not isinstance(each.event, TokenSampled)
+        ),
+        seals=_seals_of(run, selected),
+        only_turns=selected.turns,
+    )
+
+
+def _seals_of(run: Recording, selected: SelectedEvents) -> SealReport | None:
+    """Return the check of the stretches of the run itself, up to the first fault."""
+    report: SealReport | None = None
+    for each in selected.stretches:
+        if each.run_id != run.run_id or (each.after_seal is None and each.after_seq >= 0):
+            continue
+        seals = SealCheck(run.run_id, after_seq=each.after_seq, after_seal=each.after_seal)
+        for record in run.selected(each.chosen):
+            seals.add(record)
+        report = seals.report() if seals.has_seals else report
+        if seals.fault:
+            break
+    return report

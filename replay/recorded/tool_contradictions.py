@@ -27,10 +27,13 @@ def tool_contradictions(run: LoadedRun) -> list[tuple[int, str]]:
             called[event.call_id] = event
             returned.pop(event.call_id, None)
             continue
+        is_checked = run.only_turns is None or turn in run.only_turns
         if isinstance(event, ToolReturned):
-            sentences = _contradictions_of_return(event, called.get(event.call_id), run.recording)
             returned[event.call_id] = event
-        elif redacted:
+            if not is_checked:
+                continue
+            sentences = _contradictions_of_return(event, called.get(event.call_id), run.recording)
+        elif redacted or not is_checked:
             # A redactor may rewrite the same text in two ways.
             continue
         else:

@@ -78,11 +78,14 @@ WithoutInterventionsOption = Annotated[
 
 
 def rebuild(
-    run: RunArgument = None, store: StoreOption = DEFAULT_URL, as_json: JsonOption = False
+    run: RunArgument = None,
+    store: StoreOption = DEFAULT_URL,
+    turn: TurnOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Rebuild the conversation from events alone; with --json, with all ids and texts."""
     recording = find_recording(open_stored(store), run)
-    rebuilt = tt.rebuild(recording)
+    rebuilt = tt.rebuild(recording, turns=turn or None)
     if as_json:
         output.print_json(
             {
@@ -121,7 +124,7 @@ def verify(
     """
     opened = open_stored(store)
     ctx.call_on_close(opened.close)
-    loaded = _load_run(opened, run)
+    loaded = _load_run(opened, run, turn)
     given_floor = None if floor is None else tt.read_floor(floor)
     files = ctx.with_resource(report_files(junit, html))
     lm = _load_model(model, loaded.started)
@@ -165,7 +168,7 @@ def regenerate(
     """
     opened = open_stored(store)
     ctx.call_on_close(opened.close)
-    loaded = _load_run(opened, run)
+    loaded = _load_run(opened, run, turn)
     given_floor = None if floor is None else tt.read_floor(floor)
     files = ctx.with_resource(report_files(junit, html))
     lm = _load_model(model, loaded.started)
@@ -288,10 +291,10 @@ def _report_differences(differences: "Sequence[FingerprintDifference]") -> None:
             )
 
 
-def _load_run(opened: Store, run: str | None) -> "LoadedRun":
+def _load_run(opened: Store, run: str | None, turns: list[int] | None = None) -> "LoadedRun":
     from tokentape.replay import load_run
 
-    return load_run(find_recording(opened, run))
+    return load_run(find_recording(opened, run), turns or None)
 
 
 def _load_model(model: str | None, started: RunStarted) -> "tt.LoadedModel":
