@@ -9,16 +9,20 @@ import pyarrow as pa
 from tokentape.recorder import Envelope, Record, Recording
 from tokentape.recorder.codec import decode
 from tokentape.recorder.events import (
+    EVENT_CLASSES,
+    TOKEN_KIND,
     RunFailed,
     RunFinished,
-    TokenSampled,
     TurnFinished,
     TurnStarted,
 )
+from tokentape.recorder.record import RecordFilter
 from tokentape.store.source import Selection, Source
 
 # When more turns than these are new, the text of the earlier ones comes with `TurnFinished`.
 _TURNS_AHEAD = 3
+_KINDS = frozenset(EVENT_CLASSES) - {TOKEN_KIND}
+_ENDS_OF_ROUNDS = (TurnStarted, TurnFinished)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +37,16 @@ class NewToken:
 class RunFollower:
     """A reader that returns the new part of a run each time it polls the store.
 
-    A poll is a few short reads; no lock is held between polls.
+    A poll is a few short reads; no lock is held between polls. With `last_turns`, events of turns
+    before the newest so many are not read; the events that belong to no turn are.
     """
 
-    def __init__(self, source: Source, recording: Recording) -> None:
+    def __init__(self, source: Source, recording: Recording, *, last_turns: int = 0) -> None:
         self.ended = False
         """Whether the last event says that the run finished or failed."""
         self._source = source
         self._recording = recording
+        self._last_turns = last_turns
         self._seq = -1
         self._token_seq = -1
         self._turn = 0
@@ -48,7 +54,8 @@ class RunFollower:
     def poll(self) -> list[Envelope | NewToken]:
         """Return the events and tokens recorded since the last poll, in order.
 
-        The first poll returns all events, and only the tokens of a turn that has not finished.
+        The first poll returns all events of the turns, and only the tokens of a turn that has not
+        finished.
         """
         if self._seq < 0:
             return self._first_poll()
@@ -59,19 +66,35 @@ class RunFollower:
         return sorted([*tokens, *events], key=lambda each: each.seq)
 
     def _first_poll(self) -> list[Envelope | NewToken]:
-        found: list[Envelope | NewToken] = []
-        for envelope in self._recording.events():
-            event = envelope.event
-            if isinstance(event, TokenSampled):
-                found.append(NewToken(envelope.seq, event.turn, event.token_id))
-                self._token_seq = self._own_seq(envelope, self._token_seq)
-                continue
-            if isinstance(event, TurnStarted | TurnFinished):
-                found = [each for each in found if isinstance(each, Envelope)]
-            found.append(envelope)
-            self._note([envelope])
-        self._token_seq = max(self._token_seq, self._seq)
-        return found
+        recording, first_turn = self._recording, None
+        if self._last_turns:
+            first_turn = recording.newest_turn() - self._last_turns + 1
+        chosen = RecordFilter(kinds=_KINDS, first_turn=first_turn)
+        events = list(recording.selected_events(chosen))
+        self._note(events)
+        self._token_seq = self._seq
+        ends = (each for each in reversed(events) if isinstance(each.event, _ENDS_OF_ROUNDS))
+        last = next(ends, None)
+        if last is None or last.run_id != recording.run_id:
+            return list(events)
+        if not isinstance(last.event, TurnStarted):
+            return list(events)
+        begun = events.index(last) + 1
+        later: list[Envelope | NewToken] = list(events[begun:])
+        later += self._open_tokens(last.seq, last.event.turn)
+        return [*events[:begun], *sorted(later, key=lambda each: each.seq)]
+
+    def _open_tokens(self, after_seq: int, turn: int) -> list[NewToken]:
+        """Return the tokens of a round that has not finished, as far as its events are known."""
+        found = self._recording.sampled_ids(after_seq, None)
+        tokens: list[NewToken] = []
+        for seq, token_id in zip(found.seqs, found.token_ids, strict=True):
+            # After a gap comes an event that was recorded since: the next poll reads it first.
+            if seq > self._token_seq + 1:
+                break
+            self._token_seq = max(self._token_seq, seq)
+            tokens.append(NewToken(seq, turn, token_id))
+        return tokens
 
     def _own_seq(self, envelope: Envelope, default: int) -> int:
         """Return the `seq` of an event of this run; the default for one that a fork shares."""

@@ -1,6 +1,6 @@
 """A run, or some of its turns, read and decoded once."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tokentape.recorder import Envelope, Record, Recording, RecordingError
@@ -16,8 +16,9 @@ from tokentape.recorder.events import (
     ids_sha256,
 )
 from tokentape.recorder.projections import Message, Turn, iterate_messages, iterate_turns
+from tokentape.recorder.record import RecordFilter
 from tokentape.recorder.seals import SealCheck, SealReport
-from tokentape.recorder.selected_turns import SelectedEvents
+from tokentape.recorder.selected_turns import SelectedEvents, Stretch
 
 ToolEvent = ToolCalled | ToolReturned | MessageAdded
 
@@ -120,8 +121,15 @@ def load_run(run: Recording | LoadedRun, turns: Sequence[int] | None = None) -> 
 
 
 def _load_turns(run: Recording, turns: Sequence[int]) -> LoadedRun:
+    own: dict[int, Record] = {}
+
+    def select(chosen: RecordFilter) -> Iterator[Record]:
+        for record in run.selected(chosen):
+            own[record.seq] = record
+            yield record
+
     kinds = (ToolCalled.__name__, ToolReturned.__name__)
-    selected = SelectedEvents.read(run, turns, more_kinds=kinds)
+    selected = SelectedEvents.read(replace(run, select=select), turns, more_kinds=kinds)
     return LoadedRun(
         recording=run,
         started=run.started(),
@@ -129,20 +137,22 @@ def _load_turns(run: Recording, turns: Sequence[int]) -> LoadedRun:
         envelopes=tuple(
             each for each in selected.envelopes if not isinstance(each.event, TokenSampled)
         ),
-        seals=_seals_of(run, selected),
+        seals=_seals_of(run.run_id, selected.stretches, own),
         only_turns=selected.turns,
     )
 
 
-def _seals_of(run: Recording, selected: SelectedEvents) -> SealReport | None:
+def _seals_of(
+    run_id: str, stretches: Sequence[Stretch], records: Mapping[int, Record]
+) -> SealReport | None:
     """Return the check of the stretches of the run itself, up to the first fault."""
     report: SealReport | None = None
-    for each in selected.stretches:
-        if each.run_id != run.run_id or (each.after_seal is None and each.after_seq >= 0):
+    for each in stretches:
+        if each.run_id != run_id or (each.after_seal is None and each.after_seq >= 0):
             continue
-        seals = SealCheck(run.run_id, after_seq=each.after_seq, after_seal=each.after_seal)
-        for record in run.selected(each.chosen):
-            seals.add(record)
+        seals = SealCheck(run_id, after_seq=each.after_seq, after_seal=each.after_seal)
+        for seq in sorted(seq for seq, record in records.items() if each.chosen.selects(record)):
+            seals.add(records[seq])
         report = seals.report() if seals.has_seals else report
         if seals.fault:
             break

@@ -1,198 +1,27 @@
 """Single turns are rebuilt from a part of a run, and equal those that the whole run gives."""
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tokentape as tt
-from tests.made_events import run_started
-from tests.store.made_runs import TICKS_US, token
-from tokentape.recorder.events import (
-    CacheDecided,
-    HistoryPruned,
-    MessageAdded,
-    PrefillCompleted,
-    RunForked,
-    RunResumed,
-    SystemPromptCached,
-    ToolCalled,
-    TurnFinished,
-    TurnStarted,
-    ids_sha256,
-)
+from tests.store.large_runs import import_conversation
+from tests.store.random_talks import fork_of, record_talk
+from tokentape.recorder import Envelope, Record
+from tokentape.recorder.events import TokenSampled, TurnFinished
 from tokentape.recorder.projections import Turn
+from tokentape.recorder.record import RecordFilter, SampledIds
 from tokentape.recorder.selected_turns import SelectedEvents, read_turns
 from tokentape.recorder.turn_overviews import read_overviews
+from tokentape.replay import load_run
 from tokentape.replay.reports.turn_page import tools_of
 from tokentape.store import DatabaseStore
-
-
-class Talk:
-    """Records a conversation of any shape that a run can have, drawn at random."""
-
-    def __init__(self, recorder: tt.Recorder, random_: random.Random) -> None:
-        self.recorder, self.random = recorder, random_
-        self.ids: list[int] = []
-        self.text = ""
-        self.turn = 0
-
-    def begin(self) -> None:
-        self.recorder.record(run_started())
-        self._restart()
-
-    def _restart(self) -> None:
-        ids = tuple(self._draw(3))
-        event = SystemPromptCached(
-            content="s", text="sy", ids=ids, sha256=ids_sha256(ids), chunks=(3,), duration_us=1,
-            kv_bytes=1,
-        )  # fmt: skip
-        self.recorder.record(event)
-        self.ids, self.text = list(ids), "sy"
-
-    def _draw(self, count: int) -> list[int]:
-        # Few different ids, so that prompts often agree by value where they were built apart.
-        return [self.random.randrange(2) for _ in range(count)]
-
-    def add_turn(self, *, cut_off: bool = False) -> None:
-        self.turn += 1
-        if self.random.random() < 0.1:
-            self._restart()
-        if self.random.random() < 0.3:
-            self.recorder.record(ToolCalled(call_id="c", name="look", arguments={}))
-        if self.random.random() < 0.2 and len(self.ids) > 4:
-            self._prune()
-        step, rounds = 0, self.random.choice((1, 1, 2))
-        for number in range(rounds):
-            self._message(turn=self.turn if number else None)
-            last = number == rounds - 1
-            step = self._round(step, cut_off=cut_off and last, pauses=not last)
-
-    def _message(self, turn: int | None) -> None:
-        ids = tuple(self._draw(self.random.randrange(3)))
-        text = "u" * len(ids)
-        message = MessageAdded(role="user", content="?", text=text, ids=ids, turn=turn)
-        self.recorder.record(message)
-        self.ids += ids
-        self.text += text
-
-    def _prune(self) -> None:
-        start = self.random.randrange(len(self.ids) - 1)
-        end = self.random.randrange(start + 1, len(self.ids))
-        event = HistoryPruned(
-            turn=self.turn, policy="turns", reason="context",  # type: ignore[arg-type]
-            removed_tokens=((start, end),), removed_chars=((0, 1),), removed_messages=(1,),
-            tokens_before=len(self.ids), tokens_after=len(self.ids) - (end - start),
-        )  # fmt: skip
-        self.recorder.record(event)
-        del self.ids[start:end]
-        self.text = self.text[1:]
-
-    def _round(self, step: int, *, cut_off: bool, pauses: bool) -> int:
-        keeps_all = self.random.random() < 0.7
-        kept = len(self.ids) if keeps_all else self.random.randrange(len(self.ids) + 1)
-        chars = len(self.text) if keeps_all else self.random.randrange(len(self.text) + 1)
-        added = tuple(self._draw(self.random.randrange(1, 4)))
-        self.ids, self.text = [*self.ids[:kept], *added], self.text[:chars] + "u"
-        prompt = len(self.ids)
-        started = TurnStarted(
-            turn=self.turn, prompt_tokens=prompt, kept_tokens=kept, kept_chars=chars,
-            added_ids=added, added_text="u", history_reason="", seed=1, sampling={},
-            first_step=step,
-        )  # fmt: skip
-        self.recorder.record(started)
-        reused = self.random.randrange(1, prompt) if prompt > 1 else 0
-        decided = CacheDecided(
-            turn=self.turn, decision="hit" if reused else "miss",  # type: ignore[arg-type]
-            reason="extends" if reused else "empty", prompt_tokens=prompt,
-            reused_tokens=reused, computed_tokens=prompt - reused,
-            cached_tokens=reused, cropped_tokens=0,
-        )  # fmt: skip
-        self.recorder.record(decided)
-        self.recorder.record(
-            PrefillCompleted(
-                turn=self.turn, chunks=(prompt - reused,), duration_us=1, kv_bytes=1, peak_bytes=1
-            )
-        )
-        count = self.random.randrange(1, 4)
-        reply = self._draw(count)
-        for number, token_id in enumerate(reply):
-            self.recorder.record(self._token(prompt + number, step + number, token_id))
-        if not cut_off:
-            self._finish(reply, pauses=pauses)
-        return step + count
-
-    def _token(self, position: int, step: int, token_id: int) -> Any:
-        made = token(self.turn, step, candidates=2)
-        return replace(made, position=position, token_id=token_id)
-
-    def _finish(self, reply: list[int], *, pauses: bool) -> None:
-        event = TurnFinished(
-            turn=self.turn, stop_reason="tool_call" if pauses else "eos",
-            generated_tokens=len(reply), text="u" * len(reply), stop_text="",
-            generator_sha256="", duration_us=1,
-        )  # fmt: skip
-        self.recorder.record(event)
-        self.ids += reply
-        self.text += "u" * len(reply)
-
-
-def record_talk(store: DatabaseStore, random_: random.Random) -> str:
-    """Record a run with turns that were cut off, or a fork of one, and return its id."""
-    recorder = tt.Recorder(store, clock_us=TICKS_US.__next__)
-    talk = Talk(recorder, random_)
-    talk.begin()
-    for _ in range(random_.randrange(1, 6)):
-        cut_off = random_.random() < 0.2
-        talk.add_turn(cut_off=cut_off)
-        if cut_off:
-            recorder = tt.Recorder.resume(
-                store, store.recording(recorder.run_id), clock_us=TICKS_US.__next__
-            )
-            resumed = RunResumed(
-                turn=None, step=None, environment={}, weights_sha256="", sampler_sha256="",
-                device="cpu", threads=1,
-            )  # fmt: skip
-            recorder.record(resumed)
-            talk.recorder = recorder
-    return recorder.run_id
-
-
-def fork_of(store: DatabaseStore, run_id: str, random_: random.Random) -> str:
-    """Record a fork at a turn after a finished one, and return its id."""
-    parent = list(store.recording(run_id).events())
-    ends = [
-        each
-        for each in parent
-        if isinstance(each.event, TurnFinished) and each.event.stop_reason != "tool_call"
-    ]
-    if not ends:
-        return run_id
-    last = random_.choice(ends)
-    at_turn = (last.turn or 0) + 1
-    recorder = tt.Recorder(store, clock_us=TICKS_US.__next__)
-    recorder.record(run_started())
-    recorder.record(
-        RunForked(
-            parent_run_id=last.run_id,
-            parent_seq=last.seq,
-            parent_hash="",
-            at_turn=at_turn,
-            changes={},
-        )
-    )
-    talk = Talk(recorder, random_)
-    rounds = store.recording(run_id).turns()
-    before = next(each for each in rounds if each.finished == last.event)
-    talk.ids = [*before.prompt_ids, *before.reply_ids]
-    talk.text = before.prompt_text + (before.reply_text or "")
-    talk.turn = at_turn - 1
-    for _ in range(random_.randrange(1, 3)):
-        talk.add_turn()
-    return recorder.run_id
+from tokentape.store.run_follower import NewToken, RunFollower
 
 
 def seams_of(turn: Turn, before: Iterable[Turn]) -> Iterator[tuple[int, int]]:
@@ -223,7 +52,7 @@ def assert_parts_equal_the_whole(recording: tt.Recording) -> None:
     ] == [(e.started, e.messages, e.cache, e.finished, len(e.tokens)) for e in rounds]
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=25)
 @given(st.integers(0, 2**32).map(random.Random))
 def test_any_turn_of_any_run_equals_the_same_turn_of_the_whole_run(
     random_: random.Random,
@@ -236,3 +65,149 @@ def test_any_turn_of_any_run_equals_the_same_turn_of_the_whole_run(
         assert_parts_equal_the_whole(store.recording(fork_id))
         fork_of_fork = fork_of(store, fork_id, random_)
         assert_parts_equal_the_whole(store.recording(fork_of_fork))
+
+
+def newest_turns(found: list[Envelope | NewToken], last: int) -> list[Envelope | NewToken]:
+    newest = max((each.turn or 0 for each in found), default=0)
+    return [each for each in found if not each.turn or each.turn > newest - last]
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.integers(0, 2**32).map(random.Random), st.integers(1, 4))
+def test_following_the_newest_turns_gives_the_end_of_what_the_whole_run_gives(
+    random_: random.Random, last: int
+) -> None:
+    with tt.open_store("sqlite://") as store:
+        assert isinstance(store, DatabaseStore)
+        recording = store.recording(record_talk(store, random_))
+        whole = RunFollower(store, recording).poll()
+        events = [e for e in recording.events() if not isinstance(e.event, TokenSampled)]
+
+        assert [each for each in whole if isinstance(each, Envelope)] == events
+        follower = RunFollower(store, recording, last_turns=last)
+        assert follower.poll() == newest_turns(whole, last)
+        assert follower.poll() == []
+
+
+class Reads:
+    """Counts the records and the ids of tokens that a recording reads from its store."""
+
+    def __init__(self) -> None:
+        self.events = self.tokens = self.ids = 0
+
+    def of(self, found: tt.Recording) -> tt.Recording:
+        """Return the recording; it fails if its whole run is read."""
+        assert found.select is not None
+        assert found.read_sampled_ids is not None
+        select, read_ids = found.select, found.read_sampled_ids
+
+        def read_whole() -> Iterator[Record]:
+            raise AssertionError("the whole run is read")
+
+        def counted(chosen: RecordFilter) -> Iterator[Record]:
+            for record in select(chosen):
+                if record.kind == TokenSampled.__name__:
+                    self.tokens += 1
+                else:
+                    self.events += 1
+                yield record
+
+        def counted_ids(after_seq: int, last_seq: int | None) -> SampledIds:
+            ids = read_ids(after_seq, last_seq)
+            self.ids += len(ids.seqs)
+            return ids
+
+        return replace(found, read=read_whole, select=counted, read_sampled_ids=counted_ids)
+
+
+TURNS, TOKENS, KEPT = 120, 15, 10
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "folder", "tape"])
+def long_run(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tt.Recording]:
+    """A run of many turns, of which each prompt holds the last ten, in a store of each kind."""
+    is_postgres = request.param == "postgresql"
+    url = request.getfixturevalue("postgres_url") if is_postgres else str(tmp_path / "runs.db")
+    with tt.open_store(url) as store:
+        run_id = import_conversation(store, TURNS, TOKENS, keep_turns=KEPT)
+        recording = store.recording(run_id)
+        if request.param in ("sqlite", "postgresql"):
+            yield recording
+            return
+        if request.param == "tape":
+            where = tt.pack([recording], store, tmp_path / "run.tape")
+        else:
+            where = tmp_path / "sealed"
+            tt.export_parquet(recording, store, where)
+    with tt.open_store(where) as sealed:
+        yield sealed.recording(run_id)
+
+
+# Of each earlier turn: its message, pruning, start and end, and a tool call with its result.
+EVENTS_A_TURN = 5
+# All events of a turn but its tokens, and a few of the run.
+WHOLE_TURN = 12
+
+
+@pytest.mark.parametrize("turn", [2, 60, TURNS])
+def test_a_turn_is_read_with_its_history_and_no_other_tokens(
+    long_run: tt.Recording, turn: int
+) -> None:
+    reads = Reads()
+    (found,) = tt.rebuild(reads.of(long_run), turns=[turn]).turns
+
+    assert found == long_run.turns()[turn - 1]
+    assert reads.tokens == TOKENS
+    assert reads.events <= EVENTS_A_TURN * turn + 2 * WHOLE_TURN
+    # Only the ids that the prompt still holds are read.
+    assert reads.ids == TOKENS * min(turn - 1, KEPT - 1)
+
+
+def test_the_table_of_turns_reads_no_token(long_run: tt.Recording) -> None:
+    reads = Reads()
+
+    assert len(read_overviews(reads.of(long_run))) == TURNS
+    assert (reads.tokens, reads.ids) == (0, 0)
+
+
+def test_the_newest_turns_are_read_from_the_end(long_run: tt.Recording) -> None:
+    reads = Reads()
+    with tt.open_store("sqlite://") as unused:
+        assert isinstance(unused, DatabaseStore)
+        found = RunFollower(unused, reads.of(long_run), last_turns=2).poll()
+
+    assert {each.turn for each in found} == {None, TURNS - 1, TURNS}
+    assert (reads.tokens, reads.ids) == (0, 0)
+    assert reads.events <= 3 * WHOLE_TURN
+
+
+@pytest.mark.parametrize("turns", [[7], [7, 8], [3, 90]])
+def test_the_seals_of_single_turns_are_checked(long_run: tt.Recording, turns: list[int]) -> None:
+    loaded = load_run(long_run, turns)
+
+    assert loaded.seals is not None
+    assert loaded.seals.ok
+    assert loaded.seals.last_seal == next(
+        each.seal
+        for each in long_run.events()
+        if isinstance(each.event, TurnFinished) and each.turn == turns[-1]
+    )
+
+
+def test_an_altered_token_breaks_the_seal_of_its_turn_only(long_run: tt.Recording) -> None:
+    assert long_run.select is not None
+    select = long_run.select
+
+    def altered(chosen: RecordFilter) -> Iterator[Record]:
+        for record in select(chosen):
+            if record.turn == 7 and isinstance(record.body, Mapping):
+                record = replace(record, body={**record.body, "logprob": -9.0})
+            yield record
+
+    forged = replace(long_run, select=altered)
+    broken, sound = load_run(forged, [7]).seals, load_run(forged, [8]).seals
+
+    assert broken is not None
+    assert (broken.ok, broken.bad_turn) == (False, 7)
+    assert sound is not None
+    assert sound.ok

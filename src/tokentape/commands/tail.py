@@ -46,10 +46,11 @@ def tail(
     """Follow a run from another terminal: messages, replies, tool calls and cache decisions."""
     opened = open_stored(store)
     recording = find_recording(opened, run)
-    follower, printer = RunFollower(opened, recording), _Printer(recording)
+    follower = RunFollower(opened, recording, last_turns=last)
+    printer = _Printer(recording)
     last_event_at = time.monotonic()
     try:
-        printer.print(_newest_turns(follower.poll(), last))
+        printer.print(follower.poll())
         while follow and not follower.ended:
             began = time.monotonic()
             news = follower.poll()
@@ -121,13 +122,6 @@ class _Printer:
 def _ends(started: TurnStarted) -> frozenset[int]:
     ends = started.sampling.get("eos_token_id")
     return frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
-
-
-def _newest_turns(found: list[Envelope | NewToken], last: int) -> list[Envelope | NewToken]:
-    newest = max((each.turn or 0 for each in found), default=0)
-    if not last:
-        return found
-    return [each for each in found if not each.turn or each.turn > newest - last]
 
 
 def _silence(run_id: str) -> str:
