@@ -206,14 +206,16 @@ def test_a_fork_is_printed_from_the_first_turn_of_its_parent(
         with tt.Investigation(lm, store=store, name="t", system_prompt="Look.") as run:
             run.chat("One?", max_new_tokens=5)
             run.chat("Two?", max_new_tokens=5)
+        told: list[str] = []
+        narrator = TranscriptWriter(told.append)
         with tt.Investigation.fork(store, run.run_id, lm, at_turn=2) as fork:
+            # A fork is stored with its first turn.
+            first = fork.chat("Three?", max_new_tokens=5)
             following = RunFollower(watched, watched.recording(fork.run_id))
-            told: list[str] = []
-            narrator = TranscriptWriter(told.append)
             for each in following.poll():
                 assert isinstance(each, Envelope)
                 narrator.event(each)
-            reply = fork.chat("Three?", max_new_tokens=5)
+            reply = fork.chat("Four?", max_new_tokens=5)
         news = following.poll()
         for each in news:
             if isinstance(each, Envelope):
@@ -221,9 +223,10 @@ def test_a_fork_is_printed_from_the_first_turn_of_its_parent(
     text = "".join(told)
 
     assert following.ended
-    assert text.index("user: One?") < text.index("user: Three?")
+    assert text.index("user: One?") < text.index("user: Three?") < text.index("user: Four?")
     assert "Two?" not in text
     assert f"forked from run {run.run_id} at turn 2" in text
+    assert f"assistant: {visible_lines(first.text)}\n" in text
     assert f"assistant: {visible_lines(reply.text)}\n" in text
     assert [each.token_id for each in news if isinstance(each, NewToken)] == list(reply.token_ids)
 
