@@ -86,9 +86,9 @@ class SqlitePacking:
 
     def numbers(self, column: str, values: Sequence[Any]) -> pa.Array:
         if column.endswith("_f32"):
-            return pa.array(np.array(values, np.int32).view(np.float32))
+            return pa.array(_exact(values, np.int32).view(np.float32))
         if column.endswith("_f16"):
-            return pa.array(np.array(values, np.int16).view(np.float16).astype(np.float32))
+            return pa.array(_exact(values, np.int16).view(np.float16).astype(np.float32))
         return _integers(column, values)
 
     def top_lists(self, ids: Sequence[Any], logprobs: Sequence[Any]) -> tuple[pa.Array, pa.Array]:
@@ -150,7 +150,7 @@ class PostgresPacking:
 
     def top_lists(self, ids: Sequence[Any], logprobs: Sequence[Any]) -> tuple[pa.Array, pa.Array]:
         counts = np.array([len(each or ()) for each in ids], np.int64)
-        flat_ids = np.array([one for each in ids for one in each or ()], np.int32)
+        flat_ids = _exact([one for each in ids for one in each or ()], np.int32)
         flat_logprobs = np.array([one for each in logprobs for one in each or ()], np.float32)
         return _lists(flat_ids, counts), _lists(flat_logprobs, counts)
 
@@ -162,7 +162,19 @@ def _float32(*numbers: float) -> tuple[float, ...]:
 
 def _integers(column: str, values: Sequence[Any]) -> pa.Array:
     wide = column.endswith("_us")
-    return pa.array(np.array(values, np.int64 if wide else np.int32))
+    return pa.array(_exact(values, np.int64 if wide else np.int32))
+
+
+def _exact(values: Sequence[Any], kind: Any) -> Any:
+    """Return an array of integers. Raise OverflowError for one that the type cannot hold.
+
+    numpy 1 would only warn.
+    """
+    wide = np.array(values, np.int64)
+    narrow = wide.astype(kind)
+    if not np.array_equal(wide, narrow):
+        raise OverflowError(f"a number is too large for {narrow.dtype}")
+    return narrow
 
 
 def _lists(values: Any, counts: Any) -> pa.Array:
