@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from tokentape.generation import LoadedModel, ModelError, hf
+from tokentape.generation.cache.policy import cache_policy
 from tokentape.generation.checks import check_not_training
 from tokentape.generation.engine.threads import torch_threads
 from tokentape.generation.hf.attention_kernel import attention_kernel
@@ -63,7 +64,7 @@ def forward_variants(lm: LoadedModel, threads: int) -> list[ForwardVariant]:
     """Return the forward variants that this model supports, the full pass first."""
     can_extend = hf.prefix_obstacle(lm.model) is None
     # Some recurrent models extend a state by one token at a time only.
-    in_chunks = can_extend and not hf.recurrent(hf.new_cache(lm.model))
+    in_chunks = can_extend and cache_policy(lm.model).splits_prefill
     chunk = _CHUNK_TOKENS if in_chunks else None
     variants = [ForwardVariant(name="full pass")]
     if in_chunks:
