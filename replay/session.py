@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tokentape.generation import LoadedModel
+from tokentape.generation import LoadedModel, hf
 from tokentape.generation.checks import check_not_training
 from tokentape.recorder import Recording
 from tokentape.recorder.clock import elapsed_us
@@ -67,6 +67,7 @@ class ReplaySession:
         """Read the run and check all that needs no forward. Raise the errors of `verify`."""
         began = time.perf_counter()
         check_not_training(lm.model)
+        hf.check_release(lm.model)
         run = load_run(recording, options.turns)
         turns = choose_turns(run, options.turns, options.processors)
         sampled = any(turn.started.seed is not None for turn in turns)

@@ -6,8 +6,6 @@ cache, and compares the logits with those of a single forward. It does not rely 
 """
 
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,6 +17,7 @@ from tokentape.generation import hf
 from tokentape.generation.cache.key import autocast_of
 from tokentape.generation.errors import ModelError
 from tokentape.generation.hf.attention_kernel import attention_kernel
+from tokentape.generation.hooks.hook_types import without_hooks
 from tokentape.generation.hooks.model_use import exclusive_use
 from tokentape.recorder.events import CacheMode
 
@@ -70,7 +69,8 @@ def cache_policy(model: Any, config: GenerationConfig | None = None) -> CachePol
 
     `config` selects the kind of cache (`cache_implementation`). The result is cached per model,
     kind of cache, dtype and attention kernel.
-    Raise ModelError if the model has no cache, or none of that kind.
+    Raise ModelError if the model has no cache, or none of that kind, or if this release of
+    transformers is not understood.
 
     Example:
         >>> import tokentape as tt
@@ -78,6 +78,7 @@ def cache_policy(model: Any, config: GenerationConfig | None = None) -> CachePol
         >>> str(policy.mode), policy.continues
         ('crop', 'forward')
     """
+    hf.check_release(model)
     kind = config.cache_implementation if config is not None else None
     precision = f"{model.dtype} {autocast_of(model)}"
     variant = (str(kind), precision, attention_kernel(model))
@@ -87,22 +88,6 @@ def cache_policy(model: Any, config: GenerationConfig | None = None) -> CachePol
             if variant not in policies:  # another thread may have probed it
                 policies[variant] = _decide(model, config)
     return policies[variant]
-
-
-@contextmanager
-def without_hooks(model: Any) -> Iterator[None]:
-    """Remove all forward hooks of the model within this context, so that none sees the probe."""
-    removed = []
-    for module in model.modules():
-        for hooks in (module._forward_hooks, module._forward_pre_hooks):
-            # Cleared, not replaced: the handles of hooks refer to these dictionaries.
-            removed.append((hooks, dict(hooks)))
-            hooks.clear()
-    try:
-        yield
-    finally:
-        for hooks, saved in removed:
-            hooks.update(saved)
 
 
 def _decide(model: Any, config: GenerationConfig | None) -> CachePolicy:

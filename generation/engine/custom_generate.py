@@ -167,6 +167,7 @@ def _check_can_be_recorded(
     model_kwargs: dict[str, Any],
 ) -> None:
     """Raise for what would be recorded wrongly, and for what `generate` gets wrong in silence."""
+    hf.check_release(model)
     if model.config.is_encoder_decoder or model_kwargs.get("inputs_embeds") is not None:
         raise ModelError("only decoders that are given token ids can be recorded")
     if input_ids.shape[0] != 1:

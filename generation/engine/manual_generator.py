@@ -7,6 +7,7 @@ from typing import Any, Unpack
 
 from transformers import LogitsProcessorList, PreTrainedTokenizerBase, StoppingCriteriaList
 
+from tokentape.generation import hf
 from tokentape.generation.cache import CachedPrefix, PrefixCache, PrefixFolder
 from tokentape.generation.callbacks import StateObserver, TokenCallback
 from tokentape.generation.checks import check_not_training, check_text
@@ -91,6 +92,7 @@ class ManualGenerator:
         check_text("name", run.name)
         check_text("model_name", run.model)
         check_not_training(model)
+        hf.check_release(model)
         self.model = model
         self.tokenizer = tokenizer
         self.conversation = Conversation(

@@ -50,6 +50,7 @@ from tokentape.generation.hf.preparation import (
     recordable_settings,
 )
 from tokentape.generation.hf.processors import FILTERS, catch_up, process, process_rows
+from tokentape.generation.hf.release_check import check_release
 from tokentape.generation.hf.stopping import stop_flags, stop_reason, stop_reason_of
 
 __all__ = (
@@ -64,6 +65,7 @@ __all__ = (
     "can_crop",
     "catch_up",
     "check_can_be_read_back",
+    "check_release",
     "check_settings",
     "compact",
     "crop",

@@ -81,8 +81,8 @@ def _prepared(model: Any, config: GenerationConfig, capacity: int) -> tuple[str,
 def _no_earlier_static_cache(prepare: Any) -> Iterator[None]:
     """Hide from the model, within this context, the static cache of an earlier `generate()`.
 
-    Some releases use that cache again, others make a new one of at least its size, so that the
-    shapes of a forward would depend on what the process did before.
+    Some releases use that cache again, and some make a new one of at least its size. The shapes of
+    a forward would then depend on earlier calls in the process.
     """
     attributes = vars(getattr(prepare, "__self__", prepare))
     saved = {name: attributes.pop(name) for name in _EARLIER_STATIC_CACHE if name in attributes}

@@ -82,14 +82,14 @@ def _literal_text(template: str) -> str:
     try:
         tokens = list(Environment(trim_blocks=True, lstrip_blocks=True).lexer.tokenize(template))
     except TemplateError:
-        # Rendering says what is wrong with the template. Until then all of it counts as text.
+        # Rendering raises the error of the template. All of the template counts as text here.
         return template
     return "\0".join(str(each.value) for each in tokens if each.type in ("data", "string"))
 
 
 @lru_cache(maxsize=64)
 def _any_of(tokens: tuple[str, ...]) -> str:
-    """Return a pattern of any of the tokens: longer ones first, because they may contain others."""
+    """Return a pattern of any of the tokens. Longer ones are first: a token may contain another."""
     return "|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or "(?!)"
 
 

@@ -16,7 +16,7 @@ from tokentape.generation.hf.caches import (
     keeps_all_tokens,
     prefix_obstacle,
 )
-from tokentape.generation.hf.signatures import accepts
+from tokentape.generation.hf.signatures import accepts, unwrapped
 from tokentape.generation.hooks.hook_types import foreign_hooks
 
 
@@ -52,14 +52,14 @@ class Decoder:
         )
         self._inputs: dict[str, Any] = {self._name: cache, "use_cache": True}
         self._inputs["attention_mask"] = None
-        if accepts(model.forward, "position_ids"):
+        if accepts(unwrapped(model).forward, "position_ids"):
             # The positions of the complete prompt, even if part of it is cached. `generate` derives
             # them from an all-ones mask, which it then drops.
             mask = torch.ones_like(prompt)
             self._inputs["position_ids"] = model._prepare_position_ids_for_generation(
                 prompt, {"attention_mask": mask}
             )
-        if accepts(model.forward, "logits_to_keep"):
+        if accepts(unwrapped(model).forward, "logits_to_keep"):
             self._inputs["logits_to_keep"] = 1
 
     @property
@@ -175,7 +175,9 @@ def decoding(model: Any) -> Iterator[None]:
 
 def forward_rows(model: Any, ids: torch.Tensor, cache: Cache, rows: torch.Tensor) -> torch.Tensor:
     """Forward ids, shape (1, tokens), onto a cache; return the logits of rows, (1, rows, vocab)."""
-    selected = {"logits_to_keep": rows} if accepts(model.forward, "logits_to_keep") else {}
+    selected = (
+        {"logits_to_keep": rows} if accepts(unwrapped(model).forward, "logits_to_keep") else {}
+    )
     logits: torch.Tensor = model(
         input_ids=ids, use_cache=True, return_dict=True, **cache_argument(model, cache), **selected
     ).logits

@@ -34,7 +34,7 @@ class Preparation:
 
 def prepare(
     model: Any,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | None,
     config: GenerationConfig,
     prompt: torch.Tensor,
     *,
@@ -43,7 +43,7 @@ def prepare(
 ) -> Preparation:
     """Return the processors and criteria that `generate()` builds for a prompt, shape (1, tokens).
 
-    Raise ModelError if transformers rejects the settings.
+    Stop strings need the tokenizer. Raise ModelError if transformers rejects the settings.
     """
     config = copy.deepcopy(config)
     prompt_tokens = prompt.shape[1]

@@ -1,6 +1,7 @@
 """The project's own forward hooks, which their class distinguishes from foreign ones."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -55,3 +56,19 @@ def foreign_hooks(module: nn.Module) -> list[int]:
         for number, hook in hooks.items()
         if not isinstance(hook, TapeHook)
     ]
+
+
+@contextmanager
+def without_hooks(model: Any) -> Iterator[None]:
+    """Remove all forward hooks of the model within this context, so that none sees the probe."""
+    removed = []
+    for module in model.modules():
+        for hooks in (module._forward_hooks, module._forward_pre_hooks):
+            # Cleared, not replaced: the handles of hooks refer to these dictionaries.
+            removed.append((hooks, dict(hooks)))
+            hooks.clear()
+    try:
+        yield
+    finally:
+        for hooks, saved in removed:
+            hooks.update(saved)

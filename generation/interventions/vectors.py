@@ -9,10 +9,9 @@ from typing import Any
 
 import torch
 
-from tokentape.generation.cache.policy import without_hooks
 from tokentape.generation.checks import check_not_training, check_prompt_ids
 from tokentape.generation.errors import ModelError
-from tokentape.generation.hooks.hook_types import ReadOnlyHook
+from tokentape.generation.hooks.hook_types import ReadOnlyHook, without_hooks
 from tokentape.generation.hooks.layers import find_layer, output_of
 from tokentape.generation.hooks.model_use import exclusive_use
 from tokentape.generation.interventions.hooks import replace_tensor
