@@ -37,6 +37,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         keep(store, Said(), Said(reply="no."), run_id="bb1")
         tt.pack([store.recording("aa1")], store, tmp_path / "one.tape")
         tt.pack([store.recording(run) for run in ("aa1", "bb1")], store, tmp_path / "two.tape")
+        tt.pack([store.recording("aa1")], store, tmp_path / "one#.tape")
         tt.export_parquet(store.recording("aa2"), store, tmp_path / "sealed")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -52,6 +53,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (("one.tape", "sealed"), 0),
         (("./one.tape", "runs.db#b"), 1),
         (("two.tape#aa", "sqlite:///runs.db#aa2"), 0),
+        (("one#.tape", "./one#.tape#aa"), 0),
         (("aa2", "aa1", "--store", "runs.db", "--other-store", "one.tape"), 0),
         (("--store", "runs.db"), 1),
         (("--store", "one.tape", "--other-store", "sealed"), 0),

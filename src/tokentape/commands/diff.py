@@ -10,6 +10,7 @@ import typer
 import tokentape as tt
 from tokentape import output
 from tokentape.commands.options import JsonOption, Store, StoreOption, open_stored
+from tokentape.recorder.paths import expand_path
 from tokentape.store import DEFAULT_URL
 
 
@@ -69,7 +70,8 @@ def _find_both(
 def _find(named: str, store: str, opened: ExitStack) -> tt.Recording:
     """Return the run named by an id or prefix in a store, by PATH#RUN, or by a path."""
     path, separator, run = named.rpartition("#")
-    if separator:
+    # A file may have a # in its name.
+    if separator and not expand_path(named).exists():
         return _open(path, opened).recording(run)
     if "://" not in named and not _is_path(named):
         return _open(store, opened).recording(named)
