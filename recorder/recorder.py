@@ -20,7 +20,7 @@ from tokentape.recorder.events import (
     RunStarted,
     TurnStarted,
 )
-from tokentape.recorder.events.run import INTERRUPTED
+from tokentape.recorder.events.run import CLOSED, INTERRUPTED
 from tokentape.recorder.projections.summary import RunSummary, summarise
 from tokentape.recorder.record import Record
 from tokentape.recorder.recording import Recording
@@ -247,6 +247,11 @@ class Recorder:
         if self.is_active:
             text = "".join(traceback.format_exception(error))
             self.record(RunFailed(error=type(error).__name__, message=str(error), traceback=text))
+
+    def close(self, message: str) -> None:
+        """End a run that its process has left, with `RunFailed`. For a recorder of `resume`."""
+        self._must_resume = False
+        self.record(RunFailed(error=CLOSED, message=message, traceback=""))
 
     def __enter__(self) -> Self:
         return self

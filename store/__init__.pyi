@@ -49,6 +49,11 @@ from .opening import (
     open_store as open_store,
     upgrade_store as upgrade_store,
 )
+from .run_process import (
+    RunProcess as RunProcess,
+    close_run as close_run,
+    process_of as process_of,
+)
 from .sealed.reader import (
     ParquetStore as ParquetStore,
 )

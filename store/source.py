@@ -62,6 +62,12 @@ class Source(Attachments, Protocol):
         Damage of other runs does not matter.
         """
 
+    def last_event_at_us(self, run_id: str) -> int:
+        """Return the time of the newest event that is known of the run with exactly that id.
+
+        Microseconds since 1970; 0 for an unknown run.
+        """
+
     def recording(self, run_id: str) -> Recording:
         """Return the run with that id, or with the only id that begins so. Raise NoSuchRunError."""
 
@@ -115,7 +121,7 @@ def resolve_run_id(matches: Iterable[str], wanted: str, where: str) -> str:
     if wanted in found:
         return wanted
     if not found or not wanted:
-        raise NoSuchRunError(f"{where} has no run {wanted!r}")
+        raise NoSuchRunError(f"{where} has no run {wanted!r}: `tokentape list` shows its runs")
     if len(found) > 1:
         raise NoSuchRunError(
             f"{len(found)} runs in {where} begin with {wanted!r}: give more of the id"

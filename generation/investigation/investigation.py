@@ -132,7 +132,8 @@ class Investigation:
             run_settings=run.settings,
         )
         self._use = SingleUse("investigation")
-        self._resume_point: ResumePoint | None = None
+        self.resume_point: ResumePoint | None = None
+        """Where a resumed or forked run continues."""
         self._forked: RunForked | None = None
         self._entered = False
         self._signals = ExitStack()
@@ -246,7 +247,7 @@ class Investigation:
             conversation_format=point.conversation_format,
             **keywords,
         )
-        run._resume_point = point
+        run.resume_point = point
         run._turns.tools.calls_made = point.calls_made
         run._turns.tools.recorded_results = point.unread_results
         return run
@@ -264,13 +265,13 @@ class Investigation:
             )
         try:
             self._signals.enter_context(ended_by_signals())
-            if self._resume_point is None:
+            if self.resume_point is None:
                 self._begin_conversation()
             elif self._forked is not None:
-                self._resume_point.restore(self.generator)
+                self.resume_point.restore(self.generator)
                 self.generator.fork_from(self._forked)
             else:
-                self._resume(self._resume_point)
+                self._resume(self.resume_point)
         except BaseException as error:
             self._end(error)
             raise

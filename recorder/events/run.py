@@ -26,6 +26,9 @@ from tokentape.recorder.events.traits import BelongsTo, EventBase, EventTraits
 INTERRUPTED = "interrupted"
 """The `reason` of a run that its user ended early."""
 
+CLOSED = "RunClosed"
+"""The `error` of a run that was closed after its process was gone."""
+
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
@@ -235,7 +238,7 @@ class RunFinished(EventBase):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFailed(EventBase):
-    """The run ended with an exception."""
+    """The run ended with an exception, or was closed after its process was gone."""
 
     version: ClassVar[int] = 1
     traits: ClassVar[EventTraits] = EventTraits(
@@ -247,7 +250,7 @@ class RunFailed(EventBase):
     )
 
     error: Label
-    """The name of the exception's class."""
+    """The name of the exception's class; `RunClosed` for a run that was closed."""
     message: Text
     traceback: Text
 

@@ -7,7 +7,7 @@ version, 5 nothing to replay, 128 + n ended by signal n (141: the reader of the 
 import os
 import sys
 import warnings
-from typing import Any, NoReturn, TextIO
+from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 
@@ -45,6 +45,7 @@ app.command()(demo.demo)
 app.command()(investigations.run)
 app.command()(lineage.resume)
 app.command()(lineage.fork)
+app.command()(lineage.close)
 app.command()(investigations.chat)
 app.command("list")(runs.list_runs)
 app.command()(runs.show)
@@ -63,6 +64,24 @@ app.add_typer(db, name="db")
 db.command()(database.current)
 db.command("history")(database.list_history)
 db.command()(database.upgrade)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        sys.stdout.write(f"tokentape {tt.__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def tokentape(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_version, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """A flight recorder for local language-model experiments."""
 
 
 @app.command("serve-replays", hidden=True)

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,8 +107,8 @@ def floor_text(floor: "Floor", path: Path | None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def runs_table(summaries: Sequence[RunSummary]) -> Table:
-    """Return a table with a row per run."""
+def runs_table(summaries: Sequence[RunSummary], statuses: Mapping[str, str]) -> Table:
+    """Return a table with a row per run; `statuses`, by run id, replace those of summaries."""
     table = Table("run", "name", "model", "status", box=None)
     for heading in ("turns", "prompt", "reused", "generated"):
         table.add_column(heading, justify="right")
@@ -118,7 +118,7 @@ def runs_table(summaries: Sequence[RunSummary]) -> Table:
             # A name is text, even if it looks like markup.
             Text(run.name),
             Text(run.model),
-            run.status,
+            statuses.get(run.run_id, run.status),
             *(
                 f"{count:,}"
                 for count in (run.turns, run.prompt_tokens, run.reused_tokens, run.generated_tokens)

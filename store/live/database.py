@@ -20,6 +20,7 @@ from tokentape.store.errors import NoSuchRunError, StoreError
 from tokentape.store.live import attachments as attachment_rows
 from tokentape.store.live.connections import POOLED_POSTGRESQL, is_pooled, open_database
 from tokentape.store.live.erasure import Erasure, erase_run
+from tokentape.store.live.last_event import last_event_at_us
 from tokentape.store.live.packing import COLUMNS
 from tokentape.store.live.reader import SUMMARY_COLUMNS, DatabaseReader
 from tokentape.store.live.schema import bring_to_head
@@ -196,6 +197,10 @@ class DatabaseStore(DatabaseReader):
                 raise NoSuchRunError(f"{self.where} has no run {run_id}")
             self._open_runs[run_id] = (row.run_key, row.started_at_us)
         return self._open_runs[run_id]
+
+    def last_event_at_us(self, run_id: str) -> int:
+        """See `tokentape.store.source.Source`."""
+        return self._query(lambda reader: last_event_at_us(reader, run_id))
 
     def put_blob(self, sha256: str, payload: bytes) -> None:
         with self._store_errors("", f"cannot keep blob {sha256}"):

@@ -93,6 +93,11 @@ class ParquetStore:
         """See `tokentape.store.source.Source`."""
         return _twice(lambda: self.sealed_run(run_id).summary)
 
+    def last_event_at_us(self, run_id: str) -> int:
+        """See `tokentape.store.source.Source`: the last event that changed the summary."""
+        summary = self.summary(run_id)
+        return 0 if summary is None else summary.updated_at_us
+
     def recording(self, run_id: str) -> Recording:
         """See `tokentape.store.source.Source`."""
         matches = (each for each in self._files.run_files() if each.startswith(run_id))

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,9 +19,11 @@ from tokentape.commands.options import (
     find_recording,
 )
 from tokentape.recorder.events import RunStarted, ToolCalled
-from tokentape.store import DEFAULT_URL
+from tokentape.recorder.process import ProcessState
+from tokentape.store import DEFAULT_URL, DatabaseStore, close_run, process_of
 
 if TYPE_CHECKING:
+    from tokentape.generation.investigation.resume_point import ResumePoint
     from tokentape.generation.plans import ExperimentPlan
     from tokentape.generation.run_settings import RunSettings
 
@@ -29,26 +32,85 @@ def resume(
     run: RunArgument = None,
     store: StoreOption = DEFAULT_URL,
     model: RecordedModelOption = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Only say where it would continue and what differs here."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Resume an interrupted run: finish its turn, then run the rest of its plan.
 
-    Exit code 130: interrupted by Ctrl-C; 143 and 129: by SIGTERM and SIGHUP. The message says how
-    to resume.
+    A line on standard error says first where it continues. Exit code 130: interrupted by Ctrl-C;
+    143 and 129: by SIGTERM and SIGHUP. The message says how to resume.
     """
     with recording_store(store, must_exist=True) as opened:
         recording = find_recording(opened, run)
         started = recording.started()
+        if dry_run:
+            _print_outlook(opened, recording, as_json)
+            return
         with resume_hint(store) as begun:
             begun(recording.run_id)
             lm = _model(started, model)
             tools = _tools(started, lm)
             investigation = tt.Investigation.resume(opened, recording.run_id, lm, tools=tools)
+            if investigation.resume_point is not None:
+                sys.stderr.write(_outlook(opened, investigation.resume_point)[1])
             _run_rest(investigation, _plan(started))
         reply = investigation.resumed_reply
         if reply is not None:
             sys.stderr.write(f"turn {reply.turn} was interrupted: it is finished now\n")
         print_run(recording, recording.turns(), store, as_json)
+
+
+def _print_outlook(opened: DatabaseStore, recording: tt.Recording, as_json: bool) -> None:
+    """Print what resuming a run would do. Raise as resuming it would, as far as events say."""
+    from tokentape.generation.investigation.resume_point import ResumePoint
+
+    point = ResumePoint.of(recording)
+    point.check_can_continue()
+    fields, lines = _outlook(opened, point)
+    if as_json:
+        output.print_json(fields)
+    else:
+        sys.stdout.write(lines)
+
+
+def _outlook(opened: DatabaseStore, point: "ResumePoint") -> tuple[dict[str, Any], str]:
+    """Return what resuming does, as JSON and in lines: the turn, the plan, the other process."""
+    from tokentape.generation.investigation.resume_outlook import ResumeOutlook
+
+    outlook, plan = ResumeOutlook.of(point), _plan(point.started)
+    lines, fields = [outlook.describe()], asdict(outlook)
+    if plan is not None:
+        turns, done = len(plan.turns()), point.last_turn
+        fields["plan"] = {"name": plan.name, "turns": turns, "left": max(0, turns - done)}
+        if done < turns:
+            lines.append(f"then turns {done + 1} to {turns} of the plan {plan.name}")
+    summary = opened.summary(outlook.run_id)
+    process = None if summary is None else process_of(opened, summary)
+    fields["process"] = None if process is None else process.as_json()
+    if process is not None and process.state is ProcessState.ALIVE:
+        lines.append(f"{process.describe()}: it fails at its next event")
+    return fields, "".join(f"{line}\n" for line in lines)
+
+
+def close(
+    run: OneRunArgument,
+    store: StoreOption = DEFAULT_URL,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also if its process runs, or is unknown here.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Close a run whose process is gone: record that it failed. It can still be resumed."""
+    with recording_store(store, must_exist=True) as opened:
+        recording = opened.recording(run)
+        process = close_run(opened, recording, force=force)
+    if as_json:
+        output.print_json({"run_id": recording.run_id, "process": process.as_json()})
+    else:
+        sys.stdout.write(f"closed run {recording.run_id}: {process.describe()}\n")
 
 
 def fork(

@@ -37,11 +37,14 @@ from tokentape.replay.reports.turn_page import (
     tool_lines,
     tools_of,
 )
-from tokentape.store import DEFAULT_URL, DatabaseStore
+from tokentape.store import DEFAULT_URL, DatabaseStore, process_of
 
 if TYPE_CHECKING:
     from rich.console import Console
     from transformers import PreTrainedTokenizerBase
+
+    from tokentape.recorder.projections import RunSummary
+    from tokentape.store import RunProcess
 
 
 def list_runs(
@@ -56,13 +59,25 @@ def list_runs(
     if as_json:
         frame = tt.runs_df(opened)
         text = frame.to_json(orient="records", date_format="iso", date_unit="us")
-        output.print_json(json.loads(text))
+        processes = _processes(opened, opened.summaries())
+        rows = json.loads(text)
+        for row in rows:
+            process = processes.get(row["run_id"])
+            row["process"] = None if process is None else process.as_json()
+        output.print_json(rows)
         return
     summaries = opened.summaries()
     shown = summaries[-last:] if last else summaries
-    output.console().print(output.runs_table(shown))
+    labels = {run_id: each.label for run_id, each in _processes(opened, shown).items()}
+    output.console().print(output.runs_table(shown, labels))
     if len(shown) < len(summaries):
         sys.stderr.write(f"and {len(summaries) - len(shown):,} older runs: --last 0 shows all\n")
+
+
+def _processes(opened: Store, summaries: "list[RunSummary]") -> "dict[str, RunProcess]":
+    """Return the processes of the runs that have not ended, by run id."""
+    found = ((each.run_id, process_of(opened, each)) for each in summaries)
+    return {run_id: process for run_id, process in found if process is not None}
 
 
 def show(
@@ -102,6 +117,7 @@ def show(
     console.print(f"run {recording.run_id}", markup=False)
     for name in ("name", "model", "seed", "dtype", "device", "attention_kernel"):
         console.print(f"  {name:<17}{getattr(started, name)}", markup=False)
+    console.print(f"  {'status':<17}{_status(opened, recording.run_id)}", markup=False)
     rows = [page.turn for page in pages] if turn else read_overviews(recording)
     console.print(output.turns_table(rows))
     for page in pages:
@@ -109,6 +125,15 @@ def show(
         if tokens:
             lines = token_lines(page.turn, page.sections, tokenizer)
             sys.stdout.writelines(f"{line}\n" for line in lines)
+
+
+def _status(opened: Store, run_id: str) -> str:
+    """Return the status of a run; of one that has not ended, also what is known of its process."""
+    summary = opened.summary(run_id)
+    if summary is None:
+        return "unknown"
+    process = process_of(opened, summary)
+    return summary.status if process is None else f"running: {process.describe()}"
 
 
 def _print_family(store: Store, run_id: str, as_json: bool) -> None:

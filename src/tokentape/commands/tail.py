@@ -9,6 +9,7 @@ import typer
 
 from tokentape.commands.options import (
     RunArgument,
+    Store,
     StoreOption,
     find_recording,
     open_stored,
@@ -16,8 +17,9 @@ from tokentape.commands.options import (
 )
 from tokentape.recorder import Envelope, Recording
 from tokentape.recorder.events import MessageAdded, RunStarted, TurnStarted
+from tokentape.recorder.process import ProcessState
 from tokentape.recorder.transcript import TranscriptWriter
-from tokentape.store import DEFAULT_URL
+from tokentape.store import DEFAULT_URL, process_of
 from tokentape.store.run_follower import NewToken, RunFollower
 from tokentape.streams import check_reader
 
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 _POLL_S = 0.2
 _SILENCE_S = 60.0
+_LOOK_S = 2.0
+"""Seconds from one look for the process of a silent run to the next."""
 # More than the text of a reply depends on.
 _PROMPT_END_TOKENS = 16
 
@@ -48,7 +52,7 @@ def tail(
     recording = find_recording(opened, run)
     follower = RunFollower(opened, recording, last_turns=last)
     printer = _Printer(recording)
-    last_event_at = time.monotonic()
+    last_event_at = looked_at = time.monotonic()
     try:
         printer.print(follower.poll())
         while follow and not follower.ended:
@@ -57,6 +61,10 @@ def tail(
             printer.print(news)
             took = time.monotonic() - began
             last_event_at = began if news else last_event_at
+            if not news and began - looked_at > _LOOK_S:
+                looked_at = began
+                if _is_gone(opened, recording):
+                    break
             if began - last_event_at > _SILENCE_S:
                 last_event_at = began
                 sys.stderr.write(_silence(recording.run_id))
@@ -129,6 +137,19 @@ def _silence(run_id: str) -> str:
         f"tokentape: nothing new for {_SILENCE_S:.0f} s; if its process has died, "
         f"resume it with `tokentape resume {run_id}`\n"
     )
+
+
+def _is_gone(opened: Store, recording: Recording) -> bool:
+    """Return whether the process of the run is gone; if so, say so on standard error."""
+    summary = opened.summary(recording.run_id)
+    process = None if summary is None else process_of(opened, summary)
+    if process is None or process.state is not ProcessState.GONE:
+        return False
+    sys.stderr.write(
+        f"tokentape: {process.describe()}: resume the run with `tokentape resume "
+        f"{recording.run_id}`, or close it with `tokentape close {recording.run_id}`\n"
+    )
+    return True
 
 
 def _write(text: str) -> None:
