@@ -11,7 +11,7 @@ from tokentape.generation import hf
 from tokentape.generation.checks import check_fits_context, check_not_training, check_prompt_ids
 from tokentape.generation.engine.prefill import ids_tensor
 from tokentape.generation.engine.sampling import skip_draws
-from tokentape.generation.engine.turn import RoundPlan, TurnSettings
+from tokentape.generation.engine.turn import RoundPlan, TurnSettings, turn_settings
 from tokentape.generation.history.prompt import Prompt
 
 
@@ -40,6 +40,19 @@ class PreparedTurn:
     def ids(self) -> tuple[int, ...]:
         """The ids of the prompt and of the tokens that were sampled already."""
         return (*self.prompt.ids, *self.sampled)
+
+
+def check_turn_settings(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: Mapping[str, Any],
+    *,
+    context_tokens: int | None,
+) -> None:
+    """Raise ModelError or PromptError for settings of `generate` that no turn can have."""
+    config = turn_settings(model, **settings).config
+    check_fits_context(context_tokens, 1, int(config.max_new_tokens or 0))
+    hf.check_settings(model, tokenizer, config, ids_tensor((0,), model.device))
 
 
 def prepare_turn(

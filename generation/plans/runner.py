@@ -5,13 +5,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-import torch
 from transformers import PreTrainedTokenizerBase
 
-from tokentape.generation import hf
 from tokentape.generation.callbacks import TokenCallback
 from tokentape.generation.context_length import context_tokens
-from tokentape.generation.engine.turn import turn_settings
+from tokentape.generation.engine.prepared_turn import check_turn_settings
 from tokentape.generation.errors import ModelError, PromptError, ToolError
 from tokentape.generation.introspection.toolset import default_tools
 from tokentape.generation.investigation.investigation import Investigation
@@ -87,12 +85,7 @@ def turns_for_model(
     for turn in turns:
         if turn.settings not in accepted:
             with _naming_turn(plan, turn):
-                hf.check_settings(
-                    model,
-                    tokenizer,
-                    turn_settings(model, **turn.settings).config,
-                    torch.zeros((1, 1), dtype=torch.long, device=model.device),
-                )
+                check_turn_settings(model, tokenizer, turn.settings, context_tokens=None)
             accepted.append(turn.settings)
     return tuple(_resolved(turn, plan, model) for turn in turns)
 

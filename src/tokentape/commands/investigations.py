@@ -93,8 +93,14 @@ def chat(
     """Talk with a model and record the conversation; /help lists the other inputs."""
     with output.working(f"loading {model}"):
         lm = tt.load_model(model)
+    from tokentape.generation.context_length import context_tokens
+    from tokentape.generation.engine.prepared_turn import check_turn_settings
     from tokentape.generation.investigation.chat_session import ChatSession, EventTap
 
+    settings = {"max_new_tokens": max_new_tokens, "temperature": temperature}
+    settings |= {"do_sample": True, "top_p": 0.9} if temperature else {}
+    longest = context_tokens(lm.model)
+    check_turn_settings(lm.model, lm.tokenizer, settings, context_tokens=longest)
     tools = tt.default_tools(lm)
     with recording_store(store) as opened:
         tap = EventTap(opened)
@@ -108,8 +114,6 @@ def chat(
             at_context_limit="prune_turns",
         ) as investigation:
             sys.stderr.write(f"recording run {investigation.run_id} into {opened.where}; /help\n")
-            settings = {"max_new_tokens": max_new_tokens, "temperature": temperature}
-            settings |= {"do_sample": True, "top_p": 0.9} if temperature else {}
             session = ChatSession(investigation, tools, tap, StandardTerminal(), settings)
             session.run()
     sys.stderr.write(

@@ -1,0 +1,83 @@
+"""A command that is refused for one of its arguments leaves no run."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import tokentape as tt
+
+Cli = Callable[..., tuple[int, str, str]]
+
+PLAN = """
+name: short
+system_prompt: Hi.
+tasks:
+  - message: One?
+"""
+RUN = ("run", "PLAN", "--model", "MODEL")
+CHAT = ("chat", "--model", "MODEL", "--system", "Hi.")
+FORK = ("fork", "PARENT", "--at-turn", "2")
+BAD = [
+    (*RUN, "--max-new-tokens", "100000"),
+    (*RUN, "--seed", "x"),
+    (*RUN, "--turns", "0"),
+    ("run", "nope", "--model", "MODEL"),
+    ("run", "PLAN", "--model", "./nope"),
+    (*CHAT, "--temperature", "nan"),
+    (*CHAT, "--temperature", "-1"),
+    (*CHAT, "--max-new-tokens", "100000"),
+    ("chat", "--model", "MODEL", "--system", "x" * 9000),
+    ("chat", "--model", "./nope"),
+    (*FORK, "--set", "temperature=hot", "--set", "do_sample=true"),
+    (*FORK, "--set", "no_such_setting=1"),
+    (*FORK, "--set", "max_new_tokens=100000"),
+    (*FORK, "--set", "temperature"),
+    (*FORK, "--message", " "),
+    (*FORK, "--message", "x" * 9000),
+    (*FORK, "--model", "./nope"),
+    ("fork", "PARENT", "--at-turn", "9"),
+    ("fork", "PARENT", "--at-turn", "9", "--message", "One?"),
+    ("fork", "nope", "--at-turn", "1"),
+    ("resume", "nope"),
+    ("resume", "PARENT", "--model", "./nope"),
+]
+
+
+@pytest.fixture(scope="module")
+def parent(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A store with a run of two turns of the saved model, and the run's id."""
+    database = tmp_path_factory.mktemp("parent") / "runs.db"
+    lm = tt.load_model(tiny_folder)
+    with (
+        tt.open_store(database) as store,
+        tt.Investigation(lm, store=store, name="x", system_prompt="Hi.") as run,
+    ):
+        run.chat("One?", max_new_tokens=2)
+        run.chat("Two?", max_new_tokens=2)
+    return database, run.run_id
+
+
+@pytest.mark.parametrize("arguments", BAD, ids=lambda each: " ".join(each)[:60])
+def test_a_refused_command_leaves_no_run(
+    arguments: tuple[str, ...],
+    parent: tuple[Path, str],
+    tiny_folder: Path,
+    tmp_path: Path,
+    cli: Cli,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    database, run_id = parent
+    (tmp_path / "plan.yaml").write_text(PLAN)
+    words = {"PLAN": str(tmp_path / "plan.yaml"), "MODEL": str(tiny_folder), "PARENT": run_id}
+    given = [words.get(each, each) for each in arguments]
+    code, out, err = cli(*given, "--store", str(database))
+
+    assert (code, out) == (2, ""), err
+    assert "Traceback" not in err
+    assert "unexpected" not in err
+    with tt.open_store(database) as store:
+        assert [each.run_id for each in store.summaries()] == [run_id]
+        assert store.summaries()[0].status == "finished"
