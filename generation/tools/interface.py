@@ -262,7 +262,7 @@ class ToolInterface:
             result = value if isinstance(value, ToolView) else ToolView(view=value, payload=value)
             content, payload = _json(result.view), _json(result.payload).encode()
             content.encode()  # an unpaired surrogate is an error of the tool
-            tensors = tuple(dict(tensor) for tensor in result.tensors)
+            tensors = tuple(plain_value(dict(tensor)) for tensor in result.tensors)
             _json(tensors).encode()
         except BaseException as raised:  # user code: it may even raise SystemExit
             return error_result(_error_text(raised))

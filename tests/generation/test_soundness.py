@@ -270,8 +270,11 @@ def test_a_template_that_folds_the_system_prompt_into_the_first_message(
     recording = store.recording(run.run_id)
     cached = next(e.event for e in recording.events() if isinstance(e.event, SystemPromptCached))
 
-    assert cached.ids == cached.chunks == ()
-    assert recording.turns()[0].prompt_text == "[INST] Be kind.\n\nOne? [/INST]"
+    first = recording.turns()[0]
+    assert 0 < sum(cached.chunks) == len(cached.ids) < len(first.prompt_ids)
+    assert first.prompt_ids[: len(cached.ids)] == cached.ids
+    assert lm.tokenizer.decode(cached.ids) == "[INST] Be kind."
+    assert first.prompt_text == "[INST] Be kind.\n\nOne? [/INST]"
     assert reply.cache.reason == "extends"
     assert tt.verify(recording, lm).passes
 

@@ -231,11 +231,14 @@ def test_tensors_that_are_no_json_are_an_error_of_the_tool(
     use: Callable[..., tt.Recording],
 ) -> None:
     view = tt.ToolView(view=1, payload=1, tensors=({"name": "w", "shape": [2]},))
-    torn = replace(view, tensors=({"name": "w", "shape": torch.zeros(2)},))
+    torn = replace(view, tensors=({"name": "w", "shape": object()},))
     none: Any = replace(view, tensors=None)  # type: ignore[arg-type]
     recording = use(tool(view))
 
+    sized = replace(view, tensors=({"name": "w", "shape": torch.tensor([2])},))
+
     assert rerun_tools(recording, tt.ToolInterface([tool(view)])) == ()
+    assert rerun_tools(recording, tt.ToolInterface([tool(sized)])) == ()
     for changed, shown in ((torn, "not JSON serializable"), (none, "not iterable")):
         (drift,) = rerun_tools(recording, tt.ToolInterface([tool(changed)]))
         assert drift.field == "error"
