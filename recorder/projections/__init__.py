@@ -8,7 +8,7 @@ from tokentape.recorder.projections.active_interventions import (
 from tokentape.recorder.projections.conversation import Message, iterate_messages
 from tokentape.recorder.projections.summary import RunSummary, summarise, summarise_all
 from tokentape.recorder.projections.turn import Turn
-from tokentape.recorder.projections.turns import iterate_turns, join_rounds
+from tokentape.recorder.projections.turns import iterate_joined, iterate_turns, join_rounds
 
 __all__ = (
     "ActiveInterventions",
@@ -17,6 +17,7 @@ __all__ = (
     "RequestedInterventions",
     "RunSummary",
     "Turn",
+    "iterate_joined",
     "iterate_messages",
     "iterate_turns",
     "join_rounds",

@@ -49,18 +49,26 @@ def iterate_turns(envelopes: Iterable[Envelope]) -> Iterator[Turn]:
 
 
 def join_rounds(rounds: Iterable[Turn]) -> list[Turn]:
-    """Return one turn for all rounds of each turn.
+    """Return one turn for all rounds of each turn; see `iterate_joined`."""
+    return list(iterate_joined(rounds))
+
+
+def iterate_joined(rounds: Iterable[Turn]) -> Iterator[Turn]:
+    """Yield one turn for all rounds of each turn.
 
     It has the prompt of the first round, the messages and tokens of all, and the text of the reply
     without the tool results in between.
     """
-    turns: list[Turn] = []
+    turn: Turn | None = None
     for each in rounds:
-        if each.first_step and turns and turns[-1].number == each.number:
-            turns[-1] = _joined(turns[-1], each)
-        else:
-            turns.append(each)
-    return turns
+        if turn is not None and each.first_step and turn.number == each.number:
+            turn = _joined(turn, each)
+            continue
+        if turn is not None:
+            yield turn
+        turn = each
+    if turn is not None:
+        yield turn
 
 
 def _joined(turn: Turn, further: Turn) -> Turn:

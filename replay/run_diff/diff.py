@@ -19,7 +19,13 @@ from tokentape.replay.run_diff.diff_types import (
     ToolDifference,
     TurnDiff,
 )
-from tokentape.replay.run_diff.run_outline import RunOutline, ToolExchange, TurnOutline, outline_run
+from tokentape.replay.run_diff.run_outline import (
+    RunOutline,
+    ToolExchange,
+    TurnOutline,
+    TurnReader,
+    outline_run,
+)
 from tokentape.replay.run_diff.turn_diff import (
     agreeing_tokens,
     compare_numbers,
@@ -50,15 +56,19 @@ def diff(recording_a: Recording, recording_b: Recording) -> Diff:
         )
     turns: list[TurnDiff] = []
     diverged = False
+    # Turn by turn: the prompts of all turns would not fit into memory.
+    of_a, of_b = TurnReader(a), TurnReader(b)
     for number in sorted(a.turns.keys() | b.turns.keys()):
         compared = _compare_turns(
-            Pair(a.turns.get(number), b.turns.get(number)),
+            Pair(of_a.outline(number), of_b.outline(number)),
             number,
             redacted=a.redacted or b.redacted,
             diverged=diverged,
         )
         diverged = diverged or compared.diverges
         turns.append(compared)
+    of_a.check_rest()
+    of_b.check_rest()
     started: list[UnequalField] = []
     noted: list[UnequalField] = []
     for each in unequal_fields("", asdict(a.started), asdict(b.started)):
@@ -79,8 +89,8 @@ def _compared_run(run: RunOutline) -> ComparedRun:
         name=run.started.name,
         model=run.started.model,
         where=run.where,
-        turns=len(run.begun_turns),
-        tokens=sum(len(turn.tokens) for turn in run.begun_turns),
+        turns=run.begun_turns,
+        tokens=run.tokens,
         redacted=run.redacted,
     )
 
@@ -137,6 +147,7 @@ def _sampling(outlined: TurnOutline) -> dict[str, Any]:
         **started.sampling,
         "seed": started.seed,
         "unreplayable": started.unreplayable,
+        "own_settings": started.own_settings,
     }
 
 

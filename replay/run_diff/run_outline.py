@@ -1,7 +1,7 @@
 """A run laid out by turns, with the source of each part of a prompt, for a comparison."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 from tokentape.recorder import Envelope, Recording, RecordingError
 from tokentape.recorder.envelope import TurnCounter
@@ -20,7 +20,7 @@ from tokentape.recorder.events import (
     TurnFinished,
     TurnStarted,
 )
-from tokentape.recorder.projections import Turn, iterate_turns, join_rounds
+from tokentape.recorder.projections import Turn, iterate_joined, iterate_turns
 from tokentape.replay.run_diff.diff_types import TextSource
 
 
@@ -57,8 +57,10 @@ class TurnOutline:
     """One turn and the events that belong to it, except its tokens."""
 
     number: int
+    begun: bool = False
+    """Whether the turn started; False for the events after the last turn of a run."""
     turn: Turn | None = None
-    """None for the events after the last turn of a run."""
+    """None for a turn that did not begin."""
     spans: tuple[PromptSpan, ...] = ()
     """The spans of the prompt, in order."""
     messages: list[OutlinedMessage] = field(default_factory=list)
@@ -78,6 +80,8 @@ class RunOutline:
     ended: RunFinished | RunFailed | None
     """None where no event ends the run."""
     turns: dict[int, TurnOutline]
+    """Without their `turn`, which `TurnReader` rebuilds."""
+    envelopes: Sequence[Envelope]
 
     @property
     def redacted(self) -> bool:
@@ -85,32 +89,63 @@ class RunOutline:
         return self.started.redacted
 
     @property
-    def begun_turns(self) -> list[Turn]:
-        return [each.turn for each in self.turns.values() if each.turn is not None]
+    def begun_turns(self) -> int:
+        """How many turns began."""
+        return sum(each.begun for each in self.turns.values())
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens were sampled."""
+        return sum(isinstance(each.event, TokenSampled) for each in self.envelopes)
+
+
+class TurnReader:
+    """Rebuilds the turns of an outline one after another, so that few prompts are in memory."""
+
+    def __init__(self, outline: RunOutline) -> None:
+        self._outline = outline
+        self._turns = iterate_joined(iterate_turns(outline.envelopes))
+        self._ahead: dict[int, Turn] = {}
+        self._given: set[int] = set()
+
+    def outline(self, number: int) -> TurnOutline | None:
+        """Return the outline of a turn, rebuilt; None if the run has no events of it.
+
+        Raise RecordingError if the events contradict each other.
+        """
+        outlined = self._outline.turns.get(number)
+        if outlined is None or not outlined.begun:
+            return outlined
+        while number not in self._ahead:
+            turn = next(self._turns)
+            if turn.number in self._given or turn.number in self._ahead:
+                raise RecordingError(f"run {self._outline.run_id} has turn {turn.number} twice")
+            self._ahead[turn.number] = turn
+        self._given.add(number)
+        return replace(outlined, turn=self._ahead.pop(number))
+
+    def check_rest(self) -> None:
+        """Rebuild what is left. Raise RecordingError if its events contradict the others."""
+        for turn in self._turns:
+            raise RecordingError(f"run {self._outline.run_id} has turn {turn.number} twice")
 
 
 def outline_run(recording: Recording) -> RunOutline:
     """Read a run once and lay it out by turns.
 
-    Raise RecordingError if its events are damaged or contradict each other.
+    Raise RecordingError if its events are damaged.
     """
     envelopes = list(recording.events())
     if not envelopes or not isinstance(envelopes[0].event, RunStarted):
         raise RecordingError(f"run {recording.run_id} has no RunStarted")
     last = envelopes[-1].event
-    turns = _outline_turns(envelopes)
-    begun: set[int] = set()
-    for turn in join_rounds(iterate_turns(envelopes)):
-        if turn.number in begun:
-            raise RecordingError(f"run {recording.run_id} has turn {turn.number} twice")
-        begun.add(turn.number)
-        turns[turn.number].turn = turn
     return RunOutline(
         run_id=recording.run_id,
         where=recording.where,
         started=envelopes[0].event,
         ended=last if isinstance(last, RunFinished | RunFailed) else None,
-        turns=turns,
+        turns=_outline_turns(envelopes),
+        envelopes=envelopes,
     )
 
 
@@ -168,7 +203,10 @@ class _Stream:
             for start, end in reversed(event.removed_tokens):
                 self._cut(start, end)
         elif isinstance(event, TurnStarted):
-            self._cut(event.kept_tokens, sum(span.tokens for span in self._spans))
+            outlined.begun = True
+            tokens = sum(span.tokens for span in self._spans)
+            if tokens > event.kept_tokens:
+                self._cut(event.kept_tokens, tokens)
             source = TextSource(role="template", turn=event.turn)
             self._spans.append(PromptSpan(len(event.added_ids), source))
             outlined.spans = tuple(self._spans)
