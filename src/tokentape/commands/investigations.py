@@ -13,7 +13,7 @@ from tokentape import output
 from tokentape.commands.chat_terminal import StandardTerminal
 from tokentape.commands.options import JsonOption, ModelOption, StoreOption
 from tokentape.recorder.errors import Terminated
-from tokentape.recorder.projections import Turn
+from tokentape.recorder.turn_overviews import TurnOverview, read_overviews
 from tokentape.store import DEFAULT_URL, DatabaseStore
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def run(
             begun(investigation.run_id)
             _run_turns(investigation, chosen)
             recording = opened.recording(investigation.run_id)
-            print_run(recording, recording.turns(), store, as_json)
+            print_run(recording, store, as_json)
 
 
 def chat(
@@ -161,8 +161,9 @@ def recording_store(store: str, *, must_exist: bool = False) -> DatabaseStore:
     return opened
 
 
-def print_run(recording: tt.Recording, turns: list[Turn], store: str, as_json: bool) -> None:
-    """Print the turns of a run that was just recorded."""
+def print_run(recording: tt.Recording, store: str, as_json: bool, *, first_turn: int = 1) -> None:
+    """Print the turns, from one on, of a run that was just recorded."""
+    turns = read_overviews(recording, first_turn=first_turn)
     if as_json:
         rows = [_row(turn) for turn in turns]
         output.print_json({"run_id": recording.run_id, "store": store, "turns": rows})
@@ -172,13 +173,13 @@ def print_run(recording: tt.Recording, turns: list[Turn], store: str, as_json: b
     console.print(output.turns_table(turns))
 
 
-def _row(turn: Turn) -> dict[str, Any]:
+def _row(turn: TurnOverview) -> dict[str, Any]:
     return {
         "turn": turn.number,
         "messages": [{"role": each.role, "content": each.content} for each in turn.messages],
-        "reply": turn.reply_text,
+        "reply": None if turn.finished is None else turn.finished.text,
         "cache": None if turn.cache is None else asdict(turn.cache),
-        "generated_tokens": len(turn.tokens),
+        "generated_tokens": turn.generated_tokens,
         "stop_reason": None if turn.finished is None else turn.finished.stop_reason,
     }
 

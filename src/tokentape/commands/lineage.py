@@ -20,6 +20,7 @@ from tokentape.commands.options import (
 )
 from tokentape.recorder.events import RunStarted, ToolCalled
 from tokentape.recorder.process import ProcessState
+from tokentape.recorder.selected_turns import SelectedEvents, read_turns
 from tokentape.store import DEFAULT_URL, DatabaseStore, close_run, process_of
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def resume(
         reply = investigation.resumed_reply
         if reply is not None:
             sys.stderr.write(f"turn {reply.turn} was interrupted: it is finished now\n")
-        print_run(recording, recording.turns(), store, as_json)
+        print_run(recording, store, as_json)
 
 
 def _print_outlook(opened: DatabaseStore, recording: tt.Recording, as_json: bool) -> None:
@@ -139,7 +140,7 @@ def fork(
     _check_message(message)
     with recording_store(store, must_exist=True) as opened:
         parent = opened.recording(run)
-        turn = next((each for each in parent.turns() if each.number == at_turn), None)
+        turn = next((each.turn for each in read_turns(parent, [at_turn])), None)
         if turn is None and message is None:
             raise tt.PromptError(
                 f"run {parent.run_id} has no turn {at_turn} to run again: give a new message "
@@ -180,7 +181,7 @@ def _print_fork(child: tt.Recording, at_turn: int, store: str, as_json: bool) ->
         sys.stderr.write(
             f"run the rest of its plan with: tokentape resume {child.run_id} --store {store}\n"
         )
-    print_run(child, [each for each in child.turns() if each.number >= at_turn], store, as_json)
+    print_run(child, store, as_json, first_turn=at_turn)
 
 
 def _model(started: RunStarted, model: str | None) -> "tt.LoadedModel":
@@ -233,7 +234,7 @@ def _calls_of(recording: tt.Recording, turn: int) -> "list[tt.ToolCall]":
     """Return the tool calls that the user made for the model in a turn."""
     return [
         tt.ToolCall(name=each.event.name, arguments=each.event.arguments)
-        for each in recording.events()
+        for each in SelectedEvents.read(recording, [turn]).envelopes
         if isinstance(each.event, ToolCalled)
         and each.event.caller == "experimenter"
         and each.turn == turn
