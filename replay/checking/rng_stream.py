@@ -5,6 +5,10 @@ and picks the largest quotient. On a CPU an exponential is -log1p(-u), where u i
 of one 64-bit draw (ATen/native/cpu/DistributionTemplates.h and ATen/native/TransformationHelper.h).
 So the draws of all rows can be made first, and the logarithm is computed only for tokens that the
 filters leave.
+
+A CUDA generator gives each kernel launch its own numbers, and torch 2.6 with MKL seeds a stream of
+MKL for each call (ATen/native/cpu/DistributionKernels.cpp). There, the exponentials of a row are
+those of one call, so rows are drawn one after the other.
 """
 
 from functools import cache
@@ -46,12 +50,11 @@ class NoiseStream:
 
         Values outside of the bool mask `unfiltered`, of the same shape, are undefined.
         """
-        if self._device.type != "cpu":
-            # A CUDA generator gives each kernel launch its own numbers, and each row is a launch.
+        if self._device.type != "cpu" or not is_known_stream():
             rows = [self._exponentials(self._vocabulary) for _ in range(len(unfiltered))]
             return torch.stack(rows) if rows else torch.empty(unfiltered.shape, device=self._device)
         places = unfiltered.nonzero(as_tuple=True)
-        if len(places[0]) > _SHARE_LEFT * unfiltered.numel() or not is_known_stream():
+        if len(places[0]) > _SHARE_LEFT * unfiltered.numel():
             return self._exponentials(unfiltered.numel()).view(unfiltered.shape)
         words = self._words(unfiltered.numel()).view(unfiltered.shape)
         drawn = torch.ones(unfiltered.shape)
