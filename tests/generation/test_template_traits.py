@@ -81,7 +81,9 @@ def assert_history_is_extended(trait: str, turns: Sequence[Turn]) -> None:
             assert after.prompt_ids[: len(ids)] == ids
 
 
-@pytest.mark.parametrize("trait", set(MADE) - {"channels", "no empty reply"})
+@pytest.mark.parametrize(
+    "trait", [name for name in MADE if name not in {"channels", "no empty reply"}]
+)
 def test_prompts_of_the_template_history_are_the_renderings_of_the_template(
     trait: str, store: DatabaseStore, lm_with: Callable[[str], tt.LoadedModel]
 ) -> None:
