@@ -9,10 +9,18 @@ from tokentape.replay.results.verdict import CauseKind
 
 
 def cause_of_sampler(evidence: Evidence, checked: CheckedTurn, floor: Floor) -> Cause:
-    """Return the cause for a turn whose sampler differs: seed, draws, or a setting."""
+    """Return the cause for a turn whose sampler differs: seed, draws, or a setting.
+
+    Where this torch or this device draws other numbers than the recorded one, the numbers of a
+    sampled turn say nothing of seed and settings.
+    """
     number, steps = checked.turn.number, checked.wrong_steps
     step = checked.turn.first_step + steps[0] if steps else None
     place = f"turn {number}" + ("" if step is None else f", token {step}")
+    sampled = checked.turn.started.seed is not None
+    if sampled and (evidence.differs("random_stream") or evidence.differs("device")):
+        sentence = f"{place}: other random numbers are drawn from the recorded seed here"
+        return Cause(name=CauseKind.RANDOM_STREAM, sentence=sentence, turn=number, step=step)
     if checked.generator_matches is not True and checked.turn.started.seed is not None:
         vocabulary = evidence.lm.model.get_input_embeddings().num_embeddings
         shift = find_shift(checked.turn, vocabulary, evidence.lm.model.device)

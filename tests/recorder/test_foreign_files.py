@@ -22,7 +22,7 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64
         (bytes(4096), "zero bytes"),
         (b"\n<!DOCTYPE html>\n<html>", "web page"),
         (b"<html><body>Not found", "web page"),
-        (gzip.compress(b"x"), "gunzip"),
+        (gzip.compress(b"x", mtime=0), "gunzip"),
         (bz2.compress(b"x"), "bunzip2"),
         (lzma.compress(b"x"), "unxz"),
         (b"\x28\xb5\x2f\xfd...", "zstd -d"),

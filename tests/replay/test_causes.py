@@ -8,7 +8,7 @@ import torch
 import tokentape as tt
 from benchmarks.replay.fault_case import Case, rerecord
 from tests.replay.conversations import converse
-from tokentape.recorder.events import Event, TurnStarted
+from tokentape.recorder.events import Event, RunStarted, TurnStarted
 from tokentape.replay.reports.terminal import render
 from tokentape.store import DatabaseStore
 
@@ -39,3 +39,24 @@ def test_a_setting_is_named_only_where_it_explains_what_is_wrong(
 
         assert report.causes[0].name in ("sampler", "stop")
         assert "explains" not in report.causes[0].sentence, render(report)
+
+
+def test_no_seed_is_blamed_where_other_random_numbers_are_drawn(
+    lm: tt.LoadedModel, store: DatabaseStore
+) -> None:
+    """A recording of another torch: the recorded seed leads to other numbers, and did not change."""
+    case = Case(converse(lm, store, turns=1, do_sample=True, temperature=0.9), lm, store)
+
+    def change(event: Event) -> Event:
+        if isinstance(event, RunStarted):
+            return dataclasses.replace(event, sampler_sha256="0" * 64)
+        if isinstance(event, TurnStarted):
+            return dataclasses.replace(event, seed=(event.seed or 0) + 1)
+        return event
+
+    recording = rerecord(case, change).recording
+    for ignore in ((), ("random_stream",)):
+        report = tt.verify(recording, lm, ignore=ignore)
+
+        assert [cause.name for cause in report.causes] == ["random_stream"], render(report)
+        assert report.causes[0].turn == 1
