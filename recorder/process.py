@@ -14,7 +14,7 @@ _NAMESPACE = "/proc/self/ns/pid"
 
 
 class ProcessState(StrEnum):
-    """What is known here of the process that recorded a run."""
+    """Whether the process that recorded a run still runs, as seen from this machine."""
 
     ALIVE = "alive"
     GONE = "gone"

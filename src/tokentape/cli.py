@@ -24,9 +24,9 @@ from tokentape.commands import (
     tail,
 )
 from tokentape.recorder.errors import TokentapeWarning
-from tokentape.streams import ReaderLeftError, forget_failure, guard_streams
+from tokentape.streams import ReaderLeftError, forget_failure, guard_streams, owns_streams
 
-# typer has it in another module in each of its versions.
+# Its module differs between versions of typer.
 _ClickException: Any = next(
     each for each in typer.BadParameter.__mro__ if each.__name__ == "ClickException"
 )
@@ -103,7 +103,17 @@ def main() -> NoReturn:
     guard_streams()
     code = _run()
     forget_failure()
+    if owns_streams() and not _tools_have_ended():
+        # Python would end the thread of a tool, which aborts the process within C++ code.
+        sys.stdout.flush()
+        os._exit(code)
     sys.exit(code)
+
+
+def _tools_have_ended() -> bool:
+    """Return whether every tool has ended, also those that a timeout or a signal left running."""
+    timeout = sys.modules.get("tokentape.generation.tools.timeout")
+    return timeout is None or bool(timeout.end_abandoned())
 
 
 def _run() -> int:

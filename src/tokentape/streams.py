@@ -44,6 +44,11 @@ def guard_streams() -> None:
         sys.stderr = _rewrapped(sys.stderr, _Messages)
 
 
+def owns_streams() -> bool:
+    """Return whether standard output is that of the process, and not one that a test captures."""
+    return isinstance(sys.stdout, _Output)
+
+
 def forget_failure() -> None:
     """Let standard output drop what is written from now on, once its failure is reported."""
     if isinstance(sys.stdout, _Output):

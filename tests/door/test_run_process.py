@@ -94,10 +94,12 @@ def test_a_run_whose_process_is_gone_is_listed_and_shown_as_such(
     where = ("--store", str(killed[0]))
     (row,) = json.loads(cli("list", "--json", *where)[1])
     code, _, err = cli("tail", *where)
+    page = json.loads(cli("show", "--json", "--turn", "1", *where)[1])
 
     assert "running (process gone)" in cli("list", *where)[1]
     assert "on this machine is gone; last event 2" in cli("show", *where)[1]
     assert (row["status"], row["process"]["state"]) == ("running", "gone")
+    assert page["process"] == row["process"]
     assert (row["process"]["host"], code) == (this_process()["host"], 0)
     assert f"resume the run with `tokentape resume {killed[1]}`, or close it" in err
 

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -200,3 +202,39 @@ def test_an_interrupt_within_the_writing_of_an_event_still_ends_the_run(
 
     assert isinstance(ended, RunFailed)
     assert ended.error == "KeyboardInterrupt"
+
+
+ABANDONED = """
+import signal, sys, threading
+import torch
+import tokentape as tt
+from benchmarks.tiny_models import byte_tokenizer, tiny_model
+
+main = threading.main_thread().ident
+
+@tt.tool
+def busy() -> str:
+    \"\"\"Compute for about a second.\"\"\"
+    signal.pthread_kill(main, signal.SIGTERM)
+    matrix = torch.ones(500, 500)
+    for _ in range(200):
+        matrix = (matrix @ matrix).clamp(0, 1)
+    return "done"
+
+lm = tiny_model("llama", byte_tokenizer())
+tools = tt.ToolInterface([busy])
+with tt.open_store(sys.argv[1]) as store:
+    with tt.Investigation(lm, store=store, name="x", system_prompt="Hi.", tools=tools) as run:
+        run.chat("One?", tool_calls=[tt.ToolCall(name="busy", arguments={})], max_new_tokens=2)
+"""
+
+
+def test_a_tool_that_is_left_running_does_not_abort_the_process(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-W", "ignore", "-c", ABANDONED, str(tmp_path / "runs.db")]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    with tt.open_store(tmp_path / "runs.db") as store:
+        (summary,) = store.summaries()
+
+    assert (done.returncode, done.stderr) == (143, "")
+    assert summary.status == "interrupted"

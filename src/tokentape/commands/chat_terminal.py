@@ -14,7 +14,7 @@ class StandardTerminal:
         interactive = sys.stdin.isatty()
         if isinstance(sys.stdin, io.TextIOWrapper):
             # Bytes that are no text are shown as such and do not end the chat. Without a locale the
-            # input is declared as ASCII; what is typed is UTF-8 then, which begins with ASCII.
+            # input is declared as ASCII, and people type UTF-8, which contains ASCII.
             is_ascii = codecs.lookup(sys.stdin.encoding).name == "ascii"
             sys.stdin.reconfigure(encoding="utf-8" if is_ascii else None, errors="replace")
         while True:

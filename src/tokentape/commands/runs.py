@@ -62,8 +62,8 @@ def list_runs(
         processes = _processes(opened, opened.summaries())
         rows = json.loads(text)
         for row in rows:
-            process = processes.get(row["run_id"])
-            row["process"] = None if process is None else process.as_json()
+            if process := processes.get(row["run_id"]):
+                row["process"] = process.as_json()
         output.print_json(rows)
         return
     summaries = opened.summaries()
@@ -107,8 +107,10 @@ def show(
     tokenizer = tokenizer_as_recorded(started) if tokens else None
     if as_json:
         pages = _pages(recording, turn)
+        process = _process(opened, recording.run_id)
         output.print_json(
             {"run_id": recording.run_id, "started": asdict(started)}
+            | {"process": None if process is None else process.as_json()}
             | {"turns": [_turn_json(page, tokenizer, tokens) for page in pages]}
         )
         return
@@ -129,11 +131,15 @@ def show(
 
 def _status(opened: Store, run_id: str) -> str:
     """Return the status of a run; of one that has not ended, also what is known of its process."""
+    process, summary = _process(opened, run_id), opened.summary(run_id)
+    if process is not None:
+        return f"running: {process.describe()}"
+    return "unknown" if summary is None else summary.status
+
+
+def _process(opened: Store, run_id: str) -> "RunProcess | None":
     summary = opened.summary(run_id)
-    if summary is None:
-        return "unknown"
-    process = process_of(opened, summary)
-    return summary.status if process is None else f"running: {process.describe()}"
+    return None if summary is None else process_of(opened, summary)
 
 
 def _print_family(store: Store, run_id: str, as_json: bool) -> None:
