@@ -44,7 +44,7 @@ def test_a_setting_is_named_only_where_it_explains_what_is_wrong(
 def test_no_seed_is_blamed_where_other_random_numbers_are_drawn(
     lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
-    """A recording of another torch: the recorded seed leads to other numbers, and did not change."""
+    """A recording of another torch: its seed, unchanged, leads to other numbers."""
     case = Case(converse(lm, store, turns=1, do_sample=True, temperature=0.9), lm, store)
 
     def change(event: Event) -> Event:
