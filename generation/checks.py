@@ -1,17 +1,43 @@
 """Checks of arguments before a turn begins."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tokentape.generation.errors import ModelError, PromptError
-from tokentape.recorder.plain_values import plain_number
+from tokentape.recorder.plain_values import plain_number, plain_whole
 
 
 def check_not_training(model: Any) -> None:
     """Raise ModelError for a model in training mode: dropout uses torch's global generator."""
     if model.training:
         raise ModelError("the model is in training mode: call model.eval() first")
+
+
+def check_adapters(model: Any) -> None:
+    """Raise ModelError for an active adapter of peft that does not act token by token.
+
+    Prompt learning (prefix and prompt tuning) puts virtual tokens before each forward, and an
+    activated LoRA looks for its invocation tokens in the whole prompt: only the `generate` of peft
+    gives them what they need.
+    """
+    configs = getattr(model, "peft_config", None)
+    if not isinstance(configs, Mapping):
+        return
+    active = getattr(model, "active_adapters", ())
+    names = active() if callable(active) else active
+    for name in names:
+        config = configs.get(name)
+        if getattr(config, "is_prompt_learning", False):
+            why = "puts virtual tokens before the prompt"
+        elif getattr(config, "alora_invocation_tokens", None):
+            why = "acts only after its invocation tokens"
+        else:
+            continue
+        raise ModelError(
+            f"the adapter {name!r} {why}, which is not supported: set another adapter, or use the "
+            "base model (get_base_model())"
+        )
 
 
 def check_prompt_ids(model: Any, ids: Sequence[int]) -> None:
@@ -56,7 +82,7 @@ def check_seed(seed: object) -> int | None:
 
     Raise ModelError if it is neither None nor a signed integer of 64 bits.
     """
-    number = plain_number(seed)
+    number = plain_whole(seed)
     if number is None:
         return None
     whole = isinstance(number, int) and not isinstance(number, bool)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-_LENGTH_NAMES = ("max_position_embeddings", "max_sequence_length")
+_LENGTH_NAMES = ("max_position_embeddings", "max_sequence_length", "max_seq_len")
 # Kinds of RoPE whose factor multiplies the length that the model was trained with.
 _STRETCHING = frozenset({"linear", "dynamic", "yarn", "longrope", "su", "ntk"})
 # Their `max_position_embeddings` is the stretched length already, although the config has no

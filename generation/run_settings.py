@@ -10,7 +10,7 @@ from tokentape.generation.checks import check_count, check_recordable
 from tokentape.generation.context_length import context_tokens, position_table_tokens
 from tokentape.generation.errors import ModelError, PromptError
 from tokentape.recorder import RecordingError
-from tokentape.recorder.plain_values import plain_value
+from tokentape.recorder.plain_values import plain_value, plain_whole
 
 PREFILL_CHUNK_TOKENS = 512
 """Bounds the memory of a prefill; the matrices are large enough to be computed at full speed."""
@@ -240,10 +240,13 @@ _CHOICES = {
 _MAPPINGS = ("template_settings", "metadata")
 
 
+_COUNTED = {name for name, *_ in _COUNTS}
+
+
 def _plain(name: str, value: Any) -> Any:
     """Return a setting with plain numbers. Raise ModelError for one that refers to itself."""
     try:
-        return plain_value(value)
+        return plain_whole(value) if name in _COUNTED else plain_value(value)
     except RecursionError:
         raise ModelError(f"{name} is nested too deeply") from None
 

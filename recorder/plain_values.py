@@ -55,6 +55,13 @@ def plain_number(value: Any) -> Any:
     return float(value) if isinstance(value, Real) else value
 
 
+def plain_whole(value: Any) -> Any:
+    """Return a number as `plain_number` does, and a float without a fraction as an `int`."""
+    number = plain_number(value)
+    is_whole = isinstance(number, float) and number.is_integer()
+    return int(number) if is_whole else number
+
+
 def _axes(value: Any) -> int | None:
     """Return the number of axes of an array or tensor, zero for a scalar, None for other values."""
     shape = getattr(value, "shape", None)

@@ -22,7 +22,7 @@ from tokentape.generation import hf
 from tokentape.generation.cache.key import cache_key
 from tokentape.generation.cache.reuse import Reuse
 from tokentape.generation.callbacks import StateObserver, TokenCallback
-from tokentape.generation.checks import check_not_training, check_seed
+from tokentape.generation.checks import check_adapters, check_not_training, check_seed
 from tokentape.generation.engine import memory
 from tokentape.generation.engine.token_sequence import TokenSequence, decode_alone
 from tokentape.generation.engine.turn_recorder import TurnRecorder
@@ -167,6 +167,7 @@ def _check_can_be_recorded(
     model_kwargs: dict[str, Any],
 ) -> None:
     """Raise for what would be recorded wrongly, and for what `generate` gets wrong in silence."""
+    check_adapters(model)
     hf.check_release(model)
     if model.config.is_encoder_decoder or model_kwargs.get("inputs_embeds") is not None:
         raise ModelError("only decoders that are given token ids can be recorded")

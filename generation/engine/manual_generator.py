@@ -10,7 +10,7 @@ from transformers import LogitsProcessorList, PreTrainedTokenizerBase, StoppingC
 from tokentape.generation import hf
 from tokentape.generation.cache import CachedPrefix, PrefixCache, PrefixFolder
 from tokentape.generation.callbacks import StateObserver, TokenCallback
-from tokentape.generation.checks import check_not_training, check_text
+from tokentape.generation.checks import check_adapters, check_not_training, check_text
 from tokentape.generation.engine.engine import Engine
 from tokentape.generation.engine.run_description import RunDescription
 from tokentape.generation.engine.running_turn import RunningTurn, StoppedTurn
@@ -92,6 +92,7 @@ class ManualGenerator:
         check_text("name", run.name)
         check_text("model_name", run.model)
         check_not_training(model)
+        check_adapters(model)
         hf.check_release(model)
         self.model = model
         self.tokenizer = tokenizer

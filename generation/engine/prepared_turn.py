@@ -8,7 +8,12 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from tokentape.generation import hf
-from tokentape.generation.checks import check_fits_context, check_not_training, check_prompt_ids
+from tokentape.generation.checks import (
+    check_adapters,
+    check_fits_context,
+    check_not_training,
+    check_prompt_ids,
+)
 from tokentape.generation.engine.prefill import ids_tensor
 from tokentape.generation.engine.sampling import skip_draws
 from tokentape.generation.engine.turn import RoundPlan, TurnSettings, turn_settings
@@ -71,6 +76,7 @@ def prepare_turn(
     """
     config, device = settings.config, model.device
     check_not_training(model)
+    check_adapters(model)
     check_prompt_ids(model, prompt.ids)
     check_fits_context(context_tokens, len(prompt.ids), int(config.max_new_tokens or 0))
     ids = ids_tensor(prompt.ids, device)

@@ -20,7 +20,7 @@ from tokentape.generation.engine.sampling import round_seed
 from tokentape.generation.errors import ModelError
 from tokentape.generation.history.prompt import Prompt
 from tokentape.recorder.events import CacheDecided
-from tokentape.recorder.plain_values import plain_value
+from tokentape.recorder.plain_values import plain_value, plain_whole
 
 
 class GenerationResult(TypedDict):
@@ -139,13 +139,13 @@ def turn_settings(
 ) -> TurnSettings:
     """Return complete settings from those that `model.generate` takes. Temperature 0 is greedy.
 
-    Numbers may be those of numpy or torch. `max_new_tokens` overrides the length in a
-    `generation_config`. Raise ModelError for
-    `max_length` (it counts the prompt), for a setting that `generate` lacks or that does not choose
-    one token at a time, and for a seed that is no 64-bit integer.
+    Numbers may be those of numpy or torch, integers also whole floats. `max_new_tokens` overrides
+    the length in a `generation_config`. Raise ModelError for `max_length` (it counts the prompt),
+    for a setting that `generate` lacks or that does not choose one token at a time, and for a seed
+    that is no 64-bit integer.
     """
-    max_new_tokens = check_count("max_new_tokens", max_new_tokens)
-    settings = {name: plain_value(value) for name, value in settings.items()}
+    max_new_tokens = check_count("max_new_tokens", plain_whole(max_new_tokens))
+    settings = {name: _plain_setting(name, value) for name, value in settings.items()}
     if "max_length" in settings:
         raise ModelError("max_length counts the prompt: use max_new_tokens")
     seed = check_seed(seed)
@@ -180,6 +180,33 @@ def turn_settings(
         past_key_values=past_key_values,
         return_cache=check_switch("return_cache", return_cache),
     )
+
+
+# Settings that transformers needs as integers; -1 is one, and so is a list of ids.
+_INTEGERS = frozenset(
+    {
+        "top_k",
+        "min_new_tokens",
+        "min_length",
+        "no_repeat_ngram_size",
+        "encoder_no_repeat_ngram_size",
+        "eos_token_id",
+        "pad_token_id",
+        "bos_token_id",
+        "forced_eos_token_id",
+        "forced_bos_token_id",
+        "prefill_chunk_size",
+    }
+)
+
+
+def _plain_setting(name: str, value: Any) -> Any:
+    """Return a setting with plain numbers.
+
+    A row of a data frame has floats only, if any of its columns has: whole ones become integers.
+    """
+    plain = plain_value(list(value) if isinstance(value, range) else value)
+    return plain_whole(plain) if name in _INTEGERS else plain
 
 
 _WARPERS = (

@@ -14,8 +14,16 @@ def tokenizer_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
         # Truncation and padding are left over from the last call of the tokenizer.
         described = json.loads(backend.to_str()) | {"truncation": None, "padding": None}
     else:
-        described = {"vocab": tokenizer.get_vocab(), "class": type(tokenizer).__name__}
+        described = {"vocab": _with_texts(tokenizer.get_vocab()), "class": type(tokenizer).__name__}
     return json_sha256(described)
+
+
+def _with_texts(vocabulary: dict[Any, int]) -> dict[str, int]:
+    """Return the vocabulary with hexadecimal digits for tokens that are bytes (Qwen 1, ChatGLM)."""
+    return {
+        token if isinstance(token, str) else f"bytes {bytes(token).hex()}": number
+        for token, number in vocabulary.items()
+    }
 
 
 def template_sha256(tokenizer: PreTrainedTokenizerBase) -> str:

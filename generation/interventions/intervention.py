@@ -345,10 +345,12 @@ def rebuild_intervention(event: InterventionRequested, tensor: torch.Tensor | No
 
 
 def _tensor(given: Numbers, *, axes: int) -> torch.Tensor:
-    """Return a float32 copy on the CPU of a tensor, or of an array of numpy.
+    """Return a float32 copy on the CPU of a tensor, or of an array of numpy or pandas.
 
     Raise ModelError for a wrong type, shape or value.
     """
+    if not isinstance(given, torch.Tensor) and hasattr(given, "to_numpy"):
+        given = given.to_numpy()
     if isinstance(given, np.ndarray) and given.dtype.kind == "f":
         given = torch.tensor(given.astype(np.float64 if given.itemsize > 4 else np.float32))
     if not isinstance(given, torch.Tensor) or not given.is_floating_point():

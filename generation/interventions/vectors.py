@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from tokentape.generation.checks import check_not_training, check_prompt_ids
+from tokentape.generation.checks import check_adapters, check_not_training, check_prompt_ids
 from tokentape.generation.errors import ModelError
 from tokentape.generation.hooks.hook_types import ReadOnlyHook, without_hooks
 from tokentape.generation.hooks.layers import find_layer, output_of
@@ -39,6 +39,7 @@ def capture(
         True
     """
     check_not_training(model)
+    check_adapters(model)
     ids, positions = plain_value(ids), plain_value(positions)
     check_prompt_ids(model, ids)
     start, end = positions if positions is not None else (0, len(ids))

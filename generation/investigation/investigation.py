@@ -41,7 +41,7 @@ from tokentape.generation.tools.interface import ToolInterface
 from tokentape.generation.tools.runner import ToolCall, ToolRunner
 from tokentape.recorder import EventLog, Recorder, Recording, Redactor, TokentapeError
 from tokentape.recorder.events import RunForked
-from tokentape.recorder.plain_values import plain_number, plain_value
+from tokentape.recorder.plain_values import plain_number, plain_value, plain_whole
 from tokentape.recorder.projections import Turn
 
 
@@ -195,7 +195,7 @@ class Investigation:
         `resume` does.
         """
         check_may_change(settings, (*OF_THE_PROCESS, "name", "seed", *FORKABLE))
-        at_turn = plain_number(at_turn)
+        at_turn = plain_whole(at_turn)
         point = ResumePoint.of(store.recording(run_id), before_turn=at_turn)
         point.check_can_continue()
         point.check_same_model(lm)

@@ -272,6 +272,34 @@ def test_numbers_that_are_not_finite_are_refused(
     assert store.summaries() == []
 
 
+def test_whole_floats_are_integers_where_a_whole_number_is_needed(lm: tt.LoadedModel) -> None:
+    # A row of a data frame has floats only, if any of its columns has.
+    row = pd.DataFrame({"t": [0.7], "new": [3], "k": [5], "seed": [7], "max": [2]}).iloc[0]
+    settings = {"max_new_tokens": row["new"], "top_k": row["k"], "temperature": row["t"]}
+    plain = {"max_new_tokens": 3, "top_k": 5, "temperature": 0.7}
+    with_floats = recorded(
+        lm,
+        lambda run: run.chat("Hi", do_sample=True, seed=row["seed"], **settings),
+        seed=row["seed"],
+        tool_calls_max=row["max"],
+    )
+
+    assert with_floats == recorded(
+        lm,
+        lambda run: run.chat("Hi", do_sample=True, seed=7, **plain),
+        seed=7,
+        tool_calls_max=2,
+    )
+    with pytest.raises(tt.ModelError, match="whole number"):
+        recorded(lm, lambda run: run.chat("Hi", max_new_tokens=2.5))
+
+
+def test_a_column_of_a_data_frame_is_a_vector() -> None:
+    column = pd.Series([0.5, -1.0, 2.0])
+    steered = tt.Intervention.steer("a", 1, column)  # type: ignore[arg-type]
+    assert steered.tensor_sha256 == tt.Intervention.steer("a", 1, column.to_numpy()).tensor_sha256
+
+
 @given(number=st.integers(-(2**62), 2**62) | st.floats(allow_nan=False) | st.booleans())
 def test_a_plain_number_is_the_number_itself(number: Any) -> None:
     wide = {bool: np.bool_, int: np.int64, float: np.float64}[type(number)]

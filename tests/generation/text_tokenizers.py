@@ -132,6 +132,34 @@ class StrictPythonTokenizer(PythonTokenizer):
         return self._ids[tokens] if isinstance(tokens, str) else [self._ids[t] for t in tokens]
 
 
+class BytesTokenizer(PreTrainedTokenizer):
+    """A tokenizer whose tokens are bytes, not strings (Qwen 1, ChatGLM)."""
+
+    @property
+    def vocab_size(self) -> int:
+        return 256
+
+    def get_vocab(self) -> dict[Any, int]:
+        return {bytes([byte]): byte for byte in range(256)}
+
+    def _tokenize(self, text: str, **kwargs: Any) -> Any:
+        return [bytes([byte]) for byte in text.encode()]
+
+    def _convert_token_to_id(self, token: Any) -> int | None:
+        return token[0] if isinstance(token, bytes) else None
+
+    def convert_tokens_to_ids(self, tokens: Any) -> Any:
+        if isinstance(tokens, list):
+            return [self._convert_token_to_id(each) for each in tokens]
+        return self._convert_token_to_id(tokens)
+
+    def _convert_id_to_token(self, index: int) -> Any:
+        return bytes([index])
+
+    def convert_tokens_to_string(self, tokens: Any) -> str:
+        return b"".join(tokens).decode(errors="replace")
+
+
 MAKERS: dict[str, Callable[[], Any]] = {
     "byte-level": byte_tokenizer,
     "byte fallback": byte_fallback,
@@ -157,6 +185,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
     ),
     "python": lambda: PythonTokenizer(["one", "##s", ".", "n't", "'", "ሰላም", ""]),
     "python, strict": lambda: StrictPythonTokenizer(["<s>", "one", "##s", ".", "ሰላም"]),
+    "python, bytes": BytesTokenizer,
     "python, cleaned up": lambda: PythonTokenizer(
         ["one", "##s", ".", "n't", "'", "s"], clean_up_tokenization_spaces=True
     ),

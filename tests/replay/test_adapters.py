@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 import tokentape as tt
 from benchmarks.replay.fault_case import Case, rerecord
 from tests.replay.conversations import converse
+from tokentape.generation.checks import check_adapters
 from tokentape.recorder.events import CacheDecided, Event
 from tokentape.store import DatabaseStore
 
@@ -181,3 +183,36 @@ def test_models_of_peft_are_recorded_and_their_adapters_named(
     report = tt.verify(recording, lm, floor=floor)
     assert report.verdict is tt.Verdict.INCOMPARABLE
     assert "default then, other now" in report.causes[0].sentence
+
+
+class Peft(torch.nn.Module):
+    """A model with the attributes of one of peft that has two adapters."""
+
+    def __init__(self, model: Any, **traits: object) -> None:
+        super().__init__()
+        self.model = model
+        self.peft_config = {"default": SimpleNamespace(), "tuned": SimpleNamespace(**traits)}
+        self.active_adapters = ["tuned"]
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("model"), name)
+
+
+@pytest.mark.parametrize(
+    "trait", [{"is_prompt_learning": True}, {"alora_invocation_tokens": [5, 6]}]
+)
+def test_adapters_that_do_not_act_token_by_token_are_refused_before_a_run(
+    trait: dict[str, object], lm: tt.LoadedModel, store: DatabaseStore
+) -> None:
+    model = Peft(lm.model, **trait).eval()
+    adapted = dataclasses.replace(lm, model=model)  # type: ignore[arg-type]
+    with pytest.raises(tt.ModelError, match="the adapter 'tuned'"):
+        tt.Investigation(adapted, store=store, name="t", system_prompt="Hi.").__enter__()
+    with pytest.raises(tt.ModelError, match="the adapter 'tuned'"):
+        tt.capture(model, [5, 6], 1, (0, 1))  # type: ignore[arg-type]
+    assert store.summaries() == []
+    model.active_adapters = ["default"]
+    check_adapters(model)
