@@ -171,6 +171,31 @@ def test_every_byte_can_be_typed(
     assert messages[1].content == "Größe 漢字 \N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}"
 
 
+def test_a_termination_ends_the_conversation_and_says_how_to_resume(
+    tmp_path: Path, tiny_folder: Path
+) -> None:
+    where = ("--store", str(tmp_path / "runs.db"), "--model", str(tiny_folder), "--system", "Hi.")
+    with subprocess.Popen(
+        [sys.executable, "-m", "tokentape", "chat", *where],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stderr is not None
+        while b"recording run" not in process.stderr.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        said = process.stderr.read()
+    with tt.open_store(tmp_path / "runs.db") as store:
+        (summary,) = store.summaries()
+
+    assert process.returncode == 143
+    assert (
+        f"interrupted by SIGTERM; resume with: tokentape resume {summary.run_id}".encode() in said
+    )
+    assert summary.status == "interrupted"
+
+
 def test_an_interrupt_stops_the_reply_and_one_at_the_prompt_the_conversation(
     tmp_path: Path, tiny_folder: Path
 ) -> None:

@@ -102,7 +102,7 @@ def chat(
     longest = context_tokens(lm.model)
     check_turn_settings(lm.model, lm.tokenizer, settings, context_tokens=longest)
     tools = tt.default_tools(lm)
-    with recording_store(store) as opened:
+    with recording_store(store) as opened, resume_hint(store) as begun:
         tap = EventTap(opened)
         with tt.Investigation(
             lm,
@@ -113,6 +113,7 @@ def chat(
             seed=seed,
             at_context_limit="prune_turns",
         ) as investigation:
+            begun(investigation.run_id)
             sys.stderr.write(f"recording run {investigation.run_id} into {opened.where}; /help\n")
             session = ChatSession(investigation, tools, tap, StandardTerminal(), settings)
             session.run()
