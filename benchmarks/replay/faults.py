@@ -114,12 +114,21 @@ def _encoded(case: Case, text: str, count: int) -> tuple[int, ...]:
 
 
 def _tampered(case: Case) -> Case:
-    """Replace one token of a reply by the next likely one, and the text accordingly."""
+    """Replace one token of a reply by the next likely one, and the text accordingly.
+
+    The text keeps its length where it can: later turns refer to a number of its characters.
+    """
     turn = case.recording.turns()[SAMPLED_TURN - 1]
     token = turn.tokens[_TAMPERED_STEP]
-    other = next(each for each in token.top_ids[1:] if each != token.token_id)
     ids = list(turn.reply_ids)
-    ids[_TAMPERED_STEP] = other
+
+    def lengthens(other: int) -> int:
+        changed = [*ids[:_TAMPERED_STEP], other, *ids[_TAMPERED_STEP + 1 :]]
+        decode = case.lm.tokenizer.decode
+        return abs(len(str(decode(changed))) - len(str(decode(ids))))
+
+    others = [each for each in token.top_ids[1:] if each != token.token_id]
+    ids[_TAMPERED_STEP] = min(others, key=lengthens)
 
     def change(event: Event) -> Event:
         if isinstance(event, TokenSampled) and event.turn == SAMPLED_TURN:
