@@ -27,8 +27,8 @@ def guard_streams() -> None:
 
     A character that the encoding lacks is written as an escape such as `\\u6f22`. A stream that
     was closed when the process started reads and writes nothing. Standard output raises OutputError
-    or ReaderLeftError where writing fails; standard error then drops what it is given, because no
-    progress or message is worth the end of a run. Streams that are not the process's own, as in
+    or ReaderLeftError where writing fails; standard error then drops its text, because no progress
+    or message is worth the end of a run. Streams that are not the process's own, as in
     tests, stay.
     """
     _open_closed_descriptors()
@@ -50,7 +50,7 @@ def owns_streams() -> bool:
 
 
 def forget_failure() -> None:
-    """Let standard output drop what is written from now on, once its failure is reported."""
+    """Let standard output drop all later text, once its failure is reported."""
     if isinstance(sys.stdout, _Output):
         sys.stdout.failure = None
 
@@ -97,7 +97,7 @@ class _Output(io.TextIOWrapper):
 
     def fail(self, error: OSError) -> OutputError:
         """Return the error as one of ours; from now on nothing is written."""
-        # What is buffered would fail again when the process ends.
+        # The buffered text would fail again when the process ends.
         _discard(self.fileno())
         reason = error.strerror or str(error)
         self.failure = OutputError(f"cannot write to standard output: {reason}")
@@ -150,7 +150,7 @@ def _open_closed_descriptors() -> None:
 
 
 def _discard(descriptor: int) -> None:
-    """Let the null device take what is written to a descriptor."""
+    """Point a descriptor to the null device."""
     with suppress(OSError):
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, descriptor)

@@ -130,7 +130,7 @@ def show(
 
 
 def _status(opened: Store, run_id: str) -> str:
-    """Return the status of a run; of one that has not ended, also what is known of its process."""
+    """Return the status of a run, with its process if the run has not ended."""
     process, summary = _process(opened, run_id), opened.summary(run_id)
     if process is not None:
         return f"running: {process.describe()}"
