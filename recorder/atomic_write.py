@@ -1,5 +1,6 @@
 """Replace a file in one step: a reader sees the old content or the new, never a part of it."""
 
+import errno
 import os
 import stat
 import sys
@@ -24,10 +25,12 @@ class AtomicFile:
 
     A file that is replaced keeps its permission bits; a new one gets `mode`, less the umask. A
     symbolic link is replaced, not followed. With `durable`, the content and the name have reached
-    the disk when `commit` returns. Raise OSError where the file system refuses.
+    the disk when `commit` returns. Raise OSError where the file system refuses, and if `path` leads
+    to a device, a pipe or a socket.
     """
 
     def __init__(self, path: Path, *, durable: bool = False, mode: int = 0o666) -> None:
+        check_not_special(path)
         self.path = path
         self.tmp_path = path.with_name(f"{TMP_PREFIX}{uuid4().hex}")
         self._durable = durable
@@ -80,6 +83,24 @@ def atomic_write(path: Path, *, durable: bool = False, mode: int = 0o666) -> Ite
     with AtomicFile(path, durable=durable, mode=mode) as file:
         yield file.tmp_path
         file.commit()
+
+
+def check_not_special(path: Path) -> None:
+    """Raise OSError if a path leads to a device, a pipe or a socket, such as /dev/stdout.
+
+    Call it before a file that will be replaced is read: reading a pipe may wait for ever.
+    """
+    if is_special(path):
+        raise OSError(errno.EINVAL, "it is a device or a pipe, not a file", str(path))
+
+
+def is_special(path: Path | str) -> bool:
+    """Return whether a path leads to something that is neither a file nor a folder."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def sync_folder(folder: Path) -> None:

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from tokentape.recorder.atomic_write import is_special
+
 FORMATS = {
     b"SQLite format 3\x00": "a SQLite database",
     b"PK\x03\x04": "a tape or another zip file",
@@ -31,6 +33,8 @@ def foreign_file(path: Path | str) -> str:
     itself: run git lfs pull`. Only the first bytes are read. Return "" also for a file that does
     not exist or cannot be read, and for any other content.
     """
+    if is_special(path):
+        return "is a device or a pipe, not a file: write its content to a file first"
     head = _head(path)
     if head is None:
         return _unfetched_annex_file(path)
@@ -55,7 +59,9 @@ def pointer_file(path: Path | str) -> str:
 
 
 def _head(path: Path | str) -> bytes | None:
-    """Return the first bytes of a file; None if it cannot be read."""
+    """Return the first bytes of a file; None if it cannot be read, or is a device or a pipe."""
+    if is_special(path):
+        return None
     try:
         with open(path, "rb") as file:
             return file.read(_HEAD_BYTES)

@@ -9,6 +9,7 @@ import yaml
 
 from tokentape.generation.errors import PromptError
 from tokentape.generation.plans.plan import ExperimentPlan
+from tokentape.recorder.foreign_files import pointer_file
 from tokentape.recorder.paths import expand_path
 
 _MERGED = ("background", "limits", "sampling")
@@ -87,6 +88,9 @@ def _text_of(path: Path) -> str:
     try:
         if path.stat().st_size > _FILE_BYTES_MAX:
             raise PromptError(f"{path} has more than {_FILE_BYTES_MAX:,} bytes")
+        pointer = pointer_file(path)
+        if pointer:
+            raise PromptError(f"{path} {pointer}")
         return path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it is not text in UTF-8"

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from tokentape.recorder import Record, Recording
-from tokentape.recorder.atomic_write import atomic_write
+from tokentape.recorder.atomic_write import atomic_write, check_not_special
 from tokentape.recorder.codec import dump_canonical
 from tokentape.recorder.events import TOKEN_KIND
 from tokentape.recorder.foreign_files import BYTE_ORDER_MARK, FORMATS, foreign_file
@@ -48,6 +48,7 @@ def export_jsonl(recordings: Iterable[Recording], attached: Attachments, path: P
     """
     path = expand_path(path)
     try:
+        check_not_special(path)
         _check_replaceable(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with (

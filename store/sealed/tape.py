@@ -22,7 +22,7 @@ from typing import Any
 import pyarrow as pa
 
 from tokentape.recorder import Recording
-from tokentape.recorder.atomic_write import atomic_write
+from tokentape.recorder.atomic_write import atomic_write, check_not_special, is_special
 from tokentape.recorder.foreign_files import foreign_file, pointer_file
 from tokentape.recorder.paths import expand_path
 from tokentape.store.errors import NewerStoreError, StoreError
@@ -51,7 +51,12 @@ _NO_TIME = (1980, 1, 1, 0, 0, 0)
 
 
 def is_zip(path: Path) -> bool:
-    """Return whether a file is a zip file or has the suffix of a tape."""
+    """Return whether a file is a zip file or has the suffix of a tape.
+
+    Raise StoreError for a device or a pipe, whose first bytes can be read only once.
+    """
+    if is_special(path):
+        raise StoreError(f"{path} {foreign_file(path)}")
     try:
         with path.open("rb") as file:
             return file.read(4) == b"PK\x03\x04" or path.suffix == ".tape"
@@ -79,6 +84,7 @@ def pack(recordings: Iterable[Recording], attached: Attachments, path: Path | st
     if not by_id:
         raise StoreError(f"cannot write {path}: a tape must have at least one run")
     try:
+        check_not_special(path)
         if path.exists():
             _check_nothing_lost(path, by_id)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -298,6 +298,7 @@ def test_a_plan_concludes_once_and_has_a_conclusion_if_a_pause_follows_it(
         ("name: [", "is not YAML: while parsing"),
         ("", "is not a plan: it has no fields"),
         ("- a\n- b", "is not a plan: it has no fields"),
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "run git lfs pull"),
         ("!!python/object/apply:os.system ['false']", "could not determine a constructor"),
         ("a: 2020-13-45", "cannot be read as YAML: month must be in 1..12"),
         ("name: &a [*a]", "system_prompt is missing"),

@@ -103,6 +103,20 @@ def test_a_folder_in_place_of_the_file_is_refused_and_stays(tmp_path: Path) -> N
     assert leftovers(tmp_path) == []
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no named pipes in folders")
+def test_a_pipe_and_a_link_to_one_are_refused_and_stay(tmp_path: Path) -> None:
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    for path in (pipe, link):
+        with pytest.raises(OSError, match="pipe, not a file"), atomic_write(path):
+            pass
+
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert link.is_symlink()
+    assert leftovers(tmp_path) == []
+
+
 def test_a_missing_folder_fails_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         AtomicFile(tmp_path / "missing" / "file")

@@ -1,7 +1,10 @@
 """What is no store is named as what it is, wherever a store or a copy is expected."""
 
 import gzip
+import os
 import shutil
+import stat
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,6 +41,25 @@ def test_a_foreign_file_is_named_by_each_command_that_reads_it(
         assert name in err
     assert path.read_bytes() == content
     assert not other.exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no named pipes in folders")
+def test_a_pipe_is_neither_waited_for_nor_replaced(
+    store: DatabaseStore, tmp_path: Path, cli: Cli
+) -> None:
+    pipe, db = tmp_path / "pipe", tmp_path / "runs.db"
+    os.mkfifo(pipe)
+    recording = store.recording(make_run(store))
+    for write in (tt.pack, tt.export_jsonl):
+        with pytest.raises(tt.StoreError, match="pipe, not a file"):
+            write([recording], store, pipe)
+    for command in (["import", pipe, "--store", db], ["list", "--store", pipe]):
+        code, out, err = cli(*map(str, command))
+
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert "pipe, not a file" in err
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert not db.exists()
 
 
 def test_no_export_replaces_a_pointer(store: DatabaseStore, tmp_path: Path) -> None:
