@@ -159,6 +159,8 @@ def _why_not_loaded(name: str, source: Mapping[str, str], error: Exception) -> s
             f"the GGUF file {name} cannot be loaded: it is cut off or damaged, or transformers "
             f"does not know its kind ({_first_line(error)})"
         )
+    if _is_folder(Path(source["pretrained_model_name_or_path"])):
+        return f"the folder {name!r} cannot be loaded as a model ({_first_line(error)})"
     if isinstance(error, OSError | ValueError | ImportError):
         return (
             f"no model {name!r}: it is not {DEMO_MODEL!r}, a folder, a GGUF file or a model of "

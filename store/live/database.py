@@ -326,4 +326,7 @@ class _Statements:
 
 def _first_line(error: Any) -> str:
     """Return the first line of an error: PostgreSQL adds more, with the values of the row."""
-    return str(error).strip().partition("\n")[0]
+    text = str(error).strip().partition("\n")[0]
+    if "created in a thread" in text:
+        return "a store in memory belongs to the thread that opened it: use a file for several"
+    return text

@@ -201,6 +201,19 @@ def test_a_damaged_file_of_a_folder_is_named(
     assert os.fspath(damaged if content in (LFS_POINTER, "") else folder) in str(refusal.value)
 
 
+@pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "tokenizer"])
+def test_a_folder_that_lacks_a_file_is_named_as_a_folder(
+    missing: str, tiny_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "tiny"
+    shutil.copytree(tiny_folder, folder)
+    for file in folder.glob(f"{missing}*"):
+        file.unlink()
+
+    with pytest.raises(tt.ModelError, match=r"the folder '.*/tiny' cannot be loaded as a model"):
+        tt.load_model(folder)
+
+
 def test_a_safetensors_file_may_begin_with_any_length(tiny_folder: Path, tmp_path: Path) -> None:
     """The length of its header can look like the magic of another format."""
     folder = tmp_path / "tiny"
