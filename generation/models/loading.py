@@ -160,7 +160,7 @@ def _why_not_loaded(name: str, source: Mapping[str, str], error: Exception) -> s
             f"does not know its kind ({_first_line(error)})"
         )
     if _is_folder(Path(source["pretrained_model_name_or_path"])):
-        return f"the folder {name!r} cannot be loaded as a model ({_first_line(error)})"
+        return f"no model can be loaded from the folder {name!r} ({_first_line(error)})"
     if isinstance(error, OSError | ValueError | ImportError):
         return (
             f"no model {name!r}: it is not {DEMO_MODEL!r}, a folder, a GGUF file or a model of "

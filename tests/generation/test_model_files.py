@@ -210,7 +210,7 @@ def test_a_folder_that_lacks_a_file_is_named_as_a_folder(
     for file in folder.glob(f"{missing}*"):
         file.unlink()
 
-    with pytest.raises(tt.ModelError, match=r"the folder '.*/tiny' cannot be loaded as a model"):
+    with pytest.raises(tt.ModelError, match=r"no model can be loaded from the folder '.*/tiny'"):
         tt.load_model(folder)
 
 
