@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,15 +53,19 @@ def progress(description: str, extra: str = "") -> Iterator[Progress]:
         TimeElapsedColumn(),
         TextColumn(extra),
     ]
-    # A bar in a log file is noise.
+    # A bar in a log file is noise, and rich 13 ends even a disabled one with an empty line.
     hidden = not progress_console.is_terminal
-    with Progress(*columns, console=progress_console, transient=True, disable=hidden) as bar:
+    bar = Progress(*columns, console=progress_console, transient=True, disable=hidden)
+    with nullcontext() if hidden else bar:
         yield bar
 
 
 @contextmanager
 def working(description: str) -> Iterator[None]:
     """Show a spinner on standard error, for work without a known number of steps."""
+    if not progress_console.is_terminal:
+        yield
+        return
     spinner = "dots" if is_unicode(sys.stderr) else "line"
     with progress_console.status(description, spinner=spinner):
         yield

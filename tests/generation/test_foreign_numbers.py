@@ -303,7 +303,8 @@ def test_a_column_of_a_data_frame_is_a_vector() -> None:
 @given(number=st.integers(-(2**62), 2**62) | st.floats(allow_nan=False) | st.booleans())
 def test_a_plain_number_is_the_number_itself(number: Any) -> None:
     wide = {bool: np.bool_, int: np.int64, float: np.float64}[type(number)]
-    for value in (wide(number), np.array(wide(number)), torch.tensor(wide(number))):
+    array = np.array(wide(number))
+    for value in (wide(number), array, torch.from_numpy(array)):
         plain = plain_value(value)
         assert type(plain) is type(number)
         assert plain == number
