@@ -87,7 +87,10 @@ def test_the_pieces_are_the_text_for_any_tokens(ids: list[int], cut: int) -> Non
 
 def is_part(token: Any) -> bool:
     """Return whether a token may be one byte of a character."""
-    return token >= b"\x80" if isinstance(token, bytes) else token.startswith("<0x")
+    if isinstance(token, bytes):
+        return token >= b"\x80"
+    # A byte-level tokenizer spells a byte of another character as one letter beyond ASCII.
+    return token.startswith("<0x") or (len(token) == 1 and not token.isascii())
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -109,7 +112,8 @@ def test_the_pieces_and_the_rest_are_the_recorded_text(name: str, data: st.DataO
     assert stream.text + stream.finish(text) == text
     if text + stop_text != decode_after(tokenizer, before, ids):
         assert "cleaned up" in name
-        assert stop_text.lstrip() == tokenizer.decode([end]).lstrip()
+        alone = tokenizer.decode([end]).lstrip().removeprefix("##")
+        assert stop_text.lstrip().removeprefix("##") == alone
 
 
 @given(st.text(max_size=30))
