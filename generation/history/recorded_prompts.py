@@ -5,6 +5,7 @@ recorded. The recorded ids and texts remain the history of the run.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import accumulate
 
 from transformers import PreTrainedTokenizerBase
@@ -67,6 +68,17 @@ def prompt_as_recorded(
         following = with_messages_only(remaining, new)
     elif started.history_reason != OWN_PROMPT:
         following = _following(tokenizer, remaining, turn, new)
+    return replace(
+        prompt_of(turn),
+        segments=following,
+        pruning=pruning,
+        stream_tokens=0 if pruned is None else pruned.tokens_before,
+    )
+
+
+def prompt_of(turn: Turn) -> Prompt:
+    """Return the recorded prompt of a turn, without segments: no later prompt extends it."""
+    started = turn.started
     return Prompt(
         ids=turn.prompt_ids,
         text=turn.prompt_text,
@@ -76,9 +88,6 @@ def prompt_as_recorded(
         added_ids=started.added_ids,
         added_text=started.added_text,
         history_reason=started.history_reason,
-        segments=following,
-        pruning=pruning,
-        stream_tokens=0 if pruned is None else pruned.tokens_before,
     )
 
 

@@ -16,6 +16,7 @@ from tokentape.generation.errors import ModelError, PromptError
 from tokentape.generation.hf import check_settings, recorded_config
 from tokentape.generation.history.conversation_format import ConversationFormat, ResultStyle
 from tokentape.generation.history.prompt import Prompt
+from tokentape.generation.history.recorded_prompts import prompt_of
 from tokentape.generation.history.restored_conversation import (
     answered_calls,
     restore_conversation,
@@ -237,16 +238,7 @@ def recorded_result(turn: Turn) -> TurnResult:
         raise RecordingError(f"turn {turn.number} is finished but has no CacheDecided")
     return TurnResult(
         turn=turn.number,
-        prompt=Prompt(
-            ids=turn.prompt_ids,
-            text=turn.prompt_text,
-            messages=turn.messages,
-            kept_tokens=started.kept_tokens,
-            kept_chars=started.kept_chars,
-            added_ids=started.added_ids,
-            added_text=started.added_text,
-            history_reason=started.history_reason,
-        ),
+        prompt=prompt_of(turn),
         token_ids=turn.reply_ids,
         text=finished.text,
         stop_text=finished.stop_text,

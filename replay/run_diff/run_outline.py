@@ -125,7 +125,7 @@ class TurnReader:
         return replace(outlined, turn=self._ahead.pop(number))
 
     def check_rest(self) -> None:
-        """Rebuild what is left. Raise RecordingError if its events contradict the others."""
+        """Rebuild the remaining turns. Raise RecordingError if one is repeated."""
         for turn in self._turns:
             raise RecordingError(f"run {self._outline.run_id} has turn {turn.number} twice")
 

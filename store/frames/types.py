@@ -1,4 +1,4 @@
-"""Conversion of Arrow tables to pandas frames, for each of pandas' three families of types."""
+"""Conversion of Arrow tables to pandas frames, for the three families of types in pandas."""
 
 from typing import Any, Literal
 
@@ -57,7 +57,7 @@ def _text(missing: Any) -> Any:
     try:
         return pd.StringDtype("pyarrow", na_value=missing)
     except TypeError:
-        # pandas 2.2 has a name for each of the two.
+        # pandas 2.2 selects the missing value by the name of the storage.
         return pd.StringDtype("pyarrow" if missing is pd.NA else "pyarrow_numpy")
 
 

@@ -146,7 +146,7 @@ def _payloads(connection: Connection, within: Any) -> set[str]:
 
 
 def _rewrite(engine: Engine) -> str:
-    """Rewrite the tables: free pages and logs still contain what was deleted.
+    """Rewrite the tables: free pages and logs still contain the deleted bytes.
 
     Return why the bytes may remain, or an empty string.
     """
@@ -157,7 +157,7 @@ def _rewrite(engine: Engine) -> str:
             # The database of a server may also have tables of another application.
             is_sqlite = engine.dialect.name == "sqlite"
             connection.exec_driver_sql("VACUUM" if is_sqlite else f"VACUUM {_TABLES}")
-            if engine.dialect.name == "sqlite":
+            if is_sqlite:
                 row = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()
                 if row[0]:
                     return f"{engine.url.database}-wal is in use"

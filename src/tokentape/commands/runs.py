@@ -152,7 +152,7 @@ def _print_family(store: Store, run_id: str, as_json: bool) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Page:
-    """A round of a turn, with what is printed around its texts."""
+    """A round of a turn, with the sections and the tool events printed around its texts."""
 
     turn: Turn
     sections: PromptSections
