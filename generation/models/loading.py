@@ -25,6 +25,7 @@ from tokentape.generation.models.memory_check import (
     is_out_of_memory,
 )
 from tokentape.generation.models.model_files import (
+    adapter_base,
     check_folder,
     check_gguf,
     gguf_of_folder,
@@ -65,6 +66,7 @@ def load_model(
 ) -> LoadedModel:
     """Load `smollm2-demo`, a folder, a GGUF file or a model of the Hugging Face hub.
 
+    The folder may be that of a PEFT adapter; a tokenizer that it lacks is that of its base model.
     `dtype` is a name of torch, or `auto` for the checkpoint's own dtype. In the default float32,
     `verify` gives a definite verdict. The demo model is converted to safetensors in the user's
     cache folder on first use.
@@ -84,7 +86,7 @@ def load_model(
     with quiet_loading(), enough_memory(f"load the model {text!r}"):
         check_fits_memory(source, dtype, device, text)
         try:
-            tokenizer = AutoTokenizer.from_pretrained(**source)
+            tokenizer = AutoTokenizer.from_pretrained(**_tokenizer_source(source))
             model: Any = AutoModelForCausalLM.from_pretrained(
                 **source, dtype=dtype, attn_implementation=attn_implementation
             )
@@ -115,7 +117,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     try:
         with quiet_loading():
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-                **_source(name), local_files_only=True
+                **_tokenizer_source(_source(name)), local_files_only=True
             )
     except ModelError:
         raise
@@ -145,6 +147,13 @@ def _source(name: str) -> dict[str, str]:
     return {"pretrained_model_name_or_path": str(path)}
 
 
+def _tokenizer_source(source: dict[str, str]) -> dict[str, str]:
+    """Return the arguments of `from_pretrained` for the tokenizer of a model."""
+    path = Path(source["pretrained_model_name_or_path"])
+    base = adapter_base(path) if _is_folder(path) else None
+    return source if base is None else _source(base)
+
+
 def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
@@ -171,7 +180,7 @@ def _why_not_loaded(name: str, source: Mapping[str, str], error: Exception) -> s
 
 def _first_line(error: Exception) -> str:
     text = str(error).strip().partition("\n")[0]
-    known = isinstance(error, OSError | ValueError | ImportError)
+    known = isinstance(error, ModelError | OSError | ValueError | ImportError)
     return text if known and text else f"{type(error).__name__}: {text}"
 
 

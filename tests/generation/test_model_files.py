@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gguf import GGUFWriter, TokenType
+from peft import LoraConfig
 from tokenizers import pre_tokenizers
 
 import tokentape as tt
@@ -227,3 +228,48 @@ def test_a_safetensors_file_may_begin_with_any_length(tiny_folder: Path, tmp_pat
     file.write_bytes(padded.to_bytes(8, "little") + header + data[8 + length :])
 
     assert tt.load_model(folder)
+
+
+@pytest.fixture
+def adapter(tiny_folder: Path, tmp_path: Path) -> Path:
+    """Return the folder of a LoRA adapter of the tiny model, as PEFT saves it."""
+    base = tmp_path / "base"
+    shutil.copytree(tiny_folder, base)
+    config = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    model = tt.load_model(base).model
+    model.add_adapter(config)
+    model.save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+def test_an_adapter_without_a_tokenizer_has_that_of_its_base(
+    adapter: Path, store: DatabaseStore
+) -> None:
+    lm = tt.load_model(adapter)
+    with tt.Investigation(lm, store=store, name="adapted", system_prompt="Hi.") as run:
+        run.chat("hello", **GREEDY)
+
+    recording = store.recording(run.run_id)
+    assert tt.verify(recording, tt.load_model(adapter)).verdict is tt.Verdict.VERIFIED
+    assert tt.verify(recording, tt.load_model(adapter.parent / "base")).verdict is (
+        tt.Verdict.INCOMPARABLE
+    )
+    assert len(load_tokenizer(os.fspath(adapter))) == len(lm.tokenizer)
+
+
+def test_an_adapter_whose_base_is_missing_names_it(adapter: Path) -> None:
+    shutil.rmtree(adapter.parent / "base")
+
+    with pytest.raises(tt.ModelError, match=r"adapter.*base"):
+        tt.load_model(adapter)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"base_model_name_or_path": 3}'])
+def test_a_damaged_config_of_an_adapter_is_named(content: str, adapter: Path) -> None:
+    (adapter / "adapter_config.json").write_text(content)
+
+    with pytest.raises(tt.ModelError) as refusal:
+        tt.load_model(adapter)
+
+    assert "\n" not in str(refusal.value)
+    assert os.fspath(adapter) in str(refusal.value)
