@@ -13,6 +13,7 @@ import pytest
 
 import tokentape as tt
 from tokentape.cli import app, db
+from tokentape.commands.options import output_path
 from tokentape.generation.cache_dir import cache_dir
 from tokentape.generation.plans import load_plan
 from tokentape.plugin.settings import read_settings
@@ -23,7 +24,8 @@ from tokentape.store import DatabaseStore
 Cli = Callable[..., tuple[int, str, str]]
 
 # The options and arguments of commands that are strings: texts, and names that may be paths, which
-# the functions that they are passed to expand. A new path is a `Path` with `expand_path` as parser.
+# the functions that they are passed to expand. A new path is a `Path` with a parser: `expand_path`,
+# or `output_path` for what is written.
 TEXTS = {"run", "runs", "name", "message", "system", "changes", "reason", "seal", "ignore"}
 STORES = {"store", "other_store", "run_a", "run_b", "model", "plan"}
 
@@ -57,7 +59,8 @@ def parameters() -> Iterator[tuple[str, str, Any, Any]]:
 def test_every_path_of_a_command_is_expanded() -> None:
     for command, name, hint, infos in parameters():
         if hint is Path:
-            assert infos[-1].parser is expand_path, f"{command} {name} is not expanded"
+            parser = infos[-1].parser
+            assert parser in (expand_path, output_path), f"{command} {name} is not expanded"
         elif typing.get_args(hint) == (str,) or hint is str:
             assert name in TEXTS | STORES, f"{command} {name}: is it a path, or a text?"
 
@@ -239,3 +242,26 @@ def test_the_paths_of_the_pytest_plugin_name_the_home_folder(where: str, home: P
 
     assert settings.roots == (home / "tapes",)
     assert settings.floor == str(home / "floor.json")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("pack", "x", "-o", "-"),
+        ("export", "--to", "jsonl", "-o", "-"),
+        ("export", "--to", "csv", "--output=-"),
+        ("verify", "--junit", "-"),
+        ("verify", "--html", "-"),
+        ("calibrate", "--output", "-"),
+    ],
+)
+def test_a_file_is_not_written_to_a_dash(command: tuple[str, ...], home: Path, cli: Cli) -> None:
+    code, printed, message = cli(*command)
+
+    assert (code, printed) == (2, "")
+    assert "files are not written to standard output" in message
+    assert list(Path().iterdir()) == []
+
+
+def test_a_dash_in_a_folder_is_a_name() -> None:
+    assert output_path("./-") == Path("-")

@@ -17,6 +17,7 @@ from tokentape.commands.options import (
     StoreOption,
     find_recording,
     open_stored,
+    output_path,
 )
 from tokentape.recorder.paths import expand_path
 from tokentape.recorder.seals import check_seals
@@ -41,7 +42,7 @@ def pack(
         typer.Option(
             "--output",
             "-o",
-            parser=expand_path,
+            parser=output_path,
             metavar="FILE",
             help="The tape (a file) to write.",
         ),
@@ -68,7 +69,7 @@ def export(
         typer.Option(
             "--output",
             "-o",
-            parser=expand_path,
+            parser=output_path,
             metavar="PATH",
             help="The folder to write to; for jsonl the file.",
         ),

@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from tokentape.commands.options import ModelOption
-from tokentape.recorder.paths import expand_path
+from tokentape.commands.options import ModelOption, output_path
 
 
 def demo(
@@ -15,7 +14,7 @@ def demo(
     ] = "sqlite:///runs/demo.db",
     sealed: Annotated[
         Path,
-        typer.Option(parser=expand_path, metavar="PATH", help="The Parquet folder to export to."),
+        typer.Option(parser=output_path, metavar="PATH", help="The Parquet folder to export to."),
     ] = Path("runs/demo-sealed"),
     model: ModelOption = "smollm2-demo",
     plan: Annotated[

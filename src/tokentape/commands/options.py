@@ -1,6 +1,7 @@
 """Arguments and options that several commands share, and how they are resolved."""
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
@@ -8,6 +9,7 @@ import typer
 import tokentape as tt
 from tokentape import output
 from tokentape.recorder.events import RunStarted
+from tokentape.recorder.paths import expand_path
 from tokentape.recorder.projections import Turn
 from tokentape.recorder.selected_turns import SelectedEvents, turn_numbers
 
@@ -43,6 +45,15 @@ TurnOption = Annotated[
     list[int] | None, typer.Option("--turn", help="Only this turn; may be repeated.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def output_path(path: str | Path) -> Path:
+    """Return the path of a file or folder to write. Raise BadParameter for `-`."""
+    if str(path) == "-":
+        raise typer.BadParameter(
+            "files are not written to standard output: name a file; ./- is one of that name"
+        )
+    return expand_path(path)
 
 
 def open_stored(store: str) -> Store:

@@ -20,6 +20,7 @@ from tokentape.commands.options import (
     TurnOption,
     find_recording,
     open_stored,
+    output_path,
     turn_json,
 )
 from tokentape.commands.report_files import HtmlOption, JUnitOption, report_files
@@ -199,7 +200,7 @@ def calibrate(
     to: Annotated[
         Path | None,
         typer.Option(
-            "--output", parser=expand_path, metavar="FILE", help="Also write it to this file."
+            "--output", parser=output_path, metavar="FILE", help="Also write it to this file."
         ),
     ] = None,
     as_json: JsonOption = False,

@@ -11,8 +11,8 @@ import typer
 
 import tokentape as tt
 from tokentape import output
+from tokentape.commands.options import output_path
 from tokentape.recorder.atomic_write import AtomicFile
-from tokentape.recorder.paths import expand_path
 
 if TYPE_CHECKING:
     from tokentape.replay import Report
@@ -21,7 +21,7 @@ JUnitOption = Annotated[
     Path | None,
     typer.Option(
         "--junit",
-        parser=expand_path,
+        parser=output_path,
         metavar="FILE",
         help="Also write the report as JUnit XML, for CI.",
     ),
@@ -30,7 +30,7 @@ HtmlOption = Annotated[
     Path | None,
     typer.Option(
         "--html",
-        parser=expand_path,
+        parser=output_path,
         metavar="FILE",
         help="Also write the report as one HTML page.",
     ),
