@@ -96,7 +96,8 @@ class ReplaySession:
     @property
     def obstacle(self) -> str:
         """Why fingerprints forbid a comparison; empty where they allow it."""
-        fields = [each.field for each in self.differences if each.forbids and not each.ignored]
+        forbidding = [each for each in self.differences if each.forbids and not each.ignored]
+        fields = dict.fromkeys(each.field for each in forbidding)
         return f"not what was recorded: {', '.join(fields)}" if fields else ""
 
     def report(

@@ -114,6 +114,8 @@ def test_turns_are_verified_under_the_adapters_of_each(
     assert tt.verify(recording, lm).verdict is tt.Verdict.INCOMPARABLE
     layer.active_adapter = ["default"]
     assert tt.verify(recording, lm, turns=[1]).verdict is tt.Verdict.VERIFIED
+    disable(layer)
+    assert tt.verify(recording, lm).reason == "not what was recorded: adapters"
 
 
 def test_a_recording_that_does_not_say_its_adapters_is_not_blamed_on_the_prompt(
