@@ -31,6 +31,10 @@ PACKAGES = (
 )
 
 
+# What a library announces for a later release is shown, and is no failure of the present one.
+ANNOUNCEMENTS = ("DeprecationWarning", "PendingDeprecationWarning", "FutureWarning")
+
+
 def installed(package: str) -> str:
     """Return the installed version of `package`, or a dash."""
     try:
@@ -48,6 +52,7 @@ def versions() -> str:
 def run_tests(tests: list[str]) -> tuple[int, str]:
     """Run pytest in two processes of one thread each; return its exit code and its last line."""
     command = [sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadfile", "-q", *tests]
+    command += [f"-Wdefault::{warning}" for warning in ANNOUNCEMENTS]
     pytest = subprocess.Popen(
         command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, text=True
     )
