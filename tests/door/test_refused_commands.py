@@ -81,3 +81,36 @@ def test_a_refused_command_leaves_no_run(
     with tt.open_store(database) as store:
         assert [each.run_id for each in store.summaries()] == [run_id]
         assert store.summaries()[0].status == "finished"
+
+
+@pytest.mark.parametrize(
+    "command", [("verify",), ("regenerate",), ("resume", "RUN"), ("fork", "RUN", "--at-turn", "2")]
+)
+def test_a_recorded_model_that_is_elsewhere_is_named_with_an_option(
+    command: tuple[str, ...],
+    tiny_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cli: Cli,
+) -> None:
+    there, here = tmp_path / "there", tmp_path / "here"
+    here.mkdir()
+    there.mkdir()
+    (there / "tiny").symlink_to(tiny_folder)
+    monkeypatch.chdir(there)
+    database = tmp_path / "runs.db"
+    with (
+        tt.open_store(database) as store,
+        tt.Investigation(
+            tt.load_model("./tiny"), store=store, name="x", system_prompt="Hi."
+        ) as run,
+    ):
+        run.chat("One?", max_new_tokens=2)
+        run.chat("Two?", max_new_tokens=2)
+    monkeypatch.chdir(here)
+    arguments = [run.run_id if each == "RUN" else each for each in command]
+
+    code, _, message = cli(*arguments, "--store", str(database))
+
+    assert code == 2
+    assert "there is no model folder ./tiny; if it is elsewhere, name it with --model" in message

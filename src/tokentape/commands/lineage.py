@@ -17,6 +17,7 @@ from tokentape.commands.options import (
     RunArgument,
     StoreOption,
     find_recording,
+    load_recorded_model,
 )
 from tokentape.recorder.events import RunStarted, ToolCalled
 from tokentape.recorder.process import ProcessState
@@ -52,7 +53,7 @@ def resume(
             return
         with resume_hint(store) as begun:
             begun(recording.run_id)
-            lm = _model(started, model)
+            lm = load_recorded_model(started, model)
             tools = _tools(started, lm)
             investigation = tt.Investigation.resume(opened, recording.run_id, lm, tools=tools)
             if investigation.resume_point is not None:
@@ -147,7 +148,7 @@ def fork(
                 "with --message"
             )
         started = parent.started()
-        lm = _model(started, model)
+        lm = load_recorded_model(started, model)
         from tokentape.generation.investigation.resume_point import (
             check_changes,
             check_has_settings,
@@ -182,16 +183,6 @@ def _print_fork(child: tt.Recording, at_turn: int, store: str, as_json: bool) ->
             f"run the rest of its plan with: tokentape resume {child.run_id} --store {store}\n"
         )
     print_run(child, store, as_json, first_turn=at_turn)
-
-
-def _model(started: RunStarted, model: str | None) -> "tt.LoadedModel":
-    name = model or started.model
-    if not name:
-        raise tt.ModelError("the recording does not name its model: name one with --model")
-    from tokentape.generation.models.loading import load_as_recorded
-
-    with output.working(f"loading {name}"):
-        return load_as_recorded(name, started)
 
 
 def _tools(started: RunStarted, lm: "tt.LoadedModel") -> "tt.ToolInterface | None":

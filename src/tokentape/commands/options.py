@@ -88,6 +88,25 @@ def select_turns(recording: tt.Recording, numbers: list[int] | None) -> Selected
     return selected
 
 
+def load_recorded_model(started: RunStarted, model: str | None) -> "tt.LoadedModel":
+    """Load the model that a command names, by default the recorded one, in the recorded dtype.
+
+    Raise ModelError if it cannot be loaded.
+    """
+    from tokentape.generation.models.loading import load_as_recorded
+
+    name = model or started.model
+    if not name:
+        raise tt.ModelError("the recording does not name its model: name one with --model")
+    try:
+        with output.working(f"loading {name}"):
+            return load_as_recorded(name, started)
+    except tt.ModelError as error:
+        if model:
+            raise
+        raise tt.ModelError(f"{error}; if it is elsewhere, name it with --model") from error
+
+
 def tokenizer_as_recorded(started: RunStarted) -> "PreTrainedTokenizerBase | None":
     """Return the tokenizer of a run, or None if it is missing here or differs from the recorded."""
     from tokentape.generation.fingerprints import tokenizer_sha256

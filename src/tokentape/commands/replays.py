@@ -19,13 +19,13 @@ from tokentape.commands.options import (
     StoreOption,
     TurnOption,
     find_recording,
+    load_recorded_model,
     open_stored,
     output_path,
     turn_json,
 )
 from tokentape.commands.report_files import HtmlOption, JUnitOption, report_files
 from tokentape.recorder.clock import now_us
-from tokentape.recorder.events import RunStarted
 from tokentape.recorder.paths import expand_path
 from tokentape.store import DEFAULT_URL, DatabaseStore, StoredFloor, StoredVerdict
 
@@ -128,7 +128,7 @@ def verify(
     loaded = _load_run(opened, run, turn)
     given_floor = None if floor is None else tt.read_floor(floor)
     files = ctx.with_resource(report_files(junit, html))
-    lm = _load_model(model, loaded.started)
+    lm = load_recorded_model(loaded.started, model)
     with output.progress("verify") as bar:
         task = bar.add_task("", total=None)
         report = tt.verify(
@@ -172,7 +172,7 @@ def regenerate(
     loaded = _load_run(opened, run, turn)
     given_floor = None if floor is None else tt.read_floor(floor)
     files = ctx.with_resource(report_files(junit, html))
-    lm = _load_model(model, loaded.started)
+    lm = load_recorded_model(loaded.started, model)
     with output.progress("regenerate") as bar:
         task = bar.add_task("", total=len(turn) if turn else len(loaded.turns))
         report = tt.regenerate(
@@ -209,7 +209,7 @@ def calibrate(
     opened = open_stored(store)
     ctx.call_on_close(opened.close)
     loaded = _load_run(opened, run)
-    lm = _load_model(model, loaded.started)
+    lm = load_recorded_model(loaded.started, model)
     with output.progress("calibrate", "{task.fields[variant]}") as bar:
         task = bar.add_task("", total=None, variant="")
         floor = tt.calibrate(
@@ -296,12 +296,3 @@ def _load_run(opened: Store, run: str | None, turns: list[int] | None = None) ->
     from tokentape.replay import load_run
 
     return load_run(find_recording(opened, run), turns or None)
-
-
-def _load_model(model: str | None, started: RunStarted) -> "tt.LoadedModel":
-    from tokentape.generation.models.loading import load_as_recorded
-
-    if not (model or started.model):
-        raise tt.ModelError("the recording does not name its model: name one with --model")
-    with output.working("loading the model"):
-        return load_as_recorded(model or started.model, started)
