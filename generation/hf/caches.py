@@ -115,9 +115,17 @@ def prefix_obstacle(model: Any) -> str | None:
 def held_tokens(cache: Cache) -> int | None:
     """Return the number of tokens in the cache; None if the cache does not count them."""
     try:
-        return int(cache.get_seq_length())
+        first = int(cache.get_seq_length())
     except ValueError:
         return None
+    # Some releases ask the first layer only, which stays empty where a model keeps that layer's
+    # states in its modules.
+    return first or max((_layer_tokens(layer) for layer in cache.layers), default=0)
+
+
+def _layer_tokens(layer: Any) -> int:
+    """Return the number of tokens in a layer of a cache; 0 if it does not count them."""
+    return int(layer.get_seq_length()) if hasattr(layer, "get_seq_length") else 0
 
 
 def layer_kinds(cache: Cache) -> tuple[str, ...]:

@@ -34,6 +34,8 @@ _SIZES = {
     "sliding_window": 16,
 }
 """Fields of configs, by the name that most families use, and their largest values here."""
+_KINDS_OF_LAYERS = ("layer_types", "layers_block_type")
+"""Fields of configs with the kind of every layer, such as attention or recurrent."""
 
 
 def tiny_twin(model: Any) -> Any | None:
@@ -69,11 +71,13 @@ def _tiny_config(config: Any) -> Any:
     heads = getattr(config, "num_attention_heads", None)
     if heads is not None and heads == getattr(config, "num_key_value_heads", None):
         tiny.num_key_value_heads = tiny.num_attention_heads
-    kinds: Sequence[str] | None = getattr(config, "layer_types", None)
-    layers = 2 if kinds is None else _prefix_of_all(kinds)
+    field = next((each for each in _KINDS_OF_LAYERS if getattr(config, each, None)), None)
+    kinds: Sequence[str] = getattr(config, field) if field else ()
+    layers = _prefix_of_all(kinds) if kinds else 2
     tiny.num_hidden_layers = min(config.num_hidden_layers, layers)
-    if kinds is not None:
-        tiny.layer_types = list(kinds[:layers])
+    # Some configs derive the list from the number of layers; it cannot be set there.
+    if field and list(getattr(tiny, field)) != list(kinds[:layers]):
+        setattr(tiny, field, list(kinds[:layers]))
     tiny.bos_token_id, tiny.eos_token_id, tiny.pad_token_id = 1, 2, 0
     return tiny
 

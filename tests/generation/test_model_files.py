@@ -237,7 +237,12 @@ def adapter(tiny_folder: Path, tmp_path: Path) -> Path:
     shutil.copytree(tiny_folder, base)
     config = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
     model = tt.load_model(base).model
-    model.add_adapter(config)
+    try:
+        model.add_adapter(config)
+    except ValueError as error:  # a release of transformers may need a PEFT that is not out yet
+        if "PEFT" not in str(error):
+            raise
+        pytest.skip(str(error))
     model.save_pretrained(tmp_path / "adapter")
     return tmp_path / "adapter"
 

@@ -8,7 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import GenerationMixin, LlamaForCausalLM
+from transformers import (
+    DynamicCache,
+    GenerationMixin,
+    JambaConfig,
+    JambaForCausalLM,
+    LlamaForCausalLM,
+    RecurrentGemmaConfig,
+    RecurrentGemmaForCausalLM,
+)
 
 import tokentape as tt
 from benchmarks.tiny_models import FAMILIES
@@ -187,3 +195,47 @@ def test_a_model_whose_own_config_asks_for_beams_is_understood(lm: tt.LoadedMode
     model.generation_config.top_k = 4
 
     hf.check_release(model)
+
+
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [
+        (
+            RecurrentGemmaForCausalLM,
+            RecurrentGemmaConfig(
+                vocab_size=64, hidden_size=64, intermediate_size=96, num_hidden_layers=5,
+                num_attention_heads=4, num_key_value_heads=2, head_dim=16, lru_width=64,
+            ),
+        ),
+        (
+            JambaForCausalLM,
+            JambaConfig(
+                vocab_size=64, hidden_size=64, intermediate_size=96, num_hidden_layers=8,
+                num_attention_heads=4, num_key_value_heads=2, attn_layer_period=4,
+                attn_layer_offset=2, use_mamba_kernels=False,
+            ),
+        ),
+    ],
+)  # fmt: skip
+def test_a_class_whose_config_names_its_layers_otherwise_is_checked_with_each_kind(
+    kind: Any, config: Any
+) -> None:
+    """In the check of the first layers alone, nothing would count the tokens of the cache."""
+    with torch.random.fork_rng(devices=[]):
+        model = kind(config).eval()
+    twin = tiny_twin(model)
+
+    assert twin is not None
+    assert twin.config.num_hidden_layers < config.num_hidden_layers
+    assert set(twin.config.layers_block_type) == set(config.layers_block_type)
+    hf.check_release(model)
+
+
+def test_a_cache_whose_first_layer_stays_empty_counts_its_tokens() -> None:
+    """As in models that keep the states of their first layers in modules."""
+    cache = DynamicCache()
+    assert hf.held_tokens(cache) == 0
+    states = torch.zeros(1, 2, 7, 8)
+    cache.update(states, states, 1)
+
+    assert hf.held_tokens(cache) == 7
