@@ -5,7 +5,7 @@ model is a tiny random one of the same class, or the given one where no tiny one
 """
 
 import threading
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import __version__ as VERSION
@@ -41,6 +41,17 @@ _SETTINGS: dict[str, Any] = {
 # cache that is ignored, or positions that are wrong, differ by 0.3 at least.
 _TOLERANCE = 0.1
 
+
+class Generated(NamedTuple):
+    """What `generate` did: ids (1, tokens), logits and scores (new tokens, vocab)."""
+
+    ids: torch.Tensor
+    logits: torch.Tensor
+    scores: torch.Tensor
+    held_tokens: int | None
+    """The tokens that its cache holds in the end; None if the cache does not count them."""
+
+
 _complaints: dict[type, str] = {}
 """For each class of model that was checked: why it is not understood, or an empty text."""
 _lock = threading.Lock()
@@ -72,7 +83,7 @@ def _complaint(model: Any) -> str:
             return _complaints[type(model)]
         twin = tiny_twin(model)
         if twin is not None and (expected := _generated(twin)) is not None:
-            _complaints[type(model)] = _difference(twin, *expected)
+            _complaints[type(model)] = _difference(twin, expected)
             return _complaints[type(model)]
     if model.training:
         return ""
@@ -84,11 +95,11 @@ def _complaint(model: Any) -> str:
             effective_config(model, **_SETTINGS)
         except ModelError:
             return ""
-        return _difference(model, *expected)
+        return _difference(model, expected)
 
 
-def _generated(model: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
-    """Return ids, logits and scores of `generate`, or None if it does not run with a cache."""
+def _generated(model: Any) -> Generated | None:
+    """Return what `generate` does, or None if it does not run with a cache."""
     prompt = torch.tensor([_PROMPT], device=model.device)
     try:
         output = model.generate(
@@ -105,32 +116,44 @@ def _generated(model: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | 
     prepares = getattr(model, "_supports_default_dynamic_cache", lambda: True)()
     if not prepares or not getattr(cache_of(output), "layers", None):
         return None
-    ids: torch.Tensor = output.sequences
-    return ids, torch.cat(output.logits), torch.cat(output.scores)
+    return Generated(
+        ids=output.sequences,
+        logits=torch.cat(output.logits),
+        scores=torch.cat(output.scores),
+        held_tokens=held_tokens(cache_of(output)),
+    )
 
 
-def _difference(model: Any, ids: torch.Tensor, logits: torch.Tensor, scores: torch.Tensor) -> str:
+def _difference(model: Any, expected: Generated) -> str:
     """Return how the forwards of this package differ from those of `generate`, or an empty text."""
+    ids, logits, scores, held_in_generate = expected
+    cached = ids.shape[1] - 1
     try:
-        own_logits, own_scores = _forwarded(model, ids)
+        own_logits, own_scores, held = _forwarded(model, ids)
     except Exception as error:  # whatever a changed interface raises
         first_line = str(error).strip().partition("\n")[0]
         return (
             first_line if isinstance(error, ModelError) else f"{type(error).__name__}: {first_line}"
         )
+    if held not in (None, cached):
+        alike = ", in `generate` too: the model may keep none" if held == held_in_generate else ""
+        return f"its cache holds {held} tokens after {cached}{alike}"
     spread = logits.std().clamp_min(1e-6)
-    for name, own, expected in (("logits", own_logits, logits), ("scores", own_scores, scores)):
-        finite = expected.isfinite()
-        if own.shape != expected.shape or not torch.equal(finite, own.isfinite()):
+    for name, own, theirs in (("logits", own_logits, logits), ("scores", own_scores, scores)):
+        finite = theirs.isfinite()
+        if own.shape != theirs.shape or not torch.equal(finite, own.isfinite()):
             return f"its {name} are others than those of generate"
-        worst = float((own - expected)[finite].abs().max() / spread)
+        worst = float((own - theirs)[finite].abs().max() / spread)
         if worst > _TOLERANCE:
             return f"its {name} differ from those of generate by {worst:.2g} standard deviations"
     return ""
 
 
-def _forwarded(model: Any, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the logits and scores of the tokens after the prompt, shape (tokens, vocab) each."""
+def _forwarded(model: Any, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int | None]:
+    """Return the logits and scores of the tokens after the prompt, shape (tokens, vocab) each.
+
+    The third value is the number of tokens that the cache holds in the end, None if uncounted.
+    """
     prompt = ids[:, : len(_PROMPT)]
     config = effective_config(model, **_SETTINGS)
     processors = prepare(model, None, config, prompt).processors
@@ -142,7 +165,4 @@ def _forwarded(model: Any, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tenso
     scores = [
         process(processors, ids[:, : prompt.shape[1] + step], row) for step, row in enumerate(rows)
     ]
-    held = held_tokens(decoder.cache)
-    if held not in (None, ids.shape[1] - 1):
-        raise ModelError(f"its cache holds {held} tokens after {ids.shape[1] - 1}")
-    return torch.cat(rows), torch.cat(scores)
+    return torch.cat(rows), torch.cat(scores), held_tokens(decoder.cache)

@@ -14,6 +14,8 @@ from transformers import (
     JambaConfig,
     JambaForCausalLM,
     LlamaForCausalLM,
+    OpenAIGPTConfig,
+    OpenAIGPTLMHeadModel,
     RecurrentGemmaConfig,
     RecurrentGemmaForCausalLM,
 )
@@ -229,6 +231,14 @@ def test_a_class_whose_config_names_its_layers_otherwise_is_checked_with_each_ki
     assert twin.config.num_hidden_layers < config.num_hidden_layers
     assert set(twin.config.layers_block_type) == set(config.layers_block_type)
     hf.check_release(model)
+
+
+def test_a_model_that_keeps_no_cache_is_named_as_a_possible_reason() -> None:
+    model = OpenAIGPTLMHeadModel(OpenAIGPTConfig(vocab_size=64, n_embd=32, n_layer=2, n_head=4))
+
+    with pytest.raises(tt.ModelError, match="the model may keep none") as refusal:
+        hf.check_release(model.eval())
+    assert ONE_LINE.fullmatch(str(refusal.value))
 
 
 def test_a_cache_whose_first_layer_stays_empty_counts_its_tokens() -> None:
