@@ -43,13 +43,16 @@ _TOLERANCE = 0.1
 
 
 class Generated(NamedTuple):
-    """What `generate` did: ids (1, tokens), logits and scores (new tokens, vocab)."""
+    """A generation, by `generate` or by this package.
+
+    Ids have shape (1, tokens), logits and scores (new tokens, vocab).
+    """
 
     ids: torch.Tensor
     logits: torch.Tensor
     scores: torch.Tensor
     held_tokens: int | None
-    """The tokens that its cache holds in the end; None if the cache does not count them."""
+    """The number of tokens in the cache at the end; None if the cache does not count them."""
 
 
 _complaints: dict[type, str] = {}
@@ -126,34 +129,32 @@ def _generated(model: Any) -> Generated | None:
 
 def _difference(model: Any, expected: Generated) -> str:
     """Return how the forwards of this package differ from those of `generate`, or an empty text."""
-    ids, logits, scores, held_in_generate = expected
-    cached = ids.shape[1] - 1
+    cached = expected.ids.shape[1] - 1
     try:
-        own_logits, own_scores, held = _forwarded(model, ids)
+        own = _forwarded(model, expected.ids)
     except Exception as error:  # whatever a changed interface raises
         first_line = str(error).strip().partition("\n")[0]
         return (
             first_line if isinstance(error, ModelError) else f"{type(error).__name__}: {first_line}"
         )
-    if held not in (None, cached):
-        alike = ", in `generate` too: the model may keep none" if held == held_in_generate else ""
-        return f"its cache holds {held} tokens after {cached}{alike}"
-    spread = logits.std().clamp_min(1e-6)
-    for name, own, theirs in (("logits", own_logits, logits), ("scores", own_scores, scores)):
+    if own.held_tokens not in (None, cached):
+        alike = own.held_tokens == expected.held_tokens
+        hint = ", in `generate` too: the model may keep none" if alike else ""
+        return f"its cache holds {own.held_tokens} tokens after {cached}{hint}"
+    spread = expected.logits.std().clamp_min(1e-6)
+    for name in ("logits", "scores"):
+        ours, theirs = getattr(own, name), getattr(expected, name)
         finite = theirs.isfinite()
-        if own.shape != theirs.shape or not torch.equal(finite, own.isfinite()):
+        if ours.shape != theirs.shape or not torch.equal(finite, ours.isfinite()):
             return f"its {name} are others than those of generate"
-        worst = float((own - theirs)[finite].abs().max() / spread)
+        worst = float((ours - theirs)[finite].abs().max() / spread)
         if worst > _TOLERANCE:
             return f"its {name} differ from those of generate by {worst:.2g} standard deviations"
     return ""
 
 
-def _forwarded(model: Any, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int | None]:
-    """Return the logits and scores of the tokens after the prompt, shape (tokens, vocab) each.
-
-    The third value is the number of tokens that the cache holds in the end, None if uncounted.
-    """
+def _forwarded(model: Any, ids: torch.Tensor) -> Generated:
+    """Return what this package computes for the same ids, a forward for each token."""
     prompt = ids[:, : len(_PROMPT)]
     config = effective_config(model, **_SETTINGS)
     processors = prepare(model, None, config, prompt).processors
@@ -165,4 +166,9 @@ def _forwarded(model: Any, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tenso
     scores = [
         process(processors, ids[:, : prompt.shape[1] + step], row) for step, row in enumerate(rows)
     ]
-    return torch.cat(rows), torch.cat(scores), held_tokens(decoder.cache)
+    return Generated(
+        ids=ids,
+        logits=torch.cat(rows),
+        scores=torch.cat(scores),
+        held_tokens=held_tokens(decoder.cache),
+    )
