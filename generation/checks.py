@@ -19,7 +19,7 @@ def check_adapters(model: Any) -> None:
 
     Prompt learning (prefix and prompt tuning) puts virtual tokens before each forward, and an
     activated LoRA looks for its invocation tokens in the whole prompt: only the `generate` of peft
-    gives them what they need.
+    supports them.
     """
     configs = getattr(model, "peft_config", None)
     if not isinstance(configs, Mapping):

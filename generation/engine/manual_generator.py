@@ -347,7 +347,7 @@ class ManualGenerator:
 def _format(tokenizer: PreTrainedTokenizerBase, settings: RunSettings) -> ConversationFormat:
     """Return the format that the chat template takes, the usual one if it takes none.
 
-    Prompts that are token ids need no template; others raise the template's error.
+    A prompt of token ids needs no template; one of messages raises the template's error.
     """
     try:
         return choose_format(tokenizer, template_settings=settings.template_settings)

@@ -1,4 +1,4 @@
-"""Prompts and system prompts as they were recorded, without rendering them again.
+"""The recorded prompts and system prompts, without rendering them again.
 
 A chat template may write another date or, in a newer version, other text than it did when a run was
 recorded. The recorded ids and texts remain the history of the run.

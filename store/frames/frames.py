@@ -2,7 +2,7 @@
 
 Every function takes a store of any kind. `run_id` is an id or the unambiguous beginning of one, or
 several of them; `turns` is a turn or several; None selects all. `columns` names the columns to
-read, in order; the others are not read. `dtype_backend` is as in pandas' readers: None for NumPy's
+read, in order; no other column is read. `dtype_backend` is as in pandas' readers: None for NumPy's
 types, with pandas' nullable ones where a value may be missing, "numpy_nullable" or "pyarrow". All
 raise NoSuchRunError for an unknown run, StoreError for an unknown column, and RecordingError for a
 damaged event. `tokentape.store.frames.columns` describes every column.
