@@ -1,0 +1,1 @@
+"""The settings of torch that change the last bits: read, set as recorded, made deterministic."""

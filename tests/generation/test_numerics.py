@@ -1,0 +1,196 @@
+"""The flags of torch that change the last bits are read, set as recorded, and restored."""
+
+import os
+import threading
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokentape.generation.numerics.as_recorded import numerics_as_recorded
+from tokentape.generation.numerics.attention import repeatable_attention
+from tokentape.generation.numerics.flags import FLAGS, WORKSPACE, read_flags
+
+OTHERS = {
+    "float32_matmul": ("medium", "high"),
+    "mkldnn_conv": ("bf16", "tf32"),
+    "mkldnn": ("off",),
+    "mkldnn_deterministic": ("on",),
+    "sdpa_backends": ("math", "flash efficient math", "none"),
+    "sdpa_math_reduction": ("on",),
+    "deterministic": ("warn", "on"),
+    "sdpa_order": (
+        " ".join(["efficient", "flash", *read_flags(cuda=True)["sdpa_order"].split()[2:]]),
+    ),
+    "fp16_reduction": ("off",),
+    "bf16_reduction": ("off",),
+    "fp16_accumulation": ("on",),
+    "cudnn_enabled": ("off",),
+    "cudnn_tf32": ("off",),
+    "cudnn_deterministic": ("on",),
+    "cudnn_benchmark": ("on",),
+    WORKSPACE: (":4096:8",),
+}
+CUDA = torch.device("cuda")
+if hasattr(torch._C, "_get_fp32_precision_getter"):
+    OTHERS["float32_matmul"] += ("cuda tf32, mkldnn ieee", "cuda ieee, mkldnn bf16")
+    OTHERS["fp16_reduction"] += ("off, no split",)
+
+
+@pytest.fixture(autouse=True)
+def _flags_are_left_alone() -> Iterator[None]:
+    before = read_flags(cuda=True)
+    yield
+    assert read_flags(cuda=True) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, values in OTHERS.items() for value in values]
+)
+def test_each_flag_is_set_as_recorded_and_restored(name: str, value: str) -> None:
+    now = read_flags(cuda=True)
+    if name not in now:
+        pytest.skip(f"torch {torch.__version__} has no {name}")
+    assert now[name] != value, "the test must change the flag"
+
+    with numerics_as_recorded(now | {name: value}) as failed:
+        assert failed == ()
+        assert read_flags(cuda=True) == now | {name: value}
+        with numerics_as_recorded(now) as failed:
+            assert failed == ()
+            assert read_flags(cuda=True) == now
+        assert read_flags(cuda=True) == now | {name: value}
+
+
+def test_every_flag_that_can_be_set_here_has_a_test() -> None:
+    assert set(OTHERS) | {"blas_library"} == {flag.name for flag in FLAGS}
+
+
+def test_flags_are_restored_after_an_exception() -> None:
+    with pytest.raises(KeyError), numerics_as_recorded({"deterministic": "on", "mkldnn": "off"}):
+        raise KeyError
+
+
+def test_a_recording_without_flags_changes_nothing() -> None:
+    before = read_flags(cuda=True)
+    with numerics_as_recorded({"torch": "2.6.0", "cuda": "", "gpu": ""}) as failed:
+        assert failed == ()
+        assert read_flags(cuda=True) == before
+
+
+GARBAGE = st.one_of(
+    st.none(), st.integers(), st.text(), st.lists(st.text()), st.sampled_from(["on", "off", "math"])
+)
+
+
+@given(st.dictionaries(st.sampled_from([flag.name for flag in FLAGS]) | st.text(), GARBAGE))
+def test_garbage_sets_no_flag_and_names_it(environment: dict[str, object]) -> None:
+    before, variables = read_flags(cuda=True), dict(os.environ)
+    with numerics_as_recorded(environment) as failed:
+        now = read_flags(cuda=True)
+        for name in now:
+            assert now[name] in (before[name], environment.get(name))
+            is_set = name not in environment or now[name] == environment[name]
+            assert (name not in failed) == is_set
+        assert dict(os.environ) == variables
+
+
+@pytest.mark.parametrize("value", [":999999:999", "x", "", ":4096:8\n", "/etc/passwd"])
+def test_a_recording_sets_no_unknown_workspace(value: str) -> None:
+    with numerics_as_recorded({WORKSPACE: value}) as failed:
+        assert failed == (WORKSPACE,)
+        assert WORKSPACE not in os.environ
+
+
+def test_the_workspace_is_not_set_once_cuda_is_initialised(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    with numerics_as_recorded({WORKSPACE: ":4096:8"}) as failed:
+        assert failed == (WORKSPACE,)
+        assert WORKSPACE not in os.environ
+
+
+def test_an_unusual_workspace_of_the_user_is_restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(WORKSPACE, ":32:4")
+    with numerics_as_recorded({WORKSPACE: ":16:8"}):
+        assert os.environ[WORKSPACE] == ":16:8"
+    assert os.environ[WORKSPACE] == ":32:4"
+    monkeypatch.undo()
+
+
+@pytest.mark.skipif(
+    not hasattr(torch._C, "_get_fp32_precision_getter"), reason="torch has one interface only"
+)
+class TestBothInterfacesOfPrecision:
+    def test_torch_reads_the_older_one_within_and_after(self) -> None:
+        with numerics_as_recorded({"float32_matmul": "medium", "cudnn_tf32": "off"}):
+            assert torch.get_float32_matmul_precision() == "medium"
+            assert not torch.backends.cudnn.allow_tf32
+        assert torch.get_float32_matmul_precision() == "highest"
+        assert torch.backends.cudnn.allow_tf32
+
+    def test_what_follows_the_general_precision_follows_it_afterwards(self) -> None:
+        general = torch.backends.fp32_precision
+        with numerics_as_recorded({"float32_matmul": "high", "mkldnn_conv": "tf32"}):
+            pass
+        try:
+            torch.backends.fp32_precision = "tf32"
+            assert torch.backends.mkldnn.matmul.fp32_precision == "tf32"
+            assert torch.backends.mkldnn.conv.fp32_precision == "tf32"
+        finally:
+            torch.backends.fp32_precision = general
+
+    def test_precisions_that_contradict_each_other_are_read_set_and_restored(self) -> None:
+        matmul = torch.backends.cuda.matmul
+        try:
+            matmul.fp32_precision = "tf32"
+            with pytest.raises(RuntimeError):
+                torch.get_float32_matmul_precision()
+            assert read_flags(cuda=False)["float32_matmul"] == "cuda tf32, mkldnn ieee"
+            with numerics_as_recorded({"float32_matmul": "highest"}) as failed:
+                assert failed == ()
+                assert matmul.fp32_precision == "none"
+            assert matmul.fp32_precision == "tf32"
+        finally:
+            torch.set_float32_matmul_precision("highest")
+            matmul.fp32_precision = "none"
+
+
+class TestRepeatableAttention:
+    def test_cudnn_is_off_on_cuda_and_on_again_afterwards(self) -> None:
+        with repeatable_attention(CUDA):
+            assert read_flags(cuda=True)["sdpa_backends"] == "flash efficient math"
+            with repeatable_attention(CUDA):
+                pass
+            assert not torch.backends.cuda.cudnn_sdp_enabled()
+        assert torch.backends.cuda.cudnn_sdp_enabled()
+
+    def test_nothing_changes_on_the_cpu(self) -> None:
+        before = read_flags(cuda=True)
+        with repeatable_attention(torch.device("cpu")):
+            assert read_flags(cuda=True) == before
+
+    def test_cudnn_stays_on_where_the_user_left_no_other(self) -> None:
+        with numerics_as_recorded({"sdpa_backends": "cudnn"}), repeatable_attention(CUDA):
+            assert torch.backends.cuda.cudnn_sdp_enabled()
+
+    def test_it_stays_off_until_the_last_of_several_threads_ends(self) -> None:
+        first_ended, second_began = threading.Event(), threading.Event()
+        seen: list[bool] = []
+
+        def second() -> None:
+            with repeatable_attention(CUDA):
+                second_began.set()
+                first_ended.wait(10)
+                seen.append(torch.backends.cuda.cudnn_sdp_enabled())
+
+        thread = threading.Thread(target=second)
+        with repeatable_attention(CUDA):
+            thread.start()
+            assert second_began.wait(10)
+        first_ended.set()
+        thread.join()
+
+        assert seen == [False]
+        assert torch.backends.cuda.cudnn_sdp_enabled()
