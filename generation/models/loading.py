@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from tokentape.generation import fingerprints
 from tokentape.generation.errors import ModelError
 from tokentape.generation.fingerprints import FileState, ModelSource, file_states, folder_states
+from tokentape.generation.hf.compute_dtype import check_compute_dtype, compute_in
 from tokentape.generation.models.demo_model import DEMO_MODEL, demo_folder
 from tokentape.generation.models.identity import ModelIdentity
 from tokentape.generation.models.memory_check import (
@@ -63,12 +64,16 @@ def load_model(
     dtype: str = "float32",
     device: str = "cpu",
     attn_implementation: str = "sdpa",
+    compute_dtype: str | None = None,
 ) -> LoadedModel:
     """Load `smollm2-demo`, a folder, a GGUF file or a model of the Hugging Face hub.
 
     The folder may be that of a PEFT adapter; a tokenizer that it lacks is that of its base model.
     `dtype` is a name of torch, or `auto` for the checkpoint's own dtype. In the default float32,
-    `verify` gives a definite verdict. The demo model is converted to safetensors in the user's
+    `verify` gives a definite verdict. With `compute_dtype`, a wider one than `dtype`, the weights
+    stay in `dtype`, and each is cast as it is used: `dtype="bfloat16", compute_dtype="float32"`
+    computes the logits of the bfloat16 weights in float32, in half of its memory, and the KV cache
+    is in float32. The demo model is converted to safetensors in the user's
     cache folder on first use.
     Raise ModelError with a message of one line if the model is not found or cannot be loaded.
 
@@ -80,6 +85,8 @@ def load_model(
         >>> loaded.model.dtype
         torch.bfloat16
     """
+    if compute_dtype is not None:
+        check_compute_dtype(compute_dtype, dtype)
     text = os.fspath(name)
     source = _source(text)
     files = _files_of(source)
@@ -100,6 +107,8 @@ def load_model(
         arguments = {**source, "dtype_argument": dtype, "attn_implementation": attn_implementation}
         settings = _settings(model, arguments)
         fingerprints.set_source(model, ModelSource(files=files, settings=settings))
+    if compute_dtype is not None:
+        compute_in(model, compute_dtype)
     return LoadedModel(model, tokenizer, text)
 
 

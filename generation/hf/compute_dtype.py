@@ -1,0 +1,203 @@
+"""Computation in a wider dtype than that of the weights, which are cast as they are used."""
+
+import threading
+from collections.abc import Iterable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.utils._pytree import tree_map_only
+
+from tokentape.generation.errors import ModelError
+
+
+def compute_dtype(model: Any) -> torch.dtype:
+    """Return the dtype that a model computes in, which its KV cache and its logits have.
+
+    It is that of the weights, unless `compute_in` chose a wider one.
+    """
+    dtype: torch.dtype = model.dtype
+    return dtype
+
+
+def weights_dtype(model: Any) -> torch.dtype:
+    """Return the dtype that the weights are stored in: that of the first floating-point one."""
+    dtypes = (each.dtype for each in model.parameters() if each.is_floating_point())
+    return next(dtypes, compute_dtype(model))
+
+
+def check_compute_dtype(name: str, weights: str = "auto") -> None:
+    """Raise ModelError if weights of a dtype cannot be computed with in the dtype `name`.
+
+    `weights` is the name of a dtype; `auto` is not known before the model is loaded.
+    """
+    wide = _dtype_named(name)
+    if weights != "auto":
+        _check_wider(wide, (_dtype_named(weights),))
+
+
+def compute_in(model: nn.Module, name: str) -> None:
+    """Make a model compute in the dtype `name`, in place; the weights stay as they are stored.
+
+    Within a forward, a weight that a module reads (`self.weight`) is a new tensor of that dtype,
+    which lives as long as it is used. The model thus computes what it computes after
+    `model.to(dtype)`, bit for bit. Outside of forwards a weight reads as it is stored, and may be
+    changed. The classes of the modules are replaced by subclasses with the same name; there are no
+    hooks. Buffers that are not saved are cast once.
+    Raise ModelError if a weight has a wider dtype, or if the weights are quantized.
+
+    Source: LayerCast, arXiv 2506.09501.
+    """
+    dtype = _dtype_named(name)
+    quantized = getattr(getattr(model, "config", None), "quantization_config", None)
+    kinds = {type(each) for each in model.parameters()}
+    if quantized is not None or not kinds <= {nn.Parameter, torch.Tensor}:
+        raise ModelError(f"quantized weights cannot be computed with in {name}")
+    _check_wider(dtype, {each.dtype for each in model.parameters() if each.is_floating_point()})
+    for module in list(model.modules()):
+        for buffer, tensor in module._buffers.items():
+            unsaved = buffer in module._non_persistent_buffers_set
+            if unsaved and tensor is not None and tensor.is_floating_point():
+                module._buffers[buffer] = tensor.to(dtype)
+        kind: Any = type(module)
+        module.__class__ = _casting_class(kind, dtype)
+
+
+def _dtype_named(name: str) -> torch.dtype:
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ModelError(f"{name!r} is not a floating-point dtype of torch, such as 'float32'")
+    return dtype
+
+
+def _check_wider(dtype: torch.dtype, weights: Iterable[torch.dtype]) -> None:
+    for stored in weights:
+        if not _widens(stored, dtype):
+            names = f"{stored} weights cannot be computed with in {dtype}".replace("torch.", "")
+            raise ModelError(f"{names}, which does not hold all their values: choose a wider dtype")
+
+
+def _widens(stored: torch.dtype, dtype: torch.dtype) -> bool:
+    try:
+        return torch.promote_types(stored, dtype) == dtype
+    except RuntimeError:  # dtypes of 8 bits are not promoted
+        return False
+
+
+class _Forwards(threading.local):
+    """The forwards of layer-cast modules that run in this thread."""
+
+    depth = 0
+
+
+_forwards = _Forwards()
+
+
+@cache
+def _casting_class(kind: type[Any], dtype: torch.dtype) -> type[Any]:
+    """Return a subclass whose modules cast their weights to `dtype` within forwards.
+
+    It has the same name, so that a model still counts as one of transformers. Its only base is the
+    class itself: torch modules accept no other layout.
+    """
+    plain: type[Any] = getattr(kind, "_stored_class", kind)
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        _forwards.depth += 1
+        try:
+            return plain.__call__(self, *args, **kwargs)
+        finally:
+            _forwards.depth -= 1
+
+    def getattr_(self: Any, name: str) -> Any:
+        # Called for parameters, buffers and modules, which are not ordinary attributes.
+        value = plain.__getattr__(self, name)
+        if _forwards.depth and isinstance(value, torch.Tensor) and value.is_floating_point():
+            return _cast(self, value, dtype)
+        return value
+
+    names = {each: getattr(plain, each) for each in ("__module__", "__qualname__", "__doc__")}
+    own: dict[str, Any] = {"__call__": call, "__getattr__": getattr_, "_stored_class": plain}
+    if isinstance(getattr(plain, "dtype", None), property):
+        # Models of transformers create caches and masks in this dtype.
+        own["dtype"] = property(lambda _: dtype)
+    metaclass: Any = type(plain)
+    casting: type[Any] = metaclass(plain.__name__, (plain,), names | own)
+    return casting
+
+
+def _cast(module: Any, stored: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    if stored.dtype == dtype:
+        return stored
+    if isinstance(module, nn.Embedding) or _holds_experts(module, stored):
+        lazy = stored.as_subclass(_LazyCast)
+        lazy.wide = dtype
+        return lazy
+    return _as_parameter(stored.to(dtype), stored)
+
+
+def _holds_experts(module: Any, stored: torch.Tensor) -> bool:
+    """Return whether a forward may use only some of the matrices of a weight."""
+    return stored.dim() > 2 and not type(module)._stored_class.__module__.startswith("torch.")
+
+
+def _as_parameter(cast: torch.Tensor, stored: torch.Tensor) -> torch.Tensor:
+    """Return `cast`, which requires gradients if `stored` does, also where none are recorded.
+
+    `torch.matmul` chooses its kernel by it.
+    """
+    if stored.requires_grad and not cast.requires_grad:
+        cast.requires_grad_()
+    return cast
+
+
+class _LazyCast(torch.Tensor):
+    """A stored weight that appears in a wider dtype; selected rows are cast after the selection.
+
+    Everything that a function of torch is called with is cast as a whole, except for what reads
+    neither elements nor memory.
+    """
+
+    wide: torch.dtype
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Call `func` with cast weights in place of the stored ones."""
+        kwargs = kwargs or {}
+        source = next((each for each in args[:2] if type(each) is cls), None)
+        with torch._C.DisableTorchFunctionSubclass():
+            # Getters are compared by value: each is a new object.
+            if func == _DTYPE:
+                return args[0].wide
+            if func in _METADATA:
+                return func(*args, **kwargs)
+            if func in _SELECTIONS and source is not None and not kwargs.get("max_norm"):
+                plain = source.as_subclass(torch.Tensor)
+                rows = func(*(plain if each is source else each for each in args), **kwargs)
+                return rows.to(source.wide)
+            args, kwargs = tree_map_only(cls, cls._whole, (args, kwargs))
+            return func(*args, **kwargs)
+
+    def _whole(self) -> torch.Tensor:
+        stored = self.as_subclass(torch.Tensor)
+        return _as_parameter(stored.to(self.wide), stored)
+
+
+# Getters of properties, which torch passes as functions.
+_TENSOR: Any = torch.Tensor
+_DTYPE = _TENSOR.dtype.__get__
+_METADATA = (
+    _TENSOR.shape.__get__,
+    _TENSOR.device.__get__,
+    _TENSOR.ndim.__get__,
+    _TENSOR.requires_grad.__get__,
+    torch.Tensor.size,
+    torch.Tensor.dim,
+    torch.Tensor.numel,
+    torch.Tensor.is_floating_point,
+)
+_SELECTIONS = (functional.embedding, torch.Tensor.__getitem__, torch.Tensor.index_select)
