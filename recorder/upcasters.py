@@ -28,7 +28,7 @@ def _with_key(fields: Fields) -> Fields:
 
 def _with_start(fields: Fields) -> Fields:
     """Return a `RunStarted` with what version 0.1.0 did not record."""
-    return {**fields, "conversation_format": {}, "warnings": [], "process": {}}
+    return {**fields, "conversation_format": {}, "warnings": [], "process": {}, "loading": {}}
 
 
 def _with_process(fields: Fields) -> Fields:

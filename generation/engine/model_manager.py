@@ -6,6 +6,7 @@ from typing import Any, Unpack
 from tokentape.generation.engine.manual_generator import ManualGenerator
 from tokentape.generation.errors import ModelError
 from tokentape.generation.models.loading import load_model
+from tokentape.generation.models.loading_settings import LoadingKeywords
 from tokentape.generation.run_settings import GeneratorKeywords
 from tokentape.recorder import Recorder
 
@@ -29,13 +30,10 @@ class ModelManager:
         name: str | os.PathLike[str],
         *,
         dtype: str = "float32",
-        device: str = "cpu",
-        attn_implementation: str = "sdpa",
+        **loading: Unpack[LoadingKeywords],
     ) -> None:
         """Load a model; see `load_model` for the arguments and errors."""
-        self.lm = load_model(
-            name, dtype=dtype, device=device, attn_implementation=attn_implementation
-        )
+        self.lm = load_model(name, dtype=dtype, **loading)
         self.manual_generator: ManualGenerator | None = None
 
     @property

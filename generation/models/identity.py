@@ -1,5 +1,6 @@
 """The identity of a model: the fingerprints that a run records at its start."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -19,9 +20,16 @@ class ModelIdentity:
     The weights are hashed on first use and again after a change.
     """
 
-    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        loading: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Describe a model that was loaded with `loading`; see `LoadedModel.loading`."""
         self._model = model
         self._tokenizer = tokenizer
+        self._loading = dict(loading or {})
 
     @property
     def weights(self) -> fingerprints.WeightsManifest:
@@ -62,4 +70,5 @@ class ModelIdentity:
             "context_tokens": context_tokens(model),
             "environment": fingerprints.environment(),
             "process": process.this_process(),
+            "loading": self._loading,
         }

@@ -3,35 +3,49 @@
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 import transformers
 from huggingface_hub import try_to_load_from_cache
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils.hub import cached_file
 
 from tokentape.generation import fingerprints
 from tokentape.generation.errors import ModelError
 from tokentape.generation.fingerprints import FileState, ModelSource, file_states, folder_states
 from tokentape.generation.hf.compute_dtype import check_compute_dtype, compute_in
+from tokentape.generation.models.adapters import (
+    CONFIG_FILE,
+    adapter_base,
+    commit_of,
+    is_folder,
+    load_adapter,
+)
 from tokentape.generation.models.demo_model import DEMO_MODEL, demo_folder
+from tokentape.generation.models.error_text import first_line
 from tokentape.generation.models.identity import ModelIdentity
+from tokentape.generation.models.loading_settings import (
+    LoadingKeywords,
+    LoadingSettings,
+    recorded_keywords,
+)
 from tokentape.generation.models.memory_check import (
     check_fits_memory,
     enough_memory,
     is_out_of_memory,
 )
 from tokentape.generation.models.model_files import (
-    adapter_base,
     check_folder,
     check_gguf,
     gguf_of_folder,
     is_gguf,
 )
+from tokentape.generation.models.quantization import check_checkpoint
 from tokentape.generation.models.quiet import quiet_loading
 from tokentape.recorder.events import RunStarted
 from tokentape.recorder.paths import expand_path
@@ -51,11 +65,13 @@ class LoadedModel:
     model: Any
     tokenizer: PreTrainedTokenizerBase
     name: str
+    loading: Mapping[str, Any] = field(default_factory=dict)
+    """The keywords of `load_model` that were not the default, as a run records them."""
 
     @cached_property
     def identity(self) -> ModelIdentity:
-        """The fingerprints of the model and its tokenizer."""
-        return ModelIdentity(self.model, self.tokenizer)
+        """The fingerprints of the model and its tokenizer, and how it was loaded."""
+        return ModelIdentity(self.model, self.tokenizer, self.loading)
 
 
 def load_model(
@@ -65,16 +81,28 @@ def load_model(
     device: str = "cpu",
     attn_implementation: str = "sdpa",
     compute_dtype: str | None = None,
+    revision: str | None = None,
+    device_map: str | Mapping[str, int | str] | None = None,
+    quantization: object = None,
+    adapter: str | os.PathLike[str] | None = None,
+    offline: bool = False,
 ) -> LoadedModel:
     """Load `smollm2-demo`, a folder, a GGUF file or a model of the Hugging Face hub.
 
-    The folder may be that of a PEFT adapter; a tokenizer that it lacks is that of its base model.
     `dtype` is a name of torch, or `auto` for the checkpoint's own dtype. In the default float32,
     `verify` gives a definite verdict. With `compute_dtype`, a wider one than `dtype`, the weights
     stay in `dtype`, and each is cast as it is used: `dtype="bfloat16", compute_dtype="float32"`
     computes the logits of the bfloat16 weights in float32, in half of its memory, and the KV cache
     is in float32. The demo model is converted to safetensors in the user's
     cache folder on first use.
+
+    `revision` is a branch, tag or commit of the hub; a run records the commit. `device_map` is that
+    of `from_pretrained`. `quantization` is `int8`, `int4`, `int2` or `float8` (weights by quanto),
+    a mapping with `quant_method`, or a quantization config of transformers. `adapter` is a PEFT
+    adapter, a folder or a hub id with or without `@revision`; the tokenizer is that of `name`.
+    `name` may also be an adapter; a tokenizer that it lacks is that of its base model. With
+    `offline`, only files of this machine are read. All of these are recorded with a run, and the
+    command line replays it with them.
     Raise ModelError with a message of one line if the model is not found or cannot be loaded.
 
     Example:
@@ -87,62 +115,133 @@ def load_model(
     """
     if compute_dtype is not None:
         check_compute_dtype(compute_dtype, dtype)
-    text = os.fspath(name)
-    source = _source(text)
-    files = _files_of(source)
-    with quiet_loading(), enough_memory(f"load the model {text!r}"):
-        check_fits_memory(source, dtype, device, text)
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(**_tokenizer_source(source))
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                **source, dtype=dtype, attn_implementation=attn_implementation
-            )
-        except Exception as error:  # each format has errors of its own
-            if is_out_of_memory(error):
-                raise
-            raise ModelError(_why_not_loaded(text, source, error)) from error
-    model = model.eval().to(device)
-    # If a file changed while it was loaded, the source of the tensors is unknown.
-    if files and _files_of(source) == files:
-        arguments = {**source, "dtype_argument": dtype, "attn_implementation": attn_implementation}
-        settings = _settings(model, arguments)
-        fingerprints.set_source(model, ModelSource(files=files, settings=settings))
-    if compute_dtype is not None:
-        compute_in(model, compute_dtype)
-    return LoadedModel(model, tokenizer, text)
+    settings = LoadingSettings.checked(
+        device=device,
+        attn_implementation=attn_implementation,
+        compute_dtype=compute_dtype,
+        revision=revision,
+        device_map=device_map,
+        quantization=quantization,
+        adapter=adapter,
+        offline=offline,
+    )
+    return _load(os.fspath(name), dtype, settings)
 
 
-def load_as_recorded(name: str, started: RunStarted) -> LoadedModel:
-    """Load a model in the dtype that a run was recorded in, or in float32 for other dtypes."""
+def load_as_recorded(
+    name: str, started: RunStarted, **overrides: Unpack[LoadingKeywords]
+) -> LoadedModel:
+    """Load a model as a run was recorded: in its dtype, revision, quantization, with its adapter.
+
+    Dtypes that the replays do not know become float32. A revision belongs to the recorded name
+    only. `overrides` are keywords of `load_model` that are used in place of the recorded ones.
+    """
     known = started.dtype in ("float32", "bfloat16", "float16")
-    return load_model(name, dtype=started.dtype if known else "float32")
+    keywords = recorded_keywords(started.loading)
+    if name != started.model:
+        keywords.pop("revision", None)
+    keywords.update(overrides)
+    return load_model(name, dtype=started.dtype if known else "float32", **keywords)
 
 
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str, *, revision: str | None = None) -> PreTrainedTokenizerBase:
     """Return the tokenizer that `load_model` loads, without the model and without a download.
 
     Raise ModelError if it is not on this machine.
     """
     try:
         with quiet_loading():
-            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-                **_tokenizer_source(_source(name)), local_files_only=True
-            )
+            return _tokenizer(_source(name, LoadingSettings(revision=revision, offline=True)))
     except ModelError:
         raise
     except Exception as error:  # each format has errors of its own
         raise ModelError(
-            f"no tokenizer of {name!r} on this machine ({_first_line(error)})"
+            f"no tokenizer of {name!r} on this machine ({first_line(error)})"
         ) from error
+
+
+def _load(name: str, dtype: str, settings: LoadingSettings) -> LoadedModel:
+    source = _source(name, settings)
+    files = _files_of(source)
+    with quiet_loading(), enough_memory(f"load the model {name!r}"):
+        check_checkpoint(source)
+        if settings.device_map is None and settings.quantization is None:
+            check_fits_memory(source, dtype, settings.device, name)
+        try:
+            tokenizer = _tokenizer(source)
+            model, settings = _model(source, dtype, settings)
+        except ModelError:
+            raise
+        except Exception as error:  # each format has errors of its own
+            if is_out_of_memory(error):
+                raise
+            raise ModelError(_why_not_loaded(name, source, error)) from error
+    loading = settings.to_record()
+    # If a file changed while it was loaded, the source of the tensors is unknown.
+    if files and not settings.adapter and _files_of(source) == files:
+        arguments = _settings(model, {**source, "dtype_argument": dtype, **loading})
+        fingerprints.set_source(model, ModelSource(files=files, settings=arguments))
+    if settings.compute_dtype is not None:
+        compute_in(model, settings.compute_dtype)
+    return LoadedModel(model, tokenizer, name, loading)
+
+
+def _model(
+    source: Mapping[str, Any], dtype: str, settings: LoadingSettings
+) -> tuple[Any, LoadingSettings]:
+    """Return the model on its device, and the settings with the commits that were found."""
+    options: dict[str, Any] = {"attn_implementation": settings.attn_implementation}
+    if settings.device_map is not None:
+        options["device_map"] = settings.device_map
+    if settings.quantization is not None:
+        options["quantization_config"] = settings.quantization
+    model: Any = AutoModelForCausalLM.from_pretrained(**source, **options, dtype=dtype)
+    model = model.eval()
+    if settings.device_map is None:
+        model = model.to(settings.device)
+    name = source["pretrained_model_name_or_path"]
+    if not is_folder(Path(name)):
+        commit = commit_of(name, settings.revision, "config.json")
+        settings = replace(settings, revision=commit or settings.revision)
+    if settings.adapter:
+        adapter = load_adapter(model, settings.adapter, offline=settings.offline)
+        settings = replace(settings, adapter=adapter)
+    return model, settings
+
+
+def _tokenizer(source: Mapping[str, Any]) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of a model, or of an adapter's base if the adapter has none."""
+    name = source["pretrained_model_name_or_path"]
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**source)
+    except Exception:  # each format has errors of its own
+        base = _base_of(source)
+        if base is None or base == name:
+            raise
+        offline = LoadingSettings(offline=bool(source.get("local_files_only")))
+        return _tokenizer(_source(base, offline))
     return tokenizer
 
 
-def _source(name: str) -> dict[str, str]:
+def _source(name: str, settings: LoadingSettings) -> dict[str, Any]:
     """Return the arguments of `from_pretrained` for a name. Raise ModelError if it is not found."""
+    source = _named_source(name)
+    path = Path(source["pretrained_model_name_or_path"])
+    if is_folder(path):
+        if settings.revision is not None:
+            raise ModelError(f"{name} is not a model of the hub: it has no revision")
+        return source
+    found: dict[str, Any] = {"revision": settings.revision} if settings.revision else {}
+    if settings.offline:
+        found["local_files_only"] = True
+    return source | found
+
+
+def _named_source(name: str) -> dict[str, str]:
     if name == DEMO_MODEL:
         return {"pretrained_model_name_or_path": str(demo_folder())}
     path = expand_path(name)
-    folder = _is_folder(path)
+    folder = is_folder(path)
     if folder:
         gguf = gguf_of_folder(path)
         check_folder(path)
@@ -156,44 +255,41 @@ def _source(name: str) -> dict[str, str]:
     return {"pretrained_model_name_or_path": str(path)}
 
 
-def _tokenizer_source(source: dict[str, str]) -> dict[str, str]:
-    """Return the arguments of `from_pretrained` for the tokenizer of a model."""
-    path = Path(source["pretrained_model_name_or_path"])
-    base = adapter_base(path) if _is_folder(path) else None
-    return source if base is None else _source(base)
+def _base_of(source: Mapping[str, Any]) -> str | None:
+    """Return the name of the base model if the source is a PEFT adapter, else None.
 
-
-def _is_folder(path: Path) -> bool:
+    PEFT saves a tokenizer only where the caller does, and transformers finds the base of a model
+    but not of a tokenizer.
+    """
+    options = {name: value for name, value in source.items() if name != "gguf_file"}
+    path = options.pop("pretrained_model_name_or_path")
     try:
-        return path.is_dir()
-    except (OSError, ValueError):  # too long, or with a NUL
-        return False
+        config = cached_file(path, CONFIG_FILE, **options)
+    except (OSError, ValueError):
+        return None
+    return None if config is None else adapter_base(Path(config))
 
 
-def _why_not_loaded(name: str, source: Mapping[str, str], error: Exception) -> str:
+def _why_not_loaded(name: str, source: Mapping[str, Any], error: Exception) -> str:
     """Return one line that names the model, or its GGUF file, and what the loader said."""
     if "gguf_file" in source:
         return (
             f"the GGUF file {name} cannot be loaded: it is cut off or damaged, or transformers "
-            f"does not know its kind ({_first_line(error)})"
+            f"does not know its kind ({first_line(error)})"
         )
-    if _is_folder(Path(source["pretrained_model_name_or_path"])):
-        return f"no model can be loaded from the folder {name!r} ({_first_line(error)})"
+    if is_folder(Path(source["pretrained_model_name_or_path"])):
+        return f"no model can be loaded from the folder {name!r} ({first_line(error)})"
     if isinstance(error, OSError | ValueError | ImportError):
+        if source.get("local_files_only"):
+            return f"no model {name!r} on this machine ({first_line(error)})"
         return (
             f"no model {name!r}: it is not {DEMO_MODEL!r}, a folder, a GGUF file or a model of "
-            f"the hub that can be reached ({_first_line(error)})"
+            f"the hub that can be reached ({first_line(error)})"
         )
-    return f"the model {name!r} cannot be loaded ({_first_line(error)})"
+    return f"the model {name!r} cannot be loaded ({first_line(error)})"
 
 
-def _first_line(error: Exception) -> str:
-    text = str(error).strip().partition("\n")[0]
-    known = isinstance(error, ModelError | OSError | ValueError | ImportError)
-    return text if known and text else f"{type(error).__name__}: {text}"
-
-
-def _files_of(source: Mapping[str, str]) -> tuple[FileState, ...]:
+def _files_of(source: Mapping[str, Any]) -> tuple[FileState, ...]:
     """Return the states of the files of a model; empty if they are not on this machine yet."""
     name = source["pretrained_model_name_or_path"]
     if "gguf_file" in source:
@@ -201,7 +297,7 @@ def _files_of(source: Mapping[str, str]) -> tuple[FileState, ...]:
     try:
         if Path(name).is_dir():
             return folder_states(Path(name))
-        config = try_to_load_from_cache(name, "config.json")
+        config = try_to_load_from_cache(name, "config.json", revision=source.get("revision"))
     # Neither a valid file name nor a name of the hub: `from_pretrained` reports it.
     except (OSError, ValueError):
         return ()

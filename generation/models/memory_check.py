@@ -15,17 +15,19 @@ from tokentape.generation.errors import ModelError
 _CGROUP = Path("/sys/fs/cgroup")
 
 
-def check_fits_memory(source: Mapping[str, str], dtype: str, device: str, name: str) -> None:
+def check_fits_memory(source: Mapping[str, Any], dtype: str, device: str, name: str) -> None:
     """Raise ModelError if the parameters of a model exceed the free memory of the device.
 
     The parameters are counted on torch's meta device, which needs no memory. If the config cannot
-    be loaded, do nothing: `from_pretrained` reports it.
+    be loaded, or if its weights are quantized, do nothing: `from_pretrained` reports it.
     """
     try:
         config = AutoConfig.from_pretrained(**source)
         chosen = config.dtype if dtype == "auto" else getattr(torch, dtype)
         with torch.device("meta"):
             model: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+        if getattr(config, "quantization_config", None):
+            return
     except Exception:  # each format has errors of its own, and `from_pretrained` has them again
         return
     item_bytes = (chosen or torch.float32).itemsize

@@ -1,6 +1,5 @@
 """The files of a model, looked at before they are loaded."""
 
-import json
 import re
 from pathlib import Path
 
@@ -62,22 +61,6 @@ def check_folder(folder: Path) -> None:
     for each in files:
         if not each.is_dir():
             _check_not_foreign(each)
-
-
-def adapter_base(folder: Path) -> str | None:
-    """Return the name of the base model of a PEFT adapter without a tokenizer; else None.
-
-    PEFT saves a tokenizer only where the caller does, and transformers finds the base of a model
-    but not of a tokenizer.
-    """
-    config = folder / "adapter_config.json"
-    if (folder / "tokenizer_config.json").exists() or not config.is_file():
-        return None
-    try:
-        base = json.loads(config.read_bytes()).get("base_model_name_or_path")
-    except (OSError, ValueError, AttributeError):  # `from_pretrained` reports a damaged file
-        return None
-    return base if isinstance(base, str) else None
 
 
 def _check_not_foreign(file: Path) -> None:

@@ -96,6 +96,12 @@ class RunStarted(EventBase):
 
     See `tokentape.recorder.process`. Empty in runs of version 0.1.0.
     """
+    loading: Settings = field(default_factory=dict)
+    """How the model was loaded: the keywords of `load_model` that were not the default.
+
+    `dtype` has a field of its own. A revision of the hub is the commit. Empty in runs of version
+    0.1.0.
+    """
     redacted: bool = False
     """Whether a redactor rewrote the texts of the run; then its token ids are not recorded."""
     weights_listed: bool = False

@@ -3,6 +3,7 @@
 Imports torch only when a replay needs a model.
 """
 
+import json
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -101,9 +102,9 @@ class TapeReplayer:
 
     def __init__(self) -> None:
         self._lm: LoadedModel | None = None
-        self._loaded = ("", "")
+        self._loaded = ""
         self._failures: dict[str, str] = {}
-        """Names of models that could not be loaded, with the reason."""
+        """Models that could not be loaded, as `_loaded` names them, with the reason."""
 
     def replay(self, request: ReplayRequest) -> TapeOutcome:
         """Replay the requested runs of a tape, and update it if requested and needed.
@@ -148,15 +149,16 @@ class TapeReplayer:
         name = request.model or run.started.model
         if not name:
             raise ModelError("the recording does not name its model: name it with --tape-model")
-        if name in self._failures:
-            raise ModelError(self._failures[name])
-        if self._lm is None or self._loaded != (name, run.started.dtype):
+        loaded = json.dumps([name, run.started.dtype, run.started.loading], sort_keys=True)
+        if loaded in self._failures:
+            raise ModelError(self._failures[loaded])
+        if self._lm is None or self._loaded != loaded:
             self._lm = None  # frees its memory before the next model is loaded
             try:
                 self._lm = load_as_recorded(name, run.started)
-                self._loaded = (name, run.started.dtype)
+                self._loaded = loaded
             except ModelError as error:
-                self._failures[name] = str(error)
+                self._failures[loaded] = str(error)
                 raise
         return self._lm
 

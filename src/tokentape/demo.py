@@ -9,6 +9,7 @@ from rich.console import Console
 import tokentape as tt
 from tokentape import output
 from tokentape.commands.investigations import resume_hint
+from tokentape.generation.models.loading_settings import LoadingKeywords
 from tokentape.generation.plans import ExperimentPlan, begin_plan, check_plan, load_plan, run_plan
 from tokentape.recorder.events import SystemPromptCached
 from tokentape.recorder.projections import Turn
@@ -21,7 +22,12 @@ REGENERATED_TURNS = (2, 7, 18)
 
 
 def run_demo(
-    store_url: str, sealed: Path, model: str, plan_name: str, regenerated: Sequence[int]
+    store_url: str,
+    sealed: Path,
+    model: str,
+    plan_name: str,
+    regenerated: Sequence[int],
+    loading: LoadingKeywords,
 ) -> int:
     """Record a plan, seal the run and replay it; return the exit code, 1 if a replay failed."""
     plan = load_plan(plan_name)
@@ -33,7 +39,7 @@ def run_demo(
         regenerated = [number for number in REGENERATED_TURNS if number <= turns_total]
     console = output.console()
     with output.working(f"loading {model} (the first time takes half a minute)"):
-        lm = tt.load_model(model)
+        lm = tt.load_model(model, **loading)
     check_plan(plan, lm)
     with tt.open_store(store_url) as store:
         if isinstance(store, ParquetStore):

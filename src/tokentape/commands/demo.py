@@ -1,14 +1,19 @@
 """The command `demo`: record 20 turns with a small model and replay them."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tokentape.commands.options import ModelOption, output_path
+from tokentape.commands.options import ModelOption, loads_model, output_path
+
+if TYPE_CHECKING:
+    from tokentape.generation.models.loading_settings import LoadingKeywords
 
 
+@loads_model
 def demo(
+    *,
     store: Annotated[
         str, typer.Option(help="The database to record to.")
     ] = "sqlite:///runs/demo.db",
@@ -17,6 +22,7 @@ def demo(
         typer.Option(parser=output_path, metavar="PATH", help="The Parquet folder to export to."),
     ] = Path("runs/demo-sealed"),
     model: ModelOption = "smollm2-demo",
+    loading: "LoadingKeywords",
     plan: Annotated[
         str, typer.Option(help="A plan that `tokentape run --list` shows, or a YAML file.")
     ] = "demo",
@@ -31,4 +37,4 @@ def demo(
     """
     from tokentape.demo import run_demo
 
-    raise typer.Exit(run_demo(store, sealed, model, plan, regenerate or ()))
+    raise typer.Exit(run_demo(store, sealed, model, plan, regenerate or (), loading))

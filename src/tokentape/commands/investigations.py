@@ -11,12 +11,13 @@ import typer
 import tokentape as tt
 from tokentape import output
 from tokentape.commands.chat_terminal import StandardTerminal
-from tokentape.commands.options import JsonOption, ModelOption, StoreOption
+from tokentape.commands.options import JsonOption, ModelOption, StoreOption, loads_model
 from tokentape.recorder.errors import Terminated
 from tokentape.recorder.turn_overviews import TurnOverview, read_overviews
 from tokentape.store import DEFAULT_URL, DatabaseStore
 
 if TYPE_CHECKING:
+    from tokentape.generation.models.loading_settings import LoadingKeywords
     from tokentape.generation.plans import ExperimentPlan
 
 INTERRUPTED = 130
@@ -33,12 +34,15 @@ NewTokensOption = Annotated[int | None, typer.Option(min=1, help="The most token
 NameOption = Annotated[str | None, typer.Option(help="The name of the run.")]
 
 
+@loads_model
 def run(
+    *,
     plan: Annotated[
         str | None,
         typer.Argument(metavar="PLAN", help="A plan that --list shows, or a YAML file."),
     ] = None,
     model: ModelOption = "smollm2-demo",
+    loading: "LoadingKeywords",
     store: StoreOption = DEFAULT_URL,
     seed: Annotated[
         int | None, typer.Option(help="The seed of the run; default: the plan's.")
@@ -68,7 +72,7 @@ def run(
     )
     with resume_hint(store) as begun:
         with output.working(f"loading {model}"):
-            lm = tt.load_model(model)
+            lm = tt.load_model(model, **loading)
         with recording_store(store) as opened:
             investigation = begin_plan(chosen, lm, opened, name=name)
             begun(investigation.run_id)
@@ -77,8 +81,11 @@ def run(
             print_run(recording, store, as_json)
 
 
+@loads_model
 def chat(
+    *,
     model: ModelOption = "smollm2-demo",
+    loading: "LoadingKeywords",
     system: Annotated[
         str, typer.Option(help="The system prompt; {tools} and {memory} in it are replaced.")
     ] = _CHAT_SYSTEM_PROMPT,
@@ -92,7 +99,7 @@ def chat(
 ) -> None:
     """Talk with a model and record the conversation; /help lists the other inputs."""
     with output.working(f"loading {model}"):
-        lm = tt.load_model(model)
+        lm = tt.load_model(model, **loading)
     from tokentape.generation.context_length import context_tokens
     from tokentape.generation.engine.prepared_turn import check_turn_settings
     from tokentape.generation.investigation.chat_session import ChatSession, EventTap

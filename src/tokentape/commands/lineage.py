@@ -18,6 +18,7 @@ from tokentape.commands.options import (
     StoreOption,
     find_recording,
     load_recorded_model,
+    loads_model,
 )
 from tokentape.recorder.events import RunStarted, ToolCalled
 from tokentape.recorder.process import ProcessState
@@ -26,14 +27,18 @@ from tokentape.store import DEFAULT_URL, DatabaseStore, close_run, process_of
 
 if TYPE_CHECKING:
     from tokentape.generation.investigation.resume_point import ResumePoint
+    from tokentape.generation.models.loading_settings import LoadingKeywords
     from tokentape.generation.plans import ExperimentPlan
     from tokentape.generation.run_settings import RunSettings
 
 
+@loads_model
 def resume(
+    *,
     run: RunArgument = None,
     store: StoreOption = DEFAULT_URL,
     model: RecordedModelOption = None,
+    loading: "LoadingKeywords",
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Only say where it would continue and what differs here."),
@@ -53,7 +58,7 @@ def resume(
             return
         with resume_hint(store) as begun:
             begun(recording.run_id)
-            lm = load_recorded_model(started, model)
+            lm = load_recorded_model(started, model, loading)
             tools = _tools(started, lm)
             investigation = tt.Investigation.resume(opened, recording.run_id, lm, tools=tools)
             if investigation.resume_point is not None:
@@ -115,7 +120,9 @@ def close(
         sys.stdout.write(f"closed run {recording.run_id}: {process.describe()}\n")
 
 
+@loads_model
 def fork(
+    *,
     run: OneRunArgument,
     at_turn: Annotated[int, typer.Option(help="The turn to run again in the fork.", min=1)],
     store: StoreOption = DEFAULT_URL,
@@ -129,6 +136,7 @@ def fork(
     ] = None,
     message: Annotated[str | None, typer.Option(help="Replace the recorded message.")] = None,
     model: RecordedModelOption = None,
+    loading: "LoadingKeywords",
     name: Annotated[str | None, typer.Option(help="The name of the fork.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -148,7 +156,7 @@ def fork(
                 "with --message"
             )
         started = parent.started()
-        lm = load_recorded_model(started, model)
+        lm = load_recorded_model(started, model, loading)
         from tokentape.generation.investigation.resume_point import (
             check_changes,
             check_has_settings,

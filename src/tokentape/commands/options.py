@@ -1,5 +1,9 @@
 """Arguments and options that several commands share, and how they are resolved."""
 
+import functools
+import inspect
+import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
@@ -16,6 +20,7 @@ from tokentape.recorder.selected_turns import SelectedEvents, turn_numbers
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from tokentape.generation.models.loading_settings import LoadingKeywords
     from tokentape.store import DatabaseStore, ParquetStore
 
 # A string: the classes are imported when a store is opened.
@@ -45,6 +50,76 @@ TurnOption = Annotated[
     list[int] | None, typer.Option("--turn", help="Only this turn; may be repeated.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+_LOADING_OPTIONS: dict[str, Any] = {
+    "revision": Annotated[
+        str | None, typer.Option(help="The branch, tag or commit of a model of the hub.")
+    ],
+    "device_map": Annotated[
+        str | None,
+        typer.Option(help="Where the weights go: a device, auto, or JSON with one per module."),
+    ],
+    "quantization": Annotated[
+        str | None,
+        typer.Option(
+            help="How the weights are quantized: int8, int4, int2 or float8 (by quanto), or JSON "
+            "with quant_method."
+        ),
+    ],
+    "adapter": Annotated[
+        str | None,
+        typer.Option(help="A PEFT adapter on top of the model: a folder or a hub id (ID@COMMIT)."),
+    ],
+    "offline": Annotated[bool, typer.Option("--offline", help="Read only files of this machine.")],
+}
+
+
+def loads_model(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say how a model is loaded to a command, after its `--model`.
+
+    The command gets them as the mapping `loading`: keywords of `load_model`, without the options
+    that were not given.
+    """
+
+    @functools.wraps(command)
+    def with_options(**given: Any) -> None:
+        options = {name: given.pop(name, None) for name in _LOADING_OPTIONS}
+        loading = {
+            name: _parsed_option(name, each)
+            for name, each in options.items()
+            if each not in (None, False)
+        }
+        command(**given, loading=loading)
+
+    parameters: list[inspect.Parameter] = []
+    for each in inspect.signature(command).parameters.values():
+        if each.name != "loading":
+            parameters.append(each.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+        if each.name == "model":
+            parameters += [
+                inspect.Parameter(
+                    name,
+                    inspect.Parameter.KEYWORD_ONLY,
+                    default=False if name == "offline" else None,
+                    annotation=annotation,
+                )
+                for name, annotation in _LOADING_OPTIONS.items()
+            ]
+    shown: Any = with_options
+    shown.__signature__ = inspect.Signature(parameters)
+    shown.__annotations__ = {each.name: each.annotation for each in parameters}
+    return with_options
+
+
+def _parsed_option(name: str, value: Any) -> Any:
+    """Return the value of an option, read as JSON if it is an object of JSON."""
+    if not isinstance(value, str) or not value.lstrip().startswith("{"):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError as error:
+        raise typer.BadParameter(f"--{name.replace('_', '-')} is no JSON: {error}") from None
 
 
 def output_path(path: str | Path) -> Path:
@@ -88,10 +163,12 @@ def select_turns(recording: tt.Recording, numbers: list[int] | None) -> Selected
     return selected
 
 
-def load_recorded_model(started: RunStarted, model: str | None) -> "tt.LoadedModel":
-    """Load the model that a command names, by default the recorded one, in the recorded dtype.
+def load_recorded_model(
+    started: RunStarted, model: str | None, loading: "LoadingKeywords"
+) -> "tt.LoadedModel":
+    """Load the model that a command names, by default the recorded one, as it was recorded.
 
-    Raise ModelError if it cannot be loaded.
+    `loading` overrides how it was loaded. Raise ModelError if it cannot be loaded.
     """
     from tokentape.generation.models.loading import load_as_recorded
 
@@ -100,7 +177,7 @@ def load_recorded_model(started: RunStarted, model: str | None) -> "tt.LoadedMod
         raise tt.ModelError("the recording does not name its model: name one with --model")
     try:
         with output.working(f"loading {name}"):
-            return load_as_recorded(name, started)
+            return load_as_recorded(name, started, **loading)
     except tt.ModelError as error:
         if model:
             raise
@@ -114,7 +191,8 @@ def tokenizer_as_recorded(started: RunStarted) -> "PreTrainedTokenizerBase | Non
 
     try:
         with output.working("loading the tokenizer"):
-            tokenizer = load_tokenizer(started.model)
+            revision = started.loading.get("revision")
+            tokenizer = load_tokenizer(started.model, revision=revision)
     except tt.ModelError:
         return None
     return tokenizer if tokenizer_sha256(tokenizer) == started.tokenizer_sha256 else None

@@ -20,6 +20,7 @@ from tokentape.commands.options import (
     TurnOption,
     find_recording,
     load_recorded_model,
+    loads_model,
     open_stored,
     output_path,
     turn_json,
@@ -30,6 +31,7 @@ from tokentape.recorder.paths import expand_path
 from tokentape.store import DEFAULT_URL, DatabaseStore, StoredFloor, StoredVerdict
 
 if TYPE_CHECKING:
+    from tokentape.generation.models.loading_settings import LoadingKeywords
     from tokentape.replay import Floor, LoadedRun, Report
     from tokentape.replay.options import CheckKeywords
     from tokentape.replay.results.report import FingerprintDifference
@@ -101,11 +103,14 @@ def rebuild(
     sys.stdout.writelines(f"{render_turn(each)}\n" for each in rebuilt.turns)
 
 
+@loads_model
 def verify(
     ctx: typer.Context,
+    *,
     run: RunArgument = None,
     store: StoreOption = DEFAULT_URL,
     model: RecordedModelOption = None,
+    loading: "LoadingKeywords",
     turn: TurnOption = None,
     floor: FloorOption = None,
     ignore: IgnoreOption = None,
@@ -128,7 +133,7 @@ def verify(
     loaded = _load_run(opened, run, turn)
     given_floor = None if floor is None else tt.read_floor(floor)
     files = ctx.with_resource(report_files(junit, html))
-    lm = load_recorded_model(loaded.started, model)
+    lm = load_recorded_model(loaded.started, model, loading)
     with output.progress("verify") as bar:
         task = bar.add_task("", total=None)
         report = tt.verify(
@@ -148,11 +153,14 @@ def verify(
     raise typer.Exit(0 if report.verdict.is_accepted(allow_drift=allow_drift) else 1)
 
 
+@loads_model
 def regenerate(
     ctx: typer.Context,
+    *,
     run: RunArgument = None,
     store: StoreOption = DEFAULT_URL,
     model: RecordedModelOption = None,
+    loading: "LoadingKeywords",
     turn: TurnOption = None,
     floor: FloorOption = None,
     ignore: IgnoreOption = None,
@@ -172,7 +180,7 @@ def regenerate(
     loaded = _load_run(opened, run, turn)
     given_floor = None if floor is None else tt.read_floor(floor)
     files = ctx.with_resource(report_files(junit, html))
-    lm = load_recorded_model(loaded.started, model)
+    lm = load_recorded_model(loaded.started, model, loading)
     with output.progress("regenerate") as bar:
         task = bar.add_task("", total=len(turn) if turn else len(loaded.turns))
         report = tt.regenerate(
@@ -192,11 +200,14 @@ def regenerate(
     raise typer.Exit(0 if report.passes else 1)
 
 
+@loads_model
 def calibrate(
     ctx: typer.Context,
+    *,
     run: RunArgument = None,
     store: StoreOption = DEFAULT_URL,
     model: RecordedModelOption = None,
+    loading: "LoadingKeywords",
     to: Annotated[
         Path | None,
         typer.Option(
@@ -209,7 +220,7 @@ def calibrate(
     opened = open_stored(store)
     ctx.call_on_close(opened.close)
     loaded = _load_run(opened, run)
-    lm = load_recorded_model(loaded.started, model)
+    lm = load_recorded_model(loaded.started, model, loading)
     with output.progress("calibrate", "{task.fields[variant]}") as bar:
         task = bar.add_task("", total=None, variant="")
         floor = tt.calibrate(

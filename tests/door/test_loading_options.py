@@ -1,0 +1,91 @@
+"""Commands load a model as their options say, and a recorded one as it was recorded."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import tokentape as tt
+from tests.made_models import make_adapter
+from tests.samplers import GREEDY
+
+Cli = Callable[..., tuple[int, str, str]]
+PLAN = """
+name: short
+system_prompt: "Be brief."
+limits: {max_new_tokens: 4}
+tasks:
+  - title: Look
+    turns: [{message: "One?"}, {message: "Two?"}]
+"""
+
+
+@pytest.fixture
+def adapter(tiny_folder: Path, tmp_path: Path) -> Path:
+    return make_adapter(tiny_folder, tmp_path / "adapter")
+
+
+def test_a_run_with_an_adapter_is_resumed_forked_and_verified_with_it(
+    cli: Cli, adapter: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    store = str(tmp_path / "runs.db")
+    with (
+        tt.open_store(store) as opened,
+        tt.Investigation(
+            tt.load_model(tiny_folder, adapter=adapter),
+            store=opened,
+            name="adapted",
+            system_prompt="Be brief.",
+        ) as run,
+    ):
+        run.chat("One?", **GREEDY)
+
+    assert cli("resume", run.run_id, "--store", store)[0] == 0
+    assert cli("verify", run.run_id, "--store", store)[0] == 0
+    assert cli("regenerate", run.run_id, "--store", store)[0] == 0
+    assert cli("fork", run.run_id, "--at-turn", "1", "--store", store)[0] == 0
+    code, out, _ = cli("verify", run.run_id, "--store", store, "--adapter", "")
+    assert (code, "INCOMPARABLE" in out) == (1, True)
+    with tt.open_store(store) as opened:
+        runs = [opened.recording(each.run_id) for each in opened.summaries()]
+        assert [each.started().loading for each in runs] == [{"adapter": str(adapter)}] * 2
+
+
+def test_a_plan_is_run_with_the_options(
+    cli: Cli, adapter: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    plan, store = tmp_path / "plan.yaml", str(tmp_path / "runs.db")
+    plan.write_text(PLAN)
+    options = ["--adapter", str(adapter), "--device-map", '{"": "cpu"}', "--offline"]
+
+    code, *_ = cli("run", str(plan), "--model", str(tiny_folder), "--store", store, *options)
+
+    assert code == 0
+    with tt.open_store(store) as opened:
+        started = opened.recording(opened.summaries()[0].run_id).started()
+    assert started.loading == {"adapter": str(adapter), "device_map": {"": "cpu"}}
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "fault"),
+    [
+        ("--device-map", "{", "--device-map is no JSON"),
+        ("--quantization", '{"quant_method": "none"}', "is not valid"),
+        ("--quantization", "int3", "there is no quantization 'int3'"),
+        ("--adapter", "./nothing", "there is no adapter folder"),
+        ("--revision", "v1", "it has no revision"),
+    ],
+)
+def test_an_option_that_cannot_be_met_is_one_line(
+    option: str, value: str, fault: str, cli: Cli, tiny_folder: Path, tmp_path: Path
+) -> None:
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(PLAN)
+    store = str(tmp_path / "runs.db")
+
+    code, _, err = cli(
+        "run", str(plan), "--model", str(tiny_folder), "--store", store, option, value
+    )
+
+    assert code == 2
+    assert fault in " ".join(err.split())
