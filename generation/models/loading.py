@@ -18,7 +18,7 @@ from transformers.utils.hub import cached_file
 from tokentape.generation import fingerprints
 from tokentape.generation.errors import ModelError
 from tokentape.generation.fingerprints import FileState, ModelSource, file_states, folder_states
-from tokentape.generation.hf.compute_dtype import check_compute_dtype, compute_in
+from tokentape.generation.hf.compute_dtype import check_compute_dtype, compute_in, weights_dtype
 from tokentape.generation.models.adapters import (
     CONFIG_FILE,
     adapter_base,
@@ -136,12 +136,14 @@ def load_as_recorded(
     Dtypes that the replays do not know become float32. A revision belongs to the recorded name
     only. `overrides` are keywords of `load_model` that are used in place of the recorded ones.
     """
-    known = started.dtype in ("float32", "bfloat16", "float16")
-    keywords = recorded_keywords(started.loading)
+    recorded = dict(started.loading)
+    dtype = recorded.pop("dtype", started.dtype)
     if name != started.model:
-        keywords.pop("revision", None)
+        recorded.pop("revision", None)
+    keywords = recorded_keywords(recorded)
     keywords.update(overrides)
-    return load_model(name, dtype=started.dtype if known else "float32", **keywords)
+    known = dtype in ("float32", "bfloat16", "float16")
+    return load_model(name, dtype=dtype if known else "float32", **keywords)
 
 
 def load_tokenizer(name: str, *, revision: str | None = None) -> PreTrainedTokenizerBase:
@@ -182,6 +184,8 @@ def _load(name: str, dtype: str, settings: LoadingSettings) -> LoadedModel:
         arguments = _settings(model, {**source, "dtype_argument": dtype, **loading})
         fingerprints.set_source(model, ModelSource(files=files, settings=arguments))
     if settings.compute_dtype is not None:
+        # A run records the dtype that is computed in, which is not that of the weights.
+        loading["dtype"] = str(weights_dtype(model)).removeprefix("torch.")
         compute_in(model, settings.compute_dtype)
     return LoadedModel(model, tokenizer, name, loading)
 

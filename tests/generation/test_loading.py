@@ -248,6 +248,17 @@ def test_a_device_map_is_recorded_and_used_again(tiny_folder: Path, store: Datab
     assert tt.verify(recording, load_again(recording)).verdict is tt.Verdict.VERIFIED
 
 
+def test_a_compute_dtype_is_recorded_and_used_again(
+    tiny_folder: Path, store: DatabaseStore
+) -> None:
+    recording = recorded(
+        tt.load_model(tiny_folder, dtype="bfloat16", compute_dtype="float32"), store
+    )
+
+    assert recording.started().loading == {"compute_dtype": "float32", "dtype": "bfloat16"}
+    assert tt.verify(recording, load_again(recording)).verdict is tt.Verdict.VERIFIED
+
+
 def test_a_device_that_is_not_here_is_replaced_by_the_cpu() -> None:
     assert recorded_keywords({"device": "cuda:77", "revision": "x"}) == {"revision": "x"}
     with pytest.raises(tt.ModelError, match="loaded with 'magic', which is not known"):
