@@ -1,6 +1,6 @@
 """Fingerprints of all that must be equal to repeat a run: weights, tokenizer, versions."""
 
-from tokentape.generation.fingerprints.environment import environment
+from tokentape.generation.fingerprints.environment import environment, environment_differences
 from tokentape.generation.fingerprints.manifest_cache import manifest_of, set_source
 from tokentape.generation.fingerprints.model_source import (
     FileState,
@@ -24,6 +24,7 @@ __all__ = (
     "TensorFingerprint",
     "WeightsManifest",
     "environment",
+    "environment_differences",
     "file_states",
     "folder_states",
     "json_sha256",

@@ -1,11 +1,12 @@
 """What resuming a run would do, said before it does it."""
 
 from dataclasses import dataclass
-from typing import Any
+
+import torch
 
 from tokentape.generation import fingerprints
 from tokentape.generation.investigation.resume_point import ResumePoint
-from tokentape.recorder.events import RunResumed
+from tokentape.recorder.events import RunResumed, RunStarted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +25,7 @@ class ResumeOutlook:
     kept_results: int
     """Recorded results of tools that no prompt has shown: these tools do not run again."""
     differences: tuple[str, ...]
-    """Versions of libraries that differ, such as `torch 2.13.0, now 2.14.0`."""
+    """What differs of hardware, libraries and flags of torch: `torch 2.13.0, now 2.14.0`."""
 
     @classmethod
     def of(cls, point: ResumePoint) -> "ResumeOutlook":
@@ -67,14 +68,13 @@ class ResumeOutlook:
 
 
 def _differences(point: ResumePoint) -> tuple[str, ...]:
-    recorded: dict[str, Any] = dict(point.started.environment)
+    last: RunStarted | RunResumed = point.started
     for each in point.envelopes:
         if isinstance(each.event, RunResumed):
-            recorded = dict(each.event.environment)
-    today = fingerprints.environment()
-    names = sorted(recorded.keys() | today.keys())
+            last = each.event
+    on_gpu = last.device == "cuda" and torch.cuda.is_available()
+    today = fingerprints.environment(torch.device("cuda" if on_gpu else "cpu"))
     return tuple(
-        f"{name} {recorded.get(name, 'none')}, now {today.get(name, 'none')}"
-        for name in names
-        if recorded.get(name) != today.get(name)
+        f"{name} {before}, now {now}"
+        for name, before, now in fingerprints.environment_differences(last.environment, today)
     )

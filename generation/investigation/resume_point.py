@@ -259,7 +259,7 @@ def resumed_event(opened: Turn | None, lm: LoadedModel) -> RunResumed:
         sampler_sha256=fingerprints.sampler_sha256(),
         device=lm.model.device.type,
         threads=torch.get_num_threads(),
-        environment=fingerprints.environment(),
+        environment=fingerprints.environment(lm.model.device),
         process=process.this_process(),
     )
 

@@ -68,7 +68,7 @@ class ModelIdentity:
             "attention_kernel": attention_kernel(model),
             "threads": torch.get_num_threads(),
             "context_tokens": context_tokens(model),
-            "environment": fingerprints.environment(),
+            "environment": fingerprints.environment(model.device),
             "process": process.this_process(),
             "loading": self._loading,
         }

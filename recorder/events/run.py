@@ -74,7 +74,10 @@ class RunStarted(EventBase):
     context_tokens: int | None
     """The longest sequence that the model supports; None if its config does not say."""
     environment: Settings
-    """Versions of Python, of the libraries and of the operating system."""
+    """Versions, hardware and flags of torch that the last bits depend on; see `environment`.
+
+    0.1.0 recorded the versions only.
+    """
     settings: Settings
     """The settings that change the tokens or the events of the run: `RunSettings.to_record`.
 

@@ -15,16 +15,19 @@ from tokentape.replay.results.verdict import CauseKind
 
 # Kernels, libraries and processors cause differences of at most this many floors.
 _NUMERICS_FACTOR = 30.0
-_NUMERIC_FIELDS = (
-    "attention_kernel",
-    "threads",
-    "torch",
-    "transformers",
-    "machine",
-    "cpu_capability",
-    "cuda",
-    "gpu",
+# Float32 computed in TF32 or bfloat16 differs by more: TF32 by 0.033 nats at most (docs/limits.md).
+_REDUCED_NATS = 0.1
+_REDUCING = (
+    "DNNL_DEFAULT_FPMATH_MODE",
+    "NVIDIA_TF32_OVERRIDE",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+    "cudnn_tf32",
+    "float32_matmul",
+    "fp16_accumulation",
+    "mkldnn_conv",
 )
+_NOT_NUMERIC = ("generation_config", "platform", "python")
+"""Fields that differ without an effect on the numbers."""
 # A tampered token's log-probability differs by more than the first number, and those of the top
 # tokens, recorded in half precision, by less than the second.
 _TAMPERED_NATS = 0.05
@@ -53,9 +56,12 @@ def cause_of_drift(evidence: Evidence, turn: CheckedTurn, floor: float) -> Cause
     for name in (CauseKind.WEIGHTS, CauseKind.ADAPTERS, CauseKind.DTYPE):
         if evidence.differs(name):
             return cause(name, f"{differ}: {name} changed")
-    numerics = [each for each in evidence.differences if each.field in _NUMERIC_FIELDS]
-    largest = max(max(each.differences) for each in evidence.turns)
-    if numerics and largest <= _NUMERICS_FACTOR * floor:
+    numerics = [
+        each for each in evidence.differences if not each.forbids and each.field not in _NOT_NUMERIC
+    ]
+    reduced = any(each.field in _REDUCING for each in numerics)
+    limit = max(_NUMERICS_FACTOR * floor, _REDUCED_NATS if reduced else 0.0)
+    if numerics and max(max(each.differences) for each in evidence.turns) <= limit:
         named = ", ".join(f"{each.field} was {each.recorded}" for each in numerics)
         little = f"{differ} by little: numerics changed ({named}); try `tokentape calibrate`"
         return cause(CauseKind.NUMERICS, little)

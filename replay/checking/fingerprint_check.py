@@ -7,6 +7,7 @@ from typing import Any
 
 from tokentape.generation import LoadedModel
 from tokentape.generation.cache.key import cache_key
+from tokentape.generation.fingerprints import environment_differences
 from tokentape.recorder import Recording
 from tokentape.recorder.events import RunStarted
 from tokentape.recorder.projections import Turn
@@ -76,9 +77,10 @@ def check_fingerprints(
     found += _differing("sampler_sha256", recorded, replayed, ignore, forbids=sampled)
     for name in _NOTED:
         found += _differing(name, getattr(started, name), now[name], ignore, forbids=False)
-    for name, version in now["environment"].items():
-        recorded = started.environment.get(name, "")
-        found += _differing(name, recorded, version, ignore, forbids=False)
+    for name, recorded, replayed in environment_differences(
+        started.environment, now["environment"]
+    ):
+        found += _differing(name, recorded, replayed, ignore, forbids=False)
     return tuple(found)
 
 

@@ -154,11 +154,11 @@ def test_resuming_says_first_what_it_does(
     assert "recorded with" not in out
     assert (outlook["cut_off_turn"], outlook["kept_tokens"], outlook["differences"]) == (2, 4, [])
     monkeypatch.setattr(
-        "tokentape.generation.fingerprints.environment", lambda: {"torch": "9.9", "mine": "1"}
+        "tokentape.generation.fingerprints.environment", lambda device: {"torch": "9.9"}
     )
     _, changed, _ = cli("resume", run_id, "--dry-run", "--store", str(database))
     assert ", now 9.9" in changed
-    assert "mine none, now 1" in changed
+    assert "sdpa_backends flash efficient math cudnn, now none" in changed
 
 
 def test_the_recording_process_is_named_when_a_run_begins_and_is_resumed(
