@@ -109,10 +109,11 @@ def _measured(run: LoadedRun, lm: LoadedModel, progress: VariantStarted | None) 
     """Return the floor over the last turns of a run."""
     turns = choose_turns(run, None)
     started = run.started
-    dtype = str(lm.model.dtype).removeprefix("torch.")
+    dtype = str(hf.compute_dtype(lm.model)).removeprefix("torch.")
     if dtype != started.dtype:
         raise ReplayError(
-            f"the model is {dtype} and the run was recorded in {started.dtype}: their noise differs"
+            f"the model computes in {dtype} and the run was recorded in {started.dtype}: "
+            "their noise differs"
         )
     # Of the last branch, whose prompts are the longest.
     interventions = Interventions.load(run.recording, turns, enabled=True)
@@ -133,7 +134,7 @@ def _measured(run: LoadedRun, lm: LoadedModel, progress: VariantStarted | None) 
         f"{torch.backends.cpu.get_cpu_capability()} {lm.model.device.type}: "
         + ", ".join(variant.name for variant in variants)
     )
-    return noise.floor(dtype, lm.model.dtype, described, FLOORS.get(dtype))
+    return noise.floor(dtype, hf.compute_dtype(lm.model), described, FLOORS.get(dtype))
 
 
 class _Noise:

@@ -77,7 +77,7 @@ class DiskTier:
             lambda: hf.new_cache(self._model, config),
             self._next_logits(policy),
             device=self._model.device,
-            tolerance=_TOLERANCE.get(self._model.dtype, _TOLERANCE_16_BITS),
+            tolerance=_TOLERANCE.get(hf.compute_dtype(self._model), _TOLERANCE_16_BITS),
         )
 
     def store(

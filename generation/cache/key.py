@@ -11,6 +11,7 @@ from transformers import GenerationConfig
 
 from tokentape.generation.fingerprints.weights_version import weights_version
 from tokentape.generation.hf.attention_kernel import attention_kernel
+from tokentape.generation.hf.layer_cast import compute_dtype
 from tokentape.generation.hooks.hook_types import foreign_hooks
 
 _NONE = "none"
@@ -29,7 +30,7 @@ def cache_key(model: Any, config: GenerationConfig | None = None) -> dict[str, s
     """
     return {
         "weights": weights_version(model),
-        "dtype": str(model.dtype),
+        "dtype": str(compute_dtype(model)),
         "autocast": autocast_of(model),
         "device": str(model.device),
         "attention_kernel": attention_kernel(model),

@@ -17,6 +17,7 @@ from tokentape.generation import hf
 from tokentape.generation.cache.key import autocast_of
 from tokentape.generation.errors import ModelError
 from tokentape.generation.hf.attention_kernel import attention_kernel
+from tokentape.generation.hf.layer_cast import compute_dtype
 from tokentape.generation.hooks.hook_types import without_hooks
 from tokentape.generation.hooks.model_use import exclusive_use
 from tokentape.recorder.events import CacheMode
@@ -80,7 +81,7 @@ def cache_policy(model: Any, config: GenerationConfig | None = None) -> CachePol
     """
     hf.check_release(model)
     kind = config.cache_implementation if config is not None else None
-    precision = f"{model.dtype} {autocast_of(model)}"
+    precision = f"{compute_dtype(model)} {autocast_of(model)}"
     variant = (str(kind), precision, attention_kernel(model))
     policies = _policies.setdefault(model, {})
     if variant not in policies:
@@ -121,7 +122,7 @@ class _Probe:
         self._prefix = ids[:, :_PREFIX_TOKENS]
         self._one = ids[:, : _PREFIX_TOKENS + _SUFFIX_TOKENS]
         self._other = torch.cat([self._prefix, ids[:, -_SUFFIX_TOKENS:]], dim=-1)
-        precise = model.dtype in _PRECISE and autocast_of(model) == "off"
+        precise = compute_dtype(model) in _PRECISE and autocast_of(model) == "off"
         self._tolerance = _TOLERANCE
         if not precise:
             measured = max(_TOLERANCE_16_BITS, _NOISES_16_BITS * self._noise())

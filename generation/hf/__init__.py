@@ -42,6 +42,7 @@ from tokentape.generation.hf.generation_config import (
     recorded_config,
 )
 from tokentape.generation.hf.growing_layer import GrowingLayer
+from tokentape.generation.hf.layer_cast import compute_dtype, weights_dtype
 from tokentape.generation.hf.output import cache_of, generate_output
 from tokentape.generation.hf.preparation import (
     Preparation,
@@ -68,6 +69,7 @@ __all__ = (
     "check_release",
     "check_settings",
     "compact",
+    "compute_dtype",
     "crop",
     "decoding",
     "effective_config",
@@ -100,4 +102,5 @@ __all__ = (
     "storage_bytes",
     "take_states",
     "tensors_of",
+    "weights_dtype",
 )

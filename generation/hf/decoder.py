@@ -16,6 +16,7 @@ from tokentape.generation.hf.caches import (
     keeps_all_tokens,
     prefix_obstacle,
 )
+from tokentape.generation.hf.layer_cast import keeping_scratch
 from tokentape.generation.hf.signatures import accepts, unwrapped
 from tokentape.generation.hooks.hook_types import foreign_hooks
 
@@ -169,7 +170,7 @@ def decoding(model: Any) -> Iterator[None]:
 
     The prefill is not within it.
     """
-    with getattr(model, "_optimize_model_for_decode", nullcontext)():
+    with getattr(model, "_optimize_model_for_decode", nullcontext)(), keeping_scratch():
         yield
 
 

@@ -9,6 +9,7 @@ import torch
 
 from tokentape.generation.errors import ToolError
 from tokentape.generation.hf.attention_kernel import attention_kernel
+from tokentape.generation.hf.layer_cast import compute_dtype, weights_dtype
 from tokentape.generation.hooks.layers import decoder_layers
 from tokentape.generation.introspection.tensor_chunks import named_tensors
 
@@ -36,10 +37,14 @@ def architecture_summary(model: Any) -> dict[str, Any]:
     total = sum(each.numel() for each in model.parameters())
     within = sum(each.numel() for _, layer in layers for each in layer.parameters())
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    stored, computed = (
+        str(each).removeprefix("torch.") for each in (weights_dtype(model), compute_dtype(model))
+    )
     return {
         "class": type(model).__name__,
         "model_type": config.model_type,
-        "dtype": str(model.dtype).removeprefix("torch."),
+        "dtype": stored,
+        **({"compute_dtype": computed} if computed != stored else {}),
         "attention_kernel": attention_kernel(model),
         "decoder_layers": len(layers),
         **({"layer_kinds": dict(kinds)} if kinds else {}),

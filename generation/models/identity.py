@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from tokentape.generation import fingerprints
+from tokentape.generation import fingerprints, hf
 from tokentape.generation.context_length import context_tokens
 from tokentape.generation.hf.attention_kernel import attention_kernel
 from tokentape.generation.hf.generation_config import json_fields
@@ -63,7 +63,7 @@ class ModelIdentity:
             "template_sha256": fingerprints.template_sha256(self._tokenizer),
             "generation_config": json_fields(model.generation_config.to_dict()),
             "sampler_sha256": fingerprints.sampler_sha256(),
-            "dtype": str(model.dtype).removeprefix("torch."),
+            "dtype": str(hf.compute_dtype(model)).removeprefix("torch."),
             "device": model.device.type,
             "attention_kernel": attention_kernel(model),
             "threads": torch.get_num_threads(),

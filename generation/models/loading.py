@@ -18,7 +18,7 @@ from transformers.utils.hub import cached_file
 from tokentape.generation import fingerprints
 from tokentape.generation.errors import ModelError
 from tokentape.generation.fingerprints import FileState, ModelSource, file_states, folder_states
-from tokentape.generation.hf.compute_dtype import check_compute_dtype, compute_in, weights_dtype
+from tokentape.generation.hf.layer_cast import check_compute_dtype, compute_in, weights_dtype
 from tokentape.generation.models.adapters import (
     CONFIG_FILE,
     adapter_base,

@@ -1,7 +1,8 @@
 """Computation in a wider dtype than that of the weights, which are cast as they are used."""
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch.nn import functional
 from torch.utils._pytree import tree_map_only
 
 from tokentape.generation.errors import ModelError
+from tokentape.generation.hf.scratch import Scratch
 
 
 def compute_dtype(model: Any) -> torch.dtype:
@@ -86,10 +88,29 @@ def _widens(stored: torch.dtype, dtype: torch.dtype) -> bool:
         return False
 
 
-class _Forwards(threading.local):
-    """The forwards of layer-cast modules that run in this thread."""
+@contextmanager
+def keeping_scratch() -> Iterator[None]:
+    """Within this context, keep the memory of large casts from one forward to the next.
 
-    depth = 0
+    It belongs to this thread. Outside, it is kept during one forward.
+    """
+    before = _forwards.keeps_scratch
+    _forwards.keeps_scratch = True
+    try:
+        yield
+    finally:
+        _forwards.keeps_scratch = before
+        if not before:
+            _forwards.scratch.clear()
+
+
+class _Forwards(threading.local):
+    """The forwards of modules with cast weights that run in this thread."""
+
+    def __init__(self) -> None:
+        self.depth = 0
+        self.scratch = Scratch()
+        self.keeps_scratch = False
 
 
 _forwards = _Forwards()
@@ -110,6 +131,8 @@ def _casting_class(kind: type[Any], dtype: torch.dtype) -> type[Any]:
             return plain.__call__(self, *args, **kwargs)
         finally:
             _forwards.depth -= 1
+            if not _forwards.depth and not _forwards.keeps_scratch:
+                _forwards.scratch.clear()
 
     def getattr_(self: Any, name: str) -> Any:
         # Called for parameters, buffers and modules, which are not ordinary attributes.
@@ -135,7 +158,7 @@ def _cast(module: Any, stored: torch.Tensor, dtype: torch.dtype) -> torch.Tensor
         lazy = stored.as_subclass(_LazyCast)
         lazy.wide = dtype
         return lazy
-    return _as_parameter(stored.to(dtype), stored)
+    return _whole(stored, dtype)
 
 
 def _holds_experts(module: Any, stored: torch.Tensor) -> bool:
@@ -143,11 +166,13 @@ def _holds_experts(module: Any, stored: torch.Tensor) -> bool:
     return stored.dim() > 2 and not type(module)._stored_class.__module__.startswith("torch.")
 
 
-def _as_parameter(cast: torch.Tensor, stored: torch.Tensor) -> torch.Tensor:
-    """Return `cast`, which requires gradients if `stored` does, also where none are recorded.
+def _whole(stored: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return all of a weight in `dtype`.
 
-    `torch.matmul` chooses its kernel by it.
+    It requires gradients if the stored one does, also where none are recorded: `torch.matmul`
+    chooses its kernel by it.
     """
+    cast = _forwards.scratch.cast(stored, dtype)
     if stored.requires_grad and not cast.requires_grad:
         cast.requires_grad_()
     return cast
@@ -179,12 +204,11 @@ class _LazyCast(torch.Tensor):
                 plain = source.as_subclass(torch.Tensor)
                 rows = func(*(plain if each is source else each for each in args), **kwargs)
                 return rows.to(source.wide)
-            args, kwargs = tree_map_only(cls, cls._whole, (args, kwargs))
+            args, kwargs = tree_map_only(cls, cls._cast, (args, kwargs))
             return func(*args, **kwargs)
 
-    def _whole(self) -> torch.Tensor:
-        stored = self.as_subclass(torch.Tensor)
-        return _as_parameter(stored.to(self.wide), stored)
+    def _cast(self) -> torch.Tensor:
+        return _whole(self.as_subclass(torch.Tensor), self.wide)
 
 
 # Getters of properties, which torch passes as functions.

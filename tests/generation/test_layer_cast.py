@@ -4,6 +4,7 @@ import copy
 import gc
 import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from torch.nn import functional
 import tokentape as tt
 from benchmarks.tiny_models import FAMILIES, VOCABULARY, byte_tokenizer, random_ids, tiny_model
 from tokentape.generation import fingerprints, hf
-from tokentape.generation.hf.compute_dtype import (
+from tokentape.generation.hf import layer_cast, scratch
+from tokentape.generation.hf.layer_cast import (
     _LazyCast,
     compute_dtype,
     compute_in,
@@ -96,16 +98,27 @@ def assert_equal_bits(given: list[torch.Tensor], expected: list[torch.Tensor]) -
     assert expected[0].std() > 0
 
 
+@pytest.fixture(params=["new memory", "scratch memory"])
+def memory(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Cast small weights too into the memory that large ones are cast into."""
+    if request.param == "scratch memory":
+        monkeypatch.setattr(scratch, "_BYTES_MIN", 0)
+    return str(request.param)
+
+
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.usefixtures("memory")
 def test_prefill_chunks_and_steps_equal_those_of_the_weights_cast_whole(
     name: str, dtype: torch.dtype
 ) -> None:
     narrow, whole = pair(name, dtype)
     for chunks in (None, 7):
         ids = random_ids(30, seed=1)
+        with hf.decoding(narrow):
+            given = logits_of(narrow, ids, chunks, 5)
 
-        assert_equal_bits(logits_of(narrow, ids, chunks, 5), logits_of(whole, ids, chunks, 5))
+        assert_equal_bits(given, logits_of(whole, ids, chunks, 5))
 
 
 @settings(max_examples=25, deadline=None)
@@ -182,6 +195,7 @@ class Lookup(nn.Module):
         return functional.linear(hidden, weight * self.scale) + weight.sum(dim=1)
 
 
+@pytest.mark.usefixtures("memory")
 def test_a_module_may_use_weights_without_calling_their_module() -> None:
     torch.manual_seed(1)
     narrow = Lookup().bfloat16()
@@ -208,6 +222,56 @@ def test_a_cast_weight_is_freed_after_its_use() -> None:
     assert [each() for each in cast] == [None]
 
 
+def test_scratch_memory_is_used_again_once_no_tensor_refers_to_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(scratch, "_BYTES_MIN", 0)
+    memory, weight = scratch.Scratch(), torch.randn(4, 6).bfloat16()
+    with torch.no_grad():
+        first = memory.cast(weight, torch.float32)
+        address, view = first.data_ptr(), first.t()[1:]
+        while_used = memory.cast(weight + 1, torch.float32)
+        del first
+        while_viewed = memory.cast(weight + 1, torch.float32)
+
+        assert torch.equal(view, weight.float().t()[1:])
+        assert address not in (while_used.data_ptr(), while_viewed.data_ptr())
+        del view
+        assert memory.cast(weight[:3], torch.float32).data_ptr() == address
+        larger = memory.cast(torch.cat([weight, weight]), torch.float32)
+    recorded = [memory.cast(weight, torch.float32) for _ in range(2)]
+
+    assert torch.equal(larger, torch.cat([weight, weight]).float())
+    assert len({larger.data_ptr(), *(each.data_ptr() for each in recorded)}) == 3
+
+
+def test_scratch_memory_is_freed_after_a_forward_and_after_decoding(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(scratch, "_BYTES_MIN", 0)
+    narrow, _ = pair("llama")
+    ids = torch.tensor([[3, 4]])
+    memory = layer_cast._forwards.scratch
+    with torch.no_grad():
+        narrow(ids)
+        assert memory._storage is None
+        with hf.decoding(narrow):
+            narrow(ids)
+            assert memory._storage is not None
+    assert memory._storage is None
+
+
+def test_threads_do_not_share_scratch_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scratch, "_BYTES_MIN", 0)
+    narrow, whole = pair("llama")
+    prompts = [random_ids(20, seed) for seed in range(6)]
+    with ThreadPoolExecutor(3) as pool:
+        given = list(pool.map(lambda ids: logits_of(narrow, ids, 7, 5), prompts))
+
+    for ids, seen in zip(prompts, given, strict=True):
+        assert_equal_bits(seen, logits_of(whole, ids, 7, 5))
+
+
 @pytest.mark.parametrize("name", ["llama", "gemma3", "qwen3-next", "GptOss"])
 def test_of_embeddings_and_experts_only_the_used_rows_are_cast(
     name: str, monkeypatch: pytest.MonkeyPatch
@@ -216,7 +280,7 @@ def test_of_embeddings_and_experts_only_the_used_rows_are_cast(
     for model in (narrow, whole):
         if hasattr(model.config, "_experts_implementation"):
             model.set_experts_implementation("eager")
-    monkeypatch.delattr(_LazyCast, "_whole")
+    monkeypatch.delattr(_LazyCast, "_cast")
     ids = random_ids(20, seed=1)
 
     assert_equal_bits(logits_of(narrow, ids, None, 3), logits_of(whole, ids, None, 3))
