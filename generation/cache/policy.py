@@ -18,6 +18,7 @@ from tokentape.generation.cache.key import autocast_of
 from tokentape.generation.errors import ModelError
 from tokentape.generation.hf.attention_kernel import attention_kernel
 from tokentape.generation.hf.layer_cast import compute_dtype
+from tokentape.generation.hf.packed_tensors import quantizes_activations
 from tokentape.generation.hooks.hook_types import without_hooks
 from tokentape.generation.hooks.model_use import exclusive_use
 from tokentape.recorder.events import CacheMode
@@ -122,7 +123,11 @@ class _Probe:
         self._prefix = ids[:, :_PREFIX_TOKENS]
         self._one = ids[:, : _PREFIX_TOKENS + _SUFFIX_TOKENS]
         self._other = torch.cat([self._prefix, ids[:, -_SUFFIX_TOKENS:]], dim=-1)
-        precise = compute_dtype(model) in _PRECISE and autocast_of(model) == "off"
+        precise = (
+            compute_dtype(model) in _PRECISE
+            and autocast_of(model) == "off"
+            and not quantizes_activations(model)
+        )
         self._tolerance = _TOLERANCE
         if not precise:
             measured = max(_TOLERANCE_16_BITS, _NOISES_16_BITS * self._noise())

@@ -11,6 +11,7 @@ import torch
 from tokentape.generation.errors import ModelError
 from tokentape.generation.fingerprints.tensors import tensor_digest, tensor_sample
 from tokentape.generation.fingerprints.weights_manifest import TensorFingerprint, WeightsManifest
+from tokentape.generation.hf.packed_tensors import held_tensors, is_wrapper, packing
 
 _THREADS_MAX = 8
 _PLAIN = (bool, int, float, str, bytes, torch.dtype, type(None))
@@ -84,15 +85,22 @@ def _named_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return found
 
 
+def _as_bytes(text: str) -> torch.Tensor:
+    return torch.tensor(list(text.encode()), dtype=torch.uint8)
+
+
 def _memory_of(tensor: torch.Tensor) -> tuple[Any, ...]:
     """Return the address and layout of the tensor's bytes."""
     return tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
 
 
 def _tensors_in(name: str, value: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the tensors in a value of a state dict, e.g. the packed ones of quantized layers."""
+    """Yield the tensors in a value of a state dict, e.g. those that packed weights consist of."""
     if isinstance(value, torch.Tensor):
-        yield name, value
+        for held, tensor in held_tensors(value):
+            yield f"{name}{held}", tensor
+        if is_wrapper(value):
+            yield f"{name}.packing", _as_bytes(packing(value))
     elif isinstance(value, dict):
         for key, each in value.items():
             yield from _tensors_in(f"{name}.{key}", each)
@@ -100,7 +108,7 @@ def _tensors_in(name: str, value: Any) -> Iterator[tuple[str, torch.Tensor]]:
         for index, each in enumerate(value):
             yield from _tensors_in(f"{name}.{index}", each)
     elif isinstance(value, _PLAIN):
-        yield name, torch.tensor(list(repr(value).encode()), dtype=torch.uint8)
+        yield name, _as_bytes(repr(value))
     else:
         raise ModelError(
             f"{name} in the state dict of the model cannot be hashed: {type(value).__name__}"

@@ -7,16 +7,19 @@ from typing import Any
 
 import torch
 
+from tokentape.generation.hf.packed_tensors import held_tensors
+
 
 def weights_version(model: Any) -> str:
     """Return a text that changes when a parameter or buffer is replaced or written to in place.
 
     It reads torch's counter of in-place writes, not the numbers. Writes through `.data` are not
-    counted by torch and therefore not noticed.
+    counted by torch and therefore not noticed. Packed weights count as the tensors that hold them.
     """
     versions = (
         (_serial(tensor), tensor.data_ptr(), -1 if tensor.is_inference() else tensor._version)
-        for tensor in (*model.parameters(), *model.buffers())
+        for each in (*model.parameters(), *model.buffers())
+        for _, tensor in held_tensors(each)
     )
     return str(hash(tuple(versions)))
 

@@ -17,6 +17,7 @@ from tokentape.generation.hf.caches import (
     prefix_obstacle,
 )
 from tokentape.generation.hf.layer_cast import keeping_scratch
+from tokentape.generation.hf.packed_tensors import has_packed_weights
 from tokentape.generation.hf.signatures import accepts, unwrapped
 from tokentape.generation.hooks.hook_types import foreign_hooks
 
@@ -145,11 +146,12 @@ def _allows_inference_mode(model: Any, cache: Cache) -> bool:
 
     A tensor made in it cannot take part in a backward pass. It must not reach foreign hooks, models
     from outside of transformers, which may keep it, or states that are overwritten in place. The
-    buffers of growing layers are ordinary tensors.
+    buffers of growing layers are ordinary tensors. Packed weights of some libraries refuse it.
     """
     return (
         keeps_all_tokens(cache)
         and prefix_obstacle(model) is None
+        and not has_packed_weights(model)
         and type(model).__module__.startswith("transformers.")
         and not any(
             foreign_hooks(module) or hasattr(module, "_hf_hook") for module in model.modules()

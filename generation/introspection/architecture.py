@@ -11,7 +11,11 @@ from tokentape.generation.errors import ToolError
 from tokentape.generation.hf.attention_kernel import attention_kernel
 from tokentape.generation.hf.layer_cast import compute_dtype, weights_dtype
 from tokentape.generation.hooks.layers import decoder_layers
-from tokentape.generation.introspection.tensor_chunks import named_tensors
+from tokentape.generation.introspection.tensor_chunks import (
+    named_tensors,
+    quantization_of,
+    unpacked_shape,
+)
 
 _LISTED_MAX = 40
 _PATTERN_MAX = 200
@@ -46,6 +50,7 @@ def architecture_summary(model: Any) -> dict[str, Any]:
         "dtype": stored,
         **({"compute_dtype": computed} if computed != stored else {}),
         "attention_kernel": attention_kernel(model),
+        **_quantization(model),
         "decoder_layers": len(layers),
         **({"layer_kinds": dict(kinds)} if kinds else {}),
         **{name: value for name, value in sizes.items() if value is not None},
@@ -56,6 +61,15 @@ def architecture_summary(model: Any) -> dict[str, Any]:
         "first_layer": layers[0][0],
         "parts_of_a_layer": [name for name, _ in layers[0][1].named_children()],
     }
+
+
+def _quantization(model: torch.nn.Module) -> dict[str, Any]:
+    """Return how many parameters are packed, by the class that packs them; empty if none is."""
+    packed: Counter[str] = Counter()
+    for each in model.parameters():
+        if quantization_of(each) is not None:
+            packed[type(each).__name__] += torch.Size(unpacked_shape(each)).numel()
+    return {"quantized_parameters": dict(packed)} if packed else {}
 
 
 def list_layers(model: torch.nn.Module, pattern: str | None) -> dict[str, Any]:

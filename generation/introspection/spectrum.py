@@ -7,7 +7,11 @@ import torch
 
 from tokentape.generation.errors import ToolError
 from tokentape.generation.introspection.statistics import round_floats
-from tokentape.generation.introspection.tensor_chunks import CHUNK_NUMBERS, check_readable
+from tokentape.generation.introspection.tensor_chunks import (
+    CHUNK_NUMBERS,
+    check_readable,
+    dequantized,
+)
 from tokentape.recorder.plain_values import plain_number
 
 # The eigenvalues of a matrix of this size take about two seconds and 32 MB.
@@ -51,7 +55,7 @@ def singular_values(name: str, tensor: torch.Tensor, *, top: int) -> dict[str, A
 
 
 def _matrix(tensor: torch.Tensor) -> torch.Tensor:
-    plain: torch.Tensor = tensor.dequantize() if tensor.is_quantized else tensor
+    plain: torch.Tensor = dequantized(tensor)
     return plain.detach().reshape(plain.shape[0], -1)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from tokentape.generation.errors import ToolError
+from tokentape.generation.hf.packed_tensors import is_wrapper, scheme
 
 # A chunk in float64 is 4 MB; statistics hold about six of them at once.
 CHUNK_NUMBERS = 2**19
@@ -27,9 +28,14 @@ def named_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def quantization_of(tensor: torch.Tensor) -> str | None:
-    """Return the quantization scheme or the packed class of a tensor; None for a plain one."""
+    """Return the quantization scheme of a tensor, or its packed class and how that packs.
+
+    None for a plain tensor.
+    """
     if tensor.is_quantized:
         return str(tensor.qscheme()).removeprefix("torch.")
+    if is_wrapper(tensor):
+        return scheme(tensor)
     return type(tensor).__name__ if _unpacks_itself(tensor) else None
 
 
@@ -56,21 +62,21 @@ def iter_chunks(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
     """
     # Detach the chunks only: a packed tensor loses its class, and with it `dequantize`.
     for block in _blocks(tensor):
-        yield _unpacked(block).detach().reshape(-1).to(torch.float32)
+        yield dequantized(block).detach().reshape(-1).to(torch.float32)
 
 
 def unpacked_shape(tensor: torch.Tensor) -> list[int]:
     """Return the shape of the values, which differs from the shape of some packed tensors."""
     if not _unpacks_itself(tensor) or _rows_unpack(tensor):
         return list(tensor.shape)
-    return list(_unpacked(tensor).shape)
+    return list(dequantized(tensor).shape)
 
 
 def _blocks(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
     if tensor.numel() == 0:
         return
     if _unpacks_itself(tensor) and not _rows_unpack(tensor):
-        tensor = _unpacked(tensor)
+        tensor = dequantized(tensor)
     if not _packed(tensor) and tensor.is_contiguous():
         flat = tensor.reshape(-1)
         for start in range(0, flat.numel(), CHUNK_NUMBERS):
@@ -99,12 +105,13 @@ def _rows_unpack(tensor: torch.Tensor) -> bool:
     """Return whether rows of a packed tensor can be unpacked without the rest."""
     try:
         row = tensor[:1]
-        return type(row) is type(tensor) and _unpacked(row).shape == row.shape
+        return type(row) is type(tensor) and dequantized(row).shape == row.shape
     # A class that does not support slicing may raise anything.
     except Exception:
         return False
 
 
-def _unpacked(tensor: torch.Tensor) -> torch.Tensor:
+def dequantized(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the values of a packed tensor as a plain one, and a plain tensor as it is."""
     plain: torch.Tensor = tensor.dequantize() if _packed(tensor) else tensor
     return plain

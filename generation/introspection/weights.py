@@ -9,6 +9,7 @@ import torch
 from tokentape.generation.errors import ToolError
 from tokentape.generation.fingerprints import tensor_sha256
 from tokentape.generation.fingerprints.tensors import tensor_sample
+from tokentape.generation.hf.packed_tensors import held_tensors
 from tokentape.generation.hooks.layers import hint_of_nearest
 from tokentape.generation.introspection.statistics import (
     basic_statistics,
@@ -161,8 +162,13 @@ def _are_same(one: torch.Tensor, other: torch.Tensor) -> bool:
         and one.layout is other.layout is torch.strided
         and (one.shape, one.dtype, one.device) == (other.shape, other.dtype, other.device)
         and one.stride() == other.stride()
-        and one.data_ptr() == other.data_ptr()
+        and _addresses(one) == _addresses(other)
     )
+
+
+def _addresses(tensor: torch.Tensor) -> list[int]:
+    """Return where the bytes of a tensor are; a packed one has them in several tensors."""
+    return [each.data_ptr() for _, each in held_tensors(tensor)]
 
 
 def _dtype(tensor: torch.Tensor) -> str:

@@ -19,6 +19,7 @@ from tokentape.generation import fingerprints
 from tokentape.generation.errors import ModelError
 from tokentape.generation.fingerprints import FileState, ModelSource, file_states, folder_states
 from tokentape.generation.hf.layer_cast import check_compute_dtype, compute_in, weights_dtype
+from tokentape.generation.hf.packed_tensors import has_packed_weights
 from tokentape.generation.models.adapters import (
     CONFIG_FILE,
     adapter_base,
@@ -45,7 +46,7 @@ from tokentape.generation.models.model_files import (
     gguf_of_folder,
     is_gguf,
 )
-from tokentape.generation.models.quantization import check_checkpoint
+from tokentape.generation.models.quantization import check_checkpoint, quantizer_versions
 from tokentape.generation.models.quiet import quiet_loading
 from tokentape.recorder.events import RunStarted
 from tokentape.recorder.paths import expand_path
@@ -318,4 +319,5 @@ def _settings(model: Any, arguments: Mapping[str, Any]) -> dict[str, str]:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "gguf": version("gguf"),
+        **(quantizer_versions() if has_packed_weights(model) else {}),
     }

@@ -1,17 +1,20 @@
 """Quantization configs of transformers, from short names, mappings and the configs themselves."""
 
 from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any
 
 from transformers import AutoConfig
-from transformers.quantizers.auto import AutoQuantizationConfig
 
 from tokentape.generation.errors import ModelError
+from tokentape.generation.models.quiet import quiet_loading
 
 QUANTO_WEIGHTS = ("int8", "int4", "int2", "float8")
 """The short names: weights of these types by quanto, on the CPU or a GPU."""
 
+# The distributions whose versions decide how weights are packed.
+_PACKERS = ("torchao", "optimum-quanto", "hqq", "gptqmodel", "bitsandbytes", "compressed-tensors")
 _EXTRA = 'pip install "tokentape[quantization]"'
 # The module and the installation of each method that needs a package of its own.
 _PACKAGES = {
@@ -48,6 +51,9 @@ def quantization_config(given: object) -> Any:
         described = dict(given)
         in_bits = described.get("load_in_8bit") or described.get("load_in_4bit")
         check_installed("bitsandbytes" if in_bits else str(described.get("quant_method", "")))
+        # It imports torchao where that is installed, which takes a second and prints warnings.
+        with quiet_loading():
+            from transformers.quantizers.auto import AutoQuantizationConfig
         try:
             return AutoQuantizationConfig.from_dict(described)
         except Exception as error:  # each method has errors of its own
@@ -83,6 +89,17 @@ def check_installed(method: str) -> None:
             f"quantization by {method} needs the package {module}, which is not installed: "
             f"{install}"
         )
+
+
+def quantizer_versions() -> dict[str, str]:
+    """Return the installed versions of the packages that pack weights."""
+    found = {}
+    for name in _PACKERS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
 
 
 def _method_of(config: Any) -> str:

@@ -7,18 +7,23 @@ from typing import Any
 
 from transformers.utils import logging as transformers_logging
 
+# transformers imports torchao where it is installed, which says what of it cannot be loaded.
+_LOUD = ("huggingface_hub", "torchao", "torch.utils._pytree")
+
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Disable progress bars and the hub's log lines, and restore the caller's settings after."""
+    """Disable progress bars and log lines of libraries, and restore the caller's settings after."""
     log: Any = transformers_logging
     bars = log.is_progress_bar_enabled()
-    hub, level = logging.getLogger("huggingface_hub"), logging.getLogger("huggingface_hub").level
+    logs = {logging.getLogger(name): logging.getLogger(name).level for name in _LOUD}
     log.disable_progress_bar()
-    hub.setLevel(logging.ERROR)
+    for each in logs:
+        each.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        hub.setLevel(level)
+        for each, level in logs.items():
+            each.setLevel(level)
         if bars:
             log.enable_progress_bar()

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from tokentape.generation import LoadedModel, hf
+from tokentape.generation.hf.packed_tensors import quantizes_activations
 from tokentape.recorder.foreign_files import foreign_file
 from tokentape.recorder.paths import expand_path
 from tokentape.replay.recorded.loaded_run import LoadedRun
@@ -60,8 +61,9 @@ def floor_of(lm: LoadedModel, dtype: str, given: Floor | None = None) -> Floor |
     """Return the floor for a recording of that dtype: `given`, or else the built-in one.
 
     None if none is built in. That holds for every model that caches more than keys and values:
-    recurrent states accumulate the noise of all earlier steps. Raise ReplayError if `given` is of
-    another dtype, was edited, or is too large to show anything.
+    recurrent states accumulate the noise of all earlier steps. It also holds for one that rounds
+    its activations, as int8 by int8 does: noise can become a quantization step. Raise ReplayError
+    if `given` is of another dtype, was edited, or is too large to show anything.
     """
     if given is not None:
         check_floor(given)
@@ -71,7 +73,9 @@ def floor_of(lm: LoadedModel, dtype: str, given: Floor | None = None) -> Floor |
                 f"recorded in {dtype}: measure one with `tokentape calibrate`"
             )
         return given
-    return None if hf.recurrent(hf.new_cache(lm.model)) else FLOORS.get(dtype)
+    if hf.recurrent(hf.new_cache(lm.model)) or quantizes_activations(lm.model):
+        return None
+    return FLOORS.get(dtype)
 
 
 def stored_floor(store: Attachments, run: LoadedRun, lm: LoadedModel) -> Floor | None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from tokentape.generation.fingerprints import TensorFingerprint, WeightsManifest, split_at_number
+from tokentape.generation.hf.packed_tensors import has_packed_weights
 from tokentape.recorder.events import RunStarted
 from tokentape.store.errors import StoreError
 from tokentape.store.source import Attachments
@@ -86,8 +87,10 @@ def rounded_dtype(model: Any) -> str:
     """Return `bfloat16` or `float16` if every number of a float32 model fits into that dtype.
 
     Empty if some numbers do not fit, as in a checkpoint that was never rounded, and for models with
-    other floating dtypes.
+    other floating dtypes or packed weights.
     """
+    if has_packed_weights(model):
+        return ""
     tensors = [each for each in model.state_dict().values() if torch.is_tensor(each)]
     floating = [each.detach() for each in tensors if each.is_floating_point() and each.numel()]
     if not floating or any(each.dtype != torch.float32 for each in floating):
