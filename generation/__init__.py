@@ -12,6 +12,7 @@ from tokentape.generation.introspection.toolset import default_tools
 from tokentape.generation.investigation.investigation import Investigation
 from tokentape.generation.investigation.reply import Reply
 from tokentape.generation.models.loading import LoadedModel, load_model
+from tokentape.generation.plans.plan_memory import plan_memory
 from tokentape.generation.tools.calls import CallReader, ParsedCall
 from tokentape.generation.tools.interface import ToolInterface, ToolView, tool
 from tokentape.generation.tools.runner import ToolCall
@@ -42,5 +43,6 @@ __all__ = (
     "default_tools",
     "load_model",
     "mean_activation",
+    "plan_memory",
     "tool",
 )

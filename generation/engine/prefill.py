@@ -54,4 +54,9 @@ def _chunk_tokens(
     from_caller: int | None = config.prefill_chunk_size
     if from_caller or chunk_tokens_max is None:
         return from_caller
+    return longest_chunk(chunk_tokens_max, total_tokens)
+
+
+def longest_chunk(chunk_tokens_max: int, total_tokens: int) -> int:
+    """Return how many tokens a forward may have in a prompt of `total_tokens`."""
     return max(1, min(chunk_tokens_max, _MASK_ELEMENTS // total_tokens))

@@ -41,7 +41,8 @@ from tokentape.generation.hf.generation_config import (
     recordable,
     recorded_config,
 )
-from tokentape.generation.hf.growing_layer import GrowingLayer
+from tokentape.generation.hf.growing_layer import GrowingLayer, grown_capacity
+from tokentape.generation.hf.kv_layout import KvLayer, kv_layers
 from tokentape.generation.hf.layer_cast import compute_dtype, weights_dtype
 from tokentape.generation.hf.output import cache_of, generate_output
 from tokentape.generation.hf.preparation import (
@@ -52,6 +53,7 @@ from tokentape.generation.hf.preparation import (
 )
 from tokentape.generation.hf.processors import FILTERS, catch_up, process, process_rows
 from tokentape.generation.hf.release_check import check_release
+from tokentape.generation.hf.signatures import accepts, unwrapped
 from tokentape.generation.hf.stopping import stop_flags, stop_reason, stop_reason_of
 
 __all__ = (
@@ -59,7 +61,9 @@ __all__ = (
     "VERSION",
     "Decoder",
     "GrowingLayer",
+    "KvLayer",
     "Preparation",
+    "accepts",
     "cache_argument",
     "cache_name",
     "cache_of",
@@ -77,10 +81,12 @@ __all__ = (
     "fork",
     "forward_rows",
     "generate_output",
+    "grown_capacity",
     "held_tokens",
     "json_fields",
     "keeps_all_tokens",
     "kv_bytes",
+    "kv_layers",
     "layer_kinds",
     "new_cache",
     "own_settings",
@@ -102,5 +108,6 @@ __all__ = (
     "storage_bytes",
     "take_states",
     "tensors_of",
+    "unwrapped",
     "weights_dtype",
 )

@@ -204,13 +204,17 @@ def fork(cache: Cache) -> Cache:
     Layers that overwrite their tensors are copied deeply. Errors of these copies are propagated.
     """
     copied = copy.copy(cache)
-    shared = (*_PLAIN, DynamicSlidingWindowLayer)
     with torch.no_grad():
         copied.layers = [
-            copy.copy(layer) if type(layer) in shared else copy.deepcopy(layer)
+            copy.copy(layer) if shares_with_forks(layer) else copy.deepcopy(layer)
             for layer in cache.layers
         ]
     return copied
+
+
+def shares_with_forks(layer: Any) -> bool:
+    """Return whether a fork shares the tensors of this layer until either is appended to."""
+    return type(layer) in (*_PLAIN, DynamicSlidingWindowLayer)
 
 
 def take_states(cache: Cache, start: int, end: int) -> list[tuple[torch.Tensor, torch.Tensor]]:

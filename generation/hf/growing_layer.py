@@ -16,6 +16,11 @@ _SPARE_TOKENS = 128
 _SPARE_DIVISOR = 8
 
 
+def grown_capacity(tokens: int) -> int:
+    """Return the capacity, in tokens, of a new buffer that is made for this many tokens."""
+    return tokens + max(_SPARE_TOKENS, tokens // _SPARE_DIVISOR)
+
+
 class _Buffer:
     """Storage for keys and values, shape (batch, heads, capacity, dim), used up to `taken` tokens.
 
@@ -112,7 +117,7 @@ class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
             and self._is_backed_by(buffer)
         ):
             return buffer
-        capacity = needed + max(_SPARE_TOKENS, needed // _SPARE_DIVISOR)
+        capacity = grown_capacity(needed)
         grown = _Buffer(_allocate(keys, capacity), _allocate(values, capacity))
         if self.keys is not None and self.values is not None and held:
             grown.keys[:, :, :held] = self.keys

@@ -228,6 +228,15 @@ def _tokenizer(source: Mapping[str, Any]) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def local_source(name: str, *, revision: str | None = None) -> dict[str, Any]:
+    """Return the arguments of `from_pretrained` for a model on this machine.
+
+    Raise ModelError if it is not found.
+    """
+    found = _source(name, LoadingSettings(revision=revision, offline=True))
+    return found | {"local_files_only": True}
+
+
 def _source(name: str, settings: LoadingSettings) -> dict[str, Any]:
     """Return the arguments of `from_pretrained` for a name. Raise ModelError if it is not found."""
     source = _named_source(name)

@@ -1,8 +1,10 @@
 """Experiment plans: investigations as data, and the functions that load and run them."""
 
 from tokentape.generation.plans.files import load_plan, shipped_plans
+from tokentape.generation.plans.memory_plan import MemoryPlan
 from tokentape.generation.plans.placeholders import resolve
 from tokentape.generation.plans.plan import ExperimentPlan, PlanTurn
+from tokentape.generation.plans.plan_memory import plan_memory
 from tokentape.generation.plans.runner import (
     begin_plan,
     check_plan,
@@ -13,10 +15,12 @@ from tokentape.generation.plans.runner import (
 
 __all__ = (
     "ExperimentPlan",
+    "MemoryPlan",
     "PlanTurn",
     "begin_plan",
     "check_plan",
     "load_plan",
+    "plan_memory",
     "plan_tools",
     "resolve",
     "run_plan",

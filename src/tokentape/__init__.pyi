@@ -21,6 +21,7 @@ from .generation import (
     default_tools as default_tools,
     load_model as load_model,
     mean_activation as mean_activation,
+    plan_memory as plan_memory,
     tool as tool,
 )
 from .recorder import (

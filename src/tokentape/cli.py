@@ -19,6 +19,7 @@ from tokentape.commands import (
     diff,
     investigations,
     lineage,
+    memory,
     replays,
     runs,
     tail,
@@ -43,6 +44,7 @@ db = typer.Typer(help="Show or upgrade the schema of a store.", no_args_is_help=
 
 app.command()(demo.demo)
 app.command()(investigations.run)
+app.command()(memory.plan)
 app.command()(lineage.resume)
 app.command()(lineage.fork)
 app.command()(lineage.close)

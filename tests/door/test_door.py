@@ -55,6 +55,7 @@ PUBLIC = {
     "import_runs",
     "load_model",
     "mean_activation",
+    "plan_memory",
     "open_store",
     "pack",
     "read_floor",

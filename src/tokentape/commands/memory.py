@@ -1,0 +1,152 @@
+"""The command `plan`: the memory of a run, reckoned before it begins."""
+
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+import tokentape as tt
+from tokentape import output
+from tokentape.commands.options import JsonOption
+
+if TYPE_CHECKING:
+    from tokentape.generation.plans import MemoryPlan
+
+_GIB, _MIB = 1024**3, 1024**2
+
+
+def plan(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="The model: smollm2-demo, a folder, a GGUF file, a hub id in the cache, or a "
+            "config.json. Its weights are not read.",
+        ),
+    ] = "smollm2-demo",
+    protocol: Annotated[
+        str,
+        typer.Option(help="The experiment plan: one that `run --list` shows, or a YAML file."),
+    ] = "demo",
+    prompt_tokens: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,N,…",
+            help="The lengths of the prompts, turn by turn, in place of those of a plan.",
+        ),
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="The most tokens of a reply; default: the plan's, else 500."),
+    ] = None,
+    device: Annotated[
+        str,
+        typer.Option(
+            help="The device: cpu or cuda, with its memory (cuda:24GiB) or what is free now."
+        ),
+    ] = "cpu",
+    dtype: Annotated[
+        str,
+        typer.Option(help="The dtype, such as bfloat16, or auto for the checkpoint's."),
+    ] = "float32",
+    attn_implementation: Annotated[
+        str | None,
+        typer.Option(help="The attention kernel; default: sdpa if there is one."),
+    ] = None,
+    prefill_chunk_tokens: Annotated[
+        int, typer.Option(min=0, help="The most tokens of a prefill's forward; 0 for all at once.")
+    ] = 512,
+    as_json: JsonOption = False,
+) -> None:
+    """Reckon the memory of a run without loading the model: how many turns fit, and a budget."""
+    with output.working(f"reading the config of {model}"):
+        found = tt.plan_memory(
+            model,
+            protocol=protocol,
+            prompt_tokens=_numbers(prompt_tokens),
+            max_new_tokens=max_new_tokens,
+            device=device,
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            prefill_chunk_tokens=prefill_chunk_tokens or None,
+        )
+    if as_json:
+        output.print_json(asdict(found) | {"free_bytes": found.free_bytes})
+        return
+    console = output.console()
+    console.print("\n".join(_summary(found)), markup=False)
+    console.print(_turns(found))
+    sys.stdout.writelines(f"{line}\n" for line in _conclusion(found))
+
+
+def _numbers(text: str | None) -> tuple[int, ...]:
+    if text is None:
+        return ()
+    parts = text.split(",")
+    if not all(each.strip().isdecimal() for each in parts):
+        raise typer.BadParameter(f"--prompt-tokens {text!r}: give whole numbers, such as 6287,6614")
+    return tuple(int(each) for each in parts)
+
+
+def _summary(found: "MemoryPlan") -> list[str]:
+    largest = found.largest
+    pieces = {name: size for name, size in asdict(largest.transient).items() if size >= _MIB}
+    rows = [
+        ("weights", found.weights_bytes, f"{found.parameters:,} parameters in {found.dtype}"),
+        (
+            f"caches in turn {largest.turn}",
+            largest.kv_bytes,
+            f"{found.kv_bytes_per_1000_tokens / _MIB:,.1f} MiB per 1,000 tokens",
+        ),
+        (
+            "transient",
+            largest.transient.total,
+            ", ".join(f"{name} {size / _MIB:,.0f} MiB" for name, size in pieces.items()),
+        ),
+        ("reserve", found.reserve_bytes, "driver or process, and blocks that are too small"),
+        ("left" if found.free_bytes >= 0 else "missing", abs(found.free_bytes), ""),
+    ]
+    head = f"{found.model}: {found.family}, {found.attention} attention"
+    device = f"{found.device} with {found.device_bytes / _GIB:,.2f} GiB"
+    return [
+        f"{head}, on {device}",
+        "",
+        *(f"  {name:18} {size / _GIB:8,.2f} GiB  {text}".rstrip() for name, size, text in rows),
+        "",
+    ]
+
+
+def _turns(found: "MemoryPlan") -> Table:
+    table = Table(box=None)
+    headings = ("turn", "prompt", "computed", "reply", "caches MiB", "transient MiB", "total GiB")
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    table.add_column("fits")
+    for turn in found.turns:
+        table.add_row(
+            str(turn.turn),
+            f"{turn.prompt_tokens:,}",
+            f"{turn.computed_tokens:,}",
+            f"{turn.new_tokens:,}",
+            f"{turn.kv_bytes / _MIB:,.1f}",
+            f"{turn.transient.total / _MIB:,.1f}",
+            f"{turn.needed_bytes / _GIB:,.2f}",
+            "yes" if turn.fits else "NO",
+        )
+    return table
+
+
+def _conclusion(found: "MemoryPlan") -> list[str]:
+    turns = len(found.turns)
+    lines = ["", f"{found.turns_fit} of {turns} turns fit"]
+    if found.turns_at_this_growth is not None and found.turns_fit == turns:
+        lines[-1] += f"; {found.turns_at_this_growth} would, if the prompts grew on like this"
+    budget = found.budget
+    if budget is None:
+        lines.append("budget: none; the weights alone do not fit")
+    else:
+        settings = ", ".join(f"{name}={value}" for name, value in asdict(budget).items())
+        lines.append(f"budget: {settings}")
+    return [*lines, *(f"note: {each}" for each in found.notes)]
