@@ -28,12 +28,10 @@ class ModelManager:
     def __init__(
         self,
         name: str | os.PathLike[str],
-        *,
-        dtype: str = "float32",
         **loading: Unpack[LoadingKeywords],
     ) -> None:
         """Load a model; see `load_model` for the arguments and errors."""
-        self.lm = load_model(name, dtype=dtype, **loading)
+        self.lm = load_model(name, **loading)
         self.manual_generator: ManualGenerator | None = None
 
     @property

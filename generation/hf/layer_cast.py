@@ -30,14 +30,14 @@ def weights_dtype(model: Any) -> torch.dtype:
     return next(dtypes, compute_dtype(model))
 
 
-def check_compute_dtype(name: str, weights: str = "auto") -> None:
-    """Raise ModelError if weights of a dtype cannot be computed with in the dtype `name`.
+def check_dtypes(weights: str, computation: str) -> None:
+    """Raise ModelError for a name of no dtype, or if weights cannot be computed with in another.
 
-    `weights` is the name of a dtype; `auto` is not known before the model is loaded.
+    `auto`, the dtype of a checkpoint, is not known before the model is loaded.
     """
-    wide = _dtype_named(name)
-    if weights != "auto":
-        _check_wider(wide, (_dtype_named(weights),))
+    dtypes = [_dtype_named(each) for each in (weights, computation) if each != "auto"]
+    if len(dtypes) == 2:
+        _check_wider(dtypes[1], dtypes[:1])
 
 
 def compute_in(model: nn.Module, name: str) -> None:
@@ -67,8 +67,8 @@ def compute_in(model: nn.Module, name: str) -> None:
         module.__class__ = _casting_class(kind, dtype)
 
 
-def _dtype_named(name: str) -> torch.dtype:
-    dtype = getattr(torch, name, None)
+def _dtype_named(name: Any) -> torch.dtype:
+    dtype = name if isinstance(name, torch.dtype) else getattr(torch, str(name), None)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise ModelError(f"{name!r} is not a floating-point dtype of torch, such as 'float32'")
     return dtype

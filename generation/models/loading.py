@@ -18,7 +18,7 @@ from transformers.utils.hub import cached_file
 from tokentape.generation import fingerprints
 from tokentape.generation.errors import ModelError
 from tokentape.generation.fingerprints import FileState, ModelSource, file_states, folder_states
-from tokentape.generation.hf.layer_cast import check_compute_dtype, compute_in, weights_dtype
+from tokentape.generation.hf.layer_cast import check_dtypes, compute_in, weights_dtype
 from tokentape.generation.hf.packed_tensors import has_packed_weights
 from tokentape.generation.models.adapters import (
     CONFIG_FILE,
@@ -94,8 +94,8 @@ def load_model(
     `verify` gives a definite verdict. With `compute_dtype`, a wider one than `dtype`, the weights
     stay in `dtype`, and each is cast as it is used: `dtype="bfloat16", compute_dtype="float32"`
     computes the logits of the bfloat16 weights in float32, in half of its memory, and the KV cache
-    is in float32. The demo model is converted to safetensors in the user's
-    cache folder on first use.
+    is in float32. The demo model is converted to safetensors in the user's cache folder on first
+    use.
 
     `revision` is a branch, tag or commit of the hub; a run records the commit. `device_map` is that
     of `from_pretrained`. `quantization` is `int8`, `int4`, `int2` or `float8` (weights by quanto),
@@ -114,8 +114,7 @@ def load_model(
         >>> loaded.model.dtype
         torch.bfloat16
     """
-    if compute_dtype is not None:
-        check_compute_dtype(compute_dtype, dtype)
+    check_dtypes(dtype, compute_dtype or dtype)
     settings = LoadingSettings.checked(
         device=device,
         attn_implementation=attn_implementation,
@@ -139,12 +138,13 @@ def load_as_recorded(
     """
     recorded = dict(started.loading)
     dtype = recorded.pop("dtype", started.dtype)
+    if dtype not in ("float32", "bfloat16", "float16"):
+        dtype = "float32"
     if name != started.model:
         recorded.pop("revision", None)
-    keywords = recorded_keywords(recorded)
+    keywords: LoadingKeywords = {"dtype": dtype, **recorded_keywords(recorded)}
     keywords.update(overrides)
-    known = dtype in ("float32", "bfloat16", "float16")
-    return load_model(name, dtype=dtype if known else "float32", **keywords)
+    return load_model(name, **keywords)
 
 
 def load_tokenizer(name: str, *, revision: str | None = None) -> PreTrainedTokenizerBase:

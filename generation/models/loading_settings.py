@@ -18,6 +18,7 @@ _NOT_RECORDED = ("offline",)
 class LoadingKeywords(TypedDict, total=False):
     """The keywords of `load_model` that its commands and `ModelManager` pass on."""
 
+    dtype: str
     device: str
     attn_implementation: str
     compute_dtype: str | None
@@ -51,6 +52,7 @@ class LoadingSettings:
     def checked(
         cls,
         *,
+        compute_dtype: str | None = None,
         revision: str | None = None,
         device_map: Any = None,
         quantization: object = None,
@@ -62,6 +64,7 @@ class LoadingSettings:
         Raise ModelError for a setting that cannot be met here.
         """
         settings = cls(
+            compute_dtype=compute_dtype or None,
             revision=revision or None,
             device_map=device_map or None,
             quantization=quantization_config(quantization),

@@ -51,6 +51,30 @@ def test_a_run_with_an_adapter_is_resumed_forked_and_verified_with_it(
         assert [each.started().loading for each in runs] == [{"adapter": str(adapter)}] * 2
 
 
+def test_a_run_computed_in_float32_is_resumed_forked_and_verified_with_narrow_weights(
+    cli: Cli, tiny_folder: Path, tmp_path: Path
+) -> None:
+    plan, store = tmp_path / "plan.yaml", str(tmp_path / "runs.db")
+    plan.write_text(PLAN)
+    options = ["--dtype", "bfloat16", "--compute-dtype", "float32"]
+
+    assert cli("run", str(plan), "--model", str(tiny_folder), "--store", store, *options)[0] == 0
+    with tt.open_store(store) as opened:
+        run_id = opened.summaries()[0].run_id
+    assert cli("resume", run_id, "--store", store)[0] == 0
+    assert cli("verify", run_id, "--store", store)[0] == 0
+    assert cli("regenerate", run_id, "--store", store)[0] == 0
+    assert cli("fork", run_id, "--at-turn", "2", "--store", store)[0] == 0
+    code, out, _ = cli("verify", run_id, "--store", store, "--compute-dtype", "")
+    assert (code, "INCOMPARABLE" in out) == (1, True)
+    with tt.open_store(store) as opened:
+        runs = [opened.recording(each.run_id).started() for each in opened.summaries()]
+    assert [each.dtype for each in runs] == ["float32"] * 2
+    assert [each.loading for each in runs] == [
+        {"compute_dtype": "float32", "dtype": "bfloat16"}
+    ] * 2
+
+
 def test_a_plan_is_run_with_the_options(
     cli: Cli, adapter: Path, tiny_folder: Path, tmp_path: Path
 ) -> None:
@@ -74,6 +98,10 @@ def test_a_plan_is_run_with_the_options(
         ("--quantization", "int3", "there is no quantization 'int3'"),
         ("--adapter", "./nothing", "there is no adapter folder"),
         ("--revision", "v1", "it has no revision"),
+        ("--compute-dtype", "bfloat16", "float32 weights cannot be computed with in bfloat16"),
+        ("--compute-dtype", "float31", "'float31' is not a floating-point dtype of torch"),
+        ("--dtype", "float31", "'float31' is not a floating-point dtype of torch"),
+        ("--dtype", "int8", "'int8' is not a floating-point dtype of torch"),
     ],
 )
 def test_an_option_that_cannot_be_met_is_one_line(

@@ -359,8 +359,9 @@ def test_a_model_is_loaded_with_narrow_weights_and_computes_in_float32(tiny_fold
     assert_equal_bits(logits_of(loaded.model, ids, 7, 5), logits_of(whole, ids, 7, 5))
 
 
-def test_equal_dtypes_need_no_cast(tiny_folder: Path) -> None:
-    loaded = tt.load_model(tiny_folder, dtype="float32", compute_dtype="float32")
+@pytest.mark.parametrize("wide", ["float32", "", None])
+def test_equal_dtypes_and_none_need_no_cast(wide: str | None, tiny_folder: Path) -> None:
+    loaded = tt.load_model(tiny_folder, dtype="float32", compute_dtype=wide)
 
     assert loaded.model.dtype == weights_dtype(loaded.model) == torch.float32
 
@@ -375,7 +376,6 @@ def test_equal_dtypes_need_no_cast(tiny_folder: Path) -> None:
         ("bfloat16", "float31", "'float31' is not a floating-point dtype of torch"),
         ("bfloat16", "int32", "'int32' is not a floating-point dtype of torch"),
         ("bfloat16", "nn", "'nn' is not a floating-point dtype of torch"),
-        ("bfloat16", "", "'' is not a floating-point dtype of torch"),
     ],
 )
 def test_a_dtype_that_is_not_wider_is_rejected(

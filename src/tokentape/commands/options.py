@@ -53,6 +53,15 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 _LOADING_OPTIONS: dict[str, Any] = {
+    "dtype": Annotated[
+        str | None, typer.Option(help="The dtype of the weights, such as bfloat16, or auto.")
+    ],
+    "compute_dtype": Annotated[
+        str | None,
+        typer.Option(
+            help="The dtype to compute in, if it is wider than that of the weights: float32."
+        ),
+    ],
     "revision": Annotated[
         str | None, typer.Option(help="The branch, tag or commit of a model of the hub.")
     ],
