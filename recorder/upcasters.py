@@ -36,6 +36,11 @@ def _with_process(fields: Fields) -> Fields:
     return {**fields, "process": {}}
 
 
+def _with_reserved(fields: Fields) -> Fields:
+    """Return a `MemorySampled` that does not say what the allocator holds."""
+    return {**fields, "device_reserved_bytes": None, "device_fragmented_bytes": None}
+
+
 def _with_signal(fields: Fields) -> Fields:
     """Return a `RunFinished` that no signal but Ctrl-C ended."""
     return {**fields, "signal": ""}
@@ -43,6 +48,7 @@ def _with_signal(fields: Fields) -> Fields:
 
 UPCASTERS: Mapping[tuple[str, int], Upcaster] = {
     ("CacheDecided", 1): _with_key,
+    ("MemorySampled", 1): _with_reserved,
     ("RunFinished", 1): _with_signal,
     ("RunResumed", 1): _with_process,
     ("RunStarted", 1): _with_start,

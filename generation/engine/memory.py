@@ -15,6 +15,7 @@ _STATUS = Path("/proc/self/status")
 _RESET = Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"
 """Written to `clear_refs`, it restarts the peak of resident memory; see proc(5)."""
+_FRAGMENTED = "inactive_split_bytes.all.current"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,8 @@ class MemoryWatch:
             transient_bytes=transient,
             device_bytes=torch.cuda.memory_allocated(self.device) if on_device else None,
             device_peak_bytes=torch.cuda.max_memory_allocated(self.device) if on_device else None,
+            device_reserved_bytes=torch.cuda.memory_reserved(self.device) if on_device else None,
+            device_fragmented_bytes=_fragmented_bytes(self.device) if on_device else None,
         )
 
 
@@ -72,6 +75,16 @@ def peak_bytes(device: torch.device) -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _fragmented_bytes(device: torch.device) -> int | None:
+    """Return the free bytes in blocks that are partly in use; None if the allocator has no count.
+
+    Blocks that are free as a whole do not count: the allocator gives them back when memory runs
+    out. See `torch.cuda.memory_stats`.
+    """
+    found = torch.cuda.memory_stats(device).get(_FRAGMENTED)
+    return None if found is None else int(found)
 
 
 def _status_bytes(name: str) -> int | None:
