@@ -41,13 +41,11 @@ _SINCE_0_2 = "cpu"
 def environment(device: torch.device | None = None) -> dict[str, str]:
     """Return the versions, the hardware and the flags of torch with which a turn is computed.
 
-    The keys of the GPU and its flags are left out unless the model is on a CUDA device: nothing
-    else initialises CUDA.
+    `device` is the CUDA device of the model. Without one, the keys of a GPU and its flags are left
+    out, and CUDA is not initialised.
     """
-    device = device or torch.device("cpu")
-    on_gpu = device.type == "cuda"
     with repeatable_attention(device):
-        flags = read_flags(cuda=on_gpu)
+        flags = read_flags(cuda=device is not None)
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -59,7 +57,7 @@ def environment(device: torch.device | None = None) -> dict[str, str]:
         **cpu_libraries(),
         "cuda": torch.version.cuda or "",
         "gpu": "",
-        **(gpu(device) if on_gpu else {}),
+        **({} if device is None else gpu(device)),
         **flags,
         **{name: _variable(name) for name in _VARIABLES if name in os.environ},
     }

@@ -15,6 +15,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
+from tokentape.generation.numerics.attention import cuda_device, repeatable_attention
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HookScope:
@@ -44,13 +46,18 @@ _current: ContextVar[_Current] = ContextVar("tokentape_model_use", default=_OUTS
 def exclusive_use(model: Any) -> Iterator[None]:
     """Within this context, use a model alone, without the hooks of a turn that it is called from.
 
+    Attention is computed by kernels that give the same bits each time; see `repeatable_attention`.
     A use in another thread is waited for. A use within a use, for example by a callback or a tool,
     does not wait.
     """
     now = _current.get()
     observing = () if now.between_forwards else (each for each in now.scopes if each.observes_uses)
     scopes = (*observing, HookScope(observes_uses=False))
-    with _locked(model) as holder, _with(_Current(holder, scopes)):
+    with (
+        _locked(model) as holder,
+        _with(_Current(holder, scopes)),
+        repeatable_attention(cuda_device(model)),
+    ):
         yield
 
 

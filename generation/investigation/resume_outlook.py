@@ -73,7 +73,7 @@ def _differences(point: ResumePoint) -> tuple[str, ...]:
         if isinstance(each.event, RunResumed):
             last = each.event
     on_gpu = last.device == "cuda" and torch.cuda.is_available()
-    today = fingerprints.environment(torch.device("cuda" if on_gpu else "cpu"))
+    today = fingerprints.environment(torch.device("cuda") if on_gpu else None)
     return tuple(
         f"{name} {before}, now {now}"
         for name, before, now in fingerprints.environment_differences(last.environment, today)

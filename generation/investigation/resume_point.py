@@ -22,6 +22,7 @@ from tokentape.generation.history.restored_conversation import (
     restore_conversation,
 )
 from tokentape.generation.models.loading import LoadedModel
+from tokentape.generation.numerics.attention import cuda_device
 from tokentape.generation.run_settings import NO_HISTORY, RunSettings
 from tokentape.recorder import Envelope, Recording, RecordingError, process
 from tokentape.recorder.events import (
@@ -259,7 +260,7 @@ def resumed_event(opened: Turn | None, lm: LoadedModel) -> RunResumed:
         sampler_sha256=fingerprints.sampler_sha256(),
         device=lm.model.device.type,
         threads=torch.get_num_threads(),
-        environment=fingerprints.environment(lm.model.device),
+        environment=fingerprints.environment(cuda_device(lm.model)),
         process=process.this_process(),
     )
 

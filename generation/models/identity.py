@@ -10,6 +10,7 @@ from tokentape.generation import fingerprints, hf
 from tokentape.generation.context_length import context_tokens
 from tokentape.generation.hf.attention_kernel import attention_kernel
 from tokentape.generation.hf.generation_config import json_fields
+from tokentape.generation.numerics.attention import cuda_device
 from tokentape.recorder import Recorder, process
 from tokentape.recorder.events import RunStarted
 
@@ -68,7 +69,7 @@ class ModelIdentity:
             "attention_kernel": attention_kernel(model),
             "threads": torch.get_num_threads(),
             "context_tokens": context_tokens(model),
-            "environment": fingerprints.environment(model.device),
+            "environment": fingerprints.environment(cuda_device(model)),
             "process": process.this_process(),
             "loading": self._loading,
         }

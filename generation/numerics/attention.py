@@ -12,15 +12,28 @@ _uses = 0
 _was_enabled = False
 
 
+def cuda_device(model: Any) -> torch.device | None:
+    """Return the CUDA device of a model, the first of several; None if none of it is on one."""
+    device = getattr(model, "device", None)
+    if isinstance(device, torch.device) and device.type == "cuda":
+        return device
+    for each in (getattr(model, "hf_device_map", None) or {}).values():
+        if isinstance(each, int) and torch.cuda.is_available():
+            return torch.device("cuda", each)
+        if str(each).startswith("cuda"):
+            return torch.device(each)
+    return None
+
+
 @contextmanager
-def repeatable_attention(device: torch.device) -> Iterator[None]:
-    """Within this context, compute attention on CUDA without cuDNN.
+def repeatable_attention(device: torch.device | None) -> Iterator[None]:
+    """Within this context, compute attention without cuDNN if the device is one of CUDA.
 
     In 16 bits cuDNN's attention gives other bits each time (torch 2.11, cuDNN 9.19, measured on
     H100 and H200). It stays on where it is the only backend that the caller left on. Uses in
     several threads may overlap: the flag is set by the first and restored after the last.
     """
-    if device.type != "cuda":
+    if device is None or device.type != "cuda":
         yield
         return
     _begin()

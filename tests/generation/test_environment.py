@@ -54,7 +54,7 @@ def test_a_run_records_processor_libraries_and_flags(
 
 
 def test_nothing_of_a_gpu_is_recorded_on_a_processor() -> None:
-    recorded = fingerprints.environment(torch.device("cpu"))
+    recorded = fingerprints.environment()
     of_cuda = {flag.name for flag in FLAGS if flag.cuda}
 
     assert not of_cuda & recorded.keys()

@@ -3,15 +3,20 @@
 import os
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import tokentape as tt
+from tokentape.generation.hooks import model_use
 from tokentape.generation.numerics.as_recorded import numerics_as_recorded
-from tokentape.generation.numerics.attention import repeatable_attention
+from tokentape.generation.numerics.attention import cuda_device, repeatable_attention
 from tokentape.generation.numerics.flags import FLAGS, WORKSPACE, read_flags
+from tokentape.store import DatabaseStore
 
 OTHERS = {
     "float32_matmul": ("medium", "high"),
@@ -168,7 +173,7 @@ class TestRepeatableAttention:
 
     def test_nothing_changes_on_the_cpu(self) -> None:
         before = read_flags(cuda=True)
-        with repeatable_attention(torch.device("cpu")):
+        with repeatable_attention(None), repeatable_attention(torch.device("cpu")):
             assert read_flags(cuda=True) == before
 
     def test_cudnn_stays_on_where_the_user_left_no_other(self) -> None:
@@ -194,3 +199,78 @@ class TestRepeatableAttention:
 
         assert seen == [False]
         assert torch.backends.cuda.cudnn_sdp_enabled()
+
+
+class TestTurnsAndReplaysOnCuda:
+    """No GPU is needed: the device is made up where the kernels are chosen."""
+
+    @pytest.fixture
+    def seen(self, lm: tt.LoadedModel, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+        """Whether cuDNN's attention was on, in each forward of the model."""
+        monkeypatch.setattr(model_use, "cuda_device", lambda model: CUDA)
+        seen: list[bool] = []
+        forward = lm.model.forward
+
+        def watched(*arguments: Any, **keywords: Any) -> Any:
+            seen.append(torch.backends.cuda.cudnn_sdp_enabled())
+            return forward(*arguments, **keywords)
+
+        monkeypatch.setattr(lm.model, "forward", watched)
+        return seen
+
+    def test_no_forward_of_a_turn_or_a_replay_uses_cudnn(
+        self, lm: tt.LoadedModel, store: DatabaseStore, seen: list[bool]
+    ) -> None:
+        with tt.Investigation(lm, store=store, name="x", system_prompt="Hi.") as run:
+            run.chat("One?", max_new_tokens=3, do_sample=False)
+        recording = store.recording(run.run_id)
+        for replayed in (tt.verify, tt.regenerate, tt.calibrate):
+            before = len(seen)
+            replayed(recording, lm)
+            assert len(seen) > before
+        assert not any(seen)
+        assert torch.backends.cuda.cudnn_sdp_enabled()
+
+    def test_no_forward_of_the_second_way_in_uses_cudnn(
+        self, lm: tt.LoadedModel, store: DatabaseStore, seen: list[bool]
+    ) -> None:
+        lm.model.generate(
+            torch.tensor([[5, 6, 7]]),
+            custom_generate=tt.decode,
+            recorder=tt.Recorder(store),
+            text_tokenizer=lm.tokenizer,
+            max_new_tokens=3,
+        )
+        assert len(seen) >= 3
+        assert not any(seen)
+
+    def test_cudnn_is_on_again_after_a_forward_that_fails(
+        self, lm: tt.LoadedModel, monkeypatch: pytest.MonkeyPatch, seen: list[bool]
+    ) -> None:
+        monkeypatch.setattr(lm.model, "forward", lambda *given, **keywords: 1 / 0)
+        generator = tt.ManualGenerator(lm.model, lm.tokenizer)
+        with pytest.raises(ZeroDivisionError):
+            generator.generate("One?", max_new_tokens=3)
+        assert torch.backends.cuda.cudnn_sdp_enabled()
+
+
+@pytest.mark.parametrize(
+    ("device", "device_map", "found"),
+    [
+        ("cpu", None, None),
+        ("cpu", {"": "cpu", "lm_head": "disk"}, None),
+        ("cuda:1", None, "cuda:1"),
+        ("cpu", {"embed": "cpu", "layers": "cuda:2"}, "cuda:2"),
+        ("cpu", {"embed": "cpu", "layers": 3}, "cuda:3"),
+    ],
+)
+def test_a_model_is_on_cuda_if_some_of_it_is(
+    device: str,
+    device_map: dict[str, object] | None,
+    found: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    model = SimpleNamespace(device=torch.device(device), hf_device_map=device_map)
+
+    assert cuda_device(model) == (None if found is None else torch.device(found))
