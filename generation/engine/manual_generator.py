@@ -77,7 +77,9 @@ class ManualGenerator:
         """
         if run is None:
             known = GeneratorKeywords.__annotations__
-            chosen = RunSettings.from_keywords(settings, owner="ManualGenerator", known=known)
+            chosen = RunSettings.from_keywords(
+                settings, model, owner="ManualGenerator", known=known
+            )
             run = RunDescription(
                 name=name,
                 model=model_name,

@@ -9,9 +9,14 @@ from transformers import GenerationConfig
 from tokentape.generation import hf
 from tokentape.generation.cache import CacheLease
 from tokentape.generation.engine.backend import LogitsBackend
+from tokentape.generation.numerics.attention import cuda_device
+from tokentape.generation.run_settings import default_chunk_tokens
 
-# New tokens times all tokens of a forward: 16 MB of float32.
-_MASK_ELEMENTS = 2**22
+_FULL_CHUNKS_TOKENS = 8192
+"""The longest context for which the default chunk is not lowered.
+
+The mask of such a forward has 16 MB in float32 with chunks of 512 tokens.
+"""
 
 
 def prefill(
@@ -27,10 +32,10 @@ def prefill(
     Return the backend, the logits of the last position, float32 of shape (1, vocab), and the number
     of tokens in each forward, at most `chunk_tokens`.
     """
-    held = lease.reuse.reused_tokens
+    held, on_cuda = lease.reuse.reused_tokens, cuda_device(model) is not None
     backend = hf.Decoder(model, config, ids, lease.cache, held=held)
     logits, chunks = backend.prefill(
-        _chunk_tokens(lease, config, ids.shape[1], chunk_tokens),
+        _chunk_tokens(lease, config, ids.shape[1], chunk_tokens, on_cuda=on_cuda),
         one_by_one=lease.policy.continues == "tokens",
     )
     return backend, logits, chunks
@@ -42,21 +47,32 @@ def ids_tensor(ids: Sequence[int], device: torch.device) -> torch.Tensor:
 
 
 def _chunk_tokens(
-    lease: CacheLease, config: GenerationConfig, total_tokens: int, chunk_tokens_max: int | None
+    lease: CacheLease,
+    config: GenerationConfig,
+    total_tokens: int,
+    chunk_tokens_max: int | None,
+    *,
+    on_cuda: bool,
 ) -> int | None:
     """Return how many tokens a forward may have, or None for a prefill that is not split.
 
-    The caller's `prefill_chunk_size` comes before the run's setting. That is lowered for a long
-    context: the attention mask of a chunk has as many elements as the chunk times all tokens.
+    The caller's `prefill_chunk_size` comes before the run's setting.
     """
     if not lease.policy.splits_prefill:
         return None
     from_caller: int | None = config.prefill_chunk_size
     if from_caller or chunk_tokens_max is None:
         return from_caller
-    return longest_chunk(chunk_tokens_max, total_tokens)
+    return longest_chunk(chunk_tokens_max, total_tokens, on_cuda=on_cuda)
 
 
-def longest_chunk(chunk_tokens_max: int, total_tokens: int) -> int:
-    """Return how many tokens a forward may have in a prompt of `total_tokens`."""
-    return max(1, min(chunk_tokens_max, _MASK_ELEMENTS // total_tokens))
+def longest_chunk(chunk_tokens_max: int, total_tokens: int, *, on_cuda: bool) -> int:
+    """Return how many tokens a forward may have in a prompt of `total_tokens`.
+
+    The default is lowered for a long context: the attention mask of a chunk has as many elements as
+    the chunk times all tokens.
+    """
+    default = default_chunk_tokens(on_cuda=on_cuda)
+    if chunk_tokens_max != default:
+        return chunk_tokens_max
+    return max(1, min(default, default * _FULL_CHUNKS_TOKENS // total_tokens))

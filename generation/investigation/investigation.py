@@ -94,7 +94,7 @@ class Investigation:
         Raise PromptError if the chat template can write no conversation, or no results of tools.
         """
         known = InvestigationKeywords.__annotations__
-        given = RunSettings.from_keywords(settings, owner="Investigation", known=known)
+        given = RunSettings.from_keywords(settings, lm.model, owner="Investigation", known=known)
         if redactor is not None and given.prefix_folder is not None:
             raise PromptError(
                 "a prefix folder keeps the ids that a redactor withholds: give one or the other"
