@@ -270,7 +270,11 @@ class _Reckoning:
         )
 
     def _forward_tokens(self, chunk: int | None, tokens: int) -> int:
-        return tokens if chunk is None else min(tokens, longest_chunk(chunk, tokens, on_cuda=self.kind == "cuda"))
+        return (
+            tokens
+            if chunk is None
+            else min(tokens, longest_chunk(chunk, tokens, on_cuda=self.kind == "cuda"))
+        )
 
     def _chunks(self, computed: int, total: int) -> tuple[int, ...]:
         """Return the tokens of each forward of a prefill."""

@@ -82,7 +82,8 @@ def test_a_resumed_run_has_the_chunks_that_it_began_with(
 ) -> None:
     with tt.Investigation(lm, store=store, name="x", system_prompt="Hi.") as run:
         run.chat("One?", max_new_tokens=1)
-    monkeypatch.setattr(run_settings, "cuda_device", lambda model: torch.device("cuda"))
+    for module in (run_settings, prefill):
+        monkeypatch.setattr(module, "cuda_device", lambda model: torch.device("cuda"))
     with tt.Investigation.resume(store, run.run_id, lm) as resumed:
         resumed.chat(QUESTION, max_new_tokens=1)
     turn = store.recording(run.run_id).turns()[-1]
