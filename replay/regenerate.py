@@ -207,7 +207,7 @@ def _check_tokens(
     while len(checked.tokens) < steps:
         start = len(checked.tokens)
         rows = torch.cat(tuple(logits[start : min(start + checker.rows_due, steps)]))
-        checked.add(checker, rows, session.lm)
+        checked.add(checker.check(rows), session.lm, checker.temperature)
     return checked
 
 

@@ -1,4 +1,4 @@
-"""The steps that `verify` and `regenerate` share before and after the model runs."""
+"""The steps that replays with a model share before and after it runs."""
 
 import time
 from collections.abc import Sequence
@@ -28,6 +28,7 @@ from tokentape.replay.results.report import (
     TurnVerdict,
     merge_rounds,
 )
+from tokentape.replay.results.row_difference import RowDifference
 from tokentape.replay.results.verdict import Verdict
 
 
@@ -45,7 +46,7 @@ class ReplaySession:
     """A replay of a run that passed every check which needs no forward of the model."""
 
     kind: str
-    """`verify` or `regenerate`."""
+    """`verify`, `retrace` or `regenerate`."""
     run: LoadedRun
     lm: LoadedModel
     options: CheckOptions
@@ -108,8 +109,14 @@ class ReplaySession:
         *,
         explain: bool,
         predicted_flips: float,
+        rows: Sequence[RowDifference] = (),
+        known_causes: Sequence[Cause] = (),
+        fallback: Cause | None = None,
     ) -> Report:
-        """Return the report; find causes if there is something to `explain`, and rerun tools."""
+        """Return the report; find causes if there is something to `explain`, and rerun tools.
+
+        The replay may know causes of its own; `fallback` is for numbers without another cause.
+        """
         causes: tuple[Cause, ...] = ()
         if explain or self.differences:
             evidence = Evidence(
@@ -120,8 +127,11 @@ class ReplaySession:
                 contradictions=self.contradictions,
                 floor=self.floor,
                 interventions=self.interventions,
+                known=known_causes,
             )
             causes = find_causes(evidence)
+            if not causes and fallback is not None:
+                causes = (fallback,)
         divergences = tuple(each for turn in checked for each in turn.divergences)
         shown = divergences[0].turn if divergences else self.turns[0].number
         finished = [turn.finished for turn in self.turns if turn.finished]
@@ -145,6 +155,7 @@ class ReplaySession:
             repro=repro_line(
                 self.kind, self.run, self.lm, shown, interventions=self.options.interventions
             ),
+            rows=tuple(rows),
         )
         if self.options.tools is None:
             return report

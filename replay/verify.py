@@ -86,7 +86,7 @@ def _verified(
     verdicts = [turn_verdict(each) for each in checked]
     gaps = [token.pick_gap for each in checked for token in each.tokens]
     predicted = predict_flips(gaps, session.floor) if session.floor else 0.0
-    conclusion = _conclude(session, verdicts, predicted)
+    conclusion = conclude_within_floor(session, verdicts, predicted)
     return session.report(
         checked,
         verdicts,
@@ -96,8 +96,10 @@ def _verified(
     )
 
 
-def _conclude(session: ReplaySession, turns: Sequence[TurnVerdict], predicted: float) -> Conclusion:
-    """Return the verdict on the whole recording."""
+def conclude_within_floor(
+    session: ReplaySession, turns: Sequence[TurnVerdict], predicted: float
+) -> Conclusion:
+    """Return the verdict on the whole recording, where differences up to the floor are noise."""
     if session.obstacle:
         return Conclusion(verdict=Verdict.INCOMPARABLE, reason=session.obstacle)
     if session.floor is None:

@@ -27,7 +27,7 @@ class StoredVerdict:
     at_us: int
     """When the replay ended, in microseconds since 1970 UTC."""
     replay: str
-    """Which replay: `verify`, `regenerate` …"""
+    """Which replay: `verify`, `retrace`, `regenerate` …"""
     verdict: str
     report: Mapping[str, Any]
     """The whole report as JSON values: tuples become lists, NaN and infinity become None."""

@@ -15,9 +15,11 @@ class Draw:
     """A drawn token, still on the device."""
 
     token: torch.Tensor
-    """Its id, int64 of shape (1,)."""
+    """The id of the next token, int64 of shape (1,)."""
     processed: torch.Tensor | None
     """Its log-probability after the processors, float32 of shape (1, 1); None if there are none."""
+    picked: torch.Tensor
+    """The id that the sampler picked, int64 of shape (1,); another one only in a replay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,26 +36,36 @@ class Measures:
     stops: tuple[bool, ...]
 
 
-def draw(logits: torch.Tensor, scores: torch.Tensor, *, generator: torch.Generator | None) -> Draw:
+def draw(
+    logits: torch.Tensor,
+    scores: torch.Tensor,
+    *,
+    generator: torch.Generator | None,
+    recorded: torch.Tensor | None = None,
+) -> Draw:
     """Draw a token with the generator, or take the likeliest token without one.
 
     `logits` are raw and `scores` processed, both float32 of shape (1, vocab). If nothing was
     processed they are the same tensor, which saves a pass over the vocabulary. The draw is that of
-    `GenerationMixin._sample`: one `torch.multinomial` over the whole vocabulary. Raise ModelError
-    if no token can be drawn.
+    `GenerationMixin._sample`: one `torch.multinomial` over the whole vocabulary. In a replay, the
+    `recorded` token, int64 of shape (1,), comes next whatever is picked. Raise ModelError if no
+    token can be drawn.
     """
     if generator is None:
-        token = torch.argmax(scores, dim=-1)
+        picked = torch.argmax(scores, dim=-1)
+        token = picked if recorded is None else recorded
         if scores is logits:
-            return Draw(token, None)
+            return Draw(token, None, picked)
         processed = scores.gather(1, token[:, None]) - scores.logsumexp(dim=-1, keepdim=True)
-        return Draw(token, processed)
+        return Draw(token, processed, picked)
     probabilities = torch.softmax(scores, dim=-1)
     try:
         drawn = torch.multinomial(probabilities, num_samples=1, generator=generator)
     except RuntimeError as error:
         raise ModelError(f"nothing can be sampled from the model's logits: {error}") from None
-    return Draw(drawn.squeeze(1), probabilities.gather(1, drawn).log())
+    picked = drawn.squeeze(1)
+    token = picked if recorded is None else recorded
+    return Draw(token, probabilities.gather(1, token[:, None]).log(), picked)
 
 
 def measure(
@@ -62,8 +74,7 @@ def measure(
     """Return all that is recorded of a step, with one transfer to the host.
 
     `logits` are raw, float32 of shape (1, vocab); `stops` are the flags of the stopping criteria,
-    bool of shape (criteria,). Raise ModelError if the logits hold NaN or the processors leave no
-    token.
+    bool of shape (criteria,). Log-probabilities are not finite where `check_finite` says so.
     """
     logprobs = torch.log_softmax(logits, dim=-1)
     top = torch.topk(logits, min(max(top_logprobs, 2), logits.shape[-1]), dim=-1)
@@ -87,10 +98,6 @@ def measure(
     )
     values: list[float] = measured[0].tolist()
     count = top.indices.shape[-1]
-    if math.isnan(values[0]):
-        raise ModelError("the model's logits hold NaN; nothing can be sampled from them")
-    if not math.isfinite(values[1]):
-        raise ModelError("the logits processors leave no token to choose")
     ids = values[5 + count : 5 + 2 * count]
     halves = to_half(*values[2 : 4 + count])
     return Measures(
@@ -103,6 +110,14 @@ def measure(
         top_logprobs=halves[2:][:top_logprobs],
         stops=tuple(bool(flag) for flag in values[5 + 2 * count :]),
     )
+
+
+def check_finite(measures: Measures) -> None:
+    """Raise ModelError if the logits hold NaN or the processors leave no token."""
+    if math.isnan(measures.logprob):
+        raise ModelError("the model's logits hold NaN; nothing can be sampled from them")
+    if not math.isfinite(measures.logprob_processed):
+        raise ModelError("the logits processors leave no token to choose")
 
 
 def generator_sha256(generator: torch.Generator) -> str:

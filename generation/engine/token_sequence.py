@@ -11,7 +11,7 @@ from transformers.cache_utils import Cache
 from tokentape.generation import hf
 from tokentape.generation.callbacks import GenerationState, StateObserver, TokenCallback
 from tokentape.generation.engine.backend import LogitsBackend
-from tokentape.generation.engine.sampling import Draw, Measures, draw, measure
+from tokentape.generation.engine.sampling import Draw, Measures, check_finite, draw, measure
 from tokentape.generation.engine.turn_recorder import TurnRecorder
 from tokentape.generation.hooks.model_use import between_forwards
 from tokentape.recorder.events import StopReason
@@ -60,6 +60,7 @@ class TokenSequence:
         drawn = self.choose(logits)
         stops = hf.stop_flags(self.criteria, self.ids)
         measures = measure(logits, drawn, stops, top_logprobs=self.top_logprobs)
+        check_finite(measures)
         return self.accept(logits, measures, began=began)
 
     def choose(self, logits: torch.Tensor) -> Draw:

@@ -78,22 +78,28 @@ class Decoder:
         `one_by_one` forwards single tokens, for models that ignore their recurrent state when they
         get several tokens. Raise ModelError if the model does not fill its cache.
         """
-        prompt_tokens = self.prompt.shape[1]
-        one_by_one = one_by_one and self.held > 0
-        if one_by_one:
+        if one_by_one and self.held > 0:
             chunk_tokens = 1
         elif held_tokens(self.cache) is None:
             # transformers splits a prefill only where the cache counts its tokens.
             chunk_tokens = None
-        chunks = _chunks(prompt_tokens - self.held, chunk_tokens)
+        chunks = _chunks(self.prompt.shape[1] - self.held, chunk_tokens)
+        return self.prefill_chunks(chunks, one_by_one=one_by_one), chunks
+
+    def prefill_chunks(self, chunks: tuple[int, ...], *, one_by_one: bool = False) -> torch.Tensor:
+        """Forward the tokens that are not cached in chunks of these lengths, whose sum they are.
+
+        Return the logits of the last position. `one_by_one` and errors as in `prefill`.
+        """
+        is_first_iteration = not (one_by_one and self.held > 0)
         try:
             with self._forwarding():
-                outputs = self._forward_chunks(chunks, is_first_iteration=not one_by_one)
+                outputs = self._forward_chunks(chunks, is_first_iteration=is_first_iteration)
         except AttributeError as error:
             name = type(self._model).__name__
             raise ModelError(f"{name} fills no cache: {error}") from None
-        self.held = prompt_tokens
-        return self._logits(outputs), chunks
+        self.held += sum(chunks)
+        return self._logits(outputs)
 
     def _forward_chunks(self, chunks: tuple[int, ...], *, is_first_iteration: bool) -> Any:
         """Forward the prompt's tokens after those held, in chunks; return the last outputs."""

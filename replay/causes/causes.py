@@ -37,6 +37,7 @@ def find_causes(evidence: Evidence) -> tuple[Cause, ...]:
     found = [
         *_causes_of_fingerprints(evidence),
         *(each for each in evidence.contradictions if each not in last),
+        *evidence.known,
     ]
     for cause in _causes_of_numbers(evidence):
         same = next((each for each in found if each.name == cause.name), None)

@@ -22,6 +22,8 @@ class Evidence:
     floor: Floor | None
     """Without a floor the numbers show nothing: every difference may be noise."""
     interventions: Interventions
+    known: Sequence[Cause] = ()
+    """Causes that the replay itself met with."""
 
     def differs(self, field: str) -> bool:
         """Return whether a fingerprint differs."""

@@ -11,7 +11,7 @@ from tokentape.recorder.projections import Turn
 from tokentape.replay.checking.divergence import describe_divergence
 from tokentape.replay.checking.interventions import Interventions
 from tokentape.replay.checking.teacher_forcing import CHUNK_TOKENS, teacher_forced_logits
-from tokentape.replay.checking.token_checker import CheckedToken, TokenChecker
+from tokentape.replay.checking.token_checker import CheckedRows, CheckedToken, TokenChecker
 from tokentape.replay.checking.turns import TurnProcessors, branches, reply_rows, stream_of
 from tokentape.replay.results.report import Divergence, Floor, TurnVerdict
 from tokentape.replay.results.verdict import DivergenceKind, Verdict
@@ -35,15 +35,18 @@ class CheckedTurn:
     logits: torch.Tensor | None = None
     """Raw logits of the first rows, float32 (rows, vocab); None where the sampler agrees."""
 
-    def add(self, checker: TokenChecker, rows: torch.Tensor, lm: LoadedModel) -> None:
-        """Check the next tokens on their raw logits, float32 of shape (rows, vocab)."""
-        checked = checker.check(rows)
+    def add(self, checked: CheckedRows, lm: LoadedModel, temperature: float) -> None:
+        """Add the next tokens, which were checked with the temperature of the turn."""
         self.tokens += checked.tokens
         self.divergences += [
-            describe_divergence(checked, row, self.turn, lm, checker.temperature)
+            describe_divergence(checked, row, self.turn, lm, temperature)
             for row, each in enumerate(checked.tokens)
             if each.kind is not None
         ]
+        self.save(checked.logits)
+
+    def save(self, rows: torch.Tensor) -> None:
+        """Keep the raw logits of the next tokens, float32 of shape (rows, vocab), up to a limit."""
         saved = 0 if self.logits is None else len(self.logits)
         if saved < _ROWS_SAVED:
             new = rows[: _ROWS_SAVED - saved].clone()
@@ -127,7 +130,7 @@ def _check_blocks(
             if not len(rows_left):
                 rows_left = next(blocks)
             rows, rows_left = rows_left[: checker.rows_due], rows_left[checker.rows_due :]
-            turn.add(checker, rows, lm)
+            turn.add(checker.check(rows), lm, checker.temperature)
             yield len(rows)
         turn.generator_matches = checker.end_state_matches()
         turn.stop_matches = checker.stops_as_recorded()

@@ -50,8 +50,10 @@ class Interventions:
         return salt_ids((*turn.prompt_ids, *turn.reply_ids), self.of_turn(turn))
 
     @contextmanager
-    def applied(self, model: Any, ranges: Sequence[ActiveRange]) -> Iterator[None]:
-        """Apply the interventions within this context, whose first forward starts at position 0.
+    def applied(
+        self, model: Any, ranges: Sequence[ActiveRange], *, start: int = 0
+    ) -> Iterator[None]:
+        """Apply the interventions within this context, whose first forward begins at `start`.
 
         Raise ReplayError for a layer that the model does not have. A forward raises ModelError if
         the numbers do not fit.
@@ -59,7 +61,7 @@ class Interventions:
         if not ranges:
             yield
             return
-        forward = ForwardPositions(source=RECOMPUTED)
+        forward = ForwardPositions(end=start, source=RECOMPUTED)
         try:
             with (
                 track_positions(model, forward),

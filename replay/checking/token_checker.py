@@ -158,6 +158,12 @@ class TokenChecker:
             checked.tokens.append(self._check_row(checked, row, picked_id, numbers))
         return checked
 
+    def skip(self, rows: int) -> None:
+        """Leave the next tokens out: their random numbers are drawn, their logits not checked."""
+        if self._stream is not None:
+            self._stream.skip(rows * self._vocabulary)
+        self._step += rows
+
     def stops_as_recorded(self) -> bool | None:
         """Return whether the turn stops at its last token, for its stop reason, and not before.
 

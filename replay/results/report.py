@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from tokentape.replay.results.row_difference import RowDifference
 from tokentape.replay.results.verdict import CauseKind, DivergenceKind, Verdict, worst
 
 
@@ -93,6 +94,9 @@ class TurnVerdict:
     """Nats, one entry a token."""
     margins: tuple[float | None, ...] = ()
     """Raw logits by which each recorded token lost; None where it was filtered."""
+    differing_rows: int | None = None
+    """Rows with a number or a pick that is not the recorded one, bit for bit; None where only
+    `retrace` compares bits."""
 
 
 def merge_rounds(rounds: Sequence[TurnVerdict]) -> list[TurnVerdict]:
@@ -124,6 +128,9 @@ def _merged(a: TurnVerdict, b: TurnVerdict) -> TurnVerdict:
         stop_matches=_all_known(a.stop_matches, b.stop_matches),
         logprob_differences=(*a.logprob_differences, *b.logprob_differences),
         margins=(*a.margins, *b.margins),
+        differing_rows=None
+        if a.differing_rows is None or b.differing_rows is None
+        else a.differing_rows + b.differing_rows,
     )
 
 
@@ -173,10 +180,10 @@ class ToolDrift:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """The result of `verify` or `regenerate`."""
+    """The result of `verify`, `retrace` or `regenerate`."""
 
     replay: str
-    """`verify` or `regenerate`."""
+    """`verify`, `retrace` or `regenerate`."""
     run_id: str
     name: str
     model: str
@@ -198,6 +205,8 @@ class Report:
     repro: str
     """Command line that repeats the replay of the first turn that diverges."""
     tools: tuple[ToolDrift, ...] = ()
+    rows: tuple[RowDifference, ...] = ()
+    """The rows that `retrace` did not compute to the bit, in order."""
 
     @property
     def passes(self) -> bool:

@@ -25,7 +25,8 @@ class Verdict(_Described):
 
     EXACT = (
         "exact",
-        "regenerated: the same ids, and the random generator ended in the same state",
+        "retraced: every recorded number is equal, bit for bit; regenerated: the same ids, and the "
+        "random generator ended in the same state",
     )
     VERIFIED = (
         "verified",
@@ -142,6 +143,11 @@ class CauseKind(_Described):
     TEXT = ("text", "the ids of a reply do not decode to its text")
     RECORDING = ("recording", "a hash within the recording does not match what it hashes")
     SEAL = ("seal", "the seal of a turn or of the run does not match the events before it")
+    SCHEDULE = (
+        "schedule",
+        "states were restored from disk or given by the caller, and how they were computed is not "
+        "recorded; `retrace` computes them its own way",
+    )
     NUMERICS = (
         "numerics",
         "differences little above the floor, and another kernel, library or processor; or near "

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from tokentape.generation import LoadedModel
 
 OpenedStore = DatabaseStore | ParquetStore
-Mode = Literal["rebuild", "verify", "regenerate"]
+Mode = Literal["rebuild", "verify", "retrace", "regenerate"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,7 +211,7 @@ class TapeReplayer:
 def replay_run(
     run: LoadedRun, lm: "LoadedModel", request: ReplayRequest, store: OpenedStore
 ) -> RunOutcome:
-    """Verify or regenerate the requested turns of a run. Raise the errors of `verify`.
+    """Verify, retrace or regenerate the requested turns of a run. Raise the errors of `verify`.
 
     Turns that the events do not suffice to replay fail; the other turns are replayed.
     """
@@ -219,6 +219,7 @@ def replay_run(
     from tokentape.replay.checking.turns import replay_obstacle
     from tokentape.replay.options import CheckKeywords
     from tokentape.replay.regenerate import regenerate
+    from tokentape.replay.retrace import retrace
     from tokentape.replay.verify import verify
 
     with_tokens = [turn for turn in run.turns if turn.tokens]
@@ -237,8 +238,9 @@ def replay_run(
         "floor": given or stored_floor(store, run, lm),
         "ignore": request.ignore,
     }
-    replay = verify if request.mode == "verify" else regenerate
-    found = report_outcome(replay(run, lm, **options), allow_drift=request.allow_drift)
+    replays = {"verify": verify, "retrace": retrace, "regenerate": regenerate}
+    report = replays[request.mode](run, lm, **options)
+    found = report_outcome(report, allow_drift=request.allow_drift)
     return replace(found, turns=dict(sorted((failed | found.turns).items())))
 
 

@@ -52,6 +52,9 @@ from .replay.checking.noise_floor import (
 from .replay.regenerate import (
     regenerate as regenerate,
 )
+from .replay.retrace import (
+    retrace as retrace,
+)
 from .replay.verify import (
     verify as verify,
 )

@@ -190,7 +190,7 @@ VERDICTS_DF = pa.schema(
     [
         _RUN_ID,
         _column("at", AT, "when the replay ended"),
-        _column("replay", NAME, "which replay: `verify`, `regenerate`"),
+        _column("replay", NAME, "which replay: `verify`, `retrace`, `regenerate`"),
         _column("verdict", NAME, "the result; see replay.md"),
         _column("reason", pa.string(), "why, in a line", optional=True),
         _column("model", NAME, "the model used for the replay", optional=True),

@@ -1,11 +1,11 @@
-"""The commands `rebuild`, `verify`, `regenerate` and `calibrate`."""
+"""The commands `rebuild`, `verify`, `retrace`, `regenerate` and `calibrate`."""
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -128,29 +128,41 @@ def verify(
 
     Exit code 0: exact, verified or near_tie; 1: drifted, diverged or incomparable.
     """
-    opened = open_stored(store)
-    ctx.call_on_close(opened.close)
-    loaded = _load_run(opened, run, turn)
-    given_floor = None if floor is None else tt.read_floor(floor)
-    files = ctx.with_resource(report_files(junit, html))
-    lm = load_recorded_model(loaded.started, model, loading)
-    with output.progress("verify") as bar:
-        task = bar.add_task("", total=None)
-        report = tt.verify(
-            loaded,
-            lm,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-            **_options(
-                turn,
-                given_floor or _stored_floor(opened, loaded, lm),
-                ignore,
-                tt.default_tools(lm) if tools is ToolsMode.RERUN else None,
-                not without_interventions,
-            ),
-        )
-    _store_verdict(report, opened, keep and not without_interventions)
-    files.publish(report, as_json=as_json, allow_drift=allow_drift)
-    raise typer.Exit(0 if report.verdict.is_accepted(allow_drift=allow_drift) else 1)
+    request = _Request(
+        run, store, model, loading, turn, floor, ignore, tools, without_interventions
+    )
+    _replay(ctx, "verify", request, _Results(junit, html, keep, as_json, allow_drift))
+
+
+@loads_model
+def retrace(
+    ctx: typer.Context,
+    *,
+    run: RunArgument = None,
+    store: StoreOption = DEFAULT_URL,
+    model: RecordedModelOption = None,
+    loading: "LoadingKeywords",
+    turn: TurnOption = None,
+    floor: FloorOption = None,
+    ignore: IgnoreOption = None,
+    tools: ToolsOption = ToolsMode.RECORDED,
+    without_interventions: WithoutInterventionsOption = False,
+    junit: JUnitOption = None,
+    html: HtmlOption = None,
+    keep: KeepOption = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Run every forward again as it was recorded, and compare every number bit for bit.
+
+    Prefills, cache and single steps are those of the recording, so that 16 bits and GPUs are exact,
+    too. It takes as long as generating did. With --turn, only these turns are compared.
+
+    Exit code 0: exact, verified or near_tie; 1: drifted, diverged or incomparable.
+    """
+    request = _Request(
+        run, store, model, loading, turn, floor, ignore, tools, without_interventions
+    )
+    _replay(ctx, "retrace", request, _Results(junit, html, keep, as_json))
 
 
 @loads_model
@@ -175,29 +187,10 @@ def regenerate(
 
     Exit code 0: exact, verified or near_tie; 1: drifted, diverged or incomparable.
     """
-    opened = open_stored(store)
-    ctx.call_on_close(opened.close)
-    loaded = _load_run(opened, run, turn)
-    given_floor = None if floor is None else tt.read_floor(floor)
-    files = ctx.with_resource(report_files(junit, html))
-    lm = load_recorded_model(loaded.started, model, loading)
-    with output.progress("regenerate") as bar:
-        task = bar.add_task("", total=len(turn) if turn else len(loaded.turns))
-        report = tt.regenerate(
-            loaded,
-            lm,
-            progress=lambda verdict, duration_us: bar.advance(task),
-            **_options(
-                turn,
-                given_floor or _stored_floor(opened, loaded, lm),
-                ignore,
-                tt.default_tools(lm) if tools is ToolsMode.RERUN else None,
-                not without_interventions,
-            ),
-        )
-    _store_verdict(report, opened, keep and not without_interventions)
-    files.publish(report, as_json=as_json)
-    raise typer.Exit(0 if report.passes else 1)
+    request = _Request(
+        run, store, model, loading, turn, floor, ignore, tools, without_interventions
+    )
+    _replay(ctx, "regenerate", request, _Results(junit, html, keep, as_json))
 
 
 @loads_model
@@ -248,22 +241,76 @@ def calibrate(
     sys.stdout.write(output.floor_text(floor, to))
 
 
-def _options(
-    turns: list[int] | None,
-    floor: "Floor | None",
-    ignore: list[str] | None,
-    tools: "tt.ToolInterface | None",
-    interventions: bool,
-) -> "CheckKeywords":
-    """Return the options that `tt.verify` and `tt.regenerate` share."""
-    return {
-        "turns": turns,
-        "floor": floor,
-        "ignore": ignore or (),
-        "tools": tools,
-        "interventions": interventions,
-        "on_fingerprint_difference": _report_differences,
-    }
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """Which run to replay, and how: the options that `verify`, `retrace` and `regenerate` share."""
+
+    run: str | None
+    store: str
+    model: str | None
+    loading: "LoadingKeywords"
+    turns: list[int] | None
+    floor: Path | None
+    ignore: list[str] | None
+    tools: ToolsMode
+    without_interventions: bool
+
+    def keywords(self, opened: Store, loaded: "LoadedRun", lm: "tt.LoadedModel") -> "CheckKeywords":
+        """Return the keywords of the replay."""
+        given_floor = None if self.floor is None else tt.read_floor(self.floor)
+        return {
+            "turns": self.turns or None,
+            "floor": given_floor or _stored_floor(opened, loaded, lm),
+            "ignore": self.ignore or (),
+            "tools": tt.default_tools(lm) if self.tools is ToolsMode.RERUN else None,
+            "interventions": not self.without_interventions,
+            "on_fingerprint_difference": _report_differences,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Results:
+    """Where the report goes, and whether drifted runs pass."""
+
+    junit: Path | None
+    html: Path | None
+    keep: bool
+    as_json: bool
+    allow_drift: bool = False
+
+
+def _replay(ctx: typer.Context, name: str, request: _Request, results: _Results) -> NoReturn:
+    """Run a replay, store and publish its report, and exit."""
+    opened = open_stored(request.store)
+    ctx.call_on_close(opened.close)
+    # The states of a turn's cache come from the turns before it.
+    turns = None if name == "retrace" else request.turns
+    loaded = _load_run(opened, request.run, turns)
+    if request.floor is not None:
+        tt.read_floor(request.floor)
+    files = ctx.with_resource(report_files(results.junit, results.html))
+    lm = load_recorded_model(loaded.started, request.model, request.loading)
+    keywords = request.keywords(opened, loaded, lm)
+    with output.progress(name) as bar:
+        task = bar.add_task("", total=None)
+
+        def progress(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        if name == "verify":
+            report = tt.verify(loaded, lm, progress=progress, **keywords)
+        elif name == "retrace":
+            report = tt.retrace(loaded, lm, progress=progress, **keywords)
+        else:
+            rounds = len(request.turns or loaded.turns)
+            bar.update(task, total=rounds)
+            report = tt.regenerate(
+                loaded, lm, progress=lambda verdict, duration_us: bar.advance(task), **keywords
+            )
+    _store_verdict(report, opened, results.keep and not request.without_interventions)
+    files.publish(report, as_json=results.as_json, allow_drift=results.allow_drift)
+    accepted = report.verdict.is_accepted(allow_drift=results.allow_drift)
+    raise typer.Exit(0 if accepted else 1)
 
 
 def _stored_floor(opened: Store, run: "LoadedRun", lm: "tt.LoadedModel") -> "Floor | None":

@@ -6,7 +6,7 @@ standard library and pytest only; replays run in a child process, which loads to
 
 import pytest
 
-_MODES = ("rebuild", "verify", "regenerate")
+_MODES = ("rebuild", "verify", "retrace", "regenerate")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

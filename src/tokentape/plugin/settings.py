@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-MODES = ("rebuild", "verify", "regenerate")
+MODES = ("rebuild", "verify", "retrace", "regenerate")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

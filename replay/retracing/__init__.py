@@ -1,0 +1,1 @@
+"""Forwards along the schedule of a recording, and their comparison bit for bit."""

@@ -1,0 +1,308 @@
+"""Forwards of a model along the schedule of a run, with the recorded tokens in their places."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, LogitsProcessorList
+
+from tokentape.generation import LoadedModel, hf
+from tokentape.generation.cache import NO_TOKEN, CacheLease, PrefixCache, salt_ids
+from tokentape.generation.engine.prefill import ids_tensor, prefill
+from tokentape.generation.engine.sampling import draw, generator_sha256, measure
+from tokentape.generation.engine.threads import torch_threads
+from tokentape.generation.errors import ModelError
+from tokentape.generation.run_settings import RunSettings
+from tokentape.recorder import RecordingError
+from tokentape.recorder.events import (
+    CacheCleared,
+    CacheSource,
+    RunResumed,
+    RunStarted,
+    StopReason,
+    SystemPromptCached,
+)
+from tokentape.recorder.projections import Turn
+from tokentape.replay.checking.interventions import Interventions
+from tokentape.replay.recorded.loaded_run import LoadedRun
+from tokentape.replay.results.report import Floor
+from tokentape.replay.retracing.round_comparison import RetracedRound, RoundComparison
+from tokentape.replay.retracing.schedule import ProcessBegan, Step, Stretch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unrepeatable:
+    """States that the recorded process did not compute, so that their forwards are unknown.
+
+    They were restored from disk or given by the caller. They are computed in a prefill of their
+    own instead, which may give other bits.
+    """
+
+    turn: int
+    """The turn that reused them."""
+    tokens: int
+    source: CacheSource
+
+    @property
+    def origin(self) -> str:
+        """Where the states came from, for people."""
+        return {
+            CacheSource.DISK: "the prefix folder",
+            CacheSource.GIVEN: "the caller's past_key_values",
+        }.get(self.source, "a cache that this version evicts sooner")
+
+
+class Retracer:
+    """Runs the forwards of a run again, process by process, and compares the rows of some turns."""
+
+    def __init__(
+        self,
+        run: LoadedRun,
+        lm: LoadedModel,
+        interventions: Interventions,
+        *,
+        same_machine_floor: Floor,
+        other_machine_floor: Floor,
+        processors: Callable[[Turn], LogitsProcessorList] | None,
+        is_same_machine: Callable[[RunStarted | RunResumed], bool],
+    ) -> None:
+        """Rounds are checked with the floor of the machine that recorded them.
+
+        `processors` creates the user's own processors of a turn; see `CheckOptions`.
+        """
+        self.unrepeatable: list[Unrepeatable] = []
+        self._lm = lm
+        self._model: Any = lm.model
+        self._interventions = interventions
+        self._same_machine_floor = same_machine_floor
+        self._other_machine_floor = other_machine_floor
+        self._processors = processors
+        self._is_same_machine = is_same_machine
+        self._settings = RunSettings.from_record(run.started.settings)
+        self._cache = self._empty_cache()
+        self._same_machine = True
+        self._open: _OpenRound | None = None
+
+    def rounds(self, steps: Sequence[Step], compared: Sequence[Turn]) -> Iterator[RetracedRound]:
+        """Follow the steps and yield each of the `compared` rounds when it is done.
+
+        Raise RecordingError for a schedule that contradicts itself, and ModelError for logits that
+        are not finite.
+        """
+        wanted = {id(turn) for turn in compared}
+        last = {id(step.turn): step for step in steps if isinstance(step, Stretch)}
+        with ExitStack() as machine:
+            for step in steps:
+                if isinstance(step, ProcessBegan):
+                    machine.close()
+                    self._begin_process(step, machine)
+                elif isinstance(step, CacheCleared):
+                    self._cache.clear()
+                elif isinstance(step, SystemPromptCached):
+                    self._process_system_prompt(step)
+                else:
+                    self._follow(step, compare=id(step.turn) in wanted)
+                    if id(step.turn) in wanted and step is last[id(step.turn)]:
+                        yield self._finish_round(step.turn)
+
+    def _begin_process(self, step: ProcessBegan, machine: ExitStack) -> None:
+        self._cache = self._empty_cache()
+        machine.enter_context(torch_threads(step.event.threads))
+        self._same_machine = self._is_same_machine(step.event)
+
+    def _empty_cache(self) -> PrefixCache:
+        identity, budget_bytes = self._lm.identity, self._settings.cache_bytes
+        return PrefixCache(self._model, identity, budget_bytes=budget_bytes)
+
+    def _process_system_prompt(self, step: SystemPromptCached) -> None:
+        """Prefill a system prompt alone, as the recorded process did."""
+        ids = step.ids
+        if not ids or (not step.chunks and step.source == CacheSource.COMPUTED):
+            return
+        config = hf.prefill_config(self._model)
+        reused = len(ids) - sum(step.chunks)
+        if reused < 0:
+            raise RecordingError(
+                f"{sum(step.chunks)} tokens of a system prompt of {len(ids)} were forwarded"
+            )
+        with self._forwarding():
+            lease = self._lease(ids, reused, config, total_tokens=len(ids) + 1)
+            self._complete(lease, ids[:reused], 0, step.source)
+            if step.chunks:
+                tensor = self._tensor(ids)
+                decoder = hf.Decoder(self._model, config, tensor, lease.cache, held=reused)
+                decoder.prefill_chunks(step.chunks, one_by_one=_is_one_by_one(lease))
+            self._cache.commit(lease, ids, system=True)
+
+    def _follow(self, step: Stretch, *, compare: bool) -> None:
+        """Forward a prefill and the tokens after it, and cache what the process cached."""
+        turn, ids, reused = step.turn, step.ids, step.decided.reused_tokens
+        config = hf.recorded_config(turn.started.sampling)
+        total = len(turn.prompt_ids) + int(config.max_new_tokens or 0)
+        ranges = self._interventions.of_turn(turn)
+        salted = salt_ids((*turn.prompt_ids, *turn.reply_ids), ranges)
+        with self._forwarding():
+            lease = self._lease(salted[: len(ids)], reused, config, total_tokens=total)
+            self._complete(lease, ids[:reused], turn.number, step.decided.source)
+            decoder = hf.Decoder(self._model, config, self._tensor(ids), lease.cache, held=reused)
+            with self._interventions.applied(self._model, ranges, start=reused):
+                logits = decoder.prefill_chunks(step.chunks, one_by_one=_is_one_by_one(lease))
+                if decoder.holds(lease.cache, len(ids)):
+                    self._cache.commit_prompt(lease, salted[: len(ids)])
+                with hf.decoding(self._model):
+                    self._decode(step, decoder, logits, compare=compare)
+        if step.cleared:
+            self._cache.clear()
+        held = len(turn.prompt_ids) + step.end - 1
+        if step.commits and decoder.holds(lease.cache, held):
+            self._cache.commit(lease, salted[:held])
+
+    def _decode(
+        self, step: Stretch, decoder: hf.Decoder, logits: torch.Tensor, *, compare: bool
+    ) -> None:
+        """Forward the recorded tokens one by one, and compare the rows that chose them."""
+        turn = step.turn
+        everything = self._tensor((*turn.prompt_ids, *turn.reply_ids))
+        opened = self._open_round(turn) if compare else None
+        for index in range(step.start, step.end):
+            if opened is not None:
+                opened.add(logits, index)
+            if index + 1 < step.end:
+                logits = decoder.forward(everything[:, : len(turn.prompt_ids) + index + 1])
+
+    def _open_round(self, turn: Turn) -> "_OpenRound":
+        if self._open is None or self._open.turn is not turn:
+            self._open = self._start_round(turn)
+        self._open.comparison.same_machine &= self._same_machine
+        return self._open
+
+    def _lease(
+        self, ids: Sequence[int], reused: int, config: GenerationConfig, *, total_tokens: int
+    ) -> CacheLease:
+        """Return a cache of the first `reused` ids, which may be salted, or of fewer."""
+        return self._cache.acquire(
+            (*ids[:reused], NO_TOKEN), config, total_tokens=total_tokens, use_cache=reused > 0
+        )
+
+    def _complete(
+        self, lease: CacheLease, ids: Sequence[int], turn: int, source: CacheSource
+    ) -> None:
+        """Compute those of `ids` that the cache of the lease lacks."""
+        missing = len(ids) - lease.reuse.reused_tokens
+        if not missing:
+            return
+        self.unrepeatable.append(Unrepeatable(turn=turn, tokens=missing, source=source))
+        config, chunk = hf.prefill_config(self._model), self._settings.prefill_chunk_tokens
+        prefill(self._model, self._tensor(ids), lease, config, chunk_tokens=chunk)
+
+    def _start_round(self, turn: Turn) -> "_OpenRound":
+        def processors() -> LogitsProcessorList | None:
+            # One that changes nothing would still change how a log-probability is rounded.
+            own = self._processors if turn.started.unreplayable else None
+            return None if own is None else own(turn)
+
+        comparison = RoundComparison(
+            turn=turn,
+            lm=self._lm,
+            floor=self._same_machine_floor if self._same_machine else self._other_machine_floor,
+            same_machine=self._same_machine,
+            user_processors=processors,
+        )
+        config = hf.recorded_config(turn.started.sampling)
+        prompt = self._tensor(turn.prompt_ids)
+        prepared = hf.prepare(
+            self._model, self._lm.tokenizer, config, prompt, processors=processors()
+        )
+        generator: torch.Generator | None = None
+        if config.do_sample:
+            seed = turn.started.seed or 0
+            generator = torch.Generator(device=self._model.device).manual_seed(seed)
+        return _OpenRound(
+            turn=turn,
+            comparison=comparison,
+            preparation=prepared,
+            generator=generator,
+            ids=prompt,
+            recorded=self._tensor(turn.reply_ids),
+        )
+
+    def _finish_round(self, turn: Turn) -> RetracedRound:
+        opened, self._open = self._open, None
+        assert opened is not None
+        generator_matches: bool | None = None
+        if opened.generator is not None and turn.finished is not None:
+            end_state = generator_sha256(opened.generator)
+            generator_matches = end_state == turn.finished.generator_sha256
+        return opened.comparison.finish(
+            generator_matches=generator_matches, stop_matches=opened.stop_matches
+        )
+
+    def _tensor(self, ids: Sequence[int]) -> torch.Tensor:
+        return ids_tensor(ids, self._model.device)
+
+    @contextmanager
+    def _forwarding(self) -> Iterator[None]:
+        # As the engine does: tensors of a caller's inference mode could not be used again.
+        with torch.inference_mode(False), torch.no_grad():
+            yield
+
+
+@dataclass(slots=True, kw_only=True)
+class _OpenRound:
+    """A round under way: its random stream and processors, and the rows compared so far."""
+
+    turn: Turn
+    comparison: RoundComparison
+    preparation: hf.Preparation
+    generator: torch.Generator | None
+    ids: torch.Tensor
+    """Prompt and reply so far, int64 of shape (1, tokens)."""
+    recorded: torch.Tensor
+    """The recorded reply, int64 of shape (1, tokens)."""
+    stop_matches: bool | None = None
+    _top_logprobs: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._top_logprobs = len(self.turn.tokens[0].top_ids) if self.turn.tokens else 0
+
+    def add(self, logits: torch.Tensor, index: int) -> None:
+        """Sample from a row, put the recorded token in its place, and compare both.
+
+        Raise RecordingError if the settings of the turn cannot be applied.
+        """
+        try:
+            scores = hf.process(self.preparation.processors, self.ids, logits)
+        except (IndexError, TypeError, ValueError) as error:
+            raise RecordingError(
+                f"the settings of turn {self.turn.number} cannot be applied: {error}"
+            ) from None
+        recorded = self.recorded[0, index : index + 1]
+        drawn = draw(logits, scores, generator=self.generator, recorded=recorded)
+        self.ids = torch.cat([self.ids, recorded[:, None]], dim=-1)
+        stops = hf.stop_flags(self.preparation.criteria, self.ids)
+        measures = measure(logits, drawn, stops, top_logprobs=self._top_logprobs)
+        if math.isnan(measures.logprob):
+            raise ModelError(
+                f"the model's logits are not finite in turn {self.turn.number}, from token {index} "
+                "on: its weights are broken"
+            )
+        self.comparison.add(logits, measures, int(drawn.picked))
+        self._check_stop(hf.stop_reason_of(self.preparation.criteria, measures.stops), index)
+
+    def _check_stop(self, reason: str | None, index: int) -> None:
+        """Note whether the settings stop the round at its last token, and not before."""
+        finished = self.turn.finished
+        if index + 1 < len(self.turn.tokens):
+            if reason is not None:
+                self.stop_matches = False
+        elif finished is not None and self.stop_matches is None:
+            # The text of the reply decides whether it calls a tool, not the settings.
+            recorded = finished.stop_reason
+            self.stop_matches = reason == (None if recorded == StopReason.TOOL_CALL else recorded)
+
+
+def _is_one_by_one(lease: CacheLease) -> bool:
+    return lease.policy.continues == "tokens"

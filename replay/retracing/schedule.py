@@ -1,0 +1,148 @@
+"""The schedule of a run: every change of its cache and every forward, in the recorded order."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from tokentape.recorder import RecordingError
+from tokentape.recorder.events import (
+    CacheCleared,
+    CacheDecided,
+    PrefillCompleted,
+    RunResumed,
+    RunStarted,
+    SystemPromptCached,
+    TurnFinished,
+    TurnStarted,
+)
+from tokentape.recorder.projections import Turn
+from tokentape.replay.recorded.loaded_run import LoadedRun
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessBegan:
+    """A process began to record, with an empty cache: the run's first, a fork's or a resumed one.
+
+    Both events say with how many threads it computed and on what machine.
+    """
+
+    event: RunStarted | RunResumed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stretch:
+    """A prefill of a round, and the tokens that were sampled after it.
+
+    A round has one, and another one for each process that continued it.
+    """
+
+    turn: Turn
+    decided: CacheDecided
+    chunks: tuple[int, ...]
+    """The lengths of the forwards of the prefill, in tokens."""
+    start: int
+    """Index of the first token, counted from the beginning of the round."""
+    end: int
+    commits: bool
+    """Whether the process that computed it ended the round, and so cached its states."""
+    cleared: bool = False
+    """Whether the rest of the cache was cleared meanwhile."""
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """The ids of the prefill: the prompt and the tokens sampled by earlier processes."""
+        return (*self.turn.prompt_ids, *self.turn.reply_ids[: self.start])
+
+
+Step = ProcessBegan | SystemPromptCached | CacheCleared | Stretch
+
+
+def schedule_of(run: LoadedRun) -> list[Step]:
+    """Return the schedule of a whole run, with the turns that a fork shares with its parents.
+
+    Raise RecordingError if a round has tokens and no prefill.
+    """
+    return list(_steps(run))
+
+
+def steps_to_retrace(steps: Sequence[Step], numbers: Iterable[int]) -> list[Step]:
+    """Return the steps that the turns with these numbers depend on, through their cache.
+
+    They begin with the process whose cache the first of the turns had.
+    """
+    wanted = set(numbers)
+    places = [
+        place
+        for place, step in enumerate(steps)
+        if isinstance(step, Stretch) and step.turn.number in wanted
+    ]
+    began = max(
+        place for place, step in enumerate(steps[: places[0]]) if isinstance(step, ProcessBegan)
+    )
+    return list(steps[began : places[-1] + 1])
+
+
+def _steps(run: LoadedRun) -> Iterator[Step]:
+    rounds = iter(run.turns)
+    open_round: _OpenRound | None = None
+    for envelope in run.envelopes:
+        event = envelope.event
+        if isinstance(event, RunStarted | RunResumed):
+            if open_round is not None:
+                yield from open_round.stretches(resumed=event)
+            if isinstance(event, RunStarted) or event.turn is None:
+                open_round = None
+            yield ProcessBegan(event=event)
+        elif isinstance(event, CacheCleared) and open_round is not None:
+            open_round.cleared = True
+        elif isinstance(event, SystemPromptCached | CacheCleared):
+            yield event
+        elif isinstance(event, TurnStarted):
+            if open_round is not None:
+                yield from open_round.stretches()
+            open_round = _OpenRound(next(rounds))
+        elif isinstance(event, CacheDecided) and open_round is not None:
+            open_round.decided = event
+        elif isinstance(event, PrefillCompleted) and open_round is not None:
+            open_round.chunks = event.chunks
+        elif isinstance(event, TurnFinished) and open_round is not None:
+            yield from open_round.stretches(finished=True)
+            open_round = None
+    if open_round is not None:
+        yield from open_round.stretches()
+
+
+class _OpenRound:
+    """A round whose events are being read."""
+
+    def __init__(self, turn: Turn) -> None:
+        self.turn = turn
+        self.decided: CacheDecided | None = None
+        self.chunks: tuple[int, ...] = ()
+        self.cleared = False
+        self._done = 0
+
+    def stretches(
+        self, *, resumed: RunStarted | RunResumed | None = None, finished: bool = False
+    ) -> Iterator[Stretch]:
+        """Yield the stretch that ends here, if its prefill was completed."""
+        turn, end = self.turn, len(self.turn.tokens)
+        if isinstance(resumed, RunResumed) and resumed.step is not None:
+            end = resumed.step - turn.first_step
+        decided, chunks, cleared = self.decided, self.chunks, self.cleared
+        self.decided, self.chunks, self.cleared = None, (), False
+        if decided is None or not chunks:
+            if end > self._done:
+                raise RecordingError(
+                    f"turn {turn.number} has tokens and no prefill before them: events are missing"
+                )
+            return
+        start, self._done = self._done, end
+        yield Stretch(
+            turn=turn,
+            decided=decided,
+            chunks=chunks,
+            start=start,
+            end=end,
+            commits=finished,
+            cleared=cleared,
+        )
