@@ -42,7 +42,7 @@ def no_noise(dtype: str) -> Floor:
         margin_noise=0.0,
         logprob_noise=0.0,
         tokens=0,
-        measured_on="the machine that recorded: its bits are compared",
+        measured_on="the machine that recorded",
     )
 
 

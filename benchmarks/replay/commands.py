@@ -1,10 +1,12 @@
 """Commands that measure replays: their time, and the faults that they find."""
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 from rich.table import Table
 
@@ -59,25 +61,48 @@ def faults_command(
     ] = None,
     json_path: JsonOption = None,
 ) -> None:
-    """Show the verdict and the cause of each injected fault."""
+    """Show the verdict and the cause of each injected fault: verified, and retraced in 16 bits."""
     wrong: list[FaultResult] = []
     with open_report(json_path) as report:
         for name in model or ["tiny", "smollm2-demo"]:
-            lm = tiny_model("llama", byte_tokenizer()) if name == "tiny" else tt.load_model(name)
-            case = record_case(lm, tokens=tokens)
-            with ticking(name, len(FAULTS)) as tick:
-                results = []
-                for fault in FAULTS:
-                    results.append(check_fault(fault, case))
-                    tick()
-            report.print(f"\n{name}, four turns of {tokens} tokens")
+            results = _inject_all(_model(name, "float32"), name, tokens, tt.verify)
+            report.print(f"\n{name}, four turns of {tokens} tokens, verified in float32")
             report.show(fault_table.fault_table(results))
             report.add(f"faults of {name}", fault_table.to_json(results))
-            wrong += [each for each in results if not each.is_right]
+            retraced = {}
+            for dtype in ("bfloat16", "float16"):
+                found = _inject_all(_model(name, dtype), f"{name} {dtype}", tokens, tt.retrace)
+                report.print(f"\n{name}, the same turns in {dtype}, retraced")
+                report.show(fault_table.retrace_table(found))
+                report.add(f"faults of {name} in {dtype}", fault_table.retrace_json(found))
+                retraced[dtype] = found
+            everything = [*results, *(each for found in retraced.values() for each in found)]
+            wrong += [each for each in everything if not each.is_right]
             if docs is not None:
-                fault_table.update_docs(docs, name, results)
+                fault_table.update_docs(docs, name, fault_table.verify_lines(results))
+                lines = fault_table.retrace_lines(retraced)
+                fault_table.update_docs(docs, f"{name} in 16 bits", lines)
         report.print(f"\n{len(wrong)} wrong")
     raise typer.Exit(1 if wrong else 0)
+
+
+def _model(name: str, dtype: str) -> tt.LoadedModel:
+    if name == "tiny":
+        return tiny_model("llama", byte_tokenizer(), dtype=getattr(torch, dtype))
+    return tt.load_model(name, dtype=dtype)
+
+
+def _inject_all(
+    lm: tt.LoadedModel, name: str, tokens: int, replay: Callable[..., tt.Report]
+) -> list[FaultResult]:
+    """Record a case and replay it with each fault in turn."""
+    case = record_case(lm, tokens=tokens)
+    results = []
+    with ticking(name, len(FAULTS)) as tick:
+        for fault in FAULTS:
+            results.append(check_fault(fault, case, replay))
+            tick()
+    return results
 
 
 def _report_replays(report: Report, figures: timings.ReplayFigures) -> None:

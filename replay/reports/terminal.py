@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from tokentape.recorder.escapes import padded, visible
 from tokentape.recorder.projections import Turn
 from tokentape.replay.reports.divergence_text import in_full, in_short
+from tokentape.replay.reports.row_text import rows_text
 from tokentape.replay.results.report import (
     FingerprintDifference,
     Floor,
@@ -30,7 +31,7 @@ def render(report: Report) -> str:
         _fingerprints(report.differences),
         [f"  altered: {visible(each)}" for each in report.altered],
         _floor(report.floor),
-        _flips(report),
+        rows_text(report) if report.replay == "retrace" else _flips(report),
         [f"  {_turn(turn)}" for turn in report.turns],
     ]
     lines = [line for section in sections for line in section]
@@ -100,6 +101,8 @@ def _weight(difference: FingerprintDifference) -> str:
 def _floor(floor: Floor | None) -> list[str]:
     if floor is None:
         return ["  floor: none known"]
+    if not floor.tokens:
+        return [f"  floor: no noise, on {visible(floor.measured_on)}"]
     return [
         f"  floor {visible(floor.version)} ({visible(floor.dtype)}): margin "
         f"{floor.margin_eps:g} logits, log-probability {floor.logprob_floor:g} nats",
@@ -121,6 +124,8 @@ def _turn(turn: TurnVerdict) -> str:
         f"log-probability differs by {turn.logprob_difference_max:.1e} at most, "
         f"{turn.logprob_difference_mean:.1e} on average"
     )
+    if turn.differing_rows is not None:
+        line += f"; {turn.differing_rows:,} rows differ in some bit"
     if turn.generator_matches is False:
         line += "; the seed does not lead to the recorded end state"
     if turn.stop_matches is False:

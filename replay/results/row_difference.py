@@ -1,5 +1,6 @@
 """A token whose numbers are not those of its recording, for the report of `retrace`."""
 
+import math
 from dataclasses import dataclass
 
 
@@ -10,14 +11,16 @@ class NumberDifference:
     name: str
     """The field of `TokenSampled`; of the top log-probabilities with an index."""
     recorded: float
-    replayed: float
-    ulps: int
-    """Units in the last place, of the precision in which the number is recorded."""
+    replayed: float | None
+    """None where a processor now filters the token."""
+    ulps: int | None
+    """Units in the last place, of the precision in which the number is recorded; None like
+    `replayed`."""
 
     @property
     def difference(self) -> float:
-        """The absolute difference: nats, or logits for `top_gap`."""
-        return abs(self.recorded - self.replayed)
+        """The absolute difference: nats, or logits for `top_gap`; infinite for a filtered token."""
+        return math.inf if self.replayed is None else abs(self.recorded - self.replayed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,14 +48,13 @@ class RowDifference:
     @property
     def ulps_max(self) -> int:
         """The largest distance of its log-probabilities, in units in the last place of float32."""
-        return max(
-            (each.ulps for each in self.numbers if each.name.startswith("logprob")), default=0
-        )
+        return max((each.ulps or 0 for each in self._logprobs), default=0)
 
     @property
     def nats_max(self) -> float:
         """The largest difference of its log-probabilities, in nats."""
-        return max(
-            (each.difference for each in self.numbers if each.name.startswith("logprob")),
-            default=0.0,
-        )
+        return max((each.difference for each in self._logprobs), default=0.0)
+
+    @property
+    def _logprobs(self) -> list[NumberDifference]:
+        return [each for each in self.numbers if each.name in ("logprob", "logprob_processed")]

@@ -15,6 +15,7 @@ from tokentape.generation.engine.prefill import ids_tensor, prefill
 from tokentape.generation.engine.sampling import draw, generator_sha256, measure
 from tokentape.generation.engine.threads import torch_threads
 from tokentape.generation.errors import ModelError
+from tokentape.generation.numerics.as_recorded import numerics_as_recorded
 from tokentape.generation.run_settings import RunSettings
 from tokentape.recorder import RecordingError
 from tokentape.recorder.events import (
@@ -111,6 +112,7 @@ class Retracer:
     def _begin_process(self, step: ProcessBegan, machine: ExitStack) -> None:
         self._cache = self._empty_cache()
         machine.enter_context(torch_threads(step.event.threads))
+        machine.enter_context(numerics_as_recorded(step.event.environment))
         self._same_machine = self._is_same_machine(step.event)
 
     def _empty_cache(self) -> PrefixCache:

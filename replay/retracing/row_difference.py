@@ -1,5 +1,6 @@
 """The comparison of one recorded token with its replay, bit for bit."""
 
+import math
 import struct
 from collections.abc import Iterator
 
@@ -53,13 +54,15 @@ def _numbers(token: TokenSampled, replayed: Measures) -> Iterator[NumberDifferen
         ("logprob_processed", _FLOAT32, token.logprob_processed, replayed.logprob_processed),
     ]
     for name, form, recorded, again in pairs:
-        if recorded != again:
-            yield NumberDifference(
-                name=name,
-                recorded=recorded,
-                replayed=again,
-                ulps=ulps_between(recorded, again, form),
-            )
+        if recorded == again:
+            continue
+        known = math.isfinite(again)
+        yield NumberDifference(
+            name=name,
+            recorded=recorded,
+            replayed=again if known else None,
+            ulps=ulps_between(recorded, again, form) if known else None,
+        )
 
 
 def ulps_between(a: float, b: float, form: str = _FLOAT32) -> int:

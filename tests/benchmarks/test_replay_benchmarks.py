@@ -54,7 +54,9 @@ def test_the_table_of_faults_goes_between_its_marks_and_a_wrong_cause_exits_with
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page, figures = tmp_path / "page.md", tmp_path / "figures.json"
-    page.write_text("before\n<!-- faults of tiny -->\nold\n<!-- end of faults of tiny -->\nafter\n")
+    names = ("tiny", "tiny in 16 bits")
+    marks = [f"<!-- faults of {name} -->\nold\n<!-- end of faults of {name} -->\n" for name in names]
+    page.write_text(f"before\n{marks[0]}between\n{marks[1]}after\n")
     honest = FAULTS[0]
     wrong = Fault(name="wrong", inject=honest.inject, verdicts=("diverged",), causes=("seed",))
     arguments = ["faults", "--model", "tiny", "--tokens", "8", "--update", str(page)]
@@ -63,10 +65,12 @@ def test_the_table_of_faults_goes_between_its_marks_and_a_wrong_cause_exits_with
         done = CliRunner().invoke(commands.app, [*arguments, "--json", str(figures)])
 
         assert done.exit_code == code, done.output
-        assert f"{code} wrong" in done.output
+        assert f"{3 * code} wrong" in done.output
     text = page.read_text()
     assert text.startswith("before\n<!-- faults of tiny -->\n| fault | verdict |")
-    assert text.endswith("<!-- end of faults of tiny -->\nafter\n")
+    assert "<!-- end of faults of tiny -->\nbetween\n" in text
+    assert "<!-- faults of tiny in 16 bits -->\n| fault | bfloat16: verdict |" in text
+    assert text.endswith("<!-- end of faults of tiny in 16 bits -->\nafter\n")
     assert "old" not in text
     assert json.loads(figures.read_text())["faults of tiny"][0]["verdict"] == "verified"
 
@@ -78,5 +82,5 @@ def test_a_page_without_a_place_for_the_table_is_refused(
     page.write_text("nothing here")
     results = [check_fault(FAULTS[0], record_case(lm, tokens=8))]
     with pytest.raises(ValueError, match="lacks the comments around the faults of tiny"):
-        fault_table.update_docs(page, "tiny", results)
+        fault_table.update_docs(page, "tiny", fault_table.verify_lines(results))
     assert page.read_text() == "nothing here"

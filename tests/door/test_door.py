@@ -61,6 +61,7 @@ PUBLIC = {
     "read_floor",
     "rebuild",
     "regenerate",
+    "retrace",
     "runs_df",
     "tokens_df",
     "tool",

@@ -42,5 +42,5 @@ def test_every_command_that_prints_results_prints_json_too() -> None:
 
 
 def test_the_codes_of_a_replay_are_in_its_help() -> None:
-    for name in ("verify", "regenerate", "diff", "check"):
+    for name in ("verify", "retrace", "regenerate", "diff", "check"):
         assert "Exit code" in (COMMANDS[name].help or "")

@@ -84,7 +84,14 @@ def test_a_refused_command_leaves_no_run(
 
 
 @pytest.mark.parametrize(
-    "command", [("verify",), ("regenerate",), ("resume", "RUN"), ("fork", "RUN", "--at-turn", "2")]
+    "command",
+    [
+        ("verify",),
+        ("retrace",),
+        ("regenerate",),
+        ("resume", "RUN"),
+        ("fork", "RUN", "--at-turn", "2"),
+    ],
 )
 def test_a_recorded_model_that_is_elsewhere_is_named_with_an_option(
     command: tuple[str, ...],

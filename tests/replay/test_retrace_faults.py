@@ -1,0 +1,99 @@
+"""In 16 bits a retrace finds every injected fault and names its cause first.
+
+`verify` cannot: its noise in 16 bits hides what these faults change.
+"""
+
+import copy
+import struct
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+
+import pytest
+import torch
+
+import tokentape as tt
+from benchmarks.replay.fault_case import Case, record_case, rerecord
+from benchmarks.replay.faults import FAULTS, Fault, FaultResult, check_fault
+from tokentape.recorder.events import Event, TokenSampled
+from tokentape.replay.reports.terminal import render
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@pytest.fixture(scope="module", params=DTYPES, ids=str)
+def case(request: pytest.FixtureRequest, make_lm: Callable[..., tt.LoadedModel]) -> Case:
+    return record_case(make_lm("llama", dtype=request.param), tokens=16)
+
+
+@pytest.fixture(scope="module")
+def found_in(case: Case) -> Callable[[Fault], FaultResult]:
+    return cache(lambda fault: check_fault(fault, case, tt.retrace))
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=[fault.name for fault in FAULTS])
+def test_a_retrace_finds_the_fault_and_names_its_cause_first(
+    found_in: Callable[[Fault], FaultResult], fault: Fault
+) -> None:
+    found = found_in(fault)
+
+    assert found.is_right, f"{render(found.report)}\n\n{render(found.numbers)}"
+    assert found.report.passes == (fault.name == "honest" or found.rounded_away)
+
+
+def test_a_change_that_rounds_away_changed_no_bit_of_the_weights(
+    case: Case, found_in: Callable[[Fault], FaultResult]
+) -> None:
+    coarse = case.lm.model.dtype is torch.bfloat16
+    rounded = {fault.name for fault in FAULTS if found_in(fault).rounded_away}
+
+    expected = {"weights x (1 + 1e-4 noise)", "weights rounded to bfloat16"} if coarse else set()
+    assert rounded == expected
+
+
+def test_one_bit_of_one_weight_is_found_in_the_first_turn(case: Case) -> None:
+    lm = copy_of(case.lm)
+    with torch.no_grad():
+        weight = lm.model.model.layers[0].mlp.down_proj.weight
+        largest = int(weight.abs().argmax())
+        bits = weight.view({2: torch.int16, 4: torch.int32}[weight.element_size()])
+        bits.view(-1)[largest] ^= 1
+
+    report = tt.retrace(case.recording, lm)
+    numbers = tt.retrace(case.recording, lm, ignore=["weights"])
+
+    assert report.verdict is tt.Verdict.INCOMPARABLE
+    assert report.causes[0].name == "weights"
+    assert "down_proj" in report.causes[0].sentence
+    assert numbers.rows[0].turn == 1
+    assert not numbers.passes
+
+
+@pytest.mark.parametrize("field", ["logprob", "logprob_processed", "entropy", "top_gap"])
+def test_one_unit_in_the_last_place_of_one_number_is_found(case: Case, field: str) -> None:
+    form = "f" if field.startswith("logprob") else "e"
+
+    def change(event: Event) -> Event:
+        if isinstance(event, TokenSampled) and (event.turn, event.step) == (3, 2):
+            return replace(event, **{field: next_number(getattr(event, field), form)})
+        return event
+
+    report = tt.retrace(rerecord(case, change).recording, case.lm)
+
+    assert not report.passes
+    (row,) = report.rows
+    assert (row.turn, row.step) == (3, 2)
+    (number,) = row.numbers
+    assert (number.name, number.ulps) == (field, 1)
+    assert [turn.differing_rows for turn in report.turns] == [0, 0, 1, 0]
+
+
+def next_number(value: float, form: str) -> float:
+    code = {"f": "<i", "e": "<h"}[form]
+    (bits,) = struct.unpack(code, struct.pack(f"<{form}", value))
+    (changed,) = struct.unpack(f"<{form}", struct.pack(code, bits + 1))
+    return float(changed)
+
+
+def copy_of(lm: tt.LoadedModel) -> tt.LoadedModel:
+    return tt.LoadedModel(copy.deepcopy(lm.model), lm.tokenizer, lm.name)
