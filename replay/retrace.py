@@ -14,7 +14,7 @@ from tokentape.generation import LoadedModel
 from tokentape.generation.hooks.model_use import exclusive_use
 from tokentape.recorder import Recording
 from tokentape.replay.checking.check_turns import Progress
-from tokentape.replay.checking.machine import machine_differences
+from tokentape.replay.checking.machine import SET_AS_RECORDED
 from tokentape.replay.checking.noise_floor import DEFAULT_FLOOR, predict_flips
 from tokentape.replay.options import CheckKeywords, CheckOptions, check_options
 from tokentape.replay.recorded.loaded_run import LoadedRun, load_run
@@ -90,7 +90,6 @@ def _retraced(
         same_machine_floor=no_noise(run.started.dtype),
         other_machine_floor=session.floor or DEFAULT_FLOOR,
         processors=options.processors,
-        is_same_machine=lambda event: not machine_differences(event, lm),
     )
     steps = steps_to_retrace(schedule_of(run), {turn.number for turn in session.turns})
     total, done = sum(len(turn.tokens) for turn in session.turns), 0
@@ -100,7 +99,12 @@ def _retraced(
         done += len(each.checked.tokens)
         if progress is not None:
             progress(done, total)
-    return _report(session, rounds, retracer.unrepeatable)
+    kept = tuple(
+        each
+        for each in session.differences
+        if each.field not in SET_AS_RECORDED or each.field in retracer.machine_differences
+    )
+    return _report(replace(session, differences=kept), rounds, retracer.unrepeatable)
 
 
 def _check_can_be_retraced(session: ReplaySession) -> None:

@@ -1,33 +1,27 @@
 """The machine and the versions that a process recorded with, against those of a replay."""
 
-from collections.abc import Mapping
-from typing import Any
-
-from tokentape.generation import LoadedModel, fingerprints
+from tokentape.generation import LoadedModel
+from tokentape.generation.fingerprints import environment, environment_differences
 from tokentape.generation.hf.attention_kernel import attention_kernel
+from tokentape.generation.numerics.flags import FLAGS
 from tokentape.recorder.events import RunResumed, RunStarted
 
+SET_AS_RECORDED = frozenset({"threads", *(flag.name for flag in FLAGS)})
+"""What a retrace sets as it was recorded, as far as it can."""
 # Versions that change no number of a forward.
 _WITHOUT_EFFECT = frozenset({"python", "platform"})
 
 
 def machine_differences(event: RunStarted | RunResumed, lm: LoadedModel) -> tuple[str, ...]:
-    """Return the names of what differs and can change the last bits of a forward.
+    """Return the names of what differs now and can change the last bits of a forward.
 
-    Threads are not among them: a replay sets them as recorded.
+    Threads are not among them: a replay can always set them as recorded.
     """
-    names = list(_differing(event.environment, fingerprints.environment()))
-    if event.device != lm.model.device.type:
+    device = lm.model.device
+    found = environment_differences(event.environment, environment(device))
+    names = [name for name, _, _ in found if name not in _WITHOUT_EFFECT]
+    if event.device != device.type:
         names.append("device")
     if isinstance(event, RunStarted) and event.attention_kernel != attention_kernel(lm.model):
         names.append("attention_kernel")
     return tuple(names)
-
-
-def _differing(recorded: Mapping[str, Any], replayed: Mapping[str, str]) -> list[str]:
-    """Return the keys with other values. A key that an older version did not record is equal."""
-    return [
-        name
-        for name, value in replayed.items()
-        if name not in _WITHOUT_EFFECT and recorded.get(name, value) != value
-    ]

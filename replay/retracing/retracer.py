@@ -16,22 +16,22 @@ from tokentape.generation.engine.sampling import draw, generator_sha256, measure
 from tokentape.generation.engine.threads import torch_threads
 from tokentape.generation.errors import ModelError
 from tokentape.generation.numerics.as_recorded import numerics_as_recorded
+from tokentape.generation.numerics.attention import repeatable_attention
 from tokentape.generation.run_settings import RunSettings
 from tokentape.recorder import RecordingError
 from tokentape.recorder.events import (
     CacheCleared,
     CacheSource,
-    RunResumed,
-    RunStarted,
     StopReason,
     SystemPromptCached,
 )
 from tokentape.recorder.projections import Turn
 from tokentape.replay.checking.interventions import Interventions
+from tokentape.replay.checking.machine import machine_differences
 from tokentape.replay.recorded.loaded_run import LoadedRun
 from tokentape.replay.results.report import Floor
 from tokentape.replay.retracing.round_comparison import RetracedRound, RoundComparison
-from tokentape.replay.retracing.schedule import ProcessBegan, Step, Stretch
+from tokentape.replay.retracing.schedule import ProcessBegan, RoundForwards, Step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,20 +68,20 @@ class Retracer:
         same_machine_floor: Floor,
         other_machine_floor: Floor,
         processors: Callable[[Turn], LogitsProcessorList] | None,
-        is_same_machine: Callable[[RunStarted | RunResumed], bool],
     ) -> None:
         """Rounds are checked with the floor of the machine that recorded them.
 
         `processors` creates the user's own processors of a turn; see `CheckOptions`.
         """
         self.unrepeatable: list[Unrepeatable] = []
+        self.machine_differences: set[str] = set()
+        """What differs from the machines that recorded, with everything set that can be."""
         self._lm = lm
         self._model: Any = lm.model
         self._interventions = interventions
         self._same_machine_floor = same_machine_floor
         self._other_machine_floor = other_machine_floor
         self._processors = processors
-        self._is_same_machine = is_same_machine
         self._settings = RunSettings.from_record(run.started.settings)
         self._cache = self._empty_cache()
         self._same_machine = True
@@ -94,7 +94,7 @@ class Retracer:
         are not finite.
         """
         wanted = {id(turn) for turn in compared}
-        last = {id(step.turn): step for step in steps if isinstance(step, Stretch)}
+        last = {id(step.turn): step for step in steps if isinstance(step, RoundForwards)}
         with ExitStack() as machine:
             for step in steps:
                 if isinstance(step, ProcessBegan):
@@ -113,7 +113,10 @@ class Retracer:
         self._cache = self._empty_cache()
         machine.enter_context(torch_threads(step.event.threads))
         machine.enter_context(numerics_as_recorded(step.event.environment))
-        self._same_machine = self._is_same_machine(step.event)
+        machine.enter_context(repeatable_attention(self._model.device))
+        differences = machine_differences(step.event, self._lm)
+        self.machine_differences.update(differences)
+        self._same_machine = not differences
 
     def _empty_cache(self) -> PrefixCache:
         identity, budget_bytes = self._lm.identity, self._settings.cache_bytes
@@ -139,7 +142,7 @@ class Retracer:
                 decoder.prefill_chunks(step.chunks, one_by_one=_is_one_by_one(lease))
             self._cache.commit(lease, ids, system=True)
 
-    def _follow(self, step: Stretch, *, compare: bool) -> None:
+    def _follow(self, step: RoundForwards, *, compare: bool) -> None:
         """Forward a prefill and the tokens after it, and cache what the process cached."""
         turn, ids, reused = step.turn, step.ids, step.decided.reused_tokens
         config = hf.recorded_config(turn.started.sampling)
@@ -163,7 +166,7 @@ class Retracer:
             self._cache.commit(lease, salted[:held])
 
     def _decode(
-        self, step: Stretch, decoder: hf.Decoder, logits: torch.Tensor, *, compare: bool
+        self, step: RoundForwards, decoder: hf.Decoder, logits: torch.Tensor, *, compare: bool
     ) -> None:
         """Forward the recorded tokens one by one, and compare the rows that chose them."""
         turn = step.turn

@@ -29,7 +29,7 @@ class ProcessBegan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stretch:
+class RoundForwards:
     """A prefill of a round, and the tokens that were sampled after it.
 
     A round has one, and another one for each process that continued it.
@@ -53,7 +53,7 @@ class Stretch:
         return (*self.turn.prompt_ids, *self.turn.reply_ids[: self.start])
 
 
-Step = ProcessBegan | SystemPromptCached | CacheCleared | Stretch
+Step = ProcessBegan | SystemPromptCached | CacheCleared | RoundForwards
 
 
 def schedule_of(run: LoadedRun) -> list[Step]:
@@ -73,7 +73,7 @@ def steps_to_retrace(steps: Sequence[Step], numbers: Iterable[int]) -> list[Step
     places = [
         place
         for place, step in enumerate(steps)
-        if isinstance(step, Stretch) and step.turn.number in wanted
+        if isinstance(step, RoundForwards) and step.turn.number in wanted
     ]
     began = max(
         place for place, step in enumerate(steps[: places[0]]) if isinstance(step, ProcessBegan)
@@ -88,7 +88,7 @@ def _steps(run: LoadedRun) -> Iterator[Step]:
         event = envelope.event
         if isinstance(event, RunStarted | RunResumed):
             if open_round is not None:
-                yield from open_round.stretches(resumed=event)
+                yield from open_round.forwards(resumed=event)
             if isinstance(event, RunStarted) or event.turn is None:
                 open_round = None
             yield ProcessBegan(event=event)
@@ -98,17 +98,17 @@ def _steps(run: LoadedRun) -> Iterator[Step]:
             yield event
         elif isinstance(event, TurnStarted):
             if open_round is not None:
-                yield from open_round.stretches()
+                yield from open_round.forwards()
             open_round = _OpenRound(next(rounds))
         elif isinstance(event, CacheDecided) and open_round is not None:
             open_round.decided = event
         elif isinstance(event, PrefillCompleted) and open_round is not None:
             open_round.chunks = event.chunks
         elif isinstance(event, TurnFinished) and open_round is not None:
-            yield from open_round.stretches(finished=True)
+            yield from open_round.forwards(finished=True)
             open_round = None
     if open_round is not None:
-        yield from open_round.stretches()
+        yield from open_round.forwards()
 
 
 class _OpenRound:
@@ -121,10 +121,10 @@ class _OpenRound:
         self.cleared = False
         self._done = 0
 
-    def stretches(
+    def forwards(
         self, *, resumed: RunStarted | RunResumed | None = None, finished: bool = False
-    ) -> Iterator[Stretch]:
-        """Yield the stretch that ends here, if its prefill was completed."""
+    ) -> Iterator[RoundForwards]:
+        """Yield the forwards that end here, if their prefill was completed."""
         turn, end = self.turn, len(self.turn.tokens)
         if isinstance(resumed, RunResumed) and resumed.step is not None:
             end = resumed.step - turn.first_step
@@ -137,7 +137,7 @@ class _OpenRound:
                 )
             return
         start, self._done = self._done, end
-        yield Stretch(
+        yield RoundForwards(
             turn=turn,
             decided=decided,
             chunks=chunks,

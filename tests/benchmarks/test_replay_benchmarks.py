@@ -55,7 +55,9 @@ def test_the_table_of_faults_goes_between_its_marks_and_a_wrong_cause_exits_with
 ) -> None:
     page, figures = tmp_path / "page.md", tmp_path / "figures.json"
     names = ("tiny", "tiny in 16 bits")
-    marks = [f"<!-- faults of {name} -->\nold\n<!-- end of faults of {name} -->\n" for name in names]
+    marks = [
+        f"<!-- faults of {name} -->\nold\n<!-- end of faults of {name} -->\n" for name in names
+    ]
     page.write_text(f"before\n{marks[0]}between\n{marks[1]}after\n")
     honest = FAULTS[0]
     wrong = Fault(name="wrong", inject=honest.inject, verdicts=("diverged",), causes=("seed",))

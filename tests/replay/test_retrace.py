@@ -1,0 +1,241 @@
+"""A retrace of an honest recording is exact in every dtype, and says so of nothing else."""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from transformers import LogitsProcessor, LogitsProcessorList
+
+import tokentape as tt
+from benchmarks.tiny_models import FAMILIES
+from tests.replay.conversations import converse
+from tests.replay.honest_runs import HonestRun
+from tokentape.recorder.events import CacheSource
+from tokentape.replay import load_run
+from tokentape.replay.reports.terminal import render
+from tokentape.replay.results.verdict import CauseKind
+from tokentape.replay.retracing.row_difference import ulps_between
+from tokentape.store import DatabaseStore
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+SAMPLED: dict[str, Any] = {"do_sample": True, "temperature": 0.8, "top_p": 0.95}
+
+
+@pytest.fixture(autouse=True)
+def _restored_threads() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def retraces(lm: tt.LoadedModel, seed: int) -> int:
+    """Record an honest run, retrace it with other threads than it had, and return the count."""
+    with tt.open_store("sqlite://") as store:
+        assert isinstance(store, DatabaseStore)
+        recordings = HonestRun(lm, store, seed).record()
+        for recording in recordings:
+            torch.set_num_threads(1 + seed % 2)
+            report = tt.retrace(recording, lm)
+            assert report.verdict is tt.Verdict.EXACT, f"seed {seed}\n{render(report)}"
+            assert not report.rows
+    return len(recordings)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_honest_runs_are_retraced_exactly(
+    make_lm: Callable[..., tt.LoadedModel], family: str, dtype: torch.dtype
+) -> None:
+    lm = make_lm(family, dtype=dtype)
+    for seed in range(3):
+        retraces(lm, seed)
+
+
+@pytest.mark.slow
+def test_a_thousand_honest_retraces_give_no_false_alarm(
+    make_lm: Callable[..., tt.LoadedModel],
+) -> None:
+    models = [make_lm(family, dtype=dtype) for family in FAMILIES for dtype in DTYPES]
+    done, seed = 0, 100
+    while done < 1_000:
+        done += retraces(models[seed % len(models)], seed)
+        seed += 1
+
+
+def test_a_retrace_uses_neither_the_global_random_state_nor_the_store(
+    lm: tt.LoadedModel, store: DatabaseStore
+) -> None:
+    recording = converse(lm, store, **SAMPLED)
+    events = len(list(recording.events()))
+    before = torch.get_rng_state()
+
+    assert tt.retrace(recording, lm).verdict is tt.Verdict.EXACT
+
+    assert torch.equal(torch.get_rng_state(), before)
+    assert len(list(recording.events())) == events
+    assert len(store.summaries()) == 1
+
+
+def test_threads_are_set_as_recorded_and_restored(
+    lm: tt.LoadedModel, store: DatabaseStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.set_num_threads(2)
+    recording = converse(lm, store)
+    torch.set_num_threads(1)
+    seen: list[int] = []
+    forward = type(lm.model).forward
+
+    @functools.wraps(forward)
+    def noting(self: Any, *args: Any, **kwargs: Any) -> Any:
+        seen.append(torch.get_num_threads())
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(lm.model), "forward", noting)
+    report = tt.retrace(recording, lm)
+
+    assert report.verdict is tt.Verdict.EXACT
+    assert set(seen) == {2}
+    assert torch.get_num_threads() == 1
+    assert "threads" not in [each.field for each in report.differences]
+
+
+def test_only_the_chosen_turns_are_compared(lm: tt.LoadedModel, store: DatabaseStore) -> None:
+    recording = converse(lm, store, turns=4, **SAMPLED)
+
+    report = tt.retrace(recording, lm, turns=[2, 4])
+
+    assert [turn.turn for turn in report.turns] == [2, 4]
+    assert report.verdict is tt.Verdict.EXACT
+
+
+def test_a_run_that_was_read_in_part_is_refused(lm: tt.LoadedModel, store: DatabaseStore) -> None:
+    part = load_run(converse(lm, store), [2])
+    with pytest.raises(tt.ReplayError, match="needs the whole run"):
+        tt.retrace(part, lm)
+
+
+def test_a_turn_with_a_time_limit_is_refused_in_one_line(
+    lm: tt.LoadedModel, store: DatabaseStore
+) -> None:
+    recording = converse(lm, store, turns=1, max_time=600.0)
+    with pytest.raises(tt.ReplayError, match=r"turn 1 was generated with max_time.*`verify`") as it:
+        tt.retrace(recording, lm)
+    assert "\n" not in str(it.value)
+
+
+class Downwards(LogitsProcessor):
+    """Makes later tokens of the vocabulary less likely."""
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        return scores - torch.linspace(0, 3, scores.shape[-1])
+
+
+def test_processors_of_the_user_are_needed_for_their_turns_alone(
+    lm: tt.LoadedModel, store: DatabaseStore
+) -> None:
+    with tt.Investigation(lm, store=store, name="t", system_prompt="Be kind.", seed=7) as run:
+        run.chat("One?", max_new_tokens=6, do_sample=False)
+        own = LogitsProcessorList([Downwards()])
+        run.chat("Two?", max_new_tokens=6, logits_processor=own, **SAMPLED)
+    recording = store.recording(run.run_id)
+
+    assert tt.retrace(recording, lm, turns=[1]).verdict is tt.Verdict.EXACT
+    with pytest.raises(tt.ReplayError, match="Downwards"):
+        tt.retrace(recording, lm)
+    report = tt.retrace(recording, lm, processors=lambda turn: LogitsProcessorList([Downwards()]))
+    assert report.verdict is tt.Verdict.EXACT, render(report)
+
+
+def test_calls_of_generate_are_retraced(lm: tt.LoadedModel, store: DatabaseStore) -> None:
+    recorder = tt.Recorder(store)
+    ids = torch.tensor([[5, 6, 7, 8, 9]])
+    for seed in (1, 2):
+        ids = lm.model.generate(
+            ids,
+            custom_generate=tt.decode,
+            recorder=recorder,
+            text_tokenizer=lm.tokenizer,
+            seed=seed,
+            max_new_tokens=6,
+            **SAMPLED,
+        )
+
+    assert tt.retrace(store.recording(recorder.run_id), lm).verdict is tt.Verdict.EXACT
+
+
+def test_states_given_by_the_caller_are_the_cause_where_rows_differ(
+    lm: tt.LoadedModel, store: DatabaseStore
+) -> None:
+    other = tt.ManualGenerator(lm.model, lm.tokenizer, prefill_chunk_tokens=2)
+    first = other.generate(list(range(5, 40)), max_new_tokens=9, do_sample=False, return_cache=True)
+    given = first["past_key_values"]
+    assert given is not None
+    generator = tt.ManualGenerator(lm.model, lm.tokenizer, tt.Recorder(store))
+    generator.generate([*given.ids, 7, 8], max_new_tokens=6, past_key_values=given, seed=3)
+    recording = store.recording(store.summaries()[-1].run_id)
+    turn = recording.turns()[0]
+    assert turn.cache is not None
+    assert turn.cache.source == CacheSource.GIVEN
+
+    report = tt.retrace(recording, lm)
+
+    assert report.verdict in (tt.Verdict.DRIFTED, tt.Verdict.DIVERGED, tt.Verdict.EXACT)
+    if report.verdict is not tt.Verdict.EXACT:
+        assert report.causes[0].name == CauseKind.SCHEDULE
+        assert "the caller's past_key_values" in report.causes[0].sentence
+
+
+def test_another_attention_kernel_is_judged_by_the_floor_and_named(
+    make_lm: Callable[..., tt.LoadedModel], store: DatabaseStore
+) -> None:
+    lm, eager = make_lm("llama"), make_lm("llama")
+    recording = converse(lm, store)
+    eager.model.set_attn_implementation("eager")
+
+    report = tt.retrace(recording, eager)
+
+    assert report.verdict in (tt.Verdict.VERIFIED, tt.Verdict.NEAR_TIE)
+    assert report.rows
+    assert report.floor is not None
+    assert report.floor.version.startswith("float32")
+    assert "attention_kernel" in [each.field for each in report.differences]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_in_16_bits_without_a_floor_another_kernel_is_incomparable(
+    make_lm: Callable[..., tt.LoadedModel], store: DatabaseStore, dtype: torch.dtype
+) -> None:
+    lm, eager = make_lm("llama", dtype=dtype), make_lm("llama", dtype=dtype)
+    recording = converse(lm, store)
+    eager.model.set_attn_implementation("eager")
+
+    report = tt.retrace(recording, eager)
+
+    assert report.rows
+    assert report.verdict is tt.Verdict.INCOMPARABLE
+    assert "calibrate" in report.reason
+
+
+def test_a_probe_a_calibration_and_a_capture_leave_the_bits_as_they_are(
+    make_lm: Callable[..., tt.LoadedModel], store: DatabaseStore
+) -> None:
+    lm, fresh = (make_lm("llama", dtype=torch.bfloat16) for _ in range(2))
+    recording = converse(lm, store, **SAMPLED)
+    tt.calibrate(recording, lm)
+    tt.capture(lm.model, [5, 6, 7], 1)
+
+    for each in (lm, fresh):
+        assert tt.retrace(recording, each).verdict is tt.Verdict.EXACT
+
+
+def test_units_in_the_last_place_count_representable_numbers() -> None:
+    one = torch.tensor(1.0)
+    following = torch.nextafter(one, torch.tensor(2.0)).item()
+
+    assert ulps_between(1.0, 1.0) == 0
+    assert ulps_between(1.0, following) == ulps_between(-1.0, -following) == 1
+    assert ulps_between(0.0, -0.0) == 0
+    assert ulps_between(1e-45, -1e-45) == 2
+    assert ulps_between(1.0, 1.0 + 2**-10, "e") == 1
