@@ -3,6 +3,7 @@
 from tokentape.generation import LoadedModel
 from tokentape.generation.fingerprints import environment, environment_differences
 from tokentape.generation.hf.attention_kernel import attention_kernel
+from tokentape.generation.numerics.attention import cuda_device
 from tokentape.generation.numerics.flags import FLAGS
 from tokentape.recorder.events import RunResumed, RunStarted
 
@@ -17,10 +18,9 @@ def machine_differences(event: RunStarted | RunResumed, lm: LoadedModel) -> tupl
 
     Threads are not among them: a replay can always set them as recorded.
     """
-    device = lm.model.device
-    found = environment_differences(event.environment, environment(device))
+    found = environment_differences(event.environment, environment(cuda_device(lm.model)))
     names = [name for name, _, _ in found if name not in _WITHOUT_EFFECT]
-    if event.device != device.type:
+    if event.device != lm.model.device.type:
         names.append("device")
     if isinstance(event, RunStarted) and event.attention_kernel != attention_kernel(lm.model):
         names.append("attention_kernel")

@@ -16,7 +16,6 @@ from tokentape.generation.engine.sampling import draw, generator_sha256, measure
 from tokentape.generation.engine.threads import torch_threads
 from tokentape.generation.errors import ModelError
 from tokentape.generation.numerics.as_recorded import numerics_as_recorded
-from tokentape.generation.numerics.attention import repeatable_attention
 from tokentape.generation.run_settings import RunSettings
 from tokentape.recorder import RecordingError
 from tokentape.recorder.events import (
@@ -113,7 +112,6 @@ class Retracer:
         self._cache = self._empty_cache()
         machine.enter_context(torch_threads(step.event.threads))
         machine.enter_context(numerics_as_recorded(step.event.environment))
-        machine.enter_context(repeatable_attention(self._model.device))
         differences = machine_differences(step.event, self._lm)
         self.machine_differences.update(differences)
         self._same_machine = not differences
