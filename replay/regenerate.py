@@ -24,7 +24,13 @@ from tokentape.recorder.clock import elapsed_us
 from tokentape.recorder.events import StopReason
 from tokentape.recorder.projections import Turn
 from tokentape.replay.checking.check_turns import CheckedTurn
-from tokentape.replay.checking.noise_floor import DEFAULT_FLOOR, NO_DRIFT, plausible, predict_flips
+from tokentape.replay.checking.noise_floor import (
+    DEFAULT_FLOOR,
+    MARGIN_EPS_MAX,
+    NO_DRIFT,
+    plausible,
+    predict_flips,
+)
 from tokentape.replay.checking.token_checker import TokenChecker
 from tokentape.replay.checking.turns import TurnProcessors
 from tokentape.replay.options import CheckKeywords, CheckOptions, check_options
@@ -62,9 +68,10 @@ def regenerate(
     """Run `model.generate` on each turn's whole prompt, without a cache, and compare the tokens.
 
     A turn is compared up to its first different token, after which the two histories differ.
-    torch's global random state is restored. Without a floor only tokens are compared. `progress` is
-    called with the verdict on each round and its microseconds. The other keywords and the errors
-    are those of `verify`.
+    Without a floor only tokens are compared, and another token is `incomparable` unless no noise
+    explains its margin. torch's global random state is restored. `progress` is called with the
+    verdict on each round and its microseconds. The other keywords and the errors are those of
+    `verify`.
 
     Example:
         >>> import tokentape as tt
@@ -111,8 +118,9 @@ def _conclude(session: ReplaySession, turns: Sequence[TurnVerdict], predicted: f
     """Return the verdict on the whole recording."""
     if session.obstacle:
         return Conclusion(verdict=Verdict.INCOMPARABLE, reason=session.obstacle)
-    verdict = worst([turn.verdict for turn in turns])
-    if session.contradictions and worst([verdict, Verdict.DIVERGED]) is not verdict:
+    found = [turn.verdict for turn in turns]
+    verdict = Verdict.DIVERGED if Verdict.DIVERGED in found else worst(found)
+    if session.contradictions and verdict is not Verdict.DIVERGED:
         reason = session.contradictions[0].sentence
         return Conclusion(verdict=Verdict.DIVERGED, reason=reason)
     first = next(turn for turn in turns if turn.verdict is verdict)
@@ -126,6 +134,11 @@ def _conclude(session: ReplaySession, turns: Sequence[TurnVerdict], predicted: f
         reason = f"turn {first.turn}: another token within the noise, compared up to there"
     elif verdict is Verdict.DRIFTED:
         reason = f"turn {first.turn}: the same tokens with other log-probabilities"
+    elif verdict is Verdict.INCOMPARABLE:
+        reason = (
+            f"turn {first.turn}: `generate` produces another token, and no noise floor is known "
+            f"for this model in {session.run.started.dtype}: measure one with `tokentape calibrate`"
+        )
     elif first.generator_matches is False:
         reason = f"turn {first.turn}: the seed does not lead to the recorded end state"
     else:
@@ -148,8 +161,7 @@ def _regenerate_turn(
     divergence = next((each for each in checked.divergences if each.step == shown_step), None)
     verdict = Verdict.EXACT
     if step is not None:
-        near = divergence is not None and divergence.kind is DivergenceKind.NEAR_TIE
-        verdict = Verdict.NEAR_TIE if near else Verdict.DIVERGED
+        verdict = _verdict_on(divergence, session.floor)
         if divergence is None:
             checked.stop_matches = False
     elif complete and turn.finished is not None and generated.end_state is not None:
@@ -157,8 +169,23 @@ def _regenerate_turn(
         verdict = Verdict.EXACT if checked.generator_matches else Verdict.DIVERGED
     if max(checked.differences[:compared], default=0.0) > floor.logprob_floor:
         verdict = worst([verdict, Verdict.DRIFTED])
-    mismatches = int(verdict is Verdict.DIVERGED and step is not None)
+    is_mismatch = verdict in (Verdict.DIVERGED, Verdict.INCOMPARABLE)
+    mismatches = int(is_mismatch and step is not None)
     return _verdict_of(checked, verdict, compared, divergence, mismatches), checked
+
+
+def _verdict_on(divergence: Divergence | None, floor: Floor | None) -> Verdict:
+    """Return the verdict on a reply that is not the recorded one, by its first other token.
+
+    None stands for the same tokens and another end. Without a floor another token may be noise, if
+    its margin is one that a floor may have.
+    """
+    if divergence is None:
+        return Verdict.DIVERGED
+    if divergence.kind is DivergenceKind.NEAR_TIE:
+        return Verdict.NEAR_TIE
+    may_be_noise = divergence.margin is None or divergence.margin <= MARGIN_EPS_MAX
+    return Verdict.INCOMPARABLE if floor is None and may_be_noise else Verdict.DIVERGED
 
 
 def _verdict_of(

@@ -44,7 +44,7 @@ NO_DRIFT = replace(DEFAULT_FLOOR, logprob_floor=math.inf)
 # log-probabilities by 2.4e-4 on average: a floor above that hides it.
 _VERIFIABLE_NATS = 2.4e-4
 # At least twice the 16-bit noise of the noisiest tiny model.
-_MARGIN_EPS_MAX = 4.0
+MARGIN_EPS_MAX = 4.0
 _LOGPROB_FLOOR_MAX = 2.0
 # An average over many tokens shows faults that the floor of a single token hides.
 _MEAN_FACTOR = 4.0
@@ -102,7 +102,7 @@ def check_floor(floor: Floor) -> None:
             f"the floor {floor.version} was changed since it was measured, or never measured: "
             "measure one with `tokentape calibrate`"
         )
-    if floor.margin_eps > _MARGIN_EPS_MAX or floor.logprob_floor > _LOGPROB_FLOOR_MAX:
+    if floor.margin_eps > MARGIN_EPS_MAX or floor.logprob_floor > _LOGPROB_FLOOR_MAX:
         raise ReplayError(
             f"the floor {floor.version} lets margins of {floor.margin_eps:g} logits and "
             f"differences of {floor.logprob_floor:g} nats pass: it hides every fault"
