@@ -53,6 +53,7 @@ app.command("store")(store.store_command)
 app.command("watch")(generation.watch_command)
 app.command("replay")(replay.replay_command)
 app.command("faults")(replay.faults_command)
+app.command("dtypes")(replay.dtypes_command)
 app.command("cuda")(generation.cuda_command)
 
 

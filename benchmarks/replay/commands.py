@@ -1,5 +1,6 @@
 """Commands that measure replays: their time, and the faults that they find."""
 
+import statistics
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
@@ -11,8 +12,8 @@ import typer
 from rich.table import Table
 
 import tokentape as tt
-from benchmarks.options import JsonOption, demo_model, ticking
-from benchmarks.replay import fault_table, timings
+from benchmarks.options import JsonOption, RoundsOption, demo_model, ticking
+from benchmarks.replay import dtypes, fault_table, timings
 from benchmarks.replay.fault_case import record_case
 from benchmarks.replay.faults import FAULTS, FaultResult, check_fault
 from benchmarks.report import Report, open_report
@@ -103,6 +104,58 @@ def _inject_all(
             results.append(check_fault(fault, case, replay))
             tick()
     return results
+
+
+def dtypes_command(
+    model: Annotated[str, typer.Option(help="A model that tokentape loads.")] = "smollm2-demo",
+    turns: Annotated[int, typer.Option(min=1)] = dtypes.TURNS,
+    rounds: RoundsOption = dtypes.ROUNDS,
+    json_path: JsonOption = None,
+) -> None:
+    """Compare float32, bfloat16, and bfloat16 computed in float32."""
+    with open_report(json_path) as report, tempfile.TemporaryDirectory() as folder:
+        models = {
+            name: tt.load_model(model, **keywords) for name, keywords in dtypes.PRECISIONS.items()
+        }
+        with ticking("rounds and runs", len(models) * (rounds + 1)) as tick:
+            figures = dtypes.measure_precisions(
+                models, Path(folder), turns=turns, rounds=rounds, tick=tick
+            )
+        report.show(_precision_table(figures))
+        report.add("precisions", [asdict(each) for each in figures])
+        equal = dtypes.computes_what_the_weights_cast_whole_compute(
+            models["bfloat16 in float32"], models["bfloat16"]
+        )
+        report.print(
+            "\nlogits equal those of the bfloat16 weights cast whole, bit for bit: "
+            f"{'yes' if equal else 'NO'}"
+        )
+        report.add("equal bits", equal)
+    raise typer.Exit(0 if equal else 1)
+
+
+def _precision_table(figures: list[dtypes.PrecisionFigures]) -> Table:
+    """Return a table with a column for each precision."""
+    table = Table("", *(each.name for each in figures), box=None)
+    whole = figures[0].weights_bytes
+    for heading, cell in (
+        ("weights", lambda each: f"{each.weights_bytes / 1e6:.1f} MB"),
+        ("of float32", lambda each: f"{each.weights_bytes / whole:.3f}"),
+        ("largest cast", lambda each: f"{each.cast_bytes / 1e6:.1f} MB" if each.cast_bytes else ""),
+        ("KV cache of 1,000 tokens", lambda each: f"{each.kv_bytes_per_token / 1e3:.1f} MB"),
+        ("step, median", lambda each: f"{statistics.median(each.step_ms):.1f} ms"),
+        ("step, least", lambda each: f"{min(each.step_ms):.1f} ms"),
+        ("prefill of 512, median", lambda each: f"{statistics.median(each.prefill_s):.2f} s"),
+        ("prefill of 512, least", lambda each: f"{min(each.prefill_s):.2f} s"),
+        ("tokens recorded", lambda each: str(each.tokens)),
+        ("verify", lambda each: each.verify),
+        ("floor", lambda each: each.floor),
+        ("largest difference", lambda each: f"{each.worst_nats:.2g} nats"),
+        ("other picks", lambda each: str(each.flips)),
+        ("regenerate", lambda each: each.regenerate),
+    ):
+        table.add_row(heading, *(cell(each) for each in figures))
+    return table
 
 
 def _report_replays(report: Report, figures: timings.ReplayFigures) -> None:

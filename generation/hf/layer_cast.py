@@ -12,6 +12,7 @@ from torch.nn import functional
 from torch.utils._pytree import tree_map_only
 
 from tokentape.generation.errors import ModelError
+from tokentape.generation.hf.packed_tensors import has_packed_weights
 from tokentape.generation.hf.scratch import Scratch
 
 
@@ -44,8 +45,8 @@ def compute_in(model: nn.Module, name: str) -> None:
     """Make a model compute in the dtype `name`, in place; the weights stay as they are stored.
 
     Within a forward, a weight that a module reads (`self.weight`) is a new tensor of that dtype,
-    which lives as long as it is used. The model thus computes what it computes after
-    `model.to(dtype)`, bit for bit. Outside of forwards a weight reads as it is stored, and may be
+    which lives as long as it is used. Logits and cache equal those after `model.to(dtype)`, bit
+    for bit. Outside of forwards a weight reads as it is stored, and may be
     changed. The classes of the modules are replaced by subclasses with the same name; there are no
     hooks. Buffers that are not saved are cast once.
     Raise ModelError if a weight has a wider dtype, or if the weights are quantized.
@@ -54,8 +55,7 @@ def compute_in(model: nn.Module, name: str) -> None:
     """
     dtype = _dtype_named(name)
     quantized = getattr(getattr(model, "config", None), "quantization_config", None)
-    kinds = {type(each) for each in model.parameters()}
-    if quantized is not None or not kinds <= {nn.Parameter, torch.Tensor}:
+    if quantized is not None or has_packed_weights(model):
         raise ModelError(f"quantized weights cannot be computed with in {name}")
     _check_wider(dtype, {each.dtype for each in model.parameters() if each.is_floating_point()})
     for module in list(model.modules()):

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 import benchmarks.__main__ as commands
 import tokentape as tt
 from benchmarks.replay import commands as replay_commands
-from benchmarks.replay import fault_table
+from benchmarks.replay import dtypes, fault_table
 from benchmarks.replay.fault_case import record_case
 from benchmarks.replay.faults import FAULTS, Fault, check_fault
 from benchmarks.replay.timings import measure_replays
@@ -86,3 +86,23 @@ def test_a_page_without_a_place_for_the_table_is_refused(
     with pytest.raises(ValueError, match="lacks the comments around the faults of tiny"):
         fault_table.update_docs(page, "tiny", fault_table.verify_lines(results))
     assert page.read_text() == "nothing here"
+
+
+def test_dtypes_compares_three_precisions_and_exits_with_1_where_bits_differ(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["dtypes", "--model", str(tiny_folder), "--turns", "1", "--rounds", "1"]
+    done = CliRunner().invoke(commands.app, [*arguments, "--json", str(tmp_path / "figures.json")])
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    whole, half, cast = figures["precisions"]
+
+    assert done.exit_code == 0, done.output
+    assert "bit for bit: yes" in done.output
+    assert half["weights_bytes"] == cast["weights_bytes"] <= 0.55 * whole["weights_bytes"]
+    assert cast["kv_bytes_per_token"] == whole["kv_bytes_per_token"]
+    assert [each["verify"] for each in (whole, half, cast)] == ["verified", "near_tie", "verified"]
+    assert cast["regenerate"] == "exact"
+    monkeypatch.setitem(dtypes.PRECISIONS, "bfloat16 in float32", {"dtype": "float32"})
+    done = CliRunner().invoke(commands.app, arguments)
+
+    assert (done.exit_code, "bit for bit: NO" in done.output) == (1, True)

@@ -4,7 +4,6 @@ import copy
 import gc
 import weakref
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,85 +16,17 @@ from torch import nn
 from torch.nn import functional
 
 import tokentape as tt
-from benchmarks.tiny_models import FAMILIES, VOCABULARY, byte_tokenizer, random_ids, tiny_model
+from benchmarks.tiny_models import FAMILIES, random_ids
+from tests.generation.narrow_models import MODELS, assert_equal_bits, logits_of, narrow_model, pair
+from tests.made_models import make_adapter
 from tokentape.generation import fingerprints, hf
-from tokentape.generation.hf import layer_cast, scratch
+from tokentape.generation.hf import scratch
 from tokentape.generation.hf.layer_cast import (
     _LazyCast,
     compute_dtype,
     compute_in,
     weights_dtype,
 )
-
-SIZES: dict[str, Any] = {
-    "vocab_size": VOCABULARY, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3,
-    "num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.25,
-    "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
-}  # fmt: skip
-# Weights that are used without a call of their module: experts, states, convolutions, scales.
-OTHER_FAMILIES: dict[str, dict[str, Any]] = {
-    "RecurrentGemma": {"num_hidden_layers": 4, "head_dim": 16, "lru_width": 64},
-    "Jamba": {
-        "num_hidden_layers": 4, "attn_layer_period": 2, "attn_layer_offset": 1,
-        "use_mamba_kernels": False,
-    },
-    "FalconH1": {
-        "num_hidden_layers": 2, "head_dim": 16, "mamba_d_ssm": 64, "mamba_n_heads": 4,
-        "mamba_d_head": 16, "mamba_d_state": 8, "mamba_n_groups": 1,
-    },
-    "Mamba2": {"num_heads": 8, "head_dim": 16, "state_size": 8, "n_groups": 1, "chunk_size": 16},
-    "GptOss": {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 16},
-    "Mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
-    "DeepseekV3": {
-        "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1,
-        "moe_intermediate_size": 32, "first_k_dense_replace": 1, "kv_lora_rank": 16,
-        "q_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 16,
-        "num_key_value_heads": 4,
-    },
-    "Gemma2": {"head_dim": 16, "sliding_window": 16},
-    "Olmo2": {"tie_word_embeddings": True},
-    "Bloom": {"n_layer": 3, "n_head": 4},
-    "OPT": {"word_embed_proj_dim": 32, "ffn_dim": 96},
-}  # fmt: skip
-MODELS = (*FAMILIES, *OTHER_FAMILIES)
-
-
-def narrow_model(name: str, dtype: torch.dtype = torch.bfloat16, seed: int = 0) -> Any:
-    """Return a random model of a family with weights of 16 bits."""
-    if name in FAMILIES:
-        return tiny_model(name, byte_tokenizer(), dtype=dtype, seed=seed).model
-    config = getattr(transformers, f"{name}Config")(**SIZES | OTHER_FAMILIES[name])
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return getattr(transformers, f"{name}ForCausalLM")(config).eval().to(dtype)
-
-
-def pair(name: str, dtype: torch.dtype = torch.bfloat16, seed: int = 0) -> tuple[Any, Any]:
-    """Return a model whose weights are cast as they are used, and one with them cast whole."""
-    narrow = narrow_model(name, dtype, seed)
-    whole = copy.deepcopy(narrow).float()
-    compute_in(narrow, "float32")
-    return narrow, whole
-
-
-def logits_of(model: Any, ids: list[int], chunks: int | None, steps: int) -> list[torch.Tensor]:
-    """Return the logits after a prefill and after single steps, and the tensors of the cache."""
-    prompt = torch.tensor([ids])
-    config = hf.effective_config(model)
-    cache = hf.new_cache(model, config, total_tokens=len(ids) + steps)
-    decoder = hf.Decoder(model, config, prompt[:, : len(ids) - steps], cache)
-    seen = [decoder.prefill(chunks)[0]]
-    for end in range(len(ids) - steps, len(ids)):
-        seen.append(decoder.forward(prompt[:, : end + 1]))
-    hf.compact(decoder.cache)
-    states = [each for layer in decoder.cache.layers for each in hf.tensors_of(vars(layer))]
-    return [*seen, *states]
-
-
-def assert_equal_bits(given: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
-    assert [each.dtype for each in given] == [each.dtype for each in expected]
-    assert all(torch.equal(one, other) for one, other in zip(given, expected, strict=True))
-    assert expected[0].std() > 0
 
 
 @pytest.fixture(params=["new memory", "scratch memory"])
@@ -222,56 +153,6 @@ def test_a_cast_weight_is_freed_after_its_use() -> None:
     assert [each() for each in cast] == [None]
 
 
-def test_scratch_memory_is_used_again_once_no_tensor_refers_to_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(scratch, "_BYTES_MIN", 0)
-    memory, weight = scratch.Scratch(), torch.randn(4, 6).bfloat16()
-    with torch.no_grad():
-        first = memory.cast(weight, torch.float32)
-        address, view = first.data_ptr(), first.t()[1:]
-        while_used = memory.cast(weight + 1, torch.float32)
-        del first
-        while_viewed = memory.cast(weight + 1, torch.float32)
-
-        assert torch.equal(view, weight.float().t()[1:])
-        assert address not in (while_used.data_ptr(), while_viewed.data_ptr())
-        del view
-        assert memory.cast(weight[:3], torch.float32).data_ptr() == address
-        larger = memory.cast(torch.cat([weight, weight]), torch.float32)
-    recorded = [memory.cast(weight, torch.float32) for _ in range(2)]
-
-    assert torch.equal(larger, torch.cat([weight, weight]).float())
-    assert len({larger.data_ptr(), *(each.data_ptr() for each in recorded)}) == 3
-
-
-def test_scratch_memory_is_freed_after_a_forward_and_after_decoding(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(scratch, "_BYTES_MIN", 0)
-    narrow, _ = pair("llama")
-    ids = torch.tensor([[3, 4]])
-    memory = layer_cast._forwards.scratch
-    with torch.no_grad():
-        narrow(ids)
-        assert memory._storage is None
-        with hf.decoding(narrow):
-            narrow(ids)
-            assert memory._storage is not None
-    assert memory._storage is None
-
-
-def test_threads_do_not_share_scratch_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scratch, "_BYTES_MIN", 0)
-    narrow, whole = pair("llama")
-    prompts = [random_ids(20, seed) for seed in range(6)]
-    with ThreadPoolExecutor(3) as pool:
-        given = list(pool.map(lambda ids: logits_of(narrow, ids, 7, 5), prompts))
-
-    for ids, seen in zip(prompts, given, strict=True):
-        assert_equal_bits(seen, logits_of(whole, ids, 7, 5))
-
-
 @pytest.mark.parametrize("name", ["llama", "gemma3", "qwen3-next", "GptOss"])
 def test_of_embeddings_and_experts_only_the_used_rows_are_cast(
     name: str, monkeypatch: pytest.MonkeyPatch
@@ -357,6 +238,22 @@ def test_a_model_is_loaded_with_narrow_weights_and_computes_in_float32(tiny_fold
 
     assert weights_dtype(loaded.model) == torch.bfloat16
     assert_equal_bits(logits_of(loaded.model, ids, 7, 5), logits_of(whole, ids, 7, 5))
+
+
+@pytest.mark.parametrize("more", [{"adapter": True}, {"device_map": {"": "cpu"}}])
+def test_a_model_with_an_adapter_or_a_device_map_computes_in_float32_too(
+    more: dict[str, Any], tiny_folder: Path, tmp_path: Path
+) -> None:
+    if "adapter" in more:
+        more = {"adapter": make_adapter(tiny_folder, tmp_path / "adapter")}
+    narrow = tt.load_model(tiny_folder, dtype="bfloat16", compute_dtype="float32", **more).model
+    whole = tt.load_model(tiny_folder, dtype="bfloat16", **more).model.float()
+    plain = tt.load_model(tiny_folder, dtype="bfloat16").model.float()
+    ids = random_ids(30, seed=1)
+    given = logits_of(narrow, ids, 7, 5)
+
+    assert_equal_bits(given, logits_of(whole, ids, 7, 5))
+    assert torch.equal(given[0], logits_of(plain, ids, 7, 5)[0]) == ("adapter" not in more)
 
 
 @pytest.mark.parametrize("wide", ["float32", "", None])
