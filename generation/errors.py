@@ -22,3 +22,7 @@ class ToolError(TokentapeError):
 
 class CallFormatWarning(TokentapeWarning):
     """Calls that the model writes may not be found, since their format is not known."""
+
+
+class LowMemoryWarning(TokentapeWarning):
+    """A turn needs more memory than is free."""

@@ -48,6 +48,8 @@ class CachePolicy:
     """Largest difference of a logit that the probe accepted as noise, in standard deviations."""
     shapes: tuple[tuple[int, ...], ...] = ()
     """Shape of the keys of each layer: batch, heads, dimension."""
+    layers: tuple[hf.KvLayer, ...] = ()
+    """The storage that each layer needs; empty if the mode is `none`."""
 
     @property
     def splits_prefill(self) -> bool:
@@ -57,7 +59,7 @@ class CachePolicy:
     def described(self) -> dict[str, Any]:
         """Return the recorded fields."""
         described = asdict(self)
-        del described["shapes"]
+        del described["shapes"], described["layers"]
         return described
 
 
@@ -148,7 +150,7 @@ class _Probe:
         expected = [self._logits(ids, self._new(), 0) for ids in (self._one, self._other)]
         cache = self._new()
         self._logits(self._prefix, cache, 0)
-        shapes = hf.shapes(cache)
+        shapes, layers = hf.shapes(cache), hf.kv_layers(cache)
         continues = ""
         for method in ("forward", "tokens"):
             cache = self._new()
@@ -167,7 +169,12 @@ class _Probe:
             if hf.keeps_all_tokens(cache) and self._can_be_cropped(expected, continues):
                 mode = CacheMode.CROP
         return CachePolicy(
-            mode=mode, reason=kinds, continues=continues, error=self._worst, shapes=shapes
+            mode=mode,
+            reason=kinds,
+            continues=continues,
+            error=self._worst,
+            shapes=shapes,
+            layers=layers,
         )
 
     def _can_be_copied(self, expected: list[torch.Tensor], method: str) -> bool:

@@ -35,7 +35,7 @@ def prefill(
     held, on_cuda = lease.reuse.reused_tokens, cuda_device(model) is not None
     backend = hf.Decoder(model, config, ids, lease.cache, held=held)
     logits, chunks = backend.prefill(
-        _chunk_tokens(lease, config, ids.shape[1], chunk_tokens, on_cuda=on_cuda),
+        forward_tokens_max(lease, config, ids.shape[1], chunk_tokens, on_cuda=on_cuda),
         one_by_one=lease.policy.continues == "tokens",
     )
     return backend, logits, chunks
@@ -46,7 +46,7 @@ def ids_tensor(ids: Sequence[int], device: torch.device) -> torch.Tensor:
     return torch.tensor([list(ids)], dtype=torch.long, device=device)
 
 
-def _chunk_tokens(
+def forward_tokens_max(
     lease: CacheLease,
     config: GenerationConfig,
     total_tokens: int,

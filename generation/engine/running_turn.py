@@ -11,6 +11,7 @@ from tokentape.generation import hf
 from tokentape.generation.cache import CachedPrefix, CacheLease, PrefixCache
 from tokentape.generation.engine import memory
 from tokentape.generation.engine.backend import LogitsBackend
+from tokentape.generation.engine.memory_guard import MemoryGuard
 from tokentape.generation.engine.observers import TurnObservers, observe_forwards
 from tokentape.generation.engine.prefill import prefill
 from tokentape.generation.engine.prepared_turn import PreparedTurn
@@ -33,6 +34,7 @@ class TurnResources:
     interventions: InterventionController
     prefill_chunk_tokens: int | None
     top_logprobs: int
+    memory_guard: MemoryGuard = field(default_factory=MemoryGuard)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -56,6 +58,14 @@ class RunningTurn:
         """Generate the reply and commit its KV cache."""
         began = time.perf_counter()
         model, prompt = self.resources.model, self.prepared.prompt
+        self.resources.memory_guard.check(
+            model,
+            self.lease,
+            self.prepared.preparation.config,
+            turn=self.events.turn,
+            prompt_tokens=len(self.prepared.ids),
+            chunk_tokens=self.resources.prefill_chunk_tokens,
+        )
         watch = memory.MemoryWatch.begin(model.device)
         decided = self.events.cache_decided(
             self.lease.reuse, prompt_tokens=len(self.prepared.ids), key=self.lease.key

@@ -9,12 +9,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache
 
-from tokentape.generation.hf.caches import (
-    held_tokens,
-    new_cache,
-    shares_with_forks,
-    tensors_of,
-)
+from tokentape.generation.hf.caches import new_cache, shares_with_forks, tensors_of
 from tokentape.generation.hf.decoder import Decoder
 from tokentape.generation.hf.generation_config import prefill_config
 from tokentape.generation.hf.growing_layer import GrowingLayer
@@ -50,9 +45,11 @@ def kv_layers_of(model: Any) -> tuple[KvLayer, ...]:
         try:
             decoder = Decoder(model, prefill_config(model), ids, new_cache(model))
             decoder.prefill()
-            return kv_layers(decoder.cache)
+            layers = kv_layers(decoder.cache)
         except Exception:  # a model may do anything with tensors that have no numbers
-            return _full_attention(model)
+            layers = ()
+    stores = any(each.token_bytes or each.fixed_bytes for each in layers)
+    return layers if stores else _full_attention(model)
 
 
 @contextmanager
@@ -85,13 +82,10 @@ def _full_attention(model: Any) -> tuple[KvLayer, ...]:
 def kv_layers(cache: Cache) -> tuple[KvLayer, ...]:
     """Return the storage of each layer, read from a cache that holds at least one token.
 
-    The tensors may be on torch's meta device. Raise ValueError if the cache is empty.
+    The tensors may be on torch's meta device.
     """
     layers: list[Any] = cache.layers
-    found = tuple(_kv_layer(layer) for layer in layers)
-    if not held_tokens(cache) and not any(each.fixed_bytes for each in found):
-        raise ValueError("the cache holds no tokens")
-    return found
+    return tuple(_kv_layer(layer) for layer in layers)
 
 
 def _kv_layer(layer: Any) -> KvLayer:

@@ -7,7 +7,7 @@ tensors that are in use together; `docs/memory.md` compares them with measuremen
 from dataclasses import dataclass
 from typing import Any
 
-from tokentape.generation.hf import accepts, unwrapped
+from tokentape.generation.hf import accepts, compute_dtype, unwrapped
 from tokentape.generation.hf.attention_kernel import attention_kernel
 
 _FLOAT32 = 4
@@ -65,11 +65,8 @@ class TransientBytes:
         return self.mask + max(self.attention, self.mlp, self.recurrent) + self.logits
 
 
-def forward_shape(model: Any, *, item_bytes: int | None = None) -> ForwardShape:
-    """Return the sizes of a model, whose tensors may be on torch's meta device.
-
-    `item_bytes` is the size of a number in the dtype of the computation, by default the model's.
-    """
+def forward_shape(model: Any) -> ForwardShape:
+    """Return the sizes of a model, whose tensors may be on torch's meta device."""
     config = model.config.get_text_config(decoder=True)
     hidden = _first(config, "hidden_size", "n_embd", "d_model") or 0
     heads = _first(config, "num_attention_heads", "n_head") or 1
@@ -81,7 +78,7 @@ def forward_shape(model: Any, *, item_bytes: int | None = None) -> ForwardShape:
         kv_heads=kv_heads,
         head_dim=_first(config, "head_dim") or hidden // heads,
         vocabulary=int(model.get_input_embeddings().num_embeddings),
-        item_bytes=item_bytes or model.dtype.itemsize,
+        item_bytes=compute_dtype(model).itemsize,
         eager=attention_kernel(model) == "eager",
         last_logits_only=accepts(unwrapped(model).forward, "logits_to_keep"),
         windowed=_first(config, "sliding_window") is not None,

@@ -1,5 +1,6 @@
 """Checks whether a model and its forwards fit into the available memory."""
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,7 +51,29 @@ def free_bytes(device: torch.device) -> int:
         used = int((_CGROUP / "memory.current").read_text())
     except (OSError, ValueError):  # not a container, or one without a limit
         return free
-    return min(free, max(0, limit - used))
+    return min(free, max(0, limit - used + _unused_file_bytes()))
+
+
+def usable_bytes(device: torch.device) -> int:
+    """Return the memory that tensors on the device can take now.
+
+    On a GPU it is the free memory, and what torch's allocator holds without using it.
+    """
+    free = free_bytes(device)
+    if device.type == "cuda":
+        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return free
+
+
+def _unused_file_bytes() -> int:
+    """Return the bytes of files that the container's usage counts and the kernel would free."""
+    try:
+        found = re.search(
+            r"^inactive_file (\d+)$", (_CGROUP / "memory.stat").read_text(), re.MULTILINE
+        )
+    except OSError:
+        return 0
+    return int(found[1]) if found else 0
 
 
 @contextmanager
