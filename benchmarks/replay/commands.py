@@ -13,7 +13,7 @@ from rich.table import Table
 
 import tokentape as tt
 from benchmarks.options import JsonOption, RoundsOption, demo_model, ticking
-from benchmarks.replay import dtypes, fault_table, timings
+from benchmarks.replay import dtypes, fault_table, retraces, timings
 from benchmarks.replay.fault_case import record_case
 from benchmarks.replay.faults import FAULTS, FaultResult, check_fault
 from benchmarks.report import Report, open_report
@@ -29,26 +29,44 @@ def replay_command(
         ),
     ] = None,
     verifications: Annotated[int, typer.Option(min=1)] = timings.VERIFICATIONS,
+    retrace_rounds: Annotated[
+        int, typer.Option(min=0, help="How often the demo is generated and retraced in 16 bits.")
+    ] = 2,
+    only_retraces: Annotated[
+        bool, typer.Option("--only-retraces", help="Leave verify and regenerate out.")
+    ] = False,
     json_path: JsonOption = None,
 ) -> None:
-    """Time verify and regenerate over the demo's 20 turns."""
-    with open_report(json_path) as report, tempfile.TemporaryDirectory() as folder:
-        lm = demo_model("cpu")
-        with tt.open_store(
-            recorded or Path(folder) / "demo.db", must_exist=bool(recorded)
-        ) as store:
-            if recorded is not None:
-                recording = store.recording(store.summaries()[-1].run_id)
-            else:
-                assert isinstance(store, DatabaseStore)
-                recording = timings.record_demo(lm, store)
-            count = len(recording.turns()) + verifications
-            with ticking("replays", count) as tick:
-                figures = timings.measure_replays(
-                    recording, lm, verifications=verifications, tick=tick
-                )
-        _report_replays(report, figures)
-    raise typer.Exit(0 if figures.passes else 1)
+    """Time verify, retrace and regenerate over the demo's 20 turns."""
+    passes = True
+    with open_report(json_path) as report:
+        if not only_retraces:
+            figures = _measure_replays(recorded, verifications)
+            _report_replays(report, figures)
+            passes = figures.passes
+        if retrace_rounds:
+            lm = tt.load_model("smollm2-demo", dtype="bfloat16")
+            with ticking("retraces", 2 * retrace_rounds + retraces.CHANGES) as tick:
+                retraced = retraces.measure_retraces(lm, rounds=retrace_rounds, tick=tick)
+            _report_retraces(report, retraced)
+            passes &= retraced.passes
+    raise typer.Exit(0 if passes else 1)
+
+
+def _measure_replays(recorded: Path | None, verifications: int) -> timings.ReplayFigures:
+    lm = demo_model("cpu")
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        tt.open_store(recorded or Path(folder) / "demo.db", must_exist=bool(recorded)) as store,
+    ):
+        if recorded is not None:
+            recording = store.recording(store.summaries()[-1].run_id)
+        else:
+            assert isinstance(store, DatabaseStore)
+            recording = timings.record_demo(lm, store)
+        count = len(recording.turns()) + verifications
+        with ticking("replays", count) as tick:
+            return timings.measure_replays(recording, lm, verifications=verifications, tick=tick)
 
 
 def faults_command(
@@ -170,6 +188,22 @@ def _report_replays(report: Report, figures: timings.ReplayFigures) -> None:
         f"{figures.generate_s / figures.verify_s:.1f} times faster than generating"
     )
     report.add("replay", asdict(figures))
+
+
+def _report_retraces(report: Report, figures: retraces.RetraceFigures) -> None:
+    report.print(f"\nthe demo's 20 turns in {figures.dtype}, {figures.tokens:,} tokens\n")
+    table = Table("recording", "generated s", "retraced s", "verdict", box=None)
+    rows = zip(figures.generated_s, figures.retraced_s, figures.verdicts, strict=True)
+    for number, (generated, retraced, verdict) in enumerate(rows, 1):
+        table.add_row(str(number), f"{generated:.1f}", f"{retraced:.1f}", verdict)
+    report.show(table)
+    report.print(f"\nretracing takes {figures.ratio:.2f} of the time of generating (median)\n")
+    changes = Table("change", "in turn", "first turn that differs", "verdict", "cause", box=None)
+    for each in figures.changes:
+        found = "none" if each.found_turn is None else str(each.found_turn)
+        changes.add_row(each.change, str(each.turn), found, each.verdict, each.cause)
+    report.show(changes)
+    report.add("retrace", asdict(figures))
 
 
 def _replay_table(figures: timings.ReplayFigures) -> Table:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import benchmarks.__main__ as commands
@@ -13,7 +14,9 @@ from benchmarks.replay import commands as replay_commands
 from benchmarks.replay import dtypes, fault_table
 from benchmarks.replay.fault_case import record_case
 from benchmarks.replay.faults import FAULTS, Fault, check_fault
+from benchmarks.replay.retraces import measure_retraces
 from benchmarks.replay.timings import measure_replays
+from tests.replay.conversations import converse
 from tokentape.store import DatabaseStore
 
 
@@ -41,6 +44,7 @@ def test_replay_exits_with_1_where_a_replay_does_not_pass(
     with tt.open_store(tmp_path / "runs.db") as store:
         record(make_lm("llama"), store)
     arguments = ["replay", "--store", str(tmp_path / "runs.db"), "--verifications", "1"]
+    arguments += ["--retrace-rounds", "0"]
     for seed, code in ((0, 0), (5, 1)):
         other = make_lm("llama") if code == 0 else make_lm("llama", seed=seed)
         monkeypatch.setattr(replay_commands, "demo_model", lambda device, lm=other: lm)
@@ -48,6 +52,21 @@ def test_replay_exits_with_1_where_a_replay_does_not_pass(
 
         assert done.exit_code == code, done.output
         assert "times faster" in done.output
+
+
+def test_a_run_in_16_bits_is_retraced_and_each_change_is_found_in_its_turn(
+    make_lm: Callable[..., tt.LoadedModel],
+) -> None:
+    figures = measure_retraces(
+        make_lm("llama", dtype=torch.bfloat16),
+        rounds=2,
+        record=lambda lm, store: converse(lm, store, turns=5, do_sample=True, temperature=0.8),
+    )
+
+    assert figures.passes, figures.changes
+    assert figures.verdicts == ("exact", "exact")
+    assert [each.cause for each in figures.changes] == ["weights", "token", "seed", "sampler"]
+    assert [each.found_turn for each in figures.changes] == [1, 4, 4, 4]
 
 
 def test_the_table_of_faults_goes_between_its_marks_and_a_wrong_cause_exits_with_1(
