@@ -91,7 +91,7 @@ def _verified(
         checked,
         verdicts,
         conclusion,
-        explain=conclusion.verdict is not Verdict.VERIFIED,
+        explain=conclusion.verdict is not Verdict.VERIFIED and not _rounded_turn(session),
         predicted_flips=predicted,
     )
 
@@ -102,6 +102,13 @@ def conclude_within_floor(
     """Return the verdict on the whole recording, where differences up to the floor are noise."""
     if session.obstacle:
         return Conclusion(verdict=Verdict.INCOMPARABLE, reason=session.obstacle)
+    rounded = _rounded_turn(session)
+    if rounded:
+        reason = (
+            f"turn {rounded} read a quantized KV cache, which one forward does not: use "
+            "`tokentape regenerate`"
+        )
+        return Conclusion(verdict=Verdict.INCOMPARABLE, reason=reason)
     if session.floor is None:
         reason = (
             f"no noise floor is known for this model in {session.run.started.dtype}: "
@@ -124,6 +131,18 @@ def conclude_within_floor(
     else:
         reason = "the sampler picks every recorded token, and log-probabilities agree"
     return Conclusion(verdict=verdict, reason=reason)
+
+
+def _rounded_turn(session: ReplaySession) -> int | None:
+    """Return the first turn whose cache rounded its keys and values, or None."""
+    return next(
+        (
+            turn.number
+            for turn in session.turns
+            if turn.started.sampling.get("cache_implementation") == "quantized"
+        ),
+        None,
+    )
 
 
 def _conclude_within_noise(

@@ -11,6 +11,7 @@ from transformers import GenerationConfig
 
 from tokentape.generation.fingerprints.weights_version import weights_version
 from tokentape.generation.hf.attention_kernel import attention_kernel
+from tokentape.generation.hf.caches import cache_kind
 from tokentape.generation.hf.layer_cast import compute_dtype
 from tokentape.generation.hooks.hook_types import foreign_hooks
 
@@ -34,7 +35,7 @@ def cache_key(model: Any, config: GenerationConfig | None = None) -> dict[str, s
         "autocast": autocast_of(model),
         "device": str(model.device),
         "attention_kernel": attention_kernel(model),
-        "cache": str(config.cache_implementation if config is not None else None),
+        "cache": cache_kind(config),
         "config": _config(model),
         "attributes": _attributes(model),
         "hooks": _hooks(model),

@@ -83,15 +83,24 @@ def cache_policy(model: Any, config: GenerationConfig | None = None) -> CachePol
         ('crop', 'forward')
     """
     hf.check_release(model)
-    kind = config.cache_implementation if config is not None else None
+    kind = hf.cache_kind(config)
     precision = f"{compute_dtype(model)} {autocast_of(model)}"
-    variant = (str(kind), precision, attention_kernel(model))
+    variant = (kind, precision, attention_kernel(model))
     policies = _policies.setdefault(model, {})
     if variant not in policies:
         with exclusive_use(model), without_hooks(model):
             if variant not in policies:  # another thread may have probed it
-                policies[variant] = _decide(model, config)
+                policies[variant] = _decided(model, config, kind)
     return policies[variant]
+
+
+def _decided(model: Any, config: GenerationConfig | None, kind: str) -> CachePolicy:
+    try:
+        return _decide(model, config)
+    except ValueError as error:  # quanto packs only whole groups of numbers
+        if config is None or config.cache_implementation is None:
+            raise
+        raise ModelError(f"{type(model).__name__} cannot use a {kind} cache: {error}") from None
 
 
 def _decide(model: Any, config: GenerationConfig | None) -> CachePolicy:
@@ -131,7 +140,8 @@ class _Probe:
             and not quantizes_activations(model)
         )
         self._tolerance = _TOLERANCE
-        if not precise:
+        # What a cache rounds must not pass for the noise of 16 bits, which is ten times smaller.
+        if not precise and not hf.rounds_states(self._new()):
             measured = max(_TOLERANCE_16_BITS, _NOISES_16_BITS * self._noise())
             self._tolerance = min(measured, _TOLERANCE_MAX)
         self._worst = 0.0
@@ -162,6 +172,8 @@ class _Probe:
                 break
         if not continues:
             reason = f"inexact:{kinds}"
+            if hf.rounds_states(cache):
+                reason = f"{reason}: cached keys and values are rounded, computed ones are not"
             return CachePolicy(mode=CacheMode.NONE, reason=reason, continues="", error=self._worst)
         mode = CacheMode.APPEND
         if self._can_be_copied(expected, continues):

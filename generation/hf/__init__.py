@@ -11,6 +11,7 @@ from transformers import __version__ as VERSION
 
 from tokentape.generation.hf.caches import (
     cache_argument,
+    cache_kind,
     cache_name,
     can_crop,
     compact,
@@ -25,6 +26,7 @@ from tokentape.generation.hf.caches import (
     prefix_obstacle,
     put_states,
     recurrent,
+    rounds_states,
     shapes,
     states_sha256,
     storage_bytes,
@@ -65,6 +67,7 @@ __all__ = (
     "Preparation",
     "accepts",
     "cache_argument",
+    "cache_kind",
     "cache_name",
     "cache_of",
     "can_crop",
@@ -100,6 +103,7 @@ __all__ = (
     "recordable_settings",
     "recorded_config",
     "recurrent",
+    "rounds_states",
     "shapes",
     "states_sha256",
     "stop_flags",

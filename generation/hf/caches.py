@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -13,6 +14,7 @@ from transformers.generation.configuration_utils import GenerationMode
 
 from tokentape.generation.errors import ModelError
 from tokentape.generation.hf.growing_layer import GrowingLayer
+from tokentape.generation.hf.packed_tensors import held_tensors
 
 # These layers keep the keys and values of all tokens in order, and never overwrite them.
 _PLAIN = (GrowingLayer, DynamicLayer)
@@ -52,6 +54,13 @@ def new_cache(
         layers: list[Any] = cache.layers
         cache.layers = [GrowingLayer() if type(each) is DynamicLayer else each for each in layers]
     return cache
+
+
+def cache_kind(config: GenerationConfig | None) -> str:
+    """Return the kind of cache that a config chooses, with its settings; `None` by default."""
+    kind = None if config is None else config.cache_implementation
+    settings = getattr(config, "cache_config", None) if kind is not None else None
+    return f"{kind} {json.dumps(settings, sort_keys=True, default=str)}" if settings else str(kind)
 
 
 def _single(config: GenerationConfig) -> GenerationConfig:
@@ -137,6 +146,11 @@ def layer_kinds(cache: Cache) -> tuple[str, ...]:
 def keeps_all_tokens(cache: Cache) -> bool:
     """Return whether all layers keep every token, so that the cache can be cropped anywhere."""
     return all(type(layer) in _PLAIN for layer in cache.layers)
+
+
+def rounds_states(cache: Cache) -> bool:
+    """Return whether any layer quantizes the keys and values that it holds."""
+    return any(hasattr(layer, "_quantized_keys") for layer in cache.layers)
 
 
 def fixed_size(cache: Cache) -> bool:
@@ -279,6 +293,7 @@ def storage_bytes(tensors: Iterator[torch.Tensor]) -> int:
     """Return the bytes of storage of the tensors; shared storage counts once."""
     storages = {}
     for tensor in tensors:
-        storage = tensor.untyped_storage()
-        storages[storage.data_ptr()] = storage.nbytes()
+        for _, held in held_tensors(tensor):
+            storage = held.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
     return sum(storages.values())

@@ -130,7 +130,9 @@ def test_a_quantized_cache_is_inexact_and_not_reused(lm: tt.LoadedModel) -> None
     again = same_as_generate(lm, cache_implementation="quantized", cache_config={"backend": "fp8"})
 
     assert again["cache"].decision == "bypass"
-    assert again["cache"].reason == "inexact:Fp8QuantizedLayer"
+    assert again["cache"].reason == (
+        "inexact:Fp8QuantizedLayer: cached keys and values are rounded, computed ones are not"
+    )
 
 
 @pytest.mark.parametrize("kind", ["offloaded", "paged"])

@@ -77,6 +77,25 @@ def test_the_config_of_the_text_is_asked_and_each_type_of_layer(
     assert context_tokens(model) == 64
 
 
+def test_a_history_is_pruned_at_the_length_that_yarn_reaches(
+    make_lm: Callable[..., tt.LoadedModel], store: DatabaseStore
+) -> None:
+    """Not at the 64 positions that the model was trained with."""
+    rope = {**THETA, "rope_type": "yarn", "factor": 4.0, **ORIGINAL}
+    lm = make_lm("llama", max_position_embeddings=64, rope_parameters=rope)
+    with tt.Investigation(
+        lm, store=store, name="long", system_prompt="Hi.", at_context_limit="prune_turns"
+    ) as run:
+        for _ in range(6):
+            run.chat("word " * 6, **GREEDY)
+
+    turns = store.recording(run.run_id).turns()
+    lengths = [len(turn.prompt_ids) for turn in turns]
+    assert 64 < max(lengths) <= 256 - GREEDY["max_new_tokens"]
+    assert [turn.number for turn in turns if turn.pruned]
+    assert tt.verify(store.recording(run.run_id), lm).verdict is tt.Verdict.VERIFIED
+
+
 def test_alibi_has_no_limit(tokenizer: Any) -> None:
     config = BloomConfig(vocab_size=272, hidden_size=32, n_layer=1, n_head=2, seq_length=16)
     model = BloomForCausalLM(config).eval()
