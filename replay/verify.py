@@ -106,7 +106,7 @@ def conclude_within_floor(
     if rounded:
         reason = (
             f"turn {rounded} read a quantized KV cache, which one forward does not: use "
-            "`tokentape regenerate`"
+            "`tokentape retrace`"
         )
         return Conclusion(verdict=Verdict.INCOMPARABLE, reason=reason)
     if session.floor is None:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from tokentape.replay.causes.adapters import adapters_sentence
 from tokentape.replay.causes.drift import cause_of_drift
 from tokentape.replay.causes.evidence import Evidence
+from tokentape.replay.causes.loading import cause_of_weights
 from tokentape.replay.causes.prompts import other_encoding, other_rendering
 from tokentape.replay.causes.sampler import cause_of_sampler
 from tokentape.replay.checking.check_turns import CheckedTurn
@@ -17,7 +18,6 @@ from tokentape.replay.results.report import Cause, FingerprintDifference
 from tokentape.replay.results.verdict import CauseKind, DivergenceKind
 
 _FINGERPRINT_SENTENCES = {
-    "weights": "the weights are not those that were recorded",
     "tokenizer": "the tokenizer is not the one that was recorded",
     "template": "the chat template is not the one that was recorded",
     "random_stream": "this torch draws other random numbers than the one that recorded",
@@ -77,17 +77,20 @@ def _causes_of_fingerprints(evidence: Evidence) -> list[Cause]:
             detail = detail or other_rendering(evidence.run, evidence.lm.tokenizer)
         if each.field == "tokenizer":
             detail = detail or other_encoding(evidence.run, evidence.lm.tokenizer)
-        sentence = _fingerprint_sentence(each) + (f": {detail}" if detail else "")
-        found.append(Cause(name=CauseKind(each.field), sentence=sentence))
+        kind, sentence = CauseKind(each.field), _fingerprint_sentence(each)
+        if each.field == "weights":
+            kind, sentence = cause_of_weights(evidence)
+        found.append(Cause(name=kind, sentence=sentence + (f": {detail}" if detail else "")))
     return found
 
 
 def _fingerprint_sentence(difference: FingerprintDifference) -> str:
+    """Return a sentence on a fingerprint that differs, other than that of the weights."""
     if difference.field in ("device", "dtype"):
         return f"the {difference.field} is {difference.replayed}, and it was {difference.recorded}"
     if difference.field == "adapters":
         return adapters_sentence(difference.recorded, difference.replayed)
-    return _FINGERPRINT_SENTENCES[difference.field]
+    return _FINGERPRINT_SENTENCES.get(difference.field, "")
 
 
 def _cause_of_stop(checked: CheckedTurn) -> Cause:

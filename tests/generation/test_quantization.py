@@ -95,6 +95,20 @@ def test_a_quantized_run_is_loaded_again_and_verified(
     assert [turn.cache.reason for turn in recording.turns() if turn.cache] == ["extends"] * 3
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", [*QUANTO, *TORCHAO, "torchao int8 by int8"])
+def test_a_quantized_run_is_retraced_exactly(
+    name: str, dtype: str, load: Callable[..., tt.LoadedModel], store: DatabaseStore
+) -> None:
+    recording = record(load(name, dtype=dtype), store)
+
+    lm = load_again(recording)
+    assert tt.retrace(recording, lm).verdict is tt.Verdict.EXACT
+    with torch.no_grad():
+        packed_parts(lm)[0][1].view(-1)[3].add_(1)
+    assert not tt.retrace(recording, lm).passes
+
+
 @pytest.mark.parametrize("name", [*QUANTO, *TORCHAO])
 def test_every_part_of_a_packed_weight_is_fingerprinted(
     name: str, load: Callable[..., tt.LoadedModel], store: DatabaseStore
@@ -197,10 +211,12 @@ def test_another_quantization_than_recorded_is_named(
 ) -> None:
     recording = record(load("int8"), store, turns=1)
 
-    for other in (load("int4"), tt.load_model(tiny_folder)):
-        report = tt.verify(recording, other)
-        assert report.verdict is tt.Verdict.INCOMPARABLE
-        assert report.causes[0].name == "weights"
+    for other, now in ((load("int4"), "quanto int4"), (tt.load_model(tiny_folder), "none")):
+        for replay in (tt.verify, tt.retrace):
+            report = replay(recording, other)
+            assert report.verdict is tt.Verdict.INCOMPARABLE
+            assert report.causes[0].name == "weights"
+            assert f"quantization quanto int8 then, {now} now" in report.causes[0].sentence
 
 
 @pytest.mark.parametrize("name", [*QUANTO, *TORCHAO])
@@ -218,6 +234,7 @@ def test_an_adapter_acts_on_a_quantized_model(
     started = recording.started()
     assert set(started.loading) == {"quantization", "adapter"}
     assert tt.verify(recording, load_again(recording)).verdict is tt.Verdict.VERIFIED
+    assert tt.retrace(recording, load_again(recording)).verdict is tt.Verdict.EXACT
     changed = replace(started, loading={**started.loading, "adapter": str(other)})
     report = tt.verify(recording, load_as_recorded(started.model, changed))
     (weights,) = [each for each in report.differences if each.field == "weights"]

@@ -106,3 +106,14 @@ def test_a_model_whose_heads_are_no_whole_groups_is_refused_in_one_line(
 
     assert "\n" not in str(why.value)
     assert store.summaries() == []
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_run_with_a_quantized_cache_is_retraced_exactly(
+    dtype: torch.dtype, lm: tt.LoadedModel, store: DatabaseStore
+) -> None:
+    lm.model.to(dtype)
+
+    report = tt.retrace(record(lm, store, settings_of(quanto())), lm)
+
+    assert report.verdict is tt.Verdict.EXACT
