@@ -48,6 +48,7 @@ from tokentape.generation.models.model_files import (
 )
 from tokentape.generation.models.quantization import check_checkpoint, quantizer_versions
 from tokentape.generation.models.quiet import quiet_loading
+from tokentape.generation.numerics.determinism import use_deterministic_kernels
 from tokentape.recorder.events import RunStarted
 from tokentape.recorder.paths import expand_path
 
@@ -87,6 +88,7 @@ def load_model(
     quantization: object = None,
     adapter: str | os.PathLike[str] | None = None,
     offline: bool = False,
+    deterministic: bool = False,
 ) -> LoadedModel:
     """Load `smollm2-demo`, a folder, a GGUF file or a model of the Hugging Face hub.
 
@@ -102,8 +104,9 @@ def load_model(
     a mapping with `quant_method`, or a quantization config of transformers. `adapter` is a PEFT
     adapter, a folder or a hub id with or without `@revision`; the tokenizer is that of `name`.
     `name` may also be an adapter; a tokenizer that it lacks is that of its base model. With
-    `offline`, only files of this machine are read. All of these are recorded with a run, and the
-    command line replays it with them.
+    `offline`, only files of this machine are read. `deterministic` lets torch use deterministic
+    kernels, for all models of this process until its end; it warns of operations that have none.
+    All of these are recorded with a run, and the command line replays it with them.
     Raise ModelError with a message of one line if the model is not found or cannot be loaded.
 
     Example:
@@ -124,6 +127,7 @@ def load_model(
         quantization=quantization,
         adapter=adapter,
         offline=offline,
+        deterministic=deterministic,
     )
     return _load(os.fspath(name), dtype, settings)
 
@@ -166,6 +170,8 @@ def load_tokenizer(name: str, *, revision: str | None = None) -> PreTrainedToken
 def _load(name: str, dtype: str, settings: LoadingSettings) -> LoadedModel:
     source = _source(name, settings)
     files = _files_of(source)
+    if settings.deterministic:
+        use_deterministic_kernels()  # before the weights initialise CUDA
     with quiet_loading(), enough_memory(f"load the model {name!r}"):
         check_checkpoint(source)
         if settings.device_map is None and settings.quantization is None:

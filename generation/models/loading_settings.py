@@ -8,6 +8,7 @@ from typing import Any, TypedDict
 
 import torch
 
+from tokentape.generation.checks import check_switch
 from tokentape.generation.errors import ModelError
 from tokentape.generation.models.adapters import check_adapter
 from tokentape.generation.models.quantization import quantization_config
@@ -27,6 +28,7 @@ class LoadingKeywords(TypedDict, total=False):
     quantization: object
     adapter: "str | os.PathLike[str] | None"
     offline: bool
+    deterministic: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +49,8 @@ class LoadingSettings:
     """A PEFT adapter on top of the model: a folder, or a hub id with or without `@revision`."""
     offline: bool = False
     """Whether only files of this machine are read."""
+    deterministic: bool = False
+    """Whether torch uses deterministic kernels; see `use_deterministic_kernels`."""
 
     @classmethod
     def checked(
@@ -57,6 +61,7 @@ class LoadingSettings:
         device_map: Any = None,
         quantization: object = None,
         adapter: Any = None,
+        deterministic: bool = False,
         **keywords: Any,
     ) -> "LoadingSettings":
         """Return the settings; an empty text is the default.
@@ -69,6 +74,7 @@ class LoadingSettings:
             device_map=device_map or None,
             quantization=quantization_config(quantization),
             adapter=check_adapter(os.fspath(adapter)) if adapter else None,
+            deterministic=check_switch("deterministic", deterministic),
             **keywords,
         )
         if settings.device_map is not None and settings.device != "cpu":

@@ -81,7 +81,15 @@ _LOADING_OPTIONS: dict[str, Any] = {
         typer.Option(help="A PEFT adapter on top of the model: a folder or a hub id (ID@COMMIT)."),
     ],
     "offline": Annotated[bool, typer.Option("--offline", help="Read only files of this machine.")],
+    "deterministic": Annotated[
+        bool,
+        typer.Option(
+            "--deterministic",
+            help="Let torch use deterministic kernels, and warn of operations that have none.",
+        ),
+    ],
 }
+_LOADING_SWITCHES = ("offline", "deterministic")
 
 
 def loads_model(command: Callable[..., None]) -> Callable[..., None]:
@@ -110,7 +118,7 @@ def loads_model(command: Callable[..., None]) -> Callable[..., None]:
                 inspect.Parameter(
                     name,
                     inspect.Parameter.KEYWORD_ONLY,
-                    default=False if name == "offline" else None,
+                    default=False if name in _LOADING_SWITCHES else None,
                     annotation=annotation,
                 )
                 for name, annotation in _LOADING_OPTIONS.items()
