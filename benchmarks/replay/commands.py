@@ -171,6 +171,7 @@ def _precision_table(figures: list[dtypes.PrecisionFigures]) -> Table:
         ("largest difference", lambda each: f"{each.worst_nats:.2g} nats"),
         ("other picks", lambda each: str(each.flips)),
         ("regenerate", lambda each: each.regenerate),
+        ("retrace", lambda each: each.retrace),
     ):
         table.add_row(heading, *(cell(each) for each in figures))
     return table

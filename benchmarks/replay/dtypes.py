@@ -55,6 +55,7 @@ class PrecisionFigures:
     flips: int
     """Tokens that `verify` would not have picked."""
     regenerate: str
+    retrace: str
 
 
 def measure_precisions(
@@ -183,4 +184,5 @@ def _replay(recording: tt.Recording, lm: tt.LoadedModel) -> dict[str, Any]:
         "worst_nats": max(worst),
         "flips": sum(each.mismatches for each in report.turns),
         "regenerate": str(again.verdict),
+        "retrace": str(tt.retrace(recording, lm).verdict),
     }

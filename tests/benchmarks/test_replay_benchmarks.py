@@ -121,6 +121,7 @@ def test_dtypes_compares_three_precisions_and_exits_with_1_where_bits_differ(
     assert cast["kv_bytes_per_token"] == whole["kv_bytes_per_token"]
     assert [each["verify"] for each in (whole, half, cast)] == ["verified", "near_tie", "verified"]
     assert cast["regenerate"] == "exact"
+    assert [each["retrace"] for each in (whole, half, cast)] == ["exact"] * 3
     monkeypatch.setitem(dtypes.PRECISIONS, "bfloat16 in float32", {"dtype": "float32"})
     done = CliRunner().invoke(commands.app, arguments)
 

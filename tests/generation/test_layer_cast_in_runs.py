@@ -80,6 +80,7 @@ def test_verify_is_definite_at_the_floor_of_float32(
     assert report.floor is not None
     assert report.floor.dtype == "float32"
     assert tt.regenerate(recording, narrow).verdict == "exact"
+    assert tt.retrace(recording, narrow).verdict == "exact"
 
 
 @pytest.mark.parametrize("family", ["gemma3", "mamba", "qwen3-next"])
@@ -95,6 +96,19 @@ def test_other_kinds_of_caches_get_the_verdicts_of_the_weights_cast_whole(
     assert reports[0].verdict == reports[1].verdict
     assert reports[0].turns == reports[1].turns
     assert tt.regenerate(*recordings[0]).verdict == "exact"
+    assert tt.retrace(*recordings[0]).verdict == "exact"
+
+
+def test_one_changed_bit_of_a_weight_is_found_by_retrace(
+    narrow: tt.LoadedModel, store: DatabaseStore
+) -> None:
+    recording = store.recording(record(narrow, store))
+    with torch.no_grad():
+        narrow.model.model.layers[1].mlp.up_proj.weight.view(torch.int16)[3, 4] ^= 1
+    report = tt.retrace(recording, narrow)
+
+    assert report.verdict == "incomparable"
+    assert report.turns[0].differing_rows > 0
 
 
 def test_a_changed_weight_is_found(narrow: tt.LoadedModel, store: DatabaseStore) -> None:
