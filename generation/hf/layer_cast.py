@@ -31,6 +31,13 @@ def weights_dtype(model: Any) -> torch.dtype:
     return next(dtypes, compute_dtype(model))
 
 
+def largest_cast_bytes(model: Any) -> int:
+    """Return the bytes of the largest weight after its cast; 0 if weights are not cast."""
+    dtype = compute_dtype(model)
+    narrow = (each for each in model.parameters() if each.is_floating_point())
+    return max((each.numel() * dtype.itemsize for each in narrow if each.dtype != dtype), default=0)
+
+
 def check_dtypes(weights: str, computation: str) -> None:
     """Raise ModelError for a name of no dtype, or if weights cannot be computed with in another.
 

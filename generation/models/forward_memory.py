@@ -9,6 +9,7 @@ from typing import Any
 
 from tokentape.generation.hf import accepts, compute_dtype, unwrapped
 from tokentape.generation.hf.attention_kernel import attention_kernel
+from tokentape.generation.hf.layer_cast import largest_cast_bytes
 
 _FLOAT32 = 4
 _SAMPLING_BYTES = 48
@@ -41,6 +42,8 @@ class ForwardShape:
     """Whether a layer has a sliding window, which needs an attention mask in any prefill."""
     recurrent_states: int
     """Numbers in the recurrent state of one layer for one token; 0 without such layers."""
+    cast_bytes: int = 0
+    """The largest weight in the dtype that is computed in, if weights are cast as they are used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,11 +61,14 @@ class TransientBytes:
     """The scan of a recurrent layer over the new tokens."""
     logits: int
     """Logits, and what sampling one token needs."""
+    cast: int = 0
+    """The largest weight in the dtype that is computed in, if weights are cast as they are used."""
 
     @property
     def total(self) -> int:
         """The sum of what is in use together."""
-        return self.mask + max(self.attention, self.mlp, self.recurrent) + self.logits
+        layer = max(self.attention, self.mlp, self.recurrent)
+        return self.mask + layer + self.logits + self.cast
 
 
 def forward_shape(model: Any) -> ForwardShape:
@@ -83,6 +89,7 @@ def forward_shape(model: Any) -> ForwardShape:
         last_logits_only=accepts(unwrapped(model).forward, "logits_to_keep"),
         windowed=_first(config, "sliding_window") is not None,
         recurrent_states=_recurrent_states(config, hidden),
+        cast_bytes=largest_cast_bytes(model),
     )
 
 
@@ -109,6 +116,7 @@ def transient_bytes(shape: ForwardShape, *, new_tokens: int, total_tokens: int) 
         mlp=3 * shape.mlp * new_tokens * size + _HIDDEN_COPIES * stream * size,
         recurrent=_SCAN_COPIES * shape.recurrent_states * new_tokens * _FLOAT32,
         logits=shape.vocabulary * (rows * (size + _FLOAT32) + _SAMPLING_BYTES),
+        cast=shape.cast_bytes,
     )
 
 

@@ -12,6 +12,7 @@ from tokentape.generation.errors import ModelError
 from tokentape.generation.hf import KvLayer
 from tokentape.generation.hf.attention_kernel import attention_kernel
 from tokentape.generation.hf.kv_layout import kv_layers_of
+from tokentape.generation.hf.layer_cast import compute_in, weights_dtype
 from tokentape.generation.models.forward_memory import ForwardShape, forward_shape
 from tokentape.generation.models.loading import local_source
 from tokentape.generation.models.quiet import quiet_loading
@@ -30,6 +31,7 @@ class ModelSizes:
     parameters: int
     """Tied parameters count once."""
     dtype: str
+    """That of the weights."""
     weights_bytes: int
     """Bytes of all parameters."""
     forward: ForwardShape
@@ -44,6 +46,7 @@ def meta_model(
     name: str | os.PathLike[str],
     *,
     dtype: str = "float32",
+    compute_dtype: str | None = None,
     attn_implementation: str | None = None,
 ) -> Any:
     """Return a model on torch's meta device, which has shapes and no numbers.
@@ -75,7 +78,10 @@ def meta_model(
     except Exception as error:  # each format has errors of its own
         line = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ModelError(f"no config of the model {text!r} on this machine ({line})") from error
-    return model.eval().to(chosen or torch.float32)
+    model = model.eval().to(chosen or torch.float32)
+    if compute_dtype:
+        compute_in(model, compute_dtype)
+    return model
 
 
 def model_sizes(model: Any, name: str) -> ModelSizes:
@@ -86,7 +92,7 @@ def model_sizes(model: Any, name: str) -> ModelSizes:
         name=name,
         family=str(config.model_type),
         parameters=sum(each.numel() for each in parameters),
-        dtype=str(model.dtype).removeprefix("torch."),
+        dtype=str(weights_dtype(model)).removeprefix("torch."),
         weights_bytes=sum(each.numel() * each.element_size() for each in parameters),
         forward=forward_shape(model),
         layers=kv_layers_of(model),

@@ -36,6 +36,7 @@ def plan_memory(
     max_new_tokens: int | None = None,
     device: str = "cpu",
     dtype: str = "float32",
+    compute_dtype: str | None = None,
     attn_implementation: str | None = None,
     prefill_chunk_tokens: int | None = PREFILL_CHUNK_TOKENS,
     cache_bytes: int = CACHE_BYTES,
@@ -59,7 +60,9 @@ def plan_memory(
     if prefill_chunk_tokens is not None:
         check_count("prefill_chunk_tokens", prefill_chunk_tokens, least=1)
     name = os.fspath(model)
-    on_meta = meta_model(name, dtype=dtype, attn_implementation=attn_implementation)
+    on_meta = meta_model(
+        name, dtype=dtype, compute_dtype=compute_dtype, attn_implementation=attn_implementation
+    )
     sizes = model_sizes(on_meta, name)
     if prompt_tokens:
         lengths = given_lengths(tuple(prompt_tokens), max_new_tokens or 500)

@@ -91,6 +91,33 @@ def test_a_bare_config_is_enough(llama_8b: Path) -> None:
     assert plan.free_bytes == 24 * GIB - plan.largest.needed_bytes > 5 * GIB
 
 
+def test_weights_that_are_computed_with_in_float32_need_a_float32_cache_and_one_cast(
+    llama_8b: Path,
+) -> None:
+    narrow, cast, whole = (
+        tt.plan_memory(
+            llama_8b,
+            prompt_tokens=PROMPTS,
+            device="cuda:48GiB",
+            dtype=dtype,
+            compute_dtype=compute_dtype,
+        )
+        for dtype, compute_dtype in (
+            ("bfloat16", None),
+            ("bfloat16", "float32"),
+            ("float32", "float32"),
+        )
+    )
+
+    assert (cast.dtype, cast.weights_bytes) == ("bfloat16", narrow.weights_bytes)
+    assert cast.kv_bytes_per_1000_tokens == whole.kv_bytes_per_1000_tokens == 262_144_000
+    assert cast.largest.kv_bytes == whole.largest.kv_bytes
+    assert replace(cast.largest.transient, cast=0) == whole.largest.transient
+    assert cast.largest.transient.cast == 4 * 128_256 * 4096
+    with pytest.raises(tt.ModelError, match="float32 weights cannot be computed with in bfloat16"):
+        tt.plan_memory(llama_8b, dtype="float32", compute_dtype="bfloat16")
+
+
 def test_scores_of_a_whole_prompt_do_not_fit(llama_8b: Path) -> None:
     plan = tt.plan_memory(
         llama_8b,

@@ -51,6 +51,10 @@ def plan(
         str,
         typer.Option(help="The dtype, such as bfloat16, or auto for the checkpoint's."),
     ] = "float32",
+    compute_dtype: Annotated[
+        str | None,
+        typer.Option(help="The dtype to compute in, if it is wider than that of the weights."),
+    ] = None,
     attn_implementation: Annotated[
         str | None,
         typer.Option(help="The attention kernel; default: sdpa if there is one."),
@@ -69,6 +73,7 @@ def plan(
             max_new_tokens=max_new_tokens,
             device=device,
             dtype=dtype,
+            compute_dtype=compute_dtype,
             attn_implementation=attn_implementation,
             prefill_chunk_tokens=prefill_chunk_tokens or None,
         )
