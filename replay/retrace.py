@@ -14,7 +14,7 @@ from tokentape.generation import LoadedModel
 from tokentape.generation.hooks.model_use import exclusive_use
 from tokentape.recorder import Recording
 from tokentape.replay.checking.check_turns import Progress
-from tokentape.replay.checking.machine import SET_AS_RECORDED
+from tokentape.replay.checking.machine import FLAG_NAMES, is_set_as_recorded
 from tokentape.replay.checking.noise_floor import DEFAULT_FLOOR, predict_flips
 from tokentape.replay.options import CheckKeywords, CheckOptions, check_options
 from tokentape.replay.recorded.loaded_run import LoadedRun, load_run
@@ -56,7 +56,8 @@ def retrace(
     """Run every forward of a run again as it was recorded, and compare every number.
 
     Prefills have the recorded lengths, the cache is reused, cut and cleared as it was, and recorded
-    tokens are forwarded one at a time whatever the sampler now picks. Threads are set as recorded.
+    tokens are forwarded one at a time whatever the sampler now picks. Threads, torch's flags, the
+    attention kernel and the active adapters are set as recorded, and restored afterwards.
     The verdict is `exact` if all log-probabilities, entropies, gaps, top tokens, picks, stops and
     end states of random generators are equal bit for bit. Else rows say which numbers differ, and
     the verdict and the causes are those of `verify`. Nothing is recorded, and torch's global random
@@ -81,7 +82,9 @@ def retrace(
 def _retraced(
     run: LoadedRun, lm: LoadedModel, options: CheckOptions, progress: Progress | None
 ) -> Report:
-    session = ReplaySession.begin("retrace", run, lm, options)
+    session = ReplaySession.begin(
+        "retrace", run, lm, options, restores=lambda each: is_set_as_recorded(each, lm)
+    )
     _check_can_be_retraced(session)
     retracer = Retracer(
         run,
@@ -102,7 +105,7 @@ def _retraced(
     kept = tuple(
         each
         for each in session.differences
-        if each.field not in SET_AS_RECORDED or each.field in retracer.machine_differences
+        if each.field not in FLAG_NAMES or each.field in retracer.machine_differences
     )
     return _report(replace(session, differences=kept), rounds, retracer.unrepeatable)
 

@@ -1,7 +1,7 @@
 """The steps that replays with a model share before and after it runs."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tokentape.generation import LoadedModel, hf
@@ -63,16 +63,26 @@ class ReplaySession:
 
     @classmethod
     def begin(
-        cls, kind: str, recording: Recording | LoadedRun, lm: LoadedModel, options: CheckOptions
+        cls,
+        kind: str,
+        recording: Recording | LoadedRun,
+        lm: LoadedModel,
+        options: CheckOptions,
+        *,
+        restores: Callable[[FingerprintDifference], bool] = lambda difference: False,
     ) -> "ReplaySession":
-        """Read the run and check all that needs no forward. Raise the errors of `verify`."""
+        """Read the run and check all that needs no forward. Raise the errors of `verify`.
+
+        Differences that the replay `restores` while it forwards are none.
+        """
         began = time.perf_counter()
         check_not_training(lm.model)
         hf.check_release(lm.model)
         run = load_run(recording, options.turns)
         turns = choose_turns(run, options.turns, options.processors)
         sampled = any(turn.started.seed is not None for turn in turns)
-        differences = check_fingerprints(run, lm, turns, sampled=sampled, ignore=options.ignore)
+        found = check_fingerprints(run, lm, turns, sampled=sampled, ignore=options.ignore)
+        differences = tuple(each for each in found if not restores(each))
         if options.on_fingerprint_difference is not None:
             options.on_fingerprint_difference(differences)
         floor = floor_of(lm, run.started.dtype, options.floor)

@@ -2,13 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch.nn.modules import module as torch_module
 from transformers import GenerationConfig
 
+from tokentape.generation.fingerprints.adapter_state import active_adapters
 from tokentape.generation.fingerprints.weights_version import weights_version
 from tokentape.generation.hf.attention_kernel import attention_kernel
 from tokentape.generation.hf.caches import cache_kind
@@ -16,8 +17,6 @@ from tokentape.generation.hf.layer_cast import compute_dtype
 from tokentape.generation.hooks.hook_types import foreign_hooks
 
 _NONE = "none"
-DISABLED_ADAPTERS = "disabled"
-"""The `adapters` of a model that has some, and none is active."""
 _ABSENT = (_NONE, "off", "None")
 # Fields of the config that do not influence the computation.
 _UNKEYED = ("_name_or_path", "transformers_version")
@@ -39,7 +38,7 @@ def cache_key(model: Any, config: GenerationConfig | None = None) -> dict[str, s
         "config": _config(model),
         "attributes": _attributes(model),
         "hooks": _hooks(model),
-        "adapters": _adapters(model),
+        "adapters": active_adapters(model),
     }
 
 
@@ -92,41 +91,6 @@ def _hooks(model: Any) -> str:
         *torch_module._global_forward_pre_hooks,
     )
     return str(hash((*hooks, *global_hooks))) if hooks or global_hooks else _NONE
-
-
-def _adapters(model: Any) -> str:
-    """Return the names of the active adapters of peft and a hash of their state, or `none`."""
-    states = [
-        (
-            name,
-            _names(module.active_adapter),
-            bool(module.disable_adapters),
-            _names(module.merged_adapters),
-            sorted((str(each), str(value)) for each, value in _scaling(module).items()),
-        )
-        for name, module in _adapter_layers(model)
-    ]
-    if not states:
-        return _NONE
-    active = {name for _, names, disabled, *_ in states if not disabled for name in names}
-    merged = {f"{name} (merged)" for _, _, _, names, _ in states for name in names}
-    named = ", ".join((*sorted(active), *sorted(merged)))
-    return f"{named or DISABLED_ADAPTERS} {_short_sha256(str(states))}"
-
-
-def _scaling(module: Any) -> Mapping[Any, Any]:
-    scaling = getattr(module, "scaling", None)
-    return scaling if isinstance(scaling, Mapping) else {}
-
-
-def _adapter_layers(model: Any) -> Iterator[tuple[str, Any]]:
-    for name, module in model.named_modules():
-        if hasattr(module, "active_adapter") and hasattr(module, "merged_adapters"):
-            yield name, module
-
-
-def _names(active: str | Iterable[str]) -> tuple[str, ...]:
-    return (active,) if isinstance(active, str) else tuple(active)
 
 
 def _short_sha256(text: str) -> str:

@@ -10,14 +10,21 @@ def attention_kernel(model: Any) -> str:
     return str(model.config._attn_implementation)
 
 
+ALWAYS_THERE = frozenset({"eager", "sdpa"})
+"""The kernels that every model of transformers can use without another package."""
+
+
 @contextmanager
-def eager_attention(model: Any) -> Iterator[None]:
-    """Use the eager kernel within this context, in every module, and the earlier ones after it."""
+def using_attention(model: Any, kernel: str) -> Iterator[None]:
+    """Use a kernel within this context, in every module, and the earlier ones after it.
+
+    A kernel that needs another package changes nothing.
+    """
     configs = {id(module.config): module.config for module in _configured(model)}
     before = {key: config._attn_implementation for key, config in configs.items()}
     try:
-        for config in configs.values():
-            config._attn_implementation = "eager"
+        for config in configs.values() if kernel in ALWAYS_THERE else ():
+            config._attn_implementation = kernel
         yield
     finally:
         for key, config in configs.items():

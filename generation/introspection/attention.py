@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from tokentape.generation.errors import ToolError
-from tokentape.generation.hf.attention_kernel import eager_attention
+from tokentape.generation.hf.attention_kernel import using_attention
 from tokentape.generation.hooks.forward_positions import recomputing
 from tokentape.generation.hooks.hook_types import ReadOnlyHook
 from tokentape.generation.hooks.layers import decoder_layers, find_layer
@@ -36,7 +36,7 @@ def attention_row(
     # `recomputing` holds the model's lock, so no other forward runs with the eager kernel.
     with recomputing(model, turn=turn):
         decoder = recompute(model, ids[:index], turn=turn) if index else None
-        with eager_attention(model), _capturing(module, capture):
+        with using_attention(model, "eager"), _capturing(module, capture):
             if decoder is None:
                 recompute(model, ids[:1], turn=turn)
             else:

@@ -1,7 +1,8 @@
 """Adapters (LoRA) as a cause: other ones than recorded, or unknown ones."""
 
+from tokentape.generation.fingerprints.adapter_state import active_adapters
 from tokentape.replay.causes.evidence import Evidence
-from tokentape.replay.checking.fingerprint_check import active_adapters, adapters_known
+from tokentape.replay.checking.fingerprint_check import adapters_known
 
 
 def adapters_sentence(recorded: str, replayed: str) -> str:

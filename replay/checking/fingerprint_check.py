@@ -3,11 +3,10 @@
 import shlex
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import Any
 
 from tokentape.generation import LoadedModel
-from tokentape.generation.cache.key import cache_key
 from tokentape.generation.fingerprints import environment_differences
+from tokentape.generation.fingerprints.adapter_state import active_adapters
 from tokentape.recorder import Recording
 from tokentape.recorder.events import RunStarted
 from tokentape.recorder.projections import Turn
@@ -82,11 +81,6 @@ def check_fingerprints(
     ):
         found += _differing(name, recorded, replayed, ignore, forbids=False)
     return tuple(found)
-
-
-def active_adapters(model: Any) -> str:
-    """Return the active adapters of a model with a hash of their state; `none` without any."""
-    return cache_key(model)["adapters"]
 
 
 def recorded_adapters(turns: Sequence[Turn]) -> tuple[str, ...]:

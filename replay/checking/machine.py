@@ -2,13 +2,15 @@
 
 from tokentape.generation import LoadedModel
 from tokentape.generation.fingerprints import environment, environment_differences
-from tokentape.generation.hf.attention_kernel import attention_kernel
+from tokentape.generation.fingerprints.adapter_state import adapters_as_recorded
+from tokentape.generation.hf.attention_kernel import ALWAYS_THERE, attention_kernel
 from tokentape.generation.numerics.attention import cuda_device
 from tokentape.generation.numerics.flags import FLAGS
 from tokentape.recorder.events import RunResumed, RunStarted
+from tokentape.replay.results.report import FingerprintDifference
 
-SET_AS_RECORDED = frozenset({"threads", *(flag.name for flag in FLAGS)})
-"""What a retrace sets as it was recorded, as far as it can."""
+FLAG_NAMES = frozenset(flag.name for flag in FLAGS)
+"""The flags of torch, which a retrace sets as they were recorded, as far as it can."""
 # Versions that change no number of a forward.
 _WITHOUT_EFFECT = frozenset({"python", "platform"})
 
@@ -16,12 +18,26 @@ _WITHOUT_EFFECT = frozenset({"python", "platform"})
 def machine_differences(event: RunStarted | RunResumed, lm: LoadedModel) -> tuple[str, ...]:
     """Return the names of what differs now and can change the last bits of a forward.
 
-    Threads are not among them: a replay can always set them as recorded.
+    Threads and attention kernels are not among them: a retrace sets them as recorded.
     """
     found = environment_differences(event.environment, environment(cuda_device(lm.model)))
     names = [name for name, _, _ in found if name not in _WITHOUT_EFFECT]
     if event.device != lm.model.device.type:
         names.append("device")
-    if isinstance(event, RunStarted) and event.attention_kernel != attention_kernel(lm.model):
+    if isinstance(event, RunStarted) and not _can_use(event.attention_kernel, lm):
         names.append("attention_kernel")
     return tuple(names)
+
+
+def is_set_as_recorded(difference: FingerprintDifference, lm: LoadedModel) -> bool:
+    """Return whether a retrace sets what differs as it was recorded, with certainty."""
+    if difference.field == "adapters":
+        with adapters_as_recorded(lm.model, difference.recorded) as restored:
+            return restored
+    if difference.field == "attention_kernel":
+        return _can_use(difference.recorded, lm)
+    return difference.field == "threads"
+
+
+def _can_use(kernel: str, lm: LoadedModel) -> bool:
+    return kernel == attention_kernel(lm.model) or kernel in ALWAYS_THERE

@@ -15,6 +15,12 @@ from tokentape.generation.engine.prefill import ids_tensor, prefill
 from tokentape.generation.engine.sampling import draw, generator_sha256, measure
 from tokentape.generation.engine.threads import torch_threads
 from tokentape.generation.errors import ModelError
+from tokentape.generation.fingerprints.adapter_state import (
+    NO_ADAPTERS,
+    active_adapters,
+    adapters_as_recorded,
+)
+from tokentape.generation.hf.attention_kernel import using_attention
 from tokentape.generation.numerics.as_recorded import numerics_as_recorded
 from tokentape.generation.run_settings import RunSettings
 from tokentape.recorder import RecordingError
@@ -82,6 +88,7 @@ class Retracer:
         self._other_machine_floor = other_machine_floor
         self._processors = processors
         self._settings = RunSettings.from_record(run.started.settings)
+        self._attention_kernel = run.started.attention_kernel
         self._cache = self._empty_cache()
         self._same_machine = True
         self._open: _OpenRound | None = None
@@ -95,16 +102,20 @@ class Retracer:
         wanted = {id(turn) for turn in compared}
         last = {id(step.turn): step for step in steps if isinstance(step, RoundForwards)}
         with ExitStack() as machine:
-            for step in steps:
+            for index, step in enumerate(steps):
                 if isinstance(step, ProcessBegan):
                     machine.close()
                     self._begin_process(step, machine)
                 elif isinstance(step, CacheCleared):
                     self._cache.clear()
                 elif isinstance(step, SystemPromptCached):
-                    self._process_system_prompt(step)
+                    # No event says under which key: its states serve only turns with that key.
+                    following = (each for each in steps[index:] if isinstance(each, RoundForwards))
+                    with self._keyed(next(following, None)):
+                        self._process_system_prompt(step)
                 else:
-                    self._follow(step, compare=id(step.turn) in wanted)
+                    with self._keyed(step):
+                        self._follow(step, compare=id(step.turn) in wanted)
                     if id(step.turn) in wanted and step is last[id(step.turn)]:
                         yield self._finish_round(step.turn)
 
@@ -115,6 +126,16 @@ class Retracer:
         differences = machine_differences(step.event, self._lm)
         self.machine_differences.update(differences)
         self._same_machine = not differences
+
+    @contextmanager
+    def _keyed(self, step: RoundForwards | None) -> Iterator[None]:
+        """Within this context, let the model have the adapters and the kernel of a cache key."""
+        key = step.decided.key if step is not None else {}
+        kernel = str(key.get("attention_kernel", self._attention_kernel))
+        # Recordings of 0.1.0 have no keys.
+        adapters = str(key.get("adapters", NO_ADAPTERS)) if key else active_adapters(self._model)
+        with using_attention(self._model, kernel), adapters_as_recorded(self._model, adapters):
+            yield
 
     def _empty_cache(self) -> PrefixCache:
         identity, budget_bytes = self._lm.identity, self._settings.cache_bytes

@@ -55,7 +55,8 @@ class HonestRun:
         """Record the run; return it, and its fork."""
         draw = self._random
         turns = draw.randint(2, 4)
-        threads = draw.choice((None, 1, 2))
+        # Two threads of a busy machine wait for each other.
+        threads = draw.choice((*[None] * 6, 1, 2))
         left = draw.choice((10**6, draw.randint(8, 90)))
         try:
             with self._begin(CutOff(self._store, left), threads) as run:
@@ -63,14 +64,15 @@ class HonestRun:
         except Killed:
             self._resume(turns)
         run_ids = [self._store.summaries()[-1].run_id]
-        if draw.random() < 0.3:
+        if draw.random() < 0.3 and self._store.recording(run_ids[0]).turns():
             run_ids += self._fork(run_ids[0])
-        return [self._store.recording(run_id) for run_id in run_ids]
+        recordings = [self._store.recording(run_id) for run_id in run_ids]
+        return [each for each in recordings if any(turn.tokens for turn in each.turns())]
 
     def _begin(self, log: CutOff, threads: int | None) -> tt.Investigation:
         draw = self._random
         limit: dict[str, Any] = draw.choice(
-            ({}, {}, {"at_context_limit": "prune_turns", "context_budget_tokens": 260})
+            ({}, {}, {"at_context_limit": "prune_turns", "context_budget_tokens": 420})
         )
         return tt.Investigation(
             self._lm,
@@ -112,7 +114,10 @@ class HonestRun:
     def _converse(self, run: tt.Investigation, turns: int) -> None:
         while run.generator.turn < turns:
             self._change_interventions(run)
-            self._ask(run)
+            try:
+                self._ask(run)
+            except tt.PromptError:  # its budget is too small for this message
+                return
 
     def _ask(self, run: tt.Investigation) -> None:
         draw = self._random

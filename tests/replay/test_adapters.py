@@ -12,7 +12,9 @@ import tokentape as tt
 from benchmarks.replay.fault_case import Case, rerecord
 from tests.replay.conversations import converse
 from tokentape.generation.checks import check_adapters
+from tokentape.generation.fingerprints.adapter_state import active_adapters
 from tokentape.recorder.events import CacheDecided, Event
+from tokentape.replay.reports.terminal import render
 from tokentape.store import DatabaseStore
 
 
@@ -185,6 +187,77 @@ def test_models_of_peft_are_recorded_and_their_adapters_named(
     report = tt.verify(recording, lm, floor=floor)
     assert report.verdict is tt.Verdict.INCOMPARABLE
     assert "default then, other now" in report.causes[0].sentence
+    state = active_adapters(model)
+    retraced = tt.retrace(recording, lm)
+    assert retraced.verdict is tt.Verdict.EXACT, retraced.reason
+    assert active_adapters(model) == state
+
+
+@pytest.mark.filterwarnings("default::FutureWarning")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_adapters_that_were_switched_between_turns_are_switched_again_in_a_retrace(
+    make_lm: Callable[..., tt.LoadedModel], store: DatabaseStore, dtype: torch.dtype
+) -> None:
+    peft: Any = pytest.importorskip("peft")
+    base = make_lm("llama", dtype=dtype)
+
+    def config() -> Any:
+        return peft.LoraConfig(
+            r=4, target_modules=["q_proj"], init_lora_weights=False, task_type="CAUSAL_LM"
+        )
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        model = peft.get_peft_model(base.model, config())
+        model.add_adapter("other", config())
+    lm = tt.LoadedModel(model.eval(), base.tokenizer, "peft")
+    with tt.Investigation(lm, store=store, name="n", system_prompt="Be kind.", seed=1) as run:
+        run.chat("One?", max_new_tokens=4)
+        model.set_adapter("other")
+        model.eval()
+        run.chat("Two?", max_new_tokens=4)
+        with model.disable_adapter():
+            run.chat("Three?", max_new_tokens=4)
+        model.set_adapter("default")
+        model.eval()
+        run.chat("Four?", max_new_tokens=4)
+    recording = store.recording(run.run_id)
+    keys = [turn.cache.key["adapters"] for turn in recording.turns() if turn.cache is not None]
+    assert [key.partition(" ")[0] for key in keys] == ["default", "other", "disabled", "default"]
+    assert tt.verify(recording, lm).verdict is tt.Verdict.INCOMPARABLE
+    needed = [each.requires_grad for each in model.parameters()]
+
+    report = tt.retrace(recording, lm)
+
+    assert report.verdict is tt.Verdict.EXACT, render(report)
+    assert active_adapters(model) == keys[0]
+    assert [each.requires_grad for each in model.parameters()] == needed
+
+
+@pytest.mark.filterwarnings("default::FutureWarning")
+def test_other_weights_of_an_adapter_are_the_cause_of_a_retrace(
+    make_lm: Callable[..., tt.LoadedModel], store: DatabaseStore
+) -> None:
+    peft: Any = pytest.importorskip("peft")
+
+    def adapted(seed: int) -> tt.LoadedModel:
+        base = make_lm("llama", dtype=torch.bfloat16)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            config = peft.LoraConfig(
+                r=4, target_modules=["q_proj"], init_lora_weights=False, task_type="CAUSAL_LM"
+            )
+            model = peft.get_peft_model(base.model, config)
+        return tt.LoadedModel(model.eval(), base.tokenizer, "peft")
+
+    recording = converse(adapted(5), store)
+
+    report = tt.retrace(recording, adapted(6))
+
+    assert report.verdict is tt.Verdict.INCOMPARABLE
+    assert report.causes[0].name == "weights"
+    assert "lora" in report.causes[0].sentence
+    assert report.rows[0].turn == 1
 
 
 class Peft(torch.nn.Module):

@@ -1,5 +1,6 @@
 """A retrace of an honest recording is exact in every dtype, and says so of nothing else."""
 
+import copy
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,8 +13,10 @@ import tokentape as tt
 from benchmarks.tiny_models import FAMILIES
 from tests.replay.conversations import converse
 from tests.replay.honest_runs import HonestRun
+from tokentape.generation import fingerprints
 from tokentape.recorder.events import CacheSource
 from tokentape.replay import load_run
+from tokentape.replay.checking import machine
 from tokentape.replay.reports.terminal import render
 from tokentape.replay.results.verdict import CauseKind
 from tokentape.replay.retracing.row_difference import ulps_between
@@ -34,6 +37,7 @@ def retraces(lm: tt.LoadedModel, seed: int) -> int:
     """Record an honest run, retrace it with other threads than it had, and return the count."""
     with tt.open_store("sqlite://") as store:
         assert isinstance(store, DatabaseStore)
+        torch.set_num_threads(1)
         recordings = HonestRun(lm, store, seed).record()
         for recording in recordings:
             torch.set_num_threads(1 + seed % 2)
@@ -187,24 +191,8 @@ def test_states_given_by_the_caller_are_the_cause_where_rows_differ(
         assert "the caller's past_key_values" in report.causes[0].sentence
 
 
-def test_another_attention_kernel_is_judged_by_the_floor_and_named(
-    make_lm: Callable[..., tt.LoadedModel], store: DatabaseStore
-) -> None:
-    lm, eager = make_lm("llama"), make_lm("llama")
-    recording = converse(lm, store)
-    eager.model.set_attn_implementation("eager")
-
-    report = tt.retrace(recording, eager)
-
-    assert report.verdict in (tt.Verdict.VERIFIED, tt.Verdict.NEAR_TIE)
-    assert report.rows
-    assert report.floor is not None
-    assert report.floor.version.startswith("float32")
-    assert "attention_kernel" in [each.field for each in report.differences]
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_in_16_bits_without_a_floor_another_kernel_is_incomparable(
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_attention_kernel_is_set_as_recorded_and_restored(
     make_lm: Callable[..., tt.LoadedModel], store: DatabaseStore, dtype: torch.dtype
 ) -> None:
     lm, eager = make_lm("llama", dtype=dtype), make_lm("llama", dtype=dtype)
@@ -213,9 +201,75 @@ def test_in_16_bits_without_a_floor_another_kernel_is_incomparable(
 
     report = tt.retrace(recording, eager)
 
+    assert report.verdict is tt.Verdict.EXACT
+    assert report.differences == ()
+    assert eager.model.config._attn_implementation == "eager"
+
+
+@pytest.fixture
+def elsewhere(
+    make_lm: Callable[..., tt.LoadedModel], monkeypatch: pytest.MonkeyPatch
+) -> Callable[[tt.LoadedModel], tt.LoadedModel]:
+    """Return a function that makes the model of another machine, with a noise of its own."""
+
+    def other(lm: tt.LoadedModel) -> tt.LoadedModel:
+        noisy = tt.LoadedModel(copy.deepcopy(lm.model), lm.tokenizer, lm.name)
+        lm_head = noisy.model.lm_head
+        forward = lm_head.forward
+        noise = 1e-6 if lm.model.dtype is torch.float32 else 1e-2
+        lm_head.forward = lambda hidden: forward(hidden) * (1 + noise)
+        here = fingerprints.environment()
+        monkeypatch.setattr(
+            machine, "environment", lambda device: {**here, "cpu": "another processor"}
+        )
+        return noisy
+
+    return other
+
+
+def test_on_another_machine_the_floor_decides_and_the_machine_is_known(
+    lm: tt.LoadedModel,
+    store: DatabaseStore,
+    elsewhere: Callable[[tt.LoadedModel], tt.LoadedModel],
+) -> None:
+    report = tt.retrace(converse(lm, store), elsewhere(lm))
+
+    assert report.verdict in (tt.Verdict.VERIFIED, tt.Verdict.NEAR_TIE), render(report)
+    assert report.rows
+    assert report.floor is not None
+    assert report.floor.version.startswith("float32")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_in_16_bits_without_a_floor_another_machine_is_incomparable(
+    make_lm: Callable[..., tt.LoadedModel],
+    store: DatabaseStore,
+    dtype: torch.dtype,
+    elsewhere: Callable[[tt.LoadedModel], tt.LoadedModel],
+) -> None:
+    lm = make_lm("llama", dtype=dtype)
+    recording = converse(lm, store)
+
+    report = tt.retrace(recording, elsewhere(lm))
+
     assert report.rows
     assert report.verdict is tt.Verdict.INCOMPARABLE
     assert "calibrate" in report.reason
+
+
+def test_the_same_noise_on_the_machine_that_recorded_is_a_fault(
+    lm: tt.LoadedModel,
+    store: DatabaseStore,
+    elsewhere: Callable[[tt.LoadedModel], tt.LoadedModel],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recording, noisy = converse(lm, store), elsewhere(lm)
+    monkeypatch.undo()
+
+    report = tt.retrace(recording, noisy)
+
+    assert not report.passes
+    assert report.causes
 
 
 def test_a_probe_a_calibration_and_a_capture_leave_the_bits_as_they_are(
