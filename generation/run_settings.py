@@ -110,7 +110,7 @@ class RunSettings:
     prefix_folder: str | os.PathLike[str] | None = field(default=None, metadata=_PROCESS)
     """Folder in which system prompts are cached for other processes."""
     threads: int | None = field(default=None, metadata=_PROCESS)
-    """Threads that torch computes a turn with; None leaves torch's setting alone."""
+    """Threads that torch computes a turn with; None for those it has when the run begins."""
     history: str = field(default=HISTORIES[0], metadata=_RUN)
     """`exact` or `template`; see `Conversation`."""
     template_settings: Mapping[str, Any] | None = field(default_factory=dict, metadata=_RUN)

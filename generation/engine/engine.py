@@ -23,6 +23,7 @@ from tokentape.generation.checks import check_fits_context, check_not_training, 
 from tokentape.generation.engine.prefill import ids_tensor, prefill
 from tokentape.generation.engine.prepared_turn import PreparedTurn, prepare_turn
 from tokentape.generation.engine.run_description import RunDescription
+from tokentape.generation.engine.run_numerics import RunNumerics
 from tokentape.generation.engine.running_turn import (
     RunningTurn,
     StoppedTurn,
@@ -30,7 +31,6 @@ from tokentape.generation.engine.running_turn import (
     reason_to_stop,
 )
 from tokentape.generation.engine.single_use import SingleUse
-from tokentape.generation.engine.threads import torch_threads
 from tokentape.generation.engine.turn import RoundPlan, TurnSettings
 from tokentape.generation.engine.turn_recorder import TurnRecorder
 from tokentape.generation.errors import CallFormatWarning
@@ -90,7 +90,7 @@ class Engine:
         self._recorder = recorder
         self._identity = identity
         self._run = run
-        self._threads = run.settings.threads
+        self.numerics = RunNumerics(model, run.settings.threads)
         self._use = SingleUse("generator")
         self._paused = False
         self.forked: RunForked | None = None
@@ -104,7 +104,7 @@ class Engine:
             return
         for each in self._run.warnings:
             warnings.warn(each, CallFormatWarning, stacklevel=2)
-        with torch_threads(self._threads):
+        with self.numerics.recorded():
             self._identity.record_start(
                 self._recorder,
                 name=self._run.name,
@@ -382,12 +382,12 @@ class Engine:
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
-        """Refuse a second use of the engine, use the model alone, with the engine's threads."""
+        """Refuse a second use of the engine, use the model alone, with the run's numerics."""
         # Tensors made in a caller's inference mode could not be used by later turns.
         with (
             self._use.use(),
             exclusive_use(self._model),
-            torch_threads(self._threads),
+            self.numerics.applied(),
             torch.inference_mode(False),
             torch.no_grad(),
         ):

@@ -13,6 +13,7 @@ from tokentape.generation.callbacks import StateObserver, TokenCallback
 from tokentape.generation.checks import check_adapters, check_not_training, check_text
 from tokentape.generation.engine.engine import Engine
 from tokentape.generation.engine.run_description import RunDescription
+from tokentape.generation.engine.run_numerics import RunNumerics
 from tokentape.generation.engine.running_turn import RunningTurn, StoppedTurn
 from tokentape.generation.engine.single_use import SingleUse
 from tokentape.generation.engine.turn import (
@@ -115,6 +116,11 @@ class ManualGenerator:
         self._engine = Engine(
             model, tokenizer, recorder, identity=identity, cache=self._cache, run=run
         )
+
+    @property
+    def numerics(self) -> RunNumerics:
+        """The threads and the flags of torch that turns are computed with."""
+        return self._engine.numerics
 
     @property
     def turn(self) -> int:

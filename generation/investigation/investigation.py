@@ -368,7 +368,7 @@ class Investigation:
         """Record that the run continues, and finish its open turn."""
         opened = point.open_turn
         prompt = point.restore(self.generator, to_open_turn=opened is not None)
-        self._recorder.record(resumed_event(opened, self._lm))
+        self._recorder.record(resumed_event(opened, self._lm, self.generator))
         if not point.turns:
             return
         rounds = [each for each in point.turns if each.number == point.last_turn]

@@ -251,8 +251,16 @@ def recorded_result(turn: Turn) -> TurnResult:
     )
 
 
-def resumed_event(opened: Turn | None, lm: LoadedModel) -> RunResumed:
-    """Return the event with which a run continues; `opened` is the round that was cut off."""
+def resumed_event(opened: Turn | None, lm: LoadedModel, generator: ManualGenerator) -> RunResumed:
+    """Return the event with which a run continues; `opened` is the round that was cut off.
+
+    Later turns of the generator are computed with the threads and flags that it names.
+    """
+    with generator.numerics.recorded():
+        return _resumed_now(opened, lm)
+
+
+def _resumed_now(opened: Turn | None, lm: LoadedModel) -> RunResumed:
     return RunResumed(
         turn=None if opened is None else opened.number,
         step=None if opened is None else opened.first_step + len(opened.tokens),

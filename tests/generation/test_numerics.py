@@ -4,7 +4,7 @@ import os
 import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -16,6 +16,7 @@ from tokentape.generation.hooks import model_use
 from tokentape.generation.numerics.as_recorded import numerics_as_recorded
 from tokentape.generation.numerics.attention import cuda_device, repeatable_attention
 from tokentape.generation.numerics.flags import FLAGS, WORKSPACE, read_flags
+from tokentape.recorder.events import RunResumed
 from tokentape.store import DatabaseStore
 
 OTHERS = {
@@ -274,3 +275,84 @@ def test_a_model_is_on_cuda_if_some_of_it_is(
     model = SimpleNamespace(device=torch.device(device), hf_device_map=device_map)
 
     assert cuda_device(model) == (None if found is None else torch.device(found))
+
+
+class TestFlagsThatChangeDuringARun:
+    CHANGED: ClassVar = {"sdpa_backends": "math", "mkldnn": "off", "deterministic": "warn"}
+
+    @pytest.fixture
+    def forwards(self, lm: tt.LoadedModel, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+        """The flags and the number of threads in each forward of the model."""
+        seen: list[Any] = []
+        forward = lm.model.forward
+
+        def watched(*arguments: Any, **keywords: Any) -> Any:
+            seen.append((read_flags(cuda=False), torch.get_num_threads()))
+            return forward(*arguments, **keywords)
+
+        monkeypatch.setattr(lm.model, "forward", watched)
+        return seen
+
+    @pytest.fixture
+    def other_threads(self) -> Iterator[int]:
+        before = torch.get_num_threads()
+        yield before + 1
+        torch.set_num_threads(before)
+
+    def test_turns_are_computed_with_those_that_are_recorded(
+        self, lm: tt.LoadedModel, store: DatabaseStore, forwards: list[Any], other_threads: int
+    ) -> None:
+        with tt.Investigation(lm, store=store, name="x", system_prompt="Hi.") as run:
+            run.chat("One?", max_new_tokens=2)
+            torch.set_num_threads(other_threads)
+            with numerics_as_recorded(self.CHANGED):
+                run.chat("Two?", max_new_tokens=2)
+                assert self.CHANGED.items() <= read_flags(cuda=False).items()
+            assert torch.get_num_threads() == other_threads
+        started = store.recording(run.run_id).started()
+
+        assert all(threads == started.threads for _, threads in forwards)
+        assert all(flags.items() <= started.environment.items() for flags, _ in forwards)
+
+    def test_a_resumed_run_has_those_of_the_resuming_process(
+        self, lm: tt.LoadedModel, store: DatabaseStore, forwards: list[Any], other_threads: int
+    ) -> None:
+        with tt.Investigation(lm, store=store, name="x", system_prompt="Hi.") as run:
+            run.chat("One?", max_new_tokens=2)
+        with numerics_as_recorded(self.CHANGED):
+            resumed = tt.Investigation.resume(store, run.run_id, lm, threads=other_threads)
+        forwards.clear()
+        with resumed:
+            resumed.chat("Two?", max_new_tokens=2)
+        events = [each.event for each in store.recording(run.run_id).events()]
+        (event,) = [each for each in events if isinstance(each, RunResumed)]
+
+        assert event.threads == other_threads
+        assert all(threads == event.threads for _, threads in forwards)
+        assert all(flags.items() <= event.environment.items() for flags, _ in forwards)
+
+    def test_they_count_from_the_first_turn_on(
+        self, lm: tt.LoadedModel, store: DatabaseStore, forwards: list[Any]
+    ) -> None:
+        recorder = tt.Recorder(store)
+        generator = tt.ManualGenerator(lm.model, lm.tokenizer, recorder)
+        with numerics_as_recorded(self.CHANGED):
+            generator.generate("One?", max_new_tokens=2)
+        generator.generate("Two?", max_new_tokens=2)
+
+        assert (
+            self.CHANGED.items() <= store.recording(recorder.run_id).started().environment.items()
+        )
+        assert all(self.CHANGED.items() <= flags.items() for flags, _ in forwards)
+
+    def test_without_a_recorder_each_turn_has_those_of_its_time(
+        self, lm: tt.LoadedModel, forwards: list[Any]
+    ) -> None:
+        generator = tt.ManualGenerator(lm.model, lm.tokenizer)
+        generator.generate("One?", max_new_tokens=2)
+        forwards.clear()
+        with numerics_as_recorded(self.CHANGED):
+            generator.generate("Two?", max_new_tokens=2)
+
+        assert forwards
+        assert all(self.CHANGED.items() <= flags.items() for flags, _ in forwards)
