@@ -13,6 +13,7 @@ from typing import Unpack
 from tokentape.generation import LoadedModel
 from tokentape.generation.hooks.model_use import exclusive_use
 from tokentape.recorder import Recording
+from tokentape.recorder.projections import Turn
 from tokentape.replay.checking.check_turns import Progress
 from tokentape.replay.checking.machine import FLAG_NAMES, is_set_as_recorded
 from tokentape.replay.checking.noise_floor import DEFAULT_FLOOR, predict_flips
@@ -110,14 +111,22 @@ def _retraced(
     return _report(replace(session, differences=kept), rounds, retracer.unrepeatable)
 
 
+def clock_obstacle(turn: Turn) -> str:
+    """Return why a turn cannot be retraced although it can be verified; empty if it can."""
+    if "max_time" not in turn.started.unreplayable:
+        return ""
+    return (
+        f"turn {turn.number} was generated with max_time: where the clock stops a reply cannot be "
+        "retraced; `verify` checks its tokens"
+    )
+
+
 def _check_can_be_retraced(session: ReplaySession) -> None:
     """Raise ReplayError for a turn that the clock may have stopped."""
     for turn in session.turns:
-        if "max_time" in turn.started.unreplayable:
-            raise ReplayError(
-                f"turn {turn.number} was generated with max_time: where the clock stops a reply "
-                "cannot be retraced; `verify` checks its tokens"
-            )
+        obstacle = clock_obstacle(turn)
+        if obstacle:
+            raise ReplayError(obstacle)
 
 
 def _report(

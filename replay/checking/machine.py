@@ -11,6 +11,8 @@ from tokentape.replay.results.report import FingerprintDifference
 
 FLAG_NAMES = frozenset(flag.name for flag in FLAGS)
 """The flags of torch, which a retrace sets as they were recorded, as far as it can."""
+THREADS_MAX = 1024
+"""More threads are not started for a recording: it may be a stranger's."""
 # Versions that change no number of a forward.
 _WITHOUT_EFFECT = frozenset({"python", "platform"})
 
@@ -18,10 +20,12 @@ _WITHOUT_EFFECT = frozenset({"python", "platform"})
 def machine_differences(event: RunStarted | RunResumed, lm: LoadedModel) -> tuple[str, ...]:
     """Return the names of what differs now and can change the last bits of a forward.
 
-    Threads and attention kernels are not among them: a retrace sets them as recorded.
+    Threads and attention kernels are among them only where a retrace cannot set them as recorded.
     """
     found = environment_differences(event.environment, environment(cuda_device(lm.model)))
     names = [name for name, _, _ in found if name not in _WITHOUT_EFFECT]
+    if event.threads > THREADS_MAX:
+        names.append("threads")
     if event.device != lm.model.device.type:
         names.append("device")
     if isinstance(event, RunStarted) and not _can_use(event.attention_kernel, lm):

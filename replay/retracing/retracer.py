@@ -21,6 +21,7 @@ from tokentape.generation.fingerprints.adapter_state import (
     adapters_as_recorded,
 )
 from tokentape.generation.hf.attention_kernel import using_attention
+from tokentape.generation.models.memory_check import enough_memory, is_out_of_memory
 from tokentape.generation.numerics.as_recorded import numerics_as_recorded
 from tokentape.generation.run_settings import RunSettings
 from tokentape.recorder import RecordingError
@@ -32,8 +33,9 @@ from tokentape.recorder.events import (
 )
 from tokentape.recorder.projections import Turn
 from tokentape.replay.checking.interventions import Interventions
-from tokentape.replay.checking.machine import machine_differences
+from tokentape.replay.checking.machine import THREADS_MAX, machine_differences
 from tokentape.replay.recorded.loaded_run import LoadedRun
+from tokentape.replay.results.errors import ReplayError
 from tokentape.replay.results.report import Floor
 from tokentape.replay.retracing.round_comparison import RetracedRound, RoundComparison
 from tokentape.replay.retracing.schedule import ProcessBegan, RoundForwards, Step
@@ -114,14 +116,15 @@ class Retracer:
                     with self._keyed(next(following, None)):
                         self._process_system_prompt(step)
                 else:
-                    with self._keyed(step):
+                    with self._keyed(step), _refusals(step.turn):
                         self._follow(step, compare=id(step.turn) in wanted)
                     if id(step.turn) in wanted and step is last[id(step.turn)]:
                         yield self._finish_round(step.turn)
 
     def _begin_process(self, step: ProcessBegan, machine: ExitStack) -> None:
         self._cache = self._empty_cache()
-        machine.enter_context(torch_threads(step.event.threads))
+        threads = step.event.threads
+        machine.enter_context(torch_threads(threads if threads <= THREADS_MAX else None))
         machine.enter_context(numerics_as_recorded(step.event.environment))
         differences = machine_differences(step.event, self._lm)
         self.machine_differences.update(differences)
@@ -148,9 +151,10 @@ class Retracer:
             return
         config = hf.prefill_config(self._model)
         reused = len(ids) - sum(step.chunks)
-        if reused < 0:
+        if reused < 0 or min(step.chunks, default=1) < 1:
             raise RecordingError(
-                f"{sum(step.chunks)} tokens of a system prompt of {len(ids)} were forwarded"
+                f"a system prompt of {len(ids)} tokens cannot have been forwarded in chunks of "
+                f"{', '.join(map(str, step.chunks[:5]))}"
             )
         with self._forwarding():
             lease = self._lease(ids, reused, config, total_tokens=len(ids) + 1)
@@ -326,6 +330,21 @@ class _OpenRound:
             # The text of the reply decides whether it calls a tool, not the settings.
             recorded = finished.stop_reason
             self.stop_matches = reason == (None if recorded == StopReason.TOOL_CALL else recorded)
+
+
+@contextmanager
+def _refusals(turn: Turn) -> Iterator[None]:
+    """Raise one line for what torch refuses: too little memory, or a flag of the recording."""
+    with enough_memory(f"retrace turn {turn.number}"):
+        try:
+            yield
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            first_line = str(error).strip().partition("\n")[0]
+            raise ReplayError(
+                f"turn {turn.number} cannot be forwarded as it was recorded: {first_line}"
+            ) from None
 
 
 def _is_one_by_one(lease: CacheLease) -> bool:

@@ -219,7 +219,7 @@ def replay_run(
     from tokentape.replay.checking.turns import replay_obstacle
     from tokentape.replay.options import CheckKeywords
     from tokentape.replay.regenerate import regenerate
-    from tokentape.replay.retrace import retrace
+    from tokentape.replay.retrace import clock_obstacle, retrace
     from tokentape.replay.verify import verify
 
     with_tokens = [turn for turn in run.turns if turn.tokens]
@@ -227,6 +227,8 @@ def replay_run(
     failed: dict[int, TurnOutcome] = {}
     for turn in turns:
         obstacle = replay_obstacle(turn)
+        if request.mode == "retrace":
+            obstacle = obstacle or clock_obstacle(turn)
         if obstacle:
             failed[turn.number] = TurnOutcome(verdict="", failure=obstacle)
     replayable = [turn.number for turn in turns if turn.number not in failed]

@@ -56,7 +56,7 @@ class HonestRun:
         draw = self._random
         turns = draw.randint(2, 4)
         # Two threads of a busy machine wait for each other.
-        threads = draw.choice((*[None] * 6, 1, 2))
+        threads = draw.choice((*[None] * 18, 1, 2))
         left = draw.choice((10**6, draw.randint(8, 90)))
         try:
             with self._begin(CutOff(self._store, left), threads) as run:

@@ -3,6 +3,7 @@
 import copy
 import functools
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,11 +11,18 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
 import tokentape as tt
+from benchmarks.replay.fault_case import Case, rerecord
 from benchmarks.tiny_models import FAMILIES
 from tests.replay.conversations import converse
 from tests.replay.honest_runs import HonestRun
 from tokentape.generation import fingerprints
-from tokentape.recorder.events import CacheSource
+from tokentape.recorder.events import (
+    CacheSource,
+    Event,
+    PrefillCompleted,
+    RunStarted,
+    SystemPromptCached,
+)
 from tokentape.replay import load_run
 from tokentape.replay.checking import machine
 from tokentape.replay.reports.terminal import render
@@ -127,6 +135,49 @@ def test_a_turn_with_a_time_limit_is_refused_in_one_line(
     with pytest.raises(tt.ReplayError, match=r"turn 1 was generated with max_time.*`verify`") as it:
         tt.retrace(recording, lm)
     assert "\n" not in str(it.value)
+
+
+def test_a_strangers_recording_starts_no_million_threads(
+    lm: tt.LoadedModel, store: DatabaseStore
+) -> None:
+    case = Case(converse(lm, store), lm, store)
+
+    def change(event: Event) -> Event:
+        return replace(event, threads=10**9) if isinstance(event, RunStarted) else event
+
+    report = tt.retrace(rerecord(case, change).recording, lm)
+
+    assert report.verdict is tt.Verdict.EXACT
+
+
+def test_chunks_that_no_system_prompt_has_are_refused_in_one_line(
+    lm: tt.LoadedModel, store: DatabaseStore
+) -> None:
+    case = Case(converse(lm, store), lm, store)
+
+    def change(event: Event) -> Event:
+        return replace(event, chunks=(0,)) if isinstance(event, SystemPromptCached) else event
+
+    with pytest.raises(tt.RecordingError, match="cannot have been forwarded in chunks of 0"):
+        tt.retrace(rerecord(case, change).recording, lm)
+
+
+def test_other_lengths_of_a_prefill_are_found(
+    make_lm: Callable[..., tt.LoadedModel], store: DatabaseStore
+) -> None:
+    """The last bits depend on the schedule: a recording cannot claim another one."""
+    lm = make_lm("llama", dtype=torch.bfloat16)
+    case = Case(converse(lm, store), lm, store)
+
+    def change(event: Event) -> Event:
+        if isinstance(event, PrefillCompleted) and event.turn == 2:
+            return replace(event, chunks=(3, sum(event.chunks) - 3))
+        return event
+
+    report = tt.retrace(rerecord(case, change).recording, lm)
+
+    assert not report.passes
+    assert report.rows[0].turn == 2
 
 
 class Downwards(LogitsProcessor):
