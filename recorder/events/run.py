@@ -133,7 +133,9 @@ class RunStarted(EventBase):
         """Return the event as text for a transcript."""
         model = f", model {visible(self.model)}" if self.model else ""
         warned = "".join(f"; warning: {visible(each)}" for each in self.warnings)
-        machine = f"{self.dtype} on {self.device}"
+        stored = self.loading.get("dtype", self.dtype)
+        weights = f" over weights in {visible(str(stored))}" if stored != self.dtype else ""
+        machine = f"{self.dtype}{weights} on {self.device}"
         return f"run {visible(self.name)}{model}, {machine}, seed {self.seed}{warned}"
 
 

@@ -70,6 +70,14 @@ def test_a_run_says_the_dtype_of_its_numbers_and_the_manifest_of_its_weights(
     assert described["weights_sha256"] == stored["weights_sha256"]
 
 
+def test_the_transcript_of_a_run_says_both_dtypes(tiny_folder: Path, store: DatabaseStore) -> None:
+    lm = tt.load_model(tiny_folder, dtype="bfloat16", compute_dtype="float32")
+    started = store.recording(record(lm, store)).started()
+
+    assert started.loading == {"dtype": "bfloat16", "compute_dtype": "float32"}
+    assert ", float32 over weights in bfloat16 on cpu, " in started.describe()
+
+
 def test_verify_is_definite_at_the_floor_of_float32(
     narrow: tt.LoadedModel, store: DatabaseStore
 ) -> None:
