@@ -67,6 +67,8 @@ def _single(config: GenerationConfig) -> GenerationConfig:
     """Return a copy for one sequence, which recorded settings do not say and static caches need."""
     config = copy.copy(config)
     config.num_beams = config.num_return_sequences = 1
+    # Older releases, such as 5.9, write into this mapping and take its `backend` out.
+    config.cache_config = copy.deepcopy(getattr(config, "cache_config", None))
     return config
 
 
