@@ -15,6 +15,7 @@ from transformers.generation.configuration_utils import GenerationMode
 from tokentape.generation.errors import ModelError
 from tokentape.generation.hf.growing_layer import GrowingLayer
 from tokentape.generation.hf.packed_tensors import held_tensors
+from tokentape.generation.hf.quanto import unpack_without_compiling
 
 # These layers keep the keys and values of all tokens in order, and never overwrite them.
 _PLAIN = (GrowingLayer, DynamicLayer)
@@ -49,6 +50,8 @@ def new_cache(
     kind = config.cache_implementation
     if kind is not None and (kind == "paged" or (kind.startswith("offl") and not _on_gpu(model))):
         raise ModelError(f"a cache of the kind {kind!r} is not supported")
+    if kind == "quantized":
+        unpack_without_compiling()
     _, cache = _prepared(model, config, total_tokens - 1)
     if type(cache) is DynamicCache and not cache.offloading:
         layers: list[Any] = cache.layers

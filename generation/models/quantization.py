@@ -8,6 +8,7 @@ from typing import Any
 from transformers import AutoConfig
 
 from tokentape.generation.errors import ModelError
+from tokentape.generation.hf.quanto import unpack_without_compiling
 from tokentape.generation.models.quiet import quiet_loading
 
 QUANTO_WEIGHTS = ("int8", "int4", "int2", "float8")
@@ -82,7 +83,12 @@ def check_checkpoint(source: Mapping[str, Any]) -> None:
 
 
 def check_installed(method: str) -> None:
-    """Raise ModelError if the package that quantizes by a method is not installed."""
+    """Raise ModelError if the package that quantizes by a method is not installed.
+
+    If it is quanto, have it compile nothing.
+    """
+    if method == "quanto":
+        unpack_without_compiling()
     module, install = _PACKAGES.get(method.removesuffix("_8bit").removesuffix("_4bit"), ("", ""))
     if module and not _is_installed(module):
         raise ModelError(

@@ -1,5 +1,6 @@
 """Quantized models: recorded, loaded again, resumed and verified, on the CPU."""
 
+import importlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +15,7 @@ from tests.generation.cold_runs import GREEDY
 from tests.made_models import make_adapter
 from tokentape.generation.fingerprints.weights import hash_weights
 from tokentape.generation.hf.packed_tensors import held_tensors
+from tokentape.generation.hf.quanto import unpack_without_compiling
 from tokentape.generation.models.loading import load_as_recorded
 from tokentape.store import DatabaseStore
 
@@ -253,6 +255,25 @@ def test_no_floor_is_built_in_where_activations_are_rounded(
     assert report.verdict is tt.Verdict.INCOMPARABLE
     assert "no noise floor is known" in report.reason
     assert tt.verify(recording, lm, floor=tt.calibrate(recording, lm)).passes
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_quanto_unpacks_without_compiling_an_extension(
+    bits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpp = pytest.importorskip("optimum.quanto.library.extensions.cpp")
+    monkeypatch.setattr(cpp.ext, "_lib", None)
+    monkeypatch.setattr("torch.utils.cpp_extension.load", lambda **given: pytest.fail("compiled"))
+    numbers = torch.arange(8 * 64, dtype=torch.int64).reshape(8, 64) % 2**bits
+    numbers = numbers.flip(0).to(torch.uint8)
+    packed = importlib.import_module("optimum.quanto.tensor.packed").pack_weights(numbers, bits)
+
+    unpack_without_compiling()
+
+    unpacked = torch.ops.quanto.unpack(packed, bits)
+    assert packed.numel() == numbers.numel() * bits // 8
+    assert torch.equal(unpacked, numbers)
+    assert unpacked.dtype == torch.uint8
 
 
 def test_a_mapping_and_a_config_are_the_same_as_the_short_name(
