@@ -8,6 +8,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from benchmarks.replay.faults import FAULTS, Fault, FaultResult, check_fault
 from tokentape.recorder.events import Event, TokenSampled
 from tokentape.replay.reports.terminal import render
 
+DOCS = Path(__file__).parents[2] / "docs" / "replay.md"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -97,3 +99,20 @@ def next_number(value: float, form: str) -> float:
 
 def copy_of(lm: tt.LoadedModel) -> tt.LoadedModel:
     return tt.LoadedModel(copy.deepcopy(lm.model), lm.tokenizer, lm.name)
+
+
+@pytest.mark.parametrize("model", ["tiny", "smollm2-demo"])
+def test_the_docs_have_a_row_for_every_fault_in_16_bits(model: str) -> None:
+    text = DOCS.read_text(encoding="utf-8")
+    table = text.split(f"<!-- faults of {model} in 16 bits -->")[1].split("<!-- end")[0]
+    rows = [line.strip("| ").split(" | ") for line in table.strip().splitlines()[2:]]
+
+    assert [row[0] for row in rows] == [fault.name for fault in FAULTS]
+    for row, fault in zip(rows, FAULTS, strict=True):
+        for verdict, cause in ((row[1], row[2]), (row[5], row[6])):
+            if cause == "no bit changed":
+                assert verdict == "exact"
+                continue
+            expected = [each.replace("verified", "exact") for each in fault.verdicts]
+            assert verdict in (["incomparable"] if fault.fingerprint else expected)
+            assert cause in [each or "none" for each in fault.causes]
