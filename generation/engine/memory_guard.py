@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,28 +16,13 @@ from tokentape.generation.models import memory_check
 from tokentape.generation.models.forward_memory import (
     ForwardShape,
     forward_shape,
-    transient_bytes,
+    prefill_bytes,
 )
 from tokentape.generation.models.kv_memory import capacity_bytes, content_bytes
 from tokentape.generation.numerics.attention import cuda_device
 
 _WORSE = 2
 """A later turn is warned of if it lacks this many times as much."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TurnNeed:
-    """The memory that a turn needs in addition to what is in use, in bytes."""
-
-    kv: int
-    """New buffers of the KV cache; 0 if the tokens fit into its spare capacity."""
-    transient: int
-    """The largest forward of the prefill; see `transient_bytes`."""
-
-    @property
-    def total(self) -> int:
-        """The sum of both."""
-        return self.kv + self.transient
 
 
 class MemoryGuard:
@@ -73,48 +57,41 @@ class MemoryGuard:
             lease, config, prompt_tokens, chunk_tokens, on_cuda=gpu is not None
         )
         new = int(config.max_new_tokens or 0)
-        need = self._need(
-            model,
-            lease,
-            forward_tokens=min(computed, longest or computed),
-            prompt_tokens=prompt_tokens,
-            new_tokens=new,
+        transient = prefill_bytes(
+            self._shape_of(model),
+            computed_tokens=computed,
+            total_tokens=prompt_tokens,
+            forward_tokens=longest or computed,
+            on_cuda=gpu is not None,
         )
+        kv = self.kv_bytes(lease, prompt_tokens + new, min(computed, longest or computed))
         read = self._read_free or memory_check.usable_bytes
         free = read(device)
-        missing = need.total - free
+        needed = kv + transient.total
+        missing = needed - free
         if missing <= _WORSE * self._missing:
             return
         self._missing = missing
         warnings.warn(
-            f"turn {turn} may run out of memory: it needs {_gigabytes(need.total)} more "
-            f"(KV cache {_gigabytes(need.kv)} for {prompt_tokens + new:,} tokens, transient "
-            f"{_gigabytes(need.transient)}), and {_gigabytes(free)} are free on {device}; "
+            f"turn {turn} may run out of memory: it needs {_gigabytes(needed)} more "
+            f"(KV cache {_gigabytes(kv)} for {prompt_tokens + new:,} tokens, transient "
+            f"{_gigabytes(transient.total)}), and {_gigabytes(free)} are free on {device}; "
             "lower max_new_tokens, prefill_chunk_tokens or cache_bytes, or clear the cache; "
             "`tokentape plan` proposes a budget",
             LowMemoryWarning,
             stacklevel=2,
         )
 
-    def _need(
-        self,
-        model: Any,
-        lease: CacheLease,
-        *,
-        forward_tokens: int,
-        prompt_tokens: int,
-        new_tokens: int,
-    ) -> TurnNeed:
-        layers, total = lease.policy.layers, prompt_tokens + new_tokens
+    def kv_bytes(self, lease: CacheLease, total_tokens: int, forward_tokens: int) -> int:
+        """Return the bytes of new buffers that the cache of a lease needs for so many tokens.
+
+        They are 0 if the tokens fit into its spare capacity.
+        """
         held = hf.kv_bytes(lease.cache) if lease.reuse.reused_tokens else 0
-        room = content_bytes(layers, total) <= held
-        transient = transient_bytes(
-            self._shape_of(model), new_tokens=forward_tokens, total_tokens=prompt_tokens
-        )
-        return TurnNeed(
-            kv=0 if room else capacity_bytes(layers, total, forward_tokens),
-            transient=transient.total,
-        )
+        layers = lease.policy.layers
+        if content_bytes(layers, total_tokens) <= held:
+            return 0
+        return capacity_bytes(layers, total_tokens, forward_tokens)
 
     def _shape_of(self, model: Any) -> ForwardShape:
         """Return the sizes of the model, read again if its kernel or its dtype has changed."""

@@ -93,7 +93,30 @@ def forward_shape(model: Any) -> ForwardShape:
     )
 
 
-def transient_bytes(shape: ForwardShape, *, new_tokens: int, total_tokens: int) -> TransientBytes:
+def prefill_bytes(
+    shape: ForwardShape,
+    *,
+    computed_tokens: int,
+    total_tokens: int,
+    forward_tokens: int,
+    on_cuda: bool = False,
+) -> TransientBytes:
+    """Return what the largest forward of a prefill needs at most.
+
+    It computes the last `computed_tokens` of `total_tokens`, in forwards of `forward_tokens`.
+    """
+    longest = min(forward_tokens, computed_tokens)
+    ends = {total_tokens - computed_tokens + longest, total_tokens}
+    forwards = (
+        transient_bytes(shape, new_tokens=longest, total_tokens=end, on_cuda=on_cuda)
+        for end in ends
+    )
+    return max(forwards, key=lambda each: each.total)
+
+
+def transient_bytes(
+    shape: ForwardShape, *, new_tokens: int, total_tokens: int, on_cuda: bool = False
+) -> TransientBytes:
     """Return what a forward of `new_tokens`, the last of `total_tokens`, needs at most."""
     size, stream = shape.item_bytes, shape.hidden * new_tokens
     pairs = new_tokens * total_tokens
@@ -107,8 +130,12 @@ def transient_bytes(shape: ForwardShape, *, new_tokens: int, total_tokens: int) 
     )
     if shape.heads != shape.kv_heads:
         attention += 2 * size * total_tokens * shape.heads * shape.head_dim
+    # No fused kernel of CUDA computes float32 with heads that share keys, unless there is a mask.
+    unfused = on_cuda and not masked and size == _FLOAT32 and shape.heads != shape.kv_heads
     if shape.eager:
         attention += pairs * shape.heads * _score_bytes(size)
+    elif unfused:
+        attention += pairs * shape.heads * 3 * _FLOAT32
     rows = 1 if shape.last_logits_only else new_tokens
     return TransientBytes(
         mask=mask,
@@ -123,10 +150,10 @@ def transient_bytes(shape: ForwardShape, *, new_tokens: int, total_tokens: int) 
 def _score_bytes(size: int) -> int:
     """Return the bytes of eager attention for each score.
 
-    Scores, masked scores and weights; below float32, softmax has a copy in float32 as well.
-    Measured on a CPU: 10.6 in bfloat16.
+    Scores and masked scores or weights; below float32, softmax has two copies in float32 as well.
+    Measured on a CPU: 10.6 in bfloat16, 8 in float32.
     """
-    return 3 * size + (_FLOAT32 if size < _FLOAT32 else 0)
+    return 2 * size if size >= _FLOAT32 else size + 2 * _FLOAT32
 
 
 def _first(config: Any, *names: str) -> int | None:

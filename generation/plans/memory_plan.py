@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from tokentape.generation.engine.prefill import longest_chunk
-from tokentape.generation.models.forward_memory import TransientBytes, transient_bytes
+from tokentape.generation.models.forward_memory import TransientBytes, prefill_bytes
 from tokentape.generation.models.kv_memory import (
     KvSimulation,
     capacity_bytes,
@@ -189,9 +189,7 @@ class _Reckoning:
             if not self.use.reuses:
                 caches = self._caches()
             kv = caches.turn(chunks, length.new_tokens).peak_bytes
-            transient = transient_bytes(
-                self.sizes.forward, new_tokens=max(chunks), total_tokens=length.prompt_tokens
-            )
+            transient = self._prefill(max(chunks), length.prompt_tokens, computed)
             needed = self._needed(kv, transient)
             yield TurnMemory(
                 turn=number,
@@ -265,8 +263,15 @@ class _Reckoning:
         return self.sizes.weights_bytes + used + self.reserve(used)
 
     def _transient(self, chunk: int | None, tokens: int) -> TransientBytes:
-        return transient_bytes(
-            self.sizes.forward, new_tokens=self._forward_tokens(chunk, tokens), total_tokens=tokens
+        return self._prefill(self._forward_tokens(chunk, tokens), tokens, tokens)
+
+    def _prefill(self, forward: int, total: int, computed: int) -> TransientBytes:
+        return prefill_bytes(
+            self.sizes.forward,
+            computed_tokens=computed,
+            total_tokens=total,
+            forward_tokens=forward,
+            on_cuda=self.kind == "cuda",
         )
 
     def _forward_tokens(self, chunk: int | None, tokens: int) -> int:

@@ -21,7 +21,7 @@ from tokentape.generation.plans.files import load_plan
 from tokentape.generation.plans.memory_plan import CacheUse, MemoryPlan, reckon_memory
 from tokentape.generation.plans.plan import ExperimentPlan
 from tokentape.generation.plans.turn_lengths import given_lengths, plan_lengths
-from tokentape.generation.run_settings import CACHE_BYTES, PREFILL_CHUNK_TOKENS
+from tokentape.generation.run_settings import CACHE_BYTES, default_chunk_tokens
 from tokentape.recorder.events import CacheMode
 
 _SIZED = re.compile(r"(cpu|cuda):(\d+(?:\.\d+)?) ?([KMGT]i?B)", re.IGNORECASE)
@@ -38,7 +38,7 @@ def plan_memory(
     dtype: str = "float32",
     compute_dtype: str | None = None,
     attn_implementation: str | None = None,
-    prefill_chunk_tokens: int | None = PREFILL_CHUNK_TOKENS,
+    prefill_chunk_tokens: int | None = None,
     cache_bytes: int = CACHE_BYTES,
 ) -> MemoryPlan:
     """Return the memory that an experiment plan needs with a model, without loading its weights.
@@ -46,7 +46,8 @@ def plan_memory(
     `model` is one that `load_model` takes, or a `config.json`; only its config is read. `protocol`
     is an experiment plan: its name, a YAML file, or one that is loaded. `prompt_tokens` are the
     lengths of prompts to reckon with in its place. `device` is `cpu` or `cuda`, whose free memory
-    is then asked, or with a size, e.g. `cuda:24GiB`.
+    is then asked, or with a size, e.g. `cuda:24GiB`. `prefill_chunk_tokens` is by default that of
+    a run on the device; 0 forwards a prompt at once.
     Raise ModelError or PromptError, in one line, if one of them is not understood.
 
     Example:
@@ -57,8 +58,10 @@ def plan_memory(
         (509696, 768000, 2)
     """
     kind, device_bytes = device_memory(device)
-    if prefill_chunk_tokens is not None:
-        check_count("prefill_chunk_tokens", prefill_chunk_tokens, least=1)
+    chunk = prefill_chunk_tokens
+    if chunk is None:
+        chunk = default_chunk_tokens(on_cuda=kind == "cuda")
+    chunk = check_count("prefill_chunk_tokens", chunk, least=0)
     name = os.fspath(model)
     on_meta = meta_model(
         name, dtype=dtype, compute_dtype=compute_dtype, attn_implementation=attn_implementation
@@ -80,7 +83,7 @@ def plan_memory(
         lengths.turns,
         device=kind,
         device_bytes=device_bytes,
-        prefill_chunk_tokens=prefill_chunk_tokens,
+        prefill_chunk_tokens=chunk or None,
         cache_bytes=cache_bytes,
         system_tokens=lengths.system_tokens,
         notes=lengths.notes,

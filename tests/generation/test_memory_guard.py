@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import tokentape as tt
+from tokentape.generation.cache.prefix_cache import CacheLease
 from tokentape.generation.engine.memory_guard import MemoryGuard
 from tokentape.generation.errors import LowMemoryWarning
 from tokentape.generation.models import memory_check
@@ -91,10 +92,9 @@ def test_the_estimate_is_enough_for_what_a_turn_used(
     needs: list[int] = []
 
     class Spy(MemoryGuard):
-        def _need(self, *arguments: object, **keywords: object) -> object:  # type: ignore[override]
-            need = super()._need(*arguments, **keywords)  # type: ignore[arg-type]
-            needs.append(need.kv)
-            return need
+        def kv_bytes(self, lease: CacheLease, total_tokens: int, forward_tokens: int) -> int:
+            needs.append(super().kv_bytes(lease, total_tokens, forward_tokens))
+            return needs[-1]
 
     with tt.Investigation(lm, store=store, name="kv", system_prompt="Be kind. " * 30) as run:
         object.__setattr__(run.generator._engine._resources, "memory_guard", Spy())

@@ -125,7 +125,7 @@ def test_scores_of_a_whole_prompt_do_not_fit(llama_8b: Path) -> None:
         device="cuda:24GiB",
         dtype="bfloat16",
         attn_implementation="eager",
-        prefill_chunk_tokens=None,
+        prefill_chunk_tokens=0,
     )
     scores = 32 * 12783**2
 

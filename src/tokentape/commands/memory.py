@@ -17,51 +17,59 @@ if TYPE_CHECKING:
 _GIB, _MIB = 1024**3, 1024**2
 
 
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="The model: smollm2-demo, a folder, a GGUF file, a hub id in the cache, or a "
+        "config.json. Its weights are not read.",
+    ),
+]
+ProtocolOption = Annotated[
+    str, typer.Option(help="The experiment plan: one that `run --list` shows, or a YAML file.")
+]
+PromptTokensOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N,N,…",
+        help="The lengths of the prompts, turn by turn, in place of those of a plan.",
+    ),
+]
+NewTokensOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="The most tokens of a reply; default: the plan's, else 500."),
+]
+DeviceOption = Annotated[
+    str, typer.Option(help="The device, with its memory (cuda:24GiB), or what is free now.")
+]
+DtypeOption = Annotated[
+    str, typer.Option(help="The dtype, such as bfloat16, or auto for the checkpoint's.")
+]
+ComputeDtypeOption = Annotated[
+    str | None,
+    typer.Option(help="The dtype to compute in, if it is wider than that of the weights."),
+]
+KernelOption = Annotated[
+    str | None, typer.Option(help="The attention kernel; default: sdpa if there is one.")
+]
+ChunkOption = Annotated[
+    int | None,
+    typer.Option(
+        min=0, help="The most tokens of a prefill's forward; 0 for all at once; default: the run's."
+    ),
+]
+
+
 def plan(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL",
-            help="The model: smollm2-demo, a folder, a GGUF file, a hub id in the cache, or a "
-            "config.json. Its weights are not read.",
-        ),
-    ] = "smollm2-demo",
-    protocol: Annotated[
-        str,
-        typer.Option(help="The experiment plan: one that `run --list` shows, or a YAML file."),
-    ] = "demo",
-    prompt_tokens: Annotated[
-        str | None,
-        typer.Option(
-            metavar="N,N,…",
-            help="The lengths of the prompts, turn by turn, in place of those of a plan.",
-        ),
-    ] = None,
-    max_new_tokens: Annotated[
-        int | None,
-        typer.Option(min=1, help="The most tokens of a reply; default: the plan's, else 500."),
-    ] = None,
-    device: Annotated[
-        str,
-        typer.Option(
-            help="The device: cpu or cuda, with its memory (cuda:24GiB) or what is free now."
-        ),
-    ] = "cpu",
-    dtype: Annotated[
-        str,
-        typer.Option(help="The dtype, such as bfloat16, or auto for the checkpoint's."),
-    ] = "float32",
-    compute_dtype: Annotated[
-        str | None,
-        typer.Option(help="The dtype to compute in, if it is wider than that of the weights."),
-    ] = None,
-    attn_implementation: Annotated[
-        str | None,
-        typer.Option(help="The attention kernel; default: sdpa if there is one."),
-    ] = None,
-    prefill_chunk_tokens: Annotated[
-        int, typer.Option(min=0, help="The most tokens of a prefill's forward; 0 for all at once.")
-    ] = 512,
+    model: ModelArgument = "smollm2-demo",
+    protocol: ProtocolOption = "demo",
+    prompt_tokens: PromptTokensOption = None,
+    max_new_tokens: NewTokensOption = None,
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = "float32",
+    compute_dtype: ComputeDtypeOption = None,
+    attn_implementation: KernelOption = None,
+    prefill_chunk_tokens: ChunkOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Reckon the memory of a run without loading the model: how many turns fit, and a budget."""
@@ -75,7 +83,7 @@ def plan(
             dtype=dtype,
             compute_dtype=compute_dtype,
             attn_implementation=attn_implementation,
-            prefill_chunk_tokens=prefill_chunk_tokens or None,
+            prefill_chunk_tokens=prefill_chunk_tokens,
         )
     if as_json:
         output.print_json(asdict(found) | {"free_bytes": found.free_bytes})
