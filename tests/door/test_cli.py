@@ -13,6 +13,7 @@ from sqlalchemy import create_engine, inspect
 
 import tokentape as tt
 from tests.made_events import run_started
+from tests.replay.copies import altered_copy
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -99,6 +100,31 @@ def test_regenerate_reports_exact_turns(database: Path, cli: Cli) -> None:
     assert code == 0
     assert "EXACT" in out
     assert "turn   2  exact" in out
+
+
+def test_retrace_compares_bits_and_shows_the_first_row_that_differs(
+    database: Path, cli: Cli
+) -> None:
+    def add_one_unit(connection: sqlite3.Connection) -> None:
+        connection.execute("UPDATE tokens SET logprob_f32 = logprob_f32 + 1 WHERE turn = 2")
+
+    code, out, _ = cli("retrace", "--store", str(database))
+    assert code == 0
+    assert "EXACT" in out
+    assert "every recorded number of" in out
+    assert "compared bit for bit, 0 differ" in out
+
+    code, out, _ = cli("retrace", "--store", str(altered_copy(database, add_one_unit)))
+    assert code == 1
+    assert "first row that differs: turn 2, token 0" in out
+    assert "1 unit in the last place" in out
+
+    code, out, _ = cli("retrace", "--store", str(database), "--turn", "2", "--json")
+    assert code == 0
+    report = json.loads(out)
+    assert report["verdict"] == "exact"
+    assert [turn["differing_rows"] for turn in report["turns"]] == [0]
+    assert report["rows"] == []
 
 
 def test_an_exported_run_is_verified_from_its_files(

@@ -213,6 +213,18 @@ def pytest_collection_finish():
 """
 
 
+def test_tapes_are_retraced(project: Path) -> None:
+    options = ("--tapes", "recordings", "--tape-mode=retrace", "--junitxml=out.xml")
+    done = run_pytest(project, *options)
+    found = results(project / "out.xml")
+
+    assert done.returncode == 0, done.stdout
+    for turn in (1, 2, 3):
+        _, properties = found[f"recordings.probe.tape::turn {turn}"]
+        assert properties["verdict"] == "exact"
+        assert float(properties["logprob_difference_max"]) == 0.0
+
+
 def test_rebuilding_needs_no_model_and_a_child_that_dies_fails_only_the_turn_at_hand(
     project: Path,
 ) -> None:
