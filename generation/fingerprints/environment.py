@@ -34,6 +34,24 @@ _OF_THE_GPU = (
     "hip",
     *(flag.name for flag in FLAGS if flag.cuda),
 )
+_KEYS = (
+    "python",
+    "torch",
+    "transformers",
+    "platform",
+    "machine",
+    "cpu",
+    "cpu_features",
+    "cpu_capability",
+    "blas",
+    "mkl",
+    "onednn",
+    "cuda",
+    *_OF_THE_GPU,
+    *(flag.name for flag in FLAGS if not flag.cuda),
+    *_VARIABLES,
+)
+"""All keys that are compared; a recording may come from a stranger and have any."""
 _SINCE_0_2 = "cpu"
 """A key that no recording of 0.1.0 has; those recorded eight of the keys."""
 
@@ -68,19 +86,19 @@ def environment_differences(
 ) -> list[tuple[str, str, str]]:
     """Return the name and both values of all that differs between two environments.
 
-    Compared is what the recording has. What concerns a GPU counts only if both have one: that the
-    device differs is said elsewhere.
+    Compared are the known keys that the recording has. What concerns a GPU counts only if both have
+    one: that the device differs is said elsewhere.
     """
     both_on_gpu = bool(recorded.get("gpu") and today.get("gpu"))
     knows_variables = _SINCE_0_2 in recorded
     found: list[tuple[str, str, str]] = []
-    for name in dict.fromkeys((*today, *recorded)):
+    for name in _KEYS:
         absent = "not set" if name in _VARIABLES else "none"
         if name not in recorded and not (name in _VARIABLES and knows_variables):
             continue
         if name in _OF_THE_GPU and not both_on_gpu:
             continue
-        before, now = str(recorded.get(name, absent)), today.get(name, absent)
+        before, now = str(recorded.get(name, absent)), str(today.get(name, absent))
         if before != now:
             found.append((name, before, now))
     return found

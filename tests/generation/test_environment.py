@@ -16,6 +16,8 @@ from tokentape.generation.numerics.flags import FLAGS
 from tokentape.recorder.events import RunResumed
 from tokentape.store import DatabaseStore
 
+# The package has the function under this name.
+environment_module: Any = sys.modules["tokentape.generation.fingerprints.environment"]
 GPU = {
     "gpu": "NVIDIA H200",
     "gpu_multiprocessors": "132",
@@ -30,8 +32,7 @@ OLD = {"python": "3.11.7", "torch": "2.13.0+cpu", "cuda": "", "gpu": "", "machin
 @pytest.fixture
 def on_cuda(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """The environment of a model on a GPU, whose hardware is made up."""
-    module = sys.modules["tokentape.generation.fingerprints.environment"]
-    monkeypatch.setattr(module, "gpu", lambda device: GPU)
+    monkeypatch.setattr(environment_module, "gpu", lambda device: GPU)
     return fingerprints.environment(torch.device("cuda"))
 
 
@@ -109,13 +110,22 @@ def test_another_gpu_is_compared_only_with_a_gpu(on_cuda: dict[str, str]) -> Non
 
 def test_values_of_a_damaged_recording_are_compared_as_text() -> None:
     today = fingerprints.environment()
-    damaged: dict[str, Any] = {**today, "cpu": ["a", 1], "onednn": None, "foreign": {"x": 1}}
+    foreign = {f"foreign {number}": {"x": 1} for number in range(1000)}
+    damaged: dict[str, Any] = {**foreign, **today, "cpu": ["a", 1], "onednn": None}
 
-    assert [name for name, *_ in environment_differences(damaged, today)] == [
-        "cpu",
-        "onednn",
-        "foreign",
+    assert environment_differences(damaged, today) == [
+        ("cpu", "['a', 1]", today["cpu"]),
+        ("onednn", "None", today["onednn"]),
     ]
+
+
+def test_every_key_is_compared(on_cuda: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in environment_module._VARIABLES:
+        monkeypatch.setenv(name, "1")
+    recorded = {**on_cuda, **fingerprints.environment(), "gpu": "NVIDIA H200"}
+    other = dict.fromkeys(recorded, "other")
+
+    assert {name for name, *_ in environment_differences(recorded, other)} == recorded.keys()
 
 
 @pytest.mark.parametrize(
