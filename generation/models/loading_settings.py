@@ -120,8 +120,12 @@ def recorded_keywords(recorded: Mapping[str, Any]) -> LoadingKeywords:
 
 
 def _is_present(device: str) -> bool:
+    """Return whether the device exists here; CUDA is not initialised."""
     try:
-        torch.empty(0, device=device)
+        found = torch.device(device)
+        if found.type == "cuda":
+            return (found.index or 0) < torch.cuda.device_count()
+        torch.empty(0, device=found)
     except (AssertionError, RuntimeError, NotImplementedError):
         return False
     return True

@@ -12,6 +12,7 @@ import torch
 import tokentape as tt
 from tests.samplers import GREEDY
 from tokentape.generation.models.loading import load_as_recorded
+from tokentape.generation.models.loading_settings import recorded_keywords
 from tokentape.generation.numerics.flags import FLAGS, WORKSPACE, current, read_flags
 from tokentape.store import DatabaseStore
 
@@ -112,3 +113,17 @@ def test_commands_have_the_option(tiny_folder: Path, tmp_path: Path) -> None:
 
     assert started.loading == {"deterministic": True}
     assert started.environment["deterministic"] == "warn"
+
+
+def test_a_recorded_gpu_is_found_before_cuda_has_read_the_workspace(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def initialise(*given: object, **keywords: object) -> None:
+        raise AssertionError("CUDA is initialised")
+
+    monkeypatch.setattr(torch, "empty", initialise)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+
+    assert recorded_keywords({"device": "cuda"})["device"] == "cuda"
+    assert "device" not in recorded_keywords({"device": "cuda:1"})
+    assert "device" not in recorded_keywords({"device": "no device"})
