@@ -82,6 +82,8 @@ class RoundComparison:
         """Return the round once all of its rows are added."""
         checked = self._checked
         checked.generator_matches, checked.stop_matches = generator_matches, stop_matches
+        if not checked.sampler_differs(self.floor):
+            checked.logits = None
         return RetracedRound(checked, tuple(self.differences), self.same_machine)
 
     def _check(self) -> None:
