@@ -60,6 +60,8 @@ class RoundComparison:
     _checker: TokenChecker = field(init=False)
     _rows: list[torch.Tensor] = field(default_factory=list)
     _found: list[RowDifference | None] = field(default_factory=list)
+    _equal_rows: int = 0
+    """Rows before the first difference, which the checker has not seen."""
 
     def __post_init__(self) -> None:
         self._checked = CheckedTurn(self.turn)
@@ -80,6 +82,8 @@ class RoundComparison:
 
     def finish(self, *, generator_matches: bool | None, stop_matches: bool | None) -> RetracedRound:
         """Return the round once all of its rows are added."""
+        if self._rows:
+            self._check()
         checked = self._checked
         checked.generator_matches, checked.stop_matches = generator_matches, stop_matches
         if not checked.sampler_differs(self.floor):
@@ -90,13 +94,15 @@ class RoundComparison:
         rows, found = torch.cat(self._rows), self._found
         self._rows, self._found = [], []
         if not self.differences:
-            self._checker.skip(len(rows))
+            self._equal_rows += len(rows)
             self._checked.tokens += [
                 _equal(token.token_id)
                 for token in self.turn.tokens[len(self._checked.tokens) :][: len(rows)]
             ]
             self._checked.save(rows)
             return
+        self._checker.skip(self._equal_rows)
+        self._equal_rows = 0
         checked = self._checker.check(rows)
         tokens = [
             _with_kind(token, difference, same_machine=self.same_machine)

@@ -16,7 +16,9 @@ import torch
 import tokentape as tt
 from benchmarks.replay.fault_case import Case, record_case, rerecord
 from benchmarks.replay.faults import FAULTS, Fault, FaultResult, check_fault
+from benchmarks.tiny_models import VOCABULARY
 from tokentape.recorder.events import Event, TokenSampled
+from tokentape.replay.checking import token_checker
 from tokentape.replay.reports.terminal import render
 
 DOCS = Path(__file__).parents[2] / "docs" / "replay.md"
@@ -51,6 +53,16 @@ def test_a_change_that_rounds_away_changed_no_bit_of_the_weights(
 
     expected = {"weights x (1 + 1e-4 noise)", "weights rounded to bfloat16"} if coarse else set()
     assert rounded == expected
+
+
+@pytest.mark.parametrize("name", ["honest", "one token tampered", "one draw lost", "seed + 1"])
+def test_rows_are_checked_in_blocks_from_the_first_difference_on(
+    case: Case, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(token_checker, "_BLOCK", 5 * VOCABULARY)
+    fault = next(each for each in FAULTS if each.name == name)
+
+    assert check_fault(fault, case, tt.retrace).is_right
 
 
 def test_one_bit_of_one_weight_is_found_in_the_first_turn(case: Case) -> None:
