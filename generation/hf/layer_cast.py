@@ -150,12 +150,30 @@ def _casting_class(kind: type[Any], dtype: torch.dtype) -> type[Any]:
 
     names = {each: getattr(plain, each) for each in ("__module__", "__qualname__", "__doc__")}
     own: dict[str, Any] = {"__call__": call, "__getattr__": getattr_, "_stored_class": plain}
-    if isinstance(getattr(plain, "dtype", None), property):
-        # Models of transformers create caches and masks in this dtype.
-        own["dtype"] = property(lambda _: dtype)
+    if hasattr(plain, "save_pretrained") and isinstance(plain.dtype, property):
+        own |= _model_methods(plain, dtype)
     metaclass: Any = type(plain)
     casting: type[Any] = metaclass(plain.__name__, (plain,), names | own)
     return casting
+
+
+def _model_methods(plain: type[Any], dtype: torch.dtype) -> dict[str, Any]:
+    """Return methods for models of transformers, which create caches and masks in their `dtype`.
+
+    Saving writes it into the config, where it must be that of the weights.
+    """
+
+    def save_pretrained(self: Any, *args: Any, **kwargs: Any) -> Any:
+        vars(self)["_saves"] = True
+        try:
+            return plain.save_pretrained(self, *args, **kwargs)
+        finally:
+            del vars(self)["_saves"]
+
+    def dtype_of(self: Any) -> torch.dtype:
+        return plain.dtype.__get__(self) if "_saves" in vars(self) else dtype
+
+    return {"save_pretrained": save_pretrained, "dtype": property(dtype_of)}
 
 
 def _cast(module: Any, stored: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -218,6 +218,17 @@ def test_a_model_cast_whole_later_and_a_copy_compute_the_same() -> None:
     assert weights_dtype(copied) == torch.bfloat16
 
 
+def test_a_saved_model_has_the_weights_and_the_dtype_as_they_are_stored(tmp_path: Path) -> None:
+    narrow = narrow_model("llama")
+    compute_in(narrow, "float32")
+    narrow.save_pretrained(tmp_path)
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype="auto")
+
+    assert loaded.dtype == torch.bfloat16
+    assert narrow.dtype == torch.float32
+    assert fingerprints.manifest_of(loaded) == fingerprints.manifest_of(narrow)
+
+
 def test_the_classes_keep_their_names_and_there_are_no_hooks() -> None:
     narrow, whole = pair("llama")
     names = [
