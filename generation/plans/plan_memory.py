@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,7 @@ def plan_memory(
         prefill_chunk_tokens=chunk or None,
         cache_bytes=cache_bytes,
         system_tokens=lengths.system_tokens,
-        notes=lengths.notes,
+        notes=(*lengths.notes, *_notes(on_meta, sizes)),
     )
 
 
@@ -122,7 +122,7 @@ def cache_use(model: Any, sizes: ModelSizes) -> CacheUse:
     twin = tiny_twin(model)
     try:
         policy = cache_policy(twin) if twin is not None else None
-    except ModelError:  # a run with this model raises it
+    except Exception:  # a tiny model of sizes that its class does not know may raise anything
         policy = None
     if policy is None:
         return use
@@ -131,6 +131,14 @@ def cache_use(model: Any, sizes: ModelSizes) -> CacheUse:
         snapshots=policy.mode == CacheMode.SNAPSHOTS,
         splits_prefill=policy.splits_prefill,
     )
+
+
+def _notes(model: Any, sizes: ModelSizes) -> Iterator[str]:
+    """Yield what is not known of a model, a sentence each."""
+    if sizes.forward.recurrent_states:
+        yield "the transient memory of recurrent layers depends on the kernels that are installed"
+    if getattr(model.config, "quantization_config", None):
+        yield f"the checkpoint is quantized, and its weights are counted in {sizes.dtype}"
 
 
 def _tokenizer(name: str) -> PreTrainedTokenizerBase | None:

@@ -37,6 +37,18 @@ def test_json_has_all_that_the_plan_has(tiny_folder: Path, cli: Cli) -> None:
     assert [turn["fits"] for turn in found["turns"]] == [False, False]
 
 
+def test_it_says_whether_memory_or_the_context_is_too_small(tiny_folder: Path, cli: Cli) -> None:
+    _, context, _ = cli(
+        "plan", str(tiny_folder), "--prompt-tokens", "100,3000", "--device", "cpu:2GiB"
+    )
+    _, memory, _ = cli("plan", str(tiny_folder), "--prompt-tokens", "100", "--device", "cpu:1MiB")
+
+    assert "no: context" in context
+    assert "1 of 2 turns fit" in context
+    assert "no: memory" in memory
+    assert "budget: none" in memory
+
+
 def test_it_reckons_with_an_experiment_plan(tiny_folder: Path, cli: Cli) -> None:
     code, out, _ = cli("plan", str(tiny_folder), "--protocol", "phase1a", "--device", "cpu:2GiB")
 

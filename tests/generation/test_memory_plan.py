@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -254,3 +255,33 @@ def test_a_device_that_is_not_understood_is_named(text: str) -> None:
 def test_prompts_that_do_not_grow_are_refused(prompts: tuple[int, ...], tiny_folder: Path) -> None:
     with pytest.raises(tt.ModelError, match=r"the prompt of turn \d has \d+ tokens"):
         tt.plan_memory(tiny_folder, prompt_tokens=prompts, device="cpu:1GiB")
+
+
+@pytest.mark.parametrize(
+    ("kind", "kv_bytes"),
+    [
+        # Compressed keys and values (MLA), as this release caches them; experts.
+        ("DeepseekV3Config", None),
+        ("MixtralConfig", 32 * 2 * 8 * 128 * 2),
+        ("JambaConfig", 4 * 2 * 8 * 128 * 2),
+        ("Mamba2Config", 0),
+    ],
+)
+def test_families_that_no_test_runs_are_reckoned_too(
+    kind: str, kv_bytes: int | None, tmp_path: Path
+) -> None:
+    getattr(transformers, kind)().save_pretrained(tmp_path)
+    plan = tt.plan_memory(
+        tmp_path / "config.json", prompt_tokens=(500, 900), device="cuda:80GiB", dtype="bfloat16"
+    )
+    assert plan.parameters > 10**9
+    assert kv_bytes is None or plan.kv_bytes_per_1000_tokens == 1000 * kv_bytes
+
+
+def test_a_quantized_checkpoint_is_noted(tmp_path: Path) -> None:
+    quantized = LLAMA_8B | {"quantization_config": {"quant_method": "gptq", "bits": 4}}
+    (tmp_path / "config.json").write_text(json.dumps(quantized))
+    plan = tt.plan_memory(
+        tmp_path / "config.json", prompt_tokens=(50,), device="cuda:24GiB", dtype="float16"
+    )
+    assert any("is quantized" in note for note in plan.notes)

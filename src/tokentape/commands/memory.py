@@ -13,6 +13,7 @@ from tokentape.commands.options import JsonOption
 
 if TYPE_CHECKING:
     from tokentape.generation.plans import MemoryPlan
+    from tokentape.generation.plans.memory_plan import TurnMemory
 
 _GIB, _MIB = 1024**3, 1024**2
 
@@ -146,9 +147,15 @@ def _turns(found: "MemoryPlan") -> Table:
             f"{turn.kv_bytes / _MIB:,.1f}",
             f"{turn.transient.total / _MIB:,.1f}",
             f"{turn.needed_bytes / _GIB:,.2f}",
-            "yes" if turn.fits else "NO",
+            _fits(turn, found.device_bytes),
         )
     return table
+
+
+def _fits(turn: "TurnMemory", device_bytes: int) -> str:
+    if turn.fits:
+        return "yes"
+    return "no: memory" if turn.needed_bytes > device_bytes else "no: context"
 
 
 def _conclusion(found: "MemoryPlan") -> list[str]:
