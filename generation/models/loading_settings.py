@@ -14,6 +14,12 @@ from tokentape.generation.models.adapters import check_adapter
 from tokentape.generation.models.quantization import quantization_config
 
 _NOT_RECORDED = ("offline",)
+# All others are text.
+_RECORDED_TYPES: dict[str, tuple[type, ...]] = {
+    "device_map": (str, Mapping),
+    "quantization": (Mapping,),
+    "deterministic": (bool,),
+}
 
 
 class LoadingKeywords(TypedDict, total=False):
@@ -113,6 +119,9 @@ def recorded_keywords(recorded: Mapping[str, Any]) -> LoadingKeywords:
     unknown = sorted(set(recorded) - known)
     if unknown:
         raise ModelError(f"the model was loaded with {unknown[0]!r}, which is not known here")
+    for name, value in recorded.items():
+        if not isinstance(value, _RECORDED_TYPES.get(name, str)):
+            raise ModelError(f"the recorded {name} of the model cannot be used: {value!r}")
     keywords: LoadingKeywords = {**recorded}  # type: ignore[typeddict-item]
     if not _is_present(keywords.get("device", "cpu")):
         del keywords["device"]

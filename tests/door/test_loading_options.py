@@ -1,13 +1,16 @@
 """Commands load a model as their options say, and a recorded one as it was recorded."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import tokentape as tt
 from tests.made_models import make_adapter
 from tests.samplers import GREEDY
+from tokentape.replay.tapes.tape_replayer import ReplayRequest, TapeReplayer
 
 Cli = Callable[..., tuple[int, str, str]]
 PLAN = """
@@ -117,3 +120,36 @@ def test_an_option_that_cannot_be_met_is_one_line(
 
     assert code == 2
     assert fault in " ".join(err.split())
+
+
+def test_tapes_of_one_model_are_replayed_each_as_it_was_loaded(
+    adapter: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    """One child of pytest replays them all, and the second must not meet the model of the first."""
+    tapes = {}
+    shutil.copytree(adapter, tmp_path / "copy")
+    adapters = {"plain": None, "adapted": adapter, "gone": tmp_path / "copy"}
+    for name, chosen in adapters.items():
+        with (
+            tt.open_store("sqlite://") as store,
+            tt.Investigation(
+                tt.load_model(tiny_folder, adapter=chosen),
+                store=store,
+                name=name,
+                system_prompt="Hi.",
+            ) as run,
+        ):
+            run.chat("One?", **GREEDY)
+            recording = store.recording(run.run_id)
+            tapes[name] = tt.pack([recording], store, tmp_path / f"{name}.tape")
+    shutil.rmtree(tmp_path / "copy")
+
+    replayer = TapeReplayer()
+    modes: list[Any] = ["verify", "retrace"]
+    for mode in modes:
+        outcomes = {
+            name: replayer.replay(ReplayRequest(tape=str(tape), mode=mode))
+            for name, tape in tapes.items()
+        }
+        assert [each.passes for each in outcomes.values()] == [True, True, False]
+        assert "there is no adapter folder" in outcomes["gone"].runs[0].failure

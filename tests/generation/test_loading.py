@@ -1,6 +1,7 @@
 """Revision, adapter, device map and offline loading: each is recorded, and replayed with."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -266,6 +267,32 @@ def test_a_device_that_is_not_here_is_replaced_by_the_cpu() -> None:
     assert recorded_keywords({"device": "cuda:77", "revision": "x"}) == {"revision": "x"}
     with pytest.raises(tt.ModelError, match="loaded with 'magic', which is not known"):
         recorded_keywords({"magic": 1})
+
+
+@pytest.mark.parametrize(
+    "loading",
+    [
+        {"device": 5},
+        {"device": None},
+        {"adapter": ["x"]},
+        {"adapter": "a\0b"},
+        {"revision": {}},
+        {"revision": "../.."},
+        {"quantization": "int8"},
+        {"quantization": {"quant_method": [1]}},
+        {"device_map": 1},
+        {"deterministic": "yes"},
+        {"compute_dtype": "x\0"},
+    ],
+)
+def test_a_forged_record_of_how_a_model_was_loaded_is_refused_in_one_line(
+    loading: dict[str, Any], tiny_folder: Path, store: DatabaseStore
+) -> None:
+    started = recorded(tt.load_model(tiny_folder), store).started()
+
+    with pytest.raises(tt.ModelError) as refusal:
+        load_as_recorded(str(tiny_folder), replace(started, loading=loading))
+    assert "\n" not in str(refusal.value)
 
 
 def test_the_base_of_an_adapter_can_be_elsewhere(
