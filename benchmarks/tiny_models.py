@@ -48,10 +48,15 @@ _SIZES: dict[str, Any] = {
 }
 
 
-def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """Return a tokenizer with one token for each byte, and a ChatML template."""
+def byte_tokenizer(vocabulary: int = 0) -> PreTrainedTokenizerFast:
+    """Return a tokenizer with one token for each byte, and a ChatML template.
+
+    For a model with a larger `vocabulary`, tokens follow that no text is encoded as.
+    """
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocab = {token: index for index, token in enumerate((*SPECIAL, *letters))}
+    known = (*SPECIAL, *letters)
+    more = (f"w{index}" for index in range(len(known), vocabulary))
+    vocab = {token: index for index, token in enumerate((*known, *more))}
     backend = Tokenizer(models.BPE(vocab=vocab, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()

@@ -21,9 +21,10 @@ from benchmarks.stores import EventList
 from benchmarks.tiny_models import FAMILIES, byte_tokenizer, random_ids, tiny_model
 from tokentape.generation import hf
 from tokentape.generation.engine.sampling import generator_sha256
+from tokentape.generation.numerics.attention import cuda_device, repeatable_attention
 from tokentape.recorder.events import CacheDecided
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = ("float32", "bfloat16")
 CONFIGS: dict[str, dict[str, Any]] = {
     "greedy": {"do_sample": False},
     "temperature": {"do_sample": True, "temperature": 0.7},
@@ -107,8 +108,12 @@ class GenerateMirror:
     ) -> _Output:
         """Generate from a fixed seed, with a cache of a prefix of the ids or None."""
         given = {} if cache is None else hf.cache_argument(self._model, cache)
-        prompt = torch.tensor([list(ids)])
-        with torch.random.fork_rng(devices=[]):
+        device = cuda_device(self._model)
+        prompt = torch.tensor([list(ids)], device=self._model.device)
+        with (
+            torch.random.fork_rng(devices=[] if device is None else [device]),
+            repeatable_attention(device),
+        ):
             torch.manual_seed(SEED)
             output = self._model.generate(
                 prompt,
@@ -117,7 +122,7 @@ class GenerateMirror:
                 return_dict_in_generate=True,
                 output_logits=True,
             )
-            end_state = generator_sha256(torch.default_generator)
+            end_state = generator_sha256(_default_generator(device))
         tokens: list[int] = output.sequences[0, len(ids) :].tolist()
         self.left = ((*ids, *tokens[:-1]), hf.cache_of(output))
         return _Output(tokens, [row[0] for row in output.logits], end_state)
@@ -160,6 +165,14 @@ class GenerateMirror:
             held, left = self.left
             if left is not None:
                 self._left.append((held, left))
+
+
+def _default_generator(device: torch.device | None) -> torch.Generator:
+    """Return torch's own generator of a CUDA device, or that of the CPU."""
+    if device is None:
+        return torch.default_generator
+    generators: tuple[torch.Generator, ...] = torch.cuda.default_generators
+    return generators[device.index or 0]
 
 
 class _Scenario:
@@ -221,16 +234,18 @@ class _Scenario:
 
 def run_matrix(
     families: Sequence[str] = tuple(FAMILIES),
-    dtypes: Sequence[str] = tuple(DTYPES),
+    dtypes: Sequence[str] = DTYPES,
     configs: Sequence[str] = tuple(CONFIGS),
     starts: Sequence[str] = STARTS,
     tokenizer: PreTrainedTokenizerFast | None = None,
+    device: torch.device | str = "cpu",
 ) -> Iterator[Cell]:
-    """Yield the cells of the matrix."""
+    """Yield the cells of the matrix. A dtype may be any of torch, by its name."""
     tokenizer = tokenizer or byte_tokenizer()
     for family in families:
         for dtype in dtypes:
-            lm = tiny_model(family, tokenizer, dtype=DTYPES[dtype])
+            lm = tiny_model(family, tokenizer, dtype=getattr(torch, dtype))
+            lm.model.to(device)
             for start in starts:
                 # The turns before the compared one are greedy, the same for each config.
                 theirs = GenerateMirror(lm.model)

@@ -62,7 +62,7 @@ def _noise(share: float) -> Inject:
     def change(name: str, weight: torch.Tensor) -> torch.Tensor:
         generator = torch.Generator().manual_seed(0)
         noise: torch.Tensor = torch.randn(weight.shape, generator=generator)
-        return weight * (1.0 + share * noise)
+        return weight * (1.0 + share * noise.to(weight.device))
 
     return _weights(change)
 
