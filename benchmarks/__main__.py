@@ -12,6 +12,8 @@ import transformers
 import typer
 
 from benchmarks.generation import commands as generation
+from benchmarks.gpu import commands as gpu
+from benchmarks.gpu import gather_wheels
 from benchmarks.parity import commands as parity
 from benchmarks.replay import commands as replay
 from benchmarks.store import commands as store
@@ -55,6 +57,8 @@ app.command("replay")(replay.replay_command)
 app.command("faults")(replay.faults_command)
 app.command("dtypes")(replay.dtypes_command)
 app.command("cuda")(generation.cuda_command)
+app.command("gpu")(gpu.gpu_command)
+app.command("gpu-wheels")(gather_wheels.gpu_wheels_command)
 
 
 if __name__ == "__main__":
