@@ -14,7 +14,7 @@ from tokentape.generation.models.adapters import check_adapter
 from tokentape.generation.models.quantization import quantization_config
 
 _NOT_RECORDED = ("offline",)
-# All others are text.
+# The types of recorded settings; a setting that is not listed is a string.
 _RECORDED_TYPES: dict[str, tuple[type, ...]] = {
     "device_map": (str, Mapping),
     "quantization": (Mapping,),

@@ -91,7 +91,7 @@ def test_the_bytes_of_a_quantized_cache_are_those_of_its_packed_tensors(
     for name, chosen in (("packed", config), ("plain", GenerationConfig())):
         cache = hf.new_cache(lm.model, chosen, total_tokens=tokens)
         with torch.no_grad():
-            lm.model(torch.arange(tokens)[None], past_key_values=cache)
+            lm.model(torch.arange(tokens)[None], **hf.cache_argument(lm.model, cache))
         caches[name] = hf.kv_bytes(cache)
 
     assert 0 < caches["packed"] < caches["plain"] / 2
