@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tokentape.generation.hf.tiny_twin import tiny_twin
 from tokentape.generation.models.loading import load_tokenizer
 from tokentape.generation.models.memory_check import free_bytes
 from tokentape.generation.models.model_sizes import ModelSizes, meta_model, model_sizes
+from tokentape.generation.models.packed_size import packed_bytes
 from tokentape.generation.plans.files import load_plan
 from tokentape.generation.plans.memory_plan import CacheUse, MemoryPlan, reckon_memory
 from tokentape.generation.plans.plan import ExperimentPlan
@@ -37,6 +39,7 @@ def plan_memory(
     device: str = "cpu",
     dtype: str = "float32",
     compute_dtype: str | None = None,
+    quantization: str | None = None,
     attn_implementation: str | None = None,
     prefill_chunk_tokens: int | None = None,
     cache_bytes: int = CACHE_BYTES,
@@ -47,7 +50,8 @@ def plan_memory(
     is an experiment plan: its name, a YAML file, or one that is loaded. `prompt_tokens` are the
     lengths of prompts to reckon with in its place. `device` is `cpu` or `cuda`, whose free memory
     is then asked, or with a size, e.g. `cuda:24GiB`. `prefill_chunk_tokens` is by default that of
-    a run on the device; 0 forwards a prompt at once.
+    a run on the device; 0 forwards a prompt at once. `quantization` is one of the short names of
+    `load_model`: int8, int4, int2 or float8.
     Raise ModelError or PromptError, in one line, if one of them is not understood.
 
     Example:
@@ -67,6 +71,8 @@ def plan_memory(
         name, dtype=dtype, compute_dtype=compute_dtype, attn_implementation=attn_implementation
     )
     sizes = model_sizes(on_meta, name)
+    if quantization is not None:
+        sizes = replace(sizes, weights_bytes=packed_bytes(on_meta, quantization))
     if prompt_tokens:
         lengths = given_lengths(tuple(prompt_tokens), max_new_tokens or 500)
     else:

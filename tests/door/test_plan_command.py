@@ -65,6 +65,7 @@ def test_it_reckons_with_an_experiment_plan(tiny_folder: Path, cli: Cli) -> None
         (("./nothing",), "there is no model folder"),
         (("nothing.json",), "there is no config"),
         (("--dtype", "int3"), "there is no dtype 'int3'"),
+        (("--quantization", "int3"), "'int3' is not known: there are int8"),
         (("--device", "tpu"), "there is no device 'tpu'"),
         (("--protocol", "phase9"), "phase9"),
         (("--attn-implementation", "magic"), "magic"),

@@ -56,6 +56,29 @@ def test_tied_embeddings_count_once(
     assert sizes.weights_bytes == 440_064 + (0 if tied else 272 * 64 * 4)
 
 
+@pytest.mark.parametrize("quantization", ["int8", "float8", "int4", "int2"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_packed_weights_are_counted_to_the_byte(
+    quantization: str, dtype: str, tiny_folder: Path
+) -> None:
+    pytest.importorskip("optimum.quanto")
+    packed = tt.load_model(tiny_folder, dtype=dtype, quantization=quantization).model
+    # The scales of activations are not used.
+    tensors = {
+        name: each
+        for name, each in packed.state_dict().items()
+        if not name.endswith(("input_scale", "output_scale"))
+    }
+    found = tt.plan_memory(
+        tiny_folder,
+        prompt_tokens=(9,),
+        device="cpu:1GiB",
+        dtype=dtype,
+        quantization=quantization,
+    )
+    assert found.weights_bytes == sum(each.nbytes for each in tensors.values())
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_caches_of_a_run_are_counted_to_the_byte(

@@ -50,6 +50,10 @@ ComputeDtypeOption = Annotated[
     str | None,
     typer.Option(help="The dtype to compute in, if it is wider than that of the weights."),
 ]
+QuantizationOption = Annotated[
+    str | None,
+    typer.Option(help="How the weights are packed: int8, int4, int2 or float8 (by quanto)."),
+]
 KernelOption = Annotated[
     str | None, typer.Option(help="The attention kernel; default: sdpa if there is one.")
 ]
@@ -69,6 +73,7 @@ def plan(
     device: DeviceOption = "cpu",
     dtype: DtypeOption = "float32",
     compute_dtype: ComputeDtypeOption = None,
+    quantization: QuantizationOption = None,
     attn_implementation: KernelOption = None,
     prefill_chunk_tokens: ChunkOption = None,
     as_json: JsonOption = False,
@@ -83,6 +88,7 @@ def plan(
             device=device,
             dtype=dtype,
             compute_dtype=compute_dtype,
+            quantization=quantization,
             attn_implementation=attn_implementation,
             prefill_chunk_tokens=prefill_chunk_tokens,
         )
