@@ -1,5 +1,6 @@
 """The identity of a model: the fingerprints that a run records at its start."""
 
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,13 @@ from tokentape.generation.numerics.attention import cuda_device
 from tokentape.recorder import Recorder, process
 from tokentape.recorder.events import RunStarted
 
+_loadings: "weakref.WeakKeyDictionary[Any, Mapping[str, Any]]" = weakref.WeakKeyDictionary()
+
+
+def set_loading(model: Any, loading: Mapping[str, Any]) -> None:
+    """Remember how a model was loaded, for runs that get it without its `LoadedModel`."""
+    _loadings[model] = loading
+
 
 class ModelIdentity:
     """Fingerprints of a model and its tokenizer.
@@ -27,10 +35,13 @@ class ModelIdentity:
         tokenizer: PreTrainedTokenizerBase,
         loading: Mapping[str, Any] | None = None,
     ) -> None:
-        """Describe a model that was loaded with `loading`; see `LoadedModel.loading`."""
+        """Describe a model that was loaded with `loading`; see `LoadedModel.loading`.
+
+        Without it, with the one that `set_loading` remembers.
+        """
         self._model = model
         self._tokenizer = tokenizer
-        self._loading = dict(loading or {})
+        self._loading = dict(loading or _loadings.get(model, {}))
 
     @property
     def weights(self) -> fingerprints.WeightsManifest:

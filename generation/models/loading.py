@@ -29,7 +29,7 @@ from tokentape.generation.models.adapters import (
 )
 from tokentape.generation.models.demo_model import DEMO_MODEL, demo_folder
 from tokentape.generation.models.error_text import first_line
-from tokentape.generation.models.identity import ModelIdentity
+from tokentape.generation.models.identity import ModelIdentity, set_loading
 from tokentape.generation.models.loading_settings import (
     LoadingKeywords,
     LoadingSettings,
@@ -194,6 +194,7 @@ def _load(name: str, dtype: str, settings: LoadingSettings) -> LoadedModel:
         # A run records the dtype that is computed in, which is not that of the weights.
         loading["dtype"] = str(weights_dtype(model)).removeprefix("torch.")
         compute_in(model, settings.compute_dtype)
+    set_loading(model, loading)
     return LoadedModel(model, tokenizer, name, loading)
 
 

@@ -114,6 +114,20 @@ def test_an_adapter_is_loaded_as_it_was_recorded(
             assert "lora_A" in report.causes[0].sentence
 
 
+def test_a_bare_generator_records_how_its_model_was_loaded(
+    adapter: Path, tiny_folder: Path, store: DatabaseStore
+) -> None:
+    """It gets the model and its name, and not what `load_model` returned."""
+    lm = tt.load_model(tiny_folder, adapter=adapter)
+    with tt.Recorder(store) as recorder:
+        generator = tt.ManualGenerator(lm.model, lm.tokenizer, recorder, model_name=lm.name)
+        generator.generate("hello", **GREEDY)
+
+    recording = store.recording(store.summaries()[0].run_id)
+    assert recording.started().loading == {"adapter": str(adapter)}
+    assert tt.verify(recording, load_again(recording)).verdict is tt.Verdict.VERIFIED
+
+
 def test_an_adapter_of_the_hub_is_recorded_with_its_commit(
     adapter: Path,
     tiny_folder: Path,
