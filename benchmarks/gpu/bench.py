@@ -1,4 +1,4 @@
-"""What a section of the benchmark is given: the device, its sizes, and where findings go."""
+"""The argument of each section: the device, its sizes, and the function that stores findings."""
 
 import json
 import sys

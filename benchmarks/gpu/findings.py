@@ -56,7 +56,7 @@ class Findings:
         }
 
     def write(self) -> None:
-        """Replace the file by what is known now; a process that is killed leaves a whole file."""
+        """Replace the file, in one step: a process that is killed leaves a complete one."""
         text = json.dumps(self.to_json(), indent=1)
         unfinished = self.path.with_name(f"{self.path.name}.new")
         unfinished.write_text(text + "\n", encoding="utf-8")

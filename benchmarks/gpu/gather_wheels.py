@@ -1,4 +1,4 @@
-"""Gathers the wheels that a machine without a network lacks, and that of this checkout."""
+"""The command that gathers the wheels which a machine without a network lacks."""
 
 import re
 import shutil
@@ -103,7 +103,7 @@ def build_wheel(folder: Path) -> None:
 
 
 def _requirement(name: str) -> Requirement:
-    """Return the requirement of this project by a name, or any version of what it has none of."""
+    """Return the requirement of this project with a name; if it has none, any version will do."""
     known = {canonicalize_name(each.name): each for each in project_requirements()}
     return known.get(canonicalize_name(name), Requirement(name))
 

@@ -103,7 +103,7 @@ def _weights(bench: Bench, lm: tt.LoadedModel, before: int) -> dict[str, Any]:
 def _measured(
     bench: Bench, lm: tt.LoadedModel, prompts: Sequence[int], planned: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Run a turn for each prompt; return its measured bytes beside those of the plan."""
+    """Run a turn for each prompt; return its measured bytes and those of the plan."""
     if bench.cuda is not None:
         torch.cuda.empty_cache()
     weights = _in_use(bench.device)

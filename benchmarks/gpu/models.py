@@ -71,7 +71,9 @@ def shaped_model(bench: Bench, shape: str, dtype: torch.dtype, *, seed: int = 0)
     A second process makes the same weights from the same seed on the same device.
     """
     config = shape_config(shape, tiny=bench.tiny)
-    with torch.random.fork_rng(), torch.device(bench.device):
+    # Without devices, all of CUDA's would be initialised, also for a model on the CPU.
+    devices = [] if bench.cuda is None else [bench.cuda]
+    with torch.random.fork_rng(devices=devices), torch.device(bench.device):
         torch.manual_seed(seed)
         auto: Any = AutoModelForCausalLM
         model = auto.from_config(config, dtype=dtype)

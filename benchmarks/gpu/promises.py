@@ -1,4 +1,4 @@
-"""What the findings must say: that nothing failed, and that what is promised holds."""
+"""The findings that contradict a promise of tokentape, and the parts that were not measured."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -1,11 +1,12 @@
 """Section 5: retraces in other processes, and under other flags than recorded.
 
-`retrace` sets the flags as they were recorded, so all of these must be `exact`. Each arm is also
+`retrace` sets the flags of the recording, so all of these must be `exact`. Each arm is also
 recorded under its flags and retraced without them.
 """
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -29,7 +30,7 @@ from tokentape.generation.numerics.float32_precision import (
 _ROOT = Path(__file__).resolve().parents[2]
 _TURNS, _TOKENS, _CHUNK = 6, 16, 64
 _TINY_TURNS, _TINY_TOKENS = 2, 6
-_FRESH_LIMIT_S = 100
+_FRESH_LIMIT_S = 60
 _SHAPE = "small"
 
 
@@ -188,4 +189,5 @@ def _retrace_here(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    signal.alarm(_FRESH_LIMIT_S)  # where the process that waits was killed
     sys.stdout.write(json.dumps(_retrace_here(json.loads(sys.argv[1]))) + "\n")

@@ -1,4 +1,4 @@
-"""Runs each part of each section in a process of its own, within limits of time.
+"""The processes of the benchmark: one for each part of a section, within limits of time.
 
 An error of CUDA makes its process useless for the rest of its life, so a process has one part.
 """
