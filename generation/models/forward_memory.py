@@ -66,7 +66,7 @@ class TransientBytes:
 
     @property
     def total(self) -> int:
-        """The sum of what is in use together."""
+        """The sum of the pieces that are in use together."""
         layer = max(self.attention, self.mlp, self.recurrent)
         return self.mask + layer + self.logits + self.cast
 

@@ -140,7 +140,7 @@ def _union(caches: Iterable[_Storages]) -> dict[int, int]:
 
 
 def _storages(layers: Sequence["_LayerStorage"], kinds: Mapping[KvLayer, int]) -> _Storages:
-    """Return the storages of the layers; each stands for the number of its kind."""
+    """Return the storages of the layers; each counts as often as its kind occurs."""
     return tuple(
         (storage, size * count)
         for layer, count in zip(layers, kinds.values(), strict=True)

@@ -51,7 +51,7 @@ def meta_model(
 ) -> Any:
     """Return a model on torch's meta device, which has shapes and no numbers.
 
-    `name` is one that `load_model` takes, of which only the config is read, or a `config.json`.
+    `name` is one that `load_model` takes, or a `config.json`; only the config is read.
     A model of the hub must be in the local cache. Raise ModelError in one line if there is no
     config, or no model can be made from it. Without an `attn_implementation`, it is SDPA where the
     model has it.

@@ -113,7 +113,7 @@ class MemoryPlan:
 
     @property
     def free_bytes(self) -> int:
-        """What is left on the device in the largest turn; negative if it does not fit."""
+        """Bytes of the device that the largest turn leaves free; negative if it does not fit."""
         return self.device_bytes - self.largest.needed_bytes
 
 

@@ -140,7 +140,7 @@ def cache_use(model: Any, sizes: ModelSizes) -> CacheUse:
 
 
 def _notes(model: Any, sizes: ModelSizes) -> Iterator[str]:
-    """Yield what is not known of a model, a sentence each."""
+    """Yield the facts that a config leaves open, a sentence each."""
     if sizes.forward.recurrent_states:
         yield "the transient memory of recurrent layers depends on the kernels that are installed"
     if getattr(model.config, "quantization_config", None):
