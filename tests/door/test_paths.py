@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import pytest
 
 import tokentape as tt
+from tests.made_models import make_adapter
 from tokentape.cli import app, db
 from tokentape.commands.options import output_path
 from tokentape.generation.cache_dir import cache_dir
@@ -26,8 +27,14 @@ Cli = Callable[..., tuple[int, str, str]]
 # The options and arguments of commands that are strings: texts, and names that may be paths, which
 # the functions that they are passed to expand. A new path is a `Path` with a parser: `expand_path`,
 # or `output_path` for what is written.
-TEXTS = {"run", "runs", "name", "message", "system", "changes", "reason", "seal", "ignore"}
-STORES = {"store", "other_store", "run_a", "run_b", "model", "plan"}
+TEXTS = {
+    *("run", "runs", "name", "message", "system", "changes", "reason", "seal", "ignore"),
+    *("attn_implementation", "compute_dtype", "device", "device_map", "dtype", "prompt_tokens"),
+    *("quantization", "revision"),
+}
+NAMES_OR_PATHS = {
+    *("store", "other_store", "run_a", "run_b", "model", "plan", "adapter", "protocol"),
+}
 
 SYSTEM = "You are brief. " * 20
 
@@ -62,7 +69,7 @@ def test_every_path_of_a_command_is_expanded() -> None:
             parser = infos[-1].parser
             assert parser in (expand_path, output_path), f"{command} {name} is not expanded"
         elif typing.get_args(hint) == (str,) or hint is str:
-            assert name in TEXTS | STORES, f"{command} {name}: is it a path, or a text?"
+            assert name in TEXTS | NAMES_OR_PATHS, f"{command} {name}: is it a path, or a text?"
 
 
 def test_a_path_of_another_user_or_without_a_tilde() -> None:
@@ -120,6 +127,15 @@ class Given:
         self.lm.tokenizer.save_pretrained(Path.home() / "tiny")
         return self.path("tiny")
 
+    def adapter(self) -> Any:
+        self.model()
+        make_adapter(Path.home() / "tiny", Path.home() / "adapter")
+        return self.path("adapter")
+
+    def protocol(self) -> Any:
+        (Path.home() / "plan.yaml").write_text("extends: demo\nname: mine\n")
+        return self.path("plan.yaml")
+
     def floor(self) -> Any:
         tt.write_floor(DEFAULT_FLOOR, self.path("floor.json"))
         return self.path("floor.json")
@@ -154,6 +170,7 @@ CALLS: dict[str, Callable[[Given], object]] = {
     "ManualGenerator prefix_folder": lambda g: tt.ManualGenerator(
         g.lm.model, g.lm.tokenizer, prefix_folder=g.path("p")
     ).cache_system_prompt(SYSTEM),
+    "ModelManager adapter": lambda g: tt.ModelManager(g.model(), adapter=g.adapter()),
     "ModelManager name": lambda g: tt.ModelManager(g.model()),
     "ModelManager.enable_manual_generation prefix_folder": lambda g: g.enable(
         prefix_folder=g.path("p")
@@ -166,8 +183,11 @@ CALLS: dict[str, Callable[[Given], object]] = {
         tt.pack([g.recording], g.store, g.path("x.tape")) and g.path("x.tape"),
         tt.open_store("sqlite://"),
     ),
+    "load_model adapter": lambda g: tt.load_model(g.model(), adapter=g.adapter()),
     "load_model name": lambda g: tt.load_model(g.model()),
     "open_store where": lambda g: tt.open_store(g.path("runs.db")).close(),
+    "plan_memory model": lambda g: tt.plan_memory(g.model(), prompt_tokens=[9]),
+    "plan_memory protocol": lambda g: tt.plan_memory(g.model(), protocol=g.protocol()),
     "pack path": lambda g: tt.pack([g.recording], g.store, g.path("x.tape")),
     "read_floor path": lambda g: tt.read_floor(g.floor()),
     "write_floor path": lambda g: g.floor(),

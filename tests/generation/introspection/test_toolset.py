@@ -11,7 +11,7 @@ import torch
 import tokentape as tt
 from benchmarks.tiny_models import FAMILIES, random_ids
 from tokentape.generation.cache.key import cache_key
-from tokentape.generation.hf.attention_kernel import eager_attention
+from tokentape.generation.hf.attention_kernel import using_attention
 from tokentape.generation.history.spelling import spell_token
 from tokentape.generation.hooks.forward_positions import (
     DECODE,
@@ -159,7 +159,7 @@ def test_tools_in_the_middle_of_a_conversation_change_no_bit_of_it(
 def test_attention_is_that_of_an_eager_forward(make_lm: MakeLM, family: str, position: int) -> None:
     lm = make_lm(family)
     ids = random_ids(30, 1)
-    with torch.no_grad(), eager_attention(lm.model):
+    with torch.no_grad(), using_attention(lm.model, "eager"):
         given = lm.model(torch.tensor([ids]), output_attentions=True).attentions[-1]
     row = given[0, 1, position]
     shown = answer(
