@@ -191,12 +191,15 @@ def _report_replays(report: Report, figures: timings.ReplayFigures) -> None:
 
 def _report_retraces(report: Report, figures: retraces.RetraceFigures) -> None:
     report.print(f"\nthe demo's 20 turns in {figures.dtype}, {figures.tokens:,} tokens\n")
-    table = Table("recording", "generated s", "retraced s", "verdict", box=None)
-    rows = zip(figures.generated_s, figures.retraced_s, figures.verdicts, strict=True)
-    for number, (generated, retraced, verdict) in enumerate(rows, 1):
-        table.add_row(str(number), f"{generated:.1f}", f"{retraced:.1f}", verdict)
+    table = Table("recording", "generated s", "its turns s", "retraced s", "verdict", box=None)
+    seconds = zip(figures.generated_s, figures.turns_s, figures.retraced_s, strict=True)
+    for number, (times, verdict) in enumerate(zip(seconds, figures.verdicts, strict=True), 1):
+        table.add_row(str(number), *(f"{value:.1f}" for value in times), verdict)
     report.show(table)
-    report.print(f"\nretracing takes {figures.ratio:.2f} of the time of generating (median)\n")
+    report.print(
+        f"\nretracing takes {figures.ratio:.2f} of the time of generating, "
+        f"{figures.turns_ratio:.2f} of that of its turns alone (medians)\n"
+    )
     changes = Table("change", "in turn", "first turn that differs", "verdict", "cause", box=None)
     for each in figures.changes:
         found = "none" if each.found_turn is None else str(each.found_turn)

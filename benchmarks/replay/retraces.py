@@ -2,7 +2,8 @@
 
 import copy
 import statistics
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -43,22 +44,33 @@ class RetraceFigures:
     dtype: str
     tokens: int
     generated_s: tuple[float, ...]
-    """Of each recording: its turns, and the prefill of the system prompt."""
+    """Of each recording, from its first event to its last, with tools and fingerprints."""
+    turns_s: tuple[float, ...]
+    """Of each recording: its turns and the prefill of the system prompt alone."""
     retraced_s: tuple[float, ...]
+    """Of each retrace, with fingerprints and the comparison."""
     verdicts: tuple[str, ...]
     changes: tuple[ChangeFound, ...]
 
     @property
     def ratio(self) -> float:
         """Return the median time of retracing, in times of generating."""
-        pairs = zip(self.retraced_s, self.generated_s, strict=True)
-        return statistics.median(retraced / generated for retraced, generated in pairs)
+        return _median_ratio(self.retraced_s, self.generated_s)
+
+    @property
+    def turns_ratio(self) -> float:
+        """Return the median time of retracing, in times of the turns alone."""
+        return _median_ratio(self.retraced_s, self.turns_s)
 
     @property
     def passes(self) -> bool:
         """Return whether every retrace is exact and every change is found in its turn."""
         exact = all(each == "exact" for each in self.verdicts)
         return exact and all(each.is_right for each in self.changes)
+
+
+def _median_ratio(above: Sequence[float], below: Sequence[float]) -> float:
+    return statistics.median(a / b for a, b in zip(above, below, strict=True))
 
 
 def measure_retraces(
@@ -70,6 +82,7 @@ def measure_retraces(
 ) -> RetraceFigures:
     """Record a run and retrace it, `rounds` times one after the other; then change it."""
     generated: list[float] = []
+    in_turns: list[float] = []
     retraced: list[float] = []
     verdicts: list[str] = []
     lm.identity.described()
@@ -78,7 +91,9 @@ def measure_retraces(
     for _ in range(rounds):
         store = tt.open_store("sqlite://")
         assert isinstance(store, DatabaseStore)
+        began = time.perf_counter()
         case = Case(record(lm, store), lm, store)
+        generated.append(time.perf_counter() - began)
         tick()
         report = tt.retrace(case.recording, lm)
         tick()
@@ -88,7 +103,7 @@ def measure_retraces(
             for each in case.recording.events()
             if isinstance(each.event, SystemPromptCached)
         )
-        generated.append((report.generation_us + system_us) / 1e6)
+        in_turns.append((report.generation_us + system_us) / 1e6)
         retraced.append(report.duration_us / 1e6)
         verdicts.append(report.verdict)
     assert case is not None
@@ -100,6 +115,7 @@ def measure_retraces(
         dtype=str(lm.model.dtype).removeprefix("torch."),
         tokens=tokens,
         generated_s=tuple(generated),
+        turns_s=tuple(in_turns),
         retraced_s=tuple(retraced),
         verdicts=tuple(verdicts),
         changes=tuple(changes),
