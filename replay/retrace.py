@@ -54,11 +54,11 @@ def retrace(
     progress: Progress | None = None,
     **options: Unpack[CheckKeywords],
 ) -> Report:
-    """Run every forward of a run again as it was recorded, and compare every number.
+    """Run every forward of a run again along its schedule, and compare every number.
 
-    Prefills have the recorded lengths, the cache is reused, cut and cleared as it was, and recorded
-    tokens are forwarded one at a time whatever the sampler now picks. Threads, torch's flags, the
-    attention kernel and the active adapters are set as recorded, and restored afterwards.
+    Prefills have the recorded lengths, the cache is reused, cut and cleared as recorded, and the
+    recorded tokens are forwarded one at a time whatever the sampler now picks. Threads, flags of
+    torch, attention kernel and active adapters are set as recorded, and restored afterwards.
     The verdict is `exact` if all log-probabilities, entropies, gaps, top tokens, picks, stops and
     end states of random generators are equal bit for bit. Else rows say which numbers differ, and
     the verdict and the causes are those of `verify`. Nothing is recorded, and torch's global random

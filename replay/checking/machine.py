@@ -34,7 +34,7 @@ def machine_differences(event: RunStarted | RunResumed, lm: LoadedModel) -> tupl
 
 
 def is_set_as_recorded(difference: FingerprintDifference, lm: LoadedModel) -> bool:
-    """Return whether a retrace sets what differs as it was recorded, with certainty."""
+    """Return whether a retrace can set what differs as recorded."""
     if difference.field == "adapters":
         with adapters_as_recorded(lm.model, difference.recorded) as restored:
             return restored

@@ -96,7 +96,7 @@ class Retracer:
         self._open: _OpenRound | None = None
 
     def rounds(self, steps: Sequence[Step], compared: Sequence[Turn]) -> Iterator[RetracedRound]:
-        """Follow the steps and yield each of the `compared` rounds when it is done.
+        """Follow the steps and yield the `compared` rounds, each when it is done.
 
         Raise RecordingError for a schedule that contradicts itself, and ModelError for logits that
         are not finite.

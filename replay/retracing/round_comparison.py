@@ -29,7 +29,7 @@ class RetracedRound:
 
     @property
     def is_exact(self) -> bool:
-        """Whether every recorded number is equal, and the round ends as it was recorded."""
+        """Whether every recorded number is equal, and the round ends as recorded."""
         ends_equal = self.checked.generator_matches is not False
         return not self.differences and ends_equal and self.checked.stop_matches is not False
 
@@ -45,7 +45,7 @@ class RoundComparison:
     """Compares the rows of a round as they are computed.
 
     A row that differs is checked as `verify` checks it, for the tier and the cause. Until the first
-    one, rows are only held, and no more of them than one check takes.
+    one, rows are only held, as many as one check takes.
     """
 
     turn: Turn

@@ -152,7 +152,7 @@ def retrace(
     keep: KeepOption = True,
     as_json: JsonOption = False,
 ) -> None:
-    """Run every forward again as it was recorded, and compare every number bit for bit.
+    """Run every forward again along the recorded schedule, and compare every number bit for bit.
 
     Prefills, cache and single steps are those of the recording, so that 16 bits and GPUs are exact,
     too. It takes as long as generating did. With --turn, only these turns are compared.
