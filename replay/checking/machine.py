@@ -11,6 +11,8 @@ from tokentape.replay.results.report import FingerprintDifference
 
 FLAG_NAMES = frozenset(flag.name for flag in FLAGS)
 """The flags of torch, which a retrace sets as they were recorded, as far as it can."""
+PROCESSOR = "cpu"
+"""A key that recordings of 0.1.0 lack: which machine recorded them is not known."""
 THREADS_MAX = 1024
 """More threads are not started for a recording: it may be a stranger's."""
 # Versions that change no number of a forward.
@@ -24,6 +26,8 @@ def machine_differences(event: RunStarted | RunResumed, lm: LoadedModel) -> tupl
     """
     found = environment_differences(event.environment, environment(cuda_device(lm.model)))
     names = [name for name, _, _ in found if name not in _WITHOUT_EFFECT]
+    if PROCESSOR not in event.environment:
+        names.append(PROCESSOR)
     if event.threads > THREADS_MAX:
         names.append("threads")
     if event.device != lm.model.device.type:

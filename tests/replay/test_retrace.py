@@ -242,6 +242,30 @@ def test_states_given_by_the_caller_are_the_cause_where_rows_differ(
         assert "the caller's past_key_values" in report.causes[0].sentence
 
 
+def test_where_a_recording_does_not_name_its_machine_the_floor_decides(
+    lm: tt.LoadedModel,
+    store: DatabaseStore,
+    elsewhere: Callable[[tt.LoadedModel], tt.LoadedModel],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """0.1.0 recorded no processor."""
+
+    def change(event: Event) -> Event:
+        if not isinstance(event, RunStarted):
+            return event
+        known = {name: value for name, value in event.environment.items() if name != "cpu"}
+        return replace(event, environment=known)
+
+    noisy = elsewhere(lm)
+    monkeypatch.undo()
+    recording = rerecord(Case(converse(lm, store), lm, store), change).recording
+
+    assert tt.retrace(recording, lm).verdict is tt.Verdict.EXACT
+    report = tt.retrace(recording, noisy)
+    assert report.verdict in (tt.Verdict.VERIFIED, tt.Verdict.NEAR_TIE), render(report)
+    assert report.rows
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_the_attention_kernel_is_set_as_recorded_and_restored(
     make_lm: Callable[..., tt.LoadedModel], store: DatabaseStore, dtype: torch.dtype
