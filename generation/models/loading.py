@@ -47,7 +47,7 @@ from tokentape.generation.models.model_files import (
     is_gguf,
 )
 from tokentape.generation.models.quantization import check_checkpoint, quantizer_versions
-from tokentape.generation.models.quiet import quiet_loading
+from tokentape.generation.models.quiet import local_files_alone, quiet_loading
 from tokentape.generation.numerics.determinism import use_deterministic_kernels
 from tokentape.recorder.events import RunStarted
 from tokentape.recorder.paths import expand_path
@@ -157,7 +157,7 @@ def load_tokenizer(name: str, *, revision: str | None = None) -> PreTrainedToken
     Raise ModelError if it is not on this machine.
     """
     try:
-        with quiet_loading():
+        with quiet_loading(), local_files_alone(True):
             return _tokenizer(_source(name, LoadingSettings(revision=revision, offline=True)))
     except ModelError:
         raise
@@ -172,7 +172,11 @@ def _load(name: str, dtype: str, settings: LoadingSettings) -> LoadedModel:
     files = _files_of(source)
     if settings.deterministic:
         use_deterministic_kernels()  # before the weights initialise CUDA
-    with quiet_loading(), enough_memory(f"load the model {name!r}"):
+    with (
+        quiet_loading(),
+        local_files_alone(settings.offline),
+        enough_memory(f"load the model {name!r}"),
+    ):
         check_checkpoint(source)
         if settings.device_map is None and settings.quantization is None:
             check_fits_memory(source, dtype, settings.device, name)

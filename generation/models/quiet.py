@@ -1,10 +1,11 @@
-"""Loading with transformers without progress bars and log lines."""
+"""Loading with transformers without progress bars, log lines and, if wished, requests."""
 
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from huggingface_hub import constants
 from transformers.utils import logging as transformers_logging
 
 # transformers imports torchao where it is installed, which says what of it cannot be loaded.
@@ -27,3 +28,18 @@ def quiet_loading() -> Iterator[None]:
             each.setLevel(level)
         if bars:
             log.enable_progress_bar()
+
+
+@contextmanager
+def local_files_alone(offline: bool) -> Iterator[None]:
+    """Within this context, let no library send a request to the hub if `offline`.
+
+    `local_files_only` is not enough: some releases of transformers ask the hub for more files than
+    those of the model. The switch is that of `HF_HUB_OFFLINE`, for the whole process.
+    """
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or offline
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
