@@ -1,6 +1,7 @@
 """Loading with transformers without progress bars, log lines and, if wished, requests."""
 
 import logging
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +11,10 @@ from transformers.utils import logging as transformers_logging
 
 # transformers imports torchao where it is installed, which says what of it cannot be loaded.
 _LOUD = ("huggingface_hub", "torchao", "torch.utils._pytree")
+
+_offline_lock = threading.Lock()
+_uses_offline = 0
+_was_offline = False
 
 
 @contextmanager
@@ -35,11 +40,21 @@ def local_files_alone(offline: bool) -> Iterator[None]:
     """Within this context, let no library send a request to the hub if `offline`.
 
     `local_files_only` is not enough: some releases of transformers ask the hub for more files than
-    those of the model. The switch is that of `HF_HUB_OFFLINE`, for the whole process.
+    those of the model. The switch is that of `HF_HUB_OFFLINE`, for the whole process; of contexts
+    in several threads the first sets it, and the last restores it.
     """
-    before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = before or offline
+    global _uses_offline, _was_offline
+    if not offline:
+        yield
+        return
+    with _offline_lock:
+        if not _uses_offline:
+            _was_offline, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+        _uses_offline += 1
     try:
         yield
     finally:
-        constants.HF_HUB_OFFLINE = before
+        with _offline_lock:
+            _uses_offline -= 1
+            if not _uses_offline:
+                constants.HF_HUB_OFFLINE = _was_offline

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import constants
 
 import tokentape as tt
 from benchmarks.tiny_models import tiny_model
@@ -14,6 +15,7 @@ from tests.generation.cold_runs import GREEDY
 from tests.made_models import COMMITS, make_adapter, make_hub
 from tokentape.generation.models.loading import load_as_recorded, load_tokenizer
 from tokentape.generation.models.loading_settings import recorded_keywords
+from tokentape.generation.models.quiet import local_files_alone
 from tokentape.store import DatabaseStore
 
 NAME = "someone/tiny"
@@ -261,6 +263,23 @@ def test_what_is_not_on_this_machine_is_not_loaded_offline(
     with pytest.raises(tt.ModelError, match=r"no model 'someone/other' on this machine") as found:
         tt.load_model("someone/other", offline=True)
     assert "\n" not in str(found.value)
+
+
+def test_loading_offline_in_overlapping_threads_leaves_the_switch_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    first, second = local_files_alone(True), local_files_alone(True)
+
+    first.__enter__()
+    with local_files_alone(False):
+        second.__enter__()
+        assert constants.HF_HUB_OFFLINE
+    first.__exit__(None, None, None)
+    assert constants.HF_HUB_OFFLINE
+    second.__exit__(None, None, None)
+
+    assert not constants.HF_HUB_OFFLINE
 
 
 def test_a_device_map_is_recorded_and_used_again(tiny_folder: Path, store: DatabaseStore) -> None:
