@@ -177,8 +177,8 @@ def _regenerate_turn(
 def _verdict_on(divergence: Divergence | None, floor: Floor | None) -> Verdict:
     """Return the verdict on a reply that is not the recorded one, by its first other token.
 
-    None stands for the same tokens and another end. Without a floor another token may be noise, if
-    its margin is one that a floor may have.
+    `divergence` is None for the same tokens with another end. Without a floor another token may be
+    noise, if its margin is one that a floor may have.
     """
     if divergence is None:
         return Verdict.DIVERGED

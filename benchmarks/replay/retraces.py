@@ -1,4 +1,4 @@
-"""A retrace of the demo's 20 turns in 16 bits: its time against generating, and what it finds."""
+"""A retrace of the demo's 20 turns in 16 bits: its time, and the changes that it finds."""
 
 import copy
 import statistics

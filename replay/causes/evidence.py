@@ -23,7 +23,7 @@ class Evidence:
     """Without a floor the numbers show nothing: every difference may be noise."""
     interventions: Interventions
     known: Sequence[Cause] = ()
-    """Causes that the replay itself met with."""
+    """Causes that the replay found while it forwarded."""
 
     def differs(self, field: str) -> bool:
         """Return whether a fingerprint differs."""
