@@ -255,9 +255,14 @@ class _Request:
     tools: ToolsMode
     without_interventions: bool
 
-    def keywords(self, opened: Store, loaded: "LoadedRun", lm: "tt.LoadedModel") -> "CheckKeywords":
-        """Return the keywords of the replay."""
-        given_floor = None if self.floor is None else tt.read_floor(self.floor)
+    def keywords(
+        self,
+        opened: Store,
+        loaded: "LoadedRun",
+        lm: "tt.LoadedModel",
+        given_floor: "Floor | None",
+    ) -> "CheckKeywords":
+        """Return the keywords of the replay; without a given floor, with that of the store."""
         return {
             "turns": self.turns or None,
             "floor": given_floor or _stored_floor(opened, loaded, lm),
@@ -286,11 +291,10 @@ def _replay(ctx: typer.Context, name: str, request: _Request, results: _Results)
     # The states of a turn's cache come from the turns before it.
     turns = None if name == "retrace" else request.turns
     loaded = _load_run(opened, request.run, turns)
-    if request.floor is not None:
-        tt.read_floor(request.floor)
+    given_floor = None if request.floor is None else tt.read_floor(request.floor)
     files = ctx.with_resource(report_files(results.junit, results.html))
     lm = load_recorded_model(loaded.started, request.model, request.loading)
-    keywords = request.keywords(opened, loaded, lm)
+    keywords = request.keywords(opened, loaded, lm, given_floor)
     with output.progress(name) as bar:
         task = bar.add_task("", total=None)
 
