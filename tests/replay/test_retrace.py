@@ -61,8 +61,7 @@ def test_honest_runs_are_retraced_exactly(
     make_lm: Callable[..., tt.LoadedModel], family: str, dtype: torch.dtype
 ) -> None:
     lm = make_lm(family, dtype=dtype)
-    for seed in range(3):
-        retraces(lm, seed)
+    assert sum(retraces(lm, seed) for seed in range(3)) >= 3
 
 
 @pytest.mark.slow
@@ -74,6 +73,7 @@ def test_a_thousand_honest_retraces_give_no_false_alarm(
     while done < 1_000:
         done += retraces(models[seed % len(models)], seed)
         seed += 1
+    assert done >= seed - 100
 
 
 def test_a_retrace_uses_neither_the_global_random_state_nor_the_store(
@@ -221,8 +221,9 @@ def test_calls_of_generate_are_retraced(lm: tt.LoadedModel, store: DatabaseStore
 
 
 def test_states_given_by_the_caller_are_the_cause_where_rows_differ(
-    lm: tt.LoadedModel, store: DatabaseStore
+    make_lm: Callable[..., tt.LoadedModel], store: DatabaseStore
 ) -> None:
+    lm = make_lm("llama", dtype=torch.bfloat16)
     other = tt.ManualGenerator(lm.model, lm.tokenizer, prefill_chunk_tokens=2)
     first = other.generate(list(range(5, 40)), max_new_tokens=9, do_sample=False, return_cache=True)
     given = first["past_key_values"]
@@ -236,10 +237,9 @@ def test_states_given_by_the_caller_are_the_cause_where_rows_differ(
 
     report = tt.retrace(recording, lm)
 
-    assert report.verdict in (tt.Verdict.DRIFTED, tt.Verdict.DIVERGED, tt.Verdict.EXACT)
-    if report.verdict is not tt.Verdict.EXACT:
-        assert report.causes[0].name == CauseKind.SCHEDULE
-        assert "the caller's past_key_values" in report.causes[0].sentence
+    assert report.verdict in (tt.Verdict.DRIFTED, tt.Verdict.DIVERGED)
+    assert report.causes[0].name == CauseKind.SCHEDULE
+    assert "the caller's past_key_values" in report.causes[0].sentence
 
 
 def test_where_a_recording_does_not_name_its_machine_the_floor_decides(
