@@ -11,9 +11,9 @@ from transformers import LogitsProcessorList
 from tokentape.generation import LoadedModel, ModelError, hf
 from tokentape.generation.engine.sampling import generator_sha256
 from tokentape.recorder import RecordingError
-from tokentape.recorder.events import StopReason
 from tokentape.recorder.projections import Turn
 from tokentape.replay.checking.rng_stream import NoiseStream
+from tokentape.replay.checking.turns import stop_of_settings
 from tokentape.replay.results.report import Floor
 from tokentape.replay.results.verdict import DivergenceKind
 
@@ -175,11 +175,7 @@ class TokenChecker:
         for step in range(1, len(self.turn.tokens) + 1):
             reason = hf.stop_reason(self._criteria, self._ids[:, : self._prompt_tokens + step])
             if step == len(self.turn.tokens):
-                # The text of the reply decides whether it calls a tool, not the settings.
-                recorded = None if finished is None else finished.stop_reason
-                return finished is None or reason == (
-                    None if recorded == StopReason.TOOL_CALL else recorded
-                )
+                return finished is None or reason == stop_of_settings(finished)
             if reason is not None:
                 return False
         return None

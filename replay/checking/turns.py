@@ -6,6 +6,7 @@ from transformers import LogitsProcessorList
 
 from tokentape.generation import LoadedModel, hf
 from tokentape.recorder import RecordingError
+from tokentape.recorder.events import StopReason, TurnFinished
 from tokentape.recorder.projections import Turn
 from tokentape.recorder.redaction import REDACTED
 from tokentape.replay.checking.interventions import Interventions
@@ -51,6 +52,15 @@ def replay_obstacle(turn: Turn, processors: TurnProcessors | None = None) -> str
     if not missing:
         return ""
     return f"turn {turn.number} was generated with {', '.join(missing)}, which no event describes"
+
+
+def stop_of_settings(finished: TurnFinished) -> str | None:
+    """Return the reason for which its settings stop a round at its last token.
+
+    None if it calls a tool: the text of the reply decides that, not the settings.
+    """
+    reason = finished.stop_reason
+    return None if reason == StopReason.TOOL_CALL else reason
 
 
 def check_ids_known(turns: Sequence[Turn], lm: LoadedModel) -> None:

@@ -28,12 +28,12 @@ from tokentape.recorder import RecordingError
 from tokentape.recorder.events import (
     CacheCleared,
     CacheSource,
-    StopReason,
     SystemPromptCached,
 )
 from tokentape.recorder.projections import Turn
 from tokentape.replay.checking.interventions import Interventions
 from tokentape.replay.checking.machine import THREADS_MAX, machine_differences
+from tokentape.replay.checking.turns import stop_of_settings
 from tokentape.replay.recorded.loaded_run import LoadedRun
 from tokentape.replay.results.errors import ReplayError
 from tokentape.replay.results.report import Floor
@@ -193,13 +193,14 @@ class Retracer:
     ) -> None:
         """Forward the recorded tokens one by one, and compare the rows that chose them."""
         turn = step.turn
-        everything = self._tensor((*turn.prompt_ids, *turn.reply_ids))
+        ids = self._tensor((*turn.prompt_ids, *turn.reply_ids))
         opened = self._open_round(turn) if compare else None
         for index in range(step.start, step.end):
+            seen = len(turn.prompt_ids) + index
             if opened is not None:
-                opened.add(logits, index)
+                opened.add(logits, ids[:, :seen], ids[:, : seen + 1])
             if index + 1 < step.end:
-                logits = decoder.forward(everything[:, : len(turn.prompt_ids) + index + 1])
+                logits = decoder.forward(ids[:, : seen + 1])
 
     def _open_round(self, turn: Turn) -> "_OpenRound":
         if self._open is None or self._open.turn is not turn:
@@ -253,8 +254,6 @@ class Retracer:
             comparison=comparison,
             preparation=prepared,
             generator=generator,
-            ids=prompt,
-            recorded=self._tensor(turn.reply_ids),
         )
 
     def _finish_round(self, turn: Turn) -> RetracedRound:
@@ -286,31 +285,27 @@ class _OpenRound:
     comparison: RoundComparison
     preparation: hf.Preparation
     generator: torch.Generator | None
-    ids: torch.Tensor
-    """Prompt and reply so far, int64 of shape (1, tokens)."""
-    recorded: torch.Tensor
-    """The recorded reply, int64 of shape (1, tokens)."""
     stop_matches: bool | None = None
     _top_logprobs: int = field(init=False)
 
     def __post_init__(self) -> None:
         self._top_logprobs = len(self.turn.tokens[0].top_ids) if self.turn.tokens else 0
 
-    def add(self, logits: torch.Tensor, index: int) -> None:
-        """Sample from a row, put the recorded token in its place, and compare both.
+    def add(self, logits: torch.Tensor, seen: torch.Tensor, after: torch.Tensor) -> None:
+        """Sample from a row and compare it with the recorded token.
 
+        `seen` are the ids before the token and `after` those with it, int64 of shape (1, tokens).
         Raise RecordingError if the settings of the turn cannot be applied.
         """
+        index = seen.shape[1] - len(self.turn.prompt_ids)
         try:
-            scores = hf.process(self.preparation.processors, self.ids, logits)
+            scores = hf.process(self.preparation.processors, seen, logits)
         except (IndexError, TypeError, ValueError) as error:
             raise RecordingError(
                 f"the settings of turn {self.turn.number} cannot be applied: {error}"
             ) from None
-        recorded = self.recorded[0, index : index + 1]
-        drawn = draw(logits, scores, generator=self.generator, recorded=recorded)
-        self.ids = torch.cat([self.ids, recorded[:, None]], dim=-1)
-        stops = hf.stop_flags(self.preparation.criteria, self.ids)
+        drawn = draw(logits, scores, generator=self.generator, recorded=after[0, -1:])
+        stops = hf.stop_flags(self.preparation.criteria, after)
         measures = measure(logits, drawn, stops, top_logprobs=self._top_logprobs)
         if math.isnan(measures.logprob):
             raise ModelError(
@@ -322,14 +317,11 @@ class _OpenRound:
 
     def _check_stop(self, reason: str | None, index: int) -> None:
         """Note whether the settings stop the round at its last token, and not before."""
-        finished = self.turn.finished
         if index + 1 < len(self.turn.tokens):
             if reason is not None:
                 self.stop_matches = False
-        elif finished is not None and self.stop_matches is None:
-            # The text of the reply decides whether it calls a tool, not the settings.
-            recorded = finished.stop_reason
-            self.stop_matches = reason == (None if recorded == StopReason.TOOL_CALL else recorded)
+        elif self.turn.finished is not None and self.stop_matches is None:
+            self.stop_matches = reason == stop_of_settings(self.turn.finished)
 
 
 @contextmanager
