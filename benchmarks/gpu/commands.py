@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from functools import reduce
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, NoReturn
@@ -10,7 +11,7 @@ from typing import Annotated, NoReturn
 import torch
 import typer
 
-from benchmarks.gpu.findings import Findings, read_findings
+from benchmarks.gpu.findings import Findings, completed, read_findings
 from benchmarks.gpu.page import page
 from benchmarks.gpu.promises import broken, not_measured
 from benchmarks.gpu.runner import run_sections
@@ -38,13 +39,18 @@ def gpu_command(
     page_path: Annotated[
         Path | None, typer.Option("--page", help="Write docs/gpu.md from --from; measure nothing.")
     ] = None,
-    source: Annotated[
-        Path | None, typer.Option("--from", help="Findings for --page; without: not run yet.")
+    sources: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--from",
+            help="Findings for --page; without: not run yet. A second file fills in the parts "
+            "that did not finish in the first.",
+        ),
     ] = None,
 ) -> None:
     """Check and measure everything that depends on a GPU, and write one JSON file."""
     if page_path is not None:
-        _write_page(page_path, source)
+        _write_page(page_path, sources or [])
         return
     if json_path is None:
         _refuse("name a file for the findings: --json PATH")
@@ -70,9 +76,10 @@ def gpu_command(
     raise typer.Exit(1 if wrong else 0)
 
 
-def _write_page(path: Path, source: Path | None) -> None:
+def _write_page(path: Path, sources: list[Path]) -> None:
     try:
-        figures = None if source is None else read_findings(source)
+        runs = [read_findings(each) for each in sources]
+        figures = reduce(completed, runs) if runs else None
     except ValueError as error:
         _refuse(str(error))
     path.write_text(page(figures), encoding="utf-8")

@@ -79,6 +79,37 @@ def read_findings(path: Path) -> dict[str, Any]:
     return figures
 
 
+def completed(figures: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the figures with the parts that did not finish taken from another run.
+
+    A part that is taken has the day of its run under `taken_from`. Raise ValueError if the runs
+    were of unlike cards, versions or sizes: their figures do not belong on one page.
+    """
+    for what, first, second in (("size", figures["size"], other["size"]), *_unlike(figures, other)):
+        if first != second:
+            raise ValueError(f"the runs do not belong together: {what} {first!r} and {second!r}")
+    finished = {_name(each): each for each in other["parts"] if each["status"] == FINISHED}
+    parts = [
+        finished[_name(each)] | {"taken_from": other["day"]}
+        if each["status"] != FINISHED and _name(each) in finished
+        else each
+        for each in figures["parts"]
+    ]
+    return {**figures, "parts": parts}
+
+
+def _unlike(figures: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    first, second = (
+        next(found(each, "environment", "environment"), {}) for each in (figures, other)
+    )
+    for name in ("gpu", "torch", "transformers", "driver"):
+        yield name, first.get(name), second.get(name)
+
+
+def _name(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    return (entry["section"], *entry["dtypes"])
+
+
 def good(figures: Mapping[str, Any], section: str, what: str) -> Iterator[dict[str, Any]]:
     """Yield the findings of a section that have this name and are no errors."""
     return (each for each in found(figures, section, what) if "error" not in each)

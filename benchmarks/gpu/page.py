@@ -56,7 +56,10 @@ def _what_ran(figures: _Figures) -> Iterator[str]:
     for each in figures["parts"]:
         errors = sum("error" in one for one in each["findings"])
         counts = f"{each['seconds']:.0f} | {len(each['findings'])} | {errors}"
-        yield f"| {part_name(each)} | {each['status']} | {counts} |"
+        status = each["status"]
+        if "taken_from" in each:
+            status += f" in another run on {each['taken_from']}"
+        yield f"| {part_name(each)} | {status} | {counts} |"
     for title, lines in (
         ("Not measured", not_measured(figures)),
         ("Not as promised", broken(figures)),

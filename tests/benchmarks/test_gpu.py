@@ -5,6 +5,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from typer.testing import CliRunner, Result
 import benchmarks.__main__ as commands
 from benchmarks.gpu import draws, gather_wheels, parity, runner
 from benchmarks.gpu.bench import Bench
-from benchmarks.gpu.findings import Findings, read_findings
+from benchmarks.gpu.findings import Findings, completed, read_findings
 from benchmarks.gpu.page import page
 from benchmarks.gpu.promises import broken, not_measured
 from benchmarks.gpu.runner import run_sections
@@ -25,6 +26,7 @@ from benchmarks.gpu.sections import SECTIONS, Section, section_named
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "gpu" / "results.json"
+EARLIER_RESULTS = RESULTS.with_name("results-earlier.json")
 
 
 @pytest.fixture
@@ -51,6 +53,10 @@ def measured(name: str, dtypes: tuple[str, ...], folder: Path) -> dict[str, Any]
         device=torch.device("cpu"), tiny=True, dtype="", folder=folder, found=findings.append
     )
     section_named(name).run(bench, dtypes)
+    return part(name, dtypes, findings)
+
+
+def part(name: str, dtypes: tuple[str, ...], findings: list[Any]) -> dict[str, Any]:
     return {
         "section": name,
         "dtypes": list(dtypes),
@@ -66,11 +72,28 @@ def figures(*parts: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_the_page_is_what_the_committed_figures_say_or_that_there_are_none() -> None:
-    committed = read_findings(RESULTS) if RESULTS.exists() else None
+    runs = [read_findings(each) for each in (RESULTS, EARLIER_RESULTS) if each.exists()]
+    committed = reduce(completed, runs) if runs else None
 
     assert (ROOT / "docs" / "gpu.md").read_text(encoding="utf-8") == page(committed), (
         "write it again: python -m benchmarks gpu --page docs/gpu.md"
     )
+
+
+def test_a_part_that_did_not_finish_is_taken_from_another_run_of_the_same_card() -> None:
+    over = part("speed", (), []) | {"status": "over its limit", "error": "ended after 75 s"}
+    done = part("speed", (), [{"what": "nothing"}])
+    kept = part("draws", (), [{"what": "this run"}])
+    later = figures(kept, over)
+    earlier = figures(part("draws", (), [{"what": "that run"}]), done) | {"day": "2026-01-02"}
+
+    joined = completed(later, earlier)
+
+    assert joined["parts"] == [kept, done | {"taken_from": "2026-01-02"}]
+    assert "| speed | finished in another run on 2026-01-02 | 1 | 1 | 0 |" in page(joined)
+    card = part("environment", (), [{"what": "environment", "gpu": "another"}])
+    with pytest.raises(ValueError, match="do not belong together: gpu None and 'another'"):
+        completed(later, figures(card, done))
 
 
 def test_each_section_finds_something_and_the_page_shows_it(
