@@ -7,17 +7,22 @@ the whole run up to it, and two copies with the same last seal are the same reco
 """
 
 import hashlib
+import re
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from tokentape.recorder.errors import TokentapeError
 from tokentape.recorder.events import EVENT_CLASSES, RunResumed, TurnFinished
 from tokentape.recorder.record import Record
 
 ALGORITHM = "blake2b-256"
+PREFIX_DIGITS_MIN = 16
+"""How many hexadecimal digits of a seal are enough to name it."""
 SEALED_KINDS = frozenset(kind for kind, cls in EVENT_CLASSES.items() if cls.traits.sealed)
 _ENDING_KINDS = frozenset(kind for kind, cls in EVENT_CLASSES.items() if cls.traits.ends_run)
+_SEAL = re.compile(rf"(?:{ALGORITHM}:)?([0-9a-f]{{{PREFIX_DIGITS_MIN},64}})")
 _HEAD = struct.Struct("<qqHHI")
 _TOKEN = struct.Struct("<4i2f2eqH")
 
@@ -90,6 +95,34 @@ def _begun(text: str) -> hashlib.blake2b:
     return hashlib.blake2b(text.encode(), digest_size=32)
 
 
+def parse_seal(text: str) -> str:
+    """Return a seal, or the beginning of one, as seals are written.
+
+    `text` is a seal as it is printed, or at least 16 hexadecimal digits from its beginning, with or
+    without the name of the hash. Raise TokentapeError for anything else.
+    """
+    found = _SEAL.fullmatch(text.strip().lower())
+    if found is None:
+        raise TokentapeError(
+            f"{text!r} is no seal: give it as `tokentape check` prints it, or its first "
+            f"{PREFIX_DIGITS_MIN} or more hexadecimal digits"
+        )
+    return f"{ALGORITHM}:{found[1]}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SealPoint:
+    """A right seal of a run, and how much of the run it covers."""
+
+    seal: str
+    events: int
+    """The events from the beginning of the run to the one with the seal."""
+    turns: int
+    """The rounds and turns that have ended among them."""
+    last_turn: int | None
+    """The number of the last of these; None before the first."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SealReport:
     """The result of computing the seals of a run again."""
@@ -109,6 +142,8 @@ class SealReport:
     """The first fault; empty if the run is as it was recorded."""
     bad_turn: int | None
     """The turn of the fault; None if it is outside of turns."""
+    points: tuple[SealPoint, ...] = field(default=(), repr=False)
+    """All right seals, in order."""
 
     @property
     def ok(self) -> bool:
@@ -143,6 +178,8 @@ class SealCheck:
         self._chain = SealChain(run_id, after_seal=after_seal)
         self._events = after_seq + 1
         self._unsealed = self._turns = 0
+        self._last_turn: int | None = None
+        self._points: list[SealPoint] = []
         self._bad_turn: int | None = None
         self._ended = False
 
@@ -162,7 +199,16 @@ class SealCheck:
         self._events, self._unsealed = self._events + 1, self._unsealed + 1
         if record.seal is not None:
             self._unsealed = 0
-            self._turns += record.kind == TurnFinished.__name__
+            if record.kind == TurnFinished.__name__:
+                self._turns, self._last_turn = self._turns + 1, record.turn
+            self._points.append(
+                SealPoint(
+                    seal=record.seal,
+                    events=self._events,
+                    turns=self._turns,
+                    last_turn=self._last_turn,
+                )
+            )
 
     def report(self) -> SealReport:
         """Return the result for the records that were added."""
@@ -175,6 +221,7 @@ class SealCheck:
             tail_hash=self._chain.tail_hash,
             fault=self.fault,
             bad_turn=self._bad_turn,
+            points=tuple(self._points),
         )
 
 

@@ -18,6 +18,7 @@ from tokentape.recorder.events import (
 from tokentape.recorder.projections import iterate_turns, summarise, summarise_all
 from tokentape.recorder.seals import SealCheck, SealReport, check_seals
 from tokentape.store.errors import StoreError
+from tokentape.store.expectations import seal_shortfall
 from tokentape.store.payloads import payload_of
 from tokentape.store.source import Source
 
@@ -39,11 +40,13 @@ class Integrity:
     """The first turn with a fault; None if there is no fault or it is outside of turns."""
     faults: tuple[str, ...]
     """What is wrong, a line each; empty for an unaltered run."""
+    unmet: tuple[str, ...] = ()
+    """How the run differs from what the caller expected, a line each."""
 
     @property
     def ok(self) -> bool:
-        """Whether no fault was found."""
-        return not self.faults
+        """Whether no fault was found, and the run is the one that was expected."""
+        return not self.faults and not self.unmet
 
     @property
     def is_sealed(self) -> bool:
@@ -51,18 +54,24 @@ class Integrity:
         return self.last_seal is not None
 
 
-def check(source: Source, run_id: str, *, seal: str | None = None) -> Integrity:
+def check(
+    source: Source, run_id: str, *, expect: str | None = None, seal: str | None = None
+) -> Integrity:
     """Compute the seals of a run again, and compare payloads, summary and files with its events.
 
-    `seal` is the last seal as the caller noted it elsewhere: it reveals a run whose end is missing
-    or that was sealed again. Raise NoSuchRunError for an unknown run, StoreError or RecordingError
-    for one that cannot be read.
+    `expect` is the last seal as the caller noted it elsewhere, or the first 16 or more of its
+    digits: it reveals a run whose end is missing or that was sealed again. `seal` is the same, but
+    only as the whole text of a seal; it is the parameter of version 0.1.0. Raise NoSuchRunError for
+    an unknown run, TokentapeError for an `expect` that is no seal, StoreError or RecordingError for
+    a run that cannot be read.
 
     Example:
         >>> import tokentape as tt
         >>> found = tt.check(store, run_id)
         >>> found.ok, found.sealed_turns, found.faults
         (True, 3, ())
+        >>> tt.check(store, run_id, expect=found.last_seal).ok
+        True
     """
     recording = source.recording(run_id)
     report = check_seals(recording.run_id, recording.records())
@@ -83,6 +92,7 @@ def check(source: Source, run_id: str, *, seal: str | None = None) -> Integrity:
         last_seal=report.last_seal,
         bad_turn=bad_turn,
         faults=tuple(faults),
+        unmet=tuple(filter(None, [seal_shortfall(expect, report) if expect is not None else ""])),
     )
 
 

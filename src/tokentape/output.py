@@ -74,7 +74,9 @@ def working(description: str) -> Iterator[None]:
 def integrity_text(found: "Integrity") -> str:
     """Return the result of a check in a few lines."""
     verdict = "as recorded" if found.ok else "NOT as recorded"
-    if found.ok and not found.is_sealed:
+    if found.unmet and not found.faults:
+        verdict = "as recorded, but NOT as expected"
+    elif found.ok and not found.is_sealed:
         verdict = "cannot be checked: no turn is sealed"
     lines = [
         f"run {found.run_id}: {verdict}",
@@ -85,7 +87,7 @@ def integrity_text(found: "Integrity") -> str:
         lines.append(f"  {found.unsealed_events:,} events after it are not sealed yet")
     if found.bad_turn is not None:
         lines.append(f"  the first bad turn is {found.bad_turn}")
-    return "\n".join([*lines, *(f"  {fault}" for fault in found.faults)]) + "\n"
+    return "\n".join([*lines, *(f"  {each}" for each in (*found.faults, *found.unmet))]) + "\n"
 
 
 def erasure_text(erased: "Erasure") -> str:

@@ -368,8 +368,12 @@ def test_pack_prints_the_tape_that_commands_then_read(tmp_path: Path, cli: Cli) 
         run_ids = [make_run(store, turns=1), make_run(store, turns=2)]
     code, out, err = cli("pack", *run_ids, "-o", str(path), "--store", str(database))
 
-    assert (code, out, err) == (0, f"{path}\n", "")
+    assert (code, out) == (0, f"{path}\n")
+    assert [line.partition(": last seal ")[0] for line in err.splitlines()] == [
+        f"run {run_id}" for run_id in run_ids
+    ]
     told = json.loads(cli("pack", *run_ids, "-o", str(path), "--store", str(database), "--json")[1])
+    assert list(told.pop("last_seals")) == run_ids
     assert told == {"tape": str(path), "bytes": path.stat().st_size, "runs": sorted(run_ids)}
     assert cli("rebuild", run_ids[1], "--store", str(path))[0] == 0
     assert cli("check", run_ids[0], "--store", str(path))[0] == 0

@@ -1,7 +1,7 @@
 """The commands `pack`, `export` and `import`: copy runs out of a store and into one."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -20,7 +20,7 @@ from tokentape.commands.options import (
     output_path,
 )
 from tokentape.recorder.paths import expand_path
-from tokentape.recorder.seals import check_seals
+from tokentape.recorder.seals import SealReport, check_seals
 from tokentape.store import DEFAULT_URL, DatabaseStore
 
 if TYPE_CHECKING:
@@ -55,12 +55,17 @@ def pack(
     recordings = [opened.recording(run) for run in runs]
     with output.working("packing"):
         tt.pack(recordings, opened, path)
-    _report_unsealed_events(recordings)
+    reports = _report_unsealed_events(recordings)
+    seals = {each.run_id: each.last_seal for each in reports}
     if as_json:
-        run_ids = sorted({each.run_id for each in recordings})
-        output.print_json({"tape": str(path), "bytes": path.stat().st_size, "runs": run_ids})
-    else:
-        sys.stdout.write(f"{path}\n")
+        output.print_json(
+            {"tape": str(path), "bytes": path.stat().st_size}
+            | {"runs": sorted(seals), "last_seals": seals}
+        )
+        return
+    sys.stdout.write(f"{path}\n")
+    for run_id, seal in seals.items():
+        sys.stderr.write(f"run {run_id}: last seal {seal}\n")
 
 
 def export(
@@ -131,12 +136,16 @@ def _import_result(imported: "Imported") -> str:
     return f"extended: {imported.added_events:,} events added, {imported.events:,} in all"
 
 
-def _report_unsealed_events(recordings: Iterable[tt.Recording]) -> None:
-    """Report events after the last seal on standard error: copies leave them out."""
-    for recording in recordings:
-        report = check_seals(recording.run_id, recording.records())
+def _report_unsealed_events(recordings: Sequence[tt.Recording]) -> list[SealReport]:
+    """Report events after the last seal on standard error: copies leave them out.
+
+    Return the reports on the seals of the runs.
+    """
+    reports = [check_seals(each.run_id, each.records()) for each in recordings]
+    for recording, report in zip(recordings, reports, strict=True):
         if report.ok and report.unsealed_events:
             sys.stderr.write(
                 f"run {recording.run_id}: left out {report.unsealed_events:,} events of a turn "
                 "that has not finished\n"
             )
+    return reports

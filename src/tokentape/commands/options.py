@@ -15,6 +15,8 @@ from tokentape import output
 from tokentape.recorder.events import RunStarted
 from tokentape.recorder.paths import expand_path
 from tokentape.recorder.projections import Turn
+from tokentape.recorder.record import RecordFilter
+from tokentape.recorder.seals import SEALED_KINDS
 from tokentape.recorder.selected_turns import SelectedEvents, turn_numbers
 
 if TYPE_CHECKING:
@@ -164,6 +166,12 @@ def find_recording(store: Store, run: str | None) -> tt.Recording:
             raise tt.NothingToReplayError(f"{store.where} holds no run")
         run = summaries[-1].run_id
     return store.recording(run)
+
+
+def last_seal(recording: tt.Recording) -> str | None:
+    """Return the last seal of a run as it is recorded; None if nothing is sealed yet."""
+    newest = RecordFilter(kinds=SEALED_KINDS, newest=1)
+    return next((each.seal for each in recording.selected(newest)), None)
 
 
 def select_turns(recording: tt.Recording, numbers: list[int] | None) -> SelectedEvents:

@@ -17,6 +17,7 @@ from tokentape.commands.options import (
     StoreOption,
     TurnOption,
     find_recording,
+    last_seal,
     open_stored,
     select_turns,
     tokenizer_as_recorded,
@@ -111,6 +112,7 @@ def show(
         output.print_json(
             {"run_id": recording.run_id, "started": asdict(started)}
             | {"process": None if process is None else process.as_json()}
+            | {"last_seal": last_seal(recording)}
             | {"turns": [_turn_json(page, tokenizer, tokens) for page in pages]}
         )
         return
@@ -120,6 +122,7 @@ def show(
     for name in ("name", "model", "seed", "dtype", "device", "attention_kernel"):
         console.print(f"  {name:<17}{getattr(started, name)}", markup=False)
     console.print(f"  {'status':<17}{_status(opened, recording.run_id)}", markup=False)
+    console.print(f"  {'last seal':<17}{last_seal(recording) or 'none yet'}", markup=False)
     rows = [page.turn for page in pages] if turn else read_overviews(recording)
     console.print(output.turns_table(rows))
     for page in pages:
@@ -196,17 +199,23 @@ def _turn_json(
 def check(
     run: RunArgument = None,
     store: StoreOption = DEFAULT_URL,
-    seal: Annotated[
-        str | None, typer.Option(help="The last seal as you noted it before, to compare.")
+    expect: Annotated[
+        str | None,
+        typer.Option(
+            "--expect",
+            "--seal",
+            metavar="SEAL",
+            help="The last seal as you noted it before, or its first 16 or more digits.",
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check that a run was not altered: compute its seals again and compare.
 
-    Exit code 1: altered, or nothing of it is sealed.
+    Exit code 1: altered, not as expected, continued after the expected seal, or nothing is sealed.
     """
     opened = open_stored(store)
-    found = tt.check(opened, find_recording(opened, run).run_id, seal=seal)
+    found = tt.check(opened, find_recording(opened, run).run_id, expect=expect)
     if as_json:
         states = {"ok": found.ok, "is_sealed": found.is_sealed}
         output.print_json(asdict(found) | states)
