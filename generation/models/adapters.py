@@ -1,11 +1,13 @@
 """PEFT adapters on top of a loaded model."""
 
 import json
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
+from transformers.utils.hub import cached_file
 
 from tokentape.generation.errors import ModelError
 from tokentape.generation.models.error_text import first_line
@@ -45,6 +47,7 @@ def load_adapter(model: Any, adapter: str, *, offline: bool) -> str:
     options: dict[str, Any] = {"local_files_only": True} if offline or in_folder else {}
     if revision:
         options["revision"] = revision
+    base_of({"pretrained_model_name_or_path": name, **options})
     try:
         loaded = model.load_adapter(name, adapter_kwargs=options)
     except Exception as error:  # peft, transformers and safetensors have errors of their own
@@ -64,12 +67,31 @@ def load_adapter(model: Any, adapter: str, *, offline: bool) -> str:
     return f"{name}@{commit}" if commit else name
 
 
-def adapter_base(config: Path) -> str | None:
-    """Return the name of the base model in the config of an adapter; None if it has none."""
+def base_of(source: Mapping[str, Any]) -> str | None:
+    """Return the name of the base model if the source is a PEFT adapter, else None.
+
+    `source` has the arguments of `from_pretrained`. PEFT saves a tokenizer only where the caller
+    does, and transformers finds the base of a model but not of a tokenizer. Raise ModelError if the
+    config of the adapter names a Python module, which PEFT would import.
+    """
+    options = {
+        name: value
+        for name, value in source.items()
+        if name not in ("gguf_file", "trust_remote_code")
+    }
+    path = options.pop("pretrained_model_name_or_path")
     try:
-        base = json.loads(config.read_bytes()).get("base_model_name_or_path")
-    except (OSError, ValueError, AttributeError):  # `from_pretrained` reports a damaged file
+        config = cached_file(path, CONFIG_FILE, **options)
+        described = {} if config is None else json.loads(Path(config).read_bytes())
+    except (OSError, ValueError, RecursionError):  # `from_pretrained` reports it
         return None
+    if not isinstance(described, dict):
+        return None
+    if described.get("megatron_config"):
+        raise ModelError(
+            f"the adapter {path} names a module to import, megatron_core: that is not supported"
+        )
+    base = described.get("base_model_name_or_path")
     return base if isinstance(base, str) else None
 
 

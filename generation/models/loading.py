@@ -7,13 +7,12 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any
 
 import torch
 import transformers
 from huggingface_hub import try_to_load_from_cache
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
-from transformers.utils.hub import cached_file
 
 from tokentape.generation import fingerprints
 from tokentape.generation.errors import ModelError
@@ -21,8 +20,7 @@ from tokentape.generation.fingerprints import FileState, ModelSource, file_state
 from tokentape.generation.hf.layer_cast import check_dtypes, compute_in, weights_dtype
 from tokentape.generation.hf.packed_tensors import has_packed_weights
 from tokentape.generation.models.adapters import (
-    CONFIG_FILE,
-    adapter_base,
+    base_of,
     commit_of,
     is_folder,
     load_adapter,
@@ -30,26 +28,23 @@ from tokentape.generation.models.adapters import (
 from tokentape.generation.models.demo_model import DEMO_MODEL, demo_folder
 from tokentape.generation.models.error_text import first_line
 from tokentape.generation.models.identity import ModelIdentity, set_loading
-from tokentape.generation.models.loading_settings import (
-    LoadingKeywords,
-    LoadingSettings,
-    recorded_keywords,
-)
+from tokentape.generation.models.loading_settings import LoadingSettings
 from tokentape.generation.models.memory_check import (
     check_fits_memory,
     enough_memory,
     is_out_of_memory,
 )
+from tokentape.generation.models.model_config import check_attention, read_config
 from tokentape.generation.models.model_files import (
     check_folder,
     check_gguf,
+    check_stays_inside,
     gguf_of_folder,
     is_gguf,
 )
 from tokentape.generation.models.quantization import check_checkpoint, quantizer_versions
 from tokentape.generation.models.quiet import local_files_alone, quiet_loading
 from tokentape.generation.numerics.determinism import use_deterministic_kernels
-from tokentape.recorder.events import RunStarted
 from tokentape.recorder.paths import expand_path
 
 
@@ -89,6 +84,7 @@ def load_model(
     adapter: str | os.PathLike[str] | None = None,
     offline: bool = False,
     deterministic: bool = False,
+    trust_remote_code: bool = False,
 ) -> LoadedModel:
     """Load `smollm2-demo`, a folder, a GGUF file or a model of the Hugging Face hub.
 
@@ -106,6 +102,9 @@ def load_model(
     `name` may also be an adapter; a tokenizer that it lacks is that of its base model. With
     `offline`, only files of this machine are read. `deterministic` lets torch use deterministic
     kernels, for all models of this process until its end; it warns of operations that have none.
+    The files of a model choose neither its attention kernel nor code to run: `trust_remote_code`
+    runs the Python code of its repository, and an `attn_implementation` named `owner/name` that of
+    a kernel of the hub.
     All of these are recorded with a run, and the command line replays it with them.
     Raise ModelError with a message of one line if the model is not found or cannot be loaded.
 
@@ -128,27 +127,9 @@ def load_model(
         adapter=adapter,
         offline=offline,
         deterministic=deterministic,
+        trust_remote_code=trust_remote_code,
     )
-    return _load(os.fspath(name), dtype, settings)
-
-
-def load_as_recorded(
-    name: str, started: RunStarted, **overrides: Unpack[LoadingKeywords]
-) -> LoadedModel:
-    """Load a model as a run was recorded: in its dtype, revision, quantization, with its adapter.
-
-    Dtypes that the replays do not know become float32. A revision belongs to the recorded name
-    only. `overrides` are keywords of `load_model` that are used in place of the recorded ones.
-    """
-    recorded = dict(started.loading)
-    dtype = recorded.pop("dtype", started.dtype)
-    if dtype not in ("float32", "bfloat16", "float16"):
-        dtype = "float32"
-    if name != started.model:
-        recorded.pop("revision", None)
-    keywords: LoadingKeywords = {"dtype": dtype, **recorded_keywords(recorded)}
-    keywords.update(overrides)
-    return load_model(name, **keywords)
+    return load_with(os.fspath(name), dtype, settings)
 
 
 def load_tokenizer(name: str, *, revision: str | None = None) -> PreTrainedTokenizerBase:
@@ -167,7 +148,8 @@ def load_tokenizer(name: str, *, revision: str | None = None) -> PreTrainedToken
         ) from error
 
 
-def _load(name: str, dtype: str, settings: LoadingSettings) -> LoadedModel:
+def load_with(name: str, dtype: str, settings: LoadingSettings) -> LoadedModel:
+    """Load a model in a dtype with checked settings; see `load_model`."""
     source = _source(name, settings)
     files = _files_of(source)
     if settings.deterministic:
@@ -177,12 +159,16 @@ def _load(name: str, dtype: str, settings: LoadingSettings) -> LoadedModel:
         local_files_alone(settings.offline),
         enough_memory(f"load the model {name!r}"),
     ):
-        check_checkpoint(source)
-        if settings.device_map is None and settings.quantization is None:
-            check_fits_memory(source, dtype, settings.device, name)
         try:
+            config = read_config(source, settings.attn_implementation)
+            check_checkpoint(config)
+            if settings.device_map is None and settings.quantization is None:
+                check_fits_memory(config, dtype, settings.device, name)
             tokenizer = _tokenizer(source)
-            model, settings = _model(source, dtype, settings)
+            model, settings = _model(source, config, dtype, settings)
+            folder = _folder_of(source)
+            if folder is not None:
+                check_stays_inside(folder)  # again: a model of the hub may be new here
         except ModelError:
             raise
         except Exception as error:  # each format has errors of its own
@@ -203,7 +189,7 @@ def _load(name: str, dtype: str, settings: LoadingSettings) -> LoadedModel:
 
 
 def _model(
-    source: Mapping[str, Any], dtype: str, settings: LoadingSettings
+    source: Mapping[str, Any], config: Any, dtype: str, settings: LoadingSettings
 ) -> tuple[Any, LoadingSettings]:
     """Return the model on its device, and the settings with the commits that were found."""
     options: dict[str, Any] = {"attn_implementation": settings.attn_implementation}
@@ -211,8 +197,13 @@ def _model(
         options["device_map"] = settings.device_map
     if settings.quantization is not None:
         options["quantization_config"] = settings.quantization
-    model: Any = AutoModelForCausalLM.from_pretrained(**source, **options, dtype=dtype)
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        **source, **options, config=config, dtype=dtype
+    )
     model = model.eval()
+    check_attention(model, settings.attn_implementation)
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise ModelError("the config says encoder and decoder: only decoders can be recorded")
     if settings.device_map is None:
         model = model.to(settings.device)
     name = source["pretrained_model_name_or_path"]
@@ -220,7 +211,8 @@ def _model(
         commit = commit_of(name, settings.revision, "config.json")
         settings = replace(settings, revision=commit or settings.revision)
     if settings.adapter:
-        adapter = load_adapter(model, settings.adapter, offline=settings.offline)
+        offline = settings.offline or settings.offline_adapter
+        adapter = load_adapter(model, settings.adapter, offline=offline)
         settings = replace(settings, adapter=adapter)
     return model, settings
 
@@ -231,11 +223,14 @@ def _tokenizer(source: Mapping[str, Any]) -> PreTrainedTokenizerBase:
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**source)
     except Exception:  # each format has errors of its own
-        base = _base_of(source)
+        base = base_of(source)
         if base is None or base == name:
             raise
-        offline = LoadingSettings(offline=bool(source.get("local_files_only")))
-        return _tokenizer(_source(base, offline))
+        settings = LoadingSettings(
+            offline=bool(source.get("local_files_only")),
+            trust_remote_code=source["trust_remote_code"],
+        )
+        return _tokenizer(_source(base, settings))
     return tokenizer
 
 
@@ -250,7 +245,8 @@ def local_source(name: str, *, revision: str | None = None) -> dict[str, Any]:
 
 def _source(name: str, settings: LoadingSettings) -> dict[str, Any]:
     """Return the arguments of `from_pretrained` for a name. Raise ModelError if it is not found."""
-    source = _named_source(name)
+    # Without a value, transformers asks on standard input whether to run the code of a model.
+    source = _named_source(name) | {"trust_remote_code": settings.trust_remote_code}
     path = Path(source["pretrained_model_name_or_path"])
     if is_folder(path):
         if settings.revision is not None:
@@ -262,7 +258,7 @@ def _source(name: str, settings: LoadingSettings) -> dict[str, Any]:
     return source | found
 
 
-def _named_source(name: str) -> dict[str, str]:
+def _named_source(name: str) -> dict[str, Any]:
     if name == DEMO_MODEL:
         return {"pretrained_model_name_or_path": str(demo_folder())}
     path = expand_path(name)
@@ -280,23 +276,13 @@ def _named_source(name: str) -> dict[str, str]:
     return {"pretrained_model_name_or_path": str(path)}
 
 
-def _base_of(source: Mapping[str, Any]) -> str | None:
-    """Return the name of the base model if the source is a PEFT adapter, else None.
-
-    PEFT saves a tokenizer only where the caller does, and transformers finds the base of a model
-    but not of a tokenizer.
-    """
-    options = {name: value for name, value in source.items() if name != "gguf_file"}
-    path = options.pop("pretrained_model_name_or_path")
-    try:
-        config = cached_file(path, CONFIG_FILE, **options)
-    except (OSError, ValueError):
-        return None
-    return None if config is None else adapter_base(Path(config))
-
-
 def _why_not_loaded(name: str, source: Mapping[str, Any], error: Exception) -> str:
     """Return one line that names the model, or its GGUF file, and what the loader said."""
+    if "trust_remote_code" in str(error):
+        return (
+            f"the model {name!r} has Python code of its own, which is not run without "
+            "--trust-remote-code (trust_remote_code=True)"
+        )
     if "gguf_file" in source:
         return (
             f"the GGUF file {name} cannot be loaded: it is cut off or damaged, or transformers "
@@ -316,17 +302,26 @@ def _why_not_loaded(name: str, source: Mapping[str, Any], error: Exception) -> s
 
 def _files_of(source: Mapping[str, Any]) -> tuple[FileState, ...]:
     """Return the states of the files of a model; empty if they are not on this machine yet."""
+    if "gguf_file" in source:
+        name = source["pretrained_model_name_or_path"]
+        return file_states([Path(name) / source["gguf_file"]])
+    folder = _folder_of(source)
+    return () if folder is None else folder_states(folder)
+
+
+def _folder_of(source: Mapping[str, Any]) -> Path | None:
+    """Return the folder of a model's files; None for a GGUF file, or if it is not here yet."""
     name = source["pretrained_model_name_or_path"]
     if "gguf_file" in source:
-        return file_states([Path(name) / source["gguf_file"]])
+        return None
     try:
         if Path(name).is_dir():
-            return folder_states(Path(name))
+            return Path(name)
         config = try_to_load_from_cache(name, "config.json", revision=source.get("revision"))
     # Neither a valid file name nor a name of the hub: `from_pretrained` reports it.
     except (OSError, ValueError):
-        return ()
-    return folder_states(Path(config).parent) if isinstance(config, str) else ()
+        return None
+    return Path(config).parent if isinstance(config, str) else None
 
 
 def _settings(model: Any, arguments: Mapping[str, Any]) -> dict[str, str]:

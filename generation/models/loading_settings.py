@@ -13,12 +13,13 @@ from tokentape.generation.errors import ModelError
 from tokentape.generation.models.adapters import check_adapter
 from tokentape.generation.models.quantization import quantization_config
 
-_NOT_RECORDED = ("offline",)
+_NOT_RECORDED = ("offline", "offline_adapter")
 # The types of recorded settings; a setting that is not listed is a string.
 _RECORDED_TYPES: dict[str, tuple[type, ...]] = {
     "device_map": (str, Mapping),
     "quantization": (Mapping,),
     "deterministic": (bool,),
+    "trust_remote_code": (bool,),
 }
 
 
@@ -35,6 +36,7 @@ class LoadingKeywords(TypedDict, total=False):
     adapter: "str | os.PathLike[str] | None"
     offline: bool
     deterministic: bool
+    trust_remote_code: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +57,12 @@ class LoadingSettings:
     """A PEFT adapter on top of the model: a folder, or a hub id with or without `@revision`."""
     offline: bool = False
     """Whether only files of this machine are read."""
+    offline_adapter: bool = False
+    """Whether an adapter is read only from files of this machine."""
     deterministic: bool = False
     """Whether torch uses deterministic kernels; see `use_deterministic_kernels`."""
+    trust_remote_code: bool = False
+    """Whether the Python code of the model's repository is run."""
 
     @classmethod
     def checked(
@@ -68,6 +74,7 @@ class LoadingSettings:
         quantization: object = None,
         adapter: Any = None,
         deterministic: bool = False,
+        trust_remote_code: bool = False,
         **keywords: Any,
     ) -> "LoadingSettings":
         """Return the settings; an empty text is the default.
@@ -81,6 +88,7 @@ class LoadingSettings:
             quantization=quantization_config(quantization),
             adapter=check_adapter(os.fspath(adapter)) if adapter else None,
             deterministic=check_switch("deterministic", deterministic),
+            trust_remote_code=check_switch("trust_remote_code", trust_remote_code),
             **keywords,
         )
         if settings.device_map is not None and settings.device != "cpu":

@@ -1,14 +1,15 @@
 """Checks whether a model and its forwards fit into the available memory."""
 
+import copy
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from tokentape.generation.errors import ModelError
 
@@ -16,19 +17,21 @@ from tokentape.generation.errors import ModelError
 _CGROUP = Path("/sys/fs/cgroup")
 
 
-def check_fits_memory(source: Mapping[str, Any], dtype: str, device: str, name: str) -> None:
+def check_fits_memory(config: Any, dtype: str, device: str, name: str) -> None:
     """Raise ModelError if the parameters of a model exceed the free memory of the device.
 
-    The parameters are counted on torch's meta device, which needs no memory. If the config cannot
-    be loaded, or if its weights are quantized, do nothing: `from_pretrained` reports it.
+    The parameters are counted on torch's meta device, which needs no memory. If its weights are
+    quantized, or if transformers has no code for the model, do nothing.
     """
+    if getattr(config, "quantization_config", None):
+        return
+    config = copy.deepcopy(config)  # `from_config` changes it
+    chosen = config.dtype if dtype == "auto" else getattr(torch, dtype)
     try:
-        config = AutoConfig.from_pretrained(**source)
-        chosen = config.dtype if dtype == "auto" else getattr(torch, dtype)
         with torch.device("meta"):
-            model: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
-        if getattr(config, "quantization_config", None):
-            return
+            model: Any = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+                config, trust_remote_code=False
+            )
     except Exception:  # each format has errors of its own, and `from_pretrained` has them again
         return
     item_bytes = (chosen or torch.float32).itemsize

@@ -1,7 +1,9 @@
 """The files of a model, looked at before they are loaded."""
 
+import json
 import re
-from pathlib import Path
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from tokentape.generation.errors import ModelError
 from tokentape.recorder.foreign_files import foreign_file
@@ -53,7 +55,10 @@ def check_gguf(file: Path) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Raise ModelError if a file of a model in this folder is empty, a pointer, or foreign."""
+    """Raise ModelError if a file of a model in this folder is empty, a pointer, or foreign.
+
+    Raise it too if a file leads out of the folder; see `check_stays_inside`.
+    """
     try:
         files = [each for each in sorted(folder.iterdir()) if each.suffix.lower() in _LOADED]
     except OSError as error:
@@ -61,6 +66,50 @@ def check_folder(folder: Path) -> None:
     for each in files:
         if not each.is_dir():
             _check_not_foreign(each)
+    check_stays_inside(folder)
+
+
+def check_stays_inside(folder: Path) -> None:
+    """Raise ModelError if the files of a model name weights or a chat template elsewhere.
+
+    The weights that an index lists are files in the folder. A chat template, whose text goes into
+    every prompt, is not a link to a file elsewhere; in the cache of the hub, it is a link to the
+    blobs of its repository.
+    """
+    for index in sorted(folder.glob("*.index.json")):
+        for name in _listed_weights(index):
+            if _leads_out(name):
+                raise ModelError(f"{index} lists weights outside its folder: {name!r}")
+    inside = [folder.resolve()]
+    if folder.parent.name == "snapshots":
+        inside.append((folder.parent.parent / "blobs").resolve())
+    for template in _templates(folder):
+        target = template.resolve()
+        if not any(target.is_relative_to(each) for each in inside):
+            raise ModelError(f"{template} is a link out of its folder, to {target}: copy the file")
+
+
+def _listed_weights(index: Path) -> Iterator[str]:
+    """Yield the file names of an index of weights, each once."""
+    try:
+        listed = json.loads(index.read_bytes())["weight_map"].values()
+    # `from_pretrained` reports a damaged index.
+    except (OSError, ValueError, RecursionError, TypeError, LookupError, AttributeError):
+        return
+    yield from sorted({str(each) for each in listed})
+
+
+def _leads_out(name: str) -> bool:
+    """Return whether a relative path of any system leads out of the folder that it starts in."""
+    path = PureWindowsPath(name)
+    return bool(path.anchor) or PurePosixPath(name).is_absolute() or ".." in path.parts
+
+
+def _templates(folder: Path) -> list[Path]:
+    """Return the files of chat templates that transformers reads, as far as they exist."""
+    found = [folder / "chat_template.jinja", folder / "chat_template.json"]
+    found += sorted((folder / "additional_chat_templates").glob("*.jinja"))
+    return [each for each in found if each.is_file()]
 
 
 def _check_not_foreign(file: Path) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from tokentape.generation.context_length import context_tokens
 from tokentape.generation.errors import ModelError
@@ -15,6 +15,7 @@ from tokentape.generation.hf.kv_layout import kv_layers_of
 from tokentape.generation.hf.layer_cast import compute_in, weights_dtype
 from tokentape.generation.models.forward_memory import ForwardShape, forward_shape
 from tokentape.generation.models.loading import local_source
+from tokentape.generation.models.model_config import read_config
 from tokentape.generation.models.quiet import quiet_loading
 from tokentape.recorder.paths import expand_path
 
@@ -63,17 +64,17 @@ def meta_model(
     if config_file and not expand_path(text).is_file():
         raise ModelError(f"there is no config {text}")
     source: dict[str, Any] = (
-        {"pretrained_model_name_or_path": str(expand_path(text))}
+        {"pretrained_model_name_or_path": str(expand_path(text)), "trust_remote_code": False}
         if config_file
         else local_source(text)
     )
     try:
         with quiet_loading():
-            config = AutoConfig.from_pretrained(**source)
+            config = read_config(source, attn_implementation)
             chosen = config.dtype if dtype == "auto" else getattr(torch, dtype)
             with torch.device("meta"):
                 model: Any = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-                    config, attn_implementation=attn_implementation
+                    config, attn_implementation=attn_implementation, trust_remote_code=False
                 )
     except Exception as error:  # each format has errors of its own
         line = str(error).strip().partition("\n")[0] or type(error).__name__

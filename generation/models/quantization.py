@@ -5,8 +5,6 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any
 
-from transformers import AutoConfig
-
 from tokentape.generation.errors import ModelError
 from tokentape.generation.hf.quanto import unpack_without_compiling
 from tokentape.generation.models.quiet import quiet_loading
@@ -68,15 +66,8 @@ def quantization_config(given: object) -> Any:
     return given
 
 
-def check_checkpoint(source: Mapping[str, Any]) -> None:
-    """Raise ModelError if a checkpoint is quantized by a package that is not installed.
-
-    If the config cannot be loaded, do nothing: `from_pretrained` reports it.
-    """
-    try:
-        config = AutoConfig.from_pretrained(**source)
-    except Exception:  # each format has errors of its own, and `from_pretrained` has them again
-        return
+def check_checkpoint(config: Any) -> None:
+    """Raise ModelError if a model's config is quantized by a package that is not installed."""
     described = getattr(config, "quantization_config", None)
     if isinstance(described, Mapping):
         check_installed(str(described.get("quant_method", "")))

@@ -144,7 +144,7 @@ class TapeReplayer:
 
     def _model(self, run: LoadedRun, request: ReplayRequest) -> "LoadedModel":
         from tokentape.generation import ModelError
-        from tokentape.generation.models.loading import load_as_recorded
+        from tokentape.generation.models.recorded_model import load_as_recorded
 
         name = request.model or run.started.model
         if not name:
@@ -155,7 +155,7 @@ class TapeReplayer:
         if self._lm is None or self._loaded != loaded:
             self._lm = None  # frees its memory before the next model is loaded
             try:
-                self._lm = load_as_recorded(name, run.started)
+                self._lm = load_as_recorded(request.model or None, run.started)
                 self._loaded = loaded
             except ModelError as error:
                 self._failures[loaded] = str(error)

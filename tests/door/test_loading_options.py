@@ -54,6 +54,31 @@ def test_a_run_with_an_adapter_is_resumed_forked_and_verified_with_it(
         assert [each.started().loading for each in runs] == [{"adapter": str(adapter)}] * 2
 
 
+@pytest.mark.parametrize("command", ["verify", "retrace", "regenerate", "calibrate", "resume"])
+def test_a_model_of_the_hub_that_a_recording_names_is_not_downloaded(
+    command: str, cli: Cli, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def connect(*_: Any, **__: Any) -> Any:
+        raise AssertionError("this is a request")
+
+    store = str(tmp_path / "runs.db")
+    lm = tt.load_model(tiny_folder)
+    lm = tt.LoadedModel(lm.model, lm.tokenizer, "someone/tiny")
+    with (
+        tt.open_store(store) as opened,
+        tt.Investigation(lm, store=opened, name="x", system_prompt="Be brief.") as run,
+    ):
+        run.chat("One?", **GREEDY)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("socket.socket.connect", connect)
+    monkeypatch.setattr("socket.getaddrinfo", connect)
+    code, _, message = cli(command, run.run_id, "--store", store)
+
+    assert (code, message.count("\n")) == (2, 1)
+    assert "no model 'someone/tiny' on this machine" in message
+    assert "--model" in message
+
+
 def test_a_run_computed_in_float32_is_resumed_forked_and_verified_with_narrow_weights(
     cli: Cli, tiny_folder: Path, tmp_path: Path
 ) -> None:

@@ -11,8 +11,8 @@ import torch
 
 import tokentape as tt
 from tests.samplers import GREEDY
-from tokentape.generation.models.loading import load_as_recorded
 from tokentape.generation.models.loading_settings import recorded_keywords
+from tokentape.generation.models.recorded_model import load_as_recorded
 from tokentape.generation.numerics.flags import FLAGS, WORKSPACE, current, read_flags
 from tokentape.store import DatabaseStore
 

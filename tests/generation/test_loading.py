@@ -13,9 +13,10 @@ import tokentape as tt
 from benchmarks.tiny_models import tiny_model
 from tests.generation.cold_runs import GREEDY
 from tests.made_models import COMMITS, make_adapter, make_hub
-from tokentape.generation.models.loading import load_as_recorded, load_tokenizer
+from tokentape.generation.models.loading import load_tokenizer
 from tokentape.generation.models.loading_settings import recorded_keywords
 from tokentape.generation.models.quiet import local_files_alone
+from tokentape.generation.models.recorded_model import load_as_recorded
 from tokentape.store import DatabaseStore
 
 NAME = "someone/tiny"

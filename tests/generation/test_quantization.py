@@ -16,7 +16,7 @@ from tests.made_models import make_adapter
 from tokentape.generation.fingerprints.weights import hash_weights
 from tokentape.generation.hf.packed_tensors import held_tensors
 from tokentape.generation.hf.quanto import unpack_without_compiling
-from tokentape.generation.models.loading import load_as_recorded
+from tokentape.generation.models.recorded_model import load_as_recorded
 from tokentape.store import DatabaseStore
 
 Q_PROJ = "model.layers.1.self_attn.q_proj"

@@ -64,6 +64,13 @@ _LOADING_OPTIONS: dict[str, Any] = {
             help="The dtype to compute in, if it is wider than that of the weights: float32."
         ),
     ],
+    "attn_implementation": Annotated[
+        str | None,
+        typer.Option(
+            help="The attention kernel of transformers, such as sdpa or eager. owner/name is code "
+            "of the hub, which is fetched and run."
+        ),
+    ],
     "revision": Annotated[
         str | None, typer.Option(help="The branch, tag or commit of a model of the hub.")
     ],
@@ -90,8 +97,12 @@ _LOADING_OPTIONS: dict[str, Any] = {
             help="Let torch use deterministic kernels, and warn of operations that have none.",
         ),
     ],
+    "trust_remote_code": Annotated[
+        bool,
+        typer.Option("--trust-remote-code", help="Run the Python code of the model's repository."),
+    ],
 }
-_LOADING_SWITCHES = ("offline", "deterministic")
+_LOADING_SWITCHES = ("offline", "deterministic", "trust_remote_code")
 
 
 def loads_model(command: Callable[..., None]) -> Callable[..., None]:
@@ -195,29 +206,33 @@ def load_recorded_model(
 
     `loading` overrides how it was loaded. Raise ModelError if it cannot be loaded.
     """
-    from tokentape.generation.models.loading import load_as_recorded
+    from tokentape.generation.models.recorded_model import load_as_recorded
 
     name = model or started.model
     if not name:
         raise tt.ModelError("the recording does not name its model: name one with --model")
     try:
         with output.working(f"loading {name}"):
-            return load_as_recorded(name, started, **loading)
+            return load_as_recorded(model or None, started, **loading)
     except tt.ModelError as error:
         if model:
             raise
-        raise tt.ModelError(f"{error}; if it is elsewhere, name it with --model") from error
+        raise tt.ModelError(
+            f"{error}; if it is elsewhere, name it with --model; a model that only the recording "
+            "names is not downloaded"
+        ) from error
 
 
 def tokenizer_as_recorded(started: RunStarted) -> "PreTrainedTokenizerBase | None":
     """Return the tokenizer of a run, or None if it is missing here or differs from the recorded."""
     from tokentape.generation.fingerprints import tokenizer_sha256
     from tokentape.generation.models.loading import load_tokenizer
+    from tokentape.generation.models.recorded_model import check_recorded_name
 
     try:
         with output.working("loading the tokenizer"):
             revision = started.loading.get("revision")
-            tokenizer = load_tokenizer(started.model, revision=revision)
+            tokenizer = load_tokenizer(check_recorded_name(started.model), revision=revision)
     except tt.ModelError:
         return None
     return tokenizer if tokenizer_sha256(tokenizer) == started.tokenizer_sha256 else None
