@@ -3,14 +3,14 @@
 import os
 import traceback
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Protocol, Self
 
 from tokentape.recorder.clock import now_us
-from tokentape.recorder.codec import decode, encode
+from tokentape.recorder.codec import decode, encode, kind_of
 from tokentape.recorder.envelope import Envelope, TurnCounter
-from tokentape.recorder.errors import Terminated, TokentapeError
+from tokentape.recorder.errors import RecordingError, Terminated, TokentapeError
 from tokentape.recorder.events import (
     Event,
     RunFailed,
@@ -27,6 +27,7 @@ from tokentape.recorder.recording import Recording
 from tokentape.recorder.redaction import Redaction, Redactor
 from tokentape.recorder.run_id import uuid7
 from tokentape.recorder.seals import SealChain
+from tokentape.recorder.storable import check_run_id, check_summary, check_time, storable
 
 
 class EventLog(Protocol):
@@ -67,6 +68,17 @@ class EventLog(Protocol):
         """Store a payload under its hexadecimal sha256, unless it is stored already."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """An event that every store can hold, before it has a turn and a seal."""
+
+    envelope: Envelope
+    body: str | None
+    """Its body as JSON; None for a `TokenSampled`."""
+    summary: RunSummary | None
+    """The summary of the run after it, if it changes that."""
+
+
 class Recorder:
     """Records the events of one run.
 
@@ -94,7 +106,8 @@ class Recorder:
         clock_us: Callable[[], int] = now_us,
         random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        self.run_id = run_id or uuid7(clock_us(), random_bytes(10))
+        self.run_id = run_id or _new_id(clock_us(), random_bytes(10))
+        check_run_id(self.run_id)
         self.ended = False
         """Whether the last event ended the run."""
         self._log = log
@@ -157,20 +170,25 @@ class Recorder:
     def record(self, event: Event) -> Envelope:
         """Append an event to the run; it is stored when this returns.
 
-        Raise TokentapeError if the run has ended, if the event cannot come next, and, for any event
-        but `RunFailed`, after an event that could not be stored: a run has no gap.
+        A lone surrogate in a text is recorded as its escape. Raise RecordingError, before anything
+        is stored, for an event that no store can hold, such as one with NaN in the arguments of a
+        call; the run can continue without it. Raise TokentapeError if the run has ended, if the
+        event cannot come next, and, for any event but `RunFailed`, after an event that could not
+        be stored: a run has no gap.
         """
         self._check_next(event)
+        ready = None if self._redaction is not None else self._prepared(event)
         try:
             if self._redaction is not None:
-                event = self._redaction.redact(event)
-            envelope, record = self._seal_and_wrap(event)
-            summary = self._summary_after(envelope)
-            self._log.append(envelope, record, durable=event.traits.durable, summary=summary)
+                ready = self._prepared(self._redaction.redact(event))
+            assert ready is not None
+            envelope, record = self._seal_and_wrap(ready)
+            durable = event.traits.durable
+            self._log.append(envelope, record, durable=durable, summary=ready.summary)
         except BaseException as error:
             self._lost = f"{type(error).__name__}: {error}"
             raise
-        self._advance(envelope, record, summary)
+        self._advance(envelope, record, ready.summary)
         self._must_resume = False
         return envelope
 
@@ -186,11 +204,26 @@ class Recorder:
         if isinstance(event, RunResumed) != self._must_resume:
             raise TokentapeError("a resumed recorder records RunResumed first, and only then")
 
-    def _seal_and_wrap(self, event: Event) -> tuple[Envelope, Record]:
+    def _prepared(self, event: Event) -> "_Prepared":
+        """Return an event that every store can hold. Raise RecordingError if none can."""
+        try:
+            event, body = storable(event)
+            at_us = self._clock_us()
+            check_time(at_us)
+            envelope = Envelope(self.run_id, self._next_seq, at_us, event)
+            summary = self._summary_after(envelope)
+            if summary is not None:
+                check_summary(summary)
+        except RecordingError as error:
+            place = f"run {self.run_id}, event {self._next_seq}, {kind_of(event)}"
+            raise RecordingError(f"{place}: {error}") from error
+        return _Prepared(envelope, body, summary)
+
+    def _seal_and_wrap(self, ready: "_Prepared") -> tuple[Envelope, Record]:
         """Return the event in its place in the run, decoded and encoded, with a seal if due."""
-        turn = self._turns.turn_of(event)
-        envelope = Envelope(self.run_id, self._next_seq, self._clock_us(), event, turn)
-        record = encode(envelope)
+        event = ready.envelope.event
+        envelope = replace(ready.envelope, turn=self._turns.turn_of(event))
+        record = encode(envelope, ready.body)
         if event.traits.sealed:
             seal = self._chain.seal_of(record)
             envelope, record = replace(envelope, seal=seal), replace(record, seal=seal)
@@ -275,3 +308,8 @@ class Recorder:
         except TokentapeError as another:
             # The user must see the first error.
             error.add_note(f"and the end of run {self.run_id} was not recorded: {another}")
+
+
+def _new_id(at_us: int, random_bytes: bytes) -> str:
+    check_time(at_us)
+    return uuid7(at_us, random_bytes)

@@ -19,8 +19,8 @@ def check_counts(**counts: int | None) -> None:
 
 
 def check_turn(turn: int) -> None:
-    """Check that the number of a turn is at least one."""
-    check(turn >= 1, f"turns count from one: {turn}")
+    """Check that the number of a turn is at least one, and fits into 32 signed bits."""
+    check(1 <= turn < 2**31, f"turns count from one, in 32 bits: {turn}")
 
 
 def check_total(*, prompt_tokens: int, reused_tokens: int, computed_tokens: int) -> None:
@@ -53,10 +53,12 @@ def check_finite(**numbers: float) -> None:
 
 
 def check_token_ids(**ids: Sequence[int]) -> None:
-    """Check that no named sequence has a negative token id."""
+    """Check that every named sequence has only token ids: from 0 to 2**31 - 1."""
     for name, sequence in ids.items():
         if sequence and min(sequence) < 0:
             raise ValueError(f"{name} must hold token ids, which are not negative")
+        if sequence and max(sequence) >= 2**31:
+            raise ValueError(f"{name} must hold token ids, which have 31 bits")
 
 
 def check_ranges(**ranges: Sequence[tuple[int, int]]) -> None:
