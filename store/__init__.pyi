@@ -66,3 +66,10 @@ from .sealed.sealing_log import (
 from .sealed.tape import (
     pack as pack,
 )
+from .signing.sign import (
+    sign as sign,
+    text_to_sign as text_to_sign,
+)
+from .signing.wire import (
+    SignatureError as SignatureError,
+)

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from os import PathLike
 
 from tokentape.recorder import Envelope, Record, Recording, RecordingError
 from tokentape.recorder.codec import decode
@@ -15,11 +16,21 @@ from tokentape.recorder.events import (
     ToolReturned,
     TurnFinished,
 )
+from tokentape.recorder.paths import expand_path
 from tokentape.recorder.projections import iterate_turns, summarise, summarise_all
 from tokentape.recorder.seals import SealCheck, SealReport, check_seals
 from tokentape.store.errors import StoreError
 from tokentape.store.expectations import seal_shortfall
 from tokentape.store.payloads import payload_of
+from tokentape.store.signing.keys import check_installed
+from tokentape.store.signing.signatures import (
+    SignatureCheck,
+    check_signature,
+    faults_of,
+    signatures_of,
+    unsigned,
+)
+from tokentape.store.signing.signers import Signers
 from tokentape.store.source import Source
 
 
@@ -42,6 +53,8 @@ class Integrity:
     """What is wrong, a line each; empty for an unaltered run."""
     unmet: tuple[str, ...] = ()
     """How the run differs from what the caller expected, a line each."""
+    signatures: tuple[SignatureCheck, ...] = ()
+    """The signatures that are stored with the run, the oldest first."""
 
     @property
     def ok(self) -> bool:
@@ -55,15 +68,21 @@ class Integrity:
 
 
 def check(
-    source: Source, run_id: str, *, expect: str | None = None, seal: str | None = None
+    source: Source,
+    run_id: str,
+    *,
+    expect: str | None = None,
+    signers: str | PathLike[str] | None = None,
+    seal: str | None = None,
 ) -> Integrity:
     """Compute the seals of a run again, and compare payloads, summary and files with its events.
 
     `expect` is the last seal as the caller noted it elsewhere, or the first 16 or more of its
-    digits: it reveals a run whose end is missing or that was sealed again. `seal` is the same, but
-    only as the whole text of a seal; it is the parameter of version 0.1.0. Raise NoSuchRunError for
-    an unknown run, TokentapeError for an `expect` that is no seal, StoreError or RecordingError for
-    a run that cannot be read.
+    digits: it reveals a run whose end is missing or that was sealed again. `signers` is the path of
+    an `allowed_signers` file or of public keys: one of them must have signed the last seal. `seal`
+    is `expect` as version 0.1.0 had it, the whole text of a seal. Raise NoSuchRunError for an
+    unknown run, TokentapeError for an `expect` that is no seal and for signers that cannot be read,
+    StoreError or RecordingError for a run that cannot be read.
 
     Example:
         >>> import tokentape as tt
@@ -73,6 +92,9 @@ def check(
         >>> tt.check(store, run_id, expect=found.last_seal).ok
         True
     """
+    known = None if signers is None else Signers.read(expand_path(signers))
+    if known is not None:
+        check_installed()
     recording = source.recording(run_id)
     report = check_seals(recording.run_id, recording.records())
     faults = [*source.verify_files(recording.run_id), *filter(None, [report.fault])]
@@ -84,6 +106,17 @@ def check(
             faults.append(fault)
     if seal is not None and seal != report.last_seal:
         faults.append(f"the last seal is {report.last_seal}, not {seal}")
+    unmet = [seal_shortfall(expect, report)] if expect is not None else []
+    signatures: list[SignatureCheck] = []
+    try:
+        stored = signatures_of(source, recording.run_id)
+    except StoreError as error:
+        faults.append(str(error))
+    else:
+        signatures = [check_signature(each, report, known) for each in stored]
+        faults += faults_of(signatures)
+    if known is not None:
+        unmet.append(unsigned(signatures, known, report.last_seal))
     return Integrity(
         run_id=recording.run_id,
         events=report.events,
@@ -92,7 +125,8 @@ def check(
         last_seal=report.last_seal,
         bad_turn=bad_turn,
         faults=tuple(faults),
-        unmet=tuple(filter(None, [seal_shortfall(expect, report) if expect is not None else ""])),
+        unmet=tuple(filter(None, unmet)),
+        signatures=tuple(signatures),
     )
 
 

@@ -61,6 +61,7 @@ from .replay.verify import (
 from .store import (
     NoSuchRunError as NoSuchRunError,
     SealingLog as SealingLog,
+    SignatureError as SignatureError,
     StoreError as StoreError,
     cache_df as cache_df,
     check as check,
@@ -72,6 +73,8 @@ from .store import (
     open_store as open_store,
     pack as pack,
     runs_df as runs_df,
+    sign as sign,
+    text_to_sign as text_to_sign,
     tokens_df as tokens_df,
     tools_df as tools_df,
     top_logprobs_df as top_logprobs_df,

@@ -22,6 +22,7 @@ from tokentape.commands import (
     memory,
     replays,
     runs,
+    signing,
     tail,
 )
 from tokentape.recorder.errors import TokentapeWarning
@@ -53,6 +54,7 @@ app.command("list")(runs.list_runs)
 app.command()(runs.show)
 app.command()(tail.tail)
 app.command()(runs.check)
+app.command()(signing.sign)
 app.command()(replays.rebuild)
 app.command()(replays.verify)
 app.command()(replays.retrace)

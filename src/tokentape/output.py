@@ -25,6 +25,7 @@ from tokentape.streams import is_unicode
 if TYPE_CHECKING:
     from tokentape.replay import Floor
     from tokentape.store import Erasure, Integrity
+    from tokentape.store.signing.signatures import SignatureCheck
 
 # A pipe has no width, and 80 columns would cut the tables.
 _PIPE_COLUMNS = 160
@@ -80,14 +81,27 @@ def integrity_text(found: "Integrity") -> str:
         verdict = "cannot be checked: no turn is sealed"
     lines = [
         f"run {found.run_id}: {verdict}",
-        f"  {found.events:,} events, {found.sealed_turns} sealed turns",
-        f"  last seal {found.last_seal}",
+        f"{found.events:,} events, {found.sealed_turns} sealed turns",
+        f"last seal {found.last_seal}",
     ]
     if found.unsealed_events and found.ok:
-        lines.append(f"  {found.unsealed_events:,} events after it are not sealed yet")
+        lines.append(f"{found.unsealed_events:,} events after it are not sealed yet")
     if found.bad_turn is not None:
-        lines.append(f"  the first bad turn is {found.bad_turn}")
-    return "\n".join([*lines, *(f"  {each}" for each in (*found.faults, *found.unmet))]) + "\n"
+        lines.append(f"the first bad turn is {found.bad_turn}")
+    lines += (signature_text(each) for each in found.signatures if each.is_right)
+    lines += (each.reason for each in found.signatures if each.state == "unchecked")
+    lines += (*found.faults, *found.unmet)
+    return "\n  ".join(lines) + "\n"
+
+
+def signature_text(signature: "SignatureCheck") -> str:
+    """Return in a line who signed a run, and up to where; or why the signature is not right."""
+    if not signature.is_right:
+        return f"a signature is not right: {signature.reason}"
+    signer = "an unknown key" if signature.signer is None else signature.signer
+    turn = "" if signature.last_turn is None else f", up to turn {signature.last_turn}"
+    more = f"; {signature.reason}" if signature.reason else ""
+    return f"signed by {signer} ({signature.key}){turn}{more}"
 
 
 def erasure_text(erased: "Erasure") -> str:

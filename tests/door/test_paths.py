@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import subprocess
 import typing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import pytest
 
 import tokentape as tt
 from tests.made_models import make_adapter
+from tests.store.ssh_keys import make_key
 from tokentape.cli import app, db
 from tokentape.commands.options import output_path
 from tokentape.generation.cache_dir import cache_dir
@@ -140,6 +142,19 @@ class Given:
         tt.write_floor(DEFAULT_FLOOR, self.path("floor.json"))
         return self.path("floor.json")
 
+    def signature(self) -> Any:
+        make_key(Path.home())
+        message = Path.home() / "message"
+        message.write_text(tt.text_to_sign(self.store, self.run_id))
+        sign = ["ssh-keygen", "-Y", "sign", "-n", "tokentape", "-f", str(Path.home() / "ada")]
+        subprocess.run([*sign, str(message)], check=True, capture_output=True)
+        return self.path("message.sig")
+
+    def signed(self) -> Any:
+        key = make_key(Path.home())
+        tt.sign(self.store, self.run_id, key=self.path(key.name))
+        return self.path("ada.pub")
+
     def investigate(self, **settings: Any) -> None:
         with tt.Investigation(
             self.lm, store=self.store, name="x", system_prompt=SYSTEM, **settings
@@ -176,6 +191,7 @@ CALLS: dict[str, Callable[[Given], object]] = {
         prefix_folder=g.path("p")
     ),
     "SealingLog folder": lambda g: g.seal(g.path("sealed")),
+    "check signers": lambda g: tt.check(g.store, g.run_id, signers=g.signed()),
     "export_csv folder": lambda g: tt.export_csv(g.store, g.run_id, g.path("csv")),
     "export_jsonl path": lambda g: tt.export_jsonl([g.recording], g.store, g.path("x.jsonl")),
     "export_parquet folder": lambda g: tt.export_parquet(g.recording, g.store, g.path("s")),
@@ -190,6 +206,8 @@ CALLS: dict[str, Callable[[Given], object]] = {
     "plan_memory protocol": lambda g: tt.plan_memory(g.model(), protocol=g.protocol()),
     "pack path": lambda g: tt.pack([g.recording], g.store, g.path("x.tape")),
     "read_floor path": lambda g: tt.read_floor(g.floor()),
+    "sign key": lambda g: g.signed(),
+    "sign signature": lambda g: tt.sign(g.store, g.run_id, signature=g.signature()),
     "write_floor path": lambda g: g.floor(),
 }
 

@@ -1,5 +1,6 @@
 """Stores of both kinds of database, and runs with unusual values."""
 
+import functools
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -9,6 +10,8 @@ import pytest
 
 import tokentape as tt
 from tests.made_events import run_started
+from tests.store.crash import record_script
+from tests.store.ssh_keys import make_key
 from tokentape.recorder.events import (
     CacheDecided,
     HistoryPruned,
@@ -215,3 +218,24 @@ def record_oddities() -> Callable[..., list[str]]:
         return run_ids
 
     return run
+
+
+@pytest.fixture(scope="module")
+def key_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return a function that makes one key of each kind: RSA takes its time."""
+
+    @functools.cache
+    def make(kind: str) -> Path:
+        return make_key(tmp_path_factory.mktemp("keys"), kind=kind)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_key(tmp_path_factory.mktemp("keys"))
+
+
+@pytest.fixture
+def run_id(store: DatabaseStore) -> str:
+    return record_script(store, "a run", turns=3, seed=1)

@@ -51,6 +51,17 @@ StoreOption = Annotated[
 TurnOption = Annotated[
     list[int] | None, typer.Option("--turn", help="Only this turn; may be repeated.")
 ]
+SignersOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--signers",
+        "--signer",
+        envvar="TOKENTAPE_SIGNERS",
+        parser=expand_path,
+        metavar="FILE",
+        help="Known keys: an allowed_signers file of OpenSSH, or public keys.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -164,6 +175,16 @@ def output_path(path: str | Path) -> Path:
 def open_stored(store: str) -> Store:
     """Open an existing store. Raise StoreError if it does not exist."""
     return tt.open_store(store, must_exist=True)
+
+
+def open_live(store: str) -> "DatabaseStore":
+    """Open an existing database. Raise StoreError for a sealed copy and where none exists."""
+    from tokentape.store import DatabaseStore
+
+    opened = open_stored(store)
+    if not isinstance(opened, DatabaseStore):
+        raise tt.StoreError(f"{store} is sealed: it can only be read")
+    return opened
 
 
 def find_recording(store: Store, run: str | None) -> tt.Recording:

@@ -13,16 +13,19 @@ from tokentape.commands.options import (
     JsonOption,
     OneRunArgument,
     RunArgument,
+    SignersOption,
     Store,
     StoreOption,
     TurnOption,
     find_recording,
     last_seal,
+    open_live,
     open_stored,
     select_turns,
     tokenizer_as_recorded,
     turn_json,
 )
+from tokentape.commands.signing import check_signatures, claimed_signatures, signatures_json
 from tokentape.recorder.escapes import visible_lines
 from tokentape.recorder.events import ToolCalled, ToolReturned
 from tokentape.recorder.projections import Turn
@@ -38,7 +41,7 @@ from tokentape.replay.reports.turn_page import (
     tool_lines,
     tools_of,
 )
-from tokentape.store import DEFAULT_URL, DatabaseStore, process_of
+from tokentape.store import DEFAULT_URL, process_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -53,6 +56,7 @@ def list_runs(
     last: Annotated[
         int, typer.Option("--last", "-n", min=0, help="List at most this many; 0 lists all.")
     ] = 50,
+    signers: SignersOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """List the newest runs of a store, the newest last; with --json all runs."""
@@ -61,8 +65,11 @@ def list_runs(
         frame = tt.runs_df(opened)
         text = frame.to_json(orient="records", date_format="iso", date_unit="us")
         processes = _processes(opened, opened.summaries())
+        signatures = claimed_signatures(opened, signers)
         rows = json.loads(text)
         for row in rows:
+            if checked := signatures.get(row["run_id"]):
+                row["signatures"] = signatures_json(checked)
             if process := processes.get(row["run_id"]):
                 row["process"] = process.as_json()
         output.print_json(rows)
@@ -92,6 +99,7 @@ def show(
     tree: Annotated[
         bool, typer.Option("--tree", help="Draw the runs it was forked from, and its forks.")
     ] = False,
+    signers: SignersOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show a run and its turns; with --turn, the exact prompt and reply of a turn."""
@@ -106,13 +114,14 @@ def show(
         return
     started = recording.started()
     tokenizer = tokenizer_as_recorded(started) if tokens else None
+    signatures = check_signatures(opened, recording, signers)
     if as_json:
         pages = _pages(recording, turn)
         process = _process(opened, recording.run_id)
         output.print_json(
             {"run_id": recording.run_id, "started": asdict(started)}
             | {"process": None if process is None else process.as_json()}
-            | {"last_seal": last_seal(recording)}
+            | {"last_seal": last_seal(recording), "signatures": signatures_json(signatures)}
             | {"turns": [_turn_json(page, tokenizer, tokens) for page in pages]}
         )
         return
@@ -123,6 +132,8 @@ def show(
         console.print(f"  {name:<17}{getattr(started, name)}", markup=False)
     console.print(f"  {'status':<17}{_status(opened, recording.run_id)}", markup=False)
     console.print(f"  {'last seal':<17}{last_seal(recording) or 'none yet'}", markup=False)
+    for each in signatures:
+        console.print(f"  {output.signature_text(each)}", markup=False)
     rows = [page.turn for page in pages] if turn else read_overviews(recording)
     console.print(output.turns_table(rows))
     for page in pages:
@@ -208,14 +219,16 @@ def check(
             help="The last seal as you noted it before, or its first 16 or more digits.",
         ),
     ] = None,
+    signers: SignersOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check that a run was not altered: compute its seals again and compare.
 
-    Exit code 1: altered, not as expected, continued after the expected seal, or nothing is sealed.
+    Exit code 1: altered, not as expected, continued after the expected seal, not signed by one of
+    the signers, or nothing is sealed.
     """
     opened = open_stored(store)
-    found = tt.check(opened, find_recording(opened, run).run_id, expect=expect)
+    found = tt.check(opened, find_recording(opened, run).run_id, expect=expect, signers=signers)
     if as_json:
         states = {"ok": found.ok, "is_sealed": found.is_sealed}
         output.print_json(asdict(found) | states)
@@ -232,7 +245,7 @@ def erase(
     as_json: JsonOption = False,
 ) -> None:
     """Erase a run for good: its events, and tool results that no other run shares."""
-    opened = _live(store)
+    opened = open_live(store)
     run_id = opened.recording(run).run_id
     if not yes and not typer.confirm(f"erase run {run_id} from {opened.where}?", err=True):
         raise typer.Exit(2)
@@ -241,10 +254,3 @@ def erase(
         output.print_json(asdict(erased) | {"backups": [str(each) for each in erased.backups]})
     else:
         sys.stdout.write(output.erasure_text(erased))
-
-
-def _live(store: str) -> DatabaseStore:
-    opened = open_stored(store)
-    if not isinstance(opened, DatabaseStore):
-        raise tt.StoreError(f"{store} is sealed: it can only be read")
-    return opened

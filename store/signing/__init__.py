@@ -1,0 +1,1 @@
+"""Signatures over the last seal of a run, by SSH keys."""
