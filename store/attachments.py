@@ -79,7 +79,9 @@ def attachment_of(kind: type[K], run_id: str, row: Mapping[str, Any], where: str
         )
     except (RecursionError, StoreError, TypeError, ValueError):
         raise damaged from None
-    if row_of(attachment)["sha256"] != row["sha256"]:
+    made = row_of(attachment)
+    # The figures, too, since they are read without the report.
+    if any(made[name] != value for name, value in row.items() if name in made):
         raise damaged
     return attachment
 
@@ -88,7 +90,7 @@ def figures_of(report: Mapping[str, Any]) -> dict[str, Any]:
     """Return the columns of `verdicts_df` that come from a report.
 
     A missing value, and one of another type, is None. U+FFFD replaces NUL, which PostgreSQL does
-    not store.
+    not store. The figures of a report never change with the version: stored ones are compared.
     """
     listed, floor = report.get("turns"), report.get("floor")
     turns = [each if isinstance(each, dict) else {} for each in _list(listed)]

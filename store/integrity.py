@@ -31,7 +31,7 @@ from tokentape.store.signing.signatures import (
     unsigned,
 )
 from tokentape.store.signing.signers import Signers
-from tokentape.store.source import Source
+from tokentape.store.source import Source, attachments_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +75,10 @@ def check(
     signers: str | PathLike[str] | None = None,
     seal: str | None = None,
 ) -> Integrity:
-    """Compute the seals of a run again, and compare payloads, summary and files with its events.
+    """Compute the seals of a run again, and compare all else that is stored of it with its events.
+
+    That is its payloads, its summary, the files, and the schema and keys of a database. Verdicts
+    and floors are compared with their own sha256.
 
     `expect` is the last seal as the caller noted it elsewhere, or the first 16 or more of its
     digits: it reveals a run whose end is missing or that was sealed again. `signers` is the path of
@@ -174,6 +177,10 @@ def _other_faults(
         summary = summarise(summary, envelope)
     if row != summary:
         yield None, "the summary of the run differs from what its events add up to"
+    try:
+        attachments_of(source, recording.run_id)
+    except StoreError as error:
+        yield None, str(error)
 
 
 def parent_faults(forks: Sequence[RunForked], parent: Recording) -> list[str]:

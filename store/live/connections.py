@@ -1,6 +1,7 @@
 """Connections to the database of a live store: SQLite or PostgreSQL."""
 
 import sqlite3
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -155,8 +156,15 @@ def _prepare_sqlite(connection: sqlite3.Connection, entry: ConnectionPoolEntry) 
         "recursive_triggers=ON",
         # Overwrite deleted content.
         "secure_delete=ON",
+        # The schema of a file from elsewhere must not call functions with side effects.
+        "trusted_schema=OFF",
+        # Check each page as it is read: damage is told instead of misread.
+        "cell_size_check=ON",
     ):
         connection.execute(f"PRAGMA {pragma}")
+    # Before Python 3.12, the driver can set no such flag.
+    if sys.version_info >= (3, 12):
+        connection.setconfig(sqlite3.SQLITE_DBCONFIG_DEFENSIVE, True)
 
 
 def _prepare_postgresql(connection: Any, entry: ConnectionPoolEntry) -> None:

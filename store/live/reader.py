@@ -20,7 +20,9 @@ from tokentape.store.attachments import K, StoredFloor, StoredVerdict
 from tokentape.store.errors import NoSuchRunError, StoreError
 from tokentape.store.live import attachments as attachment_rows
 from tokentape.store.live.connections import Database
+from tokentape.store.live.integrity_faults import key_faults, page_faults
 from tokentape.store.live.records import select_records, select_sampled_ids
+from tokentape.store.live.schema import schema_faults_now
 from tokentape.store.live.sqlite_access import Access
 from tokentape.store.live.sqlite_file import OpenedFile
 from tokentape.store.live.tables import SEQ_BITS, SEQ_MASK, blobs, events, runs, tokens, tombstones
@@ -124,7 +126,7 @@ class DatabaseReader:
     def _reading(self) -> Iterator[Connection]:
         """Yield a connection. Turn the database's errors into StoreError."""
         try:
-            with self._engine.connect() as reader:
+            with self._engine.connect() as reader, self._read_only(reader):
                 self._check_unwritten()
                 yield reader
                 self._check_unwritten()
@@ -132,6 +134,19 @@ class DatabaseReader:
             raise StoreError(f"cannot read {self.where}: {error.orig}") from None
         except self._driver.Error as error:
             raise StoreError(f"cannot read {self.where}: {error}") from None
+
+    @contextmanager
+    def _read_only(self, reader: Connection) -> Iterator[None]:
+        """Have SQLite refuse every write: a pooled connection of a file, not the writer's."""
+        if self._file is None:
+            yield
+            return
+        driver: Any = reader.connection.driver_connection
+        driver.execute("PRAGMA query_only=ON")
+        try:
+            yield
+        finally:
+            driver.execute("PRAGMA query_only=OFF")
 
     def _check_unwritten(self) -> None:
         """Raise StoreError if a file that is read without a lock was written to."""
@@ -145,11 +160,15 @@ class DatabaseReader:
         return row
 
     def verify_files(self, run_id: str) -> list[str]:
-        """See `tokentape.store.source.Source`. Only SQLite can check its pages."""
+        """See `tokentape.store.source.Source`. Only SQLite can check its pages.
+
+        The first kind of fault ends the search: on damaged pages, a later one might not end.
+        """
+        checks = [schema_faults_now, page_faults, key_faults]
         if self._backend.name != "sqlite":
-            return []
-        answers = self._query(lambda reader: reader.exec_driver_sql("PRAGMA quick_check").all())
-        return [f"{self.where}: {answer}" for (answer,) in answers if answer != "ok"]
+            checks.remove(page_faults)
+        faults = next(filter(None, map(self._query, checks)), [])
+        return [f"{self.where}: {fault}" for fault in faults]
 
     def verdicts(self, run_id: str) -> list[StoredVerdict]:
         """See `tokentape.store.source.Attachments`."""

@@ -11,12 +11,16 @@ from pathlib import Path
 from alembic.config import Config
 from alembic.runtime.environment import EnvironmentContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.engine import URL
+from sqlalchemy.pool import StaticPool
 
+from tokentape.recorder.escapes import visible
 from tokentape.store.errors import NewerStoreError, OlderStoreError, StoreError
 from tokentape.store.live.backup import back_up
 from tokentape.store.live.connections import Database
+from tokentape.store.live.postgres_schema import postgres_faults
+from tokentape.store.live.schema_faults import Schema, is_plain_table, schema_faults, schema_of
 from tokentape.store.live.schema_version import (
     VERSION_TABLE,
     has_own_version,
@@ -26,6 +30,7 @@ from tokentape.store.live.schema_version import (
     name_of_another,
     tables_of,
     version_of,
+    version_table_of,
 )
 from tokentape.store.live.sqlite_access import use_wal
 from tokentape.store.live.tables import TRIGGERS, metadata
@@ -103,7 +108,8 @@ def bring_to_head(
 
     An upgrade is preceded by a backup. Raise StoreError for a database of another application that
     ours must not join, and with `must_exist` for one without our schema; OlderStoreError for an
-    older schema without `upgrade`; NewerStoreError for a newer schema.
+    older schema without `upgrade`; NewerStoreError for a newer schema; StoreError for a schema
+    that differs from the one that our migrations make.
     """
     where = database.where
     tables = tables_of(connection)
@@ -116,6 +122,7 @@ def bring_to_head(
         _create(connection)
     revision = revision_of(connection, where)
     if revision == head() and (has_own_version(tables_of(connection)) or not upgrade):
+        check_schema(connection, where)
         return
     if not upgrade:
         remedy = "`tokentape db upgrade`, which makes a backup first"
@@ -160,13 +167,72 @@ def revision_of(connection: Connection, where: str) -> str:
     tables = tables_of(connection)
     if not is_store(tables):
         raise StoreError(_no_store(where, tables))
+    table = version_table_of(tables)
+    if connection.dialect.name == "sqlite" and not is_plain_table(connection, table):
+        raise StoreError(_fault_of_schema(where, [f"{table} is not a plain table"]))
     revision = version_of(connection, _revisions())
     connection.rollback()
     if revision not in _revisions():
         raise NewerStoreError(
-            f"{where} has schema {revision}, this tokentape knows up to {head()}: upgrade tokentape"
+            f"{where} has schema {visible(revision)}, this tokentape knows up to {head()}: "
+            "upgrade tokentape"
         )
     return revision
+
+
+def check_schema(connection: Connection, where: str) -> None:
+    """Raise StoreError unless our tables, views and triggers are those that the migrations make."""
+    faults = schema_faults_now(connection)
+    connection.rollback()
+    if faults:
+        raise StoreError(_fault_of_schema(where, faults))
+
+
+def schema_faults_now(connection: Connection) -> list[str]:
+    """Return how a database differs from the schema that it says to have, a line each."""
+    revision = version_of(connection, _revisions())
+    if revision not in _revisions():
+        return [f"it has schema {visible(revision)} now, this tokentape knows up to {head()}"]
+    return _schema_faults_of(connection, revision)
+
+
+def _fault_of_schema(where: str, faults: list[str]) -> str:
+    more = f", and {len(faults) - 1} more" if len(faults) > 1 else ""
+    return (
+        f"the schema of {where} is damaged, or another program changed it: {faults[0]}{more}. "
+        "Restore a backup, or remove what the other program added"
+    )
+
+
+def _schema_faults_of(connection: Connection, revision: str) -> list[str]:
+    """Return how a database differs from a revision of our schema, a line for each difference."""
+    version_table = version_table_of(tables_of(connection))
+    expected = {
+        key: each
+        for key, each in _expected_schema(revision, VERSION_FOLDERS).items()
+        # A store of version 0.1.0 has Alembic's table, which may belong to others as well.
+        if version_table == VERSION_TABLE or each.table != VERSION_TABLE
+    }
+    if connection.dialect.name == "sqlite":
+        return schema_faults(connection, expected)
+    relations = {
+        each.name: each.kind
+        for each in expected.values()
+        if each.kind in ("table", "view") and not each.name.startswith("sqlite_")
+    }
+    triggers = [each.name for each in expected.values() if each.kind == "trigger"]
+    return postgres_faults(connection, relations, triggers)
+
+
+@cache
+def _expected_schema(revision: str, folders: tuple[Path, ...]) -> Schema:
+    """Return what the migrations in `folders` up to a revision make of a blank SQLite database."""
+    engine = create_engine("sqlite://", poolclass=StaticPool)
+    with engine.connect() as connection:
+        _run_migrations(connection, revision)
+        schema = schema_of(connection)
+    engine.dispose()
+    return schema
 
 
 def _revisions() -> set[str]:
@@ -189,11 +255,14 @@ def upgrade_schema(connection: Connection, url: URL, *, backup: bool) -> Upgrade
     """Upgrade a database to the newest schema in one transaction.
 
     With `backup`, a SQLite file is copied first. Raise StoreError if the backup fails, if a
-    PostgreSQL database is to be backed up (use `pg_dump`), and if a trigger is missing after the
-    migrations; then the database is unchanged.
+    PostgreSQL database is to be backed up (use `pg_dump`), if the schema is not the one that our
+    migrations make, and if a trigger is missing after the migrations; then the database is
+    unchanged.
     """
     where = shown(url)
-    if revision_of(connection, where) == head() and has_own_version(tables_of(connection)):
+    is_newest = revision_of(connection, where) == head()
+    check_schema(connection, where)
+    if is_newest and has_own_version(tables_of(connection)):
         return Upgrade(before=head(), after=head(), backup=None)
     _lock_schema(connection)
     # Another process may have upgraded it meanwhile.
@@ -231,14 +300,14 @@ def _create(connection: Connection) -> None:
     connection.commit()
 
 
-def _run_migrations(connection: Connection) -> None:
-    """Run `alembic upgrade head` with the revisions that were compiled before."""
+def _run_migrations(connection: Connection, revision: str = "head") -> None:
+    """Run `alembic upgrade REVISION` with the revisions that were compiled before."""
     scripts = _scripts()
     environment = EnvironmentContext(
         alembic_config(connection),
         scripts,
-        fn=lambda revision, _: scripts._upgrade_revs("head", revision),
-        destination_rev="head",
+        fn=lambda current, _: scripts._upgrade_revs(revision, current),
+        destination_rev=revision,
     )
     with _MIGRATING, environment:
         scripts.run_env()

@@ -59,14 +59,19 @@ def name_of_another(connection: Connection, declared: Collection[str]) -> str:
     return next((taken[name] for name in sorted(declared) if name in taken), "")
 
 
+def version_table_of(tables: Collection[str]) -> str:
+    """Return the name of the table that holds the version of a store."""
+    return VERSION_TABLE if has_own_version(tables) else _ALEMBIC_TABLE
+
+
 def version_of(connection: Connection, known: Collection[str]) -> str:
     """Return the revision of a store.
 
     `known` are our revisions: in Alembic's table, other rows belong to another application.
     """
-    tables = tables_of(connection)
-    table = VERSION_TABLE if has_own_version(tables) else _ALEMBIC_TABLE
-    found = connection.execute(text(f"SELECT version_num FROM {table}")).scalars().all()
+    table = version_table_of(tables_of(connection))
+    query = text(f"SELECT substr(version_num, 1, 32) FROM {table} LIMIT 1000")
+    found = connection.execute(query).scalars().all()
     ours = [each for each in found if each in known]
     return str((ours or found or [None])[0])
 

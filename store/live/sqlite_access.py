@@ -1,5 +1,6 @@
 """How a SQLite file is opened: for writing if possible, else for reading."""
 
+import itertools
 import os
 import sqlite3
 import time
@@ -14,6 +15,8 @@ from tokentape.store.errors import StoreError
 from tokentape.store.live.sqlite_file import check_header, check_log, real_path, unread_log
 
 _WAL_PAUSE_S = 0.02
+_SCHEMA_STEPS_MAX = 100
+"""Thousands of steps of SQLite's virtual machine: about ten read one entry of the schema."""
 _CANNOT_OPEN = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR)
 
 
@@ -85,7 +88,7 @@ def _check(path: Path, access: Access) -> None:
         if access is Access.IMMUTABLE:
             _check_no_log(path)
         with closing(connect(path, access)) as connection:
-            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            _load_schema(connection, path)
     except OSError as error:
         raise StoreError(f"cannot open {path}: {error.strerror}") from None
     except sqlite3.OperationalError:
@@ -93,6 +96,24 @@ def _check(path: Path, access: Access) -> None:
     except (sqlite3.Error, UnicodeDecodeError) as error:
         # SQLite quotes bytes that it cannot read, which need not be text.
         raise StoreError(f"{path} cannot be read as a database: {error}") from None
+
+
+def _load_schema(connection: sqlite3.Connection, path: Path) -> None:
+    """Have SQLite read its schema. Raise StoreError if that has too many tables, views and so on.
+
+    The time that SQLite takes grows with the square of their number.
+    """
+    calls = itertools.count(1)
+    connection.set_progress_handler(lambda: next(calls) > _SCHEMA_STEPS_MAX, 1_000)
+    try:
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
+            raise
+        raise StoreError(
+            f"{path} has more than about 10,000 tables, views, indexes and triggers: name another "
+            "database"
+        ) from None
 
 
 def _check_no_log(path: Path) -> None:

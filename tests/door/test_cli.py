@@ -5,6 +5,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from sqlalchemy import create_engine, inspect
 import tokentape as tt
 from tests.made_events import run_started
 from tests.replay.copies import altered_copy
+from tests.tampering import without_triggers
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -305,8 +307,7 @@ def test_drift_can_be_allowed_and_a_changed_recording_cannot(
     assert code == 0
     assert json.loads(out)["verdict"] == "drifted"
     assert json.loads(out)["ignored"] == ["weights"]
-    with sqlite3.connect(database) as connection:
-        connection.execute("DROP TRIGGER tokens_refuse_update")
+    with closing(sqlite3.connect(database)) as connection, without_triggers(connection):
         # For a float32 near one, this many units in the last place are about a hundredth.
         connection.execute(
             "UPDATE tokens SET logprob_f32 = logprob_f32 + 84000 WHERE turn = 1 AND step = 2"

@@ -5,11 +5,13 @@ import shutil
 import sqlite3
 import struct
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.tampering import without_triggers
 from tokentape.recorder.events import ids_sha256
 
 Forge = Callable[[sqlite3.Connection], None]
@@ -146,12 +148,8 @@ def forged() -> Callable[[Path, str], Path]:
     def forge(database: Path, forgery: str) -> Path:
         copy = database.with_name(f"{forgery}.db")
         shutil.copy(database, copy)
-        with sqlite3.connect(copy) as connection:
-            names = connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'")
-            for (trigger,) in names.fetchall():
-                connection.execute(f"DROP TRIGGER {trigger}")
+        with closing(sqlite3.connect(copy)) as connection, without_triggers(connection):
             FORGERIES[forgery](connection)
-        connection.close()
         return copy
 
     return forge

@@ -8,19 +8,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.tampering import without_triggers
+
 Change = Callable[[dict[str, Any]], None]
 _NUMBERS = itertools.count()
 
 
 def altered_copy(database: Path, change: Callable[[sqlite3.Connection], None]) -> Path:
-    """Return a changed copy in the same folder, without the triggers that refuse changes."""
+    """Return a copy in the same folder with changes that the triggers refuse."""
     copy = database.with_name(f"copy-{next(_NUMBERS)}.db")
     shutil.copy(database, copy)
     connection = sqlite3.connect(copy)
-    with connection:
-        names = connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'")
-        for (trigger,) in names.fetchall():
-            connection.execute(f"DROP TRIGGER {trigger}")
+    with without_triggers(connection):
         change(connection)
     connection.close()
     return copy

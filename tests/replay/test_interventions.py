@@ -4,6 +4,7 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from tests.interventions import (
     vector,
 )
 from tests.replay.conftest import change_body
+from tests.tampering import without_triggers
 from tokentape.generation.interventions import tensor_to_bytes
 from tokentape.recorder.events import InterventionApplied
 from tokentape.replay.checking.noise_floor import version_of
@@ -225,12 +227,8 @@ def test_a_pruned_history_takes_what_acted_on_it_along(
 
 
 def change_kept(path: Path, change: Callable[[sqlite3.Connection], None]) -> None:
-    with sqlite3.connect(path) as connection:
-        names = connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'")
-        for (trigger,) in names.fetchall():
-            connection.execute(f"DROP TRIGGER {trigger}")
+    with closing(sqlite3.connect(path)) as connection, without_triggers(connection):
         change(connection)
-    connection.close()
 
 
 def test_an_intervention_that_was_never_there_is_named(lm: tt.LoadedModel, tmp_path: Path) -> None:

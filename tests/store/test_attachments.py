@@ -6,6 +6,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 
 import tokentape as tt
 from tests.store.made_runs import begin, floor_of, make_run, verdict_of
+from tests.tampering import without_triggers
 from tokentape.recorder.codec import encode
 from tokentape.recorder.events import CacheCleared
 from tokentape.store import DatabaseStore, StoredFloor
@@ -234,6 +236,16 @@ def test_what_is_on_its_way_to_a_run_that_is_erased_is_erased_or_refused(
         "report = 'text'",
         "at_us = at_us + 1000",
         "verdict = 'exact'",
+        "reason = 'all is lost'",
+        "model = 'another'",
+        "floor_version = 'another'",
+        "turns = 3",
+        "tokens = 3",
+        "mismatches = 1",
+        "near_ties = 1",
+        "logprob_difference_max = 0.0",
+        "margin_max = -1.5",
+        "duration_us = 7",
         "replay = ''",
         f"report = x'{zlib.compress(b'[]').hex()}'",
         f"report = x'{zlib.compress(b'{').hex()}'",
@@ -247,25 +259,22 @@ def test_a_row_that_was_changed_is_refused_in_one_line(tmp_path: Path, harm: str
         assert isinstance(store, DatabaseStore)
         run_id = make_run(store, turns=1)
         store.add_verdict(verdict_of(run_id))
-    with sqlite3.connect(path) as connection:
-        connection.execute("DROP TRIGGER verdicts_refuse_update")
+    with closing(sqlite3.connect(path)) as connection, without_triggers(connection):
         connection.execute(f"UPDATE verdicts SET {harm}")
-    connection.close()
     with tt.open_store(path) as store:
         with pytest.raises(tt.StoreError, match=f"a row of verdicts of run {run_id} ") as caught:
             store.verdicts(run_id)
         assert "\n" not in str(caught.value)
-        assert tt.check(store, run_id).ok
+        (fault,) = tt.check(store, run_id).faults
+        assert f"a row of verdicts of run {run_id} " in fault
 
 
 def test_figures_that_are_no_numbers_are_refused_in_one_line(tmp_path: Path) -> None:
     path = tmp_path / "runs.db"
     with tt.open_store(path) as store:
         store.add_verdict(verdict_of(make_run(store, turns=1)))
-    with sqlite3.connect(path) as connection:
-        connection.execute("DROP TRIGGER verdicts_refuse_update")
+    with closing(sqlite3.connect(path)) as connection, without_triggers(connection):
         connection.execute("UPDATE verdicts SET tokens = 'many'")
-    connection.close()
     with (
         tt.open_store(path) as store,
         pytest.raises(tt.StoreError, match=r"verdicts in .* are damaged"),

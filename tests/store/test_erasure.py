@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.exc import IntegrityError
 
 import tokentape as tt
+from tests.tampering import without_triggers
 from tokentape.recorder.events import ToolReturned
 
 SECRET = "the-parrot-is-in-the-attic"
@@ -205,14 +207,11 @@ def test_a_list_of_weights_that_was_changed_or_lost_is_found(
     with tt.open_store(path) as store:
         run_id = record_run(lm, store, "harmless")
         sha256 = store.recording(run_id).started().weights_sha256
-    with sqlite3.connect(path) as connection:
-        for verb in ("update", "delete"):
-            connection.execute(f"DROP TRIGGER blobs_refuse_{verb}")
+    with closing(sqlite3.connect(path)) as connection, without_triggers(connection):
         connection.execute("UPDATE blobs SET payload = ? WHERE sha256 = ?", (b"{}", sha256))
     said = cli("check", run_id, "--store", str(path))
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, without_triggers(connection):
         connection.execute("DELETE FROM blobs WHERE sha256 = ?", (sha256,))
-    connection.close()
 
     assert said[0] == 1
     assert "the weights manifest was altered" in said[1]
@@ -223,12 +222,10 @@ def test_a_payload_that_was_changed_is_found(tmp_path: Path, lm: tt.LoadedModel,
     path = tmp_path / "runs.db"
     with tt.open_store(path) as store:
         run_id = record_run(lm, store, "harmless", "shared")
-    with sqlite3.connect(path) as connection:
-        connection.execute("DROP TRIGGER blobs_refuse_update")
+    with closing(sqlite3.connect(path)) as connection, without_triggers(connection):
         for sha256, payload in connection.execute("SELECT * FROM blobs").fetchall():
             changed = payload.replace(b"that all can", b"that few can")
             connection.execute("UPDATE blobs SET payload = ? WHERE sha256 = ?", (changed, sha256))
-    connection.close()
     code, out, _ = cli("check", run_id, "--store", str(path))
 
     assert code == 1

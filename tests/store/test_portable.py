@@ -5,6 +5,7 @@ import re
 import sqlite3
 import struct
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 import tokentape as tt
 from tests.store.made_runs import begin, make_run, say
+from tests.tampering import without_triggers
 from tokentape.recorder import Record
 from tokentape.recorder.codec import dump_canonical
 from tokentape.store import DatabaseStore
@@ -309,10 +311,9 @@ def test_an_export_says_what_it_leaves_out(tmp_path: Path, cli: Cli) -> None:
         say(recorder, 1, tokens=2)
         say(recorder, 2, tokens=2, payload=b"seen")
         recorder.put_blob("0" * 64, b"")
-    with sqlite3.connect(database) as connection:
-        connection.executescript(
-            "DROP TRIGGER events_refuse_delete;"
-            "DELETE FROM events WHERE event_key = (SELECT max(event_key) FROM events);"
+    with closing(sqlite3.connect(database)) as connection, without_triggers(connection):
+        connection.execute(
+            "DELETE FROM events WHERE event_key = (SELECT max(event_key) FROM events)"
         )
     code, _, err = cli("export", "-o", str(tmp_path / "sealed"), "--store", str(database))
 
