@@ -31,7 +31,7 @@ from tokentape.store.signing.signatures import (
     unsigned,
 )
 from tokentape.store.signing.signers import Signers
-from tokentape.store.source import Source, attachments_of
+from tokentape.store.source import Source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +112,7 @@ def check(
     unmet = [seal_shortfall(expect, report)] if expect is not None else []
     signatures: list[SignatureCheck] = []
     try:
+        # This reads all verdicts.
         stored = signatures_of(source, recording.run_id)
     except StoreError as error:
         faults.append(str(error))
@@ -178,7 +179,7 @@ def _other_faults(
     if row != summary:
         yield None, "the summary of the run differs from what its events add up to"
     try:
-        attachments_of(source, recording.run_id)
+        source.floors(recording.run_id)
     except StoreError as error:
         yield None, str(error)
 

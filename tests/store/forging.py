@@ -3,19 +3,18 @@
 import json
 from typing import Any
 
+from tests.tampering import without_triggers
 from tokentape.recorder.codec import dump_canonical
 from tokentape.recorder.projections import summarise_all
 from tokentape.recorder.seals import SEALED_KINDS, SealChain
 from tokentape.store import DatabaseStore
 from tokentape.store.live.reader import SUMMARY_COLUMNS
-from tokentape.store.live.tables import SEQ_BITS, TRIGGERS
+from tokentape.store.live.tables import SEQ_BITS
 
 
 def connection_of(store: DatabaseStore) -> Any:
-    """Return the database's own connection, without the triggers that refuse changes."""
+    """Return the database's own connection."""
     connection: Any = store._engine.raw_connection().driver_connection
-    for name in TRIGGERS:
-        connection.execute(f"DROP TRIGGER IF EXISTS {name}")
     connection.commit()
     connection.isolation_level = None
     return connection
@@ -34,7 +33,10 @@ def reseal(store: DatabaseStore, run_id: str) -> None:
     for record in list(store.recording(run_id).records()):
         if record.kind in SEALED_KINDS:
             seal = chain.seal_of(record)
-            rows.execute("UPDATE events SET seal = ? WHERE event_key = ?", (seal, key + record.seq))
+            with without_triggers(rows):
+                rows.execute(
+                    "UPDATE events SET seal = ? WHERE event_key = ?", (seal, key + record.seq)
+                )
             chain = SealChain(run_id, after_seal=seal)
         else:
             chain.add(record)
@@ -42,7 +44,8 @@ def reseal(store: DatabaseStore, run_id: str) -> None:
     columns = [name for name in SUMMARY_COLUMNS if name != "run_id"]
     assigned = ", ".join(f"{name} = ?" for name in columns)
     values = [getattr(summary, name) for name in columns]
-    rows.execute(f"UPDATE runs SET {assigned} WHERE run_id = ?", (*values, run_id))
+    with without_triggers(rows):
+        rows.execute(f"UPDATE runs SET {assigned} WHERE run_id = ?", (*values, run_id))
 
 
 def change_reply(store: DatabaseStore, run_id: str, turn: int, text: str) -> None:
@@ -52,10 +55,11 @@ def change_reply(store: DatabaseStore, run_id: str, turn: int, text: str) -> Non
         if record.kind == "TurnFinished" and record.turn == turn:
             assert isinstance(record.body, str)
             body = json.loads(record.body) | {"text": text}
-            rows.execute(
-                "UPDATE events SET body = ? WHERE event_key = ?",
-                (dump_canonical(body), key + record.seq),
-            )
+            with without_triggers(rows):
+                rows.execute(
+                    "UPDATE events SET body = ? WHERE event_key = ?",
+                    (dump_canonical(body), key + record.seq),
+                )
     reseal(store, run_id)
 
 
@@ -67,9 +71,10 @@ def cut_after_turn(store: DatabaseStore, run_id: str, turn: int) -> None:
         for each in store.recording(run_id).records()
         if each.kind == "TurnFinished" and each.turn == turn
     )
-    for table in ("events", "tokens"):
-        rows.execute(
-            f"DELETE FROM {table} WHERE event_key > ? AND event_key < ?",
-            (key + end, key + (1 << SEQ_BITS)),
-        )
+    with without_triggers(rows):
+        for table in ("events", "tokens"):
+            rows.execute(
+                f"DELETE FROM {table} WHERE event_key > ? AND event_key < ?",
+                (key + end, key + (1 << SEQ_BITS)),
+            )
     reseal(store, run_id)
