@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tokentape.generation.errors import ModelError
+from tokentape.generation.hf.attention_kernel import choose_implementations
 
 # The memory limit and usage of a container (kernel documentation, cgroup v2).
 _CGROUP = Path("/sys/fs/cgroup")
@@ -25,7 +26,8 @@ def check_fits_memory(config: Any, dtype: str, device: str, name: str) -> None:
     """
     if getattr(config, "quantization_config", None):
         return
-    config = copy.deepcopy(config)  # `from_config` changes it
+    config = copy.deepcopy(config)  # changed here, and by `from_config`
+    choose_implementations(config, "eager")  # another kernel may have to be fetched
     chosen = config.dtype if dtype == "auto" else getattr(torch, dtype)
     try:
         with torch.device("meta"):

@@ -69,6 +69,7 @@ def fetched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         raise ValueError(f"{name} was to be fetched")
 
     monkeypatch.setattr(hub_kernels, "is_kernels_available", lambda *_, **__: True)
+    monkeypatch.setattr(hub_kernels, "_kernels_available", True, raising=False)  # before 5.20
     monkeypatch.setattr(hub_kernels, "get_kernel", get_kernel)
     return names
 
