@@ -1,7 +1,7 @@
 """Paths as users write them."""
 
 import os
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from tokentape.recorder.errors import TokentapeError
 
@@ -24,3 +24,20 @@ def expand_path(path: str | os.PathLike[str]) -> Path:
             f"{text}: {user} is no user's home folder on this machine: write the path from / on"
         )
     return Path(expanded)
+
+
+def is_relative(name: str) -> bool:
+    """Return whether a path that a file names starts in a folder of that file, on any system.
+
+    `/etc/hostname`, `C:x` and `~/x` do not.
+    """
+    drive_or_root = PureWindowsPath(name).anchor
+    return not (drive_or_root or PurePosixPath(name).is_absolute() or name.startswith("~"))
+
+
+def is_inside(path: Path, folder: Path) -> bool:
+    """Return whether a path is in a folder at any depth, with all links resolved."""
+    try:
+        return path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError, ValueError):  # a loop of links, or not a path of this system
+        return False

@@ -3,10 +3,11 @@
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PureWindowsPath
 
 from tokentape.generation.errors import ModelError
 from tokentape.recorder.foreign_files import foreign_file
+from tokentape.recorder.paths import is_inside, is_relative
 
 _GGUF = ".gguf"
 _GGUF_MAGIC = b"GGUF"
@@ -78,15 +79,16 @@ def check_stays_inside(folder: Path) -> None:
     """
     for index in sorted(folder.glob("*.index.json")):
         for name in _listed_weights(index):
-            if _leads_out(name):
+            if not is_relative(name) or ".." in PureWindowsPath(name).parts:
                 raise ModelError(f"{index} lists weights outside its folder: {name!r}")
-    inside = [folder.resolve()]
+    folders = [folder]
     if folder.parent.name == "snapshots":
-        inside.append((folder.parent.parent / "blobs").resolve())
+        folders.append(folder.parent.parent / "blobs")
     for template in _templates(folder):
-        target = template.resolve()
-        if not any(target.is_relative_to(each) for each in inside):
-            raise ModelError(f"{template} is a link out of its folder, to {target}: copy the file")
+        if not any(is_inside(template, each) for each in folders):
+            raise ModelError(
+                f"{template} is a link out of its folder, to {template.resolve()}: copy the file"
+            )
 
 
 def _listed_weights(index: Path) -> Iterator[str]:
@@ -97,12 +99,6 @@ def _listed_weights(index: Path) -> Iterator[str]:
     except (OSError, ValueError, RecursionError, TypeError, LookupError, AttributeError):
         return
     yield from sorted({str(each) for each in listed})
-
-
-def _leads_out(name: str) -> bool:
-    """Return whether a relative path of any system leads out of the folder that it starts in."""
-    path = PureWindowsPath(name)
-    return bool(path.anchor) or PurePosixPath(name).is_absolute() or ".." in path.parts
 
 
 def _templates(folder: Path) -> list[Path]:

@@ -10,7 +10,7 @@ import yaml
 from tokentape.generation.errors import PromptError
 from tokentape.generation.plans.plan import ExperimentPlan
 from tokentape.recorder.foreign_files import pointer_file
-from tokentape.recorder.paths import expand_path
+from tokentape.recorder.paths import expand_path, is_inside, is_relative
 
 _MERGED = ("background", "limits", "sampling")
 _FILE_BYTES_MAX = 4 * 1024**2
@@ -27,24 +27,27 @@ def load_plan(name: str | os.PathLike[str]) -> ExperimentPlan:
 
     A file may begin with `extends: NAME_OR_PATH` and overrides fields of that plan; background,
     limits and sampling are merged field by field. `background.document` is the path of a text file.
-    Paths are relative to the file that has them. Raise PromptError with the file, the field and the
-    rule.
+    Paths are relative to the file that has them, and stay in the folder of the file that the caller
+    names. Raise PromptError with the file, the field and the rule.
     """
     path = _path(os.fspath(name), Path())
-    return ExperimentPlan.read(_fields(path, ()), str(path))
+    return ExperimentPlan.read(_fields(path, path.parent, ()), str(path))
 
 
-def _fields(path: Path, extending: tuple[Path, ...]) -> dict[str, Any]:
+def _fields(path: Path, folder: Path, extending: tuple[Path, ...]) -> dict[str, Any]:
     """Return a file's fields merged over those of the plan that it extends.
 
-    `extending` are the files that extend this one, to detect a circle.
+    Every other file is in `folder`. `extending` are the files that extend this one, to detect a
+    circle.
     """
     if path.resolve() in extending or len(extending) >= _DEPTH_MAX:
         _reject(path, "extends", "leads back to a file that extends this one, or goes too deep")
     fields = _parsed(path)
     background = fields.get("background")
     if isinstance(background, dict) and isinstance(background.get("document"), str):
-        fields["background"] = background | {"document": _document(background["document"], path)}
+        fields["background"] = background | {
+            "document": _document(background["document"], path, folder)
+        }
     if "extends" not in fields:
         return fields
     base_name = fields.pop("extends")
@@ -52,8 +55,9 @@ def _fields(path: Path, extending: tuple[Path, ...]) -> dict[str, Any]:
         _reject(path, "extends", "must be the name of a plan or the path of a file")
     if "name" not in fields:
         _reject(path, "name", "is missing: a plan does not get the name of the plan it extends")
-    base_path = _path(base_name, path.parent, extended_by=path)
-    base = _fields(base_path, (*extending, path.resolve()))
+    base_path = _extended(base_name, path, folder)
+    base_folder = base_path.parent if base_name in _shipped_names() else folder
+    base = _fields(base_path, base_folder, (*extending, path.resolve()))
     # Checked alone first, so that its mistakes are reported with its own file.
     ExperimentPlan.read(base, str(base_path))
     merged = {
@@ -76,10 +80,10 @@ def _parsed(path: Path) -> dict[str, Any]:
     return value
 
 
-def _document(name: str, path: Path) -> dict[str, str]:
-    file = path.parent / expand_path(name)
+def _document(name: str, path: Path, folder: Path) -> dict[str, str]:
+    _check_stays_inside(name, "background.document", path, folder)
     try:
-        return {"name": Path(name).stem, "text": _text_of(file)}
+        return {"name": Path(name).stem, "text": _text_of(path.parent / name)}
     except PromptError as error:
         _reject(path, "background.document", f"cannot be loaded: {error}")
 
@@ -91,23 +95,45 @@ def _text_of(path: Path) -> str:
         pointer = pointer_file(path)
         if pointer:
             raise PromptError(f"{path} {pointer}")
+        if path.exists() and not path.is_file():
+            raise PromptError(f"cannot read {path}: it is not a file")
         return path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it is not text in UTF-8"
         raise PromptError(f"cannot read {path}: {reason}") from None
 
 
-def _path(name: str, folder: Path, extended_by: Path | None = None) -> Path:
+def _extended(name: str, path: Path, folder: Path) -> Path:
+    """Return the file of the plan that the file `path` extends."""
+    if name not in _shipped_names():
+        _check_stays_inside(name, "extends", path, folder)
+    try:
+        return _path(name, path.parent)
+    except PromptError as error:
+        _reject(path, "extends", f"has no plan: {error}")
+
+
+def _check_stays_inside(name: str, field: str, path: Path, folder: Path) -> None:
+    """Raise PromptError if a field of the file `path` names a file that is not in `folder`.
+
+    A plan may come from somebody else, and what it names goes into prompts and recordings.
+    """
+    if folder == _shipped_folder():  # an installation may consist of links
+        return
+    if not is_relative(name) or not is_inside(path.parent / name, folder):
+        _reject(path, field, f"names a file outside the folder {folder}: {name!r}; copy it there")
+
+
+def _path(name: str, folder: Path) -> Path:
     """Return the file of a shipped plan, or of a path relative to `folder`."""
     if name in _shipped_names():
         return _shipped_folder() / f"{name}.yaml"
     path = folder / expand_path(name)
     if path.is_file():
         return path
-    reason = f"{name!r} is neither a shipped plan ({', '.join(_shipped_names())}) nor a file"
-    if extended_by is not None:
-        _reject(extended_by, "extends", f"has no plan: {reason}")
-    raise PromptError(reason)
+    raise PromptError(
+        f"{name!r} is neither a shipped plan ({', '.join(_shipped_names())}) nor a file"
+    )
 
 
 def _reject(path: Path, field: str, rule: str) -> NoReturn:
