@@ -28,7 +28,17 @@ def _with_key(fields: Fields) -> Fields:
 
 def _with_start(fields: Fields) -> Fields:
     """Return a `RunStarted` with what version 0.1.0 did not record."""
-    return {**fields, "conversation_format": {}, "warnings": [], "process": {}, "loading": {}}
+    return {
+        **fields,
+        "conversation_format": {},
+        "warnings": [],
+        "process": {},
+        "loading": {},
+        "model_class": "",
+        "config": {},
+        "module_state": {},
+        "model_code": {},
+    }
 
 
 def _with_process(fields: Fields) -> Fields:

@@ -97,6 +97,17 @@ def _other_word(event: Event, case: Case) -> Event:
     return replace(event, content=content, text=text, ids=ids, sha256=ids_sha256(ids))
 
 
+def _other_id(event: Event, case: Case) -> Event:
+    """Change an id of the system prompt and its sum, but not the text."""
+    if not isinstance(event, SystemPromptCached):
+        return event
+    middle = len(event.ids) // 2
+    others = [case.lm.tokenizer.encode(each, add_special_tokens=False)[-1] for each in "wv"]
+    other = next(each for each in others if each != event.ids[middle])
+    ids = (*event.ids[:middle], other, *event.ids[middle + 1 :])
+    return replace(event, ids=ids, sha256=ids_sha256(ids))
+
+
 def _other_result(event: Event, case: Case) -> Event:
     """Change a digit of a number in the tool message that the model reads."""
     if not (isinstance(event, MessageAdded) and event.role == "tool"):
@@ -198,6 +209,13 @@ FAULTS = (
     Fault(
         name="one word of the system prompt",
         inject=_events(_other_word),
+        verdicts=_MOVED,
+        # Ids, text and sum are changed alike, with valid seals: nothing contradicts them.
+        causes=("unknown",),
+    ),
+    Fault(
+        name="one id of the system prompt",
+        inject=_events(_other_id),
         verdicts=_MOVED,
         causes=("prompt",),
     ),

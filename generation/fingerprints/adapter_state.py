@@ -34,6 +34,11 @@ def active_adapters(model: Any) -> str:
     return f"{named or DISABLED_ADAPTERS} {digest}"
 
 
+def is_adapter_layer(module: Any) -> bool:
+    """Return whether a module has adapters of PEFT, in use or not."""
+    return hasattr(module, "active_adapter") and hasattr(module, "merged_adapters")
+
+
 @contextmanager
 def adapters_as_recorded(model: Any, recorded: str) -> Iterator[bool]:
     """Within this context, let the adapters be active that `active_adapters` described.
@@ -87,7 +92,7 @@ def _scaling(module: Any) -> Mapping[Any, Any]:
 
 def _adapter_layers(model: Any) -> Iterator[tuple[str, Any]]:
     for name, module in model.named_modules():
-        if hasattr(module, "active_adapter") and hasattr(module, "merged_adapters"):
+        if is_adapter_layer(module):
             yield name, module
 
 

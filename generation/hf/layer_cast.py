@@ -74,6 +74,12 @@ def compute_in(model: nn.Module, name: str) -> None:
         module.__class__ = _casting_class(kind, dtype)
 
 
+def stored_class(kind: type[Any]) -> type[Any]:
+    """Return the class that a module had before `compute_in` replaced it, else its class."""
+    plain: type[Any] = getattr(kind, "_stored_class", kind)
+    return plain
+
+
 def _dtype_named(name: Any) -> torch.dtype:
     dtype = name if isinstance(name, torch.dtype) else getattr(torch, str(name), None)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
@@ -130,7 +136,7 @@ def _casting_class(kind: type[Any], dtype: torch.dtype) -> type[Any]:
     It has the same name, so that a model still counts as one of transformers. Its only base is the
     class itself: torch modules accept no other layout.
     """
-    plain: type[Any] = getattr(kind, "_stored_class", kind)
+    plain = stored_class(kind)
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         _forwards.depth += 1

@@ -83,4 +83,8 @@ class ModelIdentity:
             "environment": fingerprints.environment(cuda_device(model)),
             "process": process.this_process(),
             "loading": self._loading,
+            "model_class": fingerprints.model_class(model),
+            "config": fingerprints.config_fields(model),
+            "module_state": fingerprints.module_state(model),
+            "model_code": fingerprints.model_code(model),
         }

@@ -105,6 +105,26 @@ class RunStarted(EventBase):
     `dtype` has a field of its own. A revision of the hub is the commit. Empty in runs of version
     0.1.0.
     """
+    model_class: Text = ""
+    """The qualified name of the model's class.
+
+    Empty in runs of version 0.1.0, as are the next three fields.
+    """
+    config: Settings = field(default_factory=dict)
+    """The fields of the model's config, without names, versions and dtypes.
+
+    Those of nested configs have dotted names, such as `rope_parameters.rope_theta`.
+    """
+    module_state: Settings = field(default_factory=dict)
+    """The numbers, texts and unsaved buffers that the modules hold; see `module_state`.
+
+    Equal values of numbered layers are one entry: `model.layers.*.self_attn.scaling`.
+    """
+    model_code: Settings = field(default_factory=dict)
+    """Hashes of the code of the modules, of functions in its place and of foreign hooks.
+
+    See `model_code` in `tokentape.generation.fingerprints`.
+    """
     redacted: bool = False
     """Whether a redactor rewrote the texts of the run; then its token ids are not recorded."""
     weights_listed: bool = False

@@ -18,6 +18,8 @@ from tokentape.replay.results.report import Cause, FingerprintDifference
 from tokentape.replay.results.verdict import CauseKind, DivergenceKind
 
 _FINGERPRINT_SENTENCES = {
+    "config": "the model's config, or a value that its modules hold, is not the recorded one",
+    "model_code": "the model's code is not the one that was recorded",
     "tokenizer": "the tokenizer is not the one that was recorded",
     "template": "the chat template is not the one that was recorded",
     "random_stream": "this torch draws other random numbers than the one that recorded",

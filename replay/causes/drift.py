@@ -1,14 +1,15 @@
 """The cause of log-probabilities that differ by more than the floor."""
 
-from collections.abc import Sequence
-
 import torch
 
 from tokentape.recorder.projections import ActiveRange
-from tokentape.replay.causes.adapters import unknown_adapters
 from tokentape.replay.causes.evidence import Evidence
-from tokentape.replay.causes.prompts import undecodable_text
+from tokentape.replay.causes.intervention_text import interventions_text
+from tokentape.replay.causes.prefixes import prefix_sentence
+from tokentape.replay.causes.prompts import contradicted_ids
+from tokentape.replay.causes.unknown import changed_unseen, unknown_sentence
 from tokentape.replay.checking.check_turns import CheckedTurn
+from tokentape.replay.checking.model_check import HOOKS, NOTED_CONFIG
 from tokentape.replay.checking.teacher_forcing import teacher_forced_logits
 from tokentape.replay.results.report import Cause, Divergence
 from tokentape.replay.results.verdict import CauseKind
@@ -17,6 +18,8 @@ from tokentape.replay.results.verdict import CauseKind
 _NUMERICS_FACTOR = 30.0
 # Float32 computed in TF32 or bfloat16 differs by more: TF32 by 0.033 nats at most (docs/limits.md).
 _REDUCED_NATS = 0.1
+# Float32 forwarded in other chunks differs by 3e-5 nats at most (reference: docs/replay.md).
+_ROUNDING_NATS = 1e-3
 _REDUCING = (
     "DNNL_DEFAULT_FPMATH_MODE",
     "NVIDIA_TF32_OVERRIDE",
@@ -26,13 +29,21 @@ _REDUCING = (
     "fp16_accumulation",
     "mkldnn_conv",
 )
-_NOT_NUMERIC = ("generation_config", "platform", "python")
+_NOT_NUMERIC = ("generation_config", HOOKS, "platform", "python")
 """Fields that differ without an effect on the numbers."""
 # A tampered token's log-probability differs by more than the first number, and those of the top
 # tokens, recorded in half precision, by less than the second.
 _TAMPERED_NATS = 0.05
 _TOP_NATS = 0.02
 _INTERVENTIONS_TRIED = 4
+_OF_THE_MODEL = (
+    CauseKind.WEIGHTS,
+    CauseKind.ADAPTERS,
+    CauseKind.CONFIG,
+    CauseKind.MODEL_CODE,
+    CauseKind.DTYPE,
+)
+"""Fingerprints that change log-probabilities, the one that explains most first."""
 
 
 def cause_of_drift(evidence: Evidence, turn: CheckedTurn, floor: float) -> Cause:
@@ -49,44 +60,68 @@ def cause_of_drift(evidence: Evidence, turn: CheckedTurn, floor: float) -> Cause
     if left_out:
         without = f"{differ}: replayed without {interventions_text(left_out)}"
         return cause(CauseKind.INTERVENTION, without)
+    known = _of_the_model(evidence)
+    if known is not None:
+        kind, sentence = known
+        return cause(kind, f"{differ}: {sentence}")
     divergence = next((each for each in turn.divergences if each.step == step), None)
-    if divergence is not None and _is_tampered(divergence, step_in_round):
+    if divergence is not None and _is_tampered(divergence, floor):
         tampered = f"{place}: the model did not produce this token: the token was altered"
         return cause(CauseKind.TOKEN, tampered)
-    for name in (CauseKind.WEIGHTS, CauseKind.ADAPTERS, CauseKind.DTYPE):
-        if evidence.differs(name):
-            return cause(name, f"{differ}: {name} changed")
-    numerics = [
-        each for each in evidence.differences if not each.forbids and each.field not in _NOT_NUMERIC
-    ]
-    reduced = any(each.field in _REDUCING for each in numerics)
-    limit = max(_NUMERICS_FACTOR * floor, _REDUCED_NATS if reduced else 0.0)
-    if numerics and max(max(each.differences) for each in evidence.turns) <= limit:
-        named = ", ".join(f"{each.field} was {each.recorded}" for each in numerics)
-        little = f"{differ} by little: numerics changed ({named}); try `tokentape calibrate`"
+    numerics = _numerics_text(evidence, floor)
+    if numerics:
+        little = f"{differ} by little: numerics changed ({numerics}); try `tokentape calibrate`"
         return cause(CauseKind.NUMERICS, little)
     idle = _idle_intervention(evidence, turn, step_in_round, floor)
     if idle:
         agree = f"{differ}, and agree without {interventions_text(idle)}: it did not act there"
         return cause(CauseKind.INTERVENTION, agree)
-    unknown = unknown_adapters(evidence)
-    if unknown:
-        return cause(CauseKind.ADAPTERS, f"{differ}: {unknown}")
-    return cause(CauseKind.PROMPT, f"{differ}, {_prompt_text(evidence, turn)}")
+    contradicted = contradicted_ids(evidence.run, turn.turn, evidence.lm.tokenizer)
+    if contradicted and not evidence.differs("tokenizer"):
+        return cause(CauseKind.PROMPT, f"{differ}: the prompt changed: {contradicted}")
+    changed = changed_unseen(evidence)
+    if changed:
+        return cause(CauseKind.WEIGHTS, f"{differ}: {changed}")
+    schedule = next((each for each in evidence.known if each.name is CauseKind.SCHEDULE), None)
+    if schedule is not None and not _exceeds_rounding(evidence):
+        return schedule
+    prefix = prefix_sentence(evidence, floor)
+    if prefix:
+        return cause(CauseKind.PREFIX, f"{differ}: {prefix}")
+    return cause(CauseKind.UNKNOWN, f"{differ}: {unknown_sentence(evidence, turn, floor)}")
 
 
-def _prompt_text(evidence: Evidence, turn: CheckedTurn) -> str:
-    hint = ""
-    if not evidence.differs("tokenizer"):
-        hint = undecodable_text(evidence.run, evidence.lm.tokenizer)
-    is_first = turn.turn.number == evidence.turns[0].turn.number
-    ids = "of its prompt" if is_first else "added before it"
-    acting = evidence.interventions.of_turn(turn.turn)
-    return (
-        f"and the weights are those recorded: prompt changed, in the ids {ids}"
-        + (f" ({hint})" if hint else "")
-        + (f", or {interventions_text(acting)} is not what acted" if acting else "")
-    )
+def _of_the_model(evidence: Evidence) -> tuple[CauseKind, str] | None:
+    """Return the fingerprint of the model that differs, the one that explains most first."""
+    for kind in _OF_THE_MODEL:
+        if evidence.differs(kind):
+            return kind, f"{kind} changed"
+    hooks = next((each for each in evidence.differences if each.field == HOOKS), None)
+    if hooks is not None:
+        return CauseKind.MODEL_CODE, f"other forward hooks act on the model: {hooks.detail}"
+    return None
+
+
+def _exceeds_rounding(evidence: Evidence) -> bool:
+    """Return whether differences are too large for the same forward in other chunks."""
+    largest = max(max(each.differences, default=0.0) for each in evidence.turns)
+    return evidence.run.started.dtype == "float32" and largest > _ROUNDING_NATS
+
+
+def _numerics_text(evidence: Evidence, floor: float) -> str:
+    """Return the kernels and libraries that differ if they explain every difference, else ""."""
+    numerics = [
+        each
+        for each in evidence.differences
+        if not each.forbids
+        and each.field not in _NOT_NUMERIC
+        and not each.field.startswith(NOTED_CONFIG)
+    ]
+    reduced = any(each.field in _REDUCING for each in numerics)
+    limit = max(_NUMERICS_FACTOR * floor, _REDUCED_NATS if reduced else 0.0)
+    if not numerics or max(max(each.differences) for each in evidence.turns) > limit:
+        return ""
+    return ", ".join(f"{each.field} was {each.recorded}" for each in numerics)
 
 
 def _idle_intervention(
@@ -107,25 +142,17 @@ def _idle_intervention(
     return []
 
 
-def interventions_text(ranges: Sequence[ActiveRange]) -> str:
-    """Return the name, kind and layers of each intervention, once."""
-    named = (
-        f"intervention {each.name!r} ({each.applied.kind} in {', '.join(each.applied.layers)})"
-        for each in ranges
-    )
-    return ", ".join(dict.fromkeys(named))
+def _is_tampered(divergence: Divergence, floor: float) -> bool:
+    """Return whether the row of logits agrees and only the token is not its pick.
 
-
-def _is_tampered(divergence: Divergence, step: int) -> bool:
-    """Return whether the row of logits agrees and only the token is not its pick."""
+    Then the recorded number is that of the pick, and the numbers of the top tokens agree.
+    """
     if not divergence.kind.is_mismatch or divergence.logprob_difference < _TAMPERED_NATS:
         return False
+    top = divergence.recorded_top
     replayed = {each.token_id: each.logprob for each in divergence.replayed_top}
-    pairs = [
-        (each.logprob, replayed[each.token_id])
-        for each in divergence.recorded_top
-        if each.token_id in replayed
-    ]
-    if not divergence.recorded_top:
-        return step > 0
-    return bool(pairs) and all(abs(a - b) <= _TOP_NATS for a, b in pairs)
+    pairs = [(each.logprob, replayed[each.token_id]) for each in top if each.token_id in replayed]
+    if top and not pairs:
+        return False
+    pairs.append((divergence.recorded.logprob, divergence.replayed.logprob))
+    return all(abs(a - b) <= max(floor, _TOP_NATS) for a, b in pairs)

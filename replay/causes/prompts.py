@@ -15,7 +15,8 @@ from tokentape.generation.history.restored_conversation import answered_calls
 from tokentape.generation.history.spelling import spell_token
 from tokentape.generation.investigation.resume_point import recorded_format
 from tokentape.generation.run_settings import RunSettings
-from tokentape.recorder.events import MessageAdded, SystemPromptCached
+from tokentape.recorder.events import MessageAdded, SystemPromptCached, TurnStarted
+from tokentape.recorder.projections import Turn
 from tokentape.replay.recorded.loaded_run import LoadedRun
 
 _CONTEXT_CHARS = 24
@@ -54,16 +55,19 @@ def _encodings(
     return alone, both[len(before) :]
 
 
-def undecodable_text(run: LoadedRun, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return a sentence about the first ids that do not decode to their text; empty if all do.
+def contradicted_ids(run: LoadedRun, turn: Turn, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return a sentence about the first ids up to a turn that are not those of their text.
 
-    A hint, no proof: some tokenizers normalise a text, and their ids decode to another one.
+    Such ids neither decode to their text, as those of a tokenizer that normalises may not, nor are
+    they what the text is encoded to. Empty if there are none.
     """
     before: tuple[int, ...] = ()
-    for each in _prompt_parts(run):
-        if decode_after(tokenizer, before, each.ids) != each.text:
+    context = ""
+    for each in _prompt_parts(run, up_to=turn.number):
+        decodes = decode_after(tokenizer, before, each.ids) == each.text
+        if not decodes and each.ids not in _encodings(tokenizer, context, each.text):
             return f"the ids of {each.name} do not decode to its text"
-        before = each.ids
+        before, context = each.ids, each.text
     return ""
 
 
@@ -94,10 +98,13 @@ def other_rendering(run: LoadedRun, tokenizer: PreTrainedTokenizerBase) -> str:
     return f"prompts differ from character {index} on: recorded {recorded!r}, now {replayed!r}"
 
 
-def _prompt_parts(run: LoadedRun) -> Iterator[_PromptPart]:
+def _prompt_parts(run: LoadedRun, *, up_to: int | None = None) -> Iterator[_PromptPart]:
+    """Yield the system prompts and messages in order, those of the turn `up_to` as the last."""
     count = 0
     for envelope in run.envelopes:
         event = envelope.event
+        if isinstance(event, TurnStarted) and up_to is not None and event.turn > up_to:
+            return
         if isinstance(event, SystemPromptCached):
             yield _PromptPart("the system prompt", event.text, event.ids)
         elif isinstance(event, MessageAdded):

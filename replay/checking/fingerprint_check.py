@@ -10,6 +10,7 @@ from tokentape.generation.fingerprints.adapter_state import active_adapters
 from tokentape.recorder import Recording
 from tokentape.recorder.events import RunStarted
 from tokentape.recorder.projections import Turn
+from tokentape.replay.checking.model_check import model_differences
 from tokentape.replay.checking.weights import changed_tensors, recorded_weights, rounded_dtype
 from tokentape.replay.recorded.loaded_run import LoadedRun
 from tokentape.replay.results.errors import ReplayError
@@ -19,6 +20,8 @@ from tokentape.replay.results.report import FingerprintDifference
 FORBIDDING = (
     "weights",
     "adapters",
+    "config",
+    "model_code",
     "tokenizer",
     "template",
     "device",
@@ -70,6 +73,7 @@ def check_fingerprints(
     found = [replace(each, detail=_changed_weights(run.recording, started, lm)) for each in found]
     for recorded in recorded_adapters(turns):
         found += _differing("adapters", recorded, active_adapters(lm.model), ignore, forbids=True)
+    found += model_differences(started, now, turns, ignore)
     for name in ("tokenizer_sha256", "template_sha256", "device", "dtype"):
         found += _differing(name, getattr(started, name), now[name], ignore, forbids=True)
     recorded, replayed = started.sampler_sha256, now["sampler_sha256"]
@@ -80,7 +84,7 @@ def check_fingerprints(
         started.environment, now["environment"]
     ):
         found += _differing(name, recorded, replayed, ignore, forbids=False)
-    return tuple(found)
+    return tuple(sorted(found, key=lambda each: not each.forbids))
 
 
 def recorded_adapters(turns: Sequence[Turn]) -> tuple[str, ...]:

@@ -90,8 +90,17 @@ class CauseKind(_Described):
     )
     ADAPTERS = (
         "adapters",
-        "other adapters (LoRA) are active than in the turn, or the recording does not say which "
-        "were",
+        "other adapters (LoRA) are active than in the turn",
+    )
+    CONFIG = (
+        "config",
+        "a field of the model's config, or a number, text or buffer that its modules hold, is not "
+        "the recorded one; which, with both values",
+    )
+    MODEL_CODE = (
+        "model_code",
+        "the model's class, the code of its modules or attention kernel, or a forward hook is not "
+        "the recorded one; which",
     )
     TOKENIZER = (
         "tokenizer",
@@ -108,10 +117,21 @@ class CauseKind(_Described):
         "random_stream",
         "this torch draws other random numbers from a seed; counts only for sampled turns",
     )
+    PREFIX = (
+        "prefix",
+        "all turns that read states from a prefix folder or from the caller differ, and no other "
+        "turn does: no event says how these states were computed",
+    )
     PROMPT = (
         "prompt",
-        "log-probabilities differ from the first token of a turn on, and the weights are the "
-        "recorded ones",
+        "log-probabilities differ from the first token of a turn on, and recorded ids are not "
+        "those of their recorded text",
+    )
+    UNKNOWN = (
+        "unknown",
+        "log-probabilities differ, no recorded fingerprint does, and no id contradicts its text: "
+        "model or prompt, which cannot be told apart; the sentence says what is recorded and what "
+        "is not",
     )
     TOOL_RESULT = (
         "tool_result",

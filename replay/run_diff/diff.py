@@ -34,6 +34,7 @@ from tokentape.replay.run_diff.turn_diff import (
 )
 
 _NOTED = ("name", "model", "threads", "environment")
+_SINCE_0_2 = ("config", "model_class", "model_code", "module_state")
 _CACHE_IDS = ("divergence_cached_id", "divergence_prompt_id")
 
 
@@ -69,10 +70,7 @@ def diff(recording_a: Recording, recording_b: Recording) -> Diff:
         turns.append(compared)
     of_a.check_rest()
     of_b.check_rest()
-    started: list[UnequalField] = []
-    noted: list[UnequalField] = []
-    for each in unequal_fields("", asdict(a.started), asdict(b.started)):
-        (noted if each.field.split(".")[0] in _NOTED else started).append(each)
+    started, noted = _compare_starts(a, b)
     return Diff(
         a=_compared_run(a),
         b=_compared_run(b),
@@ -81,6 +79,20 @@ def diff(recording_a: Recording, recording_b: Recording) -> Diff:
         turns=tuple(turns),
         ended=unequal_fields("", _ending(a), _ending(b)),
     )
+
+
+def _compare_starts(a: RunOutline, b: RunOutline) -> tuple[list[UnequalField], list[UnequalField]]:
+    """Return the differences of `RunStarted` that count, and those that are noted."""
+    of_a, of_b = asdict(a.started), asdict(b.started)
+    # Version 0.1.0 did not record them: one line says so, instead of one for each field.
+    unrecorded = [name for name in _SINCE_0_2 if bool(of_a[name]) != bool(of_b[name])]
+    started, noted = [], []
+    for name in unrecorded:
+        texts = ["recorded" if side.pop(name) else "not recorded" for side in (of_a, of_b)]
+        noted.append(UnequalField(field=name, a=texts[0], b=texts[1]))
+    for each in unequal_fields("", of_a, of_b):
+        (noted if each.field.split(".")[0] in _NOTED else started).append(each)
+    return started, noted
 
 
 def _compared_run(run: RunOutline) -> ComparedRun:

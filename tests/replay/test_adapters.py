@@ -136,7 +136,7 @@ def test_a_recording_that_does_not_say_its_adapters_is_not_blamed_on_the_prompt(
     report = tt.verify(old, lm)
 
     assert report.verdict in (tt.Verdict.DRIFTED, tt.Verdict.DIVERGED)
-    assert report.causes[0].name == "adapters"
+    assert report.causes[0].name == "unknown"
     assert "does not say which adapters were active (other now)" in report.causes[0].sentence
 
 

@@ -95,7 +95,7 @@ def test_another_release_of_python_explains_no_number(
     case = Case(converse(lm, store, turns=1), lm, store)
     report = tt.verify(_shifted(case, 1e-3, python="3.1"), lm)
 
-    assert report.causes[0].name == "prompt"
+    assert report.causes[0].name == "unknown"
 
 
 def test_only_another_precision_of_float32_explains_larger_differences(
@@ -106,4 +106,4 @@ def test_only_another_precision_of_float32_explains_larger_differences(
     processor = tt.verify(_shifted(case, 0.03, cpu="other"), lm)
 
     assert tf32.causes[0].name == "numerics"
-    assert processor.causes[0].name == "prompt"
+    assert processor.causes[0].name == "unknown"

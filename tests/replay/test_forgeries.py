@@ -15,7 +15,11 @@ Cli = Callable[..., tuple[int, str, str]]
 # Expected: the verdict on the whole, the first turn at fault, and the reason.
 EXPECTED = {
     "token": ("diverged", 3, "the token was altered"),
-    "system_word": ("diverged", 1, "the weights are those recorded: prompt changed"),
+    "system_word": (
+        "diverged",
+        1,
+        "the prompt changed: the ids of the system prompt do not decode",
+    ),
     "system_word_alone": ("diverged", 1, "do not have their recorded sha256"),
     "seed": ("diverged", 2, "seed changed"),
     "temperature": ("diverged", 4, "sampling settings changed"),
