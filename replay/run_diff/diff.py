@@ -86,7 +86,8 @@ def _compare_starts(a: RunOutline, b: RunOutline) -> tuple[list[UnequalField], l
     of_a, of_b = asdict(a.started), asdict(b.started)
     # Version 0.1.0 did not record them: one line says so, instead of one for each field.
     unrecorded = [name for name in _SINCE_0_2 if bool(of_a[name]) != bool(of_b[name])]
-    started, noted = [], []
+    started: list[UnequalField] = []
+    noted: list[UnequalField] = []
     for name in unrecorded:
         texts = ["recorded" if side.pop(name) else "not recorded" for side in (of_a, of_b)]
         noted.append(UnequalField(field=name, a=texts[0], b=texts[1]))
