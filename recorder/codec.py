@@ -89,6 +89,8 @@ def decode_fields(kind: str, version: int, values: Mapping[str, Any]) -> Event:
     with reporting_damage(lambda why: RecordingError(f"the body of a {kind} is damaged: {why}")):
         today = values if version == cls.version else upcast(kind, version, dict(values), UPCASTERS)
         made = with_tuples(cls, today)
+        if unknown := made.keys() - {*_NAMES[cls]}:
+            raise ValueError(f"it has no field {min(unknown)!r:.80}")
         check_fields(cls, made)
         return cls(**made)
 

@@ -74,11 +74,11 @@ def guarded(run_id: str, values: Iterable[T]) -> Iterator[T]:
 
 def describe_damage(error: BaseException) -> str:
     """Return an error as one line of limited length, with its class unless it is a ValueError."""
-    text = " ".join(str(error).split())[:_DESCRIBED_CHARACTERS]
+    text = str(error).strip().partition("\n")[0][:_DESCRIBED_CHARACTERS]
     if isinstance(error, MemoryError):
         return "it needs more memory than there is"
     if isinstance(error, RecursionError):
         return "its values are nested too deeply"
-    if type(error) is ValueError and text:
+    if type(error) in (ValueError, OSError) and text:
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -32,6 +32,14 @@ def check_fields(cls: type[Event], values: Mapping[str, Any]) -> None:
             raise ValueError(f"its {name} is {values[name]}")
 
 
+def check_plain_types(value: Any) -> None:
+    """Raise ValueError for a field of a dataclass whose value is not of the annotated type."""
+    for name, hint in _hints(type(value)).items():
+        held = getattr(value, name)
+        if not _check_of(hint)(held):
+            raise ValueError(f"its {name} is {_shown(held)}")
+
+
 def with_tuples(cls: type[Event], values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields with tuples where the class has them, at any depth."""
     tuples = {n: _tuples(values[n], hint) for n, hint in _TUPLES[cls].items() if n in values}

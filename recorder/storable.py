@@ -14,7 +14,7 @@ from tokentape.recorder.field_types import check_fields
 from tokentape.recorder.projections.summary import RunSummary
 
 _INT64 = range(-(2**63), 2**63)
-_LONGEST = {"run_id": 36, "parent_run_id": 36, "status": 16}
+_LONGEST = {"parent_run_id": 36, "status": 16}
 """The lengths of the columns of `runs` that PostgreSQL limits."""
 
 
@@ -61,15 +61,19 @@ def check_summary(summary: RunSummary) -> None:
 
 
 def check_run_id(run_id: str) -> None:
-    """Raise RecordingError for an id that a store cannot hold."""
-    _check_text("run_id", run_id)
+    """Raise RecordingError for an id with a lone surrogate."""
+    _check_utf8("run_id", run_id)
 
 
 def _check_text(name: str, text: str) -> None:
-    if "\0" in text:
+    _check_utf8(name, text)
+    if "\0" in text and name != "run_id":
         raise RecordingError(f"the {name} of the run contains NUL, which PostgreSQL cannot store")
     if len(text) > _LONGEST.get(name, len(text)):
         raise RecordingError(f"the {name} of the run is longer than {_LONGEST[name]} characters")
+
+
+def _check_utf8(name: str, text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:

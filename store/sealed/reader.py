@@ -2,9 +2,8 @@
 
 import hashlib
 import heapq
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import reduce
-from itertools import chain
 from operator import and_, attrgetter
 from pathlib import Path
 from typing import Self, TypeVar
@@ -12,8 +11,6 @@ from typing import Self, TypeVar
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-import pyarrow.fs
-import pyarrow.parquet as pq
 
 from tokentape.recorder import Record, Recording
 from tokentape.recorder.projections import RunSummary
@@ -40,24 +37,19 @@ from tokentape.store.sealed.records import (
     token_records,
 )
 from tokentape.store.sealed.run_file import (
-    UNREADABLE,
     SealedRun,
     cannot_read,
     metadata_faults,
     read_sealed_run,
+    reading,
 )
+from tokentape.store.sealed.scan import iterate_records, scan
 from tokentape.store.sealed.sealed_files import Folder, SealedFiles
 from tokentape.store.sealed.tape import Tape
 from tokentape.store.source import Selection, resolve_run_id
 
 T = TypeVar("T")
 _ENVELOPE = ("run_id", "seq", "at")
-_BATCH_ROWS = 8192
-_FORMAT = ds.ParquetFileFormat(
-    dictionary_columns=["kind", "status", "model", "replay", "verdict"],
-    default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True),
-)
-_LOCAL = pyarrow.fs.LocalFileSystem()
 
 
 class ParquetStore:
@@ -82,7 +74,7 @@ class ParquetStore:
 
     def summaries(self) -> list[RunSummary]:
         """See `tokentape.store.source.Source`."""
-        return _twice(self._summaries)
+        return self._read(self._summaries)
 
     def _summaries(self) -> list[RunSummary]:
         found = (self.sealed_run(run_id).summary for run_id in self._files.run_files())
@@ -91,7 +83,7 @@ class ParquetStore:
 
     def summary(self, run_id: str) -> RunSummary | None:
         """See `tokentape.store.source.Source`."""
-        return _twice(lambda: self.sealed_run(run_id).summary)
+        return self._read(lambda: self.sealed_run(run_id).summary)
 
     def last_event_at_us(self, run_id: str) -> int:
         """See `tokentape.store.source.Source`: the last event that changed the summary."""
@@ -108,8 +100,8 @@ class ParquetStore:
             self.where,
             self.blob,
             self.recording,
-            lambda chosen: _twice(lambda: iter(list(self._selected_records(full_id, chosen)))),
-            lambda after_seq, last_seq: _twice(
+            lambda chosen: self._read(lambda: iter(list(self._selected_records(full_id, chosen)))),
+            lambda after_seq, last_seq: self._read(
                 lambda: self._sampled_ids(full_id, after_seq, last_seq)
             ),
         )
@@ -124,7 +116,7 @@ class ParquetStore:
 
     def blob(self, sha256: str) -> bytes:
         """See `tokentape.store.source.Attachments`."""
-        return _twice(lambda: self._blob(sha256))
+        return self._read(lambda: self._blob(sha256))
 
     def _blob(self, sha256: str) -> bytes:
         if sha256 not in self._blob_files:
@@ -154,11 +146,11 @@ class ParquetStore:
 
     def verdicts(self, run_id: str) -> list[StoredVerdict]:
         """See `tokentape.store.source.Attachments`."""
-        return _twice(lambda: self._attachments(StoredVerdict, run_id))
+        return self._read(lambda: self._attachments(StoredVerdict, run_id))
 
     def floors(self, run_id: str) -> list[StoredFloor]:
         """See `tokentape.store.source.Attachments`."""
-        return _twice(lambda: self._attachments(StoredFloor, run_id))
+        return self._read(lambda: self._attachments(StoredFloor, run_id))
 
     def _attachments(self, kind: type[K], run_id: str) -> list[K]:
         if part_name("runs", run_id) not in self._files.files_of(run_id):
@@ -192,24 +184,28 @@ class ParquetStore:
     def _faults(self, run_id: str) -> list[str]:
         name = part_name("runs", run_id)
         try:
-            with self._files.at_rest() as at_rest:
-                run = self.sealed_run(run_id)
-                row_fault = self._row_fault(run, name)
-                there = self._files.files_of(run_id) if at_rest else []
-            found = [*self._files.faults(run), *filter(None, [row_fault])]
-            found += (fault for each in run.files if (fault := self._fault_of(each)))
-            listed = {name, *(each.name for each in run.files)}
-            found += (
-                f"{self.where}/{each} is not listed: an interrupted export left it"
-                for each in there
-                if each not in listed
-            )
-            if not found:
-                faults = metadata_faults(run, self._records_of(run))
-                found += (f"{self.where}/{name}: {fault}" for fault in faults)
-            return list(dict.fromkeys(found))
+            with reading(self.where):
+                return list(dict.fromkeys(self._faults_in(run_id, name)))
         except StoreError as error:
             return [str(error)]
+
+    def _faults_in(self, run_id: str, name: str) -> list[str]:
+        with self._files.at_rest() as at_rest:
+            run = self.sealed_run(run_id)
+            row_fault = self._row_fault(run, name)
+            there = self._files.files_of(run_id) if at_rest else []
+        found = [*self._files.faults(run), *filter(None, [row_fault])]
+        found += (fault for each in run.files if (fault := self._fault_of(each)))
+        listed = {name, *(each.name for each in run.files)}
+        found += (
+            f"{self.where}/{each} is not listed: an interrupted export left it"
+            for each in there
+            if each not in listed
+        )
+        if not found:
+            faults = metadata_faults(run, self._records_of(run))
+            found += (f"{self.where}/{name}: {fault}" for fault in faults)
+        return found
 
     def _row_fault(self, run: SealedRun, name: str) -> str:
         try:
@@ -252,7 +248,7 @@ class ParquetStore:
         columns: Sequence[str],
         kinds: Sequence[str] | None = None,
     ) -> pa.Table:
-        return _twice(lambda: self._select_once(table, selection, columns, kinds))
+        return self._read(lambda: self._select_once(table, selection, columns, kinds))
 
     def _select_once(
         self,
@@ -270,9 +266,9 @@ class ParquetStore:
             ds.field(name).isin(each) for name, each in conditions.items() if each is not None
         ]
         if selection.after_seq is not None:
-            # Each row group has the lowest and highest `seq`: older ones are not read.
             filters.append(ds.field("seq") > selection.after_seq)
-        return self._scan(table, files, columns, reduce(and_, filters) if filters else None)
+        filter_ = reduce(and_, filters) if filters else None
+        return self._scan(table, files, columns, filter_, selection.after_seq or -1)
 
     def _scan(
         self,
@@ -280,58 +276,34 @@ class ParquetStore:
         files: Mapping[str, Sequence[str]],
         columns: Sequence[str],
         filter_: ds.Expression | None = None,
+        after_seq: int = -1,
     ) -> pa.Table:
-        """Return the rows of many files, ordered by run and file."""
-        schema = SCHEMAS[table]
-        fragments = [
-            _FORMAT.make_fragment(
-                self._files.source(name),
-                filesystem=_LOCAL,
-                partition_expression=ds.field("run_id") == run_id,
-            )
-            for run_id, names in files.items()
-            for name in names
-        ]
-        if not fragments:
-            return schema.empty_table().select(list(columns))
-        dataset = ds.FileSystemDataset(fragments, schema, _FORMAT)
-        try:
-            return dataset.to_table(columns=list(columns), filter=filter_)
-        except UNREADABLE as error:
-            raise self._blamed(files, error) from None
-
-    def _blamed(self, files: Mapping[str, Sequence[str]], error: BaseException) -> StoreError:
-        """Return the error with the name of the damaged file."""
-        for name in (name for names in files.values() for name in names):
-            try:
-                pq.ParquetFile(self._files.source(name), page_checksum_verification=True).read()
-            except UNREADABLE as found:
-                return cannot_read(f"{self.where}/{name}", found)
-        return cannot_read(self.where, error)
+        """See `tokentape.store.sealed.scan.scan`."""
+        return scan(self._files, table, files, columns, filter_, after_seq)
 
     def _records(self, run_id: str) -> Iterator[Record]:
         """Yield the records of a run, also if its files are replaced meanwhile.
 
         Reading continues in the new files if they contain the record that was read last.
         """
-        run = _twice(lambda: self.sealed_run(run_id))
+        run = self._read(lambda: self.sealed_run(run_id))
         last: Record | None = None
         try:
-            for last in self._records_of(run):
-                yield last
+            with reading(self.where):
+                for last in self._records_of(run):
+                    yield last
         except StoreError:
-            run = self.sealed_run(run_id)
-            again = self._records_of(run)
-            if last is not None and last not in again:
-                raise
-            yield from again
+            with reading(self.where):
+                run = self.sealed_run(run_id)
+                again = self._records_of(run)
+                if last is not None and last not in again:
+                    raise
+                yield from again
 
     def _records_of(self, run: SealedRun) -> Iterator[Record]:
-        events = (event_records(batch) for batch in self._batches(self._parts(run, "events")))
-        tokens = (token_records(batch) for batch in self._batches(self._parts(run, "tokens")))
-        return heapq.merge(
-            chain.from_iterable(events), chain.from_iterable(tokens), key=attrgetter("seq")
-        )
+        events = iterate_records(self._files, self._parts(run, "events"), event_records)
+        tokens = iterate_records(self._files, self._parts(run, "tokens"), token_records)
+        return heapq.merge(events, tokens, key=attrgetter("seq"))
 
     def _selected_records(self, run_id: str, chosen: RecordFilter) -> Iterator[Record]:
         run = self.sealed_run(run_id)
@@ -342,6 +314,7 @@ class ParquetStore:
                 {run_id: self._parts(run, name)},
                 of_file(SCHEMAS[name]).names,
                 condition_of(name, chosen),
+                chosen.after_seq,
             )
             for name in tables
         ]
@@ -350,8 +323,21 @@ class ParquetStore:
     def _sampled_ids(self, run_id: str, after_seq: int, last_seq: int | None) -> SampledIds:
         files = {run_id: self._parts(self.sealed_run(run_id), "tokens")}
         chosen = RecordFilter(after_seq=after_seq, last_seq=last_seq)
-        found = self._scan("tokens", files, ["seq", "token_id"], condition_of("tokens", chosen))
+        condition = condition_of("tokens", chosen)
+        found = self._scan("tokens", files, ["seq", "token_id"], condition, after_seq)
         return SampledIds(found["seq"].to_pylist(), found["token_id"].to_pylist())
+
+    def _read(self, read: Callable[[], T]) -> T:
+        """Return the result of `read`, tried again after a failure: files may have been replaced.
+
+        All that is read comes through here or through `_records`.
+        """
+        try:
+            with reading(self.where):
+                return read()
+        except StoreError:
+            with reading(self.where):
+                return read()
 
     def _parts(self, run: SealedRun, table: str) -> list[str]:
         """Return the run's files of a table. Raise StoreError if one's size is not as listed."""
@@ -363,22 +349,3 @@ class ParquetStore:
                 why = ValueError(f"it has {size} bytes, but {file.bytes} were sealed")
                 raise cannot_read(f"{self.where}/{file.name}", why)
         return run.parts(table)
-
-    def _batches(self, names: Iterable[str]) -> Iterator[pa.RecordBatch]:
-        for name in names:
-            source = self._files.source(name)
-            try:
-                file = pq.ParquetFile(source)
-                # pyarrow 18 cannot iterate over a file without rows.
-                if file.metadata.num_row_groups:
-                    yield from file.iter_batches(batch_size=_BATCH_ROWS)
-            except UNREADABLE as error:
-                raise cannot_read(f"{self.where}/{name}", error) from None
-
-
-def _twice(read: Callable[[], T]) -> T:
-    """Return the result of `read`, tried again after a failure: files may have been replaced."""
-    try:
-        return read()
-    except StoreError:
-        return read()

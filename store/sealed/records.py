@@ -1,6 +1,6 @@
 """Records of sealed runs, from rows of their files."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import reduce
 from itertools import chain
 from operator import and_, attrgetter
@@ -53,6 +53,7 @@ def records_of(rows: Mapping[str, pa.Table], newest: int | None) -> Iterator[Rec
 
 def event_records(batch: pa.RecordBatch) -> Iterator[Record]:
     """Yield the records of rows of `events`."""
+    _check_no_nulls(batch, ("seq", "at", "kind", "version", "body"))
     columns = [batch[name].to_pylist() for name in ("kind", "version", "body", "turn", "seal")]
     for seq, at_us, *rest in zip(batch["seq"].to_pylist(), _at_us(batch), *columns, strict=True):
         yield Record(seq, at_us, *rest)
@@ -60,6 +61,7 @@ def event_records(batch: pa.RecordBatch) -> Iterator[Record]:
 
 def token_records(batch: pa.RecordBatch) -> Iterator[Record]:
     """Yield the records of rows of `tokens`."""
+    _check_no_nulls(batch, ("seq", "at", "version", *_TOKEN_FIELDS))
     columns = [batch[name].to_pylist() for name in _TOKEN_FIELDS]
     for name in TOP_COLUMNS:
         place = _TOKEN_FIELDS.index(name)
@@ -68,6 +70,13 @@ def token_records(batch: pa.RecordBatch) -> Iterator[Record]:
     for seq, at_us, version, *values in zip(*heads, *columns, strict=True):
         body = dict(zip(_TOKEN_FIELDS, values, strict=True))
         yield Record(seq, at_us, TOKEN_KIND, version, body, body["turn"])
+
+
+def _check_no_nulls(batch: pa.RecordBatch, names: Iterable[str]) -> None:
+    """Raise ValueError for a column that lacks a value; every event has one."""
+    for name in names:
+        if batch[name].null_count:
+            raise ValueError(f"its column {name} lacks values")
 
 
 def _at_us(batch: pa.RecordBatch) -> list[int]:

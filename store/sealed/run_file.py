@@ -10,8 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tokentape.recorder import Record, RecordingError
+from tokentape.recorder.clock import is_recordable
 from tokentape.recorder.codec import decode
+from tokentape.recorder.damage import DECODING_ERRORS, describe_damage, reporting_damage
 from tokentape.recorder.events import RunStarted
+from tokentape.recorder.field_types import check_plain_types
 from tokentape.recorder.foreign_files import foreign_file
 from tokentape.recorder.projections import RunSummary
 from tokentape.recorder.seals import check_seals
@@ -20,7 +23,8 @@ from tokentape.store.sealed.layout import SCHEMA_VERSION
 from tokentape.store.sealed.parquet import METADATA_PREFIX, SealedFile
 
 FINGERPRINTS = ("weights_sha256", "tokenizer_sha256", "template_sha256", "sampler_sha256")
-UNREADABLE = (OSError, pa.ArrowException, ValueError, KeyError, TypeError)
+UNREADABLE = (OSError, pa.ArrowException, *DECODING_ERRORS)
+"""What reading a damaged Parquet file raises."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,11 +69,9 @@ def read_sealed_run(source: Any, where: str) -> SealedRun:
 
     Raise StoreError if it cannot be read or is another kind of file.
     """
-    try:
+    with reading(where):
         found = pq.read_metadata(source).metadata or {}
-    except UNREADABLE as error:
-        raise cannot_read(where, error) from None
-    try:
+    with reporting_damage(lambda why: StoreError(f"{where} is not a file of a sealed run: {why}")):
         texts = {
             name.decode().removeprefix(METADATA_PREFIX): value.decode()
             for name, value in found.items()
@@ -77,7 +79,7 @@ def read_sealed_run(source: Any, where: str) -> SealedRun:
         if texts["schema"] != str(SCHEMA_VERSION):
             raise ValueError(f"its metadata says schema {texts['schema']}")
         run_id = texts["run_id"]
-        return SealedRun(
+        run = SealedRun(
             run_id=run_id,
             events=int(texts["events"]),
             last_seal=texts["last_seal"],
@@ -85,8 +87,20 @@ def read_sealed_run(source: Any, where: str) -> SealedRun:
             summary=RunSummary(run_id=run_id, **json.loads(texts["summary"])),
             files=tuple(SealedFile(**each) for each in json.loads(texts["files"])),
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"{where} is not a file of a sealed run: {error!r}") from None
+        _check_values(run)
+        return run
+
+
+def _check_values(run: SealedRun) -> None:
+    """Raise ValueError for values that no tokentape writes into the metadata of a file."""
+    assert run.summary is not None
+    check_plain_types(run.summary)
+    for each in run.files:
+        check_plain_types(each)
+    if not isinstance(run.fingerprints, dict):
+        raise ValueError("its fingerprints are not a JSON object")
+    if not (is_recordable(run.summary.started_at_us) and is_recordable(run.summary.updated_at_us)):
+        raise ValueError("its summary has a time that is no date")
 
 
 def fingerprints_of(event: RunStarted) -> dict[str, str]:
@@ -120,10 +134,16 @@ def metadata_faults(run: SealedRun, records: Iterable[Record]) -> list[str]:
     ]
 
 
+def reading(where: str) -> reporting_damage:
+    """Return a context manager that raises StoreError with the name of the file that is read."""
+    return reporting_damage(lambda why: _unreadable(where, why), UNREADABLE)
+
+
 def cannot_read(where: str, error: BaseException) -> StoreError:
     """Return the error for a file, which says what the file is if it is none of ours."""
+    return _unreadable(where, describe_damage(error))
+
+
+def _unreadable(where: str, why: str) -> StoreError:
     fault = foreign_file(where)
-    if fault:
-        return StoreError(f"cannot read {where}: it {fault}")
-    lines = str(error).splitlines() or [type(error).__name__]
-    return StoreError(f"cannot read {where}: {lines[0]}")
+    return StoreError(f"cannot read {where}: {f'it {fault}' if fault else why}")

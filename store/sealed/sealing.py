@@ -158,11 +158,11 @@ def _continues(recording: Recording, run: SealedRun, folder: Path) -> bool:
 
 def _seal_at(seq: int, run: SealedRun, folder: Path) -> str | None:
     for name in run.parts("events"):
-        rows = pq.read_table(
-            folder / name, columns=["seal"], filters=[("seq", "==", seq)], partitioning=None
-        )
-        for seal in rows["seal"].to_pylist():
-            return str(seal)
+        # Filtered here: a damaged footer would end the process; see `sealed.scan`.
+        rows = pq.ParquetFile(folder / name).read(columns=["seq", "seal"])
+        for found, seal in zip(rows["seq"].to_pylist(), rows["seal"].to_pylist(), strict=True):
+            if found == seq:
+                return str(seal)
     return None
 
 

@@ -12,7 +12,6 @@ import re
 import shutil
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, closing, nullcontext
 from importlib.metadata import version
@@ -23,6 +22,8 @@ import pyarrow as pa
 
 from tokentape.recorder import Recording
 from tokentape.recorder.atomic_write import atomic_write, check_not_special, is_special
+from tokentape.recorder.damage import DECODING_ERRORS, reporting_damage
+from tokentape.recorder.field_types import check_plain_types
 from tokentape.recorder.foreign_files import foreign_file, pointer_file
 from tokentape.recorder.paths import expand_path
 from tokentape.store.errors import NewerStoreError, StoreError
@@ -40,7 +41,12 @@ from tokentape.store.source import Attachments, with_parents
 
 FORMAT = 1
 MANIFEST = "manifest.json"
-_UNREADABLE = (zipfile.BadZipFile, OSError, EOFError, RuntimeError, ValueError, zlib.error)
+_UNREADABLE: tuple[type[Exception], ...] = (
+    zipfile.BadZipFile,
+    OSError,
+    RuntimeError,
+    *DECODING_ERRORS,
+)
 _MEMBER = re.compile(
     rf"(?:{'|'.join(('runs', *TABLES))})/schema={SCHEMA_VERSION}/run_id=[\w.~%-]*/part-\d+\.parquet"
     rf"|{re.escape(MANIFEST)}",
@@ -223,7 +229,7 @@ class Tape:
         return {each.name: each for each in files}
 
     def _read_manifest(self) -> dict[str, Any]:
-        try:
+        with _reading_manifest(self.where):
             manifest = json.loads(self.content(MANIFEST))
             format_ = manifest["format"]
             if isinstance(format_, int) and format_ > FORMAT:
@@ -231,8 +237,6 @@ class Tape:
                     f"{self.where} is a tape of format {format_}: upgrade tokentape to read it"
                 )
             return dict(manifest)
-        except (KeyError, TypeError, ValueError) as error:
-            raise StoreError(f"{self.where}: its {MANIFEST} is damaged: {error!r}") from None
 
     def run_files(self) -> dict[str, str]:
         found = {run_id_of(name): name for name in self._files}
@@ -247,7 +251,7 @@ class Tape:
             return content
         try:
             content = self._archive.read(name)
-        except (KeyError, *_UNREADABLE) as error:
+        except _UNREADABLE as error:
             raise cannot_read(f"{self.where}: {name}", error) from None
         self._last = (name, content)
         return content
@@ -294,10 +298,16 @@ def _lists_exactly(listed: Any, run_ids: Iterable[str]) -> bool:
 
 
 def _files_of(manifest: dict[str, Any], where: str) -> list[SealedFile]:
-    try:
-        return [
-            SealedFile(name=name, bytes=int(each["bytes"]), sha256=str(each["sha256"]))
+    with _reading_manifest(where):
+        files = [
+            SealedFile(name=name, bytes=each["bytes"], sha256=each["sha256"])
             for name, each in manifest["files"].items()
         ]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"{where}: its {MANIFEST} is damaged: {error!r}") from None
+        for each in files:
+            check_plain_types(each)
+        return files
+
+
+def _reading_manifest(where: str) -> reporting_damage:
+    """Return a context manager that raises StoreError for what a damaged manifest raises."""
+    return reporting_damage(lambda why: StoreError(f"{where}: its {MANIFEST} is damaged: {why}"))

@@ -1,0 +1,115 @@
+"""Rows of the Parquet files of sealed runs, with the name of a file that is damaged.
+
+Filters do not go to pyarrow's dataset, which looks at statistics, and its metadata of a column is
+not looked at: where a footer is damaged, both end the process in C++ code (seen with pyarrow 26).
+To read a column raises an error in the same files.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.fs
+import pyarrow.parquet as pq
+
+from tokentape.recorder import Record
+from tokentape.store.errors import StoreError
+from tokentape.store.sealed.parquet import METADATA_PREFIX, SCHEMAS
+from tokentape.store.sealed.run_file import UNREADABLE, cannot_read, reading
+from tokentape.store.sealed.sealed_files import SealedFiles
+
+_BATCH_ROWS = 8192
+_FORMAT = ds.ParquetFileFormat(
+    dictionary_columns=["kind", "status", "model", "replay", "verdict"],
+    default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True),
+)
+_LOCAL = pyarrow.fs.LocalFileSystem()
+_FILTERED = ("seq", "turn", "kind", "sha256")
+"""The columns that filters name."""
+_EVENTS = f"{METADATA_PREFIX}events".encode()
+
+
+def scan(
+    files: SealedFiles,
+    table: str,
+    parts: Mapping[str, Sequence[str]],
+    columns: Sequence[str],
+    filter_: ds.Expression | None = None,
+    after_seq: int = -1,
+) -> pa.Table:
+    """Return rows of a table from the parts of runs, by run id, ordered by run and part.
+
+    Row groups without a row that the filter selects are not read, but for the columns that filters
+    name, and neither are parts whose events come up to `after_seq`, which the filter excludes.
+    Raise StoreError with the name of a file that is damaged.
+    """
+    schema = SCHEMAS[table]
+    fragments = [
+        _FORMAT.make_fragment(
+            files.source(name),
+            filesystem=_LOCAL,
+            partition_expression=ds.field("run_id") == run_id,
+            row_groups=groups,
+        )
+        for run_id, names in parts.items()
+        for name in names
+        if (groups := _row_groups(files, name, filter_, after_seq)) != []
+    ]
+    if not fragments:
+        return schema.empty_table().select(list(columns))
+    dataset = ds.FileSystemDataset(fragments, schema, _FORMAT)
+    needed = () if filter_ is None else _filtered(schema.names)
+    try:
+        rows = dataset.to_table(columns=list(dict.fromkeys([*columns, *needed])))
+        return rows if filter_ is None else rows.filter(filter_).select(list(columns))
+    except UNREADABLE as error:
+        raise _blamed(files, parts, error) from error
+
+
+def iterate_records(
+    files: SealedFiles,
+    names: Iterable[str],
+    records: Callable[[pa.RecordBatch], Iterator[Record]],
+) -> Iterator[Record]:
+    """Yield the records of files, in order. Raise StoreError with the name of a damaged one."""
+    for name in names:
+        with reading(f"{files.where}/{name}"):
+            file = pq.ParquetFile(files.source(name))
+            # pyarrow 18 cannot iterate over a file without rows.
+            if file.metadata.num_row_groups:
+                for batch in file.iter_batches(batch_size=_BATCH_ROWS):
+                    yield from records(batch)
+
+
+def _row_groups(
+    files: SealedFiles, name: str, filter_: ds.Expression | None, after_seq: int
+) -> list[int] | None:
+    """Return the row groups of a file with a row that the filter selects; None for all."""
+    if filter_ is None:
+        return None
+    with reading(f"{files.where}/{name}"):
+        file = pq.ParquetFile(files.source(name), page_checksum_verification=True)
+        if int((file.metadata.metadata or {}).get(_EVENTS, after_seq + 2)) <= after_seq + 1:
+            return []
+        columns = _filtered(file.schema_arrow.names)
+        return [
+            number
+            for number in range(file.metadata.num_row_groups)
+            if file.read_row_group(number, columns=columns).filter(filter_).num_rows
+        ]
+
+
+def _filtered(names: Iterable[str]) -> list[str]:
+    return [name for name in names if name in _FILTERED]
+
+
+def _blamed(
+    files: SealedFiles, parts: Mapping[str, Sequence[str]], error: BaseException
+) -> StoreError:
+    """Return the error with the name of the damaged file."""
+    for name in (name for names in parts.values() for name in names):
+        try:
+            pq.ParquetFile(files.source(name), page_checksum_verification=True).read()
+        except UNREADABLE as found:
+            return cannot_read(f"{files.where}/{name}", found)
+    return cannot_read(files.where, error)
