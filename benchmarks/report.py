@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.machine import Machine, this_machine
-from tokentape import output
+from tokentape.screen import out
 
 
 class Report:
@@ -38,7 +38,7 @@ class Report:
 @contextmanager
 def open_report(json_path: Path | None) -> Iterator[Report]:
     """Yield a report; write its figures to `json_path` unless the block raises."""
-    report = Report(output.console(), this_machine())
+    report = Report(out.console(), this_machine())
     yield report
     if json_path is not None:
         json_path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,16 +1,33 @@
 """Show text of models and tools safely: characters that cannot be seen are escaped."""
 
+import re
 import unicodedata
 from collections.abc import Iterator
 from typing import Literal
 
 from rich.cells import cell_len
 
-# Printable according to Unicode, and blank on every screen.
-_BLANK = frozenset("\u115f\u1160\u2800\u3164\uffa0")
+# Printable according to Unicode, and blank or without any effect on every screen.
+_BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0")
 _MARKS_IN_A_ROW_MAX = 2
 # Longer than any sentence, name or command.
 _CHARACTERS_MAX = 5_000
+
+# Letters, digits and punctuation that are shown as they are, wherever they are: most of any text.
+_PLAIN = (
+    " -~\xa1-\xac\xae-\u02ff\u0400-\u0482\u048a-\u052f\u0621-\u064a"
+    "\u3001-\u3020\u3041-\u3096\u30a1-\u30fa\u4e00-\u9fff\uac00-\ud7a3\uff01-\uff5e"
+)
+_PLAIN_OR_ONE = re.compile(f"[{_PLAIN}]+|.", re.DOTALL)
+_ALL_PLAIN = re.compile(f"[{_PLAIN}]*")
+
+_NON_JOINER, _JOINER = "\u200c", "\u200d"
+_TEXT_STYLE, _EMOJI_STYLE = "\ufe0e", "\ufe0f"
+_VIRAMA = 9
+"""The canonical combining class of the signs that join two consonants."""
+_SKIN_TONES = frozenset("\U0001f3fb\U0001f3fc\U0001f3fd\U0001f3fe\U0001f3ff")
+# Characters with an emoji style that are no symbols.
+_ALSO_EMOJI = frozenset("#*0123456789\u203c\u2049\u2139\u3030")
 
 
 def visible(text: str) -> str:
@@ -18,8 +35,15 @@ def visible(text: str) -> str:
 
     A text of more than 5,000 characters is cut, and its length is appended.
     """
-    line = "".join(shown for _, shown in escape(text[:_CHARACTERS_MAX]))
+    line = single_line(text[:_CHARACTERS_MAX])
     return line if len(text) <= _CHARACTERS_MAX else f"{line}… ({len(text):,} characters)"
+
+
+def single_line(text: str) -> str:
+    """Return the whole text as one line of printable characters; backslashes stay single."""
+    if _ALL_PLAIN.fullmatch(text):
+        return text
+    return "".join(shown for _, shown in escape(text))
 
 
 def visible_lines(text: str) -> str:
@@ -36,21 +60,26 @@ class VisibleLines:
     def add(self, piece: str) -> str:
         """Return the next piece in printable characters."""
         shown = []
-        for character in piece:
-            if character in "\n\t":
+        for part in _PLAIN_OR_ONE.findall(piece):
+            if part in "\n\t":
                 self._cell = _Escaper()
-                shown.append(character)
+                shown.append(part)
+            elif len(part) > 1:
+                self._cell.pass_plain(part)
+                shown.append(part)
             else:
-                shown.append(self._cell.show(character)[1])
+                shown.append(self._cell.show(part)[1])
         return "".join(shown)
 
 
 def escape(text: str) -> Iterator[tuple[bool, str]]:
     """Yield each character as it is shown, and whether that is an escape sequence.
 
-    Escaped are control and format characters (ANSI, line ends, direction, zero width), surrogates,
-    blanks except the space, variation selectors, and combining marks with no base character or too
-    many on one.
+    Escaped are control and format characters (ANSI, line ends, direction, zero width, tags),
+    surrogates, blanks except the space, variation selectors, and combining marks with no base
+    character or too many on one. Kept are what emoji and some scripts are written with: one
+    variation selector and joiner after an emoji, and joiners after a virama or an Arabic letter
+    (as in RFC 5892, appendix A).
     """
     yield from map(_Escaper().show, text)
 
@@ -61,19 +90,47 @@ class _Escaper:
     def __init__(self) -> None:
         # There is no base character yet.
         self._marks = _MARKS_IN_A_ROW_MAX
+        self._before = ""
 
     def show(self, character: str) -> tuple[bool, str]:
         """Return how the next character is shown, and whether that is an escape sequence."""
+        if self._belongs(character):
+            self._before = character
+            return False, character
         is_mark = unicodedata.category(character) in ("Mn", "Me")
         self._marks = self._marks + 1 if is_mark else 0
-        selects = "\ufe00" <= character <= "\ufe0f"
-        if is_mark and (self._marks > _MARKS_IN_A_ROW_MAX or selects):
-            return True, _escaped(character)
-        if not character.isprintable() or character in _BLANK:
+        too_many = is_mark and (self._marks > _MARKS_IN_A_ROW_MAX or _selects(character))
+        if too_many or not character.isprintable() or character in _BLANK:
             # A mark that follows would combine with the escape sequence.
             self._marks = _MARKS_IN_A_ROW_MAX
+            self._before = ""
             return True, _escaped(character)
+        self._before = character
         return False, character
+
+    def pass_plain(self, text: str) -> None:
+        """Take note of plain characters, at least one, that are shown as they are."""
+        self._marks = 0
+        self._before = text[-1]
+
+    def _belongs(self, character: str) -> bool:
+        """Return whether an invisible character is a part of the writing before it."""
+        before = self._before
+        if not before or character not in (_NON_JOINER, _JOINER, _TEXT_STYLE, _EMOJI_STYLE):
+            return False
+        category = unicodedata.category(before)
+        if character in (_TEXT_STYLE, _EMOJI_STYLE):
+            return category in ("So", "Sm") or before in _ALSO_EMOJI
+        if unicodedata.combining(before) == _VIRAMA:
+            return True
+        if character == _NON_JOINER:
+            return unicodedata.bidirectional(before) == "AL"
+        return category == "So" or before == _EMOJI_STYLE or before in _SKIN_TONES
+
+
+def _selects(character: str) -> bool:
+    """Return whether a character is a variation selector."""
+    return "\ufe00" <= character <= "\ufe0f" or "\U000e0100" <= character <= "\U000e01ef"
 
 
 def quoted(text: str, columns: int, *, keep: Literal["start", "end"] = "start") -> str:

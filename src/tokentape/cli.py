@@ -4,6 +4,7 @@ Exit codes: 0 the same or done, 1 a divergence and nothing else, 2 bad input, 3 
 version, 5 nothing to replay, 128 + n ended by signal n (141: the reader of the output has left).
 """
 
+import io
 import os
 import sys
 import warnings
@@ -26,6 +27,8 @@ from tokentape.commands import (
     tail,
 )
 from tokentape.recorder.errors import TokentapeWarning
+from tokentape.recorder.escapes import single_line
+from tokentape.screen import err, out
 from tokentape.streams import ReaderLeftError, forget_failure, guard_streams, owns_streams
 
 # Its module differs between versions of typer.
@@ -73,7 +76,7 @@ db.command()(database.upgrade)
 
 def _print_version(asked: bool) -> None:
     if asked:
-        sys.stdout.write(f"tokentape {tt.__version__}\n")
+        out.line(f"tokentape {tt.__version__}")
         raise typer.Exit
 
 
@@ -110,7 +113,7 @@ def main() -> NoReturn:
     forget_failure()
     if owns_streams() and not _tools_have_ended():
         # Python would end the thread of a tool, which aborts the process within C++ code.
-        sys.stdout.flush()
+        out.flush()
         os._exit(code)
     sys.exit(code)
 
@@ -126,21 +129,29 @@ def _run() -> int:
     try:
         # Otherwise typer would exit with code 1 at a closed pipe and at the end of the input.
         code = app(standalone_mode=False)
-        sys.stdout.flush()
+        out.flush()
         return code if isinstance(code, int) else 0
     except ReaderLeftError as error:
         return error.exit_code
     except tt.TokentapeError as error:
         return _report(error, error.exit_code)
     except typer.Abort as error:
-        sys.stderr.write("tokentape: aborted\n")
+        err.line("tokentape: aborted")
         return investigations.INTERRUPTED if isinstance(error.__cause__, KeyboardInterrupt) else 2
     except _ClickException as error:
-        error.show()
+        _show_usage(error)
         return int(error.exit_code)
     except Exception as error:
         prefix = f"unexpected {type(error).__name__} (TOKENTAPE_TRACEBACK=1 shows where): "
         return _report(error, 2, prefix)
+
+
+def _show_usage(error: Any) -> None:
+    """Write how a command is used, and what is wrong, on standard error."""
+    error.message = single_line(error.message)
+    usage = io.StringIO()
+    error.show(usage)
+    err.text(usage.getvalue())
 
 
 def _show_warning(
@@ -152,11 +163,11 @@ def _show_warning(
     line: str | None = None,
 ) -> None:
     """Write a warning as one line on standard error, without the place in the source."""
-    sys.stderr.write(f"tokentape: warning: {message}\n")
+    err.line(f"tokentape: warning: {message}")
 
 
 def _report(error: Exception, code: int, prefix: str = "") -> int:
     if os.environ.get("TOKENTAPE_TRACEBACK"):
         raise error
-    sys.stderr.write(f"tokentape: {prefix}{' '.join(str(error).split())}\n")
+    err.line(f"tokentape: {prefix}{' '.join(str(error).split())}")
     return code

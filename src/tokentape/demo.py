@@ -4,8 +4,6 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 import tokentape as tt
 from tokentape import output
 from tokentape.commands.investigations import resume_hint
@@ -14,6 +12,7 @@ from tokentape.generation.plans import ExperimentPlan, begin_plan, check_plan, l
 from tokentape.recorder.events import SystemPromptCached
 from tokentape.recorder.projections import Turn
 from tokentape.replay.reports.terminal import render
+from tokentape.screen import out
 from tokentape.store import DatabaseStore, ParquetStore
 from tokentape.turns_bar import turns_bar
 
@@ -37,7 +36,6 @@ def run_demo(
         raise tt.PromptError(f"there is no turn {beyond[0]}: {plan.name} has {turns_total} turns")
     if not regenerated:
         regenerated = [number for number in REGENERATED_TURNS if number <= turns_total]
-    console = output.console()
     with output.working(f"loading {model} (the first time takes half a minute)"):
         lm = tt.load_model(model, **loading)
     check_plan(plan, lm)
@@ -48,16 +46,16 @@ def run_demo(
             run_id, replies, record_s = record_plan(lm, store, plan, begun)
         recording = store.recording(run_id)
         turns = recording.turns()
-        console.print(output.turns_table(turns))
-        console.print(_totals(turns, recording), markup=False)
+        out.show(output.turns_table(turns))
+        out.lines(["", _totals(turns, recording)])
         files = tt.export_parquet(recording, store, sealed)
         size = sum(file.stat().st_size for file in files)
-        console.print(f"\nrecorded  {store_url}, run {run_id}", markup=False)
-        console.print(f"sealed    {sealed}, {size / 1000:.0f} kB of Parquet\n", markup=False)
-        passed = _rebuild(recording, tt.open_store(sealed), replies, console)
-        passed &= _verify(recording, lm, console)
-        passed &= _regenerate(recording, lm, regenerated, console)
-    console.print(f"\ngenerating took {record_s:.1f} s; all replays pass: {passed}", markup=False)
+        out.lines(["", f"recorded  {store_url}, run {run_id}"])
+        out.lines([f"sealed    {sealed}, {size / 1000:.0f} kB of Parquet", ""])
+        passed = _rebuild(recording, tt.open_store(sealed), replies)
+        passed &= _verify(recording, lm)
+        passed &= _regenerate(recording, lm, regenerated)
+    out.lines(["", f"generating took {record_s:.1f} s; all replays pass: {passed}"])
     return 0 if passed else 1
 
 
@@ -90,7 +88,7 @@ def _totals(turns: Sequence[Turn], recording: tt.Recording) -> str:
     without = sum(len(turn.prompt_ids) for turn in turns)
     computed = system_tokens + sum(turn.cache.computed_tokens for turn in turns if turn.cache)
     return (
-        f"\nprompt tokens processed: {computed:,} with reuse (the {system_tokens:,} of the system "
+        f"prompt tokens processed: {computed:,} with reuse (the {system_tokens:,} of the system "
         f"prompt once), {without:,} without: {without / computed:.1f} times fewer"
     )
 
@@ -99,7 +97,6 @@ def _rebuild(
     recording: tt.Recording,
     sealed: DatabaseStore | ParquetStore,
     replies: Sequence[tt.Reply],
-    console: Console,
 ) -> bool:
     began = time.perf_counter()
     rebuilt = tt.rebuild(recording)
@@ -107,16 +104,15 @@ def _rebuild(
     said = [(turn.reply_ids, turn.reply_text) for turn in rebuilt.turns]
     same = said == [(reply.token_ids, reply.text) for reply in replies]
     copy = list(sealed.recording(recording.run_id).events()) == list(recording.events())
-    console.print(
+    out.line(
         f"rebuild     {'same ids and text' if same else 'DIFFERS from what was said':<20}"
         f"{len(rebuilt.turns)} turns from events alone in {spent:.2f} s; "
-        f"the sealed copy {'is equal' if copy else 'DIFFERS'}",
-        markup=False,
+        f"the sealed copy {'is equal' if copy else 'DIFFERS'}"
     )
     return same and copy
 
 
-def _verify(recording: tt.Recording, lm: tt.LoadedModel, console: Console) -> bool:
+def _verify(recording: tt.Recording, lm: tt.LoadedModel) -> bool:
     with output.progress("verify") as bar:
         task = bar.add_task("", total=None)
         report = tt.verify(
@@ -125,31 +121,27 @@ def _verify(recording: tt.Recording, lm: tt.LoadedModel, console: Console) -> bo
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     seconds, generation_s = report.duration_us / 1e6, report.generation_us / 1e6
-    console.print(
+    out.line(
         f"verify      {report.verdict:<20}{len(report.turns)} turns in one forward in "
-        f"{seconds:.1f} s, {generation_s / seconds:.1f} times faster than their generation",
-        markup=False,
+        f"{seconds:.1f} s, {generation_s / seconds:.1f} times faster than their generation"
     )
     if not report.passes:
-        console.print(render(report), markup=False)
+        out.text(f"{render(report)}\n")
     return report.passes
 
 
-def _regenerate(
-    recording: tt.Recording, lm: tt.LoadedModel, numbers: Sequence[int], console: Console
-) -> bool:
+def _regenerate(recording: tt.Recording, lm: tt.LoadedModel, numbers: Sequence[int]) -> bool:
     passed = True
     for number in numbers:
         with output.working(f"regenerating turn {number} with Hugging Face generate"):
             report = tt.regenerate(recording, lm, turns=[number])
         turn = report.turns[0]
         sampling = "sampled" if turn.sampled else "greedy"
-        console.print(
+        out.line(
             f"regenerate  {report.verdict:<20}turn {number} ({sampling}, {turn.tokens} tokens) in "
-            f"{report.duration_us / 1e6:.1f} s, recorded in {report.generation_us / 1e6:.1f} s",
-            markup=False,
+            f"{report.duration_us / 1e6:.1f} s, recorded in {report.generation_us / 1e6:.1f} s"
         )
         if not report.passes:
-            console.print(render(report), markup=False)
+            out.text(f"{render(report)}\n")
         passed &= report.passes
     return passed

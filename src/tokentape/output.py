@@ -1,13 +1,11 @@
-"""Tables, JSON and summaries on standard output; progress on standard error."""
+"""Tables and summaries for standard output; progress on standard error."""
 
-import json
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.live import Live
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -15,11 +13,13 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
-from rich.table import Table
+from rich.spinner import Spinner
 from rich.text import Text
 
+from tokentape.recorder.escapes import single_line
 from tokentape.recorder.projections import RunSummary, Turn
 from tokentape.recorder.turn_overviews import TurnOverview
+from tokentape.screen import Table, err, live_below, out
 from tokentape.streams import is_unicode
 
 if TYPE_CHECKING:
@@ -27,48 +27,54 @@ if TYPE_CHECKING:
     from tokentape.store import Erasure, Integrity
     from tokentape.store.signing.signatures import SignatureCheck
 
-# A pipe has no width, and 80 columns would cut the tables.
-_PIPE_COLUMNS = 160
-progress_console = Console(stderr=True)
-
-
-def console() -> Console:
-    """Return a console for standard output: as wide as the terminal, or 160 columns."""
-    return Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS, highlight=False)
+_SPINNER_HZ = 12.5
 
 
 def print_json(value: Any) -> None:
-    """Print a value as JSON on standard output, in ASCII where that cannot hold each character."""
-    text = json.dumps(value, ensure_ascii=not is_unicode(sys.stdout), indent=2)
-    # A lone surrogate, as in a file name, cannot be encoded; its JSON escape is equivalent.
-    sys.stdout.write(text.encode(errors="backslashreplace").decode() + "\n")
+    """Print a value as JSON on standard output."""
+    out.json(value)
 
 
 @contextmanager
 def progress(description: str, extra: str = "") -> Iterator[Progress]:
     """Show a progress bar on standard error; `extra` is the template of a last column."""
     columns = [
-        TextColumn(description),
+        TextColumn(description, markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn(extra),
+        TextColumn(extra, markup=False),
     ]
     # A bar in a log file is noise, and rich 13 ends even a disabled one with an empty line.
-    hidden = not progress_console.is_terminal
-    bar = Progress(*columns, console=progress_console, transient=True, disable=hidden)
-    with nullcontext() if hidden else bar:
+    hidden = not err.is_terminal
+    bar = Progress(
+        *columns,
+        console=err.console(),
+        transient=True,
+        disable=hidden,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )
+    with nullcontext() if hidden else live_below(bar.live):
         yield bar
 
 
 @contextmanager
 def working(description: str) -> Iterator[None]:
     """Show a spinner on standard error, for work without a known number of steps."""
-    if not progress_console.is_terminal:
+    if not err.is_terminal:
         yield
         return
-    spinner = "dots" if is_unicode(sys.stderr) else "line"
-    with progress_console.status(description, spinner=spinner):
+    spinner = Spinner("dots" if is_unicode(err.stream) else "line", Text(single_line(description)))
+    display = Live(
+        spinner,
+        console=err.console(),
+        transient=True,
+        refresh_per_second=_SPINNER_HZ,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )
+    with live_below(display):
         yield
 
 
@@ -135,9 +141,8 @@ def runs_table(summaries: Sequence[RunSummary], statuses: Mapping[str, str]) -> 
     for run in summaries:
         table.add_row(
             run.run_id,
-            # A name is text, even if it looks like markup.
-            Text(run.name),
-            Text(run.model),
+            run.name,
+            run.model,
             statuses.get(run.run_id, run.status),
             *(
                 f"{count:,}"
@@ -164,9 +169,9 @@ def turns_table(turns: Iterable[Turn | TurnOverview]) -> Table:
             f"{cache.computed_tokens:,}" if cache else "",
             str(len(turn.tokens) if isinstance(turn, Turn) else turn.generated_tokens),
             cache.decision if cache else "",
-            Text(cache.reason if cache else ""),
+            cache.reason if cache else "",
             _sampling(turn),
-            Text(finished.stop_reason if finished else "(cut off)"),
+            finished.stop_reason if finished else "(cut off)",
             f"{finished.duration_us / 1_000_000:.1f}" if finished else "",
         )
     return table

@@ -1,14 +1,20 @@
-"""Standard streams that bear every terminal, a reader that leaves, and a full disk."""
+"""Standard streams that bear every text and terminal, a reader that leaves, and a full disk."""
 
 import errno
 import io
 import os
+import re
 import select
 import sys
 from contextlib import suppress
 from typing import ClassVar, TextIO
 
 import tokentape as tt
+from tokentape.recorder.escapes import VisibleLines
+
+# The modules that draw the progress bars of libraries, and how they move the cursor.
+_BARS = ("tqdm.std", "tqdm.utils")
+_MOVES = re.compile(r"(?:\r|\n|\x1b\[A)*")
 
 
 class OutputError(tt.TokentapeError):
@@ -23,13 +29,14 @@ class ReaderLeftError(OutputError):
 
 
 def guard_streams() -> None:
-    """Replace the standard streams of this process by ones that do not fail at a character.
+    """Replace the standard streams of this process by ones that no character fails or commands.
 
-    A character that the encoding lacks is written as an escape such as `\\u6f22`. A stream that
-    was closed when the process started reads and writes nothing. Standard output raises OutputError
-    or ReaderLeftError where writing fails; standard error then drops its text, because no progress
-    or message is worth the end of a run. Streams that are not the process's own, as in
-    tests, stay.
+    Characters that cannot be seen, such as those that control a terminal, are escaped whoever
+    writes them: a library, a warning, a traceback. So is a character that the encoding lacks, as
+    `\\u6f22`. A stream that was closed when the process started reads and writes nothing. Standard
+    output raises OutputError or ReaderLeftError where writing fails; standard error then drops its
+    text, because no progress or message is worth the end of a run. Streams that are not the
+    process's own, as in tests, stay.
     """
     _open_closed_descriptors()
     if sys.stdin is None:
@@ -73,17 +80,34 @@ def check_reader() -> None:
         raise sys.stdout.fail(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
 
 
-class _Output(io.TextIOWrapper):
+class EscapingStream(io.TextIOWrapper):
+    """A standard stream that escapes the characters that cannot be seen."""
+
+    _visible: VisibleLines | None = None
+
+    def write(self, text: str, /) -> int:
+        """Write a text, escaped."""
+        if self._visible is None:
+            self._visible = VisibleLines()
+        self.write_escaped(self._visible.add(text))
+        return len(text)
+
+    def write_escaped(self, text: str, /) -> None:
+        """Write a text in which everything but our own styles is escaped already."""
+        super().write(text)
+
+
+class _Output(EscapingStream):
     """Standard output: raises OutputError where it cannot be written to, and each time after."""
 
     # Libraries that try a stream with an empty text ignore what that raises.
     failure: OutputError | None = None
 
-    def write(self, text: str, /) -> int:
+    def write_escaped(self, text: str, /) -> None:
         if self.failure is not None:
             raise self.failure
         try:
-            return super().write(text)
+            super().write_escaped(text)
         except OSError as error:
             raise self.fail(error) from None
 
@@ -106,13 +130,22 @@ class _Output(io.TextIOWrapper):
         return self.failure
 
 
-class _Messages(io.TextIOWrapper):
+class _Messages(EscapingStream):
     """Standard error: drops what cannot be written."""
 
     def write(self, text: str, /) -> int:
+        """Write a text, escaped; a progress bar of tqdm may move the cursor."""
+        if sys._getframe(1).f_globals.get("__name__") in _BARS:
+            moves = _MOVES.match(text)
+            assert moves is not None
+            self.write_escaped(moves.group())
+            super().write(text[moves.end() :])
+            return len(text)
+        return super().write(text)
+
+    def write_escaped(self, text: str, /) -> None:
         with suppress(OSError, ValueError):
-            return super().write(text)
-        return len(text)
+            super().write_escaped(text)
 
     def flush(self) -> None:
         try:
@@ -123,7 +156,7 @@ class _Messages(io.TextIOWrapper):
             pass
 
 
-def _rewrapped(stream: TextIO, cls: type[io.TextIOWrapper]) -> TextIO:
+def _rewrapped(stream: TextIO, cls: type[EscapingStream]) -> TextIO:
     """Return the stream as one of the class, with escapes for characters that it lacks."""
     if not isinstance(stream, io.TextIOWrapper) or isinstance(stream, cls):
         return stream

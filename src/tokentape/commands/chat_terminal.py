@@ -5,6 +5,8 @@ import io
 import sys
 from collections.abc import Iterator
 
+from tokentape.screen import err, out
+
 
 class StandardTerminal:
     """Standard input and output: replies go to standard output, messages to standard error."""
@@ -29,10 +31,10 @@ class StandardTerminal:
 
     def show(self, text: str) -> None:
         """Write a piece of a reply to standard output."""
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        out.text(text)
+        out.flush()
 
     def note(self, text: str) -> None:
         """Write a message to standard error."""
-        sys.stderr.write(text.encode(errors="backslashreplace").decode())
-        sys.stderr.flush()
+        err.text(text)
+        err.flush()

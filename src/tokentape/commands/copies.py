@@ -1,6 +1,5 @@
 """The commands `pack`, `export` and `import`: copy runs out of a store and into one."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from enum import StrEnum
@@ -21,6 +20,7 @@ from tokentape.commands.options import (
 )
 from tokentape.recorder.paths import expand_path
 from tokentape.recorder.seals import SealReport, check_seals
+from tokentape.screen import err, out
 from tokentape.store import DEFAULT_URL, DatabaseStore
 
 if TYPE_CHECKING:
@@ -63,9 +63,8 @@ def pack(
             | {"runs": sorted(seals), "last_seals": seals}
         )
         return
-    sys.stdout.write(f"{path}\n")
-    for run_id, seal in seals.items():
-        sys.stderr.write(f"run {run_id}: last seal {seal}\n")
+    out.line(str(path))
+    err.lines(f"run {run_id}: last seal {seal}" for run_id, seal in seals.items())
 
 
 def export(
@@ -99,9 +98,9 @@ def export(
     if as_json:
         output.print_json([str(file) for file in files])
     elif files:
-        sys.stdout.writelines(f"{file}\n" for file in files)
+        out.lines(map(str, files))
     else:
-        sys.stderr.write(f"{path} already has run {recording.run_id} up to its last seal\n")
+        err.line(f"{path} already has run {recording.run_id} up to its last seal")
 
 
 def import_(
@@ -125,7 +124,7 @@ def import_(
         output.print_json([asdict(each) for each in imported])
         return
     for each in imported:
-        sys.stdout.write(f"{each.run_id}  {_import_result(each)}\n")
+        out.line(f"{each.run_id}  {_import_result(each)}")
 
 
 def _import_result(imported: "Imported") -> str:
@@ -144,8 +143,8 @@ def _report_unsealed_events(recordings: Sequence[tt.Recording]) -> list[SealRepo
     reports = [check_seals(each.run_id, each.records()) for each in recordings]
     for recording, report in zip(recordings, reports, strict=True):
         if report.ok and report.unsealed_events:
-            sys.stderr.write(
+            err.line(
                 f"run {recording.run_id}: left out {report.unsealed_events:,} events of a turn "
-                "that has not finished\n"
+                "that has not finished"
             )
     return reports

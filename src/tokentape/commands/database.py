@@ -1,6 +1,5 @@
 """The commands of `db`: show and upgrade the schema of a store."""
 
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +10,7 @@ from sqlalchemy.engine import URL
 import tokentape as tt
 from tokentape import output
 from tokentape.commands.options import JsonOption, StoreOption
+from tokentape.screen import out
 from tokentape.store import DEFAULT_URL, current_schema, database_url, upgrade_store
 from tokentape.store.live.schema import head, history
 
@@ -22,7 +22,7 @@ def current(store: StoreOption = DEFAULT_URL, as_json: JsonOption = False) -> No
         output.print_json({"current": revision, "head": newest})
     else:
         note = "" if revision == newest else f", to be upgraded to {newest}"
-        sys.stdout.write(f"{revision}{note}\n")
+        out.line(f"{revision}{note}")
 
 
 def list_history(store: StoreOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
@@ -33,7 +33,7 @@ def list_history(store: StoreOption = DEFAULT_URL, as_json: JsonOption = False) 
     else:
         for each in revisions:
             star = "*" if each.is_current else " "
-            sys.stdout.write(f"{star} {each.revision}  {each.summary}\n")
+            out.line(f"{star} {each.revision}  {each.summary}")
 
 
 def upgrade(
@@ -46,10 +46,10 @@ def upgrade(
     if as_json:
         output.print_json(asdict(done) | {"backup": done.backup and str(done.backup)})
     elif done.before == done.after:
-        sys.stdout.write(f"{done.after} is the newest already\n")
+        out.line(f"{done.after} is the newest already")
     else:
         backup_note = f"; backup: {done.backup}" if done.backup else ""
-        sys.stdout.write(f"{done.before} -> {done.after}{backup_note}\n")
+        out.line(f"{done.before} -> {done.after}{backup_note}")
 
 
 def _database_url(store: str) -> URL:

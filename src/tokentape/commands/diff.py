@@ -1,6 +1,5 @@
 """The command `diff`: compare two runs without a model."""
 
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +10,7 @@ import tokentape as tt
 from tokentape import output
 from tokentape.commands.options import JsonOption, Store, StoreOption, open_stored
 from tokentape.recorder.paths import expand_path
+from tokentape.screen import out
 from tokentape.store import DEFAULT_URL
 
 
@@ -50,7 +50,7 @@ def diff(
     if as_json:
         output.print_json({"headline": headline(found)} | found.to_dict())
     else:
-        sys.stdout.write(render(found, turn or ()) + "\n")
+        out.text(render(found, turn or ()) + "\n")
     raise typer.Exit(0 if found.same else 1)
 
 

@@ -1,6 +1,5 @@
 """The commands `run` and `chat`: record an experiment plan, or a conversation you type."""
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -14,6 +13,7 @@ from tokentape.commands.chat_terminal import StandardTerminal
 from tokentape.commands.options import JsonOption, ModelOption, StoreOption, loads_model
 from tokentape.recorder.errors import Terminated
 from tokentape.recorder.turn_overviews import TurnOverview, read_overviews
+from tokentape.screen import err, out
 from tokentape.store import DEFAULT_URL, DatabaseStore
 
 if TYPE_CHECKING:
@@ -121,12 +121,10 @@ def chat(
             at_context_limit="prune_turns",
         ) as investigation:
             begun(investigation.run_id)
-            sys.stderr.write(f"recording run {investigation.run_id} into {opened.where}; /help\n")
+            err.line(f"recording run {investigation.run_id} into {opened.where}; /help")
             session = ChatSession(investigation, tools, tap, StandardTerminal(), settings)
             session.run()
-    sys.stderr.write(
-        f"recorded; show it with: tokentape show {investigation.run_id} --store {store}\n"
-    )
+    err.line(f"recorded; show it with: tokentape show {investigation.run_id} --store {store}")
     if session.fault is not None:
         raise session.fault
 
@@ -143,7 +141,7 @@ def resume_hint(store: str) -> Iterator[Callable[[str], None]]:
     except (KeyboardInterrupt, Terminated) as error:
         by = f" by {error.signal}" if isinstance(error, Terminated) else ""
         how = f"; resume with: tokentape resume {run_ids[-1]} --store {store}" if run_ids else ""
-        sys.stderr.write(f"tokentape: interrupted{by}{how}\n")
+        err.line(f"tokentape: interrupted{by}{how}")
         code = error.code if isinstance(error, Terminated) else INTERRUPTED
         raise typer.Exit(int(code or INTERRUPTED)) from None
 
@@ -176,9 +174,8 @@ def print_run(recording: tt.Recording, store: str, as_json: bool, *, first_turn:
         rows = [_row(turn) for turn in turns]
         output.print_json({"run_id": recording.run_id, "store": store, "turns": rows})
         return
-    console = output.console()
-    console.print(f"run {recording.run_id}", markup=False)
-    console.print(output.turns_table(turns))
+    out.line(f"run {recording.run_id}")
+    out.show(output.turns_table(turns))
 
 
 def _row(turn: TurnOverview) -> dict[str, Any]:
@@ -200,4 +197,4 @@ def _list_plans(as_json: bool) -> None:
         names = ("name", "turns", "description")
         output.print_json([dict(zip(names, row, strict=True)) for row in rows])
         return
-    sys.stdout.writelines(f"{name}  {turns} turns  {text}\n" for name, turns, text in rows)
+    out.lines(f"{name}  {turns} turns  {text}" for name, turns, text in rows)

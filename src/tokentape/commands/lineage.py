@@ -1,7 +1,6 @@
 """The commands `resume` and `fork`: continue a run, or branch off at one of its turns."""
 
 import json
-import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,6 +22,7 @@ from tokentape.commands.options import (
 from tokentape.recorder.events import RunStarted, ToolCalled
 from tokentape.recorder.process import ProcessState
 from tokentape.recorder.selected_turns import SelectedEvents, read_turns
+from tokentape.screen import err, out
 from tokentape.store import DEFAULT_URL, DatabaseStore, close_run, process_of
 
 if TYPE_CHECKING:
@@ -62,11 +62,11 @@ def resume(
             tools = _tools(started, lm)
             investigation = tt.Investigation.resume(opened, recording.run_id, lm, tools=tools)
             if investigation.resume_point is not None:
-                sys.stderr.write(_outlook(opened, investigation.resume_point)[1])
+                err.lines(_outlook(opened, investigation.resume_point)[1])
             _run_rest(investigation, _plan(started))
         reply = investigation.resumed_reply
         if reply is not None:
-            sys.stderr.write(f"turn {reply.turn} was interrupted: it is finished now\n")
+            err.line(f"turn {reply.turn} was interrupted: it is finished now")
         print_run(recording, store, as_json)
 
 
@@ -80,10 +80,10 @@ def _print_outlook(opened: DatabaseStore, recording: tt.Recording, as_json: bool
     if as_json:
         output.print_json(fields)
     else:
-        sys.stdout.write(lines)
+        out.lines(lines)
 
 
-def _outlook(opened: DatabaseStore, point: "ResumePoint") -> tuple[dict[str, Any], str]:
+def _outlook(opened: DatabaseStore, point: "ResumePoint") -> tuple[dict[str, Any], list[str]]:
     """Return what resuming does, as JSON and in lines: the turn, the plan, the other process."""
     from tokentape.generation.investigation.resume_outlook import ResumeOutlook
 
@@ -99,7 +99,7 @@ def _outlook(opened: DatabaseStore, point: "ResumePoint") -> tuple[dict[str, Any
     fields["process"] = None if process is None else process.as_json()
     if process is not None and process.state is ProcessState.ALIVE:
         lines.append(f"{process.describe()}: it fails at its next event")
-    return fields, "".join(f"{line}\n" for line in lines)
+    return fields, lines
 
 
 def close(
@@ -117,7 +117,7 @@ def close(
     if as_json:
         output.print_json({"run_id": recording.run_id, "process": process.as_json()})
     else:
-        sys.stdout.write(f"closed run {recording.run_id}: {process.describe()}\n")
+        out.line(f"closed run {recording.run_id}: {process.describe()}")
 
 
 @loads_model
@@ -187,9 +187,7 @@ def fork(
 def _print_fork(child: tt.Recording, at_turn: int, store: str, as_json: bool) -> None:
     """Print the turns of a fork that its parent does not have, and how to run the rest."""
     if _settings(child.started()).plan is not None:
-        sys.stderr.write(
-            f"run the rest of its plan with: tokentape resume {child.run_id} --store {store}\n"
-        )
+        err.line(f"run the rest of its plan with: tokentape resume {child.run_id} --store {store}")
     print_run(child, store, as_json, first_turn=at_turn)
 
 

@@ -1,15 +1,14 @@
 """The command `plan`: the memory of a run, reckoned before it begins."""
 
-import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 import tokentape as tt
 from tokentape import output
 from tokentape.commands.options import JsonOption
+from tokentape.screen import Table, out
 
 if TYPE_CHECKING:
     from tokentape.generation.plans import MemoryPlan
@@ -95,10 +94,9 @@ def plan(
     if as_json:
         output.print_json(asdict(found) | {"free_bytes": found.free_bytes})
         return
-    console = output.console()
-    console.print("\n".join(_summary(found)), markup=False)
-    console.print(_turns(found))
-    sys.stdout.writelines(f"{line}\n" for line in _conclusion(found))
+    out.lines(_summary(found))
+    out.show(_turns(found))
+    out.lines(_conclusion(found))
 
 
 def _numbers(text: str | None) -> tuple[int, ...]:

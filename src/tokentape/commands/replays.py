@@ -1,6 +1,5 @@
 """The commands `rebuild`, `verify`, `retrace`, `regenerate` and `calibrate`."""
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -28,6 +27,7 @@ from tokentape.commands.options import (
 from tokentape.commands.report_files import HtmlOption, JUnitOption, report_files
 from tokentape.recorder.clock import now_us
 from tokentape.recorder.paths import expand_path
+from tokentape.screen import err, out
 from tokentape.store import DEFAULT_URL, DatabaseStore, StoredFloor, StoredVerdict
 
 if TYPE_CHECKING:
@@ -100,7 +100,8 @@ def rebuild(
         return
     from tokentape.replay.reports.terminal import render_turn
 
-    sys.stdout.writelines(f"{render_turn(each)}\n" for each in rebuilt.turns)
+    for each in rebuilt.turns:
+        out.text(f"{render_turn(each)}\n")
 
 
 @loads_model
@@ -226,7 +227,7 @@ def calibrate(
     if to is not None:
         tt.write_floor(floor, to)
     if lm.identity.weights_sha256 != loaded.started.weights_sha256:
-        sys.stderr.write("tokentape: the floor is not stored: the model is not the recorded one\n")
+        err.line("tokentape: the floor is not stored: the model is not the recorded one")
     elif isinstance(opened, DatabaseStore):
         stored = StoredFloor(
             run_id=loaded.run_id,
@@ -238,7 +239,7 @@ def calibrate(
     if as_json:
         output.print_json(asdict(floor))
         return
-    sys.stdout.write(output.floor_text(floor, to))
+    out.text(output.floor_text(floor, to))
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,7 +341,7 @@ def _try_to_store(what: str, write: Callable[[], None]) -> None:
     try:
         write()
     except tt.StoreError as error:
-        sys.stderr.write(f"tokentape: the {what} is not stored: {error}\n")
+        err.line(f"tokentape: the {what} is not stored: {error}")
 
 
 def _report_differences(differences: "Sequence[FingerprintDifference]") -> None:
@@ -348,9 +349,9 @@ def _report_differences(differences: "Sequence[FingerprintDifference]") -> None:
     for each in differences:
         if each.forbids:
             ignored = " (ignored)" if each.ignored else ""
-            sys.stderr.write(
+            err.line(
                 f"tokentape: {each.field} differs{ignored}: recorded {each.recorded}, "
-                f"now {each.replayed}\n"
+                f"now {each.replayed}"
             )
 
 

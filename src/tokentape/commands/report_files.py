@@ -1,6 +1,5 @@
 """The options `--junit` and `--html`: write a report to files, and print it."""
 
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import tokentape as tt
 from tokentape import output
 from tokentape.commands.options import output_path
 from tokentape.recorder.atomic_write import AtomicFile
+from tokentape.screen import out
 
 if TYPE_CHECKING:
     from tokentape.replay import Report
@@ -126,4 +126,4 @@ def _print(report: "Report", as_json: bool) -> None:
         return
     from tokentape.replay.reports.terminal import render
 
-    sys.stdout.write(render(report) + "\n")
+    out.text(render(report) + "\n")

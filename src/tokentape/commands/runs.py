@@ -1,7 +1,6 @@
 """The commands `list`, `show`, `check` and `erase`."""
 
 import json
-import sys
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,7 +25,6 @@ from tokentape.commands.options import (
     turn_json,
 )
 from tokentape.commands.signing import check_signatures, claimed_signatures, signatures_json
-from tokentape.recorder.escapes import visible_lines
 from tokentape.recorder.events import ToolCalled, ToolReturned
 from tokentape.recorder.projections import Turn
 from tokentape.recorder.projections.lineage_tree import draw_lineage, lineage_of
@@ -41,10 +39,10 @@ from tokentape.replay.reports.turn_page import (
     tool_lines,
     tools_of,
 )
+from tokentape.screen import err, out
 from tokentape.store import DEFAULT_URL, process_of
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from transformers import PreTrainedTokenizerBase
 
     from tokentape.recorder.projections import RunSummary
@@ -77,9 +75,9 @@ def list_runs(
     summaries = opened.summaries()
     shown = summaries[-last:] if last else summaries
     labels = {run_id: each.label for run_id, each in _processes(opened, shown).items()}
-    output.console().print(output.runs_table(shown, labels))
+    out.show(output.runs_table(shown, labels))
     if len(shown) < len(summaries):
-        sys.stderr.write(f"and {len(summaries) - len(shown):,} older runs: --last 0 shows all\n")
+        err.line(f"and {len(summaries) - len(shown):,} older runs: --last 0 shows all")
 
 
 def _processes(opened: Store, summaries: "list[RunSummary]") -> "dict[str, RunProcess]":
@@ -126,21 +124,18 @@ def show(
         )
         return
     pages = _pages(recording, turn) if turn else []
-    console = output.console()
-    console.print(f"run {recording.run_id}", markup=False)
+    out.line(f"run {recording.run_id}")
     for name in ("name", "model", "seed", "dtype", "device", "attention_kernel"):
-        console.print(f"  {name:<17}{getattr(started, name)}", markup=False)
-    console.print(f"  {'status':<17}{_status(opened, recording.run_id)}", markup=False)
-    console.print(f"  {'last seal':<17}{last_seal(recording) or 'none yet'}", markup=False)
-    for each in signatures:
-        console.print(f"  {output.signature_text(each)}", markup=False)
+        out.line(f"  {name:<17}{getattr(started, name)}")
+    out.line(f"  {'status':<17}{_status(opened, recording.run_id)}")
+    out.line(f"  {'last seal':<17}{last_seal(recording) or 'none yet'}")
+    out.lines(f"  {output.signature_text(each)}" for each in signatures)
     rows = [page.turn for page in pages] if turn else read_overviews(recording)
-    console.print(output.turns_table(rows))
+    out.show(output.turns_table(rows))
     for page in pages:
-        _print_turn(page, console)
+        _print_turn(page)
         if tokens:
-            lines = token_lines(page.turn, page.sections, tokenizer)
-            sys.stdout.writelines(f"{line}\n" for line in lines)
+            out.lines(token_lines(page.turn, page.sections, tokenizer))
 
 
 def _status(opened: Store, run_id: str) -> str:
@@ -161,7 +156,7 @@ def _print_family(store: Store, run_id: str, as_json: bool) -> None:
     if as_json:
         output.print_json(family.as_json())
     else:
-        output.console().print(draw_lineage(family, run_id))
+        out.show(draw_lineage(family, run_id))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,18 +181,15 @@ def _pages(recording: tt.Recording, numbers: list[int] | None) -> list[_Page]:
     ]
 
 
-def _print_turn(page: _Page, console: "Console") -> None:
+def _print_turn(page: _Page) -> None:
     from tokentape.replay.reports.terminal import render_turn
 
-    def write(text: str, style: str | None = None) -> None:
-        # Wrapped lines would look like line breaks that the model read.
-        console.print(text, markup=False, style=style, soft_wrap=True)
-
-    write(visible_lines(render_turn(page.turn)))
-    for line in tool_lines(page.tools):
-        write(f"  {line}")
+    console = out.console()
+    out.text(f"{render_turn(page.turn)}\n")
+    out.lines(f"  {line}" for line in tool_lines(page.tools))
     for text, is_cached in render_page(page.turn, page.sections):
-        write(text, "dim" if is_cached else None)
+        # Wrapped lines would look like line breaks that the model read.
+        console.print(text, style="dim" if is_cached else None, soft_wrap=True)
 
 
 def _turn_json(
@@ -233,7 +225,7 @@ def check(
         states = {"ok": found.ok, "is_sealed": found.is_sealed}
         output.print_json(asdict(found) | states)
     else:
-        sys.stdout.write(output.integrity_text(found))
+        out.text(output.integrity_text(found))
     raise typer.Exit(0 if found.ok and found.is_sealed else 1)
 
 
@@ -247,10 +239,10 @@ def erase(
     """Erase a run for good: its events, and tool results that no other run shares."""
     opened = open_live(store)
     run_id = opened.recording(run).run_id
-    if not yes and not typer.confirm(f"erase run {run_id} from {opened.where}?", err=True):
+    if not yes and not err.confirm(f"erase run {run_id} from {opened.where}?"):
         raise typer.Exit(2)
     erased = opened.erase(run_id, reason=reason)
     if as_json:
         output.print_json(asdict(erased) | {"backups": [str(each) for each in erased.backups]})
     else:
-        sys.stdout.write(output.erasure_text(erased))
+        out.text(output.erasure_text(erased))

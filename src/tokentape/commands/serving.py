@@ -11,6 +11,7 @@ from dataclasses import asdict
 from typing import IO, TYPE_CHECKING, Any
 
 import tokentape as tt
+from tokentape.screen import err
 
 if TYPE_CHECKING:
     from tokentape.replay.tapes.tape_replayer import TapeOutcome
@@ -59,7 +60,7 @@ class Server:
         except tt.TokentapeError as error:
             text = str(error)
         except Exception as error:
-            traceback.print_exc()
+            err.text(traceback.format_exc())
             text = f"unexpected {type(error).__name__}: {error}"
         return {"id": id_, "error": one_line(text)}
 

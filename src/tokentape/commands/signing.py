@@ -1,6 +1,5 @@
 """The command `sign`, and how signatures are printed."""
 
-import sys
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +20,7 @@ from tokentape.commands.options import (
 )
 from tokentape.recorder.paths import expand_path
 from tokentape.recorder.seals import check_seals
+from tokentape.screen import err, out
 from tokentape.store import DEFAULT_URL
 
 if TYPE_CHECKING:
@@ -58,19 +58,19 @@ def sign(
         if as_json:
             output.print_json({"message": text})
         else:
-            sys.stdout.write(text)
+            out.text(text)
         return
     live = open_live(store)
     run_id = find_recording(live, run).run_id
 
     def passphrase() -> str:
-        return str(typer.prompt(f"passphrase of {key}", hide_input=True, err=True))
+        return err.secret(f"passphrase of {key}")
 
     made = tt.sign(live, run_id, key=key, signature=signature, passphrase=passphrase)
     if as_json:
         output.print_json({"run_id": run_id} | asdict(made))
     else:
-        sys.stdout.write(f"run {run_id}: {output.signature_text(made)}\n")
+        out.line(f"run {run_id}: {output.signature_text(made)}")
 
 
 def check_signatures(

@@ -1,6 +1,5 @@
 """The command `tail`: follow a run while it is being recorded."""
 
-import sys
 import time
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated
@@ -19,6 +18,7 @@ from tokentape.recorder import Envelope, Recording
 from tokentape.recorder.events import MessageAdded, RunStarted, TurnStarted
 from tokentape.recorder.process import ProcessState
 from tokentape.recorder.transcript import TranscriptWriter
+from tokentape.screen import err, out
 from tokentape.store import DEFAULT_URL, process_of
 from tokentape.store.run_follower import NewToken, RunFollower
 from tokentape.streams import check_reader
@@ -67,7 +67,7 @@ def tail(
                     break
             if began - last_event_at > _SILENCE_S:
                 last_event_at = began
-                sys.stderr.write(_silence(recording.run_id))
+                err.line(_silence(recording.run_id))
             # Reading a long run takes longer: spend at most a fifth of the time on it.
             time.sleep(max(_POLL_S, 4 * took))
             check_reader()
@@ -75,7 +75,7 @@ def tail(
         pass
     printer.close()
     if not follower.ended:
-        sys.stderr.write(f"tokentape: run {recording.run_id} has not ended\n")
+        err.line(f"tokentape: run {recording.run_id} has not ended")
 
 
 class _Printer:
@@ -135,7 +135,7 @@ def _ends(started: TurnStarted) -> frozenset[int]:
 def _silence(run_id: str) -> str:
     return (
         f"tokentape: nothing new for {_SILENCE_S:.0f} s; if its process has died, "
-        f"resume it with `tokentape resume {run_id}`\n"
+        f"resume it with `tokentape resume {run_id}`"
     )
 
 
@@ -145,13 +145,13 @@ def _is_gone(opened: Store, recording: Recording) -> bool:
     process = None if summary is None else process_of(opened, summary)
     if process is None or process.state is not ProcessState.GONE:
         return False
-    sys.stderr.write(
+    err.line(
         f"tokentape: {process.describe()}: resume the run with `tokentape resume "
-        f"{recording.run_id}`, or close it with `tokentape close {recording.run_id}`\n"
+        f"{recording.run_id}`, or close it with `tokentape close {recording.run_id}`"
     )
     return True
 
 
 def _write(text: str) -> None:
-    sys.stdout.write(text.encode(errors="backslashreplace").decode())
-    sys.stdout.flush()
+    out.text(text)
+    out.flush()
