@@ -3,6 +3,7 @@
 import io
 import os
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -24,6 +25,19 @@ class Terminal(Console):
         super().print(*objects, **options | {"soft_wrap": False})
 
 
+class DrawnText(io.StringIO):
+    """Standard output that is drawn by a console."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def write(self, text: str, /) -> int:
+        """Draw a text."""
+        self._console.print(text, end="", markup=False)
+        return len(text)
+
+
 def draw(command: str) -> str:
     """Return an SVG of a terminal in which a command has printed, in the folder of the tapes."""
     console = Terminal(
@@ -38,7 +52,8 @@ def draw(command: str) -> str:
     before = Path.cwd()
     os.chdir(ROOT / "examples" / "ci" / "recordings")
     try:
-        with patch("tokentape.output.console", return_value=console):
+        shown = patch("tokentape.screen.Screen.console", return_value=console)
+        with shown, redirect_stdout(DrawnText(console)):
             app(command.split()[1:], standalone_mode=False)
     finally:
         os.chdir(before)

@@ -6,6 +6,8 @@ The class of an error names the culprit: a `RecordingError` blames the recording
 import signal
 from typing import ClassVar
 
+from tokentape.recorder.escapes import visible_lines
+
 
 class TokentapeError(Exception):
     """Base of every error that tokentape raises on purpose. Its message is one line."""
@@ -13,9 +15,17 @@ class TokentapeError(Exception):
     exit_code: ClassVar[int] = 2
     """The exit code of the command line after this error."""
 
+    def __str__(self) -> str:
+        """Return the message; what cannot be seen in a recorded text or a name is escaped."""
+        return visible_lines(super().__str__())
+
 
 class TokentapeWarning(UserWarning):
     """Base of every warning of tokentape that a user of the command line sees, too."""
+
+    def __str__(self) -> str:
+        """Return the message, escaped as that of an error."""
+        return visible_lines(super().__str__())
 
 
 class Terminated(SystemExit):

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from tokentape.recorder import Envelope
-from tokentape.recorder.escapes import VisibleLines
+from tokentape.recorder.escapes import VisibleLines, visible
 from tokentape.recorder.events import SystemPromptCached, TurnFinished, TurnStarted
 
 
@@ -52,7 +52,8 @@ class TranscriptWriter:
         self.piece(rest)
         self._reply, self._within_line = None, False
         tokens, seconds = event.generated_tokens, event.duration_us / 1_000_000
-        self._write(f"\n  [{tokens} tokens in {seconds:.1f} s, stopped by {event.stop_reason}]\n")
+        reason = visible(event.stop_reason)
+        self._write(f"\n  [{tokens} tokens in {seconds:.1f} s, stopped by {reason}]\n")
 
     def _cut_off(self) -> None:
         self.close()

@@ -25,6 +25,7 @@ from tokentape.generation.models.loading import LoadedModel
 from tokentape.generation.numerics.attention import cuda_device
 from tokentape.generation.run_settings import NO_HISTORY, RunSettings
 from tokentape.recorder import Envelope, Recording, RecordingError, process
+from tokentape.recorder.escapes import visible
 from tokentape.recorder.events import (
     MessageAdded,
     RunForked,
@@ -166,8 +167,9 @@ class ResumePoint:
             )
         if not self._is_template_of(lm.tokenizer):
             warnings.warn(
-                f"run {self.recording.run_id} was recorded with another chat template than that of "
-                f"{lm.name}: its prompts stay as recorded, new messages are written by this one",
+                f"run {visible(self.recording.run_id)} was recorded with another chat template "
+                f"than that of {visible(lm.name)}: its prompts stay as recorded, "
+                "new messages are written by this one",
                 UserWarning,
                 stacklevel=3,
             )

@@ -125,7 +125,7 @@ class CacheDecided(EventBase):
 
     def describe(self) -> str:
         """Return the event as text for a transcript."""
-        decided = f"cache: {self.decision} ({self.reason})"
+        decided = f"cache: {self.decision} ({visible(self.reason)})"
         if not self.reused_tokens:
             return f"{decided}, {self.computed_tokens:,} tokens computed"
         return (

@@ -155,7 +155,7 @@ class RunStarted(EventBase):
         warned = "".join(f"; warning: {visible(each)}" for each in self.warnings)
         stored = self.loading.get("dtype", self.dtype)
         weights = f" over weights in {visible(str(stored))}" if stored != self.dtype else ""
-        machine = f"{self.dtype}{weights} on {self.device}"
+        machine = f"{visible(self.dtype)}{weights} on {visible(self.device)}"
         return f"run {visible(self.name)}{model}, {machine}, seed {self.seed}{warned}"
 
 
@@ -221,7 +221,7 @@ class RunForked(EventBase):
 
     def describe(self) -> str:
         """Return the event as text for a transcript."""
-        return f"forked from run {self.parent_run_id} at turn {self.at_turn}"
+        return f"forked from run {visible(self.parent_run_id)} at turn {self.at_turn}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,8 +262,8 @@ class RunFinished(EventBase):
     def describe(self) -> str:
         """Return the event as text for a transcript."""
         turns = "turn" if self.turns == 1 else "turns"
-        by = f" by {self.signal}" if self.signal else ""
-        why = f" ({self.reason}{by})" if self.reason else ""
+        by = f" by {visible(self.signal)}" if self.signal else ""
+        why = f" ({visible(self.reason)}{by})" if self.reason else ""
         return f"finished{why}: {self.turns} {turns}, {self.generated_tokens:,} tokens generated"
 
 
@@ -287,4 +287,4 @@ class RunFailed(EventBase):
 
     def describe(self) -> str:
         """Return the event as text for a transcript."""
-        return f"failed: {self.error}: {visible(self.message)}"
+        return f"failed: {visible(self.error)}: {visible(self.message)}"

@@ -1,11 +1,12 @@
 """Runs and their forks, as a tree."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rich.text import Text
 from rich.tree import Tree
 
+from tokentape.recorder.escapes import visible
 from tokentape.recorder.projections.summary import RunSummary
 
 
@@ -35,15 +36,21 @@ def lineage_of(run_id: str, summaries: Iterable[RunSummary]) -> LineageNode:
     Raise KeyError if the run is not among them.
     """
     nodes = {each.run_id: LineageNode(each) for each in summaries}
-    for node in nodes.values():
+    parents: dict[str, LineageNode] = {}
+    for child_id, node in nodes.items():
         parent = nodes.get(node.summary.parent_run_id or "")
-        if parent is not None:
+        # A forged run may name itself as its ancestor.
+        if parent is not None and _oldest(parent, parents) is not node:
+            parents[child_id] = parent
             parent.forks.append(node)
-    oldest, seen = nodes[run_id], {run_id}
-    while (parent_id := oldest.summary.parent_run_id) in nodes and parent_id not in seen:
-        seen.add(parent_id)
-        oldest = nodes[parent_id]
-    return oldest
+    return _oldest(nodes[run_id], parents)
+
+
+def _oldest(node: LineageNode, parents: Mapping[str, LineageNode]) -> LineageNode:
+    """Return the oldest ancestor of a node, or the node if it has no parent."""
+    while (parent := parents.get(node.summary.run_id)) is not None:
+        node = parent
+    return node
 
 
 def draw_lineage(node: LineageNode, marked_run_id: str) -> Tree:
@@ -63,4 +70,5 @@ def _line(node: LineageNode, marked_run_id: str) -> Text:
     turns = f"{summary.turns} turn{'' if summary.turns == 1 else 's'} of its own"
     at = "" if summary.forked_at_turn is None else f"at turn {summary.forked_at_turn}, "
     mark = " *" if summary.run_id == marked_run_id else ""
-    return Text(f"{summary.run_id}  {summary.name}  {at}{turns}, {summary.status}{mark}")
+    run_id, name, status = map(visible, (summary.run_id, summary.name, summary.status))
+    return Text(f"{run_id}  {name}  {at}{turns}, {status}{mark}")

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from itertools import groupby
 from typing import Any
 
-from tokentape.recorder.escapes import quoted, visible
+from tokentape.recorder.escapes import quoted, single_line, visible
 from tokentape.replay.results.json_fields import UnequalField, excerpt, first_unequal_index
 from tokentape.replay.run_diff.diff_types import (
     ComparedRun,
@@ -65,7 +65,7 @@ def render(found: Diff, turns: Collection[int] = ()) -> str:
             in_full = turn.turn in turns if turns else last is None or turn.turn <= last
             lines += _turn(turn) if in_full else ([] if turns else [_turn_summary(turn)])
     lines += _timing(found, turns)
-    return "\n".join(lines)
+    return "\n".join(map(single_line, lines))
 
 
 def _divergence(found: Diff, turn: TurnDiff) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from tokentape.recorder.escapes import padded, visible
+from tokentape.recorder.escapes import padded, single_line, visible, visible_lines
 from tokentape.recorder.projections import Turn
 from tokentape.replay.reports.divergence_text import in_full, in_short
 from tokentape.replay.reports.row_text import rows_text
@@ -45,19 +45,22 @@ def render(report: Report) -> str:
         count = len(report.tools)
         lines += ["", f"tools returned something else in {count:,} {_fields(count)}:"]
         lines += _capped(map(_tool, report.tools), count)
-    return "\n".join(lines)
+    return "\n".join(map(single_line, lines))
 
 
 def render_turn(turn: Turn) -> str:
     """Return a rebuilt turn as text."""
-    stop = "cut off" if turn.finished is None else turn.finished.stop_reason
+    stop = "cut off" if turn.finished is None else visible(turn.finished.stop_reason)
     head = f"turn {turn.number}: {len(turn.prompt_ids)} prompt tokens, {len(turn.tokens)} "
     lines = [f"{head}generated ({stop})"]
     if turn.pruned is not None:
-        lines.append(f"  (history pruned by {turn.pruned.policy}: {turn.pruned.reason})")
-    lines += [f"  {message.role}: {message.content}" for message in turn.messages]
+        lines.append(f"  (history pruned by {turn.pruned.policy}: {visible(turn.pruned.reason)})")
+    lines += [
+        f"  {visible(message.role)}: {visible_lines(message.content)}" for message in turn.messages
+    ]
     reply = turn.reply_text
-    lines.append(f"  assistant: {reply if reply is not None else '(text not recorded yet)'}")
+    shown = "(text not recorded yet)" if reply is None else visible_lines(reply)
+    lines.append(f"  assistant: {shown}")
     return "\n".join(lines)
 
 

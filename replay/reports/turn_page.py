@@ -75,9 +75,10 @@ def render_page(turn: Turn, sections: PromptSections) -> list[tuple[str, bool]]:
 
 
 def _reply(turn: Turn) -> Iterator[tuple[str, bool]]:
-    stop = "cut off" if turn.finished is None else f"stopped by {turn.finished.stop_reason}"
+    finished = turn.finished
+    stop = "cut off" if finished is None else f"stopped by {visible(finished.stop_reason)}"
     yield _rule(f"the reply: {len(turn.tokens):,} tokens, {stop}"), False
-    text = "(text not recorded yet)" if turn.finished is None else turn.finished.text
+    text = "(text not recorded yet)" if finished is None else finished.text
     yield visible_lines(text), False
 
 

@@ -97,7 +97,8 @@ def integrity_text(found: "Integrity") -> str:
     lines += (signature_text(each) for each in found.signatures if each.is_right)
     lines += (each.reason for each in found.signatures if each.state == "unchecked")
     lines += (*found.faults, *found.unmet)
-    return "\n  ".join(lines) + "\n"
+    first, *others = lines
+    return _text([first, *(f"  {each}" for each in others)])
 
 
 def signature_text(signature: "SignatureCheck") -> str:
@@ -116,7 +117,7 @@ def erasure_text(erased: "Erasure") -> str:
     if erased.residue:
         lines.append(f"  its bytes may remain: {erased.residue}")
     lines += [f"  a backup may still have it: {path}" for path in erased.backups]
-    return "\n".join(lines) + "\n"
+    return _text(lines)
 
 
 def floor_text(floor: "Floor", path: Path | None) -> str:
@@ -130,7 +131,11 @@ def floor_text(floor: "Floor", path: Path | None) -> str:
     ]
     if path is not None:
         lines.append(f"  written to {path}; use it with `tokentape verify --floor`")
-    return "\n".join(lines) + "\n"
+    return _text(lines)
+
+
+def _text(lines: Iterable[str]) -> str:
+    return "".join(f"{single_line(each)}\n" for each in lines)
 
 
 def runs_table(summaries: Sequence[RunSummary], statuses: Mapping[str, str]) -> Table:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from tokentape.recorder import Envelope, EventLog, Record, Recording
+from tokentape.recorder.escapes import visible
 from tokentape.recorder.events import TurnFinished
 from tokentape.recorder.paths import expand_path
 from tokentape.recorder.projections import RunSummary
@@ -72,4 +73,4 @@ class SealingLog:
     def _warn(self) -> None:
         # With warnings as errors, this one would end the recording.
         with suppress(RuntimeWarning):
-            warnings.warn(self.fault, RuntimeWarning, stacklevel=2)
+            warnings.warn(visible(self.fault), RuntimeWarning, stacklevel=2)

@@ -11,6 +11,7 @@ import pytest
 
 from tokentape.plugin.child import ChildDiedError, RequestError
 from tokentape.plugin.outcomes import ListedRun, Replays
+from tokentape.plugin.printable import printable, printable_lines
 from tokentape.plugin.settings import add_to_arguments, has_tapes, read_settings
 
 
@@ -28,7 +29,7 @@ class Tapes:
         settings = self._settings
         roots = ", ".join(map(str, settings.roots))
         model = f", model {settings.model}" if settings.model and settings.mode != "rebuild" else ""
-        return f"tapes: {settings.mode} {roots}{model}"
+        return printable(f"tapes: {settings.mode} {roots}{model}")
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_ignore_collect(self, collection_path: Path, config: pytest.Config) -> bool | None:
@@ -57,7 +58,7 @@ class Tapes:
             if name == "updated" and getattr(report, "when", "") == "call"
         ]
         for line in dict.fromkeys(updated):
-            terminalreporter.write_line(f"tape updated: {line}")
+            terminalreporter.write_line(printable(f"tape updated: {line}"))
 
     def pytest_unconfigure(self) -> None:
         """End the child process."""
@@ -110,7 +111,7 @@ class TapeItem(pytest.Item):
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """Return the message of a TapeFailure, and a traceback of anything else."""
         if isinstance(excinfo.value, TapeFailure):
-            return str(excinfo.value)
+            return printable_lines(str(excinfo.value))
         return super().repr_failure(excinfo, style)
 
     def reportinfo(self) -> tuple[Path, None, str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tokentape.plugin.child import ChildDiedError, ReplayChild, RequestError
+from tokentape.plugin.printable import printable
 from tokentape.plugin.settings import Settings
 
 _MEASURES = ("verdict", "causes", "margin_max", "logprob_difference_max")
@@ -64,9 +65,10 @@ class Replays:
             return Outcome(failure=f"{self._name(tape)} has fewer runs than before", measures=())
         of_turn = found["turns"].get(str(turn), {})
         known = {name: of_turn.get(name) for name in _MEASURES}
-        measures = [(name, value) for name, value in known.items() if value not in (None, "")]
-        if answer["updated"]:
-            measures.append(("updated", answer["updated"]))
+        known["updated"] = answer["updated"]
+        measures = [
+            (name, _measure(each)) for name, each in known.items() if each not in (None, "")
+        ]
         failure = self._failure_of_recording(tape, run, turn, found) or of_turn.get("failure", "")
         if not failure and not of_turn:
             failure = f"{self._name(tape)} no longer has turn {turn}"
@@ -120,3 +122,7 @@ class Replays:
             return os.path.relpath(tape, self._folder)
         except ValueError:  # another drive
             return str(tape)
+
+
+def _measure(value: object) -> object:
+    return printable(value) if isinstance(value, str) else value

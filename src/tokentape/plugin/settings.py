@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from tokentape.plugin.printable import printable
+
 MODES = ("rebuild", "verify", "retrace", "regenerate")
 
 
@@ -88,12 +90,20 @@ def _configured_tapes(config: pytest.Config) -> list[Path]:
 
 def _existing(root: Path) -> Path:
     if not root.exists():
-        raise pytest.UsageError(f"--tapes: there is no {root}")
+        raise _refused(f"--tapes: there is no {root}")
     if root.is_dir() and not has_tapes(root):
-        raise pytest.UsageError(f"--tapes: {root} has no *.tape file")
+        raise _refused(f"--tapes: {root} has no *.tape file")
+    for path in root.rglob("*") if root.is_dir() else (root,):
+        # pytest writes the names of files as they are.
+        if path.name != printable(path.name) and (path.is_dir() or path.suffix == ".tape"):
+            raise _refused(f"--tapes: rename {path}: its name has characters that cannot be seen")
     if not root.is_dir() and root.suffix != ".tape":
-        raise pytest.UsageError(f"--tapes: {root} is neither a folder nor a *.tape file")
+        raise _refused(f"--tapes: {root} is neither a folder nor a *.tape file")
     return root
+
+
+def _refused(message: str) -> pytest.UsageError:
+    return pytest.UsageError(printable(message))
 
 
 def _model(config: pytest.Config) -> str:
@@ -115,7 +125,7 @@ def _floor(config: pytest.Config) -> str:
     else:
         path = config.invocation_params.dir / os.path.expanduser(given)
     if not path.is_file():
-        raise pytest.UsageError(f"--tape-floor: there is no file {path}")
+        raise _refused(f"--tape-floor: there is no file {path}")
     return str(path)
 
 
