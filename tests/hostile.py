@@ -147,7 +147,8 @@ def _may_hold_text(hint: Any) -> bool:
 
 
 def _filled(value: Any, hint: Any, mark: str, keep: bool) -> Any:
-    text = hostile(mark)
+    # JSON can have what a name of a file, or a column of a database, cannot.
+    text = hostile(mark) if keep else hostile(mark) + "\ud83d\0"
     if isinstance(value, dict):
         kept = {
             name: each if keep else _filled(each, Any, mark, keep) for name, each in value.items()
