@@ -285,8 +285,12 @@ class DatabaseReader:
         return [row for row in found if run_ids is None or row.run_id in run_ids]
 
     def _query(self, read: Callable[[Connection], _Result]) -> _Result:
-        with self._reading() as reader:
-            return read(reader)
+        try:
+            with self._reading() as reader:
+                return read(reader)
+        except UnicodeEncodeError as error:
+            # An id from an argument or a forged event; no text of a database has one.
+            raise StoreError(f"{self.where} has no {error.object!r}: it is not text") from None
 
 
 _ENVELOPE = ("run_id", "seq", "at")

@@ -251,3 +251,11 @@ def test_mistakes_that_name_a_hostile_text(
     check(shown)
     assert shown.code == 2
     assert shown.text
+
+
+def test_an_id_that_is_not_text_is_not_found(recorded: Path) -> None:
+    shown = on_terminal("show", "\udcff\udc9b", "--store", str(recorded))
+
+    assert shown.code == 2
+    assert r"has no '\udcff\udc9b" in shown.text
+    check(shown)
