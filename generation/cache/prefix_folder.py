@@ -1,8 +1,11 @@
 """A folder of stored prefixes: KV caches that outlive the process, one safetensors file each.
 
 A file name contains a hash of the identity (model, versions, device) and of the ids, so that a
-lookup only lists the folder. Before use, the metadata, the hash of the tensors and the model's next
-logits are verified. An invalid file is a cache miss with a reason.
+lookup only lists the folder. Before use, the metadata, the user's signature, the hash of the
+tensors and the model's next logits are verified. An invalid file is a cache miss with a reason.
+
+Keys and values cannot be proven without computing them again: who can choose them can make the
+hash and the logits fit. Only files that this user has written are therefore used.
 """
 
 import hashlib
@@ -18,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers.cache_utils import Cache
 
+from tokentape.generation.cache.prefix_key import prefix_key, signature, signature_fault
 from tokentape.generation.cache.reuse import common_prefix_length
 from tokentape.recorder.atomic_write import atomic_write
 from tokentape.recorder.events import ids_sha256
@@ -112,8 +116,9 @@ class PrefixFolder:
     ) -> Path | None:
         """Write a cache of these ids and return its path; None if it cannot be serialized.
 
-        The write is atomic. Raise OSError if it fails.
+        The write is atomic. Raise OSError if it fails, or if the user has no key to sign with.
         """
+        key = prefix_key()
         serialized = _serialize(cache)
         if serialized is None:
             return None
@@ -128,6 +133,7 @@ class PrefixFolder:
             "attributes": json.dumps(attributes, sort_keys=True),
             "tensors_sha256": _tensors_sha256(tensors),
         }
+        metadata["signature"] = signature(key, metadata)
         name = _file_name(ids, identity)
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / name
@@ -172,9 +178,13 @@ def _restore(
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
+            # Before the tensors are read: a file of somebody else may be of any size.
+            mismatch = _metadata_fault(metadata, identity)
+            if mismatch:
+                return RestoredPrefix(None, (), mismatch)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         reason = "damaged"
-        mismatch = _mismatch(path, metadata, tensors, identity)
+        mismatch = _tensors_fault(path, metadata, tensors, identity)
         if mismatch:
             return RestoredPrefix(None, (), mismatch)
         reason = "misfit"
@@ -204,13 +214,8 @@ def _are_ids(tensor: torch.Tensor) -> bool:
     return tensor.dim() == 1 and tensor.dtype == torch.int32
 
 
-def _mismatch(
-    path: Path,
-    metadata: Mapping[str, str],
-    tensors: Mapping[str, torch.Tensor],
-    identity: Mapping[str, str],
-) -> str:
-    """Return why the file is not the expected one, or an empty text if it is."""
+def _metadata_fault(metadata: Mapping[str, str], identity: Mapping[str, str]) -> str:
+    """Return why a file is of another identity or user; an empty text if it is not."""
     if metadata.get("format") != _FORMAT:
         return f"foreign:{metadata.get('format', 'no format')[:40]}"
     try:
@@ -220,6 +225,16 @@ def _mismatch(
     for name in sorted({*stored, *identity}):
         if stored.get(name) != identity.get(name):
             return f"identity:{name}"
+    return signature_fault(metadata)
+
+
+def _tensors_fault(
+    path: Path,
+    metadata: Mapping[str, str],
+    tensors: Mapping[str, torch.Tensor],
+    identity: Mapping[str, str],
+) -> str:
+    """Return why the tensors are not those of the metadata, or an empty text if they are."""
     if {"ids", "sample.ids", "sample.logits"} - set(tensors):
         return "damaged:tensors"
     if not _are_ids(tensors["ids"]):

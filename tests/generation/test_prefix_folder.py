@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 import tokentape as tt
 from benchmarks.tiny_models import random_ids
 from tokentape.generation.cache import prefix_folder
+from tokentape.generation.cache.prefix_key import prefix_key, signature
 from tokentape.recorder.events import SystemPromptCached
 from tokentape.store import DatabaseStore
 
@@ -139,7 +140,12 @@ def rewrite(file: Path, **metadata: str) -> None:
     with safe_open(file, framework="pt") as opened:
         described = opened.metadata()
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    save_file(tensors, file, metadata=described | metadata)
+    save_signed(tensors, file, described | metadata)
+
+
+def save_signed(tensors: dict[str, torch.Tensor], file: Path, metadata: dict[str, str]) -> None:
+    """Write a file with the signature of this user."""
+    save_file(tensors, file, metadata | {"signature": signature(prefix_key(), metadata)})
 
 
 def foreign_format(file: Path) -> None:
@@ -358,9 +364,11 @@ def test_a_well_formed_file_with_anything_in_it_is_a_miss(
             described["tensors_sha256"] = prefix_folder._tensors_sha256(tensors)
         else:
             described[name] = value
-    save_file(tensors, file, metadata=described)
+    save_signed(tensors, file, described)
     longer = [*prompt, *cold(lm, prompt), 9]
     again = engine(lm, tmp_path).generate(longer, **GREEDY)
 
-    assert again["cache"].disk_reason
+    reason = again["cache"].disk_reason
+    assert reason
+    assert "signed" not in reason
     assert again["generated_tokens"] == cold(lm, longer)
