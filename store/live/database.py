@@ -23,7 +23,7 @@ from tokentape.store.live.erasure import Erasure, erase_run
 from tokentape.store.live.last_event import last_event_at_us
 from tokentape.store.live.packing import COLUMNS
 from tokentape.store.live.reader import SUMMARY_COLUMNS, DatabaseReader
-from tokentape.store.live.schema import bring_to_head
+from tokentape.store.live.schema import bring_to_head, check_unchanged, head
 from tokentape.store.live.sqlite_access import use_wal
 from tokentape.store.live.sqlite_file import OpenedFile
 from tokentape.store.live.tables import SEQ_BITS, SEQ_MASK, runs, tombstones
@@ -48,6 +48,7 @@ class DatabaseStore(DatabaseReader):
         try:
             with database.engine.connect() as connection:
                 bring_to_head(connection, database, url, upgrade=upgrade, must_exist=must_exist)
+            self._revision = head()
             self._file = OpenedFile.of(url)
             self._writer = self._writing_connection()
         except DBAPIError as error:
@@ -57,6 +58,7 @@ class DatabaseStore(DatabaseReader):
             database.engine.dispose()
             raise
         self._cursor = self._writer and self._writer.cursor()
+        self._seen_counter = self._schema_counter() if self._writer and self._file else 0
         self._statements = _Statements(self._backend.packing.placeholder)
         self._open_runs: dict[str, tuple[int, int]] = {}
         self._writing = threading.RLock()
@@ -100,8 +102,10 @@ class DatabaseStore(DatabaseReader):
                 self._append(run_id, record)
             return
         starts = isinstance(envelope.event, RunStarted)
-        if not starts:
-            # Before the transaction: in memory, the reader shares the writer's connection.
+        # Before the transaction: in memory, the reader shares the writer's connection.
+        if starts:
+            self.check_not_erased(run_id)
+        else:
             self._open_run(run_id)
         with self._transaction(run_id, refused, durable=durable):
             if starts and summary is not None:
@@ -128,12 +132,37 @@ class DatabaseStore(DatabaseReader):
             except BaseException as error:
                 self._open_runs.pop(run_id, None)
                 if isinstance(error, self._driver.IntegrityError):
-                    raise StoreError(refused) from None
+                    raise self._refusal(run_id, refused) from None
                 if isinstance(error, self._driver.Error):
                     raise StoreError(
                         f"cannot write to {self.where}: {_first_line(error)}"
                     ) from None
                 raise
+
+    def _refusal(self, run_id: str, refused: str) -> StoreError:
+        """Return why the database refused a row: an erased run has no last event to continue."""
+        try:
+            if run_id and self.summary(run_id) is None:
+                self._check_tombstones(run_id)
+                return NoSuchRunError(f"{self.where} has no run {run_id}")
+        except StoreError as error:
+            return error
+        return StoreError(refused)
+
+    def _check_schema_unchanged(self) -> None:
+        """Raise StoreError if a file was upgraded, or its schema changed, since it was opened.
+
+        SQLite counts the changes of a schema. Those of other programs' tables do no harm.
+        """
+        counter = self._schema_counter()
+        if counter != self._seen_counter:
+            with self._engine.connect() as reader:
+                check_unchanged(reader, self.where, self._revision)
+            self._seen_counter = counter
+
+    def _schema_counter(self) -> int:
+        driver = self._writer.driver_connection
+        return int(driver.execute("PRAGMA schema_version").fetchone()[0])
 
     def _check_writable(self) -> None:
         """Raise StoreError if nothing can be written, or only while no other program reads."""
@@ -159,6 +188,8 @@ class DatabaseStore(DatabaseReader):
             try:
                 for statement in backend.begin_durable if durable else (backend.begin,):
                     self._cursor.execute(statement)
+                if durable and self._file is not None:
+                    self._check_schema_unchanged()
                 yield
                 self._cursor.execute("COMMIT")
             except BaseException:
@@ -194,6 +225,7 @@ class DatabaseStore(DatabaseReader):
             query = select(runs).where(runs.c.run_id == run_id)
             row = self._query(lambda reader: reader.execute(query).one_or_none())
             if row is None:
+                self._check_tombstones(run_id)
                 raise NoSuchRunError(f"{self.where} has no run {run_id}")
             self._open_runs[run_id] = (row.run_key, row.started_at_us)
         return self._open_runs[run_id]

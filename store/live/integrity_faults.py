@@ -13,7 +13,8 @@ _STREAM_OF_NO_RUN = (
     "SELECT (SELECT min(event_key) >> {bits} FROM {table} "
     "WHERE event_key >= (streams.run_key + 1) << {bits}) FROM streams "
     f"WHERE run_key < {_KEYS_MAX - 1}) "
-    "SELECT count(*) FROM streams WHERE run_key NOT IN (SELECT run_key FROM runs)"
+    "SELECT count(*) FROM streams WHERE run_key IS NOT NULL "
+    "AND run_key NOT IN (SELECT run_key FROM runs)"
 )
 """Counts the keys before `seq` that no run has, by one search in the primary key for each."""
 _ORPHANS = "SELECT count(*) FROM {table} WHERE run_key NOT IN (SELECT run_key FROM runs)"

@@ -97,7 +97,10 @@ class DatabaseReader:
         query = select(tombstones).where(tombstones.c.run_id.startswith(run_id, autoescape=True))
         erased = self._query(lambda reader: reader.execute(query).first())
         if erased is not None and run_id:
-            when = np.datetime64(erased.erased_at_us, "us").astype("datetime64[s]")
+            try:
+                when = np.datetime64(erased.erased_at_us, "us").astype("datetime64[s]")
+            except (TypeError, ValueError, OverflowError):
+                raise StoreError(f"the tombstone of run {run_id} is damaged") from None
             raise NoSuchRunError(f"run {erased.run_id} was erased on {when}Z: {erased.reason}")
 
     def _records(self, run_id: str, chosen: RecordFilter) -> Iterator[Record]:

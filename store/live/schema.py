@@ -188,6 +188,17 @@ def check_schema(connection: Connection, where: str) -> None:
         raise StoreError(_fault_of_schema(where, faults))
 
 
+def check_unchanged(connection: Connection, where: str, revision: str) -> None:
+    """Raise StoreError if a database no longer has a revision of the schema, unaltered."""
+    now = version_of(connection, {revision})
+    if now != revision:
+        raise StoreError(
+            f"{where} was upgraded from schema {revision} to {visible(now)} while it was open: "
+            "open it again with the newest tokentape"
+        )
+    check_schema(connection, where)
+
+
 def schema_faults_now(connection: Connection) -> list[str]:
     """Return how a database differs from the schema that it says to have, a line each."""
     revision = version_of(connection, _revisions())
