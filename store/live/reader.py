@@ -101,7 +101,8 @@ class DatabaseReader:
                 when = np.datetime64(erased.erased_at_us, "us").astype("datetime64[s]")
             except (TypeError, ValueError, OverflowError):
                 raise StoreError(f"the tombstone of run {run_id} is damaged") from None
-            raise NoSuchRunError(f"run {erased.run_id} was erased on {when}Z: {erased.reason}")
+            reason = f": {erased.reason}" if erased.reason else ""
+            raise NoSuchRunError(f"run {erased.run_id} was erased on {when}Z{reason}")
 
     def _records(self, run_id: str, chosen: RecordFilter) -> Iterator[Record]:
         try:
