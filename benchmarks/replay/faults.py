@@ -108,7 +108,7 @@ def _other_id(event: Event, case: Case) -> Event:
     return replace(event, ids=ids, sha256=ids_sha256(ids))
 
 
-def _other_result(event: Event, case: Case) -> Event:
+def other_result(event: Event, case: Case) -> Event:
     """Change a digit of a number in the tool message that the model reads."""
     if not (isinstance(event, MessageAdded) and event.role == "tool"):
         return event
@@ -126,7 +126,7 @@ def _encoded(case: Case, text: str, count: int) -> tuple[int, ...]:
     return ids
 
 
-def _tampered(case: Case) -> Case:
+def tampered(case: Case) -> Case:
     """Replace one token of a reply by the next likely one, and the text accordingly.
 
     The text keeps its length where it can: later turns refer to a number of its characters.
@@ -219,7 +219,7 @@ FAULTS = (
         verdicts=_MOVED,
         causes=("prompt",),
     ),
-    Fault(name="one token tampered", inject=_tampered, verdicts=("diverged",), causes=("token",)),
+    Fault(name="one token tampered", inject=tampered, verdicts=("diverged",), causes=("token",)),
     Fault(name="seed + 1", inject=_events(_next_seed), verdicts=("diverged",), causes=("seed",)),
     Fault(name="one draw lost", inject=_lost_draw, verdicts=("diverged",), causes=("draws",)),
     *(
@@ -252,7 +252,7 @@ FAULTS = (
     ),
     Fault(
         name="tool result changed",
-        inject=_events(_other_result),
+        inject=_events(other_result),
         verdicts=("diverged",),
         causes=("tool_result",),
     ),

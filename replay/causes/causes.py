@@ -12,7 +12,7 @@ from tokentape.replay.causes.drift import cause_of_drift
 from tokentape.replay.causes.evidence import Evidence
 from tokentape.replay.causes.loading import cause_of_weights
 from tokentape.replay.causes.prompts import other_encoding, other_rendering
-from tokentape.replay.causes.sampler import cause_of_sampler
+from tokentape.replay.causes.sampler import EXPLAINS, cause_of_sampler
 from tokentape.replay.checking.check_turns import CheckedTurn
 from tokentape.replay.results.report import Cause, FingerprintDifference
 from tokentape.replay.results.verdict import CauseKind, DivergenceKind
@@ -63,7 +63,11 @@ def _causes_of_numbers(evidence: Evidence) -> list[Cause]:
     stop = next((each for each in evidence.turns if each.stop_matches is False), None)
     found = [] if drifting is None else [cause_of_drift(evidence, drifting, floor.logprob_floor)]
     if sampler is not None:
-        found.append(cause_of_sampler(evidence, sampler, floor))
+        cause = cause_of_sampler(evidence, sampler, floor)
+        # Penalties read the ids of the prompt: after a drift they may differ for its reason.
+        follows = drifting is not None and drifting.turn.number < sampler.turn.number
+        if cause.name is not CauseKind.SAMPLER or not follows or EXPLAINS in cause.sentence:
+            found.append(cause)
     if stop is not None and stop not in (drifting, sampler):
         found.append(_cause_of_stop(stop))
     return sorted(found, key=lambda cause: cause.turn or 0)

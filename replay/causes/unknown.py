@@ -63,6 +63,10 @@ def _suspects(evidence: Evidence, turn: CheckedTurn, floor: float) -> list[str]:
     if earlier:
         changed = f"the ids added before turn {number}, or the model in it, changed"
         found.append(f"the turns before agree: {changed}")
+    if sum(each > floor for each in turn.differences) == 1 < len(turn.differences):
+        found.append(
+            "no other token of the turn differs: its recorded number may have been changed"
+        )
     acting = evidence.interventions.of_turn(turn.turn)
     if acting:
         found.append(f"{interventions_text(acting)} may not be what acted")

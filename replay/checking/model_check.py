@@ -136,12 +136,16 @@ def _changed_code(
     if not same_software:
         yield from _changes(_part(started, "files"), _part(now, "files"), False)
         return
-    yield from _changes(_part(started, "classes"), _part(now, "classes"), True)
+    # Other classes than recorded are found by the modules that have them: `module_state`.
+    yield from _changes(_part(started, "classes"), _part(now, "classes"), False)
     if started.attention_kernel == now["attention_kernel"]:
         for each in _changes(_part(started, "kernel"), _part(now, "kernel"), True):
             name = f"the function {each.name} of the kernel {started.attention_kernel}"
             yield _Changed(name, each.recorded, each.replayed)
-    yield from _changes(_part(started, "replaced"), _part(now, "replaced"), True)
+    for each in _changes(_part(started, "replaced"), _part(now, "replaced"), True):
+        module = each.name.rpartition(".")[0]
+        if started.module_state.get(module) == now["module_state"].get(module):
+            yield each
 
 
 def _part(side: RunStarted | Mapping[str, Any], name: str) -> Mapping[str, Any]:
