@@ -32,8 +32,9 @@ check: $(VENV)/dev $(VENV)/linked
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Attacks, and the tests marked slow. TORTURE_SIZE=10 takes hours, TORTURE_SEED repeats an attack.
 torture: $(VENV)/browser $(VENV)/linked
-	$(BIN)/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.torture
 
 # Call it after adding or removing a file if you run pytest without make.
 link: $(VENV)/linked

@@ -30,7 +30,7 @@ from tokentape.store.source import Attachments, attachments_of, with_parents
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-_BAD_LINE = (AttributeError, KeyError, OverflowError, TypeError, ValueError)
+_BAD_LINE = (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError)
 
 
 def export_jsonl(recordings: Iterable[Recording], attached: Attachments, path: Path | str) -> Path:
@@ -256,9 +256,11 @@ def _parsed(text: bytes, where: str) -> dict[str, Any]:
     try:
         line = _loads(text)
         is_ours = isinstance(line["run_id"], str) and (
-            "sha256" in line or "seq" in line or _attachment_kind(line) is not None
+            "seq" in line or _attachment_kind(line) is not None
         )
-    except (RecursionError, *_BAD_LINE):
+        if "payload" in line:
+            is_ours = isinstance(line["run_id"], str) and isinstance(line["sha256"], str)
+    except _BAD_LINE:
         raise StoreError(f"{where} {_fault_of(text)}") from None
     if not is_ours:
         raise StoreError(f"{where} {_fault_of(text)}")

@@ -110,16 +110,6 @@ def kill_and_resume(killing: Killing, kills: int, *, per_run: int) -> str:
 
 
 @pytest.mark.slow
-def test_fifty_kills_lose_no_token_of_a_tiny_model(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    killing = Killing(tmp_path, "tiny", longest_s=0.0, random=random.Random(11))
-    figure = kill_and_resume(killing, 50, per_run=5)
-    with capsys.disabled():
-        print(f"\n{figure}")
-
-
-@pytest.mark.slow
 @pytest.mark.demo_model
 def test_three_kills_lose_no_token_of_the_demo_model(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -64,18 +64,6 @@ def test_honest_runs_are_retraced_exactly(
     assert sum(retraces(lm, seed) for seed in range(3)) >= 3
 
 
-@pytest.mark.slow
-def test_a_thousand_honest_retraces_give_no_false_alarm(
-    make_lm: Callable[..., tt.LoadedModel],
-) -> None:
-    models = [make_lm(family, dtype=dtype) for family in FAMILIES for dtype in DTYPES]
-    done, seed = 0, 100
-    while done < 1_000:
-        done += retraces(models[seed % len(models)], seed)
-        seed += 1
-    assert done >= seed - 100
-
-
 def test_a_retrace_uses_neither_the_global_random_state_nor_the_store(
     lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:

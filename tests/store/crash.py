@@ -38,7 +38,7 @@ from tokentape.recorder.events import (
 )
 from tokentape.recorder.numbers import to_half
 from tokentape.recorder.seals import canonical_bytes
-from tokentape.store import DatabaseStore, open_store
+from tokentape.store import DatabaseStore, SealingLog, open_store
 
 ROOT = Path(__file__).parents[2]
 
@@ -295,7 +295,10 @@ class Processes:
         )
 
     def start(self, where: str | Path, name: str, **settings: Any) -> Process:
-        """`turns` and `tokens` say how long a run it records, `run_id` which."""
+        """`turns` and `tokens` say how long a run it records, `run_id` which.
+
+        `sealed` is the folder that it seals each turn into.
+        """
         self._count += 1
         pipe = self._folder / f"pipe-{self._count}"
         os.mkfifo(pipe)
@@ -344,7 +347,9 @@ def _obey(order: dict[str, Any]) -> None:
     try:
         with open_store(order["where"]) as store:
             assert isinstance(store, DatabaseStore)
-            with Recorder(store, run_id=order.get("run_id")) as recorder:
+            folder = order.get("sealed")
+            log = store if folder is None else SealingLog(store, folder)
+            with Recorder(log, run_id=order.get("run_id")) as recorder:
                 say(f"run {recorder.run_id}")
                 script = Script(order["name"], order["seed"], tokens=order.get("tokens", 6))
                 for item in script.turns(order.get("turns", 1_000_000)):

@@ -1,6 +1,6 @@
 """Killed at any instant, a recording loses nothing that was recorded.
 
-`make torture` kills 200 processes, or as many as TOKENTAPE_KILLS says.
+`make torture` kills many more: see `tests/torture/kills.py`.
 """
 
 import hashlib
@@ -24,8 +24,6 @@ import tokentape as tt
 from tests.postgres import own_server
 from tests.store.crash import Process, Processes, Said, digest, processes, record_script
 from tokentape.store import DatabaseStore
-
-KILLS = int(os.environ.get("TOKENTAPE_KILLS", "200"))
 
 # Says each token after it was recorded, and never stops by itself.
 PROGRAM = """
@@ -216,21 +214,6 @@ def test_sigkill_loses_nothing_that_was_acknowledged(
     assert figures.acknowledged > 0
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("concurrent", [False, True], ids=["alone", "next to another"])
-def test_sigkill_at_random_points_loses_nothing(
-    tmp_path: Path, recorders: Processes, capsys: pytest.CaptureFixture[str], concurrent: bool
-) -> None:
-    share = max(1, KILLS // 4)
-    kills = share if concurrent else KILLS - share
-    figures = torture_file(tmp_path, recorders, kills, concurrent=concurrent, seed=2)
-
-    with capsys.disabled():
-        print(f"\nSQLite{', next to another process' if concurrent else ''}: {figures}")
-    assert figures.kills == kills
-    assert figures.lost == 0
-
-
 def torture_client(url: str, recorders: Processes, kills: int, *, seed: int) -> Figures:
     """Kill processes that record into PostgreSQL, but not the server."""
     chance = random.Random(seed)
@@ -249,17 +232,6 @@ def test_sigkill_loses_nothing_that_postgresql_was_given(
     postgres_url: str, recorders: Processes
 ) -> None:
     assert torture_client(postgres_url, recorders, 3, seed=3).lost == 0
-
-
-@pytest.mark.slow
-def test_sigkill_at_random_points_loses_nothing_in_postgresql(
-    postgres_url: str, recorders: Processes, capsys: pytest.CaptureFixture[str]
-) -> None:
-    figures = torture_client(postgres_url, recorders, max(1, KILLS // 8), seed=4)
-
-    with capsys.disabled():
-        print(f"\nPostgreSQL, client: {figures}")
-    assert figures.lost == 0
 
 
 def kill_server(server: Any, chance: random.Random) -> None:
@@ -300,13 +272,3 @@ def torture_server(recorders: Processes, kills: int, *, seed: int) -> Figures:
 
 def test_a_killed_server_keeps_what_was_durable_and_has_no_hole(recorders: Processes) -> None:
     assert torture_server(recorders, 1, seed=5).acknowledged > 0
-
-
-@pytest.mark.slow
-def test_a_server_killed_at_random_points_keeps_what_was_durable(
-    recorders: Processes, capsys: pytest.CaptureFixture[str]
-) -> None:
-    figures = torture_server(recorders, max(1, KILLS // 20), seed=6)
-
-    with capsys.disabled():
-        print(f"\nPostgreSQL, server: {figures} (0 of those up to a turn's boundary)")

@@ -134,3 +134,14 @@ def test_lines_of_one_run_are_one_stretch(exported: Path) -> None:
     lines = jsonl.JsonlFile(exported)
 
     assert {len(each) for each in lines._stretches.values()} == {1}
+
+
+@pytest.mark.parametrize("sha256", [[], {}, None, 7])
+def test_a_payload_without_a_sum_is_refused_with_its_line(exported: Path, sha256: Any) -> None:
+    lines = [json.loads(line) for line in exported.read_bytes().splitlines()]
+    number = next(number for number, line in enumerate(lines, 1) if "payload" in line)
+    lines[number - 1]["sha256"] = sha256
+    exported.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+
+    with pytest.raises(tt.StoreError, match=f"line {number} is not a record of a run"):
+        jsonl.JsonlFile(exported)
