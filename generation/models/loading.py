@@ -197,9 +197,16 @@ def _model(
         options["device_map"] = settings.device_map
     if settings.quantization is not None:
         options["quantization_config"] = settings.quantization
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        **source, **options, config=config, dtype=dtype
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        **source, **options, config=config, dtype=dtype, output_loading_info=True
     )
+    model, info = loaded
+    missing = sorted(map(str, info["missing_keys"]))
+    if missing and settings.quantization is None:
+        raise ModelError(
+            f"the files of the model lack {len(missing)} of its tensors, such as {missing[0]}: "
+            "transformers fills them with random numbers"
+        )
     model = model.eval()
     check_attention(model, settings.attn_implementation)
     if getattr(model.config, "is_encoder_decoder", False):

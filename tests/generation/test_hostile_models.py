@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Gemma3Config
 from transformers.integrations import hub_kernels
 
@@ -144,10 +145,11 @@ def test_other_implementations_in_a_config_are_not_used(variant: Variant) -> Non
 def test_a_model_that_ends_with_another_kernel_is_refused(
     variant: Variant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def change(model: Any, layer: str, kernel: str) -> Any:
+    def change(loaded: tuple[Any, Any], layer: str, kernel: str) -> tuple[Any, Any]:
+        model, _ = loaded
         model.get_submodule(layer).config = type(model.config)()
         model.get_submodule(layer).config._attn_implementation = kernel
-        return model
+        return loaded
 
     folder = variant()
     load = AutoModelForCausalLM.from_pretrained
@@ -211,6 +213,24 @@ def test_the_code_of_a_tokenizer_does_not_run(
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n" * 9))
 
     with pytest.raises(tt.ModelError, match="is not run without --trust-remote-code"):
+        tt.load_model(folder)
+
+
+def test_weights_that_are_missing_are_not_random_numbers(variant: Variant) -> None:
+    folder = variant()
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, file, metadata={"format": "pt"})
+
+    with pytest.raises(tt.ModelError, match=r"lack 1 of its tensors, such as model\.layers\.1"):
+        tt.load_model(folder)
+
+
+def test_a_config_does_not_quantize_weights_that_are_not_quantized(variant: Variant) -> None:
+    folder = variant(quantization_config={"quant_method": "quanto", "weights": "int8"})
+
+    with pytest.raises(tt.ModelError, match=r"lack \d+ of its tensors"):
         tt.load_model(folder)
 
 
