@@ -5,6 +5,7 @@ import os
 import re
 import sqlite3
 import sys
+import termios
 import threading
 import tty
 import typing
@@ -81,10 +82,27 @@ def on_terminal(*arguments: str, encoding: str = "utf-8") -> Shown:
 
 
 @contextmanager
+def guarded_terminal() -> Iterator[list[bytes]]:
+    """Make a terminal the standard streams, as a command does, and yield what it receives."""
+    from tokentape.streams import guard_streams
+
+    with pytest.MonkeyPatch.context() as patch, _terminal("utf-8") as (streams, received):
+        for name, stream in zip(("stdout", "stderr"), streams, strict=True):
+            patch.setattr(sys, name, stream)
+            patch.setattr(sys, f"__{name}__", stream)
+        patch.setenv("TERM", "xterm-256color")
+        guard_streams()
+        yield received
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+
+@contextmanager
 def _terminal(encoding: str) -> Iterator[tuple[list[typing.TextIO], list[bytes]]]:
     """Yield two streams to a new terminal, and the list that gets what it receives."""
     master, slave = os.openpty()
     tty.setraw(slave)
+    termios.tcsetwinsize(slave, (50, 600))
     received: list[bytes] = []
 
     def read() -> None:

@@ -11,7 +11,7 @@ from tokentape.generation.investigation.investigation import Investigation
 from tokentape.generation.tools.interface import ToolInterface
 from tokentape.generation.tools.runner import ToolCall
 from tokentape.recorder import Envelope, EventLog, Record
-from tokentape.recorder.escapes import VisibleLines, visible_lines
+from tokentape.recorder.escapes import VisibleLines, visible
 from tokentape.recorder.events import (
     Event,
     HistoryPruned,
@@ -145,7 +145,7 @@ class ChatSession:
         elif line.startswith("//"):
             self._send(line[1:])
         elif line.startswith("/"):
-            self._note(f"there is no command {visible_lines(command)}: /help lists them\n")
+            self._note(f"there is no command {visible(command)}: /help lists them\n")
         elif line:
             self._send(line)
         return True
@@ -154,13 +154,13 @@ class ChatSession:
         name, _, rest = text.partition(" ")
         known = [schema["name"] for schema in self._tools.get_available_tools()]
         if name not in known:
-            shown = visible_lines(name)
-            self._note(f"there is no tool {shown!r}; there are {', '.join(known)}\n")
+            tools = visible(", ".join(known))
+            self._note(f"there is no tool '{visible(name)}'; there are {tools}\n")
             return
         try:
             arguments, end = json.JSONDecoder().raw_decode(rest.strip() or "{}")
         except (ValueError, RecursionError) as error:
-            self._note(f"the arguments of {name} are not JSON: {error}\n")
+            self._note(f"the arguments of {visible(name)} are not JSON: {error}\n")
             return
         if not isinstance(arguments, dict):
             self._note(f'the arguments of {name} are an object: {{"name": value}}\n')
@@ -177,7 +177,7 @@ class ChatSession:
             self._show("\n")
             self._note("[stopped: this exchange is recorded, and the model will not remember it]\n")
         except (ModelError, ToolError) as error:
-            self._note(f"tokentape: {error}\n")
+            self._note(f"tokentape: {visible(str(error))}\n")
 
     def _stop(self) -> None:
         if self._stopped:
