@@ -155,15 +155,15 @@ def test_every_command_that_reads_a_run(
         check(on_terminal(*command.split(), run_of(index), "--store", str(all_at_once)))
 
 
-@pytest.mark.parametrize("replay", ["verify", "retrace", "regenerate", "calibrate"])
-def test_replays_by_another_model(
-    all_at_once: Path, runs: dict[str, list[Record]], tiny_folder: Path, replay: str
-) -> None:
-    words = ("--model", str(tiny_folder), "--store", str(all_at_once))
-    for index in range(len(runs)):
-        shown = on_terminal(replay, run_of(index), *words)
-        check(shown)
-        assert (replay, shown.code) != ("verify", 0)
+def test_replays_by_another_model(one_by_one: Path, tiny_folder: Path) -> None:
+    words = ("--model", str(tiny_folder), "--store", str(one_by_one), "--no-keep")
+    named = set()
+    for index, field in enumerate(FIELDS):
+        if field.kind in ("RunStarted", "CacheDecided"):
+            shown = on_terminal("verify", run_of(index), *words)
+            check(shown)
+            named |= {field.name} if f"<{field.mark}" in shown.text else set()
+    assert named >= {"dtype", "device", "environment", "tokenizer_sha256"}
 
 
 COPYING = ("pack {} -o {}.tape", "export {} -o {}", "export {} --to jsonl -o {}.jsonl")
