@@ -30,6 +30,8 @@ ALLOWED = {
     (SERVES_PYTEST, "os.dup"),
     (SERVES_PYTEST, "os.dup2"),
     (SERVES_PYTEST, "os.fdopen"),
+    # A file that it has just made.
+    ("generation/cache/prefix_key.py", "os.fdopen"),
     # A display is given to `live_below`, with a console of the one way out.
     ("src/tokentape/output.py", "rich.live"),
 }
