@@ -1,6 +1,5 @@
 """Replace a file in one step: a reader sees the old content or the new, never a part of it."""
 
-import errno
 import os
 import stat
 import sys
@@ -10,6 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 from uuid import uuid4
+
+from tokentape.recorder.regular_file import check_not_special
 
 TMP_PREFIX = ".writing-"
 """How the name of every temporary file begins; a killed process may leave one in the folder."""
@@ -83,24 +84,6 @@ def atomic_write(path: Path, *, durable: bool = False, mode: int = 0o666) -> Ite
     with AtomicFile(path, durable=durable, mode=mode) as file:
         yield file.tmp_path
         file.commit()
-
-
-def check_not_special(path: Path) -> None:
-    """Raise OSError if a path leads to a device, a pipe or a socket, such as /dev/stdout.
-
-    Call it before a file that will be replaced is read: reading a pipe may wait for ever.
-    """
-    if is_special(path):
-        raise OSError(errno.EINVAL, "it is a device or a pipe, not a file", str(path))
-
-
-def is_special(path: Path | str) -> bool:
-    """Return whether a path leads to something that is neither a file nor a folder."""
-    try:
-        mode = os.stat(path).st_mode
-    except (OSError, ValueError):
-        return False
-    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def sync_folder(folder: Path) -> None:

@@ -15,6 +15,7 @@ from tokentape.recorder.envelope import Envelope
 from tokentape.recorder.errors import NewerRecordingError, RecordingError
 from tokentape.recorder.events import EVENT_CLASSES, Event, TokenSampled
 from tokentape.recorder.field_types import check_fields, with_tuples
+from tokentape.recorder.limits import TooLargeError, load_json
 from tokentape.recorder.record import Record
 from tokentape.recorder.upcasters import UPCASTERS, check_chain, upcast
 
@@ -77,7 +78,10 @@ def dump_canonical(value: Any) -> str:
 def decode_body(kind: str, version: int, body: str) -> Event:
     """Return the event that `encode_body` encoded. Raise as `decode` does."""
     with reporting_damage(lambda why: RecordingError(f"the body of a {kind} is not JSON: {why}")):
-        values = json.loads(body)
+        try:
+            values = load_json(body)
+        except TooLargeError as error:
+            raise RecordingError(f"the body of a {kind} is too large: {error}") from None
     if not isinstance(values, dict):
         raise RecordingError(f"the body of a {kind} is not a JSON object")
     return decode_fields(kind, version, values)

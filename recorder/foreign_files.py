@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from tokentape.recorder.atomic_write import is_special
+from tokentape.recorder.regular_file import is_special, open_regular
 
 FORMATS = {
     b"SQLite format 3\x00": "a SQLite database",
@@ -60,10 +60,8 @@ def pointer_file(path: Path | str) -> str:
 
 def _head(path: Path | str) -> bytes | None:
     """Return the first bytes of a file; None if it cannot be read, or is a device or a pipe."""
-    if is_special(path):
-        return None
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             return file.read(_HEAD_BYTES)
     except (OSError, ValueError):
         return None

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 from tokentape.recorder.codec import dump_canonical
+from tokentape.recorder.limits import load_json
 from tokentape.store.errors import StoreError
 
 NAME_CHARS = 80
@@ -73,7 +74,7 @@ def attachment_of(kind: type[K], run_id: str, row: Mapping[str, Any], where: str
     """Return the attachment that a row was made from. Raise StoreError if the row was altered."""
     damaged = StoreError(f"{where}: a row of {TABLES[kind]} of run {run_id} was altered")
     try:
-        body = json.loads(row[BODIES[kind]])
+        body = load_json(row[BODIES[kind]])
         attachment = kind(
             run_id=run_id, **{name: row[name] for name in _names(kind)} | {BODIES[kind]: body}
         )

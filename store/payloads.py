@@ -1,9 +1,8 @@
 """Which blob a record refers to."""
 
-import json
-
 from tokentape.recorder import Record, RecordingError
 from tokentape.recorder.events import EVENT_CLASSES
+from tokentape.recorder.limits import load_json
 
 PAYLOAD_KINDS = frozenset(kind for kind, cls in EVENT_CLASSES.items() if cls.traits.payload)
 """The kinds of events that refer to a blob; triggers of the database keep these blobs."""
@@ -28,6 +27,6 @@ def payload_named(kind: str, body: str) -> str:
     if kind not in PAYLOAD_KINDS:
         return ""
     try:
-        return EVENT_CLASSES[kind].payload_sha256_of(json.loads(body))
+        return EVENT_CLASSES[kind].payload_sha256_of(load_json(body))
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise RecordingError(f"a {kind} names no payload: {error!r}") from None

@@ -9,8 +9,10 @@ import yaml
 
 from tokentape.generation.errors import PromptError
 from tokentape.generation.plans.plan import ExperimentPlan
+from tokentape.generation.plans.yaml_text import load_yaml
 from tokentape.recorder.foreign_files import pointer_file
 from tokentape.recorder.paths import expand_path, is_inside, is_relative
+from tokentape.recorder.regular_file import read_text
 
 _MERGED = ("background", "limits", "sampling")
 _FILE_BYTES_MAX = 4 * 1024**2
@@ -70,7 +72,7 @@ def _fields(path: Path, folder: Path, extending: tuple[Path, ...]) -> dict[str, 
 
 def _parsed(path: Path) -> dict[str, Any]:
     try:
-        value = yaml.safe_load(_text_of(path))
+        value = load_yaml(_text_of(path))
     except yaml.YAMLError as error:
         raise PromptError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     except (ValueError, RecursionError) as error:
@@ -90,14 +92,10 @@ def _document(name: str, path: Path, folder: Path) -> dict[str, str]:
 
 def _text_of(path: Path) -> str:
     try:
-        if path.stat().st_size > _FILE_BYTES_MAX:
-            raise PromptError(f"{path} has more than {_FILE_BYTES_MAX:,} bytes")
         pointer = pointer_file(path)
         if pointer:
             raise PromptError(f"{path} {pointer}")
-        if path.exists() and not path.is_file():
-            raise PromptError(f"cannot read {path}: it is not a file")
-        return path.read_text(encoding="utf-8")
+        return read_text(path, _FILE_BYTES_MAX)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it is not text in UTF-8"
         raise PromptError(f"cannot read {path}: {reason}") from None

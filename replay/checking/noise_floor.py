@@ -13,7 +13,9 @@ import torch
 from tokentape.generation import LoadedModel, hf
 from tokentape.generation.hf.packed_tensors import quantizes_activations
 from tokentape.recorder.foreign_files import foreign_file
+from tokentape.recorder.limits import load_json
 from tokentape.recorder.paths import expand_path
+from tokentape.recorder.regular_file import read_regular
 from tokentape.replay.recorded.loaded_run import LoadedRun
 from tokentape.replay.results.errors import ReplayError
 from tokentape.replay.results.report import Floor
@@ -55,6 +57,7 @@ _IMPLAUSIBLE = 1e-6
 _GAP_WINDOW = 0.1
 
 _FORMAT = 1
+_FILE_BYTES_MAX = 1024**2
 
 
 def floor_of(lm: LoadedModel, dtype: str, given: Floor | None = None) -> Floor | None:
@@ -178,7 +181,7 @@ def read_floor(path: Path | str) -> Floor:
     """
     path = expand_path(path)
     try:
-        values = json.loads(path.read_text(encoding="utf-8-sig"))
+        values = load_json(read_regular(path, _FILE_BYTES_MAX).decode("utf-8-sig"))
     except OSError as error:
         raise ReplayError(f"cannot read the floor {path}: {error.strerror}") from None
     except (RecursionError, ValueError) as error:

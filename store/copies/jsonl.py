@@ -15,14 +15,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 from tokentape.recorder import Record, Recording
-from tokentape.recorder.atomic_write import atomic_write, check_not_special
+from tokentape.recorder.atomic_write import atomic_write
 from tokentape.recorder.codec import dump_canonical
 from tokentape.recorder.events import TOKEN_KIND
 from tokentape.recorder.foreign_files import BYTE_ORDER_MARK, FORMATS, foreign_file
+from tokentape.recorder.limits import TooLargeError, expanded_bytes_max, load_json, oversize
 from tokentape.recorder.paths import expand_path
+from tokentape.recorder.regular_file import check_not_special, open_regular
 from tokentape.store.attachments import BODIES, Attachment, K, StoredFloor, StoredVerdict
 from tokentape.store.errors import StoreError
 from tokentape.store.payloads import payload_of
@@ -206,7 +208,7 @@ class JsonlFile:
         return found
 
     def _line_at(self, offset: int) -> dict[str, Any]:
-        with self._path.open("rb") as file:
+        with open_regular(self._path) as file:
             file.seek(offset)
             return dict(_loads(file.readline()))
 
@@ -232,9 +234,9 @@ class JsonlFile:
     ) -> Iterator[tuple[int, int, dict[str, Any]]]:
         """Yield each line that is not blank, with its first byte and the one after its last."""
         try:
-            with self._path.open("rb") as file:
+            with open_regular(self._path) as file:
                 file.seek(start)
-                for number, text in enumerate(file, start=1):
+                for number, text in enumerate(_lines_of(file, self.where), start=1):
                     after = start + len(text)
                     if text.strip():
                         place = f"line {number}" if end is None else f"the line at byte {start}"
@@ -246,9 +248,19 @@ class JsonlFile:
             raise StoreError(f"cannot read {self.where}: {error.strerror}") from None
 
 
+def _lines_of(file: BinaryIO, where: str) -> Iterator[bytes]:
+    """Yield the lines of a file. Raise StoreError for one that is too long to be read."""
+    line_bytes_max = expanded_bytes_max(0)
+    while line := file.readline(line_bytes_max + 1):
+        fault = oversize("a line", len(line), line_bytes_max)
+        if fault:
+            raise StoreError(f"{where}: {fault}")
+        yield line
+
+
 def _loads(text: bytes) -> Any:
     """Return the value of a line. Raise ValueError if it is not JSON in UTF-8."""
-    return json.loads(text.removeprefix(BYTE_ORDER_MARK).decode())
+    return load_json(text.removeprefix(BYTE_ORDER_MARK).decode())
 
 
 def _parsed(text: bytes, where: str) -> dict[str, Any]:
@@ -260,6 +272,8 @@ def _parsed(text: bytes, where: str) -> dict[str, Any]:
         )
         if "payload" in line:
             is_ours = isinstance(line["run_id"], str) and isinstance(line["sha256"], str)
+    except TooLargeError as error:
+        raise StoreError(f"{where} is too long: {error}") from None
     except _BAD_LINE:
         raise StoreError(f"{where} {_fault_of(text)}") from None
     if not is_ours:

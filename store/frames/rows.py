@@ -1,6 +1,5 @@
 """Rows of frames, folded from the bodies of events."""
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +8,7 @@ import pyarrow as pa
 
 from tokentape.recorder import NewerRecordingError, RecordingError
 from tokentape.recorder.events import EVENT_CLASSES
+from tokentape.recorder.limits import load_json
 from tokentape.recorder.upcasters import UPCASTERS, upcast
 from tokentape.store.frames.columns import CACHE_DF, TURNS_DF
 
@@ -47,7 +47,7 @@ def _upcast(kind: str, version: int, body: str) -> Row:
         raise NewerRecordingError(
             f"this tokentape does not know {kind} version {version}: upgrade tokentape to read it"
         )
-    return upcast(kind, version, json.loads(body), UPCASTERS)
+    return upcast(kind, version, load_json(body), UPCASTERS)
 
 
 TURN_KINDS = (

@@ -11,6 +11,7 @@ from typing import Self
 from sqlalchemy.engine import URL
 
 from tokentape.recorder.foreign_files import foreign_file, known_file
+from tokentape.recorder.regular_file import is_special, open_regular
 from tokentape.store.errors import StoreError
 from tokentape.store.location import is_in_memory
 
@@ -21,6 +22,7 @@ _REMEDIES = {
     "one Parquet file of a folder": ": name the folder that tokentape export wrote",
     "a file of JSON lines": ": add its runs to a store with tokentape import",
 }
+_COMPANIONS = ("-wal", "-shm", "-journal")
 _LOG_ATTEMPTS = 5
 _LOG_PAUSE_S = 0.02
 
@@ -82,9 +84,11 @@ def check_header(path: Path) -> bool:
     """
     if path.is_dir():
         raise StoreError(f"{path} is a folder, not a database file")
+    if is_special(path):
+        raise StoreError(f"{path} {foreign_file(path)}")
     if not path.exists() or path.stat().st_size == 0:
         return False
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         if file.read(16) == b"SQLite format 3\x00":
             return True
     found = foreign_file(path)
@@ -109,6 +113,11 @@ def check_log(path: Path) -> None:
 
     SQLite would open the file without the log, and its newest events would be lost.
     """
+    for name in (f"{real_path(path).name}{suffix}" for suffix in _COMPANIONS):
+        companion = real_path(path).with_name(name)
+        # SQLite opens it, too, and would wait for whoever writes to a pipe.
+        if is_special(companion):
+            raise StoreError(f"{companion} {foreign_file(companion)}")
     for _ in range(_LOG_ATTEMPTS):
         fault = _fault_of_log(path)
         if not fault:
@@ -122,7 +131,7 @@ def _fault_of_log(path: Path) -> str:
     path = real_path(path)
     log, index = (path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))
     try:
-        with log.open("rb") as file:
+        with open_regular(log) as file:
             header = file.read(_LOG_HEADER.size)
     except FileNotFoundError:
         if not (index.exists() and path.exists()):

@@ -15,6 +15,7 @@ TABLES = (*RUN_TABLES, "verdicts", "floors")
 """All tables but `runs`."""
 
 _SCHEMA_FOLDER = re.compile(r"schema=(\d+)")
+_PART = re.compile(r"/part-(\d{5,9})\.parquet$", re.ASCII)
 _RUN_FILE = re.compile(rf"runs/schema={SCHEMA_VERSION}/run_id=([^/]*)/part-00000\.parquet")
 
 
@@ -28,6 +29,16 @@ def run_id_of(name: str) -> str | None:
     """Return the run of a file of `runs` by its path; None for any other file."""
     match = _RUN_FILE.fullmatch(name)
     return unquote(match.group(1)) if match else None
+
+
+def is_part_of(run_id: str, name: str) -> bool:
+    """Return whether a path is that of a part of a run, in a table other than `runs`."""
+    table, found = name.partition("/")[0], _PART.search(name)
+    return (
+        table in TABLES
+        and found is not None
+        and name == part_name(table, run_id, int(found.group(1)))
+    )
 
 
 def folder_of_run(name: str) -> str:

@@ -6,15 +6,28 @@ from itertools import chain
 from operator import and_, attrgetter
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from tokentape.recorder import Record
 from tokentape.recorder.events import TOKEN_KIND
+from tokentape.recorder.limits import oversize
 from tokentape.recorder.record import RecordFilter
 from tokentape.store.arrow import TOKENS
+from tokentape.store.sealed.expansion import ExpansionError
 
 TOP_COLUMNS = ("top_ids", "top_logprobs")
 _TOKEN_FIELDS = [name for name in TOKENS.names if name not in ("run_id", "seq", "at", "version")]
+
+
+def check_texts(rows: pa.Table | pa.RecordBatch, bytes_max: int) -> None:
+    """Raise ExpansionError for a single text that takes too much to be parsed and copied."""
+    for field, column in zip(rows.schema, rows.columns, strict=True):
+        if pa.types.is_string(field.type) and column.nbytes > bytes_max:
+            longest = pc.max(pc.binary_length(column)).as_py() or 0
+            fault = oversize(f"one {field.name}", longest, bytes_max)
+            if fault:
+                raise ExpansionError(fault)
 
 
 def has_rows(table: str, chosen: RecordFilter) -> bool:

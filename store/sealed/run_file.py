@@ -7,7 +7,6 @@ from itertools import chain
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from tokentape.recorder import Record, RecordingError
 from tokentape.recorder.clock import is_recordable
@@ -19,7 +18,8 @@ from tokentape.recorder.foreign_files import foreign_file
 from tokentape.recorder.projections import RunSummary
 from tokentape.recorder.seals import check_seals
 from tokentape.store.errors import StoreError
-from tokentape.store.sealed.layout import SCHEMA_VERSION
+from tokentape.store.sealed.expansion import read_footer
+from tokentape.store.sealed.layout import SCHEMA_VERSION, is_part_of
 from tokentape.store.sealed.parquet import METADATA_PREFIX, SealedFile
 
 FINGERPRINTS = ("weights_sha256", "tokenizer_sha256", "template_sha256", "sampler_sha256")
@@ -70,7 +70,7 @@ def read_sealed_run(source: Any, where: str) -> SealedRun:
     Raise StoreError if it cannot be read or is another kind of file.
     """
     with reading(where):
-        found = pq.read_metadata(source).metadata or {}
+        found = read_footer(source).metadata or {}
     with reporting_damage(lambda why: StoreError(f"{where} is not a file of a sealed run: {why}")):
         texts = {
             name.decode().removeprefix(METADATA_PREFIX): value.decode()
@@ -85,7 +85,7 @@ def read_sealed_run(source: Any, where: str) -> SealedRun:
             last_seal=texts["last_seal"],
             fingerprints=json.loads(texts["fingerprints"]),
             summary=RunSummary(run_id=run_id, **json.loads(texts["summary"])),
-            files=tuple(SealedFile(**each) for each in json.loads(texts["files"])),
+            files=_listed(run_id, json.loads(texts["files"])),
         )
         _check_values(run)
         return run
@@ -101,6 +101,21 @@ def _check_values(run: SealedRun) -> None:
         raise ValueError("its fingerprints are not a JSON object")
     if not (is_recordable(run.summary.started_at_us) and is_recordable(run.summary.updated_at_us)):
         raise ValueError("its summary has a time that is no date")
+
+
+def _listed(run_id: str, entries: list[dict[str, Any]]) -> tuple[SealedFile, ...]:
+    """Return the listed files. Raise ValueError for one that is not a part of the run, or twice.
+
+    The names come from the file: none may lead out of the folder.
+    """
+    files = tuple(SealedFile(**each) for each in entries)
+    names = {each.name for each in files}
+    for name in names:
+        if not isinstance(name, str) or not is_part_of(run_id, name):
+            raise ValueError(f"it lists {name!r}, which is not a file of the run")
+    if len(names) < len(files):
+        raise ValueError("it lists a file twice")
+    return files
 
 
 def fingerprints_of(event: RunStarted) -> dict[str, str]:

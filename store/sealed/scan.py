@@ -14,11 +14,12 @@ import pyarrow.parquet as pq
 
 from tokentape.recorder import Record
 from tokentape.store.errors import StoreError
+from tokentape.store.sealed.expansion import measure, read_footer, text_bytes_max
 from tokentape.store.sealed.parquet import METADATA_PREFIX, SCHEMAS
+from tokentape.store.sealed.records import check_texts
 from tokentape.store.sealed.run_file import UNREADABLE, cannot_read, reading
 from tokentape.store.sealed.sealed_files import SealedFiles
 
-_BATCH_ROWS = 8192
 _FORMAT = ds.ParquetFileFormat(
     dictionary_columns=["kind", "status", "model", "replay", "verdict"],
     default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True),
@@ -57,10 +58,12 @@ def scan(
     ]
     if not fragments:
         return schema.empty_table().select(list(columns))
+    names = [name for each in parts.values() for name in each]
     dataset = ds.FileSystemDataset(fragments, schema, _FORMAT)
     needed = () if filter_ is None else _filtered(schema.names)
     try:
         rows = dataset.to_table(columns=list(dict.fromkeys([*columns, *needed])))
+        check_texts(rows, max(text_bytes_max(files.stored_bytes(name)) for name in names))
         return rows if filter_ is None else rows.filter(filter_).select(list(columns))
     except UNREADABLE as error:
         raise _blamed(files, parts, error) from error
@@ -74,10 +77,12 @@ def iterate_records(
     """Yield the records of files, in order. Raise StoreError with the name of a damaged one."""
     for name in names:
         with reading(f"{files.where}/{name}"):
+            found = measure(files.source(name), files.stored_bytes(name))
             file = pq.ParquetFile(files.source(name))
             # pyarrow 18 cannot iterate over a file without rows.
             if file.metadata.num_row_groups:
-                for batch in file.iter_batches(batch_size=_BATCH_ROWS):
+                for batch in file.iter_batches(batch_size=found.batch_rows):
+                    check_texts(batch, text_bytes_max(files.stored_bytes(name)))
                     yield from records(batch)
 
 
@@ -85,12 +90,14 @@ def _row_groups(
     files: SealedFiles, name: str, filter_: ds.Expression | None, after_seq: int
 ) -> list[int] | None:
     """Return the row groups of a file with a row that the filter selects; None for all."""
-    if filter_ is None:
-        return None
     with reading(f"{files.where}/{name}"):
-        file = pq.ParquetFile(files.source(name), page_checksum_verification=True)
-        if int((file.metadata.metadata or {}).get(_EVENTS, after_seq + 2)) <= after_seq + 1:
+        metadata = read_footer(files.source(name)).metadata or {}
+        if filter_ is not None and int(metadata.get(_EVENTS, after_seq + 2)) <= after_seq + 1:
             return []
+        measure(files.source(name), files.stored_bytes(name))
+        if filter_ is None:
+            return None
+        file = pq.ParquetFile(files.source(name), page_checksum_verification=True)
         columns = _filtered(file.schema_arrow.names)
         return [
             number

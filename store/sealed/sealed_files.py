@@ -1,9 +1,13 @@
 """Access to the files of sealed runs: the interface, and folders."""
 
+import hashlib
+import os
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
+from tokentape.recorder.foreign_files import foreign_file
+from tokentape.recorder.regular_file import is_special, open_regular
 from tokentape.store.errors import NewerStoreError, StoreError
 from tokentape.store.sealed.layout import (
     SCHEMA_VERSION,
@@ -28,11 +32,14 @@ class SealedFiles(Protocol):
     def source(self, name: str) -> Any:
         """Return a source that pyarrow can read the file from. Raise StoreError if unreadable."""
 
-    def content(self, name: str) -> bytes:
-        """Return the file's bytes. Raise StoreError if it cannot be read."""
-
     def size(self, name: str) -> int:
         """Return the file's size in bytes. Raise StoreError if it does not exist."""
+
+    def stored_bytes(self, name: str) -> int:
+        """Return how many bytes the file takes on disk, which limit what it may expand to."""
+
+    def sha256(self, name: str) -> str:
+        """Return the sum of the file's bytes. Raise StoreError if it cannot be read."""
 
     def files_of(self, run_id: str) -> list[str]:
         """Return the names of all files in the run's folders, listed by the run or not."""
@@ -73,21 +80,39 @@ class Folder:
         return {run_id: found[run_id] for run_id in sorted(id_ for id_ in found if id_ is not None)}
 
     def source(self, name: str) -> str:
-        return str(self._path / name)
-
-    def content(self, name: str) -> bytes:
-        path = self._path / name
-        try:
-            return path.read_bytes()
-        except OSError as error:
-            raise StoreError(f"cannot read {path}: {error.strerror}") from None
+        return str(self._path_of(name))
 
     def size(self, name: str) -> int:
-        path = self._path / name
+        path = self._path_of(name)
         try:
             return path.stat().st_size
         except OSError as error:
             raise StoreError(f"cannot read {path}: {error.strerror}") from None
+
+    def stored_bytes(self, name: str) -> int:
+        return self.size(name)
+
+    def sha256(self, name: str) -> str:
+        path = self._path_of(name)
+        try:
+            with open_regular(path) as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise StoreError(f"cannot read {path}: {error.strerror}") from None
+
+    def _path_of(self, name: str) -> Path:
+        """Return the path of a file. Raise StoreError if it leads out of the folder.
+
+        A link of git-annex leads to an object of the repository, which may be outside.
+        """
+        path = self._path / name
+        real = os.path.realpath(path)
+        is_inside = real.startswith(os.path.join(os.path.realpath(self._path), ""))
+        if not is_inside and "/annex/objects/" not in Path(real).as_posix():
+            raise StoreError(f"{path} is a link out of the folder, to {real}: copy the file here")
+        if is_special(path):
+            raise StoreError(f"{path} {foreign_file(path)}")
+        return path
 
     def files_of(self, run_id: str) -> list[str]:
         return sorted(

@@ -12,6 +12,7 @@ import re
 import shutil
 import tempfile
 import zipfile
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, closing, nullcontext
 from importlib.metadata import version
@@ -21,11 +22,13 @@ from typing import Any
 import pyarrow as pa
 
 from tokentape.recorder import Recording
-from tokentape.recorder.atomic_write import atomic_write, check_not_special, is_special
+from tokentape.recorder.atomic_write import atomic_write
 from tokentape.recorder.damage import DECODING_ERRORS, reporting_damage
 from tokentape.recorder.field_types import check_plain_types
 from tokentape.recorder.foreign_files import foreign_file, pointer_file
+from tokentape.recorder.limits import expanded_bytes_max, load_json, oversize
 from tokentape.recorder.paths import expand_path
+from tokentape.recorder.regular_file import check_not_special, is_special
 from tokentape.store.errors import NewerStoreError, StoreError
 from tokentape.store.sealed.layout import (
     SCHEMA_VERSION,
@@ -41,6 +44,7 @@ from tokentape.store.source import Attachments, with_parents
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+_MANIFEST_BYTES_MIN = 1024**2
 _UNREADABLE: tuple[type[Exception], ...] = (
     zipfile.BadZipFile,
     OSError,
@@ -189,7 +193,9 @@ class Tape:
         self.where = str(path)
         self._last: tuple[str, bytes] = ("", b"")
         try:
+            check_not_special(path)
             self._archive = zipfile.ZipFile(path)
+            self._bytes = path.stat().st_size
         except FileNotFoundError:
             fault = pointer_file(path)
             raise StoreError(
@@ -208,14 +214,15 @@ class Tape:
     def _listed_files(self) -> dict[str, SealedFile]:
         """Return the files that the manifest lists. Raise StoreError if the members differ."""
         members = self._archive.infolist()
-        names = [each.filename for each in members]
+        names = Counter(each.filename for each in members)
         if MANIFEST not in names:
             raise StoreError(f"{self.where} is not a tape: it has no {MANIFEST}")
+        self._check_sizes(members)
         self._manifest = self._read_manifest()
         files = _files_of(self._manifest, self.where)
         sizes = {each.name: each.bytes for each in files}
         for each in members:
-            if not _MEMBER.fullmatch(each.filename) or names.count(each.filename) > 1:
+            if not _MEMBER.fullmatch(each.filename) or names[each.filename] > 1:
                 raise StoreError(
                     f"{self.where} is not a tape: it has {each.filename!r} as a member, or twice"
                 )
@@ -228,9 +235,27 @@ class Tape:
                 )
         return {each.name: each for each in files}
 
+    def _check_sizes(self, members: list[zipfile.ZipInfo]) -> None:
+        """Raise StoreError if the members claim more than a tape of this size may have."""
+        claimed = {each.filename: each.file_size for each in members}
+        faults = [
+            oversize("it", sum(claimed.values()), expanded_bytes_max(self._bytes)),
+            oversize(MANIFEST, claimed[MANIFEST], max(self._bytes, _MANIFEST_BYTES_MIN)),
+        ]
+        for each in members:
+            is_stored = each.compress_type == zipfile.ZIP_STORED
+            if not is_stored and each.compress_type != zipfile.ZIP_DEFLATED:
+                faults.append(f"{each.filename} is compressed by another method than deflate")
+            if is_stored and each.file_size != each.compress_size:
+                faults.append(f"{each.filename} has two sizes")
+        if sum(each.compress_size for each in members) > self._bytes:
+            faults.append("its members overlap")
+        for fault in filter(None, faults):
+            raise StoreError(f"{self.where} is not a tape: {fault}")
+
     def _read_manifest(self) -> dict[str, Any]:
         with _reading_manifest(self.where):
-            manifest = json.loads(self.content(MANIFEST))
+            manifest = load_json(self._content(MANIFEST))
             format_ = manifest["format"]
             if isinstance(format_, int) and format_ > FORMAT:
                 raise NewerStoreError(
@@ -243,14 +268,22 @@ class Tape:
         return {run_id: found[run_id] for run_id in sorted(id_ for id_ in found if id_ is not None)}
 
     def source(self, name: str) -> pa.Buffer:
-        return pa.py_buffer(self.content(name))
+        return pa.py_buffer(self._content(name))
 
-    def content(self, name: str) -> bytes:
+    def stored_bytes(self, name: str) -> int:
+        return self._archive.getinfo(name).compress_size
+
+    def sha256(self, name: str) -> str:
+        return hashlib.sha256(self._content(name)).hexdigest()
+
+    def _content(self, name: str) -> bytes:
         last, content = self._last
         if last == name:
             return content
         try:
-            content = self._archive.read(name)
+            # `read` of the archive would unpack more than the member claims before it looks.
+            with self._archive.open(name) as member:
+                content = member.read(self._archive.getinfo(name).file_size)
         except _UNREADABLE as error:
             raise cannot_read(f"{self.where}: {name}", error) from None
         self._last = (name, content)
@@ -279,7 +312,7 @@ class Tape:
             found.append(f"{self.where}: its {MANIFEST} contradicts run {run.run_id}")
         for name in self.files_of(run.run_id):
             try:
-                if hashlib.sha256(self.content(name)).hexdigest() != self._files[name].sha256:
+                if self.sha256(name) != self._files[name].sha256:
                     found.append(f"{self.where}: {name} differs from the manifest: its sha256")
             except StoreError as error:
                 found.append(str(error))

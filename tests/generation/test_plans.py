@@ -301,7 +301,7 @@ def test_a_plan_concludes_once_and_has_a_conclusion_if_a_pause_follows_it(
         ("version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "run git lfs pull"),
         ("!!python/object/apply:os.system ['false']", "could not determine a constructor"),
         ("a: 2020-13-45", "cannot be read as YAML: month must be in 1..12"),
-        ("name: &a [*a]", "system_prompt is missing"),
+        ("name: &a [*a]", "an alias leads back to a value that contains it"),
         ("? [1]\n: 2", "is not YAML"),
         ("[" * 3000, "cannot be read as YAML"),
     ],
