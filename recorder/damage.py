@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from tokentape.recorder.errors import RecordingError, TokentapeError
+from tokentape.recorder.limits import TooLargeError
 
 T = TypeVar("T")
 
@@ -79,6 +80,6 @@ def describe_damage(error: BaseException) -> str:
         return "it needs more memory than there is"
     if isinstance(error, RecursionError):
         return "its values are nested too deeply"
-    if type(error) in (ValueError, OSError) and text:
+    if (type(error) in (ValueError, OSError) or isinstance(error, TooLargeError)) and text:
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

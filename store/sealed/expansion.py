@@ -13,7 +13,13 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tokentape.recorder.limits import TEXT_SHARE, VALUE_BYTES, expanded_bytes_max, oversize
+from tokentape.recorder.limits import (
+    TEXT_SHARE,
+    VALUE_BYTES,
+    TooLargeError,
+    expanded_bytes_max,
+    oversize,
+)
 from tokentape.recorder.regular_file import open_regular
 from tokentape.store.sealed.thrift import ThriftError, ThriftReader
 
@@ -49,7 +55,7 @@ _BATCH_ROWS = 8192
 _Struct = dict[int, Any]
 
 
-class ExpansionError(ValueError):
+class ExpansionError(TooLargeError):
     """A file claims more memory than the limit allows; the message is the end of a sentence."""
 
 
