@@ -2,8 +2,9 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PureWindowsPath
+from typing import Any
 
 from tokentape.generation.errors import ModelError
 from tokentape.recorder.foreign_files import foreign_file
@@ -14,6 +15,11 @@ _GGUF_MAGIC = b"GGUF"
 _PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf", re.IGNORECASE)
 _LOADED = (".safetensors", ".bin", ".json", ".model", _GGUF)
 """Suffixes of the files that `from_pretrained` reads."""
+_NAMING_FIELDS = {
+    "config.json": ("configuration_files", "transformers_weights"),
+    "tokenizer_config.json": ("fast_tokenizer_files",),
+}
+"""The fields of JSON files that name other files for transformers to read."""
 
 
 def is_gguf(name: str | Path) -> bool:
@@ -73,14 +79,21 @@ def check_folder(folder: Path) -> None:
 def check_stays_inside(folder: Path) -> None:
     """Raise ModelError if the files of a model name weights or a chat template elsewhere.
 
-    The weights that an index lists are files in the folder. A chat template, whose text goes into
+    The weights that an index lists, and the files that a config names in place of others, are in
+    the folder. A chat template, whose text goes into
     every prompt, is not a link to a file elsewhere; in the cache of the hub, it is a link to the
     blobs of its repository.
     """
     for index in sorted(folder.glob("*.index.json")):
-        for name in _listed_weights(index):
+        listed = _json_object(index).get("weight_map")
+        for name in sorted(set(map(str, listed.values()))) if isinstance(listed, dict) else ():
             if not is_relative(name) or ".." in PureWindowsPath(name).parts:
                 raise ModelError(f"{index} lists weights outside its folder: {name!r}")
+    for file, fields in _NAMING_FIELDS.items():
+        described = _json_object(folder / file)
+        for name in _texts([described.get(field) for field in fields]):
+            if PureWindowsPath(name).name != name:
+                raise ModelError(f"{folder / file} names a file outside its folder: {name!r}")
     folders = [folder]
     if folder.parent.name == "snapshots":
         folders.append(folder.parent.parent / "blobs")
@@ -91,14 +104,22 @@ def check_stays_inside(folder: Path) -> None:
             )
 
 
-def _listed_weights(index: Path) -> Iterator[str]:
-    """Yield the file names of an index of weights, each once."""
+def _json_object(file: Path) -> dict[str, Any]:
+    """Return the object in a JSON file; empty if there is none, which `from_pretrained` reports."""
     try:
-        listed = json.loads(index.read_bytes())["weight_map"].values()
-    # `from_pretrained` reports a damaged index.
-    except (OSError, ValueError, RecursionError, TypeError, LookupError, AttributeError):
-        return
-    yield from sorted({str(each) for each in listed})
+        value = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _texts(values: Iterable[object]) -> Iterator[str]:
+    """Yield the texts among values, and those in lists among them."""
+    for value in values:
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, list):
+            yield from (each for each in value if isinstance(each, str))
 
 
 def _templates(folder: Path) -> list[Path]:

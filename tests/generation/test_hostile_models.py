@@ -267,6 +267,26 @@ def test_an_index_lists_no_weights_outside_its_folder(
         tt.load_model(folder)
 
 
+@pytest.mark.parametrize(
+    ("file", "fields"),
+    [
+        ("tokenizer_config.json", {"fast_tokenizer_files": ["../elsewhere/tokenizer.4.0.json"]}),
+        ("config.json", {"configuration_files": ["a.json", "/elsewhere/config.4.0.json"]}),
+        ("config.json", {"transformers_weights": r"..\elsewhere\model.safetensors"}),
+        ("config.json", {"transformers_weights": "sub/model.safetensors.index.json"}),
+    ],
+)
+def test_a_config_names_no_file_outside_its_folder(
+    file: str, fields: dict[str, Any], variant: Variant, tmp_path: Path
+) -> None:
+    folder = variant(file, **fields)
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copy(folder / "tokenizer.json", tmp_path / "elsewhere" / "tokenizer.4.0.json")
+
+    with pytest.raises(tt.ModelError, match=f"{file} names a file outside its folder"):
+        tt.load_model(folder)
+
+
 @pytest.mark.parametrize("name", ["chat_template.jinja", "additional_chat_templates/other.jinja"])
 def test_a_chat_template_is_no_link_to_a_file_elsewhere(
     name: str, variant: Variant, tmp_path: Path
