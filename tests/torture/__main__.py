@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.torture.tally import Attack, Row, Torture
+from tests.torture.tally import Attack, Row, Torture, run_attacks
 
 ATTACKS = ("kills", "resumes", "flips", "hostile", "honest", "faults", "fuzz", "slow")
 """The modules; each has its attack under its own name."""
@@ -47,15 +47,20 @@ _COUNTS = ("tried", "silent", "unexpected")
 
 
 def _rows(name: str, size: float, seed: int) -> Iterator[Row]:
-    """Yield the rows of an attack; one that cannot be run is a row as well."""
+    """Yield the rows of an attack, which has a folder that is deleted afterwards."""
     with tempfile.TemporaryDirectory(prefix=f"torture-{name}-") as folder:
-        try:
-            attack: Attack = getattr(importlib.import_module(f"tests.torture.{name}"), name)
-            yield from attack(Torture(Path(folder), size, seed))
-        except Exception as error:
-            row = Row(f"{name}: could not be run", tried=1, unexpected=1)
-            row.note(f"{type(error).__name__}: {error}")
-            yield row
+        yield from run_attacks(Torture(Path(folder), size, seed), _imported(name))
+
+
+def _imported(name: str) -> Attack:
+    """Return an attack that imports its module when it is run: one may be missing or broken."""
+
+    def attack(torture: Torture) -> Iterator[Row]:
+        found: Attack = getattr(importlib.import_module(f"tests.torture.{name}"), name)
+        yield from found(torture)
+
+    attack.__name__ = name
+    return attack
 
 
 def _print(row: Row) -> None:

@@ -1,13 +1,15 @@
 """Single bits flipped in every format: what is read is right, or the damage is reported."""
 
 import importlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import tokentape as tt
 from benchmarks.tiny_models import byte_tokenizer, random_ids, tiny_model
 from tests.store.crash import record_script
-from tests.torture.tally import Row, Torture
+from tests.torture.tally import Row, Torture, run_attacks
 from tokentape.store import DatabaseStore
 
 _GREEDY = {"do_sample": False, "max_new_tokens": 6}
@@ -15,28 +17,19 @@ _GREEDY = {"do_sample": False, "max_new_tokens": 6}
 
 def flips(torture: Torture) -> Iterator[Row]:
     """Flip bits in a SQLite file, a tape, a sealed folder, JSON Lines and a stored prefix."""
-    for attack in (_sqlite, _sealed, _json_lines, _prefix):
-        folder = torture.folder / attack.__name__.strip("_")
-        folder.mkdir()
-        yield from attack(Torture(folder, torture.size, torture.seed))
+    yield from run_attacks(torture, _sqlite, _sealed, _json_lines, _prefix)
 
 
 def _sqlite(torture: Torture) -> Iterator[Row]:
-    from tests.store.test_tamper import flip_bytes
-
+    harness = importlib.import_module("tests.store.flips_sqlite")
     row = Row("flip: SQLite")
-    path, scratch = torture.folder / "runs.db", torture.folder / "damaged"
-    scratch.mkdir()
-    with tt.open_store(path) as store:
-        assert isinstance(store, DatabaseStore)
-        record_script(store, "a run", turns=4, seed=1)
-        record_script(store, "another", turns=6, seed=3)
     count = torture.count(500)
     with row.attempt("flips"):
-        figures, wrong = flip_bytes(path, scratch, count, seed=torture.seed)
-        row.tried, row.silent = count, len(wrong)
-        row.remark = f"{figures.refused} refused, {figures.found} found, {figures.harmless} equal"
-        for each in wrong:
+        figures = harness.flip_bits(torture.folder, count, torture.seed)
+        row.tried, row.silent = count, len(figures.silent)
+        row.unexpected = len(figures.unexpected) + len(figures.hung)
+        row.remark = f"{figures.detected.total()} found, {figures.harmless} equal"
+        for each in (*figures.silent, *figures.unexpected, *figures.hung):
             row.note(each)
     yield row
 
@@ -86,16 +79,25 @@ def _import_lines(path: Path, run_id: str, records: list[object]) -> None:
 
 
 def _prefix(torture: Torture) -> Iterator[Row]:
+    with mock.patch.dict(os.environ, {"TOKENTAPE_PREFIX_KEY": str(torture.folder / "key")}):
+        yield _flipped_prefix(torture)
+
+
+def _flipped_prefix(torture: Torture) -> Row:
     chance, row = torture.random(), Row("flip: stored prefix")
     lm, prompt = tiny_model("llama", byte_tokenizer()), random_ids(50, 1)
+
+    key = torture.folder / "key"
+    key.write_bytes(chance.randbytes(32))
 
     def engine(folder: Path | None) -> tt.ManualGenerator:
         return tt.ManualGenerator(lm.model, lm.tokenizer, prefix_folder=folder)
 
-    first = engine(torture.folder)
+    stored = torture.folder / "stored"
+    first = engine(stored)
     longer = [*prompt, *first.generate(prompt, **_GREEDY)["generated_tokens"], 9]
     first.store_prefix()
-    (file,) = (each for each in torture.folder.iterdir() if each.is_file())
+    (file,) = stored.iterdir()
     content, truth = file.read_bytes(), engine(None).generate(longer, **_GREEDY)
     used = 0
     for _ in range(torture.count(150)):
@@ -104,8 +106,8 @@ def _prefix(torture: Torture) -> Iterator[Row]:
         changed[at] ^= 1 << bit
         file.write_bytes(changed)
         with row.attempt(f"bit {bit} of byte {at}"):
-            again = engine(torture.folder).generate(longer, **_GREEDY)
+            again = engine(stored).generate(longer, **_GREEDY)
             used += again["cache"].source == "disk"
             assert again["generated_tokens"] == truth["generated_tokens"], "other tokens"
     row.remark = f"{used} with the stored prefix, its padding flipped"
-    yield row
+    return row

@@ -24,7 +24,7 @@ from tests.store.test_kill import (
     torture_server,
 )
 from tests.store.test_migrations import released_store
-from tests.torture.tally import Row, Torture
+from tests.torture.tally import Row, Torture, run_attacks
 from tokentape.store import DatabaseStore, database_url, upgrade_store
 
 _KILLED = -9
@@ -302,7 +302,4 @@ WORKS = {
 
 def kills(torture: Torture) -> Iterator[Row]:
     """Kill everything that writes."""
-    for attack in (recorders, sealing_recorders, postgresql, works):
-        folder = torture.folder / attack.__name__
-        folder.mkdir()
-        yield from attack(Torture(folder, torture.size, torture.seed))
+    yield from run_attacks(torture, recorders, sealing_recorders, postgresql, works)

@@ -79,3 +79,17 @@ class Torture:
 
 
 Attack = Callable[[Torture], Iterator[Row]]
+
+
+def run_attacks(torture: Torture, *attacks: Attack) -> Iterator[Row]:
+    """Run attacks, each in a folder of its own; one that cannot be run is a row as well."""
+    for attack in attacks:
+        name = attack.__name__.strip("_")
+        folder = torture.folder / name
+        folder.mkdir()
+        try:
+            yield from attack(Torture(folder, torture.size, torture.seed))
+        except Exception as error:
+            row = Row(f"{name}: could not be run", tried=1, unexpected=1)
+            row.note(f"{type(error).__name__}: {error}")
+            yield row
