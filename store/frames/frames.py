@@ -16,6 +16,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from tokentape.recorder import RecordingError
+from tokentape.recorder.damage import reporting_damage
 from tokentape.recorder.events import TOKEN_KIND
 from tokentape.recorder.plain_values import plain_number, plain_value
 from tokentape.store.arrow import EVENTS, NAME
@@ -304,8 +306,12 @@ def _folded(
     schema: pa.Schema,
     dtype_backend: DtypeBackend,
 ) -> pd.DataFrame:
-    rows = fold(store.events_table(selection))
-    return to_pandas(pa.Table.from_pylist(rows, schema), dtype_backend)
+    events = store.events_table(selection)
+    with reporting_damage(
+        lambda why: RecordingError(f"events in {store.where} are damaged: {why}")
+    ):
+        table = pa.Table.from_pylist(fold(events), schema)
+    return to_pandas(table, dtype_backend)
 
 
 def _frame(table: pa.Table, schema: pa.Schema, dtype_backend: DtypeBackend) -> pd.DataFrame:
