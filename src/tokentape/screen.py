@@ -120,7 +120,9 @@ class Table(rich.table.Table):
 @contextlib.contextmanager
 def live_below(display: Live) -> Iterator[None]:
     """Show something that changes on standard error, and all other text for it above."""
-    with display, contextlib.redirect_stderr(_AboveDisplay(display.console)):
+    # Closing it shows a text without a line end.
+    closing = contextlib.closing(_AboveDisplay(display.console))
+    with display, closing as above, contextlib.redirect_stderr(above):
         yield
 
 

@@ -29,13 +29,14 @@ from tests.hostile import (
 )
 from tests.samplers import GREEDY
 from tests.store.made_runs import floor_of, verdict_of
+from tokentape import output
 from tokentape.commands.chat_terminal import StandardTerminal
 from tokentape.generation.investigation.chat_session import ChatSession, EventTap
 from tokentape.recorder import Record
 from tokentape.recorder.errors import TokentapeWarning
 from tokentape.replay import Floor
 from tokentape.replay.checking.noise_floor import DEFAULT_FLOOR, version_of
-from tokentape.screen import out
+from tokentape.screen import err, out
 from tokentape.store import DatabaseStore
 
 REPLAYABLE = "ffffffff-0000-7000-8000-000000000000"
@@ -182,6 +183,25 @@ def test_what_libraries_write_is_escaped_and_their_bars_move() -> None:
     assert shown.count(r"<library\x1b[31;5;7m") >= 7
     assert raw_characters(shown) == {"\r"}
     assert all(each.startswith(("<", "\n")) for each in shown.split("\r")[1:])
+
+
+def test_what_is_written_during_a_bar_or_a_spinner_is_shown_above_it() -> None:
+    text = hostile("above")
+    with guarded_terminal() as received:
+        with output.working(hostile("spinner")):
+            print(text, file=sys.stderr)
+            err.line(text)
+            print("no line end", file=sys.stderr, end="")
+        with output.progress("steps", "{task.fields[what]}") as bar:
+            bar.add_task("", total=2, what=hostile("what"))
+            err.line(text)
+    shown = b"".join(received).decode()
+
+    assert raw_characters(shown) == set()
+    assert shown.count(r"<above\x1b[31;5;7m") == 3
+    assert shown.count("no line end") == 1
+    assert r"<spinner\x1b[31;5;7m" in shown
+    assert "[bold]b[/bold]" in shown
 
 
 @pytest.mark.parametrize("error", [tt.StoreError, tt.ModelError, tt.NothingToReplayError])
