@@ -16,6 +16,10 @@ class PromptTooLongError(PromptError):
     """A prompt does not fit into the context of the model, or into the budget of the run."""
 
 
+class TemplateTooCostlyError(PromptError):
+    """A chat template takes more time or memory than any conversation needs."""
+
+
 class ToolError(TokentapeError):
     """A tool was called with invalid arguments. The message is meant for the model."""
 

@@ -15,7 +15,8 @@ from jinja2 import TemplateSyntaxError
 from transformers import PreTrainedTokenizerBase
 
 from tokentape.generation.cache import common_prefix_length
-from tokentape.generation.errors import PromptError
+from tokentape.generation.errors import PromptError, TemplateTooCostlyError
+from tokentape.generation.hf.bounded_templates import TemplateLimitError, apply_chat_template
 from tokentape.generation.hf.control_tokens import escape_control_tokens
 from tokentape.generation.history.boundary import Boundary
 from tokentape.generation.history.conversation_format import ConversationFormat
@@ -53,7 +54,8 @@ class ChatTemplate:
         """
         given = self.format.apply(messages)
         try:
-            rendered = self.tokenizer.apply_chat_template(
+            rendered = apply_chat_template(
+                self.tokenizer,
                 self._escaped(given),
                 tools=self._escaped_tools() or None,
                 tokenize=False,
@@ -62,6 +64,8 @@ class ChatTemplate:
             )
         except PromptError:
             raise
+        except TemplateLimitError as error:
+            raise TemplateTooCostlyError(f"the chat template is refused: {error}") from None
         except TemplateSyntaxError as error:
             raise PromptError(
                 f"the chat template cannot be compiled: line {error.lineno}: {error.message}; "
@@ -252,6 +256,8 @@ class ChatTemplate:
         """Return the text of a conversation, or None if the template rejects it."""
         try:
             return self.render(messages, open_turn=open_turn) if messages else ""
+        except TemplateTooCostlyError:
+            raise
         except PromptError:
             return None
 

@@ -5,6 +5,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from tokentape.generation.hf.bounded_templates import apply_chat_template
+
 _SAMPLES: Mapping[str, Any] = {
     "integer": 1,
     "number": 0.5,
@@ -44,8 +46,8 @@ def render_call(tokenizer: PreTrainedTokenizerBase, name: str, arguments: Mappin
     call = {"type": "function", "function": {"name": name, "arguments": dict(arguments)}}
     answered = [*asked, {"role": "assistant", "content": "", "tool_calls": [call]}]
     try:
-        before = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
-        after = tokenizer.apply_chat_template(answered, tokenize=False)
+        before = apply_chat_template(tokenizer, asked, tokenize=False, add_generation_prompt=True)
+        after = apply_chat_template(tokenizer, answered, tokenize=False)
     except Exception:  # a template may raise anything
         return ""
     if not isinstance(before, str) or not isinstance(after, str) or not after.startswith(before):

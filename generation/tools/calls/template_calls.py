@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from tokentape.generation.hf.bounded_templates import apply_chat_template
 from tokentape.generation.tools.calls.literals import ID, common_prefix
 
 NAMES = ("lookzqa", "fetchzqb")
@@ -94,7 +95,8 @@ class TemplateReplies:
         if self._way.with_tools:
             tools = [{"type": "function", "function": each} for each in schemas_of(calls)]
         try:
-            written = self._tokenizer.apply_chat_template(
+            written = apply_chat_template(
+                self._tokenizer,
                 [{"role": "user", "content": _QUESTION}, *replies],
                 tools=tools,
                 tokenize=False,
