@@ -88,7 +88,7 @@ class PrefixFolder:
             if name is None or name["identity"] != wanted or path in self._rejected:
                 continue
             tokens = int(name["tokens"])
-            if tokens <= more_than:
+            if tokens <= more_than or not path.is_file():  # a pipe would never end
                 continue
             if tokens < len(prompt) and tokens not in prompt_hashes:
                 prompt_hashes[tokens] = ids_sha256(prompt[:tokens])[:16]
@@ -178,7 +178,7 @@ def _restore(
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            # Before the tensors are read: a file of somebody else may be of any size.
+            # Before the tensors are read: the file of another user may be of any size.
             mismatch = _metadata_fault(metadata, identity)
             if mismatch:
                 return RestoredPrefix(None, (), mismatch)

@@ -1,8 +1,8 @@
-"""The config of a model, without what its file chooses for the loader.
+"""The config of a model, without the choices that its file makes for the loader.
 
-Beside the model's shape, a `config.json` may name an attention kernel, a kernel of the hub (which
-transformers fetches and runs), an implementation of experts and fused modules. transformers prefers
-some of these to the arguments of `from_pretrained`.
+In addition to the model's shape, a `config.json` may name an attention kernel, a kernel of the hub
+(which transformers fetches and runs), an implementation of experts and fused modules. transformers
+prefers some of these to the arguments of `from_pretrained`.
 """
 
 import os

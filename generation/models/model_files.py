@@ -79,10 +79,9 @@ def check_folder(folder: Path) -> None:
 def check_stays_inside(folder: Path) -> None:
     """Raise ModelError if the files of a model name weights or a chat template elsewhere.
 
-    The weights that an index lists, and the files that a config names in place of others, are in
-    the folder. A chat template, whose text goes into
-    every prompt, is not a link to a file elsewhere; in the cache of the hub, it is a link to the
-    blobs of its repository.
+    The weights that an index lists, and the files that a config names for a release of
+    transformers, are in the folder. A chat template, whose text goes into every prompt, is not a
+    link to a file elsewhere; in the cache of the hub, it is a link to the blobs of its repository.
     """
     for index in sorted(folder.glob("*.index.json")):
         listed = _json_object(index).get("weight_map")
@@ -105,7 +104,7 @@ def check_stays_inside(folder: Path) -> None:
 
 
 def _json_object(file: Path) -> dict[str, Any]:
-    """Return the object in a JSON file; empty if there is none, which `from_pretrained` reports."""
+    """Return the object in a JSON file; empty for any other, which `from_pretrained` reports."""
     try:
         value = json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError):

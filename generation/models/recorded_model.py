@@ -1,6 +1,6 @@
 """Loading of the model that a recording names: from this machine only, and without its code.
 
-A recording may come from somebody else. Without the user's word, it neither downloads a model nor
+A recording may come from a stranger. Unless the user asks for it, it neither downloads a model nor
 makes transformers run code.
 """
 
@@ -43,6 +43,8 @@ def load_as_recorded(
         dtype = "float32"
     _check_asks_for_nothing(recorded)
     if name is None:
+        if not started.model:
+            raise ModelError("the recording does not name its model")
         name = check_recorded_name(started.model)
         overrides = {"offline": True, **overrides}
     elif name != started.model:

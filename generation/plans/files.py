@@ -114,7 +114,7 @@ def _extended(name: str, path: Path, folder: Path) -> Path:
 def _check_stays_inside(name: str, field: str, path: Path, folder: Path) -> None:
     """Raise PromptError if a field of the file `path` names a file that is not in `folder`.
 
-    A plan may come from somebody else, and what it names goes into prompts and recordings.
+    A plan may come from a stranger, and the texts that it names go into prompts and recordings.
     """
     if folder == _shipped_folder():  # an installation may consist of links
         return

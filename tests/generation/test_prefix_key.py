@@ -1,5 +1,6 @@
 """A stored prefix is used only if this user has written it."""
 
+import os
 import stat
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -139,6 +140,16 @@ def test_a_file_without_a_signature_is_replaced(
             sign(file, None)
 
     assert said == [("", ""), ("", "not_signed"), ("disk", "")]
+
+
+def test_a_pipe_in_a_folder_is_no_prefix(
+    home: Home, lm: tt.LoadedModel, tmp_path: Path, store: DatabaseStore
+) -> None:
+    file = stored(lm, tmp_path / "prefixes")
+    identity, _, ids = file.name.split("-")
+    os.mkfifo(file.with_name(f"{identity}-41-{ids}"))
+
+    assert generated(lm, tmp_path / "prefixes", store)[1].source == "disk"
 
 
 def test_the_key_is_made_once_and_only_its_user_can_read_it(home: Home) -> None:

@@ -70,6 +70,14 @@ def test_a_recorded_model_that_was_downloaded_is_loaded(
     assert connected == []
 
 
+def test_a_recording_without_a_model_loads_nothing(
+    started: RunStarted, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny_folder)
+    with pytest.raises(tt.ModelError, match="the recording does not name its model"):
+        load_as_recorded(None, replace(started, model=""))
+
+
 @pytest.mark.parametrize(
     "name",
     [r"\\host\share\model", "//host/share/model", "https://host/model", "file:///model", "s3://m"],
