@@ -89,5 +89,5 @@ def test_an_extended_plan_stays_in_the_folder_of_the_plan_that_is_named(
 def test_a_document_that_is_a_pipe_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "text.md")
     background = {"when": "before_first_task", "document": "text.md"}
-    with pytest.raises(tt.PromptError, match="it is not a file"):
+    with pytest.raises(tt.PromptError, match="a pipe, not a file"):
         load_plan(written(tmp_path / "mine.yaml", WHOLE | {"background": background}))
