@@ -147,7 +147,7 @@ def _run() -> int:
 
 
 def _show_usage(error: Any) -> None:
-    """Write how a command is used, and what is wrong, on standard error."""
+    """Write the usage of a command and the error on standard error."""
     error.message = single_line(error.message)
     usage = io.StringIO()
     error.show(usage)

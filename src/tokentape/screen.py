@@ -54,7 +54,7 @@ class Screen:
     def console(self) -> Console:
         """Return a console for tables, trees and styles: as wide as the terminal, or 160 columns.
 
-        It interprets no markup and no emoji codes, and escapes what it prints.
+        It interprets no markup and no emoji codes, and escapes all text.
         """
         stream = self.stream
         columns = None if stream.isatty() else _PIPE_COLUMNS
@@ -84,7 +84,7 @@ class Screen:
         return str(typer.prompt(single_line(question), hide_input=True, err=is_err))
 
     def flush(self) -> None:
-        """Show what was written."""
+        """Show all text written so far."""
         self.stream.flush()
 
     @property

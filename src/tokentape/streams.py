@@ -31,8 +31,8 @@ class ReaderLeftError(OutputError):
 def guard_streams() -> None:
     """Replace the standard streams of this process by ones that no character fails or commands.
 
-    Characters that cannot be seen, such as those that control a terminal, are escaped whoever
-    writes them: a library, a warning, a traceback. So is a character that the encoding lacks, as
+    Characters that cannot be seen, such as those that control a terminal, are escaped, also in the
+    output of libraries, warnings and tracebacks. So is a character that the encoding lacks, as
     `\\u6f22`. A stream that was closed when the process started reads and writes nothing. Standard
     output raises OutputError or ReaderLeftError where writing fails; standard error then drops its
     text, because no progress or message is worth the end of a run. Streams that are not the

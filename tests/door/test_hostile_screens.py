@@ -1,4 +1,4 @@
-"""No text of a recording commands a terminal, whatever field it is in and whoever shows it."""
+"""No text of a recording commands a terminal, in any field and by any command."""
 
 import json
 import shutil
@@ -69,7 +69,7 @@ def runs(recorded: Path) -> dict[str, list[Record]]:
 
 @pytest.fixture(scope="module")
 def one_by_one(recorded: Path, runs: dict[str, list[Record]]) -> Path:
-    """A database with a run for each field: only that field is hostile, and checked by no one."""
+    """A database with a run for each field: only that field is hostile, and not validated."""
     path = shutil.copy(recorded, recorded.with_name("one-by-one.db"))
     with Forger(path) as forger:
         for index, field in enumerate(FIELDS):
