@@ -147,7 +147,7 @@ def _report(
         predicted_flips=predicted,
         rows=rows,
         known_causes=_causes_of_schedule(rounds, unrepeatable),
-        fallback=_cause_of_rows(rows),
+        fallback=_cause_of_rows(rows, same_machine=same_machine),
     )
 
 
@@ -189,15 +189,19 @@ def _causes_of_schedule(
     return (Cause(name=CauseKind.SCHEDULE, sentence=sentence, turn=turn),)
 
 
-def _cause_of_rows(rows: Sequence[RowDifference]) -> Cause | None:
-    """Return what the rows themselves show, for differences that nothing else explains."""
+def _cause_of_rows(rows: Sequence[RowDifference], *, same_machine: bool) -> Cause | None:
+    """Return what the rows themselves show, for differences that nothing else explains.
+
+    Another machine explains the last bits; on the one that recorded, nothing does.
+    """
     if not rows:
         return None
     first, ulps = rows[0], max(each.ulps_max for each in rows)
     nats = max(each.nats_max for each in rows)
     sentence = (
         f"turn {first.turn}, token {first.step}: from this token on, {len(rows):,} rows differ by "
-        f"at most {ulps:,} units in the last place ({nats:.2g} nats): weights, prompt or numerics "
-        "changed, and nothing that is recorded says which"
+        f"at most {ulps:,} units in the last place ({nats:.2g} nats): model, prompt, numerics or a "
+        "recorded number changed, and nothing that is recorded says which"
     )
-    return Cause(name=CauseKind.NUMERICS, sentence=sentence, turn=first.turn, step=first.step)
+    kind = CauseKind.UNKNOWN if same_machine else CauseKind.NUMERICS
+    return Cause(name=kind, sentence=sentence, turn=first.turn, step=first.step)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 import tokentape as tt
+from benchmarks.replay import model_faults
 from benchmarks.replay.fault_case import SAMPLED, SAMPLED_TURN, Case, record_case, rerecord
 from tokentape.recorder.events import (
     Event,
@@ -205,6 +206,44 @@ FAULTS = (
             ("weights in int8", _quantised(8, None)),
             ("weights in int4, groups of 32", _quantised(4, 32)),
         )
+    ),
+    *(
+        Fault(
+            name=name,
+            inject=inject,
+            verdicts=_MOVED,
+            causes=(fingerprint,),
+            fingerprint=fingerprint,
+        )
+        for name, inject, fingerprint in (
+            ("rms_norm_eps", model_faults.other_config(model_faults.norm_eps), "config"),
+            ("rope_theta x 1.001", model_faults.other_config(model_faults.rope_theta), "config"),
+            ("hidden_act", model_faults.other_config(model_faults.hidden_act), "config"),
+            (
+                "sliding_window (a tiny Mistral)",
+                model_faults.other_config(model_faults.sliding_window, "mistral"),
+                "config",
+            ),
+            (
+                "softcap of logits (a tiny Gemma 3)",
+                model_faults.other_config(model_faults.softcap, "gemma3"),
+                "config",
+            ),
+            ("attention scale", model_faults.other_model(model_faults.attention_scale), "config"),
+            ("mask", model_faults.other_model(model_faults.mask), "model_code"),
+            (
+                "a head zeroed in code",
+                model_faults.other_model(model_faults.zero_a_head),
+                "model_code",
+            ),
+        )
+    ),
+    Fault(
+        name="forged prefix folder",
+        inject=model_faults.forged_prefix,
+        verdicts=_MOVED,
+        # In 16 bits the states may also have been computed in other chunks.
+        causes=("prefix", "schedule"),
     ),
     Fault(
         name="one word of the system prompt",

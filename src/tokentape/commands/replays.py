@@ -66,8 +66,8 @@ IgnoreOption = Annotated[
     list[str] | None,
     typer.Option(
         metavar="FIELD",
-        help="Compare even if this fingerprint differs: weights, tokenizer, template, device, "
-        "dtype or random_stream; may be repeated. The report says so.",
+        help="Compare even if this fingerprint differs: weights, adapters, config, model_code, "
+        "tokenizer, template, device, dtype or random_stream; may be repeated. The report says so.",
     ),
 ]
 
