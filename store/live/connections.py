@@ -156,12 +156,14 @@ def _prepare_sqlite(connection: sqlite3.Connection, entry: ConnectionPoolEntry) 
         "recursive_triggers=ON",
         # Overwrite deleted content.
         "secure_delete=ON",
-        # The schema of a file from elsewhere must not call functions with side effects.
-        "trusted_schema=OFF",
         # Check each page as it is read: damage is told instead of misread.
         "cell_size_check=ON",
     ):
         connection.execute(f"PRAGMA {pragma}")
+    if sqlite3.sqlite_version_info >= (3, 41):
+        # Nothing in a schema may call functions with side effects. Before, the functions for JSON
+        # counted as such, which our views call, and perhaps a table of another application.
+        connection.execute("PRAGMA trusted_schema=OFF")
     # Before Python 3.12, the driver can set no such flag.
     if sys.version_info >= (3, 12):
         connection.setconfig(sqlite3.SQLITE_DBCONFIG_DEFENSIVE, True)
