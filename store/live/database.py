@@ -102,13 +102,14 @@ class DatabaseStore(DatabaseReader):
                 self._append(run_id, record)
             return
         starts = isinstance(envelope.event, RunStarted)
-        # Before the transaction: in memory, the reader shares the writer's connection.
-        if starts:
-            self.check_not_erased(run_id)
-        else:
+        if not starts:
+            # Before the transaction: in memory, the reader shares the writer's connection.
             self._open_run(run_id)
         with self._transaction(run_id, refused, durable=durable):
             if starts and summary is not None:
+                self._cursor.execute(self._statements.select_tombstone, (run_id,))
+                if self._cursor.fetchone() is not None:
+                    raise self._erased(run_id)
                 self._open_runs[run_id] = (self._insert_run(summary), summary.started_at_us)
             self._append(run_id, record)
             if not starts and summary is not None:
@@ -325,7 +326,10 @@ class DatabaseStore(DatabaseReader):
         """Raise StoreError for a run that was erased from this store."""
         query = select(tombstones.c.run_id).where(tombstones.c.run_id == run_id)
         if self._query(lambda reader: reader.execute(query).first()) is not None:
-            raise StoreError(f"run {run_id} was erased from {self.where} and cannot be added again")
+            raise self._erased(run_id)
+
+    def _erased(self, run_id: str) -> StoreError:
+        return StoreError(f"run {run_id} was erased from {self.where} and cannot be added again")
 
 
 class _Statements:
@@ -340,6 +344,7 @@ class _Statements:
         self.insert_run = f"INSERT INTO runs ({columns}) VALUES ({values}) RETURNING run_key"
         assigned = ", ".join(f"{name} = {placeholder}" for name in SUMMARY_COLUMNS)
         self.update_run = f"UPDATE runs SET {assigned} WHERE run_key = {placeholder}"
+        self.select_tombstone = f"SELECT 1 FROM tombstones WHERE run_id = {placeholder}"
         self.insert_event = (
             "INSERT INTO events (event_key, after_us, turn, kind, version, body, seal) "
             f"VALUES ({placeholders(7)})"
