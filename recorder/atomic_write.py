@@ -8,12 +8,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
-from uuid import uuid4
 
+from tokentape.recorder.leftovers import FILE_PREFIX, create_locked, remove_leftovers
 from tokentape.recorder.regular_file import check_not_special
 
-TMP_PREFIX = ".writing-"
-"""How the name of every temporary file begins; a killed process may leave one in the folder."""
+TMP_PREFIX = FILE_PREFIX
+"""How the name of every temporary file begins.
+
+A killed process may leave one in the folder; the next write there removes it.
+"""
 
 
 class AtomicFile:
@@ -24,6 +27,8 @@ class AtomicFile:
     removes the temporary file unless that was committed. Several writers of one path do not
     disturb each other: the last commit wins.
 
+    A temporary file of a process that is gone is removed from the folder.
+
     A file that is replaced keeps its permission bits; a new one gets `mode`, less the umask. A
     symbolic link is replaced, not followed. With `durable`, the content and the name have reached
     the disk when `commit` returns. Raise OSError where the file system refuses, and if `path` leads
@@ -33,10 +38,10 @@ class AtomicFile:
     def __init__(self, path: Path, *, durable: bool = False, mode: int = 0o666) -> None:
         check_not_special(path)
         self.path = path
-        self.tmp_path = path.with_name(f"{TMP_PREFIX}{uuid4().hex}")
         self._durable = durable
         self._is_synced = False
-        os.close(os.open(self.tmp_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
+        remove_leftovers(path.parent)
+        self.tmp_path, self._descriptor = create_locked(path.parent, mode)
         try:
             with suppress(FileNotFoundError):
                 self.tmp_path.chmod(stat.S_IMODE(path.lstat().st_mode))
@@ -65,13 +70,24 @@ class AtomicFile:
         """Rename the temporary file to `path`."""
         if self._durable and not self._is_synced:
             self.sync()
+        if sys.platform == "win32":
+            self._unlock()
         self.tmp_path.replace(self.path)
+        self._unlock()
         if self._durable:
             sync_folder(self.path.parent)
 
     def discard(self) -> None:
         """Remove the temporary file, unless it was committed."""
+        if sys.platform == "win32":
+            self._unlock()
         self.tmp_path.unlink(missing_ok=True)
+        self._unlock()
+
+    def _unlock(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._descriptor = -1
 
 
 @contextmanager

@@ -37,7 +37,7 @@ class reporting_damage:
     """Context manager that raises an error of tokentape in place of one of `DECODING_ERRORS`.
 
     `make` returns that error for a description of the damage. The original is its cause. Errors of
-    tokentape pass unchanged.
+    tokentape pass unchanged, except those of a class that `errors` names.
     """
 
     __slots__ = ("_errors", "_make")
@@ -58,7 +58,8 @@ class reporting_damage:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if isinstance(error, self._errors) and not isinstance(error, TokentapeError):
+        ours = isinstance(error, TokentapeError) and type(error) not in self._errors
+        if isinstance(error, self._errors) and not ours:
             raise self._make(describe_damage(error)) from error
 
 
@@ -80,6 +81,9 @@ def describe_damage(error: BaseException) -> str:
         return "it needs more memory than there is"
     if isinstance(error, RecursionError):
         return "its values are nested too deeply"
-    if (type(error) in (ValueError, OSError) or isinstance(error, TooLargeError)) and text:
+    plain = type(error) in (ValueError, OSError) or isinstance(
+        error, TooLargeError | TokentapeError
+    )
+    if plain and text:
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

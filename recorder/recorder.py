@@ -26,7 +26,7 @@ from tokentape.recorder.record import Record
 from tokentape.recorder.recording import Recording
 from tokentape.recorder.redaction import Redaction, Redactor
 from tokentape.recorder.run_id import uuid7
-from tokentape.recorder.seals import SealChain
+from tokentape.recorder.seals import SealChain, SealCheck
 from tokentape.recorder.storable import check_run_id, check_summary, check_time, storable
 
 
@@ -129,10 +129,15 @@ class Recorder:
         """Return a recorder that continues a run after its last event.
 
         Its first event must be `RunResumed`. A run has one writer: once that event is stored, a
-        recorder in another process that still records the run fails.
+        recorder in another process that still records the run fails. Raise RecordingError for a
+        run that was altered.
         """
         recorder = cls(log, run_id=recording.run_id, clock_us=clock_us)
+        seals = SealCheck(recording.run_id)
         for record in recording.records():
+            seals.add(record)
+            if seals.fault:
+                raise RecordingError(f"run {recording.run_id} is altered: {seals.fault}")
             envelope = decode(recording.run_id, record)
             recorder._turns.turn_of(envelope.event)
             recorder._advance(envelope, record, recorder._summary_after(envelope))

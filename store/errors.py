@@ -1,6 +1,6 @@
 """Errors of stores."""
 
-from tokentape.recorder import NewerRecordingError, TokentapeError
+from tokentape.recorder import NewerRecordingError, RecordingError, TokentapeError
 
 
 class StoreError(TokentapeError):
@@ -17,3 +17,7 @@ class NewerStoreError(StoreError, NewerRecordingError):
 
 class OlderStoreError(StoreError):
     """The store has an older schema and must be upgraded first."""
+
+
+class AlteredRunError(StoreError, RecordingError):
+    """A copy of a run is not as it was recorded, and is not added to a store."""

@@ -31,7 +31,7 @@ from tokentape.store.signing.signatures import (
     unsigned,
 )
 from tokentape.store.signing.signers import Signers
-from tokentape.store.source import Source
+from tokentape.store.source import CheckedSource
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +68,7 @@ class Integrity:
 
 
 def check(
-    source: Source,
+    source: CheckedSource,
     run_id: str,
     *,
     expect: str | None = None,
@@ -134,12 +134,30 @@ def check(
     )
 
 
+def own_fault(source: CheckedSource, run_id: str) -> str:
+    """Return the first fault that `check` finds in the events of a run; "" for none.
+
+    The events that a fork shares with its parent are not read: see `parent_faults`.
+    """
+    recording = source.recording(run_id)
+    report = check_seals(recording.run_id, recording.records())
+    faults = [*source.verify_files(run_id), *filter(None, [report.fault])]
+    if not faults:
+        others = _other_faults(source, recording, report.events, shared=False)
+        faults += (fault for _, fault in others)
+    if not faults:
+        signatures = signatures_of(source, run_id)
+        faults += faults_of([check_signature(each, report) for each in signatures])
+    return faults[0] if faults else ""
+
+
 def _other_faults(
-    source: Source, recording: Recording, seen_events: int
+    source: CheckedSource, recording: Recording, seen_events: int, *, shared: bool = True
 ) -> Iterator[tuple[int | None, str]]:
     """Yield the turn and the text of faults in what seals do not cover but events imply.
 
     The seals of the first `seen_events` were checked; a run that is being recorded has more by now.
+    The events that a fork shares are read only if `shared`.
     """
     # Read after those events and before the next ones, so it matches one of the states between.
     row = source.summary(recording.run_id)
@@ -164,13 +182,14 @@ def _other_faults(
             )
         envelopes.append(envelope)
     forked = recording.forked()
-    if forked is not None:
+    if forked is not None and shared:
         yield from _parent_faults(recording, forked)
-    try:
-        for _ in iterate_turns(recording.events() if forked else envelopes):
-            pass
-    except RecordingError as error:
-        yield None, str(error)
+    if forked is None or shared:
+        try:
+            for _ in iterate_turns(recording.events() if forked else envelopes):
+                pass
+        except RecordingError as error:
+            yield None, str(error)
     summary = summarise_all(envelopes[:seen_events])
     for envelope in envelopes[seen_events:]:
         if row == summary:
@@ -241,7 +260,7 @@ def _parent_faults(recording: Recording, forked: RunForked) -> Iterator[tuple[No
         yield None, f"it was forked at turn {due}, but says turn {forked.at_turn}"
 
 
-def _blob_fault(source: Source, record: Record, event: Event) -> str:
+def _blob_fault(source: CheckedSource, record: Record, event: Event) -> str:
     sha256 = payload_of(record)
     if not sha256 and not isinstance(event, ToolReturned):
         return ""

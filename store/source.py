@@ -47,14 +47,11 @@ class Attachments(Protocol):
         """
 
 
-class Source(Attachments, Protocol):
-    """A live store, a folder of sealed runs or a tape."""
+class CheckedSource(Attachments, Protocol):
+    """Runs as `check` reads them: those of a `Source`, or of a file of JSON lines."""
 
     where: str
     """The URL or path, for messages."""
-
-    def summaries(self) -> list[RunSummary]:
-        """Return a summary of each run, the oldest first."""
 
     def summary(self, run_id: str) -> RunSummary | None:
         """Return the summary of the run with exactly that id; None for an unknown one.
@@ -62,17 +59,24 @@ class Source(Attachments, Protocol):
         Damage of other runs does not matter.
         """
 
-    def last_event_at_us(self, run_id: str) -> int:
-        """Return the time of the newest event that is known of the run with exactly that id.
-
-        Microseconds since 1970; 0 for an unknown run.
-        """
-
     def recording(self, run_id: str) -> Recording:
         """Return the run with that id, or with the only id that begins so. Raise NoSuchRunError."""
 
     def verify_files(self, run_id: str) -> list[str]:
         """Return the faults of the files that contain a run, a line each."""
+
+
+class Source(CheckedSource, Protocol):
+    """A live store, a folder of sealed runs or a tape."""
+
+    def summaries(self) -> list[RunSummary]:
+        """Return a summary of each run, the oldest first."""
+
+    def last_event_at_us(self, run_id: str) -> int:
+        """Return the time of the newest event that is known of the run with exactly that id.
+
+        Microseconds since 1970; 0 for an unknown run.
+        """
 
     def events_table(self, selection: Selection) -> pa.Table:
         """Return all events but sampled tokens, ordered by run and `seq`.

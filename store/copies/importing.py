@@ -1,4 +1,4 @@
-"""Import of runs from files into a live store, after their seals are checked."""
+"""Import of runs from files into a live store, after all that `check` checks."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -11,12 +11,12 @@ from tokentape.recorder.events import RunForked
 from tokentape.recorder.paths import expand_path
 from tokentape.recorder.seals import SealReport, check_seals
 from tokentape.store.copies.jsonl import JsonlFile
-from tokentape.store.errors import NoSuchRunError, StoreError
-from tokentape.store.integrity import parent_faults
+from tokentape.store.errors import AlteredRunError, NoSuchRunError, StoreError
+from tokentape.store.integrity import own_fault, parent_faults
 from tokentape.store.live.database import DatabaseStore
 from tokentape.store.sealed.reader import ParquetStore
 from tokentape.store.sealed.tape import is_zip
-from tokentape.store.source import Attachments
+from tokentape.store.source import CheckedSource
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,11 +36,14 @@ class Imported:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckedCopy:
-    """The runs of a file whose seals were all verified, and the reports on them."""
+    """The runs of a file, in which `check` finds no fault, and the reports on their seals.
+
+    What a fork shares with its parent, which may be in the store, is checked by `add_to`.
+    """
 
     recordings: tuple[Recording, ...]
     reports: tuple[SealReport, ...]
-    attached: Attachments
+    source: CheckedSource
 
     def add_to(self, store: DatabaseStore) -> list[Imported]:
         """Add the events and attachments that the store lacks, each run in one transaction.
@@ -57,7 +60,7 @@ class CheckedCopy:
             events_there = ours.events if ours is not None else 0
             added_events = max(report.events - events_there, 0)
             if added_events:
-                store.import_run(recording, self.attached, events_there=events_there)
+                store.import_run(recording, self.source, events_there=events_there)
             else:
                 self._add_attachments(recording.run_id, store)
             now = report if ours is None or added_events else ours
@@ -76,9 +79,9 @@ class CheckedCopy:
         return zip(self.recordings, self.reports, strict=True)
 
     def _add_attachments(self, run_id: str, store: DatabaseStore) -> None:
-        for verdict in self.attached.verdicts(run_id):
+        for verdict in self.source.verdicts(run_id):
             store.add_verdict(verdict)
-        for floor in self.attached.floors(run_id):
+        for floor in self.source.floors(run_id):
             store.add_floor(floor)
 
     def _check_parents(self, store: DatabaseStore) -> None:
@@ -113,7 +116,7 @@ def import_runs(path: Path | str, store: DatabaseStore) -> list[Imported]:
 
     A run that the store has in part is extended; one that it has adds nothing. Raise StoreError if
     the file cannot be read or the store has a different run with the same id, RecordingError for a
-    run whose seals are broken.
+    run in which `tokentape.check` finds a fault. Then nothing is added.
 
     Example:
         >>> import tokentape as tt
@@ -129,25 +132,26 @@ def import_runs(path: Path | str, store: DatabaseStore) -> list[Imported]:
 
 @contextmanager
 def checked_copy(path: Path) -> Iterator[CheckedCopy]:
-    """Yield the runs of a file after checking the seals of all of them.
+    """Yield the runs of a file after checking all of them.
 
-    Raise StoreError if the file cannot be read, RecordingError for a run whose seals are broken.
+    Raise StoreError if the file cannot be read, RecordingError for a run with a fault.
     """
     if path.is_dir() or is_zip(path):
         with ParquetStore(path) as sealed:
             found = [sealed.recording(summary.run_id) for summary in sealed.summaries()]
-            yield _checked(found, sealed, path)
+            yield _checked(found, sealed)
     else:
         lines = JsonlFile(path)
-        yield _checked(lines.recordings(), lines, path)
+        yield _checked(lines.recordings(), lines)
 
 
-def _checked(recordings: list[Recording], attached: Attachments, path: Path) -> CheckedCopy:
-    reports = [check_seals(each.run_id, each.records()) for each in recordings]
-    for report in reports:
-        if not report.ok:
-            raise RecordingError(f"{path}: run {report.run_id} is altered: {report.fault}")
-    return CheckedCopy(recordings=tuple(recordings), reports=tuple(reports), attached=attached)
+def _checked(recordings: list[Recording], source: CheckedSource) -> CheckedCopy:
+    for each in recordings:
+        fault = own_fault(source, each.run_id)
+        if fault:
+            raise AlteredRunError(f"{source.where}: run {each.run_id} is altered: {fault}")
+    reports = tuple(check_seals(each.run_id, each.records()) for each in recordings)
+    return CheckedCopy(recordings=tuple(recordings), reports=reports, source=source)
 
 
 def _stored(recording: Recording, report: SealReport, store: DatabaseStore) -> SealReport | None:

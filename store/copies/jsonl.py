@@ -8,10 +8,9 @@ of `run_id`, `at`, `replay`, `verdict` and `report`, or of `run_id`, `at`, `vers
 """
 
 import base64
-import binascii
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,19 +19,20 @@ from typing import Any, BinaryIO, Self
 from tokentape.recorder import Record, Recording
 from tokentape.recorder.atomic_write import atomic_write
 from tokentape.recorder.codec import dump_canonical
+from tokentape.recorder.damage import DECODING_ERRORS, reporting_damage
 from tokentape.recorder.events import TOKEN_KIND
 from tokentape.recorder.foreign_files import BYTE_ORDER_MARK, FORMATS, foreign_file
 from tokentape.recorder.limits import TooLargeError, expanded_bytes_max, load_json, oversize
 from tokentape.recorder.paths import expand_path
 from tokentape.recorder.regular_file import check_not_special, open_regular
+from tokentape.recorder.projections import RunSummary, summarise_all
 from tokentape.store.attachments import BODIES, Attachment, K, StoredFloor, StoredVerdict
-from tokentape.store.errors import StoreError
+from tokentape.store.errors import NoSuchRunError, StoreError
 from tokentape.store.payloads import payload_of
 from tokentape.store.source import Attachments, attachments_of, with_parents
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-_BAD_LINE = (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError)
 
 
 def export_jsonl(recordings: Iterable[Recording], attached: Attachments, path: Path | str) -> Path:
@@ -99,7 +99,8 @@ def _line(value: Mapping[str, Any]) -> str:
 
 
 def _time(at_us: int) -> str:
-    at = _EPOCH + at_us * _MICROSECOND
+    with reporting_damage(lambda why: StoreError(f"a time of {at_us} µs is no date: {why}")):
+        at = _EPOCH + at_us * _MICROSECOND
     return at.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
@@ -125,7 +126,7 @@ def _body(record: Record) -> Any:
     try:
         body = json.loads(record.body)
         return body if dump_canonical(body) == record.body else record.body
-    except ValueError:
+    except DECODING_ERRORS:
         return record.body
 
 
@@ -173,17 +174,31 @@ class JsonlFile:
         """Do nothing: no file stays open."""
 
     def recordings(self) -> list[Recording]:
-        return [self._recording(run_id) for run_id in self._stretches]
+        return [self.recording(run_id) for run_id in self._stretches]
+
+    def recording(self, run_id: str) -> Recording:
+        """Return the run with exactly that id. Raise NoSuchRunError for an unknown one."""
+        if run_id not in self._stretches:
+            raise NoSuchRunError(f"{self.where} has no run {run_id!r}")
+        return Recording(
+            run_id, lambda: self._records(run_id), self.where, self.blob, self.recording
+        )
+
+    def summary(self, run_id: str) -> RunSummary | None:
+        """Return the summary of a run, folded from its events: no line holds one."""
+        return summarise_all(self.recording(run_id).own_events())
+
+    def verify_files(self, run_id: str) -> list[str]:
+        """Return no faults: a file of lines has no list of what is in it."""
+        return []
 
     def blob(self, sha256: str) -> bytes:
         """See `tokentape.store.source.Attachments`."""
         if sha256 not in self._blob_offsets:
             raise StoreError(f"{self.where} has no blob {sha256}")
-        try:
+        with self._reading(lambda why: f"cannot read blob {sha256} of {self.where}: {why}"):
             line = self._line_at(self._blob_offsets[sha256])
             payload = base64.b64decode(line["payload"], validate=True)
-        except (OSError, binascii.Error, *_BAD_LINE) as error:
-            raise StoreError(f"cannot read blob {sha256} of {self.where}: {error}") from None
         if hashlib.sha256(payload).hexdigest() != sha256:
             raise StoreError(f"{self.where}: blob {sha256} was altered after the export")
         return payload
@@ -199,35 +214,30 @@ class JsonlFile:
     def _attachments(self, kind: type[K], run_id: str) -> list[K]:
         found = []
         for offset in self._attachment_offsets.get((run_id, kind), ()):
-            try:
+            with self._reading(_at_byte(self.where, offset)):
                 line = self._line_at(offset)
                 at_us = _at_us(line.pop("at"))
                 found.append(kind(at_us=at_us, **line))
-            except (OSError, StoreError, *_BAD_LINE) as error:
-                raise StoreError(f"{self.where}: the line at byte {offset}: {error}") from None
         return found
+
+    def _reading(self, describe: Callable[[str], str]) -> reporting_damage:
+        """Return a context manager that raises StoreError for what a damaged line raises."""
+        errors: tuple[type[Exception], ...] = (OSError, StoreError, *DECODING_ERRORS)
+        return reporting_damage(lambda why: StoreError(describe(why)), errors)
 
     def _line_at(self, offset: int) -> dict[str, Any]:
         with open_regular(self._path) as file:
             file.seek(offset)
             return dict(_loads(file.readline()))
 
-    def _recording(self, run_id: str) -> Recording:
-        return Recording(
-            run_id, lambda: self._records(run_id), self.where, self.blob, self._recording
-        )
-
     def _records(self, run_id: str) -> Iterator[Record]:
         for start, end in self._stretches.get(run_id, ()):
             for offset, _, line in self._read(start, end):
                 if "payload" in line or _attachment_kind(line) is not None:
                     continue
-                try:
-                    yield _record(line)
-                except _BAD_LINE as error:
-                    raise StoreError(
-                        f"{self.where}: the record at byte {offset} is damaged: {error!r}"
-                    ) from None
+                with self._reading(_at_byte(self.where, offset, "record")):
+                    record = _record(line)
+                yield record
 
     def _read(
         self, start: int = 0, end: int | None = None
@@ -258,6 +268,11 @@ def _lines_of(file: BinaryIO, where: str) -> Iterator[bytes]:
         yield line
 
 
+def _at_byte(where: str, offset: int, what: str = "line") -> Callable[[str], str]:
+    """Return a function that says where a damaged line is, and why it is damaged."""
+    return lambda why: f"{where}: the {what} at byte {offset} is damaged: {why}"
+
+
 def _loads(text: bytes) -> Any:
     """Return the value of a line. Raise ValueError if it is not JSON in UTF-8."""
     return load_json(text.removeprefix(BYTE_ORDER_MARK).decode())
@@ -265,20 +280,19 @@ def _loads(text: bytes) -> Any:
 
 def _parsed(text: bytes, where: str) -> dict[str, Any]:
     """Return the object of a line. Raise StoreError unless it is a record, or part of a run."""
-    try:
+    with (
+        reporting_damage(lambda _: StoreError(f"{where} {_fault_of(text)}")),
+        reporting_damage(lambda why: StoreError(f"{where} is too long: {why}"), (TooLargeError,)),
+    ):
         line = _loads(text)
         is_ours = isinstance(line["run_id"], str) and (
             "seq" in line or _attachment_kind(line) is not None
         )
         if "payload" in line:
             is_ours = isinstance(line["run_id"], str) and isinstance(line["sha256"], str)
-    except TooLargeError as error:
-        raise StoreError(f"{where} is too long: {error}") from None
-    except _BAD_LINE:
-        raise StoreError(f"{where} {_fault_of(text)}") from None
-    if not is_ours:
-        raise StoreError(f"{where} {_fault_of(text)}")
-    return dict(line)
+        if not is_ours:
+            raise ValueError("it is none of the lines of an export")
+        return dict(line)
 
 
 def _fault_of(text: bytes) -> str:

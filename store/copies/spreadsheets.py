@@ -1,23 +1,32 @@
 """Runs as CSV files: one for each frame of four."""
 
+import hashlib
+import json
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 from pyarrow import csv
 
-from tokentape.recorder.atomic_write import atomic_write
+from tokentape.recorder.atomic_write import AtomicFile, atomic_write
 from tokentape.recorder.paths import expand_path
 from tokentape.store.errors import StoreError
 from tokentape.store.frames.frames import events_df, runs_df, tokens_df, turns_df
 from tokentape.store.source import Source
 
+MANIFEST = "export.json"
+"""The file that says that a set of CSV files is complete. It is written last."""
+
 
 def export_csv(store: Source, run_id: str, folder: Path | str) -> list[Path]:
     """Write `runs.csv`, `turns.csv`, `events.csv` and `tokens.csv`, and return their paths.
 
-    Earlier files are replaced atomically. Raise StoreError if the folder cannot be written to.
+    `export.json`, with the id of the run and the sizes and sha256 of the files, is written last: a
+    folder without it has an export that was interrupted. Earlier files are replaced. Raise
+    StoreError if the folder cannot be written to.
 
     Example:
         >>> import tokentape as tt
@@ -25,6 +34,7 @@ def export_csv(store: Source, run_id: str, folder: Path | str) -> list[Path]:
         ['runs.csv', 'turns.csv', 'events.csv', 'tokens.csv']
     """
     folder = expand_path(folder)
+    run_id = store.recording(run_id).run_id
     frames: dict[str, Callable[[], pd.DataFrame]] = {
         "runs": lambda: runs_df(store, run_id, dtype_backend="pyarrow"),
         "turns": lambda: turns_df(store, run_id, dtype_backend="pyarrow"),
@@ -33,12 +43,32 @@ def export_csv(store: Source, run_id: str, folder: Path | str) -> list[Path]:
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return [_write(frame(), folder / f"{name}.csv") for name, frame in frames.items()]
+        with ExitStack() as made:
+            files = []
+            for name, frame in frames.items():
+                file = made.enter_context(AtomicFile(folder / f"{name}.csv", durable=True))
+                _write(frame(), file.tmp_path)
+                file.sync()
+                files.append(file)
+            described = {each.path.name: _sum_and_size(each.tmp_path) for each in files}
+            (folder / MANIFEST).unlink(missing_ok=True)
+            for each in files:
+                each.commit()
+            with atomic_write(folder / MANIFEST, durable=True) as tmp_path:
+                manifest = {"run_id": run_id, "files": described}
+                tmp_path.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        return [each.path for each in files]
     except (OSError, ValueError) as error:
-        raise StoreError(f"cannot write to {folder}: {error}") from None
+        raise StoreError(f"cannot write to {folder}: {error}") from error
 
 
-def _write(frame: pd.DataFrame, path: Path) -> Path:
+def _sum_and_size(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"bytes": path.stat().st_size, "sha256": sha256}
+
+
+def _write(frame: pd.DataFrame, path: Path) -> None:
     """Write a frame with every text quoted: readers differ in what ends an unquoted field.
 
     A missing value is an empty field without quotes.
@@ -48,6 +78,4 @@ def _write(frame: pd.DataFrame, path: Path) -> Path:
         column.cast(pa.string()) if pa.types.is_dictionary(column.type) else column
         for column in table.columns
     ]
-    with atomic_write(path) as tmp_path:
-        csv.write_csv(pa.table(texts, names=table.column_names), tmp_path)
-    return path
+    csv.write_csv(pa.table(texts, names=table.column_names), path)

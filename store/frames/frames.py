@@ -65,7 +65,8 @@ def runs_df(
             row["started_at"] = row["started_at_us"]
             row["updated_at"] = row["updated_at_us"]
             rows.append(row)
-    return to_pandas(pa.Table.from_pylist(rows, schema), dtype_backend)
+    with _damage_of(store):
+        return to_pandas(pa.Table.from_pylist(rows, schema), dtype_backend)
 
 
 def events_df(
@@ -306,12 +307,14 @@ def _folded(
     schema: pa.Schema,
     dtype_backend: DtypeBackend,
 ) -> pd.DataFrame:
-    events = store.events_table(selection)
-    with reporting_damage(
-        lambda why: RecordingError(f"events in {store.where} are damaged: {why}")
-    ):
-        table = pa.Table.from_pylist(fold(events), schema)
-    return to_pandas(table, dtype_backend)
+    rows = fold(store.events_table(selection))
+    with _damage_of(store):
+        return to_pandas(pa.Table.from_pylist(rows, schema), dtype_backend)
+
+
+def _damage_of(store: Source) -> reporting_damage:
+    """Return a context manager that raises RecordingError for values that no column can hold."""
+    return reporting_damage(lambda why: RecordingError(f"a run in {store.where} is damaged: {why}"))
 
 
 def _frame(table: pa.Table, schema: pa.Schema, dtype_backend: DtypeBackend) -> pd.DataFrame:

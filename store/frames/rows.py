@@ -1,13 +1,15 @@
 """Rows of frames, folded from the bodies of events."""
 
-from collections.abc import Iterable, Iterator
+import functools
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
-from tokentape.recorder import NewerRecordingError, RecordingError
-from tokentape.recorder.events import EVENT_CLASSES
+from tokentape.recorder import RecordingError
+from tokentape.recorder.codec import class_of
+from tokentape.recorder.damage import reporting_damage
 from tokentape.recorder.limits import load_json
 from tokentape.recorder.upcasters import UPCASTERS, upcast
 from tokentape.store.frames.columns import CACHE_DF, TURNS_DF
@@ -25,29 +27,37 @@ class _Event:
     body: Row
 
 
-def _events(table: pa.Table) -> Iterator[_Event]:
-    """Yield events with parsed bodies.
+def _folded(fold: Callable[[Iterator[_Event]], list[Row]]) -> Callable[[pa.Table], list[Row]]:
+    """Return a function that folds the events of a table, with parsed bodies, into rows.
 
-    Raise RecordingError for a damaged body, NewerRecordingError for one of a newer version.
+    It raises RecordingError with the run and the place of a damaged event, NewerRecordingError for
+    one of a newer version.
     """
-    at_us = table["at"].cast(pa.int64()).to_pylist()
-    names = ("run_id", "seq", "turn", "kind", "version", "body")
-    columns = (table[name].to_pylist() for name in names)
-    for at, run_id, seq, turn, kind, version, body in zip(at_us, *columns, strict=True):
-        try:
-            yield _Event(run_id, at, turn, kind, _upcast(kind, version, body))
-        except (KeyError, TypeError, ValueError) as error:
-            raise RecordingError(f"run {run_id}, event {seq} is damaged: {error!r}") from None
+
+    @functools.wraps(fold)
+    def fold_table(table: pa.Table) -> list[Row]:
+        place = ""
+
+        def events() -> Iterator[_Event]:
+            nonlocal place
+            at_us = table["at"].cast(pa.int64()).to_pylist()
+            names = ("run_id", "seq", "turn", "kind", "version", "body")
+            columns = (table[name].to_pylist() for name in names)
+            for at, run_id, seq, turn, kind, version, body in zip(at_us, *columns, strict=True):
+                place = f"run {run_id}, event {seq}"
+                yield _Event(run_id, at, turn, kind, _upcast(kind, version, body))
+
+        with reporting_damage(lambda why: RecordingError(f"{place} is damaged: {why}")):
+            return fold(events())
+
+    return fold_table
 
 
 def _upcast(kind: str, version: int, body: str) -> Row:
     """Return the fields of an event, upcast to the newest version but not validated."""
-    newest = EVENT_CLASSES[kind].version
-    if version > newest:
-        raise NewerRecordingError(
-            f"this tokentape does not know {kind} version {version}: upgrade tokentape to read it"
-        )
-    return upcast(kind, version, load_json(body), UPCASTERS)
+    class_of(kind, version)
+    fields: Row = upcast(kind, version, load_json(body), UPCASTERS)
+    return fields
 
 
 TURN_KINDS = (
@@ -60,11 +70,12 @@ TURN_KINDS = (
 )
 
 
-def turn_rows(table: pa.Table) -> list[Row]:
+@_folded
+def turn_rows(events: Iterator[_Event]) -> list[Row]:
     """Return a row for each round of each turn, also of one that was cut off."""
     rows: list[Row] = []
     pending: dict[tuple[str, int | None], Row] = {}
-    for event in _events(table):
+    for event in events:
         key = (event.run_id, event.turn)
         totals = pending.setdefault(key, dict.fromkeys(_TOTALS, 0))
         if event.kind == "ToolReturned":
@@ -111,10 +122,11 @@ def _outcome(event: _Event) -> Row:
 CACHE_KINDS = ("CacheDecided", "PrefillCompleted")
 
 
-def cache_rows(table: pa.Table) -> list[Row]:
+@_folded
+def cache_rows(events: Iterator[_Event]) -> list[Row]:
     """Return a row for each cache decision, with the cost of its prefill."""
     rows: list[Row] = []
-    for event in _events(table):
+    for event in events:
         if event.kind == "CacheDecided":
             known = {name: event.body.get(name) for name in CACHE_DF.names}
             rows.append(known | {"run_id": event.run_id, "decided_at": event.at_us})
@@ -130,11 +142,12 @@ def cache_rows(table: pa.Table) -> list[Row]:
 TOOL_KINDS = ("ToolCalled", "ToolReturned")
 
 
-def tool_rows(table: pa.Table) -> list[Row]:
+@_folded
+def tool_rows(events: Iterator[_Event]) -> list[Row]:
     """Return a row for each tool result, with the call in Python's syntax."""
     calls: dict[tuple[str, str], str] = {}
     rows: list[Row] = []
-    for event in _events(table):
+    for event in events:
         body = event.body
         key = (event.run_id, body["call_id"])
         if event.kind == "ToolCalled":

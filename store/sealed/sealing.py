@@ -18,9 +18,10 @@ from tokentape.recorder import Record, Recording, RecordingError
 from tokentape.recorder.codec import decode
 from tokentape.recorder.events import EVENT_CLASSES, RunStarted
 from tokentape.recorder.foreign_files import pointer_file
+from tokentape.recorder.leftovers import FILE_PREFIX, remove_leftovers
 from tokentape.recorder.paths import expand_path
 from tokentape.recorder.projections import summarise
-from tokentape.recorder.seals import SEALED_KINDS
+from tokentape.recorder.seals import SEALED_KINDS, SealCheck
 from tokentape.store.attachments import TABLES as ATTACHMENT_TABLES
 from tokentape.store.attachments import Attachment, row_of
 from tokentape.store.errors import NewerStoreError, StoreError
@@ -102,6 +103,8 @@ def sealed_events(recording: Recording) -> int:
 
 def _export(recording: Recording, attached: Attachments, folder: Path) -> list[Path]:
     with _writing(folder):
+        # Those of other runs, too; `_clear` removes this run's.
+        remove_leftovers(folder, folder.glob(f"*/*/*/{FILE_PREFIX}*"))
         before = _sealed_before(folder, recording.run_id)
         if before is None or not _continues(recording, before, folder):
             before = SealedRun(run_id=recording.run_id)
@@ -230,6 +233,8 @@ class _Part:
         self.number = len(run.parts("events"))
         self.payloads: set[str] = set()
         self._began = run.events
+        seal = run.last_seal or None
+        self._seals = SealCheck(run.run_id, after_seq=run.events - 1, after_seal=seal)
 
     def name(self, table: str) -> str:
         """Return the name of its file of a table. Attachments are numbered independently."""
@@ -241,17 +246,20 @@ class _Part:
         return self.run.events == self._began
 
     def add(self, records: Sequence[Record]) -> None:
-        """Fold in records that end with a seal."""
+        """Fold in records that end with a seal. Raise RecordingError if they were altered."""
         for due, record in enumerate(records, start=self.run.events):
             if record.seq != due:
                 raise RecordingError(
                     f"run {self.run.run_id} has event {record.seq} where {due} is due: "
                     "an event is missing"
                 )
+            self._seals.add(record)
             if record.kind in _SUMMARISED_KINDS:
                 self._summarise(record)
             if (sha256 := payload_of(record)) and sha256 not in self.payloads_there:
                 self.payloads.add(sha256)
+        if self._seals.fault:
+            raise RecordingError(f"run {self.run.run_id} is altered: {self._seals.fault}")
         last = records[-1]
         self.run = replace(self.run, events=last.seq + 1, last_seal=last.seal or "")
 

@@ -10,7 +10,6 @@ import hashlib
 import json
 import re
 import shutil
-import tempfile
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -26,6 +25,7 @@ from tokentape.recorder.atomic_write import atomic_write
 from tokentape.recorder.damage import DECODING_ERRORS, reporting_damage
 from tokentape.recorder.field_types import check_plain_types
 from tokentape.recorder.foreign_files import foreign_file, pointer_file
+from tokentape.recorder.leftovers import temporary_folder
 from tokentape.recorder.limits import expanded_bytes_max, load_json, oversize
 from tokentape.recorder.paths import expand_path
 from tokentape.recorder.regular_file import check_not_special, is_special
@@ -99,10 +99,11 @@ def pack(recordings: Iterable[Recording], attached: Attachments, path: Path | st
             _check_nothing_lost(path, by_id)
         path.parent.mkdir(parents=True, exist_ok=True)
         with (
-            tempfile.TemporaryDirectory(prefix=".packing-", dir=path.parent) as made,
             atomic_write(path, durable=True) as tmp_path,
+            temporary_folder(path.parent) as made,
         ):
-            folder = Path(made)
+            # A folder of its own: sealing locks it, and `made` is locked.
+            folder = made / "sealed"
             files = [
                 (each.relative_to(folder).as_posix(), each)
                 for run_id in sorted(by_id)
