@@ -24,8 +24,8 @@ from tokentape.recorder.events import TOKEN_KIND
 from tokentape.recorder.foreign_files import BYTE_ORDER_MARK, FORMATS, foreign_file
 from tokentape.recorder.limits import TooLargeError, expanded_bytes_max, load_json, oversize
 from tokentape.recorder.paths import expand_path
-from tokentape.recorder.regular_file import check_not_special, open_regular
 from tokentape.recorder.projections import RunSummary, summarise_all
+from tokentape.recorder.regular_file import check_not_special, open_regular
 from tokentape.store.attachments import BODIES, Attachment, K, StoredFloor, StoredVerdict
 from tokentape.store.errors import NoSuchRunError, StoreError
 from tokentape.store.payloads import payload_of
