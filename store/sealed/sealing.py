@@ -26,6 +26,7 @@ from tokentape.store.attachments import TABLES as ATTACHMENT_TABLES
 from tokentape.store.attachments import Attachment, row_of
 from tokentape.store.errors import NewerStoreError, StoreError
 from tokentape.store.payloads import payload_of
+from tokentape.store.sealed.expansion import measure
 from tokentape.store.sealed.layout import (
     RUN_TABLES,
     SCHEMA_VERSION,
@@ -161,6 +162,7 @@ def _continues(recording: Recording, run: SealedRun, folder: Path) -> bool:
 
 def _seal_at(seq: int, run: SealedRun, folder: Path) -> str | None:
     for name in run.parts("events"):
+        measure(str(folder / name))
         # Filtered here: a damaged footer would end the process; see `sealed.scan`.
         rows = pq.ParquetFile(folder / name).read(columns=["seq", "seal"])
         for found, seal in zip(rows["seq"].to_pylist(), rows["seal"].to_pylist(), strict=True):
@@ -211,12 +213,12 @@ def _part_of(folder: Path, run: SealedRun) -> "_Part":
 
 
 def _sums_in(folder: Path, run: SealedRun, *tables: str) -> set[str]:
-    columns = (
-        pq.read_table(folder / name, columns=["sha256"], partitioning=None)["sha256"]
-        for table in tables
-        for name in run.parts(table)
-    )
-    return {sha256 for column in columns for sha256 in column.to_pylist()}
+    found: set[str] = set()
+    for name in (name for table in tables for name in run.parts(table)):
+        measure(str(folder / name))
+        rows = pq.read_table(folder / name, columns=["sha256"], partitioning=None)
+        found.update(rows["sha256"].to_pylist())
+    return found
 
 
 class _Part:
