@@ -61,7 +61,7 @@ def _causes_of_numbers(evidence: Evidence) -> list[Cause]:
     drifting = next((each for each in evidence.turns if each.is_drifting(floor)), None)
     sampler = next((each for each in evidence.turns if each.sampler_differs(floor)), None)
     stop = next((each for each in evidence.turns if each.stop_matches is False), None)
-    found = [] if drifting is None else [cause_of_drift(evidence, drifting, floor.logprob_floor)]
+    found = [] if drifting is None else [cause_of_drift(evidence, drifting, floor)]
     if sampler is not None:
         cause = cause_of_sampler(evidence, sampler, floor)
         # Penalties read the ids of the prompt: after a drift they may differ for its reason.

@@ -11,7 +11,7 @@ from tokentape.replay.causes.unknown import changed_unseen, unknown_sentence
 from tokentape.replay.checking.check_turns import CheckedTurn
 from tokentape.replay.checking.model_check import HOOKS, NOTED_CONFIG
 from tokentape.replay.checking.teacher_forcing import teacher_forced_logits
-from tokentape.replay.results.report import Cause, Divergence
+from tokentape.replay.results.report import Cause, Divergence, Floor
 from tokentape.replay.results.verdict import CauseKind
 
 # Kernels, libraries and processors cause differences of at most this many floors.
@@ -46,9 +46,10 @@ _OF_THE_MODEL = (
 """Fingerprints that change log-probabilities, the one that explains most first."""
 
 
-def cause_of_drift(evidence: Evidence, turn: CheckedTurn, floor: float) -> Cause:
-    """Return the cause of the first drift in a turn that drifts; `floor` is in nats."""
-    step_in_round = next(i for i, each in enumerate(turn.differences) if each > floor)
+def cause_of_drift(evidence: Evidence, turn: CheckedTurn, noise: Floor) -> Cause:
+    """Return the cause of the first drift in a turn that drifts."""
+    floor = noise.logprob_floor
+    step_in_round = turn.drifting_steps(noise)[0]
     number, step = turn.turn.number, turn.turn.first_step + step_in_round
 
     def cause(name: CauseKind, sentence: str) -> Cause:

@@ -66,9 +66,21 @@ class CheckedTurn:
             if token.kind not in (None, DivergenceKind.NEAR_TIE)
         ]
 
+    def drifting_steps(self, floor: Floor) -> list[int]:
+        """Return the steps of the round whose raw numbers differ by more than noise.
+
+        That is by more than the floor, or in a bit where a retrace on the same machine found one.
+        """
+        return [
+            step
+            for step, token in enumerate(self.tokens)
+            if token.logprob_difference > floor.logprob_floor
+            or token.kind is DivergenceKind.LOGPROB
+        ]
+
     def is_drifting(self, floor: Floor) -> bool:
-        """Return whether a log-probability differs by more than the floor."""
-        return max(self.differences, default=0.0) > floor.logprob_floor
+        """Return whether raw numbers of a token differ by more than noise."""
+        return bool(self.drifting_steps(floor))
 
     def sampler_differs(self, floor: Floor) -> bool:
         """Return whether the model agrees with the recording and the sampler does not."""

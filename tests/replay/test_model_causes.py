@@ -89,6 +89,21 @@ def test_a_hook_that_only_reads_is_noted(recording: tt.Recording, lm: tt.LoadedM
     assert [each.field for each in report.differences] == ["hooks"]
 
 
+@pytest.mark.parametrize("factor", [1 + 5e-7, 1.01])
+def test_a_hook_that_moves_numbers_is_named_by_a_retrace_however_little_they_move(
+    recording: tt.Recording, lm: tt.LoadedModel, factor: float
+) -> None:
+    """Not a temperature that was divided by a little less."""
+    other = copy_of(lm)
+    projection = other.model.model.layers[0].self_attn.q_proj
+    projection.register_forward_hook(lambda module, args, output: output * factor)
+    report = tt.retrace(recording, other)
+
+    assert report.rows
+    assert [each.name for each in report.causes] == ["model_code"]
+    assert "layers.*.self_attn.q_proj none then" in report.causes[0].sentence
+
+
 def test_a_recording_of_0_1_0_says_that_it_has_no_config(
     recording: tt.Recording, lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
