@@ -28,7 +28,7 @@ def check_fits_memory(config: Any, dtype: str, device: str, name: str) -> None:
         return
     config = copy.deepcopy(config)  # changed here, and by `from_config`
     choose_implementations(config, "eager")  # another kernel may have to be fetched
-    chosen = config.dtype if dtype == "auto" else getattr(torch, dtype)
+    chosen = config.dtype if dtype == "auto" else getattr(torch, str(dtype).removeprefix("torch."))
     try:
         with torch.device("meta"):
             model: Any = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]

@@ -131,6 +131,8 @@ FILED = {
 
 def test_any_field_of_any_event_that_is_another_is_a_difference() -> None:
     events = [*talk_events(FOUR[:2], ended=False), CacheCleared(reason="asked", freed_bytes=1)]
+    described: Any = {name: {"a": 1} for name in ("config", "module_state", "model_code")}
+    events[0] = dataclasses.replace(events[0], model_class="a.Class", **described)
     original = recorded(events)
     tried = set()
     for place, event in enumerate(events):
