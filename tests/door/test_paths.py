@@ -252,9 +252,7 @@ def test_a_cache_folder_and_a_plan_name_the_home_folder(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "~/cache")
     (home / "text.md").write_text("Read me.")
-    plan = (
-        "extends: demo\nname: mine\nbackground:\n  document: text.md\n  when: before_first_task"
-    )
+    plan = "extends: demo\nname: mine\nbackground:\n  document: text.md\n  when: before_first_task"
     (home / "plan.yaml").write_text(plan)
 
     assert cache_dir() == home / "cache" / "tokentape"
