@@ -32,7 +32,7 @@ folder, counts = Path(sys.argv[1]), {"read": 0, "refused": 0}
 for path in sorted(folder.glob("events/*/*/*")) + sorted(folder.glob("tokens/*/*/*")):
     sound = path.read_bytes()
     footer = len(sound) - 8 - int.from_bytes(sound[-8:-4], "little")
-    for at in range(footer, len(sound) - 8, 7):
+    for at in range(footer, len(sound) - 8, 23):
         path.write_bytes(sound[:at] + bytes([sound[at] ^ 1 << at % 8]) + sound[at + 1:])
         try:
             with tt.open_store(folder) as store:
@@ -60,10 +60,10 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_a_few_flips_are_neither_silent_nor_unexpected(
     sound: dict[str, Path], form: str, tmp_path: Path
 ) -> None:
-    figures = damage_sealed(sound[form], tmp_path, 12, seed=3, quick=True)
+    figures = damage_sealed(sound[form], tmp_path, 8, seed=3, quick=True)
 
     assert figures.faults == []
-    assert figures.counts["found"] >= 6
+    assert figures.counts["found"] >= 4
 
 
 @pytest.mark.parametrize("damage", ["truncate", "zero", "swap_words"])
@@ -92,8 +92,8 @@ def test_a_damaged_footer_does_not_end_the_process(sound: dict[str, Path], tmp_p
 
     assert done.returncode == 0, done.stderr
     read, refused = map(int, done.stdout.split())
-    assert refused > 50
-    assert read > 50
+    assert refused > 15
+    assert read > 15
 
 
 @pytest.mark.slow
