@@ -192,6 +192,8 @@ def _check_method(owner: Any, name: str, given: tuple[Any, ...], named: dict[str
         _check_join(owner, values[0])
     elif name == "replace" and len(values) > 1:
         _check_length(len(owner) + (owner.count(values[0]) + 1) * len(values[1]))
+    elif name in ("format", "format_map"):  # Jinja before 3.1.5 has no `wrap_str_format`
+        _check_format(owner, values)
 
 
 def _bounded(name: str, filter_: Callable[..., Any]) -> Callable[..., Any]:

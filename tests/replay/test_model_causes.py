@@ -136,7 +136,7 @@ def test_another_release_of_transformers_is_not_another_code(
             config={**config, "gone": 3},
             module_state={},
             model_code={**event.model_code, "classes": {"modeling_llama.LlamaMLP": "0" * 16}},
-            environment={**event.environment, "transformers": "5.9.0"},
+            environment={**event.environment, "transformers": "5.0.0"},
         )
 
     old = rerecord(Case(recording, lm, store), older).recording
