@@ -6,14 +6,11 @@ whatever the decoding of damaged bytes raises there becomes an error of tokentap
 
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from types import TracebackType
-from typing import TypeVar
 
-from tokentape.recorder.errors import RecordingError, TokentapeError
+from tokentape.recorder.errors import TokentapeError
 from tokentape.recorder.limits import TooLargeError
-
-T = TypeVar("T")
 
 DECODING_ERRORS: tuple[type[Exception], ...] = (
     ValueError,
@@ -61,17 +58,6 @@ class reporting_damage:
         ours = isinstance(error, TokentapeError) and type(error) not in self._errors
         if isinstance(error, self._errors) and not ours:
             raise self._make(describe_damage(error)) from error
-
-
-def damage_of_run(run_id: str) -> reporting_damage:
-    """Return a `reporting_damage` that raises RecordingError with the id of a run."""
-    return reporting_damage(lambda why: RecordingError(f"run {run_id} is damaged: {why}"))
-
-
-def guarded(run_id: str, values: Iterable[T]) -> Iterator[T]:
-    """Yield values made from the events of a run. Raise RecordingError if making one fails."""
-    with damage_of_run(run_id):
-        yield from values
 
 
 def describe_damage(error: BaseException) -> str:
