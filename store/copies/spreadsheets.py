@@ -58,7 +58,7 @@ def export_csv(store: Source, run_id: str, folder: Path | str) -> list[Path]:
                 manifest = {"run_id": run_id, "files": described}
                 tmp_path.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         return [each.path for each in files]
-    except (OSError, ValueError) as error:
+    except (OSError, TypeError, ValueError) as error:
         raise StoreError(f"cannot write to {folder}: {error}") from error
 
 

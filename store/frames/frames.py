@@ -8,7 +8,7 @@ raise NoSuchRunError for an unknown run, StoreError for an unknown column, and R
 damaged event. `tokentape.store.frames.columns` describes every column.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -89,19 +89,10 @@ def events_df(
     selection = _selection(store, run_id, turns, names)
     events = store.events_table(selection)
     tokens = store.tokens_table(selection)
-    constant = {
-        "kind": pa.scalar(TOKEN_KIND, NAME),
-        "seal": pa.scalar(None, pa.string()),
-    }
     kept = pa.schema([field for field in EVENTS if field.name in names])
-    columns_of_tokens = [
-        pa.repeat(constant[field.name], len(tokens))
-        if field.name in constant
-        else tokens[field.name].cast(field.type)
-        for field in kept
-    ]
-    both = pa.concat_tables([events.select(kept.names), pa.table(columns_of_tokens, schema=kept)])
-    return _frame(both.take(_sort_order(both)), schema, dtype_backend)
+    with _damage_of(store):
+        both = pa.concat_tables([events.select(kept.names), _as_events(tokens, kept)])
+        return _frame(both.take(_sort_order(both)), schema, dtype_backend)
 
 
 def turns_df(
@@ -146,7 +137,8 @@ def tokens_df(
     """
     schema = _chosen(TOKENS_DF, columns)
     table = store.tokens_table(_selection(store, run_id, turns, schema.names))
-    return _frame(table, schema, dtype_backend)
+    with _damage_of(store):
+        return _frame(table, schema, dtype_backend)
 
 
 def top_logprobs_df(
@@ -171,20 +163,8 @@ def top_logprobs_df(
     lists = {"token_id": "top_ids", "logprob": "top_logprobs"}
     names = (*(lists.get(name, name) for name in schema.names), "top_ids")
     table = store.tokens_table(_selection(store, run_id, turns, names))
-    ids = table["top_ids"].combine_chunks()
-    counts = ids.value_lengths().fill_null(0).to_numpy()
-    parents = pa.array(np.repeat(np.arange(len(counts)), counts))
-    firsts = np.cumsum(counts) - counts
-    own = {"rank": pa.array(np.arange(len(parents), dtype=np.int32) - np.repeat(firsts, counts))}
-    flat = {
-        name: own[name]
-        if name in own
-        else table[lists[name]].combine_chunks().flatten()
-        if name in lists
-        else table[name].take(parents)
-        for name in schema.names
-    }
-    return _frame(pa.table(flat), schema, dtype_backend)
+    with _damage_of(store):
+        return _frame(_flat(table, schema.names, lists), schema, dtype_backend)
 
 
 def cache_df(
@@ -249,7 +229,41 @@ def verdicts_df(
     """
     schema = _chosen(VERDICTS_DF, columns)
     table = store.verdicts_table(_selection(store, run_id, None, schema.names))
-    return _frame(table, schema, dtype_backend)
+    with _damage_of(store):
+        return _frame(table, schema, dtype_backend)
+
+
+def _as_events(tokens: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Return sampled tokens with the columns of events."""
+    constant = {
+        "kind": pa.scalar(TOKEN_KIND, NAME),
+        "seal": pa.scalar(None, pa.string()),
+    }
+    columns = [
+        pa.repeat(constant[field.name], len(tokens))
+        if field.name in constant
+        else tokens[field.name].cast(field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)
+
+
+def _flat(table: pa.Table, names: Sequence[str], lists: Mapping[str, str]) -> pa.Table:
+    """Return a row for each element of the lists; `lists` has the column of each list by name."""
+    ids = table["top_ids"].combine_chunks()
+    counts = ids.value_lengths().fill_null(0).to_numpy()
+    parents = pa.array(np.repeat(np.arange(len(counts)), counts))
+    firsts = np.cumsum(counts) - counts
+    own = {"rank": pa.array(np.arange(len(parents), dtype=np.int32) - np.repeat(firsts, counts))}
+    flat = {
+        name: own[name]
+        if name in own
+        else table[lists[name]].combine_chunks().flatten()
+        if name in lists
+        else table[name].take(parents)
+        for name in names
+    }
+    return pa.table(flat)
 
 
 def _chosen(schema: pa.Schema, columns: Columns) -> pa.Schema:
