@@ -97,7 +97,8 @@ def mask(model: Any) -> None:
 
 
 def _without_first_token(self: Any, hidden_states: torch.Tensor, **kwargs: Any) -> Any:
-    held = kwargs.get("past_key_values")
+    # Its name since transformers 5.24, and before.
+    held = kwargs.get("cache", kwargs.get("past_key_values"))
     start = 0 if held is None else held.get_seq_length(self.layer_idx)
     rows = torch.arange(start, start + hidden_states.shape[1], device=hidden_states.device)
     columns = torch.arange(start + hidden_states.shape[1], device=hidden_states.device)

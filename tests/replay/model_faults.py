@@ -8,6 +8,7 @@ from types import MethodType
 from typing import Any
 from unittest.mock import patch
 
+import pytest
 import torch
 from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -167,9 +168,15 @@ def adapter(model: Any, draw: random.Random) -> str:
     config = LoraConfig(
         r=2, target_modules=[target], init_lora_weights=False, fan_in_fan_out=target == "c_attn"
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(draw.randrange(99))
-        model.add_adapter(config)
+    seed = draw.randrange(99)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model.add_adapter(config)
+    except ValueError as error:
+        if "PEFT" not in str(error):
+            raise
+        pytest.skip(str(error))  # transformers needs one that is not out yet
     return "adapter"
 
 
@@ -228,7 +235,7 @@ def patched_function(model: Any, draw: random.Random) -> Iterator[str]:
         if name == "apply_rotary_pos_emb":
             return found[0] * 1.05, found[1]
         embeds = kwargs["inputs_embeds"]
-        held = kwargs["past_key_values"]
+        held = kwargs.get("cache", kwargs.get("past_key_values"))
         start = held.get_seq_length() if held is not None else 0
         rows = torch.arange(start, start + embeds.shape[1])[:, None]
         columns = torch.arange(start + embeds.shape[1])[None]
