@@ -20,4 +20,4 @@ class OlderStoreError(StoreError):
 
 
 class AlteredRunError(StoreError, RecordingError):
-    """A copy of a run is not as it was recorded, and is not added to a store."""
+    """A copy of a run was altered, and is not added to a store."""

@@ -156,7 +156,7 @@ def _prepare_sqlite(connection: sqlite3.Connection, entry: ConnectionPoolEntry) 
         "recursive_triggers=ON",
         # Overwrite deleted content.
         "secure_delete=ON",
-        # Check each page as it is read: damage is told instead of misread.
+        # Check each page as it is read: damage is an error, and is not misread.
         "cell_size_check=ON",
     ):
         connection.execute(f"PRAGMA {pragma}")

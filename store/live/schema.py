@@ -221,7 +221,7 @@ def _schema_faults_of(connection: Connection, revision: str) -> list[str]:
     expected = {
         key: each
         for key, each in _expected_schema(revision, VERSION_FOLDERS).items()
-        # A store of version 0.1.0 has Alembic's table, which may belong to others as well.
+        # A store of version 0.1.0 has Alembic's table, which may belong to other programs as well.
         if version_table == VERSION_TABLE or each.table != VERSION_TABLE
     }
     if connection.dialect.name == "sqlite":

@@ -115,7 +115,7 @@ def check_log(path: Path) -> None:
     """
     for name in (f"{real_path(path).name}{suffix}" for suffix in _COMPANIONS):
         companion = real_path(path).with_name(name)
-        # SQLite opens it, too, and would wait for whoever writes to a pipe.
+        # SQLite opens it, too, and would wait for a writer of a pipe.
         if is_special(companion):
             raise StoreError(f"{companion} {foreign_file(companion)}")
     for _ in range(_LOG_ATTEMPTS):

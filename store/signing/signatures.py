@@ -200,7 +200,7 @@ def _signed_point(stored: StoredVerdict, report: SealReport) -> SealPoint | None
 
 
 def _claimed(stored: StoredVerdict) -> SealPoint | None:
-    """Return the seal that a signature names, with the numbers that are stored beside it."""
+    """Return the seal that a signature names, and the numbers stored with it."""
     seal, events, turns = (stored.report.get(name) for name in ("seal", "events", "sealed_turns"))
     if not (isinstance(seal, str) and isinstance(events, int) and isinstance(turns, int)):
         return None

@@ -52,7 +52,7 @@ class WireReader:
 
 
 def from_base64(text: str, what: str) -> bytes:
-    """Return the bytes that base64 stands for. Raise SignatureError for anything else."""
+    """Return the bytes of a base64 text. Raise SignatureError for anything else."""
     try:
         return base64.b64decode(text, validate=True)
     except ValueError:
