@@ -72,7 +72,8 @@ class EventLog(Protocol):
 class _Prepared:
     """An event that every store can hold, before it has a turn and a seal."""
 
-    envelope: Envelope
+    event: Event
+    at_us: int
     body: str | None
     """Its body as JSON; None for a `TokenSampled`."""
     summary: RunSummary | None
@@ -215,19 +216,21 @@ class Recorder:
             event, body = storable(event)
             at_us = self._clock_us()
             check_time(at_us)
-            envelope = Envelope(self.run_id, self._next_seq, at_us, event)
-            summary = self._summary_after(envelope)
+            summary = None
+            if event.traits.changes_summary:
+                summary = self._summary_after(Envelope(self.run_id, self._next_seq, at_us, event))
             if summary is not None:
                 check_summary(summary)
         except RecordingError as error:
             place = f"run {self.run_id}, event {self._next_seq}, {kind_of(event)}"
             raise RecordingError(f"{place}: {error}") from error
-        return _Prepared(envelope, body, summary)
+        return _Prepared(event, at_us, body, summary)
 
     def _seal_and_wrap(self, ready: "_Prepared") -> tuple[Envelope, Record]:
         """Return the event in its place in the run, decoded and encoded, with a seal if due."""
-        event = ready.envelope.event
-        envelope = replace(ready.envelope, turn=self._turns.turn_of(event))
+        event = ready.event
+        turn = self._turns.turn_of(event)
+        envelope = Envelope(self.run_id, self._next_seq, ready.at_us, event, turn)
         record = encode(envelope, ready.body)
         if event.traits.sealed:
             seal = self._chain.seal_of(record)

@@ -1,4 +1,4 @@
-"""What is known, and what is not, where no recorded fingerprint explains a difference."""
+"""The sentence on a difference that no recorded fingerprint explains."""
 
 from tokentape.generation.fingerprints.adapter_state import NO_ADAPTERS, active_adapters
 from tokentape.generation.fingerprints.weights import hash_weights
