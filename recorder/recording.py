@@ -10,6 +10,8 @@ from tokentape.recorder.events import (
     EVENT_CLASSES,
     TOKEN_KIND,
     BelongsTo,
+    RunFailed,
+    RunFinished,
     RunForked,
     RunResumed,
     RunStarted,
@@ -224,6 +226,19 @@ class Recording:
             if isinstance(event, RunStarted):
                 return event
         raise RecordingError(f"run {self.run_id} has no RunStarted")
+
+    def ended(self) -> RunFinished | RunFailed | None:
+        """Return the event that ended the run, or None if it has not ended or was resumed.
+
+        Only the last event is read.
+        """
+        for record in self.selected(RecordFilter(newest=1)):
+            # Any other event is not decoded: its damage says nothing about the end.
+            if record.kind in (RunFinished.__name__, RunFailed.__name__):
+                event = decode(self.run_id, record).event
+                assert isinstance(event, RunFinished | RunFailed)
+                return event
+        return None
 
 
 _KINDS_OF_TURNS = frozenset(

@@ -17,6 +17,11 @@ class Rebuilt:
     turns: tuple[Turn, ...]
     messages: tuple[Message, ...]
     """All messages, or those up to the last of the chosen turns."""
+    status: str = "running"
+    """`running` if no event ends the run, `finished`, `failed`, `interrupted` or another reason."""
+    status_text: str = "running"
+    """The status, with the error of a run that failed and the signal of one that was interrupted.
+    """
 
 
 def rebuild(recording: Recording | LoadedRun, *, turns: Sequence[int] | None = None) -> Rebuilt:
@@ -43,4 +48,11 @@ def rebuild(recording: Recording | LoadedRun, *, turns: Sequence[int] | None = N
     broken = run.broken_prompt_hashes()
     if broken:
         raise RecordingError(f"run {run.run_id}: {broken[0]}")
-    return Rebuilt(run_id=run.run_id, turns=rounds, messages=run.messages())
+    ended = run.ended()
+    return Rebuilt(
+        run_id=run.run_id,
+        turns=rounds,
+        messages=run.messages(),
+        status="running" if ended is None else ended.status,
+        status_text="running" if ended is None else ended.status_text,
+    )

@@ -49,6 +49,11 @@ from .opening import (
     open_store as open_store,
     upgrade_store as upgrade_store,
 )
+from .run_end import (
+    endings_of as endings_of,
+    errors_of as errors_of,
+    status_texts as status_texts,
+)
 from .run_process import (
     RunProcess as RunProcess,
     close_run as close_run,

@@ -259,11 +259,20 @@ class RunFinished(EventBase):
             computed_tokens=self.computed_tokens,
         )
 
+    @property
+    def status(self) -> str:
+        """The status of the run: `interrupted` or another reason, else `finished`."""
+        return self.reason or "finished"
+
+    @property
+    def status_text(self) -> str:
+        """The status and, where there was one, the signal."""
+        return f"{self.status} by {self.signal}" if self.signal else self.status
+
     def describe(self) -> str:
         """Return the event as text for a transcript."""
         turns = "turn" if self.turns == 1 else "turns"
-        by = f" by {visible(self.signal)}" if self.signal else ""
-        why = f" ({visible(self.reason)}{by})" if self.reason else ""
+        why = f" ({visible(self.status_text)})" if self.reason else ""
         return f"finished{why}: {self.turns} {turns}, {self.generated_tokens:,} tokens generated"
 
 
@@ -285,6 +294,22 @@ class RunFailed(EventBase):
     message: Text
     traceback: Text
 
+    @property
+    def status(self) -> str:
+        """The status of the run: `failed`."""
+        return "failed"
+
+    @property
+    def error_text(self) -> str:
+        """The class and the message of the exception; the message alone of a closed run."""
+        named = () if self.error == CLOSED else (self.error,)
+        return ": ".join(each for each in (*named, self.message) if each)
+
+    @property
+    def status_text(self) -> str:
+        """The status and the error."""
+        return f"failed: {self.error_text}" if self.error_text else "failed"
+
     def describe(self) -> str:
         """Return the event as text for a transcript."""
-        return f"failed: {visible(self.error)}: {visible(self.message)}"
+        return visible(self.status_text)

@@ -1,6 +1,6 @@
 """Runs and their forks, as a tree."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from rich.text import Text
@@ -17,16 +17,26 @@ class LineageNode:
     summary: RunSummary
     forks: list["LineageNode"] = field(default_factory=list)
 
-    def as_json(self) -> dict[str, object]:
-        """Return the node and all nodes below it as a JSON object."""
+    def summaries(self) -> Iterator[RunSummary]:
+        """Yield the summaries of the node and of all nodes below it."""
+        yield self.summary
+        for fork in self.forks:
+            yield from fork.summaries()
+
+    def as_json(self, errors: Mapping[str, str]) -> dict[str, object]:
+        """Return the node and all nodes below it as a JSON object.
+
+        `errors` holds, by run id, the errors of the runs that failed.
+        """
         summary = self.summary
         return {
             "run_id": summary.run_id,
             "name": summary.name,
             "status": summary.status,
+            "error": errors.get(summary.run_id),
             "forked_at_turn": summary.forked_at_turn,
             "turns": summary.turns,
-            "forks": [fork.as_json() for fork in self.forks],
+            "forks": [fork.as_json(errors) for fork in self.forks],
         }
 
 
@@ -53,22 +63,22 @@ def _oldest(node: LineageNode, parents: Mapping[str, LineageNode]) -> LineageNod
     return node
 
 
-def draw_lineage(node: LineageNode, marked_run_id: str) -> Tree:
-    """Return the tree for a terminal, with an asterisk after one run."""
-    tree = Tree(_line(node, marked_run_id), guide_style="dim")
-    _add_forks(tree, node.forks, marked_run_id)
+def draw_lineage(node: LineageNode, marked_run_id: str, statuses: Mapping[str, str]) -> Tree:
+    """Return the tree for a terminal, with an asterisk after one run.
+
+    `statuses`, by run id, replace those of the summaries.
+    """
+    tree = Tree(_line(node, marked_run_id, statuses), guide_style="dim")
+    for fork in node.forks:
+        tree.add(draw_lineage(fork, marked_run_id, statuses))
     return tree
 
 
-def _add_forks(tree: Tree, forks: Sequence[LineageNode], marked_run_id: str) -> None:
-    for fork in forks:
-        _add_forks(tree.add(_line(fork, marked_run_id)), fork.forks, marked_run_id)
-
-
-def _line(node: LineageNode, marked_run_id: str) -> Text:
+def _line(node: LineageNode, marked_run_id: str, statuses: Mapping[str, str]) -> Text:
     summary = node.summary
     turns = f"{summary.turns} turn{'' if summary.turns == 1 else 's'} of its own"
     at = "" if summary.forked_at_turn is None else f"at turn {summary.forked_at_turn}, "
     mark = " *" if summary.run_id == marked_run_id else ""
-    run_id, name, status = map(visible, (summary.run_id, summary.name, summary.status))
+    status = statuses.get(summary.run_id, summary.status)
+    run_id, name, status = map(visible, (summary.run_id, summary.name, status))
     return Text(f"{run_id}  {name}  {at}{turns}, {status}{mark}")

@@ -75,10 +75,8 @@ def summarise(summary: RunSummary | None, envelope: Envelope) -> RunSummary | No
         return replace(summary, parent_run_id=event.parent_run_id, forked_at_turn=event.at_turn)
     if isinstance(event, RunResumed):
         return replace(summary, status="running")
-    if isinstance(event, RunFinished):
-        return replace(summary, status=event.reason or "finished")
-    if isinstance(event, RunFailed):
-        return replace(summary, status="failed")
+    if isinstance(event, RunFinished | RunFailed):
+        return replace(summary, status=event.status)
     raise TypeError(f"{type(event).__name__} says that it changes the summary, and none is folded")
 
 

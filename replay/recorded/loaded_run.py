@@ -7,6 +7,8 @@ from tokentape.recorder import Envelope, Record, Recording, RecordingError
 from tokentape.recorder.envelope import TurnCounter
 from tokentape.recorder.events import (
     MessageAdded,
+    RunFailed,
+    RunFinished,
     RunForked,
     RunStarted,
     SystemPromptCached,
@@ -56,6 +58,13 @@ class LoadedRun:
         """The event that names the parent of a fork; None for other runs."""
         own = (each.event for each in self.own_envelopes)
         return next((event for event in own if isinstance(event, RunForked)), None)
+
+    def ended(self) -> RunFinished | RunFailed | None:
+        """Return the event that ended the run, or None if it has not ended or was resumed."""
+        if self.only_turns is not None:
+            return self.recording.ended()
+        last = self.envelopes[-1].event
+        return last if isinstance(last, RunFinished | RunFailed) else None
 
     def messages(self) -> tuple[Message, ...]:
         """Return every message of the run; the reply of a cut-off turn is not among them."""

@@ -48,7 +48,7 @@ def render(found: Diff, turns: Collection[int] = ()) -> str:
     The requested turns are shown in full, or, if none are requested, all turns up to the first that
     diverges; other turns that differ take one line each.
     """
-    lines = [headline(found), _run("a", found.a), _run("b", found.b)]
+    lines = [headline(found), *_run("a", found.a), *_run("b", found.b)]
     if found.a.redacted or found.b.redacted:
         lines.append("  a redactor removed ids: only texts and numbers are compared")
     lines += _fields("started differently", found.started)
@@ -232,9 +232,12 @@ def _timing(found: Diff, turns: Collection[int]) -> list[str]:
     return [f"time of b over a: {', '.join(parts)}"] if parts else []
 
 
-def _run(side: str, run: ComparedRun) -> str:
+def _run(side: str, run: ComparedRun) -> Iterator[str]:
+    """Yield the line of a run, and its status if it did not finish."""
     turns = f"{_count(run.turns, 'turn')}, {_count(run.tokens, 'token')}"
-    return f"  {side}  {run.run_id}  {visible(run.name)}  {turns}  {visible(run.where)}"
+    yield f"  {side}  {run.run_id}  {visible(run.name)}  {turns}  {visible(run.where)}"
+    if run.status != "finished":
+        yield f"     {visible(run.status)}"
 
 
 def _fields(heading: str, fields: Collection[UnequalField]) -> Iterator[str]:

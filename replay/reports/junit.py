@@ -58,6 +58,8 @@ def _properties(report: Report) -> Iterator[tuple[str, str]]:
     yield "replay", report.replay
     yield "verdict", report.verdict
     yield "model", report.model
+    if report.run_status:
+        yield "run_status", report.run_status
     if report.floor is not None:
         yield "floor", report.floor.version
         yield "margin_eps", f"{report.floor.margin_eps:g}"

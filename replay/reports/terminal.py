@@ -70,6 +70,7 @@ def _head(report: Report) -> list[str]:
     lines = [f"{report.replay} {visible(report.run_id)}: {report.verdict.upper()}"]
     lines += [f"  {visible(report.reason)}"] if report.reason else []
     lines += [f"  {visible(', '.join(names))}"] if names else []
+    lines += [f"  the recorded run: {visible(report.ending)}"] if report.ending else []
     lines.append(
         f"  {_seconds(report.duration_us)}, recorded generation {_seconds(report.generation_us)}"
     )

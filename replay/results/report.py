@@ -207,6 +207,14 @@ class Report:
     tools: tuple[ToolDrift, ...] = ()
     rows: tuple[RowDifference, ...] = ()
     """The rows that `retrace` did not compute to the bit, in order."""
+    run_status: str = ""
+    """How the recorded run ended, such as `finished` or `failed: ValueError: …`; `running` if no
+    event ends it."""
+
+    @property
+    def ending(self) -> str:
+        """The status of the recorded run for a header; empty for a run that finished."""
+        return "" if self.run_status in ("", "finished") else self.run_status
 
     @property
     def passes(self) -> bool:

@@ -6,7 +6,7 @@ from itertools import zip_longest
 from typing import Any
 
 from tokentape.recorder import Recording
-from tokentape.recorder.events import CacheEvicted, RunFailed, RunFinished, ids_sha256
+from tokentape.recorder.events import CacheEvicted, RunFailed, ids_sha256
 from tokentape.replay.results.errors import NothingToReplayError
 from tokentape.replay.results.json_fields import UnequalField, unequal_fields, unequal_texts
 from tokentape.replay.run_diff.diff_types import (
@@ -105,14 +105,18 @@ def _compared_run(run: RunOutline) -> ComparedRun:
         turns=run.begun_turns,
         tokens=run.tokens,
         redacted=run.redacted,
+        status="running" if run.ended is None else run.ended.status_text,
     )
 
 
 def _ending(run: RunOutline) -> dict[str, str]:
     """Return how the run ended, without the traceback, which depends on the code."""
+    if run.ended is None:
+        return {"status": "running"}
+    found = {"status": run.ended.status}
     if isinstance(run.ended, RunFailed):
-        return {"status": "failed", "error": run.ended.error, "message": run.ended.message}
-    return {"status": "finished" if isinstance(run.ended, RunFinished) else "running"}
+        return found | {"error": run.ended.error, "message": run.ended.message}
+    return found | ({"signal": run.ended.signal} if run.ended.signal else {})
 
 
 def _compare_turns(

@@ -216,6 +216,8 @@ class ComparedRun:
     tokens: int
     redacted: bool
     """Whether a redactor removed the ids."""
+    status: str
+    """`running`, `finished`, or how the run ended otherwise, such as `failed: ValueError: …`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

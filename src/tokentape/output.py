@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from tokentape.store.signing.signatures import SignatureCheck
 
 _SPINNER_HZ = 12.5
+# `running (process gone)` and the name of an exception fit.
+_STATUS_CHARS = 40
 
 
 def print_json(value: Any) -> None:
@@ -148,13 +150,18 @@ def runs_table(summaries: Sequence[RunSummary], statuses: Mapping[str, str]) -> 
             run.run_id,
             run.name,
             run.model,
-            statuses.get(run.run_id, run.status),
+            _shortened(statuses.get(run.run_id, run.status)),
             *(
                 f"{count:,}"
                 for count in (run.turns, run.prompt_tokens, run.reused_tokens, run.generated_tokens)
             ),
         )
     return table
+
+
+def _shortened(text: str) -> str:
+    """Return the text, cut where it would push the other columns off the screen."""
+    return text if len(text) <= _STATUS_CHARS else f"{text[: _STATUS_CHARS - 1]}…"
 
 
 def turns_table(turns: Iterable[Turn | TurnOverview]) -> Table:

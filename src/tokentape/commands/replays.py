@@ -93,6 +93,8 @@ def rebuild(
         output.print_json(
             {
                 "run_id": rebuilt.run_id,
+                "status": rebuilt.status,
+                "status_text": rebuilt.status_text,
                 "messages": [asdict(message) for message in rebuilt.messages],
                 "turns": [turn_json(each) for each in rebuilt.turns],
             }
@@ -102,6 +104,8 @@ def rebuild(
 
     for each in rebuilt.turns:
         out.text(f"{render_turn(each)}\n")
+    if turn is None and rebuilt.status != "finished":
+        out.line(f"status of the run: {rebuilt.status_text}")
 
 
 @loads_model

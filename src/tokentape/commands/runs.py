@@ -40,7 +40,7 @@ from tokentape.replay.reports.turn_page import (
     tools_of,
 )
 from tokentape.screen import err, out
-from tokentape.store import DEFAULT_URL, process_of
+from tokentape.store import DEFAULT_URL, errors_of, process_of, status_texts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -74,8 +74,7 @@ def list_runs(
         return
     summaries = opened.summaries()
     shown = summaries[-last:] if last else summaries
-    labels = {run_id: each.label for run_id, each in _processes(opened, shown).items()}
-    out.show(output.runs_table(shown, labels))
+    out.show(output.runs_table(shown, status_texts(opened, shown)))
     if len(shown) < len(summaries):
         err.line(f"and {len(summaries) - len(shown):,} older runs: --last 0 shows all")
 
@@ -119,6 +118,7 @@ def show(
         output.print_json(
             {"run_id": recording.run_id, "started": asdict(started)}
             | {"process": None if process is None else process.as_json()}
+            | _ending_json(recording)
             | {"last_seal": last_seal(recording), "signatures": signatures_json(signatures)}
             | {"turns": [_turn_json(page, tokenizer, tokens) for page in pages]}
         )
@@ -127,7 +127,7 @@ def show(
     out.line(f"run {recording.run_id}")
     for name in ("name", "model", "seed", "dtype", "device", "attention_kernel"):
         out.line(f"  {name:<17}{getattr(started, name)}")
-    out.line(f"  {'status':<17}{_status(opened, recording.run_id)}")
+    out.line(f"  {'status':<17}{_status(opened, recording)}")
     out.line(f"  {'last seal':<17}{last_seal(recording) or 'none yet'}")
     out.lines(f"  {output.signature_text(each)}" for each in signatures)
     rows = [page.turn for page in pages] if turn else read_overviews(recording)
@@ -138,12 +138,22 @@ def show(
             out.lines(token_lines(page.turn, page.sections, tokenizer))
 
 
-def _status(opened: Store, run_id: str) -> str:
-    """Return the status of a run, with its process if the run has not ended."""
-    process, summary = _process(opened, run_id), opened.summary(run_id)
+def _status(opened: Store, recording: tt.Recording) -> str:
+    """Return the status of a run: with its process if it has not ended, with its error if it
+    failed."""
+    process = _process(opened, recording.run_id)
     if process is not None:
         return f"running: {process.describe()}"
-    return "unknown" if summary is None else summary.status
+    ended = recording.ended()
+    return "unknown" if ended is None else ended.status_text
+
+
+def _ending_json(recording: tt.Recording) -> dict[str, Any]:
+    """Return the status of a run and the event that ended it, with the traceback of an error."""
+    ended = recording.ended()
+    if ended is None:
+        return {"status": "running", "ended": None}
+    return {"status": ended.status, "ended": {"kind": type(ended).__name__} | asdict(ended)}
 
 
 def _process(opened: Store, run_id: str) -> "RunProcess | None":
@@ -153,10 +163,11 @@ def _process(opened: Store, run_id: str) -> "RunProcess | None":
 
 def _print_family(store: Store, run_id: str, as_json: bool) -> None:
     family = lineage_of(run_id, store.summaries())
+    runs = list(family.summaries())
     if as_json:
-        output.print_json(family.as_json())
+        output.print_json(family.as_json(errors_of(store, runs)))
     else:
-        out.show(draw_lineage(family, run_id))
+        out.show(draw_lineage(family, run_id, status_texts(store, runs)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
