@@ -38,7 +38,9 @@ def errors_of(source: Source, summaries: Iterable[RunSummary]) -> dict[str, str]
     """Return, by run id, the error of each failed run: the exception's class and message."""
     endings = endings_of(source, summaries)
     return {
-        run_id: event.error_text for run_id, event in endings.items() if isinstance(event, RunFailed)
+        run_id: event.error_text
+        for run_id, event in endings.items()
+        if isinstance(event, RunFailed)
     }
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _SPINNER_HZ = 12.5
 # `running (process gone)` and the name of an exception fit.
-_STATUS_CHARS = 40
+_STATUS_CHARS = 28
 
 
 def print_json(value: Any) -> None:
