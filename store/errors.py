@@ -8,7 +8,11 @@ class StoreError(TokentapeError):
 
 
 class NoSuchRunError(StoreError):
-    """No run has that id, or several ids begin with it."""
+    """No run has that id or name, or several ids begin with it or several runs have the name."""
+
+
+class UnknownRunError(NoSuchRunError):
+    """No run has that id or name."""
 
 
 class NewerStoreError(StoreError, NewerRecordingError):

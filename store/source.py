@@ -9,7 +9,6 @@ import pyarrow as pa
 from tokentape.recorder import Recording
 from tokentape.recorder.projections import RunSummary
 from tokentape.store.attachments import Attachment, StoredFloor, StoredVerdict
-from tokentape.store.errors import NoSuchRunError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +59,10 @@ class CheckedSource(Attachments, Protocol):
         """
 
     def recording(self, run_id: str) -> Recording:
-        """Return the run with that id, or with the only id that begins so. Raise NoSuchRunError."""
+        """Return the run with that id, with the only id that begins so, or of that name.
+
+        Raise NoSuchRunError; see `tokentape.store.run_names.find_run_id`.
+        """
 
     def verify_files(self, run_id: str) -> list[str]:
         """Return the faults of the files that contain a run, a line each."""
@@ -114,20 +116,3 @@ def with_parents(recordings: Iterable[Recording]) -> list[Recording]:
 def attachments_of(source: Attachments, run_id: str) -> list[Attachment]:
     """Return the verdicts and floors of a run."""
     return [*source.verdicts(run_id), *source.floors(run_id)]
-
-
-def resolve_run_id(matches: Iterable[str], wanted: str, where: str) -> str:
-    """Return the only id among those that begin with `wanted`; an exact match comes first.
-
-    Raise NoSuchRunError for none or several.
-    """
-    found = sorted(matches)
-    if wanted in found:
-        return wanted
-    if not found or not wanted:
-        raise NoSuchRunError(f"{where} has no run {wanted!r}: `tokentape list` shows its runs")
-    if len(found) > 1:
-        raise NoSuchRunError(
-            f"{len(found)} runs in {where} begin with {wanted!r}: give more of the id"
-        )
-    return found[0]

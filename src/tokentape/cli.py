@@ -170,4 +170,5 @@ def _report(error: Exception, code: int, prefix: str = "") -> int:
     if os.environ.get("TOKENTAPE_TRACEBACK"):
         raise error
     err.line(f"tokentape: {prefix}{' '.join(str(error).split())}")
+    err.lines(f"  {note}" for note in getattr(error, "__notes__", ()))
     return code

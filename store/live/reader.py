@@ -27,7 +27,8 @@ from tokentape.store.live.sqlite_access import Access
 from tokentape.store.live.sqlite_file import OpenedFile
 from tokentape.store.live.tables import SEQ_BITS, SEQ_MASK, blobs, events, runs, tokens, tombstones
 from tokentape.store.location import is_in_memory
-from tokentape.store.source import Selection, resolve_run_id
+from tokentape.store.run_names import find_run_id
+from tokentape.store.source import Selection
 
 SUMMARY_COLUMNS = tuple(column.name for column in runs.columns if column.name != "run_key")
 _ROWS_AT_ONCE = 2_000
@@ -80,9 +81,12 @@ class DatabaseReader:
         """See `tokentape.store.source.Source`."""
         query = select(runs.c.run_id).where(runs.c.run_id.startswith(run_id, autoescape=True))
         matches = self._query(lambda reader: reader.execute(query).scalars().all())
-        if not matches:
-            self._check_tombstones(run_id)
-        full_id = resolve_run_id(matches, run_id, self.where)
+        try:
+            full_id = find_run_id(run_id, matches, self.summaries, self.where)
+        except NoSuchRunError:
+            if not matches:
+                self._check_tombstones(run_id)
+            raise
         return Recording(
             full_id,
             lambda: self._records(full_id, RecordFilter()),

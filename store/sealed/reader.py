@@ -26,6 +26,7 @@ from tokentape.store.attachments import (
     row_of,
 )
 from tokentape.store.errors import StoreError
+from tokentape.store.run_names import find_run_id
 from tokentape.store.sealed.layout import part_name
 from tokentape.store.sealed.parquet import SCHEMAS, SealedFile, runs_row
 from tokentape.store.sealed.records import (
@@ -46,7 +47,7 @@ from tokentape.store.sealed.run_file import (
 from tokentape.store.sealed.scan import iterate_records, scan
 from tokentape.store.sealed.sealed_files import Folder, SealedFiles
 from tokentape.store.sealed.tape import Tape
-from tokentape.store.source import Selection, resolve_run_id
+from tokentape.store.source import Selection
 
 T = TypeVar("T")
 _ENVELOPE = ("run_id", "seq", "at")
@@ -81,6 +82,13 @@ class ParquetStore:
         known = (each for each in found if each is not None)
         return sorted(known, key=lambda each: (each.started_at_us, each.run_id))
 
+    def _readable_summaries(self) -> list[RunSummary]:
+        """Return the summaries of the runs that are not damaged, the oldest first."""
+        try:
+            return self.summaries()
+        except StoreError:
+            return []
+
     def summary(self, run_id: str) -> RunSummary | None:
         """See `tokentape.store.source.Source`."""
         return self._read(lambda: self.sealed_run(run_id).summary)
@@ -93,7 +101,7 @@ class ParquetStore:
     def recording(self, run_id: str) -> Recording:
         """See `tokentape.store.source.Source`."""
         matches = (each for each in self._files.run_files() if each.startswith(run_id))
-        full_id = resolve_run_id(matches, run_id, self.where)
+        full_id = find_run_id(run_id, matches, self._readable_summaries, self.where)
         return Recording(
             full_id,
             lambda: self._records(full_id),

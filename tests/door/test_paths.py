@@ -30,12 +30,13 @@ Cli = Callable[..., tuple[int, str, str]]
 # the functions that they are passed to expand. A new path is a `Path` with a parser: `expand_path`,
 # or `output_path` for what is written.
 TEXTS = {
-    *("run", "runs", "name", "message", "system", "changes", "reason", "expect", "ignore"),
+    *("name", "message", "system", "changes", "reason", "expect", "ignore"),
     *("attn_implementation", "compute_dtype", "device", "device_map", "dtype", "prompt_tokens"),
     *("quantization", "revision"),
 }
 NAMES_OR_PATHS = {
     *("store", "other_store", "run_a", "run_b", "model", "plan", "adapter", "protocol"),
+    *("run", "runs", "place"),
 }
 
 SYSTEM = "You are brief. " * 20

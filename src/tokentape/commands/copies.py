@@ -15,6 +15,7 @@ from tokentape.commands.options import (
     RunArgument,
     StoreOption,
     find_recording,
+    locate_run,
     open_stored,
     output_path,
 )
@@ -36,7 +37,9 @@ class Form(StrEnum):
 
 
 def pack(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run ids or prefixes.")],
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Runs, each given as for show.")
+    ],
     path: Annotated[
         Path,
         typer.Option(
@@ -51,8 +54,12 @@ def pack(
     as_json: JsonOption = False,
 ) -> None:
     """Pack runs into a tape: one file that every command can read."""
-    opened = open_stored(store)
-    recordings = [opened.recording(run) for run in runs]
+    located = [locate_run(run, store) for run in runs]
+    stores = list(dict.fromkeys(each for _, each in located))
+    if len(stores) > 1:
+        raise tt.StoreError(f"a tape is packed from one store: these are in {', '.join(stores)}")
+    opened = open_stored(stores[0])
+    recordings = [find_recording(opened, run, only=True) for run, _ in located]
     with output.working("packing"):
         tt.pack(recordings, opened, path)
     reports = _report_unsealed_events(recordings)
@@ -84,6 +91,7 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Export a run as sealed Parquet files, JSON lines, or CSV tables."""
+    run, store = locate_run(run, store)
     opened = open_stored(store)
     recording = find_recording(opened, run)
     with output.working("exporting"):

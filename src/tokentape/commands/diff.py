@@ -1,15 +1,21 @@
 """The command `diff`: compare two runs without a model."""
 
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 import tokentape as tt
 from tokentape import output
-from tokentape.commands.options import JsonOption, Store, StoreOption, open_stored
-from tokentape.recorder.paths import expand_path
+from tokentape.commands.options import (
+    RUN_HELP,
+    JsonOption,
+    Store,
+    StoreOption,
+    find_recording,
+    locate_run,
+    open_stored,
+)
 from tokentape.screen import out
 from tokentape.store import DEFAULT_URL
 
@@ -19,8 +25,7 @@ def diff(
         str | None,
         typer.Argument(
             metavar="A",
-            help="A run id or an unambiguous prefix of one; or a database, folder or tape with one "
-            "run; or PATH#RUN. Without A and B the two newest runs are compared.",
+            help=f"{RUN_HELP}. Without A and B the two newest runs are compared.",
         ),
     ] = None,
     run_b: Annotated[
@@ -68,26 +73,8 @@ def _find_both(
 
 
 def _find(named: str, store: str, opened: ExitStack) -> tt.Recording:
-    """Return the run named by an id or prefix in a store, by PATH#RUN, or by a path."""
-    path, separator, run = named.rpartition("#")
-    # A file may have a # in its name.
-    if separator and not expand_path(named).exists():
-        return _open(path, opened).recording(run)
-    if "://" not in named and not _is_path(named):
-        return _open(store, opened).recording(named)
-    source = _open(named, opened)
-    summaries = source.summaries()
-    if not summaries:
-        raise tt.NothingToReplayError(f"{named} holds no run")
-    if len(summaries) > 1:
-        raise tt.StoreError(f"{named} holds {len(summaries)} runs: name one with {named}#RUN")
-    return source.recording(summaries[0].run_id)
-
-
-def _is_path(named: str) -> bool:
-    """Return whether a name is a path: it exists, or has a separator or suffix as no id has."""
-    path = Path(named)
-    return bool(named) and (path.exists() or len(path.parts) > 1 or bool(path.suffix))
+    run, store = locate_run(named, store)
+    return find_recording(_open(store, opened), run, only=True)
 
 
 def _newest(store: str, opened: ExitStack, count: int) -> list[tt.Recording]:

@@ -18,6 +18,7 @@ from tokentape.commands.options import (
     find_recording,
     load_recorded_model,
     loads_model,
+    locate_run,
 )
 from tokentape.recorder.events import RunStarted, ToolCalled
 from tokentape.recorder.process import ProcessState
@@ -50,6 +51,7 @@ def resume(
     A line on standard error says first where it continues. Exit code 130: interrupted by Ctrl-C;
     143 and 129: by SIGTERM and SIGHUP. The message says how to resume.
     """
+    run, store = locate_run(run, store)
     with recording_store(store, must_exist=True) as opened:
         recording = find_recording(opened, run)
         started = recording.started()
@@ -111,8 +113,9 @@ def close(
     as_json: JsonOption = False,
 ) -> None:
     """Close a run whose process is gone: record that it failed. It can still be resumed."""
+    named, store = locate_run(run, store)
     with recording_store(store, must_exist=True) as opened:
-        recording = opened.recording(run)
+        recording = find_recording(opened, named, only=True)
         process = close_run(opened, recording, force=force)
     if as_json:
         output.print_json({"run_id": recording.run_id, "process": process.as_json()})
@@ -147,8 +150,9 @@ def fork(
     """
     changed = _parsed(changes or [])
     _check_message(message)
+    named, store = locate_run(run, store)
     with recording_store(store, must_exist=True) as opened:
-        parent = opened.recording(run)
+        parent = find_recording(opened, named, only=True)
         turn = next((each.turn for each in read_turns(parent, [at_turn])), None)
         if turn is None and message is None:
             raise tt.PromptError(

@@ -18,6 +18,9 @@ from tokentape.recorder.projections import Turn
 from tokentape.recorder.record import RecordFilter
 from tokentape.recorder.seals import SEALED_KINDS
 from tokentape.recorder.selected_turns import SelectedEvents, turn_numbers
+from tokentape.store.errors import UnknownRunError
+from tokentape.store.location import is_in_memory, parse_location
+from tokentape.store.run_names import ambiguous
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,14 +31,14 @@ if TYPE_CHECKING:
 # A string: the classes are imported when a store is opened.
 Store: TypeAlias = "DatabaseStore | ParquetStore"
 
-_RUN = "A run id or an unambiguous prefix of one"
+RUN_HELP = "A run: its id or the beginning of one, its name, @last, a file, or FILE#RUN"
 _MODEL = "The model: smollm2-demo, a folder, a GGUF file or a hub id"
 
 RunArgument = Annotated[
     str | None,
-    typer.Argument(metavar="RUN", help=f"{_RUN}; by default the newest run."),
+    typer.Argument(metavar="RUN", help=f"{RUN_HELP}; by default the newest run."),
 ]
-OneRunArgument = Annotated[str, typer.Argument(metavar="RUN", help=f"{_RUN}.")]
+OneRunArgument = Annotated[str, typer.Argument(metavar="RUN", help=f"{RUN_HELP}.")]
 ModelOption = Annotated[str, typer.Option(help=f"{_MODEL}.")]
 RecordedModelOption = Annotated[
     str | None, typer.Option(help=f"{_MODEL}; by default the recorded one.")
@@ -187,17 +190,92 @@ def open_live(store: str) -> "DatabaseStore":
     return opened
 
 
-def find_recording(store: Store, run: str | None) -> tt.Recording:
-    """Return the recording with an id or prefix, or the newest one.
+def locate_run(run: str | None, store: str) -> tuple[str | None, str]:
+    """Return the run that an argument names within a store, and that store.
 
-    Raise NoSuchRunError for an unknown id, NothingToReplayError for an empty store.
+    The argument is the id, the beginning of an id or the name of a run in `store`; or a file,
+    folder or database URL, which is the store then; or one of these with `#RUN`. A single word
+    without a suffix means a file only if the store has no such run. Raise StoreError if there is
+    neither a file nor a store to look for a run in.
     """
     if run is None:
-        summaries = store.summaries()
-        if not summaries:
-            raise tt.NothingToReplayError(f"{store.where} holds no run")
-        run = summaries[-1].run_id
-    return store.recording(run)
+        return None, store
+    path, separator, of_path = run.rpartition("#")
+    # A file may have a # in its name.
+    if separator and not _exists(run):
+        is_file = "://" in path or _exists(path)
+        if is_file or (_is_path(path) and not _has_run(store, run)):
+            return of_path, path
+    if "://" in run:
+        return None, run
+    if _exists(run) and (_is_path(run) or not _has_run(store, run)):
+        return None, run
+    if not _is_there(store):
+        raise tt.StoreError(
+            f"{run!r} is neither a run nor a file: there is no file of that name, and there is no "
+            f"store at {store} to look for a run in"
+        )
+    return run, store
+
+
+def find_recording(store: Store, run: str | None, *, only: bool = False) -> tt.Recording:
+    """Return the recording of a run in a store, by default the newest one.
+
+    With `only`, the default is the only run of the store: NoSuchRunError lists several. Raise
+    NoSuchRunError for an unknown run, NothingToReplayError for an empty store.
+    """
+    if run is not None:
+        try:
+            return store.recording(run)
+        except UnknownRunError as error:
+            raise UnknownRunError(f"{error}; there is no file of that name either") from None
+    summaries = store.summaries()
+    if not summaries:
+        raise tt.NothingToReplayError(f"{store.where} holds no run")
+    if only and len(summaries) > 1:
+        raise ambiguous(
+            f"{store.where} holds {len(summaries)} runs: name one with {store.where}#RUN", summaries
+        )
+    return store.recording(summaries[-1].run_id)
+
+
+def _exists(name: str) -> bool:
+    try:
+        return bool(name) and expand_path(name).exists()
+    except (OSError, ValueError):
+        return False
+
+
+def _is_path(name: str) -> bool:
+    """Return whether a name has a separator or a suffix, as no id has."""
+    path = Path(name)
+    return len(path.parts) > 1 or bool(path.suffix) or name.startswith(("~", "."))
+
+
+def _is_there(store: str) -> bool:
+    """Return whether a store exists, as far as a look at its file tells."""
+    place = parse_location(store)
+    if not isinstance(place, Path):
+        if place.get_backend_name() != "sqlite" or is_in_memory(place):
+            return True
+        place = Path(str(place.database))
+    return _exists(str(place))
+
+
+def _has_run(store: str, run: str) -> bool:
+    """Return whether a store exists and has a run of that id or name, or several."""
+    if not _is_there(store):
+        return False
+    try:
+        with open_stored(store) as opened:
+            opened.recording(run)
+    except UnknownRunError:
+        return False
+    except tt.NoSuchRunError:
+        return True
+    except tt.StoreError:
+        return False
+    return True
 
 
 def last_seal(recording: tt.Recording) -> str | None:

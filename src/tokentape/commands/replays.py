@@ -20,6 +20,7 @@ from tokentape.commands.options import (
     find_recording,
     load_recorded_model,
     loads_model,
+    locate_run,
     open_stored,
     output_path,
     turn_json,
@@ -87,6 +88,7 @@ def rebuild(
     as_json: JsonOption = False,
 ) -> None:
     """Rebuild the conversation from events alone; with --json, with all ids and texts."""
+    run, store = locate_run(run, store)
     recording = find_recording(open_stored(store), run)
     rebuilt = tt.rebuild(recording, turns=turn or None)
     if as_json:
@@ -215,6 +217,7 @@ def calibrate(
     as_json: JsonOption = False,
 ) -> None:
     """Measure the noise floor of this machine and model on the tokens of a run."""
+    run, store = locate_run(run, store)
     opened = open_stored(store)
     ctx.call_on_close(opened.close)
     loaded = _load_run(opened, run)
@@ -291,11 +294,12 @@ class _Results:
 
 def _replay(ctx: typer.Context, name: str, request: _Request, results: _Results) -> NoReturn:
     """Run a replay, store and publish its report, and exit."""
-    opened = open_stored(request.store)
+    run, store = locate_run(request.run, request.store)
+    opened = open_stored(store)
     ctx.call_on_close(opened.close)
     # The states of a turn's cache come from the turns before it.
     turns = None if name == "retrace" else request.turns
-    loaded = _load_run(opened, request.run, turns)
+    loaded = _load_run(opened, run, turns)
     given_floor = None if request.floor is None else tt.read_floor(request.floor)
     files = ctx.with_resource(report_files(results.junit, results.html))
     lm = load_recorded_model(loaded.started, request.model, request.loading)

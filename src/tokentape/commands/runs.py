@@ -18,6 +18,7 @@ from tokentape.commands.options import (
     TurnOption,
     find_recording,
     last_seal,
+    locate_run,
     open_live,
     open_stored,
     select_turns,
@@ -50,6 +51,9 @@ if TYPE_CHECKING:
 
 
 def list_runs(
+    place: Annotated[
+        str | None, typer.Argument(metavar="[STORE]", help="The store, in place of --store.")
+    ] = None,
     store: StoreOption = DEFAULT_URL,
     last: Annotated[
         int, typer.Option("--last", "-n", min=0, help="List at most this many; 0 lists all.")
@@ -58,7 +62,7 @@ def list_runs(
     as_json: JsonOption = False,
 ) -> None:
     """List the newest runs of a store, the newest last; with --json all runs."""
-    opened = open_stored(store)
+    opened = open_stored(place or store)
     if as_json:
         frame = tt.runs_df(opened)
         text = frame.to_json(orient="records", date_format="iso", date_unit="us")
@@ -104,6 +108,7 @@ def show(
         raise typer.BadParameter("--tokens needs --turn: a run has too many tokens to list")
     if tree and turn:
         raise typer.BadParameter("--tree shows runs and --turn a turn: give one of them")
+    run, store = locate_run(run, store)
     opened = open_stored(store)
     recording = find_recording(opened, run)
     if tree:
@@ -230,6 +235,7 @@ def check(
     Exit code 1: altered, not as expected, continued after the expected seal, not signed by one of
     the signers, or nothing is sealed.
     """
+    run, store = locate_run(run, store)
     opened = open_stored(store)
     found = tt.check(opened, find_recording(opened, run).run_id, expect=expect, signers=signers)
     if as_json:
@@ -248,8 +254,9 @@ def erase(
     as_json: JsonOption = False,
 ) -> None:
     """Erase a run for good: its events, and tool results that no other run shares."""
+    named, store = locate_run(run, store)
     opened = open_live(store)
-    run_id = opened.recording(run).run_id
+    run_id = find_recording(opened, named, only=True).run_id
     if not yes and not err.confirm(f"erase run {run_id} from {opened.where}?"):
         raise typer.Exit(2)
     erased = opened.erase(run_id, reason=reason)

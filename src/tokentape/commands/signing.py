@@ -15,6 +15,7 @@ from tokentape.commands.options import (
     Store,
     StoreOption,
     find_recording,
+    locate_run,
     open_live,
     open_stored,
 )
@@ -52,6 +53,7 @@ def sign(
     """Sign the last seal of a run with an SSH key, and store the signature with the run."""
     if [key is not None, signature is not None, message].count(True) != 1:
         raise typer.BadParameter("give one of --key, --signature and --message")
+    run, store = locate_run(run, store)
     if message:
         opened = open_stored(store)
         text = tt.text_to_sign(opened, find_recording(opened, run).run_id)

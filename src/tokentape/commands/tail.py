@@ -11,6 +11,7 @@ from tokentape.commands.options import (
     Store,
     StoreOption,
     find_recording,
+    locate_run,
     open_stored,
     tokenizer_as_recorded,
 )
@@ -48,6 +49,7 @@ def tail(
     ] = 0,
 ) -> None:
     """Follow a run from another terminal: messages, replies, tool calls and cache decisions."""
+    run, store = locate_run(run, store)
     opened = open_stored(store)
     recording = find_recording(opened, run)
     follower = RunFollower(opened, recording, last_turns=last)
