@@ -22,9 +22,10 @@ MATRIX_TESTS := tests/recorder tests/generation tests/store tests/replay tests/r
 demo: $(VENV)/linked
 	$(BIN)/tokentape demo
 
-# Two processes of one thread each: tiny models gain nothing from a second thread.
+# Two processes of one thread each: tiny models gain nothing from a second thread. A new process in
+# place of one that died would get no tests, and the run would never end.
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0
 
 check: $(VENV)/dev $(VENV)/linked
 	$(BIN)/ruff check .

@@ -74,6 +74,8 @@ def on_terminal(*arguments: str, encoding: str = "utf-8") -> Shown:
         patch.setenv("COLUMNS", "600")
         patch.delenv("NO_COLOR", raising=False)
         patch.setattr(sys, "argv", ["tokentape", *arguments])
+        # A command that owns its streams ends the process where a tool of a test still runs.
+        patch.setattr("tokentape.cli._tools_have_ended", lambda: True)
         with pytest.raises(SystemExit) as exited:
             main()
         sys.stdout.flush()

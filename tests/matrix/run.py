@@ -51,7 +51,8 @@ def versions() -> str:
 
 def run_tests(tests: list[str]) -> tuple[int, str]:
     """Run pytest in two processes of one thread each; return its exit code and its last line."""
-    command = [sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadfile", "-q", *tests]
+    workers = ["-n", "2", "--dist", "loadfile", "--max-worker-restart", "0"]
+    command = [sys.executable, "-m", "pytest", *workers, "-q", *tests]
     command += [f"-Wdefault::{warning}" for warning in ANNOUNCEMENTS]
     pytest = subprocess.Popen(
         command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, text=True
