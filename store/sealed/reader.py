@@ -218,11 +218,15 @@ class ParquetStore:
     def _row_fault(self, run: SealedRun, name: str) -> str:
         try:
             rows = self._scan("runs", {run.run_id: [name]}, of_file(RUNS).names).to_pylist()
+            if run.summary is not None and rows == runs_row(run.summary).to_pylist():
+                return ""
+            replaced = self.sealed_run(run.run_id)
         except StoreError as error:
             return str(error)
-        if run.summary is None or rows != runs_row(run.summary).to_pylist():
-            return f"{self.where}/{name} contradicts itself: row and metadata differ"
-        return ""
+        if replaced != run:
+            # A writer replaced the file after its metadata was read.
+            return self._row_fault(replaced, name)
+        return f"{self.where}/{name} contradicts itself: row and metadata differ"
 
     def _fault_of(self, file: SealedFile) -> str:
         try:

@@ -295,62 +295,6 @@ def test_a_part_that_was_cut_off_is_not_read_and_is_named(
     assert "part-00002.parquet is not listed" in fault
 
 
-READER = """
-import sys, tokentape as tt
-with tt.open_store(sys.argv[1]) as store:
-    print("ready", flush=True)
-    while True:
-        for summary in store.summaries():
-            run_id = summary.run_id
-            records = list(store.recording(run_id).records())
-            assert records[-1].seal, records[-1]
-            assert len(tt.tokens_df(store, run_id)) >= 2
-            faults = store.verify_files(run_id)
-            assert faults == [], faults
-            assert [store.blob(each) for each in sys.argv[2:]]
-            if records[-1].kind == "RunFinished":
-                sys.exit()
-"""
-
-
-def test_who_reads_while_a_run_is_sealed_sees_it_whole(
-    tmp_path: Path, store: DatabaseStore
-) -> None:
-    recorder = begin(tt.SealingLog(store, tmp_path))
-    say(recorder, 1, tokens=2, payload=b"seen")
-    command = [sys.executable, "-c", READER, str(tmp_path), hashlib.sha256(b"seen").hexdigest()]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as reader:
-        assert reader.stdout is not None
-        assert reader.stdout.readline() == "ready\n"
-        for turn in range(2, 60):
-            say(recorder, turn, tokens=2, payload=b"and %d" % turn)
-        recorder.finish()
-        complaints = reader.communicate(timeout=60)[1]
-
-    assert complaints == ""
-
-
-def test_reading_goes_on_in_the_files_that_replace_those_that_were_read(
-    tmp_path: Path, store: DatabaseStore
-) -> None:
-    recorder = begin(store)
-    recording = store.recording(recorder.run_id)
-    for turn in (1, 2, 3):
-        say(recorder, turn, tokens=2)
-        tt.export_parquet(recording, store, tmp_path)
-    with tt.open_store(tmp_path) as opened:
-        records = opened.recording(recorder.run_id).records()
-        read = [next(records) for _ in range(3)]
-        for row in tmp_path.glob("runs/*/*/*"):
-            row.unlink()
-        tt.export_parquet(recording, store, tmp_path)
-
-        assert [*read, *records] == list(recording.records())
-    assert len(names_in(tmp_path)) == 3
-
-
 PROGRAM = """
 import sys, tokentape as tt
 with tt.open_store(sys.argv[1]) as store:
