@@ -13,6 +13,9 @@ from .copies.jsonl import (
 from .copies.spreadsheets import (
     export_csv as export_csv,
 )
+from .default_store import (
+    DEFAULT_URL as DEFAULT_URL,
+)
 from .errors import (
     NewerStoreError as NewerStoreError,
     NoSuchRunError as NoSuchRunError,
@@ -43,7 +46,6 @@ from .live.schema import (
     Upgrade as Upgrade,
 )
 from .opening import (
-    DEFAULT_URL as DEFAULT_URL,
     current_schema as current_schema,
     database_url as database_url,
     open_store as open_store,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy.engine import URL
 
 from tokentape.recorder.foreign_files import foreign_file
+from tokentape.store.default_store import DEFAULT_URL
 from tokentape.store.errors import StoreError
 from tokentape.store.live.connections import connected
 from tokentape.store.live.database import DatabaseStore
@@ -17,8 +18,6 @@ from tokentape.store.sealed.tape import is_zip
 
 if TYPE_CHECKING:
     from tokentape.store.sealed.reader import ParquetStore
-
-DEFAULT_URL = "sqlite:///tokentape.db"
 
 
 def open_store(

@@ -3,17 +3,11 @@
 from collections.abc import Sequence
 
 from tokentape.generation.errors import PromptTooLongError
+from tokentape.generation.history.context_policies import POLICIES
 from tokentape.generation.history.conversation import Conversation
 from tokentape.generation.history.messages import NewMessage
 from tokentape.generation.history.prompt import Prompt
 from tokentape.generation.history.pruning import plan_pruning
-from tokentape.recorder.events import PruningPolicy
-
-POLICIES = {
-    "refuse": None,
-    "prune_tool_results": PruningPolicy.TOOL_RESULTS,
-    "prune_turns": PruningPolicy.TURNS,
-}
 
 
 def extend_within(

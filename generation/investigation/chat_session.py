@@ -9,7 +9,7 @@ from tokentape.generation.history.text_stream import TextStream
 from tokentape.generation.investigation.interrupts import interrupts_call
 from tokentape.generation.investigation.investigation import Investigation
 from tokentape.generation.tools.interface import ToolInterface
-from tokentape.generation.tools.runner import ToolCall
+from tokentape.generation.tools.tool_call import ToolCall
 from tokentape.recorder import Envelope, EventLog, Record
 from tokentape.recorder.escapes import VisibleLines, visible
 from tokentape.recorder.events import (

@@ -38,7 +38,8 @@ from tokentape.generation.run_settings import (
 )
 from tokentape.generation.tools.calls import CallReader
 from tokentape.generation.tools.interface import ToolInterface
-from tokentape.generation.tools.runner import ToolCall, ToolRunner
+from tokentape.generation.tools.runner import ToolRunner
+from tokentape.generation.tools.tool_call import ToolCall
 from tokentape.recorder import EventLog, Recorder, Recording, Redactor, TokentapeError
 from tokentape.recorder.events import RunForked
 from tokentape.recorder.plain_values import plain_number, plain_value, plain_whole

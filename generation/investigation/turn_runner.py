@@ -15,7 +15,8 @@ from tokentape.generation.investigation.reply import Reply, reply_of
 from tokentape.generation.investigation.tool_call_detector import ToolCallDetector
 from tokentape.generation.run_settings import RunSettings
 from tokentape.generation.tools.interface import ToolResult
-from tokentape.generation.tools.runner import ToolCall, ToolRunner
+from tokentape.generation.tools.runner import ToolRunner
+from tokentape.generation.tools.tool_call import ToolCall
 from tokentape.recorder.projections import Turn
 
 

@@ -11,6 +11,7 @@ from tokentape.generation.errors import PromptError
 from tokentape.generation.plans.plan import ExperimentPlan
 from tokentape.generation.plans.yaml_text import load_yaml
 from tokentape.recorder.foreign_files import pointer_file
+from tokentape.recorder.near_names import nearest
 from tokentape.recorder.paths import expand_path, is_inside, is_relative
 from tokentape.recorder.regular_file import read_text
 
@@ -129,9 +130,18 @@ def _path(name: str, folder: Path) -> Path:
     path = folder / expand_path(name)
     if path.is_file():
         return path
+    near = nearest(name, [*_shipped_names(), *_plans_in(path.parent)])
     raise PromptError(
-        f"{name!r} is neither a shipped plan ({', '.join(_shipped_names())}) nor a file"
+        f"{name!r} is neither a shipped plan ({', '.join(_shipped_names())}) nor a file{near}"
     )
+
+
+def _plans_in(folder: Path) -> list[str]:
+    """Return the paths of the YAML files in a folder; none of one that cannot be read."""
+    try:
+        return [str(each) for each in folder.iterdir() if each.suffix in (".yaml", ".yml")]
+    except (OSError, ValueError):
+        return []
 
 
 def _reject(path: Path, field: str, rule: str) -> NoReturn:

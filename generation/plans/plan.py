@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any
 
 from tokentape.generation.errors import PromptError
-from tokentape.generation.history.context_limit import POLICIES
+from tokentape.generation.history.context_policies import POLICIES
 from tokentape.generation.plans.background import (
     AFTER_CONCLUSIONS,
     BEFORE_FIRST_TASK,
@@ -14,7 +14,7 @@ from tokentape.generation.plans.background import (
     Background,
 )
 from tokentape.generation.plans.tasks import PlanTask, Sampling
-from tokentape.generation.tools.runner import ToolCall
+from tokentape.generation.tools.tool_call import ToolCall
 from tokentape.generation.tools.validation import (
     InvalidValue,
     Text,

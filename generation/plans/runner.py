@@ -18,7 +18,7 @@ from tokentape.generation.models.loading import LoadedModel
 from tokentape.generation.plans.placeholders import resolve
 from tokentape.generation.plans.plan import ExperimentPlan, PlanTurn
 from tokentape.generation.tools.interface import ToolInterface
-from tokentape.generation.tools.runner import ToolCall
+from tokentape.generation.tools.tool_call import ToolCall
 from tokentape.recorder import EventLog
 
 Progress = Callable[[PlanTurn, Reply], None]

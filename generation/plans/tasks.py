@@ -4,17 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from transformers import GenerationConfig
-
-from tokentape.generation.tools.runner import ToolCall
+from tokentape.generation.setting_names import setting_names
+from tokentape.generation.tools.tool_call import ToolCall
 from tokentape.generation.tools.validation import InvalidValue, JsonValue, Text
+from tokentape.recorder.near_names import nearest
 
 _LENGTHS = ("max_new_tokens", "max_length")
-_SETTINGS = tuple(
-    name
-    for name in vars(GenerationConfig())  # type: ignore[no-untyped-call]
-    if not name.startswith("_") and name not in (*_LENGTHS, "transformers_version")
-)
+_COMMON = ("temperature", "top_p", "top_k", "min_p", "do_sample", "repetition_penalty")
+"""Settings of every release of transformers, which takes a second to import."""
 
 
 def check_sampling(settings: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -22,10 +19,11 @@ def check_sampling(settings: Mapping[str, Any]) -> Mapping[str, Any]:
     for name in settings:
         if name in _LENGTHS:
             raise InvalidValue("is not a sampling setting: use limits.max_new_tokens", name)
-        if name not in _SETTINGS:
+        if name not in _COMMON and name not in setting_names():
+            hint = nearest(name, (*_COMMON, *setting_names()))
             raise InvalidValue(
-                "is not a setting of generate; temperature, top_p, top_k, min_p, do_sample and "
-                "repetition_penalty are",
+                f"is not a setting of generate{hint}; temperature, top_p, top_k, min_p, do_sample "
+                "and repetition_penalty are",
                 name,
             )
     return settings

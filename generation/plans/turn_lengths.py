@@ -15,7 +15,7 @@ from tokentape.generation.plans.placeholders import resolve
 from tokentape.generation.plans.plan import ExperimentPlan, PlanTurn
 from tokentape.generation.plans.runner import plan_tools
 from tokentape.generation.tools.calls import CallReader
-from tokentape.generation.tools.runner import ToolCall
+from tokentape.generation.tools.tool_call import ToolCall
 
 _COMPACT_VIEW = (
     '{"name": "%s", "shape": [4096, 14336], "num_parameters": 58720256, "mean": 9.231e-05, '

@@ -13,9 +13,9 @@ from tokentape.generation.tools.validation import (
     NULLS,
     InvalidValue,
     fit,
-    nearest,
     not_a_choice,
 )
+from tokentape.recorder.near_names import nearest
 
 
 def fit_arguments(

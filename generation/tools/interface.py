@@ -13,8 +13,8 @@ from tokentape.generation.errors import ToolError
 from tokentape.generation.tools.arguments import fit_arguments
 from tokentape.generation.tools.schemas import describe_tool, tool_schema
 from tokentape.generation.tools.timeout import run_with_timeout
-from tokentape.generation.tools.validation import nearest
 from tokentape.recorder.clock import elapsed_us
+from tokentape.recorder.near_names import nearest
 from tokentape.recorder.plain_values import plain_number, plain_value
 
 SECONDS_MAX = 60.0

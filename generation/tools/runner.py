@@ -15,7 +15,7 @@ from tokentape.generation.history.conversation_format import ConversationFormat
 from tokentape.generation.history.messages import AnsweredCall, NewMessage
 from tokentape.generation.tools.calls import ParsedCall
 from tokentape.generation.tools.interface import ToolInterface, ToolResult, error_result
-from tokentape.generation.tools.validation import JsonValue
+from tokentape.generation.tools.tool_call import ToolCall
 from tokentape.recorder import Recorder
 from tokentape.recorder.events import ActivationObserved, ToolCalled, ToolCaller, ToolReturned
 from tokentape.recorder.plain_values import plain_value
@@ -24,20 +24,6 @@ EXPECTED_RESULT = '{"expected": "a result"}'
 """Content of the results with which a prompt is tried before tools run."""
 NOT_RUN = "it was not run"
 """Beginning of the error of a call above the limit of calls per turn."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ToolCall:
-    """A tool's name and the arguments to call it with.
-
-    Example:
-        >>> import tokentape as tt
-        >>> tt.ToolCall(name="list_layers", arguments={"pattern": "*.mlp.*"}).name
-        'list_layers'
-    """
-
-    name: str
-    arguments: Mapping[str, JsonValue]
 
 
 @dataclass(slots=True, kw_only=True)

@@ -5,15 +5,16 @@ plan, which a user writes.
 """
 
 import dataclasses
-import difflib
 import enum
 import inspect
 import json
 import re
 import types
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from tokentape.recorder.near_names import nearest
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,300}", re.ASCII)
 NULLS = ("null", "None")
@@ -122,12 +123,6 @@ def as_json(value: Any) -> Any:
 
 JsonValue = Annotated[Any, as_json]
 Text = Annotated[str, check_text]
-
-
-def nearest(name: object, names: Iterable[str]) -> str:
-    """Return a hint such as ` (did you mean 'a' or 'b'?)`; "" if no name is similar."""
-    close = difflib.get_close_matches(str(name)[:200], list(names), n=2)
-    return f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
 
 
 def show(value: Any) -> str:

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 import tokentape as tt
-from tokentape.store import DatabaseStore
 
 PUBLIC = {
     "Envelope",
@@ -122,40 +121,3 @@ def test_the_version_is_that_of_the_distribution() -> None:
     from importlib.metadata import version
 
     assert version("tokentape") == tt.__version__
-
-
-LIGHT_COMMANDS = (
-    ("list",),
-    ("show",),
-    ("show", "--turn", "1"),
-    ("show", "--tree"),
-    ("check",),
-    ("rebuild",),
-    ("tail", "--no-follow"),
-    ("diff", "#01", "#01"),
-    ("db", "current"),
-)
-
-
-def test_commands_that_need_no_model_and_no_frame_load_neither_torch_nor_pandas(
-    tmp_path: Path,
-) -> None:
-    tape = Path(__file__).resolve().parents[2] / "examples" / "ci" / "recordings" / "greedy.tape"
-    with tt.open_store(tmp_path / "runs.db") as store:
-        assert isinstance(store, DatabaseStore)
-        tt.import_runs(tape, store)
-    program = (
-        "import sys\n"
-        "from tokentape.cli import app\n"
-        f"for command in {LIGHT_COMMANDS!r}:\n"
-        "    command = [each.replace('#', 'runs.db#') for each in command]\n"
-        "    code = app([*command, '--store', 'runs.db'], standalone_mode=False)\n"
-        "    assert not code, command\n"
-        "    heavy = {'torch', 'transformers', 'pandas', 'pyarrow.dataset'} & sys.modules.keys()\n"
-        "    assert not heavy, (command, heavy)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True
-    )
-
-    assert done.returncode == 0, done.stderr

@@ -235,7 +235,7 @@ def changed(path: str, value: object) -> dict[str, Any]:
         (
             "tasks.1.sampling",
             {"temprature": 1},
-            "temprature is not a setting of generate; temperat",
+            "temprature is not a setting of generate (did you mean 'temperature'?); temp",
         ),
         ("tasks.1.sampling", [1], "tasks.1.sampling must be an object"),
         ("tasks.1.sampling", {"max_new_tokens": 1}, "use limits.max_new_tokens"),

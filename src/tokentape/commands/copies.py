@@ -22,7 +22,7 @@ from tokentape.commands.options import (
 from tokentape.recorder.paths import expand_path
 from tokentape.recorder.seals import SealReport, check_seals
 from tokentape.screen import err, out
-from tokentape.store import DEFAULT_URL, DatabaseStore
+from tokentape.store.default_store import DEFAULT_URL
 
 if TYPE_CHECKING:
     from tokentape.store import Imported
@@ -122,6 +122,7 @@ def import_(
     as_json: JsonOption = False,
 ) -> None:
     """Add the runs of a tape, folder or jsonl file to a live store, after checking their seals."""
+    from tokentape.store import DatabaseStore
     from tokentape.store.copies.importing import checked_copy
 
     with output.working("importing"), checked_copy(path) as copy, tt.open_store(store) as opened:

@@ -2,21 +2,25 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from sqlalchemy.engine import URL
 
 import tokentape as tt
 from tokentape import output
 from tokentape.commands.options import JsonOption, StoreOption
 from tokentape.screen import out
-from tokentape.store import DEFAULT_URL, current_schema, database_url, upgrade_store
-from tokentape.store.live.schema import head, history
+from tokentape.store.default_store import DEFAULT_URL
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
 
 
 def current(store: StoreOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
     """Print the schema revision of a store, and the newest one if that differs."""
+    from tokentape.store import current_schema
+    from tokentape.store.live.schema import head
+
     revision, newest = current_schema(_database_url(store)), head()
     if as_json:
         output.print_json({"current": revision, "head": newest})
@@ -27,6 +31,9 @@ def current(store: StoreOption = DEFAULT_URL, as_json: JsonOption = False) -> No
 
 def list_history(store: StoreOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
     """List every schema revision, oldest first; `*` marks the one of the store."""
+    from tokentape.store import current_schema
+    from tokentape.store.live.schema import history
+
     revisions = history(current_schema(_database_url(store)))
     if as_json:
         output.print_json([asdict(each) for each in revisions])
@@ -42,6 +49,8 @@ def upgrade(
     as_json: JsonOption = False,
 ) -> None:
     """Upgrade a store to the newest schema, in one transaction."""
+    from tokentape.store import upgrade_store
+
     done = upgrade_store(_database_url(store), backup=backup)
     if as_json:
         output.print_json(asdict(done) | {"backup": done.backup and str(done.backup)})
@@ -52,7 +61,9 @@ def upgrade(
         out.line(f"{done.before} -> {done.after}{backup_note}")
 
 
-def _database_url(store: str) -> URL:
+def _database_url(store: str) -> "URL":
+    from tokentape.store import database_url
+
     url = database_url(store)
     if url.get_backend_name() == "sqlite" and not Path(str(url.database)).is_file():
         raise tt.StoreError(f"there is no store at {url.database}")

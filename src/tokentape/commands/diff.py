@@ -17,7 +17,7 @@ from tokentape.commands.options import (
     open_stored,
 )
 from tokentape.screen import out
-from tokentape.store import DEFAULT_URL
+from tokentape.store.default_store import DEFAULT_URL
 
 
 def diff(

@@ -14,11 +14,12 @@ from tokentape.commands.options import JsonOption, ModelOption, StoreOption, loa
 from tokentape.recorder.errors import Terminated
 from tokentape.recorder.turn_overviews import TurnOverview, read_overviews
 from tokentape.screen import err, out
-from tokentape.store import DEFAULT_URL, DatabaseStore
+from tokentape.store.default_store import DEFAULT_URL
 
 if TYPE_CHECKING:
     from tokentape.generation.models.loading_settings import LoadingKeywords
     from tokentape.generation.plans import ExperimentPlan
+    from tokentape.store import DatabaseStore
 
 INTERRUPTED = 130
 _CHAT_SYSTEM_PROMPT = """\
@@ -65,7 +66,7 @@ def run(
         return
     if plan is None:
         raise typer.BadParameter("name a plan; --list shows the plans that come with tokentape")
-    from tokentape.generation.plans import begin_plan, load_plan
+    from tokentape.generation.plans import load_plan
 
     chosen = load_plan(plan).with_overrides(
         seed=seed, turns_max=turns, max_new_tokens=max_new_tokens
@@ -73,6 +74,8 @@ def run(
     with resume_hint(store) as begun:
         with output.working(f"loading {model}"):
             lm = tt.load_model(model, **loading)
+        from tokentape.generation.plans import begin_plan
+
         with recording_store(store) as opened:
             investigation = begin_plan(chosen, lm, opened, name=name)
             begun(investigation.run_id)
@@ -159,8 +162,10 @@ def _run_turns(investigation: "tt.Investigation", plan: "ExperimentPlan") -> Non
         )
 
 
-def recording_store(store: str, *, must_exist: bool = False) -> DatabaseStore:
+def recording_store(store: str, *, must_exist: bool = False) -> "DatabaseStore":
     """Open a store to record into. Raise StoreError for a sealed one."""
+    from tokentape.store import DatabaseStore
+
     opened = tt.open_store(store, must_exist=must_exist)
     if not isinstance(opened, DatabaseStore):
         raise tt.StoreError(f"{store} is sealed: record into a database, --store sqlite:///runs.db")

@@ -24,13 +24,14 @@ from tokentape.recorder.events import RunStarted, ToolCalled
 from tokentape.recorder.process import ProcessState
 from tokentape.recorder.selected_turns import SelectedEvents, read_turns
 from tokentape.screen import err, out
-from tokentape.store import DEFAULT_URL, DatabaseStore, close_run, process_of
+from tokentape.store.default_store import DEFAULT_URL
 
 if TYPE_CHECKING:
     from tokentape.generation.investigation.resume_point import ResumePoint
     from tokentape.generation.models.loading_settings import LoadingKeywords
     from tokentape.generation.plans import ExperimentPlan
     from tokentape.generation.run_settings import RunSettings
+    from tokentape.store import DatabaseStore
 
 
 @loads_model
@@ -72,7 +73,7 @@ def resume(
         print_run(recording, store, as_json)
 
 
-def _print_outlook(opened: DatabaseStore, recording: tt.Recording, as_json: bool) -> None:
+def _print_outlook(opened: "DatabaseStore", recording: tt.Recording, as_json: bool) -> None:
     """Print what resuming a run would do. Raise as resuming it would, as far as events say."""
     from tokentape.generation.investigation.resume_point import ResumePoint
 
@@ -85,9 +86,10 @@ def _print_outlook(opened: DatabaseStore, recording: tt.Recording, as_json: bool
         out.lines(lines)
 
 
-def _outlook(opened: DatabaseStore, point: "ResumePoint") -> tuple[dict[str, Any], list[str]]:
+def _outlook(opened: "DatabaseStore", point: "ResumePoint") -> tuple[dict[str, Any], list[str]]:
     """Return what resuming does, as JSON and in lines: the turn, the plan, the other process."""
     from tokentape.generation.investigation.resume_outlook import ResumeOutlook
+    from tokentape.store import process_of
 
     outlook, plan = ResumeOutlook.of(point), _plan(point.started)
     lines, fields = [outlook.describe()], asdict(outlook)
@@ -113,6 +115,8 @@ def close(
     as_json: JsonOption = False,
 ) -> None:
     """Close a run whose process is gone: record that it failed. It can still be resumed."""
+    from tokentape.store import close_run
+
     named, store = locate_run(run, store)
     with recording_store(store, must_exist=True) as opened:
         recording = find_recording(opened, named, only=True)

@@ -19,7 +19,6 @@ from tokentape.recorder.record import RecordFilter
 from tokentape.recorder.seals import SEALED_KINDS
 from tokentape.recorder.selected_turns import SelectedEvents, turn_numbers
 from tokentape.store.errors import UnknownRunError
-from tokentape.store.location import is_in_memory, parse_location
 from tokentape.store.run_names import ambiguous
 
 if TYPE_CHECKING:
@@ -254,6 +253,8 @@ def _is_path(name: str) -> bool:
 
 def _is_there(store: str) -> bool:
     """Return whether a store exists, as far as a look at its file tells."""
+    from tokentape.store.location import is_in_memory, parse_location
+
     place = parse_location(store)
     if not isinstance(place, Path):
         if place.get_backend_name() != "sqlite" or is_in_memory(place):

@@ -29,7 +29,7 @@ from tokentape.commands.report_files import HtmlOption, JUnitOption, report_file
 from tokentape.recorder.clock import now_us
 from tokentape.recorder.paths import expand_path
 from tokentape.screen import err, out
-from tokentape.store import DEFAULT_URL, DatabaseStore, StoredFloor, StoredVerdict
+from tokentape.store.default_store import DEFAULT_URL
 
 if TYPE_CHECKING:
     from tokentape.generation.models.loading_settings import LoadingKeywords
@@ -217,6 +217,8 @@ def calibrate(
     as_json: JsonOption = False,
 ) -> None:
     """Measure the noise floor of this machine and model on the tokens of a run."""
+    from tokentape.store import DatabaseStore, StoredFloor
+
     run, store = locate_run(run, store)
     opened = open_stored(store)
     ctx.call_on_close(opened.close)
@@ -333,6 +335,8 @@ def _stored_floor(opened: Store, run: "LoadedRun", lm: "tt.LoadedModel") -> "Flo
 
 
 def _store_verdict(report: "Report", opened: Store, keep: bool) -> None:
+    from tokentape.store import DatabaseStore, StoredVerdict
+
     if keep and isinstance(opened, DatabaseStore):
         stored = StoredVerdict(
             run_id=report.run_id,

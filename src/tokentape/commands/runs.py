@@ -8,6 +8,7 @@ import typer
 
 import tokentape as tt
 from tokentape import output
+from tokentape import store as stores
 from tokentape.commands.options import (
     JsonOption,
     OneRunArgument,
@@ -41,7 +42,7 @@ from tokentape.replay.reports.turn_page import (
     tools_of,
 )
 from tokentape.screen import err, out
-from tokentape.store import DEFAULT_URL, errors_of, process_of, status_texts
+from tokentape.store.default_store import DEFAULT_URL
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -78,14 +79,14 @@ def list_runs(
         return
     summaries = opened.summaries()
     shown = summaries[-last:] if last else summaries
-    out.show(output.runs_table(shown, status_texts(opened, shown)))
+    out.show(output.runs_table(shown, stores.status_texts(opened, shown)))
     if len(shown) < len(summaries):
         err.line(f"and {len(summaries) - len(shown):,} older runs: --last 0 shows all")
 
 
 def _processes(opened: Store, summaries: "list[RunSummary]") -> "dict[str, RunProcess]":
     """Return the processes of the runs that have not ended, by run id."""
-    found = ((each.run_id, process_of(opened, each)) for each in summaries)
+    found = ((each.run_id, stores.process_of(opened, each)) for each in summaries)
     return {run_id: process for run_id, process in found if process is not None}
 
 
@@ -163,16 +164,16 @@ def _ending_json(recording: tt.Recording) -> dict[str, Any]:
 
 def _process(opened: Store, run_id: str) -> "RunProcess | None":
     summary = opened.summary(run_id)
-    return None if summary is None else process_of(opened, summary)
+    return None if summary is None else stores.process_of(opened, summary)
 
 
 def _print_family(store: Store, run_id: str, as_json: bool) -> None:
     family = lineage_of(run_id, store.summaries())
     runs = list(family.summaries())
     if as_json:
-        output.print_json(family.as_json(errors_of(store, runs)))
+        output.print_json(family.as_json(stores.errors_of(store, runs)))
     else:
-        out.show(draw_lineage(family, run_id, status_texts(store, runs)))
+        out.show(draw_lineage(family, run_id, stores.status_texts(store, runs)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,7 @@ from tokentape.commands.options import (
 from tokentape.recorder.paths import expand_path
 from tokentape.recorder.seals import check_seals
 from tokentape.screen import err, out
-from tokentape.store import DEFAULT_URL
+from tokentape.store.default_store import DEFAULT_URL
 
 if TYPE_CHECKING:
     from tokentape.store.signing.signatures import SignatureCheck

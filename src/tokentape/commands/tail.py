@@ -20,14 +20,14 @@ from tokentape.recorder.events import MessageAdded, RunStarted, TurnStarted
 from tokentape.recorder.process import ProcessState
 from tokentape.recorder.transcript import TranscriptWriter
 from tokentape.screen import err, out
-from tokentape.store import DEFAULT_URL, process_of
-from tokentape.store.run_follower import NewToken, RunFollower
+from tokentape.store.default_store import DEFAULT_URL
 from tokentape.streams import check_reader
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from tokentape.generation.history.text_stream import TextStream
+    from tokentape.store.run_follower import NewToken
 
 _POLL_S = 0.2
 _SILENCE_S = 60.0
@@ -52,6 +52,8 @@ def tail(
     run, store = locate_run(run, store)
     opened = open_stored(store)
     recording = find_recording(opened, run)
+    from tokentape.store.run_follower import RunFollower
+
     follower = RunFollower(opened, recording, last_turns=last)
     printer = _Printer(recording)
     last_event_at = looked_at = time.monotonic()
@@ -101,9 +103,9 @@ class _Printer:
     def close(self) -> None:
         self._transcript.close()
 
-    def print(self, news: list[Envelope | NewToken]) -> None:
+    def print(self, news: "list[Envelope | NewToken]") -> None:
         for each in news:
-            if isinstance(each, NewToken):
+            if not isinstance(each, Envelope):
                 self._print_token(each)
                 continue
             if isinstance(each.event, MessageAdded):
@@ -113,7 +115,7 @@ class _Printer:
                 self._prompt_end = [*self._prompt_end, *each.event.added_ids][-_PROMPT_END_TOKENS:]
             self._transcript.event(each)
 
-    def _print_token(self, token: NewToken) -> None:
+    def _print_token(self, token: "NewToken") -> None:
         if self._started is None or self._started.turn != token.turn:
             return
         if self._run.redacted:
@@ -143,6 +145,8 @@ def _silence(run_id: str) -> str:
 
 def _is_gone(opened: Store, recording: Recording) -> bool:
     """Return whether the process of the run is gone; if so, say so on standard error."""
+    from tokentape.store import process_of
+
     summary = opened.summary(recording.run_id)
     process = None if summary is None else process_of(opened, summary)
     if process is None or process.state is not ProcessState.GONE:
