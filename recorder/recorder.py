@@ -2,6 +2,7 @@
 
 import os
 import traceback
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -119,7 +120,7 @@ class Recorder:
         self._next_seq = 0
         self._last_turn = 0
         self._lost: str | None = None
-        self._owner: object | None = None
+        self._owner: weakref.ref[object] | None = None
         self._summary: RunSummary | None = None
         self._must_resume = False
 
@@ -166,12 +167,13 @@ class Recorder:
         Raise TokentapeError if it is reserved for another: two generators would mix their streams
         of ids.
         """
-        if self._owner is not None and self._owner is not owner:
+        if self._owner is not None and self._owner() is not owner:
             raise TokentapeError(
                 f"run {self.run_id} is recorded by another generator already: make a recorder "
                 "for each"
             )
-        self._owner = owner
+        # A run that ends after its investigation was deleted must not keep the model in memory.
+        self._owner = weakref.ref(owner)
 
     def record(self, event: Event) -> Envelope:
         """Append an event to the run; it is stored when this returns.

@@ -46,6 +46,13 @@ class Attachments(Protocol):
         """
 
 
+class OpenRecording(Protocol):
+    """A run that is being recorded."""
+
+    def end_quietly(self) -> None:
+        """Record the end of the run; never raise."""
+
+
 class CheckedSource(Attachments, Protocol):
     """Runs as `check` reads them: those of a `Source`, or of a file of JSON lines."""
 

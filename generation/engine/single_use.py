@@ -17,6 +17,11 @@ class SingleUse:
         self._owner = owner
         self._lock = threading.Lock()
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether the object is in use."""
+        return self._lock.locked()
+
     @contextmanager
     def use(self) -> Iterator[None]:
         """Raise TokentapeError if the object is in use already."""

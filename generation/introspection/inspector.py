@@ -1,8 +1,9 @@
 """Inspection of a model's weights, and of its activations in a conversation."""
 
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -51,6 +52,20 @@ class ObservedConversation:
     monitor: Callable[[], ActivationMonitor | None]
 
 
+class BoundGenerator(Protocol):
+    """A generator whose conversation an inspector sees."""
+
+    conversation: Any
+
+    @property
+    def turn(self) -> int:
+        """The number of the last turn."""
+
+    @property
+    def monitor(self) -> ActivationMonitor | None:
+        """The monitor of activations, if any."""
+
+
 class Inspector:
     """Reads weights at any time, and activations of the conversation that it is bound to."""
 
@@ -59,6 +74,7 @@ class Inspector:
         self.weights = WeightInspector(lm.model)
         self._tokenizer = lm.tokenizer
         self._conversation: ObservedConversation | None = None
+        self._generator: weakref.ref[BoundGenerator] | None = None
         self._events: list[ActivationObserved] = []
 
     def bind(
@@ -71,9 +87,26 @@ class Inspector:
         """Bind the inspector to a conversation."""
         self._conversation = ObservedConversation(ids=ids, turn=turn, monitor=monitor)
 
+    def bind_to(self, generator: BoundGenerator) -> None:
+        """Bind the inspector to the conversation of a generator, as long as that exists."""
+        if self._generator is not None and self._generator() is generator:
+            return
+        self._generator = weakref.ref(generator, lambda _: self.unbind())
+        alive = weakref.proxy(generator)
+        self.bind(
+            ids=lambda: alive.conversation.ids,
+            turn=lambda: max(1, alive.turn),
+            monitor=lambda: alive.monitor,
+        )
+
     def unbind(self) -> None:
         """End the binding to a conversation."""
-        self._conversation = None
+        self._conversation, self._generator = None, None
+
+    def unbind_from(self, generator: BoundGenerator) -> None:
+        """End the binding to the conversation of a generator, unless it is to another one."""
+        if self._generator is not None and self._generator() is generator:
+            self.unbind()
 
     def take_events(self) -> list[ActivationObserved]:
         """Return the events of recomputed activations since the last call.

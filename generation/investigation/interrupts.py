@@ -25,12 +25,14 @@ class _Ending:
         """Contexts in which a signal has to wait."""
         self.pending: int | None = None
         """The signal that waits."""
+        self.raised: Terminated | None = None
+        """The last exception that a signal raised."""
         self._first_at: float | None = None
 
     def acquire(self) -> None:
         """Handle the signals that would end the process, not those ignored or handled already."""
         if not self.users:
-            self.holds, self.pending, self._first_at = 0, None, None
+            self.holds, self.pending, self.raised, self._first_at = 0, None, None, None
         self.users += 1
         for number in _SIGNALS:
             if signal.getsignal(number) is signal.SIG_DFL:
@@ -49,7 +51,8 @@ class _Ending:
         """Raise Terminated if a signal waits."""
         if self.pending is not None:
             number, self.pending = self.pending, None
-            raise Terminated(number)
+            self.raised = Terminated(number)
+            raise self.raised
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
@@ -66,6 +69,11 @@ class _Ending:
 
 
 _ENDING = _Ending()
+
+
+def last_termination() -> Terminated | None:
+    """Return the exception that a signal raised since the first of the active runs began."""
+    return _ENDING.raised
 
 
 @contextmanager

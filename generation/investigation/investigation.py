@@ -1,21 +1,18 @@
 """A recorded conversation with a model that may inspect itself."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
-from types import TracebackType
 from typing import Any, Protocol, Self, Unpack, cast
 
 from tokentape.generation.engine.manual_generator import ManualGenerator
 from tokentape.generation.engine.sampling import turn_seed
-from tokentape.generation.engine.single_use import SingleUse
 from tokentape.generation.engine.turn import TurnSettings, turn_settings
 from tokentape.generation.errors import PromptError
 from tokentape.generation.history.conversation_format import ConversationFormat
 from tokentape.generation.interventions import Intervention
 from tokentape.generation.introspection.toolset import IntrospectionTools
 from tokentape.generation.investigation.initial_prompt import initial_prompt, memory_instructions
-from tokentape.generation.investigation.interrupts import ended_by_signals, signals_held
+from tokentape.generation.investigation.lifecycle import RunLifecycle
 from tokentape.generation.investigation.reply import Reply
 from tokentape.generation.investigation.resume_point import (
     ResumePoint,
@@ -40,7 +37,7 @@ from tokentape.generation.tools.calls import CallReader
 from tokentape.generation.tools.interface import ToolInterface
 from tokentape.generation.tools.runner import ToolRunner
 from tokentape.generation.tools.tool_call import ToolCall
-from tokentape.recorder import EventLog, Recorder, Recording, Redactor, TokentapeError
+from tokentape.recorder import EventLog, Recorder, Recording, Redactor
 from tokentape.recorder.events import RunForked
 from tokentape.recorder.plain_values import plain_number, plain_value, plain_whole
 from tokentape.recorder.projections import Turn
@@ -53,7 +50,7 @@ class RunStore(EventLog, Protocol):
         """Return the run with this id, or the only one whose id begins so."""
 
 
-class Investigation:
+class Investigation(RunLifecycle):
     """A recorded conversation with a model that may use tools on itself.
 
     Entering it starts the run and caches the system prompt; leaving it ends the run, as failed if
@@ -105,7 +102,7 @@ class Investigation:
         self._inspector = tools.inspector if isinstance(tools, IntrospectionTools) else None
         self._system_prompt = system_prompt
         self._seed = plain_number(seed)
-        self._recorder = recorder or Recorder(store, redactor=redactor)
+        super().__init__(recorder or Recorder(store, redactor=redactor), store)
         reader = CallReader(
             lm.tokenizer,
             self._tools,
@@ -132,12 +129,9 @@ class Investigation:
             tools=self._tool_runner(run.conversation_format),
             run_settings=run.settings,
         )
-        self._use = SingleUse("investigation")
         self.resume_point: ResumePoint | None = None
         """Where a resumed or forked run continues."""
         self._forked: RunForked | None = None
-        self._entered = False
-        self._signals = ExitStack()
         self.resumed_reply: Reply | None = None
 
     def _tool_runner(self, conversation_format: ConversationFormat) -> ToolRunner:
@@ -253,31 +247,20 @@ class Investigation:
         run._turns.tools.recorded_results = point.unread_results
         return run
 
-    @property
-    def run_id(self) -> str:
-        return self._recorder.run_id
+    def _begin(self) -> None:
+        self._bind_tools()
+        if self.resume_point is None:
+            self._begin_conversation()
+        elif self._forked is not None:
+            self.resume_point.restore(self.generator)
+            self.generator.fork_from(self._forked)
+        else:
+            self._resume(self.resume_point)
 
-    def __enter__(self) -> Self:
+    def _bind_tools(self) -> None:
+        """Let the tools see this conversation, which another run with the same tools may follow."""
         if self._inspector is not None:
-            self._inspector.bind(
-                ids=lambda: self.generator.conversation.ids,
-                turn=lambda: max(1, self.generator.turn),
-                monitor=lambda: self.generator.monitor,
-            )
-        try:
-            self._signals.enter_context(ended_by_signals())
-            if self.resume_point is None:
-                self._begin_conversation()
-            elif self._forked is not None:
-                self.resume_point.restore(self.generator)
-                self.generator.fork_from(self._forked)
-            else:
-                self._resume(self.resume_point)
-        except BaseException as error:
-            self._end(error)
-            raise
-        self._entered = True
-        return self
+            self._inspector.bind_to(self.generator)
 
     def _begin_conversation(self) -> None:
         if system_prompt := self.create_initial_prompt():
@@ -285,22 +268,10 @@ class Investigation:
         else:
             self.generator.begin_without_system_prompt()
 
-    def __exit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def _before_end(self) -> None:
         if self._inspector is not None:
-            self._inspector.unbind()
-        if error is None:
-            self.generator.start_run()  # a fork without a turn of its own
-        self._end(error)
-
-    def _end(self, error: BaseException | None) -> None:
-        """Record the end of the run. A signal that comes meanwhile is raised afterwards."""
-        with self._signals, signals_held():
-            self._recorder.__exit__(type(error) if error else None, error, None)
+            self._inspector.unbind_from(self.generator)
+        self.generator.start_run()  # a fork without a turn of its own
 
     def chat(
         self, user_message: str, *, tool_calls: Sequence[ToolCall] = (), **settings: Any
@@ -339,11 +310,10 @@ class Investigation:
     def _run_turn(
         self, user_message: str, tool_calls: Sequence[ToolCall], settings: TurnSettings
     ) -> Reply:
-        if not self._entered:
-            raise TokentapeError("the investigation has not begun: enter it with `with`")
         if not user_message.strip():
             raise PromptError("the message is empty: there is nothing to reply to")
-        with self._use.use():
+        with self._turn():
+            self._bind_tools()
             return self._turns.run_turn(user_message, tool_calls, settings)
 
     def watch(self, layers: Iterable[str | int], *, full: bool = False) -> None:

@@ -1,6 +1,7 @@
 """The live store: one append-only stream for each run, in SQLite or PostgreSQL."""
 
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Self
@@ -28,7 +29,7 @@ from tokentape.store.live.sqlite_access import use_wal
 from tokentape.store.live.sqlite_file import OpenedFile
 from tokentape.store.live.tables import SEQ_BITS, SEQ_MASK, runs, tombstones
 from tokentape.store.payloads import payload_of
-from tokentape.store.source import Attachments, attachments_of
+from tokentape.store.source import Attachments, OpenRecording, attachments_of
 
 _WAL_WAIT_S = 5.0
 """How long the first write waits for other programs that read a file in rollback mode."""
@@ -62,6 +63,7 @@ class DatabaseStore(DatabaseReader):
         self._statements = _Statements(self._backend.packing.placeholder)
         self._open_runs: dict[str, tuple[int, int]] = {}
         self._writing = threading.RLock()
+        self._recorded: weakref.WeakSet[OpenRecording] = weakref.WeakSet()
 
     def _writing_connection(self) -> Any:
         """Return a connection to write with; None if the file can only be read."""
@@ -75,7 +77,14 @@ class DatabaseStore(DatabaseReader):
             self._has_wal = not use_wal(writer.driver_connection, wait_s=0)
         return writer
 
+    def at_close(self, run: OpenRecording) -> None:
+        """End a run that is being recorded before the store closes."""
+        self._recorded.add(run)
+
     def close(self) -> None:
+        """End the runs that this process records into the store, and close it."""
+        for run in list(self._recorded):
+            run.end_quietly()
         # Not returned to the pool, which would roll back: a lost connection cannot.
         if self._writer is not None:
             self._writer.invalidate()

@@ -11,7 +11,7 @@ from tokentape.recorder.events import TurnFinished
 from tokentape.recorder.paths import expand_path
 from tokentape.recorder.projections import RunSummary
 from tokentape.store.sealed.sealing import RunSealer
-from tokentape.store.source import Attachments
+from tokentape.store.source import Attachments, OpenRecording
 
 
 class LiveStore(EventLog, Attachments, Protocol):
@@ -19,6 +19,12 @@ class LiveStore(EventLog, Attachments, Protocol):
 
     def recording(self, run_id: str) -> Recording:
         """Return the run with that id."""
+
+    def at_close(self, run: OpenRecording) -> None:
+        """End a run that is being recorded before the store closes."""
+
+    def close(self) -> None:
+        """End the runs that are being recorded, and close the store."""
 
 
 class SealingLog:
@@ -54,6 +60,14 @@ class SealingLog:
 
     def put_blob(self, sha256: str, payload: bytes) -> None:
         self._store.put_blob(sha256, payload)
+
+    def at_close(self, run: OpenRecording) -> None:
+        """End a run that is being recorded before the store closes; see `DatabaseStore`."""
+        self._store.at_close(run)
+
+    def close(self) -> None:
+        """Close the store."""
+        self._store.close()
 
     def _seal(self, run_id: str, tail: list[Record]) -> None:
         try:

@@ -223,12 +223,6 @@ def test_single_prompts_are_not_part_of_the_conversation(lm: tt.LoadedModel) -> 
     assert "CCC" in prompt.text
 
 
-def test_an_investigation_must_be_entered(lm: tt.LoadedModel, store: DatabaseStore) -> None:
-    run = tt.Investigation(lm, store=store, name="t", system_prompt="Be kind.")
-    with pytest.raises(tt.TokentapeError, match="enter it with `with`"):
-        run.chat("Hi")
-
-
 FOLDS_SYSTEM = (
     "{% if messages[0]['role'] == 'system' %}{% set lead = messages[0]['content'] + '\n\n' %}"
     "{% set rest = messages[1:] %}{% else %}{% set lead = '' %}{% set rest = messages %}{% endif %}"
