@@ -30,3 +30,10 @@ class CallFormatWarning(TokentapeWarning):
 
 class LowMemoryWarning(TokentapeWarning):
     """A turn needs more memory than is free."""
+
+
+class ToolFailedWarning(TokentapeWarning):
+    """A tool raised an exception, exceeded its time limit, or returned what is not JSON.
+
+    It is also given for a wrong call of the user's own. The model reads the error.
+    """

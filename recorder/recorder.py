@@ -1,7 +1,6 @@
 """The recorder: it puts the events of a run in order and appends each to a log at once."""
 
 import os
-import traceback
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -29,6 +28,7 @@ from tokentape.recorder.redaction import Redaction, Redactor
 from tokentape.recorder.run_id import uuid7
 from tokentape.recorder.seals import SealChain, SealCheck
 from tokentape.recorder.storable import check_run_id, check_summary, check_time, storable
+from tokentape.recorder.tracebacks import traceback_text
 
 
 class EventLog(Protocol):
@@ -288,7 +288,7 @@ class Recorder:
     def fail(self, error: BaseException) -> None:
         """End the run with an exception if it is active."""
         if self.is_active:
-            text = "".join(traceback.format_exception(error))
+            text = traceback_text(error)
             self.record(RunFailed(error=type(error).__name__, message=str(error), traceback=text))
 
     def close(self, message: str) -> None:

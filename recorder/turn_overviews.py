@@ -7,6 +7,7 @@ from tokentape.recorder.events import (
     CacheDecided,
     MessageAdded,
     RunResumed,
+    ToolReturned,
     TurnFinished,
     TurnStarted,
 )
@@ -14,7 +15,8 @@ from tokentape.recorder.record import RecordFilter
 from tokentape.recorder.recording import Recording
 
 _KINDS = frozenset(
-    cls.__name__ for cls in (CacheDecided, MessageAdded, RunResumed, TurnFinished, TurnStarted)
+    cls.__name__
+    for cls in (CacheDecided, MessageAdded, RunResumed, ToolReturned, TurnFinished, TurnStarted)
 )
 
 
@@ -30,6 +32,9 @@ class TurnOverview:
     """The first cache decision; None if the round was cut off before it."""
     finished: TurnFinished | None = None
     """None if the run was cut off in this round."""
+    tool_errors: int = 0
+    """Tool calls since the round before that ended with an error; in the last round, later ones
+    too."""
 
     @property
     def number(self) -> int:
@@ -42,6 +47,7 @@ def read_overviews(recording: Recording, *, first_turn: int = 1) -> list[TurnOve
     chosen = RecordFilter(kinds=_KINDS, first_turn=first_turn)
     found: list[TurnOverview] = []
     messages: list[MessageAdded] = []
+    tool_errors = 0
     run_id, after_seq = "", -1
 
     def count_tokens(last_seq: int | None) -> None:
@@ -56,16 +62,27 @@ def read_overviews(recording: Recording, *, first_turn: int = 1) -> list[TurnOve
             messages.append(event)
         elif isinstance(event, RunResumed):
             messages = []
+        elif isinstance(event, ToolReturned):
+            tool_errors += event.error is not None
         elif isinstance(event, TurnStarted):
             count_tokens(envelope.seq if envelope.run_id == run_id else None)
-            found.append(TurnOverview(started=event, messages=tuple(messages), generated_tokens=0))
-            messages, run_id, after_seq = [], envelope.run_id, envelope.seq
+            overview = TurnOverview(
+                started=event,
+                messages=tuple(messages),
+                generated_tokens=0,
+                tool_errors=tool_errors,
+            )
+            found.append(overview)
+            messages, tool_errors = [], 0
+            run_id, after_seq = envelope.run_id, envelope.seq
         elif found and isinstance(event, CacheDecided):
             found[-1] = replace(found[-1], cache=found[-1].cache or event)
         elif found and isinstance(event, TurnFinished):
             tokens = event.generated_tokens
             found[-1] = replace(found[-1], finished=event, generated_tokens=tokens)
     count_tokens(None)
+    if found and tool_errors:
+        found[-1] = replace(found[-1], tool_errors=found[-1].tool_errors + tool_errors)
     return found
 
 

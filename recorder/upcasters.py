@@ -56,12 +56,18 @@ def _with_signal(fields: Fields) -> Fields:
     return {**fields, "signal": ""}
 
 
+def _with_traceback(fields: Fields) -> Fields:
+    """Return a `ToolReturned` that does not say where the tool failed."""
+    return {**fields, "traceback": ""}
+
+
 UPCASTERS: Mapping[tuple[str, int], Upcaster] = {
     ("CacheDecided", 1): _with_key,
     ("MemorySampled", 1): _with_reserved,
     ("RunFinished", 1): _with_signal,
     ("RunResumed", 1): _with_process,
     ("RunStarted", 1): _with_start,
+    ("ToolReturned", 1): _with_traceback,
     ("TurnStarted", 1): _with_own_settings,
 }
 """The step from version n to n + 1, by kind and n."""

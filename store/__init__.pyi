@@ -80,3 +80,6 @@ from .signing.sign import (
 from .signing.wire import (
     SignatureError as SignatureError,
 )
+from .tool_errors import (
+    count_tool_errors as count_tool_errors,
+)

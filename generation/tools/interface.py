@@ -7,10 +7,11 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar, overload
+from typing import Any, Literal, TypeVar, overload
 
 from tokentape.generation.errors import ToolError
 from tokentape.generation.tools.arguments import fit_arguments
+from tokentape.generation.tools.failure import ToolFailure
 from tokentape.generation.tools.schemas import describe_tool, tool_schema
 from tokentape.generation.tools.timeout import run_with_timeout
 from tokentape.recorder.clock import elapsed_us
@@ -21,6 +22,8 @@ SECONDS_MAX = 60.0
 OUTPUT_CHARS_MAX = 24_000
 _OUTPUT_CHARS_LEAST = 200
 _LIMITS = "_tokentape_limits"
+
+OnError = Literal["return", "raise"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -57,6 +60,11 @@ class ToolResult:
     duration_us: int
     cut_chars: int = 0
     """Characters that the tool's `output_chars_max` removed from the end of `content`."""
+    traceback: str = ""
+    """Where the tool failed, as Python prints it, or where it was when its time was over.
+
+    Empty if it did not fail. A ToolError is a message to the model, and no failure of the tool.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +139,8 @@ class ToolInterface:
     """A set of tools, named after their functions.
 
     `seconds_max` and `output_chars_max` are the limits of tools without their own. A call runs in a
-    new thread, without gradients; calls do not run in parallel.
+    new thread, without gradients; calls do not run in parallel. With `on_error="raise"`, for the
+    development of tools, an error is raised instead of returned.
 
     Example:
         >>> import tokentape as tt
@@ -155,6 +164,7 @@ class ToolInterface:
         *,
         seconds_max: float = SECONDS_MAX,
         output_chars_max: int = OUTPUT_CHARS_MAX,
+        on_error: OnError = "return",
     ) -> None:
         """Build the JSON schemas of the tools from their type hints and docstrings.
 
@@ -163,6 +173,9 @@ class ToolInterface:
         """
         if callable(functions):
             raise ToolError(f"tools are given as a list: ToolInterface([{functions!r}])")
+        if on_error not in ("return", "raise"):
+            raise ToolError(f"on_error must be 'return' or 'raise', not {on_error!r}")
+        self._on_error = on_error
         self._limits = _ToolLimits(seconds_max=seconds_max, output_chars_max=output_chars_max)
         self._functions: dict[str, Callable[..., Any]] = {}
         self._schemas: dict[str, dict[str, Any]] = {}
@@ -227,15 +240,23 @@ class ToolInterface:
         """Run a tool and return its result; any error is a result too, with `error` set.
 
         `seconds_max` overrides the tool's limit. A tool that exceeds it is abandoned in its thread.
-        Ctrl-C in the calling thread is the only exception that is raised.
+        Ctrl-C in the calling thread is the only exception that is raised, unless the tools were
+        made with `on_error="raise"`: then the exception of the tool is raised, ToolError for
+        invalid arguments, and TimeoutError.
         """
         limits = self._limits_of(name)
         seconds = _ToolLimits(seconds_max=seconds_max, output_chars_max=None).seconds_max
         seconds = seconds or limits.seconds_max or SECONDS_MAX
         began = time.perf_counter()
-        result = run_with_timeout(seconds, lambda: self._run(name, arguments))
-        if result is None:
-            result = error_result(f"no answer within {seconds:g} s")
+        result = run_with_timeout(
+            seconds,
+            lambda: self._run(name, arguments),
+            lambda frame: ToolFailure.by_timeout(seconds, frame),
+        )
+        if isinstance(result, ToolFailure):
+            if self._on_error == "raise":
+                raise result.error
+            result = error_result(result.text, result.traceback)
         content, cut_chars = _cut(result.content, limits.output_chars_max or OUTPUT_CHARS_MAX)
         return replace(
             result,
@@ -252,20 +273,23 @@ class ToolInterface:
             output_chars_max=limits.output_chars_max or self._limits.output_chars_max,
         )
 
-    def _run(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
+    def _run(self, name: str, arguments: Mapping[str, Any]) -> ToolResult | ToolFailure:
         try:
             if name not in self._functions:
                 raise ToolError(self.unknown_tool_message(name))
             function = self._functions[name]
             plain = plain_value(arguments)
             value = function(**fit_arguments(function, self._schemas[name], plain))
+        except BaseException as raised:  # user code: it may even raise SystemExit
+            return ToolFailure.by_exception(raised)
+        try:
             result = value if isinstance(value, ToolView) else ToolView(view=value, payload=value)
             content, payload = _json(result.view), _json(result.payload).encode()
             content.encode()  # an unpaired surrogate is an error of the tool
             tensors = tuple(plain_value(dict(tensor)) for tensor in result.tensors)
             _json(tensors).encode()
-        except BaseException as raised:  # user code: it may even raise SystemExit
-            return error_result(_error_text(raised))
+        except BaseException as raised:  # the methods of a value are user code, too
+            return ToolFailure.by_result(raised)
         return ToolResult(
             content=content, payload=payload, tensors=tensors, error=None, duration_us=0
         )
@@ -275,21 +299,17 @@ def _known_by_name_only(**arguments: Any) -> None:
     raise ToolError("the tool cannot be run: only its name was recorded")
 
 
-def error_result(error: str) -> ToolResult:
+def error_result(error: str, traceback: str = "") -> ToolResult:
     """Return the result of a failed call: the error, as the model reads it."""
     content = _json({"error": error})
     return ToolResult(
-        content=content, payload=content.encode(), tensors=(), error=error, duration_us=0
+        content=content,
+        payload=content.encode(),
+        tensors=(),
+        error=error,
+        duration_us=0,
+        traceback=traceback,
     )
-
-
-def _error_text(raised: BaseException) -> str:
-    """Return an exception as text that can be encoded in UTF-8, also if its repr fails."""
-    try:
-        error = str(raised) if isinstance(raised, ToolError) else repr(raised)
-    except BaseException:  # the repr of an exception is user code, too
-        error = type(raised).__name__
-    return error.encode("utf-8", "backslashreplace").decode()
 
 
 def _cut(content: str, chars_max: int) -> tuple[str, int]:
@@ -310,6 +330,16 @@ def _note(left_out: int, chars: int) -> str:
 
 
 def _json(value: Any) -> str:
+    try:
+        return _dumps(value)
+    except TypeError as error:
+        plain = plain_value(value)  # a key may be a number of numpy or torch
+        if plain is value:
+            raise error
+    return _dumps(plain)
+
+
+def _dumps(value: Any) -> str:
     return json.dumps(
         value, ensure_ascii=False, separators=(", ", ": "), allow_nan=False, default=_plain
     )

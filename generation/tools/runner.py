@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -9,7 +11,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from tokentape.generation.errors import ToolError
+from tokentape.generation.errors import ToolError, ToolFailedWarning
 from tokentape.generation.hf.control_tokens import encode, escape_control_tokens
 from tokentape.generation.history.conversation_format import ConversationFormat
 from tokentape.generation.history.messages import AnsweredCall, NewMessage
@@ -24,6 +26,7 @@ EXPECTED_RESULT = '{"expected": "a result"}'
 """Content of the results with which a prompt is tried before tools run."""
 NOT_RUN = "it was not run"
 """Beginning of the error of a call above the limit of calls per turn."""
+_FRAME = re.compile(r'^  File "([^"\n]*)", line ([0-9]+)', re.MULTILINE)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -49,9 +52,9 @@ class ToolRunner:
 
         Raise ToolError if the arguments cannot be written as JSON.
         """
-        called = self._called_by_user(call, self.calls_made + 1)
+        answered = self._run(self._called_by_user(call, self.calls_made + 1))
         self.calls_made += 1
-        return self._run(called)
+        return answered
 
     def run_for_model(
         self, call: ParsedCall, *, turn: int, step: int
@@ -60,9 +63,10 @@ class ToolRunner:
 
         A malformed call is not run: its error is the result.
         """
+        called = self._called_by_model(call, self.calls_made + 1, turn=turn, step=step)
+        answered = self._run(called, error=call.error)
         self.calls_made += 1
-        called = self._called_by_model(call, self.calls_made, turn=turn, step=step)
-        return self._run(called, error=call.error)
+        return answered
 
     def expected_from_user(self, calls: Sequence[ToolCall]) -> list[NewMessage]:
         """Return messages like those of the coming results of these calls, without running them.
@@ -114,6 +118,7 @@ class ToolRunner:
             self.recorder.record(called)
             result = error_result(error) if error else self._execute(called)
             self._record(called, result)
+            self._warn_of_failure(called, result)
         return self._message(called, result.content), result
 
     def _message(self, called: ToolCalled, content: str) -> NewMessage:
@@ -126,11 +131,40 @@ class ToolRunner:
         )
 
     def _execute(self, called: ToolCalled) -> ToolResult:
-        with self.context():
-            result = self.tools.call(called.name, called.arguments)
-        for event in self.take_observations():
+        """Run a call. Raise the exception of the tool if the tools raise their errors.
+
+        The call then has no recorded result: a resumed run makes it again.
+        """
+        try:
+            with self.context():
+                result = self.tools.call(called.name, called.arguments)
+        except BaseException as error:
+            observations = tuple(self.take_observations())
+            if not isinstance(error, ToolError) or called.caller is not ToolCaller.MODEL:
+                raise
+            result = error_result(str(error))
+        else:
+            observations = tuple(self.take_observations())
+        for event in observations:
             self.recorder.record(event)
         return result
+
+    def _warn_of_failure(self, called: ToolCalled, result: ToolResult) -> None:
+        """Warn of a tool that failed, and of a call of the user's that is wrong."""
+        by_model = called.caller is ToolCaller.MODEL
+        if result.error is None or (by_model and not result.traceback):
+            return
+        turn = self.recorder.last_turn + (not by_model)
+        # Causes come first; the first frame of the exception itself is in the tool.
+        frame = _FRAME.search(result.traceback.rpartition("Traceback (most recent call last)")[2])
+        where = f" ({frame[1]}, line {frame[2]})" if frame else ""
+        warnings.warn(
+            f"tool {called.name} failed in turn {turn} ({called.call_id}): {result.error}{where}; "
+            "the model reads this error"
+            + (", and the recording has the traceback" if result.traceback else ""),
+            ToolFailedWarning,
+            stacklevel=2,
+        )
 
     def _record(self, called: ToolCalled, result: ToolResult) -> None:
         sha256 = hashlib.sha256(result.payload).hexdigest()
@@ -150,6 +184,7 @@ class ToolRunner:
                 error=result.error,
                 duration_us=result.duration_us,
                 turn=called.turn,
+                traceback=result.traceback,
             )
         )
 
@@ -162,4 +197,5 @@ def _recorded_result(returned: ToolReturned) -> ToolResult:
         tensors=returned.tensors,
         error=returned.error,
         duration_us=returned.duration_us,
+        traceback=returned.traceback,
     )

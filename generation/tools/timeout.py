@@ -3,9 +3,11 @@
 import atexit
 import contextvars
 import ctypes
+import sys
 import threading
 import time
 from collections.abc import Callable
+from types import FrameType
 from typing import TypeVar
 
 import torch
@@ -17,12 +19,17 @@ _ABANDONED: dict[threading.Event, threading.Thread] = {}
 """By their ends: the threads of functions whose result is no longer awaited."""
 
 
-def run_with_timeout(seconds_max: float, function: Callable[[], Answer]) -> Answer | None:
-    """Return the function's result, or None if it takes longer than `seconds_max`.
+def run_with_timeout(
+    seconds_max: float,
+    function: Callable[[], Answer],
+    on_timeout: Callable[[FrameType | None], Answer],
+) -> Answer:
+    """Return the function's result, or that of `on_timeout` after more than `seconds_max`.
 
     The function must not raise. It runs in a new daemon thread, with the caller's context variables
     and without gradients (torch keeps that setting per thread). Python cannot stop a thread: after
-    a timeout it runs on, and its result is dropped. Ctrl-C interrupts the wait.
+    a timeout it runs on, and its result is dropped. `on_timeout` is called with its current frame,
+    None if it has just ended. Ctrl-C interrupts the wait.
     """
     answers: list[Answer] = []
     # `Thread.join` takes a thread for ended when a signal interrupts it, before Python 3.13.
@@ -44,7 +51,7 @@ def run_with_timeout(seconds_max: float, function: Callable[[], Answer]) -> Answ
     finally:
         if not ended.is_set():
             _ABANDONED[ended] = thread
-    return answers.pop() if answers else None
+    return answers.pop() if answers else on_timeout(sys._current_frames().get(thread.ident or 0))
 
 
 def end_abandoned(seconds_max: float = _WAIT_S) -> bool:

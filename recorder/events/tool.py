@@ -66,7 +66,7 @@ class ToolCalled(EventBase):
 class ToolReturned(EventBase):
     """A tool returned: a compact view for the model and, as a blob, the full result."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     traits: ClassVar[EventTraits] = EventTraits(
         durable=True, belongs_to=BelongsTo.NEXT_TURN, payload="payload_sha256"
     )
@@ -88,6 +88,11 @@ class ToolReturned(EventBase):
     duration_us: int
     turn: int | None = None
     """The turn in progress if the model called, else None."""
+    traceback: Text = ""
+    """Where the tool failed, or where it was when its time was over; see `ToolResult`.
+
+    Empty in runs of version 0.1.0.
+    """
 
     def __post_init__(self) -> None:
         check_counts(

@@ -115,6 +115,7 @@ def tool_lines(events: Iterable[ToolCalled | ToolReturned]) -> Iterator[str]:
             )
             if event.error:
                 yield f"  → error: {visible(event.error)}"
+            yield from (f"    {visible(each)}" for each in event.traceback.splitlines())
 
 
 def page_json(

@@ -140,12 +140,27 @@ def _text(lines: Iterable[str]) -> str:
     return "".join(f"{single_line(each)}\n" for each in lines)
 
 
-def runs_table(summaries: Sequence[RunSummary], statuses: Mapping[str, str]) -> Table:
-    """Return a table with a row per run; `statuses`, by run id, replace those of summaries."""
+def with_tool_errors(status: str, count: int) -> str:
+    """Return the status of a run with its number of tool errors, if there are any."""
+    return f"{status}, {count:,} tool error{'' if count == 1 else 's'}" if count else status
+
+
+def runs_table(
+    summaries: Sequence[RunSummary],
+    statuses: Mapping[str, str],
+    tool_errors: Mapping[str, int],
+) -> Table:
+    """Return a table with a row per run; `statuses`, by run id, replace those of summaries.
+
+    It has a column for `tool_errors`, by run id, only if a run has any.
+    """
     table = Table("run", "name", "model", "status", box=None)
     for heading in ("turns", "prompt", "reused", "generated"):
         table.add_column(heading, justify="right")
+    if tool_errors:
+        table.add_column("tool errors", justify="right")
     for run in summaries:
+        failed = tool_errors.get(run.run_id, 0)
         table.add_row(
             run.run_id,
             run.name,
@@ -155,6 +170,7 @@ def runs_table(summaries: Sequence[RunSummary], statuses: Mapping[str, str]) -> 
                 f"{count:,}"
                 for count in (run.turns, run.prompt_tokens, run.reused_tokens, run.generated_tokens)
             ),
+            *((f"{failed:,}" if failed else "",) if tool_errors else ()),
         )
     return table
 

@@ -19,10 +19,10 @@ def test_the_examples_run(lm: tt.LoadedModel, capsys: pytest.CaptureFixture[str]
         exec(compile(block, PAGE.name, "exec"), names)
     said = capsys.readouterr().out.splitlines()
 
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     assert '{"tensors": 9, "parameters": 55296}' in said
     assert "() {'pattern': 'mlp'}" in said
-    assert len(shown) == 3
+    assert len(shown) == 4
     assert set(shown) <= set(said)
 
 

@@ -16,6 +16,7 @@ from tests.generation.calling_models import (
     status,
 )
 from tests.generation.test_tool_calls import QWEN_TEMPLATE
+from tokentape.generation.errors import ToolFailedWarning
 from tokentape.recorder.events import (
     CacheDecided,
     MessageAdded,
@@ -200,7 +201,7 @@ def test_a_tool_that_fails_or_exceeds_a_limit_does_not_end_the_turn(
     lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
     calls = [call("hermes", name) for name in ("fail", "dawdle", "ramble")]
-    with begun(lm, store) as run:
+    with begun(lm, store) as run, pytest.warns(ToolFailedWarning) as told:
         reply = run.chat("Try.", max_new_tokens=400, logits_processor=says(lm, *calls, "Well."))
     failed, late, cut = events(store, run, ToolReturned)
 
@@ -210,6 +211,7 @@ def test_a_tool_that_fails_or_exceeds_a_limit_does_not_end_the_turn(
         "no answer within 0.02 s",
     )
     assert json.loads(late.content) == {"error": late.error}
+    assert len(told) == 2
     assert cut.error is None
     assert "characters are left out" in cut.content
     assert len(cut.content) <= 200 < cut.payload_bytes

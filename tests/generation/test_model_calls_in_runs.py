@@ -10,6 +10,7 @@ import pytest
 
 import tokentape as tt
 from tests.generation.calling_models import TOOLS, begun, call, events, says, status
+from tokentape.generation.errors import ToolFailedWarning
 from tokentape.recorder.events import (
     InterventionRequested,
     MessageAdded,
@@ -156,7 +157,7 @@ def test_a_tool_that_clears_the_cache_gets_an_error(
     runs: list[tt.Investigation] = []
     runs.append(begun(lm, store, tools=muting(runs, clear_cache=True)))
     look = tt.ToolCall(name="mute", arguments={})
-    with runs[-1] as run:
+    with runs[-1] as run, pytest.warns(ToolFailedWarning):
         reply = run.chat("Do.", tool_calls=[look], max_new_tokens=4, do_sample=False)
 
     assert "a tool cannot clear the cache" in reply.tool_results[0].content

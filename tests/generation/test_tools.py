@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import tokentape as tt
+from tokentape.generation.errors import ToolFailedWarning
 from tokentape.generation.introspection import WeightInspector
 from tokentape.store import DatabaseStore
 
@@ -35,7 +36,8 @@ def test_the_error_of_a_tool_is_a_message_and_the_run_continues(
         lm, store=store, name="t", system_prompt="Be kind.", tools=tt.default_tools(lm)
     ) as run:
         call = tt.ToolCall(name=name, arguments=arguments)
-        reply = run.chat("Look.", tool_calls=[call], max_new_tokens=2)
+        with pytest.warns(ToolFailedWarning, match=complaint):
+            reply = run.chat("Look.", tool_calls=[call], max_new_tokens=2)
     (result,) = reply.tool_results
 
     assert complaint in (result.error or "")

@@ -181,6 +181,13 @@ def print_run(recording: tt.Recording, store: str, as_json: bool, *, first_turn:
         return
     out.line(f"run {recording.run_id}")
     out.show(output.turns_table(turns))
+    failed = sorted({each.number for each in turns if each.tool_errors})
+    if failed:
+        count = sum(each.tool_errors for each in turns)
+        err.line(
+            f"tokentape: {count:,} tool call{'' if count == 1 else 's'} failed; see them with: "
+            f"tokentape show {recording.run_id} --turn {failed[0]} --store {store}"
+        )
 
 
 def _row(turn: TurnOverview) -> dict[str, Any]:
@@ -190,6 +197,7 @@ def _row(turn: TurnOverview) -> dict[str, Any]:
         "reply": None if turn.finished is None else turn.finished.text,
         "cache": None if turn.cache is None else asdict(turn.cache),
         "generated_tokens": turn.generated_tokens,
+        "tool_errors": turn.tool_errors,
         "stop_reason": None if turn.finished is None else turn.finished.stop_reason,
     }
 

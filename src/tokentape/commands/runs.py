@@ -70,7 +70,9 @@ def list_runs(
         processes = _processes(opened, opened.summaries())
         signatures = claimed_signatures(opened, signers)
         rows = json.loads(text)
+        tool_errors = stores.count_tool_errors(opened, [row["run_id"] for row in rows])
         for row in rows:
+            row["tool_errors"] = tool_errors.get(row["run_id"], 0)
             if checked := signatures.get(row["run_id"]):
                 row["signatures"] = signatures_json(checked)
             if process := processes.get(row["run_id"]):
@@ -79,7 +81,8 @@ def list_runs(
         return
     summaries = opened.summaries()
     shown = summaries[-last:] if last else summaries
-    out.show(output.runs_table(shown, stores.status_texts(opened, shown)))
+    tool_errors = stores.count_tool_errors(opened, [each.run_id for each in shown])
+    out.show(output.runs_table(shown, stores.status_texts(opened, shown), tool_errors))
     if len(shown) < len(summaries):
         err.line(f"and {len(summaries) - len(shown):,} older runs: --last 0 shows all")
 
@@ -126,6 +129,7 @@ def show(
             | {"process": None if process is None else process.as_json()}
             | _ending_json(recording)
             | {"last_seal": last_seal(recording), "signatures": signatures_json(signatures)}
+            | {"tool_errors": _tool_errors(opened, recording.run_id)}
             | {"turns": [_turn_json(page, tokenizer, tokens) for page in pages]}
         )
         return
@@ -133,7 +137,9 @@ def show(
     out.line(f"run {recording.run_id}")
     for name in ("name", "model", "seed", "dtype", "device", "attention_kernel"):
         out.line(f"  {name:<17}{getattr(started, name)}")
-    out.line(f"  {'status':<17}{_status(opened, recording)}")
+    status = _status(opened, recording)
+    status = output.with_tool_errors(status, _tool_errors(opened, recording.run_id))
+    out.line(f"  {'status':<17}{status}")
     out.line(f"  {'last seal':<17}{last_seal(recording) or 'none yet'}")
     out.lines(f"  {output.signature_text(each)}" for each in signatures)
     rows = [page.turn for page in pages] if turn else read_overviews(recording)
@@ -160,6 +166,10 @@ def _ending_json(recording: tt.Recording) -> dict[str, Any]:
     if ended is None:
         return {"status": "running", "ended": None}
     return {"status": ended.status, "ended": {"kind": type(ended).__name__} | asdict(ended)}
+
+
+def _tool_errors(opened: Store, run_id: str) -> int:
+    return stores.count_tool_errors(opened, [run_id]).get(run_id, 0)
 
 
 def _process(opened: Store, run_id: str) -> "RunProcess | None":
