@@ -2,34 +2,36 @@
 
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 
+from tokentape.recorder import Record, RecordingError
 from tokentape.recorder.events import ToolReturned
-from tokentape.store.source import Selection, Source
+from tokentape.recorder.record import RecordFilter
+from tokentape.store.source import Source
+
+_RESULTS = RecordFilter(kinds=frozenset((ToolReturned.__name__,)))
 
 
 def count_tool_errors(source: Source, run_ids: Iterable[str]) -> dict[str, int]:
-    """Return how many tool calls ended with an error, by full run id.
+    """Return how many tool calls ended with an error, by run id.
 
-    Runs without one are left out, and so are the turns that a fork shares. Only tool results are
-    read; a damaged one is not counted.
+    `run_ids` are full ids. Runs without an error are left out, and so are the turns that a fork
+    shares. Only tool results are read; those after a damaged one are not counted.
     """
-    wanted = tuple(run_ids)
     counts: dict[str, int] = {}
-    if not wanted:
-        return counts
-    chosen = Selection(
-        run_ids=wanted, kinds=(ToolReturned.__name__,), columns=("run_id", "kind", "body")
-    )
-    table = source.events_table(chosen)
-    for run_id, body in zip(table["run_id"].to_pylist(), table["body"].to_pylist(), strict=True):
-        if _has_error(body):
-            counts[run_id] = counts.get(run_id, 0) + 1
+    for run_id in run_ids:
+        # `check` reports damage; a list of runs must show the other runs.
+        with suppress(RecordingError):
+            for record in source.recording(run_id).selected(_RESULTS):
+                if _has_error(record):
+                    counts[run_id] = counts.get(run_id, 0) + 1
     return counts
 
 
-def _has_error(body: str) -> bool:
-    # Every object within a result is quoted in `content`, so this text is the field's own.
-    if '"error":null' in body:
+def _has_error(record: Record) -> bool:
+    body = record.body
+    # Quotes within a text of the body are escaped, so this is the field itself.
+    if not isinstance(body, str) or '"error":null' in body:
         return False
     try:
         fields = json.loads(body)

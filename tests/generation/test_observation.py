@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import tokentape as tt
+from tokentape.generation.errors import ToolFailedWarning
 from tokentape.recorder.events import ActivationObserved
 from tokentape.store import DatabaseStore
 
@@ -82,7 +83,8 @@ def test_a_tool_finds_observed_activations_or_recomputes_them(
 
     with begin(lm, store, tools=tt.default_tools(lm)) as run:
         run.chat("Hello?", max_new_tokens=4)
-        unwatched = run.chat("Well?", tool_calls=[ask()], max_new_tokens=4)
+        with pytest.warns(ToolFailedWarning, match="use recompute=True"):
+            unwatched = run.chat("Well?", tool_calls=[ask()], max_new_tokens=4)
         second = run.chat("Again?", tool_calls=[ask(recompute=True)], max_new_tokens=4)
         run.watch([1])
         run.chat("Watch.", max_new_tokens=4)

@@ -83,7 +83,7 @@ def test_a_call_of_the_model_that_is_wrong_is_not_a_failure_of_the_tool(
         run.chat("Look.", max_new_tokens=400, logits_processor=forced)
 
     assert [each.traceback for each in events(store, run, ToolReturned)] == ["", ""]
-    assert count_tool_errors(store, [run.run_id, "unknown"]) == {run.run_id: 2}
+    assert count_tool_errors(store, [run.run_id]) == {run.run_id: 2}
 
 
 def test_the_failure_of_a_tool_that_the_model_called_names_the_turn(

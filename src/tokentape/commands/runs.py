@@ -72,7 +72,8 @@ def list_runs(
         rows = json.loads(text)
         tool_errors = stores.count_tool_errors(opened, [row["run_id"] for row in rows])
         for row in rows:
-            row["tool_errors"] = tool_errors.get(row["run_id"], 0)
+            if count := tool_errors.get(row["run_id"]):
+                row["tool_errors"] = count
             if checked := signatures.get(row["run_id"]):
                 row["signatures"] = signatures_json(checked)
             if process := processes.get(row["run_id"]):
