@@ -1,5 +1,6 @@
 """An event with its place in a run."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from tokentape.recorder.events import (
@@ -29,13 +30,14 @@ class Envelope:
 
 
 class TurnCounter:
-    """Derives the turn of each event of a run, in order.
+    """Derives the turn of each of a run's own events, in order.
 
     An event that names its turn belongs to it. Any other belongs to the turn that its traits say.
     """
 
-    def __init__(self) -> None:
-        self._started = 0
+    def __init__(self, started: int = 0) -> None:
+        self._started = started
+        """The last turn that started."""
         self._in_progress = False
 
     def turn_of(self, event: Event) -> int | None:
@@ -60,3 +62,20 @@ class TurnCounter:
         elif isinstance(event, TurnFinished):
             self._in_progress = False
         return turn
+
+
+def number_turns(envelopes: Iterable[Envelope]) -> Iterator[tuple[Envelope, int | None]]:
+    """Yield the events of a run in the order of `Recording.events`, each with its turn.
+
+    Each run of a lineage counts its own turns: a fork begins with two events of its own, the events
+    that it shares follow, and only after them come its other events, from the forked turn on.
+    """
+    counters: dict[str, TurnCounter] = {}
+    started = 0
+    for envelope in envelopes:
+        # The events that fork an ancestor are left out: it continues after the turns it shares.
+        counter = counters.setdefault(envelope.run_id, TurnCounter(started))
+        turn = counter.turn_of(envelope.event)
+        if isinstance(envelope.event, TurnStarted):
+            started = envelope.event.turn
+        yield envelope, turn

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tokentape.recorder import Envelope, Record, Recording, RecordingError
-from tokentape.recorder.envelope import TurnCounter
+from tokentape.recorder.envelope import number_turns
 from tokentape.recorder.events import (
     MessageAdded,
     RunFailed,
@@ -72,10 +72,8 @@ class LoadedRun:
 
     def tool_events(self) -> Iterator[tuple[int, ToolEvent]]:
         """Yield tool calls, their results and the messages with results, each with its turn."""
-        counter = TurnCounter()
-        for envelope in self.envelopes:
+        for envelope, turn in number_turns(self.envelopes):
             event = envelope.event
-            turn = counter.turn_of(event)
             if turn is None or not isinstance(event, ToolEvent):
                 continue
             if not isinstance(event, MessageAdded) or event.tool_call_id is not None:

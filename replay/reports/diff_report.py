@@ -233,9 +233,12 @@ def _timing(found: Diff, turns: Collection[int]) -> list[str]:
 
 
 def _run(side: str, run: ComparedRun) -> Iterator[str]:
-    """Yield the line of a run, and its status if it did not finish."""
+    """Yield the line of a run, then the parent of a fork, and the status if it did not finish."""
     turns = f"{_count(run.turns, 'turn')}, {_count(run.tokens, 'token')}"
     yield f"  {side}  {run.run_id}  {visible(run.name)}  {turns}  {visible(run.where)}"
+    if run.parent_run_id is not None:
+        parent = visible(run.parent_run_id)
+        yield f"     forked from run {parent} at turn {run.forked_at_turn}"
     if run.status != "finished":
         yield f"     {visible(run.status)}"
 

@@ -33,7 +33,7 @@ from tokentape.replay.run_diff.turn_diff import (
     compare_replies,
 )
 
-_NOTED = ("name", "model", "threads", "environment")
+_NOTED = ("name", "model", "threads", "environment", "process", "warnings")
 _SINCE_0_2 = ("config", "model_class", "model_code", "module_state")
 _CACHE_IDS = ("divergence_cached_id", "divergence_prompt_id")
 
@@ -84,6 +84,9 @@ def diff(recording_a: Recording, recording_b: Recording) -> Diff:
 def _compare_starts(a: RunOutline, b: RunOutline) -> tuple[list[UnequalField], list[UnequalField]]:
     """Return the differences of `RunStarted` that count, and those that are noted."""
     of_a, of_b = asdict(a.started), asdict(b.started)
+    for side in (of_a, of_b):
+        # No two runs share the other fields of a process.
+        side["process"] = {name: side["process"].get(name) for name in ("host",)}
     # Version 0.1.0 did not record them: one line says so, instead of one for each field.
     unrecorded = [name for name in _SINCE_0_2 if bool(of_a[name]) != bool(of_b[name])]
     started: list[UnequalField] = []
@@ -106,6 +109,8 @@ def _compared_run(run: RunOutline) -> ComparedRun:
         tokens=run.tokens,
         redacted=run.redacted,
         status="running" if run.ended is None else run.ended.status_text,
+        parent_run_id=None if run.forked is None else run.forked.parent_run_id,
+        forked_at_turn=None if run.forked is None else run.forked.at_turn,
     )
 
 

@@ -218,6 +218,10 @@ class ComparedRun:
     """Whether a redactor removed the ids."""
     status: str
     """`running`, `finished`, or how the run ended otherwise, such as `failed: ValueError: …`."""
+    parent_run_id: str | None
+    """The run that it was forked from."""
+    forked_at_turn: int | None
+    """The first turn that it does not share with its parent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,8 +233,8 @@ class Diff:
     started: tuple[UnequalField, ...]
     """Differences of `RunStarted` that count."""
     noted: tuple[UnequalField, ...]
-    """Differences of `RunStarted` that do not count: names, threads and versions. Their effects are
-    compared."""
+    """Differences of `RunStarted` that do not count: names, threads, versions, host and warnings.
+    Their effects are compared."""
     turns: tuple[TurnDiff, ...]
     ended: tuple[UnequalField, ...]
     """Differences of how the runs ended."""

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from tokentape.recorder import Envelope, Recording, RecordingError
-from tokentape.recorder.envelope import TurnCounter
+from tokentape.recorder.envelope import number_turns
 from tokentape.recorder.events import (
     CacheCleared,
     CacheEvicted,
@@ -12,6 +12,8 @@ from tokentape.recorder.events import (
     MessageAdded,
     RunFailed,
     RunFinished,
+    RunForked,
+    RunResumed,
     RunStarted,
     SystemPromptCached,
     TokenSampled,
@@ -79,6 +81,8 @@ class RunOutline:
     started: RunStarted
     ended: RunFinished | RunFailed | None
     """None where no event ends the run."""
+    forked: RunForked | None
+    """The event that names the parent of a fork; None for other runs."""
     turns: dict[int, TurnOutline]
     """Without their `turn`, which `TurnReader` rebuilds."""
     envelopes: Sequence[Envelope]
@@ -138,12 +142,13 @@ def outline_run(recording: Recording) -> RunOutline:
     envelopes = list(recording.events())
     if not envelopes or not isinstance(envelopes[0].event, RunStarted):
         raise RecordingError(f"run {recording.run_id} has no RunStarted")
-    last = envelopes[-1].event
+    second, last = [each.event for each in envelopes[1:2]], envelopes[-1].event
     return RunOutline(
         run_id=recording.run_id,
         where=recording.where,
         started=envelopes[0].event,
         ended=last if isinstance(last, RunFinished | RunFailed) else None,
+        forked=next((event for event in second if isinstance(event, RunForked)), None),
         turns=_outline_turns(envelopes),
         envelopes=envelopes,
     )
@@ -151,14 +156,14 @@ def outline_run(recording: Recording) -> RunOutline:
 
 def _outline_turns(envelopes: Iterable[Envelope]) -> dict[int, TurnOutline]:
     turns: dict[int, TurnOutline] = {}
-    counter = TurnCounter()
     stream = _Stream()
-    for envelope in envelopes:
+    # Computed from the events: the turn that stores file an event under is only an index.
+    for envelope, number in number_turns(envelopes):
         event = envelope.event
         if isinstance(event, TokenSampled):
             continue
-        # Computed from the events: the turn that stores file an event under is only an index.
-        number = counter.turn_of(event)
+        if isinstance(event, RunResumed):
+            stream.resume()
         if number is None:
             continue
         outlined = turns.setdefault(number, TurnOutline(number=number))
@@ -173,8 +178,11 @@ def _outline_turns(envelopes: Iterable[Envelope]) -> dict[int, TurnOutline]:
 
 
 def _exchange_of(exchanges: list[ToolExchange], event: ToolReturned) -> ToolExchange:
-    """Return the exchange whose call the event answers; append one without a call if none has."""
-    for each in exchanges:
+    """Return the exchange whose call the event answers; append one without a call if none has.
+
+    A call that was interrupted and made again has the same id twice: the later one is answered.
+    """
+    for each in reversed(exchanges):
         if each.called is not None and each.called.call_id == event.call_id and not each.returned:
             return each
     exchanges.append(ToolExchange())
@@ -190,15 +198,33 @@ class _Stream:
     def __init__(self) -> None:
         self._spans: list[PromptSpan] = []
         self._messages = 0
+        # What a resumed run continues with: messages that no turn began with are void.
+        self._committed: tuple[list[PromptSpan], int] = ([], 0)
+        self._unread: list[TurnOutline] = []
+        """The turns that messages were added to since then, once for each message."""
+
+    def resume(self) -> None:
+        """Remove the messages that no turn began with: a resumed run records them again."""
+        spans, self._messages = self._committed
+        self._spans = list(spans)
+        for outlined in self._unread:
+            outlined.messages.pop()
+        self._unread = []
+
+    def _commit(self) -> None:
+        self._committed = list(self._spans), self._messages
+        self._unread = []
 
     def add(self, event: object, outlined: TurnOutline) -> None:
         if isinstance(event, SystemPromptCached):
             outlined.system.append(event)
             source = self._add_message(outlined, event, "system")
             self._spans = [PromptSpan(len(event.ids), source)]
+            self._commit()
         elif isinstance(event, MessageAdded):
             source = self._add_message(outlined, event, event.role, event.tool_call_id)
             self._spans.append(PromptSpan(len(event.ids), source))
+            self._unread.append(outlined)
         elif isinstance(event, HistoryPruned):
             for start, end in reversed(event.removed_tokens):
                 self._cut(start, end)
@@ -210,9 +236,11 @@ class _Stream:
             source = TextSource(role="template", turn=event.turn)
             self._spans.append(PromptSpan(len(event.added_ids), source))
             outlined.spans = tuple(self._spans)
+            self._commit()
         elif isinstance(event, TurnFinished):
             source = self._next_source("assistant", event.turn)
             self._spans.append(PromptSpan(event.generated_tokens, source))
+            self._commit()
 
     def _add_message(
         self,

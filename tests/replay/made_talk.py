@@ -63,7 +63,7 @@ def talk_events(
     )
     stream = system
     for number, said in enumerate(turns, start=1):
-        events += _turn(number, said, stream)
+        events += turn_events(number, said, stream)
         stream += said.asked + (said.tool or "") + ":" + said.reply
     if ended and not (turns and turns[-1].cut):
         events.append(
@@ -80,7 +80,7 @@ def talk_events(
     return events
 
 
-def _turn(number: int, said: Said, stream: str) -> Iterable[Event]:
+def turn_events(number: int, said: Said, stream: str) -> Iterable[Event]:
     """Yield the events of a turn after the conversation `stream`."""
     yield MessageAdded(
         role="user", content=said.asked.strip(), text=said.asked, ids=ids_of(said.asked)

@@ -104,7 +104,7 @@ def test_the_first_difference_is_the_first_and_none_is_missed(
 COSTS = {"duration_us", "kv_bytes", "peak_bytes", "freed_bytes", "kept_bytes"}
 
 
-CIRCUMSTANCES = {"name", "model", "threads", "environment"}
+CIRCUMSTANCES = {"name", "model", "threads", "environment", "process", "warnings"}
 
 
 def other_values(value: Any) -> Iterator[Any]:
