@@ -7,6 +7,7 @@ from typing import Any
 from transformers.cache_utils import Cache
 
 from tokentape.generation import hf
+from tokentape.generation.cache.key import difference_of
 from tokentape.generation.cache.policy import CachePolicy
 from tokentape.generation.cache.reuse import CachedPrefix, Reuse
 from tokentape.generation.cache.snapshot_backend import SnapshotBackend
@@ -67,5 +68,6 @@ def key_difference(cached: Mapping[str, str], key: Mapping[str, str]) -> Reuse |
     """Return a miss that names the first differing field of the keys, or None if they are equal."""
     for name, value in key.items():
         if cached.get(name) != value:
-            return Reuse(decision=CacheDecision.MISS, reason=f"key_changed:{name}", key_field=name)
+            reason = f"key_changed:{difference_of(name, cached.get(name, ''), value)}"
+            return Reuse(decision=CacheDecision.MISS, reason=reason, key_field=name)
     return None

@@ -10,6 +10,7 @@ from torch.nn.modules import module as torch_module
 from transformers import GenerationConfig
 
 from tokentape.generation.fingerprints.adapter_state import active_adapters
+from tokentape.generation.fingerprints.functions import full_function_name
 from tokentape.generation.fingerprints.weights_version import weights_version
 from tokentape.generation.hf.attention_kernel import attention_kernel
 from tokentape.generation.hf.caches import cache_kind
@@ -18,6 +19,7 @@ from tokentape.generation.hooks.hook_types import foreign_hooks
 
 _NONE = "none"
 _ABSENT = (_NONE, "off", "None")
+_NAMED_MAX = 3
 # Fields of the config that do not influence the computation.
 _UNKEYED = ("_name_or_path", "transformers_version")
 
@@ -81,16 +83,30 @@ def _attributes(model: Any) -> str:
 def _hooks(model: Any) -> str:
     """Return an identifier of the foreign hooks, which may change the output of a module.
 
-    Interventions are hooks of our own. The salt of the ids (`cache.id_salt`) identifies them.
+    The names of their functions follow it. Interventions are hooks of our own. The salt of the ids
+    (`cache.id_salt`) identifies them.
     """
-    hooks = [
-        (name, number) for name, module in model.named_modules() for number in foreign_hooks(module)
+    hooks: list[tuple[str, int, Any]] = [
+        (name, number, hook)
+        for name, module in model.named_modules()
+        for number, hook in foreign_hooks(module).items()
     ]
-    global_hooks = (
-        *torch_module._global_forward_hooks,
-        *torch_module._global_forward_pre_hooks,
-    )
-    return str(hash((*hooks, *global_hooks))) if hooks or global_hooks else _NONE
+    for everywhere in (torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks):
+        hooks += [("every module", number, hook) for number, hook in everywhere.items()]
+    if not hooks:
+        return _NONE
+    functions = sorted({full_function_name(hook) for _, _, hook in hooks})
+    return " ".join([str(hash(tuple(each[:2] for each in hooks))), *functions])
+
+
+def difference_of(name: str, before: str, now: str) -> str:
+    """Return which field of a key differs. Of `hooks`, with the functions of those that differ."""
+    if name != "hooks":
+        return name
+    old, new = set(before.split(" ")[1:]), set(now.split(" ")[1:])
+    functions = sorted(new - old or old - new or new)
+    more = f" and {len(functions) - _NAMED_MAX} more" if len(functions) > _NAMED_MAX else ""
+    return f"{name} of {', '.join(functions[:_NAMED_MAX])}{more}"
 
 
 def _short_sha256(text: str) -> str:

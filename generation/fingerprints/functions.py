@@ -44,6 +44,13 @@ def function_name(function: Any) -> str:
     return str(name)
 
 
+def full_function_name(function: Any) -> str:
+    """Return the module and the qualified name of a function, or of what stands for one."""
+    plain = _unbound(function)
+    named = plain if getattr(plain, "__qualname__", "") else type(plain)
+    return f"{getattr(named, '__module__', '')}.{named.__qualname__}"
+
+
 def python_function(value: Any) -> types.FunctionType | None:
     """Return the Python function that a callable runs; None for built-in ones and others."""
     plain = _unbound(value)

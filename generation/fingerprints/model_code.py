@@ -29,7 +29,6 @@ _FILES_MAX = 64
 _ENTRIES_MAX = 256
 _PACKAGES = frozenset({"torch", "transformers"})
 """Packages whose release is recorded, so that their files need no hash."""
-_CAPTURING = "transformers.utils.output_capturing"
 """Hooks of transformers that read hidden states, and stay after they were asked for once."""
 
 
@@ -128,10 +127,8 @@ def _hooks(model: Any) -> dict[str, str]:
         found["every module"][_hook_text(each)].append("")
     for path, module in own_modules(model):
         pattern, numbers = numbered(path)
-        hooks = {**module._forward_hooks, **module._forward_pre_hooks}
-        for number in foreign_hooks(module):
-            if getattr(python_function(hooks[number]), "__module__", "") != _CAPTURING:
-                found[pattern][_hook_text(hooks[number])].append(numbers)
+        for hook in foreign_hooks(module).values():
+            found[pattern][_hook_text(hook)].append(numbers)
     return _texts(found)
 
 

@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FunctionType
 from typing import Any
 
 from torch import nn
 
 from tokentape.generation.hooks.model_use import acts_now, current_scope
+
+_CAPTURING = "transformers.utils.output_capturing"
 
 
 class TapeHook:
@@ -45,17 +48,22 @@ class InterventionHook(TapeHook):
         return self._call(*args) if acts_now(self.scope) else None
 
 
-def foreign_hooks(module: nn.Module) -> list[int]:
-    """Return the ids of the module's forward hooks that are not ours and may change its output.
+def foreign_hooks(module: nn.Module) -> dict[int, Callable[..., object]]:
+    """Return the module's forward hooks that are not ours and may change its output, by their ids.
 
-    torch does not reuse an id.
+    torch does not reuse an id. The hooks that transformers installs at the first forward with
+    `output_hidden_states` or `output_attentions`, and never removes, only read.
     """
-    return [
-        number
+    return {
+        number: hook
         for hooks in (module._forward_hooks, module._forward_pre_hooks)
         for number, hook in hooks.items()
-        if not isinstance(hook, TapeHook)
-    ]
+        if not isinstance(hook, TapeHook) and not _is_capturing(hook)
+    }
+
+
+def _is_capturing(hook: object) -> bool:
+    return isinstance(hook, FunctionType) and hook.__module__ == _CAPTURING
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Everything that changes the results of a model is part of the cache key."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from transformers import (
 import tokentape as tt
 from tests.generation.cold_runs import GREEDY, PROMPT, cold
 from tokentape.generation.fingerprints import weights_version
+from tokentape.store import DatabaseStore
 
 
 def steer(module: torch.nn.Module, inputs: Any, output: Any) -> Any:
@@ -27,12 +29,77 @@ def test_a_hook_is_part_of_the_cache_key(lm: tt.LoadedModel) -> None:
     handle = lm.model.model.layers[0].register_forward_hook(steer)
     steered = generator.generate(PROMPT, **GREEDY)
 
-    assert steered["cache"].reason == "key_changed:hooks"
+    assert steered["cache"].reason == f"key_changed:hooks of {__name__}.steer"
+    assert steered["cache"].key_field == "hooks"
     assert steered["generated_tokens"] == cold(lm)
     handle.remove()
     back = generator.generate(PROMPT, **GREEDY)
     assert (back["cache"].decision, back["cache"].source) == ("hit", "memory")
     assert back["generated_tokens"] == cold(lm)
+
+
+class Scaler:
+    def __call__(self, *args: Any) -> None:
+        pass
+
+
+def test_the_reason_names_the_functions_of_added_or_removed_hooks(lm: tt.LoadedModel) -> None:
+    layer = lm.model.model.layers[0]
+    layer.register_forward_hook(steer)
+    generator = tt.ManualGenerator(lm.model, lm.tokenizer)
+    generator.generate(PROMPT, **GREEDY)
+    handle = layer.register_forward_hook(functools.partial(Scaler(), 1))
+    added = generator.generate([*PROMPT, 7], **GREEDY)
+    handle.remove()
+
+    def first(*_: Any) -> None: ...
+    def second(*_: Any) -> None: ...
+
+    hooks: list[Callable[..., Any]] = [lambda *_: None, first, second, Scaler().__call__]
+    for each in hooks:
+        layer.register_forward_pre_hook(each)
+    many = generator.generate([*PROMPT, 7, 7], max_new_tokens=1, do_sample=False)
+
+    assert added["cache"].reason == f"key_changed:hooks of {__name__}.Scaler"
+    assert many["cache"].reason.startswith("key_changed:hooks of ")
+    assert many["cache"].reason.endswith(" and 1 more")
+
+
+def test_tools_that_look_into_the_model_leave_the_cache_valid(
+    lm: tt.LoadedModel, store: DatabaseStore
+) -> None:
+    def look_inside() -> dict[str, int]:
+        """Look at hidden states in several ways."""
+        ids = torch.tensor([PROMPT])
+        seen: list[Any] = []
+        layers = lm.model.model.layers
+        handles = [each.register_forward_hook(lambda m, i, o: seen.append(o)) for each in layers]
+        with torch.no_grad():
+            states = lm.model(input_ids=ids, output_hidden_states=True).hidden_states
+        for each in handles:
+            each.remove()
+        return {"states": len(states), "seen": len(seen)}
+
+    own = tt.ToolInterface([look_inside])
+    calls = [
+        tt.ToolCall(name="get_logit_lens", arguments={"layers": [0]}),
+        tt.ToolCall(name="get_attention_patterns", arguments={"layer": 0}),
+        tt.ToolCall(
+            name="get_activation_statistics", arguments={"layer_name": "0", "recompute": True}
+        ),
+    ]
+    for tools, made in (
+        (own, [tt.ToolCall(name="look_inside", arguments={})]),
+        (tt.default_tools(lm), calls),
+    ):
+        run = tt.Investigation(lm, store=store, name="t", system_prompt="Hi.", tools=tools)
+        run.chat("One.", max_new_tokens=2)
+        with_tools = run.chat("Two.", tool_calls=made, max_new_tokens=2)
+        after = run.chat("Three.", max_new_tokens=2)
+        run.finish()
+
+        assert [each.error for each in with_tools.tool_results] == [None] * len(made)
+        assert [with_tools.cache.decision, after.cache.decision] == ["hit", "hit"]
 
 
 def test_a_changed_buffer_is_part_of_the_cache_key(lm: tt.LoadedModel) -> None:
@@ -111,7 +178,8 @@ def test_a_hook_on_every_module_is_part_of_the_cache_key(lm: tt.LoadedModel) -> 
     finally:
         handle.remove()
 
-    assert again["cache"].reason == "key_changed:hooks"
+    name = test_a_hook_on_every_module_is_part_of_the_cache_key.__qualname__
+    assert again["cache"].reason == f"key_changed:hooks of {__name__}.{name}.<locals>.<lambda>"
 
 
 def test_states_that_a_model_keeps_in_its_modules_are_not_reused(
