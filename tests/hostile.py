@@ -62,7 +62,7 @@ class Shown:
     text: str
 
 
-def on_terminal(*arguments: str, encoding: str = "utf-8") -> Shown:
+def on_terminal(*arguments: str, encoding: str = "utf-8", columns: int = 600) -> Shown:
     """Run a command of `tokentape` in this process, with a terminal as its standard streams."""
     from tokentape.cli import main
 
@@ -71,7 +71,7 @@ def on_terminal(*arguments: str, encoding: str = "utf-8") -> Shown:
             patch.setattr(sys, name, stream)
             patch.setattr(sys, f"__{name}__", stream)
         patch.setenv("TERM", "xterm-256color")
-        patch.setenv("COLUMNS", "600")
+        patch.setenv("COLUMNS", str(columns))
         patch.delenv("NO_COLOR", raising=False)
         patch.setattr(sys, "argv", ["tokentape", *arguments])
         # A command that owns its streams ends the process where a tool of a test still runs.

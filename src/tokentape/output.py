@@ -154,9 +154,13 @@ def runs_table(
 
     It has a column for `tool_errors`, by run id, only if a run has any.
     """
-    table = Table("run", "name", "model", "status", box=None)
-    for heading in ("turns", "prompt", "reused", "generated"):
-        table.add_column(heading, justify="right")
+    table = Table("run")
+    for heading in ("name", "model", "status"):
+        table.add_column(heading, wrap=True)
+    table.add_column("turns", justify="right", drop=1)
+    table.add_column("prompt", justify="right", drop=3)
+    table.add_column("reused", justify="right", drop=4)
+    table.add_column("generated", justify="right", drop=2)
     if tool_errors:
         table.add_column("tool errors", justify="right")
     for run in summaries:
@@ -182,12 +186,17 @@ def _shortened(text: str) -> str:
 
 def turns_table(turns: Iterable[Turn | TurnOverview]) -> Table:
     """Return a table with a row per turn: prompt, cache decision, sampling and stop reason."""
-    table = Table(box=None)
-    for heading in ("turn", "prompt", "reused", "computed", "generated"):
-        table.add_column(heading, justify="right")
-    for heading in ("cache", "reason", "sampling", "stopped by"):
-        table.add_column(heading)
-    table.add_column("seconds", justify="right")
+    table = Table()
+    table.add_column("turn", justify="right")
+    table.add_column("prompt", justify="right")
+    table.add_column("reused", justify="right")
+    table.add_column("computed", justify="right", drop=2)
+    table.add_column("generated", justify="right")
+    table.add_column("cache")
+    table.add_column("reason", wrap=True, drop=1)
+    table.add_column("sampling", wrap=True)
+    table.add_column("stopped by", wrap=True)
+    table.add_column("seconds", justify="right", drop=3)
     for turn in turns:
         cache, finished = turn.cache, turn.finished
         table.add_row(

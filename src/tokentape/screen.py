@@ -7,11 +7,13 @@ import contextlib
 import io
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, TextIO, cast
 
 import rich.table
-from rich.console import Console, ConsoleOptions, RenderableType
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, JustifyMethod, RenderableType
 from rich.live import Live
 from rich.segment import Segment
 from rich.text import Text
@@ -21,6 +23,10 @@ from tokentape.streams import EscapingStream, is_unicode
 
 # A pipe has no width, and 80 columns would cut the tables.
 _PIPE_COLUMNS = 160
+_WRAPPED_COLUMNS = 12
+"""The least width of a column of texts that are wrapped."""
+_GAP = 2
+"""Spaces from one column of a table to the next."""
 
 
 class Screen:
@@ -67,8 +73,8 @@ class Screen:
         )
 
     def show(self, renderable: RenderableType) -> None:
-        """Write a table or a tree."""
-        self.console().print(renderable)
+        """Write a table or a tree. Where it is wider than the terminal, the terminal wraps it."""
+        self.console().print(renderable, crop=False)
 
     def confirm(self, question: str) -> bool:
         """Ask the user a question, and return the answer. Raise typer.Abort without one."""
@@ -108,13 +114,98 @@ err = Screen("stderr")
 """For progress, messages and errors."""
 
 
-class Table(rich.table.Table):
-    """A table whose cells are text, even if it looks like markup, with no line ends."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Column:
+    """A column of a `Table`, and how the table may make it narrower."""
 
-    def add_row(self, *cells: RenderableType | None, **settings: Any) -> None:
-        """Add a row; each string is escaped."""
+    heading: str
+    justify: JustifyMethod = "left"
+    drop: int | None = None
+    wrap: bool = False
+    if_any: bool = False
+
+
+class Table:
+    """A table that fits the terminal, whose cells are text, even if it looks like markup.
+
+    Where it is too wide, the columns with `wrap` become narrower and their texts take several
+    lines; then the columns with `drop` are left out, those with the highest number first, and a
+    line below names them. A column with neither, such as one of ids, is never cut: it can be
+    copied. A column with `if_any` is shown only if one of its cells has a text.
+
+        table = Table()
+        table.add_column("run")
+        table.add_column("name", wrap=True)
+        table.add_column("prompt", justify="right", drop=2)
+        table.add_column("seconds", justify="right", drop=1)
+        table.add_row(run_id, name, "1,204", "3.1")
+        out.show(table)
+    """
+
+    def __init__(self, *headings: str) -> None:
+        self._columns = [_Column(heading=each) for each in headings]
+        self._rows: list[tuple[Text, ...]] = []
+
+    def add_column(
+        self,
+        heading: str,
+        *,
+        justify: JustifyMethod = "left",
+        drop: int | None = None,
+        wrap: bool = False,
+        if_any: bool = False,
+    ) -> None:
+        """Add a column; see the class for what happens to it in a narrow terminal."""
+        column = _Column(heading=heading, justify=justify, drop=drop, wrap=wrap, if_any=if_any)
+        self._columns.append(column)
+
+    def add_row(self, *cells: str | Text) -> None:
+        """Add a row with a cell for each column; line ends in strings are escaped."""
         shown = (Text(single_line(each)) if isinstance(each, str) else each for each in cells)
-        super().add_row(*shown, **settings)
+        self._rows.append(tuple(shown))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Any]:
+        shown = [index for index, each in enumerate(self._columns) if self._has_content(index)]
+        dropped: list[int] = []
+        while self._least_width(shown) > options.max_width:
+            candidates = [index for index in shown if self._columns[index].drop is not None]
+            if not candidates:
+                break
+            least = max(candidates, key=lambda index: (self._columns[index].drop or 0, index))
+            shown.remove(least)
+            dropped.append(least)
+        # Wider than the terminal rather than cut: the terminal wraps it, and it can be copied.
+        width = max(options.max_width, self._least_width(shown))
+        yield from console.render(self._drawn(shown), options.update(width=width))
+        if dropped:
+            names = ", ".join(self._columns[index].heading for index in sorted(dropped))
+            yield Text(f" not shown in {options.max_width} columns: {names}", style="dim")
+
+    def _has_content(self, index: int) -> bool:
+        return not self._columns[index].if_any or any(row[index].plain for row in self._rows)
+
+    def _least_width(self, shown: Sequence[int]) -> int:
+        return sum(self._least_column_width(index) + _GAP for index in shown)
+
+    def _least_column_width(self, index: int) -> int:
+        column = self._columns[index]
+        width = max([cell_len(column.heading), *(row[index].cell_len for row in self._rows)])
+        return min(width, max(_WRAPPED_COLUMNS, cell_len(column.heading))) if column.wrap else width
+
+    def _drawn(self, shown: Sequence[int]) -> rich.table.Table:
+        table = rich.table.Table(box=None)
+        for index in shown:
+            column = self._columns[index]
+            table.add_column(
+                column.heading,
+                justify=column.justify,
+                no_wrap=not column.wrap,
+                overflow="fold",
+                min_width=self._least_column_width(index),
+            )
+        for row in self._rows:
+            table.add_row(*(row[index] for index in shown))
+        return table
 
 
 @contextlib.contextmanager

@@ -137,10 +137,11 @@ def _summary(found: "MemoryPlan") -> list[str]:
 
 
 def _turns(found: "MemoryPlan") -> Table:
-    table = Table(box=None)
+    table = Table()
+    drops = {"reply": 3, "computed": 2, "transient MiB": 1}
     headings = ("turn", "prompt", "computed", "reply", "caches MiB", "transient MiB", "total GiB")
     for heading in headings:
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", drop=drops.get(heading))
     table.add_column("fits")
     for turn in found.turns:
         table.add_row(

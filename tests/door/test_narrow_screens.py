@@ -1,0 +1,80 @@
+"""What commands print in terminals of 80 and 140 columns."""
+
+import re
+from collections.abc import Callable
+
+import pytest
+
+import tokentape as tt
+from tests.hostile import on_terminal
+from tokentape.screen import Table, out
+
+STYLES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
+
+
+@pytest.fixture(scope="module")
+def recorded(
+    make_lm: Callable[..., tt.LoadedModel], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, str]:
+    """A database with a run of two turns, with a long name, and the id of the run."""
+    path = tmp_path_factory.mktemp("narrow") / "runs.db"
+    name = "a name of many words " * 3
+    with (
+        tt.open_store(path) as store,
+        tt.Investigation(make_lm("llama"), store=store, name=name, system_prompt="Hi.") as run,
+    ):
+        run.chat("Hello", max_new_tokens=12, do_sample=True, seed=3)
+        run.chat("And?", max_new_tokens=12)
+    return str(path), run.run_id
+
+
+def shown(*arguments: str, columns: int) -> list[str]:
+    """Return the lines that a command leaves in a terminal, without styles."""
+    found = on_terminal(*arguments, columns=columns)
+
+    assert found.code == 0, found.text
+    return STYLES.sub("", found.text).replace("\r", "").split("\n")
+
+
+@pytest.mark.parametrize("columns", [80, 140])
+def test_tables_fit_the_terminal_and_no_id_is_cut(recorded: tuple[str, str], columns: int) -> None:
+    store, run_id = recorded
+    listed = shown("list", "--store", store, columns=columns)
+    turns = shown("show", "--store", store, columns=columns)
+    turns = turns[[" turn" in line and "prompt" in line for line in turns].index(True) :]
+
+    assert any(run_id in line for line in listed)
+    assert max(map(len, [*listed, *turns])) <= columns
+    assert any("generated" in line for line in turns)
+
+
+def test_columns_that_do_not_fit_are_named_below(recorded: tuple[str, str]) -> None:
+    narrow, wide = (shown("show", "--store", recorded[0], columns=each) for each in (80, 140))
+
+    assert any("not shown in 80 columns: computed, seconds" in line for line in narrow)
+    assert not any("not shown" in line for line in wide)
+    assert any("seconds" in line for line in wide)
+
+
+def test_a_table_wraps_texts_before_it_drops_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    table = Table("run")
+    table.add_column("text", wrap=True)
+    table.add_column("empty", if_any=True)
+    table.add_column("least", drop=2)
+    table.add_column("less", drop=1)
+    table.add_row("0" * 36, "some words of a text", "", "x" * 20, "y" * 20)
+
+    def drawn(columns: int) -> str:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("tokentape.screen._PIPE_COLUMNS", columns)
+            out.show(table)
+        return capsys.readouterr().out
+
+    assert all(each in drawn(120) for each in ("some words of a text", "x" * 20, "y" * 20))
+    assert "empty" not in drawn(120)
+    assert "some words of a text" not in drawn(100)
+    assert "x" * 20 in drawn(100)
+    assert "x" not in drawn(80).splitlines()[1]
+    assert "not shown in 80 columns: least\n" in drawn(80)
+    assert "not shown in 20 columns: least, less" in " ".join(drawn(20).split())
+    assert "0" * 36 in drawn(20)
