@@ -37,3 +37,7 @@ class ToolFailedWarning(TokentapeWarning):
 
     It is also given for a wrong call of the user's own. The model reads the error.
     """
+
+
+class UnreplayableWarning(TokentapeWarning):
+    """A turn is requested with what no event can hold: some replays of it are not possible."""

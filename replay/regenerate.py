@@ -244,7 +244,7 @@ def _generate(turn: Turn, lm: LoadedModel, processors: TurnProcessors | None) ->
     prompt = torch.tensor([turn.prompt_ids], dtype=torch.long, device=model.device)
     devices = [model.device] if model.device.type == "cuda" else []
     end_state: str | None = None
-    with torch.random.fork_rng(devices=devices), _no_defaults(model):
+    with torch.random.fork_rng(devices=devices), _no_defaults(model), hf.quiet_configs():
         # Recordings may come from anywhere: this rejects damaged settings and seeds beforehand.
         _checker(turn, lm, DEFAULT_FLOOR, processors)
         if turn.started.seed is not None:

@@ -1,6 +1,7 @@
 """A generator for one model, with its KV cache and its conversation."""
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Unpack
@@ -12,6 +13,7 @@ from tokentape.generation.cache import CachedPrefix, PrefixCache, PrefixFolder
 from tokentape.generation.callbacks import StateObserver, TokenCallback
 from tokentape.generation.checks import check_adapters, check_not_training, check_text
 from tokentape.generation.engine.engine import Engine
+from tokentape.generation.engine.prefill import ids_tensor
 from tokentape.generation.engine.run_description import RunDescription
 from tokentape.generation.engine.run_numerics import RunNumerics
 from tokentape.generation.engine.running_turn import RunningTurn, StoppedTurn
@@ -23,7 +25,7 @@ from tokentape.generation.engine.turn import (
     TurnSettings,
     turn_settings,
 )
-from tokentape.generation.errors import ModelError, PromptError
+from tokentape.generation.errors import ModelError, PromptError, UnreplayableWarning
 from tokentape.generation.history.conversation import Conversation
 from tokentape.generation.history.conversation_format import ConversationFormat
 from tokentape.generation.history.format_probe import choose_format
@@ -106,6 +108,8 @@ class ManualGenerator:
             conversation_format=run.conversation_format,
         )
         self._use = SingleUse("generator")
+        self._is_recorded = recorder is not None
+        self._warned_of: set[str] = set()
         identity = identity or ModelIdentity(model, tokenizer)
         self._cache = PrefixCache(
             model,
@@ -224,6 +228,7 @@ class ManualGenerator:
             stopping_criteria=stopping_criteria,
             **settings,
         )
+        self.warn_of_replay_limits(chosen)
         with self._use.use():
             result = self.run_turn(self.conversation.own_prompt(prompt), chosen)
         return GenerationResult(
@@ -241,6 +246,18 @@ class ManualGenerator:
     def check_turn(self, prompt: Prompt, settings: TurnSettings) -> None:
         """Raise PromptError or ModelError if a turn with this prompt cannot begin."""
         self._engine.check_turn(prompt, settings)
+
+    def warn_of_replay_limits(self, settings: TurnSettings) -> None:
+        """Warn, once for each reason, if the recording of a new turn cannot be replayed whole.
+
+        Raise ModelError for settings that no turn can have: those are no reason to warn.
+        """
+        text = settings.replay_limits(known=self._warned_of) if self._is_recorded else ""
+        if text:
+            ids = ids_tensor((0,), self.model.device)
+            hf.check_settings(self.model, self.tokenizer, settings.config, ids)
+            self._warned_of.update(settings.unreplayable)
+            warnings.warn(text, UnreplayableWarning, stacklevel=4)
 
     def run_turn(
         self, prompt: Prompt, settings: TurnSettings, plan: RoundPlan | None = None

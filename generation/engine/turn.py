@@ -2,7 +2,7 @@
 
 import copy
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
@@ -17,7 +17,7 @@ from tokentape.generation.cache import CachedPrefix
 from tokentape.generation.callbacks import Pause, StateObserver, TokenCallback
 from tokentape.generation.checks import check_count, check_seed, check_switch
 from tokentape.generation.engine.sampling import round_seed
-from tokentape.generation.errors import ModelError
+from tokentape.generation.errors import ModelError, PromptError
 from tokentape.generation.history.prompt import Prompt
 from tokentape.recorder.events import CacheDecided
 from tokentape.recorder.plain_values import plain_value, plain_whole
@@ -95,6 +95,25 @@ class TurnSettings:
         seed = None if self.seed is None else round_seed(self.seed, first_step)
         return replace(self, config=config, seed=seed, past_key_values=None)
 
+    def replay_limits(self, known: Collection[str] = ()) -> str:
+        """Return in a sentence why some replays of a recorded turn will fail; empty if none will.
+
+        Names in `known` are left out.
+        """
+        processors = {type(each).__name__ for each in self.processors or ()}
+        names = [name for name in self.unreplayable if name not in known]
+        reasons = []
+        if own := [name for name in names if name in processors]:
+            reasons.append(f"turns with {', '.join(own)} are replayed only if processors= is given")
+        if others := [name for name in names if name not in processors and name != "max_time"]:
+            reasons.append(f"turns with {', '.join(others)} cannot be replayed: no event has it")
+        if "max_time" in names:
+            reasons.append(
+                "turns with max_time can be verified but not retraced, since the clock stops their "
+                "replies: max_new_tokens stops each time at the same token"
+            )
+        return "; ".join(reasons)
+
     @property
     def unreplayable(self) -> tuple[str, ...]:
         """Names of what no event can rebuild: the caller's objects, a second prompt, the clock."""
@@ -135,6 +154,7 @@ def turn_settings(
     logits_processor: LogitsProcessorList | None = None,
     stopping_criteria: StoppingCriteriaList | None = None,
     generation_config: GenerationConfig | None = None,
+    check_effect: bool = True,
     **settings: Any,
 ) -> TurnSettings:
     """Return complete settings from those that `model.generate` takes. Temperature 0 is greedy.
@@ -142,30 +162,36 @@ def turn_settings(
     Numbers may be those of numpy or torch, integers also whole floats. `max_new_tokens` overrides
     the length in a `generation_config`. Raise ModelError for `max_length` (it counts the prompt),
     for a setting that `generate` lacks or that does not choose one token at a time, and for a seed
-    that is no 64-bit integer.
+    that is no 64-bit integer. Raise PromptError for a named setting that changes nothing, such as a
+    temperature without `do_sample=True`, unless `check_effect` is False. Those in a
+    `generation_config` or the model's own are defaults: they may change nothing.
     """
     max_new_tokens = check_count("max_new_tokens", plain_whole(max_new_tokens))
     settings = {name: _plain_setting(name, value) for name, value in settings.items()}
     if "max_length" in settings:
         raise ModelError("max_length counts the prompt: use max_new_tokens")
     seed = check_seed(seed)
-    for name, called in (("callback", callback), ("observer", observer)):
-        if called is not None and not callable(called):
-            raise ModelError(f"{name} must be callable, not {called!r}")
-    for name, own in (("processor", logits_processor), ("criterion", stopping_criteria)):
-        for each in own or ():
-            if not callable(each):
-                raise ModelError(f"a {name} must be callable, not {each!r}")
+    _check_callable(callback=[callback], observer=[observer])
+    _check_callable(processor=logits_processor, criterion=stopping_criteria)
     chunk = settings.get("prefill_chunk_size")
     if chunk is not None:
         check_count("prefill_chunk_size", chunk)
+    named = settings
     if settings.get("temperature") == 0:
         settings = {**settings, "do_sample": False}
     if settings.get("do_sample") is False:
-        # Greedy decoding ignores these, and transformers warns about each.
-        settings = {name: value for name, value in settings.items() if name not in _WARPERS}
-    settings["max_new_tokens"] = max_new_tokens
+        # A greedy turn ignores these: its recording has none of them.
+        ignored = hf.SAMPLING_SETTINGS
+        settings = {name: value for name, value in settings.items() if name not in ignored}
+    settings = {**settings, "max_new_tokens": max_new_tokens}
     config = hf.effective_config(model, generation_config, **settings)
+    if check_effect:
+        check_have_effect(named, config)
+    layers = tuple(plain_value(observe_layers))
+    if layers and observer is None:
+        raise PromptError(
+            "observe_layers has no effect: add observer=, which is given their states"
+        )
     if config.do_sample and seed is None:
         seed = secrets.randbits(63)
     return TurnSettings(
@@ -176,10 +202,18 @@ def turn_settings(
         criteria=stopping_criteria,
         callback=callback,
         observer=observer,
-        observe_layers=tuple(plain_value(observe_layers)),
+        observe_layers=layers,
         past_key_values=past_key_values,
         return_cache=check_switch("return_cache", return_cache),
     )
+
+
+def _check_callable(**given: Iterable[object] | None) -> None:
+    """Raise ModelError for an object that is given and cannot be called."""
+    for name, objects in given.items():
+        for each in objects or ():
+            if each is not None and not callable(each):
+                raise ModelError(f"a {name} must be callable, not {each!r}")
 
 
 # Settings that transformers needs as integers; -1 is one, and so is a list of ids.
@@ -209,13 +243,11 @@ def _plain_setting(name: str, value: Any) -> Any:
     return plain_whole(plain) if name in _INTEGERS else plain
 
 
-_WARPERS = (
-    "temperature",
-    "top_k",
-    "top_p",
-    "top_h",
-    "min_p",
-    "typical_p",
-    "epsilon_cutoff",
-    "eta_cutoff",
-)
+def check_have_effect(named: Mapping[str, Any], config: GenerationConfig) -> None:
+    """Raise PromptError if a setting that the user named changes nothing in a turn of this config.
+
+    The message says what to add, or to leave out.
+    """
+    obstacles = list(hf.obstacles_to(named, config))
+    if obstacles:
+        raise PromptError("; ".join(obstacles))

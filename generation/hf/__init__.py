@@ -46,6 +46,7 @@ from tokentape.generation.hf.generation_config import (
 from tokentape.generation.hf.growing_layer import GrowingLayer, grown_capacity
 from tokentape.generation.hf.kv_layout import KvLayer, kv_layers
 from tokentape.generation.hf.layer_cast import compute_dtype, weights_dtype
+from tokentape.generation.hf.no_effect import SAMPLING_SETTINGS, obstacles_to
 from tokentape.generation.hf.output import cache_of, generate_output
 from tokentape.generation.hf.preparation import (
     Preparation,
@@ -54,12 +55,14 @@ from tokentape.generation.hf.preparation import (
     recordable_settings,
 )
 from tokentape.generation.hf.processors import FILTERS, catch_up, process, process_rows
+from tokentape.generation.hf.quiet_configs import quiet_configs
 from tokentape.generation.hf.release_check import check_release
 from tokentape.generation.hf.signatures import accepts, unwrapped
 from tokentape.generation.hf.stopping import stop_flags, stop_reason, stop_reason_of
 
 __all__ = (
     "FILTERS",
+    "SAMPLING_SETTINGS",
     "VERSION",
     "Decoder",
     "GrowingLayer",
@@ -92,6 +95,7 @@ __all__ = (
     "kv_layers",
     "layer_kinds",
     "new_cache",
+    "obstacles_to",
     "own_settings",
     "prefill_config",
     "prefix_obstacle",
@@ -99,6 +103,7 @@ __all__ = (
     "process",
     "process_rows",
     "put_states",
+    "quiet_configs",
     "recordable",
     "recordable_settings",
     "recorded_config",

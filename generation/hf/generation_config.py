@@ -9,6 +9,7 @@ from transformers import GenerationConfig, SynthIDTextWatermarkingConfig, Waterm
 from transformers.generation.configuration_utils import GenerationMode
 
 from tokentape.generation.errors import ModelError
+from tokentape.generation.hf.quiet_configs import quiet_configs
 from tokentape.recorder.plain_values import plain_value
 
 # Fields without influence on the generated tokens: the origin of the config, and the lengths that
@@ -88,9 +89,10 @@ def effective_config(
         base = copy.deepcopy(base) if base is not None else GenerationConfig()  # type: ignore[no-untyped-call]
         base.num_return_sequences = settings["num_return_sequences"]
     try:
-        # `base` and settings are not passed together, which is deprecated; settings prevail.
-        config = _with_model_defaults(model, base)
-        unknown = _update(config, settings)
+        with quiet_configs():
+            # Both are not passed together, which is deprecated; settings prevail.
+            config = _with_model_defaults(model, base)
+            unknown = _update(config, settings)
     except REFUSALS as error:
         first_line = str(error).strip().partition("\n")[0]
         raise ModelError(f"transformers rejects these settings: {first_line}") from None
@@ -116,7 +118,8 @@ def prefill_config(model: Any) -> GenerationConfig:
     """Return the model's config for forwards that choose no token, whatever mode it asks for."""
     base = GenerationConfig(**_ONE_SEQUENCE)  # type: ignore[no-untyped-call]
     try:
-        config = _with_model_defaults(model, base)
+        with quiet_configs():
+            config = _with_model_defaults(model, base)
     except REFUSALS as error:
         first_line = str(error).strip().partition("\n")[0]
         raise ModelError(
@@ -256,7 +259,8 @@ def recorded_config(
     unknown = sorted(values.keys() - _known_settings())
     if unknown:
         raise ModelError(f"turns have no setting {unknown[0]!r}")
-    config: GenerationConfig = GenerationConfig.from_dict(_with_watermark(values))
+    with quiet_configs():
+        config: GenerationConfig = GenerationConfig.from_dict(_with_watermark(values))
     if not isinstance(config.do_sample, bool | None):
         raise ModelError(f"do_sample must be true or false, not {config.do_sample!r}")
     mode = config.get_generation_mode()

@@ -16,6 +16,7 @@ from transformers.generation.stopping_criteria import MaxTimeCriteria, StopStrin
 from tokentape.generation.errors import ModelError
 from tokentape.generation.hf.generation_config import REFUSALS, recordable, recorded_config
 from tokentape.generation.hf.processors import process
+from tokentape.generation.hf.quiet_configs import quiet_configs
 from tokentape.generation.hf.signatures import accepted
 from tokentape.generation.hf.stopping import stop_flags
 
@@ -32,6 +33,7 @@ class Preparation:
     criteria: StoppingCriteriaList
 
 
+@quiet_configs()
 def prepare(
     model: Any,
     tokenizer: PreTrainedTokenizerBase | None,

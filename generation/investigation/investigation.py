@@ -16,6 +16,7 @@ from tokentape.generation.investigation.lifecycle import RunLifecycle
 from tokentape.generation.investigation.reply import Reply
 from tokentape.generation.investigation.resume_point import (
     ResumePoint,
+    check_seed_has_effect,
     recorded_result,
     recorded_settings,
     resumed_event,
@@ -301,6 +302,7 @@ class Investigation(RunLifecycle):
         changed = dict(plain_value(changes or {}))
         seed = changed.pop("seed", None)
         settings = recorded_settings(turn, changed)
+        check_seed_has_effect(seed, settings.config)
         if settings.config.do_sample and (seed is not None or settings.seed is None):
             derived = turn_seed(self._seed, self.generator.turn + 1)
             settings = replace(settings, seed=derived if seed is None else seed)

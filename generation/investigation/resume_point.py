@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from tokentape.generation import fingerprints
 from tokentape.generation.checks import check_count, check_seed
 from tokentape.generation.engine.manual_generator import ManualGenerator
-from tokentape.generation.engine.turn import TurnResult, TurnSettings
+from tokentape.generation.engine.turn import TurnResult, TurnSettings, check_have_effect
 from tokentape.generation.errors import ModelError, PromptError
 from tokentape.generation.hf import check_settings, recorded_config
 from tokentape.generation.history.conversation_format import ConversationFormat, ResultStyle
@@ -201,7 +201,8 @@ def recorded_format(started: RunStarted) -> ConversationFormat:
 def recorded_settings(turn: Turn, changes: Mapping[str, Any] | None = None) -> TurnSettings:
     """Return the settings of a recorded turn, with changes of its `generate` settings.
 
-    Raise ModelError for a change that is no setting.
+    Raise ModelError for a change that is no setting, and PromptError for one without effect. What
+    the turn was recorded with is never refused.
     """
     bypassed = turn.cache is not None and turn.cache.reason == "user_bypass"
     sampling = {**turn.started.sampling, **(changes or {})}
@@ -209,6 +210,7 @@ def recorded_settings(turn: Turn, changes: Mapping[str, Any] | None = None) -> T
         sampling["do_sample"] = False
     # The default `min_length` of zero is the one default that is not recorded.
     config = recorded_config({"min_length": 0, **sampling}, turn.started.own_settings)
+    check_have_effect(changes or {}, config)
     return TurnSettings(
         config=config,
         seed=turn.started.seed if config.do_sample else None,
@@ -226,9 +228,20 @@ def check_has_settings(changes: Mapping[str, Any]) -> None:
 def check_changes(lm: LoadedModel, turn: Turn, changes: Mapping[str, Any]) -> None:
     """Raise ModelError for changes of a turn's settings that `generate` lacks or refuses."""
     others = {name: plain_value(changes[name]) for name in changes if name != "seed"}
-    check_seed(changes.get("seed"))
+    seed = check_seed(changes.get("seed"))
+    config = recorded_settings(turn, others).config
+    check_seed_has_effect(seed, config)
     ids = torch.zeros((1, 1), dtype=torch.long, device=lm.model.device)
-    check_settings(lm.model, lm.tokenizer, recorded_settings(turn, others).config, ids)
+    check_settings(lm.model, lm.tokenizer, config, ids)
+
+
+def check_seed_has_effect(seed: int | None, config: GenerationConfig) -> None:
+    """Raise PromptError for a seed with which a greedy turn is meant to differ from the recorded.
+
+    A seed of a new turn is not refused: there it says how a token would be drawn.
+    """
+    if seed is not None and not config.do_sample:
+        raise PromptError(f"seed={seed} has no effect on a greedy turn: add do_sample=True")
 
 
 def recorded_result(turn: Turn) -> TurnResult:

@@ -45,6 +45,7 @@ class TurnRunner:
         Raise PromptError if the prompt does not fit; only the calls are recorded then. If the chat
         template rejects the message or the results, nothing is run or recorded.
         """
+        self.generator.warn_of_replay_limits(settings)
         question = NewMessage(role="user", content=user_message)
         if tool_calls:
             expected = self.tools.expected_from_user(tool_calls)

@@ -19,6 +19,7 @@ from tokentape.generation.errors import ModelError
 from tokentape.generation.fingerprints import FileState, ModelSource, file_states, folder_states
 from tokentape.generation.hf.layer_cast import check_dtypes, compute_in, weights_dtype
 from tokentape.generation.hf.packed_tensors import has_packed_weights
+from tokentape.generation.hf.quiet_configs import quiet_configs
 from tokentape.generation.models.adapters import (
     base_of,
     commit_of,
@@ -156,6 +157,7 @@ def load_with(name: str, dtype: str, settings: LoadingSettings) -> LoadedModel:
         use_deterministic_kernels()  # before the weights initialise CUDA
     with (
         quiet_loading(),
+        quiet_configs(),
         local_files_alone(settings.offline),
         enough_memory(f"load the model {name!r}"),
     ):

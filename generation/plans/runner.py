@@ -56,13 +56,15 @@ def run_plan(
 ) -> tuple[Reply, ...]:
     """Run the turns that an investigation has not had yet, and return their replies.
 
-    A resumed run thus continues with its next turn. `progress` is called after each turn,
-    `callback` after each token. Raise PromptError before the first turn if the plan does not fit
-    the model, later as `Investigation.chat`.
+    A resumed run thus continues with its next turn, and with the settings of its plan as they are.
+    `progress` is called after each turn, `callback` after each token. Raise PromptError before the
+    first turn if the plan does not fit the model, later as `Investigation.chat`.
     """
     replies = []
     model, tokenizer = run.generator.model, run.generator.tokenizer
-    for turn in turns_for_model(plan, model, tokenizer)[run.generator.turn :]:
+    is_recorded = run.resume_point is not None
+    turns = turns_for_model(plan, model, tokenizer, is_recorded=is_recorded)
+    for turn in turns[run.generator.turn :]:
         reply = run.chat(
             turn.message, tool_calls=turn.tool_calls, callback=callback, **turn.settings
         )
@@ -73,14 +75,21 @@ def run_plan(
 
 
 def turns_for_model(
-    plan: ExperimentPlan, model: Any, tokenizer: PreTrainedTokenizerBase
+    plan: ExperimentPlan,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    is_recorded: bool = False,
 ) -> tuple[PlanTurn, ...]:
     """Return a plan's turns with the model's own weight names in place of placeholders.
 
-    Raise PromptError, with the number of the turn, if the model has no such weight or `generate`
-    rejects the turn's settings.
+    Raise PromptError, with the number of the turn, if the model has no such weight, `generate`
+    rejects the turn's settings, or one of them changes nothing. Runs of 0.1.0 were recorded with
+    plans that have such a setting: it is accepted in a plan that `is_recorded`.
     """
     turns = plan.turns()
+    if is_recorded:
+        turns = tuple(replace(t, settings={**t.settings, "check_effect": False}) for t in turns)
     accepted: list[Mapping[str, Any]] = []
     for turn in turns:
         if turn.settings not in accepted:

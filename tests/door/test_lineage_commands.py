@@ -80,6 +80,36 @@ def test_a_fork_repeats_the_turn_exactly_unless_a_setting_changes(
     assert child.turns()[1].messages == second.messages
 
 
+def test_a_change_of_a_greedy_turn_says_what_to_add_and_that_works(
+    cli: Cli, recorded: tt.Recording, url: str
+) -> None:
+    def fork(*changes: str) -> tuple[int, str, str]:
+        sets = [word for each in changes for word in ("--set", each)]
+        return cli("fork", recorded.run_id, "--at-turn", "2", "--store", url, *sets, "--json")
+
+    code, out, _ = fork("do_sample=False")
+    greedy = json.loads(out)["run_id"]
+    assert code == 0
+    for change in ("temperature=1.2", "seed=8"):
+        arguments = ("fork", greedy, "--at-turn", "2", "--store", url)
+        code, out, err = cli(*arguments, "--set", change)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert f"{change} has no effect on a greedy turn: add do_sample=True" in err
+    assert cli(*arguments, "--set", change, "--set", "do_sample=True", "--json")[0] == 0
+
+
+def test_a_change_that_limits_replays_warns_before_the_turn(
+    cli: Cli, recorded: tt.Recording, url: str
+) -> None:
+    arguments = ("fork", recorded.run_id, "--at-turn", "2", "--store", url)
+    code, _, err = cli(*arguments, "--set", "max_time=9", "--set", "guidance_scale=1.5")
+
+    (warned,) = [line for line in err.splitlines() if "warning" in line]
+    assert code == 0
+    assert "turns with guidance_scale cannot be replayed" in warned
+    assert "turns with max_time can be verified but not retraced" in warned
+
+
 def test_a_fork_can_send_another_message(cli: Cli, recorded: tt.Recording, url: str) -> None:
     code, out, _ = cli(
         "fork",
@@ -116,6 +146,7 @@ def test_a_forked_run_is_verified_from_the_command_line(
         (("--at-turn", "2", "--set", "temperature"), "--set takes NAME=VALUE"),
         (("--at-turn", "2", "--set", "temprature=1"), "temprature"),
         (("--at-turn", "2", "--set", "temperature=-1"), "temperature"),
+        (("--at-turn", "2", "--set", "length_penalty=2"), "length_penalty=2 has no effect"),
     ],
 )
 def test_what_cannot_be_forked_is_one_line_and_leaves_nothing(

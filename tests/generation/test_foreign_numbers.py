@@ -241,7 +241,8 @@ def test_turns_of_a_recorded_run(lm: tt.LoadedModel, store: DatabaseStore) -> No
         with tt.Investigation.fork(
             store, run.run_id, lm, at_turn=turn, seed=turn, changes={"turn": turn}
         ) as fork:
-            fork.retake(recording.turns()[1], changes={"top_k": turn, "seed": turn})
+            changes = {"do_sample": True, "top_k": turn, "seed": turn}
+            fork.retake(recording.turns()[1], changes=changes)
     for turns in (np.array([1, 2]), torch.tensor([1, 2]), pd.Series([1, 2]), range(1, 3)):
         assert len(tt.turns_df(store, run.run_id, turns=turns)) == 2
         assert len(tt.verify(recording, lm, turns=turns).turns) == 2  # type: ignore[arg-type]

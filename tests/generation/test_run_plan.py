@@ -138,6 +138,22 @@ def test_a_plan_that_does_not_fit_the_model_is_rejected_before_the_first_turn(
         turns_for_model(wrong, lm.model, lm.tokenizer)
 
 
+def test_a_setting_without_effect_is_refused_in_a_new_plan_and_accepted_in_a_recorded_one(
+    lm: tt.LoadedModel, store: DatabaseStore
+) -> None:
+    idle = short(sampling={"temperature": 0.7})
+    with pytest.raises(tt.PromptError, match=r"short, turn 1: temperature=0\.7 has no effect"):
+        begin_plan(idle, lm, store)
+    assert store.summaries() == []
+
+    by_choice = short(sampling={"temperature": 0.7, "do_sample": False})
+    with begin_plan(by_choice, lm, store) as run:
+        run.chat(by_choice.turns()[0].message, max_new_tokens=2)
+    tools = plan_tools(idle, tt.default_tools(lm))
+    with tt.Investigation.resume(store, run.run_id, lm, tools=tools) as resumed:
+        assert len(run_plan(resumed, idle)) == len(idle.turns()) - 1
+
+
 def test_a_model_gets_only_the_tools_that_a_plan_names(
     lm: tt.LoadedModel,
 ) -> None:

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from tokentape.generation.run_settings import RunSettings
     from tokentape.store import DatabaseStore
 
+_PYTHON = {"True": True, "False": False, "None": None}
+"""Values as Python, and the messages of errors, spell them."""
+
 
 @loads_model
 def resume(
@@ -138,7 +141,8 @@ def fork(
         typer.Option(
             "--set",
             metavar="NAME=VALUE",
-            help="A setting of the turn, such as temperature=1.2.",
+            help="A setting of the turn, such as temperature=1.2; a greedy turn takes that only "
+            "with --set do_sample=true.",
         ),
     ] = None,
     message: Annotated[str | None, typer.Option(help="Replace the recorded message.")] = None,
@@ -247,14 +251,14 @@ def _calls_of(recording: tt.Recording, turn: int) -> "list[tt.ToolCall]":
 
 
 def _parsed(changes: list[str]) -> dict[str, Any]:
-    """Return settings by name; a value is JSON (`0.7`, `false`), or else a string."""
+    """Return settings by name; a value is JSON or Python (`0.7`, `false`, `False`), or a string."""
     parsed = {}
     for each in changes:
         name, equals, value = each.partition("=")
         if not equals or not name:
             raise tt.PromptError(f"--set takes NAME=VALUE, as in temperature=0.7: {each!r}")
         try:
-            parsed[name.strip()] = json.loads(value)
+            parsed[name.strip()] = _PYTHON[value] if value in _PYTHON else json.loads(value)
         except ValueError:
             parsed[name.strip()] = value
     try:
