@@ -27,6 +27,7 @@ from tokentape.recorder.recording import Recording
 from tokentape.recorder.redaction import Redaction, Redactor
 from tokentape.recorder.run_id import uuid7
 from tokentape.recorder.seals import SealChain, SealCheck
+from tokentape.recorder.short_forms import counted, short_repr
 from tokentape.recorder.storable import check_run_id, check_summary, check_time, storable
 from tokentape.recorder.tracebacks import traceback_text
 
@@ -145,6 +146,10 @@ class Recorder:
             recorder._advance(envelope, record, recorder._summary_after(envelope))
         recorder.ended, recorder._must_resume = False, True
         return recorder
+
+    def __repr__(self) -> str:
+        state = "active" if self.is_active else "ended" if self.ended else "not started"
+        return short_repr(self, self.run_id, f"({state}),", counted(self._next_seq, "event"))
 
     @property
     def started(self) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from tokentape.recorder.codec import decode
 from tokentape.recorder.envelope import Envelope
@@ -19,9 +20,10 @@ from tokentape.recorder.events import (
 )
 from tokentape.recorder.projections import Message, Turn, iterate_messages, iterate_turns
 from tokentape.recorder.record import Record, RecordFilter, SampledIds
+from tokentape.recorder.short_forms import html_facts, html_or_fault, html_table, short_repr
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Recording:
     """A run in a store. Each call reads the run again; nothing is held in memory.
 
@@ -43,6 +45,29 @@ class Recording:
     read_sampled_ids: Callable[[int, int | None], SampledIds] | None = None
     """Returns the ids of the tokens after one `seq` and up to another, None for the end of the run;
     None as for `select`."""
+
+    def __repr__(self) -> str:
+        return short_repr(self, self.run_id, f"in {self.where}" if self.where else "")
+
+    def _repr_html_(self) -> str:
+        return html_or_fault(self, self._facts)
+
+    def _facts(self) -> str:
+        started = self.started()
+        messages = [
+            (each.role, each.content) for each in islice(iterate_messages(self.events()), 21)
+        ]
+        facts = html_facts(
+            f"Run {self.run_id}",
+            [
+                ("name", started.name),
+                ("model", started.model),
+                ("seed", started.seed),
+                ("store", self.where),
+                ("turns", self.newest_turn()),
+            ],
+        )
+        return facts + html_table("", ("role", "content"), messages, end="or more messages")
 
     def records(self) -> Iterator[Record]:
         """Yield the run's own events in order, neither decoded nor checked."""

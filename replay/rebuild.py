@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 from tokentape.recorder import Recording, RecordingError
 from tokentape.recorder.projections import Message, Turn
+from tokentape.recorder.short_forms import counted, html_table, short_repr
 from tokentape.replay.recorded.loaded_run import LoadedRun, load_run
 from tokentape.replay.results.errors import NothingToReplayError
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Rebuilt:
     """The exact ids and text of prompts and replies of a run, and its messages."""
 
@@ -22,6 +23,30 @@ class Rebuilt:
     status_text: str = "running"
     """The status, with the error of a run that failed and the signal of one that was interrupted.
     """
+
+    def __repr__(self) -> str:
+        return short_repr(
+            self,
+            f"run {self.run_id}:",
+            f"{counted(len({each.number for each in self.turns}), 'turn')},",
+            f"{counted(sum(len(each.tokens) for each in self.turns), 'token')},",
+            self.status_text,
+        )
+
+    def _repr_html_(self) -> str:
+        head = ("turn", "prompt tokens", "tokens", "stopped by", "message", "reply")
+        rows = [
+            (
+                each.number,
+                len(each.prompt_ids),
+                len(each.tokens),
+                "cut off" if each.finished is None else each.finished.stop_reason,
+                each.messages[-1].content if each.messages else "",
+                "" if each.reply_text is None else each.reply_text,
+            )
+            for each in self.turns
+        ]
+        return html_table(f"Run {self.run_id}: {self.status_text}", head, rows, end="more rounds")
 
 
 def rebuild(recording: Recording | LoadedRun, *, turns: Sequence[int] | None = None) -> Rebuilt:

@@ -10,6 +10,7 @@ from transformers.cache_utils import Cache
 
 from tokentape.generation.cache.id_salt import strip_salt
 from tokentape.recorder.events import CacheDecision, CacheSource
+from tokentape.recorder.short_forms import short_repr
 
 _BLOCK = 256
 
@@ -46,7 +47,7 @@ class Reuse:
         return replace(self, decision=decision, reason=reason, reused_tokens=reused_tokens)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class CachedPrefix:
     """A cache with the ids that it holds and the key under which it is valid.
 
@@ -60,6 +61,9 @@ class CachedPrefix:
     """Hash of the recurrent states, which do not count their tokens; empty without such states."""
     salted_ids: tuple[int, ...] = ()
     """The ids with the salt of their interventions (`cache.id_salt`); empty if none is salted."""
+
+    def __repr__(self) -> str:
+        return short_repr(self, f"of {len(self.ids):,} tokens")
 
 
 def common_prefix_length(a: Sequence[int] | str, b: Sequence[int] | str) -> int:

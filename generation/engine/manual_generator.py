@@ -38,6 +38,7 @@ from tokentape.recorder import Recorder, TokentapeError
 from tokentape.recorder.events import RunForked
 from tokentape.recorder.paths import expand_path
 from tokentape.recorder.projections import RequestedInterventions, Turn
+from tokentape.recorder.short_forms import short_repr
 
 
 class ManualGenerator:
@@ -120,6 +121,12 @@ class ManualGenerator:
         self._engine = Engine(
             model, tokenizer, recorder, identity=identity, cache=self._cache, run=run
         )
+
+    def __repr__(self) -> str:
+        tokens = len(self.conversation.ids)
+        held = f"{self.kv_bytes / 1024**2:.1f} MiB of KV cache"
+        model = type(self.model).__name__
+        return short_repr(self, f"of {model}:", f"turn {self.turn},", f"{tokens:,} tokens,", held)
 
     @property
     def numerics(self) -> RunNumerics:

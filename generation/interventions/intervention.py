@@ -16,6 +16,7 @@ from tokentape.generation.errors import ModelError
 from tokentape.generation.interventions.tensors import tensor_to_bytes
 from tokentape.recorder.events import InterventionKind, InterventionRequested
 from tokentape.recorder.plain_values import plain_value
+from tokentape.recorder.short_forms import short_repr
 
 Numbers = torch.Tensor | NDArray[Any]
 """Floating-point numbers: a tensor or an array of numpy."""
@@ -56,7 +57,7 @@ class InterventionScope(TypedDict, total=False):
     """Where the tensor comes from, for the record only."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Intervention:
     """A change of layers' outputs; made by `steer`, `ablate`, `scale`, `patch` and `placebo`.
 
@@ -87,6 +88,13 @@ class Intervention:
     turns: tuple[int, int | None] | None = None
     when: Predicate | None = None
     source: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        tensor = "" if self.tensor is None else f"tensor of shape {tuple(self.tensor.shape)},"
+        factor = "" if self.coefficient is None else f"coefficient {self.coefficient:g},"
+        layers = f"of layers {', '.join(map(str, self.layers))}:"
+        scope = f"positions {self.positions}"
+        return short_repr(self, repr(self.name), self.kind, layers, factor, tensor, scope)
 
     @classmethod
     def steer(

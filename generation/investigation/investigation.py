@@ -103,7 +103,7 @@ class Investigation(RunLifecycle):
         self._inspector = tools.inspector if isinstance(tools, IntrospectionTools) else None
         self._system_prompt = system_prompt
         self._seed = plain_number(seed)
-        super().__init__(recorder or Recorder(store, redactor=redactor), store)
+        super().__init__(recorder or Recorder(store, redactor=redactor), store, name)
         reader = CallReader(
             lm.tokenizer,
             self._tools,
@@ -247,6 +247,14 @@ class Investigation(RunLifecycle):
         run._turns.tools.calls_made = point.calls_made
         run._turns.tools.recorded_results = point.unread_results
         return run
+
+    def _facts(self) -> list[tuple[str, object]]:
+        return [
+            ("turns", self.generator.turn),
+            ("model", self._lm.name),
+            ("tools", ", ".join(self._tools.names)),
+            ("tokens of the conversation", len(self.generator.conversation.ids)),
+        ]
 
     def _begin(self) -> None:
         self._bind_tools()

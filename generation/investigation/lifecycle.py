@@ -12,14 +12,16 @@ from tokentape.generation.investigation.interrupts import ended_by_signals
 from tokentape.generation.investigation.open_runs import OpenRun, add_open_run, drop
 from tokentape.recorder import EventLog, Recorder, TokentapeError
 from tokentape.recorder.errors import Terminated
+from tokentape.recorder.short_forms import counted, excerpt, html_facts, short_repr
 
 
 class RunLifecycle(ABC):
     """A run that begins once and ends once, by `start` and `finish` or as a context manager."""
 
-    def __init__(self, recorder: Recorder, log: EventLog) -> None:
+    def __init__(self, recorder: Recorder, log: EventLog, name: str) -> None:
         self._recorder = recorder
         self._log = log
+        self._name = name
         self._use = SingleUse("investigation")
         self._opened: OpenRun | None = None
 
@@ -32,6 +34,12 @@ class RunLifecycle(ABC):
     def is_active(self) -> bool:
         """Whether the run has begun and has not ended."""
         return self._opened is not None and not self._opened.ended
+
+    @property
+    def _state(self) -> str:
+        if self.is_active:
+            return "active"
+        return "not started" if self._opened is None else "ended"
 
     def start(self) -> Self:
         """Begin the run, and return it. `chat` and `with` do so, too; a second call does nothing.
@@ -111,6 +119,21 @@ class RunLifecycle(ABC):
                 f"run {self.run_id} is recorded by process {self._opened.pid}, from which this one "
                 "was forked: begin a run of your own here"
             )
+
+    @abstractmethod
+    def _facts(self) -> list[tuple[str, object]]:
+        """Return names and values to show of the run."""
+
+    def __repr__(self) -> str:
+        facts = dict(self._facts())
+        turns = f"{counted(int(str(facts['turns'])), 'turn')},"
+        name = f"{excerpt(self._name)!r}:"
+        model = f"{excerpt(str(facts['model']))},"
+        return short_repr(self, name, f"{self._state},", turns, model, self.run_id)
+
+    def _repr_html_(self) -> str:
+        facts = [("run", self.run_id), ("state", self._state), *self._facts()]
+        return html_facts(f"Investigation {self._name}", [*facts, ("store", repr(self._log))])
 
     @abstractmethod
     def _begin(self) -> None:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from tokentape.generation.engine.turn import TurnResult
 from tokentape.generation.tools.interface import ToolResult
 from tokentape.recorder.events import CacheDecided
+from tokentape.recorder.short_forms import counted, excerpt, html_facts, short_repr
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Reply:
     """What the model said in a turn, and the tool results that it was given."""
 
@@ -25,6 +26,31 @@ class Reply:
     duration_us: int
     rounds: tuple[TurnResult, ...] = ()
     """The stretches of the reply between tool calls, in order."""
+
+    def __repr__(self) -> str:
+        return short_repr(
+            self,
+            f"of turn {self.turn}:",
+            f"{counted(len(self.token_ids), 'token')},",
+            f"{self.stop_reason},",
+            f"{counted(len(self.tool_results), 'tool result')}," if self.tool_results else "",
+            repr(excerpt(self.text)),
+        )
+
+    def _repr_html_(self) -> str:
+        cache = f"{self.cache.decision} ({self.cache.reason})"
+        computed = f"{self.cache.reused_tokens:,} of {self.cache.prompt_tokens:,} tokens reused"
+        return html_facts(
+            f"Reply of turn {self.turn}",
+            [
+                ("text", self.text),
+                ("tokens", len(self.token_ids)),
+                ("stopped by", self.stop_reason),
+                ("cache", f"{cache}, {computed}"),
+                *(("tool result", each.error or each.content) for each in self.tool_results),
+                ("duration", f"{self.duration_us / 1_000_000:.2f} s"),
+            ],
+        )
 
 
 def reply_of(rounds: Sequence[TurnResult], results: Sequence[ToolResult]) -> Reply:

@@ -47,9 +47,10 @@ from tokentape.generation.models.quantization import check_checkpoint, quantizer
 from tokentape.generation.models.quiet import local_files_alone, quiet_loading
 from tokentape.generation.numerics.determinism import use_deterministic_kernels
 from tokentape.recorder.paths import expand_path
+from tokentape.recorder.short_forms import html_facts, short_repr
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LoadedModel:
     """A model, its tokenizer, and the name under which `load_model` found them.
 
@@ -65,6 +66,24 @@ class LoadedModel:
     name: str
     loading: Mapping[str, Any] = field(default_factory=dict)
     """The keywords of `load_model` that were not the default, as a run records them."""
+
+    def __repr__(self) -> str:
+        facts = ", ".join(value for _, value in self._facts() if value)
+        return short_repr(self, f"{self.name!r}:", facts)
+
+    def _repr_html_(self) -> str:
+        loading = [(name, value) for name, value in self.loading.items()]
+        return html_facts(f"Model {self.name}", [*self._facts(), *loading])
+
+    def _facts(self) -> list[tuple[str, str]]:
+        model = self.model
+        parameters = model.parameters() if isinstance(model, torch.nn.Module) else ()
+        return [
+            ("class", type(model).__name__),
+            ("parameters", f"{sum(each.numel() for each in parameters):,} parameters"),
+            ("dtype", str(getattr(model, "dtype", "")).removeprefix("torch.")),
+            ("device", str(getattr(model, "device", ""))),
+        ]
 
     @cached_property
     def identity(self) -> ModelIdentity:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from tokentape.recorder.short_forms import counted, html_facts, html_table, short_repr
+from tokentape.replay.results.renderers import rendered
 from tokentape.replay.results.row_difference import RowDifference
 from tokentape.replay.results.verdict import CauseKind, DivergenceKind, Verdict, worst
 
@@ -178,7 +180,7 @@ class ToolDrift:
     replayed: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Report:
     """The result of `verify`, `retrace` or `regenerate`."""
 
@@ -229,6 +231,43 @@ class Report:
     def ignored(self) -> tuple[str, ...]:
         """The fingerprints that differ and that the caller ignored."""
         return tuple(each.field for each in self.differences if each.ignored)
+
+    def __repr__(self) -> str:
+        return short_repr(
+            self,
+            f"of {self.replay}:",
+            f"{self.verdict},",
+            f"run {self.run_id},",
+            f"{counted(len(self.turns), 'turn')},",
+            counted(len(self.divergences), "divergence"),
+        )
+
+    def _repr_html_(self) -> str:
+        title = f"{self.replay} of run {self.name or self.run_id}: {self.verdict}"
+        head = ("turn", "verdict", "tokens", "differ", "near ties", "largest difference (nats)")
+        rows: list[tuple[object, ...]] = [
+            (
+                each.turn,
+                each.verdict,
+                each.tokens,
+                each.mismatches,
+                each.near_ties,
+                f"{each.logprob_difference_max:.1e}",
+            )
+            for each in self.turns
+        ]
+        facts = [("reason", self.reason)] if self.reason else []
+        facts += [(f"cause {rank}", each.sentence) for rank, each in enumerate(self.causes, 1)]
+        facts += [("all of it", "print(report.text()), report.html()")]
+        return html_table(title, head, rows, end="more turns") + html_facts("", facts)
+
+    def text(self) -> str:
+        """Return the report as the command line prints it: every divergence, the first in full."""
+        return rendered(self, "text")
+
+    def html(self) -> str:
+        """Return the report as one self-contained web page with charts, without scripts."""
+        return rendered(self, "html")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain values for JSON."""

@@ -6,7 +6,9 @@ The two runs are `a` and `b` throughout, in the order in which they were given.
 from dataclasses import asdict, dataclass
 from typing import Any, Generic, TypeVar
 
+from tokentape.recorder.short_forms import html_table, short_repr
 from tokentape.replay.results.json_fields import UnequalField
+from tokentape.replay.results.renderers import rendered
 
 T = TypeVar("T")
 
@@ -224,7 +226,7 @@ class ComparedRun:
     """The first turn that it does not share with its parent."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Diff:
     """The differences between two runs."""
 
@@ -249,6 +251,28 @@ class Diff:
         """The first turn with another prompt or reply, or that only one run has."""
         return next((turn for turn in self.turns if turn.diverges), None)
 
+    def __repr__(self) -> str:
+        divergent = self.first_divergent_turn
+        found = "same" if self.same else "differences, but in no prompt and no reply"
+        if divergent is not None:
+            found = f"turn {divergent.turn} differs first ({', '.join(divergent.differing)})"
+        return short_repr(self, f"of runs {self.a.run_id}", f"and {self.b.run_id}:", found)
+
+    def _repr_html_(self) -> str:
+        rows: list[tuple[object, ...]] = [
+            ("run", each.field, each.a, each.b) for each in (*self.started, *self.ended)
+        ]
+        for turn in self.turns:
+            if not turn.same:
+                rows.append((f"turn {turn.turn}", ", ".join(turn.differing), *_texts_of(turn)))
+        title = "same" if self.same else "differences"
+        head = ("where", "what", f"a: {self.a.name}", f"b: {self.b.name}")
+        return html_table(f"{title} of two runs", head, rows, end="more differences")
+
+    def text(self) -> str:
+        """Return the differences as the command line prints them."""
+        return rendered(self, "text")
+
     def to_dict(self) -> dict[str, Any]:
         """Return the differences as plain values for JSON."""
         turns = [
@@ -261,3 +285,11 @@ class Diff:
             "same": self.same,
             "first_divergent_turn": None if divergent is None else divergent.turn,
         }
+
+
+def _texts_of(turn: TurnDiff) -> tuple[str, str]:
+    """Return the texts of both runs where the prompt, or else the reply, of a turn differs."""
+    for found in (turn.prompt, turn.reply):
+        if found is not None and found.text is not None:
+            return found.text.a, found.text.b
+    return "", ""

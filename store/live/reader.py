@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from tokentape.recorder import Record, Recording, RecordingError
 from tokentape.recorder.projections import RunSummary
 from tokentape.recorder.record import RecordFilter, SampledIds
+from tokentape.recorder.short_forms import html_or_fault, short_repr
 from tokentape.store.arrow import AT, EVENTS, TOKENS
 from tokentape.store.attachments import K, StoredFloor, StoredVerdict
 from tokentape.store.errors import NoSuchRunError, StoreError
@@ -28,6 +29,7 @@ from tokentape.store.live.sqlite_file import OpenedFile
 from tokentape.store.live.tables import SEQ_BITS, SEQ_MASK, blobs, events, runs, tokens, tombstones
 from tokentape.store.location import is_in_memory
 from tokentape.store.run_names import find_run_id
+from tokentape.store.runs_table import runs_html
 from tokentape.store.source import Selection
 
 SUMMARY_COLUMNS = tuple(column.name for column in runs.columns if column.name != "run_key")
@@ -65,6 +67,12 @@ class DatabaseReader:
         if not isinstance(payload, bytes):
             raise StoreError(f"blob {sha256} in {self.where} is damaged: it is not bytes")
         return payload
+
+    def __repr__(self) -> str:
+        return short_repr(self, self.where)
+
+    def _repr_html_(self) -> str:
+        return html_or_fault(self, lambda: runs_html(self.where, self.summaries()))
 
     def summaries(self) -> list[RunSummary]:
         """See `tokentape.store.source.Source`."""

@@ -15,6 +15,7 @@ import pyarrow.dataset as ds
 from tokentape.recorder import Record, Recording
 from tokentape.recorder.projections import RunSummary
 from tokentape.recorder.record import RecordFilter, SampledIds
+from tokentape.recorder.short_forms import html_or_fault, short_repr
 from tokentape.store.arrow import EVENTS, RUNS, TOKENS, VERDICTS, of_file
 from tokentape.store.attachments import (
     BODIES,
@@ -27,6 +28,7 @@ from tokentape.store.attachments import (
 )
 from tokentape.store.errors import StoreError
 from tokentape.store.run_names import find_run_id
+from tokentape.store.runs_table import runs_html
 from tokentape.store.sealed.layout import part_name
 from tokentape.store.sealed.parquet import SCHEMAS, SealedFile, runs_row
 from tokentape.store.sealed.records import (
@@ -72,6 +74,12 @@ class ParquetStore:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    def __repr__(self) -> str:
+        return short_repr(self, self.where)
+
+    def _repr_html_(self) -> str:
+        return html_or_fault(self, lambda: runs_html(self.where, self.summaries()))
 
     def summaries(self) -> list[RunSummary]:
         """See `tokentape.store.source.Source`."""

@@ -10,6 +10,7 @@ from tokentape.recorder.escapes import visible
 from tokentape.recorder.events import TurnFinished
 from tokentape.recorder.paths import expand_path
 from tokentape.recorder.projections import RunSummary
+from tokentape.recorder.short_forms import short_repr
 from tokentape.store.sealed.sealing import RunSealer
 from tokentape.store.source import Attachments, OpenRecording
 
@@ -48,6 +49,9 @@ class SealingLog:
         self._folder = expand_path(folder)
         self._unsealed: dict[str, list[Record]] = {}
         self._sealers: dict[str, RunSealer] = {}
+
+    def __repr__(self) -> str:
+        return short_repr(self, f"of {self._store!r}", f"into {self._folder}")
 
     def append(
         self, envelope: Envelope, record: Record, *, durable: bool, summary: RunSummary | None

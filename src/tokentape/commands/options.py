@@ -318,8 +318,9 @@ def load_recorded_model(
         if model:
             raise
         raise tt.ModelError(
-            f"{error}; if it is elsewhere, name it with --model; a model that only the recording "
-            "names is not downloaded"
+            f"{error}; if it is elsewhere, name it with --model (if it was made in Python, save it "
+            "with save_pretrained, and name the folder); a model that only the recording names is "
+            "not downloaded"
         ) from error
 
 
