@@ -45,7 +45,9 @@ def test_a_model_in_memory_is_replayed_from_the_object_or_its_saved_folder(
     code, _, message = cli("verify", "edited", "--store", where)
     assert code == 2
     assert "if it was made in Python, save it with save_pretrained" in message
-    code, verdict, _ = cli("verify", "edited", "--store", where, "--model", str(tmp_path / "edited"))
+    code, verdict, _ = cli(
+        "verify", "edited", "--store", where, "--model", str(tmp_path / "edited")
+    )
     assert code == 0
     assert "VERIFIED" in verdict
 
