@@ -1,6 +1,7 @@
 # The names of the room and where each is defined: see `__init__.py`.
 from .attachments import (
     StoredFloor as StoredFloor,
+    StoredLabel as StoredLabel,
     StoredVerdict as StoredVerdict,
 )
 from .copies.importing import (

@@ -88,6 +88,15 @@ FLOORS = pa.schema(
         ("floor", pa.string()),
     ]
 )
+LABELS = pa.schema(
+    [
+        ("run_id", RUN_ID),
+        ("at", AT),
+        ("label", NAME),
+        ("text", pa.string()),
+        ("sha256", pa.string()),
+    ]
+)
 
 
 def of_file(schema: pa.Schema) -> pa.Schema:

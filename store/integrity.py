@@ -77,8 +77,8 @@ def check(
 ) -> Integrity:
     """Compute the seals of a run again, and compare all else that is stored of it with its events.
 
-    That is its payloads, its summary, the files, and the schema and keys of a database. Verdicts
-    and floors are compared with their own sha256.
+    That is its payloads, its summary, the files, and the schema and keys of a database. Verdicts,
+    floors and labels are compared with their own sha256.
 
     `expect` is the last seal as the caller noted it elsewhere, or the first 16 or more of its
     digits: it reveals a run whose end is missing or that was sealed again. `signers` is the path of
@@ -199,6 +199,7 @@ def _other_faults(
         yield None, "the summary of the run differs from what its events add up to"
     try:
         source.floors(recording.run_id)
+        source.labels(recording.run_id)
     except StoreError as error:
         yield None, str(error)
 

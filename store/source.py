@@ -8,7 +8,8 @@ import pyarrow as pa
 
 from tokentape.recorder import Recording
 from tokentape.recorder.projections import RunSummary
-from tokentape.store.attachments import Attachment, StoredFloor, StoredVerdict
+from tokentape.store.attachments import Attachment, StoredFloor, StoredLabel, StoredVerdict
+from tokentape.store.labels import Labels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +29,7 @@ class Selection:
 
 
 class Attachments(Protocol):
-    """What belongs to runs outside their events: payloads, verdicts and noise floors."""
+    """What belongs to runs outside their events: payloads, verdicts, noise floors, labels."""
 
     def blob(self, sha256: str) -> bytes:
         """Return the payload with a hexadecimal sha256. Raise StoreError if it is missing."""
@@ -41,6 +42,12 @@ class Attachments(Protocol):
 
     def floors(self, run_id: str) -> list[StoredFloor]:
         """Return the noise floors of the run with exactly that id, the oldest first.
+
+        Raise StoreError for a damaged one.
+        """
+
+    def labels(self, run_id: str) -> list[StoredLabel]:
+        """Return the tags added to or removed from a run, and its notes, the oldest first.
 
         Raise StoreError for a damaged one.
         """
@@ -87,6 +94,12 @@ class Source(CheckedSource, Protocol):
         Microseconds since 1970; 0 for an unknown run.
         """
 
+    def labels_by_run(self) -> dict[str, Labels]:
+        """Return the tags and notes of the runs that have any, by run id.
+
+        A damaged label is left out: `check` reports it.
+        """
+
     def events_table(self, selection: Selection) -> pa.Table:
         """Return all events but sampled tokens, ordered by run and `seq`.
 
@@ -121,5 +134,5 @@ def with_parents(recordings: Iterable[Recording]) -> list[Recording]:
 
 
 def attachments_of(source: Attachments, run_id: str) -> list[Attachment]:
-    """Return the verdicts and floors of a run."""
-    return [*source.verdicts(run_id), *source.floors(run_id)]
+    """Return the verdicts, floors and labels of a run."""
+    return [*source.verdicts(run_id), *source.floors(run_id), *source.labels(run_id)]

@@ -16,7 +16,7 @@ from tokentape.store.integrity import own_fault, parent_faults
 from tokentape.store.live.database import DatabaseStore
 from tokentape.store.sealed.reader import ParquetStore
 from tokentape.store.sealed.tape import is_zip
-from tokentape.store.source import CheckedSource
+from tokentape.store.source import CheckedSource, attachments_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,10 +79,8 @@ class CheckedCopy:
         return zip(self.recordings, self.reports, strict=True)
 
     def _add_attachments(self, run_id: str, store: DatabaseStore) -> None:
-        for verdict in self.source.verdicts(run_id):
-            store.add_verdict(verdict)
-        for floor in self.source.floors(run_id):
-            store.add_floor(floor)
+        for attachment in attachments_of(self.source, run_id):
+            store.add_attachment(attachment)
 
     def _check_parents(self, store: DatabaseStore) -> None:
         """Raise RecordingError for a fork whose shared events would be missing."""

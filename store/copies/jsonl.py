@@ -26,7 +26,14 @@ from tokentape.recorder.limits import TooLargeError, expanded_bytes_max, load_js
 from tokentape.recorder.paths import expand_path
 from tokentape.recorder.projections import RunSummary, summarise_all
 from tokentape.recorder.regular_file import check_not_special, open_regular
-from tokentape.store.attachments import BODIES, Attachment, K, StoredFloor, StoredVerdict
+from tokentape.store.attachments import (
+    BODIES,
+    Attachment,
+    K,
+    StoredFloor,
+    StoredLabel,
+    StoredVerdict,
+)
 from tokentape.store.errors import NoSuchRunError, StoreError
 from tokentape.store.payloads import payload_of
 from tokentape.store.source import Attachments, attachments_of, with_parents
@@ -211,6 +218,10 @@ class JsonlFile:
         """See `tokentape.store.source.Attachments`."""
         return self._attachments(StoredFloor, run_id)
 
+    def labels(self, run_id: str) -> list[StoredLabel]:
+        """See `tokentape.store.source.Attachments`."""
+        return self._attachments(StoredLabel, run_id)
+
     def _attachments(self, kind: type[K], run_id: str) -> list[K]:
         found = []
         for offset in self._attachment_offsets.get((run_id, kind), ()):
@@ -315,7 +326,8 @@ def _fault_of(text: bytes) -> str:
 
 
 def _attachment_kind(line: Mapping[str, Any]) -> type[Attachment] | None:
-    return next((kind for kind, body in BODIES.items() if body in line), None)
+    fields = {**BODIES, StoredLabel: "label"}
+    return next((kind for kind, name in fields.items() if name in line), None)
 
 
 def _record(line: Mapping[str, Any]) -> Record:

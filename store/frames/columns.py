@@ -41,6 +41,8 @@ RUNS_DF = pa.schema(
         _column("updated_at", AT, "its last change of status, prompt or reply"),
         _column("parent_run_id", pa.string(), "the run that it was forked from", optional=True),
         _column("forked_at_turn", pa.int32(), "its first turn of its own", optional=True),
+        _column("tags", pa.string(), "its tags, sorted and separated by a comma and a space"),
+        _column("note", pa.string(), "its note, or empty"),
     ]
 )
 EVENTS_DF = pa.schema(

@@ -34,6 +34,7 @@ from tokentape.store.frames.columns import (
     VERDICTS_DF,
 )
 from tokentape.store.frames.types import DtypeBackend, to_pandas
+from tokentape.store.labels import Labels
 from tokentape.store.source import Selection, Source
 
 RunIds = str | Iterable[str] | None
@@ -59,9 +60,11 @@ def runs_df(
     schema = _chosen(RUNS_DF, columns)
     wanted = _run_ids(store, run_id)
     rows = []
+    labels = store.labels_by_run()
     for summary in store.summaries():
         if wanted is None or summary.run_id in wanted:
-            row = asdict(summary)
+            of_run = labels.get(summary.run_id, Labels())
+            row = asdict(summary) | {"tags": of_run.joined_tags, "note": of_run.note}
             row["started_at"] = row["started_at_us"]
             row["updated_at"] = row["updated_at_us"]
             rows.append(row)

@@ -1,4 +1,4 @@
-"""Rows of `verdicts` and `floors` in a database, with bodies compressed by zlib."""
+"""Rows of `verdicts`, `floors` and `labels` in a database, with bodies compressed by zlib."""
 
 import zlib
 from collections.abc import Mapping
@@ -10,10 +10,10 @@ from sqlalchemy import Row, Select, Table, select
 from tokentape.store.arrow import AT, VERDICTS
 from tokentape.store.attachments import BODIES, TABLES, Attachment, K, attachment_of, row_of
 from tokentape.store.errors import StoreError
-from tokentape.store.live.tables import floors, runs, verdicts
+from tokentape.store.live.tables import floors, labels, runs, verdicts
 
 FIGURES = [name for name in VERDICTS.names if name not in ("run_id", "at", "sha256", "report")]
-_TABLES: Mapping[str, Table] = {"verdicts": verdicts, "floors": floors}
+_TABLES: Mapping[str, Table] = {"verdicts": verdicts, "floors": floors, "labels": labels}
 
 
 def insert_statement(table: str, placeholder: str) -> str:
@@ -27,9 +27,10 @@ def insert_statement(table: str, placeholder: str) -> str:
 
 def inserted_values(run_key: int, attachment: Attachment) -> list[Any]:
     """Return the values for `insert_statement`."""
-    body = BODIES[type(attachment)]
-    row = row_of(attachment)
-    row |= {"run_key": run_key, body: zlib.compress(row[body].encode())}
+    row = row_of(attachment) | {"run_key": run_key}
+    body = BODIES.get(type(attachment))
+    if body is not None:
+        row[body] = zlib.compress(row[body].encode())
     return [row[column.name] for column in _TABLES[TABLES[type(attachment)]].columns]
 
 
@@ -43,14 +44,22 @@ def rows_query(kind: type[Attachment], run_id: str) -> Select[Any]:
 def attachment_of_row(kind: type[K], run_id: str, row: Row[Any], where: str) -> K:
     """Return the attachment in a row. Raise StoreError if it is damaged or was altered."""
     values = dict(row._mapping)
-    body = BODIES[kind]
+    body = BODIES.get(kind)
     try:
-        values[body] = zlib.decompress(values[body]).decode()
+        if body is not None:
+            values[body] = zlib.decompress(values[body]).decode()
     except (TypeError, ValueError, zlib.error) as error:
         raise StoreError(
             f"{where}: a row of {TABLES[kind]} of run {run_id} is damaged: {error}"
         ) from None
     return attachment_of(kind, run_id, values, where)
+
+
+def labels_query() -> Select[Any]:
+    """Return the query for the labels of all runs, the oldest first."""
+    query = select(runs.c.run_id, labels.c.label, labels.c.text)
+    query = query.join_from(runs, labels, labels.c.run_key == runs.c.run_key)
+    return query.order_by(labels.c.run_key, labels.c.at_us, labels.c.sha256)
 
 
 def figures_query(names: list[str]) -> Select[Any]:

@@ -2,7 +2,7 @@
 
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Self
 
@@ -18,15 +18,16 @@ from tokentape.recorder.events import TOKEN_KIND, RunStarted
 from tokentape.recorder.projections import RunSummary, summarise
 from tokentape.store.attachments import TABLES, Attachment, StoredFloor, StoredVerdict
 from tokentape.store.errors import NoSuchRunError, StoreError
+from tokentape.store.labels import new_labels
 from tokentape.store.live import attachments as attachment_rows
 from tokentape.store.live.connections import POOLED_POSTGRESQL, is_pooled, open_database
 from tokentape.store.live.erasure import Erasure, erase_run
 from tokentape.store.live.last_event import last_event_at_us
-from tokentape.store.live.packing import COLUMNS
 from tokentape.store.live.reader import SUMMARY_COLUMNS, DatabaseReader
 from tokentape.store.live.schema import bring_to_head, check_unchanged, head
 from tokentape.store.live.sqlite_access import use_wal
 from tokentape.store.live.sqlite_file import OpenedFile
+from tokentape.store.live.statements import Statements
 from tokentape.store.live.tables import SEQ_BITS, SEQ_MASK, runs, tombstones
 from tokentape.store.payloads import payload_of
 from tokentape.store.source import Attachments, OpenRecording, attachments_of
@@ -60,7 +61,7 @@ class DatabaseStore(DatabaseReader):
             raise
         self._cursor = self._writer and self._writer.cursor()
         self._seen_counter = self._schema_counter() if self._writer and self._file else 0
-        self._statements = _Statements(self._backend.packing.placeholder)
+        self._statements = Statements(self._backend.packing.placeholder)
         self._open_runs: dict[str, tuple[int, int]] = {}
         self._writing = threading.RLock()
         self._recorded: weakref.WeakSet[OpenRecording] = weakref.WeakSet()
@@ -254,13 +255,35 @@ class DatabaseStore(DatabaseReader):
         Several processes may do so at once, also while the run is being recorded. Raise
         NoSuchRunError for an unknown run, StoreError if the database cannot be written to.
         """
-        self._add(attachment)
+        self.add_attachment(attachment)
 
     def add_floor(self, attachment: StoredFloor) -> None:
         """Store a noise floor of a run. Raise as `add_verdict` does."""
-        self._add(attachment)
+        self.add_attachment(attachment)
 
-    def _add(self, attachment: Attachment) -> None:
+    def tag(self, run_id: str, *tags: str) -> None:
+        """Add tags to the run that `recording` finds; one that it has already changes nothing.
+
+        A tag is one word of at most 80 printable characters, without a comma. Raise StoreError for
+        another, NoSuchRunError for an unknown run.
+        """
+        self._label(run_id, "tag", tags)
+
+    def untag(self, run_id: str, *tags: str) -> None:
+        """Remove tags from a run. Raise StoreError for one that it does not have."""
+        self._label(run_id, "untag", tags)
+
+    def note(self, run_id: str, text: str) -> None:
+        """Replace the note of a run; an empty text removes it. Raise StoreError as `tag` does."""
+        self._label(run_id, "note", (text,))
+
+    def _label(self, run_id: str, label: str, texts: Sequence[str]) -> None:
+        full_id = self.recording(run_id).run_id
+        for each in new_labels(full_id, self.labels(full_id), label, texts):
+            self.add_attachment(each)
+
+    def add_attachment(self, attachment: Attachment) -> None:
+        """Store an annotation of a run. Raise as `add_verdict` does."""
         run_id = attachment.run_id
         query = select(runs.c.run_key).where(runs.c.run_id == run_id)
         run_key = self._query(lambda reader: reader.execute(query).scalar_one_or_none())
@@ -339,35 +362,6 @@ class DatabaseStore(DatabaseReader):
 
     def _erased(self, run_id: str) -> StoreError:
         return StoreError(f"run {run_id} was erased from {self.where} and cannot be added again")
-
-
-class _Statements:
-    """The SQL of every write, with the driver's placeholders."""
-
-    def __init__(self, placeholder: str) -> None:
-        def placeholders(count: int) -> str:
-            return ", ".join([placeholder] * count)
-
-        columns = ", ".join(SUMMARY_COLUMNS)
-        values = placeholders(len(SUMMARY_COLUMNS))
-        self.insert_run = f"INSERT INTO runs ({columns}) VALUES ({values}) RETURNING run_key"
-        assigned = ", ".join(f"{name} = {placeholder}" for name in SUMMARY_COLUMNS)
-        self.update_run = f"UPDATE runs SET {assigned} WHERE run_key = {placeholder}"
-        self.select_tombstone = f"SELECT 1 FROM tombstones WHERE run_id = {placeholder}"
-        self.insert_event = (
-            "INSERT INTO events (event_key, after_us, turn, kind, version, body, seal) "
-            f"VALUES ({placeholders(7)})"
-        )
-        self.insert_token = (
-            f"INSERT INTO tokens (event_key, after_us, {', '.join(COLUMNS)}) "
-            f"VALUES ({placeholders(2 + len(COLUMNS))})"
-        )
-        self.insert_blob = (
-            f"INSERT INTO blobs (sha256, payload) VALUES ({placeholders(2)}) ON CONFLICT DO NOTHING"
-        )
-        self.insert_attachment = {
-            table: attachment_rows.insert_statement(table, placeholder) for table in TABLES.values()
-        }
 
 
 def _first_line(error: Any) -> str:

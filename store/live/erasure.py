@@ -18,6 +18,7 @@ from tokentape.store.live.tables import (
     blobs,
     events,
     floors,
+    labels,
     metadata,
     runs,
     tokens,
@@ -126,7 +127,7 @@ def _bury(
     )
     connection.execute(delete(tokens).where(in_tokens))
     connection.execute(delete(events).where(in_events))
-    for table in (verdicts, floors):
+    for table in (verdicts, floors, labels):
         connection.execute(delete(table).where(table.c.run_key == run_key))
     connection.execute(delete(runs).where(runs.c.run_key == run_key))
     gone = 0

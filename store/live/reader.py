@@ -1,6 +1,5 @@
 """Reads of a live store: runs, records, blobs, and Arrow tables of many rows."""
 
-import itertools
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,25 +15,31 @@ from tokentape.recorder import Record, Recording, RecordingError
 from tokentape.recorder.projections import RunSummary
 from tokentape.recorder.record import RecordFilter, SampledIds
 from tokentape.recorder.short_forms import html_or_fault, short_repr
-from tokentape.store.arrow import AT, EVENTS, TOKENS
-from tokentape.store.attachments import K, StoredFloor, StoredVerdict
+from tokentape.store.arrow import EVENTS, TOKENS
+from tokentape.store.attachments import K, StoredFloor, StoredLabel, StoredVerdict
 from tokentape.store.errors import NoSuchRunError, StoreError
+from tokentape.store.labels import Labels, fold_labels
 from tokentape.store.live import attachments as attachment_rows
 from tokentape.store.live.connections import Database
 from tokentape.store.live.integrity_faults import key_faults, page_faults
 from tokentape.store.live.records import select_records, select_sampled_ids
+from tokentape.store.live.row_batches import (
+    RunPositions,
+    batches,
+    envelope_columns,
+    integer_batches,
+    joined,
+)
 from tokentape.store.live.schema import schema_faults_now
 from tokentape.store.live.sqlite_access import Access
 from tokentape.store.live.sqlite_file import OpenedFile
-from tokentape.store.live.tables import SEQ_BITS, SEQ_MASK, blobs, events, runs, tokens, tombstones
+from tokentape.store.live.tables import blobs, events, runs, tokens, tombstones
 from tokentape.store.location import is_in_memory
 from tokentape.store.run_names import find_run_id
 from tokentape.store.runs_table import runs_html
 from tokentape.store.source import Selection
 
 SUMMARY_COLUMNS = tuple(column.name for column in runs.columns if column.name != "run_key")
-_ROWS_AT_ONCE = 2_000
-_INTEGER_ROWS_AT_ONCE = 100_000
 _STORED = {
     "logprob": "logprob_f32",
     "logprob_processed": "logprob_processed_f32",
@@ -194,6 +199,15 @@ class DatabaseReader:
         """See `tokentape.store.source.Attachments`."""
         return self._attachments(StoredFloor, run_id)
 
+    def labels(self, run_id: str) -> list[StoredLabel]:
+        """See `tokentape.store.source.Attachments`."""
+        return self._attachments(StoredLabel, run_id)
+
+    def labels_by_run(self) -> dict[str, Labels]:
+        """See `tokentape.store.source.Source`."""
+        query = attachment_rows.labels_query()
+        return fold_labels(self._query(lambda reader: reader.execute(query).all()))
+
     def _attachments(self, kind: type[K], run_id: str) -> list[K]:
         query = attachment_rows.rows_query(kind, run_id)
         rows = self._query(lambda reader: reader.execute(query).all())
@@ -271,21 +285,21 @@ class DatabaseReader:
         query = query.order_by(table.c.event_key)
         packed = self._backend.name == "sqlite" and table is tokens
         integers = packed and tokens.c.top_ids not in set(query.selected_columns)
-        batches = _integer_batches if integers else _batches
+        in_batches = integer_batches if integers else batches
 
         def read(reader: Connection) -> pa.Table:
             chosen = self._chosen_runs(reader, selection.run_ids)
-            numbers = _RunPositions([run.run_key for run in chosen])
+            numbers = RunPositions([run.run_key for run in chosen])
             starts = np.array([run.started_at_us for run in chosen], np.int64)
             parts = []
             for lowest, highest in numbers.key_ranges(selection):
                 within = table.c.event_key.between(lowest, highest)
                 cursor: Any = reader.execute(query.where(within)).cursor
-                for keys, after_us, *values in batches(cursor):
+                for keys, after_us, *values in in_batches(cursor):
                     parts.append(
-                        _envelope_columns(keys, after_us, numbers, starts) | columns(values)
+                        envelope_columns(keys, after_us, numbers, starts) | columns(values)
                     )
-            return _joined(parts, [run.run_id for run in chosen], schema)
+            return joined(parts, [run.run_id for run in chosen], schema)
 
         try:
             with self._snapshot() as reader:
@@ -324,74 +338,3 @@ def _token_columns(requested: tuple[str, ...] | None) -> list[str]:
         return [name for name in names if name not in top_columns]
     both = any(name in requested for name in top_columns)
     return [name for name in names if name in requested or (both and name in top_columns)]
-
-
-class _RunPositions:
-    """The positions of runs, by key, in a list ordered by run id."""
-
-    def __init__(self, run_keys: list[int]) -> None:
-        self._by_key = np.argsort(np.array(run_keys, np.int64), kind="stable")
-        self._keys = np.array(run_keys, np.int64)[self._by_key]
-
-    def key_ranges(self, selection: Selection) -> list[tuple[int, int]]:
-        """Return the first and last event key of each query.
-
-        Whole streams of all runs take one query; a query for each run reads the rest.
-        """
-        keys: list[int] = self._keys.tolist()
-        if selection.run_ids is None and selection.after_seq is None:
-            return [(keys[0] << SEQ_BITS, keys[-1] << SEQ_BITS | SEQ_MASK)] if keys else []
-        first = 0 if selection.after_seq is None else max(0, selection.after_seq + 1)
-        return [((key << SEQ_BITS) + first, key << SEQ_BITS | SEQ_MASK) for key in keys]
-
-    def of(self, run_keys: Any) -> Any:
-        places = np.searchsorted(self._keys, run_keys)
-        if np.any(self._keys[np.minimum(places, len(self._keys) - 1)] != run_keys):
-            raise ValueError("there are events without a run")
-        return self._by_key[places]
-
-
-def _batches(cursor: Any) -> Iterator[list[Any]]:
-    """Yield columns of any type, many rows at once."""
-    while rows := cursor.fetchmany(_ROWS_AT_ONCE):
-        yield list(zip(*rows, strict=True))
-
-
-def _integer_batches(cursor: Any) -> Iterator[list[Any]]:
-    """Yield columns of integers, many rows at once, several times faster than `_batches`."""
-    width = len(cursor.description)
-    while True:
-        rows = itertools.islice(cursor, _INTEGER_ROWS_AT_ONCE)
-        numbers = np.fromiter(itertools.chain.from_iterable(rows), np.int64)
-        if not len(numbers):
-            return
-        yield list(numbers.reshape(-1, width).T)
-
-
-def _envelope_columns(
-    event_keys: Any, after: Any, numbers: _RunPositions, starts_us: Any
-) -> dict[str, pa.Array]:
-    keys = np.array(event_keys, np.int64)
-    after_us = np.array(after, np.int64)
-    number = numbers.of(keys >> SEQ_BITS)
-    return {
-        "run_id": pa.array(number.astype(np.int32)),
-        "seq": pa.array((keys & SEQ_MASK).astype(np.int32)),
-        "at": pa.array(after_us + starts_us[number]).cast(AT),
-    }
-
-
-def _joined(parts: list[dict[str, pa.Array]], run_ids: list[str], schema: pa.Schema) -> pa.Table:
-    """Return one table, ordered by run id and `seq`; the parts are ordered by run key."""
-    names = pa.array(run_ids, pa.string())
-    columns = []
-    for field in schema:
-        chunks = [part[field.name] for part in parts]
-        if field.name == "run_id":
-            chunks = [pa.DictionaryArray.from_arrays(chunk, names) for chunk in chunks]
-        columns.append(pa.chunked_array([chunk.cast(field.type) for chunk in chunks], field.type))
-    table = pa.table(columns, schema=schema)
-    numbers = np.concatenate([part["run_id"].to_numpy() for part in parts] or [np.zeros(0)])
-    if np.any(np.diff(numbers) < 0):
-        table = table.take(pa.array(np.argsort(numbers, kind="stable")))
-    return table

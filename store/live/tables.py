@@ -7,8 +7,8 @@ its upper bits and `seq` in the lower `SEQ_BITS`: one integer, by which SQLite o
 
 SQLite has no number smaller than eight bytes, so it stores the bits of float32 (`_f32`) and of
 half-precision numbers (`_f16`) as integers; in PostgreSQL they are `real`. The views decode them.
-`verdicts` and `floors` have the columns of `tokentape.store.attachments.row_of`. Migrations never
-import this file; a test checks that both are equal.
+`verdicts`, `floors` and `labels` have the columns of `tokentape.store.attachments.row_of`.
+Migrations never import this file; a test checks that both are equal.
 """
 
 from sqlalchemy import (
@@ -139,6 +139,16 @@ floors = Table(
     Column("floor", LargeBinary, nullable=False),
 )
 
+labels = Table(
+    "labels",
+    metadata,
+    Column("run_key", Integer, primary_key=True, autoincrement=False),
+    Column("at_us", BigInteger, primary_key=True, autoincrement=False),
+    Column("sha256", String(64), primary_key=True),
+    Column("label", String(80), nullable=False),
+    Column("text", Text, nullable=False),
+)
+
 _REFUSED = {
     "events": ("update", "delete", "gap"),
     "tokens": ("update", "delete", "gap"),
@@ -147,6 +157,7 @@ _REFUSED = {
     "tombstones": ("update", "delete"),
     "verdicts": ("update", "delete", "orphan"),
     "floors": ("update", "delete", "orphan"),
+    "labels": ("update", "delete", "orphan"),
 }
 TRIGGERS = frozenset(
     f"{table}_refuse_{what}" for table, refused in _REFUSED.items() for what in refused

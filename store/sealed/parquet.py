@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from tokentape.recorder import Record
 from tokentape.recorder.atomic_write import AtomicFile
 from tokentape.recorder.projections import RunSummary
-from tokentape.store.arrow import AT, BLOBS, EVENTS, FLOORS, RUNS, TOKENS, VERDICTS, of_file
+from tokentape.store.arrow import AT, BLOBS, EVENTS, FLOORS, LABELS, RUNS, TOKENS, VERDICTS, of_file
 from tokentape.store.attachments import Attachment, row_of
 
 SCHEMAS: dict[str, pa.Schema] = {
@@ -30,6 +30,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "blobs": BLOBS,
     "verdicts": VERDICTS,
     "floors": FLOORS,
+    "labels": LABELS,
 }
 ROW_GROUP_ROWS = 131_072
 METADATA_PREFIX = "tokentape."
@@ -49,7 +50,9 @@ _ENCODINGS = {
     "top_logprobs.list.element": "BYTE_STREAM_SPLIT",
 }
 # Payloads and reports can be large, and a turn waits until it is sealed: compress them less.
-_LEVELS = {"runs": 19, "events": 19, "tokens": 19, "blobs": 3, "verdicts": 3, "floors": 3}
+_LEVELS = {"runs": 19, "events": 19, "tokens": 19, "labels": 19} | dict.fromkeys(
+    ("blobs", "verdicts", "floors"), 3
+)
 # Statistics by which readers skip row groups.
 _STATISTICS = ("seq", "turn", "sha256")
 
@@ -192,7 +195,7 @@ def blobs_rows(payloads: Mapping[str, bytes]) -> pa.Table:
 
 
 def attachment_rows(table: str, attachments: Iterable[Attachment]) -> pa.Table:
-    """Return the rows of `verdicts` or of `floors`."""
+    """Return the rows of `verdicts`, `floors` or `labels`."""
     rows = [row_of(each) for each in attachments]
     names = [name for name in of_file(SCHEMAS[table]).names if name != "at"]
     columns = {name: [row[name] for row in rows] for name in names}

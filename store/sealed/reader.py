@@ -3,6 +3,7 @@
 import hashlib
 import heapq
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import reduce
 from operator import and_, attrgetter
 from pathlib import Path
@@ -22,11 +23,13 @@ from tokentape.store.attachments import (
     TABLES,
     K,
     StoredFloor,
+    StoredLabel,
     StoredVerdict,
     attachment_of,
     row_of,
 )
 from tokentape.store.errors import StoreError
+from tokentape.store.labels import Labels, fold_labels
 from tokentape.store.run_names import find_run_id
 from tokentape.store.runs_table import runs_html
 from tokentape.store.sealed.layout import part_name
@@ -167,6 +170,18 @@ class ParquetStore:
     def floors(self, run_id: str) -> list[StoredFloor]:
         """See `tokentape.store.source.Attachments`."""
         return self._read(lambda: self._attachments(StoredFloor, run_id))
+
+    def labels(self, run_id: str) -> list[StoredLabel]:
+        """See `tokentape.store.source.Attachments`."""
+        return self._read(lambda: self._attachments(StoredLabel, run_id))
+
+    def labels_by_run(self) -> dict[str, Labels]:
+        """See `tokentape.store.source.Source`."""
+        found = []
+        for run_id in self._files.run_files():
+            with suppress(StoreError):
+                found += self.labels(run_id)
+        return fold_labels(found)
 
     def _attachments(self, kind: type[K], run_id: str) -> list[K]:
         if part_name("runs", run_id) not in self._files.files_of(run_id):

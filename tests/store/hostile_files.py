@@ -32,7 +32,7 @@ _TEXT_BYTES = 80 * 1024**2
 
 
 class NoAttachments:
-    """A source without payloads, verdicts and floors."""
+    """A source without payloads, verdicts, floors and labels."""
 
     def blob(self, sha256: str) -> bytes:
         raise tt.StoreError(sha256)
@@ -41,6 +41,9 @@ class NoAttachments:
         return []
 
     def floors(self, run_id: str) -> list[Any]:
+        return []
+
+    def labels(self, run_id: str) -> list[Any]:
         return []
 
 

@@ -136,6 +136,9 @@ FORCE = {
         "DELETE FROM verdicts",
         "UPDATE floors SET version = ''",
         "DELETE FROM floors",
+        "UPDATE labels SET text = 'y'",
+        "DELETE FROM labels",
+        "INSERT INTO labels SELECT run_key + 7, at_us, sha256, label, text FROM labels",
         "INSERT INTO floors SELECT run_key + 7, at_us, sha256, version, floor FROM floors",
         "by force",
     ],
@@ -147,6 +150,7 @@ def test_the_database_itself_keeps_them_as_they_are(
     run_id = make_run(live_store, turns=1)
     live_store.add_verdict(verdict_of(run_id))
     live_store.add_floor(floor_of(run_id))
+    live_store.tag(run_id, "x")
     with live_store._engine.connect() as connection:
         with pytest.raises(DBAPIError, match=r"append-only|no such run"):
             connection.execute(text(statement))

@@ -13,7 +13,8 @@ from tests.store.made_runs import append_all
 from tokentape.recorder import Record
 from tokentape.recorder.codec import encode
 from tokentape.recorder.events import RunStarted, TokenSampled, ToolReturned
-from tokentape.store import DatabaseStore, ParquetStore, StoredFloor, StoredVerdict
+from tokentape.store import DatabaseStore, ParquetStore, StoredFloor, StoredLabel, StoredVerdict
+from tokentape.store.labels import Labels
 from tokentape.store.source import Selection, Source
 
 AnyStore = DatabaseStore | ParquetStore
@@ -33,6 +34,15 @@ REPORT = {
     "turns": [{"tokens": 3, "margins": [0.1, None, 2.5e-05], "margin_max": 0.1}],
     "floor": {"version": "float32-2026-11"},
 }
+
+
+LABELS: list[dict[str, Any]] = [
+    {"at_us": 10**15, "label": "tag", "text": "naïve-🦜"},
+    {"at_us": 10**15 + 1, "label": "note", "text": "first\n\tsecond \\ 'quoted'"},
+    {"at_us": 10**15 + 2, "label": "tag", "text": "gone"},
+    {"at_us": 10**15 + 3, "label": "untag", "text": "gone"},
+    {"at_us": 10**15 + 4, "label": "tag", "text": "Baseline"},
+]
 
 
 def attached(run_id: str) -> tuple[list[StoredVerdict], list[StoredFloor]]:
@@ -58,6 +68,8 @@ def keep_beside(store: DatabaseStore, run_id: str) -> None:
         store.add_verdict(verdict)
     for floor in (*floors, *floors):
         store.add_floor(floor)
+    for label in (*reversed(LABELS), *LABELS):
+        store.add_attachment(StoredLabel(run_id=run_id, **label))
 
 
 class Spy:
@@ -194,6 +206,17 @@ def test_verdicts_and_floors_are_beside_the_run_in_every_place(kept: Kept) -> No
     assert (store.verdicts(run_id), store.floors(run_id)) == attached(run_id)
     assert (store.verdicts("nothing"), store.floors(run_id[:-1])) == ([], [])
     assert len(list(store.recording(run_id).events())) == len(given)
+
+
+def test_tags_and_the_note_are_those_of_the_run_in_every_place(kept: Kept) -> None:
+    store, _, run_id = kept
+    labels = Labels(tags=("Baseline", "naïve-🦜"), note=LABELS[1]["text"])
+
+    assert store.labels(run_id) == [StoredLabel(run_id=run_id, **each) for each in LABELS]
+    assert store.labels("nothing") == []
+    assert store.labels_by_run() == {run_id: labels}
+    (row,) = tt.runs_df(store).to_dict(orient="records")
+    assert (row["tags"], row["note"]) == ("Baseline, naïve-🦜", labels.note)
 
 
 def test_the_list_of_the_weights_is_kept_under_its_sum(kept: Kept, lm: tt.LoadedModel) -> None:

@@ -182,19 +182,20 @@ def test_an_older_store_is_refused_until_it_is_upgraded_and_a_backup_is_made(
     tmp_path: Path, older_store: Path, cli: Cli
 ) -> None:
     path, content = older_store, older_store.read_bytes()
+    before, runs = version_and_runs(path)
     code, _, err = cli("list", "--store", str(path))
 
-    assert code == 2
-    assert "has schema 0001" in err
+    assert (code, runs) == (2, 1)
+    assert f"has schema {before}" in err
     assert "tokentape db upgrade" in err
     assert path.read_bytes() == content
 
-    assert cli("db", "current", "--store", str(path))[1] == f"0001, to be upgraded to {LATER}\n"
+    assert cli("db", "current", "--store", str(path))[1] == f"{before}, to be upgraded to {LATER}\n"
     code, out, _ = cli("db", "upgrade", "--store", str(path))
     (backup,) = tmp_path.glob("*.backup")
     assert code == 0
-    assert out == f"0001 -> {LATER}; backup: {backup}\n"
-    assert version_and_runs(backup) == ("0001", 1)
+    assert out == f"{before} -> {LATER}; backup: {backup}\n"
+    assert version_and_runs(backup) == (before, 1)
     assert cli("list", "--store", str(path))[0] == 0
     assert cli("db", "upgrade", "--store", str(path))[1] == f"{LATER} is the newest already\n"
     assert len(list(tmp_path.glob("*.backup"))) == 1

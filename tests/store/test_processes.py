@@ -15,6 +15,7 @@ from tests.store.crash import ROOT, Process, Processes, digest, processes, recor
 from tests.store.made_runs import append_all, begin, make_run, say
 from tokentape.recorder.events import CacheCleared
 from tokentape.store import DatabaseStore
+from tokentape.store.live.schema import head
 
 NAMES = [f"run {index}" for index in range(8)]
 
@@ -306,7 +307,7 @@ def test_of_several_that_upgrade_a_store_one_makes_the_backup(tmp_path: Path) ->
     assert [upgrader.communicate() for upgrader in upgraders] == [(f"{events}\n", "")] * 2
     (backup,) = tmp_path.glob("*.backup")
     with sqlite3.connect(backup) as copy:
-        assert copy.execute("SELECT version_num FROM tokentape_version").fetchall() == [("0001",)]
+        assert copy.execute("SELECT version_num FROM tokentape_version").fetchall() == [(head(),)]
         stream = "SELECT (SELECT count(*) FROM events) + (SELECT count(*) FROM tokens)"
         assert copy.execute(stream).fetchall() == [(events,)]
     copy.close()
