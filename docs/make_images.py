@@ -3,6 +3,7 @@
 import io
 import os
 import sys
+import time
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -51,11 +52,17 @@ def draw(command: str) -> str:
     console.print(f"$ {command}", style="bold", markup=False)
     before = Path.cwd()
     os.chdir(ROOT / "examples" / "ci" / "recordings")
+    # Commands print local times.
+    zone = patch.dict(os.environ, {"TZ": "UTC"})
+    zone.start()
+    time.tzset()
     try:
         shown = patch("tokentape.screen.Screen.console", return_value=console)
         with shown, redirect_stdout(DrawnText(console)):
             app(command.split()[1:], standalone_mode=False)
     finally:
+        zone.stop()
+        time.tzset()
         os.chdir(before)
     return console.export_svg(title="tokentape", unique_id="tokentape")
 

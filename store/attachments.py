@@ -90,7 +90,7 @@ K = TypeVar("K", StoredVerdict, StoredFloor, StoredLabel)
 TABLES: dict[type[Attachment], str] = {
     StoredVerdict: "verdicts",
     StoredFloor: "floors",
-    StoredLabel: "labels",
+    StoredLabel: "run_labels",
 }
 BODIES: dict[type[Attachment], str] = {StoredVerdict: "report", StoredFloor: "floor"}
 """The field that holds JSON values; a label has none."""

@@ -19,13 +19,13 @@ down_revision = "0001"
 
 # The last label about a tag decides whether the run has it.
 TAGS = (
-    "SELECT text FROM labels WHERE labels.run_key = runs.run_key AND label = 'tag' "
-    "AND NOT EXISTS (SELECT 1 FROM labels AS later WHERE later.run_key = labels.run_key "
-    "AND later.text = labels.text AND later.label <> 'note' AND (later.at_us > labels.at_us "
-    "OR (later.at_us = labels.at_us AND later.sha256 > labels.sha256)))"
+    "SELECT text FROM run_labels AS given WHERE given.run_key = runs.run_key AND label = 'tag' "
+    "AND NOT EXISTS (SELECT 1 FROM run_labels AS later WHERE later.run_key = given.run_key "
+    "AND later.text = given.text AND later.label <> 'note' AND (later.at_us > given.at_us "
+    "OR (later.at_us = given.at_us AND later.sha256 > given.sha256)))"
 )
 NOTE = (
-    "SELECT text FROM labels WHERE labels.run_key = runs.run_key AND label = 'note' "
+    "SELECT text FROM run_labels WHERE run_labels.run_key = runs.run_key AND label = 'note' "
     "ORDER BY at_us DESC, sha256 DESC LIMIT 1"
 )
 
@@ -33,7 +33,7 @@ NOTE = (
 def upgrade() -> None:
     is_sqlite = op.get_bind().dialect.name == "sqlite"
     op.create_table(
-        "labels",
+        "run_labels",
         *attachment_key(),
         sa.Column("label", sa.String(80), nullable=False),
         sa.Column("text", sa.Text, nullable=False),
@@ -42,20 +42,20 @@ def upgrade() -> None:
         (create_in_sqlite if is_sqlite else create_in_postgresql)(rule)
     if not is_sqlite:
         op.execute(
-            "CREATE TRIGGER labels_refuse_truncate BEFORE TRUNCATE ON labels "
-            "EXECUTE FUNCTION labels_refuse_update()"
+            "CREATE TRIGGER run_labels_refuse_truncate BEFORE TRUNCATE ON run_labels "
+            "EXECUTE FUNCTION run_labels_refuse_update()"
         )
     create_view(is_sqlite)
 
 
 def rules() -> list[Rule]:
-    """Return the triggers of `labels`, the same as those of verdicts and floors."""
+    """Return the triggers of `run_labels`, the same as those of verdicts and floors."""
     return [
-        append_only("labels", "UPDATE"),
-        append_only("labels", "DELETE", f"NOT {ERASED.format(run_key='OLD.run_key')}"),
+        append_only("run_labels", "UPDATE"),
+        append_only("run_labels", "DELETE", f"NOT {ERASED.format(run_key='OLD.run_key')}"),
         Rule(
-            name="labels_refuse_orphan",
-            table="labels",
+            name="run_labels_refuse_orphan",
+            table="run_labels",
             verb="INSERT",
             message="there is no such run",
             when="NOT EXISTS (SELECT 1 FROM runs WHERE runs.run_key = NEW.run_key)",
@@ -71,7 +71,7 @@ def create_view(is_sqlite: bool) -> None:
         joined = f"SELECT group_concat(text, ', ') FROM ({ordered})"
     else:
         joined = (
-            f"""SELECT string_agg(text, ', ' ORDER BY text COLLATE "C") FROM ({TAGS}) AS tags"""
+            f"""SELECT string_agg(text, ', ' ORDER BY text COLLATE "C") FROM ({TAGS}) AS run_tags"""
         )
     before, _, after = runs(Sqlite() if is_sqlite else Postgres()).rpartition(" FROM runs")
     op.execute("DROP VIEW runs_df")

@@ -19,6 +19,7 @@ from tokentape.commands import (
     demo,
     diff,
     investigations,
+    labels,
     lineage,
     memory,
     replays,
@@ -55,6 +56,8 @@ app.command()(lineage.close)
 app.command()(investigations.chat)
 app.command("list")(runs.list_runs)
 app.command()(runs.show)
+app.command()(labels.tag)
+app.command()(labels.note)
 app.command()(tail.tail)
 app.command()(runs.check)
 app.command()(signing.sign)

@@ -1,4 +1,4 @@
-"""Rows of `verdicts`, `floors` and `labels` in a database, with bodies compressed by zlib."""
+"""Rows of `verdicts`, `floors` and `run_labels` in a database, with bodies compressed by zlib."""
 
 import zlib
 from collections.abc import Mapping
@@ -10,10 +10,10 @@ from sqlalchemy import Row, Select, Table, select
 from tokentape.store.arrow import AT, VERDICTS
 from tokentape.store.attachments import BODIES, TABLES, Attachment, K, attachment_of, row_of
 from tokentape.store.errors import StoreError
-from tokentape.store.live.tables import floors, labels, runs, verdicts
+from tokentape.store.live.tables import floors, run_labels, runs, verdicts
 
 FIGURES = [name for name in VERDICTS.names if name not in ("run_id", "at", "sha256", "report")]
-_TABLES: Mapping[str, Table] = {"verdicts": verdicts, "floors": floors, "labels": labels}
+_TABLES: Mapping[str, Table] = {"verdicts": verdicts, "floors": floors, "run_labels": run_labels}
 
 
 def insert_statement(table: str, placeholder: str) -> str:
@@ -57,9 +57,9 @@ def attachment_of_row(kind: type[K], run_id: str, row: Row[Any], where: str) -> 
 
 def labels_query() -> Select[Any]:
     """Return the query for the labels of all runs, the oldest first."""
-    query = select(runs.c.run_id, labels.c.label, labels.c.text)
-    query = query.join_from(runs, labels, labels.c.run_key == runs.c.run_key)
-    return query.order_by(labels.c.run_key, labels.c.at_us, labels.c.sha256)
+    query = select(runs.c.run_id, run_labels.c.label, run_labels.c.text)
+    query = query.join_from(runs, run_labels, run_labels.c.run_key == runs.c.run_key)
+    return query.order_by(run_labels.c.run_key, run_labels.c.at_us, run_labels.c.sha256)
 
 
 def figures_query(names: list[str]) -> Select[Any]:

@@ -18,8 +18,8 @@ from tokentape.store.live.tables import (
     blobs,
     events,
     floors,
-    labels,
     metadata,
+    run_labels,
     runs,
     tokens,
     tombstones,
@@ -127,7 +127,7 @@ def _bury(
     )
     connection.execute(delete(tokens).where(in_tokens))
     connection.execute(delete(events).where(in_events))
-    for table in (verdicts, floors, labels):
+    for table in (verdicts, floors, run_labels):
         connection.execute(delete(table).where(table.c.run_key == run_key))
     connection.execute(delete(runs).where(runs.c.run_key == run_key))
     gone = 0

@@ -47,7 +47,7 @@ def key_faults(connection: Connection) -> list[str]:
         query = _STREAM_OF_NO_RUN.format(table=table, bits=SEQ_BITS)
         if connection.exec_driver_sql(query).scalar_one():
             faults.append(f"there are {table} without a run")
-    for table in ("verdicts", "floors", "labels"):
+    for table in ("verdicts", "floors", "run_labels"):
         if connection.exec_driver_sql(_ORPHANS.format(table=table)).scalar_one():
             faults.append(f"there are {table} without a run")
     if connection.exec_driver_sql(_ERASED).scalar_one():

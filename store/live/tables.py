@@ -7,7 +7,7 @@ its upper bits and `seq` in the lower `SEQ_BITS`: one integer, by which SQLite o
 
 SQLite has no number smaller than eight bytes, so it stores the bits of float32 (`_f32`) and of
 half-precision numbers (`_f16`) as integers; in PostgreSQL they are `real`. The views decode them.
-`verdicts`, `floors` and `labels` have the columns of `tokentape.store.attachments.row_of`.
+`verdicts`, `floors` and `run_labels` have the columns of `tokentape.store.attachments.row_of`.
 Migrations never import this file; a test checks that both are equal.
 """
 
@@ -139,8 +139,8 @@ floors = Table(
     Column("floor", LargeBinary, nullable=False),
 )
 
-labels = Table(
-    "labels",
+run_labels = Table(
+    "run_labels",
     metadata,
     Column("run_key", Integer, primary_key=True, autoincrement=False),
     Column("at_us", BigInteger, primary_key=True, autoincrement=False),
@@ -157,7 +157,7 @@ _REFUSED = {
     "tombstones": ("update", "delete"),
     "verdicts": ("update", "delete", "orphan"),
     "floors": ("update", "delete", "orphan"),
-    "labels": ("update", "delete", "orphan"),
+    "run_labels": ("update", "delete", "orphan"),
 }
 TRIGGERS = frozenset(
     f"{table}_refuse_{what}" for table, refused in _REFUSED.items() for what in refused

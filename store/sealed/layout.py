@@ -11,7 +11,7 @@ from urllib.parse import quote, unquote
 SCHEMA_VERSION = 1
 RUN_TABLES = ("events", "tokens", "blobs")
 """The tables that grow with a run: part N of each covers the same stretch of it."""
-TABLES = (*RUN_TABLES, "verdicts", "floors", "labels")
+TABLES = (*RUN_TABLES, "verdicts", "floors", "run_labels")
 """All tables but `runs`."""
 
 _SCHEMA_FOLDER = re.compile(r"schema=(\d+)")

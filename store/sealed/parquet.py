@@ -30,7 +30,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "blobs": BLOBS,
     "verdicts": VERDICTS,
     "floors": FLOORS,
-    "labels": LABELS,
+    "run_labels": LABELS,
 }
 ROW_GROUP_ROWS = 131_072
 METADATA_PREFIX = "tokentape."
@@ -50,7 +50,7 @@ _ENCODINGS = {
     "top_logprobs.list.element": "BYTE_STREAM_SPLIT",
 }
 # Payloads and reports can be large, and a turn waits until it is sealed: compress them less.
-_LEVELS = {"runs": 19, "events": 19, "tokens": 19, "labels": 19} | dict.fromkeys(
+_LEVELS = {"runs": 19, "events": 19, "tokens": 19, "run_labels": 19} | dict.fromkeys(
     ("blobs", "verdicts", "floors"), 3
 )
 # Statistics by which readers skip row groups.
@@ -195,7 +195,7 @@ def blobs_rows(payloads: Mapping[str, bytes]) -> pa.Table:
 
 
 def attachment_rows(table: str, attachments: Iterable[Attachment]) -> pa.Table:
-    """Return the rows of `verdicts`, `floors` or `labels`."""
+    """Return the rows of `verdicts`, `floors` or `run_labels`."""
     rows = [row_of(each) for each in attachments]
     names = [name for name in of_file(SCHEMAS[table]).names if name != "at"]
     columns = {name: [row[name] for row in rows] for name in names}

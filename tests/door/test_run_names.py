@@ -101,6 +101,10 @@ def test_a_run_is_named_by_an_id_a_name_or_a_file(
         (("erase", "tokentape.db#probe", "--yes"), 0),
         (("close", "probe", "--force"), 2),
         (("list", "two.tape"), 0),
+        (("tag", "probe", "good"), 0),
+        (("tag", "one.tape", "good"), 2),
+        (("note", "tokentape.db#probe", "odd norms"), 0),
+        (("note", "tokentape.db", "odd norms"), 2),
     ],
     ids=lambda each: " ".join(each) if isinstance(each, tuple) else "",
 )

@@ -22,9 +22,10 @@ def test_the_examples_run(
     for block in blocks:
         exec(compile(block, PAGE.name, "exec"), names)
     names["store"].close()  # type: ignore[attr-defined]
-    checked, erased, said = capsys.readouterr().out.splitlines()
+    checked, labelled, erased, said = capsys.readouterr().out.splitlines()
 
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     assert checked.startswith("True 2 0 blake2b-256:")
+    assert labelled == "('layer-3',) norms grow from turn 7 on"
     assert erased.endswith(" 1 ()")
     assert said == "Write to [address]"

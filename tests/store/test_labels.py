@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import text
 
 import tokentape as tt
 from tests.store.made_runs import make_run
@@ -48,9 +49,15 @@ def test_tags_are_added_and_removed_and_a_note_is_replaced(live_store: DatabaseS
 
     assert labels_of(live_store, run_id) == Labels(tags=("a", "c"), note="two\nlines")
     assert len(live_store.labels(run_id)) == rows == 6
+    with live_store._engine.connect() as connection:
+        (viewed,) = connection.execute(text("SELECT tags, note FROM runs_df")).all()
+    assert tuple(viewed) == ("a, c", "two\nlines")
     live_store.tag(run_id, "b")
     live_store.note(run_id, "")
     assert labels_of(live_store, run_id) == Labels(tags=("a", "b", "c"))
+    with live_store._engine.connect() as connection:
+        (viewed,) = connection.execute(text("SELECT tags, note FROM runs_df")).all()
+    assert tuple(viewed) == ("a, b, c", "")
     found = tt.check(live_store, run_id)
     assert (found.ok, found.last_seal) == (True, seal)
 
@@ -99,16 +106,16 @@ def test_a_clock_that_was_set_back_changes_no_order(store: DatabaseStore) -> Non
 @given(st.lists(st.tuples(st.sampled_from(["tag", "untag", "note"]), st.sampled_from("abc"))))
 def test_the_last_label_about_a_tag_decides(changes: list[tuple[str, str]]) -> None:
     rows = [
-        StoredLabel(run_id="r", at_us=at_us, label=label, text=text)
-        for at_us, (label, text) in enumerate(changes)
+        StoredLabel(run_id="r", at_us=at_us, label=label, text=said)
+        for at_us, (label, said) in enumerate(changes)
     ]
     tags: set[str] = set()
-    for label, text in changes:
-        tags = tags | {text} if label == "tag" else tags - {text} if label == "untag" else tags
+    for label, said in changes:
+        tags = tags | {said} if label == "tag" else tags - {said} if label == "untag" else tags
     found = fold_labels(rows).get("r", Labels())
 
     assert found.tags == tuple(sorted(tags))
-    assert found.note == next((text for kind, text in reversed(changes) if kind == "note"), "")
+    assert found.note == next((said for kind, said in reversed(changes) if kind == "note"), "")
 
 
 def test_two_processes_tag_a_run_at_once(tmp_path: Path) -> None:
@@ -154,11 +161,11 @@ def test_erasing_a_run_leaves_no_byte_of_its_labels(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "statement",
     [
-        "INSERT INTO labels SELECT run_key, 1, 'x', 'tag', char(27) || '[2J' FROM runs",
-        "INSERT INTO labels SELECT run_key, 1, 'x', 'tag', x'ff00' FROM runs",
-        "INSERT INTO labels SELECT run_key, 1, 'x', 7, 7.5 FROM runs",
-        "INSERT INTO labels SELECT run_key, -1, 'x', 'note', 'plausible' FROM runs",
-        "INSERT INTO labels SELECT run_key, 1, 'x', 'steal', 'plausible' FROM runs",
+        "INSERT INTO run_labels SELECT run_key, 1, 'x', 'tag', char(27) || '[2J' FROM runs",
+        "INSERT INTO run_labels SELECT run_key, 1, 'x', 'tag', x'ff00' FROM runs",
+        "INSERT INTO run_labels SELECT run_key, 1, 'x', 7, 7.5 FROM runs",
+        "INSERT INTO run_labels SELECT run_key, -1, 'x', 'note', 'plausible' FROM runs",
+        "INSERT INTO run_labels SELECT run_key, 1, 'x', 'steal', 'plausible' FROM runs",
     ],
 )
 def test_a_forged_label_is_a_fault_of_the_run_and_stops_no_list(
@@ -174,7 +181,7 @@ def test_a_forged_label_is_a_fault_of_the_run_and_stops_no_list(
         assert len(tt.runs_df(store)) == 1
         found = tt.check(store, run_id)
         assert not found.ok
-        assert "a row of labels" in found.faults[0]
+        assert "a row of run_labels" in found.faults[0]
         with pytest.raises(tt.StoreError):
             store.labels(run_id)
 

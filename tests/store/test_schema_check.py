@@ -165,7 +165,7 @@ def test_damage_in_an_index_is_found(path: Path) -> None:
     assert "missing from index sqlite_autoindex_runs_1" in faults[0]
 
 
-@pytest.mark.parametrize("table", ["verdicts", "floors", "labels", "events", "tokens"])
+@pytest.mark.parametrize("table", ["verdicts", "floors", "run_labels", "events", "tokens"])
 def test_rows_of_no_run_are_found(path: Path, table: str) -> None:
     with closing(sqlite3.connect(path)) as connection:
         trigger = "runs_refuse_delete"
@@ -177,7 +177,7 @@ def test_rows_of_no_run_are_found(path: Path, table: str) -> None:
         connection.commit()
     with tt.open_store(path) as store:
         faults = " ".join(store.verify_files(""))
-    assert (f"there are {table} without a run" in faults) == (table not in ("floors", "labels"))
+    assert (f"there are {table} without a run" in faults) == (table not in ("floors", "run_labels"))
 
 
 def test_a_counter_that_would_give_a_key_again_is_found(path: Path) -> None:

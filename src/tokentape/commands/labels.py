@@ -1,6 +1,6 @@
 """The commands `tag` and `note`."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -8,14 +8,17 @@ from tokentape import output
 from tokentape.commands.options import (
     JsonOption,
     OneRunArgument,
+    Store,
     StoreOption,
     find_recording,
     locate_run,
     open_live,
 )
 from tokentape.screen import out
-from tokentape.store import DEFAULT_URL
-from tokentape.store.labels import Labels
+from tokentape.store.default_store import DEFAULT_URL
+
+if TYPE_CHECKING:
+    from tokentape.store.labels import Labels
 
 
 def tag(
@@ -38,7 +41,7 @@ def tag(
         # First, so that a tag that the run does not have changes nothing.
         opened.untag(run_id, *(remove or ()))
         opened.tag(run_id, *(tags or ()))
-        labels = opened.labels_by_run().get(run_id, Labels())
+        labels = labels_of(opened, run_id)
     if as_json:
         output.print_json({"run_id": run_id, "tags": labels.tags})
     else:
@@ -60,8 +63,15 @@ def note(
         run_id = find_recording(opened, named, only=True).run_id
         if text is not None:
             opened.note(run_id, text)
-        labels = opened.labels_by_run().get(run_id, Labels())
+        labels = labels_of(opened, run_id)
     if as_json:
         output.print_json({"run_id": run_id, "note": labels.note})
     elif text is None:
         out.text(f"{labels.note}\n" if labels.note else "")
+
+
+def labels_of(store: Store, run_id: str) -> "Labels":
+    """Return the tags and the note of a run."""
+    from tokentape.store.labels import Labels, fold_labels
+
+    return fold_labels(store.labels(run_id)).get(run_id, Labels())

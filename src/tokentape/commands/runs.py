@@ -9,6 +9,7 @@ import typer
 import tokentape as tt
 from tokentape import output
 from tokentape import store as stores
+from tokentape.commands.labels import labels_of
 from tokentape.commands.options import (
     JsonOption,
     OneRunArgument,
@@ -43,6 +44,7 @@ from tokentape.replay.reports.turn_page import (
 )
 from tokentape.screen import err, out
 from tokentape.store.default_store import DEFAULT_URL
+from tokentape.store.run_names import local_time
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -122,6 +124,7 @@ def show(
     started = recording.started()
     tokenizer = tokenizer_as_recorded(started) if tokens else None
     signatures = check_signatures(opened, recording, signers)
+    labels = labels_of(opened, recording.run_id)
     if as_json:
         pages = _pages(recording, turn)
         process = _process(opened, recording.run_id)
@@ -129,18 +132,27 @@ def show(
             {"run_id": recording.run_id, "started": asdict(started)}
             | {"process": None if process is None else process.as_json()}
             | _ending_json(recording)
+            | {"tags": labels.tags, "note": labels.note}
             | {"last_seal": last_seal(recording), "signatures": signatures_json(signatures)}
             | {"tool_errors": _tool_errors(opened, recording.run_id)}
             | {"turns": [_turn_json(page, tokenizer, tokens) for page in pages]}
         )
         return
     pages = _pages(recording, turn) if turn else []
+    summary = opened.summary(recording.run_id)
     out.line(f"run {recording.run_id}")
     for name in ("name", "model", "seed", "dtype", "device", "attention_kernel"):
         out.line(f"  {name:<17}{getattr(started, name)}")
     status = _status(opened, recording)
     status = output.with_tool_errors(status, _tool_errors(opened, recording.run_id))
     out.line(f"  {'status':<17}{status}")
+    if summary is not None:
+        out.line(f"  {'started':<17}{local_time(summary.started_at_us)}")
+    if labels.tags:
+        out.line(f"  {'tags':<17}{labels.joined_tags}")
+    if labels.note:
+        first, *others = labels.note.splitlines()
+        out.lines([f"  {'note':<17}{first}", *(f"  {'':<17}{each}" for each in others)])
     out.line(f"  {'last seal':<17}{last_seal(recording) or 'none yet'}")
     out.lines(f"  {output.signature_text(each)}" for each in signatures)
     rows = [page.turn for page in pages] if turn else read_overviews(recording)
