@@ -27,11 +27,9 @@ from tokentape.recorder.events import (
     TurnStarted,
     ids_sha256,
 )
+from tokentape.recorder.events.turn import REDACTED
 
 Redactor = Callable[[str], str]
-
-REDACTED = "redacted"
-"""The word in `TurnStarted.unreplayable` of a redacted run."""
 
 _ID_SETTINGS = (
     "bad_words_ids",

@@ -1,23 +1,35 @@
 """The turns of a run without their prompts and tokens, for tables."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from tokentape.recorder.events import (
     CacheDecided,
+    InterventionApplied,
+    InterventionRemoved,
     MessageAdded,
     RunResumed,
     ToolReturned,
     TurnFinished,
     TurnStarted,
 )
+from tokentape.recorder.projections import InsideModel
+from tokentape.recorder.projections.active_interventions import (
+    ActiveInterventions,
+    ActiveRange,
+    InterventionTracker,
+)
 from tokentape.recorder.record import RecordFilter
 from tokentape.recorder.recording import Recording
 
 _KINDS = frozenset(
     cls.__name__
-    for cls in (CacheDecided, MessageAdded, RunResumed, ToolReturned, TurnFinished, TurnStarted)
+    for cls in (
+        *(CacheDecided, MessageAdded, RunResumed, ToolReturned, TurnFinished, TurnStarted),
+        *InterventionTracker.KINDS,
+    )
 )
+_INTERVENTION_KINDS = frozenset((InterventionApplied.__name__, InterventionRemoved.__name__))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +44,8 @@ class TurnOverview:
     """The first cache decision; None if the round was cut off before it."""
     finished: TurnFinished | None = None
     """None if the run was cut off in this round."""
+    active: ActiveInterventions = field(default_factory=ActiveInterventions)
+    """The interventions on the stream at the end of the round."""
     tool_errors: int = 0
     """Tool calls since the round before that ended with an error; in the last round, later ones
     too."""
@@ -41,10 +55,31 @@ class TurnOverview:
         """The number of the turn, from 1."""
         return self.started.turn
 
+    @property
+    def interventions(self) -> tuple[ActiveRange, ...]:
+        """The interventions on its prompt and reply, in the order in which they act."""
+        return self.active.over(self.started.prompt_tokens + self.generated_tokens)
+
+    @property
+    def inside_model(self) -> InsideModel:
+        """What was done inside the model: interventions, adapters, hooks, own processors."""
+        return InsideModel.of(
+            self.started,
+            self.cache,
+            interventions=self.interventions,
+            message_ids=sum(len(each.ids) for each in self.messages),
+            generated_tokens=self.generated_tokens,
+        )
+
 
 def read_overviews(recording: Recording, *, first_turn: int = 1) -> list[TurnOverview]:
     """Return every round from a turn on, in order; no token of a finished round is read."""
+    earlier = RecordFilter(kinds=_INTERVENTION_KINDS, last_turn=first_turn - 1)
+    if first_turn > 1 and any(recording.selected_events(earlier)):
+        # An intervention of an earlier turn may still act.
+        return [each for each in read_overviews(recording) if each.number >= first_turn]
     chosen = RecordFilter(kinds=_KINDS, first_turn=first_turn)
+    interventions = InterventionTracker()
     found: list[TurnOverview] = []
     messages: list[MessageAdded] = []
     tool_errors = 0
@@ -58,7 +93,10 @@ def read_overviews(recording: Recording, *, first_turn: int = 1) -> list[TurnOve
 
     for envelope in recording.selected_events(chosen):
         event = envelope.event
-        if isinstance(event, MessageAdded):
+        interventions.add(event)
+        if isinstance(event, InterventionApplied | InterventionRemoved) and found:
+            found[-1] = replace(found[-1], active=interventions.active)
+        elif isinstance(event, MessageAdded):
             messages.append(event)
         elif isinstance(event, RunResumed):
             messages = []
@@ -70,6 +108,7 @@ def read_overviews(recording: Recording, *, first_turn: int = 1) -> list[TurnOve
                 started=event,
                 messages=tuple(messages),
                 generated_tokens=0,
+                active=interventions.active,
                 tool_errors=tool_errors,
             )
             found.append(overview)

@@ -32,8 +32,8 @@ from tokentape.recorder.events import (
     ToolReturned,
     TurnStarted,
 )
+from tokentape.recorder.events.turn import REDACTED
 from tokentape.recorder.projections import Turn
-from tokentape.recorder.redaction import REDACTED
 from tokentape.replay.recorded.loaded_run import LoadedRun, load_run
 from tokentape.replay.results.errors import NothingToReplayError, ReplayError
 

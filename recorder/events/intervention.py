@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from tokentape.recorder.escapes import visible
 from tokentape.recorder.events.checks import check, check_counts, check_finite, choose
@@ -66,6 +66,32 @@ class InterventionDescribed(EventBase):
         if self.coefficient is not None:
             check_finite(coefficient=self.coefficient)
 
+    def definition(self) -> dict[str, Any]:
+        """Return what distinguishes the intervention from another one of its name."""
+        return {
+            "kind": str(self.kind),
+            "layers": list(self.layers),
+            "coefficient": self.coefficient,
+            "dimensions": list(self.dimensions),
+            "tensor_sha256": self.tensor_sha256,
+            "tensor_start": self.tensor_start,
+            "positions": self.positions,
+            "schedule": dict(self.schedule),
+            "source": dict(self.source),
+        }
+
+    def describe_rule(self) -> str:
+        """Return name, kind, layers, coefficient and rule in a line, escaped."""
+        parts = [f"{self.name}: {self.kind} in {', '.join(self.layers)}"]
+        if self.coefficient is not None:
+            parts.append(f"coefficient {self.coefficient:g}")
+        if self.dimensions:
+            count = len(self.dimensions)
+            parts.append(f"{count} dimension{'' if count == 1 else 's'}")
+        rule = [f"positions {self.positions}"]
+        rule += (f"{name} {value}" for name, value in self.schedule.items() if value is not None)
+        return visible(f"{', '.join(parts)} ({', '.join(rule)})")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InterventionRequested(InterventionDescribed):
@@ -88,8 +114,7 @@ class InterventionRequested(InterventionDescribed):
 
     def describe(self) -> str:
         """Return the event as text for a transcript."""
-        layers = visible(", ".join(self.layers))
-        return f"intervention {visible(self.name)}: requested ({self.kind} in {layers})"
+        return f"intervention {self.describe_rule()}, requested"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,9 +156,7 @@ class InterventionApplied(InterventionDescribed):
 
     def describe(self) -> str:
         """Return the event as text for a transcript."""
-        layers = visible(", ".join(self.layers))
-        where = f"{self.kind} in {layers}, from position {self.position}"
-        return f"intervention {visible(self.name)}: {where}"
+        return f"intervention {self.describe_rule()}, from position {self.position}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

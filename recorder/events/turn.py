@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Annotated, ClassVar
 
+from tokentape.recorder.escapes import visible
 from tokentape.recorder.events.checks import (
     check,
     check_counts,
@@ -44,6 +45,9 @@ class StopReason(StrEnum):
     TOOL_CALL = "tool_call"
     """The model called a tool: the turn continues with a further round after the result."""
 
+
+REDACTED = "redacted"
+"""The word in `TurnStarted.unreplayable` of a redacted run."""
 
 _STOP_REASONS = frozenset(StopReason)
 _CUSTOM = "custom:"
@@ -99,6 +103,16 @@ class TurnStarted(EventBase):
         )
         check(self.prompt_tokens >= 1, "a prompt must have at least one token")
         check_seed(self.seed)
+
+    def describe(self) -> str | None:
+        """Return the arguments that no event can restore as text for a transcript, if any."""
+        names = visible(", ".join(self.unreplayable_arguments))
+        return f"not replayable: {names}" if names else None
+
+    @property
+    def unreplayable_arguments(self) -> tuple[str, ...]:
+        """What is `unreplayable`, apart from redaction."""
+        return tuple(each for each in self.unreplayable if each != REDACTED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

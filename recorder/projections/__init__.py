@@ -6,6 +6,7 @@ from tokentape.recorder.projections.active_interventions import (
     RequestedInterventions,
 )
 from tokentape.recorder.projections.conversation import Message, iterate_messages
+from tokentape.recorder.projections.inside_model import InsideModel
 from tokentape.recorder.projections.summary import RunSummary, summarise, summarise_all
 from tokentape.recorder.projections.turn import Turn
 from tokentape.recorder.projections.turns import iterate_joined, iterate_turns, join_rounds
@@ -13,6 +14,7 @@ from tokentape.recorder.projections.turns import iterate_joined, iterate_turns, 
 __all__ = (
     "ActiveInterventions",
     "ActiveRange",
+    "InsideModel",
     "Message",
     "RequestedInterventions",
     "RunSummary",

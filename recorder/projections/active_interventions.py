@@ -3,15 +3,22 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import ClassVar
 
 from tokentape.recorder.envelope import Envelope
 from tokentape.recorder.events import (
+    HistoryPruned,
     InterventionApplied,
     InterventionRemoved,
     InterventionRequested,
     InterventionWithdrawn,
+    RunResumed,
+    SystemPromptCached,
     TokenSampled,
+    TurnFinished,
+    TurnStarted,
 )
+from tokentape.recorder.events.traits import EventBase
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +116,53 @@ class ActiveInterventions:
             else:
                 ended.append(each)
         return tuple(ended)
+
+
+class InterventionTracker:
+    """Follows the interventions on the stream of a run without its ids.
+
+    `active` holds them after the events that were added, in order: those of `KINDS` are needed.
+    """
+
+    KINDS: ClassVar[tuple[type[EventBase], ...]] = (
+        SystemPromptCached,
+        HistoryPruned,
+        TurnStarted,
+        TurnFinished,
+        RunResumed,
+        InterventionApplied,
+        InterventionRemoved,
+    )
+
+    def __init__(self) -> None:
+        self.active = ActiveInterventions()
+        self._committed = self.active
+        self._prompt_tokens: int | None = None
+        """Tokens of the prompt of the open round; None between rounds."""
+
+    def add(self, event: object) -> None:
+        """Account for the next event; those that do not concern interventions change nothing."""
+        if isinstance(event, HistoryPruned):
+            self.active = self.active.pruned(event.removed_tokens)
+            return
+        if isinstance(event, SystemPromptCached):
+            self.active = self.active.restarted(len(event.ids))
+        elif isinstance(event, TurnStarted):
+            self.active = self.active.rewritten(event.kept_tokens)
+            self._prompt_tokens = event.prompt_tokens
+        elif isinstance(event, TurnFinished):
+            self._prompt_tokens = None
+        elif isinstance(event, InterventionApplied):
+            self.active = self.active.applied(event)
+        elif isinstance(event, InterventionRemoved):
+            self.active = self.active.removed(event)
+        elif isinstance(event, RunResumed):
+            self.active = self._committed
+            if event.turn is None and self._prompt_tokens is not None:
+                # The reply that was cut off does not continue.
+                self.active = self.active.rewritten(self._prompt_tokens)
+                self._prompt_tokens = None
+        self._committed = self.active
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from tokentape.recorder.events import (
     TurnStarted,
 )
 from tokentape.recorder.projections.active_interventions import ActiveInterventions, ActiveRange
+from tokentape.recorder.projections.inside_model import InsideModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +40,17 @@ class Turn:
     def interventions(self) -> tuple[ActiveRange, ...]:
         """The interventions on its prompt and reply, in the order in which they act."""
         return self.active.over(len(self.prompt_ids) + len(self.tokens))
+
+    @property
+    def inside_model(self) -> InsideModel:
+        """What was done inside the model: interventions, adapters, hooks, own processors."""
+        return InsideModel.of(
+            self.started,
+            self.cache,
+            interventions=self.interventions,
+            message_ids=sum(len(each.ids) for each in self.messages),
+            generated_tokens=len(self.tokens),
+        )
 
     @property
     def number(self) -> int:

@@ -7,8 +7,8 @@ from transformers import LogitsProcessorList
 from tokentape.generation import LoadedModel, hf
 from tokentape.recorder import RecordingError
 from tokentape.recorder.events import StopReason, TurnFinished
+from tokentape.recorder.events.turn import REDACTED
 from tokentape.recorder.projections import Turn
-from tokentape.recorder.redaction import REDACTED
 from tokentape.replay.checking.interventions import Interventions
 from tokentape.replay.recorded.loaded_run import LoadedRun
 from tokentape.replay.results.errors import NothingToReplayError, ReplayError

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -33,10 +33,21 @@ def headline(found: Diff) -> str:
     """Return one line: where the two runs diverge, and how."""
     if found.same:
         return f"the same in {_all_turns(found)}, {_count(found.a.tokens, 'token')}"
+    divergent, inside = found.first_divergent_turn, found.first_turn_changed_inside
+    if inside is not None and (divergent is None or inside.turn <= divergent.turn):
+        field = inside.inside_model[0]
+        return f"inside the model in turn {inside.turn}: {_inside_text(field)}; {_outcome(found)}"
+    return _outcome(found)
+
+
+def _outcome(found: Diff) -> str:
+    """Return where prompts and replies diverge, and how."""
     divergent = found.first_divergent_turn
     if divergent is None:
         others = "; ".join(_other_differences(found))
-        return f"same prompts and replies in {_all_turns(found)}; {others}"
+        return f"same prompts and replies in {_all_turns(found)}" + (
+            f"; {others}" if others else ""
+        )
     earlier = [turn.turn for turn in found.turns if turn.turn < divergent.turn]
     before = f"same prompts and replies up to turn {earlier[-1]}; " if earlier else ""
     return before + _divergence(found, divergent)
@@ -132,6 +143,7 @@ def _turn(turn: TurnDiff) -> Iterator[str]:
         yield f"turn {turn.turn}  only in {turn.only_in}"
         return
     yield f"turn {turn.turn}" + ("" if turn.begun else "  (not begun)")
+    yield from _inside_model(turn.inside_model)
     yield from _fields("sampling differs", turn.sampling)
     for each in turn.tools:
         names = dict.fromkeys(visible(name) for name in (each.names.a, each.names.b) if name)
@@ -146,12 +158,41 @@ def _turn(turn: TurnDiff) -> Iterator[str]:
         yield from _numbers(turn.numbers)
 
 
+def _inside_model(fields: Sequence[UnequalField]) -> Iterator[str]:
+    """Yield a heading and a line for each difference inside the model; nothing if there is none."""
+    if fields:
+        yield "  inside the model differs"
+    for each in fields:
+        yield f"    {_inside_text(each)}"
+
+
+def _inside_text(each: UnequalField) -> str:
+    """Return a difference inside the model in a line; an intervention of one run with its rule."""
+    value = each.b if each.missing_in == "a" else each.a
+    name = each.field.partition("intervention.")[2]
+    if not (name and each.missing_in and isinstance(value, dict) and "kind" in value):
+        return _pair(each)
+    only_in = "b" if each.missing_in == "a" else "a"
+    parts = [f"{value['kind']} in {', '.join(value['layers'])}"]
+    if value["coefficient"] is not None:
+        parts.append(f"coefficient {value['coefficient']:g}")
+    spans = (
+        f"from {start} on" if end is None else f"{start}–{end - 1}"
+        for start, end in value.get("acts_on", ())
+    )
+    where = ", ".join(spans)
+    parts.append(f"positions {value['positions']}" + (f" ({where})" if where else ""))
+    return f"intervention {visible(name)} only in {only_in}: {visible(', '.join(parts))}"
+
+
 def _turn_summary(turn: TurnDiff) -> str:
     if turn.only_in:
         return f"turn {turn.turn}  only in {turn.only_in}"
     inherited = turn.prompt is not None and turn.prompt.inherited
     names = [
-        "prompt (of earlier turns)" if name == "prompt" and inherited else name
+        "prompt (of earlier turns)"
+        if name == "prompt" and inherited
+        else name.replace("inside_model", "inside the model")
         for name in turn.differing
     ]
     return f"turn {turn.turn}  {', '.join(names)}"

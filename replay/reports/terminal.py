@@ -53,6 +53,7 @@ def render_turn(turn: Turn) -> str:
     stop = "cut off" if turn.finished is None else visible(turn.finished.stop_reason)
     head = f"turn {turn.number}: {len(turn.prompt_ids)} prompt tokens, {len(turn.tokens)} "
     lines = [f"{head}generated ({stop})"]
+    lines += [f"  {line}" for line in turn.inside_model.lines()]
     if turn.pruned is not None:
         lines.append(f"  (history pruned by {turn.pruned.policy}: {visible(turn.pruned.reason)})")
     lines += [

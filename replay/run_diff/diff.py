@@ -7,6 +7,7 @@ from typing import Any
 
 from tokentape.recorder import Recording
 from tokentape.recorder.events import CacheEvicted, RunFailed, ids_sha256
+from tokentape.recorder.projections.inside_model import ADAPTERS, HOOKS
 from tokentape.replay.results.errors import NothingToReplayError
 from tokentape.replay.results.json_fields import UnequalField, unequal_fields, unequal_texts
 from tokentape.replay.run_diff.diff_types import (
@@ -19,6 +20,7 @@ from tokentape.replay.run_diff.diff_types import (
     ToolDifference,
     TurnDiff,
 )
+from tokentape.replay.run_diff.inside_diff import compare_inside_model
 from tokentape.replay.run_diff.run_outline import (
     RunOutline,
     ToolExchange,
@@ -140,16 +142,17 @@ def _compare_turns(
             timing=_compare_durations(a, b),
         )
     prompt = compare_prompts(a, b, redacted=redacted, diverged=diverged)
+    same_prompt = prompt is None or not prompt.ids_differ
     reply: ReplyDifference | None = None
     numbers: NumberDifferences | None = None
     if a.turn is not None and b.turn is not None:
         agreeing = agreeing_tokens(a.turn, b.turn, redacted=redacted)
         reply = compare_replies(a.turn, b.turn, agreeing)
-        same_prompt = prompt is None or not prompt.ids_differ
         numbers = compare_numbers(a.turn, b.turn, agreeing if same_prompt else 0)
     return TurnDiff(
         turn=number,
         begun=begun,
+        inside_model=compare_inside_model(a, b, with_positions=same_prompt),
         prompt=prompt,
         reply=reply,
         numbers=numbers,
@@ -168,7 +171,6 @@ def _sampling(outlined: TurnOutline) -> dict[str, Any]:
     return {
         **started.sampling,
         "seed": started.seed,
-        "unreplayable": started.unreplayable,
         "own_settings": started.own_settings,
     }
 
@@ -191,6 +193,10 @@ def _cache(outlined: TurnOutline, *, redacted: bool) -> dict[str, Any]:
     turn = outlined.turn
     if turn is not None and turn.cache is not None:
         found |= asdict(turn.cache)
+        # Differences of these parts are listed first, as those inside the model.
+        found["key"] = {
+            name: value for name, value in turn.cache.key.items() if name not in (ADAPTERS, HOOKS)
+        }
         for name in _CACHE_IDS if redacted else ():
             del found[name]
     if turn is not None and turn.prefill is not None:

@@ -167,6 +167,8 @@ class TurnDiff:
     begun: bool
     only_in: str = ""
     """The one run that has the turn, `a` or `b`; empty where both have it."""
+    inside_model: tuple[UnequalField, ...] = ()
+    """Differences of interventions, adapters, foreign hooks and own processors."""
     prompt: PromptDifference | None = None
     reply: ReplyDifference | None = None
     numbers: NumberDifferences | None = None
@@ -177,9 +179,11 @@ class TurnDiff:
 
     @property
     def differing(self) -> tuple[str, ...]:
-        """Those of turn, prompt, reply, numbers, sampling, cache and tools that differ."""
+        """Those of turn, inside_model, prompt, reply, numbers, sampling, cache and tools that
+        differ."""
         differs = {
             "turn": bool(self.only_in),
+            "inside_model": bool(self.inside_model),
             "prompt": self.prompt is not None,
             "reply": self.reply is not None,
             "numbers": self.numbers is not None and self.numbers.step is not None,
@@ -247,6 +251,11 @@ class Diff:
         return not (self.started or self.ended) and all(turn.same for turn in self.turns)
 
     @property
+    def first_turn_changed_inside(self) -> TurnDiff | None:
+        """The first turn that differs in what was done inside the model."""
+        return next((turn for turn in self.turns if turn.inside_model), None)
+
+    @property
     def first_divergent_turn(self) -> TurnDiff | None:
         """The first turn with another prompt or reply, or that only one run has."""
         return next((turn for turn in self.turns if turn.diverges), None)
@@ -279,10 +288,11 @@ class Diff:
             asdict(turn) | {"same": turn.same, "differing": list(turn.differing)}
             for turn in self.turns
         ]
-        divergent = self.first_divergent_turn
+        divergent, inside = self.first_divergent_turn, self.first_turn_changed_inside
         return asdict(self) | {
             "turns": turns,
             "same": self.same,
+            "first_turn_changed_inside": None if inside is None else inside.turn,
             "first_divergent_turn": None if divergent is None else divergent.turn,
         }
 

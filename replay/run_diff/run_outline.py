@@ -9,6 +9,8 @@ from tokentape.recorder.events import (
     CacheCleared,
     CacheEvicted,
     HistoryPruned,
+    InterventionRequested,
+    InterventionWithdrawn,
     MessageAdded,
     RunFailed,
     RunFinished,
@@ -70,6 +72,7 @@ class TurnOutline:
     tools: list[ToolExchange] = field(default_factory=list)
     system: list[SystemPromptCached] = field(default_factory=list)
     freed: list[CacheCleared | CacheEvicted] = field(default_factory=list)
+    requests: list[InterventionRequested | InterventionWithdrawn] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,6 +177,8 @@ def _outline_turns(envelopes: Iterable[Envelope]) -> dict[int, TurnOutline]:
             _exchange_of(outlined.tools, event).returned = event
         elif isinstance(event, CacheCleared | CacheEvicted):
             outlined.freed.append(event)
+        elif isinstance(event, InterventionRequested | InterventionWithdrawn):
+            outlined.requests.append(event)
     return turns
 
 

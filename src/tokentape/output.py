@@ -185,9 +185,13 @@ def _shortened(text: str) -> str:
 
 
 def turns_table(turns: Iterable[Turn | TurnOverview]) -> Table:
-    """Return a table with a row per turn: prompt, cache decision, sampling and stop reason."""
+    """Return a table with a row per turn: prompt, cache decision, sampling and stop reason.
+
+    It has a column for interventions, adapters and own processors only if a turn has any.
+    """
     table = Table()
     table.add_column("turn", justify="right")
+    table.add_column("inside the model", wrap=True, if_any=True)
     table.add_column("prompt", justify="right")
     table.add_column("reused", justify="right")
     table.add_column("computed", justify="right", drop=2)
@@ -201,6 +205,7 @@ def turns_table(turns: Iterable[Turn | TurnOverview]) -> Table:
         cache, finished = turn.cache, turn.finished
         table.add_row(
             str(turn.number),
+            turn.inside_model.brief(),
             f"{turn.started.prompt_tokens:,}",
             f"{cache.reused_tokens:,}" if cache else "",
             f"{cache.computed_tokens:,}" if cache else "",

@@ -16,6 +16,11 @@ from tokentape.recorder.codec import encode_body, kind_of
 from tokentape.recorder.events import (
     CacheCleared,
     Event,
+    InterventionApplied,
+    InterventionRemoved,
+    InterventionRequested,
+    InterventionWithdrawn,
+    TurnStarted,
 )
 from tokentape.replay.reports.diff_report import render
 
@@ -107,6 +112,20 @@ COSTS = {"duration_us", "kv_bytes", "peak_bytes", "freed_bytes", "kept_bytes"}
 CIRCUMSTANCES = {"name", "model", "threads", "environment", "process", "warnings"}
 
 
+def interventions(turn: int) -> list[Event]:
+    """Return one event of each kind that concerns interventions."""
+    described: Any = {
+        "name": "it", "kind": "steer", "layers": ("0",), "coefficient": 2.0, "dimensions": (3,),
+        "tensor_sha256": "", "tensor_start": None, "positions": "all", "schedule": {}, "source": {},
+    }  # fmt: skip
+    return [
+        InterventionRequested(clear_cache=False, turn=turn, **described | {"name": "asked"}),
+        InterventionWithdrawn(name="asked", clear_cache=False, turn=turn),
+        InterventionApplied(turn=turn, position=4, **described),
+        InterventionRemoved(turn=turn, position=9, name="it"),
+    ]
+
+
 def other_values(value: Any) -> Iterator[Any]:
     if isinstance(value, bool) or value is None:
         yield 1
@@ -125,12 +144,16 @@ def other_values(value: Any) -> Iterator[Any]:
 FILED = {
     ("MessageAdded", "turn"),
     ("ToolReturned", "turn"),
+    ("InterventionRequested", "turn"),
+    ("InterventionWithdrawn", "turn"),
     *(("ToolCalled", name) for name in ("turn", "step", "caller", "text")),
 }
 
 
 def test_any_field_of_any_event_that_is_another_is_a_difference() -> None:
     events = [*talk_events(FOUR[:2], ended=False), CacheCleared(reason="asked", freed_bytes=1)]
+    begun = [place for place, each in enumerate(events) if isinstance(each, TurnStarted)]
+    events[begun[1] + 1 : begun[1] + 1] = interventions(2)
     described: Any = {name: {"a": 1} for name in ("config", "module_state", "model_code")}
     events[0] = dataclasses.replace(events[0], model_class="a.Class", **described)
     original = recorded(events)

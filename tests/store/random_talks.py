@@ -10,6 +10,8 @@ from tests.store.made_runs import TICKS_US, token
 from tokentape.recorder.events import (
     CacheDecided,
     HistoryPruned,
+    InterventionApplied,
+    InterventionRemoved,
     MessageAdded,
     PrefillCompleted,
     RunForked,
@@ -96,6 +98,7 @@ class Talk:
             first_step=step,
         )  # fmt: skip
         self.recorder.record(started)
+        self._intervene(prompt)
         reused = self.random.randrange(1, prompt) if prompt > 1 else 0
         decided = CacheDecided(
             turn=self.turn, decision="hit" if reused else "miss",  # type: ignore[arg-type]
@@ -113,9 +116,24 @@ class Talk:
         reply = self._draw(count)
         for number, token_id in enumerate(reply):
             self.recorder.record(self._token(prompt + number, step + number, token_id))
+            self._intervene(prompt + number)
         if not cut_off:
             self._finish(reply, pauses=pauses)
         return step + count
+
+    def _intervene(self, end: int) -> None:
+        """Apply or remove one of two interventions, or neither."""
+        drawn, name = self.random.random(), self.random.choice("xy")
+        position = self.random.randrange(end)
+        if drawn < 0.2:
+            applied = InterventionApplied(
+                turn=self.turn, position=position, name=name, kind="steer",  # type: ignore[arg-type]
+                layers=("0",), coefficient=1.0, dimensions=(), tensor_sha256="", tensor_start=None,
+                positions="all", schedule={}, source={},
+            )  # fmt: skip
+            self.recorder.record(applied)
+        elif drawn < 0.3:
+            self.recorder.record(InterventionRemoved(turn=self.turn, position=position, name=name))
 
     def _token(self, position: int, step: int, token_id: int) -> TokenSampled:
         made = token(self.turn, step, candidates=2)

@@ -50,6 +50,10 @@ def assert_parts_equal_the_whole(recording: tt.Recording) -> None:
         (each.started, each.messages, each.cache, each.finished, each.generated_tokens)
         for each in read_overviews(recording)
     ] == [(e.started, e.messages, e.cache, e.finished, len(e.tokens)) for e in rounds]
+    for first_turn in (1, 3):
+        assert [each.inside_model for each in read_overviews(recording, first_turn=first_turn)] == [
+            each.inside_model for each in rounds if each.number >= first_turn
+        ]
 
 
 @settings(deadline=None, max_examples=25)

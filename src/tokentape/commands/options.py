@@ -341,4 +341,6 @@ def tokenizer_as_recorded(started: RunStarted) -> "PreTrainedTokenizerBase | Non
 
 def turn_json(turn: Turn) -> dict[str, Any]:
     """Return a turn as `--json` prints it, with the ids and text of its reply."""
-    return asdict(turn) | {"reply_ids": list(turn.reply_ids), "reply_text": turn.reply_text}
+    inside = {"inside_model": turn.inside_model.as_json()}
+    reply = {"reply_ids": list(turn.reply_ids), "reply_text": turn.reply_text}
+    return asdict(turn) | inside | reply
