@@ -188,25 +188,29 @@ def turn_numbers(recording: Recording) -> list[int]:
 
 
 def _stretches_of(turns: Collection[int], history: Sequence[Envelope]) -> Iterator[Stretch]:
-    """Yield the stretch of each turn in order, from the last seal before it."""
+    """Yield the stretch of each turn in order, from the last seal before it.
+
+    A turn that a fork at a token shares in part has one in each of the runs.
+    """
     ends: dict[str, Envelope] = {}
-    begun: dict[int, tuple[Envelope, Envelope | None]] = {}
-    last: dict[int, Envelope] = {}
+    begun: dict[tuple[int, str], Envelope | None] = {}
+    last: dict[tuple[int, str], Envelope] = {}
     for each in history:
         event = each.event
         if isinstance(event, TurnStarted | TurnFinished) and event.turn in turns:
-            begun.setdefault(event.turn, (each, ends.get(each.run_id)))
-            last[event.turn] = each
+            begun.setdefault((event.turn, each.run_id), ends.get(each.run_id))
+            last[event.turn, each.run_id] = each
         if each.seal is not None or isinstance(event, TurnFinished):
             ends[each.run_id] = each
-    for turn in sorted(begun):
-        started, before = begun[turn]
-        event = last[turn].event
+    # A stable sort: within a turn the runs stay in the order of the history.
+    for turn, run_id in sorted(begun, key=lambda key: key[0]):
+        before, end = begun[turn, run_id], last[turn, run_id]
+        event = end.event
         ended = isinstance(event, TurnFinished) and event.stop_reason != StopReason.TOOL_CALL
         yield Stretch(
-            run_id=started.run_id,
+            run_id=run_id,
             after_seq=-1 if before is None else before.seq,
-            last_seq=last[turn].seq if ended else None,
+            last_seq=end.seq if ended else None,
             last_turn=turn,
             after_seal=None if before is None else before.seal,
         )

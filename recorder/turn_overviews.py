@@ -103,7 +103,11 @@ def read_overviews(recording: Recording, *, first_turn: int = 1) -> list[TurnOve
         elif isinstance(event, ToolReturned):
             tool_errors += event.error is not None
         elif isinstance(event, TurnStarted):
-            count_tokens(envelope.seq if envelope.run_id == run_id else None)
+            if event.continued_tokens and found and found[-1].finished is None:
+                # The parent of a fork at a token has more tokens than it shares.
+                found[-1] = replace(found[-1], generated_tokens=len(event.added_ids))
+            else:
+                count_tokens(envelope.seq if envelope.run_id == run_id else None)
             overview = TurnOverview(
                 started=event,
                 messages=tuple(messages),

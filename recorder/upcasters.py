@@ -61,10 +61,16 @@ def _with_traceback(fields: Fields) -> Fields:
     return {**fields, "traceback": ""}
 
 
+def _at_turn(fields: Fields) -> Fields:
+    """Return a `RunForked` at the beginning of a turn, with the model of the parent."""
+    return {**fields, "at_token": None, "other_model": []}
+
+
 UPCASTERS: Mapping[tuple[str, int], Upcaster] = {
     ("CacheDecided", 1): _with_key,
     ("MemorySampled", 1): _with_reserved,
     ("RunFinished", 1): _with_signal,
+    ("RunForked", 1): _at_turn,
     ("RunResumed", 1): _with_process,
     ("RunStarted", 1): _with_start,
     ("ToolReturned", 1): _with_traceback,

@@ -241,7 +241,8 @@ def _check_tokens(
 def _generate(turn: Turn, lm: LoadedModel, processors: TurnProcessors | None) -> _Generated:
     """Run `generate` on the prompt with the recorded settings and seed."""
     model: Any = lm.model
-    prompt = torch.tensor([turn.prompt_ids], dtype=torch.long, device=model.device)
+    own_prompt = turn.prompt_ids[: turn.own_prompt_tokens]
+    prompt = torch.tensor([own_prompt], dtype=torch.long, device=model.device)
     devices = [model.device] if model.device.type == "cuda" else []
     end_state: str | None = None
     with torch.random.fork_rng(devices=devices), _no_defaults(model), hf.quiet_configs():
@@ -263,8 +264,9 @@ def _generate(turn: Turn, lm: LoadedModel, processors: TurnProcessors | None) ->
             raise ReplayError(f"`generate` refuses turn {turn.number}: {first_line}") from None
         if turn.started.seed is not None:
             end_state = generator_sha256(_default_generator(model.device))
-    ids = output.sequences[0, prompt.shape[1] :].tolist()
-    return _Generated(ids=tuple(ids), logits=output.logits, end_state=end_state)
+    ids = output.sequences[0, len(turn.prompt_ids) :].tolist()
+    logits = output.logits[turn.continued_tokens :]
+    return _Generated(ids=tuple(ids), logits=logits, end_state=end_state)
 
 
 class _Copy(LogitsProcessor):
@@ -275,9 +277,31 @@ class _Copy(LogitsProcessor):
 
 
 def _user_processors(turn: Turn, processors: TurnProcessors | None) -> LogitsProcessorList | None:
+    own_tokens = turn.own_prompt_tokens
+    forced = (*turn.prompt_ids[own_tokens:], *turn.started.forced_ids)
+    last = [_Forced(own_tokens, forced)] if forced else []
     if processors is None:
-        return None
-    return LogitsProcessorList([_Copy(), *processors(turn)])
+        return LogitsProcessorList(last) or None
+    return LogitsProcessorList([_Copy(), *processors(turn), *last])
+
+
+class _Forced(LogitsProcessor):
+    """Leaves one token at each of the first steps, so that `generate` begins with these tokens.
+
+    It draws for each of them, as the recorded turn did.
+    """
+
+    def __init__(self, prompt_tokens: int, token_ids: Sequence[int]) -> None:
+        self._prompt_tokens = prompt_tokens
+        self._token_ids = token_ids
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        step = input_ids.shape[1] - self._prompt_tokens
+        if step >= len(self._token_ids):
+            return scores
+        only = torch.full_like(scores, -torch.inf)
+        only[:, self._token_ids[step]] = 0.0
+        return only
 
 
 def _pause(turn: Turn) -> StoppingCriteriaList:

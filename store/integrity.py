@@ -13,8 +13,10 @@ from tokentape.recorder.events import (
     InterventionApplied,
     InterventionRequested,
     RunForked,
+    TokenSampled,
     ToolReturned,
     TurnFinished,
+    TurnStarted,
 )
 from tokentape.recorder.paths import expand_path
 from tokentape.recorder.projections import iterate_turns, summarise, summarise_all
@@ -257,8 +259,21 @@ def _parent_faults(recording: Recording, forked: RunForked) -> Iterator[tuple[No
         if isinstance(each.event, TurnFinished) and each.run_id != recording.run_id
     ]
     due = max(shared_turns, default=0) + 1
-    if forked.at_turn != due:
-        yield None, f"it was forked at turn {due}, but says turn {forked.at_turn}"
+    place = f"turn {due}" if forked.at_token is None else _place_of_tokens(recording)
+    if place != forked.place:
+        yield None, f"it was forked at {place}, but says {forked.place}"
+
+
+def _place_of_tokens(recording: Recording) -> str:
+    """Return the turn that a fork shares in part, and its first token that is not shared."""
+    turn, token = 0, 0
+    for each in recording.events():
+        if each.run_id != recording.run_id:
+            if isinstance(each.event, TurnStarted):
+                turn, token = each.event.turn, each.event.first_step
+            elif isinstance(each.event, TokenSampled):
+                token = each.event.step + 1
+    return f"turn {turn}, token {token}"
 
 
 def _blob_fault(source: CheckedSource, record: Record, event: Event) -> str:

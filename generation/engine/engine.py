@@ -12,7 +12,6 @@ from transformers import PreTrainedTokenizerBase
 
 from tokentape.generation import hf
 from tokentape.generation.cache import (
-    NO_TOKEN,
     CachedPrefix,
     CacheLease,
     PrefixCache,
@@ -20,7 +19,7 @@ from tokentape.generation.cache import (
     salt_ids,
 )
 from tokentape.generation.checks import check_fits_context, check_not_training, check_switch
-from tokentape.generation.engine.prefill import ids_tensor, prefill
+from tokentape.generation.engine.prefill import prefill_alone
 from tokentape.generation.engine.prepared_turn import PreparedTurn, prepare_turn
 from tokentape.generation.engine.run_description import RunDescription
 from tokentape.generation.engine.run_numerics import RunNumerics
@@ -28,7 +27,9 @@ from tokentape.generation.engine.running_turn import (
     RunningTurn,
     StoppedTurn,
     TurnResources,
+    check_continues,
     reason_to_stop,
+    record_start,
 )
 from tokentape.generation.engine.single_use import SingleUse
 from tokentape.generation.engine.turn import RoundPlan, TurnSettings
@@ -137,7 +138,8 @@ class Engine:
             chunks: tuple[int, ...] = ()
             disk_error = ""
             if ids and policy.mode is not CacheMode.NONE:
-                lease, chunks = self._prefill_alone(ids)
+                chunk_tokens = self._resources.prefill_chunk_tokens
+                lease, chunks = prefill_alone(self._model, self._cache, ids, chunk_tokens)
                 disk_error = self._write_to_disk(lease, ids)
             self._record(
                 SystemPromptCached(
@@ -159,11 +161,11 @@ class Engine:
                 TurnRecorder(recorder=self._recorder, turn=self.turn).evicted(evictions)
             self.interventions.restart_stream(len(ids))
 
-    def check_turn(self, prompt: Prompt, settings: TurnSettings) -> None:
+    def check_turn(self, prompt: Prompt, settings: TurnSettings, plan: RoundPlan) -> None:
         """Raise PromptError or ModelError if a turn with this prompt cannot begin."""
         context = self._context_tokens()
         model, tokenizer = self._model, self._tokenizer
-        prepare_turn(model, tokenizer, prompt, settings, RoundPlan(), context_tokens=context)
+        prepare_turn(model, tokenizer, prompt, settings, plan, context_tokens=context)
 
     @contextmanager
     def begin_turn(
@@ -198,14 +200,8 @@ class Engine:
             self.start_run()
             self.interventions.begin_round()
             self.turn, self._paused = turn, False
-            events = self._events(plan.first_step)
-            events.started(
-                prompt,
-                seed=settings.seed,
-                sampling=prepared.sampling,
-                own_settings=prepared.own_settings,
-                unreplayable=settings.unreplayable,
-            )
+            events = self._events(plan)
+            record_start(events, prepared, prompt)
             self.interventions.begin_turn(acting)
             running = self._running(prepared, lease, events)
             with self._noticing_a_pause(running):
@@ -220,11 +216,14 @@ class Engine:
         plan: RoundPlan,
         *,
         system_ids: Sequence[int],
+        forked: Prompt | None = None,
     ) -> Iterator[RunningTurn | StoppedTurn]:
         """Yield a recorded round that has not finished, to run to its end.
 
-        It gets the tokens that it would have had: processors and random stream continue after those
-        that are recorded.
+        Processors and random stream continue after the tokens that are recorded, so that it gets
+        the tokens that it would have had. In a fork, which has shared the round so far, `forked` is
+        its prompt with these tokens, and the settings may be others; raise PromptError, before
+        anything is recorded, if the reply ends with them.
         """
         with self._exclusive():
             sampled = turn.reply_ids
@@ -237,11 +236,16 @@ class Engine:
                 sampled,
                 context_tokens=self._context_tokens(),
             )
-            self.turn = turn.number
             stop_reason = reason_to_stop(self._model, self._tokenizer, prepared)
+            if forked is not None:
+                check_continues(turn, stop_reason)
+                self.start_run()
+            self.turn = turn.number
             self.interventions.begin_round()
+            events = self._events(plan)
+            if forked is not None:
+                record_start(events, prepared, forked)
             self.interventions.resume_turn(turn, prompt, system_ids)
-            events = self._events(plan.first_step)
             resumed: RunningTurn | StoppedTurn
             if stop_reason is None or turn.cache is None:
                 lease = self._lease(prepared, self.interventions.active)
@@ -326,8 +330,14 @@ class Engine:
     def _context_tokens(self) -> int | None:
         return self._run.settings.context_of(self._model)
 
-    def _events(self, first_step: int) -> TurnRecorder:
-        return TurnRecorder(recorder=self._recorder, turn=self.turn, first_step=first_step)
+    def _events(self, plan: RoundPlan) -> TurnRecorder:
+        return TurnRecorder(
+            recorder=self._recorder,
+            turn=self.turn,
+            first_step=plan.first_step,
+            continued_tokens=plan.continued_tokens,
+            continued_text=plan.continued_text,
+        )
 
     def _running(
         self, prepared: PreparedTurn, lease: CacheLease, events: TurnRecorder
@@ -356,21 +366,6 @@ class Engine:
             use_cache=settings.use_cache,
             given=settings.past_key_values,
         )
-
-    def _prefill_alone(self, ids: Sequence[int]) -> tuple[CacheLease, tuple[int, ...]]:
-        """Return a cache of exactly these ids and the forwards that filled it, if any did."""
-        config = hf.prefill_config(self._model)
-        lease = self._cache.acquire((*ids, NO_TOKEN), config, total_tokens=len(ids) + 1)
-        if lease.reuse.reused_tokens == len(ids):
-            return lease, ()
-        _, _, chunks = prefill(
-            self._model,
-            ids_tensor(ids, self._model.device),
-            lease,
-            config,
-            chunk_tokens=self._resources.prefill_chunk_tokens,
-        )
-        return lease, chunks
 
     def _write_to_disk(self, lease: CacheLease, ids: Sequence[int]) -> str:
         """Write a prefix to the prefix folder, if there is one. Return why that failed, or ""."""

@@ -26,6 +26,7 @@ from tokentape.generation.engine.turn import (
     turn_settings,
 )
 from tokentape.generation.errors import ModelError, PromptError, UnreplayableWarning
+from tokentape.generation.history.chosen_tokens import encode_reply_prefix
 from tokentape.generation.history.conversation import Conversation
 from tokentape.generation.history.conversation_format import ConversationFormat
 from tokentape.generation.history.format_probe import choose_format
@@ -203,6 +204,7 @@ class ManualGenerator:
         observe_layers: Sequence[str | int] = (),
         past_key_values: CachedPrefix | None = None,
         return_cache: bool = False,
+        reply_prefix: str = "",
         logits_processor: LogitsProcessorList | None = None,
         stopping_criteria: StoppingCriteriaList | None = None,
         **settings: Any,
@@ -215,7 +217,8 @@ class ManualGenerator:
         called with the `GenerationState` after each token, which has the hidden states of
         `observe_layers` (names as in `find_layer`). `return_cache=True` returns the KV cache of
         prompt and reply as `past_key_values`; the argument of that name reuses such a cache, as far
-        as its ids are a prefix of the prompt.
+        as its ids are a prefix of the prompt. `reply_prefix` begins the reply: its tokens are
+        recorded as the experimenter's, and `max_new_tokens` counts them.
 
         Raise PromptError or ModelError before anything is generated or recorded.
         """
@@ -237,7 +240,9 @@ class ManualGenerator:
         )
         self.warn_of_replay_limits(chosen)
         with self._use.use():
-            result = self.run_turn(self.conversation.own_prompt(prompt), chosen)
+            own = self.conversation.own_prompt(prompt)
+            forced_ids = encode_reply_prefix(self.tokenizer, own.text, reply_prefix)
+            result = self.run_turn(own, chosen, RoundPlan(forced_ids=forced_ids))
         return GenerationResult(
             generated_text=result.text,
             generated_tokens=list(result.token_ids),
@@ -250,9 +255,11 @@ class ManualGenerator:
             past_key_values=result.past_key_values,
         )
 
-    def check_turn(self, prompt: Prompt, settings: TurnSettings) -> None:
+    def check_turn(
+        self, prompt: Prompt, settings: TurnSettings, plan: RoundPlan | None = None
+    ) -> None:
         """Raise PromptError or ModelError if a turn with this prompt cannot begin."""
-        self._engine.check_turn(prompt, settings)
+        self._engine.check_turn(prompt, settings, plan or RoundPlan())
 
     def warn_of_replay_limits(self, settings: TurnSettings) -> None:
         """Warn, once for each reason, if the recording of a new turn cannot be replayed whole.
@@ -293,12 +300,20 @@ class ManualGenerator:
         self.conversation = conversation
 
     def resume_turn(
-        self, turn: Turn, prompt: Prompt, settings: TurnSettings, plan: RoundPlan | None = None
+        self,
+        turn: Turn,
+        prompt: Prompt,
+        settings: TurnSettings,
+        plan: RoundPlan | None = None,
+        *,
+        forked: Prompt | None = None,
     ) -> TurnResult:
         """Finish a round that was cut off in another process; see `Engine.resume_turn`."""
         plan = plan or RoundPlan(first_step=turn.first_step)
         system_ids = self.conversation.system_ids
-        resumed = self._engine.resume_turn(turn, prompt, settings, plan, system_ids=system_ids)
+        resumed = self._engine.resume_turn(
+            turn, prompt, settings, plan, system_ids=system_ids, forked=forked
+        )
         with resumed as running:
             return self._run(running, prompt)
 

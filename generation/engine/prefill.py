@@ -7,7 +7,7 @@ import torch
 from transformers import GenerationConfig
 
 from tokentape.generation import hf
-from tokentape.generation.cache import CacheLease
+from tokentape.generation.cache import NO_TOKEN, CacheLease, PrefixCache
 from tokentape.generation.engine.backend import LogitsBackend
 from tokentape.generation.numerics.attention import cuda_device
 from tokentape.generation.run_settings import default_chunk_tokens
@@ -76,3 +76,17 @@ def longest_chunk(chunk_tokens_max: int, total_tokens: int, *, on_cuda: bool) ->
     if chunk_tokens_max != default:
         return chunk_tokens_max
     return max(1, min(default, default * _FULL_CHUNKS_TOKENS // total_tokens))
+
+
+def prefill_alone(
+    model: Any, cache: PrefixCache, ids: tuple[int, ...], chunk_tokens: int | None
+) -> tuple[CacheLease, tuple[int, ...]]:
+    """Return a cache of exactly these ids, and the lengths of the forwards that filled it."""
+    config = hf.prefill_config(model)
+    lease = cache.acquire((*ids, NO_TOKEN), config, total_tokens=len(ids) + 1)
+    if lease.reuse.reused_tokens == len(ids):
+        return lease, ()
+    _, _, chunks = prefill(
+        model, ids_tensor(ids, model.device), lease, config, chunk_tokens=chunk_tokens
+    )
+    return lease, chunks

@@ -17,6 +17,7 @@ from tokentape.generation.checks import (
 from tokentape.generation.engine.prefill import ids_tensor
 from tokentape.generation.engine.sampling import skip_draws
 from tokentape.generation.engine.turn import RoundPlan, TurnSettings, turn_settings
+from tokentape.generation.errors import PromptError
 from tokentape.generation.history.prompt import Prompt
 
 
@@ -24,8 +25,8 @@ from tokentape.generation.history.prompt import Prompt
 class PreparedTurn:
     """A prompt with the objects that choose the tokens of its reply.
 
-    A round that was cut off in another process has `sampled` tokens already: processors and random
-    generator are in the state that they have after these.
+    A round that was cut off in another process, or that a fork continues, has `sampled` tokens
+    already: processors and random generator are in the state that they have after these.
     """
 
     prompt: Prompt
@@ -46,6 +47,12 @@ class PreparedTurn:
         """The ids of the prompt and of the tokens that were sampled already."""
         return (*self.prompt.ids, *self.sampled)
 
+    @property
+    def forced_left(self) -> tuple[int, ...]:
+        """The tokens that the experimenter chose and that are not sampled yet."""
+        done = len(self.sampled) - self.plan.continued_tokens
+        return self.plan.forced_ids[max(0, done) :]
+
 
 def check_turn_settings(
     model: Any,
@@ -58,6 +65,19 @@ def check_turn_settings(
     config = turn_settings(model, **settings).config
     check_fits_context(context_tokens, 1, int(config.max_new_tokens or 0))
     hf.check_settings(model, tokenizer, config, ids_tensor((0,), model.device))
+
+
+def _check_forced(model: Any, plan: RoundPlan, new_tokens: int) -> None:
+    """Raise PromptError for chosen tokens that the model lacks, or more than a reply may have."""
+    if not plan.forced_ids:
+        return
+    check_prompt_ids(model, plan.forced_ids)
+    due = plan.continued_tokens + len(plan.forced_ids)
+    if due > new_tokens:
+        raise PromptError(
+            f"the reply begins with {due} tokens, and max_new_tokens={new_tokens} counts them: "
+            "raise it"
+        )
 
 
 def prepare_turn(
@@ -79,6 +99,7 @@ def prepare_turn(
     check_adapters(model)
     check_prompt_ids(model, prompt.ids)
     check_fits_context(context_tokens, len(prompt.ids), int(config.max_new_tokens or 0))
+    _check_forced(model, plan, int(config.max_new_tokens or 0))
     ids = ids_tensor(prompt.ids, device)
     hf.check_settings(model, tokenizer, config, ids)
     sampling = hf.recordable(config)

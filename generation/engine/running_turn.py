@@ -18,10 +18,13 @@ from tokentape.generation.engine.prepared_turn import PreparedTurn
 from tokentape.generation.engine.token_sequence import TokenSequence, decode_alone
 from tokentape.generation.engine.turn import TurnResult
 from tokentape.generation.engine.turn_recorder import TurnRecorder
+from tokentape.generation.errors import PromptError
 from tokentape.generation.history.incremental_decoder import IncrementalDecoder
+from tokentape.generation.history.prompt import Prompt
 from tokentape.generation.interventions import InterventionController
 from tokentape.generation.introspection.activations import ActivationMonitor
 from tokentape.recorder.events import CacheDecided, StopReason
+from tokentape.recorder.projections import Turn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +130,7 @@ class RunningTurn:
             events=self.events,
             cache=lambda: backend.cache,
             token_ids=list(prepared.sampled),
+            forced_ids=prepared.forced_left,
             callback=settings.callback,
             observer=self.resources.interventions.observe_tokens(settings.observer),
             hidden_states=observers.hidden_states,
@@ -178,6 +182,27 @@ class StoppedTurn:
         began = time.perf_counter()
         return finish_turn(
             self, self.prepared.sampled, self.reason, decided=self.decided, began=began
+        )
+
+
+def record_start(events: TurnRecorder, prepared: PreparedTurn, prompt: Prompt) -> None:
+    """Record the beginning of a round; `prompt` has the tokens that it continues."""
+    events.started(
+        prompt,
+        seed=prepared.settings.seed,
+        sampling=prepared.sampling,
+        own_settings=prepared.own_settings,
+        unreplayable=prepared.settings.unreplayable,
+        forced_ids=prepared.plan.forced_ids,
+    )
+
+
+def check_continues(turn: Turn, stop_reason: str | None) -> None:
+    """Raise PromptError if a reply whose first tokens a fork shares has stopped with them."""
+    if stop_reason is not None:
+        raise PromptError(
+            f"the first {len(turn.tokens)} tokens of the reply end it already ({stop_reason}): "
+            "fork at an earlier token, or change what stops the reply"
         )
 
 

@@ -42,15 +42,21 @@ def draw(
     *,
     generator: torch.Generator | None,
     recorded: torch.Tensor | None = None,
+    forced: torch.Tensor | None = None,
 ) -> Draw:
     """Draw a token with the generator, or take the likeliest token without one.
 
     `logits` are raw and `scores` processed, both float32 of shape (1, vocab). If nothing was
     processed they are the same tensor, which saves a pass over the vocabulary. The draw is that of
     `GenerationMixin._sample`: one `torch.multinomial` over the whole vocabulary. In a replay, the
-    `recorded` token, int64 of shape (1,), comes next whatever is picked. Raise ModelError if no
-    token can be drawn.
+    `recorded` token, int64 of shape (1,), comes next whatever is picked. A `forced` one, of the
+    same shape, was chosen by the experimenter: it uses one draw, and no processor applies to it.
+    Raise ModelError if no token can be drawn.
     """
+    if forced is not None:
+        if generator is not None:
+            skip_draws(generator, logits.shape[-1], 1)
+        return Draw(forced, None, forced)
     if generator is None:
         picked = torch.argmax(scores, dim=-1)
         token = picked if recorded is None else recorded
@@ -116,6 +122,8 @@ def check_finite(measures: Measures) -> None:
     """Raise ModelError if the logits hold NaN or the processors leave no token."""
     if math.isnan(measures.logprob):
         raise ModelError("the model's logits hold NaN; nothing can be sampled from them")
+    if not math.isfinite(measures.logprob):
+        raise ModelError(f"the model gives token {measures.token_id} a probability of zero")
     if not math.isfinite(measures.logprob_processed):
         raise ModelError("the logits processors leave no token to choose")
 

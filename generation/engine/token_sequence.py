@@ -1,7 +1,7 @@
 """One sequence's step: from the logits of its last position to a token, recorded."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -42,6 +42,8 @@ class TokenSequence:
     """Returns the live cache, for `observer`."""
     token_ids: list[int] = field(default_factory=list)
     """The reply of this round; a resumed round begins with the tokens that it has already."""
+    forced_ids: Sequence[int] = ()
+    """The tokens that come first, chosen by the experimenter."""
     callback: TokenCallback | None = None
     observer: StateObserver | None = None
     hidden_states: Callable[[], Mapping[str, torch.Tensor]] = dict
@@ -50,6 +52,11 @@ class TokenSequence:
     """Called with each token; True stops the reply for a tool call."""
     steps: Steps | None = None
     """A list to append the numbers of each step to, if they are to be returned."""
+    _begins_at: int = field(init=False)
+    """The length of `ids` before the first step."""
+
+    def __post_init__(self) -> None:
+        self._begins_at = int(self.ids.shape[1])
 
     def step(self, logits: torch.Tensor, *, began: float) -> str | None:
         """Choose and record the next token. Return why the reply stops with it, or None.
@@ -68,9 +75,16 @@ class TokenSequence:
         scores = hf.process(self.processors, self.ids, logits)
         if self.steps is not None:
             self.steps.append((logits, scores))
-        drawn = draw(logits, scores, generator=self.generator)
+        drawn = draw(logits, scores, generator=self.generator, forced=self._forced())
         self.ids = torch.cat([self.ids, drawn.token[:, None]], dim=-1)
         return drawn
+
+    def _forced(self) -> torch.Tensor | None:
+        """Return the next token if the experimenter chose it, int64 of shape (1,)."""
+        step = self.ids.shape[1] - self._begins_at
+        if step >= len(self.forced_ids):
+            return None
+        return torch.tensor(self.forced_ids[step : step + 1], device=self.ids.device)
 
     def accept(self, logits: torch.Tensor, measures: Measures, *, began: float) -> str | None:
         """Record the token that was drawn, and call the callbacks. Return as `step` does."""

@@ -135,6 +135,15 @@ class RoundPlan:
 
     first_step: int = 0
     """Tokens of the turn that were sampled in earlier rounds; 0 begins a new turn."""
+    forced_ids: tuple[int, ...] = ()
+    """The first tokens of the round, chosen by the experimenter."""
+    continued_tokens: int = 0
+    """How many tokens of the reply come before those that this round records.
+
+    In a fork at a token, the parent has recorded them.
+    """
+    continued_text: str = ""
+    """The text of these tokens."""
     pauses: Pause | None = None
     between_tokens: Callable[[], None] | None = None
     """Called when a token is recorded and another comes; it may raise to end the turn there."""

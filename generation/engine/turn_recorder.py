@@ -40,6 +40,9 @@ class TurnRecorder:
     turn: int
     first_step: int = 0
     """Tokens of the turn that were sampled in earlier rounds."""
+    continued_tokens: int = 0
+    """The first tokens of this round that a parent has recorded; see `RoundPlan`."""
+    continued_text: str = ""
 
     def record(self, event: Event) -> None:
         if self.recorder is not None:
@@ -57,8 +60,12 @@ class TurnRecorder:
         sampling: Mapping[str, Any],
         own_settings: Mapping[str, Any],
         unreplayable: tuple[str, ...],
+        forced_ids: tuple[int, ...] = (),
     ) -> None:
-        """Record the new messages of the prompt, and how the tokens of its reply are chosen."""
+        """Record the new messages of the prompt, and how the tokens of its reply are chosen.
+
+        Of a continued round, the prompt has the tokens that it continues.
+        """
         for event in prompt.events(self.turn):
             # A later round knows its turn: that has begun.
             within = self.first_step > 0 and isinstance(event, MessageAdded)
@@ -76,7 +83,9 @@ class TurnRecorder:
                 sampling=sampling,
                 own_settings=own_settings,
                 unreplayable=unreplayable,
-                first_step=self.first_step,
+                first_step=self.first_step + self.continued_tokens,
+                forced_ids=forced_ids,
+                continued_tokens=self.continued_tokens,
             )
         )
 
@@ -143,8 +152,8 @@ class TurnRecorder:
         generator: torch.Generator | None,
         began: float,
     ) -> TurnFinished:
-        """Record the reply. Return the event, which has its text."""
-        finished = finished_turn(
+        """Record the reply. Return the event with the text of the whole round."""
+        whole = finished_turn(
             tokenizer,
             prompt_ids,
             token_ids,
@@ -153,8 +162,10 @@ class TurnRecorder:
             generator=generator,
             duration_us=elapsed_us(began),
         )
-        self.record(finished)
-        return finished
+        tokens = len(token_ids) - self.continued_tokens
+        text = whole.text.removeprefix(self.continued_text)
+        self.record(replace(whole, text=text, generated_tokens=tokens))
+        return replace(whole, text=self.continued_text + text)
 
 
 def finished_turn(

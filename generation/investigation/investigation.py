@@ -1,7 +1,6 @@
 """A recorded conversation with a model that may inspect itself."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Protocol, Self, Unpack, cast
 
 from tokentape.generation.engine.manual_generator import ManualGenerator
@@ -16,12 +15,11 @@ from tokentape.generation.investigation.lifecycle import RunLifecycle
 from tokentape.generation.investigation.reply import Reply
 from tokentape.generation.investigation.resume_point import (
     ResumePoint,
-    check_seed_has_effect,
-    recorded_result,
-    recorded_settings,
+    changed_settings,
     resumed_event,
 )
-from tokentape.generation.investigation.run_setup import describe_run
+from tokentape.generation.investigation.run_setup import describe_run, tool_runner
+from tokentape.generation.investigation.token_fork import TokenFork, check_at_token
 from tokentape.generation.investigation.tool_call_detector import ToolCallDetector
 from tokentape.generation.investigation.turn_runner import TurnRunner
 from tokentape.generation.models.loading import LoadedModel
@@ -36,7 +34,6 @@ from tokentape.generation.run_settings import (
 )
 from tokentape.generation.tools.calls import CallReader
 from tokentape.generation.tools.interface import ToolInterface
-from tokentape.generation.tools.runner import ToolRunner
 from tokentape.generation.tools.tool_call import ToolCall
 from tokentape.recorder import EventLog, Recorder, Recording, Redactor
 from tokentape.recorder.events import RunForked
@@ -127,23 +124,14 @@ class Investigation(RunLifecycle):
         self._turns = TurnRunner(
             generator=self.generator,
             detector=ToolCallDetector(reader, max_calls=run.settings.tool_calls_max),
-            tools=self._tool_runner(run.conversation_format),
+            tools=tool_runner(self.generator, self._tools, self._recorder, run.conversation_format),
             run_settings=run.settings,
         )
         self.resume_point: ResumePoint | None = None
         """Where a resumed or forked run continues."""
         self._forked: RunForked | None = None
+        self._token_fork: TokenFork | None = None
         self.resumed_reply: Reply | None = None
-
-    def _tool_runner(self, conversation_format: ConversationFormat) -> ToolRunner:
-        return ToolRunner(
-            tools=self._tools,
-            tokenizer=self._lm.tokenizer,
-            recorder=self._recorder,
-            context=self.generator.with_recorded_interventions,
-            format=conversation_format,
-            take_observations=self._inspector.take_events if self._inspector is not None else tuple,
-        )
 
     @classmethod
     def resume(
@@ -180,6 +168,8 @@ class Investigation(RunLifecycle):
         lm: LoadedModel,
         *,
         at_turn: int,
+        at_token: int | None = None,
+        token: str | int | None = None,
         tools: ToolInterface | None = None,
         changes: Mapping[str, Any] | None = None,
         **settings: Unpack[ForkKeywords],
@@ -189,10 +179,15 @@ class Investigation(RunLifecycle):
         The shared events are not copied. `changes` are recorded as what the fork is meant to
         change. `settings` override those of the parent; `name` and `seed` are among them. Raise as
         `resume` does.
+
+        With `at_token`, the fork shares that turn, too, up to this token of its reply, counted from
+        zero. Entering it finishes the reply, `resumed_reply`: with `token` (a text or an id) next,
+        recorded as the experimenter's, or with a sampled one. `changes` are settings of `generate`
+        for the rest. Each token uses the draw of the random stream that it has in the parent.
         """
         check_may_change(settings, (*OF_THE_PROCESS, "name", "seed", *FORKABLE))
-        at_turn = plain_whole(at_turn)
-        point = ResumePoint.of(store.recording(run_id), before_turn=at_turn)
+        at_turn, at_token = plain_whole(at_turn), check_at_token(at_token, token)
+        point = ResumePoint.of(store.recording(run_id), before_turn=at_turn, before_token=at_token)
         point.check_can_continue()
         point.check_same_model(lm)
         changed = dict(settings)
@@ -208,7 +203,10 @@ class Investigation(RunLifecycle):
             name=cast("str | None", name),
             seed=cast("int | None", seed),
         )
-        fork._forked = point.fork_event(at_turn, plain_value(changes or {}))
+        changes = plain_value(changes or {})
+        fork._forked = point.fork_event(at_turn, changes, at_token=at_token)
+        if at_token is not None:
+            fork._token_fork = point.fork_at_token(lm, token, changes, fork._seed)
         return fork
 
     @classmethod
@@ -225,12 +223,7 @@ class Investigation(RunLifecycle):
         seed: int | None = None,
     ) -> Self:
         """Return a run that continues at the point; `recorder` is that of a resumed run."""
-        missing = sorted(set(point.started.tools) - set(tools.names if tools else ()))
-        if missing:
-            raise PromptError(
-                f"run {point.recording.run_id} was begun with tools: give those that it had, "
-                f"{', '.join(missing)} among them"
-            )
+        point.check_has_tools(tools)
         system = point.system
         run = cls(
             lm,
@@ -261,8 +254,7 @@ class Investigation(RunLifecycle):
         if self.resume_point is None:
             self._begin_conversation()
         elif self._forked is not None:
-            self.resume_point.restore(self.generator)
-            self.generator.fork_from(self._forked)
+            self._begin_fork(self.resume_point, self._forked)
         else:
             self._resume(self.resume_point)
 
@@ -283,16 +275,22 @@ class Investigation(RunLifecycle):
         self.generator.start_run()  # a fork without a turn of its own
 
     def chat(
-        self, user_message: str, *, tool_calls: Sequence[ToolCall] = (), **settings: Any
+        self,
+        user_message: str,
+        *,
+        tool_calls: Sequence[ToolCall] = (),
+        reply_prefix: str = "",
+        **settings: Any,
     ) -> Reply:
         """Send a user's message, with the results of `tool_calls` after it. Return the reply.
 
         Tools that the model calls in its reply are run, and it continues with their results.
         `settings` are those of `ManualGenerator.generate`; without a `seed` that of the turn
-        follows from the run's.
+        follows from the run's. The reply begins with `reply_prefix`, which its text includes.
         """
         settings.setdefault("seed", turn_seed(self._seed, self.generator.turn + 1))
-        return self._run_turn(user_message, tool_calls, turn_settings(self._lm.model, **settings))
+        chosen = turn_settings(self._lm.model, **settings)
+        return self._run_turn(user_message, tool_calls, chosen, reply_prefix)
 
     def retake(
         self,
@@ -301,30 +299,32 @@ class Investigation(RunLifecycle):
         message: str | None = None,
         tool_calls: Sequence[ToolCall] = (),
         changes: Mapping[str, Any] | None = None,
+        reply_prefix: str | None = None,
     ) -> Reply:
         """Run a turn of another run again, with its settings and seed. Return the reply.
 
         `changes` override settings of the turn, its `seed` among them; `message` replaces the
-        user's message.
+        user's message, `reply_prefix` the tokens that the experimenter chose to begin the reply.
         """
-        changed = dict(plain_value(changes or {}))
-        seed = changed.pop("seed", None)
-        settings = recorded_settings(turn, changed)
-        check_seed_has_effect(seed, settings.config)
-        if settings.config.do_sample and (seed is not None or settings.seed is None):
-            derived = turn_seed(self._seed, self.generator.turn + 1)
-            settings = replace(settings, seed=derived if seed is None else seed)
-        recorded = next((each.content for each in turn.messages if each.role == "user"), "")
-        return self._run_turn(recorded if message is None else message, tool_calls, settings)
+        derived = turn_seed(self._seed, self.generator.turn + 1)
+        settings = changed_settings(turn, changes or {}, derived_seed=derived)
+        if message is None:
+            message = next((each.content for each in turn.messages if each.role == "user"), "")
+        prefix = turn.started.forced_ids if reply_prefix is None else reply_prefix
+        return self._run_turn(message, tool_calls, settings, prefix)
 
     def _run_turn(
-        self, user_message: str, tool_calls: Sequence[ToolCall], settings: TurnSettings
+        self,
+        user_message: str,
+        tool_calls: Sequence[ToolCall],
+        settings: TurnSettings,
+        reply_prefix: str | tuple[int, ...],
     ) -> Reply:
         if not user_message.strip():
             raise PromptError("the message is empty: there is nothing to reply to")
         with self._turn():
             self._bind_tools()
-            return self._turns.run_turn(user_message, tool_calls, settings)
+            return self._turns.run_turn(user_message, tool_calls, settings, reply_prefix)
 
     def watch(self, layers: Iterable[str | int], *, full: bool = False) -> None:
         """Record statistics of the outputs of layers; see `ManualGenerator.watch`.
@@ -350,19 +350,16 @@ class Investigation(RunLifecycle):
         opened = point.open_turn
         prompt = point.restore(self.generator, to_open_turn=opened is not None)
         self._recorder.record(resumed_event(opened, self._lm, self.generator))
-        if not point.turns:
-            return
-        rounds = [each for each in point.turns if each.number == point.last_turn]
-        calls_so_far = sum(len(each.messages) for each in rounds if each.first_step)
-        results = [recorded_result(each) for each in rounds if each.finished is not None]
-        settings = recorded_settings(rounds[-1])
-        if opened is not None and prompt is not None:
-            results.append(self._turns.resume_round(opened, prompt, settings, calls_so_far))
-        elif rounds[-1].finished is None or not self._turns.detector.parse(
-            results[-1], calls_so_far
-        ):
-            return
-        self.resumed_reply = self._turns.continue_turn(results, settings, calls_so_far=calls_so_far)
+        if point.turns:
+            self.resumed_reply = self._turns.finish_turn(point.turns, prompt)
+
+    def _begin_fork(self, point: ResumePoint, forked: RunForked) -> None:
+        """Let the run begin as a fork, and finish the turn that it forked within, if any."""
+        within = self._token_fork
+        prompt = point.restore(self.generator, to_open_turn=within is not None)
+        self.generator.fork_from(forked)
+        if within is not None:
+            self.resumed_reply = self._turns.finish_turn(point.turns, prompt, forked=within)
 
     def create_initial_prompt(self) -> str:
         """Return the system prompt with `{tools}` and `{memory}` in it filled."""

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,9 +11,11 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from tokentape.generation import fingerprints
 from tokentape.generation.checks import check_count, check_seed
 from tokentape.generation.engine.manual_generator import ManualGenerator
+from tokentape.generation.engine.sampling import round_seed, turn_seed
 from tokentape.generation.engine.turn import TurnResult, TurnSettings, check_have_effect
 from tokentape.generation.errors import ModelError, PromptError
 from tokentape.generation.hf import check_settings, recorded_config
+from tokentape.generation.history.chosen_tokens import chosen_token, complete_text
 from tokentape.generation.history.conversation_format import ConversationFormat, ResultStyle
 from tokentape.generation.history.prompt import Prompt
 from tokentape.generation.history.recorded_prompts import prompt_of
@@ -21,9 +23,11 @@ from tokentape.generation.history.restored_conversation import (
     answered_calls,
     restore_conversation,
 )
+from tokentape.generation.investigation.token_fork import TokenFork, events_before_token
 from tokentape.generation.models.loading import LoadedModel
 from tokentape.generation.numerics.attention import cuda_device
 from tokentape.generation.run_settings import NO_HISTORY, RunSettings
+from tokentape.generation.tools.interface import ToolInterface
 from tokentape.recorder import Envelope, Recording, RecordingError, process
 from tokentape.recorder.escapes import visible
 from tokentape.recorder.events import (
@@ -38,7 +42,12 @@ from tokentape.recorder.events import (
     TurnStarted,
 )
 from tokentape.recorder.plain_values import plain_value
-from tokentape.recorder.projections import RequestedInterventions, Turn, iterate_turns
+from tokentape.recorder.projections import (
+    RequestedInterventions,
+    Turn,
+    iterate_turns,
+    join_continued,
+)
 from tokentape.recorder.seals import SealChain
 
 
@@ -51,27 +60,39 @@ class ResumePoint:
     envelopes: Sequence[Envelope]
     """The events up to this point, those that a fork shares with its parents included."""
     turns: Sequence[Turn]
-    """The rounds of all turns up to this point."""
+    """The rounds of all turns up to this point, those whole that forks at a token continued."""
+    last_record: Turn | None
+    """The last round without the tokens that it continues, if there is one."""
     calls_made: int
     """Tool calls whose results a prompt has shown."""
     unread_results: Mapping[str, tuple[ToolCalled, ToolReturned]]
     """Calls and results, by call id, that no prompt has shown yet."""
 
     @classmethod
-    def of(cls, recording: Recording, *, before_turn: int | None = None) -> "ResumePoint":
-        """Return the end of the run, or the point before a turn of it.
+    def of(
+        cls,
+        recording: Recording,
+        *,
+        before_turn: int | None = None,
+        before_token: int | None = None,
+    ) -> "ResumePoint":
+        """Return the end of the run, or the point before a turn of it, or before a token of one.
 
-        Raise RecordingError for a damaged run, and PromptError if it never came to that turn.
+        Raise RecordingError for a damaged run, and PromptError if it never came to that point.
         """
         envelopes = list(recording.events())
-        if before_turn is not None:
+        if before_turn is not None and before_token is not None:
+            envelopes = events_before_token(envelopes, before_turn, before_token)
+        elif before_turn is not None:
             envelopes = _before(envelopes, before_turn)
         calls_made, unread = _tool_calls(envelopes)
+        rounds = list(iterate_turns(envelopes))
         return cls(
             recording=recording,
             started=recording.started(),
             envelopes=envelopes,
-            turns=list(iterate_turns(envelopes)),
+            turns=list(join_continued(rounds)),
+            last_record=rounds[-1] if rounds else None,
             calls_made=calls_made,
             unread_results=unread,
         )
@@ -126,7 +147,9 @@ class ResumePoint:
         generator.restore(self.turns, conversation, requested, self.recording.read_blob)
         return prompt
 
-    def fork_event(self, at_turn: int, changes: Mapping[str, Any]) -> RunForked:
+    def fork_event(
+        self, at_turn: int, changes: Mapping[str, Any], *, at_token: int | None = None
+    ) -> RunForked:
         """Return the event with which a fork at this point begins.
 
         The parent is the run that has the last of the events. `changes` are recorded as they are.
@@ -146,7 +169,44 @@ class ResumePoint:
             parent_hash=chain.tail_hash,
             at_turn=at_turn,
             changes=dict(changes),
+            at_token=at_token,
         )
+
+    def fork_at_token(
+        self, lm: LoadedModel, token: str | int | None, changes: Mapping[str, Any], run_seed: int
+    ) -> TokenFork:
+        """Return how a fork continues the round that is open here, with a chosen token if given.
+
+        `changes` of the settings hold from there on. Raise PromptError for a text that is not one
+        token, and ModelError for a change that is no setting.
+        """
+        tokenizer = lm.tokenizer
+        vocabulary = lm.model.get_input_embeddings().num_embeddings
+        whole, last = self.turns[-1], self.last_record
+        assert last is not None
+        text = last.prompt_text + complete_text(tokenizer, last.prompt_ids, last.reply_ids)
+        chosen = () if token is None else (chosen_token(tokenizer, text, token, vocabulary),)
+        settings = self._settings_in_reply(changes, run_seed)
+        return TokenFork.of(tokenizer, whole, last, settings=settings, forced_ids=chosen)
+
+    def _settings_in_reply(self, changes: Mapping[str, Any], run_seed: int) -> TurnSettings:
+        """Return the settings of the open round with changes.
+
+        `max_new_tokens` counts the tokens of the whole turn.
+        """
+        turn, changed = self.turns[-1], dict(plain_value(changes))
+        check_has_settings(changed)
+        check_seed(changed.get("seed"))
+        step = turn.first_step + len(turn.tokens)
+        if "max_new_tokens" in changed:
+            if changed["max_new_tokens"] <= step:
+                raise PromptError(
+                    f"max_new_tokens={changed['max_new_tokens']} counts the whole reply, and "
+                    f"{step} tokens of it are shared: raise it"
+                )
+            changed["max_new_tokens"] -= turn.first_step
+        derived = round_seed(turn_seed(run_seed, turn.number), step)
+        return changed_settings(turn, changed, derived_seed=derived)
 
     def check_same_model(self, lm: LoadedModel) -> None:
         """Raise ModelError if weights or tokenizer are not the recorded ones.
@@ -176,6 +236,15 @@ class ResumePoint:
 
     def _is_template_of(self, tokenizer: PreTrainedTokenizerBase) -> bool:
         return fingerprints.template_sha256(tokenizer) == self.started.template_sha256
+
+    def check_has_tools(self, tools: ToolInterface | None) -> None:
+        """Raise PromptError if a tool of the run is missing."""
+        missing = sorted(set(self.started.tools) - set(tools.names if tools else ()))
+        if missing:
+            raise PromptError(
+                f"run {self.recording.run_id} was begun with tools: give those that it had, "
+                f"{', '.join(missing)} among them"
+            )
 
     def check_can_continue(self) -> None:
         """Raise PromptError if the events do not hold all that the conversation consists of."""
@@ -216,6 +285,20 @@ def recorded_settings(turn: Turn, changes: Mapping[str, Any] | None = None) -> T
         seed=turn.started.seed if config.do_sample else None,
         use_cache=not bypassed,
     )
+
+
+def changed_settings(turn: Turn, changes: Mapping[str, Any], *, derived_seed: int) -> TurnSettings:
+    """Return the settings of a recorded turn with changes, its `seed` among them.
+
+    A turn that is sampled now, and was not, has the derived seed. Raise as `recorded_settings`.
+    """
+    changed = dict(plain_value(changes))
+    seed = changed.pop("seed", None)
+    settings = recorded_settings(turn, changed)
+    check_seed_has_effect(seed, settings.config)
+    if settings.config.do_sample and (seed is not None or settings.seed is None):
+        settings = replace(settings, seed=derived_seed if seed is None else seed)
+    return settings
 
 
 def check_has_settings(changes: Mapping[str, Any]) -> None:

@@ -2,14 +2,18 @@
 
 from dataclasses import replace
 
+from tokentape.generation.engine.manual_generator import ManualGenerator
 from tokentape.generation.engine.run_description import RunDescription
 from tokentape.generation.history.conversation_format import ConversationFormat
 from tokentape.generation.history.format_probe import choose_format
+from tokentape.generation.introspection.toolset import IntrospectionTools
 from tokentape.generation.investigation.tool_call_detector import call_warnings
 from tokentape.generation.models.loading import LoadedModel
 from tokentape.generation.run_settings import RunSettings
 from tokentape.generation.tools.calls import CallReader
 from tokentape.generation.tools.interface import ToolInterface
+from tokentape.generation.tools.runner import ToolRunner
+from tokentape.recorder import Recorder
 
 
 def describe_run(
@@ -50,4 +54,23 @@ def describe_run(
         conversation_format=chosen,
         warnings=call_warnings(reader, system_prompt, settings.tool_calls_max),
         resumed=resumed,
+    )
+
+
+def tool_runner(
+    lm: LoadedModel,
+    generator: ManualGenerator,
+    tools: ToolInterface,
+    recorder: Recorder,
+    conversation_format: ConversationFormat,
+) -> ToolRunner:
+    """Return what runs the tools of a run and records their calls."""
+    inspector = tools.inspector if isinstance(tools, IntrospectionTools) else None
+    return ToolRunner(
+        tools=tools,
+        tokenizer=lm.tokenizer,
+        recorder=recorder,
+        context=generator.with_recorded_interventions,
+        format=conversation_format,
+        take_observations=tuple if inspector is None else inspector.take_events,
     )

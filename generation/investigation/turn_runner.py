@@ -2,16 +2,19 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tokentape.generation.engine.manual_generator import ManualGenerator
 from tokentape.generation.engine.turn import RoundPlan, TurnResult, TurnSettings
 from tokentape.generation.errors import PromptTooLongError
+from tokentape.generation.history.chosen_tokens import encode_reply_prefix
 from tokentape.generation.history.context_limit import extend_within
 from tokentape.generation.history.messages import NewMessage
 from tokentape.generation.history.prompt import Prompt
 from tokentape.generation.investigation.interrupts import interrupted_between_tokens
 from tokentape.generation.investigation.reply import Reply, reply_of
+from tokentape.generation.investigation.resume_point import recorded_result, recorded_settings
+from tokentape.generation.investigation.token_fork import TokenFork
 from tokentape.generation.investigation.tool_call_detector import ToolCallDetector
 from tokentape.generation.run_settings import RunSettings
 from tokentape.generation.tools.interface import ToolResult
@@ -39,8 +42,11 @@ class TurnRunner:
         user_message: str,
         tool_calls: Sequence[ToolCall],
         settings: TurnSettings,
+        reply_prefix: str | tuple[int, ...] = "",
     ) -> Reply:
         """Run the user's tool calls, put message and results into the prompt, and reply.
+
+        The reply begins with `reply_prefix`, a text or ids.
 
         Raise PromptError if the prompt does not fit; only the calls are recorded then. If the chat
         template rejects the message or the results, nothing is run or recorded.
@@ -49,19 +55,65 @@ class TurnRunner:
         question = NewMessage(role="user", content=user_message)
         if tool_calls:
             expected = self.tools.expected_from_user(tool_calls)
-            self.generator.check_turn(self._prompt([question, *expected], settings), settings)
+            prompt = self._prompt([question, *expected], settings)
+            plan = RoundPlan(forced_ids=self._forced_ids(prompt, reply_prefix))
+            self.generator.check_turn(prompt, settings, plan)
             self.generator.start_run()
         shown = [self.tools.run_for_user(call) for call in tool_calls]
         results = [message for message, _ in shown]
-        first = self._run_round(self._prompt([question, *results], settings), settings)
+        prompt = self._prompt([question, *results], settings)
+        first = self._run_round(prompt, settings, forced_ids=self._forced_ids(prompt, reply_prefix))
         return self.continue_turn([first], settings, [result for _, result in shown])
 
+    def _forced_ids(self, prompt: Prompt, reply_prefix: str | tuple[int, ...]) -> tuple[int, ...]:
+        if isinstance(reply_prefix, tuple):
+            return reply_prefix
+        return encode_reply_prefix(self.generator.tokenizer, prompt.text, reply_prefix)
+
     def resume_round(
-        self, opened: Turn, prompt: Prompt, settings: TurnSettings, calls_so_far: int
+        self,
+        opened: Turn,
+        prompt: Prompt,
+        settings: TurnSettings,
+        calls_so_far: int,
+        *,
+        forked: TokenFork | None = None,
     ) -> TurnResult:
-        """Finish a round that was cut off in another process."""
+        """Finish a round that was cut off in another process, or that a fork shares so far."""
         with self._round_plan(prompt, opened.first_step, calls_so_far) as plan:
-            return self.generator.resume_turn(opened, prompt, settings, plan)
+            if forked is not None:
+                plan = forked.planned(plan)
+            else:
+                began = opened.continued_by or opened.started
+                plan = replace(
+                    plan,
+                    forced_ids=began.forced_ids,
+                    continued_tokens=began.continued_tokens,
+                    continued_text=opened.continued_text,
+                )
+            recorded = None if forked is None else forked.prompt
+            return self.generator.resume_turn(opened, prompt, settings, plan, forked=recorded)
+
+    def finish_turn(
+        self,
+        rounds: Sequence[Turn],
+        prompt: Prompt | None,
+        forked: TokenFork | None = None,
+    ) -> Reply | None:
+        """Finish the last turn of recorded rounds, which continues in this process or in this fork.
+
+        `prompt` is that of the last round if it is open. Return None if nothing is left to do.
+        """
+        last = rounds[-1]
+        settings = recorded_settings(last) if forked is None else forked.settings
+        rounds = [each for each in rounds if each.number == last.number]
+        calls_so_far = sum(len(each.messages) for each in rounds if each.first_step)
+        results = [recorded_result(each) for each in rounds if each.finished is not None]
+        if prompt is not None:
+            results.append(self.resume_round(last, prompt, settings, calls_so_far, forked=forked))
+        elif last.finished is None or not self.detector.parse(results[-1], calls_so_far):
+            return None
+        return self.continue_turn(results, settings, calls_so_far=calls_so_far)
 
     def continue_turn(
         self,
@@ -97,9 +149,15 @@ class TurnRunner:
         return reply_of(rounds, results)
 
     def _run_round(
-        self, prompt: Prompt, settings: TurnSettings, first_step: int = 0, calls_so_far: int = 0
+        self,
+        prompt: Prompt,
+        settings: TurnSettings,
+        first_step: int = 0,
+        calls_so_far: int = 0,
+        forced_ids: tuple[int, ...] = (),
     ) -> TurnResult:
         with self._round_plan(prompt, first_step, calls_so_far) as plan:
+            plan = replace(plan, forced_ids=forced_ids)
             return self.generator.run_turn(prompt, settings, plan)
 
     @contextmanager

@@ -199,7 +199,7 @@ class RunResumed(EventBase):
 class RunForked(EventBase):
     """The run shares the events of another run up to `parent_seq`, without copying them."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     traits: ClassVar[EventTraits] = EventTraits(
         durable=True, belongs_to=BelongsTo.RUN, changes_summary=True
     )
@@ -210,18 +210,31 @@ class RunForked(EventBase):
     parent_hash: Label
     """The parent's tail hash at that event (see `SealChain`): it identifies the shared events."""
     at_turn: int
-    """The first turn that is not shared."""
+    """The first turn that is not shared, or not shared completely."""
     changes: Values
     """The settings that the user changed for this run."""
+    at_token: int | None = None
+    """The first token of that turn that is not shared, from zero; None if none of it is shared."""
+    other_model: Texts = ()
+    """What of the model is not the parent's, such as `weights`; empty for the same model."""
 
     def __post_init__(self) -> None:
         check_counts(parent_seq=self.parent_seq)
         check_turn(self.at_turn)
+        check_counts(at_token=self.at_token)
         check(bool(self.parent_run_id), "parent_run_id must not be empty")
+
+    @property
+    def place(self) -> str:
+        """Where the fork leaves its parent, for people."""
+        token = "" if self.at_token is None else f", token {self.at_token}"
+        return f"turn {self.at_turn}{token}"
 
     def describe(self) -> str:
         """Return the event as text for a transcript."""
-        return f"forked from run {visible(self.parent_run_id)} at turn {self.at_turn}"
+        other = ", ".join(map(visible, self.other_model))
+        with_model = f", with another model ({other})" if other else ""
+        return f"forked from run {visible(self.parent_run_id)} at {self.place}{with_model}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

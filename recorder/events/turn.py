@@ -89,19 +89,38 @@ class TurnStarted(EventBase):
 
     No token depends on them.
     """
+    forced_ids: TokenIds = ()
+    """The first tokens of the round where the experimenter chose them, not the sampler.
+
+    They are recorded as `TokenSampled`, too. Each uses one draw of the random stream.
+    """
+    continued_tokens: int = 0
+    """How many ids at the end of the prompt are the beginning of this reply, in a fork at a token.
+
+    Settings, processors and the random stream count from the first of them, as if this round had
+    generated them.
+    """
 
     def __post_init__(self) -> None:
         check_turn(self.turn)
         check_counts(
-            kept_tokens=self.kept_tokens, kept_chars=self.kept_chars, first_step=self.first_step
+            kept_tokens=self.kept_tokens,
+            kept_chars=self.kept_chars,
+            first_step=self.first_step,
+            continued_tokens=self.continued_tokens,
         )
-        check_token_ids(added_ids=self.added_ids)
+        check_token_ids(added_ids=self.added_ids, forced_ids=self.forced_ids)
         check(
             self.prompt_tokens == self.kept_tokens + len(self.added_ids),
             f"prompt_tokens {self.prompt_tokens} must be kept_tokens {self.kept_tokens} "
             f"plus {len(self.added_ids)} added",
         )
         check(self.prompt_tokens >= 1, "a prompt must have at least one token")
+        check(
+            self.continued_tokens <= min(self.first_step, self.prompt_tokens - 1),
+            f"continued_tokens {self.continued_tokens} must be a part of the prompt and of the "
+            f"{self.first_step} earlier tokens of the turn",
+        )
         check_seed(self.seed)
 
     def describe(self) -> str | None:
@@ -134,7 +153,10 @@ class TokenSampled(EventBase):
     logprob: float
     """The token's log-probability by the model's raw logits."""
     logprob_processed: float
-    """The same after the logits processors: temperature, top-p and so on."""
+    """The same after the logits processors: temperature, top-p and so on.
+
+    Of a token of `TurnStarted.forced_ids`, `logprob` again: processors may have filtered it.
+    """
     entropy: float
     """The entropy of the raw distribution, in nats."""
     top_gap: float

@@ -9,7 +9,12 @@ from tokentape.recorder.projections.conversation import Message, iterate_message
 from tokentape.recorder.projections.inside_model import InsideModel
 from tokentape.recorder.projections.summary import RunSummary, summarise, summarise_all
 from tokentape.recorder.projections.turn import Turn
-from tokentape.recorder.projections.turns import iterate_joined, iterate_turns, join_rounds
+from tokentape.recorder.projections.turns import (
+    iterate_joined,
+    iterate_turns,
+    join_continued,
+    join_rounds,
+)
 
 __all__ = (
     "ActiveInterventions",
@@ -22,6 +27,7 @@ __all__ = (
     "iterate_joined",
     "iterate_messages",
     "iterate_turns",
+    "join_continued",
     "join_rounds",
     "summarise",
     "summarise_all",

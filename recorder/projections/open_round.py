@@ -71,6 +71,13 @@ class OpenRound:
                 f"turn {finished.turn} finished with {finished.generated_tokens} tokens, "
                 f"but {len(self._tokens)} were recorded"
             )
+        forced_ids = self.started.forced_ids
+        chosen = tuple(token.token_id for token in self._tokens[: len(forced_ids)])
+        if chosen != forced_ids[: len(chosen)]:
+            raise RecordingError(
+                f"turn {self.started.turn} has other tokens than those that were chosen for it: "
+                "events are missing or altered"
+            )
         return Turn(
             started=self.started,
             messages=self._messages,
@@ -82,7 +89,24 @@ class OpenRound:
             finished=finished,
             pruned=self._pruned,
             active=self.active,
+            forced_steps=tuple(token.step for token in self._tokens[: len(forced_ids)]),
         )
+
+    def check_continued_by(self, event: TurnStarted) -> None:
+        """Check that the event begins a round with the tokens that this one has so far."""
+        tokens = len(self._tokens)
+        ids = tuple(token.token_id for token in self._tokens)
+        same = (
+            event.added_ids == ids
+            and event.kept_tokens == self._prompt.ids.length
+            and event.first_step == self.started.first_step + tokens
+            and event.continued_tokens == self.started.continued_tokens + tokens
+        )
+        if not same:
+            raise RecordingError(
+                f"turn {event.turn} is continued after {event.first_step} tokens, which are not "
+                "those before it: events are missing or altered"
+            )
 
     def _decide(self, event: CacheDecided) -> None:
         due = self._prompt.ids.length + self._computed_again

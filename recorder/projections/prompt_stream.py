@@ -151,8 +151,11 @@ class PromptStream:
             self.text = self.text.without(start, end)
         self.active = self.active.pruned(event.removed_tokens)
 
-    def start_turn(self, event: TurnStarted) -> None:
-        """Become the prompt of a turn. Raise RecordingError if the stream is too short for it."""
+    def start_turn(self, event: TurnStarted, *, continues: bool = False) -> None:
+        """Become the prompt of a turn. Raise RecordingError if the stream is too short for it.
+
+        A round that `continues` a reply adds its first tokens, which keep their interventions.
+        """
         if event.kept_tokens > self.ids.length or event.kept_chars > self.text.length:
             raise RecordingError(
                 f"turn {event.turn} keeps {event.kept_tokens} tokens of a stream that has "
@@ -160,7 +163,8 @@ class PromptStream:
             )
         self.ids = self.ids.cut(event.kept_tokens).extended(event.added_ids)
         self.text = self.text.cut(event.kept_chars).extended(event.added_text)
-        self.active = self.active.rewritten(event.kept_tokens)
+        if not continues:
+            self.active = self.active.rewritten(event.kept_tokens)
 
     def abandon_reply(self) -> None:
         """Remove the interventions on a reply that does not continue."""

@@ -35,6 +35,12 @@ class Turn:
     """The pruning of the history before the round."""
     active: ActiveInterventions = field(default_factory=ActiveInterventions)
     """The interventions on the stream at the end of the round."""
+    forced_steps: tuple[int, ...] = ()
+    """The steps of the turn whose tokens the experimenter chose."""
+    continued_by: TurnStarted | None = None
+    """The beginning of the last fork that continued the round; see `join_continued`."""
+    continued_text: str = ""
+    """The text of the tokens before that."""
 
     @property
     def interventions(self) -> tuple[ActiveRange, ...]:
@@ -61,6 +67,21 @@ class Turn:
     def first_step(self) -> int:
         """How many tokens of the turn were sampled in earlier rounds."""
         return self.started.first_step
+
+    @property
+    def continued_tokens(self) -> int:
+        """How many ids at the end of the prompt begin this reply; see `TurnStarted`."""
+        return self.started.continued_tokens
+
+    @property
+    def own_prompt_tokens(self) -> int:
+        """The length of the prompt without the beginning of the reply."""
+        return len(self.prompt_ids) - self.continued_tokens
+
+    @property
+    def forced_tokens(self) -> int:
+        """How many of the round's first tokens the experimenter chose."""
+        return min(len(self.started.forced_ids), len(self.tokens))
 
     @property
     def reply_ids(self) -> tuple[int, ...]:

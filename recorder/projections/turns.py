@@ -48,6 +48,48 @@ def iterate_turns(envelopes: Iterable[Envelope]) -> Iterator[Turn]:
         yield turn
 
 
+def join_continued(rounds: Iterable[Turn]) -> Iterator[Turn]:
+    """Yield every round whole: one that a fork at a token continues is joined to its continuation.
+
+    The joined round has the prompt of the first one, the settings of the last, and the tokens and
+    the text of all.
+    """
+    cut_off: Turn | None = None
+    for each in rounds:
+        if cut_off is not None and cut_off.number == each.number:
+            each = _continued(cut_off, each)
+        elif cut_off is not None:
+            yield cut_off
+        cut_off = each if each.finished is None else None
+        if cut_off is None:
+            yield each
+    if cut_off is not None:
+        yield cut_off
+
+
+def _continued(begun: Turn, rest: Turn) -> Turn:
+    finished = rest.finished
+    tokens = (*begun.tokens, *rest.tokens)
+    continued_text = rest.prompt_text[len(begun.prompt_text) :]
+    if finished is not None:
+        text = continued_text + finished.text
+        finished = replace(finished, text=text, generated_tokens=len(tokens))
+    of_rest = ("seed", "sampling", "own_settings", "unreplayable")
+    settings = {name: getattr(rest.started, name) for name in of_rest}
+    return replace(
+        begun,
+        started=replace(begun.started, **settings),
+        tokens=tokens,
+        cache=begun.cache or rest.cache,
+        prefill=begun.prefill or rest.prefill,
+        finished=finished,
+        active=rest.active,
+        forced_steps=(*begun.forced_steps, *rest.forced_steps),
+        continued_by=rest.started,
+        continued_text=continued_text,
+    )
+
+
 def join_rounds(rounds: Iterable[Turn]) -> list[Turn]:
     """Return one turn for all rounds of each turn; see `iterate_joined`."""
     return list(iterate_joined(rounds))
@@ -60,7 +102,7 @@ def iterate_joined(rounds: Iterable[Turn]) -> Iterator[Turn]:
     without the tool results in between.
     """
     turn: Turn | None = None
-    for each in rounds:
+    for each in join_continued(rounds):
         if turn is not None and each.first_step and turn.number == each.number:
             turn = _joined(turn, each)
             continue
@@ -85,6 +127,7 @@ def _joined(turn: Turn, further: Turn) -> Turn:
         messages=(*turn.messages, *further.messages),
         tokens=(*turn.tokens, *further.tokens),
         finished=finished,
+        forced_steps=(*turn.forced_steps, *further.forced_steps),
     )
 
 
@@ -182,8 +225,11 @@ class TurnBuilder:
         return cut_off
 
     def _start(self, event: TurnStarted, envelope: Envelope) -> Turn | None:
-        cut_off = self.cut_off()
-        self._stream.start_turn(event)
+        before, cut_off = self._open, self.cut_off()
+        continues = before is not None and before.started.turn == event.turn
+        if continues and isinstance(before, OpenRound):
+            before.check_continued_by(event)
+        self._stream.start_turn(event, continues=continues)
         self._committed = self._stream.state
         self.prompts.append((event, self._committed))
         if self._wanted is None or event.turn in self._wanted:

@@ -32,7 +32,8 @@ def find_shift(turn: Turn, vocabulary: int, device: torch.device) -> StreamShift
     """
     if turn.started.seed is None or turn.finished is None:
         return None
-    for shift, sha256 in _end_states(turn.started.seed, len(turn.tokens), vocabulary, device):
+    draws = turn.continued_tokens + len(turn.tokens)
+    for shift, sha256 in _end_states(turn.started.seed, draws, vocabulary, device):
         if sha256 == turn.finished.generator_sha256:
             return shift
     return None

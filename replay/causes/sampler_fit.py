@@ -15,6 +15,7 @@ import torch
 from tokentape.generation import LoadedModel, ModelError, hf
 from tokentape.replay.checking.check_turns import CheckedTurn
 from tokentape.replay.checking.rng_stream import NoiseStream
+from tokentape.replay.checking.turns import prepare_round
 from tokentape.replay.results.report import Floor
 
 _SEARCHED_ROWS = 16
@@ -46,6 +47,9 @@ def fit_setting(checked: CheckedTurn, lm: LoadedModel, floor: Floor) -> SettingF
     """
     wrong = checked.wrong_steps
     if checked.logits is None or not wrong or not wrong[0] < len(checked.logits) >= _ROWS_MIN:
+        return None
+    if checked.turn.forced_tokens:
+        # No setting chose these tokens.
         return None
     sampling = checked.turn.started.sampling
     start = min(max(0, wrong[0] - _SEARCHED_ROWS // 2), len(checked.logits) - _SEARCHED_ROWS)
@@ -99,6 +103,7 @@ class _Trial:
             stream = NoiseStream(
                 self._turn.started.seed or 0, scores.shape[-1], self._logits.device
             )
+            stream.skip(self._turn.continued_tokens * scores.shape[-1])
             noise = stream.exponentials(scores > -math.inf)
             picked = (torch.softmax(scores, dim=-1) / noise).argmax(dim=-1)
         return bool((picked == self._token_ids[:, 0]).all())
@@ -112,8 +117,7 @@ class _Trial:
         sampling = {**self._turn.started.sampling, self._setting: value}
         try:
             config = hf.recorded_config(sampling)
-            prompt = self._ids[:, :prompt_tokens]
-            prepared = hf.prepare(self._lm.model, self._lm.tokenizer, config, prompt)
+            prepared = prepare_round(self._turn, self._lm, config, self._ids)
             return hf.process_rows(
                 prepared.processors, self._ids, prompt_tokens + self._start, self._logits
             )

@@ -9,6 +9,7 @@ from tokentape.generation import LoadedModel, hf
 from tokentape.generation.history.spelling import excerpt, spell_token
 from tokentape.recorder.projections import Turn
 from tokentape.replay.checking.token_checker import CheckedRows
+from tokentape.replay.checking.turns import prepare_round
 from tokentape.replay.results.report import Divergence, ScoredToken
 
 _CONTEXT_TOKENS = 12
@@ -70,7 +71,7 @@ def _removing_processors(
     ids = [*turn.prompt_ids, *turn.reply_ids[:step]]
     seen = torch.tensor([ids], device=logits.device, dtype=torch.long)
     config = hf.recorded_config(turn.started.sampling)
-    prepared = hf.prepare(lm.model, lm.tokenizer, config, seen[:, : len(turn.prompt_ids)])
+    prepared = prepare_round(turn, lm, config, seen)
     removed: dict[int, str] = {}
     scores = logits[None]
     for processor in prepared.processors:

@@ -11,9 +11,10 @@ from transformers import LogitsProcessorList
 from tokentape.generation import LoadedModel, ModelError, hf
 from tokentape.generation.engine.sampling import generator_sha256
 from tokentape.recorder import RecordingError
+from tokentape.recorder.events import TokenSampled
 from tokentape.recorder.projections import Turn
 from tokentape.replay.checking.rng_stream import NoiseStream
-from tokentape.replay.checking.turns import stop_of_settings
+from tokentape.replay.checking.turns import prepare_round, stop_of_settings
 from tokentape.replay.results.report import Floor
 from tokentape.replay.results.verdict import DivergenceKind
 
@@ -80,23 +81,22 @@ class TokenChecker:
         device = lm.model.device
         ids = torch.tensor([[*turn.prompt_ids, *turn.reply_ids]], dtype=torch.long, device=device)
         self._prompt_tokens = len(turn.prompt_ids)
-        prompt = ids[:, : self._prompt_tokens]
         vocabulary = lm.model.get_input_embeddings().num_embeddings
         try:
             config = hf.recorded_config(turn.started.sampling)
-            prepared = hf.prepare(
-                lm.model, lm.tokenizer, config, prompt, processors=user_processors()
-            )
+            prepared = prepare_round(turn, lm, config, ids, processors=user_processors())
             self.temperature = float(config.temperature or 1.0) if config.do_sample else 1.0
             self._stream = (
                 NoiseStream(turn.started.seed or 0, vocabulary, device)
                 if config.do_sample
                 else None
             )
+            if self._stream is not None:
+                self._stream.skip(turn.continued_tokens * vocabulary)
         except (ModelError, AttributeError, RuntimeError, TypeError, ValueError) as error:
             raise RecordingError(f"turn {turn.number} has damaged settings: {error}") from None
-        self._prepare_again: Callable[[], hf.Preparation] = lambda: hf.prepare(
-            lm.model, lm.tokenizer, config, prompt, processors=user_processors()
+        self._prepare_again: Callable[[], hf.Preparation] = lambda: prepare_round(
+            turn, lm, config, ids, processors=user_processors()
         )
         self._ids = ids
         self._processors = prepared.processors
@@ -200,6 +200,8 @@ class TokenChecker:
     ) -> CheckedToken:
         pick_gap, short, logprob, processed, boundary = numbers
         token = self.turn.tokens[checked.first + row]
+        if checked.first + row < self.turn.forced_tokens:
+            return self._check_forced(token, logprob)
         is_unfiltered = processed > -math.inf
         margin = max(short, 0.0) if is_unfiltered else None
         difference = abs(logprob - token.logprob)
@@ -222,6 +224,20 @@ class TokenChecker:
             margin=margin,
             boundary_gap=boundary if margin is None and self._filters else None,
             pick_gap=pick_gap,
+            logprob_difference=difference,
+            processed_difference=processed_difference,
+        )
+
+    def _check_forced(self, token: TokenSampled, logprob: float) -> CheckedToken:
+        """Check the model's number for a token that the sampler did not choose."""
+        difference = abs(logprob - token.logprob)
+        processed_difference = abs(logprob - token.logprob_processed)
+        return CheckedToken(
+            kind=self._kind_of_match(difference, processed_difference),
+            picked_id=token.token_id,
+            margin=0.0,
+            boundary_gap=None,
+            pick_gap=math.inf,
             logprob_difference=difference,
             processed_difference=processed_difference,
         )
@@ -271,7 +287,7 @@ class TokenChecker:
         if self._stream is None:
             return None
         stream = self._stream.restarted()
-        stream.skip(step * self._vocabulary)
+        stream.skip((self.turn.continued_tokens + step) * self._vocabulary)
         everything = torch.ones((1, self._vocabulary), dtype=torch.bool, device=self._ids.device)
         return stream.exponentials(everything)[0]
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
-from transformers import LogitsProcessorList
+import torch
+from transformers import GenerationConfig, LogitsProcessorList
 
 from tokentape.generation import LoadedModel, hf
 from tokentape.recorder import RecordingError
@@ -52,6 +53,27 @@ def replay_obstacle(turn: Turn, processors: TurnProcessors | None = None) -> str
     if not missing:
         return ""
     return f"turn {turn.number} was generated with {', '.join(missing)}, which no event describes"
+
+
+def prepare_round(
+    turn: Turn,
+    lm: LoadedModel,
+    config: GenerationConfig,
+    ids: torch.Tensor,
+    *,
+    processors: LogitsProcessorList | None = None,
+) -> hf.Preparation:
+    """Return the processors and criteria of a round in their state before its first token.
+
+    `ids` begin with the prompt, int64 of shape (1, tokens). Of a round that continues a reply they
+    count from the beginning of that.
+    """
+    own = turn.own_prompt_tokens
+    prepared = hf.prepare(lm.model, lm.tokenizer, config, ids[:, :own], processors=processors)
+    if turn.continued_tokens:
+        vocabulary = lm.model.get_input_embeddings().num_embeddings
+        hf.catch_up(prepared.processors, ids[:, : len(turn.prompt_ids)], own, vocabulary)
+    return prepared
 
 
 def stop_of_settings(finished: TurnFinished) -> str | None:

@@ -9,9 +9,9 @@ from tokentape.generation.run_settings import RunSettings
 from tokentape.generation.tools.calls import CallReader
 from tokentape.generation.tools.interface import ToolInterface
 from tokentape.recorder.events import StopReason
-from tokentape.recorder.projections import Turn
+from tokentape.recorder.projections import Turn, join_continued
 from tokentape.replay.recorded.loaded_run import LoadedRun
-from tokentape.replay.recorded.reply_texts import is_text_of
+from tokentape.replay.recorded.reply_texts import is_text_of_turn
 from tokentape.replay.recorded.tool_contradictions import tool_contradictions
 from tokentape.replay.results.report import Cause
 from tokentape.replay.results.verdict import CauseKind
@@ -42,7 +42,7 @@ def _texts_unlike_their_ids(
     for turn in turns:
         if turn.finished is not None:
             recorded = turn.finished.text + turn.finished.stop_text
-            if not is_text_of(tokenizer, recorded, turn.prompt_ids, turn.reply_ids):
+            if not is_text_of_turn(tokenizer, recorded, turn):
                 sentence = f"turn {turn.number}: the ids of the reply do not decode to its text"
                 yield Cause(name=CauseKind.TEXT, sentence=sentence, turn=turn.number)
 
@@ -58,8 +58,11 @@ def _pauses_without_a_call(
         sentence = f"tool calls cannot be read: {error}"
         yield Cause(name=CauseKind.TOOL_RESULT, sentence=sentence)
         return
-    for turn in turns:
+    numbers = {turn.number for turn in turns}
+    for turn in join_continued(run.turns):
         finished = turn.finished
+        if turn.number not in numbers:
+            continue
         if finished is None or finished.stop_reason != StopReason.TOOL_CALL:
             continue
         if not reader.completed(finished.text, prefix=turn.prompt_text):

@@ -6,6 +6,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tokentape.generation.cache import common_prefix_length
 from tokentape.generation.history.decoding import CONTEXT_TOKENS, Decoding, decode_reply
+from tokentape.recorder.projections import Turn
 
 
 def is_text_of(
@@ -19,6 +20,21 @@ def is_text_of(
     Ids are the truth: a text that was decoded otherwise is no fault of the recording.
     """
     return any(text == each for each in _texts_of(tokenizer, prompt_ids, reply_ids))
+
+
+def is_text_of_turn(tokenizer: PreTrainedTokenizerBase, text: str, turn: Turn) -> bool:
+    """Return whether this is the text of a round's reply; see `is_text_of`.
+
+    The text of a reply that a fork continues begins at the end of the prompt.
+    """
+    if not turn.continued_tokens:
+        return is_text_of(tokenizer, text, turn.prompt_ids, turn.reply_ids)
+    own = turn.own_prompt_tokens
+    ids = (*turn.prompt_ids[own:], *turn.reply_ids)
+    return any(
+        each.endswith(text) and turn.prompt_text.endswith(each[: len(each) - len(text)])
+        for each in _texts_of(tokenizer, turn.prompt_ids[:own], ids)
+    )
 
 
 def _texts_of(

@@ -12,7 +12,7 @@ from transformers import GenerationConfig, LogitsProcessorList
 from tokentape.generation import LoadedModel, hf
 from tokentape.generation.cache import NO_TOKEN, CacheLease, PrefixCache, salt_ids
 from tokentape.generation.engine.prefill import ids_tensor, prefill
-from tokentape.generation.engine.sampling import draw, generator_sha256, measure
+from tokentape.generation.engine.sampling import draw, generator_sha256, measure, skip_draws
 from tokentape.generation.engine.threads import torch_threads
 from tokentape.generation.errors import ModelError
 from tokentape.generation.fingerprints.adapter_state import (
@@ -33,7 +33,7 @@ from tokentape.recorder.events import (
 from tokentape.recorder.projections import Turn
 from tokentape.replay.checking.interventions import Interventions
 from tokentape.replay.checking.machine import THREADS_MAX, machine_differences
-from tokentape.replay.checking.turns import stop_of_settings
+from tokentape.replay.checking.turns import prepare_round, stop_of_settings
 from tokentape.replay.recorded.loaded_run import LoadedRun
 from tokentape.replay.results.errors import ReplayError
 from tokentape.replay.results.report import Floor
@@ -169,7 +169,7 @@ class Retracer:
         """Forward a prefill and the tokens after it, and cache what the process cached."""
         turn, ids, reused = step.turn, step.ids, step.decided.reused_tokens
         config = hf.recorded_config(turn.started.sampling)
-        total = len(turn.prompt_ids) + int(config.max_new_tokens or 0)
+        total = turn.own_prompt_tokens + int(config.max_new_tokens or 0)
         ranges = self._interventions.of_turn(turn)
         salted = salt_ids((*turn.prompt_ids, *turn.reply_ids), ranges)
         with self._forwarding():
@@ -242,13 +242,13 @@ class Retracer:
         )
         config = hf.recorded_config(turn.started.sampling)
         prompt = self._tensor(turn.prompt_ids)
-        prepared = hf.prepare(
-            self._model, self._lm.tokenizer, config, prompt, processors=processors()
-        )
+        prepared = prepare_round(turn, self._lm, config, prompt, processors=processors())
         generator: torch.Generator | None = None
         if config.do_sample:
             seed = turn.started.seed or 0
             generator = torch.Generator(device=self._model.device).manual_seed(seed)
+            vocabulary = self._model.get_input_embeddings().num_embeddings
+            skip_draws(generator, vocabulary, turn.continued_tokens)
         return _OpenRound(
             turn=turn,
             comparison=comparison,
@@ -304,7 +304,11 @@ class _OpenRound:
             raise RecordingError(
                 f"the settings of turn {self.turn.number} cannot be applied: {error}"
             ) from None
-        drawn = draw(logits, scores, generator=self.generator, recorded=after[0, -1:])
+        token = after[0, -1:]
+        if index < self.turn.forced_tokens:
+            drawn = draw(logits, scores, generator=self.generator, forced=token)
+        else:
+            drawn = draw(logits, scores, generator=self.generator, recorded=token)
         stops = hf.stop_flags(self.preparation.criteria, after)
         measures = measure(logits, drawn, stops, top_logprobs=self._top_logprobs)
         if math.isnan(measures.logprob):

@@ -238,7 +238,8 @@ class _Stream:
             tokens = sum(span.tokens for span in self._spans)
             if tokens > event.kept_tokens:
                 self._cut(event.kept_tokens, tokens)
-            source = TextSource(role="template", turn=event.turn)
+            role = "assistant" if event.continued_tokens else "template"
+            source = TextSource(role=role, turn=event.turn)
             self._spans.append(PromptSpan(len(event.added_ids), source))
             outlined.spans = tuple(self._spans)
             self._commit()
