@@ -33,7 +33,7 @@ from tokentape.recorder.events import (
     TurnStarted,
 )
 from tokentape.recorder.events.turn import REDACTED
-from tokentape.recorder.projections import Turn
+from tokentape.recorder.projections import Turn, join_continued
 from tokentape.replay.recorded.loaded_run import LoadedRun, load_run
 from tokentape.replay.results.errors import NothingToReplayError, ReplayError
 
@@ -147,6 +147,11 @@ def _check_rerecordable(run: LoadedRun, inputs: Sequence[Event]) -> None:
     """Raise ReplayError if the events do not suffice to generate the run again."""
     if not run.turns:
         raise NothingToReplayError(f"run {run.run_id} has no turn to record again")
+    if len(list(join_continued(run.turns))) != len(run.turns):
+        raise ReplayError(
+            "a turn continues the reply of another run from a token on, which another model does "
+            "not give: it cannot be recorded again"
+        )
     for turn in run.turns:
         started = turn.started
         if REDACTED in started.unreplayable:
@@ -218,7 +223,7 @@ def _generate_round(
         calls=calls,
         context_tokens=_settings(started).context_of(lm.model),
     )
-    plan = RoundPlan(first_step=turn.first_step)
+    plan = RoundPlan(first_step=turn.first_step, forced_ids=turn.started.forced_ids)
     generator.run_turn(prompt, recorded_settings(turn), plan)
 
 

@@ -58,7 +58,6 @@ def describe_run(
 
 
 def tool_runner(
-    lm: LoadedModel,
     generator: ManualGenerator,
     tools: ToolInterface,
     recorder: Recorder,
@@ -68,7 +67,7 @@ def tool_runner(
     inspector = tools.inspector if isinstance(tools, IntrospectionTools) else None
     return ToolRunner(
         tools=tools,
-        tokenizer=lm.tokenizer,
+        tokenizer=generator.tokenizer,
         recorder=recorder,
         context=generator.with_recorded_interventions,
         format=conversation_format,

@@ -64,6 +64,7 @@ class PlanTurn:
     """Keywords of `Investigation.chat`."""
     document: str = ""
     """Name of the background document in this turn's message; "" without one."""
+    reply_prefix: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +159,8 @@ class ExperimentPlan:
                 yield from self._pause(BEFORE_LAST_TASK)
             for turn in task.turns:
                 sampling = {**self.sampling, **task.sampling, **turn.sampling}
-                yield self._draft(task.title, turn.message, turn.tool_calls, sampling)
+                draft = self._draft(task.title, turn.message, turn.tool_calls, sampling)
+                yield replace(draft, reply_prefix=turn.reply_prefix)
                 if turn.concludes:
                     yield from self._pause(AFTER_CONCLUSIONS)
 

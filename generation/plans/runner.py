@@ -11,6 +11,7 @@ from tokentape.generation.callbacks import TokenCallback
 from tokentape.generation.context_length import context_tokens
 from tokentape.generation.engine.prepared_turn import check_turn_settings
 from tokentape.generation.errors import ModelError, PromptError, ToolError
+from tokentape.generation.history.chosen_tokens import encode_reply_prefix
 from tokentape.generation.introspection.toolset import default_tools
 from tokentape.generation.investigation.investigation import Investigation
 from tokentape.generation.investigation.reply import Reply
@@ -66,7 +67,11 @@ def run_plan(
     turns = turns_for_model(plan, model, tokenizer, is_recorded=is_recorded)
     for turn in turns[run.generator.turn :]:
         reply = run.chat(
-            turn.message, tool_calls=turn.tool_calls, callback=callback, **turn.settings
+            turn.message,
+            tool_calls=turn.tool_calls,
+            reply_prefix=turn.reply_prefix,
+            callback=callback,
+            **turn.settings,
         )
         replies.append(reply)
         if progress is not None:
@@ -115,6 +120,13 @@ def check_plan(plan: ExperimentPlan, lm: LoadedModel) -> None:
     """
     tools = plan_tools(plan, default_tools(lm))
     turns = turns_for_model(plan, lm.model, lm.tokenizer)
+    for turn in turns:
+        prefix = encode_reply_prefix(lm.tokenizer, "", turn.reply_prefix)
+        if len(prefix) > plan.limits.max_new_tokens:
+            raise PromptError(
+                f"{plan.name}, turn {turn.number}: reply_prefix has {len(prefix)} tokens, and "
+                f"max_new_tokens {plan.limits.max_new_tokens} counts them"
+            )
     longest = context_tokens(lm.model)
     if longest is None or plan.limits.at_context_limit != "refuse":
         return

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from tokentape.generation.setting_names import setting_names
 from tokentape.generation.tools.tool_call import ToolCall
-from tokentape.generation.tools.validation import InvalidValue, JsonValue, Text
+from tokentape.generation.tools.validation import InvalidValue, JsonValue, Text, check_encodable
 from tokentape.recorder.near_names import nearest
 
 _LENGTHS = ("max_new_tokens", "max_length")
@@ -41,6 +41,8 @@ class TaskTurn:
     """Calls that are run for the model; their results follow the message."""
     sampling: Sampling = field(default_factory=dict)
     """Settings of `generate` that override those of the task and of the plan."""
+    reply_prefix: Annotated[str, check_encodable] = ""
+    """Text with which the reply begins; see `Investigation.chat`."""
     concludes: bool = False
     """Whether the model draws its conclusions in this turn; see `Background`."""
 

@@ -159,3 +159,39 @@ def test_texts_of_tokens_depend_on_the_text_before(demo_lm: tt.LoadedModel) -> N
     with pytest.raises(tt.PromptError, match=r"is 2 tokens, not one: ' no' \(\d+\), ' way'"):
         chosen_token(tokenizer, "I say", " no way", size)
     assert tokenizer.decode(encode_reply_prefix(tokenizer, "assistant\n", " no way")) == " no way"
+
+
+def test_a_turn_of_a_plan_begins_its_reply(lm: tt.LoadedModel, store: DatabaseStore) -> None:
+    from tokentape.generation.plans import ExperimentPlan, begin_plan, run_plan
+    from tokentape.generation.plans.runner import check_plan
+
+    turn = {"message": "Why?", "reply_prefix": PREFIX}
+    written = {"name": "p", "system_prompt": "Be kind.", "tasks": [{"title": "t", "turns": [turn]}]}
+    plan = ExperimentPlan.read(written, "p.yaml").with_overrides(max_new_tokens=9)
+    with begin_plan(plan, lm, store) as run:
+        (reply,) = run_plan(run, plan)
+
+    assert reply.text.startswith(PREFIX)
+    recorded = store.recording(run.run_id).started().settings["plan"]
+    assert ExperimentPlan.from_described(recorded) == plan
+    with pytest.raises(tt.PromptError, match="turn 1: reply_prefix has 7 tokens"):
+        check_plan(plan.with_overrides(max_new_tokens=5), lm)
+
+
+def test_a_run_with_a_begun_reply_is_recorded_again(
+    lm: tt.LoadedModel, store: DatabaseStore
+) -> None:
+    from tokentape.replay.rerecord import rerecord
+
+    with begin(lm, store) as run:
+        whole = run.chat("Why?", reply_prefix=PREFIX, max_new_tokens=12, **SAMPLED)
+    with tt.open_store("sqlite://") as other:
+        again = rerecord(store.recording(run.run_id), lm, other)
+        (turn,) = other.recording(again).turns()
+    assert (turn.reply_ids, turn.started.forced_ids) == (whole.token_ids, whole.token_ids[:7])
+    with tt.Investigation.fork(
+        store, run.run_id, lm, at_turn=1, at_token=4, tools=tt.default_tools(lm)
+    ) as fork:
+        pass
+    with pytest.raises(tt.ReplayError, match="from a token on"):
+        rerecord(store.recording(fork.run_id), lm, store)

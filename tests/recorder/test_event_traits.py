@@ -137,7 +137,7 @@ def test_only_the_fields_on_the_list_are_recorded_as_they_are() -> None:
 def secret_for(rule: Redact, value: Any) -> Any:
     """A value of the field's type that has the secret in it."""
     if rule is Redact.TOKEN_IDS:
-        return (SECRET_ID,) * len(value) if isinstance(value, tuple) else SECRET_ID
+        return (SECRET_ID,) * (len(value) or 1) if isinstance(value, tuple) else SECRET_ID
     if isinstance(value, tuple):
         several = value or ("",)
         return tuple(

@@ -81,8 +81,12 @@ def record_family(lm: tt.LoadedModel, store: DatabaseStore) -> list[str]:
         resumed.withdraw("louder")
         resumed.chat("As before?", max_new_tokens=NEW_TOKENS)
     with tt.Investigation.fork(store, run.run_id, lm, at_turn=2) as fork:
-        fork.chat("Another way.", max_new_tokens=NEW_TOKENS)
-    return [run.run_id, fork.run_id]
+        fork.chat("Another way.", reply_prefix="So", max_new_tokens=NEW_TOKENS)
+    with tt.Investigation.fork(
+        store, fork.run_id, lm, at_turn=2, at_token=3, token="Z"
+    ) as other_token:
+        other_token.chat("And on.", max_new_tokens=NEW_TOKENS)
+    return [run.run_id, fork.run_id, other_token.run_id]
 
 
 def said(rebuilt: Rebuilt) -> str:
