@@ -19,6 +19,7 @@ def test_the_examples_run(
         exec(compile(block, PAGE.name, "exec"), names)
     names["store"].close()  # type: ignore[attr-defined]
 
-    assert len(blocks) == 4
+    assert len(blocks) == 6
     said = capsys.readouterr().out.splitlines()
-    assert said[-1] == "[0, 1, 2, 3, 4] ['model.layers.29']"
+    assert "[0, 1, 2, 3, 4] ['model.layers.29']" in said
+    assert said[-1].startswith("I think")
