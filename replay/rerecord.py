@@ -13,10 +13,10 @@ from tokentape.generation.history.format_probe import choose_format
 from tokentape.generation.history.messages import AnsweredCall
 from tokentape.generation.history.restored_conversation import answered_calls, recorded_prompt
 from tokentape.generation.interventions import can_rebuild, rebuild_intervention, tensor_from_bytes
+from tokentape.generation.investigation.recorded_settings import recorded_settings
 from tokentape.generation.investigation.resume_point import (
     ResumePoint,
     recorded_format,
-    recorded_settings,
 )
 from tokentape.generation.run_settings import HISTORIES, NO_HISTORY, RunSettings
 from tokentape.generation.tools.interface import ToolInterface

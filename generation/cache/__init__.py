@@ -9,7 +9,7 @@ from tokentape.generation.cache.prefix_cache import (
     Eviction,
     PrefixCache,
 )
-from tokentape.generation.cache.prefix_folder import PrefixFolder
+from tokentape.generation.cache.prefix_folder import PrefixFolder, prefix_folder_at
 from tokentape.generation.cache.reuse import CachedPrefix, Reuse, common_prefix_length, decide_reuse
 
 __all__ = (
@@ -25,5 +25,6 @@ __all__ = (
     "cache_policy",
     "common_prefix_length",
     "decide_reuse",
+    "prefix_folder_at",
     "salt_ids",
 )

@@ -10,6 +10,7 @@ hash and the logits fit. Only files that this user has written are therefore use
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,8 +24,10 @@ from transformers.cache_utils import Cache
 
 from tokentape.generation.cache.prefix_key import prefix_key, signature, signature_fault
 from tokentape.generation.cache.reuse import common_prefix_length
+from tokentape.generation.errors import ModelError
 from tokentape.recorder.atomic_write import atomic_write
 from tokentape.recorder.events import ids_sha256
+from tokentape.recorder.paths import expand_path
 
 _FORMAT = "tokentape-prefix-1"
 _NAME = re.compile(r"(?P<identity>[0-9a-f]{16})-(?P<tokens>\d+)-(?P<ids>[0-9a-f]{16})\.safetensors")
@@ -315,3 +318,16 @@ def _tensors_sha256(tensors: Mapping[str, torch.Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def prefix_folder_at(path: str | os.PathLike[str] | None) -> PrefixFolder | None:
+    """Return the folder at a path, or None without one. Raise ModelError for no path."""
+    if path is None:
+        return None
+    try:
+        text = os.fspath(path)
+    except TypeError:
+        raise ModelError(f"prefix_folder is a path, not {path!r}") from None
+    if not isinstance(text, str) or "\0" in text:
+        raise ModelError(f"prefix_folder is not a valid path: {path!r}")
+    return PrefixFolder(expand_path(text))

@@ -1,6 +1,5 @@
 """A generator for one model, with its KV cache and its conversation."""
 
-import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -9,7 +8,7 @@ from typing import Any, Unpack
 from transformers import LogitsProcessorList, PreTrainedTokenizerBase, StoppingCriteriaList
 
 from tokentape.generation import hf
-from tokentape.generation.cache import CachedPrefix, PrefixCache, PrefixFolder
+from tokentape.generation.cache import CachedPrefix, PrefixCache, prefix_folder_at
 from tokentape.generation.callbacks import StateObserver, TokenCallback
 from tokentape.generation.checks import check_adapters, check_not_training, check_text
 from tokentape.generation.engine.engine import Engine
@@ -37,7 +36,6 @@ from tokentape.generation.models.identity import ModelIdentity
 from tokentape.generation.run_settings import GeneratorKeywords, RunSettings
 from tokentape.recorder import Recorder, TokentapeError
 from tokentape.recorder.events import RunForked
-from tokentape.recorder.paths import expand_path
 from tokentape.recorder.projections import RequestedInterventions, Turn
 from tokentape.recorder.short_forms import short_repr
 
@@ -117,7 +115,7 @@ class ManualGenerator:
             model,
             identity,
             budget_bytes=run.settings.cache_bytes,
-            folder=_folder(run.settings.prefix_folder),
+            folder=prefix_folder_at(run.settings.prefix_folder),
         )
         self._engine = Engine(
             model, tokenizer, recorder, identity=identity, cache=self._cache, run=run
@@ -400,15 +398,3 @@ def _format(tokenizer: PreTrainedTokenizerBase, settings: RunSettings) -> Conver
         return choose_format(tokenizer, template_settings=settings.template_settings)
     except PromptError:
         return ConversationFormat()
-
-
-def _folder(path: str | os.PathLike[str] | None) -> PrefixFolder | None:
-    if path is None:
-        return None
-    try:
-        text = os.fspath(path)
-    except TypeError:
-        raise ModelError(f"prefix_folder is a path, not {path!r}") from None
-    if not isinstance(text, str) or "\0" in text:
-        raise ModelError(f"prefix_folder is not a valid path: {path!r}")
-    return PrefixFolder(expand_path(text))

@@ -12,10 +12,10 @@ from tokentape.generation.interventions import Intervention
 from tokentape.generation.introspection.toolset import IntrospectionTools
 from tokentape.generation.investigation.initial_prompt import initial_prompt, memory_instructions
 from tokentape.generation.investigation.lifecycle import RunLifecycle
+from tokentape.generation.investigation.recorded_settings import changed_settings
 from tokentape.generation.investigation.reply import Reply
 from tokentape.generation.investigation.resume_point import (
     ResumePoint,
-    changed_settings,
     resumed_event,
 )
 from tokentape.generation.investigation.run_setup import describe_run, tool_runner

@@ -12,8 +12,9 @@ from tokentape.generation.history.context_limit import extend_within
 from tokentape.generation.history.messages import NewMessage
 from tokentape.generation.history.prompt import Prompt
 from tokentape.generation.investigation.interrupts import interrupted_between_tokens
+from tokentape.generation.investigation.recorded_settings import recorded_settings
 from tokentape.generation.investigation.reply import Reply, reply_of
-from tokentape.generation.investigation.resume_point import recorded_result, recorded_settings
+from tokentape.generation.investigation.resume_point import recorded_result
 from tokentape.generation.investigation.token_fork import TokenFork
 from tokentape.generation.investigation.tool_call_detector import ToolCallDetector
 from tokentape.generation.run_settings import RunSettings

@@ -78,7 +78,7 @@ def test_each_token_of_a_prefix_uses_one_draw(lm: tt.LoadedModel, store: Databas
 
 
 def tt_settings(turn: Any) -> Any:
-    from tokentape.generation.investigation.resume_point import recorded_settings
+    from tokentape.generation.investigation.recorded_settings import recorded_settings
 
     return recorded_settings(turn)
 

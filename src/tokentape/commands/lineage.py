@@ -169,7 +169,7 @@ def fork(
             )
         started = parent.started()
         lm = load_recorded_model(started, model, loading)
-        from tokentape.generation.investigation.resume_point import (
+        from tokentape.generation.investigation.recorded_settings import (
             check_changes,
             check_has_settings,
         )
