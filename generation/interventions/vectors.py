@@ -1,6 +1,7 @@
 """Activations to build interventions from: captured, averaged, contrasted.
 
-Each prompt takes one forward without a cache and without hooks. It stops at the captured layer.
+A prompt is a sequence of ids, or a text, which the tokenizer of a `LoadedModel` encodes. Each
+prompt takes one forward without a cache and without hooks. It stops at the captured layer.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,17 +16,23 @@ from tokentape.generation.hooks.hook_types import ReadOnlyHook, without_hooks
 from tokentape.generation.hooks.layers import find_layer, output_of
 from tokentape.generation.hooks.model_use import exclusive_use
 from tokentape.generation.interventions.hooks import replace_tensor
+from tokentape.generation.models.loading import LoadedModel
 from tokentape.generation.models.memory_check import enough_memory
 from tokentape.recorder.plain_values import plain_value
+
+Prompt = str | Sequence[int]
+Prompts = Sequence[Prompt]
 
 
 def capture(
     model: Any,
-    ids: Sequence[int],
+    ids: Prompt,
     layer: str | int,
     positions: tuple[int, int] | None = None,
 ) -> torch.Tensor:
     """Return a layer's output at a half-open range of a prompt's positions, by default at all.
+
+    `model` is a `LoadedModel`, or a model of transformers if `ids` is not a text.
 
     The result is float32 on the CPU, shape (positions, width): the rows of `Intervention.patch`.
     Raise ModelError for positions outside the prompt or an output without positions, ToolError for
@@ -33,14 +40,14 @@ def capture(
 
     Example:
         >>> import tokentape as tt
-        >>> ids = lm.tokenizer.encode("The capital of France")
-        >>> rows = tt.capture(lm.model, ids, 1, (0, 2))
+        >>> rows = tt.capture(lm, "The capital of France", 1, (0, 2))
         >>> rows.shape == (2, lm.model.config.hidden_size)
         True
     """
+    ids, positions = _ids_of(model, ids), plain_value(positions)
+    model = model.model if isinstance(model, LoadedModel) else model
     check_not_training(model)
     check_adapters(model)
-    ids, positions = plain_value(ids), plain_value(positions)
     check_prompt_ids(model, ids)
     start, end = positions if positions is not None else (0, len(ids))
     if not 0 <= start < end <= len(ids):
@@ -50,7 +57,7 @@ def capture(
     return _activations(model, ids[:end], layer)[start:].clone()
 
 
-def mean_activation(model: Any, prompts: Sequence[Sequence[int]], layer: str | int) -> torch.Tensor:
+def mean_activation(model: Any, prompts: Prompts, layer: str | int) -> torch.Tensor:
     """Return the mean of a layer's output over all positions of some prompts.
 
     The result is float32, shape (width,): the `mean` of `Intervention.ablate`. Raise ModelError
@@ -58,14 +65,14 @@ def mean_activation(model: Any, prompts: Sequence[Sequence[int]], layer: str | i
 
     Example:
         >>> import tokentape as tt
-        >>> prompts = [lm.tokenizer.encode(text) for text in ("yes", "no", "perhaps")]
-        >>> tt.mean_activation(lm.model, prompts, 1).shape == (lm.model.config.hidden_size,)
+        >>> mean = tt.mean_activation(lm, ["yes", "no", "perhaps"], 1)
+        >>> mean.shape == (lm.model.config.hidden_size,)
         True
     """
     total: torch.Tensor | None = None
     count = 0
-    for ids in prompts:
-        rows = capture(model, ids, layer).double()
+    for each in _listed(prompts):
+        rows = capture(model, each, layer).double()
         total = rows.sum(dim=0) if total is None else total + rows.sum(dim=0)
         count += len(rows)
     if total is None:
@@ -75,8 +82,8 @@ def mean_activation(model: Any, prompts: Sequence[Sequence[int]], layer: str | i
 
 def contrast(
     model: Any,
-    towards: Sequence[Sequence[int]],
-    away_from: Sequence[Sequence[int]],
+    towards: Prompts,
+    away_from: Prompts,
     layer: str | int,
 ) -> torch.Tensor:
     """Return the mean output at the last token of one set of prompts minus that of another.
@@ -86,19 +93,38 @@ def contrast(
 
     Example:
         >>> import tokentape as tt
-        >>> polite, rude = ([lm.tokenizer.encode(text)] for text in ("Thank you", "Go away"))
-        >>> vector = tt.contrast(lm.model, polite, rude, 1)
+        >>> vector = tt.contrast(lm, ["Thank you", "Please"], ["Go away"], layer=1)
         >>> steering = tt.Intervention.steer("polite", 1, vector, coefficient=4.0)
         >>> steering.kind
         'steer'
     """
     means = []
     for prompts in (towards, away_from):
-        last = [capture(model, ids, layer, (len(ids) - 1, len(ids)))[0] for ids in prompts]
+        ids = [_ids_of(model, each) for each in _listed(prompts)]
+        last = [capture(model, each, layer, (len(each) - 1, len(each)))[0] for each in ids]
         if not last:
             raise ModelError("a contrast needs at least one prompt on each side")
         means.append(torch.stack(last).double().mean(dim=0))
     return (means[0] - means[1]).to(torch.float32)
+
+
+def _listed(prompts: Prompts) -> Sequence[Prompt]:
+    return [prompts] if isinstance(prompts, str) else prompts
+
+
+def _ids_of(model: Any, prompt: Prompt) -> Sequence[int]:
+    """Return the ids of a prompt. Raise ModelError for a text without a tokenizer."""
+    if not isinstance(prompt, str):
+        ids: Sequence[int] = plain_value(prompt)
+        return ids
+    if not isinstance(model, LoadedModel):
+        raise ModelError(
+            "a text needs a tokenizer: give the LoadedModel (`lm`, not `lm.model`), or token ids"
+        )
+    encoded: list[int] = model.tokenizer(prompt).input_ids
+    if not encoded:
+        raise ModelError(f"the tokenizer makes no token of the text {prompt!r}")
+    return encoded
 
 
 def output_widths(model: Any, layers: Sequence[str]) -> dict[str, int]:

@@ -132,6 +132,27 @@ def test_captured_vectors_are_those_of_the_model_without_hooks(lm: tt.LoadedMode
     assert not any(module._forward_hooks for module in lm.model.modules())
 
 
+def test_texts_are_encoded_by_the_tokenizer_of_the_model(lm: tt.LoadedModel) -> None:
+    texts = ["yes", "perhaps"]
+    ids = [lm.tokenizer(each).input_ids for each in texts]
+
+    assert torch.equal(tt.capture(lm, texts[1], 1, (1, 3)), tt.capture(lm.model, ids[1], 1, (1, 3)))
+    mean = tt.mean_activation(lm.model, ids, 1)
+    assert torch.equal(tt.mean_activation(lm, texts, 1), mean)
+    vector = tt.contrast(lm.model, ids, ids[:1], 1)
+    assert torch.equal(tt.contrast(lm, texts, ["yes"], layer=1), vector)
+    assert torch.equal(tt.contrast(lm, [ids[0], "perhaps"], "yes", 1), vector)
+
+
+def test_a_text_without_a_tokenizer_or_without_a_token_is_refused(lm: tt.LoadedModel) -> None:
+    with pytest.raises(tt.ModelError, match="give the LoadedModel"):
+        tt.contrast(lm.model, ["yes"], ["no"], 1)
+    with pytest.raises(tt.ModelError, match="no token of the text ''"):
+        tt.contrast(lm, ["yes"], [""], 1)
+    with pytest.raises(tt.ModelError, match="at least one prompt on each side"):
+        tt.contrast(lm, [], ["no"], 1)
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [
