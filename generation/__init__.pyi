@@ -50,10 +50,15 @@ from .tools.calls import (
     CallReader as CallReader,
     ParsedCall as ParsedCall,
 )
+from .tools.declaration import (
+    tool as tool,
+)
 from .tools.interface import (
     ToolInterface as ToolInterface,
     ToolView as ToolView,
-    tool as tool,
+)
+from .tools.tools_file import (
+    load_tools as load_tools,
 )
 from .tools.tool_call import (
     ToolCall as ToolCall,

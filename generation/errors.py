@@ -24,6 +24,10 @@ class ToolError(TokentapeError):
     """A tool was called with invalid arguments. The message is meant for the model."""
 
 
+class ToolsFileError(TokentapeError):
+    """A Python file with tools cannot be used."""
+
+
 class CallFormatWarning(TokentapeWarning):
     """Calls that the model writes may not be found, since their format is not known."""
 
@@ -41,3 +45,7 @@ class ToolFailedWarning(TokentapeWarning):
 
 class UnreplayableWarning(TokentapeWarning):
     """A turn is requested with what no event can hold: some replays of it are not possible."""
+
+
+class ToolSourceWarning(TokentapeWarning):
+    """The source of a tool is not the recorded one."""

@@ -184,6 +184,7 @@ def _generator(started: RunStarted, lm: LoadedModel, recorder: Recorder) -> Manu
         seed=started.seed,
         settings=_settings(started),
         tools=started.tools,
+        tool_sources=started.tool_sources,
         conversation_format=_conversation_format(started, lm),
         warnings=started.warnings,
     )

@@ -113,6 +113,7 @@ class Engine:
                 seed=self._run.seed,
                 settings=self._run.settings.to_record(),
                 tools=self._run.tools,
+                tool_sources=dict(self._run.tool_sources),
                 conversation_format=self._run.conversation_format.to_record(),
                 warnings=self._run.warnings,
                 cache_policy=cache_policy(self._model).described(),

@@ -1,6 +1,8 @@
 """A run as it is recorded: its name, its seed, its settings and its tools."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from tokentape.generation.checks import check_seed
 from tokentape.generation.history.conversation_format import ConversationFormat
@@ -18,6 +20,8 @@ class RunDescription:
     settings: RunSettings
     tools: tuple[str, ...] = ()
     """Names of the tools that can be called."""
+    tool_sources: Mapping[str, Any] = field(default_factory=dict)
+    """What `ToolInterface.sources` returns."""
     conversation_format: ConversationFormat = field(default_factory=ConversationFormat)
     """How the chat template is given the messages."""
     warnings: tuple[str, ...] = ()

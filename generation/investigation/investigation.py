@@ -349,7 +349,8 @@ class Investigation(RunLifecycle):
         """Record that the run continues, and finish its open turn."""
         opened = point.open_turn
         prompt = point.restore(self.generator, to_open_turn=opened is not None)
-        self._recorder.record(resumed_event(opened, self._lm, self.generator))
+        sources = self._tools.sources()
+        self._recorder.record(resumed_event(opened, self._lm, self.generator, sources))
         if point.turns:
             self.resumed_reply = self._turns.finish_turn(point.turns, prompt)
 

@@ -31,6 +31,7 @@ from tokentape.generation.models.loading import LoadedModel
 from tokentape.generation.numerics.attention import cuda_device
 from tokentape.generation.run_settings import NO_HISTORY, RunSettings
 from tokentape.generation.tools.interface import ToolInterface
+from tokentape.generation.tools.sources import missing_tools, warn_of_source_changes
 from tokentape.recorder import Envelope, Recording, RecordingError, process
 from tokentape.recorder.escapes import visible
 from tokentape.recorder.events import (
@@ -237,17 +238,16 @@ class ResumePoint:
                 stacklevel=3,
             )
 
-    def _is_template_of(self, tokenizer: PreTrainedTokenizerBase) -> bool:
-        return fingerprints.template_sha256(tokenizer) == self.started.template_sha256
-
     def check_has_tools(self, tools: ToolInterface | None) -> None:
-        """Raise PromptError if a tool of the run is missing."""
+        """Raise PromptError if a tool of the run is missing. Warn of one with another source."""
         missing = sorted(set(self.started.tools) - set(tools.names if tools else ()))
         if missing:
-            raise PromptError(
-                f"run {self.recording.run_id} was begun with tools: give those that it had, "
-                f"{', '.join(missing)} among them"
-            )
+            raise missing_tools(self.recording.run_id, missing, self.started.tool_sources)
+        if tools is not None:
+            warn_of_source_changes(self.started.tool_sources, tools.sources())
+
+    def _is_template_of(self, tokenizer: PreTrainedTokenizerBase) -> bool:
+        return fingerprints.template_sha256(tokenizer) == self.started.template_sha256
 
     def check_can_continue(self) -> None:
         """Raise PromptError if the events do not hold all that the conversation consists of."""
@@ -292,16 +292,23 @@ def recorded_result(turn: Turn) -> TurnResult:
     )
 
 
-def resumed_event(opened: Turn | None, lm: LoadedModel, generator: ManualGenerator) -> RunResumed:
+def resumed_event(
+    opened: Turn | None,
+    lm: LoadedModel,
+    generator: ManualGenerator,
+    tool_sources: Mapping[str, Any],
+) -> RunResumed:
     """Return the event with which a run continues; `opened` is the round that was cut off.
 
     Later turns of the generator are computed with the threads and flags that it names.
     """
     with generator.numerics.recorded():
-        return _resumed_now(opened, lm)
+        return _resumed_now(opened, lm, tool_sources)
 
 
-def _resumed_now(opened: Turn | None, lm: LoadedModel) -> RunResumed:
+def _resumed_now(
+    opened: Turn | None, lm: LoadedModel, tool_sources: Mapping[str, Any]
+) -> RunResumed:
     return RunResumed(
         turn=None if opened is None else opened.number,
         step=None if opened is None else opened.first_step + len(opened.tokens),
@@ -311,6 +318,7 @@ def _resumed_now(opened: Turn | None, lm: LoadedModel) -> RunResumed:
         threads=torch.get_num_threads(),
         environment=fingerprints.environment(cuda_device(lm.model)),
         process=process.this_process(),
+        tool_sources=dict(tool_sources),
     )
 
 

@@ -51,6 +51,7 @@ def describe_run(
         seed=seed,
         settings=resolved,
         tools=tuple(tools.names),
+        tool_sources=tools.sources(),
         conversation_format=chosen,
         warnings=call_warnings(reader, system_prompt, settings.tool_calls_max),
         resumed=resumed,

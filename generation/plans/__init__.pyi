@@ -1,6 +1,7 @@
 # The names of the folder and where each is defined: see `__init__.py`.
 from .files import (
     load_plan as load_plan,
+    plan_tools_path as plan_tools_path,
     shipped_plans as shipped_plans,
 )
 from .memory_plan import (

@@ -31,10 +31,18 @@ def load_plan(name: str | os.PathLike[str]) -> ExperimentPlan:
     A file may begin with `extends: NAME_OR_PATH` and overrides fields of that plan; background,
     limits and sampling are merged field by field. `background.document` is the path of a text file.
     Paths are relative to the file that has them, and stay in the folder of the file that the caller
-    names. Raise PromptError with the file, the field and the rule.
+    names. So does `tools_file`, which is not run here. Raise PromptError with the file, the field
+    and the rule.
     """
     path = _path(os.fspath(name), Path())
     return ExperimentPlan.read(_fields(path, path.parent, ()), str(path))
+
+
+def plan_tools_path(name: str | os.PathLike[str], plan: ExperimentPlan) -> Path | None:
+    """Return the Python file with tools that the plan loaded from `name` has; None without one."""
+    if plan.tools_file is None:
+        return None
+    return _path(os.fspath(name), Path()).parent / plan.tools_file
 
 
 def _fields(path: Path, folder: Path, extending: tuple[Path, ...]) -> dict[str, Any]:
@@ -51,6 +59,8 @@ def _fields(path: Path, folder: Path, extending: tuple[Path, ...]) -> dict[str, 
         fields["background"] = background | {
             "document": _document(background["document"], path, folder)
         }
+    if isinstance(fields.get("tools_file"), str):
+        fields["tools_file"] = _tools_file(fields["tools_file"], path, folder)
     if "extends" not in fields:
         return fields
     base_name = fields.pop("extends")
@@ -81,6 +91,15 @@ def _parsed(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise PromptError(f"{path} is not a plan: it has no fields such as name and tasks")
     return value
+
+
+def _tools_file(name: str, path: Path, folder: Path) -> str:
+    """Return the path of a file with tools within `folder`."""
+    _check_stays_inside(name, "tools_file", path, folder)
+    file = path.parent / name
+    if not file.is_file():
+        _reject(path, "tools_file", f"is not a file: {name!r}")
+    return Path(os.path.relpath(file, folder)).as_posix()
 
 
 def _document(name: str, path: Path, folder: Path) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Experiment plans: the messages of an investigation, turn by turn, and its settings."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any
@@ -78,6 +78,8 @@ class ExperimentPlan:
     """May hold `{tools}` and `{memory}`; see `Investigation`."""
     tools: tuple[Text, ...] = ()
     """Names of the tools that the model is given and that turns may call."""
+    tools_file: Text | None = None
+    """A Python file with tools, in the folder of the plan; see `load_tools`."""
     limits: PlanLimits = field(default_factory=PlanLimits)
     sampling: Sampling = field(default_factory=dict)
     """Settings of `generate` for all turns."""
@@ -140,12 +142,16 @@ class ExperimentPlan:
         seed: int | None = None,
         turns_max: int | None = None,
         max_new_tokens: int | None = None,
+        tools: Sequence[str] | None = None,
+        tools_file: str | None = None,
     ) -> "ExperimentPlan":
         """Return the plan with the given values in place of its own. Raise PromptError if invalid.
 
         None keeps the value of the plan.
         """
         described = self.described()
+        given = {"tools": None if tools is None else list(tools), "tools_file": tools_file}
+        described |= {name: each for name, each in given.items() if each is not None}
         limits = {"turns_max": turns_max, "max_new_tokens": max_new_tokens}
         described["limits"] |= {name: each for name, each in limits.items() if each is not None}
         described["seed"] = self.seed if seed is None else seed

@@ -26,21 +26,27 @@ Progress = Callable[[PlanTurn, Reply], None]
 
 
 def begin_plan(
-    plan: ExperimentPlan, lm: LoadedModel, store: EventLog, *, name: str | None = None
+    plan: ExperimentPlan,
+    lm: LoadedModel,
+    store: EventLog,
+    *,
+    name: str | None = None,
+    tools: ToolInterface | None = None,
 ) -> Investigation:
     """Return an investigation for the plan, to be entered and given to `run_plan`.
 
-    It has the plan's system prompt, seed and limits, those of the default tools that the plan
-    names, and the name of the plan unless another is given. The plan is recorded with the run.
-    Raise PromptError if the model cannot run the plan.
+    It has the plan's system prompt, seed and limits, those of the `tools` that the plan names, by
+    default of the default tools, and the name of the plan unless another is given. The plan is
+    recorded with the run. Raise PromptError if the model cannot run the plan.
     """
-    check_plan(plan, lm)
+    available = default_tools(lm) if tools is None else tools
+    check_plan(plan, lm, available)
     return Investigation(
         lm,
         store=store,
         name=name or plan.name,
         system_prompt=plan.system_prompt,
-        tools=plan_tools(plan, default_tools(lm)),
+        tools=plan_tools(plan, available),
         seed=plan.seed,
         at_context_limit=plan.limits.at_context_limit,
         tool_calls_max=plan.limits.tool_calls_max,
@@ -109,16 +115,18 @@ def plan_tools(plan: ExperimentPlan, available: ToolInterface) -> ToolInterface:
     try:
         return available.only(plan.tools)
     except ToolError as error:
-        raise PromptError(f"{plan.name}: {error}") from None
+        file = plan.tools_file
+        hint = f"; the plan names the file {file}: is it in there, with @tt.tool?" if file else ""
+        raise PromptError(f"{plan.name}: {error}{hint}") from None
 
 
-def check_plan(plan: ExperimentPlan, lm: LoadedModel) -> None:
+def check_plan(plan: ExperimentPlan, lm: LoadedModel, tools: ToolInterface | None = None) -> None:
     """Check that a model can run a plan. Raise PromptError, with the number of the turn, if not.
 
     Checked are tools, weight names, settings of `generate`, and, if the plan does not prune its
     history, that system prompt and messages fit into the context without replies and results.
     """
-    tools = plan_tools(plan, default_tools(lm))
+    tools = plan_tools(plan, default_tools(lm) if tools is None else tools)
     turns = turns_for_model(plan, lm.model, lm.tokenizer)
     for turn in turns:
         prefix = encode_reply_prefix(lm.tokenizer, "", turn.reply_prefix)

@@ -78,6 +78,8 @@ def plan_lengths(
     notes = [f"every reply has {new} tokens, the most that {plan.name} allows"]
     if any(turn.tool_calls for turn in plan.turns()):
         notes.append("results of tools have a typical length; the model calls no tools itself")
+    if plan.tools_file is not None:
+        notes.append(f"the descriptions of the tools in {plan.tools_file} are not counted")
     if tokenizer is None:
         notes.append(f"no tokenizer was found: a token is {_CHARS_PER_TOKEN} characters")
     return PlanLengths(system_tokens=system, turns=tuple(turns), notes=tuple(notes))
@@ -110,7 +112,11 @@ def _system_text(
     context_tokens: int | None,
 ) -> str:
     # The tools are described here, not run.
-    tools = plan_tools(plan, default_tools(LoadedModel(model, tokenizer, "")))  # type: ignore[arg-type]
+    available = default_tools(LoadedModel(model, tokenizer, ""))  # type: ignore[arg-type]
+    if plan.tools_file is None:
+        tools = plan_tools(plan, available)
+    else:  # its code is not run for an estimate
+        tools = available.only(name for name in plan.tools if name in available.names)
     texts = [tools.documentation()]
     if tokenizer is not None and plan.limits.tool_calls_max:
         texts.append(CallReader(tokenizer, tools).instructions())

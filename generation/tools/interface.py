@@ -1,31 +1,30 @@
 """Python functions as tools: their descriptions for a model, their calls and their results."""
 
 import copy
-import inspect
 import json
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal
 
 from tokentape.generation.errors import ToolError
 from tokentape.generation.tools.arguments import fit_arguments
+from tokentape.generation.tools.declaration import (
+    OUTPUT_CHARS_MAX,
+    SECONDS_MAX,
+    ToolLimits,
+    declared_limits,
+)
 from tokentape.generation.tools.failure import ToolFailure
 from tokentape.generation.tools.schemas import describe_tool, tool_schema
+from tokentape.generation.tools.sources import source_sha256
 from tokentape.generation.tools.timeout import run_with_timeout
 from tokentape.recorder.clock import elapsed_us
 from tokentape.recorder.near_names import nearest
-from tokentape.recorder.plain_values import plain_number, plain_value
-
-SECONDS_MAX = 60.0
-OUTPUT_CHARS_MAX = 24_000
-_OUTPUT_CHARS_LEAST = 200
-_LIMITS = "_tokentape_limits"
+from tokentape.recorder.plain_values import plain_value
 
 OnError = Literal["return", "raise"]
-
-Function = TypeVar("Function", bound=Callable[..., Any])
+_NO_LIMITS = ToolLimits(seconds_max=None, output_chars_max=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,71 +67,14 @@ class ToolResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _ToolLimits:
-    """Limits of a tool, or the defaults of a set of tools. None: the next default applies."""
-
-    seconds_max: float | None
-    output_chars_max: int | None
-
-    def __post_init__(self) -> None:
-        for name in ("seconds_max", "output_chars_max"):
-            object.__setattr__(self, name, plain_number(getattr(self, name)))
-        seconds, chars = self.seconds_max, self.output_chars_max
-        if seconds is not None and not 0 < seconds <= threading.TIMEOUT_MAX:
-            raise ToolError(f"seconds_max must be a positive number of seconds, not {seconds}")
-        if chars is not None and chars < _OUTPUT_CHARS_LEAST:
-            raise ToolError(f"output_chars_max must be {_OUTPUT_CHARS_LEAST} or more, not {chars}")
-
-
-@overload
-def tool(function: Function, /) -> Function: ...
-
-
-@overload
-def tool(
-    *, seconds_max: float | None = None, output_chars_max: int | None = None
-) -> Callable[[Function], Function]: ...
-
-
-def tool(
-    function: Function | None = None,
-    /,
-    *,
-    seconds_max: float | None = None,
-    output_chars_max: int | None = None,
-) -> Function | Callable[[Function], Function]:
-    """Declare a function as a tool, with its own limits if given: `@tool(seconds_max=5)`.
-
-    Return the function itself. It is needed for limits only: a `ToolInterface` takes any function
-    with type hints and a docstring. `seconds_max` limits a call, `output_chars_max` the characters
-    of a result that the model reads. Raise ToolError if this is not a function or a limit is out of
-    range.
-
-    Example:
-        >>> import tokentape as tt
-        >>> @tt.tool(seconds_max=5)
-        ... def count_words(text: str) -> int:
-        ...     \"\"\"Count the words of a text.
-        ...
-        ...     Args:
-        ...         text: Any text.
-        ...     \"\"\"
-        ...     return len(text.split())
-        >>> tt.ToolInterface([count_words]).call("count_words", {"text": "to be or not"}).content
-        '4'
-    """
-    limits = _ToolLimits(seconds_max=seconds_max, output_chars_max=output_chars_max)
-
-    def declare(function: Function) -> Function:
-        if not inspect.isfunction(function):
-            raise ToolError(
-                f"{function!r} cannot be declared as a tool: write @tool above a `def`; "
-                "declare a method in its class"
-            )
-        setattr(function, _LIMITS, limits)
-        return function
-
-    return declare if function is None else declare(function)
+class _Tool:
+    function: Callable[..., Any]
+    schema: dict[str, Any]
+    limits: ToolLimits
+    """Those of the tool itself, else those of the set that it was made in."""
+    on_error: OnError
+    file: Mapping[str, str]
+    """As `ToolInterface.in_file` records it; empty for a function of the caller's program."""
 
 
 class ToolInterface:
@@ -176,15 +118,21 @@ class ToolInterface:
         if on_error not in ("return", "raise"):
             raise ToolError(f"on_error must be 'return' or 'raise', not {on_error!r}")
         self._on_error = on_error
-        self._limits = _ToolLimits(seconds_max=seconds_max, output_chars_max=output_chars_max)
-        self._functions: dict[str, Callable[..., Any]] = {}
-        self._schemas: dict[str, dict[str, Any]] = {}
+        defaults = ToolLimits(seconds_max=seconds_max, output_chars_max=output_chars_max)
+        self._tools: dict[str, _Tool] = {}
         for function in functions:
             schema = tool_schema(function)
-            if function.__name__ in self._functions:
-                raise ToolError(f"two tools are called {function.__name__!r}: rename one")
-            self._functions[function.__name__] = function
-            self._schemas[function.__name__] = schema
+            name = function.__name__
+            if name in self._tools:
+                raise _name_clash(name)
+            own = declared_limits(function) or defaults
+            limits = ToolLimits(
+                seconds_max=own.seconds_max or defaults.seconds_max,
+                output_chars_max=own.output_chars_max or defaults.output_chars_max,
+            )
+            self._tools[name] = _Tool(
+                function=function, schema=schema, limits=limits, on_error=on_error, file={}
+            )
 
     @classmethod
     def from_names(cls, names: Iterable[str]) -> "ToolInterface":
@@ -202,32 +150,67 @@ class ToolInterface:
         """Return tools with schemas only; see `from_names`."""
         tools = cls([])
         for schema in schemas:
-            tools._functions[schema["name"]] = _known_by_name_only
-            tools._schemas[schema["name"]] = dict(schema)
+            tools._tools[schema["name"]] = _Tool(
+                function=_known_by_name_only,
+                schema=dict(schema),
+                limits=_NO_LIMITS,
+                on_error="return",
+                file={},
+            )
         return tools
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(self._functions)
+        return tuple(self._tools)
 
     def only(self, names: Iterable[str]) -> "ToolInterface":
         """Return a copy with only the named tools. Raise ToolError for an unknown name."""
         chosen = copy.copy(self)
         wanted = tuple(names)
         for name in wanted:
-            if name not in self._functions:
+            if name not in self._tools:
                 raise ToolError(self.unknown_tool_message(name))
-        chosen._functions = {name: self._functions[name] for name in wanted}
-        chosen._schemas = {name: self._schemas[name] for name in wanted}
+        chosen._tools = {name: self._tools[name] for name in wanted}
         return chosen
+
+    def including(self, other: "ToolInterface") -> "ToolInterface":
+        """Return the tools of both. Raise ToolError if two have the same name.
+
+        Each keeps its limits. Default tools still see the conversation that the model is in:
+        `default_tools(lm).including(mine)`.
+        """
+        for name in other.names:
+            if name in self._tools:
+                raise _name_clash(name)
+        both = copy.copy(other if type(self) is ToolInterface else self)
+        both._tools = self._tools | other._tools
+        return both
+
+    def in_file(self, name: str, sha256: str) -> "ToolInterface":
+        """Return a copy whose tools are recorded with the file that they come from."""
+        file = {"file": name, "file_sha256": sha256}
+        copied = copy.copy(self)
+        copied._tools = {each: replace(tool, file=file) for each, tool in self._tools.items()}
+        return copied
+
+    def sources(self) -> dict[str, dict[str, str]]:
+        """Return, by name, the `sha256` of each tool's source and the file that it comes from.
+
+        A tool of tokentape has none, and neither has one whose source Python cannot find.
+        """
+        found = {
+            name: {"sha256": source_sha256(tool.function), **tool.file}
+            for name, tool in self._tools.items()
+        }
+        return {name: each for name, each in found.items() if any(each.values())}
 
     def get_available_tools(self) -> list[dict[str, Any]]:
         """Return a JSON schema per tool: name, description, parameters and their defaults."""
-        return copy.deepcopy(list(self._schemas.values()))
+        return copy.deepcopy([each.schema for each in self._tools.values()])
 
     def documentation(self) -> str:
         """Return a description of the tools for a system prompt, one paragraph per tool."""
-        return "\n\n".join(map(describe_tool, self._schemas.values()))
+        return "\n\n".join(describe_tool(each.schema) for each in self._tools.values())
 
     def unknown_tool_message(self, name: str) -> str:
         """Return an error message for a name that is no tool: the nearest names, and all names."""
@@ -244,8 +227,9 @@ class ToolInterface:
         made with `on_error="raise"`: then the exception of the tool is raised, ToolError for
         invalid arguments, and TimeoutError.
         """
-        limits = self._limits_of(name)
-        seconds = _ToolLimits(seconds_max=seconds_max, output_chars_max=None).seconds_max
+        tool = self._tools.get(name)
+        limits = _NO_LIMITS if tool is None else tool.limits
+        seconds = ToolLimits(seconds_max=seconds_max, output_chars_max=None).seconds_max
         seconds = seconds or limits.seconds_max or SECONDS_MAX
         began = time.perf_counter()
         result = run_with_timeout(
@@ -254,7 +238,7 @@ class ToolInterface:
             lambda frame: ToolFailure.by_timeout(seconds, frame),
         )
         if isinstance(result, ToolFailure):
-            if self._on_error == "raise":
+            if (self._on_error if tool is None else tool.on_error) == "raise":
                 raise result.error
             result = error_result(result.text, result.traceback)
         content, cut_chars = _cut(result.content, limits.output_chars_max or OUTPUT_CHARS_MAX)
@@ -265,21 +249,13 @@ class ToolInterface:
             duration_us=elapsed_us(began),
         )
 
-    def _limits_of(self, name: str) -> _ToolLimits:
-        function = self._functions.get(name)
-        limits = getattr(function, _LIMITS, self._limits)
-        return _ToolLimits(
-            seconds_max=limits.seconds_max or self._limits.seconds_max,
-            output_chars_max=limits.output_chars_max or self._limits.output_chars_max,
-        )
-
     def _run(self, name: str, arguments: Mapping[str, Any]) -> ToolResult | ToolFailure:
         try:
-            if name not in self._functions:
+            tool = self._tools.get(name)
+            if tool is None:
                 raise ToolError(self.unknown_tool_message(name))
-            function = self._functions[name]
             plain = plain_value(arguments)
-            value = function(**fit_arguments(function, self._schemas[name], plain))
+            value = tool.function(**fit_arguments(tool.function, tool.schema, plain))
         except BaseException as raised:  # user code: it may even raise SystemExit
             return ToolFailure.by_exception(raised)
         try:
@@ -293,6 +269,10 @@ class ToolInterface:
         return ToolResult(
             content=content, payload=payload, tensors=tensors, error=None, duration_us=0
         )
+
+
+def _name_clash(name: str) -> ToolError:
+    return ToolError(f"two tools are called {name!r}: rename one")
 
 
 def _known_by_name_only(**arguments: Any) -> None:

@@ -127,6 +127,11 @@ class RunStarted(EventBase):
     """
     redacted: bool = False
     """Whether a redactor rewrote the texts of the run; then its token ids are not recorded."""
+    tool_sources: Settings = field(default_factory=dict)
+    """By tool: the `sha256` of its Python source, and the name and sha256 of the file it is from.
+
+    The fields are `sha256`, `file` and `file_sha256`; see `ToolInterface.sources`.
+    """
     weights_listed: bool = False
     """Whether the weights manifest is stored, as a blob.
 
@@ -180,6 +185,7 @@ class RunResumed(EventBase):
     threads: int
     environment: Settings
     process: Settings = field(default_factory=dict)
+    tool_sources: Settings = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check(

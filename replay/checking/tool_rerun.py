@@ -8,6 +8,7 @@ from typing import Any
 
 from tokentape.generation.tools.interface import ToolInterface, ToolResult
 from tokentape.generation.tools.runner import NOT_RUN
+from tokentape.generation.tools.sources import warn_of_source_changes
 from tokentape.recorder import Recording
 from tokentape.recorder.events import ToolCalled, ToolReturned
 from tokentape.replay.recorded.loaded_run import LoadedRun, load_run
@@ -28,13 +29,16 @@ def rerun_tools(
 
     Durations are not compared. A tool that is missing, raises, returns no JSON, or does not answer
     within `seconds_max` (by default its own limit) drifts in its `error`; its other fields are then
-    not compared. Calls without a recorded result are not repeated.
+    not compared. Calls without a recorded result are not repeated. A tool whose source is not the
+    recorded one gives a ToolSourceWarning.
 
     Tools run in a thread of their own, and one that does not answer stays in it. Raise
     NothingToReplayError for a redacted run, whose arguments were rewritten.
     """
+    run = load_run(recording)
+    warn_of_source_changes(run.started.tool_sources, tools.sources())
     drifts: list[ToolDrift] = []
-    for turn, called, returned in _answered_calls(load_run(recording)):
+    for turn, called, returned in _answered_calls(run):
         if turns is None or turn in turns:
             result = tools.call(called.name, called.arguments, seconds_max=seconds_max)
             drifts += _drifts(turn, called, returned, result)

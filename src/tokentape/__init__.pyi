@@ -20,6 +20,7 @@ from .generation import (
     decode as decode,
     default_tools as default_tools,
     load_model as load_model,
+    load_tools as load_tools,
     mean_activation as mean_activation,
     plan_memory as plan_memory,
     tool as tool,

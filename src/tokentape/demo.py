@@ -7,6 +7,7 @@ from pathlib import Path
 import tokentape as tt
 from tokentape import output
 from tokentape.commands.investigations import resume_hint
+from tokentape.commands.tool_files import options_to_resume
 from tokentape.generation.models.loading_settings import LoadingKeywords
 from tokentape.generation.plans import ExperimentPlan, begin_plan, check_plan, load_plan, run_plan
 from tokentape.recorder.events import SystemPromptCached
@@ -42,7 +43,7 @@ def run_demo(
     with tt.open_store(store_url) as store:
         if isinstance(store, ParquetStore):
             raise tt.StoreError(f"{store_url} is a folder of sealed runs: record into a database")
-        with resume_hint(store_url) as begun:
+        with resume_hint(store_url, options_to_resume(loading, None)) as begun:
             run_id, replies, record_s = record_plan(lm, store, plan, begun)
         recording = store.recording(run_id)
         turns = recording.turns()

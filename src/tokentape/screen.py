@@ -217,6 +217,21 @@ def live_below(display: Live) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def stdout_on_stderr() -> Iterator[None]:
+    """Show on standard error what code of the user prints: standard output is for data."""
+    with contextlib.redirect_stdout(cast(TextIO, _Printed())):
+        yield
+
+
+class _Printed(io.TextIOBase):
+    """Standard output of code of the user."""
+
+    def write(self, text: str, /) -> int:
+        err.text(text)
+        return len(text)
+
+
 class _EscapingConsole(Console):
     """A console that escapes every text it renders; styles and cursor movements are its own."""
 

@@ -54,6 +54,7 @@ PUBLIC = {
     "export_parquet",
     "import_runs",
     "load_model",
+    "load_tools",
     "mean_activation",
     "plan_memory",
     "open_store",

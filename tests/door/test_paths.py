@@ -37,7 +37,7 @@ TEXTS = {
 }
 NAMES_OR_PATHS = {
     *("store", "other_store", "run_a", "run_b", "model", "plan", "adapter", "protocol"),
-    *("run", "runs", "place"),
+    *("run", "runs", "place", "tools"),
 }
 
 SYSTEM = "You are brief. " * 20
@@ -140,6 +140,11 @@ class Given:
         (Path.home() / "plan.yaml").write_text("extends: demo\nname: mine\n")
         return self.path("plan.yaml")
 
+    def tools(self) -> Any:
+        source = 'import tokentape as tt\n@tt.tool\ndef look() -> int:\n    """Look."""\n'
+        (Path.home() / "my_tools.py").write_text(source)
+        return self.path("my_tools.py")
+
     def floor(self) -> Any:
         tt.write_floor(DEFAULT_FLOOR, self.path("floor.json"))
         return self.path("floor.json")
@@ -203,6 +208,7 @@ CALLS: dict[str, Callable[[Given], object]] = {
     ),
     "load_model adapter": lambda g: tt.load_model(g.model(), adapter=g.adapter()),
     "load_model name": lambda g: tt.load_model(g.model()),
+    "load_tools path": lambda g: tt.load_tools(g.tools()),
     "open_store where": lambda g: tt.open_store(g.path("runs.db")).close(),
     "plan_memory model": lambda g: tt.plan_memory(g.model(), prompt_tokens=[9]),
     "plan_memory protocol": lambda g: tt.plan_memory(g.model(), protocol=g.protocol()),

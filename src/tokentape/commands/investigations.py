@@ -11,9 +11,18 @@ import tokentape as tt
 from tokentape import output
 from tokentape.commands.chat_terminal import StandardTerminal
 from tokentape.commands.options import JsonOption, ModelOption, StoreOption, loads_model
+from tokentape.commands.tool_files import (
+    ToolsFileOption,
+    available_tools,
+    options_to_resume,
+    read_tools_file,
+    resume_command,
+    run_tools_file,
+    show_command,
+)
 from tokentape.recorder.errors import Terminated
 from tokentape.recorder.turn_overviews import TurnOverview, read_overviews
-from tokentape.screen import err, out
+from tokentape.screen import err, out, stdout_on_stderr
 from tokentape.store.default_store import DEFAULT_URL
 
 if TYPE_CHECKING:
@@ -51,6 +60,7 @@ def run(
     turns: Annotated[int | None, typer.Option(min=1, help="Run only this many turns.")] = None,
     max_new_tokens: NewTokensOption = None,
     name: NameOption = None,
+    tools: ToolsFileOption = None,
     list_plans: Annotated[
         bool, typer.Option("--list", help="List the plans that come with tokentape.")
     ] = False,
@@ -66,18 +76,27 @@ def run(
         return
     if plan is None:
         raise typer.BadParameter("name a plan; --list shows the plans that come with tokentape")
-    from tokentape.generation.plans import load_plan
+    from tokentape.generation.plans import load_plan, plan_tools_path
 
     chosen = load_plan(plan).with_overrides(
         seed=seed, turns_max=turns, max_new_tokens=max_new_tokens
     )
-    with resume_hint(store) as begun:
+    file = read_tools_file(tools or plan_tools_path(plan, chosen))
+    if file is not None and tools is None:
+        err.line(f"running the code of {file.path}, which {plan} names")
+    with resume_hint(store, options_to_resume(loading, file)) as begun:
+        run_tools_file(file)
         with output.working(f"loading {model}"):
             lm = tt.load_model(model, **loading)
         from tokentape.generation.plans import begin_plan
 
+        available = available_tools(lm, file)
+        if file is not None and tools is not None:
+            added = [each for each in file.tools(lm).names if each not in chosen.tools]
+            names = (*chosen.tools, *added)
+            chosen = chosen.with_overrides(tools=names, tools_file=file.name)
         with recording_store(store) as opened:
-            investigation = begin_plan(chosen, lm, opened, name=name)
+            investigation = begin_plan(chosen, lm, opened, name=name, tools=available)
             begun(investigation.run_id)
             _run_turns(investigation, chosen)
             recording = opened.recording(investigation.run_id)
@@ -99,8 +118,11 @@ def chat(
     temperature: Annotated[
         float, typer.Option(min=0.0, help="Sampling temperature; 0 picks the likeliest token.")
     ] = 0.7,
+    tools: ToolsFileOption = None,
 ) -> None:
     """Talk with a model and record the conversation; /help lists the other inputs."""
+    file = read_tools_file(tools)
+    run_tools_file(file)
     with output.working(f"loading {model}"):
         lm = tt.load_model(model, **loading)
     from tokentape.generation.context_length import context_tokens
@@ -111,39 +133,43 @@ def chat(
     settings |= {"do_sample": True, "top_p": 0.9} if temperature else {}
     longest = context_tokens(lm.model)
     check_turn_settings(lm.model, lm.tokenizer, settings, context_tokens=longest)
-    tools = tt.default_tools(lm)
-    with recording_store(store) as opened, resume_hint(store) as begun:
+    given = available_tools(lm, file)
+    needed = options_to_resume(loading, file)
+    with recording_store(store) as opened, resume_hint(store, needed) as begun:
         tap = EventTap(opened)
         with tt.Investigation(
             lm,
             store=tap,
             name=name or "chat",
             system_prompt=system,
-            tools=tools,
+            tools=given,
             seed=seed,
             at_context_limit="prune_turns",
         ) as investigation:
             begun(investigation.run_id)
             err.line(f"recording run {investigation.run_id} into {opened.where}; /help")
-            session = ChatSession(investigation, tools, tap, StandardTerminal(), settings)
+            session = ChatSession(investigation, given, tap, StandardTerminal(), settings)
             session.run()
-    err.line(f"recorded; show it with: tokentape show {investigation.run_id} --store {store}")
+    err.line(f"recorded; show it with: {show_command(investigation.run_id, store)}")
     if session.fault is not None:
         raise session.fault
 
 
 @contextmanager
-def resume_hint(store: str) -> Iterator[Callable[[str], None]]:
+def resume_hint(store: str, options: list[str]) -> Iterator[Callable[[str], None]]:
     """Turn Ctrl-C, SIGTERM and SIGHUP into a line that says how to resume, and an exit code.
 
-    The yielded function is called with the id of the run once it is known.
+    The yielded function is called with the id of the run once it is known; `options` are those that
+    resuming it needs.
     """
     run_ids: list[str] = []
     try:
         yield run_ids.append
     except (KeyboardInterrupt, Terminated) as error:
         by = f" by {error.signal}" if isinstance(error, Terminated) else ""
-        how = f"; resume with: tokentape resume {run_ids[-1]} --store {store}" if run_ids else ""
+        how = ""
+        if run_ids:
+            how = f"; resume with: {resume_command(run_ids[-1], store, options)}"
         err.line(f"tokentape: interrupted{by}{how}")
         code = error.code if isinstance(error, Terminated) else INTERRUPTED
         raise typer.Exit(int(code or INTERRUPTED)) from None
@@ -153,7 +179,7 @@ def _run_turns(investigation: "tt.Investigation", plan: "ExperimentPlan") -> Non
     from tokentape.generation.plans import run_plan
     from tokentape.turns_bar import turns_bar
 
-    with investigation, turns_bar(len(plan.turns())) as bar:
+    with investigation, turns_bar(len(plan.turns())) as bar, stdout_on_stderr():
         run_plan(
             investigation,
             plan,
@@ -186,7 +212,7 @@ def print_run(recording: tt.Recording, store: str, as_json: bool, *, first_turn:
         count = sum(each.tool_errors for each in turns)
         err.line(
             f"tokentape: {count:,} tool call{'' if count == 1 else 's'} failed; see them with: "
-            f"tokentape show {recording.run_id} --turn {failed[0]} --store {store}"
+            + show_command(recording.run_id, store, "--turn", str(failed[0]))
         )
 
 

@@ -20,10 +20,19 @@ from tokentape.commands.options import (
     loads_model,
     locate_run,
 )
+from tokentape.commands.tool_files import (
+    ToolsFileOption,
+    check_has_tools,
+    options_to_resume,
+    read_tools_file,
+    recorded_tools,
+    resume_command,
+    run_tools_file,
+)
 from tokentape.recorder.events import RunStarted, ToolCalled
 from tokentape.recorder.process import ProcessState
 from tokentape.recorder.selected_turns import SelectedEvents, read_turns
-from tokentape.screen import err, out
+from tokentape.screen import err, out, stdout_on_stderr
 from tokentape.store.default_store import DEFAULT_URL
 
 if TYPE_CHECKING:
@@ -31,6 +40,7 @@ if TYPE_CHECKING:
     from tokentape.generation.models.loading_settings import LoadingKeywords
     from tokentape.generation.plans import ExperimentPlan
     from tokentape.generation.run_settings import RunSettings
+    from tokentape.recorder.projections import Turn
     from tokentape.store import DatabaseStore
 
 _PYTHON = {"True": True, "False": False, "None": None}
@@ -44,6 +54,7 @@ def resume(
     store: StoreOption = DEFAULT_URL,
     model: RecordedModelOption = None,
     loading: "LoadingKeywords",
+    tools: ToolsFileOption = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Only say where it would continue and what differs here."),
@@ -55,18 +66,22 @@ def resume(
     A line on standard error says first where it continues. Exit code 130: interrupted by Ctrl-C;
     143 and 129: by SIGTERM and SIGHUP. The message says how to resume.
     """
+    file = read_tools_file(tools)
     run, store = locate_run(run, store)
+    needed = options_to_resume(loading, file, model)
     with recording_store(store, must_exist=True) as opened:
         recording = find_recording(opened, run)
         started = recording.started()
         if dry_run:
             _print_outlook(opened, recording, as_json)
             return
-        with resume_hint(store) as begun:
+        with resume_hint(store, needed) as begun:
             begun(recording.run_id)
+            check_has_tools(recording.run_id, started, file)
+            run_tools_file(file)
             lm = load_recorded_model(started, model, loading)
-            tools = _tools(started, lm)
-            investigation = tt.Investigation.resume(opened, recording.run_id, lm, tools=tools)
+            given = recorded_tools(started, lm, file)
+            investigation = tt.Investigation.resume(opened, recording.run_id, lm, tools=given)
             if investigation.resume_point is not None:
                 err.lines(_outlook(opened, investigation.resume_point)[1])
             _run_rest(investigation, _plan(started))
@@ -148,6 +163,7 @@ def fork(
     message: Annotated[str | None, typer.Option(help="Replace the recorded message.")] = None,
     model: RecordedModelOption = None,
     loading: "LoadingKeywords",
+    tools: ToolsFileOption = None,
     name: Annotated[str | None, typer.Option(help="The name of the fork.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -158,16 +174,15 @@ def fork(
     """
     changed = _parsed(changes or [])
     _check_message(message)
+    file = read_tools_file(tools)
+    needed = options_to_resume(loading, file, model)
     named, store = locate_run(run, store)
     with recording_store(store, must_exist=True) as opened:
         parent = find_recording(opened, named, only=True)
-        turn = next((each.turn for each in read_turns(parent, [at_turn])), None)
-        if turn is None and message is None:
-            raise tt.PromptError(
-                f"run {parent.run_id} has no turn {at_turn} to run again: give a new message "
-                "with --message"
-            )
+        turn = _turn_to_run(parent, at_turn, message)
         started = parent.started()
+        check_has_tools(parent.run_id, started, file)
+        run_tools_file(file)
         lm = load_recorded_model(started, model, loading)
         from tokentape.generation.investigation.recorded_settings import (
             check_changes,
@@ -182,30 +197,40 @@ def fork(
             parent.run_id,
             lm,
             at_turn=at_turn,
-            tools=_tools(started, lm),
+            tools=recorded_tools(started, lm, file),
             changes=changed | ({} if message is None else {"message": message}),
             name=started.name if name is None else name,
         )
-        with resume_hint(store) as begun, investigation:
+        with resume_hint(store, needed) as begun, investigation, stdout_on_stderr():
             begun(investigation.run_id)
             if turn is None:
                 investigation.chat(message or "", **changed)
             else:
                 calls = _calls_of(parent, at_turn)
                 investigation.retake(turn, message=message, tool_calls=calls, changes=changed)
-        _print_fork(opened.recording(investigation.run_id), at_turn, store, as_json)
+        child = opened.recording(investigation.run_id)
+        _print_fork(child, at_turn, store, needed, as_json)
 
 
-def _print_fork(child: tt.Recording, at_turn: int, store: str, as_json: bool) -> None:
+def _turn_to_run(parent: tt.Recording, at_turn: int, message: str | None) -> "Turn | None":
+    """Return the turn of the parent, or None. Raise PromptError if there is nothing to run."""
+    turn = next((each.turn for each in read_turns(parent, [at_turn])), None)
+    if turn is None and message is None:
+        raise tt.PromptError(
+            f"run {parent.run_id} has no turn {at_turn} to run again: give a new message "
+            "with --message"
+        )
+    return turn
+
+
+def _print_fork(
+    child: tt.Recording, at_turn: int, store: str, needed: list[str], as_json: bool
+) -> None:
     """Print the turns of a fork that its parent does not have, and how to run the rest."""
     if _settings(child.started()).plan is not None:
-        err.line(f"run the rest of its plan with: tokentape resume {child.run_id} --store {store}")
+        rest = resume_command(child.run_id, store, needed)
+        err.line(f"run the rest of its plan with: {rest}")
     print_run(child, store, as_json, first_turn=at_turn)
-
-
-def _tools(started: RunStarted, lm: "tt.LoadedModel") -> "tt.ToolInterface | None":
-    """Return the default tools that the run was started with, or None."""
-    return tt.default_tools(lm).only(started.tools) if started.tools else None
 
 
 def _plan(started: RunStarted) -> "ExperimentPlan | None":
@@ -230,7 +255,8 @@ def _run_rest(investigation: "tt.Investigation", plan: "ExperimentPlan | None") 
     from tokentape.generation.plans import run_plan
     from tokentape.turns_bar import turns_bar
 
-    with investigation, turns_bar(len(plan.turns()), done=investigation.generator.turn) as bar:
+    done = investigation.generator.turn
+    with investigation, turns_bar(len(plan.turns()), done=done) as bar, stdout_on_stderr():
         run_plan(
             investigation,
             plan,

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -26,13 +25,21 @@ from tokentape.commands.options import (
     turn_json,
 )
 from tokentape.commands.report_files import HtmlOption, JUnitOption, report_files
+from tokentape.commands.tool_files import (
+    RECORDED,
+    ToolsOption,
+    read_rerun_tools,
+    rerun_tools,
+    run_tools_file,
+)
 from tokentape.recorder.clock import now_us
 from tokentape.recorder.paths import expand_path
-from tokentape.screen import err, out
+from tokentape.screen import err, out, stdout_on_stderr
 from tokentape.store.default_store import DEFAULT_URL
 
 if TYPE_CHECKING:
     from tokentape.generation.models.loading_settings import LoadingKeywords
+    from tokentape.generation.tools.tools_file import ToolsFile
     from tokentape.replay import Floor, LoadedRun, Report
     from tokentape.replay.options import CheckKeywords
     from tokentape.replay.results.report import FingerprintDifference
@@ -48,17 +55,6 @@ FloorOption = Annotated[
 ]
 
 
-class ToolsMode(StrEnum):
-    """Where the results of tools come from."""
-
-    RECORDED = "recorded"
-    RERUN = "rerun"
-
-
-ToolsOption = Annotated[
-    ToolsMode,
-    typer.Option(help="Use the recorded results of tools, or run the tools again and compare."),
-]
 KeepOption = Annotated[
     bool,
     typer.Option("--keep/--no-keep", help="Store the verdict with the run (live stores only)."),
@@ -121,7 +117,7 @@ def verify(
     turn: TurnOption = None,
     floor: FloorOption = None,
     ignore: IgnoreOption = None,
-    tools: ToolsOption = ToolsMode.RECORDED,
+    tools: ToolsOption = RECORDED,
     without_interventions: WithoutInterventionsOption = False,
     allow_drift: Annotated[
         bool, typer.Option("--allow-drift", help="Exit 0 even if log-probabilities drifted.")
@@ -136,7 +132,16 @@ def verify(
     Exit code 0: exact, verified or near_tie; 1: drifted, diverged or incomparable.
     """
     request = _Request(
-        run, store, model, loading, turn, floor, ignore, tools, without_interventions
+        run,
+        store,
+        model,
+        loading,
+        turn,
+        floor,
+        ignore,
+        tools,
+        read_rerun_tools(tools),
+        without_interventions,
     )
     _replay(ctx, "verify", request, _Results(junit, html, keep, as_json, allow_drift))
 
@@ -152,7 +157,7 @@ def retrace(
     turn: TurnOption = None,
     floor: FloorOption = None,
     ignore: IgnoreOption = None,
-    tools: ToolsOption = ToolsMode.RECORDED,
+    tools: ToolsOption = RECORDED,
     without_interventions: WithoutInterventionsOption = False,
     junit: JUnitOption = None,
     html: HtmlOption = None,
@@ -167,7 +172,16 @@ def retrace(
     Exit code 0: exact, verified or near_tie; 1: drifted, diverged or incomparable.
     """
     request = _Request(
-        run, store, model, loading, turn, floor, ignore, tools, without_interventions
+        run,
+        store,
+        model,
+        loading,
+        turn,
+        floor,
+        ignore,
+        tools,
+        read_rerun_tools(tools),
+        without_interventions,
     )
     _replay(ctx, "retrace", request, _Results(junit, html, keep, as_json))
 
@@ -183,7 +197,7 @@ def regenerate(
     turn: TurnOption = None,
     floor: FloorOption = None,
     ignore: IgnoreOption = None,
-    tools: ToolsOption = ToolsMode.RECORDED,
+    tools: ToolsOption = RECORDED,
     without_interventions: WithoutInterventionsOption = False,
     junit: JUnitOption = None,
     html: HtmlOption = None,
@@ -195,7 +209,16 @@ def regenerate(
     Exit code 0: exact, verified or near_tie; 1: drifted, diverged or incomparable.
     """
     request = _Request(
-        run, store, model, loading, turn, floor, ignore, tools, without_interventions
+        run,
+        store,
+        model,
+        loading,
+        turn,
+        floor,
+        ignore,
+        tools,
+        read_rerun_tools(tools),
+        without_interventions,
     )
     _replay(ctx, "regenerate", request, _Results(junit, html, keep, as_json))
 
@@ -262,7 +285,8 @@ class _Request:
     turns: list[int] | None
     floor: Path | None
     ignore: list[str] | None
-    tools: ToolsMode
+    tools: str
+    tools_file: "ToolsFile | None"
     without_interventions: bool
 
     def keywords(
@@ -277,7 +301,7 @@ class _Request:
             "turns": self.turns or None,
             "floor": given_floor or _stored_floor(opened, loaded, lm),
             "ignore": self.ignore or (),
-            "tools": tt.default_tools(lm) if self.tools is ToolsMode.RERUN else None,
+            "tools": rerun_tools(self.tools, self.tools_file, loaded.started, lm),
             "interventions": not self.without_interventions,
             "on_fingerprint_difference": _report_differences,
         }
@@ -304,9 +328,10 @@ def _replay(ctx: typer.Context, name: str, request: _Request, results: _Results)
     loaded = _load_run(opened, run, turns)
     given_floor = None if request.floor is None else tt.read_floor(request.floor)
     files = ctx.with_resource(report_files(results.junit, results.html))
+    run_tools_file(request.tools_file)
     lm = load_recorded_model(loaded.started, request.model, request.loading)
     keywords = request.keywords(opened, loaded, lm, given_floor)
-    with output.progress(name) as bar:
+    with output.progress(name) as bar, stdout_on_stderr():
         task = bar.add_task("", total=None)
 
         def progress(done: int, total: int) -> None:
