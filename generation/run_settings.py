@@ -2,15 +2,16 @@
 
 import os
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from enum import StrEnum
-from typing import Any, TypedDict, cast
+from typing import Any, Literal, TypedDict, cast, get_args
 
 from tokentape.generation.checks import check_count, check_recordable
 from tokentape.generation.context_length import context_tokens, position_table_tokens
 from tokentape.generation.errors import ModelError, PromptError
 from tokentape.generation.numerics.attention import cuda_device
 from tokentape.recorder import RecordingError
+from tokentape.recorder.near_names import nearest
 from tokentape.recorder.plain_values import plain_value, plain_whole
 
 PREFILL_CHUNK_TOKENS = 512
@@ -20,12 +21,15 @@ PREFILL_CHUNK_TOKENS_CUDA = 2048
 TOP_LOGPROBS = 5
 CACHE_BYTES = 8 * 1024**3
 """What llama.cpp's server keeps in memory, too."""
-HISTORIES = ("exact", "template")
+History = Literal["exact", "template"]
+HISTORIES = get_args(History)
 """How a conversation makes the prompt of its next turn; see `Conversation`."""
 NO_HISTORY = "none"
 """The `history` of a run of `model.generate` calls: every turn has a prompt of its own."""
-AT_CONTEXT_LIMIT = ("refuse", "prune_tool_results", "prune_turns")
-RESULT_ROLES = ("auto", "tool", "user")
+AtContextLimit = Literal["refuse", "prune_tool_results", "prune_turns"]
+AT_CONTEXT_LIMIT = get_args(AtContextLimit)
+ResultRole = Literal["auto", "tool", "user"]
+RESULT_ROLES = get_args(ResultRole)
 _RENAMED = {"candidates": "top_logprobs", "behaviour": "metadata", "protocol": "plan"}
 
 
@@ -37,7 +41,7 @@ class GeneratorKeywords(TypedDict, total=False):
     cache_bytes: int
     prefix_folder: str | os.PathLike[str] | None
     threads: int | None
-    history: str
+    history: History
     template_settings: Mapping[str, Any] | None
     context_tokens: int | None
 
@@ -45,11 +49,11 @@ class GeneratorKeywords(TypedDict, total=False):
 class InvestigationKeywords(GeneratorKeywords, total=False):
     """The settings that `Investigation` takes as keywords; see `RunSettings`."""
 
-    at_context_limit: str
+    at_context_limit: AtContextLimit
     context_budget_tokens: int | None
     tool_calls_max: int
     tool_call_format: str | Mapping[str, Any]
-    tool_result_role: str
+    tool_result_role: ResultRole
     plan: Mapping[str, Any] | None
     metadata: Mapping[str, Any]
 
@@ -70,7 +74,7 @@ class ForkKeywords(ResumeKeywords, total=False):
     top_logprobs: int
     cache_bytes: int
     context_tokens: int | None
-    at_context_limit: str
+    at_context_limit: AtContextLimit
     context_budget_tokens: int | None
     tool_calls_max: int
 
@@ -111,13 +115,13 @@ class RunSettings:
     """Folder in which system prompts are cached for other processes."""
     threads: int | None = field(default=None, metadata=_PROCESS)
     """Threads that torch computes a turn with; None for those it has when the run begins."""
-    history: str = field(default=HISTORIES[0], metadata=_RUN)
+    history: History = field(default=HISTORIES[0], metadata=_RUN)
     """`exact` or `template`; see `Conversation`."""
     template_settings: Mapping[str, Any] | None = field(default_factory=dict, metadata=_RUN)
     """Variables that the chat template is given at every render."""
     context_tokens: int | None = field(default=None, metadata=_FORK)
     """The length of the model's context, if it is another than the config says."""
-    at_context_limit: str = field(default=AT_CONTEXT_LIMIT[0], metadata=_FORK)
+    at_context_limit: AtContextLimit = field(default=AT_CONTEXT_LIMIT[0], metadata=_FORK)
     """What is done about a message that does not fit into the context or the budget.
 
     `refuse` it, or remove the oldest part of the history and record that (`prune_tool_results`,
@@ -132,7 +136,7 @@ class RunSettings:
 
     Recorded is the one in use.
     """
-    tool_result_role: str = field(default=RESULT_ROLES[0], metadata=_RUN)
+    tool_result_role: ResultRole = field(default=RESULT_ROLES[0], metadata=_RUN)
     """Role of the messages with tool results: `tool`, `user`, or `auto` for the template's."""
     plan: Mapping[str, Any] | None = field(default=None, metadata=_RUN)
     """The experiment plan that the run follows, as `ExperimentPlan.described` gives it."""
@@ -151,7 +155,8 @@ class RunSettings:
             value = getattr(self, name)
             if not isinstance(value, str) or value not in known:
                 choices = ", ".join(map(repr, known))
-                raise PromptError(f"{name} must be one of {choices}, not {value!r}")
+                near = nearest(value, known)
+                raise PromptError(f"{name} must be one of {choices}, not {value!r}{near}")
         for name in ("template_settings", "plan", "metadata"):
             value = getattr(self, name)
             if not isinstance(value, Mapping | None):
@@ -172,7 +177,7 @@ class RunSettings:
         """
         for name in keywords:
             if name not in known:
-                raise TypeError(f"{owner} has no setting {name!r}: {_instead(name, known)}")
+                raise TypeError(f"{owner} has no setting {name!r}{_instead(name, known)}")
         default = default_chunk_tokens(on_cuda=cuda_device(model) is not None)
         return cls(**{"prefill_chunk_tokens": default, **keywords})
 
@@ -275,12 +280,16 @@ FORKABLE = _with_scope(SettingScope.FORK)
 """Names of the recorded settings that a fork may change."""
 
 
+_ARGUMENTS = ("name", "system_prompt", "tools", "seed", "store", "redactor")
+"""Keywords of `Investigation` that are no settings, for hints."""
+
+
 def _instead(name: str, known: Collection[str]) -> str:
     if name in _RENAMED and _RENAMED[name] in known:
-        return f"use {_RENAMED[name]}="
+        return f": use {_RENAMED[name]}="
     if name in InvestigationKeywords.__annotations__:
-        return "give it to Investigation"
-    return f"there are {', '.join(known)}"
+        return ": give it to Investigation"
+    return f"{nearest(name, (*known, *_ARGUMENTS))}: there are {', '.join(known)}"
 
 
 def check_may_change(keywords: Mapping[str, Any], known: Collection[str]) -> None:
@@ -288,5 +297,14 @@ def check_may_change(keywords: Mapping[str, Any], known: Collection[str]) -> Non
     for name in keywords:
         if name not in known:
             raise PromptError(
-                f"{name} cannot be set for a run that has begun; there are {', '.join(known)}"
+                f"{name} cannot be set for a run that has begun{nearest(name, known)}; there are "
+                f"{', '.join(known)}"
             )
+
+
+def setting_defaults() -> dict[str, object]:
+    """Return the defaults of all settings, for signatures that list them."""
+    return {
+        each.name: each.default if each.default_factory is MISSING else each.default_factory()
+        for each in fields(RunSettings)
+    }

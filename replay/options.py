@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from typing import TypedDict
 
 from tokentape.generation.tools.interface import ToolInterface
+from tokentape.recorder.near_names import nearest
 from tokentape.recorder.plain_values import plain_value
 from tokentape.replay.checking.turns import TurnProcessors
 from tokentape.replay.results.report import FingerprintDifference, Floor
@@ -56,6 +57,11 @@ def check_options(function: str, keywords: CheckKeywords) -> CheckOptions:
     unknown = [name for name in keywords if name not in known]
     if unknown:
         raise TypeError(
-            f"{function}() has no option {unknown[0]!r}: its options are {', '.join(known)}"
+            f"{function}() has no option {unknown[0]!r}{nearest(unknown[0], known)}: its options "
+            f"are {', '.join(known)}"
         )
     return CheckOptions(**keywords)
+
+
+OPTION_DEFAULTS: dict[str, object] = {each.name: each.default for each in fields(CheckOptions)}
+"""The defaults of the options, for signatures that list them."""

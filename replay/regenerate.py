@@ -22,6 +22,7 @@ from tokentape.generation.hooks.model_use import exclusive_use
 from tokentape.recorder import Recording
 from tokentape.recorder.clock import elapsed_us
 from tokentape.recorder.events import StopReason
+from tokentape.recorder.listed_keywords import lists_keywords
 from tokentape.recorder.projections import Turn
 from tokentape.replay.checking.check_turns import CheckedTurn
 from tokentape.replay.checking.noise_floor import (
@@ -33,7 +34,7 @@ from tokentape.replay.checking.noise_floor import (
 )
 from tokentape.replay.checking.token_checker import TokenChecker
 from tokentape.replay.checking.turns import TurnProcessors
-from tokentape.replay.options import CheckKeywords, CheckOptions, check_options
+from tokentape.replay.options import OPTION_DEFAULTS, CheckKeywords, CheckOptions, check_options
 from tokentape.replay.recorded.loaded_run import LoadedRun
 from tokentape.replay.results.errors import ReplayError
 from tokentape.replay.results.report import Divergence, Floor, Report, TurnVerdict
@@ -58,6 +59,7 @@ class _Generated:
     """Hash of the generator's end state; None for greedy turns."""
 
 
+@lists_keywords(OPTION_DEFAULTS)
 def regenerate(
     recording: Recording | LoadedRun,
     lm: LoadedModel,

@@ -13,11 +13,12 @@ from typing import Unpack
 from tokentape.generation import LoadedModel
 from tokentape.generation.hooks.model_use import exclusive_use
 from tokentape.recorder import Recording
+from tokentape.recorder.listed_keywords import lists_keywords
 from tokentape.recorder.projections import Turn
 from tokentape.replay.checking.check_turns import Progress
 from tokentape.replay.checking.machine import FLAG_NAMES, is_set_as_recorded
 from tokentape.replay.checking.noise_floor import DEFAULT_FLOOR, predict_flips
-from tokentape.replay.options import CheckKeywords, CheckOptions, check_options
+from tokentape.replay.options import OPTION_DEFAULTS, CheckKeywords, CheckOptions, check_options
 from tokentape.replay.recorded.loaded_run import LoadedRun, load_run
 from tokentape.replay.results.errors import ReplayError
 from tokentape.replay.results.report import Cause, Floor, Report
@@ -47,6 +48,7 @@ def no_noise(dtype: str) -> Floor:
     )
 
 
+@lists_keywords(OPTION_DEFAULTS)
 def retrace(
     recording: Recording | LoadedRun,
     lm: LoadedModel,

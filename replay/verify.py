@@ -12,6 +12,7 @@ from typing import Unpack
 from tokentape.generation import LoadedModel
 from tokentape.generation.hooks.model_use import exclusive_use
 from tokentape.recorder import Recording
+from tokentape.recorder.listed_keywords import lists_keywords
 from tokentape.recorder.plain_values import plain_number
 from tokentape.replay.checking.check_turns import Progress, check_turns, turn_verdict
 from tokentape.replay.checking.noise_floor import (
@@ -22,7 +23,7 @@ from tokentape.replay.checking.noise_floor import (
     predict_flips,
 )
 from tokentape.replay.checking.teacher_forcing import CHUNK_TOKENS
-from tokentape.replay.options import CheckKeywords, CheckOptions, check_options
+from tokentape.replay.options import OPTION_DEFAULTS, CheckKeywords, CheckOptions, check_options
 from tokentape.replay.recorded.loaded_run import LoadedRun
 from tokentape.replay.results.errors import ReplayError
 from tokentape.replay.results.report import Floor, Report, TurnVerdict
@@ -30,6 +31,7 @@ from tokentape.replay.results.verdict import Verdict, worst
 from tokentape.replay.session import Conclusion, ReplaySession
 
 
+@lists_keywords(OPTION_DEFAULTS)
 def verify(
     recording: Recording | LoadedRun,
     lm: LoadedModel,

@@ -7,7 +7,7 @@ missing. Pass `text_tokenizer`, a `callback`, and a `StopStringCriteria` among t
 """
 
 import time
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import (
@@ -30,11 +30,11 @@ from tokentape.generation.errors import ModelError, PromptError
 from tokentape.generation.history.prompt import OWN_PROMPT, Prompt
 from tokentape.generation.hooks.model_use import exclusive_use
 from tokentape.generation.models.identity import ModelIdentity
-from tokentape.generation.run_settings import NO_HISTORY, RunSettings
+from tokentape.generation.run_settings import NO_HISTORY, History, RunSettings
 from tokentape.recorder import Recorder
 from tokentape.recorder.events import CacheDecision, CacheSource
 
-_SETTINGS = RunSettings(history=NO_HISTORY)
+_SETTINGS = RunSettings(history=cast("History", NO_HISTORY))
 
 
 def decode(

@@ -24,6 +24,7 @@ from tokentape.generation.engine.turn import (
     TurnSettings,
     turn_settings,
 )
+from tokentape.generation.engine.turn_keywords import TURN_DEFAULTS, GenerationKeywords
 from tokentape.generation.errors import ModelError, PromptError, UnreplayableWarning
 from tokentape.generation.history.chosen_tokens import encode_reply_prefix
 from tokentape.generation.history.conversation import Conversation
@@ -33,9 +34,10 @@ from tokentape.generation.history.prompt import Prompt
 from tokentape.generation.interventions import Intervention
 from tokentape.generation.introspection.activations import ActivationMonitor
 from tokentape.generation.models.identity import ModelIdentity
-from tokentape.generation.run_settings import GeneratorKeywords, RunSettings
+from tokentape.generation.run_settings import GeneratorKeywords, RunSettings, setting_defaults
 from tokentape.recorder import Recorder, TokentapeError
 from tokentape.recorder.events import RunForked
+from tokentape.recorder.listed_keywords import lists_keywords
 from tokentape.recorder.projections import RequestedInterventions, Turn
 from tokentape.recorder.short_forms import short_repr
 
@@ -56,6 +58,7 @@ class ManualGenerator:
         (4, True)
     """
 
+    @lists_keywords(setting_defaults())
     def __init__(
         self,
         model: Any,
@@ -122,10 +125,8 @@ class ManualGenerator:
         )
 
     def __repr__(self) -> str:
-        tokens = len(self.conversation.ids)
-        held = f"{self.kv_bytes / 1024**2:.1f} MiB of KV cache"
-        model = type(self.model).__name__
-        return short_repr(self, f"of {model}:", f"turn {self.turn},", f"{tokens:,} tokens,", held)
+        facts = f"turn {self.turn}, {self.kv_bytes / 1024**2:.1f} MiB of KV cache"
+        return short_repr(self, f"of {type(self.model).__name__}:", facts)
 
     @property
     def numerics(self) -> RunNumerics:
@@ -187,6 +188,7 @@ class ManualGenerator:
         self._engine.process_system_prompt("", conversation.ids, conversation.text)
         self.conversation = conversation
 
+    @lists_keywords(TURN_DEFAULTS)
     def generate(
         self,
         prompt: str | Sequence[int],
@@ -205,7 +207,7 @@ class ManualGenerator:
         reply_prefix: str = "",
         logits_processor: LogitsProcessorList | None = None,
         stopping_criteria: StoppingCriteriaList | None = None,
-        **settings: Any,
+        **settings: Unpack[GenerationKeywords],
     ) -> GenerationResult:
         """Generate a reply to one prompt; earlier calls are not part of it. Return the reply.
 
@@ -220,8 +222,8 @@ class ManualGenerator:
 
         Raise PromptError or ModelError before anything is generated or recorded.
         """
-        given = {"temperature": temperature, "top_p": top_p, "do_sample": do_sample}
-        settings |= {name: value for name, value in given.items() if value is not None}
+        given: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "do_sample": do_sample}
+        named = {name: value for name, value in given.items() if value is not None}
         chosen = turn_settings(
             self.model,
             max_new_tokens=max_new_tokens,
@@ -234,6 +236,7 @@ class ManualGenerator:
             return_cache=return_cache,
             logits_processor=logits_processor,
             stopping_criteria=stopping_criteria,
+            **named,
             **settings,
         )
         self.warn_of_replay_limits(chosen)
@@ -390,10 +393,7 @@ class ManualGenerator:
 
 
 def _format(tokenizer: PreTrainedTokenizerBase, settings: RunSettings) -> ConversationFormat:
-    """Return the format that the chat template takes, the usual one if it takes none.
-
-    A prompt of token ids needs no template; one of messages raises the template's error.
-    """
+    """Return the format that the chat template takes, the usual one if it takes none."""
     try:
         return choose_format(tokenizer, template_settings=settings.template_settings)
     except PromptError:

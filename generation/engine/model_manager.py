@@ -4,11 +4,13 @@ import os
 from typing import Any, Unpack
 
 from tokentape.generation.engine.manual_generator import ManualGenerator
+from tokentape.generation.engine.turn_keywords import TURN_DEFAULTS, TurnKeywords
 from tokentape.generation.errors import ModelError
 from tokentape.generation.models.loading import load_model
-from tokentape.generation.models.loading_settings import LoadingKeywords
-from tokentape.generation.run_settings import GeneratorKeywords
+from tokentape.generation.models.loading_settings import LOADING_DEFAULTS, LoadingKeywords
+from tokentape.generation.run_settings import GeneratorKeywords, setting_defaults
 from tokentape.recorder import Recorder
+from tokentape.recorder.listed_keywords import lists_keywords
 
 
 class ModelManager:
@@ -25,6 +27,7 @@ class ModelManager:
         True
     """
 
+    @lists_keywords(LOADING_DEFAULTS)
     def __init__(
         self,
         name: str | os.PathLike[str],
@@ -42,6 +45,7 @@ class ModelManager:
     def tokenizer(self) -> Any:
         return self.lm.tokenizer
 
+    @lists_keywords(setting_defaults())
     def enable_manual_generation(
         self,
         system_prompt: str,
@@ -68,7 +72,8 @@ class ModelManager:
         generator.cache_system_prompt(system_prompt)
         self.manual_generator = generator
 
-    def generate_manual(self, prompt: str, **settings: Any) -> str:
+    @lists_keywords(TURN_DEFAULTS)
+    def generate_manual(self, prompt: str, **settings: Unpack[TurnKeywords]) -> str:
         """Return the reply to a user's message, which does not include the system prompt.
 
         `settings` are those of `ManualGenerator.generate`. Raise ModelError if

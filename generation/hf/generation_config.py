@@ -10,6 +10,7 @@ from transformers.generation.configuration_utils import GenerationMode
 
 from tokentape.generation.errors import ModelError
 from tokentape.generation.hf.quiet_configs import quiet_configs
+from tokentape.recorder.near_names import nearest
 from tokentape.recorder.plain_values import plain_value
 
 # Fields without influence on the generated tokens: the origin of the config, and the lengths that
@@ -97,7 +98,8 @@ def effective_config(
         first_line = str(error).strip().partition("\n")[0]
         raise ModelError(f"transformers rejects these settings: {first_line}") from None
     if unknown:
-        raise ModelError(f"`generate` has no setting {sorted(unknown)[0]!r}")
+        name = sorted(unknown)[0]
+        raise ModelError(f"`generate` has no setting {name!r}{nearest(name, vars(config))}")
     mode = config.get_generation_mode()
     if mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
         own = _own_mode(model)

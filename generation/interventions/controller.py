@@ -31,6 +31,7 @@ from tokentape.recorder.events import (
     InterventionRequested,
     InterventionWithdrawn,
 )
+from tokentape.recorder.near_names import nearest
 from tokentape.recorder.projections import (
     ActiveInterventions,
     ActiveRange,
@@ -136,7 +137,8 @@ class InterventionController:
         """
         if name not in self._requested:
             known = ", ".join(map(repr, self._requested)) or "none"
-            raise ModelError(f"there is no intervention {name!r}; there is {known}")
+            near = nearest(name, self._requested)
+            raise ModelError(f"there is no intervention {name!r}{near}; there is {known}")
         del self._requested[name]
         self._add_request(InterventionWithdrawn(name=name, clear_cache=from_start, turn=turn))
 

@@ -6,6 +6,7 @@ from typing import Any, Protocol, Self, Unpack, cast
 from tokentape.generation.engine.manual_generator import ManualGenerator
 from tokentape.generation.engine.sampling import turn_seed
 from tokentape.generation.engine.turn import TurnSettings, turn_settings
+from tokentape.generation.engine.turn_keywords import TURN_DEFAULTS, TurnKeywords
 from tokentape.generation.errors import PromptError
 from tokentape.generation.history.conversation_format import ConversationFormat
 from tokentape.generation.interventions import Intervention
@@ -31,12 +32,14 @@ from tokentape.generation.run_settings import (
     ResumeKeywords,
     RunSettings,
     check_may_change,
+    setting_defaults,
 )
 from tokentape.generation.tools.calls import CallReader
 from tokentape.generation.tools.interface import ToolInterface
 from tokentape.generation.tools.tool_call import ToolCall
 from tokentape.recorder import EventLog, Recorder, Recording, Redactor
 from tokentape.recorder.events import RunForked
+from tokentape.recorder.listed_keywords import lists_keywords
 from tokentape.recorder.plain_values import plain_number, plain_value, plain_whole
 from tokentape.recorder.projections import Turn
 
@@ -65,6 +68,7 @@ class Investigation(RunLifecycle):
         (3, 'hit')
     """
 
+    @lists_keywords(setting_defaults())
     def __init__(
         self,
         lm: LoadedModel,
@@ -134,6 +138,7 @@ class Investigation(RunLifecycle):
         self.resumed_reply: Reply | None = None
 
     @classmethod
+    @lists_keywords(setting_defaults())
     def resume(
         cls,
         store: RunStore,
@@ -161,6 +166,7 @@ class Investigation(RunLifecycle):
         return cls._at(point, store, lm, tools=tools, recorder=recorder, keywords=keywords)
 
     @classmethod
+    @lists_keywords({})
     def fork(
         cls,
         store: RunStore,
@@ -274,13 +280,14 @@ class Investigation(RunLifecycle):
             self._inspector.unbind_from(self.generator)
         self.generator.start_run()  # a fork without a turn of its own
 
+    @lists_keywords(TURN_DEFAULTS)
     def chat(
         self,
         user_message: str,
         *,
         tool_calls: Sequence[ToolCall] = (),
         reply_prefix: str = "",
-        **settings: Any,
+        **settings: Unpack[TurnKeywords],
     ) -> Reply:
         """Send a user's message, with the results of `tool_calls` after it. Return the reply.
 

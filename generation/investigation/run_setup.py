@@ -1,6 +1,7 @@
 """The description of an investigation's run, with the choices that follow from the model."""
 
 from dataclasses import replace
+from typing import cast
 
 from tokentape.generation.engine.manual_generator import ManualGenerator
 from tokentape.generation.engine.run_description import RunDescription
@@ -9,7 +10,7 @@ from tokentape.generation.history.format_probe import choose_format
 from tokentape.generation.introspection.toolset import IntrospectionTools
 from tokentape.generation.investigation.tool_call_detector import call_warnings
 from tokentape.generation.models.loading import LoadedModel
-from tokentape.generation.run_settings import RunSettings
+from tokentape.generation.run_settings import ResultRole, RunSettings
 from tokentape.generation.tools.calls import CallReader
 from tokentape.generation.tools.interface import ToolInterface
 from tokentape.generation.tools.runner import ToolRunner
@@ -41,7 +42,7 @@ def describe_run(
     )
     resolved = replace(settings, tool_call_format=reader.described)
     if tools.names:
-        role = chosen.result_role(by_model=True)
+        role = cast("ResultRole", chosen.result_role(by_model=True))
         resolved = replace(resolved, tool_result_role=role)
     else:
         resolved = replace(resolved, tool_calls_max=0)

@@ -29,7 +29,7 @@ from tokentape.generation.models.adapters import (
 from tokentape.generation.models.demo_model import DEMO_MODEL, demo_folder
 from tokentape.generation.models.error_text import first_line
 from tokentape.generation.models.identity import ModelIdentity, set_loading
-from tokentape.generation.models.loading_settings import LoadingSettings
+from tokentape.generation.models.loading_settings import Dtype, LoadingSettings, Quantization
 from tokentape.generation.models.memory_check import (
     check_fits_memory,
     enough_memory,
@@ -94,13 +94,13 @@ class LoadedModel:
 def load_model(
     name: str | os.PathLike[str] = DEMO_MODEL,
     *,
-    dtype: str = "float32",
+    dtype: Dtype = "float32",
     device: str = "cpu",
     attn_implementation: str = "sdpa",
     compute_dtype: str | None = None,
     revision: str | None = None,
     device_map: str | Mapping[str, int | str] | None = None,
-    quantization: object = None,
+    quantization: Quantization = None,
     adapter: str | os.PathLike[str] | None = None,
     offline: bool = False,
     deterministic: bool = False,

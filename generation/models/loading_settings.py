@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 import torch
 
@@ -23,20 +23,36 @@ _RECORDED_TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
+Dtype = Literal["float32", "bfloat16", "float16", "auto"] | str
+Quantization = Literal["int8", "int4", "int2", "float8"] | Mapping[str, Any] | object
+
+
 class LoadingKeywords(TypedDict, total=False):
     """The keywords of `load_model` that its commands and `ModelManager` pass on."""
 
-    dtype: str
+    dtype: Dtype
     device: str
     attn_implementation: str
     compute_dtype: str | None
     revision: str | None
     device_map: "str | Mapping[str, int | str] | None"
-    quantization: object
+    quantization: Quantization
     adapter: "str | os.PathLike[str] | None"
     offline: bool
     deterministic: bool
     trust_remote_code: bool
+
+
+LOADING_DEFAULTS: dict[str, object] = {
+    **dict.fromkeys(LoadingKeywords.__annotations__),
+    "dtype": "float32",
+    "device": "cpu",
+    "attn_implementation": "sdpa",
+    "offline": False,
+    "deterministic": False,
+    "trust_remote_code": False,
+}
+"""The default of each keyword."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

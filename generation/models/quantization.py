@@ -8,6 +8,7 @@ from typing import Any
 from tokentape.generation.errors import ModelError
 from tokentape.generation.hf.quanto import unpack_without_compiling
 from tokentape.generation.models.quiet import quiet_loading
+from tokentape.recorder.near_names import nearest
 
 QUANTO_WEIGHTS = ("int8", "int4", "int2", "float8")
 """The short names: weights of these types by quanto, on the CPU or a GPU."""
@@ -42,8 +43,9 @@ def quantization_config(given: object) -> Any:
     if isinstance(given, str):
         if given not in QUANTO_WEIGHTS:
             raise ModelError(
-                f"there is no quantization {given!r}: the names are {', '.join(QUANTO_WEIGHTS)}; "
-                "for other methods give a mapping with quant_method, or a config of transformers"
+                f"there is no quantization {given!r}{nearest(given, QUANTO_WEIGHTS)}: the names "
+                f"are {', '.join(QUANTO_WEIGHTS)}; for other methods give a mapping with "
+                "quant_method, or a config of transformers"
             )
         given = {"quant_method": "quanto", "weights": given}
     if isinstance(given, Mapping):

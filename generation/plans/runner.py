@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from transformers import PreTrainedTokenizerBase
 
@@ -18,6 +18,7 @@ from tokentape.generation.investigation.reply import Reply
 from tokentape.generation.models.loading import LoadedModel
 from tokentape.generation.plans.placeholders import resolve
 from tokentape.generation.plans.plan import ExperimentPlan, PlanTurn
+from tokentape.generation.run_settings import AtContextLimit
 from tokentape.generation.tools.interface import ToolInterface
 from tokentape.generation.tools.tool_call import ToolCall
 from tokentape.recorder import EventLog
@@ -48,7 +49,7 @@ def begin_plan(
         system_prompt=plan.system_prompt,
         tools=plan_tools(plan, available),
         seed=plan.seed,
-        at_context_limit=plan.limits.at_context_limit,
+        at_context_limit=cast("AtContextLimit", plan.limits.at_context_limit),
         tool_calls_max=plan.limits.tool_calls_max,
         plan=plan.described(),
     )

@@ -13,6 +13,11 @@ import lazy_loader
 
 # `import tokentape` imports nothing else of tokentape: names are imported when they are first used,
 # so that listing runs never loads torch.
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, _, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 __version__ = "0.1.0"
+
+
+def __dir__() -> list[str]:
+    """Return the public names, and those of every module."""
+    return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])

@@ -1,0 +1,46 @@
+"""Signatures that list the keywords of a `**settings: Unpack[…]`, for completion and `help`."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, Unpack, get_args, get_origin
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class _Default:
+    """A default that the called function chooses."""
+
+    def __repr__(self) -> str:
+        return "<default>"
+
+
+DEFAULT = _Default()
+
+
+def lists_keywords(defaults: Mapping[str, object]) -> Callable[[Function], Function]:
+    """Return a decorator that lists the keywords of a function's TypedDict in its signature.
+
+    `defaults` are shown; other keywords have the default `<default>`. Calls are not changed.
+    """
+
+    def decorate(function: Function) -> Function:
+        signature = inspect.signature(function)
+        found: list[inspect.Parameter] = []
+        for each in signature.parameters.values():
+            if get_origin(each.annotation) is not Unpack:
+                found.append(each)
+                continue
+            (keywords,) = get_args(each.annotation)
+            found += [
+                inspect.Parameter(
+                    name,
+                    inspect.Parameter.KEYWORD_ONLY,
+                    default=defaults.get(name, DEFAULT),
+                    annotation=annotation,
+                )
+                for name, annotation in keywords.__annotations__.items()
+            ]
+        function.__signature__ = signature.replace(parameters=found)  # type: ignore[attr-defined]
+        return function
+
+    return decorate
