@@ -68,7 +68,7 @@ class TurnOverview:
             self.cache,
             interventions=self.interventions,
             message_ids=sum(len(each.ids) for each in self.messages),
-            generated_tokens=self.generated_tokens,
+            stream_tokens=self.started.prompt_tokens + self.generated_tokens,
         )
 
 

@@ -137,8 +137,8 @@ class InterventionTracker:
     def __init__(self) -> None:
         self.active = ActiveInterventions()
         self._committed = self.active
-        self._prompt_tokens: int | None = None
-        """Tokens of the prompt of the open round; None between rounds."""
+        self._open: TurnStarted | None = None
+        """The beginning of the open round; None between rounds."""
 
     def add(self, event: object) -> None:
         """Account for the next event; those that do not concern interventions change nothing."""
@@ -148,20 +148,22 @@ class InterventionTracker:
         if isinstance(event, SystemPromptCached):
             self.active = self.active.restarted(len(event.ids))
         elif isinstance(event, TurnStarted):
-            self.active = self.active.rewritten(event.kept_tokens)
-            self._prompt_tokens = event.prompt_tokens
+            # A fork at a token continues the open round, whose tokens keep their interventions.
+            if self._open is None or self._open.turn != event.turn:
+                self.active = self.active.rewritten(event.kept_tokens)
+            self._open = event
         elif isinstance(event, TurnFinished):
-            self._prompt_tokens = None
+            self._open = None
         elif isinstance(event, InterventionApplied):
             self.active = self.active.applied(event)
         elif isinstance(event, InterventionRemoved):
             self.active = self.active.removed(event)
         elif isinstance(event, RunResumed):
             self.active = self._committed
-            if event.turn is None and self._prompt_tokens is not None:
+            if event.turn is None and self._open is not None:
                 # The reply that was cut off does not continue.
-                self.active = self.active.rewritten(self._prompt_tokens)
-                self._prompt_tokens = None
+                self.active = self.active.rewritten(self._open.prompt_tokens)
+                self._open = None
         self._committed = self.active
 
 

@@ -39,9 +39,10 @@ class InsideModel:
         *,
         interventions: tuple[ActiveRange, ...],
         message_ids: int,
-        generated_tokens: int,
+        stream_tokens: int,
     ) -> "InsideModel":
-        """Return it for a turn; `message_ids` are the tokens of the messages that it added."""
+        """Return it for a turn; `message_ids` are the tokens of the messages that it added, and
+        `stream_tokens` those of its prompt and reply."""
         key: Mapping[str, Any] = {} if cache is None else cache.key
         return cls(
             interventions=interventions,
@@ -49,7 +50,7 @@ class InsideModel:
             hooks=str(key.get(HOOKS, "")),
             unreplayable=started.unreplayable_arguments,
             first_new=max(0, started.kept_tokens - message_ids),
-            tokens=started.prompt_tokens + generated_tokens,
+            tokens=stream_tokens,
         )
 
     def brief(self) -> str:

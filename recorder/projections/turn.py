@@ -41,11 +41,19 @@ class Turn:
     """The beginning of the last fork that continued the round; see `join_continued`."""
     continued_text: str = ""
     """The text of the tokens before that."""
+    rounds: tuple["Turn", ...] = ()
+    """The rounds of a turn that was joined of several; else empty."""
 
     @property
     def interventions(self) -> tuple[ActiveRange, ...]:
         """The interventions on its prompt and reply, in the order in which they act."""
-        return self.active.over(len(self.prompt_ids) + len(self.tokens))
+        return self.active.over(self.stream_tokens)
+
+    @property
+    def stream_tokens(self) -> int:
+        """The tokens of prompt and reply; in a joined turn, of the last round."""
+        last = self.rounds[-1] if self.rounds else self
+        return len(last.prompt_ids) + len(last.tokens)
 
     @property
     def inside_model(self) -> InsideModel:
@@ -54,8 +62,8 @@ class Turn:
             self.started,
             self.cache,
             interventions=self.interventions,
-            message_ids=sum(len(each.ids) for each in self.messages),
-            generated_tokens=len(self.tokens),
+            message_ids=sum(len(each.ids) for each in (self.rounds or (self,))[0].messages),
+            stream_tokens=self.stream_tokens,
         )
 
     @property

@@ -127,7 +127,9 @@ def _joined(turn: Turn, further: Turn) -> Turn:
         messages=(*turn.messages, *further.messages),
         tokens=(*turn.tokens, *further.tokens),
         finished=finished,
+        active=further.active,
         forced_steps=(*turn.forced_steps, *further.forced_steps),
+        rounds=(*(turn.rounds or (turn,)), further),
     )
 
 

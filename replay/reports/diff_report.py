@@ -94,7 +94,14 @@ def _divergence(found: Diff, turn: TurnDiff) -> str:
     if reply.step is None:
         return f"turn {turn.turn} has another text: {_words(reply.text)}"
     words = _words(reply.text) if reply.text is not None else _ids(reply)
-    return f"turn {turn.turn} diverges at token {reply.step}: {words}"
+    return f"turn {turn.turn} diverges at token {reply.step}{_forced_in(reply)}: {words}"
+
+
+def _forced_in(reply: ReplyDifference) -> str:
+    """Return in which of the runs the experimenter chose the token that differs."""
+    sampled = (("a", reply.sampled.a), ("b", reply.sampled.b))
+    runs = [side for side, token in sampled if token is not None and token.forced]
+    return f", chosen in {' and '.join(runs)}" if runs else ""
 
 
 def _prompt_summary(prompt: PromptDifference) -> str:
@@ -133,6 +140,7 @@ _OTHER = {
     "reply": "another end",
     "sampling": "other sampling",
     "cache": "another cache decision",
+    "activations": "other activations",
     "tools": "other tool calls",
 }
 
@@ -152,6 +160,7 @@ def _turn(turn: TurnDiff) -> Iterator[str]:
     if turn.prompt is not None:
         yield from _prompt(turn.prompt)
     yield from _fields("cache differs", turn.cache)
+    yield from _fields("observed activations differ", turn.activations)
     if turn.reply is not None:
         yield from _reply(turn.reply)
     if turn.numbers is not None:
@@ -232,7 +241,8 @@ def _sampled(token: SampledToken | None, other: str) -> str:
     if token is None:
         return "has ended"
     given = "" if token.other_logprob is None else f", that of {other} {token.other_logprob:.4f}"
-    return f"id {token.token_id}, log-probability {token.logprob:.4f}{given}"
+    forced = ", chosen by the experimenter" if token.forced else ""
+    return f"id {token.token_id}, log-probability {token.logprob:.4f}{given}{forced}"
 
 
 def _numbers(numbers: NumberDifferences) -> Iterator[str]:
@@ -279,7 +289,8 @@ def _run(side: str, run: ComparedRun) -> Iterator[str]:
     yield f"  {side}  {run.run_id}  {visible(run.name)}  {turns}  {visible(run.where)}"
     if run.parent_run_id is not None:
         parent = visible(run.parent_run_id)
-        yield f"     forked from run {parent} at turn {run.forked_at_turn}"
+        token = "" if run.forked_at_token is None else f", token {run.forked_at_token}"
+        yield f"     forked from run {parent} at turn {run.forked_at_turn}{token}"
     if run.status != "finished":
         yield f"     {visible(run.status)}"
 

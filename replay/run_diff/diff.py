@@ -7,6 +7,7 @@ from typing import Any
 
 from tokentape.recorder import Recording
 from tokentape.recorder.events import CacheEvicted, RunFailed, ids_sha256
+from tokentape.recorder.projections import Turn
 from tokentape.recorder.projections.inside_model import ADAPTERS, HOOKS
 from tokentape.replay.results.errors import NothingToReplayError
 from tokentape.replay.results.json_fields import UnequalField, unequal_fields, unequal_texts
@@ -113,6 +114,7 @@ def _compared_run(run: RunOutline) -> ComparedRun:
         status="running" if run.ended is None else run.ended.status_text,
         parent_run_id=None if run.forked is None else run.forked.parent_run_id,
         forked_at_turn=None if run.forked is None else run.forked.at_turn,
+        forked_at_token=None if run.forked is None else run.forked.at_token,
     )
 
 
@@ -145,10 +147,13 @@ def _compare_turns(
     same_prompt = prompt is None or not prompt.ids_differ
     reply: ReplyDifference | None = None
     numbers: NumberDifferences | None = None
+    # Only one run has more rounds if the model called a tool there alone: the replies differ.
+    rounds = min(len(_later_rounds(each)) for each in (a, b))
     if a.turn is not None and b.turn is not None:
         agreeing = agreeing_tokens(a.turn, b.turn, redacted=redacted)
         reply = compare_replies(a.turn, b.turn, agreeing)
         numbers = compare_numbers(a.turn, b.turn, agreeing if same_prompt else 0)
+    diverges = not same_prompt or (reply is not None and reply.step is not None)
     return TurnDiff(
         turn=number,
         begun=begun,
@@ -156,27 +161,42 @@ def _compare_turns(
         prompt=prompt,
         reply=reply,
         numbers=numbers,
-        sampling=unequal_fields("", _sampling(a), _sampling(b)),
-        cache=unequal_fields("", *(_cache(each, redacted=redacted) for each in (a, b))),
+        sampling=unequal_fields("", *(_sampling(each, rounds=rounds) for each in (a, b))),
+        cache=unequal_fields(
+            "", *(_cache(each, redacted=redacted, rounds=rounds) for each in (a, b))
+        ),
+        activations=() if diverges else unequal_fields("", a.activations, b.activations),
         tools=tuple(_compare_tools(a.tools, b.tools)),
         timing=_compare_durations(a, b),
     )
 
 
-def _sampling(outlined: TurnOutline) -> dict[str, Any]:
-    """Return the settings by which the tokens of the turn were chosen."""
+def _later_rounds(outlined: TurnOutline) -> tuple[Turn, ...]:
+    """Return the rounds after the first one."""
+    return () if outlined.turn is None else outlined.turn.rounds[1:]
+
+
+def _sampling(outlined: TurnOutline, *, rounds: int) -> dict[str, Any]:
+    """Return the settings by which the tokens of the turn were chosen, in the first round and in so
+    many later ones."""
     if outlined.turn is None:
         return {}
-    started = outlined.turn.started
-    return {
-        **started.sampling,
-        "seed": started.seed,
-        "own_settings": started.own_settings,
-    }
+    started = [outlined.turn.started]
+    started += (each.started for each in _later_rounds(outlined)[:rounds])
+    first, *later = (
+        {**each.sampling, "seed": each.seed, "own_settings": each.own_settings} for each in started
+    )
+    forced = [
+        {"step": token.step, "token_id": token.token_id}
+        for token in outlined.turn.tokens
+        if token.step in outlined.turn.forced_steps
+    ]
+    return first | {"rounds": later} | ({"forced": forced} if forced else {})
 
 
-def _cache(outlined: TurnOutline, *, redacted: bool) -> dict[str, Any]:
-    """Return how many tokens were reused and computed, and in which forwards."""
+def _cache(outlined: TurnOutline, *, redacted: bool, rounds: int) -> dict[str, Any]:
+    """Return how many tokens were reused and computed, and in which forwards: in the first round
+    and in so many later ones."""
     found: dict[str, Any] = {
         "system_prompts": [
             {"source": each.source, "disk_reason": each.disk_reason, "chunks": each.chunks}
@@ -190,8 +210,17 @@ def _cache(outlined: TurnOutline, *, redacted: bool) -> dict[str, Any]:
             for each in outlined.freed
         ],
     }
-    turn = outlined.turn
-    if turn is not None and turn.cache is not None:
+    if outlined.turn is not None:
+        found |= _cache_of_round(outlined.turn, redacted=redacted)
+    found["rounds"] = [
+        _cache_of_round(each, redacted=redacted) for each in _later_rounds(outlined)[:rounds]
+    ]
+    return found
+
+
+def _cache_of_round(turn: Turn, *, redacted: bool) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if turn.cache is not None:
         found |= asdict(turn.cache)
         # Differences of these parts are listed first, as those inside the model.
         found["key"] = {
@@ -199,7 +228,7 @@ def _cache(outlined: TurnOutline, *, redacted: bool) -> dict[str, Any]:
         }
         for name in _CACHE_IDS if redacted else ():
             del found[name]
-    if turn is not None and turn.prefill is not None:
+    if turn.prefill is not None:
         found["chunks"] = turn.prefill.chunks
     return found
 

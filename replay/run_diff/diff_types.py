@@ -91,6 +91,8 @@ class SampledToken:
     token_id: int
     logprob: float
     logprob_processed: float
+    forced: bool
+    """Whether the experimenter chose it, not the sampler."""
     other_logprob: float | None
     """This run's log-probability of the other run's token, in half precision; None where it is not
     among the recorded top tokens."""
@@ -174,13 +176,15 @@ class TurnDiff:
     numbers: NumberDifferences | None = None
     sampling: tuple[UnequalField, ...] = ()
     cache: tuple[UnequalField, ...] = ()
+    activations: tuple[UnequalField, ...] = ()
+    """Differences of observed activations, where prompts and replies are equal."""
     tools: tuple[ToolDifference, ...] = ()
     timing: tuple[DurationPair, ...] = ()
 
     @property
     def differing(self) -> tuple[str, ...]:
-        """Those of turn, inside_model, prompt, reply, numbers, sampling, cache and tools that
-        differ."""
+        """Those of turn, inside_model, prompt, reply, numbers, sampling, cache, activations and
+        tools that differ."""
         differs = {
             "turn": bool(self.only_in),
             "inside_model": bool(self.inside_model),
@@ -189,6 +193,7 @@ class TurnDiff:
             "numbers": self.numbers is not None and self.numbers.step is not None,
             "sampling": bool(self.sampling),
             "cache": bool(self.cache),
+            "activations": bool(self.activations),
             "tools": bool(self.tools),
         }
         return tuple(name for name, value in differs.items() if value)
@@ -227,7 +232,9 @@ class ComparedRun:
     parent_run_id: str | None
     """The run that it was forked from."""
     forked_at_turn: int | None
-    """The first turn that it does not share with its parent."""
+    """The first turn that it does not share with its parent, or not completely."""
+    forked_at_token: int | None
+    """The first token of that turn that it does not share; None if it shares none of the turn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)

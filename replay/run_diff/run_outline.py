@@ -1,11 +1,13 @@
 """A run laid out by turns, with the source of each part of a prompt, for a comparison."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from tokentape.recorder import Envelope, Recording, RecordingError
 from tokentape.recorder.envelope import number_turns
 from tokentape.recorder.events import (
+    ActivationObserved,
     CacheCleared,
     CacheEvicted,
     HistoryPruned,
@@ -72,6 +74,8 @@ class TurnOutline:
     tools: list[ToolExchange] = field(default_factory=list)
     system: list[SystemPromptCached] = field(default_factory=list)
     freed: list[CacheCleared | CacheEvicted] = field(default_factory=list)
+    activations: list[dict[str, Any]] = field(default_factory=list)
+    """The fields of each observation."""
     requests: list[InterventionRequested | InterventionWithdrawn] = field(default_factory=list)
 
 
@@ -179,6 +183,8 @@ def _outline_turns(envelopes: Iterable[Envelope]) -> dict[int, TurnOutline]:
             outlined.freed.append(event)
         elif isinstance(event, InterventionRequested | InterventionWithdrawn):
             outlined.requests.append(event)
+        elif isinstance(event, ActivationObserved):
+            outlined.activations.append(asdict(event))
     return turns
 
 

@@ -1,6 +1,6 @@
 """Comparison of two turns: their prompts, their replies, and the numbers of their tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import zip_longest
 from typing import Any
 
@@ -173,9 +173,10 @@ def compare_replies(a: Turn, b: Turn, agreeing: int) -> ReplyDifference | None:
         return None
     step = None if all_agree else agreeing
     token_a, token_b = _at(a.tokens, step), _at(b.tokens, step)
+    forced_a, forced_b = a.forced_steps, b.forced_steps
     return ReplyDifference(
         step=step,
-        sampled=Pair(_sampled(token_a, token_b), _sampled(token_b, token_a)),
+        sampled=Pair(_sampled(token_a, token_b, forced_a), _sampled(token_b, token_a, forced_b)),
         tokens=Pair(len(a.tokens), len(b.tokens)),
         text=text,
         fields=fields,
@@ -243,7 +244,9 @@ def _ending(turn: Turn) -> dict[str, Any]:
     }
 
 
-def _sampled(token: TokenSampled | None, other: TokenSampled | None) -> SampledToken | None:
+def _sampled(
+    token: TokenSampled | None, other: TokenSampled | None, forced_steps: Collection[int]
+) -> SampledToken | None:
     if token is None:
         return None
     top = dict(zip(token.top_ids, token.top_logprobs, strict=True))
@@ -251,6 +254,7 @@ def _sampled(token: TokenSampled | None, other: TokenSampled | None) -> SampledT
         token_id=token.token_id,
         logprob=token.logprob,
         logprob_processed=token.logprob_processed,
+        forced=token.step in forced_steps,
         other_logprob=None if other is None else top.get(other.token_id),
     )
 

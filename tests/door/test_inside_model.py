@@ -11,11 +11,11 @@ import pytest
 import tokentape as tt
 from tests.interventions import intervention, record_with
 from tests.replay.four_turns import FOUR
+from tests.replay.made_family import applied
 from tests.replay.made_talk import recorded, talk, talk_events
 from tokentape.recorder.events import (
     CacheDecided,
     Event,
-    InterventionApplied,
     InterventionRemoved,
     TurnStarted,
 )
@@ -26,15 +26,6 @@ from tokentape.store import DatabaseStore
 Cli = Callable[..., tuple[int, str, str]]
 
 RULE = "steer in model.layers.0, coefficient 2.5"
-
-
-def applied(turn: int, position: int, **changes: Any) -> InterventionApplied:
-    described: Any = {
-        "name": "it", "kind": "steer", "layers": ("model.layers.0",), "coefficient": 2.5,
-        "dimensions": (), "tensor_sha256": "", "tensor_start": None, "positions": "all",
-        "schedule": {}, "source": {},
-    }  # fmt: skip
-    return InterventionApplied(turn=turn, position=position, **described | changes)
 
 
 def with_inside(*interventions: Event, turn: int = 2, **changes: Any) -> tt.Recording:

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import tokentape as tt
 from tests.made_events import run_started
@@ -11,6 +12,7 @@ from tests.store.made_families import RESUMED
 from tokentape.recorder import Envelope
 from tokentape.recorder.events import (
     Event,
+    InterventionApplied,
     MessageAdded,
     RunFailed,
     RunForked,
@@ -71,6 +73,16 @@ def resumed(store: DatabaseStore, turns: Sequence[Said], after_tokens: int) -> M
             events += (FAILED, replace(RESUMED, turn=event.turn, step=event.step))
         events.append(event)
     return _recorded(store, events, tuple(turns), "Be kind. ")
+
+
+def applied(turn: int, position: int, **changes: Any) -> InterventionApplied:
+    """Return a steering vector in a layer, except for `changes`."""
+    described: Any = {
+        "name": "it", "kind": "steer", "layers": ("model.layers.0",), "coefficient": 2.5,
+        "dimensions": (), "tensor_sha256": "", "tensor_start": None, "positions": "all",
+        "schedule": {}, "source": {},
+    }  # fmt: skip
+    return InterventionApplied(turn=turn, position=position, **described | changes)
 
 
 def _shared(envelopes: Sequence[Envelope], at_turn: int) -> list[Envelope]:

@@ -14,6 +14,7 @@ from tests.replay.four_turns import FOUR, said
 from tests.replay.made_talk import recorded, talk_events
 from tokentape.recorder.codec import encode_body, kind_of
 from tokentape.recorder.events import (
+    ActivationObserved,
     CacheCleared,
     Event,
     InterventionApplied,
@@ -112,8 +113,8 @@ COSTS = {"duration_us", "kv_bytes", "peak_bytes", "freed_bytes", "kept_bytes"}
 CIRCUMSTANCES = {"name", "model", "threads", "environment", "process", "warnings"}
 
 
-def interventions(turn: int) -> list[Event]:
-    """Return one event of each kind that concerns interventions."""
+def inside_model(turn: int) -> list[Event]:
+    """Return one event of each kind that concerns the inside of the model."""
     described: Any = {
         "name": "it", "kind": "steer", "layers": ("0",), "coefficient": 2.0, "dimensions": (3,),
         "tensor_sha256": "", "tensor_start": None, "positions": "all", "schedule": {}, "source": {},
@@ -123,7 +124,11 @@ def interventions(turn: int) -> list[Event]:
         InterventionWithdrawn(name="asked", clear_cache=False, turn=turn),
         InterventionApplied(turn=turn, position=4, **described),
         InterventionRemoved(turn=turn, position=9, name="it"),
-    ]
+        ActivationObserved(
+            turn=turn, source="prefill", start=0, end=4,  # type: ignore[arg-type]
+            positions_covered=2, statistics={"0": {"norm": 1.5}},
+        ),
+    ]  # fmt: skip
 
 
 def other_values(value: Any) -> Iterator[Any]:
@@ -153,7 +158,7 @@ FILED = {
 def test_any_field_of_any_event_that_is_another_is_a_difference() -> None:
     events = [*talk_events(FOUR[:2], ended=False), CacheCleared(reason="asked", freed_bytes=1)]
     begun = [place for place, each in enumerate(events) if isinstance(each, TurnStarted)]
-    events[begun[1] + 1 : begun[1] + 1] = interventions(2)
+    events[begun[1] + 1 : begun[1] + 1] = inside_model(2)
     described: Any = {name: {"a": 1} for name in ("config", "module_state", "model_code")}
     events[0] = dataclasses.replace(events[0], model_class="a.Class", **described)
     original = recorded(events)

@@ -133,10 +133,17 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     folder = tmp_path_factory.mktemp("family")
     with tt.open_store(folder / "runs.db") as store:
         assert isinstance(store, DatabaseStore)
-        run_ids = record_family(tiny_model("llama", byte_tokenizer()), store)
+        lm = tiny_model("llama", byte_tokenizer())
+        parent, *others = record_family(lm, store)
+        tools = tt.default_tools(lm)
+        with tt.Investigation.fork(
+            store, parent, lm, at_turn=2, at_token=2, token="Z", tools=tools
+        ) as at_token:
+            pass
+        run_ids = [parent, *others, at_token.run_id]
         for run_id in run_ids:
             tt.export_parquet(store.recording(run_id), store, folder / "sealed")
-        tt.pack([store.recording(run_ids[-1])], store, folder / "one.tape")
+        tt.pack([store.recording(each) for each in run_ids], store, folder / "one.tape")
     return folder, list(run_ids)
 
 
@@ -146,7 +153,7 @@ def test_real_families_compare_right_in_every_kind_of_store(
 ) -> None:
     folder, run_ids = real
     with tt.open_store(folder / where) as store:
-        parent, child, grandchild = map(store.recording, run_ids)
+        parent, child, grandchild, at_token = map(store.recording, run_ids)
         first, second = tt.diff(parent, child), tt.diff(child, grandchild)
 
         assert headline(first).startswith(
@@ -161,6 +168,18 @@ def test_real_families_compare_right_in_every_kind_of_store(
         assert "turn 2\n" in text
         assert "'Or two?'" in text
         assert tt.diff(parent, parent).same
+        forced, text = tt.diff(parent, at_token), render(tt.diff(at_token, parent))
+        assert headline(forced).startswith(
+            "same prompts and replies up to turn 1; turn 2 diverges at token 2, chosen in b: "
+        )
+        assert forced.turns[1].prompt is None
+        assert f"forked from run {parent.run_id} at turn 2, token 2\n" in text
+        assert text.count(", chosen by the experimenter") == 1
+        assert (
+            text.splitlines()[0]
+            .partition("turn 2 ")[2]
+            .startswith("diverges at token 2, chosen in a")
+        )
 
 
 def test_a_fork_says_what_it_was_forked_from(store: DatabaseStore) -> None:

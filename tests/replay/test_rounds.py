@@ -1,6 +1,7 @@
 """Replay of turns in which the model calls tools, which are recorded round by round."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,9 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 import tokentape as tt
 from tests.forced import ForcedReply, forced_reply
-from tokentape.recorder.events import ToolCalled, TurnStarted
+from tests.replay.made_family import applied
+from tests.replay.made_talk import recorded
+from tokentape.recorder.events import CacheDecided, Event, ToolCalled, TurnStarted
 from tokentape.store import DatabaseStore
 
 CALL = (
@@ -124,6 +127,35 @@ def test_two_recordings_with_calls_are_compared_turn_by_turn(
     found = tt.diff(called, called)
 
     assert [turn.turn for turn in found.turns] == [1, 2]
+    assert found.same
+    # The second round of the first turn, in which a tool may have requested an intervention.
+    events = [each.event for each in called.events()]
+    place = [at for at, each in enumerate(events) if isinstance(each, TurnStarted)][1]
+    started = events[place]
+    assert isinstance(started, TurnStarted)
+    position = started.prompt_tokens - 1
+    other_seed = replace(started, seed=started.seed + 1 if started.seed else 1)
+    cleared = replace(
+        next(each for each in events[place:] if isinstance(each, CacheDecided)), reason="other"
+    )
+    decided = next(at for at, each in enumerate(events) if at > place and each.turn == 1)
+    changed: dict[str, tuple[int, list[Event]]] = {
+        "inside_model": (place + 1, [started, applied(1, position)]),
+        "sampling": (place + 1, [other_seed]),
+        "cache": (decided + 1, [started, *events[place + 1 : decided], cleared]),
+    }
+    for name, (end, others) in changed.items():
+        copy = recorded([*events[:place], *others, *events[end:]])
+        first, second = tt.diff(called, copy).turns
+
+        assert first.differing == (name,)
+        assert second.differing == (("inside_model",) if name == "inside_model" else ())
+    (only,) = (
+        recorded([*events[:place], started, applied(1, position), *events[place + 1 :]])
+        .turns()[1]
+        .inside_model.as_json()["interventions"]
+    )
+    assert only["acts_on"] == [(position, started.prompt_tokens + 190 - started.first_step)]
 
 
 def test_each_round_has_its_own_seed(called: tt.Recording) -> None:
