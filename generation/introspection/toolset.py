@@ -9,7 +9,7 @@ from tokentape.generation.introspection.spectrum import singular_values
 from tokentape.generation.introspection.statistics import round_floats
 from tokentape.generation.introspection.weights import compact_weights
 from tokentape.generation.models.loading import LoadedModel
-from tokentape.generation.tools.interface import OnError, ToolInterface, ToolView
+from tokentape.generation.tools.interface import ToolInterface, ToolView
 
 # The view is rounded also if it is full; the payload has every digit.
 _VIEW_DIGITS = 5
@@ -20,7 +20,7 @@ _SECONDS_MAX = 600.0
 class IntrospectionTools(ToolInterface):
     """The default tools. An investigation binds `inspector` to its conversation."""
 
-    def __init__(self, lm: LoadedModel, *, on_error: OnError = "return") -> None:
+    def __init__(self, lm: LoadedModel) -> None:
         self.inspector = Inspector(lm)
         tools = _Tools(self.inspector)
         super().__init__(
@@ -34,7 +34,6 @@ class IntrospectionTools(ToolInterface):
                 tools.get_logit_lens,
             ],
             seconds_max=_SECONDS_MAX,
-            on_error=on_error,
         )
 
 

@@ -19,6 +19,7 @@ from tokentape.generation.tools.calls import ParsedCall
 from tokentape.generation.tools.interface import ToolInterface, ToolResult, error_result
 from tokentape.generation.tools.tool_call import ToolCall
 from tokentape.recorder import Recorder
+from tokentape.recorder.escapes import single_line
 from tokentape.recorder.events import ActivationObserved, ToolCalled, ToolCaller, ToolReturned
 from tokentape.recorder.plain_values import plain_value
 
@@ -26,6 +27,7 @@ EXPECTED_RESULT = '{"expected": "a result"}'
 """Content of the results with which a prompt is tried before tools run."""
 NOT_RUN = "it was not run"
 """Beginning of the error of a call above the limit of calls per turn."""
+_WARNING_CHARS = 300
 _FRAME = re.compile(r'^  File "([^"\n]*)", line ([0-9]+)', re.MULTILINE)
 
 
@@ -158,8 +160,11 @@ class ToolRunner:
         # Causes come first; the first frame of the exception itself is in the tool.
         frame = _FRAME.search(result.traceback.rpartition("Traceback (most recent call last)")[2])
         where = f" ({frame[1]}, line {frame[2]})" if frame else ""
+        error = single_line(result.error)
+        if len(error) > _WARNING_CHARS:
+            error = f"{error[:_WARNING_CHARS]}…"
         warnings.warn(
-            f"tool {called.name} failed in turn {turn} ({called.call_id}): {result.error}{where}; "
+            f"tool {called.name} failed in turn {turn} ({called.call_id}): {error}{where}; "
             "the model reads this error"
             + (", and the recording has the traceback" if result.traceback else ""),
             ToolFailedWarning,

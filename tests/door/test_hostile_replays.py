@@ -31,6 +31,7 @@ from tests.samplers import GREEDY
 from tests.store.made_runs import floor_of, verdict_of
 from tokentape import output
 from tokentape.commands.chat_terminal import StandardTerminal
+from tokentape.generation.errors import ToolFailedWarning
 from tokentape.generation.investigation.chat_session import ChatSession, EventTap
 from tokentape.recorder import Record
 from tokentape.recorder.errors import TokentapeWarning
@@ -58,7 +59,10 @@ def talk(lm: tt.LoadedModel, store: tt.EventLog) -> str:
         tools=tt.default_tools(lm),
     ) as run:
         settings = {"max_new_tokens": 600, "logits_processor": LogitsProcessorList([forced])}
-        run.chat(hostile("first message"), tool_calls=[call], **settings)
+        with pytest.warns(ToolFailedWarning) as told:
+            run.chat(hostile("first message"), tool_calls=[call], **settings)
+        assert raw_characters(str(told[0].message)) == set()
+        assert "\n" not in str(told[0].message)
         run.chat(hostile("second message"), **settings)
         run.chat("And?", max_new_tokens=3, **GREEDY)
     return run.run_id
