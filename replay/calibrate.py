@@ -22,7 +22,8 @@ from tokentape.recorder import Recording
 from tokentape.replay.checking.interventions import Interventions
 from tokentape.replay.checking.noise_floor import FLOORS, version_of
 from tokentape.replay.checking.teacher_forcing import chunk_spans, logits_by_span
-from tokentape.replay.checking.turns import branches, choose_turns, reply_rows, stream_of
+from tokentape.replay.checking.turn_choice import choose_turns
+from tokentape.replay.checking.turns import branches, reply_rows, stream_of
 from tokentape.replay.recorded.loaded_run import LoadedRun, load_run
 from tokentape.replay.results.errors import ReplayError
 from tokentape.replay.results.report import Floor

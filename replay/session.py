@@ -16,7 +16,8 @@ from tokentape.replay.checking.fingerprint_check import check_fingerprints, repr
 from tokentape.replay.checking.interventions import Interventions
 from tokentape.replay.checking.noise_floor import floor_of
 from tokentape.replay.checking.tool_rerun import rerun_tools, with_drifts
-from tokentape.replay.checking.turns import check_ids_known, choose_turns
+from tokentape.replay.checking.turn_choice import choose_turns
+from tokentape.replay.checking.turns import check_ids_known
 from tokentape.replay.options import CheckOptions
 from tokentape.replay.recorded.contradictions import find_contradictions
 from tokentape.replay.recorded.loaded_run import LoadedRun, load_run

@@ -10,6 +10,7 @@ from transformers.generation.configuration_utils import GenerationMode
 
 from tokentape.generation.errors import ModelError
 from tokentape.generation.hf.quiet_configs import quiet_configs
+from tokentape.generation.setting_names import setting_names
 from tokentape.recorder.near_names import nearest
 from tokentape.recorder.plain_values import plain_value
 
@@ -260,7 +261,8 @@ def recorded_config(
     values = copy.deepcopy(dict(sampling))
     unknown = sorted(values.keys() - _known_settings())
     if unknown:
-        raise ModelError(f"turns have no setting {unknown[0]!r}")
+        near = nearest(unknown[0], setting_names())
+        raise ModelError(f"turns have no setting {unknown[0]!r}{near}")
     with quiet_configs():
         config: GenerationConfig = GenerationConfig.from_dict(_with_watermark(values))
     if not isinstance(config.do_sample, bool | None):

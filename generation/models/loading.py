@@ -23,10 +23,9 @@ from tokentape.generation.hf.quiet_configs import quiet_configs
 from tokentape.generation.models.adapters import (
     base_of,
     commit_of,
-    is_folder,
     load_adapter,
 )
-from tokentape.generation.models.demo_model import DEMO_MODEL, demo_folder
+from tokentape.generation.models.demo_model import demo_folder
 from tokentape.generation.models.error_text import first_line
 from tokentape.generation.models.identity import ModelIdentity, set_loading
 from tokentape.generation.models.loading_settings import Dtype, LoadingSettings, Quantization
@@ -36,12 +35,13 @@ from tokentape.generation.models.memory_check import (
     is_out_of_memory,
 )
 from tokentape.generation.models.model_config import check_attention, read_config
-from tokentape.generation.models.model_files import (
-    check_folder,
-    check_gguf,
-    check_stays_inside,
-    gguf_of_folder,
-    is_gguf,
+from tokentape.generation.models.model_files import check_stays_inside
+from tokentape.generation.models.model_names import (
+    DEMO_MODEL,
+    check_hub_adapter,
+    check_hub_name,
+    is_folder,
+    local_model,
 )
 from tokentape.generation.models.quantization import check_checkpoint, quantizer_versions
 from tokentape.generation.models.quiet import local_files_alone, quiet_loading
@@ -170,6 +170,7 @@ def load_tokenizer(name: str, *, revision: str | None = None) -> PreTrainedToken
 
 def load_with(name: str, dtype: str, settings: LoadingSettings) -> LoadedModel:
     """Load a model in a dtype with checked settings; see `load_model`."""
+    settings = _without_unreachable_hub(name, settings)
     source = _source(name, settings)
     files = _files_of(source)
     if settings.deterministic:
@@ -207,6 +208,21 @@ def load_with(name: str, dtype: str, settings: LoadingSettings) -> LoadedModel:
         compute_in(model, settings.compute_dtype)
     set_loading(model, loading)
     return LoadedModel(model, tokenizer, name, loading)
+
+
+def _without_unreachable_hub(name: str, settings: LoadingSettings) -> LoadingSettings:
+    """Return the settings, with `offline` if the hub cannot be reached and is not needed.
+
+    Otherwise its libraries would try again for minutes. Raise ModelError if it is needed.
+    """
+    offline = settings.offline
+    if name != DEMO_MODEL and local_model(name) is None:
+        offline = check_hub_name(name, settings.revision, offline=offline)
+    if settings.adapter:
+        adapter_offline = offline or settings.offline_adapter
+        adapter_offline = check_hub_adapter(settings.adapter, offline=adapter_offline)
+        settings = replace(settings, offline_adapter=adapter_offline)
+    return replace(settings, offline=offline)
 
 
 def _model(
@@ -289,19 +305,11 @@ def _source(name: str, settings: LoadingSettings) -> dict[str, Any]:
 def _named_source(name: str) -> dict[str, Any]:
     if name == DEMO_MODEL:
         return {"pretrained_model_name_or_path": str(demo_folder())}
-    path = expand_path(name)
-    folder = is_folder(path)
-    if folder:
-        gguf = gguf_of_folder(path)
-        check_folder(path)
-    else:
-        gguf = path if is_gguf(name) else None
-    if gguf is not None:
-        check_gguf(gguf)
-        return {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-    if name.startswith((".", "/", "~")) and not folder:
-        raise ModelError(f"there is no model folder {name}")
-    return {"pretrained_model_name_or_path": str(path)}
+    found = local_model(name)
+    if found is None:
+        return {"pretrained_model_name_or_path": str(expand_path(name))}
+    folder, gguf = found
+    return {"pretrained_model_name_or_path": str(folder)} | ({"gguf_file": gguf} if gguf else {})
 
 
 def _why_not_loaded(name: str, source: Mapping[str, Any], error: Exception) -> str:

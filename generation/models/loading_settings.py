@@ -10,7 +10,7 @@ import torch
 
 from tokentape.generation.checks import check_switch
 from tokentape.generation.errors import ModelError
-from tokentape.generation.models.adapters import check_adapter
+from tokentape.generation.models.model_names import check_adapter
 from tokentape.generation.models.quantization import quantization_config
 
 _NOT_RECORDED = ("offline", "offline_adapter")

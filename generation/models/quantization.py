@@ -7,11 +7,8 @@ from typing import Any
 
 from tokentape.generation.errors import ModelError
 from tokentape.generation.hf.quanto import unpack_without_compiling
+from tokentape.generation.models.model_names import check_quantization_name
 from tokentape.generation.models.quiet import quiet_loading
-from tokentape.recorder.near_names import nearest
-
-QUANTO_WEIGHTS = ("int8", "int4", "int2", "float8")
-"""The short names: weights of these types by quanto, on the CPU or a GPU."""
 
 # The distributions whose versions decide how weights are packed.
 _PACKERS = ("torchao", "optimum-quanto", "hqq", "gptqmodel", "bitsandbytes", "compressed-tensors")
@@ -41,12 +38,7 @@ def quantization_config(given: object) -> Any:
     if given is None or given == "":
         return None
     if isinstance(given, str):
-        if given not in QUANTO_WEIGHTS:
-            raise ModelError(
-                f"there is no quantization {given!r}{nearest(given, QUANTO_WEIGHTS)}: the names "
-                f"are {', '.join(QUANTO_WEIGHTS)}; for other methods give a mapping with "
-                "quant_method, or a config of transformers"
-            )
+        check_quantization_name(given)
         given = {"quant_method": "quanto", "weights": given}
     if isinstance(given, Mapping):
         described = dict(given)

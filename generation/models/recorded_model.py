@@ -4,7 +4,6 @@ A recording may come from a stranger. Unless the user asks for it, it neither do
 makes transformers run code.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any, Unpack
 
@@ -17,12 +16,12 @@ from tokentape.generation.models.loading_settings import (
     recorded_keywords,
 )
 from tokentape.generation.models.model_config import is_hub_kernel
+from tokentape.generation.models.model_names import check_recorded_name
 from tokentape.recorder.events import RunStarted
 
 _DTYPES = ("float32", "bfloat16", "float16")
 _CALIBRATION = ("dataset", "tokenizer")
 """Fields of a quantization config for which transformers reads data of another repository."""
-_REMOTE = re.compile(r"[\\/]{2}|[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 def load_as_recorded(
@@ -54,18 +53,6 @@ def load_as_recorded(
     check_dtypes(dtype, keywords.get("compute_dtype") or dtype)
     settings = LoadingSettings.checked(**keywords, offline_adapter="adapter" in recorded)
     return load_with(name, dtype, settings)
-
-
-def check_recorded_name(name: str) -> str:
-    """Return the name of a model or an adapter that a recording has.
-
-    Raise ModelError if looking for it could reach another machine.
-    """
-    if _REMOTE.match(name):
-        raise ModelError(
-            f"the recording names {name!r}, which may be on another machine: it is not looked for"
-        )
-    return name
 
 
 def _check_asks_for_nothing(recorded: Mapping[str, Any]) -> None:

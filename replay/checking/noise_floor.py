@@ -6,12 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from tokentape.generation import LoadedModel, hf
-from tokentape.generation.hf.packed_tensors import quantizes_activations
 from tokentape.recorder.foreign_files import foreign_file
 from tokentape.recorder.limits import load_json
 from tokentape.recorder.paths import expand_path
@@ -19,7 +15,10 @@ from tokentape.recorder.regular_file import read_regular
 from tokentape.replay.recorded.loaded_run import LoadedRun
 from tokentape.replay.results.errors import ReplayError
 from tokentape.replay.results.report import Floor
-from tokentape.store.source import Attachments
+
+if TYPE_CHECKING:
+    from tokentape.generation import LoadedModel
+    from tokentape.store.source import Attachments
 
 # Measured on SmolLM2-135M with torch 2.13 on x86-64 over full passes, chunks of 64 and 17, eager
 # attention and one or two threads (8,700 tokens, prompts of up to 4,700): margins move by 6e-6 on
@@ -60,7 +59,7 @@ _FORMAT = 1
 _FILE_BYTES_MAX = 1024**2
 
 
-def floor_of(lm: LoadedModel, dtype: str, given: Floor | None = None) -> Floor | None:
+def floor_of(lm: "LoadedModel", dtype: str, given: Floor | None = None) -> Floor | None:
     """Return the floor for a recording of that dtype: `given`, or else the built-in one.
 
     None if none is built in. That holds for every model that caches more than keys and values:
@@ -76,12 +75,16 @@ def floor_of(lm: LoadedModel, dtype: str, given: Floor | None = None) -> Floor |
                 f"recorded in {dtype}: measure one with `tokentape calibrate`"
             )
         return given
+    # Reading a floor must not wait for torch.
+    from tokentape.generation import hf
+    from tokentape.generation.hf.packed_tensors import quantizes_activations
+
     if hf.recurrent(hf.new_cache(lm.model)) or quantizes_activations(lm.model):
         return None
     return FLOORS.get(dtype)
 
 
-def stored_floor(store: Attachments, run: LoadedRun, lm: LoadedModel) -> Floor | None:
+def stored_floor(store: "Attachments", run: LoadedRun, lm: "LoadedModel") -> Floor | None:
     """Return the newest floor stored with a run, or None if a floor is built in for the model.
 
     A recording is not judged by a floor that it brings along if there is another.
@@ -143,6 +146,8 @@ def plausible(flips: int, predicted: float) -> bool:
     """Return whether `flips` is a likely count of a Poisson distribution with that mean."""
     if flips <= 1:
         return True
+    import torch
+
     # P(count >= flips) is the regularised lower incomplete gamma function (DLMF 8.4.10).
     count, mean = torch.tensor([flips, predicted], dtype=torch.float64)
     return float(torch.special.gammainc(count, mean)) > _IMPLAUSIBLE

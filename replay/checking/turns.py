@@ -8,51 +8,11 @@ from transformers import GenerationConfig, LogitsProcessorList
 from tokentape.generation import LoadedModel, hf
 from tokentape.recorder import RecordingError
 from tokentape.recorder.events import StopReason, TurnFinished
-from tokentape.recorder.events.turn import REDACTED
 from tokentape.recorder.projections import Turn
 from tokentape.replay.checking.interventions import Interventions
-from tokentape.replay.recorded.loaded_run import LoadedRun
-from tokentape.replay.results.errors import NothingToReplayError, ReplayError
 
 TurnProcessors = Callable[[Turn], LogitsProcessorList]
 """Creates new instances of the user's own logits processors that a turn was generated with."""
-
-
-def choose_turns(
-    run: LoadedRun, numbers: Sequence[int] | None, processors: TurnProcessors | None = None
-) -> list[Turn]:
-    """Return the rounds with tokens of the requested turns, or of all turns.
-
-    Raise NothingToReplayError if there are none, and ReplayError for a turn that the events do not
-    fully describe, unless `processors` supplies the rest.
-    """
-    with_tokens = [turn for turn in run.turns if turn.tokens]
-    chosen = [turn for turn in with_tokens if numbers is None or turn.number in numbers]
-    missing = sorted(set(numbers or ()) - {turn.number for turn in chosen})
-    if missing:
-        raise NothingToReplayError(f"run {run.run_id} has no turn {missing[0]} with tokens")
-    if not chosen:
-        raise NothingToReplayError(f"run {run.run_id} has no token to replay")
-    if any(REDACTED in turn.started.unreplayable for turn in chosen):
-        raise NothingToReplayError(
-            f"run {run.run_id} was redacted: the ids that the model saw were not recorded"
-        )
-    for turn in chosen:
-        obstacle = replay_obstacle(turn, processors)
-        if obstacle:
-            raise ReplayError(obstacle)
-    return chosen
-
-
-def replay_obstacle(turn: Turn, processors: TurnProcessors | None = None) -> str:
-    """Return why the events do not suffice to replay a turn; empty if they do."""
-    supplied = {type(each).__name__ for each in processors(turn)} if processors else set()
-    # A time limit only stops a turn; redacted turns are rejected because of their ids.
-    known = {"max_time", REDACTED, *supplied}
-    missing = [name for name in turn.started.unreplayable if name not in known]
-    if not missing:
-        return ""
-    return f"turn {turn.number} was generated with {', '.join(missing)}, which no event describes"
 
 
 def prepare_round(

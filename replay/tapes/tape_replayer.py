@@ -216,7 +216,7 @@ def replay_run(
     Turns that the events do not suffice to replay fail; the other turns are replayed.
     """
     from tokentape.replay.checking.noise_floor import read_floor, stored_floor
-    from tokentape.replay.checking.turns import replay_obstacle
+    from tokentape.replay.checking.turn_choice import replay_obstacle
     from tokentape.replay.options import CheckKeywords
     from tokentape.replay.regenerate import regenerate
     from tokentape.replay.retrace import clock_obstacle, retrace

@@ -3,19 +3,23 @@
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tokentape as tt
 from tokentape import output
 from tokentape.commands.investigations import resume_hint
+from tokentape.commands.options import load_named_model
 from tokentape.commands.tool_files import options_to_resume
-from tokentape.generation.models.loading_settings import LoadingKeywords
-from tokentape.generation.plans import ExperimentPlan, begin_plan, check_plan, load_plan, run_plan
+from tokentape.generation.plans import ExperimentPlan, load_plan
 from tokentape.recorder.events import SystemPromptCached
 from tokentape.recorder.projections import Turn
 from tokentape.replay.reports.terminal import render
 from tokentape.screen import out
 from tokentape.store import DatabaseStore, ParquetStore
 from tokentape.turns_bar import turns_bar
+
+if TYPE_CHECKING:
+    from tokentape.generation.models.loading_settings import LoadingKeywords
 
 REGENERATED_TURNS = (2, 7, 18)
 """A sampled turn, a greedy one, and a late one; turns that a plan does not have are left out."""
@@ -27,7 +31,7 @@ def run_demo(
     model: str,
     plan_name: str,
     regenerated: Sequence[int],
-    loading: LoadingKeywords,
+    loading: "LoadingKeywords",
 ) -> int:
     """Record a plan, seal the run and replay it; return the exit code, 1 if a replay failed."""
     plan = load_plan(plan_name)
@@ -37,8 +41,9 @@ def run_demo(
         raise tt.PromptError(f"there is no turn {beyond[0]}: {plan.name} has {turns_total} turns")
     if not regenerated:
         regenerated = [number for number in REGENERATED_TURNS if number <= turns_total]
-    with output.working(f"loading {model} (the first time takes half a minute)"):
-        lm = tt.load_model(model, **loading)
+    lm = load_named_model(model, loading, note=" (the first time takes half a minute)")
+    from tokentape.generation.plans import check_plan
+
     check_plan(plan, lm)
     with tt.open_store(store_url) as store:
         if isinstance(store, ParquetStore):
@@ -61,15 +66,17 @@ def run_demo(
 
 
 def record_plan(
-    lm: tt.LoadedModel,
+    lm: "tt.LoadedModel",
     store: DatabaseStore,
     plan: ExperimentPlan,
     begun: Callable[[str], None] = lambda run_id: None,
-) -> tuple[str, Sequence[tt.Reply], float]:
+) -> "tuple[str, Sequence[tt.Reply], float]":
     """Run a plan with a progress bar; return the run's id, its replies, and the seconds taken.
 
     `begun` is called with the id before the run begins.
     """
+    from tokentape.generation.plans import begin_plan, run_plan
+
     began = time.perf_counter()
     investigation = begin_plan(plan, lm, store)
     begun(investigation.run_id)
@@ -97,7 +104,7 @@ def _totals(turns: Sequence[Turn], recording: tt.Recording) -> str:
 def _rebuild(
     recording: tt.Recording,
     sealed: DatabaseStore | ParquetStore,
-    replies: Sequence[tt.Reply],
+    replies: "Sequence[tt.Reply]",
 ) -> bool:
     began = time.perf_counter()
     rebuilt = tt.rebuild(recording)
@@ -113,7 +120,7 @@ def _rebuild(
     return same and copy
 
 
-def _verify(recording: tt.Recording, lm: tt.LoadedModel) -> bool:
+def _verify(recording: tt.Recording, lm: "tt.LoadedModel") -> bool:
     with output.progress("verify") as bar:
         task = bar.add_task("", total=None)
         report = tt.verify(
@@ -131,7 +138,7 @@ def _verify(recording: tt.Recording, lm: tt.LoadedModel) -> bool:
     return report.passes
 
 
-def _regenerate(recording: tt.Recording, lm: tt.LoadedModel, numbers: Sequence[int]) -> bool:
+def _regenerate(recording: tt.Recording, lm: "tt.LoadedModel", numbers: Sequence[int]) -> bool:
     passed = True
     for number in numbers:
         with output.working(f"regenerating turn {number} with Hugging Face generate"):

@@ -244,7 +244,7 @@ def test_a_damaged_adapter_is_named(
 def test_a_missing_package_is_named_with_its_installation(
     tiny_folder: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tokentape.generation.models.adapters.find_spec", lambda name: None)
+    monkeypatch.setattr("tokentape.generation.models.model_names.find_spec", lambda name: None)
     monkeypatch.setattr("tokentape.generation.models.quantization.find_spec", lambda name: None)
 
     with pytest.raises(tt.ModelError, match=r"peft, which is not installed: pip .*\[adapters\]"):

@@ -10,7 +10,13 @@ import typer
 import tokentape as tt
 from tokentape import output
 from tokentape.commands.chat_terminal import StandardTerminal
-from tokentape.commands.options import JsonOption, ModelOption, StoreOption, loads_model
+from tokentape.commands.options import (
+    JsonOption,
+    ModelOption,
+    StoreOption,
+    load_named_model,
+    loads_model,
+)
 from tokentape.commands.tool_files import (
     ToolsFileOption,
     available_tools,
@@ -86,8 +92,7 @@ def run(
         err.line(f"running the code of {file.path}, which {plan} names")
     with resume_hint(store, options_to_resume(loading, file)) as begun:
         run_tools_file(file)
-        with output.working(f"loading {model}"):
-            lm = tt.load_model(model, **loading)
+        lm = load_named_model(model, loading)
         from tokentape.generation.plans import begin_plan
 
         available = available_tools(lm, file)
@@ -123,8 +128,7 @@ def chat(
     """Talk with a model and record the conversation; /help lists the other inputs."""
     file = read_tools_file(tools)
     run_tools_file(file)
-    with output.working(f"loading {model}"):
-        lm = tt.load_model(model, **loading)
+    lm = load_named_model(model, loading)
     from tokentape.generation.context_length import context_tokens
     from tokentape.generation.engine.prepared_turn import check_turn_settings
     from tokentape.generation.investigation.chat_session import ChatSession, EventTap

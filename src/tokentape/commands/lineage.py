@@ -172,7 +172,10 @@ def fork(
     The fork copies no events. Exit code 130: interrupted by Ctrl-C; 143 and 129: by SIGTERM and
     SIGHUP.
     """
+    from tokentape.generation.setting_names import check_setting_names
+
     changed = _parsed(changes or [])
+    check_setting_names(changed)
     _check_message(message)
     file = read_tools_file(tools)
     needed = options_to_resume(loading, file, model)

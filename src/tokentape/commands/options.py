@@ -299,6 +299,18 @@ def select_turns(recording: tt.Recording, numbers: list[int] | None) -> Selected
     return selected
 
 
+def load_named_model(model: str, loading: "LoadingKeywords", *, note: str = "") -> "tt.LoadedModel":
+    """Load the model that a command names. Raise ModelError if it cannot be loaded.
+
+    Mistakes in its name, and in how it is loaded, are found before torch is imported.
+    """
+    from tokentape.generation.models.model_names import check_loading
+
+    with output.working(f"loading {model}{note}"):
+        check_loading(model, loading)
+        return tt.load_model(model, **loading)
+
+
 def load_recorded_model(
     started: RunStarted, model: str | None, loading: "LoadingKeywords"
 ) -> "tt.LoadedModel":
@@ -306,13 +318,18 @@ def load_recorded_model(
 
     `loading` overrides how it was loaded. Raise ModelError if it cannot be loaded.
     """
-    from tokentape.generation.models.recorded_model import load_as_recorded
+    from tokentape.generation.models.model_names import check_loading, check_recorded_name
 
     name = model or started.model
     if not name:
         raise tt.ModelError("the recording does not name its model: name one with --model")
+    keywords = loading if model else {"offline": True, **loading}
     try:
         with output.working(f"loading {name}"):
+            check_loading(model or check_recorded_name(name), keywords)
+            # It imports torch.
+            from tokentape.generation.models.recorded_model import load_as_recorded
+
             return load_as_recorded(model or None, started, **loading)
     except tt.ModelError as error:
         if model:
@@ -328,7 +345,7 @@ def tokenizer_as_recorded(started: RunStarted) -> "PreTrainedTokenizerBase | Non
     """Return the tokenizer of a run, or None if it is missing here or differs from the recorded."""
     from tokentape.generation.fingerprints import tokenizer_sha256
     from tokentape.generation.models.loading import load_tokenizer
-    from tokentape.generation.models.recorded_model import check_recorded_name
+    from tokentape.generation.models.model_names import check_recorded_name
 
     try:
         with output.working("loading the tokenizer"):

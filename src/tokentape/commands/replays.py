@@ -34,6 +34,8 @@ from tokentape.commands.tool_files import (
 )
 from tokentape.recorder.clock import now_us
 from tokentape.recorder.paths import expand_path
+from tokentape.replay import load_run
+from tokentape.replay.checking.turn_choice import choose_turns
 from tokentape.screen import err, out, stdout_on_stderr
 from tokentape.store.default_store import DEFAULT_URL
 
@@ -245,7 +247,7 @@ def calibrate(
     run, store = locate_run(run, store)
     opened = open_stored(store)
     ctx.call_on_close(opened.close)
-    loaded = _load_run(opened, run)
+    loaded = load_run(find_recording(opened, run))
     lm = load_recorded_model(loaded.started, model, loading)
     with output.progress("calibrate", "{task.fields[variant]}") as bar:
         task = bar.add_task("", total=None, variant="")
@@ -325,9 +327,10 @@ def _replay(ctx: typer.Context, name: str, request: _Request, results: _Results)
     ctx.call_on_close(opened.close)
     # The states of a turn's cache come from the turns before it.
     turns = None if name == "retrace" else request.turns
-    loaded = _load_run(opened, run, turns)
+    loaded = load_run(find_recording(opened, run), turns or None)
     given_floor = None if request.floor is None else tt.read_floor(request.floor)
     files = ctx.with_resource(report_files(results.junit, results.html))
+    choose_turns(loaded, request.turns)  # which finds mistakes before the model is loaded
     run_tools_file(request.tools_file)
     lm = load_recorded_model(loaded.started, request.model, request.loading)
     keywords = request.keywords(opened, loaded, lm, given_floor)
@@ -390,9 +393,3 @@ def _report_differences(differences: "Sequence[FingerprintDifference]") -> None:
                 f"tokentape: {each.field} differs{ignored}: recorded {each.recorded}, "
                 f"now {each.replayed}"
             )
-
-
-def _load_run(opened: Store, run: str | None, turns: list[int] | None = None) -> "LoadedRun":
-    from tokentape.replay import load_run
-
-    return load_run(find_recording(opened, run), turns or None)
