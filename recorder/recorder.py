@@ -18,6 +18,8 @@ from tokentape.recorder.events import (
     RunForked,
     RunResumed,
     RunStarted,
+    TokenSampled,
+    TokensSpelled,
     TurnStarted,
 )
 from tokentape.recorder.events.run import CLOSED, INTERRUPTED
@@ -124,6 +126,9 @@ class Recorder:
         self._owner: weakref.ref[object] | None = None
         self._summary: RunSummary | None = None
         self._must_resume = False
+        self._redacted = redactor is not None
+        self._spelled: set[int] = set()
+        self._unspelled: set[int] = set()
 
     @classmethod
     def resume(
@@ -165,6 +170,16 @@ class Recorder:
     def last_turn(self) -> int:
         """The number of the last turn that started; zero before the first."""
         return self._last_turn
+
+    def unspelled_ids(self) -> list[int]:
+        """Return the ids of the run's tokens that no `TokensSpelled` has yet, in order.
+
+        Empty for a redacted run, which does not record what its tokens are, and for a run that
+        lost an event: it accepts no other.
+        """
+        if self._redacted or self._lost is not None:
+            return []
+        return sorted(self._unspelled - self._spelled)
 
     def claim(self, owner: object) -> None:
         """Reserve the recorder for the object that records turns with it.
@@ -254,7 +269,15 @@ class Recorder:
         event = envelope.event
         self._chain.add(record)
         self._next_seq += 1
-        if isinstance(event, TurnStarted):
+        if isinstance(event, TokenSampled):
+            self._unspelled.add(event.token_id)
+            self._unspelled.update(event.top_ids)
+        elif isinstance(event, TokensSpelled):
+            self._spelled.update(map(int, event.texts))
+            self._unspelled.clear()
+        elif isinstance(event, RunStarted):
+            self._redacted = event.redacted
+        elif isinstance(event, TurnStarted):
             self._last_turn = event.turn
         elif isinstance(event, RunForked):
             self._last_turn = event.at_turn - 1

@@ -87,7 +87,7 @@ class Redaction:
     def _redacted(self, event: Event, name: str, rule: Redact) -> Any:
         value = getattr(event, name)
         if rule is Redact.TOP_TOKENS:
-            return ()
+            return {} if isinstance(value, Mapping) else ()
         if rule is Redact.TOKEN_IDS:
             return _withheld(value)
         if rule is Redact.SETTINGS:

@@ -119,7 +119,7 @@ def _run(
     """Prefill the prompt, decode the reply, and record both."""
     events, began = sequence.events, time.perf_counter()
     logits = _prefill(backend, model, config, events)
-    with hf.decoding(model):
+    with hf.decoding(model), events.spelling_tokens(tokenizer):
         stop_reason = decode_alone(backend, sequence, logits)
     if events.recorder is not None and tokenizer is not None:
         events.finished(

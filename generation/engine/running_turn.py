@@ -59,6 +59,10 @@ class RunningTurn:
 
     def run(self) -> TurnResult:
         """Generate the reply and commit its KV cache."""
+        with self.events.spelling_tokens(self.resources.tokenizer):
+            return self._run()
+
+    def _run(self) -> TurnResult:
         began = time.perf_counter()
         model, prompt = self.resources.model, self.prepared.prompt
         self.resources.memory_guard.check(

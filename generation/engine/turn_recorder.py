@@ -1,6 +1,7 @@
 """The events of one turn, emitted in one place."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -13,7 +14,8 @@ from tokentape.generation.cache.reuse import Reuse
 from tokentape.generation.engine.sampling import Measures, generator_sha256
 from tokentape.generation.history.decoding import decode_reply
 from tokentape.generation.history.prompt import Prompt
-from tokentape.recorder import Recorder
+from tokentape.generation.history.spelling import spell_tokens
+from tokentape.recorder import Recorder, TokentapeError
 from tokentape.recorder.clock import elapsed_us
 from tokentape.recorder.events import (
     CacheDecided,
@@ -23,6 +25,7 @@ from tokentape.recorder.events import (
     PrefillCompleted,
     StopReason,
     TokenSampled,
+    TokensSpelled,
     TurnFinished,
     TurnStarted,
 )
@@ -142,6 +145,26 @@ class TurnRecorder:
         """Record what the cache gave up to stay within its budget."""
         self.record_all(CacheEvicted(**asdict(each)) for each in evictions)
 
+    @contextmanager
+    def spelling_tokens(self, tokenizer: PreTrainedTokenizerBase | None) -> Iterator[None]:
+        """Record the texts of the tokens so far if the block raises, as a callback may."""
+        try:
+            yield
+        except BaseException as error:
+            try:
+                self._spell_tokens(tokenizer)
+            except TokentapeError as another:
+                # The user must see the first error.
+                error.add_note(f"and the texts of the tokens were not recorded: {another}")
+            raise
+
+    def _spell_tokens(self, tokenizer: PreTrainedTokenizerBase | None) -> None:
+        """Record the texts of the ids that the run has not spelled yet, if there are any."""
+        if tokenizer is None or self.recorder is None or not self.recorder.is_active:
+            return
+        if ids := self.recorder.unspelled_ids():
+            self.record(TokensSpelled(turn=self.turn, texts=spell_tokens(tokenizer, ids)))
+
     def finished(
         self,
         tokenizer: PreTrainedTokenizerBase,
@@ -152,7 +175,11 @@ class TurnRecorder:
         generator: torch.Generator | None,
         began: float,
     ) -> TurnFinished:
-        """Record the reply. Return the event with the text of the whole round."""
+        """Record the texts of its tokens, and the reply.
+
+        Return the event with the text of the whole round.
+        """
+        self._spell_tokens(tokenizer)
         whole = finished_turn(
             tokenizer,
             prompt_ids,

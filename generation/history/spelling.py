@@ -1,6 +1,6 @@
 """The spelling of single tokens and of excerpts, for people who look at them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 
 from transformers import PreTrainedTokenizerBase
@@ -15,10 +15,41 @@ def spell_token(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
     Bytes that are no complete character are spelled as `<0xE1>`. A token without text, such as an
     id that the tokenizer does not know, has the spelling of its name, or none.
     """
+    return _speller(tokenizer)(token_id)
+
+
+def spell_tokens(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int]) -> dict[str, str]:
+    """Return the `spell_token` of each id, by its decimal digits.
+
+    An id that the tokenizer fails to decode has an empty text: the vocabulary of a model may be
+    larger than that of its tokenizer.
+    """
+    spell, texts = _speller(tokenizer), {}
+    for token_id in ids:
+        try:
+            texts[str(token_id)] = spell(token_id)
+        except Exception:
+            # Tokenizers from model repositories raise anything.
+            texts[str(token_id)] = ""
+    return texts
+
+
+def _speller(tokenizer: PreTrainedTokenizerBase) -> Callable[[int], str]:
+    """Return a function that spells one token, with what all tokens share computed once."""
     decoding = Decoding(tokenizer)
     before = ordinary_token(tokenizer)
     context = [] if before is None else [before]
-    text = decoding.raw([*context, token_id])[len(decoding.raw(context)) :]
+    start = len(decoding.raw(context))
+
+    def spell(token_id: int) -> str:
+        text = decoding.raw([*context, token_id])[start:]
+        return _spell(tokenizer, token_id, text)
+
+    return spell
+
+
+def _spell(tokenizer: PreTrainedTokenizerBase, token_id: int, text: str) -> str:
+    """Return the spelling of a token whose decoded text is `text`."""
     if text and REPLACEMENT not in text:
         return text
     name = tokenizer.convert_ids_to_tokens(token_id)

@@ -2,6 +2,8 @@
 
 import weakref
 from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
@@ -21,6 +23,15 @@ _loadings: "weakref.WeakKeyDictionary[Any, Mapping[str, Any]]" = weakref.WeakKey
 def set_loading(model: Any, loading: Mapping[str, Any]) -> None:
     """Remember how a model was loaded, for runs that get it without its `LoadedModel`."""
     _loadings[model] = loading
+
+
+@cache
+def _tokentape_version() -> str:
+    """Return the version of tokentape; empty if it runs from files that were not installed."""
+    try:
+        return version("tokentape")
+    except PackageNotFoundError:
+        return ""
 
 
 class ModelIdentity:
@@ -82,6 +93,7 @@ class ModelIdentity:
             "context_tokens": context_tokens(model),
             "environment": fingerprints.environment(cuda_device(model)),
             "process": process.this_process(),
+            "tokentape_version": _tokentape_version(),
             "loading": self._loading,
             "model_class": fingerprints.model_class(model),
             "config": fingerprints.config_fields(model),

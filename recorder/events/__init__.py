@@ -38,7 +38,13 @@ from tokentape.recorder.events.prompt import (
 from tokentape.recorder.events.run import RunFailed, RunFinished, RunForked, RunResumed, RunStarted
 from tokentape.recorder.events.tool import ToolCalled, ToolCaller, ToolReturned
 from tokentape.recorder.events.traits import BelongsTo, EventTraits
-from tokentape.recorder.events.turn import StopReason, TokenSampled, TurnFinished, TurnStarted
+from tokentape.recorder.events.turn import (
+    StopReason,
+    TokenSampled,
+    TokensSpelled,
+    TurnFinished,
+    TurnStarted,
+)
 
 Event = (
     RunStarted
@@ -53,6 +59,7 @@ Event = (
     | CacheDecided
     | PrefillCompleted
     | TokenSampled
+    | TokensSpelled
     | TurnFinished
     | ToolCalled
     | ToolReturned
@@ -112,6 +119,7 @@ __all__ = (
     "StopReason",
     "SystemPromptCached",
     "TokenSampled",
+    "TokensSpelled",
     "ToolCalled",
     "ToolCaller",
     "ToolReturned",

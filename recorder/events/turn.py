@@ -1,5 +1,6 @@
 """Events of a turn: its prompt, its tokens, its end."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Annotated, ClassVar
@@ -197,6 +198,33 @@ class TokenSampled(EventBase):
             len(self.top_ids) == len(self.top_logprobs),
             "top_ids and top_logprobs must have the same length",
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokensSpelled(EventBase):
+    """The texts of token ids, so that a recording can be read without its tokenizer.
+
+    It follows the tokens of a round, also of one that failed, and has the ids among `token_id` and
+    `top_ids` of the run's own `TokenSampled` events that the run has not spelled before.
+    """
+
+    version: ClassVar[int] = 1
+
+    turn: int
+    texts: Annotated[Mapping[str, str], Redact.TOP_TOKENS]
+    """The text of each id, in decimal digits.
+
+    It is the text within a longer text, with a leading space if the token has one. Bytes that are
+    no complete character are `<0xE1>`; a token without text has its name, or an empty text.
+    """
+
+    def __post_init__(self) -> None:
+        check_turn(self.turn)
+        for token_id in self.texts:
+            check(
+                token_id.isascii() and token_id.isdigit() and int(token_id) < 2**31,
+                f"texts must be those of token ids: {token_id!r:.80}",
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

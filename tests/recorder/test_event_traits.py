@@ -77,6 +77,7 @@ NOT_REDACTED = {
     "RunStarted.sampler_sha256",
     "RunStarted.template_sha256",
     "RunStarted.tokenizer_sha256",
+    "RunStarted.tokentape_version",
     "RunStarted.weights_sha256",
     "SystemPromptCached.chunks",
     "TurnFinished.generator_sha256",
@@ -219,7 +220,7 @@ def test_every_event_that_is_recorded_is_described_in_printable_lines(
     examples: dict[str, Event],
 ) -> None:
     silent = {"TurnStarted", "TurnFinished", "TokenSampled", "PrefillCompleted"}
-    silent |= {"ActivationObserved", "MemorySampled"}
+    silent |= {"ActivationObserved", "MemorySampled", "TokensSpelled"}
     for kind, event in examples.items():
         line = event.describe()
 
