@@ -24,8 +24,11 @@ from .errors import (
     StoreError as StoreError,
 )
 from .frames.frames import (
+    activations_df as activations_df,
     cache_df as cache_df,
     events_df as events_df,
+    interventions_df as interventions_df,
+    messages_df as messages_df,
     runs_df as runs_df,
     tokens_df as tokens_df,
     tools_df as tools_df,

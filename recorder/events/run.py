@@ -131,6 +131,7 @@ class RunStarted(EventBase):
     """By tool: the `sha256` of its Python source, and the name and sha256 of the file it is from.
 
     The fields are `sha256`, `file` and `file_sha256`; see `ToolInterface.sources`.
+    """
     tokentape_version: Label = ""
     """The version of tokentape that began the run.
 

@@ -1,8 +1,7 @@
-"""Runs as CSV files: one for each frame of four."""
+"""Runs as CSV files: one for each frame of events."""
 
 import hashlib
 import json
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,26 @@ from pyarrow import csv
 from tokentape.recorder.atomic_write import AtomicFile, atomic_write
 from tokentape.recorder.paths import expand_path
 from tokentape.store.errors import StoreError
-from tokentape.store.frames.frames import events_df, runs_df, tokens_df, turns_df
+from tokentape.store.frames import frames as all_frames
 from tokentape.store.source import Source
 
+TABLES = (
+    "runs",
+    "turns",
+    "messages",
+    "tokens",
+    "tools",
+    "interventions",
+    "activations",
+    "events",
+)
+"""The frames that are written, without `_df`."""
 MANIFEST = "export.json"
 """The file that says that a set of CSV files is complete. It is written last."""
 
 
 def export_csv(store: Source, run_id: str, folder: Path | str) -> list[Path]:
-    """Write `runs.csv`, `turns.csv`, `events.csv` and `tokens.csv`, and return their paths.
+    """Write `runs.csv`, `turns.csv`, `messages.csv` and so on, and return their paths.
 
     `export.json`, with the id of the run and the sizes and sha256 of the files, is written last: a
     folder without it has an export that was interrupted. Earlier files are replaced. Raise
@@ -31,23 +41,19 @@ def export_csv(store: Source, run_id: str, folder: Path | str) -> list[Path]:
     Example:
         >>> import tokentape as tt
         >>> [path.name for path in tt.export_csv(store, run_id, tmp_path / "csv")]
-        ['runs.csv', 'turns.csv', 'events.csv', 'tokens.csv']
+        ['runs.csv', 'turns.csv', 'messages.csv', 'tokens.csv', 'tools.csv', 'interventions.csv',
+         'activations.csv', 'events.csv']
     """
     folder = expand_path(folder)
     run_id = store.recording(run_id).run_id
-    frames: dict[str, Callable[[], pd.DataFrame]] = {
-        "runs": lambda: runs_df(store, run_id, dtype_backend="pyarrow"),
-        "turns": lambda: turns_df(store, run_id, dtype_backend="pyarrow"),
-        "events": lambda: events_df(store, run_id, dtype_backend="pyarrow"),
-        "tokens": lambda: tokens_df(store, run_id, dtype_backend="pyarrow"),
-    }
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as made:
             files = []
-            for name, frame in frames.items():
+            for name in TABLES:
+                frame = getattr(all_frames, f"{name}_df")
                 file = made.enter_context(AtomicFile(folder / f"{name}.csv", durable=True))
-                _write(frame(), file.tmp_path)
+                _write(frame(store, run_id, dtype_backend="pyarrow"), file.tmp_path)
                 file.sync()
                 files.append(file)
             described = {each.path.name: _sum_and_size(each.tmp_path) for each in files}

@@ -8,24 +8,22 @@ raise NoSuchRunError for an unknown run, StoreError for an unknown column, and R
 damaged event. `tokentape.store.frames.columns` describes every column.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from tokentape.recorder import RecordingError
-from tokentape.recorder.damage import reporting_damage
 from tokentape.recorder.events import TOKEN_KIND
-from tokentape.recorder.plain_values import plain_number, plain_value
 from tokentape.store.arrow import EVENTS, NAME
-from tokentape.store.errors import StoreError
+from tokentape.store.frames import event_rows, run_details
 from tokentape.store.frames import rows as frame_rows
 from tokentape.store.frames.columns import (
+    ACTIVATIONS_DF,
     CACHE_DF,
     EVENTS_DF,
+    INTERVENTIONS_DF,
+    MESSAGES_DF,
     RUNS_DF,
     TOKENS_DF,
     TOOLS_DF,
@@ -33,13 +31,20 @@ from tokentape.store.frames.columns import (
     TURNS_DF,
     VERDICTS_DF,
 )
+from tokentape.store.frames.reading import (
+    Columns,
+    RunIds,
+    Turns,
+    chosen_columns,
+    damage_of,
+    folded_frame,
+    frame_of,
+    run_ids_of,
+    selection_of,
+)
+from tokentape.store.frames.token_texts import with_texts
 from tokentape.store.frames.types import DtypeBackend, to_pandas
-from tokentape.store.labels import Labels
-from tokentape.store.source import Selection, Source
-
-RunIds = str | Iterable[str] | None
-Turns = int | Iterable[int] | None
-Columns = str | Iterable[str] | None
+from tokentape.store.source import Source
 
 
 def runs_df(
@@ -57,18 +62,12 @@ def runs_df(
              status  turns
         0  finished      3
     """
-    schema = _chosen(RUNS_DF, columns)
-    wanted = _run_ids(store, run_id)
-    rows = []
-    labels = store.labels_by_run()
-    for summary in store.summaries():
-        if wanted is None or summary.run_id in wanted:
-            of_run = labels.get(summary.run_id, Labels())
-            row = asdict(summary) | {"tags": of_run.joined_tags, "note": of_run.note}
-            row["started_at"] = row["started_at_us"]
-            row["updated_at"] = row["updated_at_us"]
-            rows.append(row)
-    with _damage_of(store):
+    schema = chosen_columns(RUNS_DF, columns)
+    wanted = run_ids_of(store, run_id)
+    found = [each for each in store.summaries() if wanted is None or each.run_id in wanted]
+    details = run_details.of_runs(store, wanted, schema.names)
+    with damage_of(store):
+        rows = [details.row_of(each) for each in found]
         return to_pandas(pa.Table.from_pylist(rows, schema), dtype_backend)
 
 
@@ -87,15 +86,15 @@ def events_df(
         >>> tt.events_df(store, run_id)["kind"].iloc[0]
         'RunStarted'
     """
-    schema = _chosen(EVENTS_DF, columns)
+    schema = chosen_columns(EVENTS_DF, columns)
     names = ("run_id", "seq", *schema.names)
-    selection = _selection(store, run_id, turns, names)
+    selection = selection_of(store, run_id, turns, names)
     events = store.events_table(selection)
     tokens = store.tokens_table(selection)
     kept = pa.schema([field for field in EVENTS if field.name in names])
-    with _damage_of(store):
+    with damage_of(store):
         both = pa.concat_tables([events.select(kept.names), _as_events(tokens, kept)])
-        return _frame(both.take(_sort_order(both)), schema, dtype_backend)
+        return frame_of(both.take(_sort_order(both)), schema, dtype_backend)
 
 
 def turns_df(
@@ -115,11 +114,11 @@ def turns_df(
         >>> tt.turns_df(store, run_id, columns="turn")["turn"].tolist()
         [1, 2, 3]
     """
-    schema = _chosen(TURNS_DF, columns)
-    selection = _selection(
+    schema = chosen_columns(TURNS_DF, columns)
+    selection = selection_of(
         store, run_id, turns, frame_rows.BODY_COLUMNS, kinds=frame_rows.TURN_KINDS
     )
-    return _folded(store, selection, frame_rows.turn_rows, schema, dtype_backend)
+    return folded_frame(store, selection, frame_rows.turn_rows, schema, dtype_backend)
 
 
 def tokens_df(
@@ -138,10 +137,14 @@ def tokens_df(
         >>> bool((tokens["logprob"] <= 0).all())
         True
     """
-    schema = _chosen(TOKENS_DF, columns)
-    table = store.tokens_table(_selection(store, run_id, turns, schema.names))
-    with _damage_of(store):
-        return _frame(table, schema, dtype_backend)
+    schema = chosen_columns(TOKENS_DF, columns)
+    names = ["token_id" if name == "text" else name for name in schema.names]
+    selection = selection_of(store, run_id, turns, names)
+    table = store.tokens_table(selection)
+    if "text" in schema.names:
+        table = with_texts(store, selection, table)
+    with damage_of(store):
+        return frame_of(table, schema, dtype_backend)
 
 
 def top_logprobs_df(
@@ -162,12 +165,18 @@ def top_logprobs_df(
         >>> sorted(top["rank"].unique().tolist())
         [0, 1, 2, 3, 4]
     """
-    schema = _chosen(TOP_LOGPROBS_DF, columns)
+    schema = chosen_columns(TOP_LOGPROBS_DF, columns)
     lists = {"token_id": "top_ids", "logprob": "top_logprobs"}
     names = (*(lists.get(name, name) for name in schema.names), "top_ids")
-    table = store.tokens_table(_selection(store, run_id, turns, names))
-    with _damage_of(store):
-        return _frame(_flat(table, schema.names, lists), schema, dtype_backend)
+    selection = selection_of(store, run_id, turns, names)
+    table = store.tokens_table(selection)
+    flat_names = ["token_id" if name == "text" else name for name in schema.names]
+    with damage_of(store):
+        flat = _flat(table, [*dict.fromkeys(("run_id", *flat_names))], lists)
+    if "text" in schema.names:
+        flat = with_texts(store, selection, flat)
+    with damage_of(store):
+        return frame_of(flat, schema, dtype_backend)
 
 
 def cache_df(
@@ -187,11 +196,11 @@ def cache_df(
         >>> bool((known == frame["prompt_tokens"]).all())
         True
     """
-    schema = _chosen(CACHE_DF, columns)
-    selection = _selection(
+    schema = chosen_columns(CACHE_DF, columns)
+    selection = selection_of(
         store, run_id, turns, frame_rows.BODY_COLUMNS, kinds=frame_rows.CACHE_KINDS
     )
-    return _folded(store, selection, frame_rows.cache_rows, schema, dtype_backend)
+    return folded_frame(store, selection, frame_rows.cache_rows, schema, dtype_backend)
 
 
 def tools_df(
@@ -209,11 +218,84 @@ def tools_df(
         >>> len(tt.tools_df(store, run_id))
         1
     """
-    schema = _chosen(TOOLS_DF, columns)
-    selection = _selection(
+    schema = chosen_columns(TOOLS_DF, columns)
+    selection = selection_of(
         store, run_id, turns, frame_rows.BODY_COLUMNS, kinds=frame_rows.TOOL_KINDS
     )
-    return _folded(store, selection, frame_rows.tool_rows, schema, dtype_backend)
+    return folded_frame(store, selection, frame_rows.tool_rows, schema, dtype_backend)
+
+
+def messages_df(
+    store: Source,
+    run_id: RunIds = None,
+    *,
+    turns: Turns = None,
+    columns: Columns = None,
+    dtype_backend: DtypeBackend = None,
+) -> pd.DataFrame:
+    """Return one row for each message, replies included, ordered by run and `seq`.
+
+    Not included are the reply of a turn that was cut off, and messages that no turn began with
+    before the run was resumed.
+
+    Example:
+        >>> import tokentape as tt
+        >>> tt.messages_df(store, run_id, turns=2)["role"].tolist()
+        ['user', 'assistant']
+    """
+    schema = chosen_columns(MESSAGES_DF, columns)
+    selection = selection_of(
+        store, run_id, turns, frame_rows.BODY_COLUMNS, kinds=event_rows.MESSAGE_KINDS
+    )
+    fold = event_rows.message_rows
+    return folded_frame(store, selection, fold, schema, dtype_backend)
+
+
+def interventions_df(
+    store: Source,
+    run_id: RunIds = None,
+    *,
+    turns: Turns = None,
+    columns: Columns = None,
+    dtype_backend: DtypeBackend = None,
+) -> pd.DataFrame:
+    """Return one row for each time an intervention was requested, withdrawn, applied or removed.
+
+    An applied one acts from `from_position` of `turn` up to `to_position` of `to_turn`.
+
+    Example:
+        >>> import tokentape as tt
+        >>> tt.interventions_df(store, run_id)["event"].tolist()
+        []
+    """
+    schema = chosen_columns(INTERVENTIONS_DF, columns)
+    selection = selection_of(
+        store, run_id, turns, frame_rows.BODY_COLUMNS, kinds=event_rows.INTERVENTION_KINDS
+    )
+    fold = event_rows.intervention_rows
+    return folded_frame(store, selection, fold, schema, dtype_backend, whole_runs=True)
+
+
+def activations_df(
+    store: Source,
+    run_id: RunIds = None,
+    *,
+    turns: Turns = None,
+    columns: Columns = None,
+    dtype_backend: DtypeBackend = None,
+) -> pd.DataFrame:
+    """Return the statistics of observed layers: a row for each layer and range of positions.
+
+    Example:
+        >>> import tokentape as tt
+        >>> tt.activations_df(store, run_id)["layer"].tolist()
+        []
+    """
+    schema = chosen_columns(ACTIVATIONS_DF, columns)
+    selection = selection_of(
+        store, run_id, turns, frame_rows.BODY_COLUMNS, kinds=event_rows.ACTIVATION_KINDS
+    )
+    return folded_frame(store, selection, event_rows.activation_rows, schema, dtype_backend)
 
 
 def verdicts_df(
@@ -230,10 +312,10 @@ def verdicts_df(
         >>> tt.verdicts_df(store, columns=["replay", "verdict"]).columns.tolist()
         ['replay', 'verdict']
     """
-    schema = _chosen(VERDICTS_DF, columns)
-    table = store.verdicts_table(_selection(store, run_id, None, schema.names))
-    with _damage_of(store):
-        return _frame(table, schema, dtype_backend)
+    schema = chosen_columns(VERDICTS_DF, columns)
+    table = store.verdicts_table(selection_of(store, run_id, None, schema.names))
+    with damage_of(store):
+        return frame_of(table, schema, dtype_backend)
 
 
 def _as_events(tokens: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -267,76 +349,6 @@ def _flat(table: pa.Table, names: Sequence[str], lists: Mapping[str, str]) -> pa
         for name in names
     }
     return pa.table(flat)
-
-
-def _chosen(schema: pa.Schema, columns: Columns) -> pa.Schema:
-    if columns is None:
-        return schema
-    names = list(dict.fromkeys([columns] if isinstance(columns, str) else columns))
-    unknown = [name for name in names if name not in schema.names]
-    if unknown:
-        raise StoreError(
-            f"there is no column {', '.join(map(repr, unknown))}; there are "
-            + ", ".join(schema.names)
-        )
-    return pa.schema([schema.field(name) for name in names])
-
-
-def _run_ids(store: Source, run_id: RunIds) -> tuple[str, ...] | None:
-    if run_id is None:
-        return None
-    wanted = [run_id] if isinstance(run_id, str) else run_id
-    return tuple(dict.fromkeys(store.recording(each).run_id for each in wanted))
-
-
-def _selection(
-    store: Source,
-    run_id: RunIds,
-    turns: Turns,
-    columns: Iterable[str],
-    *,
-    kinds: tuple[str, ...] | None = None,
-) -> Selection:
-    if turns is not None:
-        turns = tuple(_turn_numbers(turns))
-    return Selection(
-        run_ids=_run_ids(store, run_id),
-        turns=turns,
-        kinds=kinds,
-        columns=tuple(dict.fromkeys(columns)),
-    )
-
-
-def _turn_numbers(turns: Turns) -> Iterator[int]:
-    """Yield the numbers of turns. Raise StoreError for one that is not whole."""
-    plain = plain_value(turns)
-    for each in plain if isinstance(plain, Iterable) and not isinstance(plain, str) else [plain]:
-        number = plain_number(each)
-        if not isinstance(number, int) or isinstance(number, bool):
-            raise StoreError(f"turns are whole numbers: {number!r}")
-        yield number
-
-
-def _folded(
-    store: Source,
-    selection: Selection,
-    fold: Callable[[pa.Table], list[dict[str, Any]]],
-    schema: pa.Schema,
-    dtype_backend: DtypeBackend,
-) -> pd.DataFrame:
-    rows = fold(store.events_table(selection))
-    with _damage_of(store):
-        return to_pandas(pa.Table.from_pylist(rows, schema), dtype_backend)
-
-
-def _damage_of(store: Source) -> reporting_damage:
-    """Return a context manager that raises RecordingError for values that no column can hold."""
-    return reporting_damage(lambda why: RecordingError(f"a run in {store.where} is damaged: {why}"))
-
-
-def _frame(table: pa.Table, schema: pa.Schema, dtype_backend: DtypeBackend) -> pd.DataFrame:
-    columns = [table[field.name].cast(field.type) for field in schema]
-    return to_pandas(pa.table(columns, schema=schema), dtype_backend)
 
 
 def _sort_order(table: pa.Table) -> pa.Array:

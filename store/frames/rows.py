@@ -19,15 +19,18 @@ BODY_COLUMNS = ("run_id", "seq", "at", "turn", "kind", "version", "body")
 
 
 @dataclass(frozen=True, slots=True)
-class _Event:
+class EventRow:
+    """A row of `events` with a parsed body."""
+
     run_id: str
+    seq: int
     at_us: int
     turn: int | None
     kind: str
     body: Row
 
 
-def _folded(fold: Callable[[Iterator[_Event]], list[Row]]) -> Callable[[pa.Table], list[Row]]:
+def folding(fold: Callable[[Iterator[EventRow]], list[Row]]) -> Callable[[pa.Table], list[Row]]:
     """Return a function that folds the events of a table, with parsed bodies, into rows.
 
     It raises RecordingError with the run and the place of a damaged event, NewerRecordingError for
@@ -38,14 +41,14 @@ def _folded(fold: Callable[[Iterator[_Event]], list[Row]]) -> Callable[[pa.Table
     def fold_table(table: pa.Table) -> list[Row]:
         place = ""
 
-        def events() -> Iterator[_Event]:
+        def events() -> Iterator[EventRow]:
             nonlocal place
             at_us = table["at"].cast(pa.int64()).to_pylist()
             names = ("run_id", "seq", "turn", "kind", "version", "body")
             columns = (table[name].to_pylist() for name in names)
             for at, run_id, seq, turn, kind, version, body in zip(at_us, *columns, strict=True):
                 place = f"run {run_id}, event {seq}"
-                yield _Event(run_id, at, turn, kind, _upcast(kind, version, body))
+                yield EventRow(run_id, seq, at, turn, kind, _upcast(kind, version, body))
 
         with reporting_damage(lambda why: RecordingError(f"{place} is damaged: {why}")):
             return fold(events())
@@ -70,8 +73,8 @@ TURN_KINDS = (
 )
 
 
-@_folded
-def turn_rows(events: Iterator[_Event]) -> list[Row]:
+@folding
+def turn_rows(events: Iterator[EventRow]) -> list[Row]:
     """Return a row for each round of each turn, also of one that was cut off."""
     rows: list[Row] = []
     pending: dict[tuple[str, int | None], Row] = {}
@@ -96,7 +99,7 @@ def turn_rows(events: Iterator[_Event]) -> list[Row]:
 _TOTALS = ("tool_results", "tool_tokens", "pruned_tokens")
 
 
-def _started(event: _Event) -> Row:
+def _started(event: EventRow) -> Row:
     body = event.body
     sampling = body["sampling"]
     # A greedy turn applies no warpers, whatever the config says.
@@ -113,7 +116,7 @@ def _started(event: _Event) -> Row:
     } | {name: sampling.get(name) for name in settings}
 
 
-def _outcome(event: _Event) -> Row:
+def _outcome(event: EventRow) -> Row:
     if event.kind == "PrefillCompleted":
         return {"prefill_us": event.body["duration_us"]}
     return {name: value for name, value in event.body.items() if name in TURNS_DF.names}
@@ -122,8 +125,8 @@ def _outcome(event: _Event) -> Row:
 CACHE_KINDS = ("CacheDecided", "PrefillCompleted")
 
 
-@_folded
-def cache_rows(events: Iterator[_Event]) -> list[Row]:
+@folding
+def cache_rows(events: Iterator[EventRow]) -> list[Row]:
     """Return a row for each cache decision, with the cost of its prefill."""
     rows: list[Row] = []
     for event in events:
@@ -142,8 +145,8 @@ def cache_rows(events: Iterator[_Event]) -> list[Row]:
 TOOL_KINDS = ("ToolCalled", "ToolReturned")
 
 
-@_folded
-def tool_rows(events: Iterator[_Event]) -> list[Row]:
+@folding
+def tool_rows(events: Iterator[EventRow]) -> list[Row]:
     """Return a row for each tool result, with the call in Python's syntax."""
     calls: dict[tuple[str, str], str] = {}
     rows: list[Row] = []

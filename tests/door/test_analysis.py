@@ -35,17 +35,25 @@ def questions() -> list[Question]:
 
 
 def investigate(lm: tt.LoadedModel, store: DatabaseStore, seed: int) -> None:
-    """Five turns, two of them after tools, three of them sampled."""
+    """Five turns of a protocol: two after tools, three sampled, the fourth with an intervention."""
     tools = tt.default_tools(lm)
     layer = next(iter(dict(lm.model.named_parameters())))
     look = tt.ToolCall(name="get_weight_statistics", arguments={"layer_name": layer})
     with tt.Investigation(
-        lm, store=store, name="probe", system_prompt="Be brief.", tools=tools, seed=seed
+        lm,
+        store=store,
+        name="probe",
+        system_prompt="Be brief.",
+        tools=tools,
+        seed=seed,
+        plan={"name": "norms"},
     ) as run:
         run.chat("What is there?", max_new_tokens=25, do_sample=False)
         run.chat("Look at it.", tool_calls=[look], max_new_tokens=25, **SAMPLED)
         run.chat("And now?", max_new_tokens=20, do_sample=True, temperature=1.5)
+        run.intervene(tt.Intervention.scale("louder", [1], 1.5))
         run.chat("Twice.", tool_calls=[look, look], max_new_tokens=20, do_sample=False)
+        run.withdraw("louder")
         run.chat("Go on.", max_new_tokens=20, **SAMPLED)
 
 
@@ -65,7 +73,7 @@ def folder(
 def opened(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     """Return the names that the page defines in "Open a recording"."""
     monkeypatch.chdir(folder)
-    opening = PAGE.partition("## Ten questions")[0]
+    opening = PAGE.partition("## Thirteen questions")[0]
     names: dict[str, Any] = {}
     for block in blocks("python", opening):
         exec(compile(block, "analysis.md", "exec"), names)
@@ -85,8 +93,8 @@ def assert_alike(answer: pd.DataFrame, from_sql: pd.DataFrame) -> None:
             assert ours == pytest.approx(theirs, rel=1e-9, nan_ok=True), name
 
 
-def test_there_are_ten_questions() -> None:
-    assert len(questions()) == 10
+def test_there_are_thirteen_questions() -> None:
+    assert len(questions()) == 13
 
 
 @pytest.mark.parametrize("question", questions(), ids=lambda each: each.asked)
@@ -121,6 +129,11 @@ def test_every_question_has_a_nonempty_answer(opened: dict[str, Any]) -> None:
 
     assert answers["Howmuch?"]["departures"].sum() > 0
     assert answers["Howresult?"]["after_tool"].tolist() == [False, True]
+    assert answers["Howintervention?"]["period"].tolist() == ["after", "before", "during"]
+    assert answers["Whichseeds?"]["runs"].tolist() == [2]
+    assert answers["Whichseeds?"]["spread"].iloc[0] > 0
+    assert answers["Whichcontext?"]["role"].tolist() == ["assistant", "system", "tool", "user"]
+    assert answers["Wheresure?"]["text"].str.len().gt(0).all()
     assert answers["Whatdo?"]["raised"].sum() > 0
     assert answers["Wheresure?"]["entropy"].is_monotonic_decreasing
 
@@ -138,6 +151,8 @@ def test_sealed_files_are_read_by_pandas_duckdb_and_polars_alone(opened: dict[st
     assert opened["in_pandas"].tolist() == expected
     assert [each for _, each in opened["in_duckdb"]] == expected
     assert opened["in_polars"]["logprob"].to_list() == expected
+    texts = opened["tokens"][["turn", "step", "token_id", "text"]].to_numpy().tolist()
+    assert [[*each] for each in opened["with_texts"]] == texts
     ranked = opened["candidates"][["turn", "step", "logprob"]].to_numpy().tolist()
     assert [[turn, step, logprob] for turn, step, _, logprob in opened["ranked"]] == ranked
 

@@ -13,12 +13,19 @@ from tests.made_events import run_started
 from tests.store.crash import record_script
 from tests.store.ssh_keys import make_key
 from tokentape.recorder.events import (
+    ActivationObserved,
     CacheDecided,
     HistoryPruned,
+    InterventionApplied,
+    InterventionRemoved,
+    InterventionRequested,
+    InterventionWithdrawn,
     MessageAdded,
     PrefillCompleted,
     RunStarted,
+    SystemPromptCached,
     TokenSampled,
+    TokensSpelled,
     ToolCalled,
     ToolReturned,
     TurnFinished,
@@ -95,6 +102,45 @@ def tool_returned(call_id: str, content: str, error: str | None) -> ToolReturned
     )
 
 
+def odd_interventions() -> Iterable[object]:
+    """One that is applied, removed and applied again, and one that is withdrawn."""
+    described: dict[str, object] = {
+        "name": ODD_TEXT,
+        "kind": "steer",
+        "layers": ("model.layers.1", ODD_TEXT),
+        "coefficient": -0.1,
+        "dimensions": (),
+        "tensor_sha256": "1" * 64,
+        "tensor_start": 3,
+        "positions": "3:9",
+        "schedule": {},
+        "source": {},
+    }
+    yield InterventionRequested(**described, clear_cache=False)  # type: ignore[arg-type]
+    yield InterventionApplied(**described, turn=1, position=2)  # type: ignore[arg-type]
+    other = described | {"name": "other", "coefficient": None, "layers": ("x",)}
+    yield InterventionApplied(**other, turn=1, position=0)  # type: ignore[arg-type]
+    yield InterventionRemoved(turn=1, position=4, name=ODD_TEXT)
+    yield InterventionApplied(**described, turn=1, position=2**31 - 1)  # type: ignore[arg-type]
+    yield InterventionWithdrawn(name="other", clear_cache=True)
+    yield InterventionRemoved(turn=1, position=7, name="never applied")
+
+
+def odd_observation(turn: int) -> ActivationObserved:
+    return ActivationObserved(
+        turn=turn,
+        source="decode",  # type: ignore[arg-type]
+        start=3,
+        end=5,
+        positions_covered=1,
+        statistics={
+            "layer.1": {"mean": -0.1, "std": None, "abs_max_position": 4, "more": [1]},
+            ODD_TEXT: {"l2_norm_mean": 1e300, "not_finite": 2**40},
+            "layer.0": {},
+        },
+    )
+
+
 def float32(number: float) -> float:
     (held,) = struct.unpack("<f", struct.pack("<f", number))
     return float(held)
@@ -102,6 +148,71 @@ def float32(number: float) -> float:
 
 def odd_turns() -> Iterable[object]:
     """A turn that finished, one that was cut off, and tools before both and after."""
+    yield from odd_prompt()
+    yield PrefillCompleted(
+        turn=1, chunks=(3,), duration_us=2**62 + 1, kv_bytes=2**33, peak_bytes=2**34
+    )
+    for step, number in enumerate(ODD_FLOATS):
+        half, *others = to_half(
+            ODD_HALVES[step % len(ODD_HALVES)], *(-0.1 * n for n in range(step % 7))
+        )
+        yield token(
+            1,
+            step,
+            token_id=256**step % 2**31,
+            logprob=float32(number),
+            logprob_processed=float32(-number),
+            entropy=half,
+            top_gap=-half,
+            duration_us=step,
+            top_ids=tuple(256 ** min(step // 4, 3) + n for n in range(len(others))),
+            top_logprobs=tuple(others),
+        )
+    yield from odd_interventions()
+    yield odd_observation(1)
+    yield TokensSpelled(turn=1, texts={"1": ODD_TEXT, "256": "<0xE1>", "7": "", "65536": " so"})
+    yield TurnFinished(
+        turn=1,
+        stop_reason="eos",
+        generated_tokens=len(ODD_FLOATS),
+        text=ODD_TEXT,
+        stop_text="",
+        generator_sha256="",
+        duration_us=1_234_568,
+    )
+    yield ToolCalled(call_id="call_1", name="look", arguments={})
+    yield tool_returned("call_1", "again", error=None)
+    yield MessageAdded(role="tool", content="again", text="", ids=(5, 6), tool_call_id="call_1")
+    yield MessageAdded(role="tool", content="?", text="", ids=(5,), tool_call_id="nothing")
+    yield tool_returned("never called", "", error=None)
+    yield HistoryPruned(
+        turn=2,
+        policy="turns",
+        reason="context",
+        removed_tokens=((1, 3),),
+        removed_chars=(),
+        removed_messages=(1,),
+        tokens_before=9,
+        tokens_after=7,
+    )
+    yield turn_started(2, sampling={"do_sample": False, "temperature": 0.5}, seed=2**63 - 1)
+    yield odd_observation(2)
+    yield token(2, 0)
+    yield InterventionRemoved(turn=2, position=5, name=ODD_TEXT)
+    yield TokensSpelled(turn=2, texts={"1": "not again", "8": "eight"})
+
+
+def odd_prompt() -> Iterable[object]:
+    """The beginning of the first turn, to its cache decision."""
+    yield SystemPromptCached(
+        content=ODD_TEXT,
+        text=ODD_TEXT,
+        ids=(1,),
+        sha256="",
+        chunks=(),
+        duration_us=0,
+        kv_bytes=0,
+    )
     yield MessageAdded(role="user", content=ODD_TEXT, text=ODD_TEXT, ids=())
     yield ToolCalled(call_id="call_1", name="look", arguments={"at": ODD_TEXT, "n": [1, None]})
     yield tool_returned("call_1", ODD_TEXT, error=ODD_TEXT)
@@ -122,49 +233,6 @@ def odd_turns() -> Iterable[object]:
         source="memory",
         disk_reason=ODD_TEXT,
     )
-    yield PrefillCompleted(
-        turn=1, chunks=(3,), duration_us=2**62 + 1, kv_bytes=2**33, peak_bytes=2**34
-    )
-    for step, number in enumerate(ODD_FLOATS):
-        half, *others = to_half(
-            ODD_HALVES[step % len(ODD_HALVES)], *(-0.1 * n for n in range(step % 7))
-        )
-        yield token(
-            1,
-            step,
-            token_id=256**step % 2**31,
-            logprob=float32(number),
-            logprob_processed=float32(-number),
-            entropy=half,
-            top_gap=-half,
-            duration_us=step,
-            top_ids=tuple(256 ** min(step // 4, 3) + n for n in range(len(others))),
-            top_logprobs=tuple(others),
-        )
-    yield TurnFinished(
-        turn=1,
-        stop_reason="eos",
-        generated_tokens=len(ODD_FLOATS),
-        text=ODD_TEXT,
-        stop_text="",
-        generator_sha256="",
-        duration_us=1_234_568,
-    )
-    yield ToolCalled(call_id="call_1", name="look", arguments={})
-    yield tool_returned("call_1", "again", error=None)
-    yield tool_returned("never called", "", error=None)
-    yield HistoryPruned(
-        turn=2,
-        policy="turns",
-        reason="context",
-        removed_tokens=((1, 3),),
-        removed_chars=(),
-        removed_messages=(1,),
-        tokens_before=9,
-        tokens_after=7,
-    )
-    yield turn_started(2, sampling={"do_sample": False, "temperature": 0.5}, seed=2**63 - 1)
-    yield token(2, 0)
 
 
 def odd_verdicts(run_id: str) -> Iterable[StoredVerdict]:

@@ -23,9 +23,9 @@ from tests.store.made_families import fork, short_run
 from tokentape.cli import main
 from tokentape.recorder.events import ToolReturned
 from tokentape.store import DatabaseStore, StoredFloor, StoredVerdict
+from tokentape.store.frames.columns import FRAMES
 from tokentape.store.run_follower import RunFollower
 
-FRAMES = ("runs", "turns", "tokens", "top_logprobs", "cache", "tools", "events", "verdicts")
 _CODES = (0, 1, 2, 3, 5)
 Answers = dict[str, tuple[int, str]]
 """The exit code and the output of every reader, by its name."""
@@ -144,12 +144,12 @@ Reader = Callable[[Any], object]
 
 def _readers(run_ids: list[str], quick: bool) -> Iterator[tuple[str, Reader]]:
     for name in FRAMES:
-        frame = getattr(tt, f"{name}_df")
-        yield f"{name}_df", lambda store, frame=frame: frame(store).to_json(orient="table")
+        frame = getattr(tt, name)
+        yield name, lambda store, frame=frame: frame(store).to_json(orient="table")
         if quick:
             continue
         yield (
-            f"{name}_df pyarrow",
+            f"{name} pyarrow",
             lambda store, frame=frame: str(frame(store, dtype_backend="pyarrow").to_dict()),
         )
     for run_id in run_ids:

@@ -87,7 +87,8 @@ class KilledAtToken:
 def record_family(lm: tt.LoadedModel, store: DatabaseStore) -> tuple[str, str, str]:
     """A run that was killed in its third turn and resumed, a fork, and a fork of that.
 
-    Their turns of their own: 1 to 3, 2 and 3, 3; each second turn has a tool's result.
+    Their turns of their own: 1 to 3, 2 and 3, 3; each second turn has a tool's result. A layer of
+    the fork is watched, and an intervention that changes nothing acts on one turn.
     """
     sampled = {"do_sample": True, "temperature": 0.9, "max_new_tokens": 4}
     tools = tt.default_tools(lm)
@@ -109,7 +110,10 @@ def record_family(lm: tt.LoadedModel, store: DatabaseStore) -> tuple[str, str, s
     with tt.Investigation.fork(
         store, parent.run_id, lm, at_turn=2, tools=tools, name="fork"
     ) as fork:
+        fork.watch([1])
+        fork.intervene(tt.Intervention.placebo("nothing", [1]))
         fork.chat("Or two?", tool_calls=[look], **sampled)
+        fork.withdraw("nothing")
         fork.chat("Or three?", max_new_tokens=3)
     with tt.Investigation.fork(store, fork.run_id, lm, at_turn=3, tools=tools) as grandchild:
         grandchild.chat("Or else?", **sampled)

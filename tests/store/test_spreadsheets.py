@@ -17,6 +17,7 @@ import tokentape as tt
 from tests.store.made_runs import STARTED, TICKS_US, say
 from tokentape.recorder.events import TurnFinished
 from tokentape.store import DatabaseStore
+from tokentape.store.copies.spreadsheets import TABLES
 
 ODD = [
     *("one\rtwo", "one\r\ntwo", "\n", "\r", 'a "quote", and\ttab', '"', '""', "=1+1", "@x", "-"),
@@ -95,7 +96,7 @@ def test_a_missing_text_is_not_an_empty_one(store: DatabaseStore, tmp_path: Path
     assert turns.count(',""') == 2
 
 
-@pytest.mark.parametrize("name", ["runs", "turns", "events", "tokens"])
+@pytest.mark.parametrize("name", TABLES)
 def test_numbers_and_times_are_those_of_the_frames(
     name: str, store: DatabaseStore, tmp_path: Path
 ) -> None:

@@ -10,6 +10,9 @@ import pytest
 
 ORDER = {
     "runs_df": "started_at",
+    "messages_df": "run_id, seq",
+    "interventions_df": "run_id, seq",
+    "activations_df": "run_id, seq, layer",
     "events_df": "run_id, seq",
     "turns_df": "run_id, turn",
     "tokens_df": "run_id, seq",
@@ -23,7 +26,12 @@ EXACT = ("tokens_df", "top_logprobs_df", "verdicts_df")
 
 def plain(value: Any) -> Any:
     """Return a value of a frame as SQL has it: no NA, no NUL, times with a zone."""
-    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
+    if (
+        value is None
+        or value is pd.NA
+        or value is pd.NaT
+        or (isinstance(value, float) and math.isnan(value))
+    ):
         return None
     if isinstance(value, str):
         return value.replace("\x00", "\ufffd")

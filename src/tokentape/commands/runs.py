@@ -47,6 +47,7 @@ from tokentape.store.default_store import DEFAULT_URL
 from tokentape.store.run_names import local_time
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
     from transformers import PreTrainedTokenizerBase
 
     from tokentape.recorder.projections import RunSummary
@@ -67,7 +68,7 @@ def list_runs(
     """List the newest runs of a store, the newest last; with --json all runs."""
     opened = open_stored(place or store)
     if as_json:
-        frame = tt.runs_df(opened)
+        frame = _runs_frame(opened)
         text = frame.to_json(orient="records", date_format="iso", date_unit="us")
         processes = _processes(opened, opened.summaries())
         signatures = claimed_signatures(opened, signers)
@@ -88,6 +89,16 @@ def list_runs(
     out.show(output.runs_table(shown, stores.status_texts(opened, shown), tool_errors))
     if len(shown) < len(summaries):
         err.line(f"and {len(summaries) - len(shown):,} older runs: --last 0 shows all")
+
+
+def _runs_frame(opened: Store) -> "DataFrame":
+    """Return `runs_df`, without what events say if one is damaged: the other runs are listed."""
+    from tokentape.store.frames.run_details import SUMMARY_COLUMNS
+
+    try:
+        return tt.runs_df(opened)
+    except tt.RecordingError:
+        return tt.runs_df(opened, columns=SUMMARY_COLUMNS)
 
 
 def _processes(opened: Store, summaries: "list[RunSummary]") -> "dict[str, RunProcess]":
