@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 import torch
 from transformers.cache_utils import Cache
 
+from tokentape.recorder.short_forms import short_repr
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class GenerationState:
     """A sequence after one more token. An observer must not change it."""
 
@@ -29,6 +31,10 @@ class GenerationState:
     """The entropy of these logits, in nats."""
     hidden_states: Mapping[str, torch.Tensor] = field(default_factory=dict)
     """The outputs of the observed layers at the position of these logits, shape (hidden,)."""
+
+    def __repr__(self) -> str:
+        facts = f"step {self.step}, {self.input_ids.shape[-1]:,} tokens,"
+        return short_repr(self, facts, f"entropy {self.entropy:.3g}", *self.hidden_states)
 
 
 TokenCallback = Callable[[int, torch.Tensor], None]

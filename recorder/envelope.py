@@ -11,9 +11,10 @@ from tokentape.recorder.events import (
     TurnFinished,
     TurnStarted,
 )
+from tokentape.recorder.short_forms import short_repr
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Envelope:
     """An event as a recorder wrote it into a run."""
 
@@ -27,6 +28,10 @@ class Envelope:
     """The turn that the event belongs to, as `TurnCounter` derives it."""
     seal: str | None = None
     """The chained hash of the run up to this event, if it carries one; see `recorder.seals`."""
+
+    def __repr__(self) -> str:
+        turn = "" if self.turn is None else f"of turn {self.turn}"
+        return short_repr(self, f"{self.seq}:", type(self.event).__name__, turn)
 
 
 class TurnCounter:

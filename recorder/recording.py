@@ -53,7 +53,7 @@ class Recording:
         return html_or_fault(self, self._facts)
 
     def _facts(self) -> str:
-        started = self.started()
+        started, ended = self.started(), self.ended()
         messages = [
             (each.role, each.content) for each in islice(iterate_messages(self.events()), 21)
         ]
@@ -63,6 +63,7 @@ class Recording:
                 ("name", started.name),
                 ("model", started.model),
                 ("seed", started.seed),
+                ("status", "running" if ended is None else ended.status_text),
                 ("store", self.where),
                 ("turns", self.newest_turn()),
             ],

@@ -30,6 +30,11 @@ def excerpt(text: str, chars: int = _TEXT_CHARS) -> str:
     return visible(text[:chars]) + ("…" if len(text) > chars else "")
 
 
+def quoted(text: str, chars: int = _TEXT_CHARS) -> str:
+    """Return the start of a text in quotes, on one line, as Python writes it."""
+    return repr(text[:chars] + ("…" if len(text) > chars else ""))
+
+
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun in the singular or plural."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -21,6 +21,7 @@ from tokentape.generation.errors import ModelError, PromptError
 from tokentape.generation.history.prompt import Prompt
 from tokentape.recorder.events import CacheDecided
 from tokentape.recorder.plain_values import plain_value, plain_whole
+from tokentape.recorder.short_forms import counted, quoted, short_repr
 
 
 class GenerationResult(TypedDict):
@@ -37,7 +38,7 @@ class GenerationResult(TypedDict):
     past_key_values: CachedPrefix | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class TurnResult:
     """A finished round of a turn, or a turn of one round."""
 
@@ -55,6 +56,11 @@ class TurnResult:
     duration_us: int
     first_step: int = 0
     past_key_values: CachedPrefix | None = None
+
+    def __repr__(self) -> str:
+        prompt = f"of turn {self.turn}: prompt of {len(self.prompt.ids):,} tokens,"
+        tokens = f"{counted(len(self.token_ids), 'token')},"
+        return short_repr(self, prompt, tokens, f"{self.stop_reason},", quoted(self.text))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

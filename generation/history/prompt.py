@@ -9,12 +9,13 @@ from tokentape.generation.history.pruning import Pruning
 from tokentape.generation.history.segments import Segment
 from tokentape.generation.history.suffix import EncodedText
 from tokentape.recorder.events import HistoryPruned, MessageAdded
+from tokentape.recorder.short_forms import short_repr
 
 OWN_PROMPT = "own_prompt"
 """The `history_reason` of a prompt outside of the conversation."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Prompt:
     """The complete prompt of a turn, relative to the stream before it. See `TurnStarted`."""
 
@@ -35,6 +36,11 @@ class Prompt:
     """The pruning that is applied to the stream first."""
     stream_tokens: int = 0
     """Number of tokens in the stream before the pruning."""
+
+    def __repr__(self) -> str:
+        return short_repr(
+            self, f"of {len(self.ids):,} tokens,", f"{self.kept_tokens:,} of them kept"
+        )
 
     def events(self, turn: int) -> tuple[HistoryPruned | MessageAdded, ...]:
         """Return the events to record before the turn starts."""

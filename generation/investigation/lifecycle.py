@@ -12,7 +12,7 @@ from tokentape.generation.investigation.interrupts import ended_by_signals
 from tokentape.generation.investigation.open_runs import OpenRun, add_open_run, drop
 from tokentape.recorder import EventLog, Recorder, TokentapeError
 from tokentape.recorder.errors import Terminated
-from tokentape.recorder.short_forms import counted, excerpt, html_facts, short_repr
+from tokentape.recorder.short_forms import counted, excerpt, html_facts, quoted, short_repr
 
 
 class RunLifecycle(ABC):
@@ -127,7 +127,7 @@ class RunLifecycle(ABC):
     def __repr__(self) -> str:
         facts = dict(self._facts())
         turns = f"{counted(int(str(facts['turns'])), 'turn')},"
-        name = f"{excerpt(self._name)!r}:"
+        name = f"{quoted(self._name)}:"
         model = f"{excerpt(str(facts['model']))},"
         return short_repr(self, name, f"{self._state},", turns, model, self.run_id)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from tokentape.generation.engine.turn import TurnResult
 from tokentape.generation.tools.interface import ToolResult
 from tokentape.recorder.events import CacheDecided
-from tokentape.recorder.short_forms import counted, excerpt, html_facts, short_repr
+from tokentape.recorder.short_forms import counted, html_facts, quoted, short_repr
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -34,7 +34,7 @@ class Reply:
             f"{counted(len(self.token_ids), 'token')},",
             f"{self.stop_reason},",
             f"{counted(len(self.tool_results), 'tool result')}," if self.tool_results else "",
-            repr(excerpt(self.text)),
+            quoted(self.text),
         )
 
     def _repr_html_(self) -> str:

@@ -22,6 +22,7 @@ from tokentape.generation.tools.timeout import run_with_timeout
 from tokentape.recorder.clock import elapsed_us
 from tokentape.recorder.near_names import nearest
 from tokentape.recorder.plain_values import plain_value
+from tokentape.recorder.short_forms import quoted, short_repr
 
 OnError = Literal["return", "raise"]
 _NO_LIMITS = ToolLimits(seconds_max=None, output_chars_max=None)
@@ -45,7 +46,7 @@ class ToolView:
     """The tensors that were read: mappings with `name`, `shape`, `dtype` and `sha256`."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class ToolResult:
     """The result of a tool call, or its error."""
 
@@ -64,6 +65,10 @@ class ToolResult:
 
     Empty if it did not fail. A ToolError is a message to the model, and no failure of the tool.
     """
+
+    def __repr__(self) -> str:
+        size = f"{len(self.payload):,} bytes,"
+        return short_repr(self, size, quoted(self.error or self.content))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +163,9 @@ class ToolInterface:
                 file={},
             )
         return tools
+
+    def __repr__(self) -> str:
+        return short_repr(self, f"of {', '.join(self.names)}")
 
     @property
     def names(self) -> tuple[str, ...]:

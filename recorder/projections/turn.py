@@ -13,9 +13,10 @@ from tokentape.recorder.events import (
 )
 from tokentape.recorder.projections.active_interventions import ActiveInterventions, ActiveRange
 from tokentape.recorder.projections.inside_model import InsideModel
+from tokentape.recorder.short_forms import counted, quoted, short_repr
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Turn:
     """A turn, or one round of a turn in which the model called tools, with all ids and texts."""
 
@@ -43,6 +44,12 @@ class Turn:
     """The text of the tokens before that."""
     rounds: tuple["Turn", ...] = ()
     """The rounds of a turn that was joined of several; else empty."""
+
+    def __repr__(self) -> str:
+        prompt = f"{self.number}: prompt of {len(self.prompt_ids):,} tokens,"
+        stop = "cut off," if self.finished is None else f"{self.finished.stop_reason},"
+        text = "" if self.reply_text is None else quoted(self.reply_text)
+        return short_repr(self, prompt, f"{counted(len(self.tokens), 'token')},", stop, text)
 
     @property
     def interventions(self) -> tuple[ActiveRange, ...]:

@@ -70,7 +70,7 @@ class Divergence:
     replayed_top: tuple[ScoredToken, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class TurnVerdict:
     """The verdict on one turn, or on one round of a turn with tool calls."""
 
@@ -99,6 +99,10 @@ class TurnVerdict:
     differing_rows: int | None = None
     """Rows with a number or a pick that is not the recorded one, bit for bit; None where only
     `retrace` compares bits."""
+
+    def __repr__(self) -> str:
+        facts = f"{self.turn}: {self.verdict}, {counted(self.tokens, 'token')},"
+        return short_repr(self, facts, f"{self.mismatches} differ, {self.near_ties} near ties")
 
 
 def merge_rounds(rounds: Sequence[TurnVerdict]) -> list[TurnVerdict]:
@@ -239,7 +243,8 @@ class Report:
             f"{self.verdict},",
             f"run {self.run_id},",
             f"{counted(len(self.turns), 'turn')},",
-            counted(len(self.divergences), "divergence"),
+            f"{counted(len(self.divergences), 'divergence')}{',' if self.ending else ''}",
+            f"run {self.ending}" if self.ending else "",
         )
 
     def _repr_html_(self) -> str:
@@ -257,6 +262,7 @@ class Report:
             for each in self.turns
         ]
         facts = [("reason", self.reason)] if self.reason else []
+        facts += [("the run", self.ending)] if self.ending else []
         facts += [(f"cause {rank}", each.sentence) for rank, each in enumerate(self.causes, 1)]
         facts += [("all of it", "print(report.text()), report.html()")]
         return html_table(title, head, rows, end="more turns") + html_facts("", facts)

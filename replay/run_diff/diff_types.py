@@ -268,10 +268,10 @@ class Diff:
         return next((turn for turn in self.turns if turn.diverges), None)
 
     def __repr__(self) -> str:
-        divergent = self.first_divergent_turn
-        found = "same" if self.same else "differences, but in no prompt and no reply"
-        if divergent is not None:
-            found = f"turn {divergent.turn} differs first ({', '.join(divergent.differing)})"
+        first = next((each for each in self.turns if not each.same), None)
+        found = "same" if self.same else "all turns are equal, the runs are not"
+        if first is not None:
+            found = f"turn {first.turn} differs first ({', '.join(first.differing)})"
         return short_repr(self, f"of runs {self.a.run_id}", f"and {self.b.run_id}:", found)
 
     def _repr_html_(self) -> str:

@@ -127,14 +127,42 @@ def test_neighbours_print_one_line(shown: dict[str, Any], tmp_path: Path) -> Non
     cached = generator.generate("x", max_new_tokens=1, return_cache=True)["past_key_values"]
     vector = torch.zeros(lm.model.config.hidden_size)
     log = tt.SealingLog(shown["store"], tmp_path)
+    states: list[tt.GenerationState] = []
+    generator.generate("x", max_new_tokens=1, observer=states.append)
+    reply, rebuilt = shown["reply"], shown["rebuilt"]
     for each in (
         generator,
         cached,
         log,
+        states[0],
+        reply.rounds[0],
+        reply.rounds[0].prompt,
+        reply.tool_results[0],
+        rebuilt.turns[0],
+        *shown["recording"].events(),
+        *shown["report"].turns,
+        tt.default_tools(lm),
         tt.Recorder(shown["store"]),
         tt.Intervention.steer(HOSTILE, 1, vector),
     ):
         assert "tensor(" not in check_short(each, table=False)
+
+
+def test_a_failed_run_says_so_in_its_report_and_its_recording(
+    lm: tt.LoadedModel, store: DatabaseStore
+) -> None:
+    with (
+        pytest.raises(ValueError, match="mine"),
+        tt.Investigation(lm, store=store, name="t", system_prompt="Hi.") as run,
+    ):
+        run.chat("Hi", max_new_tokens=2)
+        raise ValueError("mine")
+    recording = store.recording(run.run_id)
+    report = tt.verify(recording, lm)
+
+    assert "failed: ValueError: mine" in repr(report)
+    assert "failed: ValueError: mine" in check_short(report)
+    assert "failed: ValueError: mine" in check_short(recording)
 
 
 def test_a_sealed_store_shows_its_runs(shown: dict[str, Any], tmp_path: Path) -> None:
