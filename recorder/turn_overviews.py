@@ -1,6 +1,6 @@
 """The turns of a run without their prompts and tokens, for tables."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from tokentape.recorder.events import (
@@ -103,7 +103,7 @@ def read_overviews(recording: Recording, *, first_turn: int = 1) -> list[TurnOve
         elif isinstance(event, ToolReturned):
             tool_errors += event.error is not None
         elif isinstance(event, TurnStarted):
-            if event.continued_tokens and found and found[-1].finished is None:
+            if found and found[-1].number == event.turn and found[-1].finished is None:
                 # The parent of a fork at a token has more tokens than it shares.
                 found[-1] = replace(found[-1], generated_tokens=len(event.added_ids))
             else:
@@ -126,7 +126,35 @@ def read_overviews(recording: Recording, *, first_turn: int = 1) -> list[TurnOve
     count_tokens(None)
     if found and tool_errors:
         found[-1] = replace(found[-1], tool_errors=found[-1].tool_errors + tool_errors)
-    return found
+    return list(_join_continued(found))
+
+
+def _join_continued(found: Iterable[TurnOverview]) -> Iterator[TurnOverview]:
+    """Yield the rounds, those whole that a fork at a token continues."""
+    begun: TurnOverview | None = None
+    text = ""
+    for each in found:
+        if begun is not None and begun.number == each.number:
+            text += each.started.added_text
+            finished, tokens = each.finished, begun.generated_tokens + each.generated_tokens
+            if finished is not None:
+                finished = replace(finished, text=text + finished.text, generated_tokens=tokens)
+            each = replace(
+                begun,
+                generated_tokens=tokens,
+                cache=begun.cache or each.cache,
+                finished=finished,
+                active=each.active,
+                tool_errors=begun.tool_errors + each.tool_errors,
+            )
+        elif begun is not None:
+            yield begun
+        begun = each if each.finished is None else None
+        if begun is None:
+            text = ""
+            yield each
+    if begun is not None:
+        yield begun
 
 
 def _tokens_between(recording: Recording, run_id: str, after_seq: int, last_seq: int | None) -> int:

@@ -210,7 +210,8 @@ class Investigation(RunLifecycle):
             seed=cast("int | None", seed),
         )
         changes = plain_value(changes or {})
-        fork._forked = point.fork_event(at_turn, changes, at_token=at_token)
+        chosen = {} if token is None else {"token": token}
+        fork._forked = point.fork_event(at_turn, {**changes, **chosen}, at_token=at_token)
         if at_token is not None:
             fork._token_fork = point.fork_at_token(lm, token, changes, fork._seed)
         return fork

@@ -32,6 +32,7 @@ def iterate_messages(envelopes: Iterable[Envelope]) -> Iterator[Message]:
     off, and messages that no turn began with before the run was resumed.
     """
     coming: list[Message] = []
+    begun = ""
     for envelope in envelopes:
         event = envelope.event
         if isinstance(event, RunResumed):
@@ -39,6 +40,8 @@ def iterate_messages(envelopes: Iterable[Envelope]) -> Iterator[Message]:
         elif isinstance(event, TurnStarted):
             yield from coming
             coming = []
+            # In a fork at a token, the prompt ends with the beginning of the reply.
+            begun = begun + event.added_text if event.continued_tokens else ""
         elif isinstance(event, SystemPromptCached):
             if event.content:
                 yield Message(role="system", content=event.content, seq=envelope.seq)
@@ -51,5 +54,6 @@ def iterate_messages(envelopes: Iterable[Envelope]) -> Iterator[Message]:
             )
             coming.append(message)
         elif isinstance(event, TurnFinished):
-            yield Message(role="assistant", content=event.text, seq=envelope.seq, turn=event.turn)
+            text = begun + event.text
+            yield Message(role="assistant", content=text, seq=envelope.seq, turn=event.turn)
     yield from coming

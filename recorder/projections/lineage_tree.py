@@ -7,6 +7,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from tokentape.recorder.escapes import visible
+from tokentape.recorder.events import RunForked
 from tokentape.recorder.projections.summary import RunSummary
 
 
@@ -23,11 +24,14 @@ class LineageNode:
         for fork in self.forks:
             yield from fork.summaries()
 
-    def as_json(self, errors: Mapping[str, str]) -> dict[str, object]:
+    def as_json(
+        self, errors: Mapping[str, str], forks: Mapping[str, RunForked]
+    ) -> dict[str, object]:
         """Return the node and all nodes below it as a JSON object.
 
-        `errors` holds, by run id, the errors of the runs that failed.
+        `errors` holds, by run id, the errors of the runs that failed, `forks` how forks began.
         """
+        forked = forks.get(self.summary.run_id)
         summary = self.summary
         return {
             "run_id": summary.run_id,
@@ -35,8 +39,10 @@ class LineageNode:
             "status": summary.status,
             "error": errors.get(summary.run_id),
             "forked_at_turn": summary.forked_at_turn,
+            "forked_at_token": None if forked is None else forked.at_token,
+            "other_model": [] if forked is None else list(forked.other_model),
             "turns": summary.turns,
-            "forks": [fork.as_json(errors) for fork in self.forks],
+            "forks": [fork.as_json(errors, forks) for fork in self.forks],
         }
 
 
@@ -63,22 +69,31 @@ def _oldest(node: LineageNode, parents: Mapping[str, LineageNode]) -> LineageNod
     return node
 
 
-def draw_lineage(node: LineageNode, marked_run_id: str, statuses: Mapping[str, str]) -> Tree:
+def draw_lineage(
+    node: LineageNode,
+    marked_run_id: str,
+    statuses: Mapping[str, str],
+    forks: Mapping[str, RunForked],
+) -> Tree:
     """Return the tree for a terminal, with an asterisk after one run.
 
-    `statuses`, by run id, replace those of the summaries.
+    `statuses`, by run id, replace those of the summaries; `forks` are the beginnings of the forks.
     """
-    tree = Tree(_line(node, marked_run_id, statuses), guide_style="dim")
+    mark = " *" if node.summary.run_id == marked_run_id else ""
+    forked = forks.get(node.summary.run_id)
+    tree = Tree(_line(node, forked, statuses) + mark, guide_style="dim")
     for fork in node.forks:
-        tree.add(draw_lineage(fork, marked_run_id, statuses))
+        tree.add(draw_lineage(fork, marked_run_id, statuses, forks))
     return tree
 
 
-def _line(node: LineageNode, marked_run_id: str, statuses: Mapping[str, str]) -> Text:
+def _line(node: LineageNode, forked: RunForked | None, statuses: Mapping[str, str]) -> Text:
     summary = node.summary
     turns = f"{summary.turns} turn{'' if summary.turns == 1 else 's'} of its own"
     at = "" if summary.forked_at_turn is None else f"at turn {summary.forked_at_turn}, "
-    mark = " *" if summary.run_id == marked_run_id else ""
+    if forked is not None:
+        other = ", ".join(map(visible, forked.other_model))
+        at = f"at {forked.place}, " + (f"with another model ({other}), " if other else "")
     status = statuses.get(summary.run_id, summary.status)
     run_id, name, status = map(visible, (summary.run_id, summary.name, status))
-    return Text(f"{run_id}  {name}  {at}{turns}, {status}{mark}")
+    return Text(f"{run_id}  {name}  {at}{turns}, {status}")

@@ -165,9 +165,10 @@ def token_lines(
         f"{'entropy':>7}  likeliest"
     )
     for token in turn.tokens:
+        chosen = "the experimenter's; " if token.step in turn.forced_steps else ""
         yield (
             f"{token.position:>8} {token.token_id:>8}  {_padded(tokenizer, token.token_id)}  "
-            f"{token.logprob:>8.3f}  {token.entropy:>7.3f}  {_top_tokens(token, tokenizer)}"
+            f"{token.logprob:>8.3f}  {token.entropy:>7.3f}  {chosen}{_top_tokens(token, tokenizer)}"
         )
 
 

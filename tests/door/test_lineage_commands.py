@@ -265,3 +265,82 @@ def test_a_setting_that_no_fork_accepts_is_one_line_and_nothing_is_recorded(
     assert "unexpected" not in err
     with tt.open_store(url) as store:
         assert len(store.summaries()) == 1
+
+
+def test_a_fork_at_a_token_prints_the_reply_and_the_diff_and_is_drawn(
+    cli: Cli, recorded: tt.Recording, url: str
+) -> None:
+    where = ("--store", url)
+    arguments = ("fork", recorded.run_id, "--at-turn", "2", "--at-token", "3", *where)
+    code, out, err = cli(*arguments, "--token", "Z", "--continue", "--json")
+    told = json.loads(out)
+    child = tt.open_store(url).recording(told["run_id"])
+    forked = child.forked()
+    second = next(each for each in told["turns"] if each["turn"] == 2)
+
+    assert code == 0, err
+    assert forked is not None
+    assert (forked.at_turn, forked.at_token, forked.changes) == (2, 3, {"token": "Z"})
+    assert [each["turn"] for each in told["turns"]] == [2, 3]
+    assert second["generated_tokens"] == 8
+    assert second["reply"] == child.conversation()[-3]["content"]
+    assert not told["diff"]["same"]
+    assert child.turns()[-1].messages == recorded.turns()[2].messages
+
+    code, out, err = cli(*arguments, "--token-id", "90")
+    assert code == 0, err
+    assert out.startswith("reply of turn 2:\n")
+    assert f"run {tt.open_store(url).summaries()[-1].run_id}" in out
+    assert "turn 2" in out.split("run ", 1)[1]
+    tree = " ".join(cli("show", told["run_id"], "--tree", *where)[1].split())
+    assert "at turn 2, token 3" in tree
+    fork = json.loads(cli("show", told["run_id"], "--tree", *where, "--json")[1])["forks"][0]
+    assert (fork["forked_at_turn"], fork["forked_at_token"]) == (2, 3)
+    for command in ("verify", "retrace", "regenerate"):
+        assert cli(command, told["run_id"], *where)[0] == 0
+    lines = cli("show", told["run_id"], "--turn", "2", "--tokens", *where)[1]
+    assert lines.count("experimenter") == 1
+
+
+def test_a_fork_continues_with_the_messages_and_calls_of_its_parent(
+    cli: Cli, recorded: tt.Recording, url: str
+) -> None:
+    code, out, err = cli(
+        *("fork", recorded.run_id, "--at-turn", "1", "--set", "temperature=3.0"),
+        *("--reply-prefix", "So", "--continue", "--store", url, "--json"),
+    )
+    told = json.loads(out)
+    child = tt.open_store(url).recording(told["run_id"])
+
+    assert code == 0, err
+    assert [turn.number for turn in child.turns()] == [1, 2, 3]
+    asked = [each for each in child.conversation() if each["role"] != "assistant"]
+    assert asked == [each for each in recorded.conversation() if each["role"] != "assistant"]
+    assert child.turns()[0].forced_steps == (0, 1)
+    assert [turn.started.seed for turn in child.turns()] == [
+        turn.started.seed for turn in recorded.turns()
+    ]
+    assert told["parent_run_id"] == recorded.run_id
+    assert "turn 1" in told["diff"]["headline"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--token", "Z"), "--token needs --at-token"),
+        (("--at-token", "2", "--token", "no"), "token 'no' is 2 tokens, not one: 'n' ("),
+        (("--at-token", "2", "--token", "n", "--token-id", "3"), "not both"),
+        (("--at-token", "2", "--message", "Hm?"), "leave out --at-token"),
+        (("--at-token", "2", "--reply-prefix", "So"), "within a reply give --token"),
+        (("--at-token", "99"), "its reply has the tokens 0 to 7"),
+        (("--reply-prefix", "So long a beginning"), "19 tokens, and max_new_tokens=8 counts them"),
+    ],
+)
+def test_a_fork_that_cannot_be_is_refused_in_one_line(
+    cli: Cli, recorded: tt.Recording, url: str, options: tuple[str, ...], message: str
+) -> None:
+    code, out, err = cli("fork", recorded.run_id, "--at-turn", "2", *options, "--store", url)
+
+    assert (code, out) == (2, "")
+    assert message in err.splitlines()[-1]
+    assert len(tt.open_store(url).summaries()) == 1

@@ -204,11 +204,10 @@ def recording_store(store: str, *, must_exist: bool = False) -> "DatabaseStore":
 
 def print_run(recording: tt.Recording, store: str, as_json: bool, *, first_turn: int = 1) -> None:
     """Print the turns, from one on, of a run that was just recorded."""
-    turns = read_overviews(recording, first_turn=first_turn)
     if as_json:
-        rows = [_row(turn) for turn in turns]
-        output.print_json({"run_id": recording.run_id, "store": store, "turns": rows})
+        output.print_json(run_json(recording, store, first_turn=first_turn))
         return
+    turns = read_overviews(recording, first_turn=first_turn)
     out.line(f"run {recording.run_id}")
     out.show(output.turns_table(turns))
     failed = sorted({each.number for each in turns if each.tool_errors})
@@ -218,6 +217,12 @@ def print_run(recording: tt.Recording, store: str, as_json: bool, *, first_turn:
             f"tokentape: {count:,} tool call{'' if count == 1 else 's'} failed; see them with: "
             + show_command(recording.run_id, store, "--turn", str(failed[0]))
         )
+
+
+def run_json(recording: tt.Recording, store: str, *, first_turn: int = 1) -> dict[str, Any]:
+    """Return the turns, from one on, of a run that was just recorded, as a JSON object."""
+    rows = [_row(turn) for turn in read_overviews(recording, first_turn=first_turn)]
+    return {"run_id": recording.run_id, "store": store, "turns": rows}
 
 
 def _row(turn: TurnOverview) -> dict[str, Any]:

@@ -8,6 +8,16 @@ import typer
 
 import tokentape as tt
 from tokentape import output
+from tokentape.commands.forking import (
+    AtTokenOption,
+    ContinueOption,
+    ForkRequest,
+    ReplyPrefixOption,
+    TokenIdOption,
+    TokenOption,
+    chosen_token,
+    print_fork,
+)
 from tokentape.commands.investigations import print_run, recording_store, resume_hint
 from tokentape.commands.options import (
     JsonOption,
@@ -29,9 +39,8 @@ from tokentape.commands.tool_files import (
     resume_command,
     run_tools_file,
 )
-from tokentape.recorder.events import RunStarted, ToolCalled
+from tokentape.recorder.events import RunStarted
 from tokentape.recorder.process import ProcessState
-from tokentape.recorder.selected_turns import SelectedEvents, read_turns
 from tokentape.screen import err, out, stdout_on_stderr
 from tokentape.store.default_store import DEFAULT_URL
 
@@ -161,79 +170,58 @@ def fork(
         ),
     ] = None,
     message: Annotated[str | None, typer.Option(help="Replace the recorded message.")] = None,
+    at_token: AtTokenOption = None,
+    token: TokenOption = None,
+    token_id: TokenIdOption = None,
+    reply_prefix: ReplyPrefixOption = None,
+    continues: ContinueOption = False,
     model: RecordedModelOption = None,
     loading: "LoadingKeywords",
     tools: ToolsFileOption = None,
     name: Annotated[str | None, typer.Option(help="The name of the fork.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Fork a run: share its events up to a turn, and run that turn again.
+    """Fork a run: share its events up to a turn, or a token of one, and run the rest again.
 
-    The fork copies no events. Exit code 130: interrupted by Ctrl-C; 143 and 129: by SIGTERM and
-    SIGHUP.
+    The fork copies no events. It prints the reply and the diff with the run. Exit code 130:
+    interrupted by Ctrl-C; 143 and 129: by SIGTERM and SIGHUP.
     """
-    from tokentape.generation.setting_names import check_setting_names
-
-    changed = _parsed(changes or [])
-    check_setting_names(changed)
-    _check_message(message)
+    request = ForkRequest(
+        at_turn=at_turn,
+        at_token=at_token,
+        token=chosen_token(token, token_id),
+        message=message,
+        reply_prefix=reply_prefix,
+        settings=_parsed(changes or []),
+        continues=continues,
+    )
+    request.check()
     file = read_tools_file(tools)
     needed = options_to_resume(loading, file, model)
     named, store = locate_run(run, store)
     with recording_store(store, must_exist=True) as opened:
         parent = find_recording(opened, named, only=True)
-        turn = _turn_to_run(parent, at_turn, message)
+        turn = request.turn_of(parent)
         started = parent.started()
         check_has_tools(parent.run_id, started, file)
         run_tools_file(file)
         lm = load_recorded_model(started, model, loading)
-        from tokentape.generation.investigation.recorded_settings import (
-            check_changes,
-            check_has_settings,
-        )
-
-        check_has_settings(changed)
-        if turn is not None:
-            check_changes(lm, turn, changed)
-        investigation = tt.Investigation.fork(
+        investigation = request.begin(
             opened,
-            parent.run_id,
+            parent,
             lm,
-            at_turn=at_turn,
+            turn=turn,
             tools=recorded_tools(started, lm, file),
-            changes=changed | ({} if message is None else {"message": message}),
             name=started.name if name is None else name,
         )
         with resume_hint(store, needed) as begun, investigation, stdout_on_stderr():
             begun(investigation.run_id)
-            if turn is None:
-                investigation.chat(message or "", **changed)
-            else:
-                calls = _calls_of(parent, at_turn)
-                investigation.retake(turn, message=message, tool_calls=calls, changes=changed)
+            request.run(investigation, parent, turn)
         child = opened.recording(investigation.run_id)
-        _print_fork(child, at_turn, store, needed, as_json)
-
-
-def _turn_to_run(parent: tt.Recording, at_turn: int, message: str | None) -> "Turn | None":
-    """Return the turn of the parent, or None. Raise PromptError if there is nothing to run."""
-    turn = next((each.turn for each in read_turns(parent, [at_turn])), None)
-    if turn is None and message is None:
-        raise tt.PromptError(
-            f"run {parent.run_id} has no turn {at_turn} to run again: give a new message "
-            "with --message"
-        )
-    return turn
-
-
-def _print_fork(
-    child: tt.Recording, at_turn: int, store: str, needed: list[str], as_json: bool
-) -> None:
-    """Print the turns of a fork that its parent does not have, and how to run the rest."""
-    if _settings(child.started()).plan is not None:
-        rest = resume_command(child.run_id, store, needed)
-        err.line(f"run the rest of its plan with: {rest}")
-    print_run(child, store, as_json, first_turn=at_turn)
+        if _settings(child.started()).plan is not None and not continues:
+            rest = resume_command(child.run_id, store, needed)
+            err.line(f"run the rest of its plan with: {rest}")
+        print_fork(child, parent, at_turn, store, as_json)
 
 
 def _plan(started: RunStarted) -> "ExperimentPlan | None":
@@ -268,17 +256,6 @@ def _run_rest(investigation: "tt.Investigation", plan: "ExperimentPlan | None") 
         )
 
 
-def _calls_of(recording: tt.Recording, turn: int) -> "list[tt.ToolCall]":
-    """Return the tool calls that the user made for the model in a turn."""
-    return [
-        tt.ToolCall(name=each.event.name, arguments=each.event.arguments)
-        for each in SelectedEvents.read(recording, [turn]).envelopes
-        if isinstance(each.event, ToolCalled)
-        and each.event.caller == "experimenter"
-        and each.turn == turn
-    ]
-
-
 def _parsed(changes: list[str]) -> dict[str, Any]:
     """Return settings by name; a value is JSON or Python (`0.7`, `false`, `False`), or a string."""
     parsed = {}
@@ -295,12 +272,3 @@ def _parsed(changes: list[str]) -> dict[str, Any]:
     except ValueError:
         raise tt.PromptError("--set takes finite numbers: events cannot hold others") from None
     return parsed
-
-
-def _check_message(message: str | None) -> None:
-    """Raise PromptError for an empty message, or one that is not valid text."""
-    from tokentape.generation.checks import check_text
-
-    if message is not None and not message.strip():
-        raise tt.PromptError("--message is empty: there is nothing to reply to")
-    check_text("--message", message or "")

@@ -204,10 +204,13 @@ def _process(opened: Store, run_id: str) -> "RunProcess | None":
 def _print_family(store: Store, run_id: str, as_json: bool) -> None:
     family = lineage_of(run_id, store.summaries())
     runs = list(family.summaries())
+    children = [each.run_id for each in runs if each.parent_run_id is not None]
+    found = {each: store.recording(each).forked() for each in children}
+    forks = {each: forked for each, forked in found.items() if forked is not None}
     if as_json:
-        output.print_json(family.as_json(stores.errors_of(store, runs)))
+        output.print_json(family.as_json(stores.errors_of(store, runs), forks))
     else:
-        out.show(draw_lineage(family, run_id, stores.status_texts(store, runs)))
+        out.show(draw_lineage(family, run_id, stores.status_texts(store, runs), forks))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
