@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     from tokentape.generation.models.loading_settings import LoadingKeywords
     from tokentape.generation.plans import ExperimentPlan
     from tokentape.generation.run_settings import RunSettings
-    from tokentape.recorder.projections import Turn
     from tokentape.store import DatabaseStore
 
 _PYTHON = {"True": True, "False": False, "None": None}
