@@ -1,6 +1,7 @@
 """Paths as users write them."""
 
 import os
+import re
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from tokentape.recorder.errors import TokentapeError
@@ -41,3 +42,17 @@ def is_inside(path: Path, folder: Path) -> bool:
         return path.resolve().is_relative_to(folder.resolve())
     except (OSError, RuntimeError, ValueError):  # a loop of links, or not a path of this system
         return False
+
+
+def name_without_folders(path: str) -> str:
+    """Return the last part of a path that starts outside of the working folder.
+
+    Any other text is returned unchanged: a name of the hub, or a path below the working folder.
+    """
+    windows = PureWindowsPath(path)
+    outside = windows.anchor or path.startswith("~") or ".." in windows.parts
+    if not outside or "://" in path:
+        return path
+    parts = [each for each in re.split(r"[\\/]", path) if each not in ("", ".")]
+    is_named = parts and parts[-1] != ".."
+    return parts[-1] if is_named else os.path.basename(os.path.abspath(path))

@@ -19,6 +19,7 @@ from tokentape.generation.engine.threads import torch_threads
 from tokentape.generation.hf.attention_kernel import attention_kernel
 from tokentape.generation.hooks.model_use import exclusive_use
 from tokentape.recorder import Recording
+from tokentape.recorder.paths import name_without_folders
 from tokentape.replay.checking.interventions import Interventions
 from tokentape.replay.checking.noise_floor import FLOORS, version_of
 from tokentape.replay.checking.teacher_forcing import chunk_spans, logits_by_span
@@ -131,7 +132,7 @@ def _measured(run: LoadedRun, lm: LoadedModel, progress: VariantStarted | None) 
         with _configured(lm.model, variant), interventions.applied(lm.model, ranges):
             noise.add(_logits(lm.model, ids, rows, variant))
     described = (
-        f"{lm.name}, torch {torch.__version__}, "
+        f"{name_without_folders(lm.name)}, torch {torch.__version__}, "
         f"{torch.backends.cpu.get_cpu_capability()} {lm.model.device.type}: "
         + ", ".join(variant.name for variant in variants)
     )

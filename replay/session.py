@@ -8,6 +8,7 @@ from tokentape.generation import LoadedModel, hf
 from tokentape.generation.checks import check_not_training
 from tokentape.recorder import Recording
 from tokentape.recorder.clock import elapsed_us
+from tokentape.recorder.paths import name_without_folders
 from tokentape.recorder.projections import Turn
 from tokentape.replay.causes.causes import find_causes
 from tokentape.replay.causes.evidence import Evidence
@@ -153,7 +154,7 @@ class ReplaySession:
             replay=self.kind,
             run_id=self.run.run_id,
             name=self.run.started.name,
-            model=self.lm.name,
+            model=name_without_folders(self.lm.name),
             verdict=conclusion.verdict,
             reason=conclusion.reason or default_reason,
             causes=causes,

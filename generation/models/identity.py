@@ -13,6 +13,7 @@ from tokentape.generation import fingerprints, hf
 from tokentape.generation.context_length import context_tokens
 from tokentape.generation.hf.attention_kernel import attention_kernel
 from tokentape.generation.hf.generation_config import json_fields
+from tokentape.generation.models.model_places import remember_places, without_folders
 from tokentape.generation.numerics.attention import cuda_device
 from tokentape.recorder import Recorder, process
 from tokentape.recorder.events import RunStarted
@@ -71,11 +72,16 @@ class ModelIdentity:
     def record_start(self, recorder: Recorder, **fields: Any) -> None:
         """Record the weights manifest and `RunStarted`, with `fields` over those of `described`.
 
-        Raise ModelError if the weights cannot be hashed; nothing is recorded then.
+        The recording names no folder of this machine; see `model_places`. Raise ModelError if the
+        weights cannot be hashed; nothing is recorded then.
         """
         weights = self.weights
         recorder.put_weights_manifest(weights.sha256, weights.payload)
-        recorder.record(RunStarted(**{**self._described(weights), **fields}))
+        described = {**self._described(weights), **fields}
+        remember_places(
+            weights.sha256, described.get("model", ""), str(self._loading.get("adapter", ""))
+        )
+        recorder.record(RunStarted(**without_folders(described)))
 
     def _described(self, weights: fingerprints.WeightsManifest) -> dict[str, Any]:
         model = self._model

@@ -17,6 +17,7 @@ from tokentape.generation.models.loading_settings import (
 )
 from tokentape.generation.models.model_config import is_hub_kernel
 from tokentape.generation.models.model_names import check_recorded_name
+from tokentape.generation.models.model_places import place_of_adapter, place_of_model
 from tokentape.recorder.events import RunStarted
 
 _DTYPES = ("float32", "bfloat16", "float16")
@@ -29,7 +30,8 @@ def load_as_recorded(
 ) -> LoadedModel:
     """Load a model as a run was recorded: in its dtype, revision, quantization, with its adapter.
 
-    `name` is that of the user; None for the recorded one. What only the recording names is read
+    `name` is that of the user; None for the recorded one. A recorded name without folders is looked
+    up among the places that runs of this machine wrote down. What only the recording names is read
     from this machine: the model and the adapter are not downloaded, and a kernel of the hub or the
     code of the model's repository needs an override. Dtypes that the replays do not know become
     float32. A revision belongs to the recorded name only. `overrides` are keywords of `load_model`
@@ -44,10 +46,14 @@ def load_as_recorded(
     if name is None:
         if not started.model:
             raise ModelError("the recording does not name its model")
-        name = check_recorded_name(started.model)
+        check_recorded_name(started.model)
         overrides = {"offline": True, **overrides}
-    elif name != started.model:
+    elif name not in (started.model, place_of_model(started)):
         recorded.pop("revision", None)
+    if name in (None, started.model):
+        name = place_of_model(started)
+    if isinstance(recorded.get("adapter"), str):
+        recorded["adapter"] = place_of_adapter(started)
     keywords: dict[str, Any] = {"dtype": dtype, **recorded_keywords(recorded), **overrides}
     dtype = keywords.pop("dtype")
     check_dtypes(dtype, keywords.get("compute_dtype") or dtype)

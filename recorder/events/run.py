@@ -52,7 +52,10 @@ class RunStarted(EventBase):
     seed: int | None
     """The seed of the run, which the seeds of its turns are derived from."""
     model: Text
-    """The argument that `load_model` was called with; empty if it was not called."""
+    """The argument that `load_model` was called with; empty if it was not called.
+
+    Of a path outside of the working folder only the last part; 0.1.0 recorded all of it.
+    """
     weights_sha256: Sha256
     """The sha256 of the weights manifest, which lists every tensor with its digest."""
     tokenizer_sha256: Sha256

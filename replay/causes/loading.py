@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from tokentape.generation.models.model_places import without_folders
+from tokentape.recorder.paths import name_without_folders
 from tokentape.replay.causes.evidence import Evidence
 from tokentape.replay.results.verdict import CauseKind
 
@@ -15,9 +17,12 @@ def cause_of_weights(evidence: Evidence) -> tuple[CauseKind, str]:
 
     It is the adapter if nothing else was loaded in another way.
     """
-    recorded, now = evidence.run.started.loading, evidence.lm.loading
+    lm, started = evidence.lm, evidence.run.started
+    described = without_folders({"model": lm.name, "loading": lm.loading})
+    recorded = without_folders({"loading": started.loading})["loading"]
+    now = described["loading"]
     changed = [name for name in _OF_THE_WEIGHTS if recorded.get(name) != now.get(name)]
-    if evidence.lm.name != evidence.run.started.model:
+    if described["model"] != name_without_folders(started.model):
         changed = []
     told = ", ".join(
         f"{name} {_text(recorded.get(name))} then, {_text(now.get(name))} now" for name in changed

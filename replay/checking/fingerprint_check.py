@@ -7,6 +7,7 @@ from dataclasses import replace
 from tokentape.generation import LoadedModel
 from tokentape.generation.fingerprints import environment_differences
 from tokentape.generation.fingerprints.adapter_state import active_adapters
+from tokentape.generation.models.model_places import place_of_model
 from tokentape.recorder import Recording
 from tokentape.recorder.events import RunStarted
 from tokentape.recorder.projections import Turn
@@ -39,11 +40,20 @@ def repro_line(
     line = f"tokentape {command} {run.run_id} --turn {turn}"
     if run.recording.where:
         line += f" --store {shlex.quote(run.recording.where)}"
-    if lm.name != run.started.model:
+    if lm.name not in (run.started.model, place_of_model(run.started)):
         line += f" --model {shlex.quote(lm.name)}"
     if not interventions:
         line += " --without-interventions"
     return line
+
+
+def without_places(repro: str) -> str:
+    """Return a line of `repro_line` without the store and the model: they are of this machine."""
+    words = shlex.split(repro)
+    for option in ("--store", "--model"):
+        if option in words:
+            del words[words.index(option) : words.index(option) + 2]
+    return shlex.join(words)
 
 
 def check_fingerprints(

@@ -16,6 +16,7 @@ import tokentape as tt
 from tests.made_events import run_started
 from tests.replay.copies import altered_copy
 from tests.tampering import without_triggers
+from tokentape.generation.models.recorded_model import load_as_recorded
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -295,7 +296,8 @@ def test_drift_can_be_allowed_and_a_changed_recording_cannot(
     database: Path, tmp_path: Path, cli: Cli
 ) -> None:
     with tt.open_store(database) as store:
-        lm = tt.load_model(store.summaries()[0].model)
+        run_id = store.summaries()[0].run_id
+        lm = load_as_recorded(None, store.recording(run_id).started())
     with torch.no_grad():
         lm.model.model.layers[1].self_attn.q_proj.weight.mul_(1.0005)
     lm.model.save_pretrained(tmp_path / "louder")

@@ -51,7 +51,7 @@ def test_a_run_with_an_adapter_is_resumed_forked_and_verified_with_it(
     assert (code, "INCOMPARABLE" in out) == (1, True)
     with tt.open_store(store) as opened:
         runs = [opened.recording(each.run_id) for each in opened.summaries()]
-        assert [each.started().loading for each in runs] == [{"adapter": str(adapter)}] * 2
+        assert [each.started().loading for each in runs] == [{"adapter": adapter.name}] * 2
 
 
 @pytest.mark.parametrize("command", ["verify", "retrace", "regenerate", "calibrate", "resume"])
@@ -115,7 +115,7 @@ def test_a_plan_is_run_with_the_options(
     assert code == 0
     with tt.open_store(store) as opened:
         started = opened.recording(opened.summaries()[0].run_id).started()
-    assert started.loading == {"adapter": str(adapter), "device_map": {"": "cpu"}}
+    assert started.loading == {"adapter": adapter.name, "device_map": {"": "cpu"}}
 
 
 @pytest.mark.parametrize(

@@ -104,16 +104,16 @@ def test_an_adapter_is_loaded_as_it_was_recorded(
     recording = recorded(tt.load_model(tiny_folder, adapter=adapter), store)
     other = make_adapter(tiny_folder, tmp_path / "other", seed=1)
 
-    assert recording.started().loading == {"adapter": str(adapter)}
+    assert recording.started().loading == {"adapter": adapter.name}
     assert tt.verify(recording, load_again(recording)).verdict is tt.Verdict.VERIFIED
     assert tt.retrace(recording, load_again(recording)).verdict is tt.Verdict.EXACT
-    for changed, now in ((str(other), str(other)), ("", "none")):
+    for changed, now in ((str(other), other.name), ("", "none")):
         lm = load_again(recording, adapter=changed)
         for replay in (tt.verify, tt.retrace, tt.regenerate):
             report = replay(recording, lm)
             assert report.verdict is tt.Verdict.INCOMPARABLE
             assert report.causes[0].name == "adapters"
-            assert f"the adapter {adapter} then, {now} now" in report.causes[0].sentence
+            assert f"the adapter {adapter.name} then, {now} now" in report.causes[0].sentence
             assert "lora_A" in report.causes[0].sentence
 
 
@@ -127,7 +127,7 @@ def test_a_bare_generator_records_how_its_model_was_loaded(
         generator.generate("hello", **GREEDY)
 
     recording = store.recording(store.summaries()[0].run_id)
-    assert recording.started().loading == {"adapter": str(adapter)}
+    assert recording.started().loading == {"adapter": adapter.name}
     assert tt.verify(recording, load_again(recording)).verdict is tt.Verdict.VERIFIED
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import tokentape as tt
+from tokentape.generation.models.recorded_model import load_as_recorded
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -91,8 +92,8 @@ def test_one_projection_a_hundredth_larger_is_another_model(
     recorded: Path, tmp_path: Path, cli: Cli
 ) -> None:
     with tt.open_store(recorded) as store:
-        name = store.summaries()[0].model
-    lm = tt.load_model(name)
+        started = store.recording(store.summaries()[0].run_id).started()
+    lm = load_as_recorded(None, started)
     with torch.no_grad():
         lm.model.model.layers[1].self_attn.q_proj.weight.mul_(1.01)
     lm.model.save_pretrained(tmp_path / "louder")
@@ -115,7 +116,7 @@ def test_the_numbers_alone_find_the_changed_weight(recorded: Path) -> None:
     """With the fingerprint ignored: log-probabilities show what the picks do not."""
     with tt.open_store(recorded) as store:
         recording = store.recording(store.summaries()[0].run_id)
-        lm = tt.load_model(recording.started().model)
+        lm = load_as_recorded(None, recording.started())
         with torch.no_grad():
             lm.model.model.layers[1].self_attn.q_proj.weight.mul_(1.01)
         report = tt.verify(recording, lm)

@@ -319,6 +319,7 @@ def load_recorded_model(
     `loading` overrides how it was loaded. Raise ModelError if it cannot be loaded.
     """
     from tokentape.generation.models.model_names import check_loading, check_recorded_name
+    from tokentape.generation.models.model_places import place_of_model
 
     name = model or started.model
     if not name:
@@ -326,7 +327,8 @@ def load_recorded_model(
     keywords = loading if model else {"offline": True, **loading}
     try:
         with output.working(f"loading {name}"):
-            check_loading(model or check_recorded_name(name), keywords)
+            check_recorded_name(name)
+            check_loading(model or place_of_model(started), keywords)
             # It imports torch.
             from tokentape.generation.models.recorded_model import load_as_recorded
 
@@ -346,11 +348,13 @@ def tokenizer_as_recorded(started: RunStarted) -> "PreTrainedTokenizerBase | Non
     from tokentape.generation.fingerprints import tokenizer_sha256
     from tokentape.generation.models.loading import load_tokenizer
     from tokentape.generation.models.model_names import check_recorded_name
+    from tokentape.generation.models.model_places import place_of_model
 
     try:
         with output.working("loading the tokenizer"):
             revision = started.loading.get("revision")
-            tokenizer = load_tokenizer(check_recorded_name(started.model), revision=revision)
+            check_recorded_name(started.model)
+            tokenizer = load_tokenizer(place_of_model(started), revision=revision)
     except tt.ModelError:
         return None
     return tokenizer if tokenizer_sha256(tokenizer) == started.tokenizer_sha256 else None

@@ -363,6 +363,7 @@ def _stored_floor(opened: Store, run: "LoadedRun", lm: "tt.LoadedModel") -> "Flo
 
 
 def _store_verdict(report: "Report", opened: Store, keep: bool) -> None:
+    from tokentape.replay.checking.fingerprint_check import without_places
     from tokentape.store import DatabaseStore, StoredVerdict
 
     if keep and isinstance(opened, DatabaseStore):
@@ -371,7 +372,7 @@ def _store_verdict(report: "Report", opened: Store, keep: bool) -> None:
             at_us=now_us(),
             replay=report.replay,
             verdict=report.verdict,
-            report=report.to_dict(),
+            report=report.to_dict() | {"repro": without_places(report.repro)},
         )
         _try_to_store("verdict", lambda: opened.add_verdict(stored))
 
