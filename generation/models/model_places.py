@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from tokentape.generation.cache_dir import cache_dir
-from tokentape.recorder.atomic_write import atomic_write
 from tokentape.recorder import TokentapeError
+from tokentape.recorder.atomic_write import atomic_write
 from tokentape.recorder.events import RunStarted
 from tokentape.recorder.paths import expand_path, name_without_folders
 
