@@ -327,7 +327,8 @@ def load_recorded_model(
     keywords = loading if model else {"offline": True, **loading}
     try:
         with output.working(f"loading {name}"):
-            check_recorded_name(name)
+            if not model:
+                check_recorded_name(name)
             check_loading(model or place_of_model(started), keywords)
             # It imports torch.
             from tokentape.generation.models.recorded_model import load_as_recorded
