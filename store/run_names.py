@@ -1,6 +1,7 @@
 """How a run is named: by its id, the beginning of one, its name, or `@last`."""
 
 import difflib
+import itertools
 import re
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
@@ -56,6 +57,21 @@ def find_run_id(
     raise UnknownRunError(
         f"{where} has no run {wanted!r}: {nearest}`tokentape list` shows its runs"
     )
+
+
+def short_ids(run_ids: Sequence[str], every: Iterable[str], *, least: int) -> list[str]:
+    """Return the beginnings of ids, of `least` characters or more, that no other id begins with.
+
+    `every` are the ids of the store, with those of `run_ids`.
+    """
+    ordered = sorted(every)
+    lengths = dict.fromkeys(ordered, least)
+    for one, other in itertools.pairwise(ordered):
+        same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))
+        shared = sum(1 for _ in same)
+        lengths[one] = max(lengths[one], shared + 1)
+        lengths[other] = max(lengths[other], shared + 1)
+    return [each[: lengths[each]] for each in run_ids]
 
 
 def describe_run(run: RunSummary) -> str:

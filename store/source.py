@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Unpack
 
 import pyarrow as pa
 
@@ -10,6 +10,7 @@ from tokentape.recorder import Recording
 from tokentape.recorder.projections import RunSummary
 from tokentape.store.attachments import Attachment, StoredFloor, StoredLabel, StoredVerdict
 from tokentape.store.labels import Labels
+from tokentape.store.run_conditions import RunConditions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,8 +86,8 @@ class CheckedSource(Attachments, Protocol):
 class Source(CheckedSource, Protocol):
     """A live store, a folder of sealed runs or a tape."""
 
-    def summaries(self) -> list[RunSummary]:
-        """Return a summary of each run, the oldest first."""
+    def summaries(self, **where: Unpack[RunConditions]) -> list[RunSummary]:
+        """Return a summary of each run that fulfils the conditions, the oldest first."""
 
     def last_event_at_us(self, run_id: str) -> int:
         """Return the time of the newest event that is known of the run with exactly that id.

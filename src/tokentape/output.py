@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +21,13 @@ from tokentape.recorder.escapes import single_line
 from tokentape.recorder.projections import RunSummary, Turn
 from tokentape.recorder.turn_overviews import TurnOverview
 from tokentape.screen import Table, err, live_below, out
+from tokentape.store.run_names import local_time
 from tokentape.streams import is_unicode
 
 if TYPE_CHECKING:
     from tokentape.replay import Floor
     from tokentape.store import Erasure, Integrity
+    from tokentape.store.labels import Labels
     from tokentape.store.signing.signatures import SignatureCheck
 
 _SPINNER_HZ = 12.5
@@ -145,36 +148,47 @@ def with_tool_errors(status: str, count: int) -> str:
     return f"{status}, {count:,} tool error{'' if count == 1 else 's'}" if count else status
 
 
-def runs_table(
-    summaries: Sequence[RunSummary],
-    statuses: Mapping[str, str],
-    tool_errors: Mapping[str, int],
-) -> Table:
-    """Return a table with a row per run; `statuses`, by run id, replace those of summaries.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRows:
+    """What a list shows of runs; the mappings are by run id."""
 
-    It has a column for `tool_errors`, by run id, only if a run has any.
-    """
+    summaries: Sequence[RunSummary]
+    statuses: Mapping[str, str]
+    """In place of the statuses of summaries."""
+    tool_errors: Mapping[str, int]
+    labels: "Mapping[str, Labels]"
+    shown_ids: Mapping[str, str]
+    """The ids, or beginnings of them."""
+
+
+def runs_table(rows: RunRows) -> Table:
+    """Return a table with a row per run; tool errors, tags and notes only if a run has any."""
     table = Table("run")
+    table.add_column("started", drop=1)
     for heading in ("name", "model", "status"):
         table.add_column(heading, wrap=True)
-    table.add_column("turns", justify="right", drop=1)
-    table.add_column("prompt", justify="right", drop=3)
-    table.add_column("reused", justify="right", drop=4)
-    table.add_column("generated", justify="right", drop=2)
-    if tool_errors:
-        table.add_column("tool errors", justify="right")
-    for run in summaries:
-        failed = tool_errors.get(run.run_id, 0)
+    table.add_column("turns", justify="right", drop=3)
+    table.add_column("prompt", justify="right", drop=6)
+    table.add_column("reused", justify="right", drop=7)
+    table.add_column("generated", justify="right", drop=5)
+    table.add_column("tool errors", justify="right", if_any=True, drop=2)
+    table.add_column("tags", wrap=True, if_any=True)
+    table.add_column("note", wrap=True, if_any=True, drop=4)
+    for run in rows.summaries:
+        failed, labels = rows.tool_errors.get(run.run_id, 0), rows.labels.get(run.run_id)
         table.add_row(
-            run.run_id,
+            rows.shown_ids.get(run.run_id, run.run_id),
+            local_time(run.started_at_us),
             run.name,
             run.model,
-            _shortened(statuses.get(run.run_id, run.status)),
-            *(
-                f"{count:,}"
-                for count in (run.turns, run.prompt_tokens, run.reused_tokens, run.generated_tokens)
-            ),
-            *((f"{failed:,}" if failed else "",) if tool_errors else ()),
+            _shortened(rows.statuses.get(run.run_id, run.status)),
+            f"{run.turns:,}",
+            f"{run.prompt_tokens:,}",
+            f"{run.reused_tokens:,}",
+            f"{run.generated_tokens:,}",
+            f"{failed:,}" if failed else "",
+            labels.joined_tags if labels else "",
+            _shortened(labels.note.partition("\n")[0]) if labels else "",
         )
     return table
 

@@ -9,6 +9,7 @@ damaged event. `tokentape.store.frames.columns` describes every column.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Unpack
 
 import numpy as np
 import pandas as pd
@@ -44,6 +45,7 @@ from tokentape.store.frames.reading import (
 )
 from tokentape.store.frames.token_texts import with_texts
 from tokentape.store.frames.types import DtypeBackend, to_pandas
+from tokentape.store.run_conditions import RunConditions
 from tokentape.store.source import Source
 
 
@@ -53,18 +55,24 @@ def runs_df(
     *,
     columns: Columns = None,
     dtype_backend: DtypeBackend = None,
+    **where: Unpack[RunConditions],
 ) -> pd.DataFrame:
-    """Return one row for each run, the oldest first.
+    """Return one row for each run, the oldest first; with conditions, for those that fulfil them.
+
+    The conditions are `name`, `model`, `plan`, `status`, `tag`, `since`, `until` and `said`: see
+    `tokentape.store.run_conditions.RunConditions`.
 
     Example:
         >>> import tokentape as tt
         >>> tt.runs_df(store, columns=["status", "turns"])
              status  turns
         0  finished      3
+        >>> len(tt.runs_df(store, status="failed", since="7d"))
+        0
     """
     schema = chosen_columns(RUNS_DF, columns)
     wanted = run_ids_of(store, run_id)
-    found = [each for each in store.summaries() if wanted is None or each.run_id in wanted]
+    found = [each for each in store.summaries(**where) if wanted is None or each.run_id in wanted]
     details = run_details.of_runs(store, wanted, schema.names)
     with damage_of(store):
         rows = [details.row_of(each) for each in found]

@@ -4,7 +4,7 @@ import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 import numpy as np
 import pyarrow as pa
@@ -35,7 +35,9 @@ from tokentape.store.live.sqlite_access import Access
 from tokentape.store.live.sqlite_file import OpenedFile
 from tokentape.store.live.tables import blobs, events, runs, tokens, tombstones
 from tokentape.store.location import is_in_memory
+from tokentape.store.run_conditions import RunConditions
 from tokentape.store.run_names import find_run_id
+from tokentape.store.run_search import select_runs
 from tokentape.store.runs_table import runs_html
 from tokentape.store.source import Selection
 
@@ -79,10 +81,12 @@ class DatabaseReader:
     def _repr_html_(self) -> str:
         return html_or_fault(self, lambda: runs_html(self.where, self.summaries()))
 
-    def summaries(self) -> list[RunSummary]:
+    def summaries(self, **where: Unpack[RunConditions]) -> list[RunSummary]:
         """See `tokentape.store.source.Source`."""
         query = select(runs).order_by(runs.c.started_at_us, runs.c.run_id)
-        return [summary_of(row) for row in self._query(lambda reader: reader.execute(query).all())]
+        rows = self._query(lambda reader: reader.execute(query).all())
+        found = [summary_of(row) for row in rows]
+        return select_runs(self, found, where) if where else found
 
     def summary(self, run_id: str) -> RunSummary | None:
         """See `tokentape.store.source.Source`."""
@@ -311,8 +315,9 @@ class DatabaseReader:
         self, reader: Connection, run_ids: tuple[str, ...] | None
     ) -> list[Row[int, str, int]]:
         query = select(runs.c.run_key, runs.c.run_id, runs.c.started_at_us).order_by(runs.c.run_id)
+        chosen = None if run_ids is None else set(run_ids)
         found = reader.execute(query).all()
-        return [row for row in found if run_ids is None or row.run_id in run_ids]
+        return [row for row in found if chosen is None or row.run_id in chosen]
 
     def _query(self, read: Callable[[Connection], _Result]) -> _Result:
         try:

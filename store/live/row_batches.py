@@ -25,13 +25,23 @@ class RunPositions:
     def key_ranges(self, selection: Selection) -> list[tuple[int, int]]:
         """Return the first and last event key of each query.
 
-        Whole streams of all runs take one query; a query for each run reads the rest.
+        Whole streams of all runs take one query, and so do those of runs with adjoining keys; the
+        ends of streams take a query for each run.
         """
         keys: list[int] = self._keys.tolist()
-        if selection.run_ids is None and selection.after_seq is None:
-            return [(keys[0] << SEQ_BITS, keys[-1] << SEQ_BITS | SEQ_MASK)] if keys else []
-        first = 0 if selection.after_seq is None else max(0, selection.after_seq + 1)
-        return [((key << SEQ_BITS) + first, key << SEQ_BITS | SEQ_MASK) for key in keys]
+        if selection.after_seq is not None:
+            first = max(0, selection.after_seq + 1)
+            return [((key << SEQ_BITS) + first, key << SEQ_BITS | SEQ_MASK) for key in keys]
+        starts = [
+            place for place, key in enumerate(keys) if not place or key != keys[place - 1] + 1
+        ]
+        if selection.run_ids is None:
+            starts = starts[:1]
+        ends = [*starts[1:], len(keys)]
+        return [
+            (keys[start] << SEQ_BITS, keys[end - 1] << SEQ_BITS | SEQ_MASK)
+            for start, end in zip(starts, ends[: len(starts)], strict=True)
+        ]
 
     def of(self, run_keys: Any) -> Any:
         places = np.searchsorted(self._keys, run_keys)

@@ -7,7 +7,7 @@ from contextlib import suppress
 from functools import reduce
 from operator import and_, attrgetter
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Self, TypeVar, Unpack
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -30,7 +30,9 @@ from tokentape.store.attachments import (
 )
 from tokentape.store.errors import StoreError
 from tokentape.store.labels import Labels, fold_labels
+from tokentape.store.run_conditions import RunConditions
 from tokentape.store.run_names import find_run_id
+from tokentape.store.run_search import select_runs
 from tokentape.store.runs_table import runs_html
 from tokentape.store.sealed.layout import part_name
 from tokentape.store.sealed.parquet import SCHEMAS, SealedFile, runs_row
@@ -84,9 +86,10 @@ class ParquetStore:
     def _repr_html_(self) -> str:
         return html_or_fault(self, lambda: runs_html(self.where, self.summaries()))
 
-    def summaries(self) -> list[RunSummary]:
+    def summaries(self, **where: Unpack[RunConditions]) -> list[RunSummary]:
         """See `tokentape.store.source.Source`."""
-        return self._read(self._summaries)
+        found = self._read(self._summaries)
+        return select_runs(self, found, where) if where else found
 
     def _summaries(self) -> list[RunSummary]:
         found = (self.sealed_run(run_id).summary for run_id in self._files.run_files())

@@ -43,7 +43,9 @@ def test_tables_fit_the_terminal_and_no_id_is_cut(recorded: tuple[str, str], col
     turns = shown("show", "--store", store, columns=columns)
     turns = turns[[" turn" in line and "prompt" in line for line in turns].index(True) :]
 
-    assert any(run_id in line for line in listed)
+    # The beginning of an id names the run as well.
+    assert any((run_id if columns > 110 else f"{run_id[:13]} ") in line for line in listed)
+    assert any("20" in line and "finished" in line for line in listed)
     assert max(map(len, [*listed, *turns])) <= columns
     assert any("generated" in line for line in turns)
 

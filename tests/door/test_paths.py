@@ -30,7 +30,8 @@ Cli = Callable[..., tuple[int, str, str]]
 # the functions that they are passed to expand. A new path is a `Path` with a parser: `expand_path`,
 # or `output_path` for what is written.
 TEXTS = {
-    *("tags", "remove", "text"),
+    *("token", "reply_prefix"),
+    *("tags", "remove", "text", "status", "tag", "since", "until", "said"),
     *("name", "message", "system", "changes", "reason", "expect", "ignore"),
     *("attn_implementation", "compute_dtype", "device", "device_map", "dtype", "prompt_tokens"),
     *("quantization", "revision"),

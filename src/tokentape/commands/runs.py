@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -44,7 +45,7 @@ from tokentape.replay.reports.turn_page import (
 )
 from tokentape.screen import err, out
 from tokentape.store.default_store import DEFAULT_URL
-from tokentape.store.run_names import local_time
+from tokentape.store.run_names import local_time, short_ids
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -52,6 +53,12 @@ if TYPE_CHECKING:
 
     from tokentape.recorder.projections import RunSummary
     from tokentape.store import RunProcess
+
+
+_FULL_ID_COLUMNS = 110
+"""The width of a terminal from which on a list shows whole ids."""
+_ID_CHARS = 13
+"""The least characters of an id in a list: the time of a UUIDv7, in milliseconds."""
 
 
 def list_runs(
@@ -62,31 +69,61 @@ def list_runs(
     last: Annotated[
         int, typer.Option("--last", "-n", min=0, help="List at most this many; 0 lists all.")
     ] = 50,
+    name: Annotated[
+        str | None, typer.Option(help="Only runs with this in the name; * and ? make a pattern.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Only runs of such a model.")] = None,
+    plan: Annotated[
+        str | None, typer.Option("--plan", "--protocol", help="Only runs of such a plan.")
+    ] = None,
+    status: Annotated[
+        str | None, typer.Option(help="Only running, finished, interrupted or failed runs.")
+    ] = None,
+    tag: Annotated[
+        list[str] | None, typer.Option(help="Only runs with this tag; may be repeated.")
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="Only runs that started then or later: 2026-11-27, '2026-11-27 14:30', or 2d for "
+            "two days ago (s, min, h, d, w).",
+        ),
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Only runs that started before, or that day.")
+    ] = None,
+    said: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT", help="Only runs in which the user, the model or a tool said this."
+        ),
+    ] = None,
     signers: SignersOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the newest runs of a store, the newest last; with --json all runs."""
+    """List the newest runs of a store, the newest last; with --json all runs.
+
+    Conditions on texts ignore case, and a run fulfils all of them.
+    """
     opened = open_stored(place or store)
+    given = {"name": name, "model": model, "plan": plan, "status": status, "tag": tag}
+    given |= {"since": since, "until": until, "said": said}
+    where: Any = {key: value for key, value in given.items() if value not in (None, [])}
+    summaries = opened.summaries(**where)
     if as_json:
-        frame = _runs_frame(opened)
-        text = frame.to_json(orient="records", date_format="iso", date_unit="us")
-        processes = _processes(opened, opened.summaries())
-        signatures = claimed_signatures(opened, signers)
-        rows = json.loads(text)
-        tool_errors = stores.count_tool_errors(opened, [row["run_id"] for row in rows])
-        for row in rows:
-            if count := tool_errors.get(row["run_id"]):
-                row["tool_errors"] = count
-            if checked := signatures.get(row["run_id"]):
-                row["signatures"] = signatures_json(checked)
-            if process := processes.get(row["run_id"]):
-                row["process"] = process.as_json()
-        output.print_json(rows)
+        _print_list_json(opened, summaries, signers)
         return
-    summaries = opened.summaries()
     shown = summaries[-last:] if last else summaries
-    tool_errors = stores.count_tool_errors(opened, [each.run_id for each in shown])
-    out.show(output.runs_table(shown, stores.status_texts(opened, shown), tool_errors))
+    run_ids = [each.run_id for each in shown]
+    rows = output.RunRows(
+        summaries=shown,
+        statuses=stores.status_texts(opened, shown),
+        tool_errors=stores.count_tool_errors(opened, run_ids),
+        labels=opened.labels_by_run(),
+        shown_ids=dict(zip(run_ids, _shown_ids(opened, run_ids), strict=True)),
+    )
+    out.show(output.runs_table(rows))
     if len(shown) < len(summaries):
         err.line(f"and {len(summaries) - len(shown):,} older runs: --last 0 shows all")
 
@@ -99,6 +136,35 @@ def _runs_frame(opened: Store) -> "DataFrame":
         return tt.runs_df(opened)
     except tt.RecordingError:
         return tt.runs_df(opened, columns=SUMMARY_COLUMNS)
+
+
+def _print_list_json(opened: Store, summaries: "list[RunSummary]", signers: Path | None) -> None:
+    """Print the columns of `runs_df` and what is known of each run as JSON."""
+    run_ids = [each.run_id for each in summaries]
+    frame = _runs_frame(opened)
+    frame = frame[frame["run_id"].isin(run_ids)]
+    rows = json.loads(frame.to_json(orient="records", date_format="iso", date_unit="us"))
+    processes = _processes(opened, summaries)
+    signatures = claimed_signatures(opened, signers)
+    tool_errors = stores.count_tool_errors(opened, run_ids)
+    for row in rows:
+        if count := tool_errors.get(row["run_id"]):
+            row["tool_errors"] = count
+        if checked := signatures.get(row["run_id"]):
+            row["signatures"] = signatures_json(checked)
+        if process := processes.get(row["run_id"]):
+            row["process"] = process.as_json()
+    output.print_json(rows)
+
+
+def _shown_ids(opened: Store, run_ids: list[str]) -> list[str]:
+    """Return the ids of runs as a list shows them.
+
+    In a narrow terminal they are beginnings that no other run of the store has.
+    """
+    if out.console().width >= _FULL_ID_COLUMNS:
+        return run_ids
+    return short_ids(run_ids, [each.run_id for each in opened.summaries()], least=_ID_CHARS)
 
 
 def _processes(opened: Store, summaries: "list[RunSummary]") -> "dict[str, RunProcess]":
