@@ -36,8 +36,8 @@ from tokentape.replay.run_diff.turn_diff import (
     compare_replies,
 )
 
-_NOTED = ("name", "model", "threads", "environment", "process", "warnings")
-_SINCE_0_2 = ("config", "model_class", "model_code", "module_state")
+_NOTED = ("name", "model", "threads", "environment", "process", "warnings", "tool_sources")
+_SINCE_0_2 = ("config", "model_class", "model_code", "module_state", "tool_sources")
 _CACHE_IDS = ("divergence_cached_id", "divergence_prompt_id")
 
 
@@ -251,11 +251,14 @@ def _compare_tools(a: list[ToolExchange], b: list[ToolExchange]) -> Iterator[Too
 
 
 def _call_fields(exchange: ToolExchange) -> dict[str, Any]:
-    """Return a call and its result, without the content and the duration."""
+    """Return a call and its result, without content, duration and traceback.
+
+    A traceback depends on the lines of the code, and the error is compared.
+    """
     found: dict[str, Any] = {} if exchange.called is None else asdict(exchange.called)
     if exchange.returned is not None:
         returned = asdict(exchange.returned)
-        for name in ("content", "duration_us"):
+        for name in ("content", "duration_us", "traceback"):
             del returned[name]
         answered = returned.pop("call_id"), returned.pop("name")
         if answered != (found.get("call_id"), found.get("name")):

@@ -246,8 +246,8 @@ class Diff:
     started: tuple[UnequalField, ...]
     """Differences of `RunStarted` that count."""
     noted: tuple[UnequalField, ...]
-    """Differences of `RunStarted` that do not count: names, threads, versions, host and warnings.
-    Their effects are compared."""
+    """Differences of `RunStarted` that do not count: names, threads, versions, host, warnings,
+    and the sources of tools. Their effects are compared."""
     turns: tuple[TurnDiff, ...]
     ended: tuple[UnequalField, ...]
     """Differences of how the runs ended."""

@@ -211,7 +211,7 @@ def test_a_tool_that_fails_or_exceeds_a_limit_does_not_end_the_turn(
         "no answer within 0.02 s",
     )
     assert json.loads(late.content) == {"error": late.error}
-    assert len(told) == 2
+    assert [each.category for each in told].count(ToolFailedWarning) == 2
     assert cut.error is None
     assert "characters are left out" in cut.content
     assert len(cut.content) <= 200 < cut.payload_bytes

@@ -4,7 +4,7 @@ import itertools
 import re
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -185,3 +185,25 @@ def test_numbers_of_torch_and_numpy_are_numbers_also_as_keys() -> None:
         '"keys": {"1": 1, "2": {"0.5": 0.5}}}'
     )
     assert result.payload.decode() == result.content
+
+
+def test_where_a_tool_failed_and_the_source_of_tools_are_no_difference_of_runs(
+    lm: tt.LoadedModel, store: DatabaseStore
+) -> None:
+    def elsewhere() -> float:
+        return divide()
+
+    runs = []
+    for act in (divide, elsewhere):
+        with begun(lm, store, tools=looking(act)) as run, pytest.warns(ToolFailedWarning):
+            run.chat("Look.", tool_calls=[LOOK], **GREEDY)
+        runs.append(store.recording(run.run_id))
+    one, other = (next(events_of(each)) for each in runs)
+
+    assert one.traceback != other.traceback
+    assert tt.diff(*runs).same
+
+
+def events_of(recording: tt.Recording) -> Iterator[ToolReturned]:
+    found = (each.event for each in recording.events())
+    return (each for each in found if isinstance(each, ToolReturned))

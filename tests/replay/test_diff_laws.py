@@ -107,10 +107,12 @@ def test_the_first_difference_is_the_first_and_none_is_missed(
         assert found.first_divergent_turn.turn == unlike[0]
 
 
-COSTS = {"duration_us", "kv_bytes", "peak_bytes", "freed_bytes", "kept_bytes"}
+COSTS = {"duration_us", "traceback", "kv_bytes", "peak_bytes", "freed_bytes", "kept_bytes"}
 
 
-CIRCUMSTANCES = {"name", "model", "threads", "environment", "process", "warnings"}
+CIRCUMSTANCES = {
+    *("name", "model", "threads", "environment", "process", "warnings", "tool_sources"),
+}
 
 
 def inside_model(turn: int) -> list[Event]:
