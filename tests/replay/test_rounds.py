@@ -128,7 +128,10 @@ def test_two_recordings_with_calls_are_compared_turn_by_turn(
 
     assert [turn.turn for turn in found.turns] == [1, 2]
     assert found.same
-    # The second round of the first turn, in which a tool may have requested an intervention.
+
+
+def test_differences_in_a_later_round_are_differences_of_its_turn(called: tt.Recording) -> None:
+    """A tool may have requested an intervention for the rest of the turn."""
     events = [each.event for each in called.events()]
     place = [at for at, each in enumerate(events) if isinstance(each, TurnStarted)][1]
     started = events[place]
@@ -150,11 +153,8 @@ def test_two_recordings_with_calls_are_compared_turn_by_turn(
 
         assert first.differing == (name,)
         assert second.differing == (("inside_model",) if name == "inside_model" else ())
-    (only,) = (
-        recorded([*events[:place], started, applied(1, position), *events[place + 1 :]])
-        .turns()[1]
-        .inside_model.as_json()["interventions"]
-    )
+    steered = recorded([*events[: place + 1], applied(1, position), *events[place + 1 :]])
+    (only,) = steered.turns()[1].inside_model.as_json()["interventions"]
     assert only["acts_on"] == [(position, started.prompt_tokens + 190 - started.first_step)]
 
 
