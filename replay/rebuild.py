@@ -69,7 +69,9 @@ def rebuild(recording: Recording | LoadedRun, *, turns: Sequence[int] | None = N
     rounds = tuple(each for each in run.turns if turns is None or each.number in turns)
     missing = sorted(set(turns or ()) - {each.number for each in rounds})
     if missing:
-        raise NothingToReplayError(f"run {run.run_id} has no turn {missing[0]}")
+        raise NothingToReplayError(
+            f"run {run.run_id} has no turn {missing[0]}{run.unfinished_note}"
+        )
     broken = run.broken_prompt_hashes()
     if broken:
         raise RecordingError(f"run {run.run_id}: {broken[0]}")
@@ -79,5 +81,5 @@ def rebuild(recording: Recording | LoadedRun, *, turns: Sequence[int] | None = N
         turns=rounds,
         messages=run.messages(),
         status="running" if ended is None else ended.status,
-        status_text="running" if ended is None else ended.status_text,
+        status_text=run.status_text,
     )

@@ -146,7 +146,9 @@ def _intervene(
 def _check_rerecordable(run: LoadedRun, inputs: Sequence[Event]) -> None:
     """Raise ReplayError if the events do not suffice to generate the run again."""
     if not run.turns:
-        raise NothingToReplayError(f"run {run.run_id} has no turn to record again")
+        raise NothingToReplayError(
+            f"run {run.run_id} has no turn to record again{run.unfinished_note}"
+        )
     if len(list(join_continued(run.turns))) != len(run.turns):
         raise ReplayError(
             "a turn continues the reply of another run from a token on, which another model does "

@@ -148,9 +148,8 @@ class ReplaySession:
         shown = divergences[0].turn if divergences else self.turns[0].number
         finished = [turn.finished for turn in self.turns if turn.finished]
         default_reason = causes[0].sentence if causes else "the numbers do not agree"
-        ended = self.run.ended()
         report = Report(
-            run_status="running" if ended is None else ended.status_text,
+            run_status=self.run.status_text,
             replay=self.kind,
             run_id=self.run.run_id,
             name=self.run.started.name,

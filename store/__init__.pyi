@@ -58,6 +58,7 @@ from .opening import (
 from .run_end import (
     endings_of as endings_of,
     errors_of as errors_of,
+    status_text_of as status_text_of,
     status_texts as status_texts,
 )
 from .run_process import (

@@ -55,3 +55,9 @@ def status_texts(source: Source, summaries: Iterable[RunSummary]) -> dict[str, s
         if process is not None:
             texts[run.run_id] = process.label
     return texts
+
+
+def status_text_of(source: Source, run_id: str) -> str:
+    """Return the status of the run with exactly that id as `status_texts` does."""
+    summary = source.summary(run_id)
+    return "unknown" if summary is None else status_texts(source, [summary])[run_id]

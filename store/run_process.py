@@ -93,7 +93,8 @@ def close_run(store: DatabaseStore, recording: Recording, *, force: bool = False
     summary = store.summary(run_id)
     process = None if summary is None else process_of(store, summary)
     if summary is None or process is None:
-        status = "" if summary is None else f": {summary.status}"
+        ended = recording.ended()
+        status = "" if ended is None else f": {visible(ended.status_text)}"
         raise StoreError(f"run {run_id} has ended{status}")
     if process.state is not ProcessState.GONE and not force:
         raise StoreError(f"run {run_id} may still be recorded, {process.describe()}: give --force")

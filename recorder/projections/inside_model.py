@@ -11,6 +11,9 @@ from tokentape.recorder.projections.active_interventions import ActiveRange
 ADAPTERS, HOOKS = "adapters", "hooks"
 """Parts of the cache key that belong here."""
 
+# A rule may pause at every second token.
+_SPANS_SHOWN = 6
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InsideModel:
@@ -72,7 +75,9 @@ class InsideModel:
     def lines(self) -> Iterator[str]:
         """Yield a line for each of them, escaped."""
         for applied, ranges in self.grouped():
-            where = ", ".join(f"{start}–{end - 1}" for start, end in ranges)
+            where = ", ".join(f"{start}–{end - 1}" for start, end in ranges[:_SPANS_SHOWN])
+            if len(ranges) > _SPANS_SHOWN:
+                where += f" and {len(ranges) - _SPANS_SHOWN} more"
             yield f"intervention {applied.describe_rule()}, at positions {where}"
         if self.adapters:
             yield f"adapters: {visible(self.adapters)}"

@@ -29,7 +29,7 @@ def choose_turns(
             f"run {run.run_id} has no turn {missing[0]} with tokens{_turns_of(run)}"
         )
     if not chosen:
-        raise NothingToReplayError(f"run {run.run_id} has no token to replay")
+        raise NothingToReplayError(f"run {run.run_id} has no token to replay{run.unfinished_note}")
     if any(REDACTED in turn.started.unreplayable for turn in chosen):
         raise NothingToReplayError(
             f"run {run.run_id} was redacted: the ids that the model saw were not recorded"

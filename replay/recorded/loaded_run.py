@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from tokentape.recorder import Envelope, Record, Recording, RecordingError
 from tokentape.recorder.envelope import number_turns
+from tokentape.recorder.escapes import visible
 from tokentape.recorder.events import (
     MessageAdded,
     RunFailed,
@@ -65,6 +66,18 @@ class LoadedRun:
             return self.recording.ended()
         last = self.envelopes[-1].event
         return last if isinstance(last, RunFinished | RunFailed) else None
+
+    @property
+    def status_text(self) -> str:
+        """`running` if no event ends the run, else its status, with the error if it failed."""
+        ended = self.ended()
+        return "running" if ended is None else ended.status_text
+
+    @property
+    def unfinished_note(self) -> str:
+        """The status for the end of a sentence about the run; empty for one that finished."""
+        status = self.status_text
+        return "" if status == "finished" else f" (status: {visible(status)})"
 
     def messages(self) -> tuple[Message, ...]:
         """Return every message of the run; the reply of a cut-off turn is not among them."""

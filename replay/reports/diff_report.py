@@ -185,11 +185,11 @@ def _inside_text(each: UnequalField) -> str:
     parts = [f"{value['kind']} in {', '.join(value['layers'])}"]
     if value["coefficient"] is not None:
         parts.append(f"coefficient {value['coefficient']:g}")
-    spans = (
+    spans = [
         f"from {start} on" if end is None else f"{start}–{end - 1}"
         for start, end in value.get("acts_on", ())
-    )
-    where = ", ".join(spans)
+    ]
+    where = ", ".join(spans[:_FIELDS_SHOWN]) + (", …" if len(spans) > _FIELDS_SHOWN else "")
     parts.append(f"positions {value['positions']}" + (f" ({where})" if where else ""))
     return f"intervention {visible(name)} only in {only_in}: {visible(', '.join(parts))}"
 

@@ -6,6 +6,7 @@ from itertools import zip_longest
 from typing import Any
 
 from tokentape.recorder import Recording
+from tokentape.recorder.escapes import visible
 from tokentape.recorder.events import CacheEvicted, RunFailed, ids_sha256
 from tokentape.recorder.projections import Turn
 from tokentape.recorder.projections.inside_model import ADAPTERS, HOOKS
@@ -56,7 +57,7 @@ def diff(recording_a: Recording, recording_b: Recording) -> Diff:
     a, b = outline_run(recording_a), outline_run(recording_b)
     if not a.begun_turns and not b.begun_turns:
         raise NothingToReplayError(
-            f"there is nothing to compare: neither run {a.run_id} nor run {b.run_id} has a turn"
+            f"there is nothing to compare: neither run {_named(a)} nor run {_named(b)} has a turn"
         )
     turns: list[TurnDiff] = []
     diverged = False
@@ -111,11 +112,17 @@ def _compared_run(run: RunOutline) -> ComparedRun:
         turns=run.begun_turns,
         tokens=run.tokens,
         redacted=run.redacted,
-        status="running" if run.ended is None else run.ended.status_text,
+        status=run.status_text,
         parent_run_id=None if run.forked is None else run.forked.parent_run_id,
         forked_at_turn=None if run.forked is None else run.forked.at_turn,
         forked_at_token=None if run.forked is None else run.forked.at_token,
     )
+
+
+def _named(run: RunOutline) -> str:
+    """Return the id of a run, and its status if it did not finish."""
+    status = run.status_text
+    return run.run_id if status == "finished" else f"{run.run_id} ({visible(status)})"
 
 
 def _ending(run: RunOutline) -> dict[str, str]:

@@ -95,6 +95,11 @@ class RunOutline:
     envelopes: Sequence[Envelope]
 
     @property
+    def status_text(self) -> str:
+        """`running` if no event ends the run, else its status, with the error if it failed."""
+        return "running" if self.ended is None else self.ended.status_text
+
+    @property
     def redacted(self) -> bool:
         """Whether a redactor removed the ids."""
         return self.started.redacted

@@ -8,14 +8,16 @@ from typing import Any
 import pytest
 
 import tokentape as tt
+from tests.made_events import run_started
 from tests.replay.made_reports import report
 from tests.replay.made_talk import Said, talk_events
 from tokentape.recorder.events import RunFailed, RunFinished
 from tokentape.recorder.events.run import CLOSED
+from tokentape.recorder.process import this_process
 from tokentape.replay.reports.html import html_report
 from tokentape.replay.reports.junit import junit_xml
 from tokentape.replay.reports.terminal import render
-from tokentape.store import DatabaseStore, errors_of, status_texts
+from tokentape.store import DatabaseStore, close_run, errors_of, status_texts
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -110,6 +112,38 @@ def test_a_comparison_shows_the_status_of_both_runs_and_counts_another_end(
     code, out, _ = cli("diff", "aa", "aa", *store)
     assert (code, out.count(SHOWN["aa"])) == (0, 2)
     assert json.loads(cli("diff", "aa", "ff", *store, "--json")[1])["a"]["status"] == TEXTS["aa"]
+
+
+def test_a_failed_run_that_cannot_be_replayed_says_its_error(
+    tmp_path: Path, cli: Cli, lm: tt.LoadedModel
+) -> None:
+    with tt.open_store(tmp_path / "runs.db") as store:
+        assert isinstance(store, DatabaseStore)
+        recorder = tt.Recorder(store, run_id="aa")
+        for event in (talk_events([])[0], ENDS["aa"]):
+            recorder.record(event)
+        said = f"(status: {SHOWN['aa']})"
+        with pytest.raises(tt.NothingToReplayError, match="no token to replay") as raised:
+            tt.verify(store.recording("aa"), lm)
+        assert str(raised.value).endswith(said)
+        with pytest.raises(tt.StoreError, match="run aa has ended: failed: ValueError"):
+            close_run(store, store.recording("aa"))
+    where = ("--store", str(tmp_path / "runs.db"))
+
+    assert cli("rebuild", "aa", "--turn", "1", *where)[2].strip().endswith(said)
+    assert f"neither run aa ({SHOWN['aa']}) nor" in cli("diff", "aa", "aa", *where)[2]
+
+
+def test_a_run_whose_process_is_gone_is_rebuilt_with_that_status(tmp_path: Path, cli: Cli) -> None:
+    with tt.open_store(tmp_path / "runs.db") as store:
+        assert isinstance(store, DatabaseStore)
+        recorder = tt.Recorder(store, run_id="aa")
+        gone = this_process() | {"started": -1}
+        for event in (run_started(process=gone), *talk_events([Said()], ended=False)[1:]):
+            recorder.record(event)
+
+    shown = cli("rebuild", "aa", "--store", str(tmp_path / "runs.db"))[1]
+    assert shown.endswith("status of the run: running (process gone)\n")
 
 
 def test_headers_of_reports_say_that_the_recorded_run_failed() -> None:

@@ -106,6 +106,10 @@ def _print_outlook(opened: "DatabaseStore", recording: tt.Recording, as_json: bo
     point = ResumePoint.of(recording)
     point.check_can_continue()
     fields, lines = _outlook(opened, point)
+    ended = recording.ended()
+    fields["status"] = "running" if ended is None else ended.status_text
+    if ended is not None and ended.status != "finished":
+        lines.append(f"the run has ended: {ended.status_text}")
     if as_json:
         output.print_json(fields)
     else:

@@ -87,7 +87,8 @@ def rebuild(
 ) -> None:
     """Rebuild the conversation from events alone; with --json, with all ids and texts."""
     run, store = locate_run(run, store)
-    recording = find_recording(open_stored(store), run)
+    opened = open_stored(store)
+    recording = find_recording(opened, run)
     rebuilt = tt.rebuild(recording, turns=turn or None)
     if as_json:
         output.print_json(
@@ -101,11 +102,12 @@ def rebuild(
         )
         return
     from tokentape.replay.reports.terminal import render_turn
+    from tokentape.store import status_text_of
 
     for each in rebuilt.turns:
         out.text(f"{render_turn(each)}\n")
-    if turn is None and rebuilt.status != "finished":
-        out.line(f"status of the run: {rebuilt.status_text}")
+    if not turn and rebuilt.status != "finished":
+        out.line(f"status of the run: {status_text_of(opened, rebuilt.run_id)}")
 
 
 @loads_model
