@@ -34,7 +34,7 @@ TEXTS = {
     *("tags", "remove", "text", "status", "tag", "since", "until", "said"),
     *("name", "message", "system", "changes", "reason", "expect", "ignore"),
     *("attn_implementation", "compute_dtype", "device", "device_map", "dtype", "prompt_tokens"),
-    *("quantization", "revision"),
+    *("quantization", "revision", "token"),
 }
 NAMES_OR_PATHS = {
     *("store", "other_store", "run_a", "run_b", "model", "plan", "adapter", "protocol"),
