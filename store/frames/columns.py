@@ -37,10 +37,8 @@ RUNS_DF = pa.schema(
         _column("seed", pa.int64(), "seed of the run, if it has one", optional=True),
         _column("model", NAME, "the name or path that the model was loaded from"),
         _column("protocol", pa.string(), "the name of its plan, if it has one", optional=True),
-        _column("error", pa.string(), "how it failed: the class and the message", optional=True),
-        _column("tags", pa.string(), "its tags, sorted and separated by a comma and a space"),
-        _column("note", pa.string(), "its note, or empty"),
         _column("tool_errors", pa.int32(), "calls of tools that failed"),
+        _column("note", pa.string(), "its note, or empty"),
         _RUN_ID,
         _column("parent_run_id", pa.string(), "the run that it was forked from", optional=True),
         _column("forked_at_turn", pa.int32(), "its first turn of its own", optional=True),
@@ -57,6 +55,8 @@ RUNS_DF = pa.schema(
         _column(
             "duration_us", pa.int64(), "from its beginning to its end, if it ended", optional=True
         ),
+        _column("tags", pa.string(), "its tags, sorted and separated by a comma and a space"),
+        _column("error", pa.string(), "how it failed: the class and the message", optional=True),
     ]
 )
 EVENTS_DF = pa.schema(
@@ -69,8 +69,6 @@ EVENTS_DF = pa.schema(
             "of a run",
             optional=True,
         ),
-        _column("kind", NAME, "what happened; `TokenSampled` for each token"),
-        _column("version", pa.int16(), "version of that kind of event"),
         _AT,
         _RUN_ID,
         _column(
@@ -79,16 +77,13 @@ EVENTS_DF = pa.schema(
             "chained hash of the run up to here, at the end of a turn or run",
             optional=True,
         ),
+        _column("version", pa.int16(), "version of that kind of event"),
+        _column("kind", NAME, "what happened; `TokenSampled` for each token"),
     ]
 )
 TURNS_DF = pa.schema(
     [
         _TURN,
-        _column(
-            "first_step",
-            pa.int32(),
-            "tokens of the turn before this round; 0 unless the model called a tool in it",
-        ),
         _column("prompt_tokens", pa.int32(), "tokens of the prompt"),
         _column("reused_tokens", pa.int32(), "of these, taken from the cache", optional=True),
         _column("computed_tokens", pa.int32(), "of these, forwarded", optional=True),
@@ -98,25 +93,30 @@ TURNS_DF = pa.schema(
             "tokens of the reply; none if the turn was cut off",
             optional=True,
         ),
+        _column(
+            "first_step",
+            pa.int32(),
+            "tokens of the turn before this round; 0 unless the model called a tool in it",
+        ),
         _column("decision", NAME, f"the cache's: {_DECISIONS}", optional=True),
         _column("reason", NAME, "why that decision", optional=True),
-        _column("stop_reason", NAME, "why it stopped; none if it was cut off", optional=True),
-        _column("text", pa.string(), "the reply; none if the turn was cut off", optional=True),
+        _column("tool_results", pa.int32(), "tool results that are new in its prompt"),
+        _column("tool_tokens", pa.int32(), "tokens of these results as the model read them"),
+        _column("pruned_tokens", pa.int32(), "tokens removed from the history before it"),
         _RUN_ID,
         _column("started_at", AT, "when its prompt was complete"),
+        _column(
+            "history_reason", NAME, "why the history was not extended exactly; empty if it was"
+        ),
+        _column("seed", pa.int64(), "seed of the turn, if it has one", optional=True),
         _column("do_sample", pa.bool_(), "false for a greedy turn"),
         _column("temperature", pa.float64(), "none for a greedy turn", optional=True),
         _column("top_p", pa.float64(), "none for a greedy turn", optional=True),
         _column("top_k", pa.int32(), "none for a greedy turn", optional=True),
-        _column("seed", pa.int64(), "seed of the turn, if it has one", optional=True),
         _column("duration_us", pa.int64(), "the whole turn, in microseconds", optional=True),
         _column("prefill_us", pa.int64(), "of this, the prompt", optional=True),
-        _column("tool_results", pa.int32(), "tool results that are new in its prompt"),
-        _column("tool_tokens", pa.int32(), "tokens of these results as the model read them"),
-        _column("pruned_tokens", pa.int32(), "tokens removed from the history before it"),
-        _column(
-            "history_reason", NAME, "why the history was not extended exactly; empty if it was"
-        ),
+        _column("stop_reason", NAME, "why it stopped; none if it was cut off", optional=True),
+        _column("text", pa.string(), "the reply; none if the turn was cut off", optional=True),
     ]
 )
 TOKENS_DF = pa.schema(
@@ -185,7 +185,6 @@ TOOLS_DF = pa.schema(
         _column("name", NAME, "the tool"),
         _column("content_tokens", pa.int32(), "tokens of the result as the model read it"),
         _column("payload_tokens", pa.int32(), "tokens of the full result"),
-        _column("error", pa.string(), "none if the tool succeeded", optional=True),
         _column("call", pa.string(), "the call in Python's syntax", optional=True),
         _RUN_ID,
         _column("returned_at", AT, "when it returned"),
@@ -196,6 +195,7 @@ TOOLS_DF = pa.schema(
         _column("payload_bytes", pa.int64(), "bytes of the full result"),
         _column("tensors", pa.int32(), "number of tensors inspected"),
         _column("duration_us", pa.int64(), "time of the call, in microseconds"),
+        _column("error", pa.string(), "none if the tool succeeded", optional=True),
     ]
 )
 TOP_LOGPROBS_DF = pa.schema(
@@ -203,13 +203,13 @@ TOP_LOGPROBS_DF = pa.schema(
         _TURN,
         _column("step", pa.int32(), "position in the reply, from 0"),
         _column("rank", pa.int32(), "0 for the likeliest token, 1 for the next"),
+        _column("token_id", pa.int32(), "the id of the token"),
+        _RUN_ID,
+        _column("seq", pa.int32(), "`seq` of the token that was sampled there"),
         _column("text", pa.string(), "the token as text; see `text` of `tokens_df`", optional=True),
         _column(
             "logprob", pa.float32(), "its log-probability as the model gave it; half precision"
         ),
-        _column("token_id", pa.int32(), "the id of the token"),
-        _RUN_ID,
-        _column("seq", pa.int32(), "`seq` of the token that was sampled there"),
     ]
 )
 VERDICTS_DF = pa.schema(
@@ -236,13 +236,6 @@ VERDICTS_DF = pa.schema(
             "greatest difference of a log-probability, in nats",
             optional=True,
         ),
-        _column(
-            "margin_max",
-            pa.float64(),
-            "greatest lead of another token over the recorded one, in raw logits",
-            optional=True,
-        ),
-        _column("reason", pa.string(), "why, in a line", optional=True),
         _RUN_ID,
         _column("at", AT, "when the replay ended"),
         _column("model", NAME, "the model used for the replay", optional=True),
@@ -252,14 +245,20 @@ VERDICTS_DF = pa.schema(
             "version of the noise floor, if there was one",
             optional=True,
         ),
+        _column(
+            "margin_max",
+            pa.float64(),
+            "greatest lead of another token over the recorded one, in raw logits",
+            optional=True,
+        ),
         _column("duration_us", pa.int64(), "time of the replay, in microseconds", optional=True),
+        _column("reason", pa.string(), "why, in a line", optional=True),
     ]
 )
 MESSAGES_DF = pa.schema(
     [
         _TURN,
         _column("role", NAME, "`system`, `user`, `tool`, `assistant`; see below"),
-        _column("content", pa.string(), "the message"),
         _column(
             "tokens",
             pa.int32(),
@@ -267,11 +266,12 @@ MESSAGES_DF = pa.schema(
             "whole history for each turn",
             optional=True,
         ),
+        _column("tool", NAME, "the tool whose result it is", optional=True),
         _RUN_ID,
         _column("at", AT, "when it was added, or the reply finished"),
         _column("tool_call_id", pa.string(), "the call whose result it is", optional=True),
-        _column("tool", NAME, "the tool whose result it is", optional=True),
         _SEQ,
+        _column("content", pa.string(), "the message"),
     ]
 )
 INTERVENTIONS_DF = pa.schema(
@@ -327,20 +327,20 @@ ACTIVATIONS_DF = pa.schema(
         _column("layer", NAME, "the module whose outputs are described"),
         _column("from_position", pa.int32(), "the first position"),
         _column("to_position", pa.int32(), "the position after the last one"),
-        _statistic("mean", "mean of the numbers"),
-        _statistic("std", "their standard deviation"),
-        _statistic("l2_norm_mean", "mean of the positions' norms"),
-        _RUN_ID,
-        _AT,
+        _column("source", NAME, "the forward: `prefill`, `decode`, `recomputed`"),
         _column("positions_covered", pa.int32(), "positions that were computed"),
-        _statistic("l2_norm_max", "the largest norm of a position"),
-        _statistic("abs_max", "the largest magnitude"),
-        _statistic("abs_max_position", "its position", pa.int32()),
-        _statistic("abs_max_channel", "its channel", pa.int32()),
+        _SEQ,
         _statistic("near_zero_percentage", "percentage of numbers near zero"),
         _statistic("not_finite", "numbers that are not finite, if there are any", pa.int64()),
-        _SEQ,
-        _column("source", NAME, "the forward: `prefill`, `decode`, `recomputed`"),
+        _RUN_ID,
+        _AT,
+        _statistic("abs_max_position", "its position", pa.int32()),
+        _statistic("abs_max_channel", "its channel", pa.int32()),
+        _statistic("abs_max", "the largest magnitude"),
+        _statistic("l2_norm_max", "the largest norm of a position"),
+        _statistic("l2_norm_mean", "mean of the positions' norms"),
+        _statistic("std", "their standard deviation"),
+        _statistic("mean", "mean of the numbers"),
     ]
 )
 FRAMES = {

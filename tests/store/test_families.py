@@ -114,3 +114,33 @@ def test_a_turn_that_went_on_in_another_process_is_one_row(
         totals["prompt_tokens"].item()
         == frame("cache_df", store, run_id=parent)["prompt_tokens"].sum()
     )
+
+
+SHOWN = {
+    "runs_df": ["name", "status", "turns", "error"],
+    "turns_df": ["turn", "prompt_tokens", "stop_reason", "text"],
+    "tokens_df": ["turn", "step", "text", "logprob"],
+    "top_logprobs_df": ["turn", "step", "rank", "text", "logprob"],
+    "cache_df": ["turn", "decision", "reason"],
+    "tools_df": ["turn", "name", "error"],
+    "messages_df": ["turn", "role", "content"],
+    "interventions_df": ["turn", "event", "name", "from_position", "to_position"],
+    "activations_df": ["turn", "layer", "std", "mean"],
+    "events_df": ["seq", "turn", "kind"],
+    "verdicts_df": ["replay", "verdict", "reason"],
+}
+
+
+def test_the_columns_that_matter_are_shown_at_80_columns(
+    family: tuple[str, str, str], store: DatabaseStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("LINES", "24")
+    assert SHOWN.keys() == FRAMES.keys()
+    for name, shown in SHOWN.items():
+        with pd.option_context("display.max_columns", 0):
+            header, *lines = repr(frame(name, store).head()).split("\n")
+
+        assert max(map(len, [header, *lines])) <= 80
+        assert set(shown) <= set(header.split())
+        assert "run_id" not in header.split()

@@ -113,7 +113,9 @@ def test_a_verdict_row_adds_up_the_turns_of_its_report(
     )
     texts = (whole.reason, whole.model, whole.floor_version)
     assert texts == (ODD_TEXT.replace("\x00", "\ufffd"),) * 3
-    assert whole[2:8] == (*(2, 6, 2, 0), *(3.2782554626464844e-06, 0.12345678901234567))
+    assert (whole.turns, whole.tokens, whole.mismatches, whole.near_ties) == (2, 6, 2, 0)
+    assert whole.logprob_difference_max == 3.2782554626464844e-06
+    assert whole.margin_max == 0.12345678901234567
     assert whole.duration_us == 1_234_568
     known = ("replay", "verdict", "run_id", "at")
     assert all(pd.isna(getattr(nothing, each)) for each in whole._fields if each not in known)
