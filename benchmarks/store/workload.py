@@ -16,6 +16,7 @@ from tokentape.generation.engine.turn_recorder import finished_turn
 from tokentape.generation.history.conversation import Conversation
 from tokentape.generation.history.messages import NewMessage
 from tokentape.generation.history.prompt import Prompt
+from tokentape.generation.history.spelling import spell_tokens
 from tokentape.recorder.events import (
     CacheDecided,
     Event,
@@ -23,6 +24,7 @@ from tokentape.recorder.events import (
     RunStarted,
     SystemPromptCached,
     TokenSampled,
+    TokensSpelled,
     TurnFinished,
     TurnStarted,
 )
@@ -129,6 +131,7 @@ class _TurnWriter:
         self._conversation = Conversation(lm.tokenizer)
         self._conversation.restart(SYSTEM_PROMPT)
         self._cached_tokens = len(self._conversation.ids)
+        self._spelled: set[int] = set()
         self.events: list[Event] = []
         self.exchanges: list[Exchange] = []
 
@@ -141,7 +144,7 @@ class _TurnWriter:
             turn=turn, prompt_tokens=len(prompt.ids), count=self._turn_tokens
         )
         finished = self._finished(turn, prompt, tokens)
-        self.events += [*tokens, finished]
+        self.events += [*tokens, self._spelled_texts(turn, tokens), finished]
         self._conversation.finish_turn(
             [each.token_id for each in tokens], finished.text, finished.stop_text
         )
@@ -182,6 +185,13 @@ class _TurnWriter:
                 duration_us=_PREFILL_US + turn,
             ),
         )
+
+    def _spelled_texts(self, turn: int, tokens: Sequence[TokenSampled]) -> TokensSpelled:
+        """Return the texts of the ids that no earlier turn has."""
+        ids = {each for token in tokens for each in (token.token_id, *token.top_ids)}
+        new = sorted(ids - self._spelled)
+        self._spelled.update(new)
+        return TokensSpelled(turn=turn, texts=spell_tokens(self._tokenizer, new))
 
     def _finished(self, turn: int, prompt: Prompt, tokens: Sequence[TokenSampled]) -> TurnFinished:
         micros = _PREFILL_US + sum(each.duration_us for each in tokens)

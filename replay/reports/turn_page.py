@@ -1,13 +1,16 @@
 """Text and JSON of one turn: its whole prompt, with cached and new parts, and its reply."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from tokentape.recorder import Envelope
+from tokentape.recorder import Envelope, Recording
+from tokentape.recorder.codec import decode
 from tokentape.recorder.escapes import padded, quoted, visible, visible_lines
-from tokentape.recorder.events import TokenSampled, ToolCalled, ToolReturned
+from tokentape.recorder.events import TokenSampled, TokensSpelled, ToolCalled, ToolReturned
 from tokentape.recorder.projections import Turn
+from tokentape.recorder.record import RecordFilter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -143,23 +146,42 @@ def pieces_of(
     }
 
 
-def _spelling(tokenizer: "PreTrainedTokenizerBase | None", token_id: int) -> str:
-    if tokenizer is None:
-        return ""
-    from tokentape.generation.history.spelling import spell_token
-
-    return quoted(spell_token(tokenizer, token_id), _PIECE_COLUMNS)
+Spelling = Callable[[int], str | None]
+"""Returns the text of a token, or None if it is not known."""
 
 
-def token_lines(
-    turn: Turn, sections: PromptSections, tokenizer: "PreTrainedTokenizerBase | None"
-) -> Iterator[str]:
+def spelling_of(recording: Recording, tokenizer: "PreTrainedTokenizerBase | None") -> Spelling:
+    """Return a function that spells tokens: with the tokenizer or, without one, as recorded.
+
+    Recorded are the texts of tokens that were sampled, or likely, in the run or in a run that it
+    was forked from.
+    """
+    if tokenizer is not None:
+        from tokentape.generation.history.spelling import spell_token
+
+        return partial(spell_token, tokenizer)
+    texts: dict[str, str] = {}
+    kinds = RecordFilter(kinds=frozenset((TokensSpelled.__name__,)))
+    for each in (recording, *recording.lineage()):
+        for record in each.selected(kinds):
+            event = decode(each.run_id, record).event
+            if isinstance(event, TokensSpelled):
+                texts = {**event.texts, **texts}
+    return lambda token_id: texts.get(str(token_id))
+
+
+def _quoted(spelling: Spelling, token_id: int) -> str:
+    text = spelling(token_id)
+    return "" if text is None else quoted(text, _PIECE_COLUMNS)
+
+
+def token_lines(turn: Turn, sections: PromptSections, spelling: Spelling) -> Iterator[str]:
     """Yield one line for each token: of the prompt its origin, of the reply its log-probability."""
     yield f"{'position':>8} {'id':>8}  {padded('text', _PIECE_COLUMNS + 2)}  from"
     for index, token_id in enumerate(turn.prompt_ids):
         source = "cache" if index < sections.reused_tokens else "computed"
         new = ", new" if index >= sections.new_token else ""
-        yield f"{index:>8} {token_id:>8}  {_padded(tokenizer, token_id)}  {source}{new}"
+        yield f"{index:>8} {token_id:>8}  {_padded(spelling, token_id)}  {source}{new}"
     yield (
         f"{'position':>8} {'id':>8}  {padded('text', _PIECE_COLUMNS + 2)}  {'logprob':>8}  "
         f"{'entropy':>7}  likeliest"
@@ -167,19 +189,19 @@ def token_lines(
     for token in turn.tokens:
         chosen = "the experimenter's; " if token.step in turn.forced_steps else ""
         yield (
-            f"{token.position:>8} {token.token_id:>8}  {_padded(tokenizer, token.token_id)}  "
-            f"{token.logprob:>8.3f}  {token.entropy:>7.3f}  {chosen}{_top_tokens(token, tokenizer)}"
+            f"{token.position:>8} {token.token_id:>8}  {_padded(spelling, token.token_id)}  "
+            f"{token.logprob:>8.3f}  {token.entropy:>7.3f}  {chosen}{_top_tokens(token, spelling)}"
         )
 
 
-def _top_tokens(token: TokenSampled, tokenizer: "PreTrainedTokenizerBase | None") -> str:
+def _top_tokens(token: TokenSampled, spelling: Spelling) -> str:
     pairs = zip(token.top_ids, token.top_logprobs, strict=True)
     shown = []
     for token_id, logprob in list(pairs)[:_TOP_SHOWN]:
-        name = _spelling(tokenizer, token_id) or str(token_id)
+        name = _quoted(spelling, token_id) or str(token_id)
         shown.append(f"{name} {logprob:.2f}")
     return "  ".join(shown)
 
 
-def _padded(tokenizer: "PreTrainedTokenizerBase | None", token_id: int) -> str:
-    return padded(_spelling(tokenizer, token_id), _PIECE_COLUMNS + 2)
+def _padded(spelling: Spelling, token_id: int) -> str:
+    return padded(_quoted(spelling, token_id), _PIECE_COLUMNS + 2)

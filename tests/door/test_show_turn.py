@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 import tokentape as tt
-from tokentape.recorder.escapes import visible_lines
+from tokentape.generation.history.spelling import spell_token
+from tokentape.recorder.escapes import visible, visible_lines
 from tokentape.recorder.selected_turns import read_turns, turn_numbers
 from tokentape.replay.reports.turn_page import prompt_sections, render_page
 from tokentape.store import DatabaseStore
@@ -119,7 +120,7 @@ def test_a_turn_is_shown_token_by_token(cli: Cli, database: Path, tiny_folder: P
     assert cached == turn["cache"]["reused_tokens"]
 
 
-def test_without_the_tokenizer_ids_and_numbers_are_shown(
+def test_without_the_tokenizer_ids_numbers_and_recorded_texts_are_shown(
     cli: Cli, tmp_path: Path, lm: tt.LoadedModel
 ) -> None:
     database = tmp_path / "runs.db"
@@ -132,7 +133,10 @@ def test_without_the_tokenizer_ids_and_numbers_are_shown(
     out = cli(*asked)[1]
     (turn,) = json.loads(cli(*asked, "--json")[1])["turns"]
 
-    assert f"{reply.token_ids[0]:>8} " in out
+    rows = out.splitlines()[-3:]
+    assert f"{reply.token_ids[0]:>8} " in rows[0]
+    for token_id, row in zip(reply.token_ids, rows, strict=True):
+        assert visible(spell_token(lm.tokenizer, token_id)) in row
     assert turn["prompt_pieces"] is None
 
 

@@ -39,6 +39,7 @@ from tokentape.replay.reports.turn_page import (
     pieces_of,
     prompt_sections,
     render_page,
+    spelling_of,
     token_lines,
     tool_lines,
     tools_of,
@@ -234,10 +235,11 @@ def show(
     out.lines(f"  {output.signature_text(each)}" for each in signatures)
     rows = [page.turn for page in pages] if turn else read_overviews(recording)
     out.show(output.turns_table(rows))
+    spelling = spelling_of(recording, tokenizer) if tokens else None
     for page in pages:
         _print_turn(page)
-        if tokens:
-            out.lines(token_lines(page.turn, page.sections, tokenizer))
+        if spelling is not None:
+            out.lines(token_lines(page.turn, page.sections, spelling))
 
 
 def _status(opened: Store, recording: tt.Recording) -> str:
