@@ -71,6 +71,9 @@ INTERVENTION_KINDS = (
 )
 
 
+_DESCRIBED = ("kind", "coefficient", "positions", "tensor_sha256", "tensor_start")
+
+
 @folding
 def intervention_rows(events: Iterator[EventRow]) -> list[Row]:
     """Return a row for each event of an intervention; an applied one has its end."""
@@ -81,13 +84,10 @@ def intervention_rows(events: Iterator[EventRow]) -> list[Row]:
         row = _envelope(event) | {
             "event": event.kind.removeprefix("Intervention").lower(),
             "name": name,
-            "kind": body.get("kind"),
-            "layers": ", ".join(body["layers"]) if "layers" in body else None,
-            "coefficient": body.get("coefficient"),
-            "positions": body.get("positions"),
-            "tensor_sha256": body.get("tensor_sha256"),
-            "tensor_start": body.get("tensor_start"),
         }
+        if event.kind in ("InterventionRequested", "InterventionApplied"):
+            row |= {field: body[field] for field in _DESCRIBED}
+            row["layers"] = ", ".join(body["layers"])
         if event.kind == "InterventionApplied":
             row["from_position"] = body["position"]
             applied[event.run_id, name] = row
@@ -127,6 +127,8 @@ def text_rows(events: Iterator[EventRow]) -> list[Row]:
     texts: dict[tuple[str, int], str] = {}
     for event in events:
         for token_id, text in event.body["texts"].items():
+            if not isinstance(text, str):
+                raise ValueError(f"the text of token {token_id:.20} is a {type(text).__name__}")
             texts.setdefault((event.run_id, int(token_id)), text)
     return [
         {"run_id": run_id, "token_id": token_id, "text": text}

@@ -1,6 +1,7 @@
 """Frames are typed, agree with the events, and read only the selected columns."""
 
 import datetime
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -304,3 +305,45 @@ def test_a_damaged_body_is_named(tmp_path: Any, record_oddities: Record) -> None
         seq = tt.events_df(store, run_id).query("kind == 'CacheDecided'")["seq"].iloc[0]
         with pytest.raises(tt.RecordingError, match=f"run {run_id}, event {seq} is damaged"):
             tt.cache_df(store)
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "names"),
+    [
+        ("TokensSpelled", '"texts":{', ("tokens_df", "top_logprobs_df")),
+        ("MessageAdded", '"role":', ("messages_df",)),
+        ("InterventionApplied", '"layers":[', ("interventions_df",)),
+        ("ActivationObserved", '"statistics":{', ("activations_df",)),
+        ("RunStarted", '"environment":{', ("runs_df",)),
+        ("ToolReturned", '"error":', ("runs_df",)),
+    ],
+)
+def test_damage_is_reported_by_the_frames_that_read_the_event_and_by_no_other(
+    tmp_path: Any, record_oddities: Record, kind: str, field: str, names: tuple[str, ...]
+) -> None:
+    with tt.open_store(tmp_path / "runs.db") as store:
+        record_oddities(store)
+        with store._engine.begin() as connection:
+            connection.exec_driver_sql("DROP TRIGGER events_refuse_update")
+            damage = "UPDATE events SET body = replace(body, ?, ?) WHERE kind = ?"
+            connection.exec_driver_sql(damage, (field, f'"gone{field[1:]}', kind))
+        for name in names:
+            with pytest.raises(tt.RecordingError, match="is damaged"):
+                frame_of(name)(store)
+        for name in ("tokens_df", "runs_df"):
+            assert len(frame_of(name)(store, columns=[FRAMES[name].names[0]])) > 0
+
+
+@pytest.mark.parametrize("texts", [{"1": 5}, {"x": "a"}, {"1": None}, {str(2**40): "a"}, ["a"]])
+def test_texts_that_no_frame_can_hold_are_damage(
+    tmp_path: Any, record_oddities: Record, texts: Any
+) -> None:
+    with tt.open_store(tmp_path / "runs.db") as store:
+        record_oddities(store)
+        body = json.dumps({"turn": 1, "texts": texts})
+        with store._engine.begin() as connection:
+            connection.exec_driver_sql("DROP TRIGGER events_refuse_update")
+            change = "UPDATE events SET body = ? WHERE kind = 'TokensSpelled'"
+            connection.exec_driver_sql(change, (body,))
+        with pytest.raises(tt.RecordingError, match="damaged"):
+            tt.tokens_df(store)
