@@ -194,6 +194,20 @@ class Recording:
             found.append(youngest)
         return found
 
+    def runs_of_other_models(self) -> frozenset[str]:
+        """Return the ids of the ancestors whose shared turns another model generated.
+
+        A fork onto another model names in `RunForked.other_model` what differs.
+        """
+        found: list[str] = []
+        differs = False
+        for run in (self, *self.lineage()):
+            if differs:
+                found.append(run.run_id)
+            forked = run.forked()
+            differs = differs or (forked is not None and bool(forked.other_model))
+        return frozenset(found)
+
     def _shared_events(self, forked: RunForked, runs: tuple[str, ...]) -> Iterator[Envelope]:
         """Yield the events of the parent that the run shares.
 

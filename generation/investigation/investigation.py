@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, Self, Unpack, cast
 
+from tokentape.generation.checks import check_switch
 from tokentape.generation.engine.manual_generator import ManualGenerator
 from tokentape.generation.engine.sampling import turn_seed
 from tokentape.generation.engine.turn import TurnSettings, turn_settings
@@ -178,6 +179,7 @@ class Investigation(RunLifecycle):
         token: str | int | None = None,
         tools: ToolInterface | None = None,
         changes: Mapping[str, Any] | None = None,
+        other_model: bool = False,
         **settings: Unpack[ForkKeywords],
     ) -> Self:
         """Return a new run that shares the turns of another one before its turn `at_turn`.
@@ -190,12 +192,15 @@ class Investigation(RunLifecycle):
         zero. Entering it finishes the reply, `resumed_reply`: with `token` (a text or an id) next,
         recorded as the experimenter's, or with a sampled one. `changes` are settings of `generate`
         for the rest. Each token uses the draw of the random stream that it has in the parent.
+
+        `other_model` allows a model with other weights and the same tokenizer: the fork says what
+        differs, and replays check only its own turns with it.
         """
         check_may_change(settings, (*OF_THE_PROCESS, "name", "seed", *FORKABLE))
         at_turn, at_token = plain_whole(at_turn), check_at_token(at_token, token)
         point = ResumePoint.of(store.recording(run_id), before_turn=at_turn, before_token=at_token)
         point.check_can_continue()
-        point.check_same_model(lm)
+        others = point.check_same_model(lm, other_model=check_switch("other_model", other_model))
         changed = dict(settings)
         name, seed = changed.pop("name", None), changed.pop("seed", None)
         keywords = point.settings.as_keywords() | cast("InvestigationKeywords", changed)
@@ -211,7 +216,9 @@ class Investigation(RunLifecycle):
         )
         changes = plain_value(changes or {})
         chosen = {} if token is None else {"token": token}
-        fork._forked = point.fork_event(at_turn, {**changes, **chosen}, at_token=at_token)
+        fork._forked = point.fork_event(
+            at_turn, {**changes, **chosen}, at_token=at_token, other_model=others
+        )
         if at_token is not None:
             fork._token_fork = point.fork_at_token(lm, token, changes, fork._seed)
         return fork

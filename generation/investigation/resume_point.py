@@ -14,6 +14,7 @@ from tokentape.generation.engine.manual_generator import ManualGenerator
 from tokentape.generation.engine.sampling import round_seed, turn_seed
 from tokentape.generation.engine.turn import TurnResult, TurnSettings
 from tokentape.generation.errors import ModelError, PromptError
+from tokentape.generation.fingerprints.adapter_state import NO_ADAPTERS, active_adapters
 from tokentape.generation.history.chosen_tokens import chosen_token, complete_text
 from tokentape.generation.history.conversation_format import ConversationFormat, ResultStyle
 from tokentape.generation.history.prompt import Prompt
@@ -152,7 +153,12 @@ class ResumePoint:
         return prompt
 
     def fork_event(
-        self, at_turn: int, changes: Mapping[str, Any], *, at_token: int | None = None
+        self,
+        at_turn: int,
+        changes: Mapping[str, Any],
+        *,
+        at_token: int | None = None,
+        other_model: Sequence[str] = (),
     ) -> RunForked:
         """Return the event with which a fork at this point begins.
 
@@ -174,6 +180,7 @@ class ResumePoint:
             at_turn=at_turn,
             changes=dict(changes),
             at_token=at_token,
+            other_model=tuple(other_model),
         )
 
     def fork_at_token(
@@ -212,9 +219,10 @@ class ResumePoint:
         derived = round_seed(turn_seed(run_seed, turn.number), step)
         return changed_settings(turn, changed, derived_seed=derived)
 
-    def check_same_model(self, lm: LoadedModel) -> None:
-        """Raise ModelError if weights or tokenizer are not the recorded ones.
+    def check_same_model(self, lm: LoadedModel, *, other_model: bool = False) -> tuple[str, ...]:
+        """Raise ModelError if weights or tokenizer are not the recorded ones. Return what differs.
 
+        With `other_model` the weights may be others; the tokenizer may not, whose ids are shared.
         Warn of another chat template: the recorded prompts are kept, and new messages are rendered
         by this one.
         """
@@ -224,10 +232,15 @@ class ResumePoint:
             "tokenizer": fingerprints.tokenizer_sha256(lm.tokenizer) == started.tokenizer_sha256,
         }
         others = [name for name, is_same in same.items() if not is_same]
-        if others:
+        recorded = f"run {self.recording.run_id} was recorded with {started.model or 'a model'}"
+        if others and not other_model:
             raise ModelError(
-                f"run {self.recording.run_id} was recorded with {started.model or 'a model'} that "
-                f"has other {' and '.join(others)} than {lm.name}: load that one"
+                f"{recorded} that has other {' and '.join(others)} than {lm.name}: load that one"
+            )
+        if "tokenizer" in others:
+            raise ModelError(
+                f"{recorded} that has another tokenizer than {lm.name}: a fork shares the ids of "
+                "its prompts; record a new run with these messages instead"
             )
         if not self._is_template_of(lm.tokenizer):
             warnings.warn(
@@ -237,6 +250,17 @@ class ResumePoint:
                 UserWarning,
                 stacklevel=3,
             )
+        if started.dtype != lm.identity.described()["dtype"]:
+            others.append("dtype")
+        if self._adapters not in (None, active_adapters(lm.model)):
+            others.append("adapters")
+        return tuple(others)
+
+    @property
+    def _adapters(self) -> str | None:
+        """The adapters that the last turn was generated with; None if no event says that."""
+        keys = [each.cache.key for each in self.turns if each.cache is not None and each.cache.key]
+        return str(keys[-1].get("adapters", NO_ADAPTERS)) if keys else None
 
     def check_has_tools(self, tools: ToolInterface | None) -> None:
         """Raise PromptError if a tool of the run is missing. Warn of one with another source."""

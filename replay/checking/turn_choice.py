@@ -21,9 +21,15 @@ def choose_turns(
     Raise NothingToReplayError if there are none, and ReplayError for a turn that the events do not
     fully describe, unless `processors` supplies the rest.
     """
-    with_tokens = [turn for turn in run.turns if turn.tokens]
+    with_tokens = [turn for turn in run.turns_of_model if turn.tokens]
     chosen = [turn for turn in with_tokens if numbers is None or turn.number in numbers]
     missing = sorted(set(numbers or ()) - {turn.number for turn in chosen})
+    shared = {turn.number for turn in run.turns}
+    if missing and missing[0] in shared and len(run.turns_of_model) < len(run.turns):
+        raise NothingToReplayError(
+            f"turn {missing[0]} of run {run.run_id} is shared with its parent, which had another "
+            "model: replay it there"
+        )
     if missing:
         raise NothingToReplayError(
             f"run {run.run_id} has no turn {missing[0]} with tokens{_turns_of(run)}"

@@ -16,6 +16,7 @@ from tokentape.recorder.events import (
     TokenSampled,
     ToolCalled,
     ToolReturned,
+    TurnStarted,
     ids_sha256,
 )
 from tokentape.recorder.projections import Message, Turn, iterate_messages, iterate_turns
@@ -78,6 +79,27 @@ class LoadedRun:
         """The status for the end of a sentence about the run; empty for one that finished."""
         status = self.status_text
         return "" if status == "finished" else f" (status: {visible(status)})"
+
+    @property
+    def turns_of_model(self) -> tuple[Turn, ...]:
+        """The rounds that the model of the run generated.
+
+        A fork onto another model shares rounds that are not among them.
+        """
+        forked = self.forked
+        if forked is None:
+            return self.turns
+        others = self.recording.runs_of_other_models()
+        if not others:
+            return self.turns
+        numbers = {turn.number for turn in self.turns}
+        owners = [
+            each.run_id
+            for each in self.envelopes
+            if isinstance(each.event, TurnStarted) and each.event.turn in numbers
+        ]
+        rounds = zip(self.turns, owners, strict=True)
+        return tuple(turn for turn, owner in rounds if owner not in others)
 
     def messages(self) -> tuple[Message, ...]:
         """Return every message of the run; the reply of a cut-off turn is not among them."""

@@ -61,7 +61,12 @@ def schedule_of(run: LoadedRun) -> list[Step]:
 
     Raise RecordingError if a round has tokens and no prefill.
     """
-    return list(_steps(run))
+    of_model = {id(turn) for turn in run.turns_of_model}
+    return [
+        each
+        for each in _steps(run)
+        if not isinstance(each, RoundForwards) or id(each.turn) in of_model
+    ]
 
 
 def steps_to_retrace(steps: Sequence[Step], numbers: Iterable[int]) -> list[Step]:

@@ -222,7 +222,7 @@ def replay_run(
     from tokentape.replay.retrace import clock_obstacle, retrace
     from tokentape.replay.verify import verify
 
-    with_tokens = [turn for turn in run.turns if turn.tokens]
+    with_tokens = [turn for turn in run.turns_of_model if turn.tokens]
     turns = [each for each in with_tokens if request.turns is None or each.number in request.turns]
     failed: dict[int, TurnOutcome] = {}
     for turn in turns:
@@ -232,8 +232,14 @@ def replay_run(
         if obstacle:
             failed[turn.number] = TurnOutcome(verdict="", failure=obstacle)
     replayable = [turn.number for turn in turns if turn.number not in failed]
-    if failed and not replayable:
-        return RunOutcome(verdict="", turns=failed)
+    # Turns that a fork shares with a parent of another model are replayed there.
+    of_parents = {
+        turn.number: TurnOutcome(verdict="", failure="")
+        for turn in run.turns
+        if turn.tokens and turn.number not in {each.number for each in with_tokens}
+    }
+    if not replayable:
+        return RunOutcome(verdict="", turns=of_parents | failed)
     given = read_floor(Path(request.floor)) if request.floor else None
     options: CheckKeywords = {
         "turns": replayable,
@@ -243,7 +249,7 @@ def replay_run(
     replays = {"verify": verify, "retrace": retrace, "regenerate": regenerate}
     report = replays[request.mode](run, lm, **options)
     found = report_outcome(report, allow_drift=request.allow_drift)
-    return replace(found, turns=dict(sorted((failed | found.turns).items())))
+    return replace(found, turns=dict(sorted((of_parents | failed | found.turns).items())))
 
 
 def check_unaltered(store: OpenedStore, run_id: str) -> None:

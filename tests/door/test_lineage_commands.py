@@ -344,3 +344,30 @@ def test_a_fork_that_cannot_be_is_refused_in_one_line(
     assert (code, out) == (2, "")
     assert message in err.splitlines()[-1]
     assert len(tt.open_store(url).summaries()) == 1
+
+
+def test_a_fork_onto_another_model_is_labelled_and_replayed_with_it(
+    cli: Cli,
+    recorded: tt.Recording,
+    url: str,
+    tmp_path: Path,
+    tiny_folder: Path,
+    altered: Callable[..., tt.LoadedModel],
+) -> None:
+    other = altered(tt.load_model(tiny_folder), lambda model: model.lm_head.weight.mul_(1.5))
+    other.model.save_pretrained(tmp_path / "louder")
+    other.tokenizer.save_pretrained(tmp_path / "louder")
+    where = ("--store", url)
+    arguments = ("fork", recorded.run_id, "--at-turn", "2", "--model", str(tmp_path / "louder"))
+    code, out, err = cli(*arguments, *where, "--json")
+    run_id = json.loads(out)["run_id"]
+
+    assert code == 0, err
+    assert "this fork has another model than its parent (weights)" in err
+    tree = " ".join(cli("show", run_id, "--tree", *where)[1].split())
+    assert "at turn 2, with another model (weights), 1 turn of its own" in tree
+    assert "weights" in cli("diff", recorded.run_id, run_id, *where)[1]
+    code, out, err = cli("verify", run_id, *where, "--json")
+    assert code == 0, err
+    assert [turn["turn"] for turn in json.loads(out)["turns"]] == [2]
+    assert cli("verify", recorded.run_id, *where)[0] == 0

@@ -96,6 +96,7 @@ class ForkRequest:
         turn: Turn | None,
         tools: "tt.ToolInterface | None",
         name: str,
+        other_model: bool,
     ) -> "tt.Investigation":
         """Return the fork, to be entered. Raise for settings that the turn cannot have."""
         from tokentape.generation.investigation.recorded_settings import (
@@ -115,6 +116,7 @@ class ForkRequest:
             token=self.token,
             tools=tools,
             changes=self.changes,
+            other_model=other_model,
             name=name,
         )
 
@@ -191,7 +193,13 @@ def print_fork(
     """Print the reply, the turns that the parent does not have, and the diff with the parent."""
     from tokentape.replay.reports.diff_report import headline, render
 
-    found = tt.diff(parent, child)
+    found, forked = tt.diff(parent, child), child.forked()
+    if forked is not None and forked.other_model:
+        others = ", ".join(forked.other_model)
+        err.line(
+            f"tokentape: this fork has another model than its parent ({others}): replays check its "
+            "own turns with it, and the shared ones belong to the parent"
+        )
     if as_json:
         printed = run_json(child, store, first_turn=at_turn)
         diff = {"headline": headline(found)} | found.to_dict()

@@ -216,6 +216,7 @@ def fork(
             turn=turn,
             tools=recorded_tools(started, lm, file),
             name=started.name if name is None else name,
+            other_model=bool(model or loading),
         )
         with resume_hint(store, needed) as begun, investigation, stdout_on_stderr():
             begun(investigation.run_id)
