@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from tokentape.recorder.projections import RunSummary
-from tokentape.recorder.short_forms import html_table
+from tokentape.recorder.short_forms import counted, html_table
 from tokentape.store.run_names import local_time
 
 
@@ -23,4 +23,4 @@ def runs_html(where: str, summaries: Iterable[RunSummary]) -> str:
         )
         for each in reversed(runs)
     ]
-    return html_table(f"{where}: {len(runs):,} runs", head, rows, end="older runs")
+    return html_table(f"{where}: {counted(len(runs), 'run')}", head, rows, end="older runs")

@@ -29,7 +29,7 @@ def without_blocks(page: str) -> str:
 @pytest.mark.demo_model
 @pytest.mark.parametrize(
     ("page", "count", "last_line"),
-    [("README.md", 1, "verified"), ("docs/quickstart.md", 6, "verified exact")],
+    [("README.md", 1, "verified"), ("docs/quickstart.md", 7, "verified exact")],
 )
 def test_the_python_blocks_of_a_page_are_one_program(
     page: str,
