@@ -1,8 +1,11 @@
 """Signatures that list the keywords of a `**settings: Unpack[…]`, for completion and `help`."""
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar, Unpack, get_args, get_origin
+from typing import Any, TypeVar, Unpack, cast, get_args, get_origin
+
+from tokentape.recorder.near_names import nearest
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -44,3 +47,23 @@ def lists_keywords(defaults: Mapping[str, object]) -> Callable[[Function], Funct
         return function
 
     return decorate
+
+
+def suggests_keywords(function: Function) -> Function:
+    """Let a TypeError for an unknown keyword of the function name the nearest keyword."""
+    signature = inspect.signature(function)
+    known = [
+        each.name
+        for each in signature.parameters.values()
+        if each.kind in (each.KEYWORD_ONLY, each.POSITIONAL_OR_KEYWORD) and each.name != "self"
+    ]
+
+    @functools.wraps(function)
+    def checked(*args: Any, **keywords: Any) -> Any:
+        for name in keywords:
+            if name not in known:
+                near = nearest(name, known)
+                raise TypeError(f"{function.__name__}() has no keyword {name!r}{near}")
+        return function(*args, **keywords)
+
+    return cast("Function", checked)

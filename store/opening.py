@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy.engine import URL
 
 from tokentape.recorder.foreign_files import foreign_file
+from tokentape.recorder.listed_keywords import suggests_keywords
 from tokentape.store.default_store import DEFAULT_URL
 from tokentape.store.errors import StoreError
 from tokentape.store.live.connections import connected
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from tokentape.store.sealed.reader import ParquetStore
 
 
+@suggests_keywords
 def open_store(
     where: str | os.PathLike[str] = DEFAULT_URL, *, must_exist: bool = False, upgrade: bool = False
 ) -> "DatabaseStore | ParquetStore":

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map_only
 from tokentape.generation.errors import ModelError
 from tokentape.generation.hf.packed_tensors import has_packed_weights
 from tokentape.generation.hf.scratch import Scratch
+from tokentape.recorder.near_names import nearest
 
 
 def compute_dtype(model: Any) -> torch.dtype:
@@ -83,7 +84,9 @@ def stored_class(kind: type[Any]) -> type[Any]:
 def _dtype_named(name: Any) -> torch.dtype:
     dtype = name if isinstance(name, torch.dtype) else getattr(torch, str(name), None)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise ModelError(f"{name!r} is not a floating-point dtype of torch, such as 'float32'")
+        near = nearest(name, ("float32", "bfloat16", "float16", "float64", "auto"))
+        known = "is not a floating-point dtype of torch, such as 'float32'"
+        raise ModelError(f"{name!r} {known}{near}")
     return dtype
 
 

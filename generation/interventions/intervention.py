@@ -15,6 +15,7 @@ from tokentape.generation.checks import check_count, check_text
 from tokentape.generation.errors import ModelError
 from tokentape.generation.interventions.tensors import tensor_to_bytes
 from tokentape.recorder.events import InterventionKind, InterventionRequested
+from tokentape.recorder.near_names import nearest
 from tokentape.recorder.plain_values import plain_value
 from tokentape.recorder.short_forms import short_repr
 
@@ -167,7 +168,8 @@ class Intervention:
         unknown = sorted(set(scope) - set(InterventionScope.__annotations__))
         if unknown:
             raise ModelError(
-                f"unknown keyword of an intervention: {unknown[0]!r}; there are "
+                f"unknown keyword of an intervention: {unknown[0]!r}"
+                f"{nearest(unknown[0], InterventionScope.__annotations__)}; there are "
                 f"{', '.join(InterventionScope.__annotations__)}"
             )
         fields: dict[str, Any] = {**plain_value(scope), **values}

@@ -46,6 +46,7 @@ from tokentape.generation.models.model_names import (
 from tokentape.generation.models.quantization import check_checkpoint, quantizer_versions
 from tokentape.generation.models.quiet import local_files_alone, quiet_loading
 from tokentape.generation.numerics.determinism import use_deterministic_kernels
+from tokentape.recorder.listed_keywords import suggests_keywords
 from tokentape.recorder.paths import expand_path
 from tokentape.recorder.short_forms import html_facts, short_repr
 
@@ -91,6 +92,7 @@ class LoadedModel:
         return ModelIdentity(self.model, self.tokenizer, self.loading)
 
 
+@suggests_keywords
 def load_model(
     name: str | os.PathLike[str] = DEMO_MODEL,
     *,

@@ -25,11 +25,13 @@ from tokentape.generation.plans.plan import ExperimentPlan
 from tokentape.generation.plans.turn_lengths import given_lengths, plan_lengths
 from tokentape.generation.run_settings import CACHE_BYTES, default_chunk_tokens
 from tokentape.recorder.events import CacheMode
+from tokentape.recorder.listed_keywords import suggests_keywords
 
 _SIZED = re.compile(r"(cpu|cuda):(\d+(?:\.\d+)?) ?([KMGT]i?B)", re.IGNORECASE)
 _POWERS = "KMGT"
 
 
+@suggests_keywords
 def plan_memory(
     model: str | os.PathLike[str],
     *,

@@ -13,7 +13,7 @@ import lazy_loader
 
 # `import tokentape` imports nothing else of tokentape: names are imported when they are first used,
 # so that listing runs never loads torch.
-__getattr__, _, __all__ = lazy_loader.attach_stub(__name__, __file__)
+_import_name, _, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 __version__ = "0.1.0"
 
@@ -21,3 +21,15 @@ __version__ = "0.1.0"
 def __dir__() -> list[str]:
     """Return the public names, and those of every module."""
     return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name. Raise AttributeError with the nearest name for an unknown one."""
+    if name in __all__ or name.startswith("_"):
+        return _import_name(name)
+    from tokentape.recorder.near_names import nearest
+
+    try:
+        return _import_name(name)
+    except AttributeError:
+        raise AttributeError(f"tokentape has no name {name!r}{nearest(name, __all__)}") from None

@@ -16,6 +16,7 @@ import pandas as pd
 import pyarrow as pa
 
 from tokentape.recorder.events import TOKEN_KIND
+from tokentape.recorder.listed_keywords import suggests_keywords
 from tokentape.store.arrow import EVENTS, NAME
 from tokentape.store.frames import event_rows, run_details
 from tokentape.store.frames import rows as frame_rows
@@ -49,6 +50,7 @@ from tokentape.store.run_conditions import RunConditions
 from tokentape.store.source import Source
 
 
+@suggests_keywords
 def runs_df(
     store: Source,
     run_id: RunIds = None,
@@ -79,6 +81,7 @@ def runs_df(
         return to_pandas(pa.Table.from_pylist(rows, schema), dtype_backend)
 
 
+@suggests_keywords
 def events_df(
     store: Source,
     run_id: RunIds = None,
@@ -105,6 +108,7 @@ def events_df(
         return frame_of(both.take(_sort_order(both)), schema, dtype_backend)
 
 
+@suggests_keywords
 def turns_df(
     store: Source,
     run_id: RunIds = None,
@@ -129,6 +133,7 @@ def turns_df(
     return folded_frame(store, selection, frame_rows.turn_rows, schema, dtype_backend)
 
 
+@suggests_keywords
 def tokens_df(
     store: Source,
     run_id: RunIds = None,
@@ -155,6 +160,7 @@ def tokens_df(
         return frame_of(table, schema, dtype_backend)
 
 
+@suggests_keywords
 def top_logprobs_df(
     store: Source,
     run_id: RunIds = None,
@@ -187,6 +193,7 @@ def top_logprobs_df(
         return frame_of(flat, schema, dtype_backend)
 
 
+@suggests_keywords
 def cache_df(
     store: Source,
     run_id: RunIds = None,
@@ -211,6 +218,7 @@ def cache_df(
     return folded_frame(store, selection, frame_rows.cache_rows, schema, dtype_backend)
 
 
+@suggests_keywords
 def tools_df(
     store: Source,
     run_id: RunIds = None,
@@ -233,6 +241,7 @@ def tools_df(
     return folded_frame(store, selection, frame_rows.tool_rows, schema, dtype_backend)
 
 
+@suggests_keywords
 def messages_df(
     store: Source,
     run_id: RunIds = None,
@@ -259,6 +268,7 @@ def messages_df(
     return folded_frame(store, selection, fold, schema, dtype_backend)
 
 
+@suggests_keywords
 def interventions_df(
     store: Source,
     run_id: RunIds = None,
@@ -284,6 +294,7 @@ def interventions_df(
     return folded_frame(store, selection, fold, schema, dtype_backend, whole_runs=True)
 
 
+@suggests_keywords
 def activations_df(
     store: Source,
     run_id: RunIds = None,
@@ -306,6 +317,7 @@ def activations_df(
     return folded_frame(store, selection, event_rows.activation_rows, schema, dtype_backend)
 
 
+@suggests_keywords
 def verdicts_df(
     store: Source,
     run_id: RunIds = None,

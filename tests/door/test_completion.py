@@ -12,8 +12,8 @@ import tokentape as tt
 from tokentape.generation.engine.turn import turn_settings
 from tokentape.generation.engine.turn_keywords import TURN_DEFAULTS, TurnKeywords
 from tokentape.generation.models.loading_settings import LOADING_DEFAULTS, Dtype, Quantization
+from tokentape.generation.models.model_names import QUANTO_WEIGHTS
 from tokentape.generation.models.model_sizes import DTYPES
-from tokentape.generation.models.quantization import QUANTO_WEIGHTS
 from tokentape.generation.run_settings import AtContextLimit, RunSettings, setting_defaults
 from tokentape.replay.options import CheckKeywords
 from tokentape.store import DatabaseStore
@@ -87,6 +87,12 @@ def test_the_listed_choices_and_defaults_are_those_that_apply() -> None:
         (lambda lm, new: new().chat("Hi", temprature=1.0), "did you mean 'temperature'"),
         (lambda lm, new: new().watch(["model.layers.0.mpl"]), "model.layers.0.mlp"),
         (lambda lm, new: tt.load_model("x", quantization="int9"), "did you mean 'int"),
+        (lambda lm, new: tt.load_model("x", dtype="bflot16"), "did you mean 'bfloat16'"),
+        (lambda lm, new: tt.load_model(dtyp="x"), "did you mean 'dtype'"),
+        (lambda lm, new: tt.open_store(upgrad=True), "did you mean 'upgrade'"),
+        (lambda lm, new: tt.tokens_df(turn=1), "did you mean 'turns'"),
+        (lambda lm, new: new(tool_call_format="hermess"), "did you mean 'hermes'"),
+        (lambda lm, new: tt.Intervention.placebo("x", 1, position=1), "did you mean 'positions'"),
     ],
 )
 def test_an_unknown_name_gets_the_nearest_one(
@@ -98,6 +104,12 @@ def test_an_unknown_name_gets_the_nearest_one(
 
     with pytest.raises((tt.TokentapeError, TypeError), match=message):
         act(lm, new)
+
+
+def test_an_unknown_name_of_the_package_gets_the_nearest_one() -> None:
+    with pytest.raises(AttributeError, match="did you mean 'tokens_df'"):
+        _ = tt.token_df
+    assert not hasattr(tt, "__path_of_nothing__")
 
 
 def test_unknown_options_and_interventions_get_the_nearest_name(

@@ -24,6 +24,7 @@ from tokentape.generation.tools.calls.spelled_format import SpelledFormat
 from tokentape.generation.tools.calls.spelling import CallSpelling
 from tokentape.generation.tools.calls.template_format import FoundFormat, find_format
 from tokentape.generation.tools.interface import ToolInterface
+from tokentape.recorder.near_names import nearest
 
 _FORMATS: Mapping[str, Callable[[ToolInterface], CallFormat]] = {
     "hermes": Hermes,
@@ -205,7 +206,8 @@ def _choose_format(
             f"{', '.join(_FORMATS)}"
         )
     if call_format not in ("auto", *known):
-        raise ToolError(f"unknown call format {call_format!r}: choose auto, {', '.join(known)}")
+        choices = f"{nearest(call_format, known)}: choose auto, {', '.join(known)}"
+        raise ToolError(f"unknown call format {call_format!r}{choices}")
     if call_format == _LEARNED:
         found = find_format(tokenizer, settings, {})
         if found.spelling is None:
