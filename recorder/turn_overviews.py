@@ -62,7 +62,7 @@ class TurnOverview:
 
     @property
     def inside_model(self) -> InsideModel:
-        """What was done inside the model: interventions, adapters, hooks, own processors."""
+        """The changes inside the model: interventions, adapters, hooks, own processors."""
         return InsideModel.of(
             self.started,
             self.cache,

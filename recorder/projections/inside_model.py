@@ -1,4 +1,4 @@
-"""What was done inside the model in a turn, in addition to its own weights, code and settings."""
+"""Changes inside the model during a turn: interventions, adapters, hooks and own processors."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,8 +44,11 @@ class InsideModel:
         message_ids: int,
         stream_tokens: int,
     ) -> "InsideModel":
-        """Return it for a turn; `message_ids` are the tokens of the messages that it added, and
-        `stream_tokens` those of its prompt and reply."""
+        """Return the changes of a turn.
+
+        `message_ids` are the tokens of the messages that it added, `stream_tokens` those of its
+        prompt and reply.
+        """
         key: Mapping[str, Any] = {} if cache is None else cache.key
         return cls(
             interventions=interventions,
@@ -57,8 +60,10 @@ class InsideModel:
         )
 
     def brief(self) -> str:
-        """Return it for a cell of a table; an intervention on earlier positions alone is in
-        parentheses."""
+        """Return the changes for a cell of a table.
+
+        An intervention that acts on tokens of earlier turns alone is in parentheses.
+        """
         named: dict[str, bool] = {}
         for each in self.interventions:
             text = f"{each.name}: {_rule_in_short(each.applied)}"
@@ -73,7 +78,7 @@ class InsideModel:
         return ", ".join(parts)
 
     def lines(self) -> Iterator[str]:
-        """Yield a line for each of them, escaped."""
+        """Yield a line for each change, escaped."""
         for applied, ranges in self.grouped():
             where = ", ".join(f"{start}–{end - 1}" for start, end in ranges[:_SPANS_SHOWN])
             if len(ranges) > _SPANS_SHOWN:
@@ -88,7 +93,7 @@ class InsideModel:
             yield f"not replayable: {names}"
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as `--json` prints it."""
+        """Return the changes as `--json` prints them."""
         return {
             "interventions": [
                 {"name": applied.name} | applied.definition() | {"acts_on": ranges}

@@ -64,7 +64,7 @@ class Turn:
 
     @property
     def inside_model(self) -> InsideModel:
-        """What was done inside the model: interventions, adapters, hooks, own processors."""
+        """The changes inside the model: interventions, adapters, hooks, own processors."""
         return InsideModel.of(
             self.started,
             self.cache,

@@ -168,7 +168,7 @@ def _turn(turn: TurnDiff) -> Iterator[str]:
 
 
 def _inside_model(fields: Sequence[UnequalField]) -> Iterator[str]:
-    """Yield a heading and a line for each difference inside the model; nothing if there is none."""
+    """Yield a heading and a line for each difference inside the model, if it has any."""
     if fields:
         yield "  inside the model differs"
     for each in fields:

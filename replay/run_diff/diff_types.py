@@ -259,7 +259,7 @@ class Diff:
 
     @property
     def first_turn_changed_inside(self) -> TurnDiff | None:
-        """The first turn that differs in what was done inside the model."""
+        """The first turn with other changes inside the model."""
         return next((turn for turn in self.turns if turn.inside_model), None)
 
     @property

@@ -1,4 +1,4 @@
-"""Comparison of what was done inside the model in a turn of two runs."""
+"""Comparison of the changes inside the model during a turn of two runs."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
