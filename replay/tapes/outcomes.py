@@ -4,6 +4,7 @@ import re
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from tokentape.recorder.short_forms import counted
 from tokentape.replay.rebuild import Rebuilt
 from tokentape.replay.reports.terminal import render
 from tokentape.replay.results.report import Report, TurnVerdict
@@ -95,7 +96,7 @@ def report_outcome(report: Report, *, allow_drift: bool) -> RunOutcome:
     return RunOutcome(
         verdict=str(report.verdict),
         failure=_failure_text(report) if whole else "",
-        summary=f"{report.verdict}: {report.reason}" if whole else "",
+        summary=_headline(report) if whole else "",
         turns=turns,
     )
 
@@ -129,4 +130,26 @@ def report_of_turn(report: Report, turn: TurnVerdict) -> Report:
 
 def _failure_text(report: Report) -> str:
     """Return the verdict, then the report: many tools show only the first line of a failure."""
-    return f"{report.verdict}: {report.reason}\n\n{render(report)}"
+    return f"{_headline(report)}\n\n{render(report)}"
+
+
+def _headline(report: Report) -> str:
+    """Return verdict and reason, whether tokens differ or only something else, and what to do."""
+    return f"{report.verdict}: {report.reason} ({_what_differs(report)})"
+
+
+def _what_differs(report: Report) -> str:
+    if report.altered:
+        return "the recording was altered: restore the file"
+    tokens = sum(turn.mismatches for turn in report.turns)
+    fields = [each.field for each in report.differences if each.forbids and not each.ignored]
+    update = "--tape-update records it again"
+    if tokens:
+        return f"{counted(tokens, 'token')} {'differs' if tokens == 1 else 'differ'}: {update}"
+    if fields:
+        ignore = " ".join(f"--tape-ignore {each}" for each in fields)
+        named = f"the {'fingerprint' if len(fields) == 1 else 'fingerprints'} {', '.join(fields)}"
+        return f"no token differs, only {named}: {ignore} accepts that, {update}"
+    if report.verdict is Verdict.DRIFTED:
+        return f"no token differs, only numbers: --tape-allow-drift accepts that, {update}"
+    return f"no token differs: {update}"

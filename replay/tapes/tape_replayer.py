@@ -4,6 +4,7 @@ Imports torch only when a replay needs a model.
 """
 
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -37,6 +38,7 @@ from tokentape.store.source import with_parents
 
 if TYPE_CHECKING:
     from tokentape.generation import LoadedModel
+    from tokentape.replay.results.report import Report
 
 OpenedStore = DatabaseStore | ParquetStore
 Mode = Literal["rebuild", "verify", "retrace", "regenerate"]
@@ -62,6 +64,16 @@ class ReplayRequest:
     """Whether drifted turns pass."""
     update: bool = False
     """Whether to record a tape that does not pass again, and replace it."""
+    html: str = ""
+    """A folder for a page about each run that is replayed; empty for none."""
+
+    def page(self, run: int) -> Path:
+        """Return the file of the page about a run."""
+        parts = [*Path(self.tape).parts[-3:-1], Path(self.tape).name]
+        name = "-".join(each for each in parts if re.fullmatch(r"[\w.-]*\w[\w.-]*", each))
+        name += f".run-{run + 1}" if run else ""
+        name += f".turn-{self.turns[0]}" if self.turns else ""
+        return Path(self.html) / f"{name}.html"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +134,7 @@ class TapeReplayer:
         with open_store(tape, must_exist=True) as store:
             return TapeOutcome(
                 runs={
-                    index: self._replay_run(store, summary.run_id, request)
+                    index: self._replay_run(store, summary.run_id, replace(request, run=index))
                     for index, summary in enumerate(store.summaries())
                     if request.run is None or index == request.run
                 }
@@ -248,8 +260,22 @@ def replay_run(
     }
     replays = {"verify": verify, "retrace": retrace, "regenerate": regenerate}
     report = replays[request.mode](run, lm, **options)
+    if request.html:
+        _write_page(request.page(request.run or 0), report)
     found = report_outcome(report, allow_drift=request.allow_drift)
     return replace(found, turns=dict(sorted((of_parents | failed | found.turns).items())))
+
+
+def _write_page(path: Path, report: "Report") -> None:
+    """Write the report as a page. Raise StoreError if that fails."""
+    from tokentape.replay.reports.html import html_report
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as tmp_path:
+            tmp_path.write_text(html_report([report]), encoding="utf-8")
+    except OSError as error:
+        raise StoreError(f"cannot write the report {path}: {error}") from None
 
 
 def check_unaltered(store: OpenedStore, run_id: str) -> None:

@@ -119,10 +119,18 @@ def test_turns_are_items_and_a_changed_weight_fails_those_of_its_model(project: 
     shutil.copytree(project / "models" / "tiny", changed)
     pack_talk(changed, "models/changed", project / "recordings" / "changed.tape")
     change_weight(changed)
-    done = run_pytest(project, "--tapes", "recordings", "--junitxml=out.xml")
+    options = ("--tapes", "recordings", "--junitxml=out.xml", "--tape-html", "reports")
+    done = run_pytest(project, *options)
     found = results(project / "out.xml")
 
     assert done.returncode == 1
+    assert sorted(each.name for each in (project / "reports").iterdir()) == [
+        "recordings-changed.tape.html",
+        "recordings-probe.tape.html",
+    ]
+    assert "not what was recorded: weights" in (
+        project / "reports" / "recordings-changed.tape.html"
+    ).read_text(encoding="utf-8")
     assert "3 failed, 5 passed" in done.stdout, done.stdout
     assert list(found) == [
         *(f"recordings.changed.tape::turn {turn}" for turn in (1, 2, 3)),
@@ -137,6 +145,10 @@ def test_turns_are_items_and_a_changed_weight_fails_those_of_its_model(project: 
         assert float(properties["logprob_difference_max"]) < 1e-4
         text, properties = found[f"recordings.changed.tape::turn {turn}"]
         assert text.startswith("incomparable: not what was recorded: weights")
+        first_line = text.partition("\n")[0]
+        assert "differ: --tape-update records it again" in first_line or (
+            "no token differs, only the fingerprint weights: --tape-ignore weights" in first_line
+        )
         assert properties["verdict"] == "incomparable"
         assert "weights" in properties["causes"]
         assert float(properties["logprob_difference_max"]) > 1e-4
@@ -294,6 +306,8 @@ def test_without_the_option_nothing_is_collected_loaded_or_printed(project: Path
         (("--tapes", ""), "the path is empty"),
         (("--tapes", "recordings", "--tape-floor", "no.json"), "there is no file "),
         (("--tapes", "recordings", "--tape-mode=rebuild", "--tape-update"), "needs the model"),
+        (("--tapes", "recordings", "--tape-mode=rebuild", "--tape-ignore=weights"), "no effect"),
+        (("--tapes", "recordings", "--tape-html", "tests/test_own.py"), "is not a folder"),
         (("--tapes", "recordings", "recordings/probe.tape::turn 9"), "not found"),
         (("--tapes", "recordings", "-o", "tape_mode=guess"), "not 'guess'"),
     ],

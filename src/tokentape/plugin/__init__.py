@@ -43,6 +43,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="pass turns whose log-probabilities drifted but whose tokens are the same",
     )
+    group.addoption(
+        "--tape-html", metavar="DIR", help="write an HTML report about each replayed tape"
+    )
     parser.addini("tapes", "folders or files of recordings, like --tapes", type="paths")
     parser.addini("tape_model", "like --tape-model; a folder is relative to this file", default="")
     parser.addini("tape_mode", "like --tape-mode", default="verify")

@@ -49,7 +49,7 @@ class Tapes:
         return None
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        """Print which tapes were updated."""
+        """Print which tapes were updated, and where their reports are."""
         reports = [each for group in terminalreporter.stats.values() for each in group]
         updated = [
             value
@@ -59,6 +59,8 @@ class Tapes:
         ]
         for line in dict.fromkeys(updated):
             terminalreporter.write_line(printable(f"tape updated: {line}"))
+        if self._settings.html:
+            terminalreporter.write_line(printable(f"tape reports: {self._settings.html}"))
 
     def pytest_unconfigure(self) -> None:
         """End the child process."""

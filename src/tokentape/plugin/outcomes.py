@@ -97,6 +97,7 @@ class Replays:
                     ignore=list(settings.ignore),
                     allow_drift=settings.allow_drift,
                     update=settings.update,
+                    html=settings.html,
                 )
             except ChildDiedError:
                 self._deaths[tape] = self._deaths.get(tape, 0) + 1

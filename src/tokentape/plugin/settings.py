@@ -24,6 +24,8 @@ class Settings:
     ignore: tuple[str, ...]
     floor: str
     allow_drift: bool
+    html: str
+    """The folder for reports, an absolute path; empty for none."""
 
     def covers(self, path: Path) -> bool:
         """Return whether a path is one of the roots or below one."""
@@ -48,7 +50,10 @@ def read_settings(config: pytest.Config) -> Settings:
         ignore=tuple(config.getoption("tape_ignore") or config.getini("tape_ignore")),
         floor=_floor(config),
         allow_drift=bool(config.getoption("tape_allow_drift") or config.getini("tape_allow_drift")),
+        html=_html(config),
     )
+    if mode == "rebuild":
+        _check_rebuild(config)
     if settings.update:
         _check_update(settings)
     return settings
@@ -127,6 +132,27 @@ def _floor(config: pytest.Config) -> str:
     if not path.is_file():
         raise _refused(f"--tape-floor: there is no file {path}")
     return str(path)
+
+
+def _html(config: pytest.Config) -> str:
+    given: str | None = config.getoption("tape_html")
+    if given is None:
+        return ""
+    folder = Path(os.path.abspath(config.invocation_params.dir / os.path.expanduser(given)))
+    if not given or (folder.exists() and not folder.is_dir()):
+        raise _refused(f"--tape-html: {given!r} is not a folder")
+    return str(folder)
+
+
+def _check_rebuild(config: pytest.Config) -> None:
+    """Raise pytest.UsageError for an option of the command line that changes nothing here."""
+    for name in ("tape_ignore", "tape_floor", "tape_allow_drift", "tape_html"):
+        if config.getoption(name):
+            option = f"--{name.replace('_', '-')}"
+            raise pytest.UsageError(
+                f"{option} has no effect with --tape-mode=rebuild, which compares no numbers: "
+                "leave one of them out"
+            )
 
 
 def _relative_to_ini(config: pytest.Config, path: str) -> Path:
