@@ -37,6 +37,54 @@ def test_the_tapes_are_replayed_as_the_readme_says(tmp_path: Path) -> None:
     assert "6 passed" in done.stdout
 
 
+def test_git_shows_what_changed_in_a_tape_as_the_readme_says(
+    lm: tt.LoadedModel, tmp_path: Path
+) -> None:
+    """Recorded again: no line differs; with another message: only the lines of its turn."""
+    readme = (EXAMPLE / "README.md").read_text(encoding="utf-8")
+    assert "\n*.tape diff=tape\n" in readme
+    assert '$ git config diff.tape.textconv "tokentape rebuild"\n' in readme
+    tape = tmp_path / "talk.tape"
+
+    def git(*arguments: str) -> str:
+        words = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org", *arguments]
+        return subprocess.run(
+            words, cwd=tmp_path, check=True, capture_output=True, text=True, encoding="utf-8"
+        ).stdout
+
+    def record(message: str) -> None:
+        with (
+            tt.open_store("sqlite://") as store,
+            tt.Investigation(lm, store=store, name="talk", system_prompt="Be kind.") as run,
+        ):
+            run.chat("Hello", max_new_tokens=4, do_sample=False)
+            run.chat(message, max_new_tokens=4, do_sample=False)
+            tape.unlink(missing_ok=True)
+            tt.pack([store.recording(run.run_id)], store, tape)
+
+    (tmp_path / ".gitattributes").write_text("*.tape diff=tape\n")
+    record("And you?")
+    git("init", "-q")
+    git("config", "diff.tape.textconv", f"{shlex.quote(sys.executable)} -m tokentape rebuild")
+    git("add", ".")
+    git("commit", "-q", "-m", "Record")
+    before = tape.read_bytes()
+    record("And you?")
+    again = git("diff", "talk.tape")
+    record("And they?")
+    changed = git("diff", "talk.tape").splitlines()
+
+    assert tape.read_bytes() != before
+    assert [line for line in again.splitlines() if line[:1] in "+-" and line[:3] not in HEADS] == []
+    assert "-  user: And you?" in changed
+    assert "+  user: And they?" in changed
+    assert "   user: Hello" in changed
+    assert not any(str(tmp_path) in line for line in changed)
+
+
+HEADS = ("---", "+++")
+
+
 def test_the_tapes_are_small_and_sealed_and_do_not_name_the_machine() -> None:
     assert [tape.name for tape in TAPES] == ["greedy.tape", "sampled.tape"]
     for tape in TAPES:
