@@ -13,6 +13,8 @@ import pytest
 from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
 import tokentape as tt
+from tokentape.replay.tapes.outcomes import report_outcome
+from tokentape.store import DatabaseStore
 from tokentape.commands.serving import Server
 from tokentape.replay.checking.noise_floor import FLOORS, version_of
 
@@ -94,10 +96,29 @@ def test_what_differs_for_the_whole_recording_is_told_once_for_all(
     run = replay(recorded(), model=str(changed_folder))
 
     assert run["verdict"] == "incomparable"
-    assert run["summary"] == "incomparable: not what was recorded: weights"
+    assert run["summary"] == (
+        "incomparable: not what was recorded: weights "
+        "(2 tokens differ: --tape-update records it again)"
+    )
     assert all(f"turn   {turn} " in run["failure"] for turn in (1, 2, 3, 4))
     assert {each["verdict"] for each in run["turns"].values()} == {"incomparable"}
     assert all("weights" in each["causes"] for each in run["turns"].values())
+
+
+def test_a_fingerprint_that_alone_differs_is_told_with_the_options_that_go_on(
+    lm: tt.LoadedModel,
+    store: DatabaseStore,
+    record: Callable[..., tt.Recording],
+    altered: Callable[..., tt.LoadedModel],
+) -> None:
+    recording = record(lm, store, tokens=4)
+    other = altered(lm, lambda model: model.lm_head.weight[0, 0].mul_(1 + 1e-6))
+    found = report_outcome(tt.verify(recording, other), allow_drift=False)
+
+    assert found.summary == (
+        "incomparable: not what was recorded: weights (no token differs, only the fingerprint "
+        "weights: --tape-ignore weights accepts that, --tape-update records it again)"
+    )
 
 
 def test_where_a_fingerprint_is_ignored_each_turn_answers_for_its_own_numbers(
