@@ -13,10 +13,10 @@ import pytest
 from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
 import tokentape as tt
-from tokentape.replay.tapes.outcomes import report_outcome
-from tokentape.store import DatabaseStore
 from tokentape.commands.serving import Server
 from tokentape.replay.checking.noise_floor import FLOORS, version_of
+from tokentape.replay.tapes.outcomes import report_outcome
+from tokentape.store import DatabaseStore
 
 Forged = Callable[[Path, str], Path]
 
