@@ -65,6 +65,7 @@ def forms_of(lm: tt.LoadedModel) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.filterwarnings("ignore::tokentape.generation.errors.ToolFailedWarning")
 def test_a_secret_is_in_no_file_and_the_run_still_reads(
     tmp_path: Path, lm: tt.LoadedModel, cli: Cli
 ) -> None:
