@@ -41,7 +41,6 @@ app = typer.Typer(
     name="tokentape",
     help="A flight recorder for local language-model experiments.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )

@@ -7,6 +7,7 @@ import typer
 
 import tokentape as tt
 from tokentape import output
+from tokentape.commands.completion import complete_run
 from tokentape.commands.options import (
     RUN_HELP,
     JsonOption,
@@ -26,10 +27,12 @@ def diff(
         typer.Argument(
             metavar="A",
             help=f"{RUN_HELP}. Without A and B the two newest runs are compared.",
+            autocompletion=complete_run,
         ),
     ] = None,
     run_b: Annotated[
-        str | None, typer.Argument(metavar="B", help="The second run, like A.")
+        str | None,
+        typer.Argument(metavar="B", help="The second run, like A.", autocompletion=complete_run),
     ] = None,
     store: StoreOption = DEFAULT_URL,
     other_store: Annotated[

@@ -10,6 +10,7 @@ import typer
 import tokentape as tt
 from tokentape import output
 from tokentape.commands.chat_terminal import StandardTerminal
+from tokentape.commands.completion import complete_plan
 from tokentape.commands.options import (
     JsonOption,
     ModelOption,
@@ -55,7 +56,11 @@ def run(
     *,
     plan: Annotated[
         str | None,
-        typer.Argument(metavar="PLAN", help="A plan that --list shows, or a YAML file."),
+        typer.Argument(
+            metavar="PLAN",
+            help="A plan that --list shows, or a YAML file.",
+            autocompletion=complete_plan,
+        ),
     ] = None,
     model: ModelOption = "smollm2-demo",
     loading: "LoadingKeywords",

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tokentape import output
+from tokentape.commands.completion import complete_tag
 from tokentape.commands.options import (
     JsonOption,
     OneRunArgument,
@@ -25,11 +26,21 @@ def tag(
     run: OneRunArgument,
     tags: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[TAG]...", help="Tags to add: words without a comma."),
+        typer.Argument(
+            metavar="[TAG]...",
+            help="Tags to add: words without a comma.",
+            autocompletion=complete_tag,
+        ),
     ] = None,
     remove: Annotated[
         list[str] | None,
-        typer.Option("--remove", "-r", metavar="TAG", help="Remove this tag; may be repeated."),
+        typer.Option(
+            "--remove",
+            "-r",
+            metavar="TAG",
+            help="Remove this tag; may be repeated.",
+            autocompletion=complete_tag,
+        ),
     ] = None,
     store: StoreOption = DEFAULT_URL,
     as_json: JsonOption = False,

@@ -12,6 +12,7 @@ import typer
 
 import tokentape as tt
 from tokentape import output
+from tokentape.commands.completion import complete_run
 from tokentape.recorder.events import RunStarted
 from tokentape.recorder.paths import expand_path
 from tokentape.recorder.projections import Turn
@@ -35,9 +36,15 @@ _MODEL = "The model: smollm2-demo, a folder, a GGUF file or a hub id"
 
 RunArgument = Annotated[
     str | None,
-    typer.Argument(metavar="RUN", help=f"{RUN_HELP}; by default the newest run."),
+    typer.Argument(
+        metavar="RUN",
+        help=f"{RUN_HELP}; by default the newest run.",
+        autocompletion=complete_run,
+    ),
 ]
-OneRunArgument = Annotated[str, typer.Argument(metavar="RUN", help=f"{RUN_HELP}.")]
+OneRunArgument = Annotated[
+    str, typer.Argument(metavar="RUN", help=f"{RUN_HELP}.", autocompletion=complete_run)
+]
 ModelOption = Annotated[str, typer.Option(help=f"{_MODEL}.")]
 RecordedModelOption = Annotated[
     str | None, typer.Option(help=f"{_MODEL}; by default the recorded one.")

@@ -10,6 +10,7 @@ import typer
 import tokentape as tt
 from tokentape import output
 from tokentape import store as stores
+from tokentape.commands.completion import complete_tag
 from tokentape.commands.labels import labels_of
 from tokentape.commands.options import (
     JsonOption,
@@ -81,7 +82,8 @@ def list_runs(
         str | None, typer.Option(help="Only running, finished, interrupted or failed runs.")
     ] = None,
     tag: Annotated[
-        list[str] | None, typer.Option(help="Only runs with this tag; may be repeated.")
+        list[str] | None,
+        typer.Option(help="Only runs with this tag; may be repeated.", autocompletion=complete_tag),
     ] = None,
     since: Annotated[
         str | None,
