@@ -62,6 +62,10 @@ class Shown:
     text: str
 
 
+TERMINAL = "xterm-256color"
+"""The kind of terminal of `on_terminal`."""
+
+
 def on_terminal(*arguments: str, encoding: str = "utf-8", columns: int = 600) -> Shown:
     """Run a command of `tokentape` in this process, with a terminal as its standard streams."""
     from tokentape.cli import main
@@ -70,7 +74,7 @@ def on_terminal(*arguments: str, encoding: str = "utf-8", columns: int = 600) ->
         for name, stream in zip(("stdout", "stderr"), streams, strict=True):
             patch.setattr(sys, name, stream)
             patch.setattr(sys, f"__{name}__", stream)
-        patch.setenv("TERM", "xterm-256color")
+        patch.setenv("TERM", TERMINAL)
         patch.setenv("COLUMNS", str(columns))
         patch.delenv("NO_COLOR", raising=False)
         patch.setattr(sys, "argv", ["tokentape", *arguments])

@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import Any
 
 from tokentape.recorder.escapes import quoted, single_line, visible
+from tokentape.replay.reports.tones import Line, Tone, with_verdict_last
 from tokentape.replay.results.json_fields import UnequalField, excerpt, first_unequal_index
 from tokentape.replay.run_diff.diff_types import (
     ComparedRun,
@@ -57,8 +58,14 @@ def render(found: Diff, turns: Collection[int] = ()) -> str:
     """Return the differences as text.
 
     The requested turns are shown in full, or, if none are requested, all turns up to the first that
-    diverges; other turns that differ take one line each.
+    diverges; other turns that differ take one line each. A long text ends with its first line
+    again.
     """
+    return "\n".join(text for text, _ in render_lines(found, turns))
+
+
+def render_lines(found: Diff, turns: Collection[int] = ()) -> list[Line]:
+    """Return the lines of `render`, each with its tone."""
     lines = [headline(found), *_run("a", found.a), *_run("b", found.b)]
     if found.a.redacted or found.b.redacted:
         lines.append("  a redactor removed ids: only texts and numbers are compared")
@@ -76,7 +83,15 @@ def render(found: Diff, turns: Collection[int] = ()) -> str:
             in_full = turn.turn in turns if turns else last is None or turn.turn <= last
             lines += _turn(turn) if in_full else ([] if turns else [_turn_summary(turn)])
     lines += _timing(found, turns)
-    return "\n".join(map(single_line, lines))
+    first: Line = (single_line(lines[0]), "good" if found.same else "bad")
+    others = ((single_line(each), _side_tone(each)) for each in lines[1:])
+    return with_verdict_last([first, *others], [first])
+
+
+def _side_tone(line: str) -> Tone:
+    """Return the tone of a line, which may show one side of a difference."""
+    sides: dict[str, Tone] = {"    a  ": "a", "    b  ": "b"}
+    return sides.get(line[:7], "plain")
 
 
 def _divergence(found: Diff, turn: TurnDiff) -> str:

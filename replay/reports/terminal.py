@@ -1,11 +1,12 @@
 """Plain-text rendering of a `Report`, and of rebuilt turns."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from tokentape.recorder.escapes import padded, single_line, visible, visible_lines
 from tokentape.recorder.projections import Turn
 from tokentape.replay.reports.divergence_text import in_full, in_short
 from tokentape.replay.reports.row_text import rows_text
+from tokentape.replay.reports.tones import Line, Tone, with_verdict_last
 from tokentape.replay.results.report import (
     FingerprintDifference,
     Floor,
@@ -13,6 +14,7 @@ from tokentape.replay.results.report import (
     ToolDrift,
     TurnVerdict,
 )
+from tokentape.replay.results.verdict import Verdict
 
 # Lines shown of each list that can be long; the rest is counted.
 _SHOWN_MAX = 20
@@ -23,21 +25,54 @@ _VALUE_COLUMNS = 64
 def render(report: Report) -> str:
     """Return the report as text: one line a turn, the first divergence in full, the rest in short.
 
-    Control characters and other invisible characters of recorded texts are escaped.
+    A long report ends with its verdict again, and with the command that repeats it. Control
+    characters and other invisible characters of recorded texts are escaped.
     """
-    sections = [
-        _head(report),
-        _causes(report),
-        _fingerprints(report.differences),
-        [f"  altered: {visible(each)}" for each in report.altered],
-        _floor(report.floor),
-        rows_text(report) if report.replay == "retrace" else _flips(report),
-        [f"  {_turn(turn)}" for turn in report.turns],
-    ]
-    lines = [line for section in sections for line in section]
+    return "\n".join(text for text, _ in render_lines(report))
+
+
+def render_lines(report: Report) -> list[Line]:
+    """Return the lines of `render`, each with its tone."""
+    repeat: list[Line] = []
+    if report.repro:
+        repeat.append((f"  repeat: {visible(report.repro)}", "plain"))
+    (verdict, *head), tone = _head(report), _tone(report.verdict)
+    lines: list[Line] = [(verdict, tone), *_plain(head), *_plain(_causes(report))]
+    lines += _fingerprints(report.differences)
+    lines += ((f"  altered: {visible(each)}", "bad") for each in report.altered)
+    lines += _plain(_floor(report.floor))
+    lines += _plain(rows_text(report) if report.replay == "retrace" else _flips(report))
+    lines += ((f"  {_turn(turn)}", _turn_tone(turn)) for turn in report.turns)
     if report.first is not None:
-        lines += ["", *in_full(report, report.first)]
-    lines += [f"  repeat: {visible(report.repro)}"] if report.repro else []
+        place, *details = in_full(report, report.first)
+        lines += [("", "plain"), (place, "bad"), *_plain(details)]
+    lines += repeat
+    lines += _plain(_others(report))
+    closing: list[Line] = [(verdict, tone)]
+    if report.reason:
+        closing.append((f"  {visible(report.reason)}", "plain"))
+    shown = with_verdict_last(lines, [*closing, *repeat])
+    return [(single_line(text), each) for text, each in shown]
+
+
+def _plain(lines: Iterable[str]) -> list[Line]:
+    return [(line, "plain") for line in lines]
+
+
+def _tone(verdict: Verdict) -> Tone:
+    if verdict is Verdict.NEAR_TIE:
+        return "note"
+    return "good" if verdict.passes else "bad"
+
+
+def _turn_tone(turn: TurnVerdict) -> Tone:
+    tone = _tone(turn.verdict)
+    return "plain" if tone == "good" else tone
+
+
+def _others(report: Report) -> list[str]:
+    """Return lines about the divergences after the first, and about tools that differ."""
+    lines: list[str] = []
     others = report.divergences[1:]
     if others:
         lines += ["", f"then {len(others):,} more:", *_capped(map(in_short, others), len(others))]
@@ -45,7 +80,7 @@ def render(report: Report) -> str:
         count = len(report.tools)
         lines += ["", f"tools returned something else in {count:,} {_fields(count)}:"]
         lines += _capped(map(_tool, report.tools), count)
-    return "\n".join(map(single_line, lines))
+    return lines
 
 
 def render_turn(turn: Turn) -> str:
@@ -87,14 +122,16 @@ def _causes(report: Report) -> list[str]:
     return lines
 
 
-def _fingerprints(differences: Sequence[FingerprintDifference]) -> Iterator[str]:
+def _fingerprints(differences: Sequence[FingerprintDifference]) -> Iterator[Line]:
     for each in differences:
+        weighs = each.forbids and not each.ignored
         yield (
             f"  {visible(each.field)} {_weight(each)}: recorded {_value(each.recorded)}, "
-            f"now {_value(each.replayed)}"
+            f"now {_value(each.replayed)}",
+            "bad" if weighs else "plain",
         )
         if each.detail:
-            yield f"    {visible(each.detail)}"
+            yield f"    {visible(each.detail)}", "plain"
 
 
 def _weight(difference: FingerprintDifference) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -175,23 +176,63 @@ def _quoted(spelling: Spelling, token_id: int) -> str:
     return "" if text is None else quoted(text, _PIECE_COLUMNS)
 
 
-def token_lines(turn: Turn, sections: PromptSections, spelling: Spelling) -> Iterator[str]:
-    """Yield one line for each token: of the prompt its origin, of the reply its log-probability."""
+class TokenOrder(StrEnum):
+    """The order in which the tokens of a reply are listed."""
+
+    STEP = "step"
+    ENTROPY = "entropy"
+    LOGPROB = "logprob"
+    GAP = "gap"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplyToken:
+    """A token of a reply, in texts for a table."""
+
+    step: int
+    position: int
+    token_id: int
+    text: str
+    """The token in quotes; "" if it is not known."""
+    logprob: float
+    entropy: float
+    gap: float
+    likeliest: str
+    """The likeliest tokens with their log-probabilities."""
+
+
+def prompt_token_lines(turn: Turn, sections: PromptSections, spelling: Spelling) -> Iterator[str]:
+    """Yield one line for each token of the prompt, with its origin."""
     yield f"{'position':>8} {'id':>8}  {padded('text', _PIECE_COLUMNS + 2)}  from"
     for index, token_id in enumerate(turn.prompt_ids):
         source = "cache" if index < sections.reused_tokens else "computed"
         new = ", new" if index >= sections.new_token else ""
         yield f"{index:>8} {token_id:>8}  {_padded(spelling, token_id)}  {source}{new}"
-    yield (
-        f"{'position':>8} {'id':>8}  {padded('text', _PIECE_COLUMNS + 2)}  {'logprob':>8}  "
-        f"{'entropy':>7}  likeliest"
-    )
-    for token in turn.tokens:
-        chosen = "the experimenter's; " if token.step in turn.forced_steps else ""
-        yield (
-            f"{token.position:>8} {token.token_id:>8}  {_padded(spelling, token.token_id)}  "
-            f"{token.logprob:>8.3f}  {token.entropy:>7.3f}  {chosen}{_top_tokens(token, spelling)}"
+
+
+def reply_tokens(
+    turn: Turn, spelling: Spelling, order: TokenOrder = TokenOrder.STEP
+) -> list[ReplyToken]:
+    """Return the tokens of a reply: the highest entropy first, or the lowest of another number."""
+    found = [
+        ReplyToken(
+            step=token.step,
+            position=token.position,
+            token_id=token.token_id,
+            text=_quoted(spelling, token.token_id),
+            logprob=token.logprob,
+            entropy=token.entropy,
+            gap=token.top_gap,
+            likeliest=_chosen_by(turn, token) + _top_tokens(token, spelling),
         )
+        for token in turn.tokens
+    ]
+    sign = -1 if order is TokenOrder.ENTROPY else 1
+    return sorted(found, key=lambda each: sign * getattr(each, order.value))
+
+
+def _chosen_by(turn: Turn, token: TokenSampled) -> str:
+    return "the experimenter's; " if token.step in turn.forced_steps else ""
 
 
 def _top_tokens(token: TokenSampled, spelling: Spelling) -> str:

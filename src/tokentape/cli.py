@@ -165,12 +165,12 @@ def _show_warning(
     line: str | None = None,
 ) -> None:
     """Write a warning as one line on standard error, without the place in the source."""
-    err.line(f"tokentape: warning: {message}")
+    err.toned([(f"tokentape: warning: {message}", "note")])
 
 
 def _report(error: Exception, code: int, prefix: str = "") -> int:
     if os.environ.get("TOKENTAPE_TRACEBACK"):
         raise error
-    err.line(f"tokentape: {prefix}{' '.join(str(error).split())}")
+    err.toned([(f"tokentape: {prefix}{' '.join(str(error).split())}", "bad")])
     err.lines(f"  {note}" for note in getattr(error, "__notes__", ()))
     return code

@@ -26,6 +26,7 @@ from tokentape.streams import is_unicode
 
 if TYPE_CHECKING:
     from tokentape.replay import Floor
+    from tokentape.replay.reports.turn_page import ReplyToken
     from tokentape.store import Erasure, Integrity
     from tokentape.store.labels import Labels
     from tokentape.store.signing.signatures import SignatureCheck
@@ -238,3 +239,21 @@ def _sampling(turn: Turn | TurnOverview) -> str:
     if not settings.get("do_sample"):
         return "greedy"
     return f"T={settings.get('temperature')} p={settings.get('top_p')}"
+
+
+def reply_tokens_table(tokens: "Iterable[ReplyToken]") -> Table:
+    """Return a table with a row per token of a reply."""
+    table = Table()
+    table.add_column("position", justify="right", drop=3)
+    table.add_column("step", justify="right", drop=2)
+    table.add_column("id", justify="right")
+    table.add_column("text", wrap=True, if_any=True)
+    table.add_column("logprob", justify="right")
+    table.add_column("entropy", justify="right")
+    table.add_column("gap", justify="right", drop=1)
+    table.add_column("likeliest", wrap=True)
+    for each in tokens:
+        numbers = (f"{each.logprob:.3f}", f"{each.entropy:.3f}", f"{each.gap:.3f}")
+        place = (str(each.position), str(each.step), str(each.token_id))
+        table.add_row(*place, each.text, *numbers, each.likeliest)
+    return table

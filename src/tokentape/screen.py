@@ -28,6 +28,8 @@ _WRAPPED_COLUMNS = 12
 _GAP = 2
 """Spaces from one column of a table to the next."""
 
+_STYLES = {"good": "green", "bad": "bold red", "note": "yellow", "a": "red", "b": "green"}
+
 
 class Screen:
     """A standard stream of the process, as it is when something is written."""
@@ -48,6 +50,12 @@ class Screen:
         """Write several texts, each on a line of its own."""
         for each in lines:
             self.line(each)
+
+    def toned(self, lines: Iterable[tuple[str, str]]) -> None:
+        """Write lines, each with its tone, which is a colour where the terminal has colours."""
+        console = self.console()
+        for text, tone in lines:
+            console.print(toned(text, tone), soft_wrap=True)
 
     def json(self, value: Any) -> None:
         """Write a value as JSON, in ASCII where the stream cannot hold each character.
@@ -105,6 +113,11 @@ class Screen:
 
     def _write(self, escaped: str) -> None:
         _write_escaped(self.stream, escaped)
+
+
+def toned(text: str, tone: str) -> Text:
+    """Return a line of text in the style of a tone; see `tokentape.replay.reports.tones`."""
+    return Text(single_line(text), style=_STYLES.get(tone, ""))
 
 
 out = Screen("stdout")

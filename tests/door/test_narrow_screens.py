@@ -7,6 +7,8 @@ import pytest
 
 import tokentape as tt
 from tests.hostile import on_terminal
+from tokentape.recorder.escapes import visible_lines
+from tokentape.replay.reports.tones import SCREEN_LINES, Line, with_verdict_last
 from tokentape.screen import Table, out
 
 STYLES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
@@ -80,3 +82,51 @@ def test_a_table_wraps_texts_before_it_drops_columns(capsys: pytest.CaptureFixtu
     assert "not shown in 80 columns: least\n" in drawn(80)
     assert "not shown in 20 columns: least, less" in " ".join(drawn(20).split())
     assert "0" * 36 in drawn(20)
+
+
+@pytest.mark.parametrize("columns", [80, 140])
+def test_tokens_of_a_reply_fit_and_are_sorted(recorded: tuple[str, str], columns: int) -> None:
+    turn = ("show", "--store", recorded[0], "--turn", "1")
+    lines = shown(*turn, "--tokens", "--sort", "entropy", columns=columns)
+    heading = next(number for number, line in enumerate(lines) if "entropy" in line)
+    rows = [line for line in lines[heading + 1 :] if re.match(r" +\d+ +\d+ ", line)]
+    entropies = [float(re.findall(r"\d+\.\d{3}", row)[1]) for row in rows]
+
+    assert len(rows) == 12
+    assert entropies == sorted(entropies, reverse=True)
+    assert max(map(len, lines[heading:])) <= columns
+
+
+def test_a_reply_is_printed_alone_for_a_pipe(
+    recorded: tuple[str, str], cli: Callable[..., tuple[int, str, str]]
+) -> None:
+    store, run_id = recorded
+    with tt.open_store(store) as opened:
+        reply = opened.recording(run_id).turns()[0].reply_text
+    code, out, err = cli("show", "--store", store, "--turn", "1", "--reply")
+
+    assert (code, err) == (0, "")
+    assert out == visible_lines(f"{reply}\n")
+    for wrong in (("--reply",), ("--turn", "1", "--sort", "gap")):
+        assert cli("show", "--store", store, *wrong)[0] == 2
+
+
+def test_colours_are_for_terminals_that_have_them(
+    recorded: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = ("show", "no-such-run", "--store", recorded[0])
+    same = ("diff", "01", "01", "--store", recorded[0])
+    coloured = [on_terminal(*command).text for command in (wrong, same)]
+
+    assert "\x1b[1;31mtokentape: " in coloured[0]
+    assert "\x1b[32mthe same" in coloured[1]
+    monkeypatch.setattr("tests.hostile.TERMINAL", "dumb")
+    assert "\x1b[" not in on_terminal(*same).text
+
+
+def test_a_long_report_ends_with_its_verdict() -> None:
+    lines: list[Line] = [(str(number), "plain") for number in range(SCREEN_LINES)]
+
+    assert with_verdict_last(lines, [("DIVERGED", "bad")]) == lines
+    longer = with_verdict_last([*lines, ("more", "plain")], [("DIVERGED", "bad")])
+    assert longer[-2:] == [("", "plain"), ("DIVERGED", "bad")]

@@ -134,7 +134,7 @@ def test_without_the_tokenizer_ids_numbers_and_recorded_texts_are_shown(
     (turn,) = json.loads(cli(*asked, "--json")[1])["turns"]
 
     rows = out.splitlines()[-3:]
-    assert f"{reply.token_ids[0]:>8} " in rows[0]
+    assert f"  {reply.token_ids[0]} " in rows[0]
     for token_id, row in zip(reply.token_ids, rows, strict=True):
         assert visible(spell_token(lm.tokenizer, token_id)) in row
     assert turn["prompt_pieces"] is None

@@ -47,7 +47,7 @@ def diff(
 
     Exit code 0: the same; 1: they differ; 5: there are no two runs to compare.
     """
-    from tokentape.replay.reports.diff_report import headline, render
+    from tokentape.replay.reports.diff_report import headline, render_lines
 
     with ExitStack() as opened, output.working("comparing"):
         recordings = _find_both(run_a, run_b, store, other_store or store, opened)
@@ -58,7 +58,7 @@ def diff(
     if as_json:
         output.print_json({"headline": headline(found)} | found.to_dict())
     else:
-        out.text(render(found, turn or ()) + "\n")
+        out.toned(render_lines(found, turn or ()))
     raise typer.Exit(0 if found.same else 1)
 
 

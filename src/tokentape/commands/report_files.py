@@ -124,6 +124,6 @@ def _print(report: "Report", as_json: bool) -> None:
     if as_json:
         output.print_json(report.to_dict())
         return
-    from tokentape.replay.reports.terminal import render
+    from tokentape.replay.reports.terminal import render_lines
 
-    out.text(render(report) + "\n")
+    out.toned(render_lines(report))

@@ -36,12 +36,14 @@ from tokentape.recorder.projections.lineage_tree import draw_lineage, lineage_of
 from tokentape.recorder.turn_overviews import read_overviews
 from tokentape.replay.reports.turn_page import (
     PromptSections,
+    TokenOrder,
     page_json,
     pieces_of,
     prompt_sections,
+    prompt_token_lines,
     render_page,
+    reply_tokens,
     spelling_of,
-    token_lines,
     tool_lines,
     tools_of,
 )
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
 
     from tokentape.recorder.projections import RunSummary
     from tokentape.store import RunProcess
+    from tokentape.store.labels import Labels
 
 
 _FULL_ID_COLUMNS = 110
@@ -184,6 +187,16 @@ def show(
         bool,
         typer.Option("--tokens", help="With --turn: list every token and its alternatives."),
     ] = False,
+    reply: Annotated[
+        bool, typer.Option("--reply", help="With --turn: print only the text of the reply.")
+    ] = False,
+    sort: Annotated[
+        TokenOrder,
+        typer.Option(
+            help="With --tokens: the order of the reply's tokens. By entropy the highest is first; "
+            "by logprob and gap the lowest."
+        ),
+    ] = TokenOrder.STEP,
     tree: Annotated[
         bool, typer.Option("--tree", help="Draw the runs it was forked from, and its forks.")
     ] = False,
@@ -193,6 +206,10 @@ def show(
     """Show a run and its turns; with --turn, the exact prompt and reply of a turn."""
     if tokens and not turn:
         raise typer.BadParameter("--tokens needs --turn: a run has too many tokens to list")
+    if reply and (tokens or not turn or as_json):
+        raise typer.BadParameter("--reply needs --turn, and neither --tokens nor --json")
+    if sort is not TokenOrder.STEP and not tokens:
+        raise typer.BadParameter("--sort orders the list of --tokens: add that")
     if tree and turn:
         raise typer.BadParameter("--tree shows runs and --turn a turn: give one of them")
     run, store = locate_run(run, store)
@@ -200,6 +217,10 @@ def show(
     recording = find_recording(opened, run)
     if tree:
         _print_family(opened, recording.run_id, as_json)
+        return
+    if reply:
+        for page in _pages(recording, turn):
+            out.text(f"{page.turn.reply_text or ''}\n")
         return
     started = recording.started()
     tokenizer = tokenizer_as_recorded(started) if tokens else None
@@ -219,6 +240,21 @@ def show(
         )
         return
     pages = _pages(recording, turn) if turn else []
+    _print_head(opened, recording, labels)
+    out.lines(f"  {output.signature_text(each)}" for each in signatures)
+    rows = [page.turn for page in pages] if turn else read_overviews(recording)
+    out.show(output.turns_table(rows))
+    spelling = spelling_of(recording, tokenizer) if tokens else None
+    for page in pages:
+        _print_turn(page)
+        if spelling is not None:
+            out.lines(prompt_token_lines(page.turn, page.sections, spelling))
+            out.show(output.reply_tokens_table(reply_tokens(page.turn, spelling, sort)))
+
+
+def _print_head(opened: Store, recording: tt.Recording, labels: "Labels") -> None:
+    """Print what is known of a run as a whole, a line each."""
+    started = recording.started()
     summary = opened.summary(recording.run_id)
     out.line(f"run {recording.run_id}")
     for name in ("name", "model", "seed", "dtype", "device", "attention_kernel"):
@@ -234,14 +270,6 @@ def show(
         first, *others = labels.note.splitlines()
         out.lines([f"  {'note':<17}{first}", *(f"  {'':<17}{each}" for each in others)])
     out.line(f"  {'last seal':<17}{last_seal(recording) or 'none yet'}")
-    out.lines(f"  {output.signature_text(each)}" for each in signatures)
-    rows = [page.turn for page in pages] if turn else read_overviews(recording)
-    out.show(output.turns_table(rows))
-    spelling = spelling_of(recording, tokenizer) if tokens else None
-    for page in pages:
-        _print_turn(page)
-        if spelling is not None:
-            out.lines(token_lines(page.turn, page.sections, spelling))
 
 
 def _status(opened: Store, recording: tt.Recording) -> str:
