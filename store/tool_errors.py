@@ -14,6 +14,9 @@ from tokentape.store.source import Source
 
 _RESULTS = RecordFilter(kinds=frozenset((ToolReturned.__name__,)))
 
+_FEW_RUNS = 64
+"""Runs that are read one by one: a table of events imports pandas, which takes longer."""
+
 
 def count_tool_errors(source: Source, run_ids: Iterable[str]) -> dict[str, int]:
     """Return how many tool calls ended with an error, by run id.
@@ -22,6 +25,8 @@ def count_tool_errors(source: Source, run_ids: Iterable[str]) -> dict[str, int]:
     shares. Only tool results are read; damaged ones are not counted.
     """
     ids = list(run_ids)
+    if len(ids) <= _FEW_RUNS:
+        return _count_in_each(source, ids)
     try:
         results = decoded_bodies(source, ids, (ToolReturned.__name__,))
         failed = [run_id for run_id, _, fields in results if fields.get("error") is not None]
