@@ -18,6 +18,7 @@ from tokentape.commands import (
     database,
     demo,
     diff,
+    erase,
     investigations,
     labels,
     lineage,
@@ -69,7 +70,7 @@ app.command()(diff.diff)
 app.command()(copies.pack)
 app.command()(copies.export)
 app.command("import")(copies.import_)
-app.command()(runs.erase)
+app.command()(erase.erase)
 app.add_typer(db, name="db")
 db.command()(database.current)
 db.command("history")(database.list_history)

@@ -1,4 +1,4 @@
-"""The commands `list`, `show`, `check` and `erase`."""
+"""The commands `list`, `show` and `check`."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -14,7 +14,6 @@ from tokentape.commands.completion import complete_tag
 from tokentape.commands.labels import labels_of
 from tokentape.commands.options import (
     JsonOption,
-    OneRunArgument,
     RunArgument,
     SignersOption,
     Store,
@@ -23,7 +22,6 @@ from tokentape.commands.options import (
     find_recording,
     last_seal,
     locate_run,
-    open_live,
     open_stored,
     select_turns,
     tokenizer_as_recorded,
@@ -36,6 +34,7 @@ from tokentape.recorder.projections.lineage_tree import draw_lineage, lineage_of
 from tokentape.recorder.turn_overviews import read_overviews
 from tokentape.replay.reports.turn_page import (
     PromptSections,
+    Spelling,
     TokenOrder,
     page_json,
     pieces_of,
@@ -204,12 +203,7 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show a run and its turns; with --turn, the exact prompt and reply of a turn."""
-    if tokens and not turn:
-        raise typer.BadParameter("--tokens needs --turn: a run has too many tokens to list")
-    if reply and (tokens or not turn or as_json):
-        raise typer.BadParameter("--reply needs --turn, and neither --tokens nor --json")
-    if sort is not TokenOrder.STEP and not tokens:
-        raise typer.BadParameter("--sort orders the list of --tokens: add that")
+    _check_show_options(turn, tokens=tokens, reply=reply, as_json=as_json, sort=sort)
     if tree and turn:
         raise typer.BadParameter("--tree shows runs and --turn a turn: give one of them")
     run, store = locate_run(run, store)
@@ -245,6 +239,23 @@ def show(
     rows = [page.turn for page in pages] if turn else read_overviews(recording)
     out.show(output.turns_table(rows))
     spelling = spelling_of(recording, tokenizer) if tokens else None
+    _print_pages(pages, spelling, sort)
+
+
+def _check_show_options(
+    turn: list[int] | None, *, tokens: bool, reply: bool, as_json: bool, sort: TokenOrder
+) -> None:
+    """Raise BadParameter for options of `show` that need others."""
+    if tokens and not turn:
+        raise typer.BadParameter("--tokens needs --turn: a run has too many tokens to list")
+    if reply and (tokens or not turn or as_json):
+        raise typer.BadParameter("--reply needs --turn, and neither --tokens nor --json")
+    if sort is not TokenOrder.STEP and not tokens:
+        raise typer.BadParameter("--sort orders the list of --tokens: add that")
+
+
+def _print_pages(pages: "list[_Page]", spelling: Spelling | None, sort: TokenOrder) -> None:
+    """Print rounds of turns; with a spelling, their tokens, too."""
     for page in pages:
         _print_turn(page)
         if spelling is not None:
@@ -380,23 +391,3 @@ def check(
     else:
         out.text(output.integrity_text(found))
     raise typer.Exit(0 if found.ok and found.is_sealed else 1)
-
-
-def erase(
-    run: OneRunArgument,
-    store: StoreOption = DEFAULT_URL,
-    reason: Annotated[str, typer.Option(help="A reason to store in the tombstone.")] = "",
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Erase a run for good: its events, and tool results that no other run shares."""
-    named, store = locate_run(run, store)
-    opened = open_live(store)
-    run_id = find_recording(opened, named, only=True).run_id
-    if not yes and not err.confirm(f"erase run {run_id} from {opened.where}?"):
-        raise typer.Exit(2)
-    erased = opened.erase(run_id, reason=reason)
-    if as_json:
-        output.print_json(asdict(erased) | {"backups": [str(each) for each in erased.backups]})
-    else:
-        out.text(output.erasure_text(erased))
