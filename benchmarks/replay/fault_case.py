@@ -85,11 +85,15 @@ def _draw_losing_one() -> Callable[..., sampling.Draw]:
     calls = 0
 
     def draw(
-        logits: torch.Tensor, scores: torch.Tensor, *, generator: torch.Generator | None
+        logits: torch.Tensor,
+        scores: torch.Tensor,
+        *,
+        generator: torch.Generator | None,
+        **chosen: torch.Tensor | None,
     ) -> sampling.Draw:
         nonlocal calls
         calls += 1
         lost = calls == _LOST_STEP + 1
-        return sampling.draw(logits, scores, generator=None if lost else generator)
+        return sampling.draw(logits, scores, generator=None if lost else generator, **chosen)
 
     return draw
