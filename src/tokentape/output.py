@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from tokentape.store.signing.signatures import SignatureCheck
 
 _SPINNER_HZ = 12.5
+_SPINNING: ContextVar[bool] = ContextVar("spinning", default=False)
 # `running (process gone)` and the name of an exception fit.
 _STATUS_CHARS = 28
 
@@ -67,8 +69,11 @@ def progress(description: str, extra: str = "") -> Iterator[Progress]:
 
 @contextmanager
 def working(description: str) -> Iterator[None]:
-    """Show a spinner on standard error, for work without a known number of steps."""
-    if not err.is_terminal:
+    """Show a spinner on standard error, for work without a known number of steps.
+
+    Within another spinner the other one stays.
+    """
+    if not err.is_terminal or _SPINNING.get():
         yield
         return
     spinner = Spinner("dots" if is_unicode(err.stream) else "line", Text(single_line(description)))
@@ -80,8 +85,12 @@ def working(description: str) -> Iterator[None]:
         redirect_stdout=False,
         redirect_stderr=False,
     )
-    with live_below(display):
-        yield
+    token = _SPINNING.set(True)
+    try:
+        with live_below(display):
+            yield
+    finally:
+        _SPINNING.reset(token)
 
 
 def integrity_text(found: "Integrity") -> str:

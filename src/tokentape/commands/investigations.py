@@ -201,7 +201,8 @@ def recording_store(store: str, *, must_exist: bool = False) -> "DatabaseStore":
     """Open a store to record into. Raise StoreError for a sealed one."""
     from tokentape.store import DatabaseStore
 
-    opened = tt.open_store(store, must_exist=must_exist)
+    with output.working("opening the store"):
+        opened = tt.open_store(store, must_exist=must_exist)
     if not isinstance(opened, DatabaseStore):
         raise tt.StoreError(f"{store} is sealed: record into a database, --store sqlite:///runs.db")
     return opened

@@ -183,7 +183,8 @@ def output_path(path: str | Path) -> Path:
 
 def open_stored(store: str) -> Store:
     """Open an existing store. Raise StoreError if it does not exist."""
-    return tt.open_store(store, must_exist=True)
+    with output.working("opening the store"):
+        return tt.open_store(store, must_exist=True)
 
 
 def open_live(store: str) -> "DatabaseStore":
