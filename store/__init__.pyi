@@ -61,6 +61,9 @@ from .run_end import (
     status_text_of as status_text_of,
     status_texts as status_texts,
 )
+from .run_forks import (
+    forks_of as forks_of,
+)
 from .run_process import (
     RunProcess as RunProcess,
     close_run as close_run,

@@ -244,11 +244,20 @@ class RunForked(EventBase):
         token = "" if self.at_token is None else f", token {self.at_token}"
         return f"turn {self.at_turn}{token}"
 
+    @property
+    def with_model(self) -> str:
+        """What of the model is not the parent's, for people; empty for the same model."""
+        other = ", ".join(map(visible, self.other_model))
+        return f", with another model ({other})" if other else ""
+
+    @property
+    def origin(self) -> str:
+        """The parent, where the fork leaves it, and another model if it has one, for people."""
+        return f"run {visible(self.parent_run_id)} at {self.place}{self.with_model}"
+
     def describe(self) -> str:
         """Return the event as text for a transcript."""
-        other = ", ".join(map(visible, self.other_model))
-        with_model = f", with another model ({other})" if other else ""
-        return f"forked from run {visible(self.parent_run_id)} at {self.place}{with_model}"
+        return f"forked from {self.origin}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -92,8 +92,7 @@ def _line(node: LineageNode, forked: RunForked | None, statuses: Mapping[str, st
     turns = f"{summary.turns} turn{'' if summary.turns == 1 else 's'} of its own"
     at = "" if summary.forked_at_turn is None else f"at turn {summary.forked_at_turn}, "
     if forked is not None:
-        other = ", ".join(map(visible, forked.other_model))
-        at = f"at {forked.place}, " + (f"with another model ({other}), " if other else "")
+        at = f"at {forked.place}{forked.with_model}, "
     status = statuses.get(summary.run_id, summary.status)
     run_id, name, status = map(visible, (summary.run_id, summary.name, status))
     return Text(f"{run_id}  {name}  {at}{turns}, {status}")

@@ -305,7 +305,9 @@ def _run(side: str, run: ComparedRun) -> Iterator[str]:
     if run.parent_run_id is not None:
         parent = visible(run.parent_run_id)
         token = "" if run.forked_at_token is None else f", token {run.forked_at_token}"
-        yield f"     forked from run {parent} at turn {run.forked_at_turn}{token}"
+        other = ", ".join(map(visible, run.other_model))
+        model = f", with another model ({other})" if other else ""
+        yield f"     forked from run {parent} at turn {run.forked_at_turn}{token}{model}"
     if run.status != "finished":
         yield f"     {visible(run.status)}"
 

@@ -116,6 +116,7 @@ def _compared_run(run: RunOutline) -> ComparedRun:
         parent_run_id=None if run.forked is None else run.forked.parent_run_id,
         forked_at_turn=None if run.forked is None else run.forked.at_turn,
         forked_at_token=None if run.forked is None else run.forked.at_token,
+        other_model=() if run.forked is None else run.forked.other_model,
     )
 
 

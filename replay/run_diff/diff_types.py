@@ -235,6 +235,8 @@ class ComparedRun:
     """The first turn that it does not share with its parent, or not completely."""
     forked_at_token: int | None
     """The first token of that turn that it does not share; None if it shares none of the turn."""
+    other_model: tuple[str, ...]
+    """What of its model is not its parent's, such as `weights`; empty for the same model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)

@@ -19,6 +19,7 @@ from rich.spinner import Spinner
 from rich.text import Text
 
 from tokentape.recorder.escapes import single_line
+from tokentape.recorder.events import RunForked
 from tokentape.recorder.projections import RunSummary, Turn
 from tokentape.recorder.turn_overviews import TurnOverview
 from tokentape.screen import Table, err, live_below, out
@@ -167,16 +168,24 @@ class RunRows:
     """In place of the statuses of summaries."""
     tool_errors: Mapping[str, int]
     labels: "Mapping[str, Labels]"
+    forks: Mapping[str, RunForked]
+    """How those runs began that are forks."""
+    parent_ids: Mapping[str, str]
+    """Beginnings of the ids of the parents of forks, by the id of the parent."""
     shown_ids: Mapping[str, str]
     """The ids, or beginnings of them."""
 
 
 def runs_table(rows: RunRows) -> Table:
-    """Return a table with a row per run; tool errors, tags and notes only if a run has any."""
+    """Return a table with a row per run.
+
+    It has columns for forks, tool errors, tags and notes only if a run has any.
+    """
     table = Table("run")
     table.add_column("started", drop=1)
     for heading in ("name", "model", "status"):
         table.add_column(heading, wrap=True)
+    table.add_column("fork of", wrap=True, if_any=True)
     table.add_column("turns", justify="right", drop=3)
     table.add_column("prompt", justify="right", drop=6)
     table.add_column("reused", justify="right", drop=7)
@@ -192,6 +201,7 @@ def runs_table(rows: RunRows) -> Table:
             run.name,
             run.model,
             _shortened(rows.statuses.get(run.run_id, run.status)),
+            _fork_text(run, rows),
             f"{run.turns:,}",
             f"{run.prompt_tokens:,}",
             f"{run.reused_tokens:,}",
@@ -201,6 +211,16 @@ def runs_table(rows: RunRows) -> Table:
             _shortened(labels.note.partition("\n")[0]) if labels else "",
         )
     return table
+
+
+def _fork_text(run: RunSummary, rows: RunRows) -> str:
+    """Return where a fork leaves its parent, and whether with another model; else nothing."""
+    if run.parent_run_id is None:
+        return ""
+    forked = rows.forks.get(run.run_id)
+    place = f"turn {run.forked_at_turn}" if forked is None else forked.place
+    other = ", other model" if forked is not None and forked.other_model else ""
+    return f"{rows.parent_ids.get(run.parent_run_id, run.parent_run_id)} at {place}{other}"
 
 
 def _shortened(text: str) -> str:

@@ -27,6 +27,7 @@ from tokentape.commands.options import (
     tokenizer_as_recorded,
     turn_json,
 )
+from tokentape.commands.run_rows import rows_of
 from tokentape.commands.signing import check_signatures, claimed_signatures, signatures_json
 from tokentape.recorder.events import ToolCalled, ToolReturned
 from tokentape.recorder.projections import Turn
@@ -48,7 +49,7 @@ from tokentape.replay.reports.turn_page import (
 )
 from tokentape.screen import err, out
 from tokentape.store.default_store import DEFAULT_URL
-from tokentape.store.run_names import local_time, short_ids
+from tokentape.store.run_names import local_time
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -57,12 +58,6 @@ if TYPE_CHECKING:
     from tokentape.recorder.projections import RunSummary
     from tokentape.store import RunProcess
     from tokentape.store.labels import Labels
-
-
-_FULL_ID_COLUMNS = 110
-"""The width of a terminal from which on a list shows whole ids."""
-_ID_CHARS = 13
-"""The least characters of an id in a list: the time of a UUIDv7, in milliseconds."""
 
 
 def list_runs(
@@ -120,15 +115,7 @@ def list_runs(
         _print_list_json(opened, summaries, signers)
         return
     shown = summaries[-last:] if last else summaries
-    run_ids = [each.run_id for each in shown]
-    rows = output.RunRows(
-        summaries=shown,
-        statuses=stores.status_texts(opened, shown),
-        tool_errors=stores.count_tool_errors(opened, run_ids),
-        labels=opened.labels_by_run(),
-        shown_ids=dict(zip(run_ids, _shown_ids(opened, run_ids), strict=True)),
-    )
-    out.show(output.runs_table(rows))
+    out.show(output.runs_table(rows_of(opened, shown)))
     if len(shown) < len(summaries):
         err.line(f"and {len(summaries) - len(shown):,} older runs: --last 0 shows all")
 
@@ -152,7 +139,11 @@ def _print_list_json(opened: Store, summaries: "list[RunSummary]", signers: Path
     processes = _processes(opened, summaries)
     signatures = claimed_signatures(opened, signers)
     tool_errors = stores.count_tool_errors(opened, run_ids)
+    forks = stores.forks_of(opened, summaries)
     for row in rows:
+        if forked := forks.get(row["run_id"]):
+            row["forked_at_token"] = forked.at_token
+            row["other_model"] = list(forked.other_model)
         if count := tool_errors.get(row["run_id"]):
             row["tool_errors"] = count
         if checked := signatures.get(row["run_id"]):
@@ -160,16 +151,6 @@ def _print_list_json(opened: Store, summaries: "list[RunSummary]", signers: Path
         if process := processes.get(row["run_id"]):
             row["process"] = process.as_json()
     output.print_json(rows)
-
-
-def _shown_ids(opened: Store, run_ids: list[str]) -> list[str]:
-    """Return the ids of runs as a list shows them.
-
-    In a narrow terminal they are beginnings that no other run of the store has.
-    """
-    if out.console().width >= _FULL_ID_COLUMNS:
-        return run_ids
-    return short_ids(run_ids, [each.run_id for each in opened.summaries()], least=_ID_CHARS)
 
 
 def _processes(opened: Store, summaries: "list[RunSummary]") -> "dict[str, RunProcess]":
@@ -221,12 +202,14 @@ def show(
     signatures = check_signatures(opened, recording, signers)
     labels = labels_of(opened, recording.run_id)
     if as_json:
+        forked = recording.forked()
         pages = _pages(recording, turn)
         process = _process(opened, recording.run_id)
         output.print_json(
             {"run_id": recording.run_id, "started": asdict(started)}
             | {"process": None if process is None else process.as_json()}
             | _ending_json(recording)
+            | {"forked": None if forked is None else asdict(forked)}
             | {"tags": labels.tags, "note": labels.note}
             | {"last_seal": last_seal(recording), "signatures": signatures_json(signatures)}
             | {"tool_errors": _tool_errors(opened, recording.run_id)}
@@ -273,6 +256,8 @@ def _print_head(opened: Store, recording: tt.Recording, labels: "Labels") -> Non
     status = _status(opened, recording)
     status = output.with_tool_errors(status, _tool_errors(opened, recording.run_id))
     out.line(f"  {'status':<17}{status}")
+    if (forked := recording.forked()) is not None:
+        out.line(f"  {'forked from':<17}{forked.origin}")
     if summary is not None:
         out.line(f"  {'started':<17}{local_time(summary.started_at_us)}")
     if labels.tags:
@@ -313,9 +298,7 @@ def _process(opened: Store, run_id: str) -> "RunProcess | None":
 def _print_family(store: Store, run_id: str, as_json: bool) -> None:
     family = lineage_of(run_id, store.summaries())
     runs = list(family.summaries())
-    children = [each.run_id for each in runs if each.parent_run_id is not None]
-    found = {each: store.recording(each).forked() for each in children}
-    forks = {each: forked for each, forked in found.items() if forked is not None}
+    forks = stores.forks_of(store, runs)
     if as_json:
         output.print_json(family.as_json(stores.errors_of(store, runs), forks))
     else:
