@@ -10,7 +10,7 @@ _CHARS_MAX = 200
 def nearest(name: object, names: Iterable[str], *, quote: bool = True) -> str:
     """Return a hint such as ` (did you mean 'a' or 'b'?)`; "" if no name is similar.
 
-    Capitals do not matter. Without `quote`, the names stand as they are, for a shell.
+    Capitals do not matter. Without `quote`, the names have no quotes, for a shell.
     """
     known = {each.lower(): each for each in names}
     close = difflib.get_close_matches(str(name)[:_CHARS_MAX].lower(), list(known), n=2)

@@ -49,7 +49,7 @@ class RunConditions(TypedDict, total=False):
 def time_us(given: Time, now_us: int, *, end: bool = False) -> int:
     """Return a time in microseconds since 1970 UTC; with `end`, the end of the day of a date.
 
-    Raise StoreError for what is no time.
+    Raise StoreError if it is not a time.
     """
     moment: date = given if isinstance(given, date) else _parsed(given, now_us)
     if not isinstance(moment, datetime):

@@ -1,4 +1,4 @@
-"""Selection of runs by name, model, plan, status, tags, time, and what was said in them."""
+"""Selection of runs by name, model, plan, status, tags, time and texts of messages."""
 
 import fnmatch
 import re

@@ -42,10 +42,10 @@ _replaced: list[tuple[logging.Logger, str, Any]] = []
 
 @contextmanager
 def quiet_configs() -> Iterator[None]:
-    """Within this context, let no config warn of what is false for the turn that it is made for.
+    """Within this context, suppress the warnings of configs that are false for the turn.
 
-    Other messages of these modules pass. transformers remembers of what it has warned, and warns
-    once; a message that is left out here is not remembered, so that the user's own calls of
+    Other messages of these modules pass. transformers gives some warnings once; a message
+    that is suppressed here does not count, so that the user's own calls of
     `generate` warn as without tokentape.
     """
     global _uses

@@ -20,7 +20,7 @@ class UnfinishedRunWarning(TokentapeWarning):
 
 @runtime_checkable
 class ClosingLog(Protocol):
-    """An event log that can be closed, and then ends the runs that it is told of."""
+    """An event log that can be closed, and then ends the runs that are registered with it."""
 
     def at_close(self, run: "OpenRun") -> None:
         """Call `run.end_quietly()` before the log is closed."""

@@ -22,7 +22,7 @@ from tokentape.recorder.projections import Turn
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenFork:
-    """How a fork continues a reply of which it shares the first tokens."""
+    """How a fork continues a reply after the tokens that it shares."""
 
     prompt: Prompt
     """The prompt with the shared tokens, relative to the stream of the parent."""

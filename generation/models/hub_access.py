@@ -1,4 +1,4 @@
-"""Whether the hub can be asked for a model, found out at once.
+"""A quick check of whether the hub of models can be reached.
 
 The libraries of the hub try again for minutes where no network answers.
 """

@@ -131,7 +131,7 @@ class TurnStarted(EventBase):
 
     @property
     def unreplayable_arguments(self) -> tuple[str, ...]:
-        """What is `unreplayable`, apart from redaction."""
+        """The names in `unreplayable`, without the mark of redaction."""
         return tuple(each for each in self.unreplayable if each != REDACTED)
 
 

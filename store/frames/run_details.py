@@ -35,7 +35,7 @@ SUMMARY_COLUMNS = tuple(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunDetails:
-    """What is read of runs apart from their summaries, by run id."""
+    """The columns of runs that their summaries lack, by run id."""
 
     labels: Mapping[str, Labels]
     events: Mapping[str, Row]

@@ -37,7 +37,7 @@ ContinueOption = Annotated[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForkRequest:
-    """Where a fork leaves its parent, and what it does differently."""
+    """The turn or token at which a fork leaves its parent, and its changes."""
 
     at_turn: int
     at_token: int | None = None
@@ -73,7 +73,7 @@ class ForkRequest:
 
     @property
     def changes(self) -> dict[str, Any]:
-        """What is recorded as changed."""
+        """The changes that the fork records."""
         named = {"message": self.message, "reply_prefix": self.reply_prefix}
         return self.settings | {name: each for name, each in named.items() if each is not None}
 

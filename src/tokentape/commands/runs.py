@@ -131,7 +131,7 @@ def _runs_frame(opened: Store) -> "DataFrame":
 
 
 def _print_list_json(opened: Store, summaries: "list[RunSummary]", signers: Path | None) -> None:
-    """Print the columns of `runs_df` and what is known of each run as JSON."""
+    """Print the columns of `runs_df` as JSON, with the signatures and process of each run."""
     run_ids = [each.run_id for each in summaries]
     frame = _runs_frame(opened)
     frame = frame[frame["run_id"].isin(run_ids)]
@@ -228,7 +228,7 @@ def show(
 def _check_show_options(
     turn: list[int] | None, *, tokens: bool, reply: bool, as_json: bool, sort: TokenOrder
 ) -> None:
-    """Raise BadParameter for options of `show` that need others."""
+    """Raise BadParameter if an option of `show` lacks an option that it needs."""
     if tokens and not turn:
         raise typer.BadParameter("--tokens needs --turn: a run has too many tokens to list")
     if reply and (tokens or not turn or as_json):
@@ -247,7 +247,7 @@ def _print_pages(pages: "list[_Page]", spelling: Spelling | None, sort: TokenOrd
 
 
 def _print_head(opened: Store, recording: tt.Recording, labels: "Labels") -> None:
-    """Print what is known of a run as a whole, a line each."""
+    """Print the properties of a run, a line each."""
     started = recording.started()
     summary = opened.summary(recording.run_id)
     out.line(f"run {recording.run_id}")

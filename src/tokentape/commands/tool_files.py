@@ -68,7 +68,7 @@ def read_rerun_tools(given: str) -> "ToolsFile | None":
 
 
 def run_tools_file(file: "ToolsFile | None") -> None:
-    """Run the code of a file with tools, before a model is loaded; what it prints is no data."""
+    """Run a file with tools, before a model is loaded; its prints go to standard error."""
     if file is not None:
         with output.working(f"running {file.path}"), stdout_on_stderr():
             file.run()
