@@ -85,12 +85,29 @@ def runs(dialect: FrameDialect) -> str:
 
 
 def tokens(dialect: FrameDialect) -> str:
-    """Return the view of schema 0001, with the text of each token."""
+    """Return the view of schema 0001, with the text of each token, and who chose it."""
     before = first.tokens(dialect)
-    selected = before.replace("SELECT run_id", "SELECT runs.run_id", 1).replace(
-        "token_id, ", "tokens.token_id, spelled.text, ", 1
+    selected = before.replace("SELECT run_id, turn", "SELECT runs.run_id, tokens.turn", 1).replace(
+        "token_id, ", "tokens.token_id, spelled.text, begun.run_id IS NOT NULL AS forced, ", 1
     )
-    return f"{selected} {dialect.spelled('runs', 'tokens.token_id')}"
+    return f"{selected} {dialect.spelled('runs', 'tokens.token_id')} {_forced(dialect)}"
+
+
+def _forced(dialect: FrameDialect) -> str:
+    """Return the join of the rounds that begin with tokens of the experimenter."""
+    count = dialect.length("started", "forced_ids")
+    is_sqlite = isinstance(dialect, SqliteFrames)
+    # LIMIT keeps the rows in one table, which SQLite joins by an index of its own.
+    likely = """instr(started.body, '"forced_ids":[') AND """ if is_sqlite else ""
+    return (
+        "LEFT JOIN (SELECT runs.run_id, started.turn, "
+        f"{field(dialect, 'started', 'first_step', 'integer')}, {count} AS ids "
+        f"FROM runs JOIN events AS started ON {in_run(dialect, 'started')} "
+        f"AND started.kind = 'TurnStarted' {dialect.parsed('started')} "
+        f"WHERE {likely}{count} > 0{' LIMIT -1' if is_sqlite else ''}) AS begun "
+        "ON begun.run_id = runs.run_id AND begun.turn = tokens.turn "
+        "AND tokens.step >= begun.first_step AND tokens.step < begun.first_step + begun.ids"
+    )
 
 
 def top_logprobs(dialect: FrameDialect) -> str:

@@ -140,6 +140,12 @@ TOKENS_DF = pa.schema(
         _RUN_ID,
         _AT,
         _column("position", pa.int32(), "position in the sequence, prompt included, from 0"),
+        _column(
+            "forced",
+            pa.bool_(),
+            "true for a token that the experimenter chose: of a reply prefix, or of a fork at a "
+            "token; never true in a redacted run",
+        ),
         _column("token_id", pa.int32(), "the id of the token"),
         _column("top_gap", pa.float32(), "difference of the two largest logits; half precision"),
         _column("duration_us", pa.int64(), "time of this step, in microseconds"),

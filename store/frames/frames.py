@@ -33,6 +33,7 @@ from tokentape.store.frames.columns import (
     TURNS_DF,
     VERDICTS_DF,
 )
+from tokentape.store.frames.forced_tokens import with_forced
 from tokentape.store.frames.reading import (
     Columns,
     RunIds,
@@ -151,11 +152,14 @@ def tokens_df(
         True
     """
     schema = chosen_columns(TOKENS_DF, columns)
-    names = ["token_id" if name == "text" else name for name in schema.names]
-    selection = selection_of(store, run_id, turns, names)
+    needed = {"text": ("token_id",), "forced": ("turn", "step")}
+    names = [other for name in schema.names for other in needed.get(name, (name,))]
+    selection = selection_of(store, run_id, turns, [*dict.fromkeys(names)])
     table = store.tokens_table(selection)
     if "text" in schema.names:
         table = with_texts(store, selection, table)
+    if "forced" in schema.names:
+        table = with_forced(store, selection, table)
     with damage_of(store):
         return frame_of(table, schema, dtype_backend)
 
