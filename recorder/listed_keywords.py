@@ -27,31 +27,39 @@ def lists_keywords(defaults: Mapping[str, object]) -> Callable[[Function], Funct
     """
 
     def decorate(function: Function) -> Function:
-        signature = inspect.signature(function)
-        found: list[inspect.Parameter] = []
-        for each in signature.parameters.values():
-            if get_origin(each.annotation) is not Unpack:
-                found.append(each)
-                continue
-            (keywords,) = get_args(each.annotation)
-            found += [
-                inspect.Parameter(
-                    name,
-                    inspect.Parameter.KEYWORD_ONLY,
-                    default=defaults.get(name, DEFAULT),
-                    annotation=annotation,
-                )
-                for name, annotation in keywords.__annotations__.items()
-            ]
-        function.__signature__ = signature.replace(parameters=found)  # type: ignore[attr-defined]
+        listed = _listed(inspect.signature(function), defaults)
+        function.__signature__ = listed  # type: ignore[attr-defined]
         return function
 
     return decorate
 
 
+def _listed(signature: inspect.Signature, defaults: Mapping[str, object]) -> inspect.Signature:
+    """Return a signature with the keywords of its TypedDict as parameters."""
+    found: list[inspect.Parameter] = []
+    for each in signature.parameters.values():
+        if get_origin(each.annotation) is not Unpack:
+            found.append(each)
+            continue
+        (keywords,) = get_args(each.annotation)
+        found += [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=defaults.get(name, DEFAULT),
+                annotation=annotation,
+            )
+            for name, annotation in keywords.__annotations__.items()
+        ]
+    return signature.replace(parameters=found)
+
+
 def suggests_keywords(function: Function) -> Function:
-    """Let a TypeError for an unknown keyword of the function name the nearest keyword."""
-    signature = inspect.signature(function)
+    """Let a TypeError for an unknown keyword of the function name the nearest keyword.
+
+    The keywords of a TypedDict are known, and listed in the signature.
+    """
+    signature = _listed(inspect.signature(function), {})
     known = [
         each.name
         for each in signature.parameters.values()
@@ -66,4 +74,5 @@ def suggests_keywords(function: Function) -> Function:
                 raise TypeError(f"{function.__name__}() has no keyword {name!r}{near}")
         return function(*args, **keywords)
 
+    checked.__signature__ = signature  # type: ignore[attr-defined]
     return cast("Function", checked)

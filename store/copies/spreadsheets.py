@@ -1,5 +1,6 @@
 """Runs as CSV files: one for each frame of events."""
 
+import csv as text_csv
 import hashlib
 import json
 from contextlib import ExitStack
@@ -35,8 +36,8 @@ def export_csv(store: Source, run_id: str, folder: Path | str) -> list[Path]:
     """Write `runs.csv`, `turns.csv`, `messages.csv` and so on, and return their paths.
 
     `export.json`, with the id of the run and the sizes and sha256 of the files, is written last: a
-    folder without it has an export that was interrupted. Earlier files are replaced. Raise
-    StoreError if the folder cannot be written to.
+    folder without it has an export that was interrupted. Earlier files of the same run are
+    replaced. Raise StoreError if the folder has files of another run, or cannot be written to.
 
     Example:
         >>> import tokentape as tt
@@ -46,6 +47,7 @@ def export_csv(store: Source, run_id: str, folder: Path | str) -> list[Path]:
     """
     folder = expand_path(folder)
     run_id = store.recording(run_id).run_id
+    _check_replaceable(folder, run_id)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as made:
@@ -66,6 +68,40 @@ def export_csv(store: Source, run_id: str, folder: Path | str) -> list[Path]:
         return [each.path for each in files]
     except (OSError, TypeError, ValueError) as error:
         raise StoreError(f"cannot write to {folder}: {error}") from error
+
+
+def _check_replaceable(folder: Path, run_id: str) -> None:
+    """Raise StoreError if a folder has files that an export of this run did not write."""
+    names = [MANIFEST, *(f"{name}.csv" for name in TABLES)]
+    there = next((name for name in names if (folder / name).exists()), None)
+    if there is None:
+        return
+    found = _exported_run(folder)
+    if found == run_id:
+        return
+    what = f"{there} of another export" if found is None else f"the export of run {found}"
+    raise StoreError(
+        f"{folder} holds {what}, and run {run_id} would replace it: move it away, or name another "
+        "folder"
+    )
+
+
+def _exported_run(folder: Path) -> str | None:
+    """Return the id of the run that was exported to a folder, also if that was interrupted."""
+    try:
+        found = json.loads((folder / MANIFEST).read_bytes())["run_id"]
+        return found if isinstance(found, str) else None
+    except FileNotFoundError:
+        pass
+    except (OSError, KeyError, TypeError, ValueError, RecursionError):
+        return None
+    try:
+        # It is written first.
+        with (folder / "runs.csv").open(encoding="utf-8", newline="") as file:
+            row = next(text_csv.DictReader(file), {})
+        return row.get("run_id")
+    except (OSError, ValueError, text_csv.Error):
+        return None
 
 
 def _sum_and_size(path: Path) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """The public names, and the modules that importing them loads."""
 
+import inspect
 import subprocess
 import sys
 from pathlib import Path
+from typing import Unpack, get_args, get_origin
 
 import pytest
 
@@ -88,6 +90,32 @@ def test_every_error_has_one_base() -> None:
     errors = [getattr(tt, name) for name in tt.__all__ if name.endswith("Error")]
 
     assert all(issubclass(error, tt.TokentapeError) for error in errors)
+
+
+CHECKED = sorted(name for name in dir(tt) if hasattr(getattr(tt, name), "__wrapped__"))
+"""The public functions whose keywords are checked before they are called."""
+
+
+@pytest.mark.parametrize("name", CHECKED)
+def test_a_function_takes_every_keyword_that_it_lists(name: str) -> None:
+    function = getattr(tt, name)
+    listed = inspect.signature(function).parameters.values()
+    keywords = {each.name: None for each in listed if each.kind is not each.POSITIONAL_ONLY}
+    real = inspect.signature(function.__wrapped__).parameters.values()
+    hidden = [each.annotation for each in real if get_origin(each.annotation) is Unpack]
+
+    assert not [each for each in listed if each.kind is each.VAR_KEYWORD]
+    assert keywords.keys() >= {key for each in hidden for key in get_args(each)[0].__annotations__}
+    # The keywords are checked in order, so that only the last one is refused.
+    with pytest.raises(TypeError, match="has no keyword 'no_such_keyword'"):
+        function(**keywords, no_such_keyword=None)
+
+
+def test_conditions_on_runs_are_among_the_checked_keywords() -> None:
+    assert {"runs_df", "open_store", "load_model", "plan_memory"} <= set(CHECKED)
+    assert {"said", "since", "tag", "status"} <= inspect.signature(tt.runs_df).parameters.keys()
+    with pytest.raises(TypeError, match="did you mean 'status'"):
+        tt.runs_df(tt.open_store("sqlite://"), statsu="failed")  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize("form", ["module", "package", "folder"])

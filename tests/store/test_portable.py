@@ -22,6 +22,7 @@ from tokentape.recorder.codec import dump_canonical
 from tokentape.recorder.seals import SealCheck
 from tokentape.store import DatabaseStore
 from tokentape.store.copies.jsonl import JsonlFile
+from tokentape.store.copies.spreadsheets import TABLES
 
 Cli = Callable[..., tuple[int, str, str]]
 FORMS = ("parquet", "tape", "jsonl")
@@ -250,7 +251,7 @@ def test_spreadsheets_say_what_the_frames_say(
     files = tt.export_csv(store, recording.run_id, tmp_path / "csv")
     tables = {path.stem: pd.read_csv(path) for path in files}
 
-    assert set(tables) == {"runs", "turns", "events", "tokens"}
+    assert tuple(tables) == TABLES
     names = {each.name for each in (tmp_path / "csv").iterdir()}
     assert names == {"export.json", *(each.name for each in files)}
     assert (
@@ -260,6 +261,40 @@ def test_spreadsheets_say_what_the_frames_say(
     assert tables["turns"]["turn"].tolist() == [1, 2, 3]
     assert len(tables["events"]) == len(list(recording.records()))
     assert tables["runs"]["run_id"].tolist() == [recording.run_id]
+
+
+@pytest.mark.parametrize("lost", [(), ("export.json",), ("export.json", "runs.csv")])
+def test_spreadsheets_replace_those_of_the_same_run_only(
+    lost: tuple[str, ...], tmp_path: Path, cli: Cli
+) -> None:
+    database, folder = tmp_path / "runs.db", tmp_path / "csv"
+    with tt.open_store(database) as store:
+        first, second = make_run(store, turns=1), make_run(store, turns=2)
+    options = ("--to", "csv", "-o", str(folder), "--store", str(database))
+    cli("export", first, *options)
+    for name in lost:
+        (folder / name).unlink()
+    before = {each.name: each.read_bytes() for each in folder.iterdir()}
+    code, out, err = cli("export", second, *options)
+
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert f"{folder} holds " in err
+    assert (f"the export of run {first}" in err) == (len(lost) < 2)
+    assert {each.name: each.read_bytes() for each in folder.iterdir()} == before
+    if len(lost) < 2:
+        assert cli("export", first, *options)[0] == 0
+        assert json.loads((folder / "export.json").read_text())["run_id"] == first
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"run_id": 7}', "\0", "null"])
+def test_spreadsheets_replace_no_other_export_json(
+    content: str, recording: tt.Recording, store: DatabaseStore, tmp_path: Path
+) -> None:
+    (tmp_path / "export.json").write_text(content)
+    with pytest.raises(tt.StoreError, match=r"holds export\.json of another export"):
+        tt.export_csv(store, recording.run_id, tmp_path)
+
+    assert (tmp_path / "export.json").read_text() == content
 
 
 @pytest.mark.parametrize("form", ["parquet", "jsonl", "csv"])
