@@ -220,7 +220,8 @@ class Investigation(RunLifecycle):
             at_turn, {**changes, **chosen}, at_token=at_token, other_model=others
         )
         if at_token is not None:
-            fork._token_fork = point.fork_at_token(lm, token, changes, fork._seed)
+            of_turn = {name: each for name, each in changes.items() if name != "continue"}
+            fork._token_fork = point.fork_at_token(lm, token, of_turn, fork._seed)
         return fork
 
     @classmethod

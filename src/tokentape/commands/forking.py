@@ -35,6 +35,10 @@ ContinueOption = Annotated[
 ]
 
 
+CONTINUES = "continue"
+"""The name, in `RunForked.changes`, of a fork that sends the parent's later messages."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForkRequest:
     """The turn or token at which a fork leaves its parent, and its changes."""
@@ -73,8 +77,9 @@ class ForkRequest:
 
     @property
     def changes(self) -> dict[str, Any]:
-        """The changes that the fork records."""
-        named = {"message": self.message, "reply_prefix": self.reply_prefix}
+        """The changes that the fork records, and whether it continues."""
+        named: dict[str, Any] = {"message": self.message, "reply_prefix": self.reply_prefix}
+        named[CONTINUES] = self.continues or None
         return self.settings | {name: each for name, each in named.items() if each is not None}
 
     def turn_of(self, parent: tt.Recording) -> Turn | None:
@@ -138,9 +143,17 @@ class ForkRequest:
             )
         if self.continues:
             _warn_of_interventions(parent, self.at_turn)
-            for later in _later_turns(parent, self.at_turn):
-                calls = calls_of(parent, later.number)
-                investigation.retake(later, tool_calls=calls)
+            send_later_messages(investigation, parent, self.at_turn)
+
+
+def send_later_messages(
+    investigation: "tt.Investigation", parent: tt.Recording, at_turn: int
+) -> None:
+    """Send the messages of the parent after a turn, apart from those that were sent already."""
+    sent = investigation.generator.turn - at_turn
+    for index, later in enumerate(_later_turns(parent, at_turn)):
+        if index >= sent:
+            investigation.retake(later, tool_calls=calls_of(parent, later.number))
 
 
 def chosen_token(text: str | None, token_id: int | None) -> str | int | None:

@@ -9,6 +9,7 @@ import typer
 import tokentape as tt
 from tokentape import output
 from tokentape.commands.forking import (
+    CONTINUES,
     AtTokenOption,
     ContinueOption,
     ForkRequest,
@@ -17,6 +18,7 @@ from tokentape.commands.forking import (
     TokenOption,
     chosen_token,
     print_fork,
+    send_later_messages,
 )
 from tokentape.commands.investigations import print_run, recording_store, resume_hint
 from tokentape.commands.options import (
@@ -92,7 +94,7 @@ def resume(
             investigation = tt.Investigation.resume(opened, recording.run_id, lm, tools=given)
             if investigation.resume_point is not None:
                 err.lines(_outlook(opened, investigation.resume_point)[1])
-            _run_rest(investigation, _plan(started))
+            _run_rest(investigation, _plan(started), recording)
         reply = investigation.resumed_reply
         if reply is not None:
             err.line(f"turn {reply.turn} was interrupted: it is finished now")
@@ -242,11 +244,19 @@ def _settings(started: RunStarted) -> "RunSettings":
     return RunSettings.from_record(started.settings)
 
 
-def _run_rest(investigation: "tt.Investigation", plan: "ExperimentPlan | None") -> None:
-    """Finish the interrupted turn, and run the turns of the plan that are left."""
+def _run_rest(
+    investigation: "tt.Investigation", plan: "ExperimentPlan | None", recording: tt.Recording
+) -> None:
+    """Finish the interrupted turn, and run the turns of the plan that are left.
+
+    In a fork that continues, send the later messages of its parent that are left.
+    """
     if plan is None:
-        with investigation:
-            return
+        forked = recording.forked()
+        with investigation, stdout_on_stderr():
+            if forked is not None and forked.changes.get(CONTINUES) is True:
+                _continue_fork(investigation, recording.parent(forked), forked.at_turn)
+        return
     from tokentape.generation.plans import run_plan
     from tokentape.turns_bar import turns_bar
 
@@ -258,6 +268,17 @@ def _run_rest(investigation: "tt.Investigation", plan: "ExperimentPlan | None") 
             progress=lambda turn, reply: bar.turn(reply),
             callback=bar.token,
         )
+
+
+def _continue_fork(investigation: "tt.Investigation", parent: tt.Recording, at_turn: int) -> None:
+    """Send the messages that are left, or say that the forked turn itself was not begun."""
+    if investigation.generator.turn >= at_turn:
+        send_later_messages(investigation, parent, at_turn)
+        return
+    err.line(
+        f"tokentape: turn {at_turn} of the fork had not begun, so no message of run "
+        f"{parent.run_id} was sent: fork that run again"
+    )
 
 
 def _parsed(changes: list[str]) -> dict[str, Any]:
