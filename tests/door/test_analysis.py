@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import text
 
 import tokentape as tt
+from tests.replay.test_rounds import CALL, opening
 from tokentape.store import DatabaseStore
 from tokentape.store.frames.columns import FRAMES, MEANING
 
@@ -35,7 +36,10 @@ def questions() -> list[Question]:
 
 
 def investigate(lm: tt.LoadedModel, store: DatabaseStore, seed: int) -> None:
-    """Five turns of a protocol: two after tools, three sampled, the fourth with an intervention."""
+    """Six turns of a protocol: three with tools, four sampled, the fourth with an intervention.
+
+    In the first one the model calls a tool, so it has two rounds.
+    """
     tools = tt.default_tools(lm)
     layer = next(iter(dict(lm.model.named_parameters())))
     look = tt.ToolCall(name="get_weight_statistics", arguments={"layer_name": layer})
@@ -48,6 +52,10 @@ def investigate(lm: tt.LoadedModel, store: DatabaseStore, seed: int) -> None:
         seed=seed,
         plan={"name": "norms"},
     ) as run:
+        called = run.chat(
+            "Call.", max_new_tokens=190, logits_processor=opening(lm, CALL), **SAMPLED
+        )
+        assert len(called.rounds) == 2
         run.chat("What is there?", max_new_tokens=25, do_sample=False)
         run.chat("Look at it.", tool_calls=[look], max_new_tokens=25, **SAMPLED)
         run.chat("And now?", max_new_tokens=20, do_sample=True, temperature=1.5)
@@ -57,6 +65,15 @@ def investigate(lm: tt.LoadedModel, store: DatabaseStore, seed: int) -> None:
         run.chat("Go on.", max_new_tokens=20, **SAMPLED)
 
 
+def fork(lm: tt.LoadedModel, store: DatabaseStore) -> None:
+    """Record a run of another protocol, and a fork of it."""
+    settings = {"store": store, "name": "forked", "seed": 9, "plan": {"name": "other"}}
+    with tt.Investigation(lm, system_prompt="Be brief.", **settings) as run:
+        run.chat("What is there?", max_new_tokens=6, do_sample=False)
+    with tt.Investigation.fork(store, run.run_id, lm, at_turn=1, seed=10) as forked:
+        forked.chat("And here?", max_new_tokens=8, do_sample=True)
+
+
 @pytest.fixture(scope="module")
 def folder(
     make_lm: Callable[..., tt.LoadedModel], tmp_path_factory: pytest.TempPathFactory
@@ -64,6 +81,7 @@ def folder(
     folder = tmp_path_factory.mktemp("analysis")
     with tt.open_store(folder / "runs.db") as store:
         assert isinstance(store, DatabaseStore)
+        fork(make_lm("llama"), store)
         for seed in (3, 4):
             investigate(make_lm("llama"), store, seed)
     return folder
@@ -130,7 +148,7 @@ def test_every_question_has_a_nonempty_answer(opened: dict[str, Any]) -> None:
     assert answers["Howmuch?"]["departures"].sum() > 0
     assert answers["Howresult?"]["after_tool"].tolist() == [False, True]
     assert answers["Howintervention?"]["period"].tolist() == ["after", "before", "during"]
-    assert answers["Whichseeds?"]["runs"].tolist() == [2]
+    assert answers["Whichseeds?"]["runs"].tolist() == [2, 1]
     assert answers["Whichseeds?"]["spread"].iloc[0] > 0
     assert answers["Whichcontext?"]["role"].tolist() == ["assistant", "system", "tool", "user"]
     assert answers["Wheresure?"]["text"].str.len().gt(0).all()
@@ -138,9 +156,38 @@ def test_every_question_has_a_nonempty_answer(opened: dict[str, Any]) -> None:
     assert answers["Wheresure?"]["entropy"].is_monotonic_decreasing
 
 
+def test_a_turn_of_two_rounds_is_counted_once(opened: dict[str, Any]) -> None:
+    answers = {}
+    for question in questions():
+        exec(compile(question.python, question.asked, "exec"), opened)
+        answers[question.asked] = opened["answer"]
+    turns, tokens, tools = (opened[name] for name in ("turns", "tokens", "tools"))
+    counts = tokens.groupby("turn").size()
+    sampled = turns.loc[turns["do_sample"], "turn"].unique()
+    first_round = turns["first_step"].iloc[1]
+    early = answers["How did surprise change after a tool result?"].set_index("after_tool")
+    left = answers["How often did sampling leave the likeliest token, and by how much?"]
+    settings = answers["What did temperature and top-p do?"]
+    costs = answers["Which tool results cost most context?"]
+    speed = answers["How did speed change with the length of the context?"]
+
+    assert (turns["turn"] == 1).sum() == 2
+    assert first_round > 10
+    assert len(opened["of_rounds"]) == len(tokens)
+    assert early["tokens"].sum() == 10 * len(turns)
+    assert early.loc[True, "tokens"] == 10 * (turns["tool_results"] > 0).sum()
+    assert left["tokens"].tolist() == counts[sampled].tolist()
+    assert settings["turn"].tolist() == sampled.tolist()
+    assert len(costs) == len(tools) == 4
+    assert costs["share"].between(0, 1).all()
+    assert speed["tokens"].sum() == len(tokens) - len(turns)
+
+
 def test_sealed_files_are_read_by_pandas_duckdb_and_polars_alone(opened: dict[str, Any]) -> None:
     section = PAGE.partition("## Sealed files")[2].partition("## Columns")[0]
     shown = blocks("python", section)
+    store = opened["store"]
+    tt.export_parquet(store.recording(opened["other_id"]), store, "sealed")
     for block in shown:
         exec(compile(block, "analysis.md", "exec"), opened)
     tokens = opened["tokens"]
