@@ -30,15 +30,11 @@ RUNS_DF = pa.schema(
             NAME,
             "`running` (also after the process was killed), `finished`, `interrupted`, `failed`",
         ),
-        _column("turns", pa.int32(), "turns that finished"),
+        _column("protocol", pa.string(), "the name of its plan, if it has one", optional=True),
+        _column("model", NAME, "the name or path that the model was loaded from"),
         _column("generated_tokens", pa.int64(), "tokens of all replies that finished"),
         _column("prompt_tokens", pa.int64(), "tokens of all prompts"),
         _column("reused_tokens", pa.int64(), "of these, taken from the cache"),
-        _column("seed", pa.int64(), "seed of the run, if it has one", optional=True),
-        _column("model", NAME, "the name or path that the model was loaded from"),
-        _column("protocol", pa.string(), "the name of its plan, if it has one", optional=True),
-        _column("tool_errors", pa.int32(), "calls of tools that failed"),
-        _column("note", pa.string(), "its note, or empty"),
         _RUN_ID,
         _column("parent_run_id", pa.string(), "the run that it was forked from", optional=True),
         _column("forked_at_turn", pa.int32(), "its first turn of its own", optional=True),
@@ -49,13 +45,22 @@ RUNS_DF = pa.schema(
         _column("attention_kernel", NAME, "the attention implementation, such as `sdpa`"),
         _column("transformers", NAME, "the version of transformers", optional=True),
         _column("torch", NAME, "the version of torch", optional=True),
-        _column("tokentape", NAME, "the version of tokentape; none for 0.1.0", optional=True),
+        _column(
+            "tokentape",
+            NAME,
+            "the version of tokentape; none in runs recorded before it was (0.1.0 as released)",
+            optional=True,
+        ),
         _column("device", NAME, "the device of the model"),
         _column("dtype", NAME, "the type that it computes with"),
         _column(
             "duration_us", pa.int64(), "from its beginning to its end, if it ended", optional=True
         ),
+        _column("note", pa.string(), "its note, or empty"),
         _column("tags", pa.string(), "its tags, sorted and separated by a comma and a space"),
+        _column("tool_errors", pa.int32(), "calls of tools that failed"),
+        _column("turns", pa.int32(), "turns that finished"),
+        _column("seed", pa.int64(), "seed of the run, if it has one", optional=True),
         _column("error", pa.string(), "how it failed: the class and the message", optional=True),
     ]
 )
@@ -86,7 +91,6 @@ TURNS_DF = pa.schema(
         _TURN,
         _column("prompt_tokens", pa.int32(), "tokens of the prompt"),
         _column("reused_tokens", pa.int32(), "of these, taken from the cache", optional=True),
-        _column("computed_tokens", pa.int32(), "of these, forwarded", optional=True),
         _column(
             "generated_tokens",
             pa.int32(),
@@ -98,25 +102,26 @@ TURNS_DF = pa.schema(
             pa.int32(),
             "tokens of the turn before this round; 0 unless the model called a tool in it",
         ),
-        _column("decision", NAME, f"the cache's: {_DECISIONS}", optional=True),
+        _column("computed_tokens", pa.int32(), "of these, forwarded", optional=True),
         _column("reason", NAME, "why that decision", optional=True),
         _column("tool_results", pa.int32(), "tool results that are new in its prompt"),
         _column("tool_tokens", pa.int32(), "tokens of these results as the model read them"),
         _column("pruned_tokens", pa.int32(), "tokens removed from the history before it"),
         _RUN_ID,
+        _column("text", pa.string(), "the reply; none if the turn was cut off", optional=True),
         _column("started_at", AT, "when its prompt was complete"),
         _column(
             "history_reason", NAME, "why the history was not extended exactly; empty if it was"
         ),
+        _column("duration_us", pa.int64(), "the whole turn, in microseconds", optional=True),
+        _column("prefill_us", pa.int64(), "of this, the prompt", optional=True),
         _column("seed", pa.int64(), "seed of the turn, if it has one", optional=True),
-        _column("do_sample", pa.bool_(), "false for a greedy turn"),
         _column("temperature", pa.float64(), "none for a greedy turn", optional=True),
         _column("top_p", pa.float64(), "none for a greedy turn", optional=True),
         _column("top_k", pa.int32(), "none for a greedy turn", optional=True),
-        _column("duration_us", pa.int64(), "the whole turn, in microseconds", optional=True),
-        _column("prefill_us", pa.int64(), "of this, the prompt", optional=True),
+        _column("do_sample", pa.bool_(), "false for a greedy turn"),
+        _column("decision", NAME, f"the cache's: {_DECISIONS}", optional=True),
         _column("stop_reason", NAME, "why it stopped; none if it was cut off", optional=True),
-        _column("text", pa.string(), "the reply; none if the turn was cut off", optional=True),
     ]
 )
 TOKENS_DF = pa.schema(
@@ -127,29 +132,29 @@ TOKENS_DF = pa.schema(
             "text",
             pa.string(),
             "the token that was sampled, as text; none if its turn is running or was killed, and "
-            "in runs of 0.1.0",
+            "in runs recorded before token texts were recorded (0.1.0 as released)",
             optional=True,
         ),
-        _column("logprob", pa.float32(), "its log-probability as the model gave it, in nats"),
-        _column(
-            "logprob_processed", pa.float32(), "the same after the logits processors and warpers"
-        ),
-        _column(
-            "entropy", pa.float32(), "entropy of the model's distribution, in nats; half precision"
-        ),
-        _RUN_ID,
-        _AT,
-        _column("position", pa.int32(), "position in the sequence, prompt included, from 0"),
         _column(
             "forced",
             pa.bool_(),
             "true for a token that the experimenter chose: of a reply prefix, or of a fork at a "
             "token; never true in a redacted run",
         ),
+        _column(
+            "logprob_processed", pa.float32(), "the same after the logits processors and warpers"
+        ),
+        _RUN_ID,
+        _AT,
+        _SEQ,
+        _column("duration_us", pa.int64(), "time of this step, in microseconds"),
+        _column("position", pa.int32(), "position in the sequence, prompt included, from 0"),
         _column("token_id", pa.int32(), "the id of the token"),
         _column("top_gap", pa.float32(), "difference of the two largest logits; half precision"),
-        _column("duration_us", pa.int64(), "time of this step, in microseconds"),
-        _SEQ,
+        _column("logprob", pa.float32(), "its log-probability as the model gave it, in nats"),
+        _column(
+            "entropy", pa.float32(), "entropy of the model's distribution, in nats; half precision"
+        ),
     ]
 )
 CACHE_DF = pa.schema(
@@ -157,9 +162,6 @@ CACHE_DF = pa.schema(
         _TURN,
         _column("decision", NAME, _DECISIONS),
         _column("reason", NAME, "why no more was reused; see caches.md"),
-        _column("prompt_tokens", pa.int32(), "tokens of the prompt"),
-        _column("reused_tokens", pa.int32(), "of these, taken from the cache"),
-        _column("computed_tokens", pa.int32(), "of these, forwarded"),
         _column("cached_tokens", pa.int32(), "tokens in the cache before"),
         _column("cropped_tokens", pa.int32(), "tokens cropped from it"),
         _column(
@@ -178,6 +180,9 @@ CACHE_DF = pa.schema(
         _column("prefill_us", pa.int64(), "time of the prefill, in microseconds", optional=True),
         _column("kv_bytes", pa.int64(), "bytes of the cache after it", optional=True),
         _column("peak_bytes", pa.int64(), "highest memory; see `PrefillCompleted`", optional=True),
+        _column("prompt_tokens", pa.int32(), "tokens of the prompt"),
+        _column("reused_tokens", pa.int32(), "of these, taken from the cache"),
+        _column("computed_tokens", pa.int32(), "of these, forwarded"),
     ]
 )
 TOOLS_DF = pa.schema(
@@ -189,18 +194,18 @@ TOOLS_DF = pa.schema(
             optional=True,
         ),
         _column("name", NAME, "the tool"),
-        _column("content_tokens", pa.int32(), "tokens of the result as the model read it"),
         _column("payload_tokens", pa.int32(), "tokens of the full result"),
-        _column("call", pa.string(), "the call in Python's syntax", optional=True),
+        _column("tensors", pa.int32(), "number of tensors inspected"),
         _RUN_ID,
+        _column("call", pa.string(), "the call in Python's syntax", optional=True),
         _column("returned_at", AT, "when it returned"),
         _column("call_id", pa.string(), "id of the call"),
         _column(
             "payload_sha256", pa.string(), "sha256 of the full result; `store.blob(…)` returns it"
         ),
         _column("payload_bytes", pa.int64(), "bytes of the full result"),
-        _column("tensors", pa.int32(), "number of tensors inspected"),
         _column("duration_us", pa.int64(), "time of the call, in microseconds"),
+        _column("content_tokens", pa.int32(), "tokens of the result as the model read it"),
         _column("error", pa.string(), "none if the tool succeeded", optional=True),
     ]
 )
@@ -209,9 +214,9 @@ TOP_LOGPROBS_DF = pa.schema(
         _TURN,
         _column("step", pa.int32(), "position in the reply, from 0"),
         _column("rank", pa.int32(), "0 for the likeliest token, 1 for the next"),
-        _column("token_id", pa.int32(), "the id of the token"),
         _RUN_ID,
         _column("seq", pa.int32(), "`seq` of the token that was sampled there"),
+        _column("token_id", pa.int32(), "the id of the token"),
         _column("text", pa.string(), "the token as text; see `text` of `tokens_df`", optional=True),
         _column(
             "logprob", pa.float32(), "its log-probability as the model gave it; half precision"
@@ -272,38 +277,19 @@ MESSAGES_DF = pa.schema(
             "whole history for each turn",
             optional=True,
         ),
-        _column("tool", NAME, "the tool whose result it is", optional=True),
+        _column("content", pa.string(), "the message"),
         _RUN_ID,
         _column("at", AT, "when it was added, or the reply finished"),
-        _column("tool_call_id", pa.string(), "the call whose result it is", optional=True),
         _SEQ,
-        _column("content", pa.string(), "the message"),
+        _column("tool_call_id", pa.string(), "the call whose result it is", optional=True),
+        _column("tool", NAME, "the tool whose result it is", optional=True),
     ]
 )
 INTERVENTIONS_DF = pa.schema(
     [
-        _column(
-            "turn",
-            pa.int32(),
-            "the turn it belongs to or, between turns, the next one",
-            optional=True,
-        ),
         _column("event", NAME, "`requested`, `withdrawn`, `applied`, `removed`"),
         _column("name", pa.string(), "the name of the intervention"),
         _column("kind", NAME, "how it changes the output of a layer", optional=True),
-        _column("coefficient", pa.float64(), "its strength, if the kind has one", optional=True),
-        _column("layers", pa.string(), "names of the modules, with commas", optional=True),
-        _column("positions", NAME, "the positions that it is for", optional=True),
-        _RUN_ID,
-        _AT,
-        _column(
-            "tensor_sha256",
-            pa.string(),
-            "sha256 of its tensor; empty for kinds without",
-            optional=True,
-        ),
-        _column("tensor_start", pa.int32(), "position of a patch's first row", optional=True),
-        _SEQ,
         _column(
             "from_position",
             pa.int32(),
@@ -311,14 +297,33 @@ INTERVENTIONS_DF = pa.schema(
             optional=True,
         ),
         _column(
-            "to_turn", pa.int32(), "the turn in which it was removed, if it was", optional=True
-        ),
-        _column(
             "to_position",
             pa.int32(),
             "the first position that it does not act on, if it was removed",
             optional=True,
         ),
+        _column(
+            "to_turn", pa.int32(), "the turn in which it was removed, if it was", optional=True
+        ),
+        _column("positions", NAME, "the positions that it is for", optional=True),
+        _RUN_ID,
+        _AT,
+        _SEQ,
+        _column(
+            "tensor_sha256",
+            pa.string(),
+            "sha256 of its tensor; empty for kinds without",
+            optional=True,
+        ),
+        _column("tensor_start", pa.int32(), "position of a patch's first row", optional=True),
+        _column(
+            "turn",
+            pa.int32(),
+            "the turn it belongs to or, between turns, the next one",
+            optional=True,
+        ),
+        _column("layers", pa.string(), "names of the modules, with commas", optional=True),
+        _column("coefficient", pa.float64(), "its strength, if the kind has one", optional=True),
     ]
 )
 

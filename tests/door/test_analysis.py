@@ -58,7 +58,7 @@ def investigate(lm: tt.LoadedModel, store: DatabaseStore, seed: int) -> None:
         assert len(called.rounds) == 2
         run.chat("What is there?", max_new_tokens=25, do_sample=False)
         run.chat("Look at it.", tool_calls=[look], max_new_tokens=25, **SAMPLED)
-        run.chat("And now?", max_new_tokens=20, do_sample=True, temperature=1.5)
+        run.chat("And now?", max_new_tokens=20, do_sample=True, temperature=1.5, reply_prefix="Q#")
         run.intervene(tt.Intervention.scale("louder", [1], 1.5))
         run.chat("Twice.", tool_calls=[look, look], max_new_tokens=20, do_sample=False)
         run.withdraw("louder")
@@ -162,7 +162,7 @@ def test_a_turn_of_two_rounds_is_counted_once(opened: dict[str, Any]) -> None:
         exec(compile(question.python, question.asked, "exec"), opened)
         answers[question.asked] = opened["answer"]
     turns, tokens, tools = (opened[name] for name in ("turns", "tokens", "tools"))
-    counts = tokens.groupby("turn").size()
+    counts = tokens[~tokens["forced"]].groupby("turn").size()
     sampled = turns.loc[turns["do_sample"], "turn"].unique()
     first_round = turns["first_step"].iloc[1]
     early = answers["How did surprise change after a tool result?"].set_index("after_tool")
@@ -173,14 +173,15 @@ def test_a_turn_of_two_rounds_is_counted_once(opened: dict[str, Any]) -> None:
 
     assert (turns["turn"] == 1).sum() == 2
     assert first_round > 10
-    assert len(opened["of_rounds"]) == len(tokens)
-    assert early["tokens"].sum() == 10 * len(turns)
+    assert tokens["forced"].sum() == 2
+    assert len(opened["of_rounds"]) == len(tokens) - 2
+    assert early["tokens"].sum() == 10 * len(turns) - 2
     assert early.loc[True, "tokens"] == 10 * (turns["tool_results"] > 0).sum()
     assert left["tokens"].tolist() == counts[sampled].tolist()
     assert settings["turn"].tolist() == sampled.tolist()
     assert len(costs) == len(tools) == 4
     assert costs["share"].between(0, 1).all()
-    assert speed["tokens"].sum() == len(tokens) - len(turns)
+    assert speed["tokens"].sum() == len(tokens) - len(turns) - 1
 
 
 def test_sealed_files_are_read_by_pandas_duckdb_and_polars_alone(opened: dict[str, Any]) -> None:
@@ -202,6 +203,30 @@ def test_sealed_files_are_read_by_pandas_duckdb_and_polars_alone(opened: dict[st
     assert [[*each] for each in opened["with_texts"]] == texts
     ranked = opened["candidates"][["turn", "step", "logprob"]].to_numpy().tolist()
     assert [[turn, step, logprob] for turn, step, _, logprob in opened["ranked"]] == ranked
+
+
+ENDS = {
+    "runs_df": "name status protocol model seed error",
+    "turns_df": "turn prompt_tokens reused_tokens decision stop_reason",
+    "tokens_df": "turn step text logprob entropy",
+    "top_logprobs_df": "turn step rank token_id text logprob",
+    "cache_df": "turn decision reason reused_tokens computed_tokens",
+    "tools_df": "turn name content_tokens error",
+    "messages_df": "turn role tokens",
+    "interventions_df": "event name kind layers coefficient",
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_a_terminal_of_80_columns_shows_what_matters_whatever_the_texts(
+    opened: dict[str, Any], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pd.option_context("display.max_columns", 0):
+        header = repr(getattr(tt, name)(opened["store"], opened["run_id"]).head()).split("\n")[0]
+
+    assert len(header) <= 80
+    assert set(ENDS[name].split()) <= set(header.split())
 
 
 def column_table(name: str, frame: pd.DataFrame) -> str:

@@ -117,14 +117,14 @@ def test_a_turn_that_went_on_in_another_process_is_one_row(
 
 
 SHOWN = {
-    "runs_df": ["name", "status", "turns", "error"],
-    "turns_df": ["turn", "prompt_tokens", "stop_reason", "text"],
+    "runs_df": ["name", "status", "error"],
+    "turns_df": ["turn", "prompt_tokens", "decision", "stop_reason"],
     "tokens_df": ["turn", "step", "text", "logprob"],
     "top_logprobs_df": ["turn", "step", "rank", "text", "logprob"],
     "cache_df": ["turn", "decision", "reason"],
     "tools_df": ["turn", "name", "error"],
-    "messages_df": ["turn", "role", "content"],
-    "interventions_df": ["turn", "event", "name", "from_position", "to_position"],
+    "messages_df": ["turn", "role", "tokens", "tool"],
+    "interventions_df": ["turn", "event", "name", "kind", "layers", "coefficient"],
     "activations_df": ["turn", "layer", "std", "mean"],
     "events_df": ["seq", "turn", "kind"],
     "verdicts_df": ["replay", "verdict", "reason"],
