@@ -15,6 +15,19 @@ class UnknownRunError(NoSuchRunError):
     """No run has that id or name."""
 
 
+class AmbiguousRunError(NoSuchRunError):
+    """A name or the beginning of an id means several runs, which the text lists."""
+
+    def __init__(self, message: str, *candidates: str) -> None:
+        super().__init__(message, *candidates)
+        self.message = message
+        self.candidates = candidates
+        """A line for each run: id, time, name, model and status."""
+
+    def __str__(self) -> str:
+        return "\n  ".join([self.message, *self.candidates])
+
+
 class NewerStoreError(StoreError, NewerRecordingError):
     """The store was written by a newer version of tokentape."""
 

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from tokentape.recorder.escapes import visible
 from tokentape.recorder.projections import RunSummary
-from tokentape.store.errors import NoSuchRunError, UnknownRunError
+from tokentape.store.errors import AmbiguousRunError, NoSuchRunError, UnknownRunError
 
 CANDIDATES_MAX = 10
 """The greatest number of candidates of an ambiguous name that an error lists."""
@@ -29,7 +29,7 @@ def find_run_id(
     `ids` are the ids that begin with it, `summaries` returns all runs, the oldest first. A whole id
     comes before the beginning of one, and that before the name of a run; then `@last` is the newest
     run and `@last~2` the second before it. Raise NoSuchRunError, with the nearest names, if there
-    is no such run; and if there are several, with a line for each of them in `__notes__`.
+    is no such run; AmbiguousRunError, with a line for each of them, if there are several.
     """
     found = sorted(ids)
     if wanted in found or (wanted and len(found) == 1):
@@ -88,15 +88,12 @@ def local_time(at_us: int) -> str:
         return "?"
 
 
-def ambiguous(message: str, candidates: Sequence[RunSummary]) -> NoSuchRunError:
-    """Return an error with the newest of the candidates in its `__notes__`, a line each."""
-    error = NoSuchRunError(message)
+def ambiguous(message: str, candidates: Sequence[RunSummary]) -> AmbiguousRunError:
+    """Return an error that lists the newest of the candidates, a line each."""
     older = len(candidates) - CANDIDATES_MAX
-    if older > 0:
-        error.add_note(f"({older:,} older ones)")
-    for each in candidates[-CANDIDATES_MAX:]:
-        error.add_note(describe_run(each))
-    return error
+    lines = [f"({older:,} older ones)"] if older > 0 else []
+    lines += [describe_run(each) for each in candidates[-CANDIDATES_MAX:]]
+    return AmbiguousRunError(message, *lines)
 
 
 def _nearest(wanted: str, runs: Sequence[RunSummary]) -> str:

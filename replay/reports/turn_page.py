@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 from tokentape.recorder import Envelope, Recording
 from tokentape.recorder.codec import decode
 from tokentape.recorder.escapes import padded, quoted, visible, visible_lines
-from tokentape.recorder.events import TokenSampled, TokensSpelled, ToolCalled, ToolReturned
+from tokentape.recorder.events import (
+    TokenSampled,
+    TokensSpelled,
+    ToolCalled,
+    ToolReturned,
+    TurnStarted,
+)
 from tokentape.recorder.projections import Turn
 from tokentape.recorder.record import RecordFilter
 
@@ -105,6 +111,20 @@ def tools_of(number: int, envelopes: Iterable[Envelope]) -> list[ToolCalled | To
         for each in envelopes
         if each.turn == number and isinstance(each.event, ToolCalled | ToolReturned)
     ]
+
+
+def tools_of_round(turn: Turn, envelopes: Sequence[Envelope]) -> list[ToolCalled | ToolReturned]:
+    """Return the tool calls of one round and their results, in order.
+
+    `envelopes` are those that the round was rebuilt from. Calls that precede the first round of a
+    turn are its calls.
+    """
+    of_turn = [each for each in envelopes if each.turn == turn.number]
+    starts = [index for index, each in enumerate(of_turn) if isinstance(each.event, TurnStarted)]
+    # Two rounds may be equal: one that was cut off begins again when the run is resumed.
+    place = next(n for n, index in enumerate(starts) if of_turn[index].event is turn.started)
+    begin = starts[place] if place else 0
+    return tools_of(turn.number, of_turn[begin : [*starts, None][place + 1]])
 
 
 def tool_lines(events: Iterable[ToolCalled | ToolReturned]) -> Iterator[str]:

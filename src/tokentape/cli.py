@@ -31,6 +31,7 @@ from tokentape.commands import (
 from tokentape.recorder.errors import TokentapeWarning
 from tokentape.recorder.escapes import single_line
 from tokentape.screen import err, out
+from tokentape.store.errors import AmbiguousRunError
 from tokentape.streams import ReaderLeftError, forget_failure, guard_streams, owns_streams
 
 # Its module differs between versions of typer.
@@ -151,7 +152,8 @@ def _run() -> int:
 
 def _show_usage(error: Any) -> None:
     """Write the usage of a command and the error on standard error."""
-    error.message = single_line(error.message)
+    # typer's words for any value that does not convert.
+    error.message = single_line(error.message.removeprefix("Value error, "))
     usage = io.StringIO()
     error.show(usage)
     err.text(usage.getvalue())
@@ -172,6 +174,9 @@ def _show_warning(
 def _report(error: Exception, code: int, prefix: str = "") -> int:
     if os.environ.get("TOKENTAPE_TRACEBACK"):
         raise error
-    err.toned([(f"tokentape: {prefix}{' '.join(str(error).split())}", "bad")])
-    err.lines(f"  {note}" for note in getattr(error, "__notes__", ()))
+    message, others = str(error), getattr(error, "__notes__", ())
+    if isinstance(error, AmbiguousRunError):
+        message, others = error.message, error.candidates
+    err.toned([(f"tokentape: {prefix}{' '.join(message.split())}", "bad")])
+    err.lines(f"  {other}" for other in others)
     return code

@@ -68,6 +68,23 @@ def test_conditions_narrow_the_list(
         assert listed(out) == [found]
 
 
+def test_a_list_without_runs_says_why(path: Path, tmp_path: Path, cli: Cli) -> None:
+    none = cli("list", str(path), "--said", "no such words")
+    tt.open_store(tmp_path / "empty.db").close()
+    empty = cli("list", str(tmp_path / "empty.db"))
+
+    assert none == (0, "", f"no run matches: 3 runs in sqlite:///{path}\n")
+    assert empty == (0, "", f"sqlite:///{tmp_path / 'empty.db'} holds no run\n")
+    assert cli("list", str(path), "--said", "no such words", "--json") == (0, "[]\n", "")
+
+
+def test_show_names_the_plan_of_a_run(path: Path, cli: Cli) -> None:
+    shown = {run: cli("show", f"{path}#{run}")[1] for run in ("aa", "bb")}
+
+    assert "\n  plan             phase1b\n" in shown["bb"]
+    assert "\n  plan " not in shown["aa"]
+
+
 def test_a_condition_that_means_nothing_is_one_line(path: Path, cli: Cli) -> None:
     code, out, err = cli("list", str(path), "--since", "yesterday")
 

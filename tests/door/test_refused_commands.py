@@ -121,3 +121,11 @@ def test_a_recorded_model_that_is_elsewhere_is_named_with_an_option(
 
     assert code == 2
     assert "there is no model folder ./tiny; if it is elsewhere, name it with --model" in message
+
+
+@pytest.mark.parametrize("command", [("export", "--to"), ("show", "--turn", "1", "--sort")])
+def test_an_unknown_choice_is_refused_in_plain_words(command: tuple[str, ...], cli: Cli) -> None:
+    code, out, err = cli(*command, "xlsx", "x")
+
+    assert (code, out) == (2, "")
+    assert f"'{command[-1]}': 'xlsx' is not one of '" in err

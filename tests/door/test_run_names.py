@@ -1,6 +1,7 @@
 """Every command takes a run by its id, the beginning of one, its name, a file or FILE#RUN."""
 
 import json
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import tokentape as tt
 from tests.made_events import run_started
 from tests.store.made_runs import TICKS_US, say
+from tokentape.screen import Screen
 from tokentape.store import DatabaseStore
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -78,7 +80,8 @@ def test_a_run_is_named_by_an_id_a_name_or_a_file(
         assert (code, out) == (2, "")
         assert "did you mean 'probe'" in err
     else:
-        assert (code, err) == (0, "")
+        note = "two.tape holds 2 runs: this is the newest, steered (aa2); name another with "
+        assert (code, err) == (0, f"{note}two.tape#RUN\n" if named == "two.tape" else "")
         assert json.loads(out)["run_id"] == found
 
 
@@ -132,6 +135,38 @@ def test_an_ambiguous_name_lists_its_runs(folder: Path, cli: Cli) -> None:
     assert "2 runs in sqlite:///tokentape.db are named 'twice': give the id of one" in first
     assert [each.split()[0] for each in others] == ["bb1", "bb2"]
     assert all("2027-01-1" in each and each.endswith("finished") for each in others)
+
+
+@pytest.mark.parametrize("wanted", ["twice", "bb"])
+def test_python_lists_the_runs_of_an_ambiguous_name(folder: Path, wanted: str) -> None:
+    with (
+        tt.open_store(folder / "tokentape.db") as store,
+        pytest.raises(tt.NoSuchRunError) as raised,
+    ):
+        store.recording(wanted)
+    _, *others = str(raised.value).splitlines()
+
+    assert [each.split()[0] for each in others] == ["bb1", "bb2"]
+    assert all("2027-01-1" in each and each.endswith("finished") for each in others)
+    assert str(pickle.loads(pickle.dumps(raised.value))) == str(raised.value)
+
+
+def test_the_newest_run_of_a_live_store_is_named_on_a_terminal_only(
+    folder: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli("check")[2] == ""
+    monkeypatch.setattr(Screen, "is_terminal", True)
+    err = cli("check")[2]
+
+    assert "tokentape.db holds 5 runs: this is the newest, aa1x (cc1); name another with" in err
+
+
+@pytest.mark.parametrize("command", ["show", "check", "rebuild", "verify", "retrace", "regenerate"])
+def test_every_command_names_the_run_of_a_tape_that_it_takes(
+    folder: Path, cli: Cli, command: str
+) -> None:
+    assert "this is the newest, steered (aa2)" in cli(command, "two.tape")[2]
+    assert "this is the newest" not in cli(command, "two.tape#aa1")[2]
 
 
 def test_an_ambiguous_beginning_lists_its_runs(folder: Path, cli: Cli) -> None:

@@ -61,6 +61,8 @@ class Talk:
             self._prune()
         step, rounds = 0, self.random.choice((1, 1, 2))
         for number in range(rounds):
+            if number:
+                self.recorder.record(ToolCalled(call_id="m", name="look", arguments={}))
             self._message(turn=self.turn if number else None)
             last = number == rounds - 1
             step = self._round(step, cut_off=cut_off and last, pauses=not last)

@@ -13,13 +13,19 @@ import tokentape as tt
 from tests.store.large_runs import import_conversation
 from tests.store.random_talks import fork_of, record_talk
 from tokentape.recorder import Envelope, Record
-from tokentape.recorder.events import TokenSampled, TurnFinished
+from tokentape.recorder.events import (
+    TokenSampled,
+    ToolCalled,
+    ToolReturned,
+    TurnFinished,
+    TurnStarted,
+)
 from tokentape.recorder.projections import Turn
 from tokentape.recorder.record import RecordFilter, SampledIds
 from tokentape.recorder.selected_turns import SelectedEvents, read_turns
 from tokentape.recorder.turn_overviews import read_overviews
 from tokentape.replay import load_run
-from tokentape.replay.reports.turn_page import tools_of
+from tokentape.replay.reports.turn_page import tools_of, tools_of_round
 from tokentape.store import DatabaseStore
 from tokentape.store.run_follower import NewToken, RunFollower
 
@@ -33,18 +39,35 @@ def seams_of(turn: Turn, before: Iterable[Turn]) -> Iterator[tuple[int, int]]:
             yield earlier.started.kept_tokens, earlier.started.kept_chars
 
 
+def tools_by_round(
+    number: int, envelopes: Iterable[Envelope]
+) -> list[list[ToolCalled | ToolReturned]]:
+    """Give each tool event to the round that began before it, or to the first one."""
+    found: list[list[ToolCalled | ToolReturned]] = []
+    before: list[ToolCalled | ToolReturned] = []
+    for each in envelopes:
+        if each.turn == number and isinstance(each.event, TurnStarted):
+            found.append([] if found else before)
+        elif each.turn == number and isinstance(each.event, ToolCalled | ToolReturned):
+            (found[-1] if found else before).append(each.event)
+    return found
+
+
 def assert_parts_equal_the_whole(recording: tt.Recording) -> None:
     rounds = recording.turns()
     envelopes = list(recording.events())
     for number in dict.fromkeys(each.number for each in rounds):
         found = list(read_turns(recording, [number]))
-        events = SelectedEvents.read(recording, [number]).envelopes
+        selected = SelectedEvents.read(recording, [number])
+        events = selected.envelopes
+        tools = [tools_of_round(each.turn, events) for each in selected.rebuilt()]
 
         assert [each.turn for each in found] == [e for e in rounds if e.number == number]
         for each in found:
             before = rounds[: rounds.index(each.turn)]
             assert list(each.seams()) == list(seams_of(each.turn, before))
         assert tools_of(number, events) == tools_of(number, envelopes)
+        assert tools == tools_by_round(number, events)
     assert [each.turn for each in read_turns(recording, range(1, 99))] == rounds
     assert [
         (each.started, each.messages, each.cache, each.finished, each.generated_tokens)

@@ -19,6 +19,7 @@ from tokentape.recorder.projections import Turn
 from tokentape.recorder.record import RecordFilter
 from tokentape.recorder.seals import SEALED_KINDS
 from tokentape.recorder.selected_turns import SelectedEvents, turn_numbers
+from tokentape.screen import err
 from tokentape.store.errors import UnknownRunError
 from tokentape.store.run_names import ambiguous
 
@@ -243,7 +244,17 @@ def find_recording(store: Store, run: str | None, *, only: bool = False) -> tt.R
         raise ambiguous(
             f"{store.where} holds {len(summaries)} runs: name one with {store.where}#RUN", summaries
         )
-    return store.recording(summaries[-1].run_id)
+    from tokentape.store import DatabaseStore
+
+    newest = summaries[-1]
+    # A file has to name the run; of a live store the newest run is the usual one.
+    if len(summaries) > 1 and (err.is_terminal or not isinstance(store, DatabaseStore)):
+        named = f"{newest.name} ({newest.run_id})"
+        err.line(
+            f"{store.where} holds {len(summaries)} runs: this is the newest, {named}; name another "
+            f"with {store.where}#RUN"
+        )
+    return store.recording(newest.run_id)
 
 
 def _exists(name: str) -> bool:

@@ -1,6 +1,7 @@
 """The commands `list`, `show` and `check`."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,7 +30,7 @@ from tokentape.commands.options import (
 )
 from tokentape.commands.run_rows import rows_of
 from tokentape.commands.signing import check_signatures, claimed_signatures, signatures_json
-from tokentape.recorder.events import ToolCalled, ToolReturned
+from tokentape.recorder.events import RunStarted, ToolCalled, ToolReturned
 from tokentape.recorder.projections import Turn
 from tokentape.recorder.projections.lineage_tree import draw_lineage, lineage_of
 from tokentape.recorder.turn_overviews import read_overviews
@@ -45,7 +46,7 @@ from tokentape.replay.reports.turn_page import (
     reply_tokens,
     spelling_of,
     tool_lines,
-    tools_of,
+    tools_of_round,
 )
 from tokentape.screen import err, out
 from tokentape.store.default_store import DEFAULT_URL
@@ -115,9 +116,20 @@ def list_runs(
         _print_list_json(opened, summaries, signers)
         return
     shown = summaries[-last:] if last else summaries
-    out.show(output.runs_table(rows_of(opened, shown)))
+    if summaries:
+        out.show(output.runs_table(rows_of(opened, shown)))
+    else:
+        err.line(_why_none(opened, bool(where)))
     if len(shown) < len(summaries):
         err.line(f"and {len(summaries) - len(shown):,} older runs: --last 0 shows all")
+
+
+def _why_none(opened: Store, has_conditions: bool) -> str:
+    """Return why no run is listed."""
+    count = len(opened.summaries()) if has_conditions else 0
+    if not count:
+        return f"{opened.where} holds no run"
+    return f"no run matches: {count:,} {'run' if count == 1 else 'runs'} in {opened.where}"
 
 
 def _runs_frame(opened: Store) -> "DataFrame":
@@ -253,6 +265,8 @@ def _print_head(opened: Store, recording: tt.Recording, labels: "Labels") -> Non
     out.line(f"run {recording.run_id}")
     for name in ("name", "model", "seed", "dtype", "device", "attention_kernel"):
         out.line(f"  {name:<17}{getattr(started, name)}")
+    if (plan := _plan_name(started)) is not None:
+        out.line(f"  {'plan':<17}{plan}")
     status = _status(opened, recording)
     status = output.with_tool_errors(status, _tool_errors(opened, recording.run_id))
     out.line(f"  {'status':<17}{status}")
@@ -266,6 +280,13 @@ def _print_head(opened: Store, recording: tt.Recording, labels: "Labels") -> Non
         first, *others = labels.note.splitlines()
         out.lines([f"  {'note':<17}{first}", *(f"  {'':<17}{each}" for each in others)])
     out.line(f"  {'last seal':<17}{last_seal(recording) or 'none yet'}")
+
+
+def _plan_name(started: RunStarted) -> str | None:
+    """Return the name of the plan that a run follows, if it follows one."""
+    plan = started.settings.get("plan")
+    name = plan.get("name") if isinstance(plan, Mapping) else None
+    return None if name is None else str(name)
 
 
 def _status(opened: Store, recording: tt.Recording) -> str:
@@ -321,7 +342,7 @@ def _pages(recording: tt.Recording, numbers: list[int] | None) -> list[_Page]:
         _Page(
             turn=each.turn,
             sections=prompt_sections(each.turn, each.seams()),
-            tools=tools_of(each.turn.number, selected.envelopes),
+            tools=tools_of_round(each.turn, selected.envelopes),
         )
         for each in selected.rebuilt()
     ]
