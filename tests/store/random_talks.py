@@ -62,7 +62,8 @@ class Talk:
         step, rounds = 0, self.random.choice((1, 1, 2))
         for number in range(rounds):
             if number:
-                self.recorder.record(ToolCalled(call_id="m", name="look", arguments={}))
+                call = ToolCalled(call_id="m", name="look", arguments={}, turn=self.turn)
+                self.recorder.record(call)
             self._message(turn=self.turn if number else None)
             last = number == rounds - 1
             step = self._round(step, cut_off=cut_off and last, pauses=not last)
