@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 from sqlalchemy import create_engine, text
@@ -18,6 +19,10 @@ from benchmarks.tiny_models import byte_tokenizer, tiny_model
 from tests.postgres import own_server
 from tests.samplers import GREEDY, SAMPLED
 from tokentape.store import DatabaseStore
+
+# A busy machine is not a fault.
+hypothesis.settings.register_profile("tokentape", deadline=None)
+hypothesis.settings.load_profile("tokentape")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -181,12 +181,16 @@ class ToolInterface:
         chosen._tools = {name: self._tools[name] for name in wanted}
         return chosen
 
-    def including(self, other: "ToolInterface") -> "ToolInterface":
-        """Return the tools of both. Raise ToolError if two have the same name.
+    def including(
+        self, other: "ToolInterface | Sequence[Callable[..., Any]]"
+    ) -> "ToolInterface":
+        """Return the tools of both; functions become tools. Raise ToolError for a name of both.
 
         Each keeps its limits. Default tools still see the conversation that the model is in:
-        `default_tools(lm).including(mine)`.
+        `default_tools(lm).including([my_tool])`.
         """
+        if not isinstance(other, ToolInterface):
+            other = ToolInterface(other)
         for name in other.names:
             if name in self._tools:
                 raise _name_clash(name)

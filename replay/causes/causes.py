@@ -86,7 +86,13 @@ def _causes_of_fingerprints(evidence: Evidence) -> list[Cause]:
         kind, sentence = CauseKind(each.field), _fingerprint_sentence(each)
         if each.field == "weights":
             kind, sentence = cause_of_weights(evidence)
-        found.append(Cause(name=kind, sentence=sentence + (f": {detail}" if detail else "")))
+        found.append(
+            Cause(
+                name=kind,
+                sentence=sentence + (f": {detail}" if detail else ""),
+                changes_prompts=bool(detail) and each.field in ("template", "tokenizer"),
+            )
+        )
     return found
 
 

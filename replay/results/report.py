@@ -169,6 +169,8 @@ class Cause:
     sentence: str
     turn: int | None = None
     step: int | None = None
+    changes_prompts: bool = False
+    """Whether today's template or tokenizer makes other prompts of the recorded messages."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

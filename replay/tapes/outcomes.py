@@ -147,9 +147,25 @@ def _what_differs(report: Report) -> str:
     if tokens:
         return f"{counted(tokens, 'token')} {'differs' if tokens == 1 else 'differ'}: {update}"
     if fields:
-        ignore = " ".join(f"--tape-ignore {each}" for each in fields)
-        named = f"the {'fingerprint' if len(fields) == 1 else 'fingerprints'} {', '.join(fields)}"
-        return f"no token differs, only {named}: {ignore} accepts that, {update}"
+        return f"{_fingerprints_differ(report, fields)}, {update}"
     if report.verdict is Verdict.DRIFTED:
         return f"no token differs, only numbers: --tape-allow-drift accepts that, {update}"
     return f"no token differs: {update}"
+
+
+def _fingerprints_differ(report: Report, fields: list[str]) -> str:
+    """Return what fingerprints that differ change, and the options that accept it."""
+    options = [f"--tape-ignore {each}" for each in fields]
+    named = f"the {'fingerprint' if len(fields) == 1 else 'fingerprints'} {', '.join(fields)}"
+    what = f"no token differs, only {named}"
+    if any(turn.verdict is Verdict.DRIFTED for turn in report.turns):
+        options.append("--tape-allow-drift")
+        drift = max(turn.logprob_difference_max for turn in report.turns)
+        verb = "differs" if len(fields) == 1 else "differ"
+        what = (
+            f"no token differs, but log-probabilities drift, by up to {drift:.2g} nats, and "
+            f"{named} {verb}"
+        )
+    if any(cause.changes_prompts for cause in report.causes):
+        what += "; the recorded messages make other prompts now"
+    return f"{what}: {' '.join(options)} accepts that"

@@ -114,7 +114,7 @@ CALLS = st.one_of(
 
 @pytest.mark.parametrize("style", WRITTEN)
 @given(call=CALLS, before=st.sampled_from(["", "Let me see.\n", "<think>mix() {</think>\n"]))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_a_call_is_complete_at_its_last_character_and_not_before(
     readers: Mapping[str, Callable[[], CallReader]],
     style: str,
@@ -138,7 +138,7 @@ def test_a_call_is_complete_at_its_last_character_and_not_before(
 
 
 @given(name=TEXT, values=st.lists(st.integers() | st.booleans(), max_size=3))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_values_between_tags_are_read_by_the_schema(
     readers: Mapping[str, Callable[[], CallReader]], name: str, values: list[Any]
 ) -> None:
@@ -161,7 +161,7 @@ WORDS = (
 
 @pytest.mark.parametrize("call_format", [*FORMATS, "response_template", "gpt-oss"])
 @given(pieces=st.lists(TEXT | st.sampled_from(WORDS), max_size=12))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_nothing_that_a_model_says_raises(
     readers: Mapping[str, Callable[[], CallReader]], call_format: str, pieces: list[str]
 ) -> None:

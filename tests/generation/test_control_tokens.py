@@ -153,7 +153,7 @@ def test_a_token_that_cannot_be_text_is_a_prompt_error() -> None:
 
 
 @given(content=st.text("<|im_startend>x\n \U000f0000", max_size=24))
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_escaping_gives_the_ids_that_transformers_gives(
     tokenizer: PreTrainedTokenizerFast, content: str
 ) -> None:
@@ -189,7 +189,7 @@ turns = st.lists(
 
 @given(system=texts, turns=turns)
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_the_stream_only_grows_and_decodes_to_its_text(
     tokenizer: PreTrainedTokenizerFast, system: str, turns: list[Any]

@@ -126,7 +126,7 @@ operations = st.lists(
 
 
 @given(operations=operations)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_forks_are_independent_after_operations_in_any_order(
     operations: list[tuple[str, int]],
 ) -> None:

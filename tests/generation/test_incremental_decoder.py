@@ -19,7 +19,7 @@ REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 @pytest.mark.parametrize("name", MAKERS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(data=st.data())
 def test_the_text_after_each_token_is_that_of_all_ids_decoded_at_once(
     name: str, data: st.DataObject
@@ -41,7 +41,7 @@ def test_the_text_after_each_token_is_that_of_all_ids_decoded_at_once(
 
 
 @pytest.mark.parametrize("name", MAKERS)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_a_reply_without_a_prompt_is_decoded_as_its_tokenizer_does(
     name: str, data: st.DataObject

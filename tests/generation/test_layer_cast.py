@@ -52,7 +52,7 @@ def test_prefill_chunks_and_steps_equal_those_of_the_weights_cast_whole(
         assert_equal_bits(given, logits_of(whole, ids, chunks, 5))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     name=st.sampled_from(MODELS),
     seed=st.integers(0, 1000),

@@ -136,7 +136,7 @@ def test_scores_of_a_whole_prompt_do_not_fit(llama_8b: Path) -> None:
     assert 2 * scores == 10_457_925_696
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     prompts=st.lists(st.integers(1, 3000), min_size=1, max_size=6),
     gib=st.floats(0.11, 4),
@@ -163,7 +163,7 @@ def test_the_budget_keeps_a_conversation_within_the_device(
         assert within.turns_fit == 1
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(prompts=st.lists(st.integers(1, 3000), min_size=1, max_size=6), gib=st.floats(0.1, 2))
 def test_more_memory_never_fits_fewer_turns(prompts: list[int], gib: float) -> None:
     little, much = (reckoned(prompts, int(each * GIB), 512) for each in (gib, 2 * gib))

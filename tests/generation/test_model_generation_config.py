@@ -62,7 +62,7 @@ def converse(lm: tt.LoadedModel, store: DatabaseStore, **changes: Any) -> str:
         {"temperature": st.floats(0.1, 5.0), "top_k": st.integers(1, 100)}
     ),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_field_of_a_config_is_read_back(
     fields: dict[str, Any], sampling: dict[str, Any]
 ) -> None:

@@ -94,7 +94,7 @@ def is_part(token: Any) -> bool:
 
 
 @pytest.mark.parametrize("name", MAKERS)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(data=st.data())
 def test_the_pieces_and_the_rest_are_the_recorded_text(name: str, data: st.DataObject) -> None:
     tokenizer = text_tokenizer(name)

@@ -54,7 +54,7 @@ def mirrored(value: Any) -> Any:
     return value
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(talks, talks)
 def test_a_comparison_the_other_way_round_is_its_mirror_image(
     events_a: list[Event], events_b: list[Event]
@@ -76,7 +76,7 @@ def timeless(events: list[Event]) -> list[Any]:
     return bodies
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(talks, talks)
 def test_the_first_difference_is_the_first_and_none_is_missed(
     events_a: list[Event], events_b: list[Event]

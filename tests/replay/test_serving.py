@@ -1,5 +1,6 @@
 """Answers of the process that replays for the pytest plugin, called directly."""
 
+import copy
 import json
 import sqlite3
 import subprocess
@@ -119,6 +120,41 @@ def test_a_fingerprint_that_alone_differs_is_told_with_the_options_that_go_on(
         "incomparable: not what was recorded: weights (no token differs, only the fingerprint "
         "weights: --tape-ignore weights accepts that, --tape-update records it again)"
     )
+
+
+def test_the_options_for_a_fingerprint_that_differs_accept_what_they_are_said_to(
+    lm: tt.LoadedModel,
+    store: DatabaseStore,
+    record: Callable[..., tt.Recording],
+    altered: Callable[..., tt.LoadedModel],
+) -> None:
+    recording = record(lm, store, tokens=4)
+    other = altered(lm, lambda model: model.lm_head.weight.mul_(1 + 1e-2))
+    found = report_outcome(tt.verify(recording, other), allow_drift=False)
+
+    assert "no token differs, but log-probabilities drift, by up to" in found.summary
+    assert "weights differs: --tape-ignore weights --tape-allow-drift accepts" in found.summary
+    accepted = tt.verify(recording, other, ignore=["weights"])
+    assert report_outcome(accepted, allow_drift=True).passes
+
+
+def test_a_template_that_makes_other_prompts_is_told_from_one_that_does_not(
+    make_lm: Callable[..., tt.LoadedModel],
+    store: DatabaseStore,
+    record: Callable[..., tt.Recording],
+) -> None:
+    lm = make_lm("llama")
+    recording = record(lm, store, tokens=2)
+    recorded = lm.tokenizer.chat_template
+    summaries = []
+    for template in ("{# a comment #}" + recorded, "Now:" + recorded):
+        tokenizer = copy.deepcopy(lm.tokenizer)
+        tokenizer.chat_template = template
+        other = tt.LoadedModel(lm.model, tokenizer, lm.name)
+        summaries.append(report_outcome(tt.verify(recording, other), allow_drift=False).summary)
+
+    assert all("only the fingerprint template" in each for each in summaries)
+    assert ["make other prompts now" in each for each in summaries] == [False, True]
 
 
 def test_where_a_fingerprint_is_ignored_each_turn_answers_for_its_own_numbers(

@@ -42,7 +42,7 @@ def said(kept: list[StoredVerdict]) -> list[str]:
     return [dump_canonical(asdict(each)) for each in kept]
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(reports=st.lists(REPORT, max_size=3), floor=REPORT, at_us=st.integers(0, 2**62 // 1000))
 def test_any_body_comes_back_from_every_copy(
     tmp_path_factory: pytest.TempPathFactory,

@@ -27,7 +27,7 @@ def files_of(folder: Path) -> list[str]:
     )
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(name=NAMES)
 @example(name="what?.db")
 @example(name="my%20runs.db")

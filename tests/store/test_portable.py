@@ -147,7 +147,6 @@ JSON = st.recursive(
 FLOAT32 = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 
-@settings(deadline=None)
 @given(
     body=st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), JSON, max_size=3),
     spaces=st.booleans(),

@@ -79,7 +79,7 @@ def assert_parts_equal_the_whole(recording: tt.Recording) -> None:
         ]
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(0, 2**32).map(random.Random))
 def test_any_turn_of_any_run_equals_the_same_turn_of_the_whole_run(
     random_: random.Random,
@@ -99,7 +99,7 @@ def newest_turns(found: list[Envelope | NewToken], last: int) -> list[Envelope |
     return [each for each in found if not each.turn or each.turn > newest - last]
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(st.integers(0, 2**32).map(random.Random), st.integers(1, 4))
 def test_following_the_newest_turns_gives_the_end_of_what_the_whole_run_gives(
     random_: random.Random, last: int

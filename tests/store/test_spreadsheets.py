@@ -45,7 +45,7 @@ def record(store: DatabaseStore, name: str, texts: list[str]) -> str:
     return recorder.run_id
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     name=TEXT.map(lambda text: text.replace("\x00", "")),
     texts=st.lists(TEXT, min_size=1, max_size=4),
