@@ -47,5 +47,9 @@ class UnreplayableWarning(TokentapeWarning):
     """A turn is requested with what no event can hold: some replays of it are not possible."""
 
 
+class ForkWarning(TokentapeWarning):
+    """A fork runs a turn without interventions that the parent's turn had."""
+
+
 class ToolSourceWarning(TokentapeWarning):
     """The source of a tool is not the recorded one."""

@@ -24,6 +24,7 @@ from tokentape.generation.investigation.run_setup import describe_run, tool_runn
 from tokentape.generation.investigation.token_fork import TokenFork, check_at_token
 from tokentape.generation.investigation.tool_call_detector import ToolCallDetector
 from tokentape.generation.investigation.turn_runner import TurnRunner
+from tokentape.generation.investigation.unshared_requests import warn_of_unshared_requests
 from tokentape.generation.models.loading import LoadedModel
 from tokentape.generation.run_settings import (
     FORKABLE,
@@ -186,7 +187,7 @@ class Investigation(RunLifecycle):
 
         The shared events are not copied. `changes` are recorded as what the fork is meant to
         change. `settings` override those of the parent; `name` and `seed` are among them. Raise as
-        `resume` does.
+        `resume` does. Warn of interventions that the parent requested right before that turn.
 
         With `at_token`, the fork shares that turn, too, up to this token of its reply, counted from
         zero. Entering it finishes the reply, `resumed_reply`: with `token` (a text or an id) next,
@@ -219,7 +220,9 @@ class Investigation(RunLifecycle):
         fork._forked = point.fork_event(
             at_turn, {**changes, **chosen}, at_token=at_token, other_model=others
         )
-        if at_token is not None:
+        if at_token is None:
+            warn_of_unshared_requests(store.recording(run_id), at_turn)
+        else:
             of_turn = {name: each for name, each in changes.items() if name != "continue"}
             fork._token_fork = point.fork_at_token(lm, token, of_turn, fork._seed)
         return fork

@@ -181,9 +181,7 @@ class ToolInterface:
         chosen._tools = {name: self._tools[name] for name in wanted}
         return chosen
 
-    def including(
-        self, other: "ToolInterface | Sequence[Callable[..., Any]]"
-    ) -> "ToolInterface":
+    def including(self, other: "ToolInterface | Sequence[Callable[..., Any]]") -> "ToolInterface":
         """Return the tools of both; functions become tools. Raise ToolError for a name of both.
 
         Each keeps its limits. Default tools still see the conversation that the model is in:

@@ -23,6 +23,7 @@ from tokentape.commands import (
     labels,
     lineage,
     memory,
+    rebuilding,
     replays,
     runs,
     signing,
@@ -62,7 +63,7 @@ app.command()(labels.note)
 app.command()(tail.tail)
 app.command()(runs.check)
 app.command()(signing.sign)
-app.command()(replays.rebuild)
+app.command()(rebuilding.rebuild)
 app.command()(replays.verify)
 app.command()(replays.retrace)
 app.command()(replays.regenerate)

@@ -1,6 +1,7 @@
 """Commands print data on one stream, progress and errors on the other, and exit with a code."""
 
 import json
+import re
 import sqlite3
 import subprocess
 import sys
@@ -92,6 +93,9 @@ def test_rebuild_prints_the_conversation(database: Path, cli: Cli) -> None:
 
     assert code == 0
     assert out.count("assistant: ") == 4
+    model, system = out.split("\n")[:2]
+    assert re.fullmatch(r"model \S+: weights \w{12}, tokenizer \w{12}, template \w{12}", model)
+    assert system.startswith("  system: ")
     assert [turn["reply_text"] for turn in whole["turns"]] == [
         message["content"] for message in whole["messages"] if message["role"] == "assistant"
     ]

@@ -188,9 +188,7 @@ turns = st.lists(
 
 
 @given(system=texts, turns=turns)
-@settings(
-    max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_stream_only_grows_and_decodes_to_its_text(
     tokenizer: PreTrainedTokenizerFast, system: str, turns: list[Any]
 ) -> None:

@@ -14,6 +14,7 @@ from tests.generation.made_interventions import applied
 from tests.interventions import KINDS, intervention, ranges_of
 from tests.samplers import GREEDY
 from tests.store.made_runs import append_all
+from tokentape.generation.errors import ForkWarning
 from tokentape.recorder import Recorder
 from tokentape.recorder.events import (
     CacheCleared,
@@ -161,7 +162,9 @@ def test_a_fork_begins_with_the_interventions_active_at_its_start(
         run.chat("One?", max_new_tokens=3, **GREEDY)
         run.withdraw("it")
         run.chat("Two?", max_new_tokens=3, **GREEDY)
-    with tt.Investigation.fork(store, run.run_id, lm, at_turn=2) as fork:
+    with pytest.warns(ForkWarning, match="withdrew the interventions 'it' right before turn 2"):
+        fork = tt.Investigation.fork(store, run.run_id, lm, at_turn=2)
+    with fork:
         fork.chat("Two?", max_new_tokens=3, **GREEDY)
     recording = store.recording(fork.run_id)
     first, second = recording.turns()

@@ -57,9 +57,7 @@ prompts = st.lists(st.lists(st.integers(3, 8), min_size=1, max_size=20), min_siz
 
 
 @given(prompts=prompts, pin=st.booleans())
-@settings(
-    max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_prompts_in_any_order_give_the_replies_of_cold_runs(
     lm: tt.LoadedModel, prompts: list[list[int]], pin: bool
 ) -> None:

@@ -211,9 +211,7 @@ def test_a_bad_file_of_a_system_prompt_is_replaced(
 
 
 @given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
-@settings(
-    max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_flipped_bit_is_ever_used(
     lm: tt.LoadedModel, tmp_path: Path, where: float, bit: int
 ) -> None:

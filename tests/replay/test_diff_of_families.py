@@ -62,9 +62,7 @@ forks = st.lists(
 )
 
 
-@settings(
-    max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(said, min_size=1, max_size=3), st.integers(0, 2), forks)
 def test_a_fork_of_any_run_first_differs_where_its_conversation_does(
     store: DatabaseStore,

@@ -1,4 +1,4 @@
-"""The commands `rebuild`, `verify`, `retrace`, `regenerate` and `calibrate`."""
+"""The commands `verify`, `retrace`, `regenerate` and `calibrate`."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -22,7 +22,6 @@ from tokentape.commands.options import (
     locate_run,
     open_stored,
     output_path,
-    turn_json,
 )
 from tokentape.commands.report_files import HtmlOption, JUnitOption, report_files
 from tokentape.commands.tool_files import (
@@ -77,37 +76,6 @@ WithoutInterventionsOption = Annotated[
         help="Replay without the recorded interventions. The verdict is not stored.",
     ),
 ]
-
-
-def rebuild(
-    run: RunArgument = None,
-    store: StoreOption = DEFAULT_URL,
-    turn: TurnOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Rebuild the conversation from events alone; with --json, with all ids and texts."""
-    run, store = locate_run(run, store)
-    opened = open_stored(store)
-    recording = find_recording(opened, run)
-    rebuilt = tt.rebuild(recording, turns=turn or None)
-    if as_json:
-        output.print_json(
-            {
-                "run_id": rebuilt.run_id,
-                "status": rebuilt.status,
-                "status_text": rebuilt.status_text,
-                "messages": [asdict(message) for message in rebuilt.messages],
-                "turns": [turn_json(each) for each in rebuilt.turns],
-            }
-        )
-        return
-    from tokentape.replay.reports.terminal import render_turn
-    from tokentape.store import status_text_of
-
-    for each in rebuilt.turns:
-        out.text(f"{render_turn(each)}\n")
-    if not turn and rebuilt.status != "finished":
-        out.line(f"status of the run: {status_text_of(opened, rebuilt.run_id)}")
 
 
 @loads_model
