@@ -154,12 +154,14 @@ def test_real_families_compare_right_in_every_kind_of_store(
         parent, child, grandchild, at_token = map(store.recording, run_ids)
         first, second = tt.diff(parent, child), tt.diff(child, grandchild)
 
-        assert headline(first).startswith(
+        assert headline(first).startswith("inside the model in turn 2: ")
+        assert (
             "same prompts and replies up to turn 1; turn 2 reads another user message: 'Two?' / 'Or"
-        )
-        assert headline(second).startswith(
+        ) in headline(first)
+        assert headline(second).startswith("inside the model in turn 3: ")
+        assert (
             "same prompts and replies up to turn 2; turn 3 reads another user message: ' three?' / "
-        )
+        ) in headline(second)
         assert first.turns[0].same
         assert first.started == second.started == ()
         text = render(first)

@@ -4,8 +4,11 @@ from contextlib import suppress
 from itertools import takewhile
 from typing import Any
 
+import pytest
+
 import tokentape as tt
 from tests.store.made_runs import STARTED, TICKS_US, begin, say
+from tokentape.generation.errors import ForkWarning
 from tokentape.recorder import Record
 from tokentape.recorder.events import RunForked, RunResumed, TokenSampled
 from tokentape.recorder.seals import check_seals
@@ -115,6 +118,8 @@ def record_family(lm: tt.LoadedModel, store: DatabaseStore) -> tuple[str, str, s
         fork.chat("Or two?", tool_calls=[look], **sampled)
         fork.withdraw("nothing")
         fork.chat("Or three?", max_new_tokens=3)
-    with tt.Investigation.fork(store, fork.run_id, lm, at_turn=3, tools=tools) as grandchild:
+    with pytest.warns(ForkWarning, match="'nothing' right before turn 3"):
+        grandchild = tt.Investigation.fork(store, fork.run_id, lm, at_turn=3, tools=tools)
+    with grandchild:
         grandchild.chat("Or else?", **sampled)
     return parent.run_id, fork.run_id, grandchild.run_id
