@@ -40,7 +40,11 @@ def investigate(
 def main() -> None:
     lm = tt.load_model("smollm2-demo")
     # Do not publish the name of the machine that recorded.
-    with patch("platform.platform", return_value="Linux"), tt.open_store("sqlite://") as store:
+    with (
+        patch("platform.platform", return_value="Linux"),
+        patch("socket.gethostname", return_value="recorder"),
+        tt.open_store("sqlite://") as store,
+    ):
         for name, settings in (("greedy", GREEDY), ("sampled", SAMPLED)):
             recording = store.recording(investigate(lm, store, name, settings))
             tape = RECORDINGS / f"{name}.tape"
