@@ -14,21 +14,9 @@ from tokentape.recorder.projections import Turn
 from tokentape.replay.checking.model_check import model_differences
 from tokentape.replay.checking.weights import changed_tensors, recorded_weights, rounded_dtype
 from tokentape.replay.recorded.loaded_run import LoadedRun
-from tokentape.replay.results.errors import ReplayError
+from tokentape.replay.results.fingerprint_names import check_ignored
 from tokentape.replay.results.report import FingerprintDifference
 
-# A difference in one of these makes the numbers incomparable.
-FORBIDDING = (
-    "weights",
-    "adapters",
-    "config",
-    "model_code",
-    "tokenizer",
-    "template",
-    "device",
-    "dtype",
-    "random_stream",
-)
 _NOTED = ("attention_kernel", "threads", "generation_config")
 _NAMES = {"sampler_sha256": "random_stream"}
 
@@ -70,13 +58,7 @@ def check_fingerprints(
     The random stream counts only if tokens were `sampled`. Raise ReplayError if `ignore` names a
     field that forbids nothing.
     """
-    if isinstance(ignore, str):
-        ignore = (ignore,)
-    unknown = sorted(set(ignore) - set(FORBIDDING))
-    if unknown:
-        raise ReplayError(
-            f"cannot ignore {unknown[0]!r}: the fingerprints are {', '.join(FORBIDDING)}"
-        )
+    ignore = check_ignored(ignore)
     started, now = run.started, lm.identity.described()
     recorded, replayed = started.weights_sha256, now["weights_sha256"]
     found = _differing("weights_sha256", recorded, replayed, ignore, forbids=True)

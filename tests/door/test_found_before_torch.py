@@ -33,6 +33,7 @@ MISTAKES: tuple[tuple[tuple[str, ...], str], ...] = (
     (("verify", "--turn", "99", "STORE"), "no turn 99 with tokens: it has turns 1 to"),
     (("retrace", "--turn", "99", "STORE"), "no turn 99 with tokens: it has turns 1 to"),
     (("verify", "--floor", "none.json", "STORE"), "cannot read the floor none.json"),
+    (("verify", "--ignore", "wieghts", "STORE"), "did you mean 'weights'"),
     (("verify", "--html", "runs.db", "STORE"), "runs.db is there already"),
     (("fork", "01", "--at-turn", "99", "STORE"), "has no turn 99 to run again"),
     (

@@ -308,6 +308,7 @@ def test_without_the_option_nothing_is_collected_loaded_or_printed(project: Path
         (("--tapes", "recordings", "--tape-html", "tests/test_own.py"), "is not a folder"),
         (("--tapes", "recordings", "recordings/probe.tape::turn 9"), "not found"),
         (("--tapes", "recordings", "-o", "tape_mode=guess"), "not 'guess'"),
+        (("--tapes", "recordings", "--tape-ignore=wieghts"), "weights, adapters"),
     ],
 )
 def test_a_request_that_would_replay_nothing_is_an_error(

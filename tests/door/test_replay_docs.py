@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tokentape.replay.checking.fingerprint_check import FORBIDDING
+from tokentape.plugin.settings import FINGERPRINTS
+from tokentape.replay.results.fingerprint_names import FORBIDDING
 from tokentape.replay.results.verdict import CauseKind, DivergenceKind, Verdict
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "replay.md").read_text(encoding="utf-8")
@@ -49,3 +50,4 @@ def test_the_tables_explain_every_member_in_its_own_words(
 
 def test_every_fingerprint_is_explained() -> None:
     assert all(name.replace("_", " ") in PAGE for name in FORBIDDING)
+    assert FINGERPRINTS == FORBIDDING

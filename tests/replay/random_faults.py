@@ -20,8 +20,8 @@ from benchmarks.tiny_models import byte_tokenizer, tiny_model
 from tests.replay.model_faults import CODE, CONFIG, IN_PLACE, PATCHED, config_field, copy_of
 from tests.replay.recording_faults import FORGED
 from tokentape.replay.causes.sampler import READ_IDS
-from tokentape.replay.checking.fingerprint_check import FORBIDDING
 from tokentape.replay.checking.teacher_forcing import teacher_forced_logits
+from tokentape.replay.results.fingerprint_names import FORBIDDING
 
 FAMILIES = ("llama", "qwen3", "gpt2", "gemma3", "mistral")
 FLOOR_NATS = 1e-4

@@ -35,6 +35,7 @@ from tokentape.recorder.clock import now_us
 from tokentape.recorder.paths import expand_path
 from tokentape.replay import load_run
 from tokentape.replay.checking.turn_choice import choose_turns
+from tokentape.replay.results.fingerprint_names import check_ignored
 from tokentape.screen import err, out, stdout_on_stderr
 from tokentape.store.default_store import DEFAULT_URL
 
@@ -292,6 +293,7 @@ class _Results:
 
 def _replay(ctx: typer.Context, name: str, request: _Request, results: _Results) -> NoReturn:
     """Run a replay, store and publish its report, and exit."""
+    check_ignored(request.ignore or ())
     run, store = locate_run(request.run, request.store)
     opened = open_stored(store)
     ctx.call_on_close(opened.close)

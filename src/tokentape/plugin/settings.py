@@ -10,6 +10,18 @@ import pytest
 from tokentape.plugin.printable import printable
 
 MODES = ("rebuild", "verify", "retrace", "regenerate")
+# As in `tokentape.replay.results.fingerprint_names`, which the process of pytest does not import.
+FINGERPRINTS = (
+    "weights",
+    "adapters",
+    "config",
+    "model_code",
+    "tokenizer",
+    "template",
+    "device",
+    "dtype",
+    "random_stream",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +59,7 @@ def read_settings(config: pytest.Config) -> Settings:
         model=_model(config),
         mode=mode,
         update=bool(config.getoption("tape_update")),
-        ignore=tuple(config.getoption("tape_ignore") or config.getini("tape_ignore")),
+        ignore=_ignored(config),
         floor=_floor(config),
         allow_drift=bool(config.getoption("tape_allow_drift") or config.getini("tape_allow_drift")),
         html=_html(config),
@@ -57,6 +69,14 @@ def read_settings(config: pytest.Config) -> Settings:
     if settings.update:
         _check_update(settings)
     return settings
+
+
+def _ignored(config: pytest.Config) -> tuple[str, ...]:
+    given = tuple(config.getoption("tape_ignore") or config.getini("tape_ignore"))
+    for name in given:
+        if name not in FINGERPRINTS:
+            raise _refused(f"tape_ignore: one of {', '.join(FINGERPRINTS)}, not {name!r}")
+    return given
 
 
 def add_to_arguments(config: pytest.Config, settings: Settings) -> None:
