@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import tokentape as tt
+from tokentape.recorder.escapes import visible_lines
 
 Cli = Callable[..., tuple[int, str, str]]
 SAMPLED = {"do_sample": True, "temperature": 0.9}
@@ -299,6 +300,9 @@ def test_a_fork_at_a_token_prints_the_reply_and_the_diff_and_is_drawn(
     assert (fork["forked_at_turn"], fork["forked_at_token"]) == (2, 3)
     for command in ("verify", "retrace", "regenerate"):
         assert cli(command, told["run_id"], *where)[0] == 0
+    rebuilt = cli("rebuild", told["run_id"], *where)[1]
+    assert visible_lines(second["reply"]) in rebuilt
+    assert "not recorded yet" not in rebuilt
     lines = cli("show", told["run_id"], "--turn", "2", "--tokens", *where)[1]
     assert lines.count("experimenter") == 1
 

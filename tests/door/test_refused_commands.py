@@ -115,6 +115,8 @@ def test_a_recorded_model_that_is_elsewhere_is_named_with_an_option(
         run.chat("One?", max_new_tokens=2)
         run.chat("Two?", max_new_tokens=2)
     monkeypatch.chdir(here)
+    # Another machine, which has not seen these weights.
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     arguments = [run.run_id if each == "RUN" else each for each in command]
 
     code, _, message = cli(*arguments, "--store", str(database))

@@ -15,6 +15,7 @@ from tokentape.commands.options import (
     open_stored,
     turn_json,
 )
+from tokentape.recorder.projections import join_continued
 from tokentape.screen import out
 from tokentape.store.default_store import DEFAULT_URL
 
@@ -53,7 +54,7 @@ def rebuild(
 
     if not turn:
         _print_origin(recording.started(), rebuilt)
-    for each in rebuilt.turns:
+    for each in join_continued(rebuilt.turns):
         out.text(f"{render_turn(each)}\n")
     if not turn and rebuilt.status != "finished":
         out.line(f"status of the run: {status_text_of(opened, rebuilt.run_id)}")
