@@ -4,7 +4,6 @@ import hashlib
 import signal
 import sqlite3
 import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -264,7 +263,7 @@ def test_tools_of_a_redacted_run_are_not_called(use: Callable[..., tt.Recording]
 def test_a_call_that_was_interrupted_contradicts_nothing(
     lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
-    interrupted = threading.Event()
+    interrupted, released = threading.Event(), threading.Event()
 
     def look() -> str:
         """
@@ -274,7 +273,7 @@ def test_a_call_that_was_interrupted_contradicts_nothing(
         if main is not None and not interrupted.is_set():
             interrupted.set()
             signal.pthread_kill(main, signal.SIGINT)
-            time.sleep(60.0)
+            released.wait(60.0)
         return "at last"
 
     tools = tt.ToolInterface([look])
@@ -282,6 +281,7 @@ def test_a_call_that_was_interrupted_contradicts_nothing(
     call = tt.ToolCall(name="look", arguments={})
     with pytest.raises(KeyboardInterrupt), run:
         run.chat("Look.", tool_calls=[call], max_new_tokens=1)
+    released.set()
     recording = store.recording(run.run_id)
 
     assert tool_contradictions(load_run(recording)) == []

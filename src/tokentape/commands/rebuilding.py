@@ -16,6 +16,7 @@ from tokentape.commands.options import (
     turn_json,
 )
 from tokentape.recorder.projections import join_continued
+from tokentape.replay import load_run
 from tokentape.screen import out
 from tokentape.store.default_store import DEFAULT_URL
 
@@ -37,7 +38,8 @@ def rebuild(
     run, store = locate_run(run, store)
     opened = open_stored(store)
     recording = find_recording(opened, run)
-    rebuilt = tt.rebuild(recording, turns=turn or None)
+    loaded = load_run(recording, turn or None)
+    rebuilt = tt.rebuild(loaded, turns=turn or None)
     if as_json:
         output.print_json(
             {
@@ -53,7 +55,7 @@ def rebuild(
     from tokentape.store import status_text_of
 
     if not turn:
-        _print_origin(recording.started(), rebuilt)
+        _print_origin(loaded.started, rebuilt)
     for each in join_continued(rebuilt.turns):
         out.text(f"{render_turn(each)}\n")
     if not turn and rebuilt.status != "finished":
