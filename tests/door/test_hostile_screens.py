@@ -204,7 +204,9 @@ def test_json_has_the_exact_texts(all_at_once: Path) -> None:
     shown = on_terminal("list", "--json", "--store", str(all_at_once))
 
     assert raw_characters(shown.text) == set()
-    assert {each["name"] for each in json.loads(shown.text)} == {hostile("name")}
+    # The terminal shows a spinner first, which is on standard error.
+    data = shown.text[shown.text.index("[\n") :]
+    assert {each["name"] for each in json.loads(data)} == {hostile("name")}
 
 
 def test_rows_of_a_stranger(recorded: Path, runs: dict[str, list[Record]], tmp_path: Path) -> None:

@@ -8,11 +8,13 @@ import contextlib
 import hashlib
 import json
 import sys
+import warnings
 from pathlib import Path
 from unittest.mock import patch
 
 import tokentape as tt
 from benchmarks.tiny_models import byte_tokenizer, tiny_model
+from tokentape.generation.errors import ForkWarning
 from tokentape.recorder.codec import dump_canonical
 from tokentape.recorder.seals import check_seals
 from tokentape.replay import Rebuilt
@@ -80,7 +82,11 @@ def record_family(lm: tt.LoadedModel, store: DatabaseStore) -> list[str]:
     with tt.Investigation.resume(store, run.run_id, lm) as resumed:
         resumed.withdraw("louder")
         resumed.chat("As before?", max_new_tokens=NEW_TOKENS)
-    with tt.Investigation.fork(store, run.run_id, lm, at_turn=2) as fork:
+    with warnings.catch_warnings():
+        # It is said that the intervention is not repeated.
+        warnings.simplefilter("ignore", ForkWarning)
+        fork = tt.Investigation.fork(store, run.run_id, lm, at_turn=2)
+    with fork:
         fork.chat("Another way.", reply_prefix="So", max_new_tokens=NEW_TOKENS)
     with tt.Investigation.fork(
         store, fork.run_id, lm, at_turn=2, at_token=3, token="Z"
