@@ -41,6 +41,7 @@ from tokentape.generation.tools.interface import ToolInterface
 from tokentape.generation.tools.tool_call import ToolCall
 from tokentape.recorder import EventLog, Recorder, Recording, Redactor
 from tokentape.recorder.events import RunForked
+from tokentape.recorder.events.run import FORK_CONTINUES
 from tokentape.recorder.listed_keywords import lists_keywords
 from tokentape.recorder.plain_values import plain_number, plain_value, plain_whole
 from tokentape.recorder.projections import Turn
@@ -223,7 +224,7 @@ class Investigation(RunLifecycle):
         if at_token is None:
             warn_of_unshared_requests(store.recording(run_id), at_turn)
         else:
-            of_turn = {name: each for name, each in changes.items() if name != "continue"}
+            of_turn = {name: each for name, each in changes.items() if name != FORK_CONTINUES}
             fork._token_fork = point.fork_at_token(lm, token, of_turn, fork._seed)
         return fork
 

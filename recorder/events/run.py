@@ -29,6 +29,9 @@ INTERRUPTED = "interrupted"
 CLOSED = "RunClosed"
 """The `error` of a run that was closed after its process was gone."""
 
+FORK_CONTINUES = "continue"
+"""The name, in `RunForked.changes`, of a fork that sends the later messages of its parent."""
+
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 

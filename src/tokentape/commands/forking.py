@@ -10,6 +10,7 @@ import tokentape as tt
 from tokentape import output
 from tokentape.commands.investigations import print_run, run_json
 from tokentape.recorder.events import InterventionRequested, InterventionWithdrawn, ToolCalled
+from tokentape.recorder.events.run import FORK_CONTINUES
 from tokentape.recorder.projections import Turn, join_rounds
 from tokentape.recorder.selected_turns import SelectedEvents, read_turns, turn_numbers
 from tokentape.screen import err, out
@@ -33,10 +34,6 @@ ReplyPrefixOption = Annotated[str | None, typer.Option(help="Text with which the
 ContinueOption = Annotated[
     bool, typer.Option("--continue", help="Then send the later messages of the run, too.")
 ]
-
-
-CONTINUES = "continue"
-"""The name, in `RunForked.changes`, of a fork that sends the parent's later messages."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +76,7 @@ class ForkRequest:
     def changes(self) -> dict[str, Any]:
         """The changes that the fork records, and whether it continues."""
         named: dict[str, Any] = {"message": self.message, "reply_prefix": self.reply_prefix}
-        named[CONTINUES] = self.continues or None
+        named[FORK_CONTINUES] = self.continues or None
         return self.settings | {name: each for name, each in named.items() if each is not None}
 
     def turn_of(self, parent: tt.Recording) -> Turn | None:

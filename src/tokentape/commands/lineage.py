@@ -9,7 +9,6 @@ import typer
 import tokentape as tt
 from tokentape import output
 from tokentape.commands.forking import (
-    CONTINUES,
     AtTokenOption,
     ContinueOption,
     ForkRequest,
@@ -42,6 +41,7 @@ from tokentape.commands.tool_files import (
     run_tools_file,
 )
 from tokentape.recorder.events import RunStarted
+from tokentape.recorder.events.run import FORK_CONTINUES
 from tokentape.recorder.process import ProcessState
 from tokentape.screen import err, out, stdout_on_stderr
 from tokentape.store.default_store import DEFAULT_URL
@@ -254,7 +254,7 @@ def _run_rest(
     if plan is None:
         forked = recording.forked()
         with investigation, stdout_on_stderr():
-            if forked is not None and forked.changes.get(CONTINUES) is True:
+            if forked is not None and forked.changes.get(FORK_CONTINUES) is True:
                 _continue_fork(investigation, recording.parent(forked), forked.at_turn)
         return
     from tokentape.generation.plans import run_plan
