@@ -24,7 +24,9 @@ from tokentape.generation.investigation.run_setup import describe_run, tool_runn
 from tokentape.generation.investigation.token_fork import TokenFork, check_at_token
 from tokentape.generation.investigation.tool_call_detector import ToolCallDetector
 from tokentape.generation.investigation.turn_runner import TurnRunner
-from tokentape.generation.investigation.unshared_requests import warn_of_unshared_requests
+from tokentape.generation.investigation.unshared_interventions import (
+    warn_of_unshared_interventions,
+)
 from tokentape.generation.models.loading import LoadedModel
 from tokentape.generation.run_settings import (
     FORKABLE,
@@ -222,7 +224,7 @@ class Investigation(RunLifecycle):
             at_turn, {**changes, **chosen}, at_token=at_token, other_model=others
         )
         if at_token is None:
-            warn_of_unshared_requests(store.recording(run_id), at_turn)
+            warn_of_unshared_interventions(point.unshared_interventions, at_turn)
         else:
             of_turn = {name: each for name, each in changes.items() if name != FORK_CONTINUES}
             fork._token_fork = point.fork_at_token(lm, token, of_turn, fork._seed)

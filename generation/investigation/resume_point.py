@@ -28,6 +28,7 @@ from tokentape.generation.investigation.recorded_settings import (
     check_has_settings,
 )
 from tokentape.generation.investigation.token_fork import TokenFork, events_before_token
+from tokentape.generation.investigation.unshared_interventions import unshared_interventions
 from tokentape.generation.models.loading import LoadedModel
 from tokentape.generation.numerics.attention import cuda_device
 from tokentape.generation.run_settings import NO_HISTORY, RunSettings
@@ -72,6 +73,8 @@ class ResumePoint:
     """Tool calls whose results a prompt has shown."""
     unread_results: Mapping[str, tuple[ToolCalled, ToolReturned]]
     """Calls and results, by call id, that no prompt has shown yet."""
+    unshared_interventions: Sequence[str]
+    """The names of those that the run requested or withdrew after this point, before its turn."""
 
     @classmethod
     def of(
@@ -86,6 +89,7 @@ class ResumePoint:
         Raise RecordingError for a damaged run, and PromptError if it never came to that point.
         """
         envelopes = list(recording.events())
+        unshared = unshared_interventions(envelopes, before_turn) if before_turn else ()
         if before_turn is not None and before_token is not None:
             envelopes = events_before_token(envelopes, before_turn, before_token)
         elif before_turn is not None:
@@ -100,6 +104,7 @@ class ResumePoint:
             last_record=rounds[-1] if rounds else None,
             calls_made=calls_made,
             unread_results=unread,
+            unshared_interventions=unshared,
         )
 
     @property
