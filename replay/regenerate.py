@@ -290,7 +290,7 @@ def _user_processors(turn: Turn, processors: TurnProcessors | None) -> LogitsPro
 class _Forced(LogitsProcessor):
     """Leaves one token at each of the first steps, so that `generate` begins with these tokens.
 
-    It draws for each of them, as the recorded turn did.
+    Each of these steps uses one draw, as in the recorded turn.
     """
 
     def __init__(self, prompt_tokens: int, token_ids: Sequence[int]) -> None:

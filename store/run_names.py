@@ -29,7 +29,7 @@ def find_run_id(
     `ids` are the ids that begin with it, `summaries` returns all runs, the oldest first. A whole id
     comes before the beginning of one, and that before the name of a run; then `@last` is the newest
     run and `@last~2` the second before it. Raise NoSuchRunError, with the nearest names, if there
-    is no such run; AmbiguousRunError, with a line for each of them, if there are several.
+    is no such run; AmbiguousRunError, with a line per run, if there are several.
     """
     found = sorted(ids)
     if wanted in found or (wanted and len(found) == 1):

@@ -196,7 +196,7 @@ class JsonlFile:
         return summarise_all(self.recording(run_id).own_events())
 
     def verify_files(self, run_id: str) -> list[str]:
-        """Return no faults: a file of lines has no list of what is in it."""
+        """Return no faults: a file of lines has no list of its contents."""
         return []
 
     def blob(self, sha256: str) -> bytes:

@@ -333,7 +333,7 @@ def load_named_model(model: str, loading: "LoadingKeywords", *, note: str = "") 
 def load_recorded_model(
     started: RunStarted, model: str | None, loading: "LoadingKeywords"
 ) -> "tt.LoadedModel":
-    """Load the model that a command names, by default the recorded one, as it was recorded.
+    """Load the model that a command names, by default the recorded one, with the recorded settings.
 
     `loading` overrides how it was loaded. Raise ModelError if it cannot be loaded.
     """
