@@ -1,4 +1,4 @@
-# The only commands to know: demo, test, check, torture, matrix.
+# The only commands to know: demo, test, check, docs, torture, matrix.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
@@ -16,7 +16,7 @@ VERSIONS := tests/matrix
 CURRENT := --constraint $(VERSIONS)/current.txt
 MATRIX_TESTS := tests/recorder tests/generation tests/store tests/replay tests/recordings
 
-.PHONY: demo test check torture link clean matrix
+.PHONY: demo test check docs torture link clean matrix
 .PRECIOUS: .matrix/%/ready
 
 demo: $(VENV)/linked
@@ -32,6 +32,10 @@ check: $(VENV)/dev $(VENV)/linked
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The documentation as a site; a warning is an error.
+docs: $(VENV)/docs $(VENV)/linked
+	$(BIN)/python -m docs.make_site
 
 # Attacks, and the tests marked slow. TORTURE_SIZE=10 takes hours, TORTURE_SEED repeats an attack.
 torture: $(VENV)/browser $(VENV)/linked
@@ -71,6 +75,11 @@ $(VENV)/core: pyproject.toml $(VERSIONS)/current.txt
 
 $(VENV)/dev: $(VENV)/core
 	$(PIP) $(CURRENT) --editable ".[dev]"
+	rm -f $(VENV)/linked
+	touch $@
+
+$(VENV)/docs: $(VENV)/core
+	$(PIP) $(CURRENT) --editable ".[docs]"
 	rm -f $(VENV)/linked
 	touch $@
 
