@@ -1,0 +1,152 @@
+// A recorded run as the page works with it: its document, its tokens as typed arrays, what is selected.
+import { columnsOf, joinedColumn } from "./packed.js";
+
+const BYTE_SPELLED = /<0x([0-9A-Fa-f]{2})>/g;
+
+/**
+ * The document of a run with its tokens as typed arrays.
+ *
+ * `document`: the document. `tokens`: typed arrays by column name, and `count`, `top`. `selected`:
+ * the index of the selected token, or null. `metric`: the name of the measure of the colours.
+ */
+export class RunView {
+  constructor(document) {
+    this.selected = null;
+    this.hovered = null;
+    this.metric = "surprise";
+    this.listeners = { select: [], hover: [], metric: [], update: [] };
+    this.take(document, columnsOf(document.tokens));
+  }
+
+  /** Replace the document by one of the same run whose tokens begin at `tokens.first`. */
+  update(document) {
+    const columns = columnsOf(document.tokens);
+    const { first, top } = document.tokens;
+    for (const [name, column] of Object.entries(columns)) {
+      const width = name.startsWith("top_") ? top : 1;
+      columns[name] = joinedColumn(this.tokens[name].subarray(0, first * width), column);
+    }
+    this.take(document, columns);
+    this.tell("update", document);
+  }
+
+  take(document, columns) {
+    this.document = document;
+    const count = columns.token_id.length;
+    this.tokens = { ...columns, count, top: document.tokens.top };
+    const { ids, texts } = document.vocabulary;
+    this.texts = new Map(ids.map((id, index) => [id, texts[index]]));
+    this.turns = new Map(document.turns.map((turn) => [turn.turn, turn]));
+  }
+
+  /** Return the text of a token id, with bytes spelled as `<0xE1>`; null if it is not recorded. */
+  text(id) {
+    return this.texts.get(id) ?? null;
+  }
+
+  /** Return the bytes of a token id, null if its text is not recorded. */
+  bytes(id) {
+    const text = this.text(id);
+    if (text === null) return null;
+    const encoder = new TextEncoder();
+    const bytes = [];
+    let end = 0;
+    for (const match of text.matchAll(BYTE_SPELLED)) {
+      bytes.push(...encoder.encode(text.slice(end, match.index)), parseInt(match[1], 16));
+      end = match.index + match[0].length;
+    }
+    bytes.push(...encoder.encode(text.slice(end)));
+    return Uint8Array.from(bytes);
+  }
+
+  /**
+   * Return the recorded candidates of a token, likeliest first: `{id, logprob, processed, removed}`.
+   * `processed` is NaN and `removed` names the processor where one removed the candidate.
+   */
+  top(index) {
+    const { top_ids, top_logprobs, top_processed, top_removed, top } = this.tokens;
+    const candidates = [];
+    for (let at = index * top; at < (index + 1) * top; at++) {
+      if (top_ids[at] < 0) continue;
+      candidates.push({
+        id: top_ids[at],
+        logprob: top_logprobs[at],
+        processed: top_processed[at],
+        removed: this.document.tokens.removers[top_removed[at]] ?? "",
+      });
+    }
+    return candidates;
+  }
+
+  /** Return the turn, an object of the document, that a token is in. */
+  turnOf(index) {
+    return this.turns.get(this.tokens.turn[index]);
+  }
+
+  /** Return the index of a token by turn and step, null if there is none. */
+  indexOf(turnNumber, step) {
+    const turn = this.turns.get(turnNumber);
+    if (!turn || step < 0) return null;
+    const end = turn.first_token + turn.tokens;
+    for (let index = turn.first_token + Math.min(step, turn.tokens - 1); index >= turn.first_token && index < end; index--) {
+      if (this.tokens.step[index] === step) return index;
+      if (this.tokens.step[index] < step) break;
+    }
+    return null;
+  }
+
+  /** Return the anchor of a token: `#t7.s31`. */
+  hashOf(index) {
+    return `#t${this.tokens.turn[index]}.s${this.tokens.step[index]}`;
+  }
+
+  /** Return the token and turn of an anchor, `{index, turn}`, null if it names none. */
+  placeOf(hash) {
+    const match = /^#t(\d+)(?:\.s(\d+))?$/.exec(hash);
+    if (!match || !this.turns.has(Number(match[1]))) return null;
+    const turn = Number(match[1]);
+    return { turn, index: match[2] === undefined ? null : this.indexOf(turn, Number(match[2])) };
+  }
+
+  /** Select a token, or none with null. `jump`: the page scrolls to it and the history gets an entry. */
+  select(index, { jump = true } = {}) {
+    if (index !== null && !(index >= 0 && index < this.tokens.count)) return;
+    this.selected = index;
+    this.tell("select", index, jump);
+  }
+
+  /** Call `listener(index, jump)` when a token is selected. */
+  onSelect(listener) {
+    this.listeners.select.push(listener);
+  }
+
+  /** Show a token for as long as the pointer is over it; null ends that. */
+  hover(index) {
+    if (index === this.hovered) return;
+    this.hovered = index;
+    this.tell("hover", index);
+  }
+
+  onHover(listener) {
+    this.listeners.hover.push(listener);
+  }
+
+  /** Choose the measure of the colours: "surprise", "entropy", "margin" or "time". */
+  setMetric(name) {
+    this.metric = name;
+    this.tell("metric", name);
+  }
+
+  onMetric(listener) {
+    this.listeners.metric.push(listener);
+  }
+
+  /** Call `listener(document)` when the run has grown. */
+  onUpdate(listener) {
+    this.listeners.update.push(listener);
+  }
+
+  tell(what, ...values) {
+    for (const listener of this.listeners[what]) listener(...values);
+  }
+}
