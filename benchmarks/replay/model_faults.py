@@ -38,7 +38,8 @@ def other_config(change: Callable[[Any], None], family: str = "") -> Inject:
         config = copy.deepcopy(used.lm.model.config)
         change(config)
         with torch.random.fork_rng(devices=[]):
-            model = type(used.lm.model)(config).eval().to(used.lm.model.dtype)
+            model = type(used.lm.model)(config).eval()
+        model.to(device=used.lm.model.device, dtype=used.lm.model.dtype)
         model.load_state_dict(used.lm.model.state_dict())
         # Some buffers are cast with the weights, and some are not.
         for name, buffer in used.lm.model.named_buffers():
@@ -51,6 +52,7 @@ def other_config(change: Callable[[Any], None], family: str = "") -> Inject:
 
 def _case_of(family: str, case: Case) -> Case:
     lm = tiny_model(family, byte_tokenizer(), dtype=case.lm.model.dtype)
+    lm.model.to(case.lm.model.device)
     return record_case(lm, tokens=len(case.recording.turns()[0].tokens))
 
 
