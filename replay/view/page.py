@@ -22,6 +22,9 @@ MODULES = (
     "dom.js",
     "shell.js",
     "run_view.js",
+    "live.js",
+    "start_fork.js",
+    "runs_page.js",
     "colors.js",
     "header.js",
     "strip.js",
@@ -33,14 +36,11 @@ MODULES = (
     "lineage_panel.js",
     "verdicts_panel.js",
     "diff_page.js",
-    "start_fork.js",
-    "live.js",
-    "runs_page.js",
     "keyboard.js",
     "main.js",
 )
 """The scripts in the order of the page: each imports only earlier ones."""
-STYLES = ("view.css", "panels.css")
+STYLES = ("view.css", "panels.css", "served.css")
 
 _IMPORT = re.compile(r'^import \{[^}\n]*\} from "\./\w+\.js";\n', re.MULTILINE)
 _EXPORT = re.compile(r"^export ", re.MULTILINE)

@@ -12,7 +12,7 @@ import { lineagePanel } from "./lineage_panel.js";
 import { verdictsPanel } from "./verdicts_panel.js";
 import { diffPage } from "./diff_page.js";
 import { runsPage } from "./runs_page.js";
-import { followLive } from "./live.js";
+import { followLive, forgetToken, serverAnswer } from "./live.js";
 
 const PANELS = [
   ["transcript", "Transcript", (view) => h("div", { class: "reading" },
@@ -35,9 +35,8 @@ function runPage(view) {
 /** Return the document of the page: it carries it, or its server sends it. */
 async function pageDocument(holder) {
   if (!holder.dataset.source) return unpackDocument(holder.textContent);
-  const response = await fetch(holder.dataset.source);
-  if (!response.ok) throw new Error(`the server answers ${response.status}`);
-  return response.json();
+  forgetToken();
+  return serverAnswer(holder.dataset.source);
 }
 
 async function start() {

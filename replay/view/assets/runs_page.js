@@ -1,7 +1,169 @@
 // The page of all runs of a store.
-import { h } from "./dom.js";
+import { counted, instant, whole } from "./numbers.js";
+import { fill, h, recorded } from "./dom.js";
+import { serverAnswer } from "./live.js";
+
+const LIST_POLL_MS = 5000;
+const TYPING_MS = 350;
+const LISTED = 100;
+const SHOWN_ID = /^[\w.~-]{1,200}$/;
+const FIELDS = [
+  ["said", "Said by anyone", "text in a message, reply or tool result"],
+  ["name", "Name", "part of it, or a pattern with * and ?"],
+  ["model", "Model", "part of it, or a pattern"],
+  ["plan", "Plan", "part of it, or a pattern"],
+  ["tag", "Tag", "a whole tag"],
+  ["since", "Since", "2026-11-27, or 2d"],
+  ["until", "Until", "2026-11-27, or 2d"],
+];
+const STATUSES = ["", "running", "finished", "interrupted", "failed"];
 
 /** Return the page of the runs of a served store; `runsDocument` is what the server sent. */
 export function runsPage(runsDocument) {
-  return h("p", { class: "muted" }, "Not drawn yet.");
+  const list = new RunsList(runsDocument);
+  list.begin();
+  return list.element;
+}
+
+/** The list with its filters: it asks the server again when they change, and now and then. */
+class RunsList {
+  constructor(shown) {
+    this.chosen = new Set();
+    this.rows = new Map();
+    this.limit = LISTED;
+    this.asked = 0;
+    this.form = h("form", { class: "filters", role: "search", "aria-label": "Filter runs" },
+      FIELDS.map(([name, label, hint]) => h("label", null, label,
+        h("input", { name, type: "search", placeholder: hint, autocomplete: "off" }))),
+      h("label", null, "Status", h("select", { name: "status" },
+        STATUSES.map((status) => h("option", { value: status }, status || "any")))),
+      h("button", { type: "reset" }, "Clear"));
+    this.count = h("p", { class: "count", role: "status" });
+    this.compare = h("p", { class: "compare", "aria-live": "polite" });
+    this.body = h("tbody");
+    this.more = h("p");
+    this.element = h("main", { class: "runs" },
+      h("h1", null, "Runs"),
+      h("p", { class: "muted" }, recorded(shown.where),
+        shown.served?.model && [" · model loaded: ", recorded(shown.served.model)]),
+      this.form, this.count, this.compare,
+      h("div", { class: "scrolled", tabindex: 0, role: "region", "aria-label": "Runs" },
+        h("table", { class: "list" }, h("thead", null, h("tr", null,
+          ["Compare", "Run", "Status", "Model", "Started", "Turns", "Tokens", "Tags and note"].map(
+            (title) => h("th", { scope: "col" }, title)))), this.body)),
+      this.more);
+    document.title = "Runs · tokentape";
+    this.shown = shown;
+  }
+
+  /** Draw the list and begin to follow it. */
+  begin() {
+    for (const [name, value] of new URLSearchParams(location.search)) {
+      const field = this.form.elements.namedItem(name);
+      if (field) field.value = value;
+    }
+    this.draw(this.shown);
+    let typing = 0;
+    const later = () => { clearTimeout(typing); typing = setTimeout(() => this.ask(), TYPING_MS); };
+    this.form.addEventListener("input", later);
+    this.form.addEventListener("reset", () => setTimeout(() => this.ask(), 0));
+    this.form.addEventListener("submit", (event) => { event.preventDefault(); this.ask(); });
+    if (this.query().toString()) this.ask();
+    setTimeout(() => this.follow(), LIST_POLL_MS);
+  }
+
+  query() {
+    const query = new URLSearchParams();
+    for (const [name, value] of new FormData(this.form)) if (value.trim()) query.append(name, value.trim());
+    return query;
+  }
+
+  /** Ask the server for the runs that the filters select; only the newest question counts. */
+  async ask({ isAsked = true } = {}) {
+    const question = isAsked ? ++this.asked : this.asked;
+    const query = this.query();
+    if (isAsked) history.replaceState(null, "", query.toString() ? `/?${query}` : "/");
+    query.set("last", this.limit);
+    try {
+      const shown = await serverAnswer(`/api/runs?${query}`);
+      if (question === this.asked) this.draw(shown);
+    } catch (error) {
+      if (question === this.asked) fill(this.count, h("span", { class: "bad" }, recorded(error.message)));
+      return error.status;
+    }
+    return 200;
+  }
+
+  async follow() {
+    const began = performance.now();
+    if (!document.hidden) await this.ask({ isAsked: false });
+    setTimeout(() => this.follow(), Math.max(LIST_POLL_MS, 10 * (performance.now() - began)));
+  }
+
+  draw(shown) {
+    const rows = shown.runs.map((run) => this.row(run));
+    // Rows that are there already stay, with the focus in them.
+    if (rows.some((row, index) => this.body.children[index] !== row) || rows.length !== this.body.children.length) {
+      fill(this.body, rows);
+    }
+    const isFiltered = Object.keys(shown.query).length > 0;
+    const text = shown.count
+      ? `${counted(shown.count, "run")}${isFiltered ? " found" : ""}, the newest first`
+      : isFiltered ? "No run matches." : "This store holds no run yet.";
+    if (this.count.textContent !== text) fill(this.count, text);
+    const hidden = shown.count - shown.runs.length;
+    fill(this.more, hidden > 0 && h("button", { type: "button", onclick: () => {
+      this.limit *= 4;
+      this.ask();
+    } }, `Show older runs (${whole(hidden)})`));
+    this.drawCompare();
+  }
+
+  /** Return the row of a run: the one that is there already if nothing in it has changed. */
+  row(run) {
+    const text = JSON.stringify(run);
+    const known = this.rows.get(run.run_id);
+    if (known?.text === text) return known.row;
+    const row = this.newRow(run);
+    this.rows.set(run.run_id, { text, row });
+    return row;
+  }
+
+  newRow(run) {
+    const isLinked = SHOWN_ID.test(run.run_id);
+    const title = [h("span", { class: "name" }, recorded(run.name || "(no name)")), " ",
+      h("span", { class: "id" }, recorded(run.run_id))];
+    const from = run.parent_run_id && h("div", { class: "muted" },
+      "fork", run.forked_at_turn != null && ` at turn ${run.forked_at_turn}`, " of ",
+      recorded(run.parent_run_id));
+    const box = isLinked && h("input", {
+      type: "checkbox", checked: this.chosen.has(run.run_id),
+      "aria-label": `Compare run ${run.name} ${run.run_id}`,
+      onchange: (event) => this.choose(run.run_id, event.currentTarget),
+    });
+    return h("tr", null,
+      h("td", null, box),
+      h("td", null, isLinked ? h("a", { href: `/run/${run.run_id}` }, title) : title, from),
+      h("td", null, recorded(run.status),
+        run.tool_errors > 0 && h("div", { class: "muted" }, counted(run.tool_errors, "tool error"))),
+      h("td", null, recorded(run.model)),
+      h("td", null, instant(run.started_at_us)),
+      h("td", { class: "number" }, whole(run.turns)),
+      h("td", { class: "number" }, whole(run.tokens)),
+      h("td", null, run.tags.map((tag) => [h("span", { class: "tag" }, recorded(tag)), " "]),
+        run.note && h("div", { class: "muted" }, recorded(run.note))));
+  }
+
+  choose(runId, box) {
+    if (!box.checked) this.chosen.delete(runId);
+    else if (this.chosen.size < 2) this.chosen.add(runId);
+    else box.checked = false;
+    this.drawCompare();
+  }
+
+  drawCompare() {
+    const [a, b] = this.chosen;
+    if (b) fill(this.compare, h("a", { href: `/diff?a=${a}&b=${b}` }, "Compare the two chosen runs"));
+    else fill(this.compare, a ? "One run is chosen: choose another to compare them." : "");
+  }
 }
