@@ -1,0 +1,107 @@
+"""What the cache spared: of each round, and of the whole run."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from tokentape.recorder import Envelope
+from tokentape.recorder.events import SystemPromptCached
+from tokentape.recorder.projections import Turn
+from tokentape.replay.view.viewed_turns import ViewedRound
+from tokentape.replay.view.vocabulary import Vocabulary
+
+_CHARS_AROUND = 60
+
+
+def cache_values(viewed: ViewedRound, vocabulary: Vocabulary) -> dict[str, Any] | None:
+    """Return the cache decision of a round with the token that diverged; None without one."""
+    decided = viewed.turn.cache
+    if decided is None:
+        return None
+    values = asdict(decided)
+    del values["turn"], values["key"]
+    cached_id, prompt_id = values.pop("divergence_cached_id"), values.pop("divergence_prompt_id")
+    return values | {
+        "decision": str(decided.decision),
+        "source": str(decided.source),
+        "old_token": vocabulary.token(cached_id),
+        "new_token": vocabulary.token(prompt_id),
+        "divergence_text": _text_around(viewed, vocabulary),
+    }
+
+
+def _text_around(viewed: ViewedRound, vocabulary: Vocabulary) -> str | None:
+    """Return the prompt's text around the token that diverged; None where it cannot be found.
+
+    Events say where messages begin. From there the texts of the tokens lead to the place, if all of
+    them are recorded and the prompt has them in that order.
+    """
+    turn, place = viewed.turn, viewed.events.divergence
+    index = None if turn.cache is None else turn.cache.divergence_index
+    if index is None or place is None:
+        return None
+    token, char = place
+    for token_id in turn.prompt_ids[token:index]:
+        text = vocabulary.text(token_id)
+        if text is None or not turn.prompt_text.startswith(text, char):
+            return None
+        char += len(text)
+    return turn.prompt_text[max(0, char - _CHARS_AROUND) : char + _CHARS_AROUND]
+
+
+def prefill_values(turn: Turn) -> dict[str, Any]:
+    """Return the prefill of a round and its memory.
+
+    Without reuse the turn holds the keys and values of the same prompt, so the bytes are equal.
+    """
+    prefill = turn.prefill
+    if prefill is None:
+        return {"prefill": None, "kv_bytes": None, "peak_bytes": None, "kv_bytes_without": None}
+    return {
+        "prefill": {
+            "tokens": sum(prefill.chunks),
+            "chunks": list(prefill.chunks),
+            "duration_us": prefill.duration_us,
+        },
+        "kv_bytes": prefill.kv_bytes,
+        "peak_bytes": prefill.peak_bytes,
+        "kv_bytes_without": prefill.kv_bytes,
+    }
+
+
+def cache_savings(
+    run_id: str, rounds: Sequence[ViewedRound], envelopes: Iterable[Envelope]
+) -> dict[str, Any]:
+    """Return what the cache spared in the rounds that the run itself recorded."""
+    system = [
+        each.event
+        for each in envelopes
+        if each.run_id == run_id and isinstance(each.event, SystemPromptCached)
+    ]
+    own = [each.turn for each in rounds if each.run_id == run_id and each.turn.cache is not None]
+    system_tokens = sum(sum(each.chunks) for each in system)
+    without = sum(each.cache.prompt_tokens for each in own if each.cache is not None)
+    computed = system_tokens + sum(
+        each.cache.computed_tokens for each in own if each.cache is not None
+    )
+    timed = [(sum(each.chunks), each.duration_us) for each in system if each.chunks]
+    timed += [(sum(p.chunks), p.duration_us) for p in (t.prefill for t in own) if p is not None]
+    tokens, duration_us = (sum(column) for column in zip(*timed, strict=True)) if timed else (0, 0)
+    return {
+        "system_tokens": system_tokens,
+        "prompt_tokens_computed": computed,
+        "prompt_tokens_without_reuse": without,
+        "times_fewer": without / computed if computed else None,
+        "prefill_us": duration_us if timed else None,
+        "prefill_us_without_reuse": round(without * duration_us / tokens) if tokens else None,
+        "estimates": _ESTIMATES if timed else [],
+    }
+
+
+_ESTIMATES = [
+    "Prompt tokens without reuse: the sum of the lengths of all prompts.",
+    "Prefill time without reuse: these tokens times the measured mean time of a computed token. "
+    "A long prompt takes more time per token than a short one, so the true time is longer.",
+    "Memory without reuse: a turn holds the keys and values of its whole prompt with and without "
+    "reuse. Without it, none are held between turns.",
+]

@@ -1,0 +1,108 @@
+"""A recording as the JSON document that the page reads; see docs/view.md."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from tokentape.recorder import Record, Recording
+from tokentape.replay.recorded.loaded_run import LoadedRun, load_run
+from tokentape.replay.view.cache_values import cache_savings
+from tokentape.replay.view.highlights import highlights
+from tokentape.replay.view.json_values import json_value
+from tokentape.replay.view.prompt_parts import AddedMessage
+from tokentape.replay.view.round_events import EventsByRound
+from tokentape.replay.view.run_values import run_values
+from tokentape.replay.view.token_columns import TokenColumns
+from tokentape.replay.view.tool_calls import Payloads, call_values
+from tokentape.replay.view.turn_values import turn_values
+from tokentape.replay.view.viewed_turns import ViewedTurn, all_tokens, viewed_turns
+from tokentape.replay.view.vocabulary import Vocabulary
+from tokentape.store.attachments import StoredVerdict
+from tokentape.store.labels import Labels
+
+FORMAT, VERSION = "tokentape-view", 1
+
+
+def view_document(
+    recording: Recording,
+    *,
+    verdicts: Sequence[StoredVerdict] = (),
+    labels: Labels | None = None,
+    lineage: Mapping[str, Any] | None = None,
+    further_reports: Sequence[tuple[str, Mapping[str, Any]]] = (),
+    tokens_from: int = 0,
+    payloads: bool = True,
+) -> dict[str, Any]:
+    """Return a recording as plain JSON values: what the page of `tokentape view` shows.
+
+    `verdicts` are the stored ones of the run, the oldest first. `further_reports` are reports of
+    other replays as `Report.to_dict` gives them, each with a label that says of what. `lineage` is
+    what `tokentape show --tree --json` prints. The columns of tokens begin at row `tokens_from`,
+    for a page that has the rows before it. Without `payloads` full results of tools are left out.
+
+    Raise RecordingError if events are damaged or contradict each other.
+    """
+    run, last = _loaded(recording)
+    events = EventsByRound.of(run.envelopes)
+    turns = viewed_turns(run, events)
+    vocabulary = Vocabulary(run.run_id, run.envelopes)
+    columns = _columns(run, turns)
+    read = Payloads(recording, payloads)
+    rounds = [each for turn in turns for each in turn.rounds]
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "kind": "run",
+        "run": run_values(run, labels or Labels(), last),
+        "vocabulary": vocabulary.values(),
+        "tokens": columns.packed(tokens_from, REMOVERS),
+        "turns": turn_values(
+            turns,
+            run_id=run.run_id,
+            is_running=run.ended() is None,
+            columns=columns,
+            vocabulary=vocabulary,
+            payloads=read,
+        ),
+        "pending": {
+            "parts": [part for each in events.messages for part in _pending_parts(each)],
+            "calls": list(call_values(events.exchanges, read)),
+        },
+        "cache": cache_savings(run.run_id, rounds, run.envelopes),
+        "highlights": highlights(turns, columns),
+        "activations": [],
+        "interventions": [],
+        "lineage": json_value(lineage),
+        "verdicts": [],
+        "go_on": {"fork": [], "retrace": [], "verify": [], "note": "not available yet"},
+        "served": None,
+    }
+
+
+REMOVERS = ("", "unknown")
+
+
+def _loaded(recording: Recording) -> tuple[LoadedRun, Record]:
+    """Return the run, and the last event that it recorded itself."""
+    last: list[Record] = []
+
+    def records() -> Iterator[Record]:
+        for record in recording.records():
+            last[:] = [record]
+            yield record
+
+    return load_run(replace(recording, read=records)), last[0]
+
+
+def _pending_parts(message: AddedMessage) -> list[dict[str, Any]]:
+    return list(message.parts()) if message.text else [message.content_part()]
+
+
+def _columns(run: LoadedRun, turns: Sequence[ViewedTurn]) -> TokenColumns:
+    """Return the columns of all tokens, with those that the experimenter chose."""
+    columns = TokenColumns.of(all_tokens(turns), redacted=run.started.redacted)
+    for each in (one for turn in turns for one in turn.rounds):
+        for step in each.turn.forced_steps:
+            columns.columns["forced"][each.first_token + step - each.turn.first_step] = 1
+    columns.columns["top_removed"][:] = REMOVERS.index("unknown")
+    return columns

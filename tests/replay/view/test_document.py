@@ -1,0 +1,83 @@
+"""The document of a recording says what its events say."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tokentape as tt
+from tests.replay.view.documents import through_json, unpacked
+from tokentape.recorder.projections import join_rounds
+from tokentape.replay.view.document import view_document
+
+RECORDINGS = Path(__file__).parents[2] / "recordings"
+
+
+def _runs(version: str) -> list[tt.Recording]:
+    store = tt.open_store(RECORDINGS / f"{version}.tape")
+    return [store.recording(each.run_id) for each in store.summaries()]
+
+
+@pytest.fixture(params=["0.1.0", "0.2.0"])
+def documents(request: pytest.FixtureRequest) -> list[tuple[tt.Recording, dict[str, Any]]]:
+    return [(each, through_json(view_document(each))) for each in _runs(request.param)]
+
+
+def test_every_released_recording_has_a_document_with_all_its_tokens_and_texts(
+    documents: list[tuple[tt.Recording, dict[str, Any]]],
+) -> None:
+    for recording, document in documents:
+        joined = join_rounds(recording.turns())
+        columns = unpacked(document["tokens"])
+
+        assert document["run"]["run_id"] == recording.run_id
+        assert [each["turn"] for each in document["turns"]] == [each.number for each in joined]
+        tokens = [token for turn in joined for token in turn.tokens]
+        for name in ("turn", "step", "position", "logprob", "logprob_processed", "entropy"):
+            assert columns[name].tolist() == [getattr(each, name) for each in tokens]
+        assert columns["margin"].tolist() == [each.top_gap for each in tokens]
+        assert document["tokens"]["count"] == len(tokens)
+        for turn, shown in zip(joined, document["turns"], strict=True):
+            own = columns["turn"][shown["first_token"] :][: shown["tokens"]]
+            assert (own == turn.number).all()
+            texts = [each["text"] for each in shown["rounds"]]
+            if turn.finished is not None:
+                assert "".join(texts) == turn.finished.text
+            assert sum(each["tokens"] for each in shown["rounds"]) == len(turn.tokens)
+
+
+def test_the_parts_of_all_rounds_have_the_text_of_the_prompts(
+    documents: list[tuple[tt.Recording, dict[str, Any]]],
+) -> None:
+    for recording, document in documents:
+        rounds = [each for turn in document["turns"] for each in turn["rounds"]]
+        prompts = [turn.prompt_text for turn in recording.turns() if not turn.continued_tokens]
+        assert len(rounds) == len(prompts)
+        for shown, prompt in zip(rounds, prompts, strict=True):
+            added = "".join(part["text"] for part in shown["parts"])
+            assert prompt.endswith(added)
+            assert added
+
+
+def test_the_largest_numbers_of_tokens_are_the_highlights(
+    documents: list[tuple[tt.Recording, dict[str, Any]]],
+) -> None:
+    for _, document in documents:
+        columns = unpacked(document["tokens"])
+        found = document["highlights"]
+        assert columns["entropy"][found["least_sure_token"]] == columns["entropy"].max()
+        assert columns["duration_us"][found["slowest_token"]] == columns["duration_us"].max()
+        entropies = {each["turn"]: each["entropy_mean"] for each in document["turns"]}
+        assert entropies[found["least_sure_turn"]] == pytest.approx(max(entropies.values()))
+
+
+def test_a_document_from_a_row_on_has_the_columns_from_there() -> None:
+    recording = _runs("0.2.0")[0]
+
+    whole = view_document(recording)["tokens"]
+    rest = view_document(recording, tokens_from=3)["tokens"]
+
+    assert rest["first"] == 3
+    assert rest["count"] == whole["count"] - 3
+    assert np.array_equal(unpacked(rest)["token_id"], unpacked(whole)["token_id"][3:])
