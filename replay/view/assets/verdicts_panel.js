@@ -1,7 +1,264 @@
-// The verdicts of replays.
-import { h } from "./dom.js";
+// The section "Replays": each verdict of a replay, why, and the first divergence on both sides.
+
+import { h, recorded, recordedLines } from "./dom.js";
+import { escapedLine } from "./escapes.js";
+import { counted, decimal, duration, instant, whole } from "./numbers.js";
+import { addInParts, commandBox, dataTable, livePanel, recordedText } from "./panel_parts.js";
+import { shortNumber, tokenBox, tokenLink, turnLink, unfolding } from "./panel_parts.js";
+
+const ALTERED_SHOWN = 20;
+const VERDICTS = {
+  exact: { symbol: "=", meaning: "every recorded number is the same, bit for bit" },
+  verified: { symbol: "✓", meaning: "the replay picks every recorded token, and the log-probabilities agree within the noise" },
+  near_tie: { symbol: "≈", meaning: "a pick differs, but by no more than the noise explains" },
+  drifted: { symbol: "~", meaning: "the same tokens, but the log-probabilities differ by more than the noise" },
+  diverged: { symbol: "✕", meaning: "the replay picks another token than the recorded one" },
+  incomparable: { symbol: "≠", meaning: "model or machine are not those of the recording, so the numbers cannot be compared" },
+};
+const REPLAYS = {
+  verify: "verify: one forward pass over the recorded tokens, and each pick made again",
+  retrace: "retrace: every forward pass of the run again, compared bit for bit",
+  regenerate: "regenerate: the replies generated again with Hugging Face generate",
+};
+const KINDS = {
+  token: "the sampler picks another token than the recorded one",
+  filtered: "the sampler would have removed the recorded token",
+  near_tie: "another token is picked, but within the noise",
+  logprob: "the same token is picked, with another log-probability",
+  sampler: "the same token is picked, with another log-probability after the processors",
+};
+
+/** A verdict as a badge: a symbol and a word, never a colour alone. */
+export function verdictBadge(verdict) {
+  const symbol = VERDICTS[verdict]?.symbol ?? "?";
+  const word = String(verdict).replaceAll("_", " ");
+  const className = VERDICTS[verdict] ? verdict : "";
+  return h("span", { class: `badge ${className}` }, h("span", { "aria-hidden": "true" }, `${symbol} `), recorded(word));
+}
+
+function divergencePlace(view, each) {
+  const text = `Turn ${each.turn}, token ${whole(each.step)}`;
+  return each.token === null || each.token === undefined ? text : tokenLink(view, each.token, text);
+}
+
+/** "Turn 12, token 5: recorded X, replayed Y". */
+function divergenceTitle(view, each) {
+  return [divergencePlace(view, each), ": recorded ", tokenBox(each.recorded, "old"), ", replayed ", tokenBox(each.replayed, "new")];
+}
+
+function marginSentence(each, floor) {
+  if (each.margin === null || each.margin === undefined) {
+    return "The sampler's filters would have removed the recorded token.";
+  }
+  const eps = floor ? `; the noise explains at most ${shortNumber(floor.margin_eps)}` : "";
+  return `The recorded token falls short of the pick by ${shortNumber(each.margin)} logits${eps}.`;
+}
+
+function differenceSentence(each, floor) {
+  const noise = floor ? `; the noise explains at most ${shortNumber(floor.logprob_floor)}` : "";
+  return `The log-probability of the recorded token differs by ${shortNumber(each.logprob_difference)} nats${noise}.`;
+}
+
+function candidateRows(tokens, chosen) {
+  return tokens.map((each, index) => ({
+    rank: `${index + 1}`,
+    token: [tokenBox(each), each.filtered_by ? [" ", h("span", { class: "muted" }, "removed by ", recorded(each.filtered_by))] : null],
+    id: whole(each.token_id),
+    logprob: decimal(each.logprob, 4),
+    rowClass: each.token_id === chosen.token_id ? "picked" : "",
+  }));
+}
+
+function candidateTable(title, tokens, chosen) {
+  if (!tokens.length) return h("p", { class: "muted" }, `${title}: not recorded.`);
+  const columns = [
+    { name: "rank", title: "#", number: true },
+    { name: "token", title: "Token" },
+    { name: "id", title: "Id", number: true },
+    { name: "logprob", title: "Log-probability", number: true },
+  ];
+  return dataTable(title, columns, candidateRows(tokens, chosen), "small candidates");
+}
+
+function sideOf(title, token, tokens) {
+  const number = typeof token.logprob === "number" ? `log-probability ${decimal(token.logprob, 4)}` : "";
+  return h(
+    "div",
+    {},
+    h("p", {}, h("span", { class: "muted" }, `${title} `), tokenBox(token), ` id ${token.token_id}, ${number}`),
+    candidateTable(`Likeliest tokens, ${title}`, tokens, token),
+  );
+}
+
+/** A divergence in full: its text, both tokens with their candidates, and by how much. */
+function divergenceInFull(view, each, floor) {
+  const text = h(
+    "div",
+    { class: "passage", role: "group", "aria-label": "The recorded text around the token" },
+    recordedLines(each.text_before),
+    h("mark", {}, recorded(each.recorded.text)),
+    recordedLines(each.text_after),
+  );
+  return h(
+    "div",
+    { class: "divergence" },
+    h("p", {}, `${KINDS[each.kind] ?? each.kind}.`.replace(/^./, (letter) => letter.toUpperCase())),
+    text,
+    h("p", {}, marginSentence(each, floor), " ", differenceSentence(each, floor)),
+    h("div", { class: "two" }, sideOf("recorded", each.recorded, each.recorded_top), sideOf("replayed", each.replayed, each.replayed_top)),
+  );
+}
+
+function firstDivergence(view, report) {
+  const [first] = report.divergences;
+  if (!first) return null;
+  return [
+    h("h4", { class: "divergence-title" }, divergenceTitle(view, first)),
+    divergenceInFull(view, first, report.floor),
+  ];
+}
+
+function otherDivergences(view, report) {
+  const others = report.divergences.slice(1);
+  if (!others.length) return null;
+  const title = counted(report.divergences_total - 1, "further divergence");
+  return unfolding(title, () => {
+    const holder = h("div", {});
+    const add = (each) =>
+      holder.append(unfolding(divergenceTitle(view, each), () => divergenceInFull(view, each, report.floor)));
+    const left = report.divergences_total - report.divergences.length;
+    const note = left > 0 ? h("p", { class: "muted" }, `${counted(left, "more divergence")} are not in this page.`) : null;
+    return [addInParts(holder, others, add, "divergences"), note];
+  });
+}
+
+function turnTable(view, report) {
+  const columns = [
+    { name: "turn", title: "Turn" },
+    { name: "verdict", title: "Verdict" },
+    { name: "tokens", title: "Tokens", number: true },
+    { name: "mismatches", title: "Other picks", number: true },
+    { name: "near_ties", title: "Near ties", number: true },
+    { name: "difference", title: "Largest difference (nats)", number: true },
+  ];
+  const rows = report.turns.map((each) => ({
+    turn: turnLink(view, each.turn, `turn ${each.turn}`),
+    verdict: verdictBadge(each.verdict),
+    tokens: whole(each.tokens),
+    mismatches: whole(each.mismatches),
+    near_ties: whole(each.near_ties),
+    difference: shortNumber(each.logprob_difference_max),
+  }));
+  return dataTable(null, columns, rows);
+}
+
+function turnsUnfolding(view, report) {
+  if (!report.turns.length) return null;
+  const counts = new Map();
+  for (const each of report.turns) counts.set(each.verdict, (counts.get(each.verdict) ?? 0) + 1);
+  const parts = [...counts].map(([verdict, count]) => `${count} ${String(verdict).replaceAll("_", " ")}`);
+  return unfolding(`${counted(report.turns.length, "turn")}: ${parts.join(", ")}`, () => turnTable(view, report));
+}
+
+function causesPart(view, report) {
+  if (!report.causes.length) return null;
+  const items = report.causes.map((each) => {
+    if (typeof each === "string") return h("li", {}, recorded(each));
+    return h("li", {}, recorded(each.sentence));
+  });
+  const list = items.length === 1 ? "ul" : "ol";
+  return [h("h4", {}, items.length === 1 ? "Likely cause" : "Likely causes"), h(list, { class: "sentences" }, items)];
+}
+
+function alteredPart(report) {
+  if (!report.altered.length) return null;
+  const list = h("ul", { class: "sentences" });
+  const add = (text) => list.append(h("li", {}, recordedText(text)));
+  return [
+    h("h4", {}, "The recording was altered"),
+    h("p", {}, "It contradicts itself, or its seals do not fit:"),
+    addInParts(list, report.altered, add, "findings", ALTERED_SHOWN),
+  ];
+}
+
+function toolsPart(view, report) {
+  if (!report.tools?.length) return null;
+  const columns = [
+    { name: "turn", title: "Turn" },
+    { name: "tool", title: "Tool" },
+    { name: "field", title: "Field" },
+    { name: "recorded", title: "Recorded", wide: true },
+    { name: "replayed", title: "Replayed", wide: true },
+  ];
+  const rows = report.tools.map((each) => ({
+    turn: turnLink(view, each.turn, `turn ${each.turn}`),
+    tool: recorded(each.tool),
+    field: recorded(each.field),
+    recorded: recordedText(each.recorded),
+    replayed: recordedText(each.replayed),
+  }));
+  return [h("h4", {}, "Tools that returned something else"), dataTable(null, columns, rows)];
+}
+
+function floorPart(report) {
+  const { floor } = report;
+  if (!floor) return null;
+  if (!floor.tokens) return h("p", { class: "muted" }, "No noise is allowed for.");
+  return h(
+    "p",
+    { class: "muted" },
+    `Allowed for as noise in ${escapedLine(floor.dtype)}: log-probabilities up to ${shortNumber(floor.logprob_floor)} nats, margins up to ${shortNumber(floor.margin_eps)} logits, measured on ${counted(floor.tokens, "token")}.`,
+  );
+}
+
+/** One replay. A label says of what it was a replay, where that is not this recording. */
+function verdictArticle(view, report) {
+  const replayed = REPLAYS[report.replay] ?? report.replay;
+  const meaning = VERDICTS[report.verdict]?.meaning;
+  const when = report.at_us ? ` · ${instant(report.at_us)}` : "";
+  return h(
+    "article",
+    { class: `verdict ${report.passes ? "passes" : "fails"}` },
+    h("h3", {}, report.label ? [h("span", { class: "label" }, recorded(report.label)), " "] : "This recording ", verdictBadge(report.verdict)),
+    h("p", { class: "muted" }, recorded(replayed), when),
+    report.reason ? h("p", { class: "lead" }, recorded(report.reason)) : null,
+    meaning && !report.reason ? h("p", { class: "lead" }, `${meaning[0].toUpperCase()}${meaning.slice(1)}.`) : null,
+    firstDivergence(view, report),
+    causesPart(view, report),
+    alteredPart(report),
+    toolsPart(view, report),
+    otherDivergences(view, report),
+    turnsUnfolding(view, report),
+    floorPart(report),
+    report.repro ? [h("p", {}, "Repeat it:"), commandBox(report.repro, "the command that repeats the replay")] : null,
+  );
+}
 
 /** Return the panel of the replays. */
 export function verdictsPanel(view) {
-  return h("p", { class: "muted" }, "Not drawn yet.");
+  const signature = () => view.document.verdicts.map((each) => `${each.label} ${each.replay} ${each.at_us}`).join();
+  return livePanel(view, signature, () => verdictsParts(view));
+}
+
+function verdictsParts(view) {
+  const { verdicts } = view.document;
+  if (!verdicts.length) {
+    const { verify, retrace, note } = view.document.go_on;
+    return [
+      h("p", { class: "lead" }, "No replay of this run is stored, so nothing on this page has been verified."),
+      note ? h("p", {}, recorded(note)) : null,
+      verify?.length ? [h("p", {}, "Check the recorded tokens and numbers with one forward pass:"), commandBox(verify, "the command that verifies")] : null,
+      retrace?.length ? [h("p", {}, "Or compute every forward pass again and compare bit for bit:"), commandBox(retrace, "the command that retraces")] : null,
+    ];
+  }
+  const passing = verdicts.filter((each) => each.passes).length;
+  return [
+    h("p", { class: "lead" }, leadOfVerdicts(verdicts, passing)),
+    verdicts.map((each) => verdictArticle(view, each)),
+  ];
+}
+
+function leadOfVerdicts(verdicts, passing) {
+  if (verdicts.length === 1) return passing ? "The stored replay agrees with the recording." : "The stored replay does not agree with the recording.";
+  return `${passing} of ${verdicts.length} replays agree with what was recorded.`;
 }
