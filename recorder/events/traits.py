@@ -28,6 +28,7 @@ class EventTraits:
     ends_run: bool = False
     """No event follows, except `RunResumed`."""
     belongs_to: BelongsTo = BelongsTo.CURRENT_TURN
+    """Which turn the event is filed under, if it has no field `turn`."""
     changes_summary: bool = False
     """`RunSummary` is folded from the event."""
     payload: str = ""

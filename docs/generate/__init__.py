@@ -1,0 +1,1 @@
+"""Pages and diagrams that are made from the code: `python -m docs.generate` writes them again."""
