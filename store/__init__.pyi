@@ -1,4 +1,7 @@
 # The names of the room and where each is defined: see `__init__.py`.
+from . import (
+    plots as plots,
+)
 from .attachments import (
     StoredFloor as StoredFloor,
     StoredLabel as StoredLabel,
@@ -18,6 +21,7 @@ from .default_store import (
     DEFAULT_URL as DEFAULT_URL,
 )
 from .errors import (
+    MissingLibraryError as MissingLibraryError,
     NewerStoreError as NewerStoreError,
     NoSuchRunError as NoSuchRunError,
     OlderStoreError as OlderStoreError,

@@ -7,6 +7,10 @@ class StoreError(TokentapeError):
     """The store cannot be opened, read or written."""
 
 
+class MissingLibraryError(StoreError, ImportError):
+    """A library of an extra is not installed."""
+
+
 class NoSuchRunError(StoreError):
     """No run has that id or name, or several ids begin with it or several runs have the name."""
 

@@ -60,6 +60,7 @@ from .replay.verify import (
     verify as verify,
 )
 from .store import (
+    MissingLibraryError as MissingLibraryError,
     NoSuchRunError as NoSuchRunError,
     SealingLog as SealingLog,
     SignatureError as SignatureError,
@@ -76,6 +77,7 @@ from .store import (
     messages_df as messages_df,
     open_store as open_store,
     pack as pack,
+    plots as plots,
     runs_df as runs_df,
     sign as sign,
     text_to_sign as text_to_sign,

@@ -205,6 +205,20 @@ def test_sealed_files_are_read_by_pandas_duckdb_and_polars_alone(opened: dict[st
     assert [[turn, step, logprob] for turn, step, _, logprob in opened["ranked"]] == ranked
 
 
+def test_the_plots_of_the_page_are_drawn_and_saved(opened: dict[str, Any]) -> None:
+    section = PAGE.partition("## Plots")[2].partition("\n## ")[0]
+    listed = re.findall(r"^\| `(\w+)` \|", section, flags=re.MULTILINE)
+    for block in blocks("python", section):
+        exec(compile(block, "analysis.md", "exec"), opened)
+    legend = opened["ax"].get_legend()
+
+    assert sorted(listed) == sorted(tt.plots.__all__)
+    assert Path("surprise.png").read_bytes().startswith(b"\x89PNG")
+    assert Path("cache.svg").stat().st_size > 10_000
+    assert [each.get_text() for each in legend.get_texts()] == ["norms: 2 runs", "other: 1 run"]
+    assert opened["costs"].get_title(loc="left").startswith("Computed tokens per turn, median and")
+
+
 ENDS = {
     "runs_df": "name status protocol model seed error",
     "turns_df": "turn prompt_tokens reused_tokens decision stop_reason",

@@ -5,6 +5,7 @@ import inspect
 import re
 import shutil
 from collections.abc import Iterator
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +27,23 @@ WITHOUT_CALL = {
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
+# `tt.plots` is a module.
+NAMES = sorted([*tt.__all__, *(f"plots.{each}" for each in tt.plots.__all__)])
+
+
 def example_of(name: str) -> str:
     """Return the indented block below `Example:` in a public name's docstring, or nothing."""
-    docstring = inspect.getdoc(getattr(tt, name)) or ""
+    docstring = inspect.getdoc(attrgetter(name)(tt)) or ""
     found = re.search(r"^Examples?:\n((?:(?: +.*)?\n?)+)", docstring, flags=re.MULTILINE)
     return found.group(1) if found else ""
 
 
 def is_error(name: str) -> bool:
-    public = getattr(tt, name)
+    public = attrgetter(name)(tt)
     return isinstance(public, type) and issubclass(public, BaseException)
 
 
-EXAMPLES = {name: example_of(name) for name in sorted(tt.__all__) if example_of(name)}
+EXAMPLES = {name: example_of(name) for name in NAMES if example_of(name)}
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +98,7 @@ def test_the_example_of_a_public_name_runs(name: str, names: dict[str, Any]) -> 
 
 
 def test_every_function_and_class_that_users_call_has_an_example() -> None:
-    without = {name for name in tt.__all__ if not EXAMPLES.get(name) and not is_error(name)}
+    without = {name for name in NAMES if not EXAMPLES.get(name) and not is_error(name)}
 
     assert without == WITHOUT_CALL
 

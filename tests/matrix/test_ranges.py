@@ -10,7 +10,11 @@ ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 RANGED = [
     Requirement(each)
-    for each in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["postgres"]]
+    for each in [
+        *PROJECT["dependencies"],
+        *PROJECT["optional-dependencies"]["postgres"],
+        *PROJECT["optional-dependencies"]["plots"],
+    ]
 ]
 # These promise nothing across a major release. The others are admitted in every later release.
 BOUNDED = {"transformers", "sqlalchemy", "alembic", "pandas", "psycopg"}
