@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import functools
 import inspect
+import types
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,11 +65,21 @@ def _entries(names: list[str]) -> Iterator[str]:
             yield _entry_of_class(found)
         elif inspect.isfunction(found):
             yield "\n\n".join([f"### {name}", signature(name, found), docstring(found)])
+        elif inspect.ismodule(found):
+            yield _entry_of_module(name, found)
         else:
             yield f"### {name}\n\nThe type `{type_name(found)}`."
     if errors:
         lines = [item(each, _first_sentences(getattr(tt, each))) for each in sorted(errors)]
         yield "\n".join(["### Errors", "", *lines])
+
+
+def _entry_of_module(name: str, module: types.ModuleType) -> str:
+    parts = [f"### {name}", docstring(module)]
+    for each in module.__all__:
+        function = getattr(module, each)
+        parts += [f"#### {name}.{each}", signature(f"{name}.{each}", function), docstring(function)]
+    return "\n\n".join(parts)
 
 
 def _is_error(found: object) -> bool:
