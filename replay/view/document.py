@@ -7,6 +7,7 @@ from typing import Any
 from tokentape.recorder import Record, Recording
 from tokentape.replay.recorded.loaded_run import LoadedRun, load_run
 from tokentape.replay.view.cache_values import cache_savings
+from tokentape.replay.view.go_on import go_on_values
 from tokentape.replay.view.highlights import highlights
 from tokentape.replay.view.json_values import json_value
 from tokentape.replay.view.prompt_parts import AddedMessage
@@ -14,8 +15,10 @@ from tokentape.replay.view.round_events import EventsByRound
 from tokentape.replay.view.run_values import run_values
 from tokentape.replay.view.token_columns import TokenColumns
 from tokentape.replay.view.tool_calls import Payloads, call_values
+from tokentape.replay.view.tracks import activation_values, intervention_values
 from tokentape.replay.view.turn_values import turn_values
-from tokentape.replay.view.viewed_turns import ViewedTurn, all_tokens, viewed_turns
+from tokentape.replay.view.verdict_values import verdict_values
+from tokentape.replay.view.viewed_turns import ViewedRound, ViewedTurn, all_tokens, viewed_turns
 from tokentape.replay.view.vocabulary import Vocabulary
 from tokentape.store.attachments import StoredVerdict
 from tokentape.store.labels import Labels
@@ -49,6 +52,8 @@ def view_document(
     columns = _columns(run, turns)
     read = Payloads(recording, payloads)
     rounds = [each for turn in turns for each in turn.rounds]
+    activations, left_out = activation_values(run.envelopes, rounds)
+    reports, problems = verdict_values(verdicts, further_reports, _row_by_step(rounds))
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -70,11 +75,12 @@ def view_document(
         },
         "cache": cache_savings(run.run_id, rounds, run.envelopes),
         "highlights": highlights(turns, columns),
-        "activations": [],
-        "interventions": [],
+        "activations": activations,
+        "interventions": intervention_values(rounds),
         "lineage": json_value(lineage),
-        "verdicts": [],
-        "go_on": {"fork": [], "retrace": [], "verify": [], "note": "not available yet"},
+        "verdicts": reports,
+        "go_on": go_on_values(run),
+        "problems": [*problems, left_out] if left_out else problems,
         "served": None,
     }
 
@@ -92,6 +98,14 @@ def _loaded(recording: Recording) -> tuple[LoadedRun, Record]:
             yield record
 
     return load_run(replace(recording, read=records)), last[0]
+
+
+def _row_by_step(rounds: Sequence[ViewedRound]) -> dict[tuple[int, int], int]:
+    return {
+        (each.turn.number, token.step): row
+        for each in rounds
+        for row, token in enumerate(each.turn.tokens, each.first_token)
+    }
 
 
 def _pending_parts(message: AddedMessage) -> list[dict[str, Any]]:
