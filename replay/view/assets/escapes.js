@@ -15,42 +15,62 @@ const ARABIC_LETTER = /[\u061b-\u064a\u066d-\u066f\u0671-\u06d5\u06e5\u06e6\u06e
 const VIRAMA = /[\u094d\u09cd\u0a4d\u0acd\u0b4d\u0bcd\u0c4d\u0ccd\u0d3b\u0d3c\u0d4d\u0dca\u0e3a\u0eba\u0f84\u1039\u103a\u1714\u1715\u1734\u17d2\u1a60\u1b44\u1baa\u1bab\u1bf2\u1bf3\u2d7f\ua806\ua82c\ua8c4\ua953\ua9c0\uaaf6\uabed\u{10a3f}\u{11046}\u{11070}\u{1107f}\u{110b9}\u{11133}\u{11134}\u{111c0}\u{11235}\u{112ea}\u{1134d}\u{11442}\u{114c2}\u{115bf}\u{1163f}\u{116b6}\u{1172b}\u{11839}\u{1193d}\u{1193e}\u{119e0}\u{11a34}\u{11a47}\u{11a99}\u{11c3f}\u{11d44}\u{11d45}\u{11d97}]/u;
 const MARKS_IN_A_ROW_MAX = 2;
 
-/** Return the pieces of a text, `[isEscape, shown]`; with `lines`, line ends and tabs stay. */
-export function escapedPieces(text, lines = false) {
-  if ((lines ? PLAIN_LINES : PLAIN).test(text)) return text ? [[false, text]] : [];
-  const pieces = [];
-  const push = (isEscape, shown) => {
-    const last = pieces.at(-1);
-    if (last && last[0] === isEscape) last[1] += shown;
-    else pieces.push([isEscape, shown]);
-  };
-  // There is no base character yet.
-  let marks = MARKS_IN_A_ROW_MAX;
-  let before = "";
-  for (const character of text) {
-    if (lines && (character === "\n" || character === "\t")) {
-      push(false, character);
-      [marks, before] = [MARKS_IN_A_ROW_MAX, ""];
-      continue;
+/** The visible pieces of a text that comes in parts, wherever it is cut. */
+export class TextEscaper {
+  /** With `lines`, line ends and tabs stay. */
+  constructor(lines = false) {
+    this.lines = lines;
+    // There is no base character yet.
+    this.marks = MARKS_IN_A_ROW_MAX;
+    this.before = "";
+  }
+
+  /** Return the pieces of the next part, `[isEscape, shown]`. */
+  add(text) {
+    if ((this.lines ? PLAIN_LINES : PLAIN).test(text)) {
+      if (text === "") return [];
+      this.marks = 0;
+      this.before = text.at(-1);
+      return [[false, text]];
     }
-    if (joinsEscape(before, character)) {
-      push(false, character);
-      before = character;
-      continue;
+    const pieces = [];
+    for (const character of text) {
+      const piece = this.show(character);
+      const last = pieces.at(-1);
+      if (last && last[0] === piece[0]) last[1] += piece[1];
+      else pieces.push(piece);
+    }
+    return pieces;
+  }
+
+  show(character) {
+    if (this.lines && (character === "\n" || character === "\t")) {
+      this.marks = MARKS_IN_A_ROW_MAX;
+      this.before = "";
+      return [false, character];
+    }
+    if (joinsEscape(this.before, character)) {
+      this.before = character;
+      return [false, character];
     }
     const isMark = COMBINES.test(character);
-    marks = isMark ? marks + 1 : 0;
-    const tooMany = isMark && (marks > MARKS_IN_A_ROW_MAX || SELECTS.test(character));
-    const hidden = NOT_PRINTABLE.test(character) && character !== " ";
-    if (tooMany || hidden || BLANK.test(character)) {
-      push(true, escapeSequence(character));
-      [marks, before] = [MARKS_IN_A_ROW_MAX, ""];
-    } else {
-      push(false, character);
-      before = character;
+    this.marks = isMark ? this.marks + 1 : 0;
+    const isTooMany = isMark && (this.marks > MARKS_IN_A_ROW_MAX || SELECTS.test(character));
+    const isHidden = NOT_PRINTABLE.test(character) && character !== " ";
+    if (isTooMany || isHidden || BLANK.test(character)) {
+      // A mark that follows would combine with the escape sequence.
+      this.marks = MARKS_IN_A_ROW_MAX;
+      this.before = "";
+      return [true, escapeSequence(character)];
     }
+    this.before = character;
+    return [false, character];
   }
-  return pieces;
+}
+
+/** Return the pieces of a text, `[isEscape, shown]`; with `lines`, line ends and tabs stay. */
+export function escapedPieces(text, lines = false) {
+  return new TextEscaper(lines).add(text);
 }
 
 /** Return a text as one line of visible characters. */
@@ -58,10 +78,10 @@ export function escapedLine(text) {
   return escapedPieces(text).map((piece) => piece[1]).join("");
 }
 
-/** Return a fragment with a recorded text; what cannot be seen is in spans of class `esc`. */
-export function shownText(text, { lines = false } = {}) {
+/** Return a fragment of pieces; what cannot be seen is in spans of class `esc`. */
+export function fragmentOf(pieces) {
   const fragment = document.createDocumentFragment();
-  for (const [isEscape, shown] of escapedPieces(text, lines)) {
+  for (const [isEscape, shown] of pieces) {
     if (!isEscape) {
       fragment.append(shown);
       continue;
@@ -72,6 +92,11 @@ export function shownText(text, { lines = false } = {}) {
     fragment.append(span);
   }
   return fragment;
+}
+
+/** Return a fragment with a recorded text; what cannot be seen is in spans of class `esc`. */
+export function shownText(text, { lines = false } = {}) {
+  return fragmentOf(escapedPieces(text, lines));
 }
 
 function joinsEscape(before, character) {

@@ -1,7 +1,179 @@
-// Part of the page of a run.
-import { h } from "./dom.js";
+// The head of a run's page: what run this is, and the answers that most people look for.
+import { counted, decimal, duration, instant, nats, whole } from "./numbers.js";
+import { escapedLine } from "./escapes.js";
+import { copyButton, h, recorded } from "./dom.js";
 
-/** Return the header of a run's page. */
-export function runHeader(view) {
-  return h("div", { class: "header" });
+const VERDICT_SIGNS = {
+  exact: "=", verified: "✓", near_tie: "≈", drifted: "~", diverged: "✕", incomparable: "≠",
+};
+const THEMES = ["auto", "light", "dark"];
+
+/** Return a verdict as a badge: its sign, its name, and in its tooltip the reason. */
+export function verdictBadge(verdict, reason = "") {
+  return h("span", { class: `badge ${verdict.replace(/\W/g, "")}`, title: reason ? escapedLine(reason) : null },
+    h("span", { "aria-hidden": "true" }, VERDICT_SIGNS[verdict] ?? "?"), " ",
+    recorded(verdict.replaceAll("_", " ")));
+}
+
+/** Return the button that switches between the system's theme, light and dark. */
+export function themeSwitch() {
+  const button = h("button", { type: "button", class: "quiet theme" });
+  const show = (theme) => {
+    if (theme === "auto") delete document.documentElement.dataset.theme;
+    else document.documentElement.dataset.theme = theme;
+    button.textContent = { auto: "◐ Auto", light: "○ Light", dark: "● Dark" }[theme];
+    button.setAttribute("aria-label", `Colours of the page: ${theme}. Change`);
+    window.dispatchEvent(new Event("themechange"));
+  };
+  let theme = storedTheme();
+  button.addEventListener("click", () => {
+    theme = THEMES[(THEMES.indexOf(theme) + 1) % THEMES.length];
+    storeTheme(theme);
+    show(theme);
+  });
+  show(theme);
+  return button;
+}
+
+/** Return the head of a run's page. */
+export function runHeader(view, { help = null } = {}) {
+  const { run, interventions, turns } = view.document;
+  return h("header", { class: "head" },
+    h("div", { class: "headline" },
+      h("h1", null, recorded(run.name || run.run_id)),
+      h("div", { class: "tools" }, themeSwitch(),
+        help && h("button", { type: "button", class: "quiet", onclick: help }, "Keys"))),
+    h("p", { class: "facts" }, headFacts(view).map((fact) => h("span", null, fact))),
+    run.error && h("p", { class: "notice bad" }, h("b", null, "The run failed: "), recorded(run.error)),
+    run.redacted && h("p", { class: "notice" }, "Texts are left out of this recording: they show as counts and hashes."),
+    interventions.length > 0 && interventionNotice(interventions),
+    verdictLine(view.document),
+    turns.length > 0 && h("dl", { class: "answers" }, headAnswers(view)),
+    moreFacts(view));
+}
+
+function headFacts(view) {
+  const { run, turns } = view.document;
+  const count = new Set(turns.map((turn) => turn.turn)).size;
+  return [
+    h("b", { class: `status ${run.status === "finished" ? "" : "open"}` }, recorded(run.status)),
+    recorded(run.model), `${counted(count, "turn")}, ${counted(view.tokens.count, "token")}`,
+    run.dtype && recorded(run.dtype), run.device && recorded(run.device),
+    run.duration_us != null && duration(run.duration_us),
+    run.started_at_us != null && instant(run.started_at_us),
+  ].filter(Boolean);
+}
+
+function interventionNotice(interventions) {
+  const names = interventions.map((each) => {
+    const turns = [...new Set([...each.spans, ...each.prompt_spans].map((span) => span.turn))];
+    const where = turns.length ? `, ${turnsText(turns.sort((a, b) => a - b))}` : "";
+    return h("li", null, h("b", null, recorded(each.name)), ` (${escapedLine(each.kind)})`, where);
+  });
+  return h("div", { class: "notice" },
+    h("p", null, "Something acted inside the model during this run:"),
+    h("ul", null, names), h("p", null, h("a", { href: "#inside" }, "See where")));
+}
+
+/** Return turn numbers in ascending order as text: `turns 2–4, 9`. */
+export function turnsText(turns) {
+  const ranges = [];
+  for (const turn of turns) {
+    const last = ranges.at(-1);
+    if (last && last[1] === turn - 1) last[1] = turn;
+    else ranges.push([turn, turn]);
+  }
+  const texts = ranges.map(([first, end]) => (first === end ? `${first}` : `${first}–${end}`));
+  return `${turns.length === 1 ? "turn" : "turns"} ${texts.join(", ")}`;
+}
+
+function verdictLine({ verdicts }) {
+  if (!verdicts.length) {
+    return h("p", { class: "verdict-line muted" }, "No replay has checked this recording yet. ",
+      h("a", { href: "#replays" }, "How to check it"));
+  }
+  const newest = new Map(verdicts.map((each) => [`${each.replay} ${each.label}`, each]));
+  return h("p", { class: "verdict-line" }, [...newest.values()].map((each) =>
+    h("a", { class: "plain", href: "#replays" }, verdictBadge(each.verdict, each.reason), " ",
+      recorded(each.replay), each.label && [" of ", recorded(each.label)])));
+}
+
+function headAnswers(view) {
+  const { cache, highlights } = view.document;
+  const answers = [];
+  const add = (term, value, note) =>
+    value && answers.push(h("div", null, h("dt", null, term), h("dd", null, value), note && h("dd", { class: "muted" }, note)));
+  if (highlights.least_sure_turn != null) {
+    const turn = view.turns.get(highlights.least_sure_turn);
+    add("Least sure", h("a", { href: `#t${highlights.least_sure_turn}` }, `turn ${highlights.least_sure_turn}`),
+      turn?.surprise_mean != null && `${decimal(turn.surprise_mean)} nats of surprise a token`);
+  }
+  add("Least sure token", namedTokenLink(view, highlights.least_sure_token),
+    highlights.least_sure_token != null && `margin of ${nats(view.tokens.margin[highlights.least_sure_token])}`);
+  add("Most surprising token", namedTokenLink(view, highlights.most_surprising_token),
+    highlights.most_surprising_token != null && nats(-view.tokens.logprob[highlights.most_surprising_token]));
+  if (cache.prompt_tokens_without_reuse) {
+    add("Saved by the cache", h("a", { href: "#cache" }, savingText(cache)),
+      `${whole(cache.prompt_tokens_computed)} of ${whole(cache.prompt_tokens_without_reuse)} prompt tokens computed`);
+  }
+  return answers;
+}
+
+function savingText(cache) {
+  if (cache.times_fewer == null) return "prompt tokens";
+  return cache.times_fewer > 1 ? `${decimal(cache.times_fewer, 1)} times fewer` : "nothing";
+}
+
+/** Return a link to a token that shows its text, null for no token. */
+export function namedTokenLink(view, index) {
+  if (index == null) return null;
+  const { turn, step, token_id } = view.tokens;
+  return h("a", { href: view.hashOf(index), "aria-label": `turn ${turn[index]}, token ${step[index]}` },
+    tokenCode(view, token_id[index]), " ", h("span", { class: "muted" }, `turn ${turn[index]}`));
+}
+
+/** Return the text of a token id in visible characters, as code. */
+export function tokenCode(view, id) {
+  const text = view.text(id);
+  if (text === null) return h("code", { class: "token" }, id < 0 ? "redacted" : `⟨${id}⟩`);
+  return h("code", { class: "token" }, text === "" ? h("span", { class: "esc" }, "no text") : recorded(text));
+}
+
+function moreFacts(view) {
+  const { run, go_on } = view.document;
+  const rows = [
+    ["run", [h("code", null, recorded(run.run_id)), " ", copyButton(run.run_id, { name: "Copy the run id" })]],
+    run.parent && ["forked from", parentText(run.parent)],
+    ["seed", run.seed == null ? null : String(run.seed)],
+    ["attention", run.attention], ["recorded in", run.where], ["tokentape", run.tokentape_version],
+    ["events", run.last_seq == null ? null : whole(run.last_seq + 1)],
+    ["tags", run.tags.join(", ")], ["note", run.note], ...run.facts,
+  ];
+  const shown = rows.filter((row) => row && row[1]);
+  return h("details", { class: "about" }, h("summary", null, "About this run"),
+    h("dl", { class: "pairs" }, shown.map(([name, value]) =>
+      [h("dt", null, recorded(name)), h("dd", null, typeof value === "string" ? recorded(value) : value)])),
+    go_on.note && h("p", { class: "muted" }, recorded(go_on.note)));
+}
+
+function parentText(parent) {
+  const where = parent.token == null ? `before turn ${parent.turn}` : `at turn ${parent.turn}, token ${parent.token}`;
+  return [h("code", null, recorded(parent.run_id)), `, ${where}`];
+}
+
+function storedTheme() {
+  try {
+    const theme = localStorage.getItem("tokentape-theme");
+    return THEMES.includes(theme) ? theme : "auto";
+  } catch {
+    return "auto";
+  }
+}
+
+function storeTheme(theme) {
+  try {
+    localStorage.setItem("tokentape-theme", theme);
+  } catch {
+    // A page in a frame of a notebook has no storage.
+  }
 }

@@ -36,6 +36,7 @@ export class RunView {
     this.tokens = { ...columns, count, top: document.tokens.top };
     const { ids, texts } = document.vocabulary;
     this.texts = new Map(ids.map((id, index) => [id, texts[index]]));
+    // A turn that was cut off and begun again is there twice: its number means the last one.
     this.turns = new Map(document.turns.map((turn) => [turn.turn, turn]));
   }
 
@@ -80,17 +81,23 @@ export class RunView {
 
   /** Return the turn, an object of the document, that a token is in. */
   turnOf(index) {
-    return this.turns.get(this.tokens.turn[index]);
+    const { turns } = this.document;
+    let [low, high] = [0, turns.length - 1];
+    while (low < high) {
+      const middle = (low + high + 1) >> 1;
+      if (turns[middle].first_token <= index) low = middle;
+      else high = middle - 1;
+    }
+    return turns[low];
   }
 
   /** Return the index of a token by turn and step, null if there is none. */
-  indexOf(turnNumber, step) {
+  indexOf(turnNumber, stepNumber) {
     const turn = this.turns.get(turnNumber);
-    if (!turn || step < 0) return null;
-    const end = turn.first_token + turn.tokens;
-    for (let index = turn.first_token + Math.min(step, turn.tokens - 1); index >= turn.first_token && index < end; index--) {
-      if (this.tokens.step[index] === step) return index;
-      if (this.tokens.step[index] < step) break;
+    if (!turn) return null;
+    const { step } = this.tokens;
+    for (let index = turn.first_token; index < turn.first_token + turn.tokens; index++) {
+      if (step[index] === stepNumber) return index;
     }
     return null;
   }

@@ -1,10 +1,221 @@
-// The conversation of a run.
-import { h, recordedLines } from "./dom.js";
+// The conversation of a run: turns, their rounds, what the prompt gained, replies and tool calls.
+import { counted, decimal, duration, whole } from "./numbers.js";
+import { escapedLine } from "./escapes.js";
+import { h, recorded, recordedLines } from "./dom.js";
+import { toolCall, toolResult } from "./tool_calls.js";
 
-/** Return the transcript of a run. */
-export function runTranscript(view) {
-  return h("div", { class: "transcript" }, view.document.turns.map((turn) =>
-    h("article", { id: `t${turn.turn}` },
-      h("h3", null, `Turn ${turn.turn}`),
-      turn.rounds.map((round) => h("p", { class: "reply" }, recordedLines(round.text))))));
+const LONG_TEXT = 1500;
+const FIRST_MS = 120;
+const SLICE_MS = 10;
+
+/** Return the transcript of a run; long runs are made in slices, so that the page opens at once. */
+export function runTranscript(view, chunks) {
+  const element = h("div", { class: "transcript", "aria-label": "Transcript" });
+  const builder = new TranscriptBuilder(view, chunks, element);
+  view.buildTranscript = (turnNumber) => builder.buildTo(turnNumber);
+  view.onUpdate((document) => builder.update(document));
+  builder.buildFor(FIRST_MS);
+  builder.buildLater();
+  return element;
+}
+
+class TranscriptBuilder {
+  constructor(view, chunks, element) {
+    Object.assign(this, { view, chunks, element, made: 0 });
+    this.calls = new Map();
+    this.noteCalls();
+  }
+
+  noteCalls() {
+    this.calls.clear();
+    this.answered = new Set();
+    for (const turn of this.view.document.turns) {
+      for (const round of turn.rounds) {
+        for (const call of round.calls) this.calls.set(call.call_id, call);
+        for (const part of round.parts) if (part.tool_call_id) this.answered.add(part.tool_call_id);
+      }
+    }
+  }
+
+  buildFor(milliseconds) {
+    const { turns } = this.view.document;
+    const end = performance.now() + milliseconds;
+    const fragment = document.createDocumentFragment();
+    while (this.made < turns.length && performance.now() < end) {
+      fragment.append(turnArticle(this, turns[this.made]));
+      this.made++;
+    }
+    this.element.append(fragment);
+    this.element.setAttribute("aria-busy", String(this.made < turns.length));
+  }
+
+  buildLater() {
+    if (this.made >= this.view.document.turns.length) return;
+    setTimeout(() => {
+      this.buildFor(SLICE_MS);
+      this.buildLater();
+    });
+  }
+
+  /** Make the turns up to one of this number now: something jumps there. */
+  buildTo(turnNumber) {
+    const { turns } = this.view.document;
+    while (this.made < turns.length && turns[this.made].turn <= turnNumber) {
+      this.element.append(turnArticle(this, turns[this.made]));
+      this.made++;
+    }
+  }
+
+  /** Make the turns again that have grown since. */
+  update(document) {
+    const { first } = document.tokens;
+    const old = [...this.element.children];
+    this.noteCalls();
+    let at = document.turns.findIndex((turn) => turn.first_token + turn.tokens >= first);
+    if (at < 0) at = document.turns.length;
+    at = Math.max(0, Math.min(at, this.made) - 1);
+    for (const article of old.slice(at)) article.remove();
+    this.chunks.dropFrom(document.turns[at]?.first_token ?? 0);
+    this.made = Math.min(at, this.made);
+    this.buildFor(FIRST_MS);
+    this.buildLater();
+  }
+}
+
+function turnArticle(builder, turn) {
+  const isLast = builder.view.turns.get(turn.turn) === turn;
+  const id = isLast ? `t${turn.turn}` : null;
+  return h("article", { class: "turn", id, tabindex: id && "-1", "aria-label": `Turn ${turn.turn}` },
+    h("header", { class: "turn-head" },
+      h("h3", null, id ? h("a", { href: `#${id}` }, `Turn ${turn.turn}`) : `Turn ${turn.turn}`),
+      h("p", { class: "facts" }, turnFacts(turn).map((fact) => h("span", null, fact)))),
+    turn.inside_model && h("p", { class: "notice" }, "Inside the model: ", recorded(turn.inside_model)),
+    turn.unreplayable.length > 0 && h("p", { class: "notice" }, "Cannot be replayed exactly: ", recorded(turn.unreplayable.join(", "))),
+    turn.rounds.map((round, at) => roundRows(builder, turn, round, at)),
+    row("settings", h("p", { class: "settings" }, settingsText(turn)), "settings-row"));
+}
+
+function turnFacts(turn) {
+  const open = { "cut off": "cut off", running: "running" }[turn.status];
+  return [
+    open && h("b", { class: "open" }, open),
+    turn.shared_with && ["shared with ", h("code", { title: escapedLine(turn.shared_with) }, recorded(turn.shared_with.slice(0, 8)))],
+    counted(turn.tokens, "token"),
+    turn.surprise_mean != null && `${decimal(turn.surprise_mean)} nats of surprise a token`,
+    turn.duration_us != null && duration(turn.duration_us),
+    turn.stop_reason && ["stopped: ", recorded(turn.stop_reason)],
+  ].filter(Boolean);
+}
+
+function settingsText(turn) {
+  const entries = Object.entries(turn.settings);
+  const isGreedy = !entries.some(([name]) => name === "do_sample") && !("temperature" in turn.settings);
+  const texts = entries.filter(([name]) => name !== "do_sample").map(([name, value]) =>
+    `${name} ${typeof value === "object" ? JSON.stringify(value) : value}`);
+  if (isGreedy) texts.unshift("greedy");
+  if (turn.seed != null && !isGreedy) texts.push(`seed ${turn.seed}`);
+  return recorded(texts.join(", "));
+}
+
+function roundRows(builder, turn, round, at) {
+  const rows = [];
+  if (round.pruned) rows.push(prunedRow(round.pruned));
+  for (const group of partGroups(round.parts)) {
+    rows.push(group.injected ? injectedRow(group.parts) : partRow(builder, group.parts[0]));
+  }
+  rows.push(row("", cacheLine(round), "cache-row"));
+  if (round.tokens) rows.push(row("assistant", replyOf(builder, turn, round, at), "assistant"));
+  for (const call of round.calls) {
+    const isAnswered = builder.answered.has(call.call_id);
+    if (isAnswered && call.caller !== "model") continue;
+    rows.push(row("tool call", toolCall(builder.view, call, { withResult: !isAnswered }), "call-row"));
+  }
+  return rows;
+}
+
+function row(role, content, name = "") {
+  return h("div", { class: `row ${name}` }, h("div", { class: "role" }, role), h("div", { class: "content" }, content));
+}
+
+/** Return the parts in groups: neighbours that the template injected are one. */
+function partGroups(parts) {
+  const groups = [];
+  for (const part of parts) {
+    if (!part.text && !part.tool_call_id) continue;
+    const last = groups.at(-1);
+    if (part.injected && last?.injected) last.parts.push(part);
+    else groups.push({ injected: part.injected, parts: [part] });
+  }
+  return groups;
+}
+
+function injectedRow(parts) {
+  return row("template", h("p", { class: "injected", title: "Text that the chat template added; no message has it" },
+    parts.map((part) => recorded(part.text))), "template");
+}
+
+function partRow(builder, part) {
+  const call = part.tool_call_id && builder.calls.get(part.tool_call_id);
+  const content = call?.result ? [toolCall(builder.view, call, { withResult: false }), toolResult(builder.view, call, part.text)] : longText(part);
+  return row(recorded(part.role), content, part.role.replace(/\W/g, ""));
+}
+
+/** Return a text of the prompt, folded if it is long; all of it is in the page. */
+function longText(part) {
+  const text = h("div", { class: "text" }, recordedLines(part.text));
+  if (part.text.length < LONG_TEXT) return text;
+  text.classList.add("folded");
+  const size = part.tokens == null ? `${whole(part.text.length)} characters` : counted(part.tokens, "token");
+  const button = h("button", { type: "button", class: "quiet", "aria-expanded": "false" }, `Show all ${size}`);
+  button.addEventListener("click", () => {
+    const isFolded = text.classList.toggle("folded");
+    button.setAttribute("aria-expanded", String(!isFolded));
+    button.textContent = isFolded ? `Show all ${size}` : "Show less";
+  });
+  return [text, button];
+}
+
+function prunedRow(pruned) {
+  return row("pruned", h("details", { class: "pruned" },
+    h("summary", null, `${counted(pruned.removed_tokens, "token")} removed from the history by `, recorded(pruned.policy),
+      pruned.reason && [": ", recorded(pruned.reason)]),
+    pruned.removed.map((each) => h("div", { class: "removed" },
+      h("p", { class: "muted" }, recorded(each.role), each.tokens != null && `, ${counted(each.tokens, "token")}`),
+      h("div", { class: "text" }, recordedLines(each.text))))), "pruned-row");
+}
+
+/** Return the line that says what the cache did before a round. */
+export function cacheLine(round) {
+  const { cache, prefill, history_reason } = round;
+  if (!cache) return null;
+  const share = cache.prompt_tokens ? cache.reused_tokens / cache.prompt_tokens : 0;
+  return h("p", { class: "cache-line" },
+    h("span", { class: "meter", "aria-hidden": "true", style: { "--share": `${(100 * share).toFixed(2)}%` } }),
+    h("b", null, "cache ", recorded(cache.decision)), " ",
+    `${whole(cache.reused_tokens)} of ${whole(cache.prompt_tokens)} prompt tokens reused, ${whole(cache.computed_tokens)} computed`,
+    prefill?.duration_us != null && ` in ${duration(prefill.duration_us)}`,
+    cache.reason && [": ", recorded(cache.reason.replaceAll("_", " "))],
+    cache.key_field && [" (", recorded(cache.key_field), ")"],
+    divergingToken(cache), history_reason && [". History: ", recorded(history_reason)]);
+}
+
+function divergingToken(cache) {
+  if (cache.divergence_index == null || !(cache.old_token || cache.new_token)) return null;
+  const side = (token) => (token ? tokenText(token) : "nothing");
+  return [` at token ${whole(cache.divergence_index)}, `, side(cache.old_token), " → ", side(cache.new_token)];
+}
+
+function tokenText(token) {
+  return h("code", { class: "token" }, token.text == null ? `⟨${token.id}⟩` : recorded(token.text));
+}
+
+function replyOf(builder, turn, round, at) {
+  const { chunks } = builder;
+  const end = round.first_token + round.tokens;
+  const name = turn.rounds.length > 1 ? `Reply of turn ${turn.turn}, round ${at + 1}` : `Reply of turn ${turn.turn}`;
+  return [
+    h("div", { class: "reply", tabindex: "-1", role: "group", "aria-label": name }, chunks.blocks(round.first_token, end)),
+    at < turn.rounds.length - 1 ? null
+      : round.stop_text && h("p", { class: "muted stop" }, "stopped at ", h("code", { class: "token" }, recorded(round.stop_text))),
+  ];
 }
