@@ -2,38 +2,10 @@
 import { counted, decimal, duration, instant, nats, whole } from "./numbers.js";
 import { escapedLine } from "./escapes.js";
 import { copyButton, h, recorded } from "./dom.js";
+import { themeSwitch } from "./theme.js";
+import { tokenCode } from "./token_code.js";
+import { verdictBadge } from "./verdicts_panel.js";
 
-const VERDICT_SIGNS = {
-  exact: "=", verified: "✓", near_tie: "≈", drifted: "~", diverged: "✕", incomparable: "≠",
-};
-const THEMES = ["auto", "light", "dark"];
-
-/** Return a verdict as a badge: its sign, its name, and in its tooltip the reason. */
-export function verdictBadge(verdict, reason = "") {
-  return h("span", { class: `badge ${verdict.replace(/\W/g, "")}`, title: reason ? escapedLine(reason) : null },
-    h("span", { "aria-hidden": "true" }, VERDICT_SIGNS[verdict] ?? "?"), " ",
-    recorded(verdict.replaceAll("_", " ")));
-}
-
-/** Return the button that switches between the system's theme, light and dark. */
-export function themeSwitch() {
-  const button = h("button", { type: "button", class: "quiet theme" });
-  const show = (theme) => {
-    if (theme === "auto") delete document.documentElement.dataset.theme;
-    else document.documentElement.dataset.theme = theme;
-    button.textContent = { auto: "◐ Auto", light: "○ Light", dark: "● Dark" }[theme];
-    button.setAttribute("aria-label", `Colours of the page: ${theme}. Change`);
-    window.dispatchEvent(new Event("themechange"));
-  };
-  let theme = storedTheme();
-  button.addEventListener("click", () => {
-    theme = THEMES[(THEMES.indexOf(theme) + 1) % THEMES.length];
-    storeTheme(theme);
-    show(theme);
-  });
-  show(theme);
-  return button;
-}
 
 /** Return the head of a run's page. */
 export function runHeader(view, { help = null } = {}) {
@@ -94,7 +66,7 @@ function verdictLine({ verdicts }) {
   }
   const newest = new Map(verdicts.map((each) => [`${each.replay} ${each.label}`, each]));
   return h("p", { class: "verdict-line" }, [...newest.values()].map((each) =>
-    h("a", { class: "plain", href: "#replays" }, verdictBadge(each.verdict, each.reason), " ",
+    h("a", { class: "plain", href: "#replays" }, verdictBadge(each.verdict), " ",
       recorded(each.replay), each.label && [" of ", recorded(each.label)])));
 }
 
@@ -132,13 +104,6 @@ export function namedTokenLink(view, index) {
     tokenCode(view, token_id[index]), " ", h("span", { class: "muted" }, `turn ${turn[index]}`));
 }
 
-/** Return the text of a token id in visible characters, as code. */
-export function tokenCode(view, id) {
-  const text = view.text(id);
-  if (text === null) return h("code", { class: "token" }, id < 0 ? "redacted" : `⟨${id}⟩`);
-  return h("code", { class: "token" }, text === "" ? h("span", { class: "esc" }, "no text") : recorded(text));
-}
-
 function moreFacts(view) {
   const { run, go_on } = view.document;
   const rows = [
@@ -159,21 +124,4 @@ function moreFacts(view) {
 function parentText(parent) {
   const where = parent.token == null ? `before turn ${parent.turn}` : `at turn ${parent.turn}, token ${parent.token}`;
   return [h("code", null, recorded(parent.run_id)), `, ${where}`];
-}
-
-function storedTheme() {
-  try {
-    const theme = localStorage.getItem("tokentape-theme");
-    return THEMES.includes(theme) ? theme : "auto";
-  } catch {
-    return "auto";
-  }
-}
-
-function storeTheme(theme) {
-  try {
-    localStorage.setItem("tokentape-theme", theme);
-  } catch {
-    // A page in a frame of a notebook has no storage.
-  }
 }

@@ -3,7 +3,7 @@ import { decimal, duration, nats, percentOf, whole } from "./numbers.js";
 import { escapedLine } from "./escapes.js";
 import { copyButton, fill, h, recorded } from "./dom.js";
 import { commandLine } from "./shell.js";
-import { tokenCode } from "./header.js";
+import { tokenCode } from "./token_code.js";
 import { startFork } from "./start_fork.js";
 
 const BYTES_SHOWN = 24;

@@ -72,7 +72,6 @@ class RunStrip {
     view.onUpdate(later);
     window.addEventListener("scroll", later, { passive: true });
     window.addEventListener("themechange", () => { this.colors = null; later(); });
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { this.colors = null; later(); });
     new ResizeObserver(() => { this.base = null; later(); }).observe(slider);
     slider.addEventListener("pointerdown", (event) => this.drag(event));
     slider.addEventListener("keydown", (event) => this.key(event));

@@ -4,7 +4,7 @@ import { escapedLine } from "./escapes.js";
 import { h, recorded, recordedLines } from "./dom.js";
 import { toolCall, toolResult } from "./tool_calls.js";
 
-const LONG_TEXT = 1500;
+const FOLDED_FROM = 1500;
 const FIRST_MS = 120;
 const SLICE_MS = 10;
 
@@ -163,7 +163,7 @@ function partRow(builder, part) {
 /** Return a text of the prompt, folded if it is long; all of it is in the page. */
 function longText(part) {
   const text = h("div", { class: "text" }, recordedLines(part.text));
-  if (part.text.length < LONG_TEXT) return text;
+  if (part.text.length < FOLDED_FROM) return text;
   text.classList.add("folded");
   const size = part.tokens == null ? `${whole(part.text.length)} characters` : counted(part.tokens, "token");
   const button = h("button", { type: "button", class: "quiet", "aria-expanded": "false" }, `Show all ${size}`);
