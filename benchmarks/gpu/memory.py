@@ -3,6 +3,7 @@
 One step of that model is timed against `generate`, too.
 """
 
+import gc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,8 @@ def _measured(
     bench: Bench, lm: tt.LoadedModel, prompts: Sequence[int], planned: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
     """Run a turn for each prompt; return its measured bytes and those of the plan."""
+    # The cache of the case before is held by a cycle of references.
+    gc.collect()
     if bench.cuda is not None:
         torch.cuda.empty_cache()
     weights = _in_use(bench.device)
