@@ -54,7 +54,11 @@ def diff(recording_a: Recording, recording_b: Recording) -> Diff:
         >>> tt.diff(recording, recording).same
         True
     """
-    a, b = outline_run(recording_a), outline_run(recording_b)
+    return compare_outlines(outline_run(recording_a), outline_run(recording_b))
+
+
+def compare_outlines(a: RunOutline, b: RunOutline) -> Diff:
+    """Compare two runs that are laid out by turns; see `diff`."""
     if not a.begun_turns and not b.begun_turns:
         raise NothingToReplayError(
             f"there is nothing to compare: neither run {_named(a)} nor run {_named(b)} has a turn"

@@ -9,21 +9,19 @@ from tokentape.replay.recorded.loaded_run import LoadedRun, load_run
 from tokentape.replay.view.cache_values import cache_savings
 from tokentape.replay.view.go_on import go_on_values
 from tokentape.replay.view.highlights import highlights
-from tokentape.replay.view.json_values import json_value
+from tokentape.replay.view.json_values import HEAD, json_value
 from tokentape.replay.view.prompt_parts import AddedMessage
 from tokentape.replay.view.round_events import EventsByRound
 from tokentape.replay.view.run_values import run_values
-from tokentape.replay.view.token_columns import TokenColumns
+from tokentape.replay.view.token_columns import columns_of
 from tokentape.replay.view.tool_calls import Payloads, call_values
 from tokentape.replay.view.tracks import activation_values, intervention_values
 from tokentape.replay.view.turn_values import turn_values
 from tokentape.replay.view.verdict_values import verdict_values
-from tokentape.replay.view.viewed_turns import ViewedRound, ViewedTurn, all_tokens, viewed_turns
+from tokentape.replay.view.viewed_turns import ViewedRound, viewed_turns
 from tokentape.replay.view.vocabulary import Vocabulary
 from tokentape.store.attachments import StoredVerdict
 from tokentape.store.labels import Labels
-
-FORMAT, VERSION = "tokentape-view", 1
 
 
 def view_document(
@@ -47,20 +45,19 @@ def view_document(
     """
     run, last = _loaded(recording)
     events = EventsByRound.of(run.envelopes)
-    turns = viewed_turns(run, events)
+    turns = viewed_turns(run.run_id, run.turns, events.rounds)
     vocabulary = Vocabulary(run.run_id, run.envelopes)
-    columns = _columns(run, turns)
+    columns = columns_of(turns, redacted=run.started.redacted)
     read = Payloads(recording, payloads)
     rounds = [each for turn in turns for each in turn.rounds]
     activations, left_out = activation_values(run.envelopes, rounds)
     reports, problems = verdict_values(verdicts, further_reports, _row_by_step(rounds))
     return {
-        "format": FORMAT,
-        "version": VERSION,
+        **HEAD,
         "kind": "run",
         "run": run_values(run, labels or Labels(), last),
         "vocabulary": vocabulary.values(),
-        "tokens": columns.packed(tokens_from, REMOVERS),
+        "tokens": columns.packed(tokens_from),
         "turns": turn_values(
             turns,
             run_id=run.run_id,
@@ -85,9 +82,6 @@ def view_document(
     }
 
 
-REMOVERS = ("", "unknown")
-
-
 def _loaded(recording: Recording) -> tuple[LoadedRun, Record]:
     """Return the run, and the last event that it recorded itself."""
     last: list[Record] = []
@@ -110,13 +104,3 @@ def _row_by_step(rounds: Sequence[ViewedRound]) -> dict[tuple[int, int], int]:
 
 def _pending_parts(message: AddedMessage) -> list[dict[str, Any]]:
     return list(message.parts()) if message.text else [message.content_part()]
-
-
-def _columns(run: LoadedRun, turns: Sequence[ViewedTurn]) -> TokenColumns:
-    """Return the columns of all tokens, with those that the experimenter chose."""
-    columns = TokenColumns.of(all_tokens(turns), redacted=run.started.redacted)
-    for each in (one for turn in turns for one in turn.rounds):
-        for step in each.turn.forced_steps:
-            columns.columns["forced"][each.first_token + step - each.turn.first_step] = 1
-    columns.columns["top_removed"][:] = REMOVERS.index("unknown")
-    return columns

@@ -4,6 +4,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+HEAD = {"format": "tokentape-view", "version": 1}
+"""The fields that every document begins with."""
+
 SAFE_INTEGER = 2**53 - 1
 """The largest integer that a browser reads exactly from JSON."""
 

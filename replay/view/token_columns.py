@@ -10,6 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tokentape.recorder.events import TokenSampled
+from tokentape.replay.view.viewed_turns import ViewedTurn
+
+REMOVERS = ("", "unknown")
 
 Column = npt.NDArray[Any]
 
@@ -57,15 +60,27 @@ class TokenColumns:
             top,
         )
 
-    def packed(self, first: int, removers: Sequence[str]) -> dict[str, Any]:
+    def packed(self, first: int = 0) -> dict[str, Any]:
         """Return the columns from the row `first` on, as the document has them."""
         return {
             "first": first,
             "count": max(0, len(self) - first),
             "top": self.top,
-            "removers": list(removers),
+            "removers": list(REMOVERS),
             "columns": {name: _packed(each[first:]) for name, each in self.columns.items()},
         }
+
+
+def columns_of(turns: Sequence[ViewedTurn], *, redacted: bool) -> TokenColumns:
+    """Return the columns of all tokens of some turns, in order."""
+    rounds = [each for turn in turns for each in turn.rounds]
+    tokens = [token for each in rounds for token in each.turn.tokens]
+    columns = TokenColumns.of(tokens, redacted=redacted)
+    for each in rounds:
+        for step in each.turn.forced_steps:
+            columns.columns["forced"][each.first_token + step - each.turn.first_step] = 1
+    columns.columns["top_removed"][:] = REMOVERS.index("unknown")
+    return columns
 
 
 def _rows(lists: Sequence[Sequence[Any]], width: int, dtype: str, missing: float) -> Column:

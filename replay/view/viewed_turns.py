@@ -3,10 +3,9 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from tokentape.recorder.events import StopReason, TokenSampled
+from tokentape.recorder.events import StopReason
 from tokentape.recorder.projections import Turn, join_continued
-from tokentape.replay.recorded.loaded_run import LoadedRun
-from tokentape.replay.view.round_events import EventsByRound, Exchange, RoundEvents
+from tokentape.replay.view.round_events import Exchange, RoundEvents
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,23 +54,25 @@ class ViewedTurn:
         return finished is not None and finished.stop_reason != StopReason.TOOL_CALL
 
 
-def viewed_turns(run: LoadedRun, events: EventsByRound) -> list[ViewedTurn]:
-    """Return the turns of a run in order.
+def viewed_turns(
+    run_id: str, rounds: Sequence[Turn], events: Sequence[RoundEvents]
+) -> list[ViewedTurn]:
+    """Return the turns of a run in order, from its rounds and the events of each.
 
     A turn that was cut off and begun again is there twice.
     """
     turns: list[ViewedTurn] = []
     first_token = 0
-    for pieces in _joined_pieces(list(zip(run.turns, events.rounds, strict=True))):
-        rounds, found = zip(*pieces, strict=True)
-        turn = next(join_continued(rounds)) if len(rounds) > 1 else rounds[0]
+    for pieces in _joined_pieces(list(zip(rounds, events, strict=True))):
+        joined, found = zip(*pieces, strict=True)
+        turn = next(join_continued(joined)) if len(joined) > 1 else joined[0]
         viewed = ViewedRound(
             turn=turn,
             events=found[0],
             exchanges=tuple(call for each in found for call in each.exchanges),
             run_id=found[-1].run_id,
             first_token=first_token,
-            shared_tokens=sum(len(each.tokens) for each, of in pieces if of.run_id != run.run_id),
+            shared_tokens=sum(len(each.tokens) for each, of in pieces if of.run_id != run_id),
         )
         first_token = viewed.end_token
         if turn.first_step and turns and turns[-1].number == turn.number:
@@ -79,11 +80,6 @@ def viewed_turns(run: LoadedRun, events: EventsByRound) -> list[ViewedTurn]:
         else:
             turns.append(ViewedTurn([viewed]))
     return turns
-
-
-def all_tokens(turns: Sequence[ViewedTurn]) -> list[TokenSampled]:
-    """Return the tokens of all turns in order."""
-    return [token for turn in turns for each in turn.rounds for token in each.turn.tokens]
 
 
 Piece = tuple[Turn, RoundEvents]

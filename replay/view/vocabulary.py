@@ -32,8 +32,6 @@ class Vocabulary:
         ids = sorted(self._texts)
         return {"ids": ids, "texts": [self._texts[each] for each in ids]}
 
-    def joined(self, other: "Vocabulary") -> dict[str, Any]:
-        """Return as `values`, with the ids of another run that this one does not have."""
-        texts = other._texts | self._texts
-        ids = sorted(texts)
-        return {"ids": ids, "texts": [texts[each] for each in ids]}
+    def add(self, other: "Vocabulary") -> None:
+        """Add the ids of another run that this one does not have."""
+        self._texts = other._texts | self._texts
