@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from docs.generate.commands import commands_page
+from docs.generate.drawn_rules import draw_decisions, draw_families, draw_replays, draw_rooms
+from docs.generate.drawn_runs import draw_seals, draw_seeds, draw_stream
 from docs.generate.events import events_page
 from docs.generate.python_api import api_page
 
@@ -14,6 +16,13 @@ GENERATED: dict[str, Callable[[], str]] = {
     "commands.md": commands_page,
     "event-catalogue.md": events_page,
     "python-api.md": api_page,
+    "images/cache-decisions.svg": draw_decisions,
+    "images/events.svg": draw_families,
+    "images/replays.svg": draw_replays,
+    "images/rooms.svg": draw_rooms,
+    "images/seals.svg": draw_seals,
+    "images/seeds.svg": draw_seeds,
+    "images/stream.svg": draw_stream,
 }
 """What makes each file, by its path in docs/."""
 

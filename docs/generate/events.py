@@ -11,7 +11,8 @@ from docs.generate.markdown import docstring, field_texts, item, page, prose, ty
 from tokentape.recorder.events import EVENT_CLASSES, REDACTION_RULES, Event, Redact
 from tokentape.recorder.events.traits import BelongsTo, EventTraits
 
-ABOUT = """Every class of events, with its version, its traits and its fields. A recording of
+ABOUT = """Every class of events, with its version, its traits and its fields. [Events](events.md)
+explains the stream that they make. A recording of
 an older version is read as today's: its events are changed when read, never in the file."""
 
 

@@ -131,7 +131,7 @@ def _declared_name(node: ast.stmt) -> str:
 
 
 def item(name: str, text: str, kind: str = "") -> str:
-    """Return an item of a list: a name in code, its type, and what it means."""
+    """Return an item of a list: a name in code, its type and its meaning."""
     head = f"- `{name}`" + (f" (`{kind}`)" if kind else "")
     meaning = " ".join(prose(text).split())
     return f"{head}: {meaning}" if meaning else head
