@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, cast, get_type_hints
 from tokentape import store as stores
 from tokentape.recorder import Recording
 from tokentape.recorder.record import RecordFilter
+from tokentape.replay.view.diff_document import diff_document
+from tokentape.replay.view.json_values import HEAD
 from tokentape.replay.view.stored import stored_document
 from tokentape.store.errors import StoreError
 from tokentape.store.labels import Labels
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
     from tokentape.recorder.projections import RunSummary
     from tokentape.store import DatabaseStore, ParquetStore
 
-FORMAT = {"format": "tokentape-view", "version": 1}
 _CONDITIONS = tuple(get_type_hints(RunConditions))
 _LISTED = 100
 _LISTED_MAX = 10_000
@@ -54,7 +55,7 @@ class StoredRuns:
         limit = min(int(last[-1][:9]), _LISTED_MAX) if last else _LISTED
         found = self._store.summaries(**cast(RunConditions, where))
         shown = found[-limit:] if limit else []
-        return FORMAT | {
+        return HEAD | {
             "kind": "runs",
             "where": self._store.where,
             "query": where,
@@ -136,6 +137,5 @@ class StoredRuns:
 
     def diff(self, a: str, b: str) -> dict[str, Any]:
         """Return the document of the differences of two runs. Raise NoSuchRunError."""
-        for each in (a, b):
-            self._store.recording(each)
-        raise StoreError("two runs cannot be compared on a page yet: use `tokentape diff`")
+        document = diff_document(self._store.recording(a), self._store.recording(b))
+        return document | {"served": self._served}

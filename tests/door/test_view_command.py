@@ -145,6 +145,22 @@ def test_a_page_in_a_notebook_is_a_frame_without_rights(
         page.save(url.removeprefix("sqlite:///"))
 
 
+def test_a_diff_is_also_a_page_and_keeps_its_exit_code(cli: Cli, url: str, tmp_path: Path) -> None:
+    with tt.open_store(url) as store:
+        assert isinstance(store, DatabaseStore)
+        turns = (Said(), Said(asked="and? "))
+        ids = [root(store, each).recording.run_id for each in (turns, turns, turns[:1])]
+    page = tmp_path / "new" / "diff.html"
+
+    code, out, _ = cli("diff", ids[0], ids[1], "--store", url)
+    assert cli("diff", ids[0], ids[1], "--store", url, "--html", str(page))[:2] == (code, out)
+    assert cli("diff", ids[0], ids[2], "--store", url, "--html", str(page))[0] == 1
+    assert page.read_text().startswith("<!doctype html>")
+    code, _, err = cli("diff", *ids[:2], "--store", url, "--html", url.removeprefix("sqlite:///"))
+    assert code == 2
+    assert "no page of a run" in err
+
+
 @contextlib.contextmanager
 def serving(*options: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """Yield the address that `view --serve` prints, and its process."""

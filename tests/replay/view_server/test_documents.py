@@ -85,6 +85,17 @@ def test_a_damaged_run_is_a_sentence_and_the_list_still_shows_it(served: Served)
     assert served.lines == []
 
 
+def test_two_runs_are_compared(served: Served) -> None:
+    a, b = served.run_ids
+    found = served.json(f"/api/diff?a={a}&b={b}")
+
+    assert (found["kind"], found["a"]["run_id"], found["b"]["run_id"]) == ("diff", a, b)
+    assert f'data-source="/api/diff?a={a}&amp;b={b}"' in served.request(f"/diff?a={a}&b={b}")[2]
+    for query in ("", f"?a={a}", f"?a={a}&b=", f"?a={a}&b=%3Cscript%3E"):
+        assert served.request(f"/diff{query}")[0] == 400
+    assert served.request(f"/api/diff?a={a}&b=nope")[0] == 404
+
+
 @pytest.mark.parametrize("first", ["-1", "x", "1e9", "99999999999999999999", "%00"])
 def test_a_place_that_is_no_number_is_refused(served: Served, first: str) -> None:
     assert served.request(f"/api/run/{served.run_ids[0]}?tokens_from={first}")[0] == 400
