@@ -29,10 +29,10 @@ export function runPage(view) {
     { id: "replays", title: "Replays", make: () => titled("Replays", verdictsPanel(view)) },
     { id: "forks", title: "Forks", make: () => titled("Forks", lineagePanel(view)) },
   ]);
+  const bar = h("div", { class: "bar" }, tabs.bar, strip);
+  tabs.onShow((id) => { bar.dataset.tab = id; });
   const element = h("main", { class: "run" },
-    runHeader(view, { help: () => dialog.showModal() }),
-    h("div", { class: "bar" }, h("nav", { "aria-label": "Parts of this page" }, tabs.bar), strip),
-    tabs.bodies, dialog);
+    runHeader(view, { help: () => dialog.showModal() }), bar, tabs.bodies, dialog);
   tabs.show("transcript");
   listenToPointer(view, element);
   listenToKeys(view, chunks, dialog);

@@ -8,6 +8,7 @@ export class Tabs {
     this.bar = h("div", { class: "tabs", role: "tablist", "aria-label": "Parts of this page" }, this.panels.map((each) => each.tab));
     this.bar.addEventListener("keydown", (event) => this.key(event));
     this.listeners = [];
+    this.shown = [];
     window.addEventListener("beforeprint", () => this.panels.forEach((each) => this.make(each)));
   }
 
@@ -43,6 +44,7 @@ export class Tabs {
       else each.body.setAttribute("hidden", "until-found");
     }
     this.make(chosen);
+    for (const listener of this.shown) listener(id);
     return true;
   }
 
@@ -54,6 +56,11 @@ export class Tabs {
 
   onOpen(listener) {
     this.listeners.push(listener);
+  }
+
+  /** Call `listener(id)` whenever a panel is shown. */
+  onShow(listener) {
+    this.shown.push(listener);
   }
 
   key(event) {
