@@ -3,8 +3,11 @@ import { fragmentOf, TextEscaper } from "./escapes.js";
 import { levelsOf } from "./colors.js";
 
 const SPELLED_BYTE = /<0x([0-9A-Fa-f]{2})>/;
-const CHUNK_TOKENS = 160;
-const CHUNK_TOKENS_MAX = 640;
+const CHUNK_TOKENS = 120;
+const CHUNK_TOKENS_MAX = 480;
+// Of a frame of 16 ms, for spans: a page that scrolls fast shows plain text for a moment.
+const FRAME_MS = 5;
+const FAST_PX = 350;
 
 /**
  * Return the visible pieces of each of the tokens from `first` to before `end`.
@@ -78,19 +81,61 @@ export class TokenChunks {
     this.byElement = new WeakMap();
     this.near = new Set();
     this.chunks = [];
-    const root = { rootMargin: "900px 0px" };
-    this.observer = new IntersectionObserver((entries) => {
-      for (const { target, isIntersecting } of entries) {
-        const chunk = this.byElement.get(target);
-        if (isIntersecting) {
-          this.near.add(chunk);
-          this.toSpans(chunk);
-        } else if (this.near.delete(chunk)) {
-          this.toText(chunk);
-        }
-      }
-    }, root);
+    this.wanted = new Set();
+    this.left = new Set();
+    this.isWorking = false;
+    this.observer = new IntersectionObserver((entries) => this.note(entries), { rootMargin: "800px 0px" });
     view.onMetric(() => this.recolor());
+  }
+
+  /** Note which blocks came near the screen and which left it. */
+  note(entries) {
+    for (const { target, isIntersecting } of entries) {
+      const chunk = this.byElement.get(target);
+      if (isIntersecting) {
+        this.near.add(chunk);
+        this.left.delete(chunk);
+        if (!chunk.hasSpans) this.wanted.add(chunk);
+      } else if (this.near.delete(chunk)) {
+        this.wanted.delete(chunk);
+        if (chunk.hasSpans) this.left.add(chunk);
+      }
+    }
+    if (this.isWorking || !(this.wanted.size || this.left.size)) return;
+    this.isWorking = true;
+    // The first time at once, so that the page opens with colours.
+    if (this.hasWorked) requestAnimationFrame(() => this.work());
+    else this.work();
+  }
+
+  /** Make spans of blocks near the screen, then text of blocks that left it, a few a frame. */
+  work() {
+    this.hasWorked = true;
+    const moved = Math.abs(window.scrollY - (this.scrolledTo ?? window.scrollY));
+    this.scrolledTo = window.scrollY;
+    if (moved > FAST_PX) {
+      // What passes too fast to be read stays text.
+      requestAnimationFrame(() => this.work());
+      return;
+    }
+    const end = performance.now() + FRAME_MS;
+    const middle = window.innerHeight / 2;
+    const far = (chunk) => Math.abs(chunk.element.getBoundingClientRect().top - middle);
+    const wanted = [...this.wanted].map((chunk) => [far(chunk), chunk]).sort((a, b) => a[0] - b[0]);
+    for (const [, chunk] of wanted) {
+      this.wanted.delete(chunk);
+      this.toSpans(chunk);
+      if (performance.now() > end) break;
+    }
+    if (!this.wanted.size) {
+      for (const chunk of this.left) {
+        if (performance.now() > end) break;
+        this.left.delete(chunk);
+        this.toText(chunk);
+      }
+    }
+    this.isWorking = this.wanted.size + this.left.size > 0;
+    if (this.isWorking) requestAnimationFrame(() => this.work());
   }
 
   /** Return the blocks of the tokens from `first` to before `end`. */
@@ -163,7 +208,7 @@ export class TokenChunks {
     const kept = this.chunks.filter((chunk) => chunk.end <= token);
     for (const chunk of this.chunks.slice(kept.length)) {
       this.observer.unobserve(chunk.element);
-      this.near.delete(chunk);
+      for (const set of [this.near, this.wanted, this.left]) set.delete(chunk);
     }
     this.chunks = kept;
   }
@@ -173,6 +218,7 @@ export class TokenChunks {
   }
 
   toText(chunk) {
+    if (chunk.hasSpans && holdsSelection(chunk.element)) return;
     const pieces = tokenPieces(this.view, chunk.first, chunk.end);
     const joined = [];
     for (const piece of pieces.flat()) {
@@ -212,7 +258,7 @@ export class TokenChunks {
       let name = `t m${levels[token]}`;
       const text = span.textContent;
       if (text === "") name += " bare";
-      else if (text.charCodeAt(text.length - 1) === 10) name += " nl";
+      else if (text.charCodeAt(0) === 10) name += " nl";
       if (forced[token]) name += " forced";
       if (left?.has(token)) name += " left";
       if (token === this.view.selected) name += " selected";
@@ -230,4 +276,9 @@ export class TokenChunks {
     this.columns ??= Math.max(30, Math.min(92, (window.innerWidth - (window.innerWidth > 1000 ? 540 : 40)) / 7.4));
     return this.columns;
   }
+}
+
+function holdsSelection(element) {
+  const selection = getSelection();
+  return !selection.isCollapsed && selection.containsNode(element, true);
 }

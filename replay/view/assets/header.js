@@ -13,9 +13,10 @@ export function runHeader(view, { help = null } = {}) {
   return h("header", { class: "head" },
     h("div", { class: "headline" },
       h("h1", null, recorded(run.name || run.run_id)),
-      h("div", { class: "tools" }, themeSwitch(),
+      h("div", { class: "tools" }, view.document.served && h("a", { href: "/" }, "All runs"), themeSwitch(),
         help && h("button", { type: "button", class: "quiet", onclick: help }, "Keys"))),
-    h("p", { class: "facts" }, headFacts(view).map((fact) => h("span", null, fact))),
+    h("p", { class: "factline" }, headFacts(view).map((fact) => h("span", null, fact))),
+    (run.parent || run.tags.length > 0 || run.note) && h("p", { class: "labels" }, headLabels(view)),
     run.error && h("p", { class: "notice bad" }, h("b", null, "The run failed: "), recorded(run.error)),
     run.redacted && h("p", { class: "notice" }, "Texts are left out of this recording: they show as counts and hashes."),
     interventions.length > 0 && interventionNotice(interventions),
@@ -34,6 +35,24 @@ function headFacts(view) {
     run.duration_us != null && duration(run.duration_us),
     run.started_at_us != null && instant(run.started_at_us),
   ].filter(Boolean);
+}
+
+function headLabels(view) {
+  const { run, served } = view.document;
+  return [
+    run.parent && h("span", null, "Forked from ", parentLink(run.parent, served), parentPlace(run.parent)),
+    run.tags.map((tag) => h("span", { class: "chip" }, recorded(tag))),
+    run.note && h("span", { class: "note" }, recorded(run.note)),
+  ];
+}
+
+function parentLink(parent, served) {
+  const name = h("code", { title: escapedLine(parent.run_id) }, recorded(parent.run_id.slice(0, 8)));
+  return served && /^[\w-]+$/.test(parent.run_id) ? h("a", { href: `/run/${parent.run_id}` }, name) : name;
+}
+
+function parentPlace(parent) {
+  return parent.token == null ? ` before turn ${parent.turn}` : ` at turn ${parent.turn}, token ${parent.token}`;
 }
 
 function interventionNotice(interventions) {
@@ -77,13 +96,13 @@ function headAnswers(view) {
     value && answers.push(h("div", null, h("dt", null, term), h("dd", null, value), note && h("dd", { class: "muted" }, note)));
   if (highlights.least_sure_turn != null) {
     const turn = view.turns.get(highlights.least_sure_turn);
-    add("Least sure", h("a", { href: `#t${highlights.least_sure_turn}` }, `turn ${highlights.least_sure_turn}`),
-      turn?.surprise_mean != null && `${decimal(turn.surprise_mean)} nats of surprise a token`);
+    add("Least sure turn", h("a", { href: `#t${highlights.least_sure_turn}` }, `turn ${highlights.least_sure_turn}`),
+      turn?.entropy_mean != null && `mean entropy ${nats(turn.entropy_mean)}`);
   }
   add("Least sure token", namedTokenLink(view, highlights.least_sure_token),
-    highlights.least_sure_token != null && `margin of ${nats(view.tokens.margin[highlights.least_sure_token])}`);
+    highlights.least_sure_token != null && `entropy ${nats(view.tokens.entropy[highlights.least_sure_token])}`);
   add("Most surprising token", namedTokenLink(view, highlights.most_surprising_token),
-    highlights.most_surprising_token != null && nats(-view.tokens.logprob[highlights.most_surprising_token]));
+    highlights.most_surprising_token != null && `surprise ${nats(-view.tokens.logprob[highlights.most_surprising_token])}`);
   if (cache.prompt_tokens_without_reuse) {
     add("Saved by the cache", h("a", { href: "#cache" }, savingText(cache)),
       `${whole(cache.prompt_tokens_computed)} of ${whole(cache.prompt_tokens_without_reuse)} prompt tokens computed`);
@@ -108,20 +127,15 @@ function moreFacts(view) {
   const { run, go_on } = view.document;
   const rows = [
     ["run", [h("code", null, recorded(run.run_id)), " ", copyButton(run.run_id, { name: "Copy the run id" })]],
-    run.parent && ["forked from", parentText(run.parent)],
+    run.parent && ["forked from", run.parent.run_id],
     ["seed", run.seed == null ? null : String(run.seed)],
     ["attention", run.attention], ["recorded in", run.where], ["tokentape", run.tokentape_version],
     ["events", run.last_seq == null ? null : whole(run.last_seq + 1)],
-    ["tags", run.tags.join(", ")], ["note", run.note], ...run.facts,
+    ...run.facts,
   ];
   const shown = rows.filter((row) => row && row[1]);
   return h("details", { class: "about" }, h("summary", null, "About this run"),
     h("dl", { class: "pairs" }, shown.map(([name, value]) =>
       [h("dt", null, recorded(name)), h("dd", null, typeof value === "string" ? recorded(value) : value)])),
     go_on.note && h("p", { class: "muted" }, recorded(go_on.note)));
-}
-
-function parentText(parent) {
-  const where = parent.token == null ? `before turn ${parent.turn}` : `at turn ${parent.turn}, token ${parent.token}`;
-  return [h("code", null, recorded(parent.run_id)), `, ${where}`];
 }

@@ -147,15 +147,22 @@ export function forkCommand(view, index, tokenId) {
 function goOn(view, index, candidate, recordedId) {
   const command = forkCommand(view, index, candidate.id);
   const { go_on, served } = view.document;
-  if (!command) return h("p", { class: "muted" }, recorded(go_on.note || "This recording cannot be forked."));
+  const note = go_on.note && h("p", { class: "muted" }, recorded(go_on.note));
+  if (!command) return note || h("p", { class: "muted" }, "This recording cannot be forked.");
   const isSame = candidate.id === recordedId;
   return [
     h("h4", null, "Go on from here with ", tokenCode(view, candidate.id)),
-    h("p", { class: "muted" }, isSame ? "The fork samples on after the recorded token." : "A fork has this token here instead, and goes on by itself."),
-    h("pre", { class: "fork-command", tabindex: "0", "aria-label": "Command that forks here" }, h("code", null, recorded(command))),
+    h("p", { class: "muted" }, isSame ? "A fork shares the reply up to this token; the model writes the rest again."
+      : "A fork has this token here instead; the model writes the rest again."),
+    note, go_on.import?.length > 0 && commandLines(commandLine(go_on.import), "Command that imports the recording"),
+    commandLines(command, "Command that forks here"),
     h("p", { class: "buttons" }, copyButton(command, { label: "Copy command", name: "Copy the command" }),
       served?.can_fork && startButton(view, index, candidate)),
   ];
+}
+
+function commandLines(line, name) {
+  return h("pre", { class: "fork-command", tabindex: "0", role: "region", "aria-label": name }, h("code", null, recorded(line)));
 }
 
 function startButton(view, index, candidate) {

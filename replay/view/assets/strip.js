@@ -160,11 +160,12 @@ class RunStrip {
     context.setTransform(scale, 0, 0, scale, 0, 0);
     this.drawTurns(context, width);
     this.drawBars(context, width);
+    this.drawInterventions(context, width);
   }
 
   themeColors() {
     const of = (name) => themeColor(this.element, name);
-    return { line: of("--line"), muted: of("--muted"), wash: of("--wash"), accent: of("--accent"), bad: of("--bad"), ink: of("--ink") };
+    return { line: of("--line"), muted: of("--muted"), wash: of("--wash"), accent: of("--accent"), bad: of("--bad"), drift: of("--drift") };
   }
 
   drawTurns(context, width) {
@@ -209,6 +210,19 @@ class RunStrip {
     }
     context.fillStyle = this.colors.line;
     context.fillRect(0, BARS, width, 1);
+  }
+
+  /** Draw a line under the tokens during which something acted inside the model. */
+  drawInterventions(context, width) {
+    context.fillStyle = this.colors.drift;
+    for (const { spans } of this.view.document.interventions) {
+      for (const { first_token: first, last_token: last } of spans) {
+        if (first == null) continue;
+        const left = (first / this.count) * width;
+        const right = (((last ?? first) + 1) / this.count) * width;
+        context.fillRect(left, BARS + 1, Math.max(2, right - left), 2);
+      }
+    }
   }
 
   drawPlaces(context, width) {

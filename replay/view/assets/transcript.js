@@ -1,7 +1,8 @@
 // The conversation of a run: turns, their rounds, what the prompt gained, replies and tool calls.
-import { counted, decimal, duration, whole } from "./numbers.js";
+import { counted, duration, nats, whole } from "./numbers.js";
 import { escapedLine } from "./escapes.js";
 import { h, recorded, recordedLines } from "./dom.js";
+import { cacheSentence } from "./cache_panel.js";
 import { toolCall, toolResult } from "./tool_calls.js";
 
 const FOLDED_FROM = 1500;
@@ -29,11 +30,10 @@ class TranscriptBuilder {
   noteCalls() {
     this.calls.clear();
     this.answered = new Set();
-    for (const turn of this.view.document.turns) {
-      for (const round of turn.rounds) {
-        for (const call of round.calls) this.calls.set(call.call_id, call);
-        for (const part of round.parts) if (part.tool_call_id) this.answered.add(part.tool_call_id);
-      }
+    const { turns, pending } = this.view.document;
+    for (const { parts, calls } of [...turns.flatMap((turn) => turn.rounds), pending ?? { parts: [], calls: [] }]) {
+      for (const call of calls) this.calls.set(call.call_id, call);
+      for (const part of parts) if (part.tool_call_id) this.answered.add(part.tool_call_id);
     }
   }
 
@@ -45,8 +45,11 @@ class TranscriptBuilder {
       fragment.append(turnArticle(this, turns[this.made]));
       this.made++;
     }
+    const isWhole = this.made === turns.length;
+    const pending = isWhole && !this.element.querySelector(":scope > .pending") && pendingArticle(this);
+    if (pending) fragment.append(pending);
     this.element.append(fragment);
-    this.element.setAttribute("aria-busy", String(this.made < turns.length));
+    this.element.setAttribute("aria-busy", String(!isWhole));
   }
 
   buildLater() {
@@ -69,6 +72,7 @@ class TranscriptBuilder {
   /** Make the turns again that have grown since. */
   update(document) {
     const { first } = document.tokens;
+    this.element.querySelector(":scope > .pending")?.remove();
     const old = [...this.element.children];
     this.noteCalls();
     let at = document.turns.findIndex((turn) => turn.first_token + turn.tokens >= first);
@@ -88,11 +92,21 @@ function turnArticle(builder, turn) {
   return h("article", { class: "turn", id, tabindex: id && "-1", "aria-label": `Turn ${turn.turn}` },
     h("header", { class: "turn-head" },
       h("h3", null, id ? h("a", { href: `#${id}` }, `Turn ${turn.turn}`) : `Turn ${turn.turn}`),
-      h("p", { class: "facts" }, turnFacts(turn).map((fact) => h("span", null, fact)))),
+      h("p", { class: "factline" }, turnFacts(turn).map((fact) => h("span", null, fact)))),
     turn.inside_model && h("p", { class: "notice" }, "Inside the model: ", recorded(turn.inside_model)),
     turn.unreplayable.length > 0 && h("p", { class: "notice" }, "Cannot be replayed exactly: ", recorded(turn.unreplayable.join(", "))),
     turn.rounds.map((round, at) => roundRows(builder, turn, round, at)),
     row("settings", h("p", { class: "settings" }, settingsText(turn)), "settings-row"));
+}
+
+/** Return what was added to the conversation since the last turn, null if nothing was. */
+function pendingArticle(builder) {
+  const { parts, calls } = builder.view.document.pending ?? { parts: [], calls: [] };
+  if (!parts.length && !calls.length) return null;
+  return h("article", { class: "turn pending", "aria-label": "After the last turn" },
+    h("header", { class: "turn-head" }, h("h3", null, "After the last turn"),
+      h("p", { class: "factline" }, h("span", null, "the model has not seen this yet"))),
+    partRows(builder, parts), calls.map((call) => callRow(builder, call)));
 }
 
 function turnFacts(turn) {
@@ -101,7 +115,7 @@ function turnFacts(turn) {
     open && h("b", { class: "open" }, open),
     turn.shared_with && ["shared with ", h("code", { title: escapedLine(turn.shared_with) }, recorded(turn.shared_with.slice(0, 8)))],
     counted(turn.tokens, "token"),
-    turn.surprise_mean != null && `${decimal(turn.surprise_mean)} nats of surprise a token`,
+    turn.surprise_mean != null && `mean surprise ${nats(turn.surprise_mean)}`,
     turn.duration_us != null && duration(turn.duration_us),
     turn.stop_reason && ["stopped: ", recorded(turn.stop_reason)],
   ].filter(Boolean);
@@ -120,17 +134,22 @@ function settingsText(turn) {
 function roundRows(builder, turn, round, at) {
   const rows = [];
   if (round.pruned) rows.push(prunedRow(round.pruned));
-  for (const group of partGroups(round.parts)) {
-    rows.push(group.injected ? injectedRow(group.parts) : partRow(builder, group.parts[0]));
-  }
-  rows.push(row("", cacheLine(round), "cache-row"));
+  rows.push(partRows(builder, round.parts));
+  if (round.cache) rows.push(row("", cacheLine(round), "cache-row"));
   if (round.tokens) rows.push(row("assistant", replyOf(builder, turn, round, at), "assistant"));
-  for (const call of round.calls) {
-    const isAnswered = builder.answered.has(call.call_id);
-    if (isAnswered && call.caller !== "model") continue;
-    rows.push(row("tool call", toolCall(builder.view, call, { withResult: !isAnswered }), "call-row"));
-  }
+  rows.push(round.calls.map((call) => callRow(builder, call)));
   return rows;
+}
+
+function partRows(builder, parts) {
+  return partGroups(parts).map((group) => (group.injected ? injectedRow(group.parts) : partRow(builder, group.parts[0])));
+}
+
+/** Return the row of a call; null where a message shows it with its result. */
+function callRow(builder, call) {
+  const isAnswered = builder.answered.has(call.call_id);
+  if (isAnswered && call.caller !== "model") return null;
+  return row("tool call", toolCall(builder.view, call, { withResult: !isAnswered }), "call-row");
 }
 
 function row(role, content, name = "") {
@@ -185,28 +204,14 @@ function prunedRow(pruned) {
 }
 
 /** Return the line that says what the cache did before a round. */
-export function cacheLine(round) {
+function cacheLine(round) {
   const { cache, prefill, history_reason } = round;
-  if (!cache) return null;
   const share = cache.prompt_tokens ? cache.reused_tokens / cache.prompt_tokens : 0;
   return h("p", { class: "cache-line" },
     h("span", { class: "meter", "aria-hidden": "true", style: { "--share": `${(100 * share).toFixed(2)}%` } }),
-    h("b", null, "cache ", recorded(cache.decision)), " ",
-    `${whole(cache.reused_tokens)} of ${whole(cache.prompt_tokens)} prompt tokens reused, ${whole(cache.computed_tokens)} computed`,
-    prefill?.duration_us != null && ` in ${duration(prefill.duration_us)}`,
-    cache.reason && [": ", recorded(cache.reason.replaceAll("_", " "))],
-    cache.key_field && [" (", recorded(cache.key_field), ")"],
-    divergingToken(cache), history_reason && [". History: ", recorded(history_reason)]);
-}
-
-function divergingToken(cache) {
-  if (cache.divergence_index == null || !(cache.old_token || cache.new_token)) return null;
-  const side = (token) => (token ? tokenText(token) : "nothing");
-  return [` at token ${whole(cache.divergence_index)}, `, side(cache.old_token), " → ", side(cache.new_token)];
-}
-
-function tokenText(token) {
-  return h("code", { class: "token" }, token.text == null ? `⟨${token.id}⟩` : recorded(token.text));
+    cacheSentence(cache, h("b", null, "Cache ", recorded(cache.decision), ":")),
+    prefill?.duration_us != null && ` Computed in ${duration(prefill.duration_us)}.`,
+    history_reason && [" History: ", recorded(history_reason), "."]);
 }
 
 function replyOf(builder, turn, round, at) {

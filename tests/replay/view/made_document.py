@@ -37,6 +37,7 @@ def made_document(
         "vocabulary": {"ids": list(range(len(texts))), "texts": list(texts)},
         "tokens": _tokens(count, len(texts)),
         "turns": [_turn(index, texts) for index in range(turns)],
+        "pending": {"parts": [], "calls": []},
         "cache": {
             "system_tokens": 12,
             "prompt_tokens_computed": 40,
@@ -61,6 +62,7 @@ def made_document(
             "fork": ["tokentape", "fork", "run-1", "--store", "sqlite:///it's.db"],
             "retrace": ["tokentape", "retrace", "run-1"],
             "verify": ["tokentape", "verify", "run-1"],
+            "import": [],
             "note": "",
         },
         "served": None,
