@@ -17,6 +17,7 @@ from benchmarks.gpu import gather_wheels
 from benchmarks.parity import commands as parity
 from benchmarks.replay import commands as replay
 from benchmarks.store import commands as store
+from benchmarks.view import commands as view
 
 app = typer.Typer(
     name="benchmarks",
@@ -53,6 +54,7 @@ app.command("decode")(generation.decode_command)
 app.command("conversation")(generation.conversation_command)
 app.command("store")(store.store_command)
 app.command("watch")(generation.watch_command)
+app.command("view")(view.view_command)
 app.command("replay")(replay.replay_command)
 app.command("faults")(replay.faults_command)
 app.command("dtypes")(replay.dtypes_command)

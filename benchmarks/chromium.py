@@ -75,6 +75,11 @@ class Chromium:
     def __init__(self, browser: "Browser") -> None:
         self._browser = browser
 
+    @property
+    def version(self) -> str:
+        """Return the number of the browser's version."""
+        return self._browser.version
+
     @contextmanager
     def open_page(
         self, *, width: int = 1280, height: int = 900, scheme: Scheme = "light"

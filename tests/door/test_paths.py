@@ -38,7 +38,7 @@ TEXTS = {
 }
 NAMES_OR_PATHS = {
     *("store", "other_store", "run_a", "run_b", "model", "plan", "adapter", "protocol"),
-    *("run", "runs", "place", "tools", "report"),
+    *("run", "runs", "place", "tools"),
 }
 
 SYSTEM = "You are brief. " * 20

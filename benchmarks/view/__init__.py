@@ -1,0 +1,1 @@
+"""Measurements of the page of a run in a browser."""
