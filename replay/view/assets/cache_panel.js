@@ -30,40 +30,60 @@ function reasonParts(cache) {
   return detail ? [known, " (", h("span", { class: "recorded" }, recorded(detail)), ")"] : [known];
 }
 
-/** Where cache and prompt differ: "at token 1,204: the cache has …, the prompt …". */
+/** Where cache and prompt differ: " at token 1,204: the cache has …, the prompt …". */
 function divergenceParts(cache) {
   if (cache.divergence_index === null) return [];
-  const place = ` at token ${whole(cache.divergence_index)}`;
-  if (!cache.old_token && !cache.new_token) return [place];
-  if (cache.reason === "interventions_differ") return [" from token ", whole(cache.divergence_index), " on"];
+  const index = whole(cache.divergence_index);
+  if (cache.reason === "interventions_differ") return [` from token ${index} on`];
+  if (!cache.old_token && !cache.new_token) return [` at token ${index}`];
   return [
-    place,
-    ": the cache has ",
+    ` at token ${index}: the cache has `,
     tokenBox(cache.old_token, "old"),
     ", the prompt ",
     tokenBox(cache.new_token, "new"),
+    cache.divergence_text ? [" in “", recorded(cache.divergence_text), "”"] : null,
   ];
 }
 
-function restSentence(cache) {
-  const rest = whole(cache.computed_tokens);
+/** Why a prompt is not the continuation of what the model had read, where the history says it. */
+function historyParts(round) {
+  if (round.pruned) {
+    const removed = counted(round.pruned.removed_tokens, "token");
+    return [`${removed} of the conversation had been removed to fit the context, so `];
+  }
+  if (round.history_reason) return ["the conversation was rendered again (", recorded(round.history_reason), "), so "];
+  return [];
+}
+
+function whyComputed(round) {
+  return [...historyParts(round), ...reasonParts(round.cache), ...divergenceParts(round.cache)];
+}
+
+function restSentence(round) {
+  const { cache } = round;
+  const isOne = cache.computed_tokens === 1;
   if (cache.reason === "extends") {
-    return [cache.computed_tokens === 1 ? "the other one is new" : `the other ${rest} are new`];
+    return [isOne ? "the other one is new" : `the other ${whole(cache.computed_tokens)} are new`];
   }
   if (cache.reason === "covers_prompt") {
     return ["the last one was computed again: its logits choose the first new token"];
   }
-  return ["the rest was computed because ", ...reasonParts(cache), ...divergenceParts(cache)];
+  return ["the rest was computed because ", ...whyComputed(round)];
 }
 
-/** "Turn 7 reused 1,204 of 1,350 prompt tokens; the rest was computed because …". */
-export function cacheSentence(cache, subject) {
+/**
+ * Return the parts of a sentence about the prompt of a round, such as "Turn 7 reused 1,204 of 1,350
+ * prompt tokens; the rest was computed because …". `subject`: "Turn 7", or parts that say it.
+ */
+export function cacheSentence(round, subject) {
+  const { cache } = round;
   const prompt = counted(cache.prompt_tokens, "prompt token");
-  const parts = [...[subject].flat()];
+  const parts = [subject].flat();
   if (cache.reused_tokens === 0) {
-    parts.push(` computed all ${prompt}: `, ...reasonParts(cache), ...divergenceParts(cache));
+    parts.push(` computed all ${prompt}: `, ...whyComputed(round));
   } else {
-    parts.push(` reused ${whole(cache.reused_tokens)} of ${prompt}; `, ...restSentence(cache));
+    const source = cache.source === "disk" ? " from disk" : "";
+    parts.push(` reused ${whole(cache.reused_tokens)} of ${prompt}${source}; `, ...restSentence(round));
   }
   parts.push(".");
   if (cache.cropped_tokens > 0) {
@@ -76,6 +96,8 @@ export function cacheSentence(cache, subject) {
 function cacheRows(document) {
   const rows = [];
   for (const turn of document.turns) {
+    // Those of the run that this one was forked from: nothing of them was computed here.
+    if (turn.shared_with) continue;
     turn.rounds.forEach((round, index) => {
       if (round.cache) rows.push({ turn, round, index, cache: round.cache });
     });
@@ -128,12 +150,11 @@ function costTable(view, rows) {
     });
   }
   if (bytes) {
-    const without = largest(rows, "kv_bytes_without");
-    lines.push({
-      what: "Most memory of keys and values",
-      with: byteSize(bytes),
-      without: without ? `about ${byteSize(without)}` : "not known",
-    });
+    const without = largest(rows, "kv_bytes_without") ?? bytes;
+    lines.push(
+      { what: "Keys and values in memory, during a turn", with: byteSize(bytes), without: byteSize(without) },
+      { what: "Keys and values in memory, between turns", with: `up to ${byteSize(bytes)}`, without: "none" },
+    );
   }
   const columns = [
     { name: "what", title: "Cost" },
@@ -143,7 +164,7 @@ function costTable(view, rows) {
   const notes = cache.estimates.map((text) => h("li", {}, recorded(text)));
   return [
     dataTable(null, columns, lines, "small"),
-    notes.length ? unfolding("How the numbers after “about” were estimated", () => h("ul", {}, ...notes)) : null,
+    notes.length ? unfolding("How the costs without the cache were estimated", () => h("ul", {}, ...notes)) : null,
   ];
 }
 
@@ -196,7 +217,7 @@ function notable(view, rows) {
     return h("p", {}, "Every prompt continued the cached tokens, so only its new tokens were computed.");
   }
   const list = h("ul", { class: "sentences" });
-  const add = (row) => list.append(h("li", {}, ...cacheSentence(row.cache, subjectOf(view, row))));
+  const add = (row) => list.append(h("li", {}, ...cacheSentence(row.round, subjectOf(view, row))));
   const others = rows.length - found.length;
   return [
     h("h3", {}, "Where the cache could not be used, or not whole"),
@@ -213,7 +234,7 @@ export function cachePanel(view) {
 
 function cacheParts(view) {
   const rows = cacheRows(view.document);
-  if (!rows.length) return h("p", {}, "The recording holds no prompt yet.");
+  if (!rows.length) return h("p", {}, "This run has computed no prompt yet.");
   const system = view.document.cache.system_tokens;
   const explained = h(
     "p",

@@ -4,7 +4,8 @@ import { h, recorded, recordedLines } from "./dom.js";
 import { DiffView, sameTurns } from "./diff_view.js";
 import { repliesSideBySide } from "./diff_replies.js";
 import { counted, whole } from "./numbers.js";
-import { dataTable, recordedText, unfolding } from "./panel_parts.js";
+import { dataTable, recordedText, shortNumber, shortSum, unfolding } from "./panel_parts.js";
+import { themeSwitch } from "./theme.js";
 
 const ASPECTS = {
   inside_model: "what acts inside the model",
@@ -17,10 +18,30 @@ const ASPECTS = {
   tools: "the tool calls",
 };
 
-/** A value of a field as text: strings as they are, other values as JSON. */
+const PAIRS_OF_A_FIELD_MAX = 3;
+const VARIES = "varies from turn to turn";
+
+/** A value of a field: texts as they are, objects as a list of what they set, the rest as JSON. */
 function fieldValue(value) {
-  if (value === null || value === undefined) return h("span", { class: "muted" }, "none");
-  return recordedText(typeof value === "string" ? value : JSON.stringify(value));
+  if (isNothing(value)) return h("span", { class: "muted" }, "none");
+  if (typeof value === "string") return shortSum(value);
+  if (Array.isArray(value) || typeof value !== "object") return recordedText(JSON.stringify(value));
+  const set = Object.entries(value).filter(([, each]) => !isNothing(each));
+  const items = set.map(([name, each]) => h("li", {}, recorded(name), " ", plainValue(each)));
+  return h("ul", { class: "values" }, items);
+}
+
+/** A value within an object, in one line. */
+function plainValue(value) {
+  if (typeof value === "string") return shortSum(value);
+  const isPlain = Array.isArray(value) && value.every((each) => typeof each !== "object");
+  return recordedText(isPlain ? value.join(", ") : JSON.stringify(value));
+}
+
+/** Whether a value is null, or an empty text, list or object. */
+function isNothing(value) {
+  if (value === null || value === undefined || value === "") return true;
+  return typeof value === "object" && Object.keys(value).length === 0;
 }
 
 function fieldTable(fields, first = []) {
@@ -62,37 +83,52 @@ function turnRanges(numbers) {
   return ranges.map(([first, last]) => (first === last ? `${first}` : `${first} to ${last}`)).join(", ");
 }
 
-/** Changes inside the model, each once with the turns that have it. */
-function insideChanges(document) {
-  const found = new Map();
+/**
+ * Differences that several turns have, each once with its turns. `name`: the list of a turn that
+ * they are in. A field with many pairs of values, such as the seed of each turn, is one line.
+ */
+function changesOfTurns(document, name) {
+  const byField = new Map();
   for (const turn of document.turns) {
-    for (const field of turn.inside_model) {
-      const key = JSON.stringify([field.field, field.a, field.b]);
-      if (!found.has(key)) found.set(key, { ...field, numbers: [] });
-      found.get(key).numbers.push(turn.turn);
+    for (const field of turn[name]) {
+      if (!byField.has(field.field)) byField.set(field.field, new Map());
+      const pairs = byField.get(field.field);
+      const key = JSON.stringify([field.a, field.b]);
+      if (!pairs.has(key)) pairs.set(key, { ...field, numbers: [] });
+      pairs.get(key).numbers.push(turn.turn);
     }
   }
-  return [...found.values()].map((each) => ({ ...each, turns: turnRanges(each.numbers) }));
+  return [...byField.values()].flatMap((pairs) => {
+    const found = [...pairs.values()];
+    const several = found.length > PAIRS_OF_A_FIELD_MAX;
+    const shown = several ? [{ field: found[0].field, a: VARIES, b: VARIES, numbers: found.flatMap((each) => each.numbers) }] : found;
+    return shown.map((each) => ({ ...each, turns: turnRanges(each.numbers) }));
+  });
 }
 
 function changedSection(document) {
-  const inside = insideChanges(document);
+  const turns = [{ name: "turns", title: "Turns" }];
+  const inside = changesOfTurns(document, "inside_model");
+  const sampling = changesOfTurns(document, "sampling");
+  const settings = document.settings.length || sampling.length;
   return h(
     "section",
     { id: "changed", "aria-labelledby": "changed-title" },
     h("h2", { id: "changed-title" }, "What was changed"),
     h("h3", {}, "Inside the model"),
-    inside.length
-      ? fieldTable(inside, [{ name: "turns", title: "Turns" }])
-      : h("p", {}, "The same interventions, adapters and hooks in both runs."),
+    inside.length ? fieldTable(inside, turns) : h("p", {}, "The same interventions, adapters and hooks in both runs."),
     h("h3", {}, "Settings"),
-    document.settings.length
-      ? fieldTable(document.settings)
-      : h("p", {}, "Both runs were started with the same settings."),
-    document.noted.length
-      ? unfolding(`${counted(document.noted.length, "difference")} without effect on the tokens, such as names and versions`, () => fieldTable(document.noted))
-      : null,
+    settings ? null : h("p", {}, "The same settings in both runs."),
+    document.settings.length ? fieldTable(document.settings) : null,
+    sampling.length ? fieldTable(sampling, turns) : null,
+    document.ended?.length ? [h("h3", {}, "How the runs ended"), fieldTable(document.ended)] : null,
+    document.noted.length ? notedFields(document.noted) : null,
   );
+}
+
+function notedFields(noted) {
+  const title = `${counted(noted.length, "difference")} without effect on the tokens, such as names and versions`;
+  return unfolding(title, () => fieldTable(noted));
 }
 
 function sourceName(source) {
@@ -106,7 +142,7 @@ function promptDifference(prompt) {
   const place = prompt.index === null ? "The prompts differ" : `The prompts differ from token ${whole(prompt.index)} on`;
   const source = prompt.source_a ?? prompt.source_b;
   const origin = prompt.inherited ? "only because the earlier turns do" : source ? `in ${sourceName(source)}` : "";
-  const text = (value) => (value ? recorded(value) : h("span", { class: "muted" }, "nothing more"));
+  const text = (value) => (value ? recordedLines(value) : h("span", { class: "muted" }, "nothing more"));
   return [
     h("p", {}, `${place}${origin ? `, ${origin}` : ""}.`),
     prompt.inherited || (!prompt.a && !prompt.b)
@@ -115,7 +151,7 @@ function promptDifference(prompt) {
           "div",
           { class: "two" },
           ["a", "b"].map((side) =>
-            h("p", { class: "passage" }, h("span", { class: "side-name" }, side), " ", recorded(prompt.before ?? ""), h("mark", { class: `differs-${side}` }, text(prompt[side]))),
+            h("p", { class: "passage" }, h("span", { class: "side-name" }, side), " ", recordedLines(prompt.before), h("mark", { class: `differs-${side}` }, text(prompt[side]))),
           ),
         ),
   ];
@@ -136,14 +172,22 @@ function turnTitle(turn) {
   return `Turn ${turn.turn} differs in ${names.length ? `${names.join(", ")} and ${last}` : last}`;
 }
 
+function numberSentence(turn) {
+  const most = turn.logprob_difference_max;
+  if (!turn.differing.includes("numbers") || most === null || most === undefined) return null;
+  return h("p", {}, `Tokens that are equal have log-probabilities that differ by up to ${shortNumber(most)} nats.`);
+}
+
 /** The body of a turn that differs, made when it comes near the window. */
 function turnBody(view, turn) {
   return [
     promptDifference(turn.prompt),
     repliesSideBySide(view, turn),
-    turn.sampling.length ? [h("h4", {}, "Sampler"), fieldTable(turn.sampling)] : null,
-    turn.cache.length ? unfolding("Use of the cache", () => fieldTable(turn.cache)) : null,
+    turn.ending?.length ? [h("h4", {}, "End of the reply"), fieldTable(turn.ending)] : null,
     toolDifferences(turn.tools),
+    numberSentence(turn),
+    turn.activations?.length ? unfolding("Observed activations", () => fieldTable(turn.activations)) : null,
+    turn.cache.length ? unfolding("Use of the cache", () => fieldTable(turn.cache)) : null,
   ];
 }
 
@@ -217,8 +261,8 @@ function differenceBar(view) {
   return h(
     "nav",
     { class: "difference-bar", "aria-label": "Differences" },
-    h("button", { type: "button", onclick: () => go(-1), "aria-keyshortcuts": "p" }, "Previous ", h("kbd", {}, "p")),
-    h("button", { type: "button", onclick: () => go(1), "aria-keyshortcuts": "n" }, "Next difference ", h("kbd", {}, "n")),
+    h("button", { type: "button", class: "quiet", onclick: () => go(-1), "aria-keyshortcuts": "p" }, "Previous ", h("kbd", {}, "p")),
+    h("button", { type: "button", class: "quiet", onclick: () => go(1), "aria-keyshortcuts": "n" }, "Next difference ", h("kbd", {}, "n")),
     where,
   );
 }
@@ -230,7 +274,7 @@ export function diffPage(diffDocument) {
   return h(
     "main",
     { class: "diff" },
-    h("h1", {}, "Two runs compared"),
+    h("div", { class: "headline" }, h("h1", {}, "Two runs compared"), h("div", { class: "tools" }, themeSwitch())),
     h("div", { class: "two" }, runCard("a", a, served), runCard("b", b, served)),
     h("p", { class: "lead" }, recorded(summary)),
     firstLinks(diffDocument),

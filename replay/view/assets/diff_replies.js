@@ -121,11 +121,8 @@ function firstDifference(view, turn) {
   return h("p", {}, `The replies differ from token ${whole(a0)} on: a has `, shown("a", a0, a1), ", b has ", shown("b", b0, b1), ".");
 }
 
-function oneSided(view, turn) {
-  const side = turn.a ? "a" : "b";
-  const one = turn[side];
-  if (!one) return null;
-  return h("p", { class: "passage" }, h("span", { class: "side-name" }, side), " ", recordedLines(one.text ?? ""));
+function oneSided(turn, side) {
+  return h("p", { class: "passage" }, h("span", { class: "side-name" }, side), " ", recordedLines(turn[side].text));
 }
 
 function userLines(turn) {
@@ -143,16 +140,21 @@ function saidBy(turn, side) {
 
 /** Return the user's message and both replies of a turn. */
 export function repliesSideBySide(view, turn) {
-  if (!turn.a || !turn.b) return [userLines(turn), oneSided(view, turn)];
+  if (!turn.a && !turn.b) return null;
+  if (!turn.a || !turn.b) return [userLines(turn), oneSided(turn, turn.a ? "a" : "b")];
+  // Without ids, as in a redacted run, there is no alignment.
+  if (!turn.alignment.length && turn.a.text !== turn.b.text) {
+    return [userLines(turn), h("div", { class: "two" }, oneSided(turn, "a"), oneSided(turn, "b"))];
+  }
   if (turn.alignment.every(([kind]) => kind === "equal")) {
-    return [userLines(turn), unfolding("The reply, the same in both runs", () => h("p", { class: "passage" }, recordedLines(turn.a.text ?? "")))];
+    return [userLines(turn), unfolding("The reply, the same in both runs", () => h("p", { class: "passage" }, recordedLines(turn.a.text)))];
   }
   const targets = new Map();
   view.targets.forEach((each, index) => each.turn === turn.turn && targets.set(each.operation, index));
   const rows = alignedRows(turn.alignment);
   const holder = h("div", { class: "aligned" });
   let shown = 0;
-  const more = h("button", { type: "button", class: "more" });
+  const more = h("button", { type: "button", class: "quiet more" });
   const showTo = (end) => {
     for (; shown < Math.min(end, rows.length); shown++) {
       holder.append(replyRow(view, turn, rows[shown], (operation) => targets.get(operation) ?? null));

@@ -5,6 +5,7 @@ import { counted, whole } from "./numbers.js";
 import { commandLine } from "./shell.js";
 
 const ROWS_AT_ONCE = 50;
+const TOKEN_ON_ONE_LINE = 24;
 const LONG_TEXT = 4000;
 
 /**
@@ -31,26 +32,34 @@ export function shortNumber(value) {
   const size = Math.abs(value);
   if (size === 0) return "0";
   if (size < 0.001 || size >= 1e6) return value.toExponential(1);
-  if (size >= 1000) return whole(value);
+  if (size >= 1000) return whole(Math.round(value));
   return String(Number(value.toPrecision(3)));
 }
 
 /** A token in a box. One that has no text shows its id. */
 export function tokenBox(token, className = "") {
-  const box = h("span", { class: `token-box ${className}` });
+  const isLong = (token?.text ?? "").length > TOKEN_ON_ONE_LINE;
+  const box = h("code", { class: `token ${className} ${isLong ? "" : "short"}` });
   if (token === null || token === undefined) box.append(h("span", { class: "muted" }, "no token"));
   else if (token.text) box.append(recorded(token.text));
-  else box.append(h("span", { class: "muted" }, `id ${token.id ?? token.token_id}`));
+  else box.append(h("span", { class: "muted" }, `id ${token.id ?? token.token_id ?? "not known"}`));
   return box;
 }
 
 /** Recorded text of any length; a long one is cut, and its length said. */
-export function recordedText(text) {
+export function recordedText(given) {
+  const text = String(given ?? "");
   const part = h("span", { class: "recorded" }, recorded(text.slice(0, LONG_TEXT)));
   if (text.length > LONG_TEXT) {
     part.append(h("span", { class: "muted" }, `… (${whole(text.length)} characters)`));
   }
   return part;
+}
+
+/** A recorded text; of a checksum only the beginning. */
+export function shortSum(text) {
+  const isSum = /^[0-9a-f]{64}$/.test(text ?? "");
+  return isSum ? h("span", { class: "mono" }, `${text.slice(0, 16)}…`) : recordedText(text);
 }
 
 /** A link to a token in the transcript. */
@@ -108,7 +117,7 @@ export function addInParts(container, rows, add, noun, atOnce = ROWS_AT_ONCE) {
   };
   showMore();
   if (rows.length <= shown) return container;
-  const button = h("button", { type: "button", class: "more" });
+  const button = h("button", { type: "button", class: "quiet more" });
   const say = () => {
     const next = Math.min(atOnce, rows.length - shown);
     button.textContent = `Show ${whole(next)} more of ${whole(rows.length)} ${noun}`;

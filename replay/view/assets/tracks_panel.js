@@ -2,8 +2,10 @@
 
 import { h, recorded } from "./dom.js";
 import { escapedLine } from "./escapes.js";
+import { themeColor } from "./colors.js";
 import { counted, whole } from "./numbers.js";
-import { addInParts, dataTable, livePanel, shortNumber, tokenLink, unfolding } from "./panel_parts.js";
+import { addInParts, dataTable, livePanel, shortNumber, tokenLink } from "./panel_parts.js";
+import { turnLink, unfolding } from "./panel_parts.js";
 
 const TRACK_HEIGHT = 28;
 const LAYERS_SHOWN = 8;
@@ -27,7 +29,7 @@ const RULES = {
   placebo: "changes nothing, as a control",
 };
 
-/** A canvas as wide as the strip of the run, on which `draw(context, width, height)` draws. */
+/** A canvas as wide as the strip of the run, on which `draw(context, width, height, colors)` draws. */
 function trackCanvas(view, label, draw) {
   const canvas = h("canvas", { class: "track", role: "img", "aria-label": label });
   canvas.drawTrack = () => {
@@ -38,14 +40,19 @@ function trackCanvas(view, label, draw) {
     canvas.height = Math.round(TRACK_HEIGHT * ratio);
     const context = canvas.getContext("2d");
     context.scale(ratio, ratio);
-    draw(context, width, TRACK_HEIGHT);
+    draw(context, width, TRACK_HEIGHT, trackColors(canvas.parentElement));
   };
   canvas.addEventListener("click", (event) => {
     const box = canvas.getBoundingClientRect();
     const index = Math.floor(((event.clientX - box.left) / box.width) * view.tokens.count);
     view.select(Math.max(0, Math.min(view.tokens.count - 1, index)));
   });
-  return canvas;
+  return h("div", { class: "track-holder" }, canvas);
+}
+
+function trackColors(element) {
+  const of = (name) => themeColor(element, `--track-${name}`);
+  return { line: of("line"), on: of("on"), prompt: of("prompt") };
 }
 
 /** The pixels of tokens `first` to `last`, at least `least` wide. */
@@ -55,13 +62,9 @@ function spanPixels(view, first, last, width, least) {
   return [left, Math.max(((last + 1 - first) / count) * width, least)];
 }
 
-function trackColor(canvasContext, name) {
-  return getComputedStyle(canvasContext.canvas).getPropertyValue(name).trim();
-}
-
 /** Draw the base line of a track and the beginnings of turns, as far as there is room for them. */
-function drawGround(view, context, width, height) {
-  context.fillStyle = trackColor(context, "--track-line");
+function drawGround(view, context, width, height, color) {
+  context.fillStyle = color;
   context.fillRect(0, height - 1, width, 1);
   const turns = view.document.turns;
   if (turns.length * 6 > width) return;
@@ -101,14 +104,14 @@ function interventionTrack(view, each) {
   const tokens = counted(covered(each), "generated token");
   const prompt = promptCovered(each);
   const reach = prompt ? `${tokens} and ${counted(prompt, "prompt token")}` : tokens;
-  const draw = (context, width, height) => {
-    drawGround(view, context, width, height);
-    context.fillStyle = trackColor(context, "--track-on");
+  const draw = (context, width, height, colors) => {
+    drawGround(view, context, width, height, colors.line);
+    context.fillStyle = colors.on;
     for (const span of each.spans) {
       const [left, wide] = spanPixels(view, span.first_token, span.last_token, width, 2);
       context.fillRect(left, 4, wide, height - 8);
     }
-    drawPromptMarks(view, context, each.prompt_spans, width, height);
+    drawPromptMarks(view, context, each.prompt_spans, width, height, colors.prompt);
   };
   const name = escapedLine(each.name);
   const canvas = trackCanvas(view, `${name} acted on ${reach}`, draw);
@@ -122,8 +125,8 @@ function interventionTrack(view, each) {
 }
 
 /** A triangle before the reply of a turn whose prompt was changed: the strip shows replies only. */
-function drawPromptMarks(view, context, spans, width, height) {
-  context.fillStyle = trackColor(context, "--track-prompt");
+function drawPromptMarks(view, context, spans, width, height, color) {
+  context.fillStyle = color;
   for (const turn of new Set(spans.map((span) => span.turn))) {
     const x = promptPixel(view, turn, width);
     if (x === null) continue;
@@ -137,15 +140,16 @@ function drawPromptMarks(view, context, spans, width, height) {
 
 function interventionDetails(view, each) {
   const list = h("ul", { class: "spans" });
-  const items = [
-    ...each.prompt_spans.map((span) => `prompt of turn ${span.turn}, positions ${whole(span.start)} to ${whole(span.end - 1)}`),
-    ...each.spans.map((span) => tokenLink(view, span.first_token, spanName(view, span))),
-  ];
-  const add = (item) => list.append(h("li", {}, item));
+  const add = (span) => list.append(h("li", {}, spanItem(view, span)));
   return [
     h("p", { class: "mono" }, recorded(each.rule)),
-    addInParts(list, items, add, "spans", SPANS_LISTED),
+    addInParts(list, [...each.prompt_spans, ...each.spans], add, "spans", SPANS_LISTED),
   ];
+}
+
+function spanItem(view, span) {
+  if (span.first_token !== undefined) return tokenLink(view, span.first_token, spanName(view, span));
+  return ["prompt of ", turnLink(view, span.turn, `turn ${span.turn}`), `, positions ${whole(span.start)} to ${whole(span.end - 1)}`];
 }
 
 /** The observations by layer, each with its number of the statistic. */
@@ -183,18 +187,18 @@ function activationTrack(view, layer, values) {
   const numbers = values.map((each) => each.value);
   const [low, high] = [Math.min(...numbers), Math.max(...numbers)];
   const bottom = Math.min(low, 0);
-  const draw = (context, width, height) => {
-    drawGround(view, context, width, height);
+  const draw = (context, width, height, colors) => {
+    drawGround(view, context, width, height, colors.line);
     const scale = (value) => ((value - bottom) / (Math.max(high, 0) - bottom || 1)) * (height - 4);
     for (const each of values) {
       const tokens = observedTokens(view, each);
       const tall = Math.max(scale(each.value), 1);
       if (tokens) {
-        context.fillStyle = trackColor(context, "--track-on");
+        context.fillStyle = colors.on;
         const [left, wide] = spanPixels(view, tokens[0], tokens[1], width, 2);
         context.fillRect(left, height - tall, Math.max(wide - 1, 1), tall);
       } else {
-        context.fillStyle = trackColor(context, "--track-prompt");
+        context.fillStyle = colors.prompt;
         const x = promptPixel(view, each.turn, width);
         if (x !== null) context.fillRect(Math.max(x - 2, 0), height - tall, 3, tall);
       }
@@ -251,8 +255,8 @@ function activationTable(view, layers) {
 
 function placeOfObservation(view, each) {
   const tokens = observedTokens(view, each);
-  if (!tokens) return `prompt of turn ${each.turn}`;
-  return tokenLink(view, tokens[0], `reply of turn ${each.turn}`);
+  if (!tokens) return ["prompt of ", turnLink(view, each.turn, `turn ${each.turn}`)];
+  return ["reply of ", tokenLink(view, tokens[0], `turn ${each.turn}`)];
 }
 
 function statisticChoice(names, choose) {
@@ -265,15 +269,11 @@ function statisticChoice(names, choose) {
   return h("p", {}, h("label", { for: "statistic" }, "Show the "), select);
 }
 
-/** The line at the selected token, over all tracks. */
-function trackCursor(view, holder) {
-  const cursor = h("div", { class: "track-cursor", "aria-hidden": "true" });
-  holder.append(cursor);
-  return (index) => {
-    const count = view.tokens.count;
-    cursor.hidden = index === null || index === undefined || !count;
-    if (!cursor.hidden) cursor.style.left = `${(100 * (index + 0.5)) / count}%`;
-  };
+/** Draw the line of a token over each track; none for null. */
+function moveCursor(view, tracks, index) {
+  const { count } = view.tokens;
+  tracks.classList.toggle("with-cursor", index !== null && count > 0);
+  if (index !== null && count > 0) tracks.style.setProperty("--at", `${(100 * (index + 0.5)) / count}%`);
 }
 
 function legendOfTracks() {
@@ -305,12 +305,11 @@ export function tracksPanel(view) {
     }
     const tracks = h("div", { class: "tracks" });
     const redraw = () => tracks.querySelectorAll("canvas.track").forEach((each) => each.drawTrack());
-    const moveCursor = trackCursor(view, tracks);
     tracks.append(...interventionPart(view));
     if (activations.length) tracks.append(...activationPart(view, redraw));
     watchTracks(tracks, redraw);
     follow = (index) => {
-      moveCursor(index);
+      moveCursor(view, tracks, index);
       for (const row of tracks.querySelectorAll(".track-row")) row.readAt?.(index);
     };
     follow(view.selected);
@@ -344,6 +343,5 @@ function activationPart(view, redraw) {
 /** Draw again when the width or the colours of the page change. */
 function watchTracks(tracks, redraw) {
   new ResizeObserver(redraw).observe(tracks);
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
-  new MutationObserver(redraw).observe(document.documentElement, { attributes: true });
+  window.addEventListener("themechange", redraw);
 }

@@ -4,7 +4,7 @@ import { h, recorded, recordedLines } from "./dom.js";
 import { escapedLine } from "./escapes.js";
 import { counted, decimal, duration, instant, whole } from "./numbers.js";
 import { addInParts, commandBox, dataTable, livePanel, recordedText } from "./panel_parts.js";
-import { shortNumber, tokenBox, tokenLink, turnLink, unfolding } from "./panel_parts.js";
+import { shortNumber, shortSum, tokenBox, tokenLink, turnLink, unfolding } from "./panel_parts.js";
 
 const ALTERED_SHOWN = 20;
 const VERDICTS = {
@@ -48,7 +48,8 @@ function divergenceTitle(view, each) {
 
 function marginSentence(each, floor) {
   if (each.margin === null || each.margin === undefined) {
-    return "The sampler's filters would have removed the recorded token.";
+    const gap = each.boundary_gap ?? null;
+    return gap === null ? "" : `The recorded token falls short of the last one that the filters keep by ${shortNumber(gap)} logits.`;
   }
   const eps = floor ? `; the noise explains at most ${shortNumber(floor.margin_eps)}` : "";
   return `The recorded token falls short of the pick by ${shortNumber(each.margin)} logits${eps}.`;
@@ -63,7 +64,7 @@ function candidateRows(tokens, chosen) {
   return tokens.map((each, index) => ({
     rank: `${index + 1}`,
     token: [tokenBox(each), each.filtered_by ? [" ", h("span", { class: "muted" }, "removed by ", recorded(each.filtered_by))] : null],
-    id: whole(each.token_id),
+    id: `${each.token_id ?? "–"}`,
     logprob: decimal(each.logprob, 4),
     rowClass: each.token_id === chosen.token_id ? "picked" : "",
   }));
@@ -85,7 +86,7 @@ function sideOf(title, token, tokens) {
   return h(
     "div",
     {},
-    h("p", {}, h("span", { class: "muted" }, `${title} `), tokenBox(token), ` id ${token.token_id}, ${number}`),
+    h("p", {}, h("span", { class: "muted" }, `${title} `), tokenBox(token), ` id ${token.token_id ?? "not known"}${number ? `, ${number}` : ""}`),
     candidateTable(`Likeliest tokens, ${title}`, tokens, token),
   );
 }
@@ -161,13 +162,15 @@ function turnsUnfolding(view, report) {
 }
 
 function causesPart(view, report) {
-  if (!report.causes.length) return null;
-  const items = report.causes.map((each) => {
-    if (typeof each === "string") return h("li", {}, recorded(each));
-    return h("li", {}, recorded(each.sentence));
+  const said = new Set([report.reason, ...report.altered]);
+  const causes = report.causes.filter((each) => !said.has(each.sentence));
+  if (!causes.length) return null;
+  const items = causes.map((each) => {
+    const place = each.turn === null || each.turn === undefined ? null : [" (", turnLink(view, each.turn, `turn ${each.turn}`), ")"];
+    return h("li", {}, recorded(each.sentence), place);
   });
-  const list = items.length === 1 ? "ul" : "ol";
-  return [h("h4", {}, items.length === 1 ? "Likely cause" : "Likely causes"), h(list, { class: "sentences" }, items)];
+  const title = causes.length === report.causes.length ? "Likely causes" : "Found as well";
+  return [h("h4", {}, title), h("ul", { class: "sentences" }, items)];
 }
 
 function alteredPart(report) {
@@ -200,6 +203,25 @@ function toolsPart(view, report) {
   return [h("h4", {}, "Tools that returned something else"), dataTable(null, columns, rows)];
 }
 
+/** What of the model and the machine is not as it was recorded. */
+function fingerprintsPart(report) {
+  const found = report.fingerprints ?? [];
+  if (!found.length) return null;
+  const columns = [
+    { name: "field", title: "What" },
+    { name: "weight", title: "Weight" },
+    { name: "recorded", title: "Recorded", wide: true },
+    { name: "replayed", title: "In the replay", wide: true },
+  ];
+  const rows = found.map((each) => ({
+    field: recorded(each.field),
+    weight: each.forbids ? "forbids a comparison" : "noted",
+    recorded: shortSum(each.recorded),
+    replayed: [shortSum(each.replayed), each.detail ? h("div", { class: "muted" }, recordedText(each.detail)) : null],
+  }));
+  return [h("h4", {}, "Model and machine that differ"), dataTable(null, columns, rows, "cards fields")];
+}
+
 function floorPart(report) {
   const { floor } = report;
   if (!floor) return null;
@@ -227,6 +249,7 @@ function verdictArticle(view, report) {
     causesPart(view, report),
     alteredPart(report),
     toolsPart(view, report),
+    fingerprintsPart(report),
     otherDivergences(view, report),
     turnsUnfolding(view, report),
     floorPart(report),
@@ -242,23 +265,27 @@ export function verdictsPanel(view) {
 
 function verdictsParts(view) {
   const { verdicts } = view.document;
-  if (!verdicts.length) {
-    const { verify, retrace, note } = view.document.go_on;
-    return [
-      h("p", { class: "lead" }, "No replay of this run is stored, so nothing on this page has been verified."),
-      note ? h("p", {}, recorded(note)) : null,
-      verify?.length ? [h("p", {}, "Check the recorded tokens and numbers with one forward pass:"), commandBox(verify, "the command that verifies")] : null,
-      retrace?.length ? [h("p", {}, "Or compute every forward pass again and compare bit for bit:"), commandBox(retrace, "the command that retraces")] : null,
-    ];
-  }
-  const passing = verdicts.filter((each) => each.passes).length;
+  const own = verdicts.filter((each) => !each.label);
   return [
-    h("p", { class: "lead" }, leadOfVerdicts(verdicts, passing)),
+    h("p", { class: "lead" }, leadOfVerdicts(own)),
+    own.length ? null : waysToReplay(view),
     verdicts.map((each) => verdictArticle(view, each)),
   ];
 }
 
-function leadOfVerdicts(verdicts, passing) {
-  if (verdicts.length === 1) return passing ? "The stored replay agrees with the recording." : "The stored replay does not agree with the recording.";
-  return `${passing} of ${verdicts.length} replays agree with what was recorded.`;
+function leadOfVerdicts(own) {
+  if (!own.length) return "No replay of this recording is stored, so nothing on this page has been verified.";
+  const passing = own.filter((each) => each.passes).length;
+  if (own.length > 1) return `${passing} of ${own.length} stored replays agree with this recording.`;
+  return passing ? "The stored replay agrees with this recording." : "The stored replay does not agree with this recording.";
+}
+
+function waysToReplay(view) {
+  const { verify, retrace, note } = view.document.go_on;
+  const way = (text, argv, what) => (argv?.length ? [h("p", {}, text), commandBox(argv, what)] : null);
+  return [
+    way("Check the recorded tokens and numbers with one forward pass:", verify, "the command that verifies"),
+    way("Or compute every forward pass again and compare bit for bit:", retrace, "the command that retraces"),
+    note ? h("p", { class: "muted" }, recorded(note)) : null,
+  ];
 }
