@@ -209,9 +209,9 @@ function cacheLine(round) {
   const share = cache.prompt_tokens ? cache.reused_tokens / cache.prompt_tokens : 0;
   return h("p", { class: "cache-line" },
     h("span", { class: "meter", "aria-hidden": "true", style: { "--share": `${(100 * share).toFixed(2)}%` } }),
-    cacheSentence(cache, h("b", null, "Cache ", recorded(cache.decision), ":")),
+    cacheSentence(round, h("b", null, "Cache ", recorded(cache.decision), ":")),
     prefill?.duration_us != null && ` Computed in ${duration(prefill.duration_us)}.`,
-    history_reason && [" History: ", recorded(history_reason), "."]);
+    history_reason && cache.decision === "hit" && [" History: ", recorded(history_reason), "."]);
 }
 
 function replyOf(builder, turn, round, at) {
