@@ -12,33 +12,51 @@ import { tracksPanel } from "./tracks_panel.js";
 import { lineagePanel } from "./lineage_panel.js";
 import { verdictsPanel } from "./verdicts_panel.js";
 
+// Selections that follow each other faster share an entry of the history, so that "back" goes far enough.
+const QUICK_MS = 1500;
+
 /** Return the page of a run; call `start` on it when it is in the document. */
 export function runPage(view) {
   view.divergedTokens = divergedTokens(view.document);
+  view.selected ??= view.document.highlights.least_sure_token;
   const chunks = new TokenChunks(view);
   const dialog = helpDialog();
-  if (view.selected === null && view.document.highlights.least_sure_token != null) {
-    view.selected = view.document.highlights.least_sure_token;
-  }
-  const strip = view.tokens.count ? runStrip(view, chunks) : null;
-  const reading = () => h("div", { class: "columns" }, runTranscript(view, chunks), tokenInspector(view));
   const tabs = new Tabs([
-    { id: "transcript", title: "Transcript", make: reading },
+    { id: "transcript", title: "Transcript", make: () => readingPanel(view, chunks) },
     { id: "cache", title: "Cache", make: () => titled("Cache", cachePanel(view)) },
     { id: "inside", title: "Inside the model", make: () => titled("Inside the model", tracksPanel(view)) },
     { id: "replays", title: "Replays", make: () => titled("Replays", verdictsPanel(view)) },
     { id: "forks", title: "Forks", make: () => titled("Forks", lineagePanel(view)) },
   ]);
-  const bar = h("div", { class: "bar" }, tabs.bar, strip);
+  const bar = h("div", { class: "bar" }, tabs.bar, runStrip(view, chunks));
   tabs.onShow((id) => { bar.dataset.tab = id; });
-  const element = h("main", { class: "run" },
-    runHeader(view, { help: () => dialog.showModal() }), bar, tabs.bodies, dialog);
+  const element = h("main", { class: "run" }, currentHeader(view, dialog), bar, tabs.bodies, dialog);
   tabs.show("transcript");
   listenToPointer(view, element);
   listenToKeys(view, chunks, dialog);
-  showSelected(view, chunks, tabs);
-  element.start = () => followAddress(view, chunks, tabs);
+  const address = new PageAddress(view, tabs);
+  showSelected(view, chunks, tabs, address);
+  element.start = () => address.follow();
   return element;
+}
+
+function readingPanel(view, chunks) {
+  return h("div", { class: "columns" },
+    h("h2", { class: "offscreen" }, "Transcript"), runTranscript(view, chunks), tokenInspector(view));
+}
+
+/** Return the head of the page, which is made again when the run has grown. */
+function currentHeader(view, dialog) {
+  const make = () => runHeader(view, { help: () => dialog.showModal() });
+  let header = make();
+  view.onUpdate((newer) => {
+    view.divergedTokens = divergedTokens(newer);
+    const next = make();
+    next.querySelector(".about").open = header.querySelector(".about").open;
+    header.replaceWith(next);
+    header = next;
+  });
+  return header;
 }
 
 function titled(title, panel) {
@@ -67,7 +85,7 @@ function listenToPointer(view, element) {
 }
 
 /** Mark the selected token, scroll to it if it was jumped to, and write it into the address. */
-function showSelected(view, chunks, tabs) {
+function showSelected(view, chunks, tabs, address) {
   let marked = null;
   view.onSelect((index, jump) => {
     marked?.classList.remove("selected");
@@ -82,7 +100,7 @@ function showSelected(view, chunks, tabs) {
     for (const reply of document.querySelectorAll(".reply[tabindex='0']")) reply.tabIndex = -1;
     marked.closest(".reply").tabIndex = 0;
     if (jump) scrollToToken(marked, chunks, index);
-    writeAddress(view.hashOf(index));
+    address.write(view.hashOf(index));
   });
 }
 
@@ -104,41 +122,59 @@ function barBottom() {
   return document.querySelector(".bar")?.getBoundingClientRect().bottom ?? 0;
 }
 
-// A second selection within a moment replaces the entry of the first, so that "back" goes far enough.
-let addressTime = 0;
-
-function writeAddress(hash) {
-  if (location.hash === hash) return;
-  const now = performance.now();
-  const isQuick = now - addressTime < 1500;
-  addressTime = now;
-  try {
-    if (isQuick) history.replaceState(null, "", hash);
-    else history.pushState(null, "", hash);
-  } catch {
-    // A page in a frame of a notebook has no address of its own.
+/** The anchor in the address bar: written when a token is selected, followed when it changes. */
+class PageAddress {
+  constructor(view, tabs) {
+    Object.assign(this, { view, tabs, wroteAt: -Infinity, isFollowing: false });
+    tabs.onOpen((id) => this.write(`#${id}`));
   }
-}
 
-/** Go where the address says, now and when it changes. */
-function followAddress(view, chunks, tabs) {
-  const go = () => {
-    const place = view.placeOf(location.hash);
-    if (place?.index != null) {
-      view.select(place.index);
-    } else if (place) {
-      tabs.show("transcript");
-      view.buildTranscript(place.turn);
-      const article = document.getElementById(`t${place.turn}`);
-      article?.scrollIntoView({ block: "start" });
-      requestAnimationFrame(() => article?.scrollIntoView({ block: "start" }));
-      article?.focus({ preventScroll: true });
-    } else if (location.hash.length > 1) {
-      if (tabs.show(location.hash.slice(1)) && window.scrollY > 0) document.querySelector(".bar").scrollIntoView();
+  /** Write an anchor, with an entry in the history unless the last one is a moment ago. */
+  write(hash) {
+    if (location.hash === hash || this.isFollowing) return;
+    const now = performance.now();
+    const isQuick = now - this.wroteAt < QUICK_MS;
+    this.wroteAt = now;
+    try {
+      if (isQuick) history.replaceState(null, "", hash);
+      else history.pushState(null, "", hash);
+    } catch {
+      // A page in a frame of a notebook has no address.
     }
-  };
-  tabs.onOpen((id) => writeAddress(`#${id}`));
-  window.addEventListener("hashchange", go);
-  window.addEventListener("popstate", go);
-  if (location.hash.length > 1) go();
+  }
+
+  /** Go where the address says, now and when it changes. */
+  follow() {
+    const go = () => {
+      this.isFollowing = true;
+      this.go(location.hash);
+      this.isFollowing = false;
+    };
+    window.addEventListener("hashchange", go);
+    window.addEventListener("popstate", go);
+    if (location.hash.length > 1) go();
+  }
+
+  go(hash) {
+    const place = this.view.placeOf(hash);
+    if (place?.index != null) {
+      this.view.select(place.index);
+    } else if (place) {
+      this.goToTurn(place.turn);
+    } else if (this.tabs.show(hash.slice(1)) && window.scrollY > 0) {
+      document.querySelector(".bar").scrollIntoView();
+    }
+  }
+
+  goToTurn(number) {
+    this.tabs.show("transcript");
+    this.view.buildTranscript(number);
+    const turn = this.view.turns.get(number);
+    if (turn.tokens) this.view.select(turn.first_token, { jump: false });
+    const article = document.getElementById(`t${number}`);
+    article.scrollIntoView({ block: "start" });
+    // What is near the screen gets its true height only then.
+    requestAnimationFrame(() => article.scrollIntoView({ block: "start" }));
+    article.focus({ preventScroll: true });
+  }
 }

@@ -13,8 +13,10 @@ export function runStrip(view, chunks) {
     "aria-valuemin": "0", "aria-orientation": "horizontal",
   }, canvas);
   const strip = new RunStrip(view, chunks, slider, canvas);
-  return h("div", { class: "strip" },
+  const element = h("div", { class: "strip", hidden: !view.tokens.count },
     h("div", { class: "strip-bar" }, metricChoice(view), metricLegend(view)), strip.element);
+  view.onUpdate(() => { element.hidden = !view.tokens.count; });
+  return element;
 }
 
 /** Return the buttons that choose the measure of the colours. */
@@ -73,6 +75,7 @@ class RunStrip {
     window.addEventListener("scroll", later, { passive: true });
     window.addEventListener("themechange", () => { this.colors = null; later(); });
     new ResizeObserver(() => { this.base = null; later(); }).observe(slider);
+    slider.addEventListener("pointermove", (event) => event.pointerType === "mouse" && view.hover(this.highestNear(this.shareOf(event))));
     slider.addEventListener("pointerdown", (event) => this.drag(event));
     slider.addEventListener("keydown", (event) => this.key(event));
   }
@@ -81,11 +84,7 @@ class RunStrip {
   drag(event) {
     if (event.button !== 0) return;
     this.element.setPointerCapture(event.pointerId);
-    const go = (moved) => {
-      const box = this.canvas.getBoundingClientRect();
-      const share = Math.min(1, Math.max(0, (moved.clientX - box.left) / box.width));
-      this.view.select(this.highestNear(share));
-    };
+    const go = (moved) => this.view.select(this.highestNear(this.shareOf(moved)));
     const stop = () => {
       this.element.removeEventListener("pointermove", go);
       this.element.removeEventListener("pointerup", stop);
@@ -95,6 +94,11 @@ class RunStrip {
     this.element.addEventListener("pointerup", stop);
     this.element.addEventListener("pointercancel", stop);
     go(event);
+  }
+
+  shareOf(event) {
+    const box = this.canvas.getBoundingClientRect();
+    return Math.min(1, Math.max(0, (event.clientX - box.left) / box.width));
   }
 
   /** Return the token whose bar is drawn there: the highest of those that share the pixel. */

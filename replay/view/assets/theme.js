@@ -20,6 +20,8 @@ export function themeSwitch() {
     storeTheme(theme);
     show(theme);
   });
+  window.addEventListener("beforeprint", () => { document.documentElement.dataset.theme = "light"; });
+  window.addEventListener("afterprint", () => show(theme));
   isDark.addEventListener("change", () => show(theme));
   show(theme);
   return button;

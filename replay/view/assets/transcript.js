@@ -75,12 +75,11 @@ class TranscriptBuilder {
     this.element.querySelector(":scope > .pending")?.remove();
     const old = [...this.element.children];
     this.noteCalls();
-    let at = document.turns.findIndex((turn) => turn.first_token + turn.tokens >= first);
-    if (at < 0) at = document.turns.length;
-    at = Math.max(0, Math.min(at, this.made) - 1);
+    let at = document.turns.findIndex((turn) => turn.first_token >= first || turn.first_token + turn.tokens > first);
+    at = Math.min(at < 0 ? document.turns.length : at, this.made);
     for (const article of old.slice(at)) article.remove();
-    this.chunks.dropFrom(document.turns[at]?.first_token ?? 0);
-    this.made = Math.min(at, this.made);
+    if (at < document.turns.length) this.chunks.dropFrom(document.turns[at].first_token);
+    this.made = at;
     this.buildFor(FIRST_MS);
     this.buildLater();
   }
