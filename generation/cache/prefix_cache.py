@@ -4,6 +4,7 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -246,7 +247,9 @@ class PrefixCache:
         if name not in self._backends:
             backend: CacheBackend
             if policy.mode == CacheMode.CROP:
-                backend = BranchBackend(lambda: hf.new_cache(self._model))
+                # A reference to `self` in it would be a cycle, which keeps the cached tensors in
+                # the memory of a GPU until Python collects garbage.
+                backend = BranchBackend(partial(hf.new_cache, self._model))
             else:
                 backend = SnapshotBackend(copies=policy.mode == CacheMode.SNAPSHOTS)
             self._backends[name] = (key, backend)

@@ -59,6 +59,9 @@ from .replay.retrace import (
 from .replay.verify import (
     verify as verify,
 )
+from .replay.view.run_page import (
+    view as view,
+)
 from .store import (
     MissingLibraryError as MissingLibraryError,
     NoSuchRunError as NoSuchRunError,

@@ -28,6 +28,7 @@ from tokentape.commands import (
     runs,
     signing,
     tail,
+    view,
 )
 from tokentape.recorder.errors import TokentapeWarning
 from tokentape.recorder.escapes import single_line
@@ -61,6 +62,7 @@ app.command()(runs.show)
 app.command()(labels.tag)
 app.command()(labels.note)
 app.command()(tail.tail)
+app.command()(view.view)
 app.command()(runs.check)
 app.command()(signing.sign)
 app.command()(rebuilding.rebuild)

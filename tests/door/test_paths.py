@@ -38,7 +38,7 @@ TEXTS = {
 }
 NAMES_OR_PATHS = {
     *("store", "other_store", "run_a", "run_b", "model", "plan", "adapter", "protocol"),
-    *("run", "runs", "place", "tools"),
+    *("run", "runs", "place", "tools", "report"),
 }
 
 SYSTEM = "You are brief. " * 20

@@ -1,6 +1,7 @@
 """The command `diff`: compare two runs without a model."""
 
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,9 +17,20 @@ from tokentape.commands.options import (
     find_recording,
     locate_run,
     open_stored,
+    output_path,
 )
 from tokentape.screen import out
 from tokentape.store.default_store import DEFAULT_URL
+
+DiffPageOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--html",
+        parser=output_path,
+        metavar="FILE",
+        help="Also write both runs side by side, aligned by token, as one HTML page.",
+    ),
+]
 
 
 def diff(
@@ -41,6 +53,7 @@ def diff(
     turn: Annotated[
         list[int] | None, typer.Option("--turn", help="Show this turn in full; may be repeated.")
     ] = None,
+    html: DiffPageOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare two runs: print where they diverge first, then every difference.
@@ -51,6 +64,8 @@ def diff(
 
     with ExitStack() as opened, output.working("comparing"):
         recordings = _find_both(run_a, run_b, store, other_store or store, opened)
+        if html is not None:
+            _write_page(html, *recordings)
         found = tt.diff(*recordings)
     missing = sorted(set(turn or ()) - {each.turn for each in found.turns})
     if missing:
@@ -60,6 +75,15 @@ def diff(
     else:
         out.toned(render_lines(found, turn or ()))
     raise typer.Exit(0 if found.same else 1)
+
+
+def _write_page(path: Path, a: tt.Recording, b: tt.Recording) -> None:
+    """Write the runs side by side as a page. Raise ReplayError if the path has another file."""
+    from tokentape.replay.view.diff_document import diff_document
+    from tokentape.replay.view.run_page import ViewPage, check_page_path
+
+    check_page_path(path)
+    ViewPage(diff_document(a, b)).save(path)
 
 
 def _find_both(
