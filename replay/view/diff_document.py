@@ -19,9 +19,10 @@ from tokentape.replay.run_diff.diff_types import (
 )
 from tokentape.replay.run_diff.run_outline import RunOutline, outline_run
 from tokentape.replay.view.alignment import Aligner
+from tokentape.replay.view.filter_settings import FilterSettings
 from tokentape.replay.view.json_values import HEAD, json_value
 from tokentape.replay.view.round_events import EventsByRound
-from tokentape.replay.view.token_columns import columns_of
+from tokentape.replay.view.token_columns import TokenColumns, columns_of
 from tokentape.replay.view.viewed_turns import ViewedTurn, viewed_turns
 from tokentape.replay.view.vocabulary import Vocabulary
 
@@ -55,8 +56,8 @@ def diff_document(recording_a: Recording, recording_b: Recording) -> dict[str, A
         "first_divergent_turn": None if divergent is None else divergent.turn,
         "first_turn_changed_inside": None if inside is None else inside.turn,
         "vocabulary": vocabulary.values(),
-        "tokens_a": columns_of(list(a.values()), redacted=found.a.redacted).packed(),
-        "tokens_b": columns_of(list(b.values()), redacted=found.b.redacted).packed(),
+        "tokens_a": _columns(outlines.a, a).packed(),
+        "tokens_b": _columns(outlines.b, b).packed(),
         "turns": [
             _turn(each, Pair(a.get(each.turn), b.get(each.turn)), vocabulary)
             | {"alignment": _alignment(aligner, a.get(each.turn), b.get(each.turn), redacted)}
@@ -66,12 +67,23 @@ def diff_document(recording_a: Recording, recording_b: Recording) -> dict[str, A
 
 
 def _viewed(outline: RunOutline) -> dict[int, ViewedTurn]:
-    """Return the turns of a run by number, without their prompts."""
-    rounds = [
-        replace(each, prompt_ids=(), prompt_text="") for each in iterate_turns(outline.envelopes)
-    ]
+    """Return the turns of a run by number."""
+    rounds = list(map(_without_prompt, iterate_turns(outline.envelopes)))
     events = EventsByRound.of(outline.envelopes).rounds
     return {each.number: each for each in viewed_turns(outline.run_id, rounds, events)}
+
+
+def _without_prompt(turn: Turn) -> Turn:
+    """Return a round without its prompt, unless the settings depend on it: prompts are long."""
+    settings = FilterSettings.of(turn.started)
+    if settings.has_penalty or settings.exclusions:
+        return turn
+    return replace(turn, prompt_ids=(), prompt_text="")
+
+
+def _columns(outline: RunOutline, turns: dict[int, ViewedTurn]) -> TokenColumns:
+    started = outline.started
+    return columns_of(list(turns.values()), redacted=started.redacted, dtype=started.dtype)
 
 
 def _run(outline: RunOutline, compared: ComparedRun) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def view_document(
     events = EventsByRound.of(run.envelopes)
     turns = viewed_turns(run.run_id, run.turns, events.rounds)
     vocabulary = Vocabulary(run.run_id, run.envelopes)
-    columns = columns_of(turns, redacted=run.started.redacted)
+    columns = columns_of(turns, redacted=run.started.redacted, dtype=run.started.dtype)
     read = Payloads(recording, payloads)
     rounds = [each for turn in turns for each in turn.rounds]
     activations, left_out = activation_values(run.envelopes, rounds)

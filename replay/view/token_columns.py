@@ -1,7 +1,7 @@
 """The numbers of all tokens of a run as packed columns."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tokentape.recorder.events import TokenSampled
-from tokentape.replay.view.viewed_turns import ViewedTurn
-
-REMOVERS = ("", "unknown")
+from tokentape.replay.view.filter_settings import REMOVERS
+from tokentape.replay.view.removed_candidates import SampledStretch, judge_candidates
+from tokentape.replay.view.viewed_turns import ViewedRound, ViewedTurn
 
 Column = npt.NDArray[Any]
 
@@ -71,16 +71,25 @@ class TokenColumns:
         }
 
 
-def columns_of(turns: Sequence[ViewedTurn], *, redacted: bool) -> TokenColumns:
-    """Return the columns of all tokens of some turns, in order."""
+def columns_of(turns: Sequence[ViewedTurn], *, redacted: bool, dtype: str) -> TokenColumns:
+    """Return the columns of all tokens of some turns, in order; `dtype` is that of the model."""
     rounds = [each for turn in turns for each in turn.rounds]
     tokens = [token for each in rounds for token in each.turn.tokens]
     columns = TokenColumns.of(tokens, redacted=redacted)
     for each in rounds:
         for step in each.turn.forced_steps:
             columns.columns["forced"][each.first_token + step - each.turn.first_step] = 1
-    columns.columns["top_removed"][:] = REMOVERS.index("unknown")
+    if columns.top:
+        judge_candidates(columns.columns, list(_stretches(rounds)), dtype=dtype)
     return columns
+
+
+def _stretches(rounds: Sequence[ViewedRound]) -> Iterator[SampledStretch]:
+    for each in rounds:
+        row = each.first_token
+        for piece in each.pieces:
+            yield SampledStretch(piece, row)
+            row += len(piece.tokens)
 
 
 def _rows(lists: Sequence[Sequence[Any]], width: int, dtype: str, missing: float) -> Column:

@@ -13,6 +13,8 @@ class ViewedRound:
     """A round, with the tokens that a fork at a token shares joined to its own."""
 
     turn: Turn
+    pieces: tuple[Turn, ...]
+    """The round in the runs that recorded parts of it: of most rounds `turn` alone."""
     events: RoundEvents
     """Those of the first run that recorded it."""
     exchanges: tuple[Exchange, ...]
@@ -68,6 +70,7 @@ def viewed_turns(
         turn = next(join_continued(joined)) if len(joined) > 1 else joined[0]
         viewed = ViewedRound(
             turn=turn,
+            pieces=joined,
             events=found[0],
             exchanges=tuple(call for each in found for call in each.exchanges),
             run_id=found[-1].run_id,

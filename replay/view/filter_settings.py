@@ -1,0 +1,100 @@
+"""The settings of a round that filter tokens, as far as events tell what they did."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tokentape.recorder.events import TurnStarted
+from tokentape.recorder.generate_settings import GENERATE_SETTINGS
+from tokentape.replay.view.shown_settings import NEUTRAL, WARPERS, acting
+
+FILTERS = tuple(name for name in WARPERS if name != "temperature")
+"""The filters in the order in which `generate` applies them."""
+
+EXCLUSIONS = ("min_length", "min_new_tokens", "suppress_tokens", "begin_suppress_tokens")
+"""Settings that remove named tokens before any filter, in the order of `generate`."""
+
+REMOVERS = ("", *FILTERS, *EXCLUSIONS, "other", "unknown")
+"""What took a candidate out: nothing; a setting; one of several settings, and which is not known;
+or it is not known whether it was taken out."""
+
+_HARMLESS = (GENERATE_SETTINGS | {"transformers_version"}) - set(WARPERS) - set(NEUTRAL)
+
+
+@dataclass(frozen=True, slots=True)
+class FilterSettings:
+    """The settings that decide which candidates remain."""
+
+    temperature: float
+    filters: tuple[tuple[str, float], ...]
+    """The active filters with their values, in order."""
+    exclusions: tuple[tuple[str, Any], ...]
+    """The active settings of `EXCLUSIONS` with their values."""
+    eos_ids: frozenset[int]
+    has_penalty: bool
+    """Whether the scores of earlier ids are lowered: by a repetition penalty above 1."""
+    is_known: bool
+    """Whether no other setting, and nothing of the user's own, changes scores."""
+
+    @classmethod
+    def of(cls, started: TurnStarted) -> "FilterSettings":
+        """Return the settings of a round."""
+        sampling = started.sampling
+        warpers = acting(sampling, WARPERS) if sampling.get("do_sample") else {}
+        changes = acting(sampling, NEUTRAL)
+        penalty = changes.pop("repetition_penalty", 1.0)
+        exclusions = {name: changes.pop(name) for name in EXCLUSIONS if name in changes}
+        temperature = warpers.pop("temperature", 1.0)
+        return cls(
+            temperature=temperature if _is_number(temperature) and temperature > 0 else 1.0,
+            filters=tuple((name, each) for name, each in warpers.items() if _is_number(each)),
+            exclusions=tuple((name, _hashable(each)) for name, each in exclusions.items()),
+            eos_ids=_ids(sampling.get("eos_token_id")),
+            has_penalty=penalty != 1.0,
+            is_known=not changes
+            and not started.unreplayable_arguments
+            and _is_number(temperature)
+            and temperature > 0
+            and all(map(_is_number, warpers.values()))
+            and _is_number(penalty)
+            and penalty >= 1
+            and _has_only_known_names(sampling),
+        )
+
+    def excluded(self, new_tokens: int, length: int) -> dict[int, str]:
+        """Return the ids that are removed before the filters, each with the setting that does it.
+
+        `new_tokens` were generated before in the round, and `length` is the length of the sequence.
+        """
+        found: dict[int, str] = {}
+        for name, value in self.exclusions:
+            if name == "suppress_tokens":
+                ids = _ids(value)
+            elif name == "begin_suppress_tokens":
+                ids = _ids(value) if new_tokens == 0 else frozenset()
+            else:
+                count = length if name == "min_length" else new_tokens
+                ids = self.eos_ids if count < value else frozenset()
+            found = dict.fromkeys(ids, name) | found
+        return found
+
+
+def _has_only_known_names(sampling: Mapping[str, Any]) -> bool:
+    """Return whether no setting that has a value is of a newer release of transformers."""
+    known = {*_HARMLESS, *WARPERS, *NEUTRAL}
+    return all(value is None or name in known for name, value in sampling.items())
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _ids(value: Any) -> frozenset[int]:
+    if isinstance(value, int):
+        return frozenset((value,))
+    listed = value if isinstance(value, list | tuple) else ()
+    return frozenset(each for each in listed if isinstance(each, int))
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
