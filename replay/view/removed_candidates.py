@@ -28,7 +28,9 @@ class SampledStretch:
     first_row: int
 
 
-def judge_candidates(numbers: dict[str, Any], stretches: Sequence[SampledStretch], *, dtype: str) -> None:
+def judge_candidates(
+    numbers: dict[str, Any], stretches: Sequence[SampledStretch], *, dtype: str
+) -> None:
     """Fill the columns `top_removed` and `top_processed` of rows that belong to stretches.
 
     `dtype` is that of the model: logits of 16 bits tie.
