@@ -12,6 +12,7 @@ from tokentape.recorder.codec import decode, encode, kind_of
 from tokentape.recorder.envelope import Envelope, TurnCounter
 from tokentape.recorder.errors import RecordingError, Terminated, TokentapeError
 from tokentape.recorder.events import (
+    CacheDecided,
     Event,
     RunFailed,
     RunFinished,
@@ -172,7 +173,7 @@ class Recorder:
         return self._last_turn
 
     def unspelled_ids(self) -> list[int]:
-        """Return the ids of the run's tokens that no `TokensSpelled` has yet, in order.
+        """Return the ids of the run that `TokensSpelled` should have and has not yet, in order.
 
         Empty for a redacted run, which does not record what its tokens are, and for a run that
         lost an event: it accepts no other.
@@ -272,6 +273,9 @@ class Recorder:
         if isinstance(event, TokenSampled):
             self._unspelled.add(event.token_id)
             self._unspelled.update(event.top_ids)
+        elif isinstance(event, CacheDecided):
+            diverging = (event.divergence_cached_id, event.divergence_prompt_id)
+            self._unspelled.update(each for each in diverging if each is not None)
         elif isinstance(event, TokensSpelled):
             self._spelled.update(map(int, event.texts))
             self._unspelled.clear()

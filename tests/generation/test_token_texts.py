@@ -66,6 +66,20 @@ def test_the_tokens_of_a_turn_that_was_broken_off_have_texts(
     assert not tt.check(store, run.run_id).faults
 
 
+def test_the_tokens_at_which_cache_and_prompt_diverge_have_texts(
+    lm: tt.LoadedModel, store: DatabaseStore
+) -> None:
+    with (recorder := tt.Recorder(store)):
+        generator = tt.ManualGenerator(lm.model, lm.tokenizer, recorder)
+        for prompt in ("Be kind.", "Be Zind."):
+            generator.generate(prompt, max_new_tokens=2)
+    cached, prompted = lm.tokenizer("kZ")["input_ids"]
+    decided = tt.cache_df(store, recorder.run_id).iloc[-1]
+
+    assert (decided["divergence_cached_id"], decided["divergence_prompt_id"]) == (cached, prompted)
+    assert {str(cached), str(prompted)} <= set(spelled_by(store, recorder.run_id))
+
+
 def test_a_redacted_run_has_no_texts_of_tokens(lm: tt.LoadedModel, store: DatabaseStore) -> None:
     recorder = tt.Recorder(store, redactor=lambda text: text.replace("kind", "X"))
     with recorder:
