@@ -5,6 +5,7 @@ import { RunView } from "./run_view.js";
 import { diffPage } from "./diff_page.js";
 import { runsPage } from "./runs_page.js";
 import { followLive, forgetToken, serverAnswer } from "./live.js";
+import { applyTheme } from "./theme.js";
 import { runPage } from "./run_page.js";
 
 /** Return the document of the page: it carries it, or its server sends it. */
@@ -33,6 +34,7 @@ function showPage(app, shown) {
 
 async function startPage() {
   const app = document.getElementById("app");
+  applyTheme();
   try {
     showPage(app, await pageDocument(document.getElementById("document")));
   } catch (error) {

@@ -1,6 +1,8 @@
 // A recorded run as the page works with it: its document, its tokens as typed arrays, what is selected.
 import { columnsOf, joinedColumn } from "./packed.js";
 
+// What a row of the top k has in the places after its candidates: an id below zero.
+const NO_CANDIDATE = -1;
 const BYTE_SPELLED = /<0x([0-9A-Fa-f]{2})>/g;
 
 /**
@@ -23,8 +25,9 @@ export class RunView {
     const columns = columnsOf(document.tokens);
     const { first, top } = document.tokens;
     for (const [name, column] of Object.entries(columns)) {
-      const width = name.startsWith("top_") ? top : 1;
-      columns[name] = joinedColumn(this.tokens[name].subarray(0, first * width), column);
+      const isWide = name.startsWith("top_");
+      const old = isWide ? widened(this.tokens[name], this.tokens, top) : this.tokens[name];
+      columns[name] = joinedColumn(old.subarray(0, first * (isWide ? top : 1)), column);
     }
     this.take(document, columns);
     this.tell("update", document);
@@ -156,4 +159,15 @@ export class RunView {
   tell(what, ...values) {
     for (const listener of this.listeners[what]) listener(...values);
   }
+}
+
+/** Return a column of rows of the top k with rows of another width. */
+function widened(column, { top: width, count }, newWidth) {
+  if (width === newWidth) return column;
+  const wide = new column.constructor(count * newWidth).fill(NO_CANDIDATE);
+  for (let row = 0; row < count; row++) {
+    const kept = Math.min(width, newWidth);
+    wide.set(column.subarray(row * width, row * width + kept), row * newWidth);
+  }
+  return wide;
 }

@@ -2,14 +2,19 @@
 import { h } from "./dom.js";
 
 const THEMES = ["auto", "light", "dark"];
+const systemIsDark = matchMedia("(prefers-color-scheme: dark)");
+
+/** Show the page in a theme, by default the stored one. */
+export function applyTheme(theme = storedTheme()) {
+  const auto = systemIsDark.matches ? "dark" : "light";
+  document.documentElement.dataset.theme = theme === "auto" ? auto : theme;
+}
 
 /** Return the button that switches between the system's theme, light and dark. */
 export function themeSwitch() {
   const button = h("button", { type: "button", class: "quiet theme" });
-  const isDark = matchMedia("(prefers-color-scheme: dark)");
   const show = (theme) => {
-    const auto = isDark.matches ? "dark" : "light";
-    document.documentElement.dataset.theme = theme === "auto" ? auto : theme;
+    applyTheme(theme);
     button.textContent = { auto: "◐ Auto", light: "○ Light", dark: "● Dark" }[theme];
     button.setAttribute("aria-label", `Colours of the page: ${theme}. Change`);
     window.dispatchEvent(new Event("themechange"));
@@ -22,7 +27,7 @@ export function themeSwitch() {
   });
   window.addEventListener("beforeprint", () => { document.documentElement.dataset.theme = "light"; });
   window.addEventListener("afterprint", () => show(theme));
-  isDark.addEventListener("change", () => show(theme));
+  systemIsDark.addEventListener("change", () => show(theme));
   show(theme);
   return button;
 }

@@ -1,5 +1,5 @@
 // The conversation of a run: turns, their rounds, what the prompt gained, replies and tool calls.
-import { counted, duration, nats, whole } from "./numbers.js";
+import { counted, decimal, duration, nats, whole } from "./numbers.js";
 import { escapedLine } from "./escapes.js";
 import { h, recorded, recordedLines } from "./dom.js";
 import { cacheSentence } from "./cache_panel.js";
@@ -114,7 +114,7 @@ function turnFacts(turn) {
     open && h("b", { class: "open" }, open),
     turn.shared_with && ["shared with ", h("code", { title: escapedLine(turn.shared_with) }, recorded(turn.shared_with.slice(0, 8)))],
     counted(turn.tokens, "token"),
-    turn.surprise_mean != null && `mean surprise ${nats(turn.surprise_mean)}`,
+    turn.surprise_mean != null && `mean surprise ${decimal(turn.surprise_mean)}, entropy ${nats(turn.entropy_mean)}`,
     turn.duration_us != null && duration(turn.duration_us),
     turn.stop_reason && ["stopped: ", recorded(turn.stop_reason)],
   ].filter(Boolean);
