@@ -5,6 +5,7 @@ and the links between them follow; the order of the pages is that of docs/index.
 as a link to a heading that does not exist, is an error.
 """
 
+import json
 import os
 import re
 import shutil
@@ -98,10 +99,29 @@ def stage(folder: Path) -> Path:
     return config
 
 
+def let_search_work_from_disk(site: Path) -> None:
+    """Write search.js, which Zensical's script loads in a page that is opened from disk.
+
+    Such a page may not fetch the index, nor start a worker from a file: here are both as text.
+    """
+    (worker,) = (site / "assets" / "javascripts" / "workers").glob("search.*.js")
+    index = (site / "search.json").read_text(encoding="utf-8")
+    (site / "search.js").write_text(
+        f"var __index = {index};\n"
+        f"const searchWorker = {json.dumps(worker.read_text(encoding='utf-8'))};\n"
+        "window.Worker = class extends Worker {\n"
+        "  constructor() {\n"
+        "    super(URL.createObjectURL(new Blob([searchWorker], { type: 'text/javascript' })));\n"
+        "  }\n"
+        "};\n",
+        encoding="utf-8",
+    )
+
+
 def build(folder: Path = BUILD) -> subprocess.CompletedProcess[str]:
     """Build the site below a folder; the result has what Zensical printed, and its exit code."""
     command = [sys.executable, "-m", "zensical", "build", "--strict", "--config-file"]
-    return subprocess.run(
+    done = subprocess.run(
         [*command, os.fspath(stage(folder))],
         env={**os.environ, "NO_COLOR": "1"},
         stdout=subprocess.PIPE,
@@ -109,6 +129,9 @@ def build(folder: Path = BUILD) -> subprocess.CompletedProcess[str]:
         text=True,
         encoding="utf-8",
     )
+    if not done.returncode:
+        let_search_work_from_disk(folder / "site")
+    return done
 
 
 def main() -> int:

@@ -38,11 +38,7 @@ def _section(command: Any, context: Any) -> str:
     usage = command.get_usage(context).removeprefix("Usage: ")
     first, *rest = (command.help or "").split("\n\n")
     paragraphs = [prose(wrapped(each)) for each in (first, *rest)]
-    items = [
-        _item(*parameter.get_help_record(context))
-        for parameter in command.params
-        if not parameter.hidden
-    ]
+    items = [_item(each, context) for each in command.params if not each.hidden]
     return "\n\n".join(
         [
             f"## {context.command_path}",
@@ -53,7 +49,10 @@ def _section(command: Any, context: Any) -> str:
     )
 
 
-def _item(names: str, text: str) -> str:
-    """Return the item of an option or argument."""
+def _item(parameter: Any, context: Any) -> str:
+    """Return the item of an option or argument; that of an argument has its name alone."""
+    names, text = parameter.get_help_record(context)
+    if parameter.param_type_name == "argument":
+        return item(names.partition(" ")[0], text)
     shown = re.sub(r"<([^>]+)>", lambda found: _VALUES.get(found[1], found[1].upper()), names)
     return item(shown, text)
