@@ -1,4 +1,4 @@
-"""Two recordings side by side, as the JSON document that the page reads; see docs/view.md."""
+"""Two recordings side by side, as a JSON document; see docs/view-document.md."""
 
 from collections.abc import Iterable
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""A recording as the JSON document that the page reads; see docs/view.md."""
+"""A recording as the JSON document that the page reads; see docs/view-document.md."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace

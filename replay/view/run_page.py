@@ -34,7 +34,7 @@ class ViewPage:
     """A page that shows a run or a diff: one HTML file that needs no network."""
 
     document: Mapping[str, Any]
-    """What the page shows, as docs/view.md describes it."""
+    """What the page shows, as docs/view-document.md describes it."""
 
     def html(self) -> str:
         """Return the text of the page; the same document gives the same text."""

@@ -26,7 +26,10 @@ class Payloads:
     _read: dict[str, tuple[str | None, str]] = field(default_factory=dict)
 
     def text(self, event: ToolReturned) -> tuple[str | None, str]:
-        """Return the full result of a tool as text, or None and why there is no text."""
+        """Return the full result of a tool as text, or None and why there is no text.
+
+        The reason is empty if texts are not wanted: a server gives them one by one.
+        """
         sha256 = event.payload_sha256
         if sha256 not in self._read:
             self._read[sha256] = self._text(event)
@@ -38,7 +41,7 @@ class Payloads:
         if not event.payload_sha256 or read is None:
             return None, "not in the recording"
         if not self.wanted:
-            return None, f"left out of this page, {size}"
+            return None, ""
         if event.payload_bytes > min(PAYLOAD_BYTES, self._left):
             return None, f"too large for this page, {size}"
         try:

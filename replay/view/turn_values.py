@@ -23,7 +23,7 @@ def turn_values(
     vocabulary: Vocabulary,
     payloads: Payloads,
 ) -> list[dict[str, Any]]:
-    """Return all turns of a run with their rounds; see docs/view.md."""
+    """Return all turns of a run with their rounds; see docs/view-document.md."""
     return [
         _turn(each, run_id=run_id, is_open=is_running and each is turns[-1], columns=columns)
         | {

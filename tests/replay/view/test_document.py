@@ -1,5 +1,6 @@
 """The document of a recording says what its events say."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from tests.replay.view.documents import through_json, unpacked
 from tokentape.recorder.projections import join_rounds
 from tokentape.replay.view.document import view_document
 
+ROOT = Path(__file__).parents[3]
 RECORDINGS = Path(__file__).parents[2] / "recordings"
 
 
@@ -70,6 +72,18 @@ def test_the_largest_numbers_of_tokens_are_the_highlights(
         assert columns["duration_us"][found["slowest_token"]] == columns["duration_us"].max()
         entropies = {each["turn"]: each["entropy_mean"] for each in document["turns"]}
         assert entropies[found["least_sure_turn"]] == pytest.approx(max(entropies.values()))
+
+
+def test_the_example_of_the_page_on_documents_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (ROOT / "docs" / "view-document.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(ROOT)
+
+    (block,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    exec(compile(block, "docs/view-document.md", "exec"), {})
+
+    assert capsys.readouterr().out == "Be kind.\n"
 
 
 def test_a_document_from_a_row_on_has_the_columns_from_there() -> None:
