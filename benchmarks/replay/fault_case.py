@@ -9,7 +9,7 @@ import torch
 
 import tokentape as tt
 from tokentape.generation.engine import sampling, token_sequence
-from tokentape.recorder.events import Event, ToolReturned
+from tokentape.recorder.events import Event, InterventionApplied, ToolReturned
 from tokentape.store import DatabaseStore
 
 SYSTEM_PROMPT = "Be kind and brief."
@@ -74,10 +74,21 @@ def rerecord(case: Case, change: Callable[[Event], Event]) -> Case:
     recorder = tt.Recorder(store)
     for envelope in case.recording.events():
         event = envelope.event
-        if isinstance(event, ToolReturned):
-            recorder.put_blob(event.payload_sha256, case.store.blob(event.payload_sha256))
+        blob = _blob_of(event)
+        if blob:
+            recorder.put_blob(blob, case.store.blob(blob))
         recorder.record(change(event))
     return Case(store.recording(recorder.run_id), case.lm, store)
+
+
+def _blob_of(event: Event) -> str | None:
+    """Return the sha256 of the blob that an event refers to, or None."""
+    match event:
+        case ToolReturned():
+            return event.payload_sha256
+        case InterventionApplied():
+            return event.tensor_sha256
+    return None
 
 
 def _draw_losing_one() -> Callable[..., sampling.Draw]:
