@@ -33,6 +33,7 @@ _COMMANDS = (
     "\x1b[31;5;7m\x1b[2J\x1b[7A\x1b]0;title\x07\x1b]8;;http://h.example\x1b\\x\x1b]52;c;aA==\x07"
     "\x9b2J\x9d0;t\x9c\x90q\u202e\u2066\u2069\u200e\u200f\u061c\r\b\x0b\x0c\x7f"
     "\u2028\u2029\x85\u200b\u2060\ufeff\U000e0041\U000e007f"
+    "<script>alert(1)</script>"
 )
 
 

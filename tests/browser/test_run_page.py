@@ -6,10 +6,10 @@ import shlex
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
+from transformers import PreTrainedTokenizerFast
 
 import tokentape as tt
 from benchmarks.chromium import OpenedPage
@@ -66,17 +66,23 @@ def test_what_the_cache_saved(page: Page, recording: tt.Recording) -> None:
     expect(page.get_by_role("tabpanel", name="Cache")).to_contain_text(f"{saved}: {fewer}")
 
 
-def test_why_a_turn_was_a_partial_hit(page: Page, recording: tt.Recording) -> None:
+def test_why_a_turn_was_a_partial_hit(
+    page: Page, recording: tt.Recording, tokenizer: PreTrainedTokenizerFast
+) -> None:
     cache = recording.turns()[PRUNED_TURN - 1].cache
     assert cache is not None
     assert cache.decision == "partial"
     said = page.get_by_role("article", name=f"Turn {PRUNED_TURN}").get_by_text("Cache partial:")
-    old, new = cache.divergence_cached_id, cache.divergence_prompt_id
+    line = said.locator("..")
 
-    expect(said.locator("..")).to_contain_text(
-        f"reused {cache.reused_tokens} of {cache.prompt_tokens} prompt tokens; the rest was "
-        "computed because the prompt differs from the cached tokens at token "
-        f"{cache.divergence_index}: the cache has id {old}, the prompt id {new}."
+    expect(line).to_contain_text(
+        f"reused {cache.reused_tokens} of {cache.prompt_tokens} prompt tokens"
+    )
+    expect(line).to_contain_text("removed to fit the context")
+    expect(line).to_contain_text(
+        f"differs from the cached tokens at token {cache.divergence_index}: "
+        f"the cache has {tokenizer.decode([cache.divergence_cached_id])}, "
+        f"the prompt {tokenizer.decode([cache.divergence_prompt_id])}."
     )
 
 
