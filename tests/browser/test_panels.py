@@ -181,7 +181,7 @@ def test_the_first_divergence_shows_both_sides(runs: Runs, show: Callable[..., "
     assert f"id {first.replayed.token_id}" in text
     assert runs.report.repro in text
     assert panel.get_by_role("table", name="Likeliest tokens, replayed").count() >= 1
-    panel.get_by_role("link", name="Turn 3, token 2").first.click()
+    panel.get_by_role("link", name="See turn 3, token 2").click()
     assert page.url.endswith("#t3.s2")
 
 

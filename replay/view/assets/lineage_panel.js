@@ -94,9 +94,10 @@ function lineageParts(view) {
   const { lineage, run } = view.document;
   const tree = lineage ?? { ...run, forks: [], turns: view.document.turns.length };
   const runs = countRuns(tree);
+  const alone = run.parent ? "The page holds no other run of its family." : "This run has no forks and is none.";
   const lead = runs > 1
     ? `This run belongs to a family of ${counted(runs, "run")}. A fork shares the beginning of its parent and goes its own way from the named place.`
-    : "This run has no forks and is none.";
+    : alone;
   return [
     h("p", { class: "lead" }, lead),
     run.parent ? parentSentence(view) : null,

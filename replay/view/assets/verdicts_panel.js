@@ -21,11 +21,11 @@ const REPLAYS = {
   regenerate: "regenerate: the replies generated again with Hugging Face generate",
 };
 const KINDS = {
-  token: "the sampler picks another token than the recorded one",
-  filtered: "the sampler would have removed the recorded token",
-  near_tie: "another token is picked, but within the noise",
-  logprob: "the same token is picked, with another log-probability",
-  sampler: "the same token is picked, with another log-probability after the processors",
+  token: "The sampler picks another token than the recorded one.",
+  filtered: "The sampler would have removed the recorded token.",
+  near_tie: "Another token is picked, but within the noise.",
+  logprob: "The same token is picked, with another log-probability.",
+  sampler: "The same token is picked, with another log-probability after the processors.",
 };
 
 /** A verdict as a badge: a symbol and a word, never a colour alone. */
@@ -36,14 +36,19 @@ export function verdictBadge(verdict) {
   return h("span", { class: `badge ${className}` }, h("span", { "aria-hidden": "true" }, `${symbol} `), recorded(word));
 }
 
-function divergencePlace(view, each) {
-  const text = `Turn ${each.turn}, token ${whole(each.step)}`;
-  return each.token === null || each.token === undefined ? text : tokenLink(view, each.token, text);
+function divergencePlace(each) {
+  return `Turn ${each.turn ?? "?"}, token ${whole(each.step)}`;
 }
 
 /** "Turn 12, token 5: recorded X, replayed Y". */
-function divergenceTitle(view, each) {
-  return [divergencePlace(view, each), ": recorded ", tokenBox(each.recorded, "old"), ", replayed ", tokenBox(each.replayed, "new")];
+function divergenceTitle(each) {
+  return [divergencePlace(each), ": recorded ", tokenBox(each.recorded, "old"), ", replayed ", tokenBox(each.replayed, "new")];
+}
+
+/** A link to the token of a divergence, which a copy of the recording may have changed. */
+function divergenceLink(view, each) {
+  if (each.token === null || each.token === undefined) return null;
+  return h("p", {}, tokenLink(view, each.token, `See ${divergencePlace(each).toLowerCase()} in the transcript`));
 }
 
 function marginSentence(each, floor) {
@@ -103,8 +108,9 @@ function divergenceInFull(view, each, floor) {
   return h(
     "div",
     { class: "divergence" },
-    h("p", {}, `${KINDS[each.kind] ?? each.kind}.`.replace(/^./, (letter) => letter.toUpperCase())),
+    KINDS[each.kind] ? h("p", {}, KINDS[each.kind]) : null,
     text,
+    divergenceLink(view, each),
     h("p", {}, marginSentence(each, floor), " ", differenceSentence(each, floor)),
     h("div", { class: "two" }, sideOf("recorded", each.recorded, each.recorded_top), sideOf("replayed", each.replayed, each.replayed_top)),
   );
@@ -114,7 +120,7 @@ function firstDivergence(view, report) {
   const [first] = report.divergences;
   if (!first) return null;
   return [
-    h("h4", { class: "divergence-title" }, divergenceTitle(view, first)),
+    h("h4", { class: "divergence-title" }, divergenceTitle(first)),
     divergenceInFull(view, first, report.floor),
   ];
 }
@@ -126,7 +132,7 @@ function otherDivergences(view, report) {
   return unfolding(title, () => {
     const holder = h("div", {});
     const add = (each) =>
-      holder.append(unfolding(divergenceTitle(view, each), () => divergenceInFull(view, each, report.floor)));
+      holder.append(unfolding(divergenceTitle(each), () => divergenceInFull(view, each, report.floor)));
     const left = report.divergences_total - report.divergences.length;
     const note = left > 0 ? h("p", { class: "muted" }, `${counted(left, "more divergence")} are not in this page.`) : null;
     return [addInParts(holder, others, add, "divergences"), note];
