@@ -8,10 +8,18 @@ from tokentape.recorder.events import SystemPromptCached, TurnFinished, TurnStar
 
 
 class TranscriptWriter:
-    """Writes the events of a run in order, and the pieces of a reply as they come."""
+    """Writes the events of a run in order, and the pieces of a reply as they come.
 
-    def __init__(self, write: Callable[[str], object]) -> None:
+    A piece is passed to `write_reply`, if there is one, with its surprise in nats.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[str], object],
+        write_reply: Callable[[str, float | None], object] | None = None,
+    ) -> None:
         self._write = write
+        self._write_reply = write_reply or (lambda text, surprise: write(text))
         self._turn: int | None = None
         self._reply: str | None = None
         self._visible = VisibleLines()
@@ -31,14 +39,14 @@ class TranscriptWriter:
         elif (line := event.describe()) is not None:
             self._line(line)
 
-    def piece(self, text: str) -> None:
-        """Write the next piece of the reply."""
+    def piece(self, text: str, surprise: float | None = None) -> None:
+        """Write the next piece of the reply, which may be empty."""
         if not self._within_line:
             self._write("assistant: ")
             self._visible = VisibleLines()
             self._within_line = True
         self._reply = (self._reply or "") + text
-        self._write(self._visible.add(text))
+        self._write_reply(self._visible.add(text), surprise)
 
     def close(self) -> None:
         """End the line of an unfinished reply."""

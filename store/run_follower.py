@@ -32,6 +32,11 @@ class NewToken:
     seq: int
     turn: int
     token_id: int
+    logprob: float | None = None
+    duration_us: int = 0
+
+
+_COLUMNS = ("turn", "token_id", "logprob", "duration_us")
 
 
 class RunFollower:
@@ -81,19 +86,20 @@ class RunFollower:
             return list(events)
         begun = events.index(last) + 1
         later: list[Envelope | NewToken] = list(events[begun:])
-        later += self._open_tokens(last.seq, last.event.turn)
+        later += self._open_tokens(last.seq)
         return [*events[:begun], *sorted(later, key=lambda each: each.seq)]
 
-    def _open_tokens(self, after_seq: int, turn: int) -> list[NewToken]:
+    def _open_tokens(self, after_seq: int) -> list[NewToken]:
         """Return the tokens of a round that has not finished, as far as its events are known."""
-        found = self._recording.sampled_ids(after_seq, None)
+        run_id = self._recording.run_id
+        selection = Selection(run_ids=(run_id,), after_seq=after_seq, columns=_COLUMNS)
         tokens: list[NewToken] = []
-        for seq, token_id in zip(found.seqs, found.token_ids, strict=True):
+        for token in _tokens(self._source.tokens_table(selection)):
             # After a gap comes an event that was recorded since: the next poll reads it first.
-            if seq > self._token_seq + 1:
+            if token.seq > self._token_seq + 1:
                 break
-            self._token_seq = max(self._token_seq, seq)
-            tokens.append(NewToken(seq, turn, token_id))
+            self._token_seq = max(self._token_seq, token.seq)
+            tokens.append(token)
         return tokens
 
     def _own_seq(self, envelope: Envelope, default: int) -> int:
@@ -130,12 +136,18 @@ class RunFollower:
             run_ids=(self._recording.run_id,),
             turns=tuple(range(self._turn, self._turn + _TURNS_AHEAD)),
             after_seq=self._token_seq,
-            columns=("turn", "token_id"),
+            columns=_COLUMNS,
         )
-        rows = _rows(self._source.tokens_table(selection))
-        new = [NewToken(row["seq"], row["turn"], row["token_id"]) for row in rows]
+        new = _tokens(self._source.tokens_table(selection))
         self._token_seq = new[-1].seq if new else self._token_seq
         return new
+
+
+def _tokens(table: pa.Table) -> list[NewToken]:
+    return [
+        NewToken(row["seq"], row["turn"], row["token_id"], row["logprob"], row["duration_us"])
+        for row in _rows(table)
+    ]
 
 
 def _rows(table: pa.Table) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ import threading
 import tty
 import typing
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -27,8 +27,11 @@ from tokentape.store.live.tables import SEQ_BITS
 
 FORGED = "FORGED"
 """Begins the line that a text forges with its line end."""
-# Movements and styles that rich writes: no hostile text has one.
-_OURS = re.compile(r"\x1b\[(?!31;5;7)[0-9;]*m|\x1b\[\?25[lh]|\r?(?:\x1b\[1A)?\x1b\[2K")
+# Movements and styles that rich writes, and those of a status line: no hostile text has one.
+_OURS = re.compile(
+    r"\x1b\[(?!31;5;7)[0-9;]*m|\x1b\[\?25[lh]|\r?(?:\x1b\[1A)?\x1b\[2K"
+    r"|\x1bD\x1b\[1A|\x1b7\x1b\[1B\r(?:\x1b\[2K)?|(?:\x1b\[K)?\x1b8"
+)
 _COMMANDS = (
     "\x1b[31;5;7m\x1b[2J\x1b[7A\x1b]0;title\x07\x1b]8;;http://h.example\x1b\\x\x1b]52;c;aA==\x07"
     "\x9b2J\x9d0;t\x9c\x90q\u202e\u2066\u2069\u200e\u200f\u061c\r\b\x0b\x0c\x7f"
@@ -42,16 +45,21 @@ def hostile(mark: str) -> str:
     return f"<{mark}{_COMMANDS}[bold]b[/bold][link=h:x]l[/link][/nope]\n{FORGED} {mark}\n\t>"
 
 
+def without_ours(shown: str) -> str:
+    """Return what a terminal got without our own styles and movements of its cursor."""
+    return _OURS.sub("", shown)
+
+
 def raw_characters(shown: str) -> set[str]:
     """Return the characters of what a terminal got that command it, without our own styles."""
-    rest = _OURS.sub("", shown)
+    rest = without_ours(shown)
     unsafe = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
     return {each for each in rest if unicodedata.category(each) in unsafe} - set("\n\t\u200d")
 
 
 def forged_lines(shown: str) -> set[str]:
     """Return the marks of texts that began a line of their own."""
-    lines = _OURS.sub("", shown).split("\n")
+    lines = without_ours(shown).split("\n")
     return {line.removeprefix(FORGED).strip() for line in lines if line.startswith(FORGED)}
 
 
@@ -67,7 +75,12 @@ TERMINAL = "xterm-256color"
 """The kind of terminal of `on_terminal`."""
 
 
-def on_terminal(*arguments: str, encoding: str = "utf-8", columns: int = 600) -> Shown:
+def on_terminal(
+    *arguments: str,
+    encoding: str = "utf-8",
+    columns: int = 600,
+    environment: Mapping[str, str] | None = None,
+) -> Shown:
     """Run a command of `tokentape` in this process, with a terminal as its standard streams."""
     from tokentape.cli import main
 
@@ -77,7 +90,10 @@ def on_terminal(*arguments: str, encoding: str = "utf-8", columns: int = 600) ->
             patch.setattr(sys, f"__{name}__", stream)
         patch.setenv("TERM", TERMINAL)
         patch.setenv("COLUMNS", str(columns))
-        patch.delenv("NO_COLOR", raising=False)
+        for name in ("NO_COLOR", "FORCE_COLOR", "COLORTERM", "TTY_COMPATIBLE"):
+            patch.delenv(name, raising=False)
+        for name, value in (environment or {}).items():
+            patch.setenv(name, value)
         patch.setattr(sys, "argv", ["tokentape", *arguments])
         # A command that owns its streams ends the process where a tool of a test still runs.
         patch.setattr("tokentape.cli._tools_have_ended", lambda: True)

@@ -30,6 +30,7 @@ HELP = """\
   /quit                      end the conversation, as the end of the input and Ctrl-C do
 Ctrl-C during a reply stops it; the model will not remember that exchange.
 A line that begins with // is sent with one / less.
+Replies are coloured by surprise where the terminal has colours; NO_COLOR=1 turns that off.
 """
 
 
@@ -47,14 +48,14 @@ class ChatTerminal(Protocol):
 
 
 class EventTap:
-    """An event log that stores each event in another log, then passes it on.
+    """An event log that stores each event in another log, then passes it on to the listeners.
 
-    An exception of `listener` is kept as `fault`: the event is stored, and the run continues.
+    An exception of a listener is kept as `fault`: the event is stored, and the run continues.
     """
 
-    def __init__(self, log: EventLog) -> None:
+    def __init__(self, log: EventLog, *listeners: Callable[[Event], None]) -> None:
         self._log = log
-        self.listener: Callable[[Event], None] = lambda event: None
+        self.listeners = [*listeners]
         self.fault: Exception | None = None
 
     def append(
@@ -68,7 +69,8 @@ class EventTap:
         """Store an event; see `recorder.EventLog`."""
         self._log.append(envelope, record, durable=durable, summary=summary)
         try:
-            self.listener(envelope.event)
+            for listener in self.listeners:
+                listener(envelope.event)
         except Exception as error:
             self.fault = error
 
@@ -102,7 +104,7 @@ class ChatSession:
         self._visible = VisibleLines()
         self._stopped = False
         self._fault: Exception | None = None
-        tap.listener = self._on_event
+        tap.listeners.append(self._on_event)
 
     @property
     def fault(self) -> Exception | None:

@@ -16,7 +16,7 @@ from tokentape.recorder.projections import Turn
 from tokentape.replay.reports.terminal import render
 from tokentape.screen import out
 from tokentape.store import DatabaseStore, ParquetStore
-from tokentape.turns_bar import turns_bar
+from tokentape.turns_bar import plan_bar
 
 if TYPE_CHECKING:
     from tokentape.generation.models.loading_settings import LoadingKeywords
@@ -80,7 +80,7 @@ def record_plan(
     began = time.perf_counter()
     investigation = begin_plan(plan, lm, store)
     begun(investigation.run_id)
-    with turns_bar(len(plan.turns())) as bar, investigation:
+    with plan_bar(plan) as bar, investigation:
         replies = run_plan(
             investigation,
             plan,

@@ -45,13 +45,15 @@ def print_json(value: Any) -> None:
 
 
 @contextmanager
-def progress(description: str, extra: str = "") -> Iterator[Progress]:
+def progress(
+    description: str, extra: str = "", *, bar_columns: int = 24, shows_elapsed: bool = True
+) -> Iterator[Progress]:
     """Show a progress bar on standard error; `extra` is the template of a last column."""
     columns = [
         TextColumn(description, markup=False),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=bar_columns),
         MofNCompleteColumn(),
-        TimeElapsedColumn(),
+        *([TimeElapsedColumn()] if shows_elapsed else []),
         TextColumn(extra, markup=False),
     ]
     # A bar in a log file is noise, and rich 13 ends even a disabled one with an empty line.

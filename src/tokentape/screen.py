@@ -13,7 +13,8 @@ from typing import Any, Literal, TextIO, cast
 
 import rich.table
 from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, JustifyMethod, RenderableType
+from rich.color import ColorSystem
+from rich.console import COLOR_SYSTEMS, Console, ConsoleOptions, JustifyMethod, RenderableType
 from rich.live import Live
 from rich.segment import Segment
 from rich.text import Text
@@ -80,6 +81,26 @@ class Screen:
             emoji=False,
         )
 
+    def segments(self, segments: Iterable[Segment]) -> str:
+        """Write the next pieces of a text, styled where the terminal has colours.
+
+        Return the text as it is shown. A control segment is written as it is, and has nothing
+        of a recording; a style ends before a line end, which would colour the rest of the row.
+        """
+        shown = ""
+        for text, style, control in segments:
+            colors = self.color_system if style else None
+            if control:
+                self._write(text)
+                continue
+            piece = self._visible.add(text)
+            shown += piece
+            for line in piece.splitlines(keepends=True):
+                inner = line.rstrip("\n")
+                styled = style.render(inner, color_system=colors) if style and colors else inner
+                self._write(styled + line[len(inner) :])
+        return shown
+
     def show(self, renderable: RenderableType) -> None:
         """Write a table or a tree. Where it is wider than the terminal, the terminal wraps it."""
         self.console().print(renderable, crop=False)
@@ -100,6 +121,26 @@ class Screen:
     def flush(self) -> None:
         """Show all text written so far."""
         self.stream.flush()
+
+    @property
+    def color_system(self) -> ColorSystem | None:
+        """The colours that the stream has; None without any.
+
+        That is a terminal, or FORCE_COLOR; not TERM=dumb, and not with NO_COLOR.
+        """
+        console = self.console()
+        name = None if console.no_color else console.color_system
+        return None if name is None else COLOR_SYSTEMS[name]
+
+    @property
+    def columns(self) -> int:
+        """The width of the terminal, or 160."""
+        return self.console().width
+
+    @property
+    def moves_cursor(self) -> bool:
+        """Whether the stream is a terminal whose cursor can be moved."""
+        return self.is_terminal and not self.console().is_dumb_terminal
 
     @property
     def is_terminal(self) -> bool:

@@ -145,7 +145,8 @@ def chat(
     given = available_tools(lm, file)
     needed = options_to_resume(loading, file)
     with recording_store(store) as opened, resume_hint(store, needed) as begun:
-        tap = EventTap(opened)
+        terminal = StandardTerminal()
+        tap = EventTap(opened, terminal.on_event)
         with tt.Investigation(
             lm,
             store=tap,
@@ -157,7 +158,8 @@ def chat(
         ) as investigation:
             begun(investigation.run_id)
             err.line(f"recording run {investigation.run_id} into {opened.where}; /help")
-            session = ChatSession(investigation, given, tap, StandardTerminal(), settings)
+            terminal.show_legend()
+            session = ChatSession(investigation, given, tap, terminal, settings)
             session.run()
     err.line(f"recorded; show it with: {show_command(investigation.run_id, store)}")
     if session.fault is not None:
@@ -186,9 +188,9 @@ def resume_hint(store: str, options: list[str]) -> Iterator[Callable[[str], None
 
 def _run_turns(investigation: "tt.Investigation", plan: "ExperimentPlan") -> None:
     from tokentape.generation.plans import run_plan
-    from tokentape.turns_bar import turns_bar
+    from tokentape.turns_bar import plan_bar
 
-    with investigation, turns_bar(len(plan.turns())) as bar, stdout_on_stderr():
+    with investigation, plan_bar(plan) as bar, stdout_on_stderr():
         run_plan(
             investigation,
             plan,

@@ -258,10 +258,10 @@ def _run_rest(
                 _continue_fork(investigation, recording.parent(forked), forked.at_turn)
         return
     from tokentape.generation.plans import run_plan
-    from tokentape.turns_bar import turns_bar
+    from tokentape.turns_bar import plan_bar
 
     done = investigation.generator.turn
-    with investigation, turns_bar(len(plan.turns()), done=done) as bar, stdout_on_stderr():
+    with investigation, plan_bar(plan, done=done) as bar, stdout_on_stderr():
         run_plan(
             investigation,
             plan,
