@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,11 +10,15 @@ import tokentape as tt
 from tokentape import output
 from tokentape.commands.investigations import resume_hint
 from tokentape.commands.options import load_named_model
+from tokentape.commands.replays import store_verdict
 from tokentape.commands.tool_files import options_to_resume
 from tokentape.generation.plans import ExperimentPlan, load_plan
 from tokentape.recorder.events import SystemPromptCached
 from tokentape.recorder.projections import Turn
+from tokentape.recorder.short_forms import quoted
+from tokentape.replay.recorded.tampered_copy import tampered_copy
 from tokentape.replay.reports.terminal import render
+from tokentape.replay.view.run_page import check_page_path
 from tokentape.screen import out
 from tokentape.store import DatabaseStore, ParquetStore
 from tokentape.turns_bar import plan_bar
@@ -23,17 +28,32 @@ if TYPE_CHECKING:
 
 REGENERATED_TURNS = (2, 7, 18)
 """A sampled turn, a greedy one, and a late one; turns that a plan does not have are left out."""
+TAMPERED_TURN, TAMPERED_STEP = 12, 5
+"""The token that is changed in a copy; in a shorter plan it is in the last turn."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoFiles:
+    """What the demo writes."""
+
+    store: str
+    """The URL of the database that it records into."""
+    sealed: Path
+    """The Parquet folder that it exports to."""
+    page: Path
 
 
 def run_demo(
-    store_url: str,
-    sealed: Path,
+    files: DemoFiles,
     model: str,
     plan_name: str,
     regenerated: Sequence[int],
     loading: "LoadingKeywords",
 ) -> int:
-    """Record a plan, seal the run and replay it; return the exit code, 1 if a replay failed."""
+    """Record a plan, seal the run, replay it and write its page.
+
+    Return the exit code: 1 if a replay failed, or did not find a changed token.
+    """
     plan = load_plan(plan_name)
     turns_total = len(plan.turns())
     beyond = [number for number in regenerated if number > turns_total]
@@ -41,28 +61,38 @@ def run_demo(
         raise tt.PromptError(f"there is no turn {beyond[0]}: {plan.name} has {turns_total} turns")
     if not regenerated:
         regenerated = [number for number in REGENERATED_TURNS if number <= turns_total]
+    check_page_path(files.page)
     lm = load_named_model(model, loading, note=" (the first time takes half a minute)")
     from tokentape.generation.plans import check_plan
 
     check_plan(plan, lm)
-    with tt.open_store(store_url) as store:
+    with tt.open_store(files.store) as store:
         if isinstance(store, ParquetStore):
-            raise tt.StoreError(f"{store_url} is a folder of sealed runs: record into a database")
-        with resume_hint(store_url, options_to_resume(loading, None)) as begun:
+            raise tt.StoreError(f"{files.store} is a folder of sealed runs: record into a database")
+        with resume_hint(files.store, options_to_resume(loading, None)) as begun:
             run_id, replies, record_s = record_plan(lm, store, plan, begun)
         recording = store.recording(run_id)
         turns = recording.turns()
         out.show(output.turns_table(turns))
         out.lines(["", _totals(turns, recording)])
-        files = tt.export_parquet(recording, store, sealed)
-        size = sum(file.stat().st_size for file in files)
-        out.lines(["", f"recorded  {store_url}, run {run_id}"])
-        out.lines([f"sealed    {sealed}, {size / 1000:.0f} kB of Parquet", ""])
-        passed = _rebuild(recording, tt.open_store(sealed), replies)
-        passed &= _verify(recording, lm)
-        passed &= _regenerate(recording, lm, regenerated)
+        _seal(files, recording, store)
+        passed = _rebuild(recording, tt.open_store(files.sealed), replies)
+        passed &= _verify(recording, lm, store)
+        passed &= _regenerate(recording, lm, regenerated, store)
+        found, reports = _tamper(recording, lm, turns_total)
+        page = tt.view(recording, store=store, reports=reports)
+        page.save(files.page)
+    size = files.page.stat().st_size
     out.lines(["", f"generating took {record_s:.1f} s; all replays pass: {passed}"])
-    return 0 if passed else 1
+    out.line(f"to look at it, open {files.page} in a browser ({size / 1000:.0f} kB)")
+    return 0 if passed and found else 1
+
+
+def _seal(files: DemoFiles, recording: tt.Recording, store: DatabaseStore) -> None:
+    written = tt.export_parquet(recording, store, files.sealed)
+    size = sum(file.stat().st_size for file in written)
+    out.lines(["", f"recorded  {files.store}, run {recording.run_id}"])
+    out.lines([f"sealed    {files.sealed}, {size / 1000:.0f} kB of Parquet", ""])
 
 
 def record_plan(
@@ -120,14 +150,9 @@ def _rebuild(
     return same and copy
 
 
-def _verify(recording: tt.Recording, lm: "tt.LoadedModel") -> bool:
-    with output.progress("verify") as bar:
-        task = bar.add_task("", total=None)
-        report = tt.verify(
-            recording,
-            lm,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
+def _verify(recording: tt.Recording, lm: "tt.LoadedModel", store: DatabaseStore) -> bool:
+    report = _verified(recording, lm)
+    store_verdict(report, store)
     seconds, generation_s = report.duration_us / 1e6, report.generation_us / 1e6
     out.line(
         f"verify      {report.verdict:<20}{len(report.turns)} turns in one forward in "
@@ -138,11 +163,27 @@ def _verify(recording: tt.Recording, lm: "tt.LoadedModel") -> bool:
     return report.passes
 
 
-def _regenerate(recording: tt.Recording, lm: "tt.LoadedModel", numbers: Sequence[int]) -> bool:
+def _verified(
+    recording: tt.Recording, lm: "tt.LoadedModel", turns: Sequence[int] | None = None
+) -> "tt.Report":
+    with output.progress("verify") as bar:
+        task = bar.add_task("", total=None)
+        return tt.verify(
+            recording,
+            lm,
+            turns=turns,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+
+
+def _regenerate(
+    recording: tt.Recording, lm: "tt.LoadedModel", numbers: Sequence[int], store: DatabaseStore
+) -> bool:
     passed = True
     for number in numbers:
         with output.working(f"regenerating turn {number} with Hugging Face generate"):
             report = tt.regenerate(recording, lm, turns=[number])
+        store_verdict(report, store)
         turn = report.turns[0]
         sampling = "sampled" if turn.sampled else "greedy"
         out.line(
@@ -153,3 +194,25 @@ def _regenerate(recording: tt.Recording, lm: "tt.LoadedModel", numbers: Sequence
             out.text(f"{render(report)}\n")
         passed &= report.passes
     return passed
+
+
+def _tamper(
+    recording: tt.Recording, lm: "tt.LoadedModel", turns_total: int
+) -> "tuple[bool, dict[str, tt.Report]]":
+    """Check a copy with one token changed, which is not stored.
+
+    Return whether the change was found, and the report by what it is about.
+    """
+    copy = tampered_copy(recording, turn=min(TAMPERED_TURN, turns_total), step=TAMPERED_STEP)
+    if copy is None:
+        return True, {}
+    report = _verified(copy.recording, lm, [copy.turn])
+    place = (copy.turn, copy.step)
+    found = next((each for each in report.divergences if (each.turn, each.step) == place), None)
+    what = "NOT FOUND"
+    if found is not None:
+        recorded, replayed = quoted(found.recorded.text), quoted(found.replayed.text)
+        what = f"the copy has {recorded}, the model gives {replayed}"
+    changed = f"a copy with token {copy.step} of turn {copy.turn} changed"
+    out.line(f"tampered    {report.verdict:<20}{changed}: {what}")
+    return found is not None and not report.passes, {changed: report}

@@ -21,26 +21,6 @@ from tokentape.generation.models.recorded_model import load_as_recorded
 
 Cli = Callable[..., tuple[int, str, str]]
 
-PLAN = """
-name: short
-seed: 3
-system_prompt: "Look at yourself. {tools}"
-tools: [get_weight_statistics]
-limits: {max_new_tokens: 6}
-tasks:
-  - title: Look
-    turns:
-      - message: What of the first layer?
-        tool_calls:
-          - name: get_weight_statistics
-            arguments: {layer_name: model.layers.0.mlp.up_proj.weight, compact: true}
-      - message: And the norm?
-        tool_calls:
-          - name: get_weight_statistics
-            arguments: {layer_name: model.norm.weight, compact: true}
-        sampling: {do_sample: true, temperature: 0.9}
-"""
-
 
 @pytest.fixture
 def database(tmp_path: Path, tiny_folder: Path, record: Callable[..., tt.Recording]) -> Path:
@@ -48,10 +28,6 @@ def database(tmp_path: Path, tiny_folder: Path, record: Callable[..., tt.Recordi
     with tt.open_store(path) as store:
         record(tt.load_model(tiny_folder), store)
     return path
-
-
-def files_under(folder: Path) -> dict[str, bytes]:
-    return {str(each): each.read_bytes() for each in folder.rglob("*") if each.is_file()}
 
 
 def test_list_prints_a_row_a_run(database: Path, cli: Cli) -> None:
@@ -144,71 +120,6 @@ def test_an_exported_run_is_verified_from_its_files(
     assert all(Path(line).is_file() for line in out.splitlines())
     assert cli("verify", "--store", str(sealed))[0] == 0
     assert "finished" in cli("list", "--store", str(sealed))[1]
-
-
-def test_the_demo_records_seals_and_replays(tmp_path: Path, tiny_folder: Path, cli: Cli) -> None:
-    plan = tmp_path / "plan.yaml"
-    plan.write_text(PLAN)
-    store, sealed = tmp_path / "demo.db", tmp_path / "sealed"
-    code, out, _ = cli(
-        *("demo", "--model", str(tiny_folder), "--plan", str(plan), "--regenerate", "2"),
-        *("--store", f"sqlite:///{store}", "--sealed", str(sealed)),
-    )
-
-    assert code == 0
-    for part in ("verified", "exact", "same ids and text", "the sealed copy is equal"):
-        assert part in out
-    assert "times fewer" in out
-    assert cli("verify", "--store", str(store))[0] == 0
-
-
-def test_a_demo_whose_replay_fails_exits_with_one(
-    tmp_path: Path, tiny_folder: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plan = tmp_path / "plan.yaml"
-    plan.write_text(PLAN)
-    verify = tt.verify
-
-    def verify_louder(recording: tt.Recording, lm: tt.LoadedModel, **rest: object) -> object:
-        lm.model.model.layers[0].mlp.up_proj.weight.data.mul_(1.01)
-        return verify(recording, lm, **rest)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(tt, "verify", verify_louder)
-    code, out, _ = cli(
-        *("demo", "--model", str(tiny_folder), "--plan", str(plan), "--regenerate", "2"),
-        *("--store", f"sqlite:///{tmp_path / 'demo.db'}", "--sealed", str(tmp_path / "sealed")),
-    )
-
-    assert code == 1
-    assert "all replays pass: False" in out
-
-
-BAD_PLANS = {
-    "an empty prompt": PLAN.replace("And the norm?", " "),
-    "a system prompt beyond the context": PLAN.replace("Look at yourself.", "Look! " * 500),
-    "a prompt beyond the context": PLAN.replace("And the norm?", "And? " * 500),
-    "a setting that does not exist": PLAN.replace("temperature", "temperatur"),
-    "no YAML": "name: [",
-    "a missing part": "name: x",
-}
-
-
-@pytest.mark.parametrize("plan", BAD_PLANS)
-def test_a_bad_plan_is_one_line_and_changes_nothing(
-    plan: str, tmp_path: Path, tiny_folder: Path, cli: Cli
-) -> None:
-    path = tmp_path / "plan.yaml"
-    path.write_text(BAD_PLANS[plan])
-    before = files_under(tmp_path)
-    code, out, err = cli(
-        *("demo", "--model", str(tiny_folder), "--plan", str(path)),
-        *("--store", f"sqlite:///{tmp_path / 'demo.db'}", "--sealed", str(tmp_path / "sealed")),
-    )
-
-    assert (code, out) == (2, "")
-    assert err.startswith("tokentape: ")
-    assert err.count("\n") == 1
-    assert files_under(tmp_path) == before
 
 
 @pytest.mark.parametrize(

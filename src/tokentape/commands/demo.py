@@ -21,6 +21,10 @@ def demo(
         Path,
         typer.Option(parser=output_path, metavar="PATH", help="The Parquet folder to export to."),
     ] = Path("runs/demo-sealed"),
+    page: Annotated[
+        Path,
+        typer.Option(parser=output_path, metavar="FILE", help="The page of the run to write."),
+    ] = Path("runs/demo.html"),
     model: ModelOption = "smollm2-demo",
     loading: "LoadingKeywords",
     plan: Annotated[
@@ -33,8 +37,10 @@ def demo(
 ) -> None:
     """Ask a model about its own weights for 20 turns, record the run, and replay it.
 
-    Exit code 1: a replay failed.
+    Then a copy with one token changed is checked, which is not stored, and a page of the run is
+    written that shows both. Exit code 1: a replay failed, or did not find the changed token.
     """
-    from tokentape.demo import run_demo
+    from tokentape.demo import DemoFiles, run_demo
 
-    raise typer.Exit(run_demo(store, sealed, model, plan, regenerate or (), loading))
+    files = DemoFiles(store=store, sealed=sealed, page=page)
+    raise typer.Exit(run_demo(files, model, plan, regenerate or (), loading))

@@ -322,7 +322,8 @@ def _replay(ctx: typer.Context, name: str, request: _Request, results: _Results)
             report = tt.regenerate(
                 loaded, lm, progress=lambda verdict, duration_us: bar.advance(task), **keywords
             )
-    _store_verdict(report, opened, results.keep and not request.without_interventions)
+    if results.keep and not request.without_interventions:
+        store_verdict(report, opened)
     files.publish(report, as_json=results.as_json, allow_drift=results.allow_drift)
     accepted = report.verdict.is_accepted(allow_drift=results.allow_drift)
     raise typer.Exit(0 if accepted else 1)
@@ -334,11 +335,12 @@ def _stored_floor(opened: Store, run: "LoadedRun", lm: "tt.LoadedModel") -> "Flo
     return stored_floor(opened, run, lm)
 
 
-def _store_verdict(report: "Report", opened: Store, keep: bool) -> None:
+def store_verdict(report: "Report", opened: Store) -> None:
+    """Store the verdict of a replay with its run, if the store is live; report why it is not."""
     from tokentape.replay.checking.fingerprint_check import without_places
     from tokentape.store import DatabaseStore, StoredVerdict
 
-    if keep and isinstance(opened, DatabaseStore):
+    if isinstance(opened, DatabaseStore):
         stored = StoredVerdict(
             run_id=report.run_id,
             at_us=now_us(),
