@@ -18,7 +18,7 @@ export function runHeader(view, { help = null } = {}) {
     h("p", { class: "factline" }, headFacts(view).map((fact) => h("span", null, fact))),
     (run.parent || run.tags.length > 0 || run.note) && h("p", { class: "labels" }, headLabels(view)),
     run.error && h("p", { class: "notice bad" }, h("b", null, "The run failed: "), recorded(run.error)),
-    run.redacted && h("p", { class: "notice" }, "Texts are left out of this recording: they show as counts and hashes."),
+    run.redacted && h("p", { class: "notice" }, "This recording is redacted: its texts and token ids are left out."),
     interventions.length > 0 && interventionNotice(interventions),
     verdictLine(view.document),
     turns.length > 0 && h("dl", { class: "answers" }, headAnswers(view)),

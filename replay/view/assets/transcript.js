@@ -13,11 +13,15 @@ const SLICE_MS = 10;
 export function runTranscript(view, chunks) {
   const element = h("div", { class: "transcript", "aria-label": "Transcript" });
   const builder = new TranscriptBuilder(view, chunks, element);
+  const nothing = h("p", { class: "muted nothing" }, "No turn is recorded yet.");
+  const note = () => { nothing.hidden = view.document.turns.length > 0; };
+  view.onUpdate(note);
+  note();
   view.buildTranscript = (turnNumber) => builder.buildTo(turnNumber);
   view.onUpdate((document) => builder.update(document));
   builder.buildFor(FIRST_MS);
   builder.buildLater();
-  return element;
+  return h("div", null, nothing, element);
 }
 
 class TranscriptBuilder {
