@@ -37,8 +37,8 @@ def diff_document(recording_a: Recording, recording_b: Recording) -> dict[str, A
     outlines = Pair(outline_run(recording_a), outline_run(recording_b))
     found = compare_outlines(outlines.a, outlines.b)
     a, b = _viewed(outlines.a), _viewed(outlines.b)
-    vocabulary = Vocabulary(outlines.a.run_id, outlines.a.envelopes)
-    other = Vocabulary(outlines.b.run_id, outlines.b.envelopes)
+    vocabulary = Vocabulary(recording_a)
+    other = Vocabulary(recording_b)
     vocabulary.add(other)
     redacted = found.a.redacted or found.b.redacted
     divergent, inside = found.first_divergent_turn, found.first_turn_changed_inside

@@ -46,7 +46,7 @@ def view_document(
     run, last = _loaded(recording)
     events = EventsByRound.of(run.envelopes)
     turns = viewed_turns(run.run_id, run.turns, events.rounds)
-    vocabulary = Vocabulary(run.run_id, run.envelopes)
+    vocabulary = Vocabulary(recording)
     columns = columns_of(turns, redacted=run.started.redacted, dtype=run.started.dtype)
     read = Payloads(recording, payloads)
     rounds = [each for turn in turns for each in turn.rounds]

@@ -1,23 +1,29 @@
 """The texts of the token ids of a run."""
 
-from collections.abc import Iterable
 from typing import Any
 
-from tokentape.recorder import Envelope
+from tokentape.recorder import Recording
+from tokentape.recorder.codec import decode
 from tokentape.recorder.events import TokensSpelled
+from tokentape.recorder.record import RecordFilter
+
+_SPELLED = RecordFilter(kinds=frozenset((TokensSpelled.__name__,)))
 
 
 class Vocabulary:
-    """The texts that a run and its ancestors recorded of token ids; the run's own come first."""
+    """The texts that a run and its ancestors recorded of token ids; the run's own come first.
 
-    def __init__(self, run_id: str, envelopes: Iterable[Envelope]) -> None:
+    An ancestor spells the tokens of a turn after its end, which a fork at a token does not share.
+    """
+
+    def __init__(self, recording: Recording) -> None:
         self._texts: dict[int, str] = {}
-        own: dict[int, str] = {}
-        for each in envelopes:
-            if isinstance(each.event, TokensSpelled):
-                texts = own if each.run_id == run_id else self._texts
-                texts.update((int(token_id), text) for token_id, text in each.event.texts.items())
-        self._texts |= own
+        for each in (recording, *recording.lineage()):
+            for record in each.selected(_SPELLED):
+                event = decode(each.run_id, record).event
+                if isinstance(event, TokensSpelled):
+                    for token_id, text in event.texts.items():
+                        self._texts.setdefault(int(token_id), text)
 
     def text(self, token_id: int) -> str | None:
         """Return the text of an id; None where none is recorded."""

@@ -11,6 +11,7 @@ import tokentape as tt
 from tests.replay.view.documents import through_json, unpacked
 from tokentape.recorder.projections import join_rounds
 from tokentape.replay.view.document import view_document
+from tokentape.store import DatabaseStore
 
 ROOT = Path(__file__).parents[3]
 RECORDINGS = Path(__file__).parents[2] / "recordings"
@@ -95,3 +96,20 @@ def test_a_document_from_a_row_on_has_the_columns_from_there() -> None:
     assert rest["first"] == 3
     assert rest["count"] == whole["count"] - 3
     assert np.array_equal(unpacked(rest)["token_id"], unpacked(whole)["token_id"][3:])
+
+
+def test_a_fork_at_a_token_has_the_texts_of_the_tokens_and_candidates_that_it_shares(
+    store: DatabaseStore, lm: tt.LoadedModel
+) -> None:
+    """The parent spells the tokens of a turn after its end, which the fork does not share."""
+    with tt.Investigation(lm, store=store, name="parent", system_prompt="Be kind.", seed=3) as run:
+        run.chat("Go.", max_new_tokens=8)
+    with tt.Investigation.fork(store, run.run_id, lm, at_turn=1, at_token=6, token="Z") as fork:
+        pass
+
+    document = through_json(view_document(store.recording(fork.run_id)))
+    columns = unpacked(document["tokens"])
+
+    spelled = set(document["vocabulary"]["ids"])
+    assert set(columns["token_id"].tolist()) <= spelled
+    assert set(columns["top_ids"].ravel().tolist()) - {-1} <= spelled
