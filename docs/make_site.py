@@ -90,7 +90,8 @@ def stage(folder: Path) -> Path:
     for page in pages():
         text = with_links_of_the_site(page, copy)
         (staged / site_name(page)).write_text(text, encoding="utf-8")
-    copy(ROOT / "docs" / "site.css")
+    for name in ("site.css", "site.js"):
+        copy(ROOT / "docs" / name)
     index = (staged / "index.md").read_text(encoding="utf-8")
     nav = [{"Home": "index.md"}, *navigation(index)]
     config = folder / "mkdocs.yml"

@@ -6,7 +6,6 @@ import re
 import textwrap
 import types
 import typing
-from functools import cache
 from typing import Annotated, Any
 
 LINE_CHARS_MAX = 100
@@ -67,7 +66,7 @@ def type_name(hint: Any) -> str:
         return f"np.{origin.__name__}"
     if origin is not None:
         return f"{type_name(origin)}[{', '.join(map(type_name, inner))}]"
-    return getattr(hint, "__name__", None) or str(hint).rpartition(".")[2]
+    return str(getattr(hint, "__name__", None) or str(hint).rpartition(".")[2])
 
 
 def signature(name: str, function: Any, *, without_first: bool = False) -> str:
@@ -94,8 +93,7 @@ def signature(name: str, function: Any, *, without_first: bool = False) -> str:
 
 
 def _parameter(parameter: inspect.Parameter) -> str:
-    stars = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
-    text = stars.get(parameter.kind, "") + parameter.name
+    text = str(parameter).partition(":")[0].partition("=")[0].strip()
     if parameter.annotation is not inspect.Parameter.empty:
         text += f": {type_name(parameter.annotation)}"
     if parameter.default is inspect.Parameter.empty:
@@ -105,7 +103,6 @@ def _parameter(parameter: inspect.Parameter) -> str:
     return f"{text} = {shown}" if ":" in text else f"{text}={shown}"
 
 
-@cache
 def field_texts(cls: type) -> dict[str, str]:
     """Return the docstring under each field or member that a class declares, by its name."""
     (body,) = (
@@ -114,11 +111,12 @@ def field_texts(cls: type) -> dict[str, str]:
         if isinstance(node, ast.ClassDef)
     )
     texts: dict[str, str] = {}
-    for declared, below in zip(body, [*body[1:], None], strict=True):
+    for declared, below in zip(body, [*body[1:], ast.Pass()], strict=True):
         name = _declared_name(declared)
         if name:
-            is_text = isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
-            texts[name] = inspect.cleandoc(str(below.value.value)) if is_text else ""
+            texts[name] = ""
+            if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+                texts[name] = inspect.cleandoc(str(below.value.value))
     return texts
 
 

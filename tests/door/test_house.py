@@ -13,7 +13,7 @@ import transformers
 
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("recorder", "generation", "store", "migrations", "replay", "src")
-FOLDERS = (*ROOMS, "tests", "benchmarks", "examples")
+FOLDERS = (*ROOMS, "tests", "benchmarks", "docs", "examples")
 FILE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 70
 

@@ -49,7 +49,7 @@ def test_a_link_that_leads_nowhere_fails_the_build(
 ) -> None:
     index = tmp_path / "docs" / "index.md"
     index.parent.mkdir()
-    for name in ("caches.md", "site.css"):
+    for name in ("caches.md", "site.css", "site.js"):
         (index.parent / name).write_text("# Caches\n")
     (tmp_path / "README.md").write_text("# About\n")
     index.write_text(f"# Home\n\n## Start\n\n- [One](caches.md)\n\nSee [there]({link}).\n")
