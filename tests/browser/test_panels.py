@@ -152,6 +152,8 @@ def test_a_click_on_a_track_selects_the_token(runs: Runs, show: Callable[..., "P
     width = track.bounding_box()["width"]
 
     # Of 24 tokens the one in the middle of turn 3.
+    page.locator("#inside canvas.track").last.hover(position={"x": width * 15.5 / 24, "y": 10})
+    assert " at turn 3, token 3" in page.locator("#inside").inner_text()
     track.click(position={"x": width * 15.5 / 24, "y": 10})
     assert page.url.endswith("#t3.s3")
 

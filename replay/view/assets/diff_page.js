@@ -60,7 +60,8 @@ function fieldTable(fields, first = []) {
   return dataTable(null, columns, rows, "cards fields");
 }
 
-function runCard(side, run, served) {
+function runCard(side, run) {
+  const served = Boolean(document.getElementById("document")?.dataset.source);
   const name = run.name ? recorded(run.name) : h("span", { class: "muted" }, "unnamed run");
   const linked = served && /^[0-9a-f-]{8,64}$/.test(run.run_id);
   return h(
@@ -270,12 +271,12 @@ function differenceBar(view) {
 /** Return the page of a diff; `diffDocument` is its document. */
 export function diffPage(diffDocument) {
   const view = new DiffView(diffDocument);
-  const { a, b, summary, served } = diffDocument;
+  const { a, b, summary } = diffDocument;
   return h(
     "main",
     { class: "diff" },
     h("div", { class: "headline" }, h("h1", {}, "Two runs compared"), h("div", { class: "tools" }, themeSwitch())),
-    h("div", { class: "two" }, runCard("a", a, served), runCard("b", b, served)),
+    h("div", { class: "two" }, runCard("a", a), runCard("b", b)),
     h("p", { class: "lead" }, recorded(summary)),
     firstLinks(diffDocument),
     changedSection(diffDocument),

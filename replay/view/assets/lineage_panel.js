@@ -42,8 +42,8 @@ function lineageNode(view, node, parent) {
     "div",
     { class: "lineage-run", "aria-current": isHere ? "true" : null },
     runName(view, node),
-    isHere ? h("span", { class: "here" }, "this page") : null,
-    h("span", { class: "facts" }, facts.map((each) => h("span", {}, each))),
+    isHere ? [" ", h("span", { class: "here" }, "this page")] : null,
+    facts.map((each) => [h("span", { class: "muted" }, " · "), each]),
     h("span", { class: "mono muted" }, recorded(node.run_id)),
   );
   if (!isHere) line.append(waysToOpen(view, node));
@@ -102,6 +102,6 @@ function lineageParts(view) {
     h("p", { class: "lead" }, lead),
     run.parent ? parentSentence(view) : null,
     runs > 1 ? h("ul", { class: "lineage" }, lineageNode(view, tree, null)) : null,
-    h("p", {}, "To fork it, select a token in the transcript: each candidate has its command."),
+    h("p", {}, "To fork this run, select a token in the transcript: each candidate has its command."),
   ];
 }

@@ -42,11 +42,14 @@ function trackCanvas(view, label, draw) {
     context.scale(ratio, ratio);
     draw(context, width, TRACK_HEIGHT, trackColors(canvas.parentElement));
   };
-  canvas.addEventListener("click", (event) => {
+  const indexAt = (event) => {
     const box = canvas.getBoundingClientRect();
     const index = Math.floor(((event.clientX - box.left) / box.width) * view.tokens.count);
-    view.select(Math.max(0, Math.min(view.tokens.count - 1, index)));
-  });
+    return Math.max(0, Math.min(view.tokens.count - 1, index));
+  };
+  canvas.addEventListener("click", (event) => view.select(indexAt(event)));
+  canvas.addEventListener("pointermove", (event) => event.pointerType === "mouse" && view.hover(indexAt(event)));
+  canvas.addEventListener("pointerleave", () => view.hover(null));
   return h("div", { class: "track-holder" }, canvas);
 }
 
@@ -218,7 +221,8 @@ function activationTrack(view, layer, values) {
       const tokens = observedTokens(view, each);
       return tokens && tokens[0] <= index && index <= tokens[1];
     });
-    readout.textContent = here ? `· at the selected token ${shortNumber(here.value)}` : "";
+    const place = here && `turn ${view.tokens.turn[index]}, token ${whole(view.tokens.step[index])}`;
+    readout.textContent = here ? `· ${shortNumber(here.value)} at ${place}` : "";
   };
   return row;
 }
@@ -284,7 +288,7 @@ function legendOfTracks() {
     h("span", { class: "key track-on", "aria-hidden": "true" }),
     " acts on, or observed in, generated tokens ",
     h("span", { class: "key track-prompt", "aria-hidden": "true" }),
-    " in the prompt before them. Click a track to go to a token.",
+    " in the prompt before them. Point at a track to read its values, and click to go to a token.",
   );
 }
 
@@ -298,6 +302,7 @@ export function tracksPanel(view) {
   };
   let follow = () => {};
   view.onSelect((index) => follow(index));
+  view.onHover((index) => follow(index ?? view.selected));
   return livePanel(view, signature, () => {
     const { interventions, activations } = view.document;
     if (!interventions.length && !activations.length) {

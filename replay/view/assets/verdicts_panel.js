@@ -225,7 +225,9 @@ function fingerprintsPart(report) {
     recorded: shortSum(each.recorded),
     replayed: [shortSum(each.replayed), each.detail ? h("div", { class: "muted" }, recordedText(each.detail)) : null],
   }));
-  return [h("h4", {}, "Model and machine that differ"), dataTable(null, columns, rows, "cards fields")];
+  const table = () => dataTable(null, columns, rows, "cards fields");
+  if (found.some((each) => each.forbids)) return [h("h4", {}, "Model and machine that differ"), table()];
+  return unfolding(`${counted(rows.length, "difference")} of the machine, without effect on the verdict`, table);
 }
 
 function floorPart(report) {
