@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import Any
 
 from tokentape.recorder.codec import decode
 from tokentape.recorder.envelope import Envelope
@@ -45,6 +46,9 @@ class Recording:
     read_sampled_ids: Callable[[int, int | None], SampledIds] | None = None
     """Returns the ids of the tokens after one `seq` and up to another, None for the end of the run;
     None as for `select`."""
+    read_tokens: Callable[[], Any] | None = None
+    """Returns all of the run's own tokens as an Arrow table, with the columns of
+    `tokentape.store.arrow.TOKENS`; None if they can be read only as events."""
 
     def __repr__(self) -> str:
         return short_repr(self, self.run_id, f"in {self.where}" if self.where else "")
@@ -96,7 +100,7 @@ class Recording:
         In a fork the filter applies to each run of the lineage separately; `of_run` is the id of
         the only one to read. A missing event between two selected ones is not noticed.
         """
-        for run, after_seq, last_seq in self._stretches():
+        for run, after_seq, last_seq in self.stretches():
             if of_run not in (None, run.run_id):
                 continue
             if last_seq is not None:
@@ -110,7 +114,7 @@ class Recording:
                 if run is self or envelope.event.traits.belongs_to is not BelongsTo.RUN:
                     yield envelope
 
-    def _stretches(self) -> Iterator[tuple["Recording", int, int | None]]:
+    def stretches(self) -> Iterator[tuple["Recording", int, int | None]]:
         """Yield the runs whose own events make up this one, in the order of `events`.
 
         Each comes with the `seq` after which its events begin, and the last one that belongs here.
@@ -246,7 +250,7 @@ class Recording:
     def newest_turn(self) -> int:
         """Return the number of the last turn that has an event; zero if none has."""
         newest = RecordFilter(kinds=_KINDS_OF_TURNS, newest=1)
-        for run, _, last_seq in reversed(list(self._stretches())):
+        for run, _, last_seq in reversed(list(self.stretches())):
             for record in run.selected(replace(newest, last_seq=last_seq)):
                 return record.turn or 0
         return 0

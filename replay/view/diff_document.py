@@ -82,8 +82,7 @@ def _without_prompt(turn: Turn) -> Turn:
 
 
 def _columns(outline: RunOutline, turns: dict[int, ViewedTurn]) -> TokenColumns:
-    started = outline.started
-    return columns_of(list(turns.values()), redacted=started.redacted, dtype=started.dtype)
+    return columns_of(list(turns.values()), outline.started)
 
 
 def _run(outline: RunOutline, compared: ComparedRun) -> dict[str, Any]:

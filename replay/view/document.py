@@ -1,17 +1,16 @@
 """A recording as the JSON document that the page reads; see docs/view-document.md."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tokentape.recorder import Record, Recording
-from tokentape.replay.recorded.loaded_run import LoadedRun, load_run
+from tokentape.recorder import Recording
 from tokentape.replay.view.cache_values import cache_savings
 from tokentape.replay.view.go_on import go_on_values
 from tokentape.replay.view.highlights import highlights
 from tokentape.replay.view.json_values import HEAD, json_value
 from tokentape.replay.view.prompt_parts import AddedMessage
 from tokentape.replay.view.round_events import EventsByRound
+from tokentape.replay.view.run_reading import read_run
 from tokentape.replay.view.run_values import run_values
 from tokentape.replay.view.token_columns import columns_of
 from tokentape.replay.view.tool_calls import Payloads, call_values
@@ -43,19 +42,20 @@ def view_document(
 
     Raise RecordingError if events are damaged or contradict each other.
     """
-    run, last = _loaded(recording)
+    read = read_run(recording)
+    run = read.run
     events = EventsByRound.of(run.envelopes)
     turns = viewed_turns(run.run_id, run.turns, events.rounds)
     vocabulary = Vocabulary(recording)
-    columns = columns_of(turns, redacted=run.started.redacted, dtype=run.started.dtype)
-    read = Payloads(recording, payloads)
+    columns = columns_of(turns, run.started, table=read.tokens)
+    full_results = Payloads(recording, payloads)
     rounds = [each for turn in turns for each in turn.rounds]
     activations, left_out = activation_values(run.envelopes, rounds)
     reports, problems = verdict_values(verdicts, further_reports, _row_by_step(rounds))
     return {
         **HEAD,
         "kind": "run",
-        "run": run_values(run, labels or Labels(), last),
+        "run": run_values(read, labels or Labels()),
         "vocabulary": vocabulary.values(),
         "tokens": columns.packed(tokens_from),
         "turns": turn_values(
@@ -64,11 +64,11 @@ def view_document(
             is_running=run.ended() is None,
             columns=columns,
             vocabulary=vocabulary,
-            payloads=read,
+            payloads=full_results,
         ),
         "pending": {
             "parts": [part for each in events.messages for part in _pending_parts(each)],
-            "calls": list(call_values(events.exchanges, read)),
+            "calls": list(call_values(events.exchanges, full_results)),
         },
         "cache": cache_savings(run.run_id, rounds, run.envelopes),
         "highlights": highlights(turns, columns),
@@ -80,18 +80,6 @@ def view_document(
         "problems": [*problems, left_out] if left_out else problems,
         "served": None,
     }
-
-
-def _loaded(recording: Recording) -> tuple[LoadedRun, Record]:
-    """Return the run, and the last event that it recorded itself."""
-    last: list[Record] = []
-
-    def records() -> Iterator[Record]:
-        for record in recording.records():
-            last[:] = [record]
-            yield record
-
-    return load_run(replace(recording, read=records)), last[0]
 
 
 def _row_by_step(rounds: Sequence[ViewedRound]) -> dict[tuple[int, int], int]:

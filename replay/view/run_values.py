@@ -2,15 +2,16 @@
 
 from typing import Any
 
-from tokentape.recorder import Record
 from tokentape.recorder.events import RunFailed
 from tokentape.replay.recorded.loaded_run import LoadedRun
 from tokentape.replay.view.json_values import json_value
+from tokentape.replay.view.run_reading import ReadRun
 from tokentape.store.labels import Labels
 
 
-def run_values(run: LoadedRun, labels: Labels, last: Record) -> dict[str, Any]:
-    """Return what the document says of the run as a whole; `last` is its last own event."""
+def run_values(read: ReadRun, labels: Labels) -> dict[str, Any]:
+    """Return what the document says of the run as a whole."""
+    run = read.run
     started, forked, ended = run.started, run.forked, run.ended()
     began = run.own_envelopes[0].at_us
     return {
@@ -24,12 +25,12 @@ def run_values(run: LoadedRun, labels: Labels, last: Record) -> dict[str, Any]:
         "device": started.device,
         "attention": started.attention_kernel,
         "started_at_us": began,
-        "duration_us": max(0, last.at_us - began),
+        "duration_us": max(0, read.last_at_us - began),
         "where": run.recording.where,
         "tags": list(labels.tags),
         "note": labels.note,
         "redacted": started.redacted,
-        "last_seq": last.seq,
+        "last_seq": read.last_seq,
         "tokentape_version": started.tokentape_version,
         "parent": None
         if forked is None

@@ -112,6 +112,7 @@ class DatabaseReader:
             self.recording,
             partial(self._records, full_id),
             partial(self._sampled_ids, full_id),
+            lambda: self.tokens_table(Selection(run_ids=(full_id,), columns=tuple(TOKENS.names))),
         )
 
     def _check_tombstones(self, run_id: str) -> None:

@@ -126,6 +126,7 @@ class ParquetStore:
             lambda after_seq, last_seq: self._read(
                 lambda: self._sampled_ids(full_id, after_seq, last_seq)
             ),
+            lambda: self.tokens_table(Selection(run_ids=(full_id,), columns=tuple(TOKENS.names))),
         )
 
     def sealed_run(self, run_id: str) -> SealedRun:

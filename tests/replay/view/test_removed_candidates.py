@@ -165,7 +165,7 @@ def _turn(started: TurnStarted, tokens: tuple[TokenSampled, ...]) -> Turn:
 
 
 def _judged(sampled: _Sampled, dtype: str) -> dict[str, Any]:
-    columns = TokenColumns.of(sampled.turn.tokens, redacted=False).columns
+    columns = TokenColumns.of(sampled.turn.tokens).columns
     judge_candidates(columns, [SampledStretch(sampled.turn, 0)], dtype=dtype)
     return columns
 
@@ -261,7 +261,7 @@ def test_nothing_is_said_of_settings_and_processors_that_are_not_understood(
     sampled_ids = [each.token_id for each in sampled.turn.tokens]
 
     for started in (own, newer):
-        columns = TokenColumns.of(sampled.turn.tokens, redacted=False).columns
+        columns = TokenColumns.of(sampled.turn.tokens).columns
         judge_candidates(
             columns, [SampledStretch(replace(sampled.turn, started=started), 0)], dtype="float32"
         )
