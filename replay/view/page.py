@@ -24,7 +24,6 @@ MODULES = (
     "run_view.js",
     "live.js",
     "start_fork.js",
-    "runs_page.js",
     "theme.js",
     "token_code.js",
     "colors.js",
@@ -45,6 +44,7 @@ MODULES = (
     "tabs.js",
     "header.js",
     "run_page.js",
+    "runs_page.js",
     "main.js",
 )
 """The scripts in the order of the page: each imports only earlier ones."""

@@ -2,19 +2,20 @@
 import { counted, instant, whole } from "./numbers.js";
 import { fill, h, recorded } from "./dom.js";
 import { serverAnswer } from "./live.js";
+import { themeSwitch } from "./theme.js";
 
 const LIST_POLL_MS = 5000;
 const TYPING_MS = 350;
 const LISTED = 100;
 const SHOWN_ID = /^[\w.~-]{1,200}$/;
 const FIELDS = [
-  ["said", "Said by anyone", "text in a message, reply or tool result"],
-  ["name", "Name", "part of it, or a pattern with * and ?"],
-  ["model", "Model", "part of it, or a pattern"],
-  ["plan", "Plan", "part of it, or a pattern"],
-  ["tag", "Tag", "a whole tag"],
-  ["since", "Since", "2026-11-27, or 2d"],
-  ["until", "Until", "2026-11-27, or 2d"],
+  ["said", "Said by anyone", "a text"],
+  ["name", "Name", "part, or a*b?"],
+  ["model", "Model", "part, or a*b?"],
+  ["plan", "Plan", "part, or a*b?"],
+  ["tag", "Tag", "a tag"],
+  ["since", "Since", "2026-11-27 or 2d"],
+  ["until", "Until", "2026-11-27 or 2d"],
 ];
 const STATUSES = ["", "running", "finished", "interrupted", "failed"];
 
@@ -43,7 +44,7 @@ class RunsList {
     this.body = h("tbody");
     this.more = h("p");
     this.element = h("main", { class: "runs" },
-      h("h1", null, "Runs"),
+      h("div", { class: "headline" }, h("h1", null, "Runs"), h("div", { class: "tools" }, themeSwitch())),
       h("p", { class: "muted" }, recorded(shown.where),
         shown.served?.model && [" · model loaded: ", recorded(shown.served.model)]),
       this.form, this.count, this.compare,
@@ -108,7 +109,7 @@ class RunsList {
     }
     const isFiltered = Object.keys(shown.query).length > 0;
     const text = shown.count
-      ? `${counted(shown.count, "run")}${isFiltered ? " found" : ""}, the newest first`
+      ? `${counted(shown.count, "run")}${isFiltered ? " found" : ""}${shown.count > 1 ? ", the newest first" : ""}`
       : isFiltered ? "No run matches." : "This store holds no run yet.";
     if (this.count.textContent !== text) fill(this.count, text);
     const hidden = shown.count - shown.runs.length;
