@@ -15,7 +15,7 @@ const FAST_PX = 350;
  * A character of several tokens is shown whole at its first one; bytes that are no character are
  * escape sequences.
  */
-export function tokenPieces(view, first, end) {
+function tokenPieces(view, first, end) {
   const escaper = new TextEscaper(true);
   const shown = [];
   let waiting = [];

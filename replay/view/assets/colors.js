@@ -35,7 +35,7 @@ export const METRICS = [
 ];
 
 /** The levels of all tokens of a run by one measure. */
-export class MetricLevels {
+class MetricLevels {
   constructor(view, metric) {
     const { tokens } = view;
     this.metric = metric;

@@ -1,6 +1,6 @@
 // The replies of a turn in two runs, side by side, with their tokens aligned.
 
-import { h, recorded, recordedLines } from "./dom.js";
+import { h, recordedLines } from "./dom.js";
 import { counted, decimal, whole } from "./numbers.js";
 import { tokenBox, unfolding } from "./panel_parts.js";
 

@@ -69,7 +69,7 @@ export class TextEscaper {
 }
 
 /** Return the pieces of a text, `[isEscape, shown]`; with `lines`, line ends and tabs stay. */
-export function escapedPieces(text, lines = false) {
+function escapedPieces(text, lines = false) {
   return new TextEscaper(lines).add(text);
 }
 

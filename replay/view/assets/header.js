@@ -20,6 +20,7 @@ export function runHeader(view, { help = null } = {}) {
     run.error && h("p", { class: "notice bad" }, h("b", null, "The run failed: "), recorded(run.error)),
     run.redacted && h("p", { class: "notice" }, "This recording is redacted: its texts and token ids are left out."),
     interventions.length > 0 && interventionNotice(interventions),
+    (view.document.problems ?? []).map((problem) => h("p", { class: "notice" }, recorded(problem))),
     verdictLine(view.document),
     turns.length > 0 && h("dl", { class: "answers" }, headAnswers(view)),
     moreFacts(view));
@@ -67,7 +68,7 @@ function interventionNotice(interventions) {
 }
 
 /** Return turn numbers in ascending order as text: `turns 2–4, 9`. */
-export function turnsText(turns) {
+function turnsText(turns) {
   const ranges = [];
   for (const turn of turns) {
     const last = ranges.at(-1);
@@ -116,7 +117,7 @@ function savingText(cache) {
 }
 
 /** Return a link to a token that shows its text, null for no token. */
-export function namedTokenLink(view, index) {
+function namedTokenLink(view, index) {
   if (index == null) return null;
   const { turn, step, token_id } = view.tokens;
   return h("a", { href: view.hashOf(index), "aria-label": `turn ${turn[index]}, token ${step[index]}` },

@@ -137,7 +137,7 @@ function candidateRow(view, candidate, { rank, isRecorded }) {
 }
 
 /** Return the command that forks at a token with a candidate in its place. */
-export function forkCommand(view, index, tokenId) {
+function forkCommand(view, index, tokenId) {
   const { fork } = view.document.go_on;
   if (!fork?.length) return null;
   const { turn, step } = view.tokens;

@@ -55,10 +55,17 @@ function keyAction(view, chunks, dialog, key) {
     case "n": return () => moveTurn(view, 1);
     case "p": return () => moveTurn(view, -1);
     case "l": return () => view.select(view.document.highlights.least_sure_token ?? at);
-    case "Enter": return () => document.querySelector(".candidates [tabindex='0']")?.focus();
+    case "Enter": return focusCandidates;
     case "Escape": return () => focusSelected(view, chunks);
     default: return null;
   }
+}
+
+function focusCandidates() {
+  const toggle = document.querySelector(".sheet-toggle");
+  // On a narrow screen the inspector is a sheet that may be closed.
+  if (toggle.checkVisibility() && toggle.getAttribute("aria-expanded") === "false") toggle.click();
+  document.querySelector(".candidates [tabindex='0']")?.focus();
 }
 
 function focusSelected(view, chunks) {

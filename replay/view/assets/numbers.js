@@ -35,11 +35,6 @@ export function percentOf(logprob) {
   return percent > 0 ? "< 0.01 %" : "0 %";
 }
 
-/** Return a share in percent, of a number from 0 to 1. */
-export function percent(share, digits = 0) {
-  return share == null || Number.isNaN(share) ? "–" : `${(100 * share).toFixed(digits)} %`;
-}
-
 /** Return a number of bytes: `312 bytes`, `4.5 MB`. */
 export function byteSize(bytes) {
   if (bytes == null) return "–";

@@ -1,7 +1,7 @@
 // Decoding of the page's document: base64, gzip, and columns of numbers.
 
 /** Return the bytes of a base64 text. */
-export function bytesOfBase64(text) {
+function bytesOfBase64(text) {
   if (Uint8Array.fromBase64) return Uint8Array.fromBase64(text);
   const binary = atob(text);
   const bytes = new Uint8Array(binary.length);

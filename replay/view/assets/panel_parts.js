@@ -1,7 +1,7 @@
 // Pieces that the panels share: sentences, tables, tokens, links to tokens, commands to copy.
 
 import { copyButton, fill, h, recorded } from "./dom.js";
-import { counted, whole } from "./numbers.js";
+import { whole } from "./numbers.js";
 import { commandLine } from "./shell.js";
 
 const ROWS_AT_ONCE = 50;

@@ -1,7 +1,7 @@
 // Commands of the terminal, quoted for a POSIX shell.
 
 /** Return an argument as a POSIX shell reads it back unchanged. */
-export function shellQuoted(argument) {
+function shellQuoted(argument) {
   return /^[\w@%+=:,./-]+$/.test(argument) ? argument : `'${argument.replaceAll("'", "'\\''")}'`;
 }
 

@@ -2,7 +2,7 @@
 
 import { h, recorded, recordedLines } from "./dom.js";
 import { escapedLine } from "./escapes.js";
-import { counted, decimal, duration, instant, whole } from "./numbers.js";
+import { counted, decimal, instant, whole } from "./numbers.js";
 import { addInParts, commandBox, dataTable, livePanel, recordedText } from "./panel_parts.js";
 import { shortNumber, shortSum, tokenBox, tokenLink, turnLink, unfolding } from "./panel_parts.js";
 

@@ -65,6 +65,7 @@ def made_document(
             "import": [],
             "note": "",
         },
+        "problems": [],
         "served": None,
     }
 

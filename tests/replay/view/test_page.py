@@ -6,11 +6,13 @@ import hashlib
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.replay.view.made_document import made_document
+from tokentape.replay.view import page as page_module
 from tokentape.replay.view.page import (
     MODULES,
     STYLES,
@@ -167,3 +169,24 @@ def test_a_served_page_fetches_only_from_a_path_of_its_own_server(path: str) -> 
 def test_the_style_has_colours_for_light_and_dark() -> None:
     assert "color-scheme: light" in page_style()
     assert "color-scheme: dark" in page_style()
+
+
+def test_a_page_without_its_document_is_small() -> None:
+    assert len(served_page("/run/1")) < 300_000
+
+
+def test_every_asset_is_in_the_page() -> None:
+    folder = Path(page_module.__file__).parent / "assets"
+    names = {each.name for each in folder.iterdir()} - {"view.html.jinja"}
+
+    assert names == {*MODULES, *STYLES}
+
+
+def test_modules_import_only_names_that_are_exported_and_used() -> None:
+    for module in MODULES:
+        text = asset(module)
+        for names, imported in re.findall(r'^import \{(.*)\} from "\./(.*)";$', text, re.MULTILINE):
+            for name in (each.strip() for each in names.split(",")):
+                exported = rf"^export (?:async )?(?:function|class|const) {name}\b"
+                assert re.search(exported, asset(imported), re.MULTILINE), f"{imported}: {name}"
+                assert len(re.findall(rf"\b{name}\b", text)) > 1, f"{module} does not use {name}"
