@@ -21,6 +21,7 @@ MODULES = (
     "escapes.js",
     "dom.js",
     "shell.js",
+    "frame.js",
     "run_view.js",
     "live.js",
     "start_fork.js",

@@ -4,6 +4,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -203,7 +204,8 @@ def test_the_tree_of_forks_names_places_and_commands(
     assert "this page" in panel.locator("[aria-current]").inner_text()
     assert "forked before turn 3" in panel.inner_text().replace("\n", " ")
     panel.get_by_text("Commands to open and compare it").click()
-    assert f"tokentape view {runs.fork_id} --store sqlite:///" in panel.inner_text()
+    command = panel.locator("pre").first
+    assert command.inner_text().startswith(f"tokentape view {runs.fork_id} --store sqlite:///")
 
 
 def test_a_diff_shows_changes_first_and_then_the_turns(
@@ -241,3 +243,23 @@ def test_panels_fit_a_phone(
     page = show(runs.diff) if fragment == "diff" else show(runs.document, fragment)
 
     assert page.evaluate("document.documentElement.scrollWidth") <= NARROW
+
+
+@pytest.mark.parametrize("kind", ["run", "diff"])
+def test_links_stay_in_the_frame_of_a_notebook(
+    kind: str, runs: Runs, opened: OpenedPage, tmp_path: Path
+) -> None:
+    page = view_page(runs.document if kind == "run" else runs.diff)
+    notebook = tmp_path / "notebook.html"
+    frame = f'<iframe height="600" width="900" srcdoc="{escape(page)}"></iframe>'
+    notebook.write_text(f"<!doctype html><title>n</title>{frame}", encoding="utf-8")
+    shown = opened.open(notebook).frame_locator("iframe")
+
+    if kind == "run":
+        shown.get_by_role("tab", name="Cache").click()
+        shown.get_by_role("link", name="Turn 4").first.click()
+        assert shown.locator("#t4").is_visible()
+    else:
+        shown.get_by_role("link", name="turn 3").first.click()
+        shown.locator("#t3").wait_for()
+    assert shown.locator("main").is_visible()
