@@ -7,14 +7,20 @@ from typing import Any
 from tokentape.recorder import Envelope
 from tokentape.recorder.events import SystemPromptCached
 from tokentape.recorder.projections import Turn
+from tokentape.replay.run_diff.turn_diff import compare_texts
 from tokentape.replay.view.viewed_turns import ViewedRound
 from tokentape.replay.view.vocabulary import Vocabulary
 
 _CHARS_AROUND = 60
 
 
-def cache_values(viewed: ViewedRound, vocabulary: Vocabulary) -> dict[str, Any] | None:
-    """Return the cache decision of a round with the token that diverged; None without one."""
+def cache_values(
+    viewed: ViewedRound, before: ViewedRound | None, vocabulary: Vocabulary
+) -> dict[str, Any] | None:
+    """Return the cache decision of a round with the token that diverged; None without one.
+
+    `before` is the round before it, whose sequence the cache holds in most cases.
+    """
     decided = viewed.turn.cache
     if decided is None:
         return None
@@ -26,19 +32,34 @@ def cache_values(viewed: ViewedRound, vocabulary: Vocabulary) -> dict[str, Any] 
         "source": str(decided.source),
         "old_token": vocabulary.token(cached_id),
         "new_token": vocabulary.token(prompt_id),
-        "divergence_text": _text_around(viewed, vocabulary),
+        "divergence_text": _text_around(viewed, before, vocabulary),
     }
 
 
-def _text_around(viewed: ViewedRound, vocabulary: Vocabulary) -> str | None:
-    """Return the prompt's text around the token that diverged; None where it cannot be found.
+def _text_around(
+    viewed: ViewedRound, before: ViewedRound | None, vocabulary: Vocabulary
+) -> str | None:
+    """Return the prompt's text around the token that diverged; None where it cannot be found."""
+    decided = viewed.turn.cache
+    if decided is None or decided.divergence_index is None:
+        return None
+    char = _char_of_token(viewed, decided.divergence_index, vocabulary)
+    if char is None and before is not None and decided.divergence_prompt_id is not None:
+        text = vocabulary.text(decided.divergence_prompt_id)
+        char = None if not text else _char_of_difference(viewed.turn, before.turn, text)
+    if char is None:
+        return None
+    return viewed.turn.prompt_text[max(0, char - _CHARS_AROUND) : char + _CHARS_AROUND]
+
+
+def _char_of_token(viewed: ViewedRound, index: int, vocabulary: Vocabulary) -> int | None:
+    """Return where a token begins in the prompt's text.
 
     Events say where messages begin. From there the texts of the tokens lead to the place, if all of
     them are recorded and the prompt has them in that order.
     """
     turn, place = viewed.turn, viewed.events.divergence
-    index = None if turn.cache is None else turn.cache.divergence_index
-    if index is None or place is None:
+    if place is None:
         return None
     token, char = place
     for token_id in turn.prompt_ids[token:index]:
@@ -46,7 +67,21 @@ def _text_around(viewed: ViewedRound, vocabulary: Vocabulary) -> str | None:
         if text is None or not turn.prompt_text.startswith(text, char):
             return None
         char += len(text)
-    return turn.prompt_text[max(0, char - _CHARS_AROUND) : char + _CHARS_AROUND]
+    return char
+
+
+def _char_of_difference(turn: Turn, before: Turn, token: str) -> int | None:
+    """Return where the token begins at which the prompt leaves the text of the round before it.
+
+    None if it does not leave it with this token: then the cache held another sequence.
+    """
+    finished = before.finished
+    reply = "" if finished is None else finished.text + finished.stop_text
+    found = compare_texts(turn.prompt_text, before.prompt_text + reply)
+    if found is None:
+        return None
+    starts = range(found.index, max(-1, found.index - len(token)), -1)
+    return next((each for each in starts if turn.prompt_text.startswith(token, each)), None)
 
 
 def prefill_values(turn: Turn) -> dict[str, Any]:

@@ -24,23 +24,26 @@ def turn_values(
     payloads: Payloads,
 ) -> list[dict[str, Any]]:
     """Return all turns of a run with their rounds; see docs/view-document.md."""
-    return [
-        _turn(each, run_id=run_id, is_open=is_running and each is turns[-1], columns=columns)
-        | {
-            "rounds": [
-                _round(one, number, vocabulary, payloads)
-                for number, one in enumerate(each.rounds, 1)
-            ]
-        }
-        for each in turns
-    ]
+    values: list[dict[str, Any]] = []
+    before: ViewedRound | None = None
+    for each in turns:
+        is_open = is_running and each is turns[-1]
+        rounds: list[dict[str, Any]] = []
+        for viewed in each.rounds:
+            cache = cache_values(viewed, before, vocabulary)
+            calls = list(call_values(viewed.exchanges, payloads))
+            rounds.append(_round(viewed, len(rounds) + 1) | {"cache": cache, "calls": calls})
+            before = viewed
+        turn = _turn(each, run_id=run_id, is_open=is_open, columns=columns)
+        values.append(turn | {"rounds": rounds})
+    return values
 
 
 def _turn(turn: ViewedTurn, *, run_id: str, is_open: bool, columns: TokenColumns) -> dict[str, Any]:
     last = turn.rounds[-1]
     owners = {each.run_id for each in turn.rounds}
     shared = sum(each.shared_tokens for each in turn.rounds)
-    started = turn.rounds[0].turn.started
+    started = [each.turn.started for each in turn.rounds]
     rows = slice(turn.first_token, turn.end_token)
     open_status = "running" if is_open else "cut off"
     finished = last.turn.finished
@@ -57,7 +60,7 @@ def _turn(turn: ViewedTurn, *, run_id: str, is_open: bool, columns: TokenColumns
         "seed": json_value(last.turn.started.seed),
         "settings": shown_settings(last.turn.started),
         "inside_model": _inside_model(turn),
-        "unreplayable": list(started.unreplayable),
+        "unreplayable": list(dict.fromkeys(name for each in started for name in each.unreplayable)),
         "surprise_mean": _mean(-columns.columns["logprob"][rows]),
         "entropy_mean": _mean(columns.columns["entropy"][rows]),
     }
@@ -73,9 +76,7 @@ def _mean(numbers: Any) -> float | None:
     return json_value(float(np.mean(numbers, dtype=np.float64))) if len(numbers) else None
 
 
-def _round(
-    viewed: ViewedRound, number: int, vocabulary: Vocabulary, payloads: Payloads
-) -> dict[str, Any]:
+def _round(viewed: ViewedRound, number: int) -> dict[str, Any]:
     turn, events = viewed.turn, viewed.events
     finished = turn.finished
     new_messages = sum(len(each.ids) for each in turn.messages)
@@ -87,10 +88,8 @@ def _round(
         "added_tokens": len(turn.prompt_ids) - max(0, turn.started.kept_tokens - new_messages),
         "parts": events.parts,
         "history_reason": turn.started.history_reason,
-        "cache": cache_values(viewed, vocabulary),
         **prefill_values(turn),
         "pruned": events.pruned,
-        "calls": list(call_values(viewed.exchanges, payloads)),
         "text": turn.reply_text,
         "stop_reason": None if finished is None else str(finished.stop_reason),
         "stop_text": "" if finished is None else finished.stop_text,

@@ -146,6 +146,37 @@ def test_a_run_that_goes_on_has_an_open_turn_and_what_waits_for_the_next(
     assert waiting["pending"]["parts"][0]["text"] == "Next?"
 
 
+def test_a_pruned_round_says_what_was_removed_and_where_the_cache_ends(
+    lm: tt.LoadedModel, store: DatabaseStore
+) -> None:
+    messages = [f"Say it once more, for the {number}. time. " * 3 for number in range(4)]
+    with tt.Investigation(
+        lm,
+        store=store,
+        name="pruned",
+        system_prompt="Be kind.",
+        context_budget_tokens=400,
+        at_context_limit="prune_turns",
+    ) as run:
+        for message in messages:
+            run.chat(message, max_new_tokens=6)
+
+    document = through_json(view_document(store.recording(run.run_id)))
+
+    rounds = [turn["rounds"][0] for turn in document["turns"]]
+    assert [each["pruned"] is not None for each in rounds] == [False, False, True, True]
+    for number in (2, 3):
+        shown, oldest = rounds[number], messages[number - 2]
+        removed = shown["pruned"]["removed"]
+        assert [each["role"] for each in removed] == ["user", "assistant"]
+        assert removed[0]["text"] == oldest
+        cache = shown["cache"]
+        assert (cache["decision"], cache["reason"]) == ("partial", "token_divergence")
+        assert cache["old_token"]["text"] == str(number - 2)
+        assert cache["new_token"]["text"] == str(number - 1)
+        assert f"for the {number - 1}. time." in cache["divergence_text"]
+
+
 def test_a_failed_run_says_its_error_and_cuts_its_turn_off(store: DatabaseStore) -> None:
     document = view_document(_recorded(store, talk_events([Said(), Said(cut=True)])))
 
