@@ -25,7 +25,7 @@ OUTSIDE = {
     "examples/ci/README.md": "recordings-in-ci.md",
 }
 """Pages that are not in docs/, and their names in the site."""
-_LINK = re.compile(r"(\]\()([^)\s]+)(\))")
+_LINK = re.compile(r"(\]\(|\b(?:src|srcset|href)=\")([^)\"\s]+)([)\"])")
 _ENTRY = re.compile(r"^- \[([^\]]+)\]\(([^)#\s]+)\)", flags=re.MULTILINE)
 _FENCE = re.compile(r"(^```.*?^```$)", flags=re.DOTALL | re.MULTILINE)
 

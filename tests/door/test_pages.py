@@ -80,7 +80,7 @@ def test_the_page_of_the_command_line_shows_every_command_and_exit_code() -> Non
 def test_every_link_of_a_page_leads_to_a_file_and_a_heading(page: str) -> None:
     folder = (ROOT / page).parent
     broken = []
-    for target in re.findall(r"\]\(([^)\s]+)\)", without_blocks(page)):
+    for target in re.findall(r"(?:\]\(|src=\"|srcset=\")([^)\"\s]+)", without_blocks(page)):
         if "://" in target:
             continue
         path, _, heading = target.partition("#")
