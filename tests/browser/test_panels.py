@@ -229,6 +229,7 @@ def test_keys_go_from_difference_to_difference(runs: Runs, show: Callable[..., "
 
     page.keyboard.press("n")
     assert f"1 of {total}" in bar.inner_text()
+    assert page.locator(".current-difference").count() == 2
     first = page.evaluate("document.activeElement.dataset.difference")
     page.keyboard.press("n")
     page.keyboard.press("p")

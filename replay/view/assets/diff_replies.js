@@ -85,10 +85,9 @@ function cellOf(view, turn, side, cells, targetOf) {
     if (each.kind === "equal") return recordedLines(joinedText(view.textsOf(side, turn, ...each[side])));
     const piece = differingPiece(view, turn, side, each[side]);
     const target = targetOf(each.operation);
-    if (side === "a" && target !== null) {
-      piece.setAttribute("data-difference", target);
-      piece.setAttribute("tabindex", "-1");
-    }
+    if (target === null) return piece;
+    piece.setAttribute(side === "a" ? "data-difference" : "data-counterpart", target);
+    if (side === "a") piece.setAttribute("tabindex", "-1");
     return piece;
   });
   return h("div", { class: `cell cell-${side}`, "data-side": side }, parts);

@@ -101,6 +101,9 @@ export class DiffView {
     this.current = index;
     this.makers.get(target.turn)?.();
     if (target.operation !== null) this.openers.get(target.turn)?.(target.operation);
+    for (const each of document.querySelectorAll(".current-difference")) each.classList.remove("current-difference");
+    const both = document.querySelectorAll(`[data-difference="${index}"], [data-counterpart="${index}"]`);
+    for (const each of both) each.classList.add("current-difference");
     const element = document.querySelector(`[data-difference="${index}"]`);
     element?.scrollIntoView({ block: "center" });
     element?.focus({ preventScroll: true });
