@@ -39,10 +39,13 @@ class TurnProgress:
         self._tokens = self._timed_tokens = self._token_us = 0
         self._tokens_max = first_step + most if isinstance(most, int) else None
 
-    def token(self, duration_us: int | None) -> None:
-        """Count a token of the turn, which took so many microseconds; None if that is unknown."""
+    def token(self, duration_us: int) -> None:
+        """Count a token of the turn, which took so many microseconds.
+
+        The first one of a round is not timed: its forward was the prefill.
+        """
         self._tokens += 1
-        if duration_us is not None:
+        if self._tokens > 1:
             self._timed_tokens += 1
             self._token_us += duration_us
 

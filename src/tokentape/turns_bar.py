@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import tokentape as tt
     from tokentape.generation.plans import ExperimentPlan
 
+_PROMPT = "reading the prompt"
 _ROOMY_COLUMNS = 120
 """From this width on, the reused and computed tokens fit, too."""
 
@@ -39,16 +40,14 @@ class TurnsBar:
         self._shows_cache = shows_cache
         self._done = done
         self._reused = self._computed = 0
-        self._turn_at = time.perf_counter()
-        self._token_at: float | None = None
+        self._turn_at = self._token_at = time.perf_counter()
 
     def token(self, token_id: int, logits: Any) -> None:
         """Count a generated token, and update the speed and the time left."""
         now = time.perf_counter()
         if self._progress.turn is None:
             self._progress.start_turn(self._done + 1, 0, self._settings)
-        # The time before the first token of a turn is that of its prefill.
-        self._progress.token(None if self._token_at is None else _us(now - self._token_at))
+        self._progress.token(_us(now - self._token_at))
         self._token_at = now
         self._update()
 
@@ -56,7 +55,7 @@ class TurnsBar:
         """Count a finished turn."""
         now = time.perf_counter()
         self._progress.finish_turn(_us(now - self._turn_at))
-        self._turn_at, self._token_at = now, None
+        self._turn_at = self._token_at = now
         self._done += 1
         self._reused += reply.cache.reused_tokens
         self._computed += reply.cache.computed_tokens
@@ -67,7 +66,7 @@ class TurnsBar:
         self._bar.update(
             self._task,
             advance=advance,
-            tokens=self._progress.tokens or "-",
+            tokens=self._progress.tokens or _PROMPT,
             cache=cache if self._shows_cache else "",
         )
 
@@ -84,7 +83,7 @@ def plan_bar(plan: "ExperimentPlan", *, done: int = 0) -> Iterator[TurnsBar]:
     extra = "{task.fields[tokens]}{task.fields[cache]}"
     shows_cache = err.columns >= _ROOMY_COLUMNS
     with output.progress("turn", extra, bar_columns=8, shows_elapsed=False) as bar:
-        task = bar.add_task("", total=total, completed=done, tokens="-", cache="")
+        task = bar.add_task("", total=total, completed=done, tokens=_PROMPT, cache="")
         yield TurnsBar(
             bar,
             task,

@@ -108,7 +108,7 @@ def test_a_chat_on_a_terminal_colours_the_reply_and_counts_its_tokens(
 
     assert BACKGROUND.search(shown.partition("4 or more")[2])
     assert "surprise of each token, in nats:" in shown
-    assert statuses[0].startswith("turn 1: 1/9 tokens, ")
+    assert statuses[0] == "turn 1: 1/9 tokens"
     assert re.search(r"8/9 tokens, [\d.]+ tokens/s, at most 0:0[01] left", " ".join(statuses))
     text = without_ours(STATUSES.sub("", shown)).replace("\r", "")
     assert f"{visible_lines(turn.reply_text)}\n" in text

@@ -11,7 +11,7 @@ SECOND = 1_000_000
 def test_tokens_speed_and_the_longest_time_are_said_before_a_turn_has_finished() -> None:
     progress = TurnProgress(20)
     progress.start_turn(4, 0, {"max_new_tokens": 100})
-    progress.token(None)
+    progress.token(SECOND // 999)
     before = progress.tokens
     for _ in range(36):
         progress.token(SECOND // 8)
@@ -27,9 +27,10 @@ def test_later_turns_are_taken_to_be_as_long_as_the_finished_ones() -> None:
     progress.start_turn(1, 0, {"max_new_tokens": 1000})
     progress.finish_turn(10 * SECOND)
     progress.start_turn(2, 0, {"max_new_tokens": 1000})
+    progress.token(0)
     progress.token(SECOND)
 
-    assert progress.tokens == "1/1,000 tokens, 1.0 tokens/s, about 0:19 left"
+    assert progress.tokens == "2/1,000 tokens, 1.0 tokens/s, about 0:19 left"
     for _ in range(60):
         progress.token(SECOND)
     assert progress.tokens.endswith("about 0:11 left")
@@ -40,13 +41,15 @@ def test_a_run_without_a_plan_says_what_is_left_of_its_turn() -> None:
     progress.start_turn(3, 0, {"max_new_tokens": 4000})
     progress.finish_turn(SECOND)
     progress.start_turn(4, 10, {"max_new_tokens": 4000})
+    progress.token(0)
     progress.token(SECOND)
 
     assert progress.place == "turn 4"
-    assert progress.tokens == "11/4,010 tokens, 1.0 tokens/s, at most 1:06:39 left"
+    assert progress.tokens == "12/4,010 tokens, 1.0 tokens/s, at most 1:06:38 left"
     progress.start_turn(5, 0, {})
+    progress.token(0)
     progress.token(SECOND)
-    assert progress.tokens == "1 tokens, 1.0 tokens/s"
+    assert progress.tokens == "2 tokens, 1.0 tokens/s"
     progress.finish_turn(SECOND)
     assert (progress.tokens, progress.place) == ("", "turn ")
 
