@@ -45,3 +45,5 @@ def test_it_runs_in_an_empty_folder_and_draws(
         *("before", "during", "after")
     ]
     assert "turn 1 differs first" in shown["diff"]["text/plain"]
+    assert shown["view"]["text/html"].startswith('<iframe sandbox="allow-scripts" srcdoc=')
+    assert (tmp_path / "run.html").stat().st_size > 100_000
