@@ -45,7 +45,7 @@ def protocols(
     `quartiles` shades the middle half of the runs, from the first quartile to the third: how
     different the runs are. `bootstrap` shades a 95 % percentile interval of the median, from 1,000
     resamples of the runs, always the same ones: how well so many runs tell the median. Raise
-    StoreError for another interval.
+    StoreError for another interval, and for a metric that is no number.
 
     Example:
         >>> import tokentape as tt
@@ -55,6 +55,8 @@ def protocols(
     """
     if interval not in _TEXTS:
         raise StoreError(f"interval must be 'quartiles' or 'bootstrap', not {interval!r}")
+    if per_turn not in ("mean", "sum"):
+        raise StoreError(f"per_turn must be 'mean' or 'sum', not {per_turn!r}")
     values = _values(_rows(runs, metric), metric, per_turn)
     ax = axes_of(ax)
     names = _names(values.index.unique("run_id"), labels)
@@ -91,6 +93,8 @@ def _rows(runs: pd.DataFrame | Iterable[Recording], metric: str) -> pd.DataFrame
         each_run = [frame_of_run(each, "tokens_df", (*columns, "forced")) for each in runs]
         rows = pd.concat(each_run) if each_run else pd.DataFrame(columns=[*columns, "forced"])
         rows = rows[~rows["forced"].astype(bool)]
+    if not pd.api.types.is_numeric_dtype(rows[column]) and len(rows):
+        raise StoreError(f"the metric {metric!r} is no number, but {rows[column].dtype}")
     sign = -1.0 if metric == "surprise" else 1.0
     return rows.assign(**{metric: sign * pd.to_numeric(rows[column]).astype("float64")})
 

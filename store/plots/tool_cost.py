@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from tokentape.recorder import Recording
+from tokentape.recorder.short_forms import excerpt
 from tokentape.store.errors import StoreError
 from tokentape.store.plots.axes import (
     BLUE,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 Measure = Literal["tokens", "bytes", "time"]
 
+_NAME_CHARS = 30
 _COSTS = ("content_tokens", "payload_tokens", "payload_bytes", "duration_us")
 _BARS: dict[Measure, tuple[tuple[str, str, str], ...]] = {
     "tokens": (
@@ -45,7 +47,7 @@ def tool_cost(
     """Plot what the results of each tool cost: `tokens`, `bytes` or `time`, the dearest on top.
 
     `run` is a recording or its `tools_df`. A model reads a compact result, whose tokens stay in its
-    context; the full result is stored. The other two measures are written at the bars.
+    context; the full result is stored. The calls and the other two measures are written at the bars.
     Raise StoreError for another measure.
 
     Example:
@@ -68,29 +70,27 @@ def tool_cost(
         bars = ax.barh(places + offset, totals[column] / size, height, color=color, label=label)
         if index == len(_BARS[measure]) - 1:
             ax.bar_label(bars, _others(totals, measure), padding=4, fontsize="x-small")
-    names = [
-        f"{plain(str(name))} ({counted(calls, 'call')})" for name, calls in totals["calls"].items()
-    ]
-    ax.set_yticks(places, names)
+    ax.set_yticks(places, [plain(excerpt(str(name), _NAME_CHARS)) for name in totals.index])
     if len(totals):
         # Room for the legend below the bars.
         ax.set_ylim(-1.0, len(totals) - 0.5)
         ax.legend(loc="lower right", frameon=False, fontsize="small", ncols=2)
     finish(ax, _title(totals, measure), x=f"{unit}, in all calls of the tool")
     # Room for the texts at the bars.
-    ax.margins(x=0.3)
+    ax.margins(x=0.4)
     return ax
 
 
 def _others(totals: pd.DataFrame, measure: Measure) -> list[str]:
-    """Return the text at the bar of each tool: the measures that are not drawn."""
+    """Return the text at the bar of each tool: its calls, and the measures that are not drawn."""
     texts = {
         "tokens": [f"{each:,} tokens read" for each in totals["content_tokens"]],
         "bytes": [bytes_text(each) for each in totals["payload_bytes"]],
         "time": [f"{each / 1000:,.1f} ms" for each in totals["duration_us"]],
     }
+    calls = [counted(each, "call") for each in totals["calls"]]
     others = (each for name, each in texts.items() if name != measure)
-    return [", ".join(each) for each in zip(*others, strict=True)]
+    return [", ".join(each) for each in zip(calls, *others, strict=True)]
 
 
 def _title(totals: pd.DataFrame, measure: Measure) -> str:

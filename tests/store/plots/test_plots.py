@@ -95,11 +95,24 @@ def test_the_surprise_is_that_of_the_sampled_tokens_with_a_mean_and_the_turns(
     assert ys(ax) == nats.tolist()
     assert np.isnan(ys(ax, 1)[0])
     assert ys(ax, 1)[3:] == pytest.approx(nats.rolling(4).mean()[3:].tolist())
-    assert written(ax) == ["turn 1", "2", "3", "4"]
+    assert written(ax) == ["turn ", "1", "2", "3", "4"]
     assert title(ax) == (
         f"Surprise of {len(own)} sampled tokens in 4 turns: most in turn {most.idxmax()}, "
         f"{most.max():.2f} nats on average"
     )
+
+
+def test_of_a_long_run_some_turns_are_marked_and_the_mean_is_over_a_hundredth() -> None:
+    turns = np.repeat(np.arange(1, 101), 100)
+    nats = np.random.default_rng(0).exponential(size=len(turns))
+    frame = pd.DataFrame({"turn": turns, "step": 0, "logprob": -nats, "forced": False})
+    ax = tt.plots.surprise(frame)
+    legend = ax.get_legend()
+
+    assert written(ax) == ["turn ", *map(str, range(1, 101, 4))]
+    assert ys(ax, 1)[-1] == pytest.approx(nats[-100:].mean())
+    assert legend is not None
+    assert legend.get_texts()[1].get_text() == "mean of 100 tokens"
 
 
 def test_the_cache_savings_are_the_computed_and_the_reused_tokens_of_each_turn(
@@ -148,11 +161,11 @@ def test_the_cost_of_tools_is_that_of_all_their_results(
 ) -> None:
     tools = tt.tools_df(recorded.store, recorded.run_id).set_index("name")
     ax = tt.plots.tool_cost(recorded.store.recording(recorded.run_id), measure=measure)
-    names = [each.get_text().partition(" ")[0] for each in ax.get_yticklabels()]
+    names = [each.get_text() for each in ax.get_yticklabels()]
 
     assert sorted(names) == ["get_weight_statistics", "list_layers"]
     assert heights(ax) == [(tools.loc[names, each] / unit).tolist() for each in columns]
-    assert len(written(ax)) == 2
+    assert [each.partition(", ")[0] for each in written(ax)] == ["1 call", "1 call"]
     assert title(ax).startswith("2 tool results: ")
 
 
@@ -322,6 +335,9 @@ def test_what_cannot_be_drawn_is_an_error_that_says_what_can(recorded: Recorded)
         (lambda: tt.plots.tool_cost(tools, measure="cost"), "measure must be 'tokens', 'bytes'"),  # type: ignore[arg-type]
         (lambda: tt.plots.protocols(tokens, interval="sd"), "interval must be 'quartiles' or"),  # type: ignore[arg-type]
         (lambda: tt.plots.protocols(tokens, metric="loss"), "the frame has no column 'loss'"),
+        (lambda: tt.plots.protocols(tokens, metric="text"), "the metric 'text' is no number, but"),
+        (lambda: tt.plots.protocols(tokens, per_turn="last"), "per_turn must be 'mean' or 'sum'"),  # type: ignore[arg-type]
+        (lambda: tt.plots.surprise(tokens, window=0), "window must be at least one token, not 0"),
     ]
     for draw, message in wrong:
         with pytest.raises(tt.StoreError, match=message):
@@ -335,7 +351,7 @@ def test_a_hostile_name_of_a_tool_is_drawn_as_text(recorded: Recorded) -> None:
     label = ax.get_yticklabels()[0].get_text()
     ax.figure.savefig(_Nowhere())
 
-    assert label == "\\$\\frac{\\x1b[31m\\$ \\u202e\\$ (2 calls)"
+    assert label == "\\$\\frac{\\x1b[31m\\$ \\u202e\\$"
 
 
 def test_without_matplotlib_the_error_says_what_to_install() -> None:
