@@ -47,7 +47,7 @@ def tool_cost(
     """Plot what the results of each tool cost: `tokens`, `bytes` or `time`, the dearest on top.
 
     `run` is a recording or its `tools_df`. A model reads a compact result, whose tokens stay in its
-    context; the full result is stored. The calls and the other two measures are written at the bars.
+    context; the full result is stored. Calls and the other two measures are written at the bars.
     Raise StoreError for another measure.
 
     Example:
