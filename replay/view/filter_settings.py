@@ -14,6 +14,9 @@ FILTERS = tuple(name for name in WARPERS if name != "temperature")
 EXCLUSIONS = ("min_length", "min_new_tokens", "suppress_tokens", "begin_suppress_tokens")
 """Settings that remove named tokens before any filter, in the order of `generate`."""
 
+_OF_IDS = ("suppress_tokens", "begin_suppress_tokens")
+_LARGEST = 1e15
+
 REMOVERS = ("", *FILTERS, *EXCLUSIONS, "other", "unknown")
 """What took a candidate out: nothing; a setting; one of several settings, and which is not known;
 or it is not known whether it was taken out."""
@@ -48,16 +51,19 @@ class FilterSettings:
         return cls(
             temperature=temperature if _is_number(temperature) and temperature > 0 else 1.0,
             filters=tuple((name, each) for name, each in warpers.items() if _is_number(each)),
-            exclusions=tuple((name, _hashable(each)) for name, each in exclusions.items()),
+            exclusions=tuple(
+                (name, _ids(each) if name in _OF_IDS else each)
+                for name, each in exclusions.items()
+                if _is_valid(name, each)
+            ),
             eos_ids=_ids(sampling.get("eos_token_id")),
             has_penalty=penalty != 1.0,
             is_known=not changes
             and not started.unreplayable_arguments
-            and _is_number(temperature)
-            and temperature > 0
-            and all(map(_is_number, warpers.values()))
+            and all(_is_number(each) and each > 0 for each in (temperature, *warpers.values()))
             and _is_number(penalty)
             and penalty >= 1
+            and all(_is_valid(name, each) for name, each in exclusions.items())
             and _has_only_known_names(sampling),
         )
 
@@ -69,9 +75,9 @@ class FilterSettings:
         found: dict[int, str] = {}
         for name, value in self.exclusions:
             if name == "suppress_tokens":
-                ids = _ids(value)
+                ids = value
             elif name == "begin_suppress_tokens":
-                ids = _ids(value) if new_tokens == 0 else frozenset()
+                ids = value if new_tokens == 0 else frozenset()
             else:
                 count = length if name == "min_length" else new_tokens
                 ids = self.eos_ids if count < value else frozenset()
@@ -86,15 +92,18 @@ def _has_only_known_names(sampling: Mapping[str, Any]) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Return whether a setting is a number that a double holds; a recording may have anything."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and abs(value) <= _LARGEST
+
+
+def _is_valid(name: str, value: Any) -> bool:
+    """Return whether a setting of `EXCLUSIONS` has a value of its type."""
+    if name not in _OF_IDS:
+        return _is_number(value)
+    return isinstance(value, list | tuple) and all(type(each) is int for each in value)
 
 
 def _ids(value: Any) -> frozenset[int]:
-    if isinstance(value, int):
-        return frozenset((value,))
-    listed = value if isinstance(value, list | tuple) else ()
-    return frozenset(each for each in listed if isinstance(each, int))
-
-
-def _hashable(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    listed = value if isinstance(value, list | tuple) else (value,)
+    return frozenset(each for each in listed if type(each) is int)

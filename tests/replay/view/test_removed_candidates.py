@@ -1,5 +1,6 @@
 """What a document says of the likeliest tokens is what transformers' processors did to them."""
 
+import json
 import math
 import random
 from collections import Counter
@@ -10,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import tokentape as tt
 from tests.replay.conversations import converse
@@ -23,6 +26,7 @@ from tokentape.replay.checking.turns import prepare_round
 from tokentape.replay.view.document import view_document
 from tokentape.replay.view.filter_settings import REMOVERS
 from tokentape.replay.view.removed_candidates import SampledStretch, judge_candidates
+from tokentape.replay.view.shown_settings import NEUTRAL, WARPERS, shown_settings
 from tokentape.replay.view.token_columns import TokenColumns
 from tokentape.store import DatabaseStore
 
@@ -269,3 +273,56 @@ def test_nothing_is_said_of_settings_and_processors_that_are_not_understood(
         assert (columns["top_removed"][is_sampled] == 0).all()
         assert (columns["top_removed"][~is_sampled] == REMOVERS.index("unknown")).all()
         assert np.isnan(columns["top_processed"][~is_sampled]).all()
+
+
+_anything = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats()
+    | st.sampled_from(["", "x", 1e-300, 1e300, 0, 1, 5, 0.5]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text("ab"), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@given(
+    sampling=st.dictionaries(
+        st.sampled_from([*WARPERS, *NEUTRAL, "eos_token_id", "do_sample"]), _anything, max_size=6
+    )
+)
+def test_settings_of_any_shape_break_nothing(sampling: dict[str, Any]) -> None:
+    tokens = [
+        TokenSampled(
+            turn=1,
+            step=step,
+            position=step + 3,
+            token_id=step,
+            logprob=-0.5,
+            logprob_processed=-0.25,
+            entropy=0.5,
+            top_gap=0.5,
+            duration_us=1,
+            top_ids=(step, 7, 8)[: 3 - step],
+            top_logprobs=(-0.5, -1.5, -3.0)[: 3 - step],
+        )
+        for step in range(2)
+    ]
+    started = TurnStarted(
+        turn=1,
+        prompt_tokens=3,
+        kept_tokens=0,
+        kept_chars=0,
+        added_ids=(1, 2, 3),
+        added_text="",
+        history_reason="",
+        seed=1,
+        sampling={"do_sample": True} | sampling,
+    )
+    turn = replace(_turn(started, tuple(tokens)), prompt_ids=(1, 2, 3))
+    columns = TokenColumns.of(tokens).columns
+
+    judge_candidates(columns, [SampledStretch(turn, 0)], dtype="float32")
+
+    assert (columns["top_removed"][:, 0] == 0).all()
+    json.dumps(shown_settings(started), allow_nan=False)
