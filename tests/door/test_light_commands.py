@@ -67,3 +67,5 @@ def test_commands_that_need_no_model_and_no_frame_load_neither_torch_nor_pandas(
         tt.import_runs(tape, store)
     commands = tuple(((*command, "--store", "runs.db"), code) for command, code in WITH_STORE)
     check(commands, TORCH | FRAMES, tmp_path)
+    # Its tokens are read as a table, for which pyarrow imports pandas.
+    check(((("view", "--store", "runs.db"), 0),), TORCH, tmp_path)

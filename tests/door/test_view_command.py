@@ -19,6 +19,7 @@ import pytest
 import tokentape as tt
 from tests.replay.made_family import root
 from tests.replay.made_talk import Said
+from tokentape.commands.view import page_name
 from tokentape.store import DatabaseStore
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -50,6 +51,21 @@ def test_a_run_becomes_one_file_that_is_named_after_it(
     assert f"probe-{recorded.run_id[:13]}" == page.stem
     assert cli("view", "runs.db")[0] == 0
     assert page.read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("probe 2", "probe-2-01a21d9a-f06f.html"),
+        ("../../etc/passwd", "etc-passwd-01a21d9a-f06f.html"),
+        ("", "run-01a21d9a-f06f.html"),
+        ("..", "run-01a21d9a-f06f.html"),
+        ("\x1b[2J\u202e\n", "2J-01a21d9a-f06f.html"),
+        ("é漢" * 40, "é漢" * 20 + "-01a21d9a-f06f.html"),
+    ],
+)
+def test_no_name_of_a_run_leads_to_another_folder(name: str, expected: str) -> None:
+    assert page_name(name, "01a21d9a-f06f-7b03-afef-a6da944d10df") == expected
 
 
 def test_the_output_is_named_its_folders_are_made_and_other_files_stay(

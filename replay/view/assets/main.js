@@ -32,8 +32,20 @@ function showPage(app, shown) {
   }
 }
 
+/** Let anchors work in a frame of a notebook, where they would lead to the page around it. */
+function keepAnchorsInFrame() {
+  if (!document.URL.startsWith("about:srcdoc")) return;
+  document.addEventListener("click", (event) => {
+    const anchor = event.target.closest?.("a[href^='#']");
+    if (!anchor) return;
+    event.preventDefault();
+    location.hash = anchor.getAttribute("href");
+  });
+}
+
 async function startPage() {
   const app = document.getElementById("app");
+  keepAnchorsInFrame();
   applyTheme();
   try {
     showPage(app, await pageDocument(document.getElementById("document")));
