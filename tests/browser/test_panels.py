@@ -120,13 +120,18 @@ def test_a_partial_hit_says_which_token_diverged(show: Callable[..., "Page"]) ->
         "old_token": {"id": 4, "text": " norm"},
         "new_token": {"id": 5, "text": " of\u202e"},
     }
+    removed = {"policy": "tool_results", "reason": "", "removed_tokens": 9, "removed": []}
+    document["turns"][0]["rounds"][0]["cache"]["reason"] = "token_divergence"
+    document["turns"][0]["rounds"][0]["pruned"] = removed
     items = show(document, "#cache").locator("#cache li")
+    pruned = items.first.inner_text()
 
     text = " ".join(items.nth(1).inner_text().split())
     assert text.startswith("Turn 2 reused 40 of 60 prompt tokens; the rest was computed because")
     assert "differs from the cached tokens at token 40: the cache has norm, the prompt of" in text
     assert "\\u202e" in text
     assert "3 cached tokens no longer fitted" in text
+    assert "because 9 tokens of the conversation had been removed to fit the context" in pruned
 
 
 def test_tracks_name_interventions_and_lead_to_their_tokens(

@@ -13,6 +13,15 @@ const REASONS = {
   token_divergence: "the prompt differs from the cached tokens",
 };
 
+const HISTORY_REASONS = {
+  own_prompt: "the prompt was written without the conversation",
+  after_own_prompt: "the prompt before was written without the conversation",
+  after_unfinished_turn: "the turn before was not finished",
+  switched_branch: "the conversation continued another branch",
+  template: "the whole conversation is rendered for each prompt",
+  template_rewrote_history: "the chat template wrote the past in another way",
+};
+
 const REASON_PREFIXES = {
   key_changed: "the model has changed since the tokens were cached",
   crop_failed: "the cache could not be cut",
@@ -35,7 +44,9 @@ function divergenceParts(cache) {
   if (cache.divergence_index === null) return [];
   const index = whole(cache.divergence_index);
   if (cache.reason === "interventions_differ") return [` from token ${index} on`];
-  if (!cache.old_token && !cache.new_token) return [` at token ${index}`];
+  // Where a redactor removed the ids, both are the same.
+  const isNamed = (cache.old_token || cache.new_token) && cache.old_token?.id !== cache.new_token?.id;
+  if (!isNamed) return [` at token ${index}`];
   return [
     ` at token ${index}: the cache has `,
     tokenBox(cache.old_token, "old"),
@@ -47,11 +58,14 @@ function divergenceParts(cache) {
 
 /** Why a prompt is not the continuation of what the model had read, where the history says it. */
 function historyParts(round) {
+  if (round.cache.reason !== "token_divergence") return [];
   if (round.pruned) {
     const removed = counted(round.pruned.removed_tokens, "token");
     return [`${removed} of the conversation had been removed to fit the context, so `];
   }
-  if (round.history_reason) return ["the conversation was rendered again (", recorded(round.history_reason), "), so "];
+  const reason = round.history_reason;
+  if (HISTORY_REASONS[reason]) return [HISTORY_REASONS[reason], ", so "];
+  if (reason) return ["the conversation was rendered again (", recorded(reason), "), so "];
   return [];
 }
 

@@ -94,7 +94,8 @@ function lineageParts(view) {
   const { lineage, run } = view.document;
   const tree = lineage ?? { ...run, forks: [], turns: view.document.turns.length };
   const runs = countRuns(tree);
-  const alone = run.parent ? "The page holds no other run of its family." : "This run has no forks and is none.";
+  const canFork = view.tokens.count > 0 && view.document.go_on.fork.length > 0;
+  const alone = run.parent ? "The page holds no other run of its family." : "This run has no forks, and it is not a fork itself.";
   const lead = runs > 1
     ? `This run belongs to a family of ${counted(runs, "run")}. A fork shares the beginning of its parent and goes its own way from the named place.`
     : alone;
@@ -102,6 +103,6 @@ function lineageParts(view) {
     h("p", { class: "lead" }, lead),
     run.parent ? parentSentence(view) : null,
     runs > 1 ? h("ul", { class: "lineage" }, lineageNode(view, tree, null)) : null,
-    h("p", {}, "To fork this run, select a token in the transcript: each candidate has its command."),
+    canFork ? h("p", {}, "To fork this run, select a token in the transcript: each candidate has its command.") : null,
   ];
 }

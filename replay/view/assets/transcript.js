@@ -214,7 +214,7 @@ function cacheLine(round) {
     h("span", { class: "meter", "aria-hidden": "true", style: { "--share": `${(100 * share).toFixed(2)}%` } }),
     cacheSentence(round, h("b", null, "Cache ", recorded(cache.decision), ":")),
     prefill?.duration_us != null && ` Computed in ${duration(prefill.duration_us)}.`,
-    history_reason && cache.decision === "hit" && [" History: ", recorded(history_reason), "."]);
+    history_reason && cache.reason !== "token_divergence" && [" History: ", recorded(history_reason), "."]);
 }
 
 function replyOf(builder, turn, round, at) {
