@@ -17,9 +17,10 @@ EXCLUSIONS = ("min_length", "min_new_tokens", "suppress_tokens", "begin_suppress
 _OF_IDS = ("suppress_tokens", "begin_suppress_tokens")
 _LARGEST = 1e15
 
-REMOVERS = ("", *FILTERS, *EXCLUSIONS, "other", "unknown")
-"""What took a candidate out: nothing; a setting; one of several settings, and which is not known;
-or it is not known whether it was taken out."""
+REMOVERS = ("", *FILTERS, *EXCLUSIONS, "other", "lowered", "unknown")
+"""What became of a candidate: it remained; a setting removed it; one of several settings did, and
+which is not known; a repetition penalty lowered its score, and what followed is not known; or
+nothing is known."""
 
 _HARMLESS = (GENERATE_SETTINGS | {"transformers_version"}) - set(WARPERS) - set(NEUTRAL)
 

@@ -73,6 +73,8 @@ def _judged(
         has_ties=has_ties,
     )
     removed = _removed(Bounds.of(rows), settings) if settings.filters else np.zeros(shape, np.uint8)
+    is_open = removed == CODES["unknown"] if settings.filters else np.ones(shape, bool)
+    removed[lowered[0] & is_open] = CODES["lowered"]
     removed = np.where(excluded > 0, excluded, removed).astype(np.uint8)
     removed[own["top_ids"] < 0] = CODES["unknown"]
     is_known = (removed == 0) & ~rows.lowered & ~rows.sampled_lowered[:, None]

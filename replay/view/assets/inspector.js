@@ -121,16 +121,20 @@ function candidateList(view, index) {
   return [h("h4", null, "Candidates"), list, command];
 }
 
+/** What became of a candidate, where `removers` does not name one setting that removed it. */
+const FATES = { "": "", other: "removed by one of the settings", lowered: "lowered by the repetition penalty", unknown: "" };
+
 function candidateRow(view, candidate, { rank, isRecorded }) {
   const share = Math.min(1, Math.exp(candidate.logprob));
-  const removed = candidate.removed && candidate.removed !== "unknown" && `removed by ${escapedLine(candidate.removed)}`;
+  const fate = FATES[candidate.removed] ?? `removed by ${escapedLine(candidate.removed)}`;
+  const removed = fate && candidate.removed !== "lowered";
   const isKnown = !Number.isNaN(candidate.processed);
   const processed = isKnown && !removed ? percentOf(candidate.processed) : null;
   const title = `log-probability ${decimal(candidate.logprob, 3)} raw, ${isKnown ? decimal(candidate.processed, 3) : "not recorded"} processed; id ${candidate.id}`;
   return h("button", { type: "button", role: "radio", class: `candidate${isRecorded ? " recorded" : ""}${removed ? " removed" : ""}`, title },
     h("span", { class: "rank muted" }, rank === null ? "…" : `${rank}`),
     h("span", { class: "candidate-text" }, tokenCode(view, candidate.id),
-      isRecorded && h("span", { class: "tag" }, "recorded"), removed && h("span", { class: "tag out" }, removed)),
+      isRecorded && h("span", { class: "tag" }, "recorded"), fate && h("span", { class: "tag out" }, fate)),
     h("span", { class: "share" }, percentOf(candidate.logprob),
       processed && processed !== percentOf(candidate.logprob) && h("span", { class: "muted" }, ` → ${processed}`)),
     h("span", { class: "bar", "aria-hidden": "true", style: { "--share": `${(100 * share).toFixed(2)}%` } }));

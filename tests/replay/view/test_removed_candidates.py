@@ -187,6 +187,10 @@ def _check(sampled: _Sampled, dtype: str, seen: Counter[str]) -> None:
                 assert by == "", what
             elif name == "other":
                 assert by != "", what
+            elif name == "lowered":
+                before = sampled.turn.reply_ids[:row]
+                assert token_id in (*_PROMPT, *before), what
+                assert sampled.settings["repetition_penalty"] > 1, what
             elif name in ("min_length", "min_new_tokens"):
                 assert by in ("min_length", "min_new_tokens"), what
             elif name != "unknown":
@@ -216,7 +220,7 @@ def test_candidates_are_those_that_the_processors_left_and_removed(
     for seed in seeds:
         _check(_Sampled(lm, seed, dtype=getattr(torch, dtype)), dtype, seen)
 
-    for name in ("", "top_k", "top_p", "min_p", "epsilon_cutoff", "suppress_tokens", "other"):
+    for name in ("", "top_k", "top_p", "min_p", "epsilon_cutoff", "suppress_tokens", "lowered"):
         assert seen[name] > 10, name
     assert seen["min_new_tokens"] + seen["min_length"] > 0
     assert seen["unknown"] < 0.4 * seen.total()
@@ -249,7 +253,7 @@ def test_a_recorded_run_says_what_its_processors_removed(
             for place, token_id in enumerate(token.top_ids):
                 name = REMOVERS[columns["top_removed"][row, place]]
                 known += name != "unknown"
-                if name not in ("unknown", "other"):
+                if name not in ("unknown", "other", "lowered"):
                     assert name == _NAMES.get(by.get(token_id, ""), "")
             row += 1
 
