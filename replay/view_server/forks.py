@@ -157,7 +157,7 @@ class ForkWorker(Generic[Model]):
         try:
             self._run(model, point, self._begun)
         except KeyboardInterrupt:
-            self._end_fork("interrupted: the server was stopped")
+            self._end_fork("it was interrupted: the server was stopped")
         except Exception as error:
             self._end_fork(one_line(error))
         else:
@@ -175,7 +175,8 @@ class ForkWorker(Generic[Model]):
                 return
             self._fork = replace(self._fork, state="failed" if error else "finished", error=error)
             run_id = self._fork.run_id
-        self._on_change(f"fork {run_id or ''} {'failed: ' + error if error else 'finished'}")
+        named = f"fork {run_id}" if run_id else "a fork"
+        self._on_change(f"{named} failed: {error}" if error else f"{named} finished")
 
 
 def one_line(error: BaseException) -> str:

@@ -118,7 +118,7 @@ class StoredRuns:
         return hashlib.sha256(repr(found).encode()).hexdigest()[:16]
 
     def payload(self, named: str, sha256: str) -> dict[str, str]:
-        """Return a payload of a run as text, or a note why there is none to show.
+        """Return a payload of a run as text, or a note that says why it is not shown.
 
         Raise StoreError if the store does not have it.
         """

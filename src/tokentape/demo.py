@@ -201,7 +201,7 @@ def _tamper(
 ) -> "tuple[bool, dict[str, tt.Report]]":
     """Check a copy with one token changed, which is not stored.
 
-    Return whether the change was found, and the report by what it is about.
+    Return whether the change was found, and the report by its label.
     """
     copy = tampered_copy(recording, turn=min(TAMPERED_TURN, turns_total), step=TAMPERED_STEP)
     if copy is None:

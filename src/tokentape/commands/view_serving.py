@@ -161,7 +161,7 @@ def _has_desktop() -> bool:
 
 
 def _fork_worker(request: ServeRequest, opened: Store) -> "ForkWorker[tt.LoadedModel]":
-    """Return the worker that loads the model of a command. Raise for what is wrong before that."""
+    """Return the worker that loads the model of a command. Raise for mistakes found before that."""
     from tokentape.generation.models.model_names import check_loading
 
     model = request.model

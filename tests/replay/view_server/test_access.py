@@ -1,4 +1,4 @@
-"""Who gets an answer of a server: its own pages, and nobody who lacks the token."""
+"""A server answers its own pages, and refuses every request without its token."""
 
 import json
 import re

@@ -116,7 +116,7 @@ def test_a_stopped_server_interrupts_the_fork(
     worker.stop()
 
     assert not worker.is_alive
-    assert worker.as_json()["fork"]["error"] == "interrupted: the server was stopped"
+    assert worker.as_json()["fork"]["error"] == "it was interrupted: the server was stopped"
 
 
 def test_without_a_model_a_fork_is_refused(served: Served) -> None:
