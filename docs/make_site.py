@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -136,12 +137,20 @@ def build(folder: Path = BUILD) -> subprocess.CompletedProcess[str]:
 
 
 def main() -> int:
-    """Build the site, print where it is, and return the exit code."""
-    done = build()
-    if done.returncode:
-        sys.stderr.write(done.stdout)
-        return 1
-    sys.stdout.write(f"{(BUILD / 'site' / 'index.html').relative_to(Path.cwd())}\n")
+    """Build the site, print where it is, and return the exit code.
+
+    The site of the last build is replaced by a whole one, and kept if there is a warning.
+    """
+    BUILD.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=BUILD.parent, prefix="docs-") as parent:
+        folder = Path(parent) / BUILD.name
+        done = build(folder)
+        if done.returncode:
+            sys.stderr.write(done.stdout)
+            return 1
+        shutil.rmtree(BUILD, ignore_errors=True)
+        folder.replace(BUILD)
+    sys.stdout.write(f"{os.path.relpath(BUILD / 'site' / 'index.html')}\n")
     return 0
 
 

@@ -43,22 +43,47 @@ def test_no_page_loads_anything_from_another_host(site: Path) -> None:
     assert not any(re.search(r"(?:url\(|@import)[\"' ]*(?:https?:)?//", each) for each in styles)
 
 
-@pytest.mark.parametrize("link", ["nowhere.md", "caches.md#nowhere", "../README.md#nowhere"])
-def test_a_link_that_leads_nowhere_fails_the_build(
-    link: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    index = tmp_path / "docs" / "index.md"
-    index.parent.mkdir()
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The index of a small documentation that is built in place of the project's."""
+    docs = tmp_path / "docs"
+    docs.mkdir()
     for name in ("caches.md", "site.css", "site.js"):
-        (index.parent / name).write_text("# Caches\n")
+        (docs / name).write_text("# Caches\n")
     (tmp_path / "README.md").write_text("# About\n")
-    index.write_text(f"# Home\n\n## Start\n\n- [One](caches.md)\n\nSee [there]({link}).\n")
     monkeypatch.setattr(make_site, "ROOT", tmp_path)
+    monkeypatch.setattr(make_site, "BUILD", tmp_path / "build" / "docs")
     monkeypatch.setattr(make_site, "OUTSIDE", {"README.md": "about.md"})
+    index = docs / "index.md"
+    index.write_text("# Home\n\n## Start\n\n- [One](caches.md)\n")
+    return index
+
+
+@pytest.mark.parametrize("link", ["nowhere.md", "caches.md#nowhere", "../README.md#nowhere"])
+def test_a_link_that_leads_nowhere_fails_the_build(link: str, small: Path, tmp_path: Path) -> None:
+    small.write_text(f"{small.read_text()}\nSee [there]({link}).\n")
     done = make_site.build(tmp_path / "built")
 
     assert done.returncode == 1
     assert "1 issue found" in done.stdout
+
+
+def test_a_site_is_replaced_by_a_whole_one_only(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    built = tmp_path / "build" / "docs" / "site"
+    first = make_site.main()
+    small.write_text(small.read_text().replace("Home", "Again"))
+    second = make_site.main()
+    small.write_text("# Broken\n\n[there](nowhere.md)\n")
+    third = make_site.main()
+    said = capsys.readouterr()
+
+    assert [first, second, third] == [0, 0, 1]
+    assert said.out.splitlines()[-1].endswith("build/docs/site/index.html")
+    assert "page does not exist" in said.err
+    assert "Again" in (built / "index.html").read_text(encoding="utf-8")
+    assert [path.name for path in (tmp_path / "build").iterdir()] == ["docs"]
 
 
 def test_the_sections_of_the_index_are_those_of_the_navigation() -> None:
