@@ -28,6 +28,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 _ENGINE = Path(__file__).with_name("web_engine.py")
 _LISTENING = re.compile(r"DevTools listening on (ws://\S+)")
 
+_TIMEOUT_MS = 15_000
 # QtWebEngine does not tell a debugger of dialogs.
 _DIALOGS = """
 for (const name of ["alert", "confirm", "prompt", "print"]) {
@@ -132,6 +133,7 @@ class WebEngine(Chromium):
 
 def _prepare(page: "Page", width: int, height: int, scheme: Scheme) -> None:
     page.add_init_script(_DIALOGS)
+    page.set_default_timeout(_TIMEOUT_MS)
     page.set_viewport_size({"width": width, "height": height})
     page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
 

@@ -1,15 +1,22 @@
 """A browser for the tests of this folder, and the pages of a recorded run."""
 
-from collections.abc import Iterator
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 import tokentape as tt
 from benchmarks.chromium import Chromium, NoBrowserError, OpenedPage, open_chromium
+from tests.browser.hostile_runs import record_attack
 from tests.browser.probe import TAMPERED, Probe, record_probe
-from tokentape.replay.view.document import view_document
+from tokentape.replay.view.diff_document import diff_document
 from tokentape.replay.view.page import view_page
+from tokentape.replay.view.stored import stored_document
+from tokentape.store import DatabaseStore
 
 
 @pytest.fixture(scope="module")
@@ -54,11 +61,53 @@ def probe(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Probe:
 def run_page(probe: Probe) -> Path:
     """Return the page of the recorded run, with the replay of a tampered copy."""
     with tt.open_store(probe.url) as store:
-        document = view_document(
+        document = stored_document(
+            store,
             store.recording(probe.run_id),
-            verdicts=store.verdicts(probe.run_id),
-            further_reports=[(TAMPERED, probe.tampered.to_dict())],
+            reports=[(TAMPERED, probe.tampered.to_dict())],
         )
     path = probe.folder / "run.html"
     path.write_text(view_page(document), encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="session")
+def diff_page(probe: Probe) -> Path:
+    """Return the page of the diff of the run and its fork."""
+    with tt.open_store(probe.url) as store:
+        runs = [store.recording(each) for each in (probe.run_id, probe.fork_id)]
+        document = diff_document(*runs)
+    path = probe.folder / "diff.html"
+    path.write_text(view_page(document), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def hostile_page(
+    make_lm: Callable[..., tt.LoadedModel], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Return the page of a run that is full of attacks on it."""
+    folder = tmp_path_factory.mktemp("hostile")
+    with tt.open_store(folder / "attack.db") as store:
+        assert isinstance(store, DatabaseStore)
+        run_id = record_attack(make_lm("llama", max_position_embeddings=8192), store)
+        document = stored_document(store, store.recording(run_id))
+    path = folder / "attack.html"
+    path.write_text(view_page(document), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def served_url(probe: Probe, tiny_folder: Path) -> Iterator[str]:
+    """Serve the recorded runs with their model; return the address with the token."""
+    command = [
+        *(sys.executable, "-m", "tokentape", "view", "--serve", "--no-open", "--json"),
+        *("--store", probe.url, "--model", str(tiny_folder)),
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as server:
+        assert server.stdout is not None
+        try:
+            yield str(json.loads(b"".join(iter(server.stdout.readline, b"}\n")) + b"}")["url"])
+        finally:
+            server.send_signal(signal.SIGINT)
+            server.stdout.read()

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -14,13 +13,11 @@ from tests.browser.hostile_runs import (
     ATTACKS,
     HUGE,
     SCRIPT,
-    record_attack,
     record_hostile_events,
 )
 from tokentape.replay.view.diff_document import diff_document
 from tokentape.replay.view.document import view_document
 from tokentape.replay.view.page import view_page
-from tokentape.store import DatabaseStore
 
 # Whatever else is in the page was made from a text of the recording.
 _OUR_ELEMENTS = """
@@ -58,18 +55,6 @@ _CLEAN = {
 }
 
 
-@pytest.fixture(scope="module")
-def attacked(
-    make_lm: Callable[..., tt.LoadedModel], tmp_path_factory: pytest.TempPathFactory
-) -> Any:
-    """Return the document of a run that is full of attacks."""
-    lm = make_lm("llama", max_position_embeddings=8192)
-    with tt.open_store(tmp_path_factory.mktemp("attack") / "attack.db") as store:
-        assert isinstance(store, DatabaseStore)
-        run_id = record_attack(lm, store)
-        return view_document(store.recording(run_id), labels=store.labels_by_run()[run_id])
-
-
 def unfold_all(page: Page) -> str:
     """Visit each part of the page, unfold what is folded, and return all that is seen."""
     seen = []
@@ -87,12 +72,10 @@ def unfold_all(page: Page) -> str:
 
 
 def test_attacks_are_shown_as_text_and_run_nothing(
-    chromium: Chromium, attacked: Any, tmp_path: Path
+    chromium: Chromium, hostile_page: Path
 ) -> None:
-    path = tmp_path / "attack.html"
-    path.write_text(view_page(attacked), encoding="utf-8")
     with chromium.open_page() as opened:
-        page = opened.open(path)
+        page = opened.open(hostile_page)
         expect(page.get_by_role("heading", level=1)).to_contain_text(SCRIPT)
         # The reply of the model.
         expect(page.get_by_role("group", name="Reply of turn 1")).to_contain_text(

@@ -3,6 +3,8 @@ import { byteSize, counted, duration } from "./numbers.js";
 import { fill, h, recorded, recordedLines } from "./dom.js";
 import { loadPayload } from "./live.js";
 
+const SHORT_RESULT = 400;
+
 /** Return a call of a tool; its result too, unless the transcript shows that as a message. */
 export function toolCall(view, call, { withResult }) {
   return h("div", { class: "call" },
@@ -29,7 +31,8 @@ export function toolResult(view, call, content) {
   const { result } = call;
   return h("div", { class: "result" },
     result.error && h("p", { class: "notice bad" }, h("b", null, "The tool failed: "), recorded(result.error)),
-    h("div", { class: "text" }, recordedLines(content)),
+    // A long result scrolls within its box, also by keyboard.
+    h("div", { class: "text", tabindex: content.length > SHORT_RESULT || content.split("\n").length > 8 ? "0" : null }, recordedLines(content)),
     payloadDetails(view, call),
     result.traceback && h("details", null, h("summary", null, "Traceback"), h("pre", { tabindex: "0" }, recordedLines(result.traceback))));
 }
