@@ -53,9 +53,7 @@ def width(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture(params=get_args(Scheme))
-def opened(
-    chromium: Chromium, width: int, request: pytest.FixtureRequest
-) -> Iterator[OpenedPage]:
+def opened(chromium: Chromium, width: int, request: pytest.FixtureRequest) -> Iterator[OpenedPage]:
     with chromium.open_page(width=width, scheme=request.param) as found:
         yield found
         check_quiet(found)

@@ -71,9 +71,7 @@ def unfold_all(page: Page) -> str:
     return "\n".join(seen)
 
 
-def test_attacks_are_shown_as_text_and_run_nothing(
-    chromium: Chromium, hostile_page: Path
-) -> None:
+def test_attacks_are_shown_as_text_and_run_nothing(chromium: Chromium, hostile_page: Path) -> None:
     with chromium.open_page() as opened:
         page = opened.open(hostile_page)
         expect(page.get_by_role("heading", level=1)).to_contain_text(SCRIPT)
