@@ -237,7 +237,8 @@ def test_a_served_page_starts_a_fork_that_replays_and_ctrl_c_ends_the_server(
 
 
 def test_a_taken_port_is_one_line(made: str, url: str, cli: Cli) -> None:
-    with serving("--store", url) as (address, _):
+    with serving(url.removeprefix("sqlite:///")) as (address, _):
+        assert urlsplit(address).path == "/"
         port = str(urlsplit(address).port)
         code, _, err = cli("view", "--serve", "--no-open", "--store", url, "--port", port)
 

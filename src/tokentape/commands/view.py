@@ -101,7 +101,6 @@ def view(
 
     request = ServeRequest(
         run=named,
-        has_run=run is not None,
         store=place,
         port=port,
         opens=not no_open,

@@ -43,8 +43,7 @@ class ServeRequest:
     """The options of `view --serve`."""
 
     run: str | None
-    has_run: bool
-    """Whether the page of a run is opened, and not the list of runs."""
+    """The run whose page is opened; None for the list of runs."""
     store: str
     port: int
     opens: bool
@@ -63,7 +62,7 @@ def serve_runs(request: ServeRequest) -> int:
     worker: ForkWorker[tt.LoadedModel] | None = None
     try:
         path = "/"
-        if request.has_run:
+        if request.run is not None:
             path = f"/run/{find_recording(opened, request.run, only=True).run_id}"
         with _listening(request.port) as server:
             worker = None if request.model is None else _fork_worker(request, opened)
@@ -191,10 +190,9 @@ def _reference(request: ServeRequest, opened: Store) -> "RunStarted | None":
     It is the run that the command names, else the newest one; None in an empty store.
     """
     summaries = opened.summaries()
-    if not (request.has_run or summaries):
+    if request.run is None and not summaries:
         return None
-    run = request.run if request.has_run else summaries[-1].run_id
-    return find_recording(opened, run).started()
+    return find_recording(opened, request.run or summaries[-1].run_id).started()
 
 
 def fork_starter(
