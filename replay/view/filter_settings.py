@@ -1,4 +1,4 @@
-"""The settings of a round that filter tokens, as far as events tell what they did."""
+"""The settings of a round that filter tokens, as far as events tell their effect."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

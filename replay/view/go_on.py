@@ -1,4 +1,4 @@
-"""The commands that go on from a recording: fork it, or replay it."""
+"""Command lines that fork or replay a recording."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Which of the likeliest tokens remained after the processors, and what took the others out.
+"""The fate of the likeliest tokens: which remained after the processors, and what removed others.
 
 Events record the settings and the sampled token's log-probability before and after the processors.
 Their difference says how much of the distribution remained; the settings say what each filter

@@ -1,4 +1,4 @@
-"""What the events between two rounds say: new messages, tool calls, and what was pruned."""
+"""Events between two rounds: new messages, tool calls, and prunings."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field

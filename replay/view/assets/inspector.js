@@ -122,7 +122,7 @@ function candidateList(view, index) {
 }
 
 /** What became of a candidate, where `removers` does not name one setting that removed it. */
-const FATES = { "": "", other: "removed by one of the settings", lowered: "lowered by the repetition penalty", unknown: "" };
+const FATES = { "": "", other: "removed by a setting", lowered: "repetition penalty", unknown: "" };
 
 function candidateRow(view, candidate, { rank, isRecorded }) {
   const share = Math.min(1, Math.exp(candidate.logprob));
