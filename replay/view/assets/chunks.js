@@ -149,7 +149,7 @@ export class TokenChunks {
       this.byElement.set(element, chunk);
       this.chunks.push(chunk);
       this.toText(chunk);
-      this.reserveHeight(chunk);
+      if (stop - start < end - first) this.reserveHeight(chunk);
       this.observer.observe(element);
       blocks.push(element);
       start = stop;
@@ -267,7 +267,9 @@ export class TokenChunks {
     }
   }
 
+  /** Let a block of a long reply be laid out when it is near; a short reply is, with its turn. */
   reserveHeight(chunk) {
+    chunk.element.classList.add("lazy");
     const lines = chunk.lineEnds / 2 + chunk.characters / this.charactersALine() + 0.5;
     chunk.element.style.setProperty("contain-intrinsic-block-size", `auto ${(lines * 1.75).toFixed(2)}rem`);
   }

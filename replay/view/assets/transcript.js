@@ -6,6 +6,7 @@ import { cacheSentence } from "./cache_panel.js";
 import { toolCall, toolResult } from "./tool_calls.js";
 
 const FOLDED_FROM = 1500;
+const STRETCH_TURNS = 40;
 const FIRST_MS = 120;
 const SLICE_MS = 10;
 
@@ -44,16 +45,23 @@ class TranscriptBuilder {
   buildFor(milliseconds) {
     const { turns } = this.view.document;
     const end = performance.now() + milliseconds;
-    const fragment = document.createDocumentFragment();
-    while (this.made < turns.length && performance.now() < end) {
-      fragment.append(turnArticle(this, turns[this.made]));
-      this.made++;
-    }
+    while (this.made < turns.length && performance.now() < end) this.buildNext();
     const isWhole = this.made === turns.length;
     const pending = isWhole && !this.element.querySelector(":scope > .pending") && pendingArticle(this);
-    if (pending) fragment.append(pending);
-    this.element.append(fragment);
+    if (pending) this.element.append(pending);
     this.element.setAttribute("aria-busy", String(!isWhole));
+  }
+
+  /** Make the next turn, in a stretch of turns: one that is far from the screen is not laid out. */
+  buildNext() {
+    const { turns } = this.view.document;
+    let stretch = this.element.lastElementChild;
+    if (!stretch || stretch.childElementCount >= STRETCH_TURNS) {
+      stretch = h("div", { class: `stretch${turns.length > STRETCH_TURNS ? " lazy" : ""}` });
+      this.element.append(stretch);
+    }
+    stretch.append(turnArticle(this, turns[this.made]));
+    this.made++;
   }
 
   buildLater() {
@@ -67,17 +75,14 @@ class TranscriptBuilder {
   /** Make the turns up to one of this number now: something jumps there. */
   buildTo(turnNumber) {
     const { turns } = this.view.document;
-    while (this.made < turns.length && turns[this.made].turn <= turnNumber) {
-      this.element.append(turnArticle(this, turns[this.made]));
-      this.made++;
-    }
+    while (this.made < turns.length && turns[this.made].turn <= turnNumber) this.buildNext();
   }
 
   /** Make the turns again that have grown since. */
   update(document) {
     const { first } = document.tokens;
     this.element.querySelector(":scope > .pending")?.remove();
-    const old = [...this.element.children];
+    const old = [...this.element.querySelectorAll(".turn")];
     this.noteCalls();
     let at = document.turns.findIndex((turn) => turn.first_token >= first || turn.first_token + turn.tokens > first);
     at = Math.min(at < 0 ? document.turns.length : at, this.made);
