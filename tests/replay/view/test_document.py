@@ -1,6 +1,7 @@
 """The document of a recording says what its events say."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ def test_every_released_recording_has_a_document_with_all_its_tokens_and_texts(
         joined = join_rounds(recording.turns())
         columns = unpacked(document["tokens"])
 
+        assert document == through_json(view_document(replace(recording, read_tokens=None)))
         assert document["run"]["run_id"] == recording.run_id
         assert [each["turn"] for each in document["turns"]] == [each.number for each in joined]
         tokens = [token for turn in joined for token in turn.tokens]

@@ -73,6 +73,23 @@ def test_tokens_read_as_columns_and_as_events_give_the_same_document(
     assert [view_document(each) for each in recordings] == as_events
 
 
+@pytest.mark.parametrize(("last_kind", "tokens"), [("TurnFinished", 3), ("PrefillCompleted", 6)])
+def test_tokens_that_are_recorded_while_a_run_is_read_are_left_out_after_a_gap(
+    store: DatabaseStore, last_kind: str, tokens: int
+) -> None:
+    recording = _recorded(store, talk_events([Said(), Said()], ended=False))
+    records = list(recording.read())
+    kinds = [each.kind for each in records]
+    last = kinds.index(last_kind, 0 if tokens == 3 else kinds.index("TurnFinished"))
+    early = [each for each in records if each.seq <= last]
+
+    document = view_document(replace(recording, select=lambda chosen: chosen.of(early)))
+
+    assert document["tokens"]["count"] == tokens
+    assert document["run"]["last_seq"] == (last if tokens == 3 else last + 3)
+    assert [each["status"] for each in document["turns"]] == ["finished", "running"][: tokens // 3]
+
+
 def test_a_fork_names_the_run_that_it_shares_turns_with(
     family: tuple[DatabaseStore, list[str]],
 ) -> None:
