@@ -257,7 +257,7 @@ def test_links_stay_in_the_frame_of_a_notebook(
 ) -> None:
     page = view_page(runs.document if kind == "run" else runs.diff)
     notebook = tmp_path / "notebook.html"
-    frame = f'<iframe height="600" width="900" srcdoc="{escape(page)}"></iframe>'
+    frame = f'<iframe sandbox="allow-scripts" width="900" srcdoc="{escape(page)}"></iframe>'
     notebook.write_text(f"<!doctype html><title>n</title>{frame}", encoding="utf-8")
     shown = opened.open(notebook).frame_locator("iframe")
 
