@@ -1,6 +1,7 @@
 """Faults that no table lists are found, and no cause is wrong; honest runs raise no alarm."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,8 +9,10 @@ from collections.abc import Callable
 import pytest
 
 import tokentape as tt
+from benchmarks.tiny_models import byte_tokenizer, tiny_model
 from tests.replay.honest_runs import HonestRun
 from tests.replay.random_faults import FAMILIES, inject
+from tokentape.generation.fingerprints import config_fields, model_code, module_state
 from tokentape.replay.reports.terminal import render
 from tokentape.store import DatabaseStore
 
@@ -51,28 +54,30 @@ def test_honest_runs_of_every_kind_raise_no_alarm(
     assert checked >= 20
 
 
-_PROGRAM = """
-import json
-from benchmarks.tiny_models import byte_tokenizer, tiny_model
-from tokentape.generation.fingerprints import config_fields, model_code, module_state
-for family in ("llama", "gemma3", "gpt2", "qwen3-next"):
-    model = tiny_model(family, byte_tokenizer()).model
-    print(json.dumps([config_fields(model), module_state(model), model_code(model)]))
-"""
+def fingerprints() -> list[str]:
+    """Return the fingerprints of a model of each of four families, as JSON."""
+    models = (tiny_model(each, byte_tokenizer()).model for each in _FAMILIES)
+    return [
+        json.dumps([config_fields(each), module_state(each), model_code(each)]) for each in models
+    ]
+
+
+_FAMILIES = ("llama", "gemma3", "gpt2", "qwen3-next")
+_PROGRAM = "from tests.replay.test_random_faults import fingerprints; print(*fingerprints(), sep='\\n')"
 
 
 def test_another_process_has_the_same_fingerprints_of_a_model() -> None:
     """Sets of names have another order in each process."""
-    found = [
-        subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", _PROGRAM],
-            env={"PYTHONHASHSEED": hash_seed, "PYTHONPATH": ":".join(sys.path)},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for hash_seed in ("1", "2")
-    ]
+    here = os.environ.get("PYTHONHASHSEED", "random")
+    other = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", _PROGRAM],
+        env={"PYTHONHASHSEED": "2" if here == "1" else "1", "PYTHONPATH": ":".join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
 
-    assert found[0] == found[1]
-    assert all(len(json.loads(line)) == 3 for line in found[0].splitlines())
+    found = fingerprints()
+
+    assert other.stdout.splitlines() == found
+    assert all(len(json.loads(line)) == 3 for line in found)

@@ -237,16 +237,20 @@ def damage_sealed(
     seed: int,
     damage: Damage = flip,
     quick: bool = False,
+    truth: Answers | None = None,
 ) -> Figures:
     """Damage a tape or folder `count` times, the files of a folder in turn; count the outcomes.
 
-    With `quick`, only `list`, `check`, `import`, the frames and the recordings are read.
+    With `quick`, only `list`, `check`, `import`, the frames and the recordings are read. `truth` is
+    filled with the answers of the sound files, or has them from an earlier call with this scratch.
     """
     chance, figures = random.Random(seed), Figures()
     where = scratch / f"damaged{sound.suffix}"
     _copy(sound, where)
     run_ids = _run_ids(where)
-    truth = answers_of(where, run_ids, scratch / "made", quick=quick)
+    truth = {} if truth is None else truth
+    if not truth:
+        truth |= answers_of(where, run_ids, scratch / "made", quick=quick)
     assert all(code in (0, 1) for code, _ in truth.values()), truth
     names = [each.relative_to(sound) for each in sorted(sound.rglob("*")) if each.is_file()]
     for number in range(count):
