@@ -49,8 +49,10 @@ class StreamingText:
         if self._surprise is not None and self._colors is not None:
             style = style_of(self._surprise, self._colors)
         self._surprise = None
-        self._row.add(out.segments([Segment(text, style)]))
+        shown = out.segments([Segment(text, style)])
         out.flush()
+        if self._draws_status and self._is_below:
+            self._row.add(shown, out.columns)
 
     def status(self, text: str) -> None:
         """Show a status of one line, at most five times a second."""
@@ -93,12 +95,11 @@ class _Row:
         self.column = 0
         self._is_known = True
 
-    def add(self, shown: str) -> None:
-        """Take note of the next piece, as it is shown."""
+    def add(self, shown: str, columns: int) -> None:
+        """Take note of the next piece, as it is shown in a terminal of so many columns."""
         _, end, rest = shown.rpartition("\n")
         if end:
             self.column, self._is_known = 0, True
-        columns = out.columns
         for character in rest:
             if character == "\t":
                 self.column = min((self.column // _TAB_CELLS + 1) * _TAB_CELLS, columns - 1)
