@@ -63,7 +63,9 @@ def fingerprints() -> list[str]:
 
 
 _FAMILIES = ("llama", "gemma3", "gpt2", "qwen3-next")
-_PROGRAM = "from tests.replay.test_random_faults import fingerprints; print(*fingerprints(), sep='\\n')"
+_PROGRAM = (
+    "from tests.replay.test_random_faults import fingerprints; print(*fingerprints(), sep='\\n')"
+)
 
 
 def test_another_process_has_the_same_fingerprints_of_a_model() -> None:
