@@ -1,1 +1,1 @@
-"""The view of a recording: a document of what was recorded, and the page that shows it."""
+"""The view of a recording: its document, and the page that shows it."""

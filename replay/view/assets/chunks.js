@@ -81,6 +81,8 @@ export class TokenChunks {
     this.byElement = new WeakMap();
     this.near = new Set();
     this.chunks = [];
+    /** Called when other blocks are near the screen. */
+    this.onSeen = () => {};
     this.wanted = new Set();
     this.left = new Set();
     this.isWorking = false;
@@ -101,6 +103,7 @@ export class TokenChunks {
         if (chunk.hasSpans) this.left.add(chunk);
       }
     }
+    this.onSeen();
     if (this.isWorking || !(this.wanted.size || this.left.size)) return;
     this.isWorking = true;
     // The first time at once, so that the page opens with colours.

@@ -69,6 +69,7 @@ class RunStrip {
   constructor(view, chunks, slider, canvas) {
     Object.assign(this, { view, chunks, element: slider, canvas, isWaiting: false });
     const later = () => this.drawLater();
+    chunks.onSeen = later;
     view.onMetric(later);
     view.onSelect(later);
     view.onUpdate(later);
