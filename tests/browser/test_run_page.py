@@ -82,7 +82,7 @@ def test_why_a_turn_was_a_partial_hit(
     expect(line).to_contain_text(
         f"differs from the cached tokens at token {cache.divergence_index}: "
         f"the cache has {tokenizer.decode([cache.divergence_cached_id])}, "
-        f"the prompt {tokenizer.decode([cache.divergence_prompt_id])} in “"
+        f"the prompt {tokenizer.decode([cache.divergence_prompt_id])}, in the text "
     )
 
 

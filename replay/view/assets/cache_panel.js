@@ -52,7 +52,7 @@ function divergenceParts(cache) {
     tokenBox(cache.old_token, "old"),
     ", the prompt ",
     tokenBox(cache.new_token, "new"),
-    cache.divergence_text ? [" in “", recorded(cache.divergence_text), "”"] : null,
+    cache.divergence_text ? [", in the text ", h("code", { class: "token" }, recorded(cache.divergence_text))] : null,
   ];
 }
 
