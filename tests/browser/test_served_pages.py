@@ -5,11 +5,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 import tokentape as tt
-from benchmarks.chromium import Chromium, OpenedPage
+from benchmarks.chromium import Chromium, OpenedPage, Scheme
 from tests.browser.probe import Probe
 from tests.store.made_families import RESUMED
 from tokentape.commands.view_serving import fork_starter
@@ -141,3 +142,17 @@ def test_a_page_starts_a_fork_and_links_to_it(
         page.get_by_text("Forked from").first.wait_for()
     newest = server.store.summaries()[-1]
     assert (newest.parent_run_id, newest.forked_at_turn) == (probe.run_id, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("scheme", get_args(Scheme))
+def test_the_list_can_be_read_on_a_phone_and_in_the_dark(
+    chromium: Chromium, server: Server, width: int, scheme: Scheme
+) -> None:
+    from tests.browser.test_accessibility import check_shown
+
+    with chromium.open_page(width=width, scheme=scheme) as opened:
+        opened.page.goto(server.address("/"))
+        opened.page.get_by_text("2 runs, the newest first").wait_for()
+        check_shown(opened.page)
