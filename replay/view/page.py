@@ -21,7 +21,6 @@ MODULES = (
     "escapes.js",
     "dom.js",
     "shell.js",
-    "frame.js",
     "run_view.js",
     "live.js",
     "start_fork.js",

@@ -1,7 +1,6 @@
 // The page of a diff: what was changed first, then the turns side by side, token by token.
 
 import { h, recorded, recordedLines } from "./dom.js";
-import { followAnchorsInFrame } from "./frame.js";
 import { DiffView, sameTurns } from "./diff_view.js";
 import { repliesSideBySide } from "./diff_replies.js";
 import { counted, whole } from "./numbers.js";
@@ -273,7 +272,6 @@ function differenceBar(view) {
 export function diffPage(diffDocument) {
   const view = new DiffView(diffDocument);
   const { a, b, summary } = diffDocument;
-  followAnchorsInFrame((hash) => document.getElementById(hash.slice(1))?.scrollIntoView());
   return h(
     "main",
     { class: "diff" },

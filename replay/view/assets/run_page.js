@@ -1,6 +1,5 @@
 // The page of a run: its parts, and what ties them to the address and the pointer.
 import { h } from "./dom.js";
-import { followAnchorsInFrame } from "./frame.js";
 import { Tabs } from "./tabs.js";
 import { TokenChunks } from "./chunks.js";
 import { runHeader } from "./header.js";
@@ -153,7 +152,6 @@ class PageAddress {
     };
     window.addEventListener("hashchange", go);
     window.addEventListener("popstate", go);
-    followAnchorsInFrame((hash) => this.go(hash));
     if (location.hash.length > 1) go();
   }
 
