@@ -122,7 +122,9 @@ def test_the_second_candidate_at_the_least_sure_token_and_how_to_go_on_with_it(
     expect(inspector).to_contain_text(f"Turn {least_sure.turn}, token {least_sure.step}")
     inspector.get_by_role("radio", name=re.compile("^2 ")).click()
     command = inspector.get_by_role("region", name="Command that forks here").inner_text()
-    inspector.get_by_role("button", name="Copy the command").click()
+    copy = inspector.get_by_role("button", name="Copy the command")
+    copy.click()
+    expect(copy).to_have_text("Copied")
 
     assert shlex.split(command) == [
         *("tokentape", "fork", probe.run_id, "--store", probe.url),
