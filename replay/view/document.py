@@ -1,6 +1,7 @@
 """A recording as the JSON document that the page reads; see docs/view-document.md."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from tokentape.recorder import Recording
@@ -18,7 +19,7 @@ from tokentape.replay.view.tracks import activation_values, intervention_values
 from tokentape.replay.view.turn_values import turn_values
 from tokentape.replay.view.verdict_values import verdict_values
 from tokentape.replay.view.viewed_turns import ViewedRound, viewed_turns
-from tokentape.replay.view.vocabulary import Vocabulary
+from tokentape.replay.view.vocabulary import Spell, Vocabulary
 from tokentape.store.attachments import StoredVerdict
 from tokentape.store.labels import Labels
 
@@ -32,6 +33,7 @@ def view_document(
     further_reports: Sequence[tuple[str, Mapping[str, Any]]] = (),
     tokens_from: int = 0,
     payloads: bool = True,
+    spell: Spell | None = None,
 ) -> dict[str, Any]:
     """Return a recording as plain JSON values: what the page of `tokentape view` shows.
 
@@ -39,6 +41,8 @@ def view_document(
     other replays as `Report.to_dict` gives them, each with a label that says of what. `lineage` is
     what `tokentape show --tree --json` prints. The columns of tokens begin at row `tokens_from`,
     for a page that has the rows before it. Without `payloads` full results of tools are left out.
+    `spell` returns the texts of ids that a running run has not recorded yet: they are recorded when
+    a turn ends.
 
     Raise RecordingError if events are damaged or contradict each other.
     """
@@ -48,6 +52,8 @@ def view_document(
     turns = viewed_turns(run.run_id, run.turns, events.rounds)
     vocabulary = Vocabulary(recording)
     columns = columns_of(turns, run.started, table=read.tokens)
+    if spell is not None and run.ended() is None and not run.started.redacted:
+        vocabulary.complete(columns.ids(), partial(spell, run.started))
     full_results = Payloads(recording, payloads)
     rounds = [each for turn in turns for each in turn.rounds]
     activations, left_out = activation_values(run.envelopes, rounds)

@@ -8,6 +8,7 @@ from tokentape import store as stores
 from tokentape.recorder import Recording
 from tokentape.recorder.projections.lineage_tree import lineage_of
 from tokentape.replay.view.document import view_document
+from tokentape.replay.view.vocabulary import Spell
 from tokentape.store.errors import StoreError
 from tokentape.store.labels import Labels, fold_labels
 
@@ -25,6 +26,7 @@ def stored_document(
     reports: Sequence[LabelledReport] = (),
     tokens_from: int = 0,
     payloads: bool = True,
+    spell: Spell | None = None,
 ) -> dict[str, Any]:
     """Return the document of a run with its verdicts, its labels and the tree of its forks.
 
@@ -45,6 +47,7 @@ def stored_document(
         further_reports=reports,
         tokens_from=tokens_from,
         payloads=payloads,
+        spell=spell,
     )
 
 

@@ -69,6 +69,11 @@ class TokenColumns:
         numbers["top_logprobs"] = _list_rows(table["top_logprobs"], top, "<f4", np.nan)
         return cls(_completed(numbers), top)
 
+    def ids(self) -> list[int]:
+        """Return the ids of the tokens and of their candidates, each once, in ascending order."""
+        found = [self.columns["token_id"], self.columns["top_ids"].ravel()]
+        return [int(each) for each in np.unique(np.concatenate(found))]
+
     def packed(self, first: int = 0) -> dict[str, Any]:
         """Return the columns from the row `first` on, as the document has them."""
         return {

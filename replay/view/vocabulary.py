@@ -1,11 +1,15 @@
 """The texts of the token ids of a run."""
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from tokentape.recorder import Recording
 from tokentape.recorder.codec import decode
-from tokentape.recorder.events import TokensSpelled
+from tokentape.recorder.events import RunStarted, TokensSpelled
 from tokentape.recorder.record import RecordFilter
+
+Spell = Callable[[RunStarted, Sequence[int]], Mapping[int, str]]
+"""Returns texts of ids of a run whose texts are not recorded; ids without one are left out."""
 
 _SPELLED = RecordFilter(kinds=frozenset((TokensSpelled.__name__,)))
 
@@ -37,6 +41,17 @@ class Vocabulary:
         """Return all ids in ascending order, and their texts."""
         ids = sorted(self._texts)
         return {"ids": ids, "texts": [self._texts[each] for each in ids]}
+
+    def complete(
+        self, ids: Iterable[int], spell: Callable[[Sequence[int]], Mapping[int, str]]
+    ) -> None:
+        """Add the texts that `spell` returns of the ids without a recorded text, if there are such.
+
+        Negative ids stand for no token.
+        """
+        missing = [each for each in ids if each >= 0 and each not in self._texts]
+        if missing:
+            self._texts = {**spell(missing), **self._texts}
 
     def add(self, other: "Vocabulary") -> None:
         """Add the ids of another run that this one does not have."""

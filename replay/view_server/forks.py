@@ -81,6 +81,7 @@ class ForkWorker(Generic[Model]):
         self._load, self._run, self._on_change = load, run, on_change
         self._changed = threading.Condition()
         self._model_state, self._model_error = "loading", ""
+        self._loaded: Model | None = None
         self._fork: ForkStatus | None = None
         self._stopping = False
         # A daemon, so that a model that cannot be interrupted does not keep the process alive.
@@ -108,6 +109,12 @@ class ForkWorker(Generic[Model]):
             model = {"name": self.model, "state": self._model_state, "error": self._model_error}
             return {"model": model, "fork": fork}
 
+    def wait_for_model(self) -> Model | None:
+        """Wait until the model is loaded, and return it; None if it cannot be loaded."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._model_state != "loading")
+            return self._loaded
+
     def stop(self) -> None:
         """Interrupt a running fork, as Ctrl-C would, so that it can be resumed, and wait for it."""
         with self._changed:
@@ -134,10 +141,12 @@ class ForkWorker(Generic[Model]):
             with self._changed:
                 self._model_state, self._model_error = "failed", one_line(error)
                 self._end_fork(f"the model is not loaded: {self._model_error}")
+                self._changed.notify_all()
             self._on_change(f"the model {self.model} is not loaded: {one_line(error)}")
             return
         with self._changed:
-            self._model_state = "ready"
+            self._model_state, self._loaded = "ready", model
+            self._changed.notify_all()
         self._on_change(f"the model {self.model} is loaded: pages can go on from any token")
         while (point := self._next_fork()) is not None:
             self._run_fork(model, point)

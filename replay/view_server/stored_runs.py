@@ -10,6 +10,7 @@ from tokentape.recorder.record import RecordFilter
 from tokentape.replay.view.diff_document import diff_document
 from tokentape.replay.view.json_values import HEAD
 from tokentape.replay.view.stored import stored_document
+from tokentape.replay.view_server.spelled_ids import SpelledIds
 from tokentape.store.errors import StoreError
 from tokentape.store.labels import Labels
 from tokentape.store.run_conditions import RunConditions
@@ -33,11 +34,16 @@ class StoredRuns:
         store: "DatabaseStore | ParquetStore",
         served: Mapping[str, Any],
         reports: Sequence[tuple[str, Mapping[str, Any]]] = (),
+        spelled: SpelledIds | None = None,
     ) -> None:
-        """`served` is what documents say of the server; `reports` are further reports by label."""
+        """`served` is what documents say of the server; `reports` are further reports by label.
+
+        `spelled` has the texts of the ids that a running run has not recorded yet.
+        """
         self._store = store
         self._served = dict(served)
         self._reports = tuple(reports)
+        self._spelled = spelled
 
     def listed(self, query: Mapping[str, Sequence[str]]) -> dict[str, Any]:
         """Return the newest runs that fulfil the conditions of a query, the newest first.
@@ -103,18 +109,23 @@ class StoredRuns:
             reports=self._reports,
             tokens_from=tokens_from,
             payloads=False,
+            spell=None if self._spelled is None else self._spelled.texts,
         )
         return document | {"served": self._served | {"version": newest}}
 
     def _version(self, recording: Recording) -> str:
-        """Return a text that changes with the run: its last event, its status, its verdicts."""
+        """Return a text that changes with the run: its last event, its status, its verdicts.
+
+        It also changes when a tokenizer was loaded, which may spell the ids of the run.
+        """
         run_id = recording.run_id
         newest = next(iter(recording.selected(RecordFilter(newest=1))), None)
         summary = self._store.summary(run_id)
         status = "" if summary is None else stores.status_texts(self._store, [summary])[run_id]
         chosen = Selection(run_ids=(run_id,), columns=("run_id",))
         verdicts = self._store.verdicts_table(chosen).num_rows
-        found = (-1 if newest is None else newest.seq, verdicts, status)
+        spelled = 0 if self._spelled is None else self._spelled.changes
+        found = (-1 if newest is None else newest.seq, verdicts, status, spelled)
         return hashlib.sha256(repr(found).encode()).hexdigest()[:16]
 
     def payload(self, named: str, sha256: str) -> dict[str, str]:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,6 +21,10 @@ import tokentape as tt
 from tests.replay.made_family import root
 from tests.replay.made_talk import Said
 from tokentape.commands.view import page_name
+from tokentape.commands.view_serving import speller_loader
+from tokentape.replay.view_server.forks import ForkWorker, served_fields
+from tokentape.replay.view_server.spelled_ids import SpelledIds
+from tokentape.replay.view_server.stored_runs import StoredRuns
 from tokentape.store import DatabaseStore
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -234,6 +239,39 @@ def test_a_served_page_starts_a_fork_that_replays_and_ctrl_c_ends_the_server(
         assert isinstance(store, DatabaseStore)
         assert [each.name for each in store.summaries()] == ["probe", "probe"]
     assert cli("verify", fork["run_id"], "--store", url)[0] == 0
+
+
+@pytest.mark.parametrize("is_model_given", [False, True])
+def test_a_running_turn_is_served_as_the_text_that_is_recorded_at_its_end(
+    tmp_path: Path, tiny_folder: Path, is_model_given: bool
+) -> None:
+    lm = tt.load_model(tiny_folder)
+    recorded = replace(lm, name="elsewhere") if is_model_given else lm
+    worker = ForkWorker("tiny", lambda: lm, lambda *rest: None) if is_model_given else None
+    live: list[dict[int, str]] = []
+    with tt.open_store(tmp_path / "runs.db") as store:
+        run = tt.Investigation(recorded, store=store, name="live", system_prompt="Look.")
+        runs = StoredRuns(store, served_fields(worker), spelled=SpelledIds(speller_loader(worker)))
+
+        def look(token_id: int, logits: object) -> None:
+            seen.append(token_id)
+            began = time.monotonic()
+            while len(seen) == 6 and not live:
+                assert time.monotonic() - began < 30
+                shown = runs.run(run.run_id, 0, None)
+                assert shown is not None
+                texts = dict(zip(*shown["vocabulary"].values(), strict=True))
+                live.extend([texts] if set(seen) <= set(texts) else [])
+                time.sleep(0.01)
+
+        seen: list[int] = []
+        with run:
+            run.chat("One?", max_new_tokens=9, min_new_tokens=9, callback=look)
+        document = runs.run(run.run_id, 0, None)
+        assert document is not None
+
+    texts = dict(zip(*document["vocabulary"].values(), strict=True))
+    assert live[0].items() <= texts.items()
 
 
 def test_a_taken_port_is_one_line(made: str, url: str, cli: Cli) -> None:

@@ -365,16 +365,21 @@ def load_recorded_model(
 
 def tokenizer_as_recorded(started: RunStarted) -> "PreTrainedTokenizerBase | None":
     """Return the tokenizer of a run, or None if it is missing here or differs from the recorded."""
+    with output.working("loading the tokenizer"):
+        return load_recorded_tokenizer(started)
+
+
+def load_recorded_tokenizer(started: RunStarted) -> "PreTrainedTokenizerBase | None":
+    """Return the same as `tokenizer_as_recorded`, without a spinner."""
     from tokentape.generation.fingerprints import tokenizer_sha256
     from tokentape.generation.models.loading import load_tokenizer
     from tokentape.generation.models.model_names import check_recorded_name
     from tokentape.generation.models.model_places import place_of_model
 
     try:
-        with output.working("loading the tokenizer"):
-            revision = started.loading.get("revision")
-            check_recorded_name(started.model)
-            tokenizer = load_tokenizer(place_of_model(started), revision=revision)
+        revision = started.loading.get("revision")
+        check_recorded_name(started.model)
+        tokenizer = load_tokenizer(place_of_model(started), revision=revision)
     except tt.ModelError:
         return None
     return tokenizer if tokenizer_sha256(tokenizer) == started.tokenizer_sha256 else None

@@ -1,5 +1,6 @@
 """What `view --serve` does: a server until Ctrl-C, with the model that its pages fork with."""
 
+import copy
 import html
 import os
 import signal
@@ -10,13 +11,14 @@ import webbrowser
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tokentape as tt
 from tokentape import output
 from tokentape.commands.forking import ForkRequest
-from tokentape.commands.options import Store, find_recording, open_stored
+from tokentape.commands.options import Store, find_recording, load_recorded_tokenizer, open_stored
 from tokentape.commands.tool_files import (
     check_has_tools,
     read_tools_file,
@@ -27,6 +29,7 @@ from tokentape.replay.view_server.access import RequestAccess
 from tokentape.replay.view_server.forks import ForkPoint, ForkWorker, served_fields
 from tokentape.replay.view_server.routes import Routes
 from tokentape.replay.view_server.server import HOST, ViewServer
+from tokentape.replay.view_server.spelled_ids import SpelledIds, Speller
 from tokentape.replay.view_server.stored_runs import StoredRuns
 from tokentape.screen import err, out
 from tokentape.store.live.database import DatabaseStore
@@ -60,13 +63,15 @@ def serve_runs(request: ServeRequest) -> int:
         raise tt.ModelError("the options of a model need --model: which one pages go on with")
     opened = open_stored(request.store)
     worker: ForkWorker[tt.LoadedModel] | None = None
+    spelled: SpelledIds | None = None
     try:
         path = "/"
         if request.run is not None:
             path = f"/run/{find_recording(opened, request.run, only=True).run_id}"
         with _listening(request.port) as server:
             worker = None if request.model is None else _fork_worker(request, opened)
-            runs = StoredRuns(opened, served_fields(worker), request.reports)
+            spelled = SpelledIds(speller_loader(worker))
+            runs = StoredRuns(opened, served_fields(worker), request.reports, spelled)
             access = RequestAccess(port=server.port)
             server.answer = Routes(access, runs, worker, report=_report).answer
             url = f"http://{HOST}:{server.port}{path}?token={access.token}"
@@ -82,8 +87,11 @@ def serve_runs(request: ServeRequest) -> int:
         if worker is not None:
             worker.stop()
         opened.close()
-    if worker is not None and worker.is_alive and owns_streams():
-        # Python would end the thread within a call of torch, which aborts the process.
+    is_busy = (worker is not None and worker.is_alive) or (
+        spelled is not None and spelled.is_loading
+    )
+    if is_busy and owns_streams():
+        # Python would end the threads within a call of torch, which aborts the process.
         out.flush()
         os._exit(0)
     return 0
@@ -182,6 +190,31 @@ def _fork_worker(request: ServeRequest, opened: Store) -> "ForkWorker[tt.LoadedM
         return load_as_recorded(model, started, **request.loading)
 
     return ForkWorker(model, load, fork_starter(request.store, file), on_change=_report)
+
+
+def speller_loader(
+    worker: "ForkWorker[tt.LoadedModel] | None",
+) -> "Callable[[RunStarted], Speller | None]":
+    """Return a function that loads what spells the ids of a run.
+
+    It is the recorded tokenizer, or an equal one of the model of the worker; None without both.
+    """
+
+    def load(started: "RunStarted") -> Speller | None:
+        from tokentape.generation.fingerprints import tokenizer_sha256
+        from tokentape.generation.history.spelling import spell_tokens
+
+        # Afterwards: what loads a model or a tokenizer changes settings of the whole process.
+        lm = None if worker is None else worker.wait_for_model()
+        tokenizer = load_recorded_tokenizer(started)
+        if tokenizer is None and lm is not None:
+            if tokenizer_sha256(lm.tokenizer) != started.tokenizer_sha256:
+                return None
+            # A tokenizer is not made for several threads: a fork may be using this one.
+            tokenizer = copy.deepcopy(lm.tokenizer)
+        return None if tokenizer is None else partial(spell_tokens, tokenizer)
+
+    return load
 
 
 def _reference(request: ServeRequest, opened: Store) -> "RunStarted | None":
