@@ -79,6 +79,7 @@ PUBLIC = {
     "turns_df",
     "verdicts_df",
     "verify",
+    "view",
     "write_floor",
 }
 
