@@ -7,6 +7,12 @@ from itertools import groupby
 from typing import Any
 
 from tokentape.recorder.escapes import quoted, single_line, visible
+from tokentape.replay.reports.diff_texts import (
+    are_spelled,
+    first_words,
+    sampled_texts,
+    text_lines,
+)
 from tokentape.replay.reports.tones import Line, Tone, with_verdict_last
 from tokentape.replay.results.json_fields import UnequalField, excerpt, first_unequal_index
 from tokentape.replay.run_diff.diff_types import (
@@ -16,18 +22,15 @@ from tokentape.replay.run_diff.diff_types import (
     PromptDifference,
     ReplyDifference,
     SampledToken,
-    TextDifference,
     TextSource,
     TurnDiff,
 )
 
 _FIELDS_SHOWN = 8
 _VALUE_CHARS = 60
-_TEXT_COLUMNS = 80
-_WORD_COLUMNS = 40
-_FIRST_WORD = re.compile(r"\s*\S*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SHA256_CHARS = 12
+_TOKEN_COLUMNS = 40
 
 
 def headline(found: Diff) -> str:
@@ -107,8 +110,11 @@ def _divergence(found: Diff, turn: TurnDiff) -> str:
         return f"turn {turn.turn} reads {_prompt_summary(prompt)}"
     assert reply is not None
     if reply.step is None:
-        return f"turn {turn.turn} has another text: {_words(reply.text)}"
-    words = _words(reply.text) if reply.text is not None else _ids(reply)
+        assert reply.text is not None
+        return f"turn {turn.turn} has another text: {first_words(reply.text)}"
+    words = sampled_texts(reply.sampled)
+    if reply.text is not None and not are_spelled(reply.sampled):
+        words = first_words(reply.text)
     return f"turn {turn.turn} diverges at token {reply.step}{_forced_in(reply)}: {words}"
 
 
@@ -122,14 +128,16 @@ def _forced_in(reply: ReplyDifference) -> str:
 def _prompt_summary(prompt: PromptDifference) -> str:
     if prompt.message is not None:
         source = prompt.message.sources.a or prompt.message.sources.b
-        return f"another {_message(source)}: {_words(prompt.message.text)}"
+        text = prompt.message.text
+        words = first_words(text) if text else "the same text with another role, tool call or ids"
+        return f"another {_message(source)}: {words}"
     if prompt.text is None:
         if prompt.index is None:
             return f"a prompt of {prompt.tokens.a:,} / {prompt.tokens.b:,} tokens"
         return f"the same text in other tokens, from id {prompt.index} on"
     source = prompt.sources.a or prompt.sources.b
     origin = f" ({_origin(source)})" if source is not None else ""
-    return f"another prompt{origin}: {_words(prompt.text)}"
+    return f"another prompt{origin}: {first_words(prompt.text)}"
 
 
 def _other_differences(found: Diff) -> Iterator[str]:
@@ -233,7 +241,8 @@ def _prompt(prompt: PromptDifference) -> Iterator[str]:
     if prompt.tokens.a != prompt.tokens.b:
         yield f"    {prompt.tokens.a:,} / {prompt.tokens.b:,} tokens"
     message = prompt.message
-    yield from _text(message.text if message is not None and message.text else prompt.text)
+    text = message.text if message is not None and message.text else prompt.text
+    yield from text_lines(text) if text else ()
     yield from _fields("history of the prompt", prompt.fields)
 
 
@@ -244,7 +253,7 @@ def _reply(reply: ReplyDifference) -> Iterator[str]:
         yield f"  reply: diverges at token {reply.step}, of {_lengths(reply)}"
         yield f"    a  {_sampled(reply.sampled.a, 'b')}"
         yield f"    b  {_sampled(reply.sampled.b, 'a')}"
-    yield from _text(reply.text)
+    yield from text_lines(reply.text) if reply.text else ()
     yield from _fields("end of the reply", reply.fields)
 
 
@@ -257,7 +266,8 @@ def _sampled(token: SampledToken | None, other: str) -> str:
         return "has ended"
     given = "" if token.other_logprob is None else f", that of {other} {token.other_logprob:.4f}"
     forced = ", chosen by the experimenter" if token.forced else ""
-    return f"id {token.token_id}, log-probability {token.logprob:.4f}{given}{forced}"
+    text = f" {quoted(token.text, _TOKEN_COLUMNS)}" if token.text else ""
+    return f"id {token.token_id}{text}, log-probability {token.logprob:.4f}{given}{forced}"
 
 
 def _numbers(numbers: NumberDifferences) -> Iterator[str]:
@@ -275,14 +285,6 @@ def _numbers(numbers: NumberDifferences) -> Iterator[str]:
     else:
         yield f"{compared}: log-probabilities equal before the processors"
     yield from _fields(f"from token {numbers.step}", numbers.fields)
-
-
-def _text(text: TextDifference | None) -> Iterator[str]:
-    if text is not None:
-        before = quoted(text.before, _TEXT_COLUMNS, keep="end")
-        yield f"    after {before}" if text.before else "    at the beginning"
-        yield f"    a  {quoted(text.a, _TEXT_COLUMNS)}"
-        yield f"    b  {quoted(text.b, _TEXT_COLUMNS)}"
 
 
 def _timing(found: Diff, turns: Collection[int]) -> list[str]:
@@ -344,21 +346,6 @@ def _value(value: Any, both: tuple[Any, Any]) -> str:
 
 def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
-
-
-def _words(text: TextDifference | None) -> str:
-    """Return the first word of each side from the difference on."""
-    if text is None:
-        return "the same text with another role, tool call or ids"
-    words = (_FIRST_WORD.match(side) for side in (text.a, text.b))
-    return " / ".join(
-        quoted(word[0], _WORD_COLUMNS) if word and word[0] else "(end)" for word in words
-    )
-
-
-def _ids(reply: ReplyDifference) -> str:
-    sides = (reply.sampled.a, reply.sampled.b)
-    return " / ".join("(end)" if token is None else f"id {token.token_id}" for token in sides)
 
 
 def _message(source: TextSource | None) -> str:

@@ -65,14 +65,18 @@ def compare_outlines(a: RunOutline, b: RunOutline) -> Diff:
         )
     turns: list[TurnDiff] = []
     diverged = False
+    redacted = a.redacted or b.redacted
+    spelled = Pair(*({} if redacted else each.spelled() for each in (a, b)))
+    texts = Pair(spelled.b | spelled.a, spelled.a | spelled.b)
     # Turn by turn: the prompts of all turns would not fit into memory.
     of_a, of_b = TurnReader(a), TurnReader(b)
     for number in sorted(a.turns.keys() | b.turns.keys()):
         compared = _compare_turns(
             Pair(of_a.outline(number), of_b.outline(number)),
             number,
-            redacted=a.redacted or b.redacted,
+            redacted=redacted,
             diverged=diverged,
+            texts=texts,
         )
         diverged = diverged or compared.diverges
         turns.append(compared)
@@ -141,7 +145,12 @@ def _ending(run: RunOutline) -> dict[str, str]:
 
 
 def _compare_turns(
-    sides: Pair[TurnOutline | None], number: int, *, redacted: bool, diverged: bool
+    sides: Pair[TurnOutline | None],
+    number: int,
+    *,
+    redacted: bool,
+    diverged: bool,
+    texts: Pair[dict[int, str]],
 ) -> TurnDiff:
     begun = any(each is not None and each.turn is not None for each in (sides.a, sides.b))
     has_turn = [
@@ -163,7 +172,7 @@ def _compare_turns(
     rounds = min(len(_later_rounds(each)) for each in (a, b))
     if a.turn is not None and b.turn is not None:
         agreeing = agreeing_tokens(a.turn, b.turn, redacted=redacted)
-        reply = compare_replies(a.turn, b.turn, agreeing)
+        reply = compare_replies(a.turn, b.turn, agreeing, texts)
         numbers = compare_numbers(a.turn, b.turn, agreeing if same_prompt else 0)
     diverges = not same_prompt or (reply is not None and reply.step is not None)
     return TurnDiff(

@@ -42,9 +42,9 @@ class TextDifference:
     index: int
     """Index of the first character that differs."""
     before: str
-    """The end of what the texts have in common."""
+    """The end of the text before `index`, which both have."""
     a: str
-    """The text from the beginning of the differing word on; empty where it has ended."""
+    """The text from `index` on, cut; empty where it has ended."""
     b: str
 
 
@@ -89,6 +89,9 @@ class SampledToken:
     """The token that one run sampled at the first difference."""
 
     token_id: int
+    text: str | None
+    """The text that one of the runs recorded for the id, with bytes that are no characters such as
+    `<0xE1>`; None where neither did."""
     logprob: float
     logprob_processed: float
     forced: bool

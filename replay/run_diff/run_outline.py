@@ -21,6 +21,7 @@ from tokentape.recorder.events import (
     RunStarted,
     SystemPromptCached,
     TokenSampled,
+    TokensSpelled,
     ToolCalled,
     ToolReturned,
     TurnFinished,
@@ -108,6 +109,15 @@ class RunOutline:
     def begun_turns(self) -> int:
         """How many turns began."""
         return sum(each.begun for each in self.turns.values())
+
+    def spelled(self) -> dict[int, str]:
+        """Return the texts that the run recorded of token ids."""
+        return {
+            int(token_id): text
+            for each in self.envelopes
+            if isinstance(each.event, TokensSpelled)
+            for token_id, text in each.event.texts.items()
+        }
 
     @property
     def tokens(self) -> int:

@@ -1,6 +1,6 @@
 """Comparison of two turns: their prompts, their replies, and the numbers of their tokens."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
@@ -21,7 +21,6 @@ from tokentape.replay.run_diff.run_outline import OutlinedMessage, PromptSpan, T
 
 _CHARS_BEFORE = 60
 _CHARS_AFTER = 60
-_WORD_CHARS_MAX = 20
 _NUMBERS = (
     "logprob",
     "logprob_processed",
@@ -53,16 +52,8 @@ def compare_texts(a: str, b: str) -> TextDifference | None:
     index = first_unequal(a, b)
     if index is None:
         return None
-    # Both texts are equal before the index, so the differing word begins at the same one.
-    word = index
-    while word > max(0, index - _WORD_CHARS_MAX) and not a[word - 1].isspace():
-        word -= 1
-    if word and a[word - 1] == " ":
-        word -= 1
-    end = index + _CHARS_AFTER
-    return TextDifference(
-        index=index, before=a[max(0, word - _CHARS_BEFORE) : word], a=a[word:end], b=b[word:end]
-    )
+    start, end = max(0, index - _CHARS_BEFORE), index + _CHARS_AFTER
+    return TextDifference(index=index, before=a[start:index], a=a[index:end], b=b[index:end])
 
 
 def compare_prompts(
@@ -159,10 +150,12 @@ def _comparable(message: OutlinedMessage, *, redacted: bool) -> tuple[Any, ...]:
     return source.role, source.tool_call_id, message.content, message.text, ids
 
 
-def compare_replies(a: Turn, b: Turn, agreeing: int) -> ReplyDifference | None:
+def compare_replies(
+    a: Turn, b: Turn, agreeing: int, texts: Pair[dict[int, str]]
+) -> ReplyDifference | None:
     """Return the difference of two replies, or None if they are equal.
 
-    `agreeing` is the result of `agreeing_tokens`.
+    `agreeing` is the result of `agreeing_tokens`, `texts` has the texts of token ids.
     """
     all_agree = agreeing == len(a.tokens) == len(b.tokens)
     text = None
@@ -173,10 +166,12 @@ def compare_replies(a: Turn, b: Turn, agreeing: int) -> ReplyDifference | None:
         return None
     step = None if all_agree else agreeing
     token_a, token_b = _at(a.tokens, step), _at(b.tokens, step)
-    forced_a, forced_b = a.forced_steps, b.forced_steps
     return ReplyDifference(
         step=step,
-        sampled=Pair(_sampled(token_a, token_b, forced_a), _sampled(token_b, token_a, forced_b)),
+        sampled=Pair(
+            _sampled(token_a, token_b, a.forced_steps, texts.a),
+            _sampled(token_b, token_a, b.forced_steps, texts.b),
+        ),
         tokens=Pair(len(a.tokens), len(b.tokens)),
         text=text,
         fields=fields,
@@ -245,13 +240,17 @@ def _ending(turn: Turn) -> dict[str, Any]:
 
 
 def _sampled(
-    token: TokenSampled | None, other: TokenSampled | None, forced_steps: Collection[int]
+    token: TokenSampled | None,
+    other: TokenSampled | None,
+    forced_steps: Collection[int],
+    texts: Mapping[int, str],
 ) -> SampledToken | None:
     if token is None:
         return None
     top = dict(zip(token.top_ids, token.top_logprobs, strict=True))
     return SampledToken(
         token_id=token.token_id,
+        text=texts.get(token.token_id),
         logprob=token.logprob,
         logprob_processed=token.logprob_processed,
         forced=token.step in forced_steps,

@@ -88,7 +88,7 @@ def test_another_token_is_named_with_its_numbers() -> None:
         (changed(2, tool=None), 2, "turn 2 reads another result of call_2: '{\"mean\":' / (end)"),
         (talk(*FOUR, Said()), 5, "same prompts and replies up to turn 4; only b has turn 5"),
         (talk(*FOUR[:2]), 3, "up to turn 2; only a has turn 3 and 1 more"),
-        (changed(4, reply="so"), 4, "turn 4 diverges at token 2: 'so.' / 'so'"),
+        (changed(4, reply="so"), 4, "turn 4 diverges at token 2: '.' / (end)"),
         (changed(4, cut=True, reply="s"), 4, "turn 4 diverges at token 1: id 111 / (end)"),
     ],
 )

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Iterator
-from itertools import takewhile
+from itertools import takewhile, zip_longest
 from typing import Any
 
 from hypothesis import given, settings
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import tokentape as tt
 from tests.replay.four_turns import FOUR, said
-from tests.replay.made_talk import recorded, talk_events
+from tests.replay.made_talk import Said, recorded, talk_events
 from tokentape.recorder.codec import encode_body, kind_of
 from tokentape.recorder.events import (
     ActivationObserved,
@@ -21,9 +21,13 @@ from tokentape.recorder.events import (
     InterventionRemoved,
     InterventionRequested,
     InterventionWithdrawn,
+    TokensSpelled,
+    TurnFinished,
     TurnStarted,
 )
-from tokentape.replay.reports.diff_report import render
+from tokentape.replay.reports.diff_report import headline, render
+from tokentape.replay.reports.diff_texts import first_words, text_lines
+from tokentape.replay.run_diff.turn_diff import compare_texts
 
 talks = st.builds(
     lambda turns, system, ended, cut: talk_events(
@@ -105,6 +109,65 @@ def test_the_first_difference_is_the_first_and_none_is_missed(
     if unlike:
         assert found.first_divergent_turn is not None
         assert found.first_divergent_turn.turn == unlike[0]
+
+
+# Long words, wide characters and escapes are cut; combining marks are escaped in a row.
+words = st.text(st.sampled_from("ab \n'\\é漢\u202e\u0301\u0000"), max_size=30)
+
+
+@settings(max_examples=500)
+@given(st.sampled_from(["", "one two", "x" * 70, "漢" * 25, "\u202e" * 25]), words, words)
+def test_two_texts_are_shown_from_where_they_differ_and_differ_as_shown(
+    common: str, a: str, b: str
+) -> None:
+    a, b = common + a, common + b
+    found = compare_texts(a, b)
+
+    assert (found is None) == (a == b)
+    if found is None:
+        return
+    assert found.a[:1] != found.b[:1]
+    for side, shown in ((a, found.a), (b, found.b)):
+        assert side[: found.index].endswith(found.before)
+        assert side[found.index :].startswith(shown)
+    shown_a, shown_b = first_words(found).split(" / ")
+    assert shown_a != shown_b
+    *_, line_a, line_b = text_lines(found)
+    assert line_a.removeprefix("    a") != line_b.removeprefix("    b")
+
+
+@settings(max_examples=100)
+@given(st.lists(st.text("ab ", max_size=3), min_size=2, max_size=4), st.data())
+def test_a_headline_names_the_two_tokens_that_differ(texts: list[str], data: Any) -> None:
+    ids = st.lists(st.integers(0, len(texts) - 1), min_size=1, max_size=4)
+    replies = data.draw(ids), data.draw(ids)
+    a, b = (_spelled(reply, texts) for reply in replies)
+    unlike = next((pair for pair in zip_longest(*replies) if pair[0] != pair[1]), None)
+
+    if unlike is None:
+        return
+    *_, shown = headline(tt.diff(a, b)).partition(": ")
+    sides = shown.split(" / ")
+    assert sides[0] != sides[1]
+    for side, token_id in zip(sides, unlike, strict=True):
+        if token_id is None:
+            assert side == "(end)"
+        elif texts[token_id]:
+            assert side.startswith(f"'{texts[token_id]}'")
+        else:
+            assert side == f"id {token_id}"
+
+
+def _spelled(reply: list[int], texts: list[str]) -> tt.Recording:
+    """Return a run of one turn that samples these ids and records the text of each."""
+    spelled = TokensSpelled(turn=1, texts={str(index): text for index, text in enumerate(texts)})
+    events: list[Event] = []
+    for each in talk_events([Said(reply="".join(map(chr, reply)))]):
+        if isinstance(each, TurnFinished):
+            each = dataclasses.replace(each, text="".join(texts[index] for index in reply))
+            events.append(spelled)
+        events.append(each)
+    return recorded(events)
 
 
 COSTS = {"duration_us", "traceback", "kv_bytes", "peak_bytes", "freed_bytes", "kept_bytes"}
