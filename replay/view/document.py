@@ -57,7 +57,7 @@ def view_document(
     full_results = Payloads(recording, payloads)
     rounds = [each for turn in turns for each in turn.rounds]
     activations, left_out = activation_values(run.envelopes, rounds)
-    reports, problems = verdict_values(verdicts, further_reports, _row_by_step(rounds))
+    reports, problems = verdict_values(verdicts, further_reports, run, _row_by_step(rounds))
     return {
         **HEAD,
         "kind": "run",

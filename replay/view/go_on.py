@@ -5,20 +5,32 @@ from typing import Any
 from tokentape.replay.recorded.loaded_run import LoadedRun
 
 
+def replay_command(run: LoadedRun, name: str) -> list[str]:
+    """Return the command line that replays all turns of a recording; empty if it is redacted.
+
+    It ends with `--model MODEL` where the run does not name its model.
+    """
+    if run.started.redacted:
+        return []
+    command = ["tokentape", name, run.run_id]
+    if run.recording.where:
+        command += ["--store", run.recording.where]
+    return command if run.started.model else [*command, "--model", "MODEL"]
+
+
 def go_on_values(run: LoadedRun) -> dict[str, Any]:
     """Return command lines as lists of arguments; the page adds a turn and a token to `fork`.
 
     A list is empty where there is no command, and `note` says why, or what to do first.
     """
     where = run.recording.where
-    commands = {name: ["tokentape", name, run.run_id] for name in ("fork", "retrace", "verify")}
-    commands["import"] = []
+    commands = {name: replay_command(run, name) for name in ("retrace", "verify")}
+    commands |= {"fork": [], "import": []}
     if run.started.redacted:
         note = "The run was redacted: its token ids are not recorded, and a fork needs them."
-        return {**{name: [] for name in commands}, "note": note}
+        return {**commands, "note": note}
     notes: list[str] = []
-    for name in ("retrace", "verify"):
-        commands[name] += ["--store", where] if where else []
+    commands["fork"] = ["tokentape", "fork", run.run_id]
     if "://" in where:
         commands["fork"] += ["--store", where]
         if where == "sqlite://":
@@ -27,7 +39,6 @@ def go_on_values(run: LoadedRun) -> dict[str, Any]:
         commands["import"] = ["tokentape", "import", where]
         notes.append("The recording is a sealed file: import it into a database before you fork.")
     if not run.started.model:
-        for name in ("fork", "retrace", "verify"):
-            commands[name] += ["--model", "MODEL"]
+        commands["fork"] += ["--model", "MODEL"]
         notes.append("The run does not name its model: write it in place of MODEL.")
     return {**commands, "note": " ".join(notes)}

@@ -1,16 +1,21 @@
 """Reports of replays as a document has them. A report may be a stranger's, of any shape."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tokentape.recorder.escapes import visible
+from tokentape.replay.recorded.loaded_run import LoadedRun
 from tokentape.replay.results.verdict import Verdict
+from tokentape.replay.view.go_on import replay_command
 from tokentape.replay.view.json_values import json_value
 from tokentape.store.attachments import StoredVerdict
 from tokentape.store.signing.signatures import REPLAY as SIGNATURE
 
 DIVERGENCES_MAX = 200
 _LISTED_MAX = 1_000
+_REPLAYS = ("verify", "retrace", "regenerate")
+_WITHOUT_INTERVENTIONS = "--without-interventions"
 
 Rows = Mapping[tuple[int, int], int]
 """The row of a token by its turn and step."""
@@ -19,6 +24,7 @@ Rows = Mapping[tuple[int, int], int]
 def verdict_values(
     stored: Sequence[StoredVerdict],
     further: Sequence[tuple[str, Mapping[str, Any]]],
+    run: LoadedRun,
     rows: Rows,
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Return the reports, and a sentence for each that is no report of a replay."""
@@ -31,8 +37,52 @@ def verdict_values(
             what = f"the report of {visible(label)}" if label else "a stored verdict"
             problems.append(f"{what} is left out: it is not a report of a replay.")
         else:
-            found.append({"label": label, "at_us": at_us} | values)
+            repeat = _command_of(values, run) if label else _command(values, run, rows)
+            found.append({"label": label, "at_us": at_us} | values | {"repeat": repeat})
     return found, problems
+
+
+def _command(values: Mapping[str, Any], run: LoadedRun, rows: Rows) -> list[str]:
+    """Return the command line that repeats a replay of this recording.
+
+    It names the turn of the first divergence, or else the replayed turns unless these are all. Of
+    the report only names of replays and numbers of turns are written into it.
+    """
+    name = values["replay"]
+    command = replay_command(run, name) if name in _REPLAYS else []
+    if not command:
+        return []
+    diverged = [] if values["passes"] else values["divergences"][:1]
+    replayed = {each["turn"] for each in diverged or values["turns"]}
+    known = {turn for turn, _ in rows}
+    if diverged or not replayed >= known:
+        for turn in sorted(replayed & known):
+            command += ["--turn", str(turn)]
+    if _WITHOUT_INTERVENTIONS in _words(values["repro"]):
+        command.append(_WITHOUT_INTERVENTIONS)
+    return command
+
+
+def _command_of(values: Mapping[str, Any], run: LoadedRun) -> list[str]:
+    """Return the command line in a report of another recording.
+
+    It is empty where the command names this recording, which it does not repeat, or no store.
+    """
+    words = _words(values["repro"])
+    if words[:1] != ["tokentape"] or words[1:2] != [values["replay"]] or "--store" not in words:
+        return []
+    if values["replay"] not in _REPLAYS:
+        return []
+    store = words[words.index("--store") + 1 :][:1]
+    return [] if words[2:3] == [run.run_id] and store == [run.recording.where] else words
+
+
+def _words(line: str) -> list[str]:
+    """Return the arguments of a command line; none if its quotes are not closed."""
+    try:
+        return shlex.split(line)
+    except ValueError:
+        return []
 
 
 def _report(report: object, rows: Rows) -> dict[str, Any] | None:
