@@ -49,7 +49,7 @@ def test_the_keys_go_to_tokens_turns_and_candidates(opened: OpenedPage, run_page
 def test_each_measure_can_be_chosen_by_keyboard(page: Page) -> None:
     colours = set()
     page.get_by_role("radio", name="Surprise", exact=True).focus()
-    for name in ("Entropy", "Margin", "Time", "Surprise"):
+    for name in ("Entropy", "Top-two gap", "Time", "Surprise"):
         page.keyboard.press("ArrowRight")
         expect(page.get_by_role("radio", name=re.compile(f"^{name}"))).to_be_checked()
         reply = page.get_by_role("group", name="Reply of turn 1")

@@ -13,7 +13,7 @@ const REASONS = {
   token_divergence: "the prompt differs from the cached tokens",
 };
 
-const HISTORY_REASONS = {
+export const HISTORY_REASONS = {
   own_prompt: "the prompt was written without the conversation",
   after_own_prompt: "the prompt before was written without the conversation",
   after_unfinished_turn: "the turn before was not finished",

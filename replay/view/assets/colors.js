@@ -21,14 +21,14 @@ export const METRICS = [
     edges: () => [0.1, 0.5, 1, 1.75, 2.5, 3.5, 5],
   },
   {
-    id: "margin", label: "Margin", unit: "nats", format: nats, isReversed: true,
-    says: "Margin between the two likeliest tokens; a small one is a close call.",
+    id: "margin", label: "Top-two gap", unit: "nats", format: nats, isReversed: true,
+    says: "Gap between the raw scores of the two likeliest tokens; a small one is a close call.",
     value: (tokens, i) => tokens.margin[i],
     edges: () => [3, 2, 1.25, 0.75, 0.4, 0.2, 0.08],
   },
   {
     id: "time", label: "Time", unit: "", format: duration,
-    says: "Time of the step: forward and sampling.",
+    says: "Time of the step. The first token of a reply follows from the prompt, whose time its cache line says.",
     value: (tokens, i) => tokens.duration_us[i],
     edges: durationEdges,
   },

@@ -6,6 +6,8 @@ import { themeSwitch } from "./theme.js";
 import { tokenCode } from "./token_code.js";
 import { verdictBadge } from "./verdicts_panel.js";
 
+// More turns than these are counted in the line of verdicts, not named.
+const TURNS_NAMED = 6;
 
 /** Return the head of a run's page. */
 export function runHeader(view, { help = null } = {}) {
@@ -79,15 +81,42 @@ function turnsText(turns) {
   return `${turns.length === 1 ? "turn" : "turns"} ${texts.join(", ")}`;
 }
 
-function verdictLine({ verdicts }) {
+function verdictLine({ verdicts, turns }) {
   if (!verdicts.length) {
     return h("p", { class: "verdict-line muted" }, "No replay has checked this recording yet. ",
       h("a", { href: "#replays" }, "How to check it"));
   }
-  const newest = new Map(verdicts.map((each) => [`${each.replay} ${each.label}`, each]));
-  return h("p", { class: "verdict-line" }, [...newest.values()].map((each) =>
-    h("a", { class: "plain", href: "#replays" }, verdictBadge(each.verdict), " ",
-      recorded(each.replay), each.label && [" of ", recorded(each.label)])));
+  const all = new Set(turns.filter((turn) => turn.tokens).map((turn) => turn.turn));
+  return h("p", { class: "verdict-line" }, newestVerdicts(verdicts).map((each) =>
+    h("a", { class: "plain", href: "#replays" },
+      recorded(each.replay || "replay"), checkedTurns(each, all), ": ", verdictBadge(each.verdict),
+      each.label && [" ", recorded(each.label)])));
+}
+
+/**
+ * Return the verdicts that no newer one of the same replay replaces, in their order; the same
+ * verdict of several reports is there once, with all their turns.
+ */
+function newestVerdicts(verdicts) {
+  const kept = new Map();
+  const checked = new Map();
+  for (const each of verdicts.toReversed()) {
+    const key = `${each.replay} ${each.label}`;
+    const turns = checked.get(key);
+    if (turns && each.turns.every(({ turn }) => turns.has(turn))) continue;
+    checked.set(key, new Set([...(turns ?? []), ...each.turns.map(({ turn }) => turn)]));
+    const same = `${key} ${each.verdict}`;
+    const newer = kept.get(same)?.turns ?? [];
+    kept.set(same, { ...each, turns: [...newer, ...each.turns] });
+  }
+  return [...kept.values()].reverse();
+}
+
+/** Return which turns a replay checked as text, "" for all turns of the run. */
+function checkedTurns(report, all) {
+  const turns = [...new Set(report.turns.map(({ turn }) => turn))].filter((turn) => turn != null).sort((a, b) => a - b);
+  if (!turns.length || [...all].every((turn) => turns.includes(turn))) return "";
+  return turns.length > TURNS_NAMED ? ` of ${turns.length} of ${counted(all.size, "turn")}` : ` of ${turnsText(turns)}`;
 }
 
 function headAnswers(view) {
@@ -130,10 +159,11 @@ function moreFacts(view) {
     ["run", [h("code", null, recorded(run.run_id)), " ", copyButton(run.run_id, { name: "Copy the run id" })]],
     run.parent && ["forked from", run.parent.run_id],
     ["seed", run.seed == null ? null : String(run.seed)],
-    ["attention", run.attention], ["recorded in", run.where], ["tokentape", run.tokentape_version],
+    ["attention", run.attention], ["recorded in", run.where],
     ["events", run.last_seq == null ? null : whole(run.last_seq + 1)],
     ...run.facts,
   ];
+  if (!run.facts.some(([name]) => name === "tokentape")) rows.push(["tokentape", run.tokentape_version]);
   const shown = rows.filter((row) => row && row[1]);
   return h("details", { class: "about" }, h("summary", null, "About this run"),
     h("dl", { class: "pairs" }, shown.map(([name, value]) =>

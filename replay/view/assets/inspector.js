@@ -4,6 +4,7 @@ import { escapedLine } from "./escapes.js";
 import { copyButton, fill, h, recorded } from "./dom.js";
 import { commandLine } from "./shell.js";
 import { tokenCode } from "./token_code.js";
+import { isGreedy } from "./run_view.js";
 import { startFork } from "./start_fork.js";
 
 const BYTES_SHOWN = 24;
@@ -51,7 +52,7 @@ function tokenDetails(view, index) {
     h("div", { class: "token-head" }, tokenCode(view, id),
       h("div", { class: "steps" }, stepButton(view, index - 1, "‹", "Previous token"), stepButton(view, index + 1, "›", "Next token"))),
     h("h3", null, h("a", { href: view.hashOf(index) }, `Turn ${tokens.turn[index]}, token ${tokens.step[index]}`),
-      h("span", { class: "muted" }, tokens.forced[index] ? "forced" : "sampled")),
+      h("span", { class: "muted" }, choiceOf(view, index))),
     numbersTable(view, index),
     pairList(view, index),
     candidateList(view, index),
@@ -63,15 +64,35 @@ function stepButton(view, index, sign, name) {
   return h("button", { type: "button", class: "quiet", "aria-label": name, title: name, disabled: !isThere, onclick: () => view.select(index) }, sign);
 }
 
+/** Return by whom or how a token was chosen. */
+function choiceOf(view, index) {
+  if (view.tokens.forced[index]) return "chosen by the experimenter";
+  return isGreedy(view.turnOf(index)) ? "greedy" : "sampled";
+}
+
 function numbersTable(view, index) {
-  const { logprob, logprob_processed } = view.tokens;
-  return h("table", { class: "numbers" },
-    h("thead", null, h("tr", null, h("td", null), h("th", { scope: "col" }, "raw"), h("th", { scope: "col" }, "processed"))),
-    h("tbody", null,
-      h("tr", null, h("th", { scope: "row" }, "probability"),
-        h("td", null, percentOf(logprob[index])), h("td", null, percentOf(logprob_processed[index]))),
-      h("tr", null, h("th", { scope: "row" }, "log-probability"),
-        h("td", null, decimal(logprob[index], 3)), h("td", null, decimal(logprob_processed[index], 3)))));
+  const logprob = view.tokens.logprob[index];
+  const processed = view.processed(index);
+  const column = (name, says) => h("th", { scope: "col", title: `${says} temperature, penalties and filters` }, name);
+  return [
+    h("table", { class: "numbers" },
+      h("thead", null, h("tr", null, h("td", null), column("raw", "before"), column("processed", "after"))),
+      h("tbody", null,
+        h("tr", null, h("th", { scope: "row" }, "probability"), h("td", null, percentOf(logprob)), h("td", null, percentOf(processed))),
+        h("tr", null, h("th", { scope: "row" }, "log-probability"), h("td", null, decimal(logprob, 3)), h("td", null, decimal(processed, 3))))),
+    h("p", { class: "muted caption" }, processedCaption(view, index)),
+  ];
+}
+
+/** Return what raw and processed mean, and what this token shows of it. */
+function processedCaption(view, index) {
+  if (view.tokens.forced[index]) {
+    return "Raw: before temperature, penalties and filters. They do not act on a token that the experimenter chose.";
+  }
+  const meaning = "Raw: before temperature, penalties and filters. Processed: after them.";
+  const [best] = view.top(index);
+  const isOther = best && best.id !== view.tokens.token_id[index] && isGreedy(view.turnOf(index));
+  return isOther ? `${meaning} Greedy took the likeliest processed token, here not the likeliest raw one.` : meaning;
 }
 
 function pairList(view, index) {
@@ -81,11 +102,19 @@ function pairList(view, index) {
   const hex = bytes && [...bytes.slice(0, BYTES_SHOWN)].map((byte) => byte.toString(16).padStart(2, "0")).join(" ");
   const rows = [
     ["surprise", nats(-tokens.logprob[index])], ["entropy", nats(tokens.entropy[index])],
-    ["margin", nats(tokens.margin[index])], ["time", duration(tokens.duration_us[index])],
+    ["top-two gap", nats(tokens.margin[index])], ["time", timeOf(view, index)],
     ["id", id < 0 ? "redacted" : String(id)], ["position", whole(tokens.position[index])],
     ["bytes", bytes === null ? "not recorded" : bytes.length ? h("code", null, hex + (bytes.length > BYTES_SHOWN ? " …" : "")) : "none"],
   ];
   return h("dl", { class: "numbers-pairs" }, rows.map(([name, value]) => h("div", null, h("dt", null, name), h("dd", null, value))));
+}
+
+/** Return the time of a step; the first one of a round waited for the prompt as well. */
+function timeOf(view, index) {
+  const time = duration(view.tokens.duration_us[index]);
+  const round = view.roundOf(index);
+  const prompt = round?.first_token === index ? round.prefill?.duration_us : null;
+  return prompt == null ? time : [time, h("br"), h("span", { class: "muted" }, `prompt ${duration(prompt)}`)];
 }
 
 function candidateList(view, index) {
@@ -94,8 +123,7 @@ function candidateList(view, index) {
   const id = view.tokens.token_id[index];
   const rank = candidates.findIndex((each) => each.id === id);
   if (rank < 0) {
-    const { logprob, logprob_processed } = view.tokens;
-    candidates.push({ id, logprob: logprob[index], processed: logprob_processed[index], removed: "", isBelow: true });
+    candidates.push({ id, logprob: view.tokens.logprob[index], processed: view.processed(index), removed: "", isBelow: true });
   }
   const command = h("div", { class: "go-on" });
   const radios = candidates.map((each, at) => candidateRow(view, each, { rank: each.isBelow ? null : at + 1, isRecorded: each.id === id }));
@@ -130,7 +158,9 @@ function candidateRow(view, candidate, { rank, isRecorded }) {
   const removed = fate && candidate.removed !== "lowered";
   const isKnown = !Number.isNaN(candidate.processed);
   const processed = isKnown && !removed ? percentOf(candidate.processed) : null;
-  const title = `log-probability ${decimal(candidate.logprob, 3)} raw, ${isKnown ? decimal(candidate.processed, 3) : "not recorded"} processed; id ${candidate.id}`;
+  // Candidates are recorded with half precision: about three digits.
+  const digits = isRecorded ? 3 : 2;
+  const title = `log-probability ${decimal(candidate.logprob, digits)} raw, ${isKnown ? decimal(candidate.processed, digits) : "not known"} processed; id ${candidate.id}`;
   return h("button", { type: "button", role: "radio", class: `candidate${isRecorded ? " recorded" : ""}${removed ? " removed" : ""}`, title },
     h("span", { class: "rank muted" }, rank === null ? "…" : `${rank}`),
     h("span", { class: "candidate-text" }, tokenCode(view, candidate.id),

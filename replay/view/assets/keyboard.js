@@ -8,6 +8,7 @@ const KEYS = [
   ["l", "least sure token"],
   ["Enter", "from a token to its candidates"],
   ["Esc", "back to the token"],
+  ["PgUp PgDn", "on the strip: back and on by a twentieth of the run"],
   ["?", "this list"],
 ];
 
@@ -23,12 +24,18 @@ export function helpDialog() {
   return dialog;
 }
 
+// Where keys are text, and what has arrow keys and Enter for itself.
+const TEXT_FIELDS = "input, textarea, select, [contenteditable]";
+const OWN_KEYS = "[role=tab], [role=radio], summary, pre";
+const KEYS_EVERYWHERE = new Set(["?", "n", "p", "l"]);
+
 /** Listen to the keys of a run's page. `chunks` finds the token above and below. */
 export function listenToKeys(view, chunks, dialog) {
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented || dialog.open) return;
     const { target } = event;
-    if (target.closest?.("input, textarea, select, [contenteditable], [role=tab], [role=radio], summary, pre")) {
+    if (target.closest?.(TEXT_FIELDS)) return;
+    if (target.closest?.(OWN_KEYS) && !KEYS_EVERYWHERE.has(event.key)) {
       if (event.key === "Escape" && target.closest(".inspector")) focusSelected(view, chunks);
       return;
     }
@@ -37,6 +44,8 @@ export function listenToKeys(view, chunks, dialog) {
     if (!act) return;
     event.preventDefault();
     act();
+    // The arrow keys that follow are for tokens.
+    if (target.closest?.(OWN_KEYS) && event.key !== "?") focusSelected(view, chunks);
   });
 }
 
@@ -44,7 +53,7 @@ function keyAction(view, chunks, dialog, key) {
   const { count } = view.tokens;
   const isReading = !document.getElementById("transcript")?.hidden;
   if (key === "?") return () => dialog.showModal();
-  if (!count || !isReading) return null;
+  if (!count || !(isReading || KEYS_EVERYWHERE.has(key))) return null;
   const at = view.selected ?? 0;
   const isInReply = document.activeElement?.closest(".reply");
   switch (key) {

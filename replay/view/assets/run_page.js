@@ -1,5 +1,5 @@
 // The page of a run: its parts, and what ties them to the address and the pointer.
-import { h } from "./dom.js";
+import { fill, h, recorded } from "./dom.js";
 import { Tabs } from "./tabs.js";
 import { TokenChunks } from "./chunks.js";
 import { runHeader } from "./header.js";
@@ -28,13 +28,15 @@ export function runPage(view) {
     { id: "replays", title: "Replays", make: () => titled("Replays", verdictsPanel(view)) },
     { id: "forks", title: "Forks", make: () => titled("Forks", lineagePanel(view)) },
   ]);
-  const bar = h("div", { class: "bar" }, tabs.bar, runStrip(view, chunks));
+  const note = h("p", { class: "address-note", role: "status" });
+  const bar = h("div", { class: "bar" }, tabs.bar, runStrip(view, chunks), note);
   tabs.onShow((id) => { bar.dataset.tab = id; });
   const element = h("main", { class: "run" }, currentHeader(view, dialog), bar, tabs.bodies, dialog);
   tabs.show("transcript");
   listenToPointer(view, element);
   listenToKeys(view, chunks, dialog);
-  const address = new PageAddress(view, tabs);
+  const places = new PanelPlaces(tabs, bar);
+  const address = new PageAddress(view, tabs, places, note);
   showSelected(view, chunks, tabs, address);
   element.start = () => address.follow();
   return element;
@@ -122,11 +124,56 @@ function barBottom() {
   return document.querySelector(".bar")?.getBoundingClientRect().bottom ?? 0;
 }
 
+/** Where each panel was read: a tab leads back there, or to the begin of its panel. */
+class PanelPlaces {
+  constructor(tabs, bar) {
+    Object.assign(this, { tabs, bar, places: new Map() });
+    tabs.onLeave((id) => this.keep(id));
+    tabs.onOpen((id) => this.restore(id));
+  }
+
+  /** Return whether the head of the page is out of view. */
+  isDeep() {
+    return this.bar.isConnected && this.bar.previousElementSibling.getBoundingClientRect().bottom < 0;
+  }
+
+  keep(id) {
+    this.places.delete(id);
+    this.wasDeep = id !== null && this.isDeep();
+    if (!this.wasDeep) return;
+    const box = this.bar.getBoundingClientRect();
+    const seen = document.elementFromPoint(box.left + box.width / 4, box.bottom + 4);
+    if (!document.getElementById(id).contains(seen)) return;
+    // The spans of tokens are made again, their blocks are not.
+    const element = seen.closest(".chunk, .row, .turn") ?? seen;
+    this.places.set(id, { element, top: element.getBoundingClientRect().top });
+  }
+
+  restore(id) {
+    const place = this.places.get(id);
+    if (!place?.element.isConnected) {
+      if (this.wasDeep) this.begin();
+      return;
+    }
+    const move = () => window.scrollBy({ top: place.element.getBoundingClientRect().top - place.top, behavior: "instant" });
+    move();
+    // What is near the screen gets its true height only then.
+    requestAnimationFrame(move);
+  }
+
+  /** Scroll to the begin of the panel: the bar is at the top of the screen. */
+  begin() {
+    const head = this.bar.previousElementSibling.getBoundingClientRect();
+    window.scrollTo({ top: window.scrollY + head.bottom, behavior: "instant" });
+  }
+}
+
 /** The anchor in the address bar: written when a token is selected, followed when it changes. */
 class PageAddress {
-  constructor(view, tabs) {
-    Object.assign(this, { view, tabs, wroteAt: -Infinity, isFollowing: false });
+  constructor(view, tabs, places, note) {
+    Object.assign(this, { view, tabs, places, note, wroteAt: -Infinity, isFollowing: false });
     tabs.onOpen((id) => this.write(`#${id}`));
+    view.onSelect(() => fill(note));
   }
 
   /** Write an anchor, with an entry in the history unless the last one is a moment ago. */
@@ -157,13 +204,29 @@ class PageAddress {
 
   go(hash) {
     const place = this.view.placeOf(hash);
+    fill(this.note);
     if (place?.index != null) {
       this.view.select(place.index);
     } else if (place) {
       this.goToTurn(place.turn);
     } else if (this.tabs.show(hash.slice(1)) && window.scrollY > 0) {
-      document.querySelector(".bar").scrollIntoView();
+      this.places.begin();
     }
+    const missing = this.missing(hash, place);
+    if (missing) fill(this.note, recorded(missing));
+  }
+
+  /** Return a sentence about what an anchor names and the page does not have, null if it has it. */
+  missing(hash, place) {
+    const [, turn, step] = /^#t(\d+)(?:\.s(\d+))?$/.exec(hash) ?? [];
+    if (turn !== undefined && !place) return `The address names turn ${turn}, which this run does not have.`;
+    if (step !== undefined && place.index === null) {
+      const { first_token: first, tokens } = this.view.turns.get(place.turn);
+      const steps = [first, first + tokens - 1].map((index) => this.view.tokens.step[index]);
+      return `The address names token ${step} of turn ${turn}, which has ${tokens ? `tokens ${steps.join(" to ")}` : "no tokens"}.`;
+    }
+    if (hash.length < 2 || place || document.getElementById(hash.slice(1))) return null;
+    return `The address ends in ${hash.slice(0, 60)}, which names nothing on this page.`;
   }
 
   goToTurn(number) {

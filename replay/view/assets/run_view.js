@@ -72,14 +72,29 @@ export class RunView {
     const candidates = [];
     for (let at = index * top; at < (index + 1) * top; at++) {
       if (top_ids[at] < 0) continue;
+      // The number of the recorded token is exact, those of the candidates have half precision.
+      const isRecorded = top_ids[at] === this.tokens.token_id[index];
       candidates.push({
         id: top_ids[at],
-        logprob: top_logprobs[at],
-        processed: top_processed[at],
+        logprob: isRecorded ? this.tokens.logprob[index] : top_logprobs[at],
+        processed: isRecorded ? this.processed(index) : top_processed[at],
         removed: this.document.tokens.removers[top_removed[at]] ?? "",
       });
     }
     return candidates;
+  }
+
+  /**
+   * Return the log-probability after the processors, NaN if it is not known: those of a forced
+   * token did not act, and its record repeats the raw one.
+   */
+  processed(index) {
+    return this.tokens.forced[index] ? NaN : this.tokens.logprob_processed[index];
+  }
+
+  /** Return the round that a token is in. */
+  roundOf(index) {
+    return this.turnOf(index).rounds.findLast((round) => round.first_token <= index);
   }
 
   /** Return the turn, an object of the document, that a token is in. */
@@ -159,6 +174,11 @@ export class RunView {
   tell(what, ...values) {
     for (const listener of this.listeners[what]) listener(...values);
   }
+}
+
+/** Return whether a turn took the likeliest token at each step. */
+export function isGreedy(turn) {
+  return !("do_sample" in turn.settings || "temperature" in turn.settings);
 }
 
 /** Return a column of rows of the top k with rows of another width. */

@@ -4,6 +4,8 @@ import { LEVELS, levelColors, levelsOf, METRICS, themeColor } from "./colors.js"
 
 const BARS = 40;
 const NUMBERS = 16;
+// Fewer turns are told apart by lines: a band would be a wide grey block.
+const BANDED_FROM = 4;
 
 /** Return the strip of a run with the choice of the measure and the legend. `chunks` knows what is visible. */
 export function runStrip(view, chunks) {
@@ -55,13 +57,22 @@ function metricLegend(view) {
     legend.replaceChildren(
       h("span", { class: "muted" }, metric.isReversed ? "below" : "from"), " ",
       h("span", { class: "swatches" }, swatches), " ",
-      h("span", { class: "muted" }, metric.unit));
+      h("span", { class: "muted" }, metric.unit), ...markLegend(view));
     legend.title = metric.says;
   };
   view.onMetric(show);
   view.onUpdate(show);
   show();
   return legend;
+}
+
+/** Return what the marks of the strip mean, of those that it has. */
+function markLegend(view) {
+  const acted = view.document.interventions.some(({ spans }) => spans.some((span) => span.first_token != null));
+  return [
+    acted && h("span", { class: "acted" }, "acted inside the model"),
+    view.divergedTokens?.size > 0 && h("span", { class: "left" }, "a replay diverged"),
+  ].filter(Boolean);
 }
 
 /** The canvas of the strip, and what the pointer and the keys do on it. */
@@ -119,8 +130,8 @@ class RunStrip {
     const { view } = this;
     const { count } = view.tokens;
     const at = view.selected ?? 0;
-    const step = Math.max(1, Math.round(count / 100));
-    const moves = { ArrowRight: at + step, ArrowLeft: at - step, Home: 0, End: count - 1, PageDown: at + 10 * step, PageUp: at - 10 * step };
+    const far = Math.max(10, Math.round(count / 20));
+    const moves = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: count - 1, PageDown: at + far, PageUp: at - far };
     if (!(event.key in moves) || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
     event.stopPropagation();
@@ -182,7 +193,10 @@ class RunStrip {
     turns.forEach((turn, at) => {
       const left = (turn.first_token / count) * width;
       const right = ((turn.first_token + turn.tokens) / count) * width;
-      if (at % 2 === 0) {
+      if (turns.length < BANDED_FROM) {
+        context.fillStyle = this.colors.line;
+        if (at > 0) context.fillRect(left, 0, 1, BARS + NUMBERS);
+      } else if (at % 2 === 0) {
         context.fillStyle = this.colors.wash;
         context.fillRect(left, 0, right - left, BARS + NUMBERS);
       }

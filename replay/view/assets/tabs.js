@@ -9,6 +9,8 @@ export class Tabs {
     this.bar.addEventListener("keydown", (event) => this.key(event));
     this.listeners = [];
     this.shown = [];
+    this.leaving = [];
+    this.current = null;
     window.addEventListener("beforeprint", () => this.panels.forEach((each) => this.make(each)));
   }
 
@@ -36,6 +38,9 @@ export class Tabs {
   show(id) {
     const chosen = this.panels.find((each) => each.id === id);
     if (!chosen) return false;
+    if (id === this.current) return true;
+    for (const listener of this.leaving) listener(this.current);
+    this.current = id;
     for (const each of this.panels) {
       const isChosen = each === chosen;
       each.tab.setAttribute("aria-selected", String(isChosen));
@@ -63,6 +68,11 @@ export class Tabs {
     this.shown.push(listener);
   }
 
+  /** Call `listener(id)` before a panel is no longer shown; `id` is null for the first one. */
+  onLeave(listener) {
+    this.leaving.push(listener);
+  }
+
   key(event) {
     const at = this.panels.findIndex((each) => each.tab === event.target);
     const count = this.panels.length;
@@ -70,6 +80,6 @@ export class Tabs {
     if (at < 0 || next === undefined) return;
     event.preventDefault();
     this.open(this.panels[next].id);
-    this.panels[next].tab.focus();
+    this.panels[next].tab.focus({ preventScroll: true });
   }
 }

@@ -9,7 +9,7 @@ const SHORT_RESULT = 400;
 export function toolCall(view, call, { withResult }) {
   return h("div", { class: "call" },
     h("p", { class: "signature" }, h("b", null, recorded(call.name)), "(", argumentList(call.arguments), ")",
-      call.caller && call.caller !== "model" && h("span", { class: "caller" }, " called by ", recorded(call.caller))),
+      !hasPayload(call) && h("span", { class: "caller" }, callerParts(call, " "))),
     withResult && (call.result ? toolResult(view, call, call.result.content)
       : h("p", { class: "muted" }, "No result is recorded.")));
 }
@@ -37,14 +37,23 @@ export function toolResult(view, call, content) {
     result.traceback && h("details", null, h("summary", null, "Traceback"), h("pre", { tabindex: "0" }, recordedLines(result.traceback))));
 }
 
+/** Return who called the tool, where it was not the model. */
+function callerParts(call, before) {
+  return call.caller && call.caller !== "model" ? [before, "called by ", recorded(call.caller)] : null;
+}
+
+function hasPayload({ result }) {
+  return Boolean(result && (result.payload != null || result.payload_bytes || result.payload_note));
+}
+
 function payloadDetails(view, call) {
+  if (!hasPayload(call)) return null;
   const { result } = call;
-  if (result.payload == null && !result.payload_bytes && !result.payload_note) return null;
   const size = [byteSize(result.payload_bytes), result.payload_tokens != null && counted(result.payload_tokens, "token"),
     result.duration_us != null && `took ${duration(result.duration_us)}`].filter(Boolean).join(", ");
   const holder = h("div");
   const details = h("details", { class: "payload" },
-    h("summary", null, "Full result of ", recorded(call.name), h("span", { class: "muted" }, ` ${size}`)), holder);
+    h("summary", null, "Full result of ", recorded(call.name), h("span", { class: "muted" }, ` ${size}`, callerParts(call, ", "))), holder);
   details.addEventListener("toggle", () => {
     if (details.open && !holder.firstChild) showPayload(view, holder, result);
   });

@@ -2,7 +2,8 @@
 import { counted, decimal, duration, nats, whole } from "./numbers.js";
 import { escapedLine } from "./escapes.js";
 import { h, recorded, recordedLines } from "./dom.js";
-import { cacheSentence } from "./cache_panel.js";
+import { isGreedy } from "./run_view.js";
+import { cacheSentence, HISTORY_REASONS } from "./cache_panel.js";
 import { toolCall, toolResult } from "./tool_calls.js";
 
 const FOLDED_FROM = 1500;
@@ -131,11 +132,10 @@ function turnFacts(turn) {
 
 function settingsText(turn) {
   const entries = Object.entries(turn.settings);
-  const isGreedy = !entries.some(([name]) => name === "do_sample") && !("temperature" in turn.settings);
   const texts = entries.filter(([name]) => name !== "do_sample").map(([name, value]) =>
     `${name} ${typeof value === "object" ? JSON.stringify(value) : value}`);
-  if (isGreedy) texts.unshift("greedy");
-  if (turn.seed != null && !isGreedy) texts.push(`seed ${turn.seed}`);
+  if (isGreedy(turn)) texts.unshift("greedy");
+  if (turn.seed != null && !isGreedy(turn)) texts.push(`seed ${turn.seed}`);
   return recorded(texts.join(", "));
 }
 
@@ -219,7 +219,7 @@ function cacheLine(round) {
     h("span", { class: "meter", "aria-hidden": "true", style: { "--share": `${(100 * share).toFixed(2)}%` } }),
     cacheSentence(round, h("b", null, "Cache ", recorded(cache.decision), ":")),
     prefill?.duration_us != null && ` Computed in ${duration(prefill.duration_us)}.`,
-    history_reason && cache.reason !== "token_divergence" && [" History: ", recorded(history_reason), "."]);
+    history_reason && cache.reason !== "token_divergence" && [" History: ", HISTORY_REASONS[history_reason] ?? recorded(history_reason), "."]);
 }
 
 function replyOf(builder, turn, round, at) {
