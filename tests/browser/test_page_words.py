@@ -46,9 +46,20 @@ def report(replay: str, verdict: str, turns: range) -> dict[str, Any]:
     """Return a stored verdict as a document has it."""
     each = {"tokens": 6, "mismatches": 0, "near_ties": 0, "logprob_difference_max": 0.0}
     return {
-        **{"label": "", "at_us": 0, "replay": replay, "verdict": verdict, "passes": True},
-        **{"reason": "", "causes": [], "divergences": [], "divergences_total": 0, "floor": None},
-        **{"altered": [], "repro": "", "tools": [], "fingerprints": []},
+        "label": "",
+        "at_us": 0,
+        "replay": replay,
+        "verdict": verdict,
+        "passes": True,
+        "reason": "",
+        "causes": [],
+        "divergences": [],
+        "divergences_total": 0,
+        "floor": None,
+        "altered": [],
+        "repro": "",
+        "tools": [],
+        "fingerprints": [],
         "turns": [each | {"turn": turn, "verdict": verdict} for turn in turns],
     }
 
@@ -127,7 +138,9 @@ def test_how_a_token_was_chosen_is_said(show: Callable[..., Page]) -> None:
     shown = inspector(page)
     expect(shown).to_contain_text("sampled")
     expect(shown).to_contain_text("Raw: before temperature, penalties and filters.")
-    expect(shown.get_by_role("row", name="probability", exact=False).first).to_contain_text("54.9 %")
+    expect(shown.get_by_role("row", name="probability", exact=False).first).to_contain_text(
+        "54.9 %"
+    )
     page.keyboard.press("ArrowRight")
     expect(shown).to_contain_text("chosen by the experimenter")
     expect(shown.get_by_role("row").nth(1)).to_have_text("probability24.7 %–")
@@ -187,8 +200,12 @@ def test_the_marks_of_the_strip_and_the_reasons_of_the_history_are_in_words(
     span = {"turn": 1, "first_token": 0, "last_token": 3}
     document["interventions"] = [
         {
-            **{"name": "calm", "kind": "steer", "rule": "", "layers": [0]},
-            **{"spans": [span], "prompt_spans": []},
+            "name": "calm",
+            "kind": "steer",
+            "rule": "",
+            "layers": [0],
+            "spans": [span],
+            "prompt_spans": [],
         }
     ]
     page = show(document)
