@@ -7,6 +7,7 @@ from tokentape.recorder.projections.active_interventions import (
 )
 from tokentape.recorder.projections.conversation import Message, iterate_messages
 from tokentape.recorder.projections.inside_model import InsideModel
+from tokentape.recorder.projections.prompt_work import PromptWork, computed_of_system
 from tokentape.recorder.projections.summary import RunSummary, summarise, summarise_all
 from tokentape.recorder.projections.turn import Turn
 from tokentape.recorder.projections.turns import (
@@ -21,9 +22,11 @@ __all__ = (
     "ActiveRange",
     "InsideModel",
     "Message",
+    "PromptWork",
     "RequestedInterventions",
     "RunSummary",
     "Turn",
+    "computed_of_system",
     "iterate_joined",
     "iterate_messages",
     "iterate_turns",

@@ -6,7 +6,7 @@ from typing import Any
 
 from tokentape.recorder import Envelope
 from tokentape.recorder.events import SystemPromptCached
-from tokentape.recorder.projections import Turn
+from tokentape.recorder.projections import PromptWork, Turn
 from tokentape.replay.run_diff.turn_diff import compare_texts
 from tokentape.replay.view.viewed_turns import ViewedRound
 from tokentape.replay.view.vocabulary import Vocabulary
@@ -114,21 +114,19 @@ def cache_savings(
         if each.run_id == run_id and isinstance(each.event, SystemPromptCached)
     ]
     own = [each.turn for each in rounds if each.run_id == run_id and each.turn.cache is not None]
-    system_tokens = sum(sum(each.chunks) for each in system)
-    without = sum(each.cache.prompt_tokens for each in own if each.cache is not None)
-    computed = system_tokens + sum(
-        each.cache.computed_tokens for each in own if each.cache is not None
-    )
+    work = PromptWork.of(system, (each.cache for each in own if each.cache is not None))
     timed = [(sum(each.chunks), each.duration_us) for each in system if each.chunks]
     timed += [(sum(p.chunks), p.duration_us) for p in (t.prefill for t in own) if p is not None]
     tokens, duration_us = (sum(column) for column in zip(*timed, strict=True)) if timed else (0, 0)
     return {
-        "system_tokens": system_tokens,
-        "prompt_tokens_computed": computed,
-        "prompt_tokens_without_reuse": without,
-        "times_fewer": without / computed if computed else None,
+        "system_tokens": work.system_tokens,
+        "prompt_tokens_computed": work.computed_tokens,
+        "prompt_tokens_without_reuse": work.prompt_tokens,
+        "times_fewer": work.times_fewer,
         "prefill_us": duration_us if timed else None,
-        "prefill_us_without_reuse": round(without * duration_us / tokens) if tokens else None,
+        "prefill_us_without_reuse": round(work.prompt_tokens * duration_us / tokens)
+        if tokens
+        else None,
         "estimates": _ESTIMATES if timed else [],
     }
 

@@ -14,7 +14,7 @@ from tokentape.commands.replays import store_verdict
 from tokentape.commands.tool_files import options_to_resume
 from tokentape.generation.plans import ExperimentPlan, load_plan
 from tokentape.recorder.events import SystemPromptCached
-from tokentape.recorder.projections import Turn
+from tokentape.recorder.projections import PromptWork, Turn
 from tokentape.recorder.short_forms import quoted
 from tokentape.replay.recorded.tampered_copy import tampered_copy
 from tokentape.replay.reports.terminal import render
@@ -122,12 +122,11 @@ def record_plan(
 
 def _totals(turns: Sequence[Turn], recording: tt.Recording) -> str:
     systems = (e.event for e in recording.events() if isinstance(e.event, SystemPromptCached))
-    system_tokens = sum(len(event.ids) for event in systems)
-    without = sum(len(turn.prompt_ids) for turn in turns)
-    computed = system_tokens + sum(turn.cache.computed_tokens for turn in turns if turn.cache)
+    work = PromptWork.of(systems, (turn.cache for turn in turns if turn.cache))
     return (
-        f"prompt tokens processed: {computed:,} with reuse (the {system_tokens:,} of the system "
-        f"prompt once), {without:,} without: {without / computed:.1f} times fewer"
+        f"prompt tokens processed: {work.computed_tokens:,} with reuse (the {work.system_tokens:,} "
+        f"of the system prompt once), {work.prompt_tokens:,} without: "
+        f"{work.times_fewer or 1:.1f} times fewer"
     )
 
 

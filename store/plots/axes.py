@@ -15,6 +15,8 @@ LINES = (BLUE, VERMILION, "#009E73", "#CC79A7", ORANGE, SKY)
 """The colours of lines in one plot, in this order."""
 
 _WIDTH_INCHES = 8.0
+_NEXT_UNIT = 999.5
+"""The size that would be rounded to 1,000 of a unit."""
 
 
 def axes_of(ax: "Axes | None", *, height_inches: float = 3.2) -> "Axes":
@@ -54,11 +56,18 @@ def plain(text: str) -> str:
 
 
 def bytes_text(count: float) -> str:
-    """Return a number of bytes with its unit, such as `5.2 MiB`."""
-    for exponent, name in ((3, "GiB"), (2, "MiB"), (1, "KiB")):
-        if count >= 1024**exponent:
-            return f"{count / 1024**exponent:,.1f} {name}"
-    return f"{count:,.0f} bytes"
+    """Return a number of bytes with its decimal unit, such as `5.2 MB`, as the page of a run has it.
+
+    A size of 10 or more of a unit is rounded to whole ones, such as `312 kB`.
+    """
+    if count < 1000:
+        return f"{count:,.0f} byte{'' if count == 1 else 's'}"
+    size = count
+    for name in ("kB", "MB", "GB", "TB"):
+        size /= 1000
+        if size < _NEXT_UNIT or name == "TB":
+            break
+    return f"{size:,.1f} {name}" if size < 10 else f"{size:,.0f} {name}"
 
 
 def counted(count: int, noun: str) -> str:

@@ -9,7 +9,8 @@ import pyarrow as pa
 
 from tokentape.recorder import Recording
 from tokentape.recorder.codec import encode
-from tokentape.recorder.events import EVENT_CLASSES, TOKEN_KIND
+from tokentape.recorder.events import EVENT_CLASSES, TOKEN_KIND, SystemPromptCached
+from tokentape.recorder.projections import computed_of_system
 from tokentape.recorder.record import RecordFilter
 from tokentape.store.arrow import RUN_ID
 from tokentape.store.errors import StoreError
@@ -34,6 +35,15 @@ def frame_of_run(
     if not isinstance(run, Recording):
         return _of_one_run(frame_with(run, columns, name), run)
     return _FRAMES[name](cast(Source, _OneRun(run)), columns=columns)
+
+
+def system_tokens(run: Recording | pd.DataFrame) -> int:
+    """Return the tokens of system prompts that a run computed; 0 for a frame, which has none."""
+    if not isinstance(run, Recording):
+        return 0
+    cached = run.selected_events(RecordFilter(kinds=frozenset((SystemPromptCached.__name__,))))
+    events = (each.event for each in cached)
+    return computed_of_system(each for each in events if isinstance(each, SystemPromptCached))
 
 
 def frame_with(frame: Any, columns: Iterable[str], name: str) -> pd.DataFrame:

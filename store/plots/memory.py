@@ -33,7 +33,7 @@ def memory(run: Recording | pd.DataFrame, *, ax: "Axes | None" = None) -> "Axes"
         >>> import tokentape as tt
         >>> ax = tt.plots.memory(tt.cache_df(store, run_id))
         >>> ax.get_title(loc="left")
-        'Memory: keys and values take up to ... KiB, the peak is ...'
+        'Memory: keys and values take up to ... kB, the peak is ...'
     """
     rows = frame_of_run(run, "cache_df", _COLUMNS).dropna()
     ax = axes_of(ax)
@@ -43,8 +43,8 @@ def memory(run: Recording | pd.DataFrame, *, ax: "Axes | None" = None) -> "Axes"
     kv, peak = by_turn["kv_bytes"], by_turn["peak_bytes"]
     ax.plot(by_turn.index, peak, "s--", color=ORANGE, markersize=4, label="peak")
     ax.plot(by_turn.index, kv, "o-", color=BLUE, markersize=4, label="keys and values")
-    ax.set_yscale("log", base=2)
-    ax.yaxis.set_major_formatter(lambda count, _: bytes_text(count))
+    ax.set_yscale("log")
+    _label_bytes(ax)
     ax.legend(loc="best", frameon=False, fontsize="small")
     whole_numbers(ax)
     title = (
@@ -52,3 +52,12 @@ def memory(run: Recording | pd.DataFrame, *, ax: "Axes | None" = None) -> "Axes"
         f"the peak is {bytes_text(peak.max())}"
     )
     return finish(ax, title, x="turn", y="memory (logarithmic)")
+
+
+def _label_bytes(ax: "Axes") -> None:
+    """Write the ticks as bytes, in the units of the title: decimal ones, at 1, 2 and 5."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter(lambda count, _: bytes_text(count))
+    ax.yaxis.set_minor_formatter(NullFormatter())

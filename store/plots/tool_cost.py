@@ -36,7 +36,7 @@ _BARS: dict[Measure, tuple[tuple[str, str, str], ...]] = {
 }
 _UNITS: dict[Measure, tuple[float, str]] = {
     "tokens": (1, "tokens"),
-    "bytes": (1024, "KiB"),
+    "bytes": (1000, "kB"),
     "time": (1000, "milliseconds"),
 }
 

@@ -15,7 +15,10 @@ from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 
 import tokentape as tt
+from tokentape.demo import _totals
+from tokentape.replay.view.document import view_document
 from tokentape.store import DatabaseStore
+from tokentape.store.plots.axes import bytes_text
 from tokentape.store.plots.protocols import Interval, _band
 
 SAMPLED = {"do_sample": True, "temperature": 1.3}
@@ -123,9 +126,32 @@ def test_the_cache_savings_are_the_computed_and_the_reused_tokens_of_each_turn(
     assert heights(ax) == [turns[f"{each}_tokens"].tolist() for each in ("computed", "reused")]
     assert computed < prompts
     assert title(ax) == (
-        f"{computed:,} of {prompts:,} prompt tokens computed: {prompts / computed:.1f} times fewer"
+        f"{computed:,} of {prompts:,} prompt tokens computed in turns: "
+        f"{prompts / computed:.1f} times fewer"
     )
     assert written(ax) == [each if each != "hit" else "" for each in turns["decision"]]
+
+
+def test_the_savings_of_a_recording_count_the_system_prompt_as_its_page_does(
+    recorded: Recorded,
+) -> None:
+    recording = recorded.store.recording(recorded.run_id)
+    ax = tt.plots.cache_savings(recording)
+    page = view_document(recording)["cache"]
+    demo = _totals(recording.turns(), recording)
+    counts = f"{page['prompt_tokens_computed']:,} of {page['prompt_tokens_without_reuse']:,}"
+
+    assert page["system_tokens"] > 0
+    assert title(ax) == f"{counts} prompt tokens computed: {page['times_fewer']:.1f} times fewer"
+    assert sum(bar.get_height() for bar in ax.patches) == (
+        page["prompt_tokens_without_reuse"] + page["system_tokens"]
+    )
+    assert written(ax)[0] == "system"
+    assert demo == (
+        f"prompt tokens processed: {page['prompt_tokens_computed']:,} with reuse (the "
+        f"{page['system_tokens']:,} of the system prompt once), "
+        f"{page['prompt_tokens_without_reuse']:,} without: {page['times_fewer']:.1f} times fewer"
+    )
 
 
 def test_rounds_of_a_turn_are_added_up_and_nothing_reused_is_said() -> None:
@@ -142,7 +168,7 @@ def test_rounds_of_a_turn_are_added_up_and_nothing_reused_is_said() -> None:
     assert heights(ax) == [[12, 17], [5, 0]]
     assert written(ax) == ["miss, partial", "miss"]
     assert title(tt.plots.cache_savings(frame[2:])) == (
-        "17 of 17 prompt tokens computed: nothing was reused"
+        "17 of 17 prompt tokens computed in turns: nothing was reused"
     )
 
 
@@ -150,7 +176,7 @@ def test_rounds_of_a_turn_are_added_up_and_nothing_reused_is_said() -> None:
     ("measure", "columns", "unit"),
     [
         ("tokens", ["content_tokens", "payload_tokens"], 1),
-        ("bytes", ["payload_bytes"], 1024),
+        ("bytes", ["payload_bytes"], 1000),
         ("time", ["duration_us"], 1000),
     ],
 )
@@ -173,7 +199,35 @@ def test_the_memory_is_that_of_keys_and_values_and_the_peak(recorded: Recorded) 
 
     assert ys(ax, 0) == cache["peak_bytes"].tolist()
     assert ys(ax, 1) == cache["kv_bytes"].tolist()
-    assert f"keys and values take up to {cache['kv_bytes'].max() / 2**20:.1f} MiB" in title(ax)
+    assert f"keys and values take up to {cache['kv_bytes'].max() / 1e6:.1f} MB" in title(ax)
+
+
+def test_bytes_have_the_same_units_in_the_title_and_on_the_axis() -> None:
+    frame = pd.DataFrame({"turn": [1, 2], "kv_bytes": [3e5, 4.5e6], "peak_bytes": [1.0642e9] * 2})
+    ax = tt.plots.memory(frame)
+    ax.figure.savefig(_Nowhere())
+    ticks = {each.get_text() for each in ax.get_yticklabels()}
+
+    assert title(ax) == "Memory: keys and values take up to 4.5 MB, the peak is 1.1 GB"
+    assert {"1.0 MB", "20 MB", "500 MB", "1.0 GB"} <= ticks
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 bytes"),
+        (1, "1 byte"),
+        (999, "999 bytes"),
+        (1000, "1.0 kB"),
+        (312_400, "312 kB"),
+        (999_499, "999 kB"),
+        (999_500, "1.0 MB"),
+        (1.0642e9, "1.1 GB"),
+        (2e15, "2,000 TB"),
+    ],
+)
+def test_a_number_of_bytes_is_in_decimal_units(count: float, text: str) -> None:
+    assert bytes_text(count) == text
 
 
 @pytest.mark.parametrize(
@@ -197,9 +251,12 @@ def test_a_recording_is_drawn_like_its_frame_and_a_fork_with_the_turns_it_shares
     both = draw(pd.concat([parent[parent["turn"] < 3], own]).drop(columns="run_id"))
 
     for one, other in ((from_recording, from_frame), (of_fork, both)):
-        assert title(one) == title(other)
-        assert written(one) == written(other)
-        assert heights(one) == heights(other)
+        system = [*written(one), ""][0] == "system"
+        assert system == (name == "cache_savings")
+        # A frame has turns only, and its title says so.
+        assert system or title(one) == title(other)
+        assert written(one)[system:] == written(other)
+        assert [each for each in heights(one) if len(each) > 1 or not system] == heights(other)
         for index in range(max(len(one.lines), len(other.lines))):
             assert ys(one, index) == pytest.approx(ys(other, index), nan_ok=True)
 
@@ -316,7 +373,7 @@ def test_a_run_without_tokens_tools_or_prefills_is_an_empty_plot() -> None:
 
     assert titles == {
         "surprise": "Surprise: no token was sampled",
-        "cache_savings": "0 of 0 prompt tokens computed: nothing was reused",
+        "cache_savings": "0 of 0 prompt tokens computed in turns: nothing was reused",
         "tool_cost": "Tools: no result was recorded",
         "memory": "Memory: no prefill was recorded",
         "protocols": "Surprise per turn: nothing was recorded",
