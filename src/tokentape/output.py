@@ -37,6 +37,9 @@ _SPINNER_HZ = 12.5
 _SPINNING: ContextVar[bool] = ContextVar("spinning", default=False)
 # `running (process gone)` and the name of an exception fit.
 _STATUS_CHARS = 28
+# The least widths of columns in a narrow terminal.
+_NAME_CHARS, _INTERRUPTED_CHARS, _PARENT_CHARS = 10, 11, 13
+_SAMPLING_CHARS, _STOP_CHARS = 8, 10
 
 
 def print_json(value: Any) -> None:
@@ -181,20 +184,26 @@ class RunRows:
 def runs_table(rows: RunRows) -> Table:
     """Return a table with a row per run.
 
-    It has columns for forks, tool errors, tags and notes only if a run has any.
+    It has columns for forks, tool errors, tags and notes only if a run has any. In a narrow
+    terminal, that for forks is left out early if most runs are none.
     """
+    forks = sum(each.parent_run_id is not None for each in rows.summaries)
     table = Table("run")
     table.add_column("started", drop=1)
-    for heading in ("name", "model", "status"):
-        table.add_column(heading, wrap=True)
-    table.add_column("fork of", wrap=True, if_any=True)
-    table.add_column("turns", justify="right", drop=3)
-    table.add_column("prompt", justify="right", drop=6)
-    table.add_column("reused", justify="right", drop=7)
-    table.add_column("generated", justify="right", drop=5)
-    table.add_column("tool errors", justify="right", if_any=True, drop=2)
+    table.add_column("name", wrap=True, least=_NAME_CHARS)
+    table.add_column("model", wrap=True, drop=5)
+    table.add_column("status", wrap=True, least=_INTERRUPTED_CHARS)
+    is_rare = 2 * forks <= len(rows.summaries)
+    table.add_column(
+        "fork of", wrap=True, if_any=True, drop=6 if is_rare else 3, least=_PARENT_CHARS
+    )
+    table.add_column("turns", justify="right", drop=2)
+    table.add_column("prompt", justify="right", drop=9)
+    table.add_column("reused", justify="right", drop=10)
+    table.add_column("generated", justify="right", drop=8)
+    table.add_column("tool errors", justify="right", if_any=True, drop=4)
     table.add_column("tags", wrap=True, if_any=True)
-    table.add_column("note", wrap=True, if_any=True, drop=4)
+    table.add_column("note", wrap=True, if_any=True, drop=7)
     for run in rows.summaries:
         failed, labels = rows.tool_errors.get(run.run_id, 0), rows.labels.get(run.run_id)
         table.add_row(
@@ -239,14 +248,14 @@ def turns_table(turns: Iterable[Turn | TurnOverview]) -> Table:
     table.add_column("turn", justify="right")
     table.add_column("inside the model", wrap=True, if_any=True)
     table.add_column("prompt", justify="right")
-    table.add_column("reused", justify="right")
-    table.add_column("computed", justify="right", drop=2)
+    table.add_column("reused", justify="right", drop=1)
+    table.add_column("computed", justify="right", drop=5)
     table.add_column("generated", justify="right")
-    table.add_column("cache")
-    table.add_column("reason", wrap=True, drop=1)
-    table.add_column("sampling", wrap=True)
-    table.add_column("stopped by", wrap=True)
-    table.add_column("seconds", justify="right", drop=3)
+    table.add_column("cache", drop=2)
+    table.add_column("reason", wrap=True, drop=4)
+    table.add_column("sampling", wrap=True, drop=3, least=_SAMPLING_CHARS)
+    table.add_column("stopped by", wrap=True, least=_STOP_CHARS)
+    table.add_column("seconds", justify="right", drop=6)
     for turn in turns:
         cache, finished = turn.cache, turn.finished
         table.add_row(

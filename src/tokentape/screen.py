@@ -25,7 +25,7 @@ from tokentape.streams import EscapingStream, is_unicode
 # A pipe has no width, and 80 columns would cut the tables.
 _PIPE_COLUMNS = 160
 _WRAPPED_COLUMNS = 12
-"""The least width of a column of texts that are wrapped."""
+"""The least width of a column of texts that are wrapped, if it is not given another."""
 _GAP = 2
 """Spaces from one column of a table to the next."""
 
@@ -177,15 +177,17 @@ class _Column:
     drop: int | None = None
     wrap: bool = False
     if_any: bool = False
+    least: int = _WRAPPED_COLUMNS
 
 
 class Table:
     """A table that fits the terminal, whose cells are text, even if it looks like markup.
 
-    Where it is too wide, the columns with `wrap` become narrower and their texts take several
-    lines; then the columns with `drop` are left out, those with the highest number first, and a
-    line below names them. A column with neither, such as one of ids, is never cut: it can be
-    copied. A column with `if_any` is shown only if one of its cells has a text.
+    Where it is too wide, the columns with `wrap` become narrower, down to `least` or the longest
+    word of their heading, and their texts take several lines; then the columns with `drop` are left
+    out, those with the highest number first, and a line below names them. A column with neither,
+    such as one of ids, is never cut: it can be copied. A column with `if_any` is shown only if one
+    of its cells has a text.
 
         table = Table()
         table.add_column("run")
@@ -208,10 +210,19 @@ class Table:
         drop: int | None = None,
         wrap: bool = False,
         if_any: bool = False,
+        least: int = _WRAPPED_COLUMNS,
     ) -> None:
         """Add a column; see the class for what happens to it in a narrow terminal."""
-        column = _Column(heading=heading, justify=justify, drop=drop, wrap=wrap, if_any=if_any)
-        self._columns.append(column)
+        self._columns.append(
+            _Column(
+                heading=heading,
+                justify=justify,
+                drop=drop,
+                wrap=wrap,
+                if_any=if_any,
+                least=least,
+            )
+        )
 
     def add_row(self, *cells: str | Text) -> None:
         """Add a row with a cell for each column; line ends in strings are escaped."""
@@ -230,7 +241,7 @@ class Table:
             dropped.append(least)
         # Wider than the terminal rather than cut: the terminal wraps it, and it can be copied.
         width = max(options.max_width, self._least_width(shown))
-        yield from console.render(self._drawn(shown), options.update(width=width))
+        yield from console.render(self._drawn(shown, width), options.update(width=width))
         if dropped:
             names = ", ".join(self._columns[index].heading for index in sorted(dropped))
             yield Text(f" not shown in {options.max_width} columns: {names}", style="dim")
@@ -241,21 +252,43 @@ class Table:
     def _least_width(self, shown: Sequence[int]) -> int:
         return sum(self._least_column_width(index) + _GAP for index in shown)
 
-    def _least_column_width(self, index: int) -> int:
-        column = self._columns[index]
-        width = max([cell_len(column.heading), *(row[index].cell_len for row in self._rows)])
-        return min(width, max(_WRAPPED_COLUMNS, cell_len(column.heading))) if column.wrap else width
+    def _column_width(self, index: int) -> int:
+        heading = cell_len(self._columns[index].heading)
+        return max([heading, *(row[index].cell_len for row in self._rows)])
 
-    def _drawn(self, shown: Sequence[int]) -> rich.table.Table:
+    def _least_column_width(self, index: int) -> int:
+        column, width = self._columns[index], self._column_width(index)
+        if not column.wrap:
+            return width
+        return min(width, max(column.least, *map(cell_len, column.heading.split())))
+
+    def _widths(self, shown: Sequence[int], table_width: int) -> list[int]:
+        """Return the widths of the columns: the widest that wrap become narrower until all fit.
+
+        Rich would also narrow columns that cannot be, and make them wide again.
+        """
+        least = [self._least_column_width(index) for index in shown]
+        widths = [
+            max(low, min(self._column_width(index), table_width))
+            for index, low in zip(shown, least, strict=True)
+        ]
+        while sum(widths) + _GAP * len(widths) > table_width:
+            spare = [place for place, low in enumerate(least) if widths[place] > low]
+            if not spare:
+                break
+            widths[max(spare, key=lambda place: widths[place])] -= 1
+        return widths
+
+    def _drawn(self, shown: Sequence[int], table_width: int) -> rich.table.Table:
         table = rich.table.Table(box=None)
-        for index in shown:
+        for index, width in zip(shown, self._widths(shown, table_width), strict=True):
             column = self._columns[index]
             table.add_column(
                 column.heading,
                 justify=column.justify,
                 no_wrap=not column.wrap,
                 overflow="fold",
-                min_width=self._least_column_width(index),
+                width=width,
             )
         for row in self._rows:
             table.add_row(*(row[index] for index in shown))

@@ -56,7 +56,7 @@ def plain(text: str) -> str:
 
 
 def bytes_text(count: float) -> str:
-    """Return a number of bytes with its decimal unit, such as `5.2 MB`, as the page of a run has it.
+    """Return a number of bytes with its decimal unit, such as `5.2 MB`, as a run's page does.
 
     A size of 10 or more of a unit is rounded to whole ones, such as `312 kB`.
     """

@@ -1,6 +1,6 @@
 """Plot what the cache saved in each turn of a run."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -66,7 +66,7 @@ def cache_savings(run: Recording | pd.DataFrame, *, ax: "Axes | None" = None) ->
     return finish(ax, _title(work, where), x="turn", y="prompt tokens")
 
 
-def _write_above(ax: "Axes", text: str, turn: int, tokens: int) -> None:
+def _write_above(ax: "Axes", text: str, turn: Any, tokens: float) -> None:
     ax.annotate(
         plain(text),
         (turn, tokens),
