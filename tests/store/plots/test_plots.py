@@ -18,7 +18,6 @@ import tokentape as tt
 from tokentape.demo import _totals
 from tokentape.replay.view.document import view_document
 from tokentape.store import DatabaseStore
-from tokentape.store.plots.axes import bytes_text
 from tokentape.store.plots.protocols import Interval, _band
 
 SAMPLED = {"do_sample": True, "temperature": 1.3}
@@ -200,34 +199,6 @@ def test_the_memory_is_that_of_keys_and_values_and_the_peak(recorded: Recorded) 
     assert ys(ax, 0) == cache["peak_bytes"].tolist()
     assert ys(ax, 1) == cache["kv_bytes"].tolist()
     assert f"keys and values take up to {cache['kv_bytes'].max() / 1e6:.1f} MB" in title(ax)
-
-
-def test_bytes_have_the_same_units_in_the_title_and_on_the_axis() -> None:
-    frame = pd.DataFrame({"turn": [1, 2], "kv_bytes": [3e5, 4.5e6], "peak_bytes": [1.0642e9] * 2})
-    ax = tt.plots.memory(frame)
-    ax.figure.savefig(_Nowhere())
-    ticks = {each.get_text() for each in ax.get_yticklabels()}
-
-    assert title(ax) == "Memory: keys and values take up to 4.5 MB, the peak is 1.1 GB"
-    assert {"1.0 MB", "20 MB", "500 MB", "1.0 GB"} <= ticks
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [
-        (0, "0 bytes"),
-        (1, "1 byte"),
-        (999, "999 bytes"),
-        (1000, "1.0 kB"),
-        (312_400, "312 kB"),
-        (999_499, "999 kB"),
-        (999_500, "1.0 MB"),
-        (1.0642e9, "1.1 GB"),
-        (2e15, "2,000 TB"),
-    ],
-)
-def test_a_number_of_bytes_is_in_decimal_units(count: float, text: str) -> None:
-    assert bytes_text(count) == text
 
 
 @pytest.mark.parametrize(
