@@ -214,3 +214,18 @@ def test_the_marks_of_the_strip_and_the_reasons_of_the_history_are_in_words(
     expect(page.get_by_role("article", name="Turn 2")).to_contain_text(
         "History: the prompt was written without the conversation."
     )
+
+
+def test_the_space_before_a_word_leaves_no_colour_at_the_end_of_a_line(
+    show: Callable[..., Page],
+) -> None:
+    page = show(made_document(LONG), "#t1.s2")
+    reply = page.get_by_role("group", name="Reply of turn 1")
+    expect(reply.locator("[data-token='2']")).to_have_text("w2")
+    broken = reply.evaluate(
+        "(each) => [...each.querySelectorAll('[data-token]')]"
+        ".filter((token) => token.getClientRects().length !== 1).length"
+    )
+
+    assert broken == 0
+    assert reply.evaluate("(each) => each.textContent") == "".join(LONG)

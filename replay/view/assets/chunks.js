@@ -241,7 +241,9 @@ export class TokenChunks {
     const fragment = document.createDocumentFragment();
     for (let at = 0; at < pieces.length; at++) {
       const span = document.createElement("span");
-      const token = pieces[at];
+      const [indent, token] = withoutIndent(pieces[at]);
+      // At the end of a line a space would be a sliver of colour.
+      if (indent) fragment.append(indent);
       if (token.length === 1 && !token[0][0]) span.textContent = token[0][1];
       else span.append(fragmentOf(token));
       span.dataset.token = chunk.first + at;
@@ -281,6 +283,16 @@ export class TokenChunks {
     this.columns ??= Math.max(30, Math.min(92, (window.innerWidth - (window.innerWidth > 1000 ? 540 : 40)) / 7.4));
     return this.columns;
   }
+}
+
+/** Return the spaces that a token begins with, and its pieces after them; spaces alone stay in it. */
+function withoutIndent(pieces) {
+  const [first, ...rest] = pieces;
+  const text = !first || first[0] ? "" : first[1];
+  const word = text.trimStart();
+  const spaces = text.length - word.length;
+  if (!word || /[^ ]/.test(text.slice(0, spaces))) return ["", pieces];
+  return [text.slice(0, spaces), [[false, word], ...rest]];
 }
 
 function holdsSelection(element) {

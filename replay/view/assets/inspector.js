@@ -114,7 +114,7 @@ function timeOf(view, index) {
   const time = duration(view.tokens.duration_us[index]);
   const round = view.roundOf(index);
   const prompt = round?.first_token === index ? round.prefill?.duration_us : null;
-  return prompt == null ? time : [time, h("br"), h("span", { class: "muted" }, `prompt ${duration(prompt)}`)];
+  return prompt == null ? time : [time, h("div", { class: "muted" }, `prompt ${duration(prompt)}`)];
 }
 
 function candidateList(view, index) {

@@ -18,6 +18,7 @@ const QUICK_MS = 1500;
 /** Return the page of a run; call `start` on it when it is in the document. */
 export function runPage(view) {
   view.divergedTokens = divergedTokens(view.document);
+  view.onUpdate((newer) => { view.divergedTokens = divergedTokens(newer); });
   view.selected ??= view.document.highlights.least_sure_token;
   const chunks = new TokenChunks(view);
   const dialog = helpDialog();
@@ -51,8 +52,7 @@ function readingPanel(view, chunks) {
 function currentHeader(view, dialog) {
   const make = () => runHeader(view, { help: () => dialog.showModal() });
   let header = make();
-  view.onUpdate((newer) => {
-    view.divergedTokens = divergedTokens(newer);
+  view.onUpdate(() => {
     const next = make();
     next.querySelector(".about").open = header.querySelector(".about").open;
     header.replaceWith(next);
@@ -76,7 +76,12 @@ function listenToPointer(view, element) {
     const span = event.target.closest?.("[data-token]");
     return span ? Number(span.dataset.token) : null;
   };
-  element.addEventListener("pointerover", (event) => event.pointerType === "mouse" && view.hover(tokenAt(event)));
+  element.addEventListener("pointerover", (event) => {
+    if (event.pointerType !== "mouse") return;
+    const token = tokenAt(event);
+    // Between two tokens the last one stays shown.
+    if (token !== null || !event.target.closest?.(".chunk")) view.hover(token);
+  });
   element.addEventListener("pointerleave", () => view.hover(null));
   element.addEventListener("click", (event) => {
     const token = tokenAt(event);
