@@ -13,6 +13,7 @@ import pytest
 import tokentape as tt
 from benchmarks.chromium import Chromium, OpenedPage
 from tests.interventions import intervention
+from tests.replay.made_talk import Said, recorded, talk_events
 from tests.replay.view.made_document import made_document
 from tests.samplers import GREEDY, SAMPLED
 from tests.tampering import without_triggers
@@ -193,6 +194,48 @@ def test_the_first_divergence_shows_both_sides(runs: Runs, show: Callable[..., "
     assert page.url.endswith("#t3.s2")
 
 
+def _with_reports(document: dict[str, Any], report: dict[str, Any]) -> dict[str, Any]:
+    """Return a document with a report of this recording and one of another recording."""
+    first = document["verdicts"][0]
+    own = first | {"label": "", "repeat": ["tokentape", "verify", "run-1"], "at_us": 1}
+    return document | {"verdicts": [own | report, first | {"repeat": []} | report]}
+
+
+def test_other_tokens_are_listed_apart_from_other_numbers(
+    runs: Runs, show: Callable[..., "Page"]
+) -> None:
+    first, *_ = runs.document["verdicts"][0]["divergences"]
+    numbers = first | {"step": 4, "replayed": first["recorded"] | {"logprob": -0.25}, "margin": 0.0}
+    report = {"divergences": [first, numbers, first | {"step": 5}], "divergences_total": 3}
+    panel = show(_with_reports(runs.document, report), "#replays").locator("#replays article").first
+
+    panel.get_by_text("1 further token that differs").click()
+    panel.get_by_text("1 further token that is the same, with other numbers").click()
+    same = panel.locator("summary").filter(has_text="token 4: ")
+    assert "replayed -0.2500" in same.inner_text().replace("\u2212", "-")
+    same.click()
+    text = panel.inner_text()
+    assert text.index("token 5: recorded") < text.index("token 4: ")
+    assert "by 0 logits" not in text
+    assert "null" not in text
+
+
+def test_a_report_of_another_recording_says_so_and_offers_no_command_of_this_one(
+    runs: Runs, show: Callable[..., "Page"]
+) -> None:
+    document = _with_reports(runs.document, {})
+    own, other = show(document, "#replays").locator("#replays article").all()
+
+    assert "See turn 3, token 2 in the transcript" in own.inner_text()
+    assert "Repeat it:\ntokentape verify run-1" in own.inner_text().replace("\n\n", "\n")
+    assert "See turn 3, token 2 of this page's recording" in other.inner_text()
+    assert f"shows the recording of this page, not “{LABEL}”" in other.inner_text()
+    assert "No command is shown: this report is of another recording" in other.inner_text()
+    assert "tokentape" not in other.inner_text()
+    assert "Allowed for as noise" in own.inner_text()
+    assert "Allowed for as noise" not in other.inner_text()
+
+
 def test_a_page_without_replays_says_how_to_verify(show: Callable[..., "Page"]) -> None:
     panel = show(made_document(), "#replays").locator("#replays").inner_text()
 
@@ -211,6 +254,18 @@ def test_the_tree_of_forks_names_places_and_commands(
     panel.get_by_text("Commands to open and compare it").click()
     command = panel.locator("pre").first
     assert command.inner_text().startswith(f"tokentape view {runs.fork_id} --store sqlite:///")
+    run_id = runs.document["run"]["run_id"]
+    compare = panel.locator("pre").nth(1).inner_text()
+    assert compare.startswith(f"tokentape diff {run_id} {runs.fork_id} --store sqlite:///")
+
+
+def test_a_fork_is_compared_with_its_parent_first(runs: Runs, show: Callable[..., "Page"]) -> None:
+    document = runs.document | {"run": runs.document["run"] | {"run_id": runs.fork_id}}
+    panel = show(document, "#forks").locator("#forks")
+
+    panel.get_by_text("Commands to open and compare it").click()
+    compare = panel.locator("pre").nth(1).inner_text()
+    assert compare.startswith(f"tokentape diff {runs.document['run']['run_id']} {runs.fork_id} ")
 
 
 def test_a_diff_shows_changes_first_and_then_the_turns(
@@ -225,6 +280,19 @@ def test_a_diff_shows_changes_first_and_then_the_turns(
     assert places == sorted(places)
     assert "Turn 3 differs in what acts inside the model" in text
     assert "Turn 4 is only in a" in text
+    assert "A fork of a before turn 3." in text
+
+
+def test_a_diff_marks_texts_from_where_they_differ(show: Callable[..., "Page"]) -> None:
+    short, long = (
+        recorded(talk_events([Said()], system=text)) for text in ("In brief.", "In brief. Be kind.")
+    )
+    page = show(diff_document(short, long))
+
+    assert "reads another system prompt: (end) / ' Be'" in page.locator("p.lead").inner_text()
+    marks = page.locator("#t1 .two mark").all_inner_texts()
+    assert marks[1].strip().startswith("Be kind.")
+    assert not marks[0].strip().startswith("brief.")
 
 
 def test_keys_go_from_difference_to_difference(runs: Runs, show: Callable[..., "Page"]) -> None:

@@ -236,7 +236,7 @@ function notable(view, rows) {
   return [
     h("h3", {}, "Where the cache could not be used, or not whole"),
     addInParts(list, found, add, "prompts"),
-    others ? h("p", {}, `The other ${counted(others, "prompt")} continued the cached tokens.`) : null,
+    others ? h("p", {}, others === 1 ? "The one other prompt continued the cached tokens." : `The ${whole(others)} other prompts continued the cached tokens.`) : null,
   ];
 }
 

@@ -3,7 +3,7 @@
 import { h, recorded, recordedLines } from "./dom.js";
 import { DiffView, sameTurns } from "./diff_view.js";
 import { repliesSideBySide } from "./diff_replies.js";
-import { counted, whole } from "./numbers.js";
+import { counted, instant, whole } from "./numbers.js";
 import { dataTable, recordedText, shortNumber, shortSum, unfolding } from "./panel_parts.js";
 import { themeSwitch } from "./theme.js";
 
@@ -60,7 +60,17 @@ function fieldTable(fields, first = []) {
   return dataTable(null, columns, rows, "cards fields");
 }
 
-function runCard(side, run) {
+/** "fork of a before turn 3": how a run comes from the other one, or from a third one. */
+function originOf(run, other) {
+  const { parent } = run;
+  if (!parent) return null;
+  const whole = parent.token === null || parent.token === undefined;
+  const place = whole ? `before turn ${parent.turn}` : `at turn ${parent.turn}, token ${parent.token}`;
+  const named = other.run.run_id === parent.run_id ? other.side : ["run ", h("span", { class: "mono" }, recorded(parent.run_id))];
+  return h("p", {}, "A fork of ", named, ` ${place}.`);
+}
+
+function runCard(side, run, other) {
   const served = Boolean(document.getElementById("document")?.dataset.source);
   const name = run.name ? recorded(run.name) : h("span", { class: "muted" }, "unnamed run");
   const linked = served && /^[0-9a-f-]{8,64}$/.test(run.run_id);
@@ -68,7 +78,8 @@ function runCard(side, run) {
     "div",
     { class: `side side-${side}` },
     h("p", {}, h("span", { class: "side-name" }, side), " ", linked ? h("a", { href: `/run/${run.run_id}` }, name) : h("strong", {}, name)),
-    h("p", { class: "muted" }, recorded(run.model ?? ""), " · ", recorded(run.status ?? "")),
+    originOf(run, other),
+    h("p", { class: "muted" }, recorded(run.model ?? ""), " · ", counted(run.turns, "turn"), " · ", recorded(run.status ?? ""), run.started_at_us ? ` · ${instant(run.started_at_us)}` : ""),
     h("p", { class: "muted mono" }, recorded(run.run_id)),
   );
 }
@@ -276,7 +287,7 @@ export function diffPage(diffDocument) {
     "main",
     { class: "diff" },
     h("div", { class: "headline" }, h("h1", {}, "Two runs compared"), h("div", { class: "tools" }, themeSwitch())),
-    h("div", { class: "two" }, runCard("a", a), runCard("b", b)),
+    h("div", { class: "two" }, runCard("a", a, { side: "b", run: b }), runCard("b", b, { side: "a", run: a })),
     h("p", { class: "lead" }, recorded(summary)),
     firstLinks(diffDocument),
     changedSection(diffDocument),

@@ -30,7 +30,8 @@ function runStatus(node) {
   return [recorded(node.status), ": ", recorded(node.error)];
 }
 
-function lineageNode(view, node, parent) {
+/** `order`: the run ids of the tree, a parent before its forks. */
+function lineageNode(view, node, parent, order) {
   const isHere = node.run_id === view.document.run.run_id;
   const facts = [
     forkPlace(view, node, parent),
@@ -46,21 +47,23 @@ function lineageNode(view, node, parent) {
     facts.map((each) => [h("span", { class: "muted" }, " · "), each]),
     h("span", { class: "mono muted" }, recorded(node.run_id)),
   );
-  if (!isHere) line.append(waysToOpen(view, node));
-  const forks = node.forks.map((fork) => lineageNode(view, fork, node));
+  if (!isHere) line.append(waysToOpen(view, node, order));
+  const forks = node.forks.map((fork) => lineageNode(view, fork, node, order));
   return h("li", {}, line, forks.length ? h("ul", { class: "lineage" }, forks) : null);
 }
 
 /** How to see another run, and what differs between it and this one. */
-function waysToOpen(view, node) {
+function waysToOpen(view, node, order) {
   const here = view.document.run.run_id;
+  // The older run first: a fork is compared with its parent.
+  const [a, b] = [here, node.run_id].sort((one, other) => order.indexOf(one) - order.indexOf(other));
   if (view.document.served && RUN_ID.test(node.run_id) && RUN_ID.test(here)) {
-    return h("p", {}, h("a", { href: `/diff?a=${here}&b=${node.run_id}` }, "Compare it with this run"));
+    return h("p", {}, h("a", { href: `/diff?a=${a}&b=${b}` }, "Compare it with this run"));
   }
   const store = storeOptions(view);
   return unfolding("Commands to open and compare it", () => [
     commandBox(["tokentape", "view", node.run_id, ...store], "the command that opens the run"),
-    commandBox(["tokentape", "diff", here, node.run_id, ...store], "the command that compares the runs"),
+    commandBox(["tokentape", "diff", a, b, ...store], "the command that compares the runs"),
   ]);
 }
 
@@ -80,8 +83,9 @@ function parentSentence(view) {
   return h("p", {}, "It was forked from run ", h("span", { class: "mono" }, recorded(parent.run_id)), " ", link, ".");
 }
 
-function countRuns(node) {
-  return 1 + node.forks.reduce((sum, fork) => sum + countRuns(fork), 0);
+/** The run ids of a tree, a parent before its forks. */
+function runIds(node) {
+  return [node.run_id, ...node.forks.flatMap(runIds)];
 }
 
 /** Return the panel of the forks. */
@@ -93,7 +97,8 @@ export function lineagePanel(view) {
 function lineageParts(view) {
   const { lineage, run } = view.document;
   const tree = lineage ?? { ...run, forks: [], turns: view.document.turns.length };
-  const runs = countRuns(tree);
+  const order = runIds(tree);
+  const runs = order.length;
   const canFork = view.tokens.count > 0 && view.document.go_on.fork.length > 0;
   const alone = run.parent ? "The page holds no other run of its family." : "This run has no forks, and it is not a fork itself.";
   const lead = runs > 1
@@ -102,7 +107,7 @@ function lineageParts(view) {
   return [
     h("p", { class: "lead" }, lead),
     run.parent ? parentSentence(view) : null,
-    runs > 1 ? h("ul", { class: "lineage" }, lineageNode(view, tree, null)) : null,
+    runs > 1 ? h("ul", { class: "lineage" }, lineageNode(view, tree, null, order)) : null,
     canFork ? h("p", {}, "To fork this run, select a token in the transcript: each candidate has its command.") : null,
   ];
 }

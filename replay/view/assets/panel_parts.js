@@ -142,7 +142,7 @@ export function commandBox(argv, what = "the command") {
 export function unfolding(title, make, { open = false, className = "" } = {}) {
   const details = h("details", { class: className }, h("summary", {}, ...[title].flat()));
   const fill = () => {
-    if (details.open && details.childElementCount === 1) details.append(...[make()].flat());
+    if (details.open && details.childElementCount === 1) details.append(...[make()].flat(Infinity).filter(Boolean));
   };
   details.addEventListener("toggle", fill);
   details.open = open;

@@ -40,18 +40,32 @@ function divergencePlace(each) {
   return `Turn ${each.turn ?? "?"}, token ${whole(each.step)}`;
 }
 
-/** "Turn 12, token 5: recorded X, replayed Y". */
+/** Whether both sides have the same token, so that only its numbers differ. */
+function hasSameToken(each) {
+  const { recorded: one, replayed: other } = each;
+  return (one.token_id ?? null) !== null && one.token_id === other.token_id;
+}
+
+/** "Turn 12, token 5: recorded X, replayed Y"; for the same token both its log-probabilities. */
 function divergenceTitle(each) {
+  if (hasSameToken(each)) {
+    const numbers = [each.recorded, each.replayed].map((side) => decimal(side.logprob, 4));
+    return [divergencePlace(each), ": ", tokenBox(each.recorded), ` log-probability recorded ${numbers[0]}, replayed ${numbers[1]}`];
+  }
   return [divergencePlace(each), ": recorded ", tokenBox(each.recorded, "old"), ", replayed ", tokenBox(each.replayed, "new")];
 }
 
-/** A link to the token of a divergence, which a copy of the recording may have changed. */
-function divergenceLink(view, each) {
+/** A link to the token of a divergence. The token of another recording may be another one. */
+function divergenceLink(view, each, label) {
   if (each.token === null || each.token === undefined) return null;
-  return h("p", {}, tokenLink(view, each.token, `See ${divergencePlace(each).toLowerCase()} in the transcript`));
+  const place = `See ${divergencePlace(each).toLowerCase()}`;
+  if (!label) return h("p", {}, tokenLink(view, each.token, `${place} in the transcript`));
+  const not = h("span", { class: "muted" }, " The transcript shows the recording of this page, not “", recorded(label), "”.");
+  return h("p", {}, tokenLink(view, each.token, `${place} of this page's recording`), ".", not);
 }
 
 function marginSentence(each, floor) {
+  if (hasSameToken(each)) return "";
   if (each.margin === null || each.margin === undefined) {
     const gap = each.boundary_gap ?? null;
     return gap === null ? "" : `The recorded token falls short of the last one that the filters keep by ${shortNumber(gap)} logits.`;
@@ -97,7 +111,7 @@ function sideOf(title, token, tokens) {
 }
 
 /** A divergence in full: its text, both tokens with their candidates, and by how much. */
-function divergenceInFull(view, each, floor) {
+function divergenceInFull(view, each, { floor, label }) {
   const text = h(
     "div",
     { class: "passage", role: "group", "aria-label": "The recorded text around the token" },
@@ -110,7 +124,7 @@ function divergenceInFull(view, each, floor) {
     { class: "divergence" },
     KINDS[each.kind] ? h("p", {}, KINDS[each.kind]) : null,
     text,
-    divergenceLink(view, each),
+    divergenceLink(view, each, label),
     h("p", {}, marginSentence(each, floor), " ", differenceSentence(each, floor)),
     h("div", { class: "two" }, sideOf("recorded", each.recorded, each.recorded_top), sideOf("replayed", each.replayed, each.replayed_top)),
   );
@@ -121,21 +135,26 @@ function firstDivergence(view, report) {
   if (!first) return null;
   return [
     h("h4", { class: "divergence-title" }, divergenceTitle(first)),
-    divergenceInFull(view, first, report.floor),
+    divergenceInFull(view, first, report),
   ];
 }
 
 function otherDivergences(view, report) {
   const others = report.divergences.slice(1);
-  if (!others.length) return null;
-  const title = counted(report.divergences_total - 1, "further divergence");
-  return unfolding(title, () => {
+  const left = report.divergences_total - report.divergences.length;
+  return [
+    divergenceList(view, report, others.filter((each) => !hasSameToken(each)), "further token that differs", "further tokens that differ"),
+    divergenceList(view, report, others.filter(hasSameToken), "further token that is the same, with other numbers", "further tokens that are the same, with other numbers"),
+    left > 0 ? h("p", { class: "muted" }, `${counted(left, "more divergence")} are not in this page.`) : null,
+  ];
+}
+
+function divergenceList(view, report, divergences, one, several) {
+  if (!divergences.length) return null;
+  return unfolding(`${whole(divergences.length)} ${divergences.length === 1 ? one : several}`, () => {
     const holder = h("div", {});
-    const add = (each) =>
-      holder.append(unfolding(divergenceTitle(each), () => divergenceInFull(view, each, report.floor)));
-    const left = report.divergences_total - report.divergences.length;
-    const note = left > 0 ? h("p", { class: "muted" }, `${counted(left, "more divergence")} are not in this page.`) : null;
-    return [addInParts(holder, others, add, "divergences"), note];
+    const add = (each) => holder.append(unfolding(divergenceTitle(each), () => divergenceInFull(view, each, report)));
+    return addInParts(holder, divergences, add, "divergences");
   });
 }
 
@@ -230,19 +249,32 @@ function fingerprintsPart(report) {
   return unfolding(`${counted(rows.length, "difference")} of the machine, without effect on the verdict`, table);
 }
 
-function floorPart(report) {
-  const { floor } = report;
-  if (!floor) return null;
-  if (!floor.tokens) return h("p", { class: "muted" }, "No noise is allowed for.");
-  return h(
-    "p",
-    { class: "muted" },
-    `Allowed for as noise in ${escapedLine(floor.dtype)}: log-probabilities up to ${shortNumber(floor.logprob_floor)} nats, margins up to ${shortNumber(floor.margin_eps)} logits, measured on ${counted(floor.tokens, "token")}.`,
+function floorSentence(floor) {
+  if (!floor.tokens) return "No noise is allowed for.";
+  return (
+    `Allowed for as noise in ${escapedLine(floor.dtype)}: log-probabilities up to ${shortNumber(floor.logprob_floor)} nats, margins up to ${shortNumber(floor.margin_eps)} logits, measured on ${counted(floor.tokens, "token")}.`
   );
 }
 
+/** The noise that a replay allows for; `said` has the sentences of the replays before it. */
+function floorPart({ floor }, said) {
+  if (!floor) return null;
+  const sentence = floorSentence(floor);
+  const isNew = !said.has(sentence);
+  said.add(sentence);
+  return isNew ? h("p", { class: "muted" }, sentence) : null;
+}
+
+function repeatPart({ label, repeat }) {
+  const what = "the command that repeats the replay";
+  if (!label) return repeat.length ? [h("p", {}, "Repeat it:"), commandBox(repeat, what)] : null;
+  if (repeat.length) return [h("p", {}, "Repeat it, on “", recorded(label), "”:"), commandBox(repeat, what)];
+  const sentence = "No command is shown: this report is of another recording, which this page does not know how to open.";
+  return h("p", { class: "muted" }, sentence);
+}
+
 /** One replay. A label says of what it was a replay, where that is not this recording. */
-function verdictArticle(view, report) {
+function verdictArticle(view, report, said) {
   const replayed = REPLAYS[report.replay] ?? report.replay;
   const meaning = VERDICTS[report.verdict]?.meaning;
   const when = report.at_us ? ` · ${instant(report.at_us)}` : "";
@@ -260,8 +292,8 @@ function verdictArticle(view, report) {
     fingerprintsPart(report),
     otherDivergences(view, report),
     turnsUnfolding(view, report),
-    floorPart(report),
-    report.repro ? [h("p", {}, "Repeat it:"), commandBox(report.repro, "the command that repeats the replay")] : null,
+    floorPart(report, said),
+    repeatPart(report),
   );
 }
 
@@ -274,10 +306,11 @@ export function verdictsPanel(view) {
 function verdictsParts(view) {
   const { verdicts } = view.document;
   const own = verdicts.filter((each) => !each.label);
+  const said = new Set();
   return [
     h("p", { class: "lead" }, leadOfVerdicts(own)),
     own.length ? null : waysToReplay(view),
-    verdicts.map((each) => verdictArticle(view, each)),
+    verdicts.map((each) => verdictArticle(view, each, said)),
   ];
 }
 
