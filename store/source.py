@@ -7,6 +7,7 @@ from typing import Protocol, Unpack
 import pyarrow as pa
 
 from tokentape.recorder import Recording
+from tokentape.recorder.given_recording import check_recording
 from tokentape.recorder.projections import RunSummary
 from tokentape.store.attachments import Attachment, StoredFloor, StoredLabel, StoredVerdict
 from tokentape.store.labels import Labels
@@ -125,10 +126,12 @@ class Source(CheckedSource, Protocol):
 def with_parents(recordings: Iterable[Recording]) -> list[Recording]:
     """Return the runs and all their ancestors once each, every parent before its forks.
 
-    Raise NoSuchRunError if a parent is missing, RecordingError if a recording cannot look it up.
+    Raise NoSuchRunError if a parent is missing, RecordingError if a recording cannot look it up,
+    and TypeError for what is no recording.
     """
     found: dict[str, Recording] = {}
     for recording in recordings:
+        check_recording(recording)
         for each in (*reversed(recording.lineage()), recording):
             found.setdefault(each.run_id, each)
     return list(found.values())

@@ -42,6 +42,11 @@ class RunSummary:
     forked_at_turn: int | None = None
     """The first turn that it does not share with its parent."""
 
+    @property
+    def has_shared_turns(self) -> bool:
+        """Whether it shares turns with a parent, which its totals leave out."""
+        return self.parent_run_id is not None and (self.forked_at_turn or 0) > 1
+
 
 def summarise(summary: RunSummary | None, envelope: Envelope) -> RunSummary | None:
     """Return the summary after one more event, or None before the run has started."""

@@ -19,6 +19,7 @@ from tokentape.recorder.events import (
     TurnStarted,
     ids_sha256,
 )
+from tokentape.recorder.given_recording import check_recording
 from tokentape.recorder.projections import Message, Turn, iterate_messages, iterate_turns
 from tokentape.recorder.record import RecordFilter
 from tokentape.recorder.seals import SealCheck, SealReport
@@ -128,10 +129,11 @@ def load_run(run: Recording | LoadedRun, turns: Sequence[int] | None = None) -> 
     """Read a recording, or some turns of it, into memory; return a loaded run unchanged.
 
     A turn comes with its whole prompt. Raise RecordingError if events are damaged or contradict
-    each other.
+    each other, and TypeError for what is no recording.
     """
     if isinstance(run, LoadedRun):
         return run
+    check_recording(run)
     if turns is not None:
         return _load_turns(run, turns)
     seals = SealCheck(run.run_id)

@@ -27,6 +27,7 @@ from tokentape.recorder.events import (
     TurnFinished,
     TurnStarted,
 )
+from tokentape.recorder.given_recording import check_recording
 from tokentape.recorder.projections import Turn, iterate_joined, iterate_turns
 from tokentape.replay.run_diff.diff_types import TextSource
 
@@ -159,8 +160,9 @@ class TurnReader:
 def outline_run(recording: Recording) -> RunOutline:
     """Read a run once and lay it out by turns.
 
-    Raise RecordingError if its events are damaged.
+    Raise RecordingError if its events are damaged, and TypeError for what is no recording.
     """
+    check_recording(recording)
     envelopes = list(recording.events())
     if not envelopes or not isinstance(envelopes[0].event, RunStarted):
         raise RecordingError(f"run {recording.run_id} has no RunStarted")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokentape.recorder import Recording
 from tokentape.recorder.atomic_write import AtomicFile
+from tokentape.recorder.given_recording import check_recording
 from tokentape.recorder.paths import expand_path
 from tokentape.recorder.short_forms import html_facts, short_repr
 from tokentape.replay.results.errors import ReplayError
@@ -78,7 +79,7 @@ def view(
 
     With `store`, the page also has the verdicts and labels that the store keeps of the run, and the
     tree of its forks. `reports` are further reports of replays, by what they are about. Raise
-    RecordingError if the run cannot be read.
+    RecordingError if the run cannot be read, and TypeError for what is no recording.
 
     Example:
         >>> import tokentape as tt
@@ -88,6 +89,7 @@ def view(
         >>> [turn["turn"] for turn in page.document["turns"]]
         [1, 2, 3]
     """
+    check_recording(recording)
     further = [(label, report.to_dict()) for label, report in (reports or {}).items()]
     if store is None:
         return ViewPage(view_document(recording, further_reports=further))

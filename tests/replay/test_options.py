@@ -25,3 +25,23 @@ def test_an_unknown_option_is_an_error_that_names_the_known_ones(
 
     with pytest.raises(TypeError, match=r"no option 'differing': .*on_fingerprint_difference"):
         replay(recording, lm, differing=print)
+
+
+@pytest.mark.parametrize(
+    "replay",
+    [tt.verify, tt.retrace, tt.regenerate, tt.calibrate, tt.rebuild, tt.diff, tt.view],
+    ids=lambda each: each.__name__,
+)
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("01a21dbd", r"give a recording, store\.recording\('01a21dbd'\), not the id of a run"),
+        (None, r"give a recording, store\.recording\(run_id\), not a NoneType"),
+    ],
+)
+def test_the_id_of_a_run_is_an_error_that_says_how_to_get_the_recording(
+    replay: Callable[..., object], given: object, message: str, lm: tt.LoadedModel
+) -> None:
+    further = {"diff": (given,), "rebuild": (), "view": ()}.get(replay.__name__, (lm,))
+    with pytest.raises(TypeError, match=message):
+        replay(given, *further)

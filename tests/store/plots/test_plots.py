@@ -357,7 +357,7 @@ def test_what_cannot_be_drawn_is_an_error_that_says_what_can(recorded: Recorded)
     wrong: list[tuple[Callable[[], Axes], str]] = [
         (lambda: tt.plots.surprise(tokens), "the rows of 4 runs, and this plot draws one"),
         (lambda: tt.plots.surprise(tools), "no column 'step', 'logprob', 'forced': this plot take"),
-        (lambda: tt.plots.memory("run"), "a recording or the frame cache_df, not a str"),  # type: ignore[arg-type]
+        (lambda: tt.plots.memory("run"), "frame cache_df, not a str: give store"),  # type: ignore[arg-type]
         (lambda: tt.plots.tool_cost(tools, measure="cost"), "measure must be 'tokens', 'bytes'"),  # type: ignore[arg-type]
         (lambda: tt.plots.protocols(tokens, interval="sd"), "interval must be 'quartiles' or"),  # type: ignore[arg-type]
         (lambda: tt.plots.protocols(tokens, metric="loss"), "the frame has no column 'loss'"),
