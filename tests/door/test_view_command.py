@@ -174,8 +174,10 @@ def test_a_diff_is_also_a_page_and_keeps_its_exit_code(cli: Cli, url: str, tmp_p
     page = tmp_path / "new" / "diff.html"
 
     code, out, _ = cli("diff", ids[0], ids[1], "--store", url)
-    assert cli("diff", ids[0], ids[1], "--store", url, "--html", str(page))[:2] == (code, out)
-    assert cli("diff", ids[0], ids[2], "--store", url, "--html", str(page))[0] == 1
+    said = f"tokentape: {page} has both runs side by side: open it in a browser\n"
+    assert cli("diff", ids[0], ids[1], "--store", url, "--html", str(page)) == (code, out, said)
+    code, _, err = cli("diff", ids[0], ids[2], "--store", url, "--html", str(page))
+    assert (code, err) == (1, said)
     assert page.read_text().startswith("<!doctype html>")
     code, _, err = cli("diff", *ids[:2], "--store", url, "--html", url.removeprefix("sqlite:///"))
     assert code == 2

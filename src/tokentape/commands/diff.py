@@ -19,7 +19,7 @@ from tokentape.commands.options import (
     open_stored,
     output_path,
 )
-from tokentape.screen import out
+from tokentape.screen import err, out
 from tokentape.store.default_store import DEFAULT_URL
 
 DiffPageOption = Annotated[
@@ -74,6 +74,8 @@ def diff(
         output.print_json({"headline": headline(found)} | found.to_dict())
     else:
         out.toned(render_lines(found, turn or ()))
+    if html is not None:
+        err.line(f"tokentape: {html} has both runs side by side: open it in a browser")
     raise typer.Exit(0 if found.same else 1)
 
 
