@@ -88,6 +88,7 @@ class StoredRuns:
                 "note": labels.get(each.run_id, Labels()).note,
                 "parent_run_id": each.parent_run_id,
                 "forked_at_turn": each.forked_at_turn,
+                "has_shared_turns": each.has_shared_turns,
             }
             for each in shown
         ]

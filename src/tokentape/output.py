@@ -213,15 +213,20 @@ def runs_table(rows: RunRows) -> Table:
             run.model,
             _shortened(rows.statuses.get(run.run_id, run.status)),
             _fork_text(run, rows),
-            f"{run.turns:,}",
+            _own_count(run, run.turns),
             f"{run.prompt_tokens:,}",
             f"{run.reused_tokens:,}",
-            f"{run.generated_tokens:,}",
+            _own_count(run, run.generated_tokens),
             f"{failed:,}" if failed else "",
             labels.joined_tags if labels else "",
             _shortened(labels.note.partition("\n")[0]) if labels else "",
         )
     return table
+
+
+def _own_count(run: RunSummary, count: int) -> str:
+    """Return a number of a run as text; that of a fork is without the turns that it shares."""
+    return f"{count:,} own" if run.has_shared_turns else f"{count:,}"
 
 
 def _fork_text(run: RunSummary, rows: RunRows) -> str:

@@ -2,10 +2,11 @@
 
 import shutil
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
@@ -17,7 +18,7 @@ from tokentape.commands.view_serving import fork_starter
 from tokentape.recorder import Recorder
 from tokentape.recorder.events import MessageAdded
 from tokentape.replay.view_server.access import RequestAccess
-from tokentape.replay.view_server.forks import ForkWorker, served_fields
+from tokentape.replay.view_server.forks import ForkPoint, ForkWorker, served_fields
 from tokentape.replay.view_server.routes import Routes
 from tokentape.replay.view_server.server import HOST, ViewServer
 from tokentape.replay.view_server.stored_runs import StoredRuns
@@ -34,7 +35,7 @@ class Server:
         self._url = url
         self.serve(None)
 
-    def serve(self, worker: "ForkWorker[tt.LoadedModel] | None") -> None:
+    def serve(self, worker: ForkWorker[Any] | None) -> None:
         """Answer from now on, with a model or without."""
         runs = StoredRuns(self.store, served_fields(worker))
         self._server.answer = Routes(self._access, runs, worker).answer
@@ -90,12 +91,14 @@ def test_the_list_is_filtered_and_two_runs_of_it_are_compared(
         page.get_by_text("1 run found").wait_for()
         page.get_by_role("button", name="Clear").click()
         page.get_by_text("2 runs, the newest first").wait_for()
+        # The newest run is chosen first, and the older one is a.
         for box in page.get_by_role("checkbox").all():
             box.check()
         page.get_by_role("link", name="Compare the two chosen runs").click()
         page.get_by_text(probe.fork_id[:8]).first.wait_for()
-        assert "/diff?a=" in page.url
-        page.go_back()
+        assert page.url.endswith(f"/diff?a={probe.run_id}&b={probe.fork_id}")
+        page.get_by_role("link", name="All runs").click()
+        page.get_by_text("2 runs, the newest first").wait_for()
         page.get_by_role("link", name="other word").click()
         page.get_by_role("link", name="All runs").wait_for()
         assert page.url.endswith(f"/run/{probe.fork_id}")
@@ -138,10 +141,41 @@ def test_a_page_starts_a_fork_and_links_to_it(
         page = opened.page
         page.goto(f"{page.url}#t2.s3")
         page.get_by_role("button", name="Start it here").first.click()
-        page.get_by_role("link", name="Open the fork").click(timeout=60_000)
+        page.get_by_text("The fork has finished.").wait_for(timeout=60_000)
+        page.get_by_role("link", name="Open the fork").click()
         page.get_by_text("Forked from").first.wait_for()
     newest = server.store.summaries()[-1]
     assert (newest.parent_run_id, newest.forked_at_turn) == (probe.run_id, 2)
+
+
+def test_a_fork_that_fails_after_its_start_says_so_on_the_page(
+    chromium: Chromium, server: Server, probe: Probe
+) -> None:
+    def fail(model: None, point: ForkPoint, begun: Callable[[str], None]) -> None:
+        begun(probe.fork_id)
+        time.sleep(0.2)
+        raise tt.ModelError("no memory is left")
+
+    server.serve(ForkWorker("tiny", lambda: None, fail))
+    with at(chromium, server.address(f"/run/{probe.run_id}")) as opened:
+        page = opened.page
+        page.goto(f"{page.url}#t2.s3")
+        page.get_by_role("button", name="Start it here").first.click()
+        page.get_by_text("no memory is left").wait_for()
+
+
+def test_the_list_says_which_numbers_are_those_of_a_forks_own_turns(
+    chromium: Chromium, server: Server
+) -> None:
+    with at(chromium, server.address("/")) as opened:
+        fork, parent = opened.page.locator("tbody tr").all()
+        own = server.store.summaries()[-1]
+        numbers = [f"{own.turns} own", f"{own.generated_tokens} own"]
+        assert fork.locator("td.n").all_inner_texts() == numbers
+        assert "own" not in " ".join(parent.locator("td.n").all_inner_texts())
+        filters = opened.page.get_by_role("search").locator("input, select, button").all()
+        tops = {round(box["y"]) for each in filters if (box := each.bounding_box())}
+        assert len(tops) == 1
 
 
 @pytest.mark.slow

@@ -286,7 +286,7 @@ export function diffPage(diffDocument) {
   return h(
     "main",
     { class: "diff" },
-    h("div", { class: "headline" }, h("h1", {}, "Two runs compared"), h("div", { class: "tools" }, themeSwitch())),
+    h("div", { class: "headline" }, h("h1", {}, "Two runs compared"), h("div", { class: "tools" }, diffDocument.served && h("a", { href: "/" }, "All runs"), themeSwitch())),
     h("div", { class: "two" }, runCard("a", a, { side: "b", run: b }), runCard("b", b, { side: "a", run: a })),
     h("p", { class: "lead" }, recorded(summary)),
     firstLinks(diffDocument),

@@ -5,7 +5,7 @@ import { copyButton, fill, h, recorded } from "./dom.js";
 import { commandLine } from "./shell.js";
 import { tokenCode } from "./token_code.js";
 import { isGreedy } from "./run_view.js";
-import { startFork } from "./start_fork.js";
+import { forkEnd, startFork } from "./start_fork.js";
 
 const BYTES_SHOWN = 24;
 
@@ -207,7 +207,10 @@ function startButton(view, index, candidate) {
     report("Starting …");
     try {
       const path = await startFork(view, index, candidate.id, report);
-      fill(said, " Started. ", path && h("a", { href: path }, "Open the fork"));
+      const link = h("a", { href: path }, "Open the fork");
+      fill(said, " Started. ", link);
+      const end = await forkEnd(path);
+      if (end) fill(said, " ", recorded(end), " ", link);
     } catch (error) {
       fill(said, " ", recorded(error.message));
       button.disabled = false;

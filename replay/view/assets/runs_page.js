@@ -14,9 +14,10 @@ const FIELDS = [
   ["model", "Model", "part, or a*b?"],
   ["plan", "Plan", "part, or a*b?"],
   ["tag", "Tag", "a tag"],
-  ["since", "Since", "2026-11-27 or 2d"],
-  ["until", "Until", "2026-11-27 or 2d"],
+  ["since", "Since", "date, or 2d"],
+  ["until", "Until", "date, or 2d"],
 ];
+const COLUMNS = ["Compare", "Run", "Status", "Model", "Started", "Turns", "Tokens", "Tags and note"];
 const STATUSES = ["", "running", "finished", "interrupted", "failed"];
 
 /** Return the page of the runs of a served store; `runsDocument` is what the server sent. */
@@ -41,7 +42,7 @@ class RunsList {
       h("button", { type: "reset" }, "Clear"));
     this.count = h("p", { class: "count", role: "status" });
     this.compare = h("p", { class: "compare", "aria-live": "polite" });
-    this.body = h("tbody");
+    this.body = h("tbody", { role: "rowgroup" });
     this.more = h("p");
     this.element = h("main", { class: "runs" },
       h("div", { class: "headline" }, h("h1", null, "Runs"), h("div", { class: "tools" }, themeSwitch())),
@@ -49,9 +50,9 @@ class RunsList {
         shown.served?.model && [" · model loaded: ", recorded(shown.served.model)]),
       this.form, this.count, this.compare,
       h("div", { class: "scrolled", tabindex: 0, role: "region", "aria-label": "Runs" },
-        h("table", { class: "list" }, h("thead", null, h("tr", null,
-          ["Compare", "Run", "Status", "Model", "Started", "Turns", "Tokens", "Tags and note"].map(
-            (title) => h("th", { scope: "col" }, title)))), this.body)),
+        h("table", { class: "data cards list", role: "table" }, h("thead", { role: "rowgroup" }, h("tr", { role: "row" },
+          COLUMNS.map((title) => h("th", { scope: "col", role: "columnheader", class: isNumber(title) ? "n" : "" }, title)))),
+        this.body)),
       this.more);
     document.title = "Runs · tokentape";
     this.shown = shown;
@@ -126,7 +127,7 @@ class RunsList {
     const known = this.rows.get(run.run_id);
     if (known?.text === text) return known.row;
     const row = this.newRow(run);
-    this.rows.set(run.run_id, { text, row });
+    this.rows.set(run.run_id, { text, row, startedAt: run.started_at_us });
     return row;
   }
 
@@ -142,17 +143,20 @@ class RunsList {
       "aria-label": `Compare run ${run.name} ${run.run_id}`,
       onchange: (event) => this.choose(run.run_id, event.currentTarget),
     });
-    return h("tr", null,
-      h("td", null, box),
-      h("td", null, isLinked ? h("a", { href: `/run/${run.run_id}` }, title) : title, from),
-      h("td", null, recorded(run.status),
-        run.tool_errors > 0 && h("div", { class: "muted" }, counted(run.tool_errors, "tool error"))),
-      h("td", null, recorded(run.model)),
-      h("td", null, instant(run.started_at_us)),
-      h("td", { class: "number" }, whole(run.turns)),
-      h("td", { class: "number" }, whole(run.tokens)),
-      h("td", null, run.tags.map((tag) => [h("span", { class: "tag" }, recorded(tag)), " "]),
-        run.note && h("div", { class: "muted" }, recorded(run.note))));
+    const cells = [
+      box,
+      [isLinked ? h("a", { href: `/run/${run.run_id}` }, title) : title, from],
+      [recorded(run.status), run.tool_errors > 0 && h("div", { class: "muted" }, counted(run.tool_errors, "tool error"))],
+      recorded(run.model),
+      instant(run.started_at_us),
+      ownCount(run, run.turns),
+      ownCount(run, run.tokens),
+      [run.tags.map((tag) => [h("span", { class: "tag" }, recorded(tag)), " "]),
+        run.note && h("div", { class: "muted" }, recorded(run.note))],
+    ];
+    return h("tr", { role: "row" }, cells.map((content, at) => h("td", {
+      role: "cell", class: `${isNumber(COLUMNS[at]) ? "n" : ""} ${COLUMNS[at] === "Run" ? "wide" : ""}`, "data-label": COLUMNS[at],
+    }, content)));
   }
 
   choose(runId, box) {
@@ -163,8 +167,19 @@ class RunsList {
   }
 
   drawCompare() {
-    const [a, b] = this.chosen;
+    // The older run first, as `tokentape diff` has them: a fork is compared with its parent.
+    const startedAt = (runId) => this.rows.get(runId).startedAt;
+    const [a, b] = [...this.chosen].sort((one, other) => startedAt(one) - startedAt(other));
     if (b) fill(this.compare, h("a", { href: `/diff?a=${a}&b=${b}` }, "Compare the two chosen runs"));
     else fill(this.compare, a ? "One run is chosen: choose another to compare them." : "");
   }
+}
+
+function isNumber(title) {
+  return title === "Turns" || title === "Tokens";
+}
+
+/** Return a number of a run as text; that of a fork is without the turns that it shares. */
+function ownCount(run, count) {
+  return run.has_shared_turns ? `${whole(count)} own` : whole(count);
 }

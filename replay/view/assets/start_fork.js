@@ -31,6 +31,17 @@ export async function startFork(view, index, tokenId, report = () => {}) {
   }
 }
 
+/** Wait until a fork has ended, and return a sentence that says how; null if another was started. */
+export async function forkEnd(path) {
+  while (true) {
+    await new Promise((resolve) => { setTimeout(resolve, FORK_POLL_MS); });
+    const { fork } = await serverAnswer("/api/forks");
+    if (!fork || `/run/${fork.run_id}` !== path) return null;
+    if (fork.state === "failed") return `The fork failed: ${fork.error}`;
+    if (fork.state === "finished") return "The fork has finished.";
+  }
+}
+
 function isSamePoint(fork, point) {
   return fork && fork.parent === point.run_id && fork.turn === point.turn
     && fork.token === point.token && fork.token_id === point.token_id;

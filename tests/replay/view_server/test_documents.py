@@ -2,12 +2,14 @@
 
 import json
 import sqlite3
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 import tokentape as tt
+from tests.replay.made_family import fork, root
 from tests.replay.made_talk import Said, turn_events
 from tests.replay.view_server.conftest import TURNS, Served
 from tests.store.made_families import RESUMED
@@ -26,6 +28,24 @@ def test_the_list_has_the_newest_runs_first_and_fulfils_the_conditions(served: S
     assert len(served.json("/api/runs?last=1")["runs"]) == 1
     served.store.tag(served.run_ids[0], "kept")
     assert served.json("/api/runs?tag=kept")["runs"][0]["tags"] == ["kept"]
+
+
+def test_a_fork_is_listed_with_the_numbers_of_its_own_turns_as_the_terminal_says(
+    served: Served, cli: Callable[..., tuple[int, str, str]]
+) -> None:
+    parent = root(served.store, TURNS)
+    for at_turn in (1, 2):
+        fork(served.store, parent, at_turn, TURNS[1:])
+    late, early, *_ = served.json("/api/runs")["runs"]
+
+    _, out, _ = cli("list", "--store", served.store.where)
+    *_, printed_early, printed_late = out.splitlines()
+
+    assert [early["has_shared_turns"], late["has_shared_turns"]] == [False, True]
+    assert (late["turns"], late["tokens"]) == (1, 4)
+    assert " 1 own " in printed_late
+    assert printed_late.rstrip().endswith(" 4 own")
+    assert " own" not in printed_early
 
 
 @pytest.mark.parametrize("query", ["status=odd", "since=yesterday-ish", "until=%FF"])
