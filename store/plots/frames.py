@@ -32,10 +32,11 @@ def frame_of_run(
     run: Recording | pd.DataFrame, name: FrameName, columns: Iterable[str]
 ) -> pd.DataFrame:
     """Return the columns of a run's frame. Raise StoreError unless it has them, for one run."""
-    if isinstance(run, str):
+    given: object = run
+    if isinstance(given, str):
         raise StoreError(
             f"a plot takes a recording or the frame {name}, not a str: give "
-            f"store.recording({run!r})"
+            f"store.recording({given!r})"
         )
     if not isinstance(run, Recording):
         return _of_one_run(frame_with(run, columns, name), run)
