@@ -131,3 +131,10 @@ def test_forged_tags_do_not_write_to_the_screen(path: Path, cli: Cli, tmp_path: 
     assert (code, len(listed(out))) == (0, 3)
     assert "\x1b" not in out
     assert "\x9b" not in out
+
+
+def test_help_names_the_store_and_the_tag(cli: Cli) -> None:
+    told = cli("list", "--help")[1]
+
+    assert "[OPTIONS] [STORE]\n" in told
+    assert "--tag TAG" in told

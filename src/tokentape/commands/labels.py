@@ -21,6 +21,15 @@ from tokentape.store.default_store import DEFAULT_URL
 if TYPE_CHECKING:
     from tokentape.store.labels import Labels
 
+WithTagOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="TAG",
+        help="Only runs with this tag; may be repeated.",
+        autocompletion=complete_tag,
+    ),
+]
+
 
 def tag(
     run: OneRunArgument,

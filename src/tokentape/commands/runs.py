@@ -11,8 +11,7 @@ import typer
 import tokentape as tt
 from tokentape import output
 from tokentape import store as stores
-from tokentape.commands.completion import complete_tag
-from tokentape.commands.labels import labels_of
+from tokentape.commands.labels import WithTagOption, labels_of
 from tokentape.commands.options import (
     JsonOption,
     RunArgument,
@@ -63,7 +62,7 @@ if TYPE_CHECKING:
 
 def list_runs(
     place: Annotated[
-        str | None, typer.Argument(metavar="[STORE]", help="The store, in place of --store.")
+        str | None, typer.Argument(metavar="STORE", help="The store, in place of --store.")
     ] = None,
     store: StoreOption = DEFAULT_URL,
     last: Annotated[
@@ -79,10 +78,7 @@ def list_runs(
     status: Annotated[
         str | None, typer.Option(help="Only running, finished, interrupted or failed runs.")
     ] = None,
-    tag: Annotated[
-        list[str] | None,
-        typer.Option(help="Only runs with this tag; may be repeated.", autocompletion=complete_tag),
-    ] = None,
+    tag: WithTagOption = None,
     since: Annotated[
         str | None,
         typer.Option(
