@@ -24,7 +24,7 @@ _NUMBERS = {
     "logprob": ("logprob", "<f4"),
     "logprob_processed": ("logprob_processed", "<f4"),
     "entropy": ("entropy", "<f4"),
-    "margin": ("top_gap", "<f4"),
+    "top_gap": ("top_gap", "<f4"),
     "duration_us": ("duration_us", "<i8"),
 }
 """The fields of `TokenSampled` by the names of their columns, and their types."""

@@ -21,9 +21,9 @@ export const METRICS = [
     edges: () => [0.1, 0.5, 1, 1.75, 2.5, 3.5, 5],
   },
   {
-    id: "margin", label: "Top-two gap", unit: "nats", format: nats, isReversed: true,
+    id: "top_gap", label: "Top-two gap", unit: "nats", format: nats, isReversed: true,
     says: "Gap between the raw scores of the two likeliest tokens; a small one is a close call.",
-    value: (tokens, i) => tokens.margin[i],
+    value: (tokens, i) => tokens.top_gap[i],
     edges: () => [3, 2, 1.25, 0.75, 0.4, 0.2, 0.08],
   },
   {

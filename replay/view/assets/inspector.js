@@ -102,7 +102,7 @@ function pairList(view, index) {
   const hex = bytes && [...bytes.slice(0, BYTES_SHOWN)].map((byte) => byte.toString(16).padStart(2, "0")).join(" ");
   const rows = [
     ["surprise", nats(-tokens.logprob[index])], ["entropy", nats(tokens.entropy[index])],
-    ["top-two gap", nats(tokens.margin[index])], ["time", timeOf(view, index)],
+    ["top-two gap", nats(tokens.top_gap[index])], ["time", timeOf(view, index)],
     ["id", id < 0 ? "redacted" : String(id)], ["position", whole(tokens.position[index])],
     ["bytes", bytes === null ? "not recorded" : bytes.length ? h("code", null, hex + (bytes.length > BYTES_SHOWN ? " …" : "")) : "none"],
   ];

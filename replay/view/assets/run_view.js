@@ -156,7 +156,7 @@ export class RunView {
     this.listeners.hover.push(listener);
   }
 
-  /** Choose the measure of the colours: "surprise", "entropy", "margin" or "time". */
+  /** Choose the measure of the colours: "surprise", "entropy", "top_gap" or "time". */
   setMetric(name) {
     this.metric = name;
     this.tell("metric", name);

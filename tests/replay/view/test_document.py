@@ -41,7 +41,7 @@ def test_every_released_recording_has_a_document_with_all_its_tokens_and_texts(
         tokens = [token for turn in joined for token in turn.tokens]
         for name in ("turn", "step", "position", "logprob", "logprob_processed", "entropy"):
             assert columns[name].tolist() == [getattr(each, name) for each in tokens]
-        assert columns["margin"].tolist() == [each.top_gap for each in tokens]
+        assert columns["top_gap"].tolist() == [each.top_gap for each in tokens]
         assert document["tokens"]["count"] == len(tokens)
         for turn, shown in zip(joined, document["turns"], strict=True):
             own = columns["turn"][shown["first_token"] :][: shown["tokens"]]
