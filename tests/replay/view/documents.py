@@ -18,7 +18,7 @@ def unpacked(tokens: dict[str, Any]) -> dict[str, Any]:
     found = {}
     for name, column in tokens["columns"].items():
         values = np.frombuffer(base64.b64decode(column["data"]), "<" + column["dtype"])
-        wide = (tokens["count"], tokens["top"]) if name.startswith("top_") else tokens["count"]
-        assert column["width"] == (tokens["top"] if name.startswith("top_") else 1)
-        found[name] = values.reshape(wide)
+        is_wide = name in ("top_ids", "top_logprobs", "top_processed", "top_removed")
+        assert column["width"] == (tokens["top"] if is_wide else 1)
+        found[name] = values.reshape((tokens["count"], tokens["top"]) if is_wide else tokens["count"])
     return found
