@@ -20,5 +20,7 @@ def unpacked(tokens: dict[str, Any]) -> dict[str, Any]:
         values = np.frombuffer(base64.b64decode(column["data"]), "<" + column["dtype"])
         is_wide = name in ("top_ids", "top_logprobs", "top_processed", "top_removed")
         assert column["width"] == (tokens["top"] if is_wide else 1)
-        found[name] = values.reshape((tokens["count"], tokens["top"]) if is_wide else tokens["count"])
+        found[name] = values.reshape(
+            (tokens["count"], tokens["top"]) if is_wide else tokens["count"]
+        )
     return found
