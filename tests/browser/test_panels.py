@@ -1,5 +1,6 @@
 """The panels of the page in a real browser: cache, tracks, replays, forks, and a diff."""
 
+import re
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -29,13 +30,14 @@ pytestmark = pytest.mark.slow
 
 LABEL = "a copy with one token changed"
 NARROW, WIDE = 360, 1280
+ASSETS = Path(__file__).parents[2] / "replay" / "view" / "assets"
 
 
 class Runs:
     """A run under an intervention, its fork, a tampered copy's report, and their pages."""
 
     def __init__(self, lm: tt.LoadedModel, folder: Path) -> None:
-        url = f"sqlite:///{folder / 'runs.db'}"
+        self.url = url = f"sqlite:///{folder / 'runs.db'}"
         tampered = folder / "tampered.db"
         with tt.open_store(url) as store:
             run_id = _record(lm, store)
@@ -307,6 +309,31 @@ def test_keys_go_from_difference_to_difference(runs: Runs, show: Callable[..., "
     page.keyboard.press("n")
     page.keyboard.press("p")
     assert page.evaluate("document.activeElement.dataset.difference") == first == "0"
+
+
+def test_an_update_replaces_the_last_rows_of_every_column(
+    runs: Runs, show: Callable[..., "Page"]
+) -> None:
+    page = show(runs.document)
+    modules = [(ASSETS / each).read_text("utf-8") for each in ("packed.js", "run_view.js")]
+    script = re.sub(r"(?m)^import .*$|^export ", "", "\n".join(modules))
+    with tt.open_store(runs.url) as store:
+        later = view_document(store.recording(runs.document["run"]["run_id"]), tokens_from=20)
+
+    before, after = page.evaluate(
+        f"""([document, later]) => {{
+            {script}
+            const view = new RunView(document);
+            const numbers = () => JSON.stringify(Object.entries(view.tokens).map(
+                ([name, column]) => [name, typeof column === "number" ? column : [...column]]));
+            const before = numbers();
+            view.update(later);
+            return [before, numbers()];
+        }}""",
+        [runs.document, later],
+    )
+
+    assert before == after
 
 
 @pytest.mark.parametrize("fragment", ["#cache", "#inside", "#replays", "#forks", "diff"])

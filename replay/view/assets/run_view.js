@@ -3,6 +3,8 @@ import { columnsOf, joinedColumn } from "./packed.js";
 
 // What a row of the top k has in the places after its candidates: an id below zero.
 const NO_CANDIDATE = -1;
+// The columns that have the top k in each row; the others have one number.
+const TOP_COLUMNS = new Set(["top_ids", "top_logprobs", "top_processed", "top_removed"]);
 const BYTE_SPELLED = /<0x([0-9A-Fa-f]{2})>/g;
 
 /**
@@ -25,7 +27,7 @@ export class RunView {
     const columns = columnsOf(document.tokens);
     const { first, top } = document.tokens;
     for (const [name, column] of Object.entries(columns)) {
-      const isWide = name.startsWith("top_");
+      const isWide = TOP_COLUMNS.has(name);
       const old = isWide ? widened(this.tokens[name], this.tokens, top) : this.tokens[name];
       columns[name] = joinedColumn(old.subarray(0, first * (isWide ? top : 1)), column);
     }

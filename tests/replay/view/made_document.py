@@ -120,7 +120,7 @@ def _tokens(count: int, per_turn: int) -> dict[str, Any]:
         "columns": {
             name: {
                 "dtype": dtype,
-                "width": _TOP if name.startswith("top_") else 1,
+                "width": _TOP if values[name].ndim == 2 else 1,
                 "data": base64.b64encode(
                     np.ascontiguousarray(values[name], dtype=f"<{dtype}").tobytes()
                 ).decode("ascii"),
