@@ -3,13 +3,12 @@
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from io import BytesIO
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
@@ -18,7 +17,6 @@ import tokentape as tt
 from tokentape.demo import _totals
 from tokentape.replay.view.document import view_document
 from tokentape.store import DatabaseStore
-from tokentape.store.plots.protocols import Interval, _band
 
 SAMPLED = {"do_sample": True, "temperature": 1.3}
 
@@ -258,58 +256,6 @@ def test_protocols_draw_the_median_over_runs_and_the_middle_half(recorded: Recor
     assert ys(same) == ys(ax)
 
 
-def test_each_plan_is_a_line_and_rows_of_a_turn_are_added_up_or_averaged() -> None:
-    turns = pd.DataFrame(
-        {"run_id": ["a", "a", "a", "b"], "turn": [1, 1, 2, 1], "computed_tokens": [10, 20, 6, 8]}
-    )
-    labels = pd.DataFrame(
-        {"run_id": ["a", "b"], "protocol": ["cold $x$", None], "name": ["one", "two"]}
-    )
-    summed = tt.plots.protocols(turns, metric="computed_tokens", per_turn="sum", labels=labels)
-    mean = tt.plots.protocols(turns, metric="computed_tokens", interval="bootstrap")
-    legend = summed.get_legend()
-
-    assert [ys(summed, 0), ys(summed, 1)] == [[30, 6], [8]]
-    assert ys(mean) == [11.5, 6]
-    assert "median and its 95 % bootstrap interval" in title(mean)
-    assert legend is not None
-    assert [each.get_text() for each in legend.get_texts()] == [r"cold \$x\$: 1 run", "two: 1 run"]
-    summed.figure.savefig(_Nowhere())
-    with pytest.raises(tt.StoreError, match=r"labels has no row for run b: pass tt\.runs_df"):
-        tt.plots.protocols(turns, metric="computed_tokens", labels=labels[:1])
-
-
-class _Nowhere:
-    """A file for a picture that is not looked at."""
-
-    def write(self, data: bytes) -> int:
-        return len(data)
-
-    def flush(self) -> None: ...
-
-    def seek(self, *_: int) -> int:
-        return 0
-
-    def tell(self) -> int:
-        return 0
-
-
-@given(
-    st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=9),
-    st.sampled_from(["quartiles", "bootstrap"]),
-    st.randoms(use_true_random=False),
-)
-def test_a_band_has_its_median_between_values_of_the_runs(
-    values: list[float], interval: Interval, random: Any
-) -> None:
-    low, median, high = _band(np.array(values), interval)
-
-    assert min(values) <= low <= median <= high <= max(values)
-    if interval == "quartiles":
-        random.shuffle(values)
-    assert _band(np.array(values), interval) == (low, median, high)
-
-
 def test_a_plot_goes_into_the_given_axes_and_does_not_import_pyplot(
     recorded: Recorded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -377,7 +323,7 @@ def test_a_hostile_name_of_a_tool_is_drawn_as_text(recorded: Recorded) -> None:
     hostile = "$\\frac{\x1b[31m$ \u202e$"
     ax = tt.plots.tool_cost(tools.assign(name=hostile))
     label = ax.get_yticklabels()[0].get_text()
-    ax.figure.savefig(_Nowhere())
+    ax.figure.savefig(BytesIO())
 
     assert label == "\\$\\frac{\\x1b[31m\\$ \\u202e\\$"
 
