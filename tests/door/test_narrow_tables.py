@@ -76,7 +76,7 @@ def run(name: str, status: str = "finished", parent: str | None = None) -> RunSu
         seed=1,
         started_at_us=1_800_000_000_000_000,
         updated_at_us=1_800_000_000_000_000,
-        turns=1234,
+        turns=34,
         prompt_tokens=59_045,
         reused_tokens=55_143,
         generated_tokens=1_234,
