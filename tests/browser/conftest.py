@@ -18,6 +18,9 @@ from tokentape.replay.view.page import view_page
 from tokentape.replay.view.stored import stored_document
 from tokentape.store import DatabaseStore
 
+DRAWN = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+"""Waits until what a click has unfolded is drawn: a page fills folds when they are open."""
+
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Chromium]:

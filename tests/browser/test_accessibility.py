@@ -9,7 +9,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from benchmarks.chromium import Chromium, OpenedPage, Scheme
-from tests.browser.conftest import check_quiet
+from tests.browser.conftest import DRAWN, check_quiet
 
 pytestmark = pytest.mark.slow
 
@@ -42,6 +42,7 @@ def violations(page: Page) -> list[str]:
 
 def check_shown(page: Page) -> None:
     """Check what is shown of a page: no serious fault, and nothing beyond its right edge."""
+    expect(page.locator("h1")).to_be_visible()
     assert violations(page) == []
     assert page.evaluate(_BEYOND) == []
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
@@ -66,11 +67,13 @@ def test_each_part_of_a_run_can_be_read(opened: OpenedPage, run_page: Path) -> N
     for tab in page.get_by_role("tab").all():
         tab.click()
         page.evaluate(_UNFOLD)
+        page.evaluate(DRAWN)
         check_shown(page)
 
 
 def test_the_list_of_keys_can_be_read(opened: OpenedPage, run_page: Path) -> None:
     page = opened.open(run_page)
+    expect(page.get_by_role("button", name="Keys")).to_be_visible()
     page.keyboard.press("?")
     expect(page.get_by_role("dialog")).to_contain_text("least sure token")
     check_shown(page)

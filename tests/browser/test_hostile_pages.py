@@ -8,7 +8,7 @@ from playwright.sync_api import Page, expect
 
 import tokentape as tt
 from benchmarks.chromium import Chromium
-from tests.browser.conftest import check_quiet
+from tests.browser.conftest import DRAWN, check_quiet
 from tests.browser.hostile_runs import (
     ATTACKS,
     HUGE,
@@ -67,6 +67,7 @@ def unfold_all(page: Page) -> str:
             folded.first.click()
         else:
             pytest.fail("there is always something folded")
+        page.evaluate(DRAWN)
         seen.append(page.locator("body").inner_text())
     return "\n".join(seen)
 
