@@ -17,16 +17,9 @@ from tokentape.recorder.events import (
     TurnFinished,
     TurnStarted,
 )
+from tokentape.replay.run_diff.run_outline import ToolExchange
 from tokentape.replay.view.prompt_parts import AddedMessage, prompt_parts
 from tokentape.replay.view.stream_places import StreamPlaces
-
-
-@dataclass(slots=True, kw_only=True)
-class Exchange:
-    """A tool call and its result; one is missing in runs that were cut off or altered."""
-
-    called: ToolCalled | None = None
-    returned: ToolReturned | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -36,7 +29,7 @@ class RoundEvents:
     run_id: str
     """The run that recorded it: of an inherited round an ancestor."""
     parts: list[dict[str, Any]]
-    exchanges: list[Exchange] = field(default_factory=list)
+    exchanges: list[ToolExchange] = field(default_factory=list)
     pruned: dict[str, Any] | None = None
     divergence: tuple[int, int] | None = None
     """Where the last part of the prompt before the diverging token begins, in tokens and in
@@ -51,7 +44,7 @@ class EventsByRound:
     """One for each `TurnStarted`."""
     messages: list[AddedMessage] = field(default_factory=list)
     """Messages that no round began with yet."""
-    exchanges: list[Exchange] = field(default_factory=list)
+    exchanges: list[ToolExchange] = field(default_factory=list)
     """Tool calls that no round began with yet."""
 
     @classmethod
@@ -152,7 +145,7 @@ class _Reader:
         of_round = self.found.rounds[-1].exchanges if self.found.rounds else waiting
         if isinstance(event, ToolCalled):
             by_model = event.caller is ToolCaller.MODEL
-            (of_round if by_model else waiting).append(Exchange(called=event))
+            (of_round if by_model else waiting).append(ToolExchange(called=event))
             return
         # A call that was interrupted and made again has the same id twice.
         for each in reversed([*of_round, *waiting]):
@@ -161,7 +154,7 @@ class _Reader:
                     each.returned = event
                     return
                 break
-        (waiting if event.turn is None else of_round).append(Exchange(returned=event))
+        (waiting if event.turn is None else of_round).append(ToolExchange(returned=event))
 
     def _prune(self, event: HistoryPruned) -> None:
         chosen = [i for i in event.removed_messages if i < len(self._conversation)]

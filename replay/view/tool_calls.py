@@ -7,8 +7,8 @@ from typing import Any
 
 from tokentape.recorder import Recording
 from tokentape.recorder.events import ToolCalled, ToolReturned
+from tokentape.replay.run_diff.run_outline import ToolExchange
 from tokentape.replay.view.json_values import json_value
-from tokentape.replay.view.round_events import Exchange
 
 PAYLOAD_BYTES = 2_000_000
 """The size of the largest full result that a document has."""
@@ -56,7 +56,7 @@ class Payloads:
             return None, f"binary, {size}"
 
 
-def call_values(exchanges: Iterable[Exchange], payloads: Payloads) -> Iterator[dict[str, Any]]:
+def call_values(exchanges: Iterable[ToolExchange], payloads: Payloads) -> Iterator[dict[str, Any]]:
     """Yield calls and results as the document has them."""
     for each in exchanges:
         result = None if each.returned is None else _result(each.returned, payloads)

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 from tokentape.recorder.events import StopReason
 from tokentape.recorder.projections import Turn, join_continued
-from tokentape.replay.view.round_events import Exchange, RoundEvents
+from tokentape.replay.run_diff.run_outline import ToolExchange
+from tokentape.replay.view.round_events import RoundEvents
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,7 +18,7 @@ class ViewedRound:
     """The round in the runs that recorded parts of it: of most rounds `turn` alone."""
     events: RoundEvents
     """Those of the first run that recorded it."""
-    exchanges: tuple[Exchange, ...]
+    exchanges: tuple[ToolExchange, ...]
     run_id: str
     """The run that recorded the end of it."""
     first_token: int
