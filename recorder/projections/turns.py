@@ -31,12 +31,15 @@ from tokentape.recorder.projections.prompt_stream import (
 from tokentape.recorder.projections.turn import Turn
 
 
-def iterate_turns(envelopes: Iterable[Envelope]) -> Iterator[Turn]:
+def iterate_turns(
+    envelopes: Iterable[Envelope], *, read_ids: ReadIds = known_ids
+) -> Iterator[Turn]:
     """Yield every round of every turn in order; the last one may be unfinished.
 
-    Raise RecordingError if the events contradict each other.
+    `read_ids` returns the ids of a prompt from its pieces. Raise RecordingError if the events
+    contradict each other.
     """
-    builder = TurnBuilder()
+    builder = TurnBuilder(read_ids=read_ids)
     for envelope in envelopes:
         turn = builder.add(envelope)
         # Only a reader of single turns looks at the prompts of others.

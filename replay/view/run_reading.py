@@ -1,6 +1,6 @@
 """Reading a run for its document, with its tokens as columns where the store has such."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import cast, overload
@@ -11,9 +11,8 @@ import pyarrow as pa
 from tokentape.recorder import Envelope, Record, Recording, RecordingError
 from tokentape.recorder.codec import decode
 from tokentape.recorder.events import EVENT_CLASSES, TOKEN_KIND, BelongsTo, RunStarted
-from tokentape.recorder.projections import Turn
+from tokentape.recorder.projections import iterate_turns
 from tokentape.recorder.projections.prompt_stream import IdPiece, known_ids
-from tokentape.recorder.projections.turns import TurnBuilder
 from tokentape.recorder.record import RecordFilter
 from tokentape.replay.recorded.loaded_run import LoadedRun, load_run
 from tokentape.replay.view.sampled_tokens import SampledTokens
@@ -128,7 +127,8 @@ def _built(recording: Recording, stretches: Sequence[_Stretch]) -> ReadRun | Non
     if not isinstance(started, RunStarted):
         return None
     table = pa.concat_tables([each.tokens.table for each in stretches])
-    rounds = tuple(_rounds(chain.from_iterable(each.merged() for each in stretches)))
+    merged = chain.from_iterable(each.merged() for each in stretches)
+    rounds = tuple(iterate_turns(merged, read_ids=_prompt_ids))
     if sum(len(each.tokens) for each in rounds) != len(table):
         return None
     run = LoadedRun(
@@ -141,17 +141,9 @@ def _built(recording: Recording, stretches: Sequence[_Stretch]) -> ReadRun | Non
     return ReadRun(run, last_seq, last_at_us, table)
 
 
-def _rounds(envelopes: Iterable[Envelope]) -> Iterator[Turn]:
-    """Yield every round as `iterate_turns`, without copying the ids of its prompt."""
-    builder = TurnBuilder(read_ids=lambda pieces: cast("tuple[int, ...]", _PromptIds(pieces)))
-    for envelope in envelopes:
-        turn = builder.add(envelope)
-        builder.prompts.clear()
-        if turn is not None:
-            yield turn
-    turn = builder.cut_off()
-    if turn is not None:
-        yield turn
+def _prompt_ids(pieces: Sequence[IdPiece]) -> tuple[int, ...]:
+    """Return the ids of a prompt without copying them."""
+    return cast("tuple[int, ...]", _PromptIds(pieces))
 
 
 class _PromptIds(Sequence[int]):
