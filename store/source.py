@@ -127,7 +127,7 @@ def with_parents(recordings: Iterable[Recording]) -> list[Recording]:
     """Return the runs and all their ancestors once each, every parent before its forks.
 
     Raise NoSuchRunError if a parent is missing, RecordingError if a recording cannot look it up,
-    and TypeError for what is no recording.
+    and TypeError for a value that is no recording.
     """
     found: dict[str, Recording] = {}
     for recording in recordings:

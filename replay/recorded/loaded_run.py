@@ -129,7 +129,7 @@ def load_run(run: Recording | LoadedRun, turns: Sequence[int] | None = None) -> 
     """Read a recording, or some turns of it, into memory; return a loaded run unchanged.
 
     A turn comes with its whole prompt. Raise RecordingError if events are damaged or contradict
-    each other, and TypeError for what is no recording.
+    each other, and TypeError for a value that is no recording.
     """
     if isinstance(run, LoadedRun):
         return run

@@ -160,7 +160,7 @@ class TurnReader:
 def outline_run(recording: Recording) -> RunOutline:
     """Read a run once and lay it out by turns.
 
-    Raise RecordingError if its events are damaged, and TypeError for what is no recording.
+    Raise RecordingError if its events are damaged, and TypeError for a value that is no recording.
     """
     check_recording(recording)
     envelopes = list(recording.events())

@@ -1,4 +1,4 @@
-"""The fate of the likeliest tokens: which remained after the processors, and what removed others.
+"""The fate of the likeliest tokens: which remained after the processors, and what removed the rest.
 
 Events record the settings and the sampled token's log-probability before and after the processors.
 Their difference says how much of the distribution remained; the settings say what each filter

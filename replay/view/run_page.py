@@ -79,7 +79,7 @@ def view(
 
     With `store`, the page also has the verdicts and labels that the store keeps of the run, and the
     tree of its forks. `reports` are further reports of replays, by what they are about. Raise
-    RecordingError if the run cannot be read, and TypeError for what is no recording.
+    RecordingError if the run cannot be read, and TypeError for a value that is no recording.
 
     Example:
         >>> import tokentape as tt

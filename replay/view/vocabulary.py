@@ -45,9 +45,9 @@ class Vocabulary:
     def complete(
         self, ids: Iterable[int], spell: Callable[[Sequence[int]], Mapping[int, str]]
     ) -> None:
-        """Add the texts that `spell` returns of the ids without a recorded text, if there are such.
+        """Add the texts that `spell` returns for the ids without a recorded text.
 
-        Negative ids stand for no token.
+        Negative ids are skipped: they are no tokens.
         """
         missing = [each for each in ids if each >= 0 and each not in self._texts]
         if missing:

@@ -26,7 +26,7 @@ class StreamingText:
     Pieces have the colour of their surprise if standard output has colours: see
     `tokentape.surprise_colors`. The status is drawn only if standard error is a terminal that moves
     its cursor: below the text if that is on a terminal, too. It is removed before any other text;
-    what is written to a terminal by others must come after `clear`, and end its line.
+    other writes to the terminal must come after `clear`, and end their line.
     """
 
     def __init__(self) -> None:
