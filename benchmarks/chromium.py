@@ -66,7 +66,13 @@ class OpenedPage:
 
     def open(self, path: Path, fragment: str = "") -> "Page":
         """Load a file, at a fragment such as `#t7.s31`; return the page."""
-        self.page.goto(path.resolve().as_uri() + fragment)
+        return self.visit(path.resolve().as_uri() + fragment)
+
+    def visit(self, address: str) -> "Page":
+        """Load an address, and wait until a page of tokentape shows its document."""
+        self.page.goto(address)
+        # A page's script goes on after the page has loaded: it unpacks or requests the document.
+        self.page.locator("#app:empty").wait_for(state="detached")
         return self.page
 
 

@@ -102,7 +102,7 @@ def test_served_pages_can_be_read(
     chromium: Chromium, served_url: str, scheme: Scheme, size: int
 ) -> None:
     with chromium.open_page(width=size, scheme=scheme) as found:
-        found.page.goto(served_url)
+        found.visit(served_url)
         expect(found.page.get_by_role("heading", name="Runs")).to_be_visible()
         check_shown(found.page)
         found.page.get_by_role("link", name="probe").first.click()

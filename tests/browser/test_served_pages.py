@@ -70,7 +70,7 @@ def server(probe: Probe, tmp_path: Path) -> Iterator[Server]:
 def at(chromium: Chromium, address: str) -> Iterator[OpenedPage]:
     """Open an address; check that the page complained of nothing and left its server alone."""
     with chromium.open_page() as found:
-        found.page.goto(address)
+        found.visit(address)
         yield found
         origin = "/".join(address.split("/")[:3]) + "/"
         assert [each for each in found.requests if not each.startswith(origin)] == []
@@ -187,6 +187,6 @@ def test_the_list_can_be_read_on_a_phone_and_in_the_dark(
     from tests.browser.test_accessibility import check_shown
 
     with chromium.open_page(width=width, scheme=scheme) as opened:
-        opened.page.goto(server.address("/"))
+        opened.visit(server.address("/"))
         opened.page.get_by_text("2 runs, the newest first").wait_for()
         check_shown(opened.page)
