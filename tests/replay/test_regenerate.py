@@ -1,6 +1,7 @@
 """What `regenerate` can say of another token, with and without a noise floor."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -21,17 +22,21 @@ from tokentape.store import DatabaseStore
 @pytest.fixture
 def parting(make_lm: Callable[..., tt.LoadedModel], store: DatabaseStore) -> Case:
     """An honest run in bfloat16 where `generate` draws another token, in a turn after the first."""
-    for family in ("qwen3", "gpt2", "llama", "gemma3"):
+    found = {tt.Verdict.EXACT, tt.Verdict.INCOMPARABLE}
+    # Which runs part, and by how much, differs from one kind of CPU to another.
+    for family, seed in itertools.product(("qwen3", "gpt2", "llama", "mistral"), range(4)):
         lm = make_lm(family, seed=1)
         lm.model.to(torch.bfloat16)
-        for seed in range(3):
-            recording = converse(lm, store, seed=seed, turns=4, do_sample=True)
-            turns = tt.regenerate(recording, lm).turns
-            verdicts = [turn.verdict for turn in turns]
-            assert set(verdicts) <= {tt.Verdict.EXACT, tt.Verdict.INCOMPARABLE}
-            if verdicts[0] is tt.Verdict.EXACT and tt.Verdict.INCOMPARABLE in verdicts:
-                return Case(recording, lm, store)
-    raise AssertionError("every run is exact: the noise of bfloat16 is gone")
+        recording = converse(lm, store, seed=seed, turns=4, do_sample=True)
+        turns = tt.regenerate(recording, lm).turns
+        verdicts = [turn.verdict for turn in turns]
+        assert set(verdicts) <= {*found, tt.Verdict.NEAR_TIE}
+        parted = [turn for turn in turns if turn.verdict is tt.Verdict.INCOMPARABLE]
+        # A token that a filter has removed has no margin.
+        begins_exact = verdicts[0] is tt.Verdict.EXACT
+        if begins_exact and set(verdicts) == found and parted[0].margin_max > 0:
+            return Case(recording, lm, store)
+    raise AssertionError("no run parts from `generate`: the noise of bfloat16 is gone")
 
 
 def test_without_a_floor_another_token_of_an_honest_run_is_incomparable(parting: Case) -> None:

@@ -185,15 +185,20 @@ def test_half_precision_is_never_called_verified(lm: tt.LoadedModel, store: Data
 
 
 def test_without_a_floor_regenerate_compares_tokens_only(
-    lm: tt.LoadedModel, store: DatabaseStore
+    make_lm: Callable[..., tt.LoadedModel], store: DatabaseStore
 ) -> None:
     """The noise of bfloat16 is above the floor of float32, and is not a drift."""
-    lm.model.to(torch.bfloat16)
-    report = tt.regenerate(converse(lm, store, turns=4, do_sample=False), lm)
+    noise = []
+    # Which of these models has noise depends on the kind of CPU.
+    for family in ("llama", "gpt2", "gemma3"):
+        lm = make_lm(family, seed=1)
+        lm.model.to(torch.bfloat16)
+        report = tt.regenerate(converse(lm, store, turns=4, do_sample=False), lm)
+        noise += [turn.logprob_difference_max for turn in report.turns]
 
-    assert report.floor is None
-    assert max(turn.logprob_difference_max for turn in report.turns) > 1e-3
-    assert tt.Verdict.DRIFTED not in {turn.verdict for turn in report.turns}
+        assert report.floor is None
+        assert tt.Verdict.DRIFTED not in {turn.verdict for turn in report.turns}
+    assert max(noise) > 1e-3
 
 
 def test_a_history_that_was_rendered_again_is_a_branch_of_its_own(
