@@ -31,8 +31,9 @@ _REDUCING = (
 )
 _NOT_NUMERIC = ("generation_config", HOOKS, "platform", "python")
 """Fields that differ without an effect on the numbers."""
-# A tampered token's log-probability differs by more than the first number, and those of the top
-# tokens, recorded in half precision, by less than the second.
+# Of a tampered token the log-probability differs by more than the first number, or the recorded one
+# is that of the pick within the floor. Those of the top tokens, recorded in half precision, differ
+# by less than the second.
 _TAMPERED_NATS = 0.05
 _TOP_NATS = 0.02
 _INTERVENTIONS_TRIED = 4
@@ -148,12 +149,16 @@ def _is_tampered(divergence: Divergence, floor: float) -> bool:
 
     Then the recorded number is that of the pick, and the numbers of the top tokens agree.
     """
-    if not divergence.kind.is_mismatch or divergence.logprob_difference < _TAMPERED_NATS:
+    if not divergence.kind.is_mismatch:
+        return False
+    of_pick = abs(divergence.recorded.logprob - divergence.replayed.logprob)
+    own = divergence.logprob_difference
+    if own < _TAMPERED_NATS and not of_pick <= floor < own:
         return False
     top = divergence.recorded_top
     replayed = {each.token_id: each.logprob for each in divergence.replayed_top}
     pairs = [(each.logprob, replayed[each.token_id]) for each in top if each.token_id in replayed]
     if top and not pairs:
         return False
-    pairs.append((divergence.recorded.logprob, divergence.replayed.logprob))
-    return all(abs(a - b) <= max(floor, _TOP_NATS) for a, b in pairs)
+    tolerance = max(floor, _TOP_NATS)
+    return of_pick <= tolerance and all(abs(a - b) <= tolerance for a, b in pairs)

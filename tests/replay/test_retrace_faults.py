@@ -4,6 +4,7 @@
 """
 
 import copy
+import math
 import struct
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,9 +18,11 @@ import tokentape as tt
 from benchmarks.replay.fault_case import Case, record_case, rerecord
 from benchmarks.replay.faults import FAULTS, Fault, FaultResult, check_fault
 from benchmarks.tiny_models import VOCABULARY
-from tokentape.recorder.events import Event, TokenSampled
+from tests.replay.conversations import converse
+from tokentape.recorder.events import Event, TokenSampled, TurnFinished
 from tokentape.replay.checking import token_checker
 from tokentape.replay.reports.terminal import render
+from tokentape.store import DatabaseStore
 
 DOCS = Path(__file__).parents[2] / "docs" / "replay.md"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -63,6 +66,38 @@ def test_rows_are_checked_in_blocks_from_the_first_difference_on(
     fault = next(each for each in FAULTS if each.name == name)
 
     assert check_fault(fault, case, tt.retrace).is_right
+
+
+def test_a_token_that_was_altered_to_one_about_as_likely_is_named(
+    case: Case, store: DatabaseStore
+) -> None:
+    case = Case(converse(case.lm, store, turns=1, do_sample=False, tokens=80), case.lm, store)
+    (turn,) = case.recording.turns()
+    step, other = min(
+        ((token.step, other) for token in turn.tokens for other in token.top_ids[1:]),
+        key=lambda pair: difference_from_token(turn.tokens[pair[0]], pair[1]),
+    )
+    assert difference_from_token(turn.tokens[step], other) < 0.05
+    ids = list(turn.reply_ids)
+    ids[step] = other
+
+    def change(event: Event) -> Event:
+        if isinstance(event, TokenSampled) and event.step == step:
+            return replace(event, token_id=other)
+        if isinstance(event, TurnFinished):
+            return replace(event, text=str(case.lm.tokenizer.decode(ids)), stop_text="")
+        return event
+
+    report = tt.retrace(rerecord(case, change).recording, case.lm)
+
+    first = report.causes[0]
+    assert (first.name, first.turn, first.step) == ("token", 1, step)
+
+
+def difference_from_token(token: TokenSampled, other: int) -> float:
+    """Return by how much less likely another token is, at least more than rounding hides."""
+    difference = token.logprob - token.top_logprobs[token.top_ids.index(other)]
+    return difference if difference > 0.005 else math.inf
 
 
 def test_one_bit_of_one_weight_is_found_in_the_first_turn(case: Case) -> None:
