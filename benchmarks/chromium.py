@@ -54,7 +54,7 @@ class NoBrowserError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenedPage:
-    """A page, and what was noticed of it since it was opened."""
+    """A page, with its requests and its messages since it was opened."""
 
     page: "Page"
     print_pdf: Callable[[Path], None]
@@ -71,7 +71,7 @@ class OpenedPage:
     def visit(self, address: str) -> "Page":
         """Load an address, and wait until a page of tokentape shows its document."""
         self.page.goto(address)
-        # A page's script goes on after the page has loaded: it unpacks or requests the document.
+        # After the page has loaded, its script unpacks or requests the document.
         self.page.locator("#app:empty").wait_for(state="detached")
         return self.page
 

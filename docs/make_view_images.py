@@ -23,7 +23,7 @@ from tokentape.replay.view.page import page_script, page_style
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT / "docs" / "images"
 KEY = "tokentape page"
-"""The text of a picture that says of which script and style it is."""
+"""The text field of a picture that holds the sha256 of the page's script and style."""
 BYTES_MAX = 150_000
 _WIDTH, _HEIGHT = 1280, 860
 _COLORS = 160
@@ -73,7 +73,6 @@ def draw(chromium: Chromium, page_path: Path) -> None:
     for name, (scheme, show) in SHOWN.items():
         with chromium.open_page(width=_WIDTH, height=_HEIGHT, scheme=scheme) as opened:
             page = opened.open(page_path)
-            page.get_by_role("heading", level=1).wait_for()
             show(page)
             # Not over a token, which would be shown in place of the selected one.
             page.mouse.move(0, 0)
@@ -83,12 +82,12 @@ def draw(chromium: Chromium, page_path: Path) -> None:
 
 
 def _write(png: bytes, path: Path) -> None:
-    """Write a picture with few colors, and of which page it is."""
-    said = PngInfo()
-    said.add_text(KEY, assets_sha256())
+    """Write a picture with few colors, and the sha256 of the assets that it shows."""
+    metadata = PngInfo()
+    metadata.add_text(KEY, assets_sha256())
     with Image.open(io.BytesIO(png)) as picture:
         few = picture.convert("RGB").quantize(_COLORS, dither=Image.Dither.NONE)
-        few.save(path, optimize=True, pnginfo=said)
+        few.save(path, optimize=True, pnginfo=metadata)
     sys.stdout.write(f"{path.relative_to(ROOT)}  {path.stat().st_size / 1000:.0f} kB\n")
 
 

@@ -88,7 +88,7 @@ class TurnProgress:
         per_turn_us = self._tokens_max * per_token_us
         if self._turn_us:
             per_turn_us = sum(self._turn_us) / len(self._turn_us)
-            # It may be longer than the others: as long as it runs, a token more is expected.
+            # This turn may be longer than the average: while it runs, one more token is expected.
             expected_us = max(per_turn_us - self._token_us, per_token_us)
             turn_left_us = min(turn_left_us, expected_us)
         turns_left = max(self._turns_total - self.turn, 0)

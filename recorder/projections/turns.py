@@ -42,7 +42,7 @@ def iterate_turns(
     builder = TurnBuilder(read_ids=read_ids)
     for envelope in envelopes:
         turn = builder.add(envelope)
-        # Only a reader of single turns looks at the prompts of others.
+        # These prompts are only for readers of single turns.
         builder.prompts.clear()
         if turn is not None:
             yield turn
