@@ -1,12 +1,14 @@
 """Honest runs of every kind: random settings, caches, histories, resumes, forks, interventions."""
 
 import random
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 import tokentape as tt
+from tokentape.generation.errors import ForkWarning
 from tokentape.recorder import Record
 from tokentape.store import DatabaseStore
 
@@ -99,14 +101,17 @@ class HonestRun:
 
     def _fork(self, run_id: str) -> list[str]:
         last = self._store.recording(run_id).turns()[-1].number
-        fork = tt.Investigation.fork(
-            self._store,
-            run_id,
-            self._lm,
-            at_turn=self._random.randint(1, last),
-            tools=tt.default_tools(self._lm),
-            prefill_chunk_tokens=self._random.choice((None, 5, 64)),
-        )
+        with warnings.catch_warnings():
+            # A fork without the interventions that its parent requested last is an honest run, too.
+            warnings.simplefilter("ignore", ForkWarning)
+            fork = tt.Investigation.fork(
+                self._store,
+                run_id,
+                self._lm,
+                at_turn=self._random.randint(1, last),
+                tools=tt.default_tools(self._lm),
+                prefill_chunk_tokens=self._random.choice((None, 5, 64)),
+            )
         with fork as run:
             self._converse(run, run.generator.turn + 1)
         return [fork.run_id]
