@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 from tests.torture.tally import Row, Torture
 
+_TEST_S = 3600
+"""A slow test that takes longer hangs. The limit of other tests, 600 s, is too short for some."""
 _SUMMARY = re.compile(r"(\d+) (passed|failed|errors?)\b")
 
 
@@ -15,6 +17,7 @@ def slow(torture: Torture) -> Iterator[Row]:
     row = Row("tests marked slow")
     command = [sys.executable, "-m", "pytest", "-q", "-m", "slow", "-p", "no:cacheprovider"]
     command += ["--basetemp", str(torture.folder / "pytest")]
+    command += ["-o", f"faulthandler_timeout={_TEST_S}"]
     done = subprocess.run(command, capture_output=True, text=True)
     counts = {word.rstrip("s"): int(count) for count, word in _SUMMARY.findall(done.stdout)}
     row.unexpected = counts.get("failed", 0) + counts.get("error", 0)
