@@ -1,4 +1,9 @@
 # The names of the folder and where each is defined: see `__init__.py`.
+from .batch import (
+    Batch as Batch,
+    BatchEnded as BatchEnded,
+    Job as Job,
+)
 from .cache import (
     CachePolicy as CachePolicy,
     CachedPrefix as CachedPrefix,

@@ -15,9 +15,9 @@ import torch
 from tokentape.generation import LoadedModel, ModelError, hf
 from tokentape.generation.cache.policy import cache_policy
 from tokentape.generation.checks import check_not_training
-from tokentape.generation.engine.threads import torch_threads
 from tokentape.generation.hf.attention_kernel import attention_kernel
 from tokentape.generation.hooks.model_use import exclusive_use
+from tokentape.generation.numerics.threads import torch_threads
 from tokentape.recorder import Recording
 from tokentape.recorder.paths import name_without_folders
 from tokentape.replay.checking.interventions import Interventions

@@ -24,7 +24,7 @@ from tokentape.generation.cache.reuse import Reuse
 from tokentape.generation.callbacks import StateObserver, TokenCallback
 from tokentape.generation.checks import check_adapters, check_not_training, check_seed
 from tokentape.generation.engine import memory
-from tokentape.generation.engine.token_sequence import TokenSequence, decode_alone
+from tokentape.generation.engine.token_sequence import TokenSequence, decode_reply
 from tokentape.generation.engine.turn_recorder import TurnRecorder
 from tokentape.generation.errors import ModelError, PromptError
 from tokentape.generation.history.prompt import OWN_PROMPT, Prompt
@@ -120,7 +120,7 @@ def _run(
     events, began = sequence.events, time.perf_counter()
     logits = _prefill(backend, model, config, events)
     with hf.decoding(model), events.spelling_tokens(tokenizer):
-        stop_reason = decode_alone(backend, sequence, logits)
+        stop_reason = decode_reply(backend, sequence, logits)
     if events.recorder is not None and tokenizer is not None:
         events.finished(
             tokenizer,

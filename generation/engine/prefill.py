@@ -7,8 +7,8 @@ import torch
 from transformers import GenerationConfig
 
 from tokentape.generation import hf
+from tokentape.generation.batch import current_member
 from tokentape.generation.cache import NO_TOKEN, CacheLease, PrefixCache
-from tokentape.generation.engine.backend import LogitsBackend
 from tokentape.generation.numerics.attention import cuda_device
 from tokentape.generation.run_settings import default_chunk_tokens
 
@@ -26,19 +26,22 @@ def prefill(
     config: GenerationConfig,
     *,
     chunk_tokens: int | None,
-) -> tuple[LogitsBackend, torch.Tensor, tuple[int, ...]]:
+) -> tuple[hf.Decoder, torch.Tensor, tuple[int, ...]]:
     """Forward the ids, int64 of shape (1, tokens), that the lease's cache does not hold.
 
-    Return the backend, the logits of the last position, float32 of shape (1, vocab), and the number
-    of tokens in each forward, at most `chunk_tokens`.
+    Other members of a batch use the model between two chunks. Return the decoder, the logits of the
+    last position, float32 of shape (1, vocab), and the number of tokens in each forward, at most
+    `chunk_tokens`.
     """
     held, on_cuda = lease.reuse.reused_tokens, cuda_device(model) is not None
-    backend = hf.Decoder(model, config, ids, lease.cache, held=held)
-    logits, chunks = backend.prefill(
+    decoder = hf.Decoder(model, config, ids, lease.cache, held=held)
+    member = current_member(model)
+    logits, chunks = decoder.prefill(
         forward_tokens_max(lease, config, ids.shape[1], chunk_tokens, on_cuda=on_cuda),
         one_by_one=lease.policy.continues == "tokens",
+        between_chunks=None if member is None else member.queue.pause,
     )
-    return backend, logits, chunks
+    return decoder, logits, chunks
 
 
 def ids_tensor(ids: Sequence[int], device: torch.device) -> torch.Tensor:

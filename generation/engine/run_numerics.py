@@ -6,10 +6,12 @@ from typing import Any
 
 import torch
 
-from tokentape.generation.engine.threads import torch_threads
+from tokentape.generation.batch import current_member
+from tokentape.generation.errors import ModelError
 from tokentape.generation.numerics.as_recorded import numerics_as_recorded
 from tokentape.generation.numerics.attention import cuda_device, repeatable_attention
 from tokentape.generation.numerics.flags import read_flags
+from tokentape.generation.numerics.threads import torch_threads
 
 
 class RunNumerics:
@@ -41,6 +43,28 @@ class RunNumerics:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Compute with the threads and flags of the run within this context."""
+        """Compute with the threads and flags of the run within this context.
+
+        Raise ModelError if a run of a batch has others than the batch.
+        """
+        if current_member(self._model) is not None:
+            self._check_are_those_of_batch()
+            yield
+            return
         with torch_threads(self._threads), numerics_as_recorded(self._flags):
             yield
+
+    def _check_are_those_of_batch(self) -> None:
+        """Raise ModelError for other threads or flags: those of the process serve all its runs."""
+        threads = torch.get_num_threads()
+        if self._threads not in (None, threads):
+            raise ModelError(
+                f"the run computes with {self._threads} threads and its batch with {threads}: call "
+                f"torch.set_num_threads({self._threads}) before the batch begins"
+            )
+        flags = read_flags(cuda=cuda_device(self._model) is not None)
+        changed = [name for name, value in self._flags.items() if flags.get(name) != value]
+        if changed:
+            raise ModelError(
+                f"{changed[0]} has changed since the run began: set it before the batch begins"
+            )

@@ -8,14 +8,14 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from tokentape.generation import hf
+from tokentape.generation.batch import current_member
 from tokentape.generation.cache import CachedPrefix, CacheLease, PrefixCache
 from tokentape.generation.engine import memory
-from tokentape.generation.engine.backend import LogitsBackend
 from tokentape.generation.engine.memory_guard import MemoryGuard
 from tokentape.generation.engine.observers import TurnObservers, observe_forwards
 from tokentape.generation.engine.prefill import prefill
 from tokentape.generation.engine.prepared_turn import PreparedTurn
-from tokentape.generation.engine.token_sequence import TokenSequence, decode_alone
+from tokentape.generation.engine.token_sequence import TokenSequence, decode_reply
 from tokentape.generation.engine.turn import TurnResult
 from tokentape.generation.engine.turn_recorder import TurnRecorder
 from tokentape.generation.errors import PromptError
@@ -87,23 +87,23 @@ class RunningTurn:
         )
         # Hooks run in the order of their making: observers see what interventions changed.
         with self.resources.interventions.intervene_from(held), observing as observers:
-            backend, logits = self._prefill()
+            decoder, logits = self._prefill()
             observers.prefill_done()
-            sequence = self._sequence(backend, observers)
-            stop_reason = self._decode(backend, sequence, logits, observers)
+            sequence = self._sequence(decoder, observers)
+            stop_reason = self._decode(decoder, sequence, logits, observers)
             self.events.record_all(observers.events())
         token_ids = tuple(sequence.token_ids)
-        returned = self._put_into_cache(backend, (*prompt.ids, *token_ids[:-1]))
+        returned = self._put_into_cache(decoder, (*prompt.ids, *token_ids[:-1]))
         if self.events.recorder is not None:
             self.events.record(watch.sampled(self.events.turn, self.resources.cache.kv_bytes))
         return finish_turn(
             self, token_ids, stop_reason, decided=decided, began=began, returned=returned
         )
 
-    def _prefill(self) -> tuple[LogitsBackend, torch.Tensor]:
+    def _prefill(self) -> tuple[hf.Decoder, torch.Tensor]:
         began = time.perf_counter()
         model, cache = self.resources.model, self.lease.cache
-        backend, logits, chunks = prefill(
+        decoder, logits, chunks = prefill(
             model,
             self.prepared.input_ids,
             self.lease,
@@ -116,12 +116,12 @@ class RunningTurn:
             kv_bytes=hf.kv_bytes(cache),
             peak_bytes=memory.peak_bytes(model.device),
         )
-        if backend.holds(cache, len(self.prepared.ids)):
+        if decoder.holds(cache, len(self.prepared.ids)):
             salted = self.resources.interventions.salt_ids(self.prepared.ids)
             self.events.evicted(self.resources.cache.commit_prompt(self.lease, salted))
-        return backend, logits
+        return decoder, logits
 
-    def _sequence(self, backend: LogitsBackend, observers: TurnObservers) -> TokenSequence:
+    def _sequence(self, decoder: hf.Decoder, observers: TurnObservers) -> TokenSequence:
         prepared, settings = self.prepared, self.prepared.settings
         may_pause = prepared.plan.pauses is not None
         return TokenSequence(
@@ -132,7 +132,7 @@ class RunningTurn:
             generator=prepared.generator,
             top_logprobs=self.resources.top_logprobs,
             events=self.events,
-            cache=lambda: backend.cache,
+            cache=lambda: decoder.cache,
             token_ids=list(prepared.sampled),
             forced_ids=prepared.forced_left,
             callback=settings.callback,
@@ -143,7 +143,7 @@ class RunningTurn:
 
     def _decode(
         self,
-        backend: LogitsBackend,
+        decoder: hf.Decoder,
         sequence: TokenSequence,
         logits: torch.Tensor,
         observers: TurnObservers,
@@ -155,12 +155,21 @@ class RunningTurn:
             if caller is not None:
                 caller()
 
-        with hf.decoding(self.resources.model):
-            return decode_alone(backend, sequence, logits, between_tokens=between_tokens)
+        model, member = self.resources.model, current_member(self.resources.model)
+        if member is None:
+            with hf.decoding(model):
+                return decode_reply(decoder, sequence, logits, between_tokens=between_tokens)
+        shared = member.backend(
+            decoder,
+            lambda step, obstacle: self.events.forwarded(
+                rows=step.rows, row=step.row, obstacle=obstacle, step=len(sequence.token_ids)
+            ),
+        )
+        return decode_reply(shared, sequence, logits, between_tokens=between_tokens)
 
-    def _put_into_cache(self, backend: LogitsBackend, ids: tuple[int, ...]) -> CachedPrefix | None:
+    def _put_into_cache(self, decoder: hf.Decoder, ids: tuple[int, ...]) -> CachedPrefix | None:
         """Hand the lease's cache back with its ids. Return a copy if the caller wants one."""
-        if not backend.holds(self.lease.cache, len(ids)):
+        if not decoder.holds(self.lease.cache, len(ids)):
             return None
         cache, salted = self.resources.cache, self.resources.interventions.salt_ids(ids)
         wanted = self.prepared.settings.return_cache

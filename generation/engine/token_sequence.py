@@ -118,7 +118,7 @@ class TokenSequence:
         )
 
 
-def decode_alone(
+def decode_reply(
     backend: LogitsBackend,
     sequence: TokenSequence,
     logits: torch.Tensor,

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from tokentape.recorder.events import (
     CacheDecided,
     CacheEvicted,
     Event,
+    ForwardsShared,
     MessageAdded,
     PrefillCompleted,
     StopReason,
@@ -46,6 +47,8 @@ class TurnRecorder:
     continued_tokens: int = 0
     """The first tokens of this round that a parent has recorded; see `RoundPlan`."""
     continued_text: str = ""
+    _forwards: list[ForwardsShared] = field(default_factory=list)
+    """The newest of its kind that was recorded."""
 
     def record(self, event: Event) -> None:
         if self.recorder is not None:
@@ -140,6 +143,19 @@ class TurnRecorder:
                 top_logprobs=measures.top_logprobs,
             )
         )
+
+    def forwarded(self, *, rows: int, row: int, obstacle: str, step: int) -> None:
+        """Record with what the sequence was forwarded for its next token, if that has changed.
+
+        `step` counts as in `token_sampled`. The prefill forwards each sequence alone.
+        """
+        now = ForwardsShared(
+            turn=self.turn, step=self.first_step + step, rows=rows, row=row, obstacle=obstacle
+        )
+        before = self._forwards[-1] if self._forwards else ForwardsShared(turn=self.turn, step=0)
+        if (now.rows, now.row, now.obstacle) != (before.rows, before.row, before.obstacle):
+            self._forwards[:] = [now]
+            self.record(now)
 
     def evicted(self, evictions: Iterable[Eviction]) -> None:
         """Record what the cache gave up to stay within its budget."""

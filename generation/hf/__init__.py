@@ -57,6 +57,12 @@ from tokentape.generation.hf.preparation import (
 from tokentape.generation.hf.processors import FILTERS, catch_up, process, process_rows
 from tokentape.generation.hf.quiet_configs import quiet_configs
 from tokentape.generation.hf.release_check import check_release
+from tokentape.generation.hf.shared_forward import (
+    SequenceStep,
+    SharedForwards,
+    cache_obstacle,
+    sharing_obstacle,
+)
 from tokentape.generation.hf.signatures import accepts, unwrapped
 from tokentape.generation.hf.stopping import stop_flags, stop_reason, stop_reason_of
 
@@ -68,10 +74,13 @@ __all__ = (
     "GrowingLayer",
     "KvLayer",
     "Preparation",
+    "SequenceStep",
+    "SharedForwards",
     "accepts",
     "cache_argument",
     "cache_kind",
     "cache_name",
+    "cache_obstacle",
     "cache_of",
     "can_crop",
     "catch_up",
@@ -110,6 +119,7 @@ __all__ = (
     "recurrent",
     "rounds_states",
     "shapes",
+    "sharing_obstacle",
     "states_sha256",
     "stop_flags",
     "stop_reason",

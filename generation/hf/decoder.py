@@ -1,12 +1,13 @@
 """Forwards of one sequence, as `generate` of transformers runs them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from transformers import GenerationConfig
 from transformers.cache_utils import Cache
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from tokentape.generation.errors import ModelError
 from tokentape.generation.hf.caches import (
@@ -71,12 +72,17 @@ class Decoder:
         return cache
 
     def prefill(
-        self, chunk_tokens: int | None = None, *, one_by_one: bool = False
+        self,
+        chunk_tokens: int | None = None,
+        *,
+        one_by_one: bool = False,
+        between_chunks: Callable[[], None] | None = None,
     ) -> tuple[torch.Tensor, tuple[int, ...]]:
         """Forward the tokens that are not cached; return the last logits and the chunk lengths.
 
         `one_by_one` forwards single tokens, for models that ignore their recurrent state when they
-        get several tokens. Raise ModelError if the model does not fill its cache.
+        get several tokens. `between_chunks` is called after each forward but the last. Raise
+        ModelError if the model does not fill its cache.
         """
         if one_by_one and self.held > 0:
             chunk_tokens = 1
@@ -84,29 +90,46 @@ class Decoder:
             # transformers splits a prefill only where the cache counts its tokens.
             chunk_tokens = None
         chunks = _chunks(self.prompt.shape[1] - self.held, chunk_tokens)
-        return self.prefill_chunks(chunks, one_by_one=one_by_one), chunks
+        logits = self.prefill_chunks(chunks, one_by_one=one_by_one, between_chunks=between_chunks)
+        return logits, chunks
 
-    def prefill_chunks(self, chunks: tuple[int, ...], *, one_by_one: bool = False) -> torch.Tensor:
+    def prefill_chunks(
+        self,
+        chunks: tuple[int, ...],
+        *,
+        one_by_one: bool = False,
+        between_chunks: Callable[[], None] | None = None,
+    ) -> torch.Tensor:
         """Forward the tokens that are not cached in chunks of these lengths, whose sum they are.
 
-        Return the logits of the last position. `one_by_one` and errors as in `prefill`.
+        Return the logits of the last position. The keywords and errors are those of `prefill`.
         """
         is_first_iteration = not (one_by_one and self.held > 0)
         try:
             with self._forwarding():
-                outputs = self._forward_chunks(chunks, is_first_iteration=is_first_iteration)
+                outputs = self._forward_chunks(
+                    chunks, is_first_iteration=is_first_iteration, between_chunks=between_chunks
+                )
         except AttributeError as error:
             name = type(self._model).__name__
             raise ModelError(f"{name} fills no cache: {error}") from None
         self.held += sum(chunks)
         return self._logits(outputs)
 
-    def _forward_chunks(self, chunks: tuple[int, ...], *, is_first_iteration: bool) -> Any:
+    def _forward_chunks(
+        self,
+        chunks: tuple[int, ...],
+        *,
+        is_first_iteration: bool,
+        between_chunks: Callable[[], None] | None,
+    ) -> Any:
         """Forward the prompt's tokens after those held, in chunks; return the last outputs."""
         outputs: Any = None
         positions = self._inputs.get("position_ids")
         end = self.held
         for tokens in chunks:
+            if outputs is not None and between_chunks is not None:
+                between_chunks()
             end += tokens
             if positions is not None:
                 self._inputs["position_ids"] = positions[..., :end]
@@ -131,13 +154,30 @@ class Decoder:
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """Forward the last of `ids`, shape (1, tokens), onto the cache. Return its logits."""
-        inputs = self._model.prepare_inputs_for_generation(
-            ids, next_sequence_length=1, **self._inputs
-        )
         with self._forwarding():
-            outputs = self._model(**inputs, return_dict=True)
+            outputs = self._model(**self.inputs_of_step(ids), return_dict=True)
         self.held += 1
         return self._logits(outputs)
+
+    def inputs_of_step(self, ids: torch.Tensor) -> dict[str, Any]:
+        """Return the arguments of the model's forward for the last of `ids`."""
+        inputs: dict[str, Any] = self._model.prepare_inputs_for_generation(
+            ids, next_sequence_length=1, **self._inputs
+        )
+        return inputs
+
+    def logits_of_step(self, logits: torch.Tensor) -> torch.Tensor:
+        """Take the logits of a token that was forwarded onto the cache outside of `forward`.
+
+        They have shape (1, tokens, vocab); return those of the last one as `forward` does.
+        """
+        self.held += 1
+        return self._logits(CausalLMOutputWithPast(logits=logits))
+
+    @property
+    def allows_inference_mode(self) -> bool:
+        """Whether torch's inference mode has no side effects on this sequence and this model."""
+        return self._forwarding is torch.inference_mode
 
     def _logits(self, outputs: Any) -> torch.Tensor:
         self._inputs = self._model._update_model_kwargs_for_generation(

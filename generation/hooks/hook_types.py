@@ -5,9 +5,11 @@ from contextlib import contextmanager
 from types import FunctionType
 from typing import Any
 
+import torch
 from torch import nn
 
-from tokentape.generation.hooks.model_use import acts_now, current_scope
+from tokentape.generation.hooks.layers import output_of, replace_tensor
+from tokentape.generation.hooks.model_use import acts_now, current_scope, row_of
 
 _CAPTURING = "transformers.utils.output_capturing"
 
@@ -16,7 +18,8 @@ class TapeHook:
     """Base class of the project's forward hooks, which do not invalidate the KV cache.
 
     `call` is called as torch calls a forward hook, but only for forwards of the use of the model in
-    which the hook was made; see `model_use`.
+    which the hook was made; see `model_use`. Of a forward of several sequences it gets its own row,
+    as if the sequence were forwarded alone.
     """
 
     __slots__ = ("_call", "scope")
@@ -32,7 +35,9 @@ class ReadOnlyHook(TapeHook):
     __slots__ = ()
 
     def __call__(self, *args: Any) -> None:
-        if acts_now(self.scope):
+        if (row := row_of(self.scope)) is not None:
+            self._call(args[0], *(row_in(each, row) for each in args[1:]))
+        elif acts_now(self.scope):
             self._call(*args)
 
 
@@ -44,8 +49,28 @@ class InterventionHook(TapeHook):
 
     __slots__ = ()
 
-    def __call__(self, *args: Any) -> Any:
-        return self._call(*args) if acts_now(self.scope) else None
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
+        if (row := row_of(self.scope)) is None:
+            return self._call(module, args, output) if acts_now(self.scope) else None
+        changed = self._call(module, row_in(args, row), row_in(output, row))
+        if changed is None:
+            return None
+        given = output_of(output)
+        # A copy: other modules may read the same tensor.
+        rows = given.clone()
+        rows[row : row + 1] = output_of(changed)
+        return replace_tensor(output, given, rows)
+
+
+def row_in(value: Any, row: int) -> Any:
+    """Return a nested value with one row of each tensor, of shape (rows, …), as shape (1, …)."""
+    if isinstance(value, torch.Tensor):
+        return value[row : row + 1] if value.dim() else value
+    if isinstance(value, dict):
+        return {name: row_in(each, row) for name, each in value.items()}
+    if isinstance(value, tuple | list) and not hasattr(value, "_fields"):
+        return type(value)(row_in(each, row) for each in value)
+    return value
 
 
 def foreign_hooks(module: nn.Module) -> dict[int, Callable[..., object]]:

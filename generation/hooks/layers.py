@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from tokentape.generation.errors import ToolError
+from tokentape.generation.errors import ModelError, ToolError
 from tokentape.recorder.plain_values import plain_number
 
 _ATTENTION = ("self_attn", "attn", "linear_attn", "attention", "mixer")
@@ -80,6 +80,20 @@ def tensor_in(output: Any) -> torch.Tensor | None:
     if not isinstance(values, Iterable):
         return None
     return next((value for value in values if isinstance(value, torch.Tensor)), None)
+
+
+def replace_tensor(output: Any, given: torch.Tensor, changed: torch.Tensor) -> Any:
+    """Return a module's output (a tensor or tuple) with one tensor replaced.
+
+    Raise ModelError for an output of another type.
+    """
+    if output is given:
+        return changed
+    if isinstance(output, tuple) and not hasattr(output, "_fields"):
+        return tuple(changed if each is given else each for each in output)
+    raise ModelError(
+        f"an output of type {type(output).__name__} cannot be changed: choose another layer"
+    )
 
 
 def hint_of_nearest(name: str, names: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ from tokentape.generation.errors import ModelError
 from tokentape.generation.history.prompt import OWN_PROMPT, Prompt
 from tokentape.generation.hooks.forward_positions import ForwardPositions, track_positions
 from tokentape.generation.hooks.layers import find_layer
-from tokentape.generation.hooks.model_use import exclusive_use
+from tokentape.generation.hooks.model_use import tool_use
 from tokentape.generation.interventions.hooks import apply_interventions
 from tokentape.generation.interventions.intervention import (
     Intervention,
@@ -257,7 +257,7 @@ class InterventionController:
 
         Each position gets the interventions that were active when it was first computed.
         """
-        with exclusive_use(self._model), self.intervene_from(0):
+        with tool_use(self._model), self.intervene_from(0):
             yield
         self.record_requests()
 

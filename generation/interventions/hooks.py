@@ -9,7 +9,7 @@ import torch
 from tokentape.generation.errors import ModelError
 from tokentape.generation.hooks.forward_positions import ForwardPositions
 from tokentape.generation.hooks.hook_types import InterventionHook
-from tokentape.generation.hooks.layers import find_layer, output_of
+from tokentape.generation.hooks.layers import find_layer, output_of, replace_tensor
 from tokentape.recorder.projections.active_interventions import ActiveRange
 
 
@@ -130,17 +130,3 @@ class _LayerHook:
                 raise ModelError(f"the tensor {sha256[:12]}… of an intervention is missing")
             self._on_device[sha256] = self._tensors[sha256].to(device)
         return self._on_device[sha256]
-
-
-def replace_tensor(output: Any, given: torch.Tensor, changed: torch.Tensor) -> Any:
-    """Return a module's output (a tensor or tuple) with one tensor replaced.
-
-    Raise ModelError for an output of another type.
-    """
-    if output is given:
-        return changed
-    if isinstance(output, tuple) and not hasattr(output, "_fields"):
-        return tuple(changed if each is given else each for each in output)
-    raise ModelError(
-        f"an output of type {type(output).__name__} cannot be changed: choose another layer"
-    )

@@ -13,9 +13,8 @@ import torch
 from tokentape.generation.checks import check_adapters, check_not_training, check_prompt_ids
 from tokentape.generation.errors import ModelError
 from tokentape.generation.hooks.hook_types import ReadOnlyHook, without_hooks
-from tokentape.generation.hooks.layers import find_layer, output_of
+from tokentape.generation.hooks.layers import find_layer, output_of, replace_tensor
 from tokentape.generation.hooks.model_use import exclusive_use
-from tokentape.generation.interventions.hooks import replace_tensor
 from tokentape.generation.models.loading import LoadedModel
 from tokentape.generation.models.memory_check import enough_memory
 from tokentape.recorder.plain_values import plain_value

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from tokentape.generation.errors import ModelError, ToolError
 from tokentape.generation.history.text_stream import TextStream
-from tokentape.generation.investigation.interrupts import interrupts_call
+from tokentape.generation.interrupts import interrupts_call
 from tokentape.generation.investigation.investigation import Investigation
 from tokentape.generation.tools.interface import ToolInterface
 from tokentape.generation.tools.tool_call import ToolCall

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from tokentape.generation.engine.single_use import SingleUse
-from tokentape.generation.investigation.interrupts import ended_by_signals
+from tokentape.generation.interrupts import ended_by_signals
 from tokentape.generation.investigation.open_runs import OpenRun, add_open_run, drop
 from tokentape.recorder import EventLog, Recorder, TokentapeError
 from tokentape.recorder.errors import Terminated

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from tokentape.generation.engine.single_use import SingleUse
-from tokentape.generation.investigation.interrupts import last_termination, signals_held
+from tokentape.generation.interrupts import last_termination, signals_held
 from tokentape.recorder import EventLog, Recorder
 from tokentape.recorder.errors import TokentapeWarning
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+from tokentape.generation.batch import current_member
 from tokentape.generation.engine.manual_generator import ManualGenerator
 from tokentape.generation.engine.turn import RoundPlan, TurnResult, TurnSettings
 from tokentape.generation.errors import PromptTooLongError
@@ -11,7 +12,7 @@ from tokentape.generation.history.chosen_tokens import encode_reply_prefix
 from tokentape.generation.history.context_limit import extend_within
 from tokentape.generation.history.messages import NewMessage
 from tokentape.generation.history.prompt import Prompt
-from tokentape.generation.investigation.interrupts import interrupted_between_tokens
+from tokentape.generation.interrupts import interrupted_between_tokens
 from tokentape.generation.investigation.recorded_settings import recorded_settings
 from tokentape.generation.investigation.reply import Reply, reply_of
 from tokentape.generation.investigation.resume_point import recorded_result
@@ -165,12 +166,16 @@ class TurnRunner:
     def _round_plan(
         self, prompt: Prompt, first_step: int, calls_so_far: int
     ) -> Iterator[RoundPlan]:
-        """Yield the plan of a round that ends at a tool call, if one is allowed, or at Ctrl-C."""
+        """Yield the plan of a round that ends at a tool call, if one is allowed, or at Ctrl-C.
+
+        In a batch it also ends when the batch does.
+        """
+        member = current_member()
         with interrupted_between_tokens() as raise_if_interrupted:
             yield RoundPlan(
                 first_step=first_step,
                 pauses=self.detector.pause_after_call(prompt.text, calls_so_far),
-                between_tokens=raise_if_interrupted,
+                between_tokens=raise_if_interrupted if member is None else member.stop.check,
             )
 
     def _prompt(self, messages: Sequence[NewMessage], settings: TurnSettings) -> Prompt:

@@ -39,6 +39,7 @@ from tokentape.recorder.events.run import RunFailed, RunFinished, RunForked, Run
 from tokentape.recorder.events.tool import ToolCalled, ToolCaller, ToolReturned
 from tokentape.recorder.events.traits import BelongsTo, EventTraits
 from tokentape.recorder.events.turn import (
+    ForwardsShared,
     StopReason,
     TokenSampled,
     TokensSpelled,
@@ -58,6 +59,7 @@ Event = (
     | TurnStarted
     | CacheDecided
     | PrefillCompleted
+    | ForwardsShared
     | TokenSampled
     | TokensSpelled
     | TurnFinished
@@ -99,6 +101,7 @@ __all__ = (
     "Event",
     "EventTraits",
     "EvictionReason",
+    "ForwardsShared",
     "HistoryPruned",
     "InterventionApplied",
     "InterventionDescribed",

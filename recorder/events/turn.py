@@ -201,6 +201,33 @@ class TokenSampled(EventBase):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ForwardsShared(EventBase):
+    """From this token on, the sequence is forwarded together with others, or alone again.
+
+    Runs of a batch record it where it changes; a round begins alone. The last bits of the logits
+    depend on the number of rows, so a retrace needs it.
+    """
+
+    version: ClassVar[int] = 1
+
+    turn: int
+    step: int
+    """The first token whose logits are from such a forward, counted as in `TokenSampled`."""
+    rows: int = 1
+    """The rows of the forward; some may repeat a sequence. 1 for a sequence alone."""
+    row: int = 0
+    """The row of this sequence."""
+    obstacle: Label = ""
+    """Why the run is forwarded alone within a batch, as `kind:what`; empty if it need not be."""
+
+    def __post_init__(self) -> None:
+        check_turn(self.turn)
+        check_counts(step=self.step, rows=self.rows, row=self.row)
+        check(self.row < self.rows, f"row {self.row} must be one of {self.rows} rows")
+        check(not self.obstacle or self.rows == 1, "a sequence with an obstacle is alone")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TokensSpelled(EventBase):
     """The texts of token ids, so that a recording can be read without its tokenizer.
 

@@ -13,7 +13,6 @@ from tokentape.generation import LoadedModel, hf
 from tokentape.generation.cache import NO_TOKEN, CacheLease, PrefixCache, salt_ids
 from tokentape.generation.engine.prefill import ids_tensor, prefill
 from tokentape.generation.engine.sampling import draw, generator_sha256, measure, skip_draws
-from tokentape.generation.engine.threads import torch_threads
 from tokentape.generation.errors import ModelError
 from tokentape.generation.fingerprints.adapter_state import (
     NO_ADAPTERS,
@@ -23,6 +22,7 @@ from tokentape.generation.fingerprints.adapter_state import (
 from tokentape.generation.hf.attention_kernel import using_attention
 from tokentape.generation.models.memory_check import enough_memory, is_out_of_memory
 from tokentape.generation.numerics.as_recorded import numerics_as_recorded
+from tokentape.generation.numerics.threads import torch_threads
 from tokentape.generation.run_settings import RunSettings
 from tokentape.recorder import RecordingError
 from tokentape.recorder.events import (
@@ -37,6 +37,7 @@ from tokentape.replay.checking.turns import prepare_round, stop_of_settings
 from tokentape.replay.recorded.loaded_run import LoadedRun
 from tokentape.replay.results.errors import ReplayError
 from tokentape.replay.results.report import Floor
+from tokentape.replay.retracing.repeated_forwards import RepeatedForwards
 from tokentape.replay.retracing.round_comparison import RetracedRound, RoundComparison
 from tokentape.replay.retracing.schedule import ProcessBegan, RoundForwards, Step
 
@@ -195,12 +196,13 @@ class Retracer:
         turn = step.turn
         ids = self._tensor((*turn.prompt_ids, *turn.reply_ids))
         opened = self._open_round(turn) if compare else None
+        following, forwards = step.forwarded_with(), RepeatedForwards(self._model)
         for index in range(step.start, step.end):
             seen = len(turn.prompt_ids) + index
             if opened is not None:
                 opened.add(logits, ids[:, :seen], ids[:, : seen + 1])
             if index + 1 < step.end:
-                logits = decoder.forward(ids[:, : seen + 1])
+                logits = forwards.forward(decoder, ids[:, : seen + 1], next(following))
 
     def _open_round(self, turn: Turn) -> "_OpenRound":
         if self._open is None or self._open.turn is not turn:

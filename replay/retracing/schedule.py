@@ -1,12 +1,13 @@
 """The schedule of a run: every change of its cache and every forward, in the recorded order."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from tokentape.recorder import RecordingError
 from tokentape.recorder.events import (
     CacheCleared,
     CacheDecided,
+    ForwardsShared,
     PrefillCompleted,
     RunResumed,
     RunStarted,
@@ -46,11 +47,20 @@ class RoundForwards:
     """Whether the process that computed it ended the round, and so cached its states."""
     cleared: bool = False
     """Whether the rest of the cache was cleared meanwhile."""
+    shared: Mapping[int, ForwardsShared] = field(default_factory=dict)
+    """By index of a token: with what it and those after it were forwarded; before, alone."""
 
     @property
     def ids(self) -> tuple[int, ...]:
         """The ids of the prefill: the prompt and the tokens sampled by earlier processes."""
         return (*self.turn.prompt_ids, *self.turn.reply_ids[: self.start])
+
+    def forwarded_with(self) -> Iterator[ForwardsShared | None]:
+        """Yield for each token after the first with what it was forwarded, or None if alone."""
+        now: ForwardsShared | None = None
+        for index in range(self.start + 1, self.end):
+            now = self.shared.get(index, now)
+            yield now if now is not None and now.rows > 1 else None
 
 
 Step = ProcessBegan | SystemPromptCached | CacheCleared | RoundForwards
@@ -109,6 +119,8 @@ def _steps(run: LoadedRun) -> Iterator[Step]:
             open_round.decided = event
         elif isinstance(event, PrefillCompleted) and open_round is not None:
             open_round.chunks = event.chunks
+        elif isinstance(event, ForwardsShared) and open_round is not None:
+            open_round.shared[event.step - open_round.turn.first_step] = event
         elif isinstance(event, TurnFinished) and open_round is not None:
             yield from open_round.forwards(finished=True)
             open_round = None
@@ -124,6 +136,7 @@ class _OpenRound:
         self.decided: CacheDecided | None = None
         self.chunks: tuple[int, ...] = ()
         self.cleared = False
+        self.shared: dict[int, ForwardsShared] = {}
         self._done = 0
 
     def forwards(
@@ -133,8 +146,8 @@ class _OpenRound:
         turn, end = self.turn, len(self.turn.tokens)
         if isinstance(resumed, RunResumed) and resumed.step is not None:
             end = resumed.step - turn.first_step
-        decided, chunks, cleared = self.decided, self.chunks, self.cleared
-        self.decided, self.chunks, self.cleared = None, (), False
+        decided, chunks, cleared, shared = self.decided, self.chunks, self.cleared, self.shared
+        self.decided, self.chunks, self.cleared, self.shared = None, (), False, {}
         if decided is None or not chunks:
             if end > self._done:
                 raise RecordingError(
@@ -150,4 +163,5 @@ class _OpenRound:
             end=end,
             commits=finished,
             cleared=cleared,
+            shared=shared,
         )

@@ -1,6 +1,7 @@
 # The public names and where each is defined: type checkers read this file, and `__init__.py`
 # resolves a name by it when it is first used.
 from .generation import (
+    Batch as Batch,
     GenerationState as GenerationState,
     Intervention as Intervention,
     Investigation as Investigation,

@@ -11,6 +11,7 @@ import pytest
 import tokentape as tt
 
 PUBLIC = {
+    "Batch",
     "Envelope",
     "EventLog",
     "GenerationState",

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import tokentape as tt
-from tokentape.generation.investigation import interrupts
+from tokentape.generation import interrupts
 from tokentape.recorder.errors import Terminated
 from tokentape.recorder.events import RunFailed, RunFinished, ToolCalled
 from tokentape.store import DatabaseStore

@@ -10,7 +10,7 @@ from transformers.cache_utils import Cache
 import tokentape as tt
 from benchmarks.tiny_models import random_ids
 from tokentape.generation import hf
-from tokentape.generation.engine.token_sequence import TokenSequence, decode_alone
+from tokentape.generation.engine.token_sequence import TokenSequence, decode_reply
 from tokentape.generation.engine.turn import turn_settings
 from tokentape.generation.engine.turn_recorder import TurnRecorder
 from tokentape.recorder.events import TokenSampled
@@ -97,7 +97,7 @@ def test_a_reply_can_be_decoded_from_logits_that_are_there_already(lm: tt.Loaded
     backend = Replayed(rows)
     sequence = sequence_of(lm, ids, 9, backend.cache, TurnRecorder(recorder=None, turn=1))
     logits, _ = backend.prefill()
-    stop_reason = decode_alone(backend, sequence, logits)
+    stop_reason = decode_reply(backend, sequence, logits)
 
     assert (sequence.token_ids, stop_reason) == (reply, alone["stop_reason"])
 
@@ -110,7 +110,7 @@ def test_what_is_called_between_tokens_can_end_the_reply(lm: tt.LoadedModel) -> 
     sequence = sequence_of(lm, [5, 6], 1, backend.cache, TurnRecorder(recorder=None, turn=1))
     logits, _ = backend.prefill()
     with pytest.raises(KeyboardInterrupt):
-        decode_alone(backend, sequence, logits, between_tokens=stop)
+        decode_reply(backend, sequence, logits, between_tokens=stop)
 
     assert len(sequence.token_ids) == 1
 

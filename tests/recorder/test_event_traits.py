@@ -56,6 +56,7 @@ DECLARED: list[tuple[Callable[[EventTraits], bool], set[str]]] = [
 ]
 NOT_REDACTED = {
     "ActivationObserved.statistics",
+    "ForwardsShared.obstacle",
     "HistoryPruned.removed_messages",
     "HistoryPruned.removed_tokens",
     "InterventionApplied.dimensions",

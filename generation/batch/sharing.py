@@ -1,0 +1,60 @@
+"""Whether the sequences of a model can share forwards: a decision with its reason."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from tokentape.generation import hf
+from tokentape.generation.batch.row_counts import RowCounts, probe_row_counts, short_sequence
+from tokentape.generation.hooks.hook_types import without_hooks
+from tokentape.generation.hooks.model_use import exclusive_use
+
+_DIFFERENCE_MAX = {torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.05}
+"""How far the logits of a shared forward may be from those alone, relative to the largest.
+
+Rounding gives far less; attention to wrong keys far more.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sharing:
+    """How the runs of a batch are forwarded."""
+
+    obstacle: str
+    """Why each run is forwarded alone, as `kind:what`; empty if they share forwards."""
+    row_counts: RowCounts
+
+
+def probe_sharing(model: Any, size: int) -> Sharing:
+    """Try forwards of two sequences, and time them for up to `size` sequences."""
+    alone = RowCounts({1: 0})
+    obstacle = hf.sharing_obstacle(model)
+    if size > 1 and obstacle is None:
+        with exclusive_use(model), without_hooks(model), torch.no_grad():
+            obstacle = _obstacle_found(model)
+            if obstacle is None:
+                return Sharing(obstacle="", row_counts=probe_row_counts(model, size))
+    return Sharing(obstacle=obstacle or "", row_counts=alone)
+
+
+def _obstacle_found(model: Any) -> str | None:
+    """Return why two sequences that are forwarded together do not get what each gets alone."""
+    shared = hf.SharedForwards(model)
+
+    def sequences() -> list[hf.SequenceStep]:
+        return [short_sequence(model, length=length) for length in (3, 5)]
+
+    try:
+        together = shared.forward(sequences(), rows=3, places=(0, 1))
+    except Exception as error:
+        return f"forward:{type(error).__name__}"
+    for row, (step, again) in enumerate(zip(sequences(), sequences(), strict=True)):
+        alone = step.decoder.forward(step.ids)
+        limit = _DIFFERENCE_MAX.get(hf.compute_dtype(model), 0.25) * float(alone.abs().max())
+        if not float((together[row] - alone).abs().max()) <= limit:
+            return "forward:other logits"
+        copies = shared.forward([again], rows=3, places=[row])
+        if not torch.equal(copies[0], together[row]):
+            return "forward:rows depend on each other"
+    return None

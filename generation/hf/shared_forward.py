@@ -1,0 +1,253 @@
+"""One forward for the next tokens of several sequences, each with a cache of its own.
+
+The sequences are the rows of a batch, one token each, so that linear layers, norms and the head
+read their weights once for all rows. Attention is computed for each row over the keys and values
+of its own sequence, so that nothing is padded and no mask is needed.
+
+On a CPU the bits of a row depend on the number of rows, and neither on its place nor on what the
+other rows are (`tests/generation/batch/test_shared_forward.py`). A forward can therefore be
+repeated for one of its sequences alone, with copies of its row in place of the others.
+"""
+
+import copy
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+import torch
+from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from tokentape.generation.errors import ModelError
+from tokentape.generation.hf.attention_kernel import ALWAYS_THERE, attention_kernel
+from tokentape.generation.hf.caches import cache_name, prefix_obstacle
+from tokentape.generation.hf.decoder import Decoder, decoding
+from tokentape.generation.hf.growing_layer import GrowingLayer
+from tokentape.generation.hf.signatures import accepts, unwrapped
+from tokentape.generation.hooks.hook_types import TapeHook, foreign_hooks
+
+Value = TypeVar("Value")
+
+_KERNEL = "tokentape_rows"
+"""The name under which `_attend_rows` is registered.
+
+transformers knows no masks for this name, and so makes none.
+"""
+_FIELD = "_attn_implementation"
+_LAYERS = (GrowingLayer, DynamicLayer, DynamicSlidingWindowLayer)
+_LAYER_TYPES = frozenset({"full_attention", "sliding_attention"})
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+
+
+def sharing_obstacle(model: Any) -> str | None:
+    """Return why sequences of a model cannot share forwards, as `kind:what`, or None."""
+    kernel = attention_kernel(model)
+    if kernel not in ALWAYS_THERE:
+        return f"kernel:{kernel}"
+    if rope := prefix_obstacle(model):
+        return rope
+    config = model.config.get_text_config(decoder=True)
+    # A token's expert computes its rows with those of other tokens: their number changes its bits.
+    experts = next((name for name in _EXPERTS if (getattr(config, name, 0) or 0) > 1), None)
+    if experts is not None:
+        return f"experts:{experts}"
+    kinds = set(getattr(config, "layer_types", None) or ()) - _LAYER_TYPES
+    if kinds:
+        return f"layers:{sorted(kinds)[0]}"
+    if not accepts(unwrapped(model).forward, "position_ids"):
+        return "forward:no position_ids"
+    for module in model.modules():
+        if hasattr(module, "_hf_hook") or foreign_hooks(module):
+            return "hook:foreign"
+        hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+        if any(isinstance(each, TapeHook) and each.scope is None for each in hooks):
+            return "hook:on every forward"
+    return None
+
+
+def cache_obstacle(cache: Cache) -> str | None:
+    """Return why a sequence with this cache cannot share forwards, as `cache:what`, or None."""
+    kinds = (type(each) for each in cache.layers)
+    other = next((kind.__name__ for kind in kinds if kind not in _LAYERS), None)
+    return None if other is None else f"cache:{other}"
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceStep:
+    """A sequence whose last token is to be forwarded."""
+
+    decoder: Decoder
+    ids: torch.Tensor
+    """Its tokens, int64 of shape (1, tokens); the cache of the decoder lacks the last."""
+
+
+class SharedForwards:
+    """Forwards of a model with a row for each of several sequences.
+
+    The caller uses the model alone, and has asked `sharing_obstacle` and `cache_obstacle`.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._cache_name = cache_name(model)
+        # The outermost model keeps its config: other threads may read its kernel meanwhile.
+        top = unwrapped(model)
+        twins: dict[int, Any] = {}
+        self._configs = [
+            (module, module.config, twins.setdefault(id(module.config), _twin(module.config)))
+            for module in top.modules()
+            if module is not top and hasattr(getattr(module, "config", None), _FIELD)
+        ]
+
+    def forward(
+        self, steps: Sequence[SequenceStep], *, rows: int, places: Sequence[int]
+    ) -> list[torch.Tensor]:
+        """Forward the last token of each sequence onto its cache, in one forward of so many rows.
+
+        `places` are the rows of the sequences; other rows are copies of the first sequence. Return
+        the logits of each sequence, float32 of shape (1, vocab). Raise ModelError if attention does
+        not come through transformers' interface: the caches are unusable then.
+        """
+        inputs = [each.decoder.inputs_of_step(each.ids) for each in steps]
+        of_rows = _in_rows(inputs, places, rows)
+        arguments = {
+            name: torch.cat([each[name] for each in of_rows])
+            for name in ("input_ids", "position_ids")
+        }
+        if "logits_to_keep" in inputs[0]:
+            arguments["logits_to_keep"] = inputs[0]["logits_to_keep"]
+        caches = _RowCaches([each.decoder.cache for each in steps], places)
+        inference = all(each.decoder.allows_inference_mode for each in steps)
+        with (
+            torch.inference_mode() if inference else torch.no_grad(),
+            self._attending(caches),
+            decoding(self._model),
+        ):
+            logits = self._model(
+                **arguments,
+                **{self._cache_name: caches},
+                attention_mask=None,
+                use_cache=True,
+                return_dict=True,
+            ).logits
+        caches.check_attended()
+        return [
+            each.decoder.logits_of_step(logits[row : row + 1])
+            for each, row in zip(steps, places, strict=True)
+        ]
+
+    @contextmanager
+    def _attending(self, caches: "_RowCaches") -> Iterator[None]:
+        """Within this context, let attention of the model read the caches row by row."""
+        token = _caches.set(caches)
+        try:
+            for module, _, twin in self._configs:
+                module.config = twin
+            yield
+        finally:
+            for module, config, _ in self._configs:
+                module.config = config
+            _caches.reset(token)
+
+
+class _RowCaches(Cache):
+    """The caches of the sequences of a forward, each of which gets one row of it."""
+
+    def __init__(self, caches: Sequence[Cache], places: Sequence[int]) -> None:
+        super().__init__(layers=list(caches[0].layers))
+        self._caches = caches
+        self._places = places
+        self._states: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+        """By layer: the keys and values of each sequence, until attention has read them."""
+        self._attended: set[int] = set()
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return max(int(each.get_seq_length(layer_idx)) for each in self._caches)
+
+    def update(
+        self,
+        key_states: torch.Tensor,
+        value_states: torch.Tensor,
+        layer_idx: int,
+        *args: Any,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Append its row to each sequence. Return the rows: `attend` reads what is held."""
+        self._states[layer_idx] = [
+            cache.update(
+                key_states[row : row + 1], value_states[row : row + 1], layer_idx, *args, **kwargs
+            )
+            for row, cache in zip(self._places, self._caches, strict=True)
+        ]
+        return key_states, value_states
+
+    def attend(self, module: Any, query: torch.Tensor, **settings: Any) -> torch.Tensor:
+        """Return the attention of each row, shape (rows, 1, heads, dim).
+
+        Rows of no sequence have that of the first sequence. Raise ModelError for a layer that holds
+        no keys and values of its own.
+        """
+        states = self._states.pop(module.layer_idx, None)
+        if states is None:
+            raise ModelError(f"layer {module.layer_idx} reads keys and values of another layer")
+        self._attended.add(module.layer_idx)
+        function = _function_of(module)
+        outputs = [
+            function(module, query[row : row + 1], keys, values, None, **settings)[0]
+            for row, (keys, values) in zip(self._places, states, strict=True)
+        ]
+        return torch.cat(_in_rows(outputs, self._places, query.shape[0]))
+
+    def check_attended(self) -> None:
+        """Raise ModelError if a layer's keys and values were not read by `attend`."""
+        if self._states or len(self._attended) != len(self.layers):
+            raise ModelError("its attention does not come through transformers' interface")
+
+
+_caches: ContextVar[_RowCaches] = ContextVar("tokentape_row_caches")
+"""The caches of the forward that this thread computes."""
+
+
+def _attend_rows(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **settings: Any,
+) -> tuple[torch.Tensor, None]:
+    """Compute attention row by row, as an attention function of transformers."""
+    # For kernels that are not used here: one position of each row, where one of a row is due.
+    settings.pop("position_ids", None)
+    return _caches.get().attend(module, query, **settings), None
+
+
+ALL_ATTENTION_FUNCTIONS.register(_KERNEL, _attend_rows)
+
+
+def _in_rows(values: Sequence[Value], places: Sequence[int], rows: int) -> list[Value]:
+    """Return the values at their places among so many rows, and the first one at all others."""
+    found = [values[0]] * rows
+    for place, value in zip(places, values, strict=True):
+        found[place] = value
+    return found
+
+
+def _twin(config: Any) -> Any:
+    """Return a copy of a config that chooses `_attend_rows`, and knows the kernel it replaces."""
+    twin = copy.deepcopy(config)
+    twin.tokentape_kernel = str(config._attn_implementation)
+    twin._attn_implementation = _KERNEL
+    return twin
+
+
+def _function_of(module: Any) -> Callable[..., Any]:
+    """Return the attention function that a module calls when it is forwarded alone."""
+    eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+    function = ALL_ATTENTION_FUNCTIONS.get(module.config.tokentape_kernel, eager)
+    if function is None:
+        raise ModelError(f"{type(module).__name__} has no attention function")
+    return cast("Callable[..., Any]", function)

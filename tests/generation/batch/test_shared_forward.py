@@ -1,0 +1,129 @@
+"""A forward of several sequences gives each the logits that it gets alone, up to rounding."""
+
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from transformers import GenerationConfig
+
+import tokentape as tt
+from tokentape.generation import hf
+
+SHARING = ("llama", "qwen3", "gpt2", "gemma3", "mistral")
+LENGTHS = (3, 14, 17, 40)
+"""Shorter and longer than the sliding windows of gemma3 and mistral, which are 16."""
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def sequence(model: torch.nn.Module, ids: Sequence[int]) -> hf.SequenceStep:
+    """Return a sequence whose last id is to be forwarded."""
+    tensor = torch.tensor([list(ids)])
+    decoder = hf.Decoder(model, GenerationConfig(), tensor[:, :-1], hf.new_cache(model))  # type: ignore[no-untyped-call]
+    decoder.prefill()
+    return hf.SequenceStep(decoder, tensor)
+
+
+def prompts(seed: int) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(3, 270, (each,), generator=generator).tolist() for each in LENGTHS]
+
+
+@pytest.fixture(params=SHARING)
+def family(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.mark.parametrize("kernel", ["sdpa", "eager"])
+def test_each_row_is_near_the_logits_alone(
+    family: str, kernel: str, make_lm: Callable[..., tt.LoadedModel]
+) -> None:
+    model = make_lm(family).model
+    model.set_attn_implementation(kernel)
+    together = [sequence(model, each) for each in prompts(0)]
+    forwards = hf.SharedForwards(model)
+
+    for step in range(20):
+        rows = forwards.forward(together, rows=6, places=(5, 0, 3, 2))
+        for number, row in enumerate(rows):
+            ids = together[number].ids
+            alone = sequence(model, ids[0].tolist())
+            assert (row - alone.decoder.forward(ids)).abs().max() < 1e-3
+            longer = torch.cat((ids, torch.tensor([[3 + 11 * step]])), dim=-1)
+            together[number] = hf.SequenceStep(together[number].decoder, longer)
+
+    assert [each.decoder.held for each in together] == [each + 19 for each in LENGTHS]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_bits_of_a_row_do_not_depend_on_its_place_or_on_other_rows(
+    family: str, dtype: str, make_lm: Callable[..., tt.LoadedModel]
+) -> None:
+    model = make_lm(family).model.to(DTYPES[dtype])
+    forwards = hf.SharedForwards(model)
+    for rows in (2, 3, 4, 7, 16):
+        others = [sequence(model, each) for each in prompts(1)[: rows - 1]]
+        own = prompts(0)[3]
+        among_others = forwards.forward(
+            [*others, sequence(model, own)], rows=rows, places=range(len(others) + 1)
+        )[-1]
+        for place in range(rows):
+            alone = forwards.forward([sequence(model, own)], rows=rows, places=[place])[0]
+            assert torch.equal(alone, among_others)
+
+
+def test_the_model_keeps_its_configs_and_its_kernel(lm: tt.LoadedModel) -> None:
+    before = {name: id(each.config) for name, each in _configured(lm)}
+    hf.SharedForwards(lm.model).forward([sequence(lm.model, [5, 6, 7])], rows=2, places=[1])
+
+    assert {name: id(each.config) for name, each in _configured(lm)} == before
+    assert {each.config._attn_implementation for _, each in _configured(lm)} == {"sdpa"}
+
+
+def _configured(lm: tt.LoadedModel) -> list[tuple[str, torch.nn.Module]]:
+    return [(name, each) for name, each in lm.model.named_modules() if hasattr(each, "config")]
+
+
+def test_the_configs_are_put_back_after_an_error(lm: tt.LoadedModel) -> None:
+    config = lm.model.model.config
+    step = hf.SequenceStep(sequence(lm.model, [5, 6, 7]).decoder, torch.tensor([[5, 6, 100_000]]))
+    with pytest.raises(IndexError):
+        hf.SharedForwards(lm.model).forward([step], rows=2, places=[0])
+    assert lm.model.model.config is config
+
+
+def test_a_model_whose_attention_is_its_own_is_found(lm: tt.LoadedModel) -> None:
+    attention = lm.model.model.layers[1].self_attn
+    own = attention.forward
+
+    def forward(*args: object, **kwargs: object) -> object:
+        """Attend as before, with a config that no interface looks at."""
+        attention.config = lm.model.config
+        return own(*args, **kwargs)
+
+    attention.forward = forward
+    with pytest.raises(tt.ModelError, match="does not come through transformers' interface"):
+        hf.SharedForwards(lm.model).forward([sequence(lm.model, [5, 6, 7])], rows=1, places=[0])
+
+
+@pytest.mark.parametrize(
+    ("family", "obstacle"),
+    [("mamba", "layers:linear_attention"), ("qwen3-next", "experts:num_experts"), ("llama", None)],
+)
+def test_models_that_cannot_share_forwards_say_why(
+    family: str, obstacle: str | None, make_lm: Callable[..., tt.LoadedModel]
+) -> None:
+    assert hf.sharing_obstacle(make_lm(family).model) == obstacle
+
+
+def test_hooks_of_the_user_are_an_obstacle(lm: tt.LoadedModel) -> None:
+    handle = lm.model.model.layers[0].register_forward_hook(lambda *args: None)
+    assert hf.sharing_obstacle(lm.model) == "hook:foreign"
+    handle.remove()
+    assert hf.sharing_obstacle(lm.model) is None
+
+
+def test_caches_of_a_fixed_size_are_an_obstacle(lm: tt.LoadedModel) -> None:
+    config = GenerationConfig(cache_implementation="static")  # type: ignore[no-untyped-call]
+    static = hf.new_cache(lm.model, config, total_tokens=20)
+    assert hf.cache_obstacle(static) == "cache:StaticLayer"
+    assert hf.cache_obstacle(hf.new_cache(lm.model)) is None
