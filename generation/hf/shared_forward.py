@@ -11,14 +11,14 @@ repeated for one of its sequences alone, with copies of its row in place of the 
 
 import copy
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import torch
-from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from tokentape.generation.errors import ModelError
@@ -70,6 +70,10 @@ def sharing_obstacle(model: Any) -> str | None:
 
 def cache_obstacle(cache: Cache) -> str | None:
     """Return why a sequence with this cache cannot share forwards, as `cache:what`, or None."""
+    if type(cache) is not DynamicCache:
+        return f"cache:{type(cache).__name__}"
+    if cache.offloading:
+        return "cache:offloaded"
     kinds = (type(each) for each in cache.layers)
     other = next((kind.__name__ for kind in kinds if kind not in _LAYERS), None)
     return None if other is None else f"cache:{other}"
@@ -101,6 +105,7 @@ class SharedForwards:
             for module in top.modules()
             if module is not top and hasattr(getattr(module, "config", None), _FIELD)
         ]
+        self._functions = {module: _function_of(module) for module, _, _ in self._configs}
 
     def forward(
         self, steps: Sequence[SequenceStep], *, rows: int, places: Sequence[int]
@@ -119,7 +124,7 @@ class SharedForwards:
         }
         if "logits_to_keep" in inputs[0]:
             arguments["logits_to_keep"] = inputs[0]["logits_to_keep"]
-        caches = _RowCaches([each.decoder.cache for each in steps], places)
+        caches = _RowCaches([each.decoder.cache for each in steps], places, self._functions)
         inference = all(each.decoder.allows_inference_mode for each in steps)
         with (
             torch.inference_mode() if inference else torch.no_grad(),
@@ -156,10 +161,16 @@ class SharedForwards:
 class _RowCaches(Cache):
     """The caches of the sequences of a forward, each of which gets one row of it."""
 
-    def __init__(self, caches: Sequence[Cache], places: Sequence[int]) -> None:
+    def __init__(
+        self,
+        caches: Sequence[Cache],
+        places: Sequence[int],
+        functions: Mapping[torch.nn.Module, Callable[..., Any] | None],
+    ) -> None:
         super().__init__(layers=list(caches[0].layers))
         self._caches = caches
         self._places = places
+        self._functions = functions
         self._states: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] = {}
         """By layer: the keys and values of each sequence, until attention has read them."""
         self._attended: set[int] = set()
@@ -176,11 +187,11 @@ class _RowCaches(Cache):
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Append its row to each sequence. Return the rows: `attend` reads what is held."""
+        keys, values = torch.split(key_states, 1), torch.split(value_states, 1)
+        layers: list[Any] = [cache.layers[layer_idx] for cache in self._caches]
         self._states[layer_idx] = [
-            cache.update(
-                key_states[row : row + 1], value_states[row : row + 1], layer_idx, *args, **kwargs
-            )
-            for row, cache in zip(self._places, self._caches, strict=True)
+            layer.update(keys[row], values[row], *args, **kwargs)
+            for row, layer in zip(self._places, layers, strict=True)
         ]
         return key_states, value_states
 
@@ -194,9 +205,12 @@ class _RowCaches(Cache):
         if states is None:
             raise ModelError(f"layer {module.layer_idx} reads keys and values of another layer")
         self._attended.add(module.layer_idx)
-        function = _function_of(module)
+        function = self._functions.get(module)
+        if function is None:
+            raise ModelError(f"{type(module).__name__} has no attention function")
+        rows = torch.split(query, 1)
         outputs = [
-            function(module, query[row : row + 1], keys, values, None, **settings)[0]
+            function(module, rows[row], keys, values, None, **settings)[0]
             for row, (keys, values) in zip(self._places, states, strict=True)
         ]
         return torch.cat(_in_rows(outputs, self._places, query.shape[0]))
@@ -237,17 +251,14 @@ def _in_rows(values: Sequence[Value], places: Sequence[int], rows: int) -> list[
 
 
 def _twin(config: Any) -> Any:
-    """Return a copy of a config that chooses `_attend_rows`, and knows the kernel it replaces."""
+    """Return a copy of a config that chooses `_attend_rows`."""
     twin = copy.deepcopy(config)
-    twin.tokentape_kernel = str(config._attn_implementation)
     twin._attn_implementation = _KERNEL
     return twin
 
 
-def _function_of(module: Any) -> Callable[..., Any]:
+def _function_of(module: Any) -> Callable[..., Any] | None:
     """Return the attention function that a module calls when it is forwarded alone."""
     eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
-    function = ALL_ATTENTION_FUNCTIONS.get(module.config.tokentape_kernel, eager)
-    if function is None:
-        raise ModelError(f"{type(module).__name__} has no attention function")
-    return cast("Callable[..., Any]", function)
+    kernel = str(module.config._attn_implementation)
+    return cast("Callable[..., Any] | None", ALL_ATTENTION_FUNCTIONS.get(kernel, eager))
