@@ -15,6 +15,7 @@ from benchmarks.generation import commands as generation
 from benchmarks.gpu import commands as gpu
 from benchmarks.gpu import gather_wheels
 from benchmarks.parity import commands as parity
+from benchmarks.peers import commands as peers
 from benchmarks.replay import commands as replay
 from benchmarks.store import commands as store
 from benchmarks.view import commands as view
@@ -51,6 +52,8 @@ def main(
 app.command("parity")(parity.parity_command)
 app.command("prefill")(generation.prefill_command)
 app.command("decode")(generation.decode_command)
+app.command("peers")(peers.peers_command)
+app.command("batch")(peers.batch_command)
 app.command("conversation")(generation.conversation_command)
 app.command("store")(store.store_command)
 app.command("watch")(generation.watch_command)

@@ -11,6 +11,8 @@ import psutil
 import torch
 import transformers
 
+import tokentape as tt
+
 _CPU_INFO = Path("/proc/cpuinfo")
 
 
@@ -23,6 +25,8 @@ class Machine:
     memory_bytes: int
     threads: int
     gpu: str | None
+    python: str
+    tokentape: str
     torch: str
     transformers: str
 
@@ -48,6 +52,8 @@ def this_machine() -> Machine:
         memory_bytes=psutil.virtual_memory().total,
         threads=torch.get_num_threads(),
         gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        python=platform.python_version(),
+        tokentape=tt.__version__,
         torch=torch.__version__,
         transformers=transformers.__version__,
     )
