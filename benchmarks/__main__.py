@@ -18,6 +18,7 @@ from benchmarks.parity import commands as parity
 from benchmarks.peers import commands as peers
 from benchmarks.replay import commands as replay
 from benchmarks.store import commands as store
+from benchmarks.summary import commands as summary
 from benchmarks.view import commands as view
 
 app = typer.Typer(
@@ -49,6 +50,8 @@ def main(
         sys.stdout.write(context.get_help() + "\n")
 
 
+app.command("all")(summary.all_command)
+app.command("page")(summary.page_command)
 app.command("parity")(parity.parity_command)
 app.command("prefill")(generation.prefill_command)
 app.command("decode")(generation.decode_command)

@@ -1,0 +1,1 @@
+"""All benchmarks in one file and on one page: `python -m benchmarks all` and `page`."""
