@@ -17,6 +17,7 @@ from benchmarks.gpu import gather_wheels
 from benchmarks.parity import commands as parity
 from benchmarks.peers import commands as peers
 from benchmarks.replay import commands as replay
+from benchmarks.start import commands as start
 from benchmarks.store import commands as store
 from benchmarks.summary import commands as summary
 from benchmarks.view import commands as view
@@ -59,6 +60,7 @@ app.command("peers")(peers.peers_command)
 app.command("batch")(peers.batch_command)
 app.command("conversation")(generation.conversation_command)
 app.command("store")(store.store_command)
+app.command("start")(start.start_command)
 app.command("watch")(generation.watch_command)
 app.command("view")(view.view_command)
 app.command("replay")(replay.replay_command)

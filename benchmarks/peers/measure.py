@@ -98,9 +98,8 @@ def measure_decode_at_once(
         PADDED: partial(generate_padded, lm, tasks, new_tokens),
         CONTINUOUS: partial(generate_continuous, lm, tasks, new_tokens),
     }
-    for name in (FLOAT32,):
-        if name in llama.engines:
-            engines[name] = partial(llama.engines[name].run, tasks, new_tokens)
+    if FLOAT32 in llama.engines:
+        engines[FLOAT32] = partial(llama.engines[FLOAT32].run, tasks, new_tokens)
     missing = {name: each for name, each in llama.missing.items() if name == FLOAT32}
     _add_batch(engines, missing, lm, partial(decode_jobs, lm, folder, tasks, new_tokens))
     _warm_up(lm, folder)
@@ -156,3 +155,6 @@ def _warm_up(lm: tt.LoadedModel, folder: Path) -> None:
     _alone(partial(decode_jobs, lm, folder, tasks[:1], _WARM_TOKENS))
     generate_padded(lm, tasks, _WARM_TOKENS)
     forward_loop(lm, tasks[0].ids, _WARM_TOKENS)
+    make_batch = batch_class()
+    if make_batch is not None:
+        _together(lm, partial(decode_jobs, lm, folder, tasks, _WARM_TOKENS), make_batch)

@@ -54,6 +54,10 @@ BUDGETS: dict[tuple[str, str], Budget] = {
     ("retrace 20 turns in bfloat16", "generating them"): _ratio(1.0),
     ("1,000,000 tokens into pandas, Parquet", "bare pd.read_parquet"): _at_most(0.15),
     ("1,000,000 tokens into pandas, SQLite", "bare pd.read_parquet"): _at_most(1.0),
+    ("tokentape list", "importing SQLAlchemy"): _at_most(1.0),
+    ("tokentape show", "importing SQLAlchemy"): _at_most(1.0),
+    ("tokentape rebuild", "importing SQLAlchemy"): _at_most(1.0),
+    ("load the demo model", "transformers, from GGUF"): _at_most(3),
 }
 """Keys are `what` and `peer` of a comparison."""
 

@@ -11,7 +11,7 @@ import typer
 
 from benchmarks.summary.page import page
 from benchmarks.summary.parts import PARTS, part_named
-from benchmarks.summary.results_file import FINISHED, read_results
+from benchmarks.summary.results_file import read_results
 from benchmarks.summary.runner import run_parts
 
 
@@ -36,7 +36,7 @@ def all_command(
         parts = [part_named(name) for name in only] if only else list(PARTS)
         before = signal.signal(signal.SIGTERM, _end)
         try:
-            outcomes = run_parts(
+            unfinished = run_parts(
                 parts,
                 json_path,
                 threads=torch.get_num_threads(),
@@ -46,11 +46,9 @@ def all_command(
             )
         finally:
             signal.signal(signal.SIGTERM, before)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         _refuse(str(error))
-    names = [each.name for each in parts]
-    finished = all(name in outcomes and outcomes[name].status == FINISHED for name in names)
-    raise typer.Exit(0 if finished else 1)
+    raise typer.Exit(1 if unfinished else 0)
 
 
 def page_command(

@@ -6,6 +6,7 @@ from typing import Any
 
 from benchmarks.generation.prefill import SYSTEM_TOKENS, TURNS
 from benchmarks.peers import measure as engines
+from benchmarks.start import measure as starting
 from benchmarks.summary.comparison import Comparison, compare, figure
 
 _Figures = Mapping[str, Any]
@@ -131,6 +132,16 @@ def replay(figures: _Figures) -> Iterator[Comparison]:
         what = f"retrace 20 turns in {measured['dtype']}"
         theirs = measured["generated_s"]
         yield compare(what, "s", measured["retraced_s"], "generating them", theirs)
+
+
+def start(figures: _Figures) -> Iterator[Comparison]:
+    """Yield the commands without a model against an import, and loading against GGUF."""
+    commands = dict(figures["commands"])
+    bare = commands.pop(starting.BARE)
+    for name, seconds in commands.items():
+        yield compare(name, "s", seconds, "importing SQLAlchemy", bare)
+    ours, theirs = (figures["loading"][name] for name in (starting.OURS, starting.FROM_GGUF))
+    yield compare("load the demo model", "s", ours, starting.FROM_GGUF, theirs)
 
 
 def watch(figures: _Figures) -> Iterator[Comparison]:

@@ -39,6 +39,7 @@ PARTS = (
     BenchmarkPart(name="prefill", minutes=4, compared=extract.prefill),
     BenchmarkPart(name="replay", minutes=14, compared=extract.replay),
     BenchmarkPart(name="parity", minutes=3, compared=extract.nothing),
+    BenchmarkPart(name="start", minutes=2, compared=extract.start, has_rounds=True),
     BenchmarkPart(name="watch", minutes=2, compared=extract.watch, has_rounds=True),
     BenchmarkPart(name="view", minutes=2, compared=extract.nothing, has_rounds=True),
 )

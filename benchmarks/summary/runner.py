@@ -40,28 +40,32 @@ def run_parts(
     rounds: int | None,
     again: bool,
     say: Say,
-) -> dict[str, PartOutcome]:
+) -> list[str]:
     """Run the parts that the file has no figures of; write the file after each.
 
-    `again` runs them all. Outcomes of other parts stay in the file. Return all outcomes. Raise
-    ValueError if the file is not one of results.
+    `again` runs them all. Outcomes of other parts stay in the file, and so do older figures of a
+    part that fails. Return the names of the parts that did not finish. Raise ValueError if the file
+    is not one of results, OSError if it cannot be written.
     """
-    outcomes = read_results(path)
+    write_results(path, read_results(path))
+    unfinished = []
     for part in parts:
-        known = outcomes.get(part.name)
+        known = read_results(path).get(part.name)
         if known is not None and known.is_measured and not again:
             say(f"{part.name}: kept from {known.day}")
+            unfinished += [part.name] * (known.status != FINISHED)
             continue
         say(f"{part.name}: about {part.minutes} minutes on quiet cores")
         outcome = run_part(part, threads=threads, rounds=rounds)
+        unfinished += [part.name] * (outcome.status != FINISHED)
         if known is not None and known.is_measured and not outcome.is_measured:
             say(f"{part.name}: {outcome.status}, {outcome.reason}; kept from {known.day}")
             continue
-        outcomes[part.name] = outcome
-        write_results(path, outcomes)
+        # Another run may have written its parts meanwhile.
+        write_results(path, read_results(path) | {part.name: outcome})
         reason = f", {outcome.reason}" if outcome.reason else ""
         say(f"{part.name}: {outcome.status} in {outcome.seconds:,.0f} s{reason}")
-    return outcomes
+    return unfinished
 
 
 def run_part(

@@ -117,6 +117,15 @@ class TestPage:
         assert "**failed**: it fell over." in text
         assert "a table" not in text
 
+    def test_every_budget_is_that_of_a_figure_which_a_part_can_give(self) -> None:
+        given = {
+            (each.what, each.peer)
+            for part in read_results(RESULTS).values()
+            for each in part.comparisons
+        }
+
+        assert set(BUDGETS) <= given
+
 
 class TestFile:
     def test_what_is_written_is_read_again(self, tmp_path: Path) -> None:
@@ -307,16 +316,43 @@ class TestAll:
         assert ran == ["parity"]
         assert "store: kept from 2026-01-31" in shown.output
 
+    def test_two_runs_at_once_keep_the_parts_of_both(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = tmp_path / "all.json"
+
+        def run_part(part: BenchmarkPart, **settings: Any) -> PartOutcome:
+            write_results(path, read_results(path) | {"parity": outcome()})
+            return outcome()
+
+        monkeypatch.setattr(runner, "run_part", run_part)
+        shown = CliRunner().invoke(commands.app, ["all", "--json", str(path), "--only", "store"])
+
+        assert shown.exit_code == 0
+        assert set(read_results(path)) == {"store", "parity"}
+
     def test_figures_are_not_lost_to_a_run_that_fails(self, ran: list[str], tmp_path: Path) -> None:
         path = tmp_path / "all.json"
         write_results(path, {"decode": outcome(), "gone": outcome()})
         again = ["--only", "decode", "--only", "store", "--again"]
         shown = CliRunner().invoke(commands.app, ["all", "--json", str(path), *again])
 
+        assert shown.exit_code == 1
         assert ran == ["decode", "store"]
         assert "failed, it fell over; kept from 2026-01-31" in shown.output
         assert read_results(path)["decode"] == outcome()
         assert "gone" in read_results(path)
+
+    def test_a_file_that_cannot_be_written_is_refused_before_anything_runs(
+        self, ran: list[str], tmp_path: Path
+    ) -> None:
+        (tmp_path / "file").write_text("")
+        shown = CliRunner().invoke(
+            commands.app, ["all", "--json", str(tmp_path / "file" / "all.json")]
+        )
+
+        assert shown.exit_code == 2
+        assert ran == []
 
     def test_an_unknown_part_exits_with_2_and_names_the_known_ones(self, tmp_path: Path) -> None:
         shown = CliRunner().invoke(
