@@ -52,6 +52,7 @@ BUDGETS: dict[tuple[str, str], Budget] = {
     ("transient memory of a prefill", "eager attention"): _at_most(0.3),
     ("verify 20 turns", "regenerating them"): _ratio(10),
     ("retrace 20 turns in bfloat16", "generating them"): _ratio(1.0),
+    ("verify a small tape in bulk, 2 processes", "one by one"): _ratio(4),
     ("1,000,000 tokens into pandas, Parquet", "bare pd.read_parquet"): _at_most(0.15),
     ("1,000,000 tokens into pandas, SQLite", "bare pd.read_parquet"): _at_most(1.0),
     ("tokentape list", "importing SQLAlchemy"): _at_most(1.0),

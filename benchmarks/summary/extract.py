@@ -134,6 +134,16 @@ def replay(figures: _Figures) -> Iterator[Comparison]:
         yield compare(what, "s", measured["retraced_s"], "generating them", theirs)
 
 
+def bulk(figures: _Figures) -> Iterator[Comparison]:
+    """Yield verifying many small tapes in bulk against a loop that verifies one by one."""
+    measured = figures["bulk"]
+    theirs = [1000.0 * each for each in measured["one_by_one_s"]]
+    processes = f"{measured['jobs']} processes"
+    for how, key in (("one process", "in_bulk_s"), (processes, "with_jobs_s")):
+        ours = [1000.0 * measured[key]] * len(theirs)
+        yield compare(f"verify a small tape in bulk, {how}", "ms", ours, "one by one", theirs)
+
+
 def start(figures: _Figures) -> Iterator[Comparison]:
     """Yield the commands without a model against an import, and loading against GGUF."""
     commands = dict(figures["commands"])

@@ -10,7 +10,7 @@ from benchmarks.summary.parts import PARTS
 from benchmarks.summary.results_file import FINISHED, PartOutcome
 
 _TEXT = Path(__file__).parent / "page.md"
-_PLACE = re.compile(r"^\{\{(\w+)\}\}$", re.MULTILINE)
+_PLACE = re.compile(r"^\{\{([\w-]+)\}\}$", re.MULTILINE)
 _RATIOS = "ratios"
 _MET = {True: "yes", False: "**no**", None: "not measured"}
 _TIMES = ("ms", "s")

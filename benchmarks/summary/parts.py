@@ -33,11 +33,13 @@ class BenchmarkPart:
 PARTS = (
     BenchmarkPart(name="store", minutes=6, compared=extract.store, has_rounds=True),
     BenchmarkPart(name="decode", minutes=7, compared=extract.decode, has_rounds=True),
+    BenchmarkPart(name="step-profile", minutes=3, compared=extract.nothing, has_rounds=True),
     BenchmarkPart(name="peers", minutes=3, compared=extract.peers, has_rounds=True),
     BenchmarkPart(name="batch", minutes=20, compared=extract.batch, has_rounds=True),
     BenchmarkPart(name="conversation", minutes=8, compared=extract.conversation),
     BenchmarkPart(name="prefill", minutes=4, compared=extract.prefill),
     BenchmarkPart(name="replay", minutes=14, compared=extract.replay),
+    BenchmarkPart(name="bulk", minutes=5, compared=extract.bulk),
     BenchmarkPart(name="parity", minutes=3, compared=extract.nothing),
     BenchmarkPart(name="start", minutes=2, compared=extract.start, has_rounds=True),
     BenchmarkPart(name="watch", minutes=2, compared=extract.watch, has_rounds=True),
