@@ -90,7 +90,7 @@ def _part(outcome: PartOutcome | None) -> Iterator[str]:
         busy = f", with a load of {outcome.load[0]:g} before and {outcome.load[1]:g} after"
     yield f"`{outcome.command}` on {outcome.day}{took}{busy}."
     if outcome.status != FINISHED:
-        yield f"**{outcome.status}**: {_cell(outcome.reason)}."
+        yield f"**{outcome.status}**: {_cell(outcome.reason).rstrip('.')}."
     elif outcome.reason:
         yield f"{outcome.reason[0].upper()}{_cell(outcome.reason[1:])}."
     if outcome.is_measured and outcome.output:

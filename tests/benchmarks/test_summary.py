@@ -115,9 +115,9 @@ class TestPage:
         assert "| not measured |" in text
 
     def test_a_part_that_failed_says_why(self) -> None:
-        text = page({"decode": outcome(status=FAILED, reason="it fell over", comparisons=())})
+        text = page({"decode": outcome(status=FAILED, reason="it fell over.", comparisons=())})
 
-        assert "**failed**: it fell over." in text
+        assert "**failed**: it fell over.\n" in text
         assert "a table" not in text
 
     def test_every_budget_is_that_of_a_figure_which_a_part_can_give(self) -> None:
