@@ -1,7 +1,9 @@
 """Run parts one after the other, each in a process of its own."""
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -122,8 +124,15 @@ def _run(command: list[str], folder: Path) -> tuple[int, str, str]:
     output, errors = folder / "output", folder / "errors"
     environment = os.environ | {"COLUMNS": _COLUMNS}
     with output.open("wb") as out, errors.open("wb") as err:
+        # In a group of its own, so that the processes that it starts end with it.
         process = subprocess.Popen(
-            command, cwd=_ROOT, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment
+            command,
+            cwd=_ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            env=environment,
+            start_new_session=True,
         )
         try:
             code = process.wait(timeout=_LIMIT_S)
@@ -136,14 +145,15 @@ def _run(command: list[str], folder: Path) -> tuple[int, str, str]:
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """End the process if it still runs."""
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(timeout=_WAIT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    """End the process, and those that it started, if they still run."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(timeout=_WAIT_S)
+    except subprocess.TimeoutExpired:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _last_line(errors: str) -> str:
