@@ -115,7 +115,9 @@ def open_database(url: URL) -> Database:
     one that cannot be read.
     """
     if is_in_memory(url):
-        engine = create_engine("sqlite://", poolclass=StaticPool)
+        # Threads take turns; see `DatabaseReader`.
+        shared = {"check_same_thread": False}
+        engine = create_engine("sqlite://", poolclass=StaticPool, connect_args=shared)
         event.listen(engine, "connect", _prepare_sqlite)
         return Database(engine=engine, backend=SQLITE, where=shown(url))
     if url.get_backend_name() == "sqlite":
@@ -143,7 +145,10 @@ def _sqlite_database(url: URL) -> Database:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(f"cannot create {path.parent}: {error.strerror}") from None
-    engine = create_engine(url.set(query={}), creator=lambda: connect(path, access))
+    # Each recording that is being read takes a connection, however many threads do so.
+    engine = create_engine(
+        url.set(query={}), creator=lambda: connect(path, access), max_overflow=-1
+    )
     event.listen(engine, "connect", _prepare_sqlite)
     return Database(engine=engine, backend=SQLITE, where=shown(url), access=access)
 

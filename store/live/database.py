@@ -1,6 +1,5 @@
 """The live store: one append-only stream for each run, in SQLite or PostgreSQL."""
 
-import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -63,7 +62,6 @@ class DatabaseStore(DatabaseReader):
         self._seen_counter = self._schema_counter() if self._writer and self._file else 0
         self._statements = Statements(self._backend.packing.placeholder)
         self._open_runs: dict[str, tuple[int, int]] = {}
-        self._writing = threading.RLock()
         self._recorded: weakref.WeakSet[OpenRecording] = weakref.WeakSet()
 
     def _writing_connection(self) -> Any:
@@ -136,7 +134,7 @@ class DatabaseStore(DatabaseReader):
         Other threads may record other runs into this store: they wait. `refused` is the text for a
         broken rule.
         """
-        with self._writing:
+        with self._lock:
             self._check_writable()
             try:
                 yield
@@ -348,7 +346,8 @@ class DatabaseStore(DatabaseReader):
         self._check_writable()
         full_id = self.recording(run_id).run_id
         self._open_runs.pop(full_id, None)
-        return erase_run(self._engine, full_id, reason=reason, at_us=clock_us())
+        with self._lock:
+            return erase_run(self._engine, full_id, reason=reason, at_us=clock_us())
 
     def _update_run(self, run_key: int, summary: RunSummary) -> None:
         values = [getattr(summary, name) for name in SUMMARY_COLUMNS]
@@ -366,7 +365,4 @@ class DatabaseStore(DatabaseReader):
 
 def _first_line(error: Any) -> str:
     """Return the first line of an error: PostgreSQL adds more, with the values of the row."""
-    text = str(error).strip().partition("\n")[0]
-    if "created in a thread" in text:
-        return "a store in memory belongs to the thread that opened it: use a file for several"
-    return text
+    return str(error).strip().partition("\n")[0]

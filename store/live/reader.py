@@ -1,8 +1,9 @@
 """Reads of a live store: runs, records, blobs, and Arrow tables of many rows."""
 
 import struct
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, TypeVar, Unpack
 
@@ -64,6 +65,10 @@ class DatabaseReader:
         self._driver: Any = database.engine.dialect.loaded_dbapi
         self._backend = database.backend
         self._file: OpenedFile | None = None
+        self._is_in_memory = is_in_memory(database.engine.url)
+        self._lock = threading.RLock()
+        """Held by a thread that writes, and, in memory, by one that reads: all threads share the
+        only connection, and the end of a read rolls back what is open on it."""
 
     def blob(self, sha256: str) -> bytes:
         """See `tokentape.store.source.Attachments`."""
@@ -130,7 +135,13 @@ class DatabaseReader:
         try:
             with self._snapshot() as reader:
                 run = self._run(reader, run_id)
-                yield from select_records(reader, run, self._backend.packing, chosen)
+                records = select_records(reader, run, self._backend.packing, chosen)
+                if not self._is_in_memory:
+                    yield from records
+                    return
+                # Whoever takes the records may stop in between: the lock must not wait for that.
+                read = list(records)
+            yield from read
         except (TypeError, struct.error) as error:
             raise RecordingError(f"run {run_id} is damaged: {error}") from None
 
@@ -144,15 +155,16 @@ class DatabaseReader:
         """Yield a connection whose queries all see the database at the same moment."""
         with self._reading() as reader:
             # In memory, the writer uses the same connection, and no other process exists.
-            if not is_in_memory(self._engine.url):
+            if not self._is_in_memory:
                 reader.exec_driver_sql(self._backend.begin_reading)
             yield reader
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
         """Yield a connection. Turn the database's errors into StoreError."""
+        alone = self._lock if self._is_in_memory else nullcontext()
         try:
-            with self._engine.connect() as reader, self._read_only(reader):
+            with alone, self._engine.connect() as reader, self._read_only(reader):
                 self._check_unwritten()
                 yield reader
                 self._check_unwritten()

@@ -12,16 +12,16 @@ import tokentape as tt
 from benchmarks.tiny_models import random_ids
 from tests.generation.cold_runs import GREEDY
 from tokentape.generation.hooks.model_use import between_forwards, exclusive_use, joined_use
-from tokentape.store import DatabaseStore, StoreError
+from tokentape.store import DatabaseStore
 
 # The tool of `converse` finds no activations where nothing is observed.
 pytestmark = pytest.mark.filterwarnings("ignore::tokentape.generation.errors.ToolFailedWarning")
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[DatabaseStore]:
-    """A file: a database in memory belongs to one thread."""
-    with tt.open_store(f"sqlite:///{tmp_path}/runs.db") as opened:
+@pytest.fixture(params=["file", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DatabaseStore]:
+    url = "sqlite://" if request.param == "memory" else f"sqlite:///{tmp_path}/runs.db"
+    with tt.open_store(url) as opened:
         yield opened
 
 
@@ -89,15 +89,6 @@ def test_one_store_records_the_runs_of_several_threads(
     alone = [record(number) for number in range(4)]
 
     assert together(*(lambda n=n: record(n) for n in range(4))) == alone
-
-
-def test_a_store_in_memory_is_refused_to_another_thread(lm: tt.LoadedModel) -> None:
-    with tt.open_store("sqlite://") as memory:
-        (refusal,) = together(
-            lambda: tt.Investigation(lm, store=memory, name="t", system_prompt="Hi.").__enter__()
-        )
-    assert isinstance(refusal, StoreError)
-    assert "a store in memory belongs to the thread that opened it" in str(refusal)
 
 
 def test_conversations_in_threads_are_those_of_each_alone(lm: tt.LoadedModel) -> None:
