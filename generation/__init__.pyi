@@ -48,6 +48,10 @@ from .models.loading import (
     LoadedModel as LoadedModel,
     load_model as load_model,
 )
+from .plans.many_runs import (
+    resume_many as resume_many,
+    run_many as run_many,
+)
 from .plans.plan_memory import (
     plan_memory as plan_memory,
 )

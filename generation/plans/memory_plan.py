@@ -23,7 +23,7 @@ _CONTEXT_SHARE = 0.95
 """The chunk that is proposed leaves at least this part of the longest context that fits."""
 _RESERVE_BYTES = {"cuda": 600 * MIB, "cpu": 500 * MIB}
 """The context of CUDA with its libraries' workspaces; the process with its libraries."""
-_RESERVE_SHARE = 0.1
+RESERVE_SHARE = 0.1
 _TURNS_MAX = 200
 _TOKENS_MAX = 2**24
 
@@ -234,7 +234,7 @@ class _Reckoning:
         )
         limit = self.sizes.context_tokens
         return MemoryBudget(
-            cache_bytes=int(room / (1 + _RESERVE_SHARE)) // MIB * MIB,
+            cache_bytes=int(room / (1 + RESERVE_SHARE)) // MIB * MIB,
             prefill_chunk_tokens=chunk,
             context_tokens=None if limit is None and tokens == _TOKENS_MAX else tokens,
         )
@@ -256,7 +256,7 @@ class _Reckoning:
 
     def reserve(self, used: int) -> int:
         """Return the memory that is taken apart from tensors, if these take `used` bytes."""
-        return _RESERVE_BYTES[self.kind] + int(_RESERVE_SHARE * used)
+        return _RESERVE_BYTES[self.kind] + int(RESERVE_SHARE * used)
 
     def _needed(self, kv: int, transient: TransientBytes) -> int:
         used = kv + transient.total

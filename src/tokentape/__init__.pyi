@@ -24,6 +24,8 @@ from .generation import (
     load_tools as load_tools,
     mean_activation as mean_activation,
     plan_memory as plan_memory,
+    resume_many as resume_many,
+    run_many as run_many,
     tool as tool,
 )
 from .recorder import (

@@ -25,6 +25,7 @@ from tokentape.commands import (
     memory,
     rebuilding,
     replays,
+    running,
     runs,
     signing,
     tail,
@@ -51,7 +52,7 @@ app = typer.Typer(
 db = typer.Typer(help="Show or upgrade the schema of a store.", no_args_is_help=True)
 
 app.command()(demo.demo)
-app.command()(investigations.run)
+app.command()(running.run)
 app.command()(memory.plan)
 app.command()(lineage.resume)
 app.command()(lineage.fork)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import tokentape as tt
     from tokentape.generation.plans import ExperimentPlan
 
-_PROMPT = "reading the prompt"
+PROMPT = "reading the prompt"
 _ROOMY_COLUMNS = 120
 """From this width on, the reused and computed tokens fit, too."""
 
@@ -61,12 +61,16 @@ class TurnsBar:
         self._computed += reply.cache.computed_tokens
         self._update(advance=1)
 
+    def remove(self) -> None:
+        """Take the line of the turns off the screen."""
+        self._bar.remove_task(self._task)
+
     def _update(self, advance: int = 0) -> None:
         cache = f", {self._reused:,} reused, {self._computed:,} computed"
         self._bar.update(
             self._task,
             advance=advance,
-            tokens=self._progress.tokens or _PROMPT,
+            tokens=self._progress.tokens or PROMPT,
             cache=cache if self._shows_cache else "",
         )
 
@@ -83,7 +87,7 @@ def plan_bar(plan: "ExperimentPlan", *, done: int = 0) -> Iterator[TurnsBar]:
     extra = "{task.fields[tokens]}{task.fields[cache]}"
     shows_cache = err.columns >= _ROOMY_COLUMNS
     with output.progress("turn", extra, bar_columns=8, shows_elapsed=False) as bar:
-        task = bar.add_task("", total=total, completed=done, tokens=_PROMPT, cache="")
+        task = bar.add_task("", total=total, completed=done, tokens=PROMPT, cache="")
         yield TurnsBar(
             bar,
             task,

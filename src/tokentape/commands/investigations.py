@@ -1,6 +1,6 @@
-"""The commands `run` and `chat`: record an experiment plan, or a conversation you type."""
+"""The command `chat`, and what commands that record runs share."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,9 +10,7 @@ import typer
 import tokentape as tt
 from tokentape import output
 from tokentape.commands.chat_terminal import StandardTerminal
-from tokentape.commands.completion import complete_plan
 from tokentape.commands.options import (
-    JsonOption,
     ModelOption,
     StoreOption,
     load_named_model,
@@ -29,12 +27,11 @@ from tokentape.commands.tool_files import (
 )
 from tokentape.recorder.errors import Terminated
 from tokentape.recorder.turn_overviews import TurnOverview, read_overviews
-from tokentape.screen import err, out, stdout_on_stderr
+from tokentape.screen import err, out
 from tokentape.store.default_store import DEFAULT_URL
 
 if TYPE_CHECKING:
     from tokentape.generation.models.loading_settings import LoadingKeywords
-    from tokentape.generation.plans import ExperimentPlan
     from tokentape.store import DatabaseStore
 
 INTERRUPTED = 130
@@ -49,68 +46,6 @@ The tools that can be run for you:
 
 NewTokensOption = Annotated[int | None, typer.Option(min=1, help="The most tokens of a reply.")]
 NameOption = Annotated[str | None, typer.Option(help="The name of the run.")]
-
-
-@loads_model
-def run(
-    *,
-    plan: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="PLAN",
-            help="A plan that --list shows, or a YAML file.",
-            autocompletion=complete_plan,
-        ),
-    ] = None,
-    model: ModelOption = "smollm2-demo",
-    loading: "LoadingKeywords",
-    store: StoreOption = DEFAULT_URL,
-    seed: Annotated[
-        int | None, typer.Option(help="The seed of the run; default: the plan's.")
-    ] = None,
-    turns: Annotated[int | None, typer.Option(min=1, help="Run only this many turns.")] = None,
-    max_new_tokens: NewTokensOption = None,
-    name: NameOption = None,
-    tools: ToolsFileOption = None,
-    list_plans: Annotated[
-        bool, typer.Option("--list", help="List the plans that come with tokentape.")
-    ] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Run an experiment plan to its end, unattended, and record it.
-
-    Exit code 130: interrupted by Ctrl-C; 143 and 129: by SIGTERM and SIGHUP. The message says how
-    to resume.
-    """
-    if list_plans:
-        _list_plans(as_json)
-        return
-    if plan is None:
-        raise typer.BadParameter("name a plan; --list shows the plans that come with tokentape")
-    from tokentape.generation.plans import load_plan, plan_tools_path
-
-    chosen = load_plan(plan).with_overrides(
-        seed=seed, turns_max=turns, max_new_tokens=max_new_tokens
-    )
-    file = read_tools_file(tools or plan_tools_path(plan, chosen))
-    if file is not None and tools is None:
-        err.line(f"running the code of {file.path}, which {plan} names")
-    with resume_hint(store, options_to_resume(loading, file)) as begun:
-        run_tools_file(file)
-        lm = load_named_model(model, loading)
-        from tokentape.generation.plans import begin_plan
-
-        available = available_tools(lm, file)
-        if file is not None and tools is not None:
-            added = [each for each in file.tools(lm).names if each not in chosen.tools]
-            names = (*chosen.tools, *added)
-            chosen = chosen.with_overrides(tools=names, tools_file=file.name)
-        with recording_store(store) as opened:
-            investigation = begin_plan(chosen, lm, opened, name=name, tools=available)
-            begun(investigation.run_id)
-            _run_turns(investigation, chosen)
-            recording = opened.recording(investigation.run_id)
-            print_run(recording, store, as_json)
 
 
 @loads_model
@@ -166,37 +101,44 @@ def chat(
         raise session.fault
 
 
+class RunsBegun:
+    """The runs of a command that can be resumed; called with the id of each that begins."""
+
+    def __init__(self) -> None:
+        self._run_ids: dict[str, None] = {}
+        self.left = ""
+        """What else is left to do, in a few words."""
+
+    def __call__(self, run_id: str) -> None:
+        self._run_ids[run_id] = None
+
+    def ended(self, run_id: str) -> None:
+        """Forget a run that came to its end."""
+        self._run_ids.pop(run_id, None)
+
+    def how_to_resume(self, store: str, options: list[str]) -> str:
+        """Return the command that resumes them, and what is left, or nothing."""
+        parts = [self.left] if self.left else []
+        if self._run_ids:
+            parts.insert(0, f"resume with: {resume_command(self._run_ids, store, options)}")
+        return "".join(f"; {each}" for each in parts)
+
+
 @contextmanager
-def resume_hint(store: str, options: list[str]) -> Iterator[Callable[[str], None]]:
+def resume_hint(store: str, options: list[str]) -> Iterator[RunsBegun]:
     """Turn Ctrl-C, SIGTERM and SIGHUP into a line that says how to resume, and an exit code.
 
-    The yielded function is called with the id of the run once it is known; `options` are those that
+    The yielded object is told the id of each run once it is known; `options` are those that
     resuming it needs.
     """
-    run_ids: list[str] = []
+    begun = RunsBegun()
     try:
-        yield run_ids.append
+        yield begun
     except (KeyboardInterrupt, Terminated) as error:
         by = f" by {error.signal}" if isinstance(error, Terminated) else ""
-        how = ""
-        if run_ids:
-            how = f"; resume with: {resume_command(run_ids[-1], store, options)}"
-        err.line(f"tokentape: interrupted{by}{how}")
+        err.line(f"tokentape: interrupted{by}{begun.how_to_resume(store, options)}")
         code = error.code if isinstance(error, Terminated) else INTERRUPTED
         raise typer.Exit(int(code or INTERRUPTED)) from None
-
-
-def _run_turns(investigation: "tt.Investigation", plan: "ExperimentPlan") -> None:
-    from tokentape.generation.plans import run_plan
-    from tokentape.turns_bar import plan_bar
-
-    with investigation, plan_bar(plan) as bar, stdout_on_stderr():
-        run_plan(
-            investigation,
-            plan,
-            progress=lambda turn, reply: bar.turn(reply),
-            callback=bar.token,
-        )
 
 
 def recording_store(store: str, *, must_exist: bool = False) -> "DatabaseStore":
@@ -243,14 +185,3 @@ def _row(turn: TurnOverview) -> dict[str, Any]:
         "tool_errors": turn.tool_errors,
         "stop_reason": None if turn.finished is None else turn.finished.stop_reason,
     }
-
-
-def _list_plans(as_json: bool) -> None:
-    from tokentape.generation.plans import shipped_plans
-
-    rows = [(each.name, len(each.turns()), each.description) for each in shipped_plans()]
-    if as_json:
-        names = ("name", "turns", "description")
-        output.print_json([dict(zip(names, row, strict=True)) for row in rows])
-        return
-    out.lines(f"{name}  {turns} turns  {text}" for name, turns, text in rows)

@@ -20,17 +20,18 @@ from tokentape.commands.forking import (
     send_later_messages,
 )
 from tokentape.commands.investigations import print_run, recording_store, resume_hint
+from tokentape.commands.many_runs import BatchOption, RunsArgument, parsed_batch
 from tokentape.commands.options import (
     JsonOption,
     OneRunArgument,
     RecordedModelOption,
-    RunArgument,
     StoreOption,
     find_recording,
     load_recorded_model,
     loads_model,
     locate_run,
 )
+from tokentape.commands.resuming import locate_runs, resume_several
 from tokentape.commands.tool_files import (
     ToolsFileOption,
     check_has_tools,
@@ -60,10 +61,11 @@ _PYTHON = {"True": True, "False": False, "None": None}
 @loads_model
 def resume(
     *,
-    run: RunArgument = None,
+    runs: RunsArgument = None,
     store: StoreOption = DEFAULT_URL,
     model: RecordedModelOption = None,
     loading: "LoadingKeywords",
+    batch: BatchOption = None,
     tools: ToolsFileOption = None,
     dry_run: Annotated[
         bool,
@@ -71,13 +73,23 @@ def resume(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Resume an interrupted run: finish its turn, then run the rest of its plan.
+    """Resume an interrupted run: finish its turn, then run the rest of its plan; or several runs.
 
-    A line on standard error says first where it continues. Exit code 130: interrupted by Ctrl-C;
-    143 and 129: by SIGTERM and SIGHUP. The message says how to resume.
+    A line on standard error says first where it continues. Several have one model, and are reported
+    in a line each. Exit code 130: interrupted by Ctrl-C; 143 and 129: by SIGTERM and SIGHUP. The
+    message says how to resume.
     """
+    places = parsed_batch(batch)
+    if runs is not None and len(runs) > 1:
+        if dry_run:
+            raise typer.BadParameter("--dry-run takes one run")
+        named, store = locate_runs(runs, store)
+        resume_several(
+            named, store, model, loading, places=places, tools_path=tools, as_json=as_json
+        )
+        return
     file = read_tools_file(tools)
-    run, store = locate_run(run, store)
+    run, store = locate_run(runs[0] if runs else None, store)
     needed = options_to_resume(loading, file, model)
     with recording_store(store, must_exist=True) as opened:
         recording = find_recording(opened, run)
@@ -225,7 +237,7 @@ def fork(
             request.run(investigation, parent, turn)
         child = opened.recording(investigation.run_id)
         if _settings(child.started()).plan is not None and not continues:
-            rest = resume_command(child.run_id, store, needed)
+            rest = resume_command([child.run_id], store, needed)
             err.line(f"run the rest of its plan with: {rest}")
         print_fork(child, parent, at_turn, store, as_json)
 

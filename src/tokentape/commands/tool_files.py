@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -128,9 +128,9 @@ def rerun_tools(
     return tools
 
 
-def resume_command(run_id: str, store: str, options: list[str]) -> str:
-    """Return the command that resumes a run, quoted for the shell."""
-    return shlex.join(["tokentape", "resume", run_id, "--store", store, *options])
+def resume_command(run_ids: Iterable[str], store: str, options: list[str]) -> str:
+    """Return the command that resumes runs, quoted for the shell."""
+    return shlex.join(["tokentape", "resume", *run_ids, "--store", store, *options])
 
 
 def show_command(run_id: str, store: str, *options: str) -> str:
