@@ -40,6 +40,9 @@ from .frames.frames import (
     turns_df as turns_df,
     verdicts_df as verdicts_df,
 )
+from .frames.seeds import (
+    seeds_df as seeds_df,
+)
 from .integrity import (
     Integrity as Integrity,
     check as check,

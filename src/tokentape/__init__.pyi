@@ -85,6 +85,7 @@ from .store import (
     pack as pack,
     plots as plots,
     runs_df as runs_df,
+    seeds_df as seeds_df,
     sign as sign,
     text_to_sign as text_to_sign,
     tokens_df as tokens_df,

@@ -74,6 +74,7 @@ PUBLIC = {
     "retrace",
     "run_many",
     "runs_df",
+    "seeds_df",
     "sign",
     "text_to_sign",
     "tokens_df",
