@@ -55,8 +55,9 @@ def run_many(
 
     `tools` is called for each run, since tools may see its conversation; default: the default
     tools. `progress` is called with a `RunUpdate` when a run began, had a turn and ended;
-    `callback` with the run, the id and the logits of each token. Ctrl-C, SIGTERM and SIGHUP end
-    each run after its next token, and are raised: `resume_many` continues the runs that had begun.
+    `callback` with the run, the id and the logits of each token, both in the thread of the run:
+    that is one of several in a batch. Ctrl-C, SIGTERM and SIGHUP end each run after its next token,
+    and are raised: `resume_many` continues the runs that had begun.
 
     Raise PromptError, before anything is recorded, for a plan that does not fit the model, and for
     plans and seeds that are missing or given twice.

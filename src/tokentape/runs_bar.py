@@ -1,5 +1,6 @@
 """The progress of several runs: a bar over all, and a line for each that is active."""
 
+import threading
 import time
 import warnings
 from collections import Counter
@@ -41,6 +42,8 @@ class RunsBar:
         self._waiting = Counter(each.name for each in planned if not resumed)
         self._active: dict[int, TurnsBar] = {}
         self._tokens = 0
+        self._lock = threading.Lock()
+        """Runs of a batch have threads of their own."""
         self._began_at = time.perf_counter()
         self._all = bar.add_task("runs", total=len(planned), tokens="", cache="")
 
@@ -59,7 +62,8 @@ class RunsBar:
 
     def token(self, run: "PlannedRun", token_id: int, logits: Any) -> None:
         """Count a token of a run, and update the speeds."""
-        self._tokens += 1
+        with self._lock:
+            self._tokens += 1
         self._active[id(run)].token(token_id, logits)
         seconds = time.perf_counter() - self._began_at
         speed = f"{self._tokens:,} tokens, {self._tokens / max(seconds, 1e-9):.1f} tokens/s"

@@ -171,7 +171,10 @@ def test_a_plan_that_is_named_twice_is_refused(run: Cli, plan: Path, tmp_path: P
 
 
 def interrupted(plan: Path, url: str, tiny_folder: Path, how: signal.Signals, *more: str) -> str:
-    """Run a plan with seeds in a process, end it in its second run, and return what it said."""
+    """Run a plan with seeds in a process, end it after 110 tokens, and return what it said.
+
+    That is in the second run, or in both of a batch of two.
+    """
     words = ["run", str(plan), "--seeds", "1-3", "--model", str(tiny_folder), "--store", url]
     process = subprocess.Popen(
         [sys.executable, "-m", "tokentape", *words, *more],
@@ -181,13 +184,21 @@ def interrupted(plan: Path, url: str, tiny_folder: Path, how: signal.Signals, *m
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     path = Path(url.removeprefix("sqlite:///"))
-    while len(statuses(path)) < 2 and process.poll() is None:
+    while tokens_in(path) < 110 and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(how)
     out, err = process.communicate(timeout=120)
     assert out == ""
     assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}.get(how, -how)
     return err
+
+
+def tokens_in(path: Path) -> int:
+    try:
+        with tt.open_store(path, must_exist=True) as store:
+            return len(tt.tokens_df(store, columns="turn"))
+    except tt.TokentapeError:
+        return 0
 
 
 def statuses(path: Path) -> list[str]:

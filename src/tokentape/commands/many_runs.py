@@ -100,8 +100,7 @@ def report_results(results: "Sequence[PlanResult]", store: str, as_json: bool) -
         out.show(_table(results))
     failed = [each for each in results if each.error is not None]
     if failed:
-        number = f"{len(failed):,} of {len(results):,} runs failed"
-        err.line(f"tokentape: {number}; each can be resumed after its last token")
+        err.line(f"tokentape: {len(failed):,} of {len(results):,} runs failed")
         error = failed[0].error
         raise typer.Exit(error.exit_code if isinstance(error, tt.TokentapeError) else 2)
 
