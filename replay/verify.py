@@ -14,7 +14,12 @@ from tokentape.generation.hooks.model_use import exclusive_use
 from tokentape.recorder import Recording
 from tokentape.recorder.listed_keywords import lists_keywords
 from tokentape.recorder.plain_values import plain_number
-from tokentape.replay.checking.check_turns import Progress, check_turns, turn_verdict
+from tokentape.replay.checking.check_turns import (
+    CheckedTurn,
+    Progress,
+    check_turns,
+    turn_verdict,
+)
 from tokentape.replay.checking.noise_floor import (
     DEFAULT_FLOOR,
     hides_faults,
@@ -85,6 +90,11 @@ def _verified(
         progress=progress,
         chunk_tokens=chunk_tokens,
     )
+    return verified_report(session, checked)
+
+
+def verified_report(session: ReplaySession, checked: Sequence[CheckedTurn]) -> Report:
+    """Return the report on a session whose turns were checked."""
     verdicts = [turn_verdict(each) for each in checked]
     gaps = [token.pick_gap for each in checked for token in each.tokens]
     predicted = predict_flips(gaps, session.floor) if session.floor else 0.0

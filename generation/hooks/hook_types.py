@@ -73,6 +73,15 @@ def row_in(value: Any, row: int) -> Any:
     return value
 
 
+class InputHook(TapeHook):
+    """A hook before a module whose return value replaces the inputs of the module."""
+
+    __slots__ = ()
+
+    def __call__(self, *args: Any) -> Any:
+        return self._call(*args) if acts_now(self.scope) else None
+
+
 def foreign_hooks(module: nn.Module) -> dict[int, Callable[..., object]]:
     """Return the module's forward hooks that are not ours and may change its output, by their ids.
 

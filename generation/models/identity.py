@@ -1,7 +1,8 @@
 """The identity of a model: the fingerprints that a run records at its start."""
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -54,11 +55,28 @@ class ModelIdentity:
         self._model = model
         self._tokenizer = tokenizer
         self._loading = dict(loading or _loadings.get(model, {}))
+        self._held: dict[str, Any] | None = None
+        """The fields of `described` within `held`, once they are computed."""
+        self._holders = 0
 
     @property
     def weights(self) -> fingerprints.WeightsManifest:
         """The manifest of the current weights."""
         return fingerprints.manifest_of(self._model)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Within this context, compute the fields of `described` once.
+
+        The caller uses the model alone, and neither it nor its tokenizer changes meanwhile.
+        """
+        self._holders += 1
+        try:
+            yield
+        finally:
+            self._holders -= 1
+            if not self._holders:
+                self._held = None
 
     @property
     def weights_sha256(self) -> str:
@@ -67,7 +85,12 @@ class ModelIdentity:
 
     def described(self) -> dict[str, Any]:
         """Return the fields of `RunStarted` that the model and this machine determine."""
-        return self._described(self.weights)
+        if self._held is not None:
+            return dict(self._held)
+        described = self._described(self.weights)
+        if self._holders:
+            self._held = described
+        return dict(described)
 
     def record_start(self, recorder: Recorder, **fields: Any) -> None:
         """Record the weights manifest and `RunStarted`, with `fields` over those of `described`.

@@ -109,26 +109,41 @@ def check_turns(
         blocks = teacher_forced_logits(
             lm.model, stream_of(branch), reply_rows(branch), chunk_tokens=chunk_tokens
         )
-        checkers = [
-            TokenChecker(
-                turn,
-                lm,
-                floor,
-                user_processors=partial(processors, turn) if processors else lambda: None,
-            )
-            for turn in branch
-        ]
         with interventions.applied(lm.model, interventions.of_turn(branch[-1])):
-            for each in _check_blocks(checkers, blocks, lm):
+            for each in check_branch(branch, blocks, lm, floor, processors):
                 if isinstance(each, CheckedTurn):
-                    if not each.sampler_differs(floor):
-                        each.logits = None
                     checked.append(each)
                     continue
                 done += each
                 if progress is not None:
                     progress(done, total)
     return checked
+
+
+def check_branch(
+    branch: Sequence[Turn],
+    blocks: Iterator[torch.Tensor],
+    lm: LoadedModel,
+    floor: Floor,
+    processors: TurnProcessors | None,
+) -> Iterator[int | CheckedTurn]:
+    """Check the turns of a branch on blocks of its logits, float32 of shape (rows, vocab).
+
+    Yield the number of tokens of each check, and each turn when all its tokens are checked.
+    """
+    checkers = [
+        TokenChecker(
+            turn,
+            lm,
+            floor,
+            user_processors=partial(processors, turn) if processors else lambda: None,
+        )
+        for turn in branch
+    ]
+    for each in _check_blocks(checkers, blocks, lm):
+        if isinstance(each, CheckedTurn) and not each.sampler_differs(floor):
+            each.logits = None
+        yield each
 
 
 def _check_blocks(

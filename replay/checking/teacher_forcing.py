@@ -11,7 +11,7 @@ from tokentape.generation.models.memory_check import enough_memory
 
 CHUNK_TOKENS = 512
 # Rows of a chunk times the vocabulary: bounds the float32 logits in memory to a quarter of a GB.
-_CHUNK_LOGITS = 2**26
+CHUNK_LOGITS = 2**26
 
 
 def teacher_forced_logits(
@@ -25,7 +25,7 @@ def teacher_forced_logits(
     needed = rows[-1] + 1
     single = hf.recurrent(hf.new_cache(model)) or hf.prefix_obstacle(model) is not None
     vocabulary = model.get_input_embeddings().num_embeddings
-    chunk = needed if single else max(1, min(chunk_tokens, _CHUNK_LOGITS // vocabulary))
+    chunk = needed if single else max(1, min(chunk_tokens, CHUNK_LOGITS // vocabulary))
     for _, logits in logits_by_span(model, ids, rows, chunk_spans(needed, chunk)):
         yield logits
 

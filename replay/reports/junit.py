@@ -17,14 +17,22 @@ _OTHERS_MAX = 20
 _WHOLE = "the recording as a whole"
 
 
-def junit_xml(reports: Sequence[Report], *, allow_drift: bool = False) -> str:
+def junit_xml(
+    reports: Sequence[Report],
+    *,
+    errors: Sequence[tuple[str, str]] = (),
+    allow_drift: bool = False,
+) -> str:
     """Return one JUnit file for all reports; with `allow_drift` a drifted turn passes.
 
-    A suite has a failure or an error if, and only if, its report does not pass.
+    A suite has a failure or an error if, and only if, its report does not pass. `errors` name the
+    runs that could not be replayed, each with the reason.
     """
     root = ElementTree.Element("testsuites", name="tokentape")
     for report in reports:
         root.append(_suite(report, allow_drift))
+    for run, reason in errors:
+        root.append(_error_suite(run, reason))
     for count in ("tests", "failures", "errors"):
         root.set(count, str(sum(int(suite.get(count, 0)) for suite in root)))
     root.set("time", _seconds(sum(report.duration_us for report in reports)))
@@ -50,6 +58,24 @@ def _suite(report: Report, allow_drift: bool) -> ElementTree.Element:
     for name, value in _properties(report):
         ElementTree.SubElement(properties, "property", name=name, value=visible(value))
     suite.extend(cases)
+    return suite
+
+
+def _error_suite(run: str, reason: str) -> ElementTree.Element:
+    """Return the suite of a run without a report."""
+    suite = ElementTree.Element(
+        "testsuite",
+        name=visible(run),
+        tests="1",
+        failures="0",
+        errors="1",
+        skipped="0",
+        time=_seconds(0),
+    )
+    case = ElementTree.SubElement(
+        suite, "testcase", classname=visible(run), name=_WHOLE, time=_seconds(0)
+    )
+    _fail(case, "error", "failed", reason, [])
     return suite
 
 

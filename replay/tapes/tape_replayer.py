@@ -3,7 +3,6 @@
 Imports torch only when a replay needs a model.
 """
 
-import json
 import re
 import shutil
 import tempfile
@@ -25,6 +24,7 @@ from tokentape.replay.tapes.outcomes import (
     rebuilt_outcome,
     report_outcome,
 )
+from tokentape.replay.tapes.recorded_models import RecordedModels
 from tokentape.store import (
     DatabaseStore,
     ParquetStore,
@@ -38,6 +38,7 @@ from tokentape.store.source import with_parents
 
 if TYPE_CHECKING:
     from tokentape.generation import LoadedModel
+    from tokentape.replay.options import CheckKeywords
     from tokentape.replay.results.report import Report
 
 OpenedStore = DatabaseStore | ParquetStore
@@ -113,10 +114,8 @@ class TapeReplayer:
     """Replays tapes one after the other; keeps the last model in memory."""
 
     def __init__(self) -> None:
-        self._lm: LoadedModel | None = None
-        self._loaded = ""
-        self._failures: dict[str, str] = {}
-        """Models that could not be loaded, as `_loaded` names them, with the reason."""
+        self._models: dict[str, RecordedModels] = {}
+        """By the name that the user gave; empty for the recorded ones."""
 
     def replay(self, request: ReplayRequest) -> TapeOutcome:
         """Replay the requested runs of a tape, and update it if requested and needed.
@@ -146,7 +145,7 @@ class TapeReplayer:
             if request.mode == "rebuild":
                 found = rebuilt_outcome(rebuild(run))
             else:
-                found = replay_run(run, self._model(run, request), request, store)
+                found = replay_run(run, self.model_of(run, request), request, store)
             if found.passes:
                 # Checked last: a failing replay gives more detail, but does not see everything.
                 check_unaltered(store, run_id)
@@ -154,25 +153,20 @@ class TapeReplayer:
         except TokentapeError as error:
             return failed_outcome(one_line(str(error)))
 
-    def _model(self, run: LoadedRun, request: ReplayRequest) -> "LoadedModel":
-        from tokentape.generation import ModelError
-        from tokentape.generation.models.recorded_model import load_as_recorded
+    def model_key(self, run: LoadedRun, request: ReplayRequest) -> str:
+        """Return a text that is the same for runs that are replayed with the same model."""
+        return RecordedModels(request.model or None).key(run.started)
 
-        name = request.model or run.started.model
-        if not name:
+    def model_of(self, run: LoadedRun, request: ReplayRequest) -> "LoadedModel":
+        """Return the model to replay a run with. Raise ModelError if it cannot be loaded."""
+        from tokentape.generation import ModelError
+
+        if not (request.model or run.started.model):
             raise ModelError("the recording does not name its model: name it with --tape-model")
-        loaded = json.dumps([name, run.started.dtype, run.started.loading], sort_keys=True)
-        if loaded in self._failures:
-            raise ModelError(self._failures[loaded])
-        if self._lm is None or self._loaded != loaded:
-            self._lm = None  # frees its memory before the next model is loaded
-            try:
-                self._lm = load_as_recorded(request.model or None, run.started)
-                self._loaded = loaded
-            except ModelError as error:
-                self._failures[loaded] = str(error)
-                raise
-        return self._lm
+        if request.model not in self._models:
+            # One at a time: the models of another name are freed.
+            self._models = {request.model: RecordedModels(request.model or None)}
+        return self._models[request.model].load(run.started)
 
     def _update(self, request: ReplayRequest, found: TapeOutcome) -> TapeOutcome:
         """Record the tape again, and replace it if the new recording passes."""
@@ -215,7 +209,7 @@ class TapeReplayer:
                 run = load_run(recording)
                 forked = run.forked
                 parent = None if forked is None else rerecorded[forked.parent_run_id]
-                run_id = rerecord(run, self._model(run, request), new, parent=parent)
+                run_id = rerecord(run, self.model_of(run, request), new, parent=parent)
                 rerecorded[recording.run_id] = new.recording(run_id)
             pack(rerecorded.values(), new, new_tape)
 
@@ -227,12 +221,52 @@ def replay_run(
 
     Turns that the events do not suffice to replay fail; the other turns are replayed.
     """
-    from tokentape.replay.checking.noise_floor import read_floor, stored_floor
-    from tokentape.replay.checking.turn_choice import replay_obstacle
-    from tokentape.replay.options import CheckKeywords
     from tokentape.replay.regenerate import regenerate
-    from tokentape.replay.retrace import clock_obstacle, retrace
+    from tokentape.replay.retrace import retrace
     from tokentape.replay.verify import verify
+
+    replays = {"verify": verify, "retrace": retrace, "regenerate": regenerate}
+    chosen = choose_replayable(run, request)
+    if not chosen.replayable:
+        return chosen.outcome(None, request)
+    options = chosen.options(run, lm, request, store)
+    return chosen.outcome(replays[request.mode](run, lm, **options), request)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayableTurns:
+    """The turns of a run to replay, and the outcomes of those that are not replayed."""
+
+    replayable: tuple[int, ...]
+    others: dict[int, TurnOutcome]
+
+    def options(
+        self, run: LoadedRun, lm: "LoadedModel", request: ReplayRequest, store: OpenedStore
+    ) -> "CheckKeywords":
+        """Return the keywords of the replay."""
+        from tokentape.replay.checking.noise_floor import read_floor, stored_floor
+
+        given = read_floor(Path(request.floor)) if request.floor else None
+        return {
+            "turns": self.replayable,
+            "floor": given or stored_floor(store, run, lm),
+            "ignore": request.ignore,
+        }
+
+    def outcome(self, report: "Report | None", request: ReplayRequest) -> RunOutcome:
+        """Return the outcome of the run, and write its page; without a report that of the rest."""
+        if report is None:
+            return RunOutcome(verdict="", turns=self.others)
+        if request.html:
+            _write_page(request.page(request.run or 0), report)
+        found = report_outcome(report, allow_drift=request.allow_drift)
+        return replace(found, turns=dict(sorted((self.others | found.turns).items())))
+
+
+def choose_replayable(run: LoadedRun, request: ReplayRequest) -> ReplayableTurns:
+    """Return the requested turns that can be replayed, and the outcomes of the others."""
+    from tokentape.replay.checking.turn_choice import replay_obstacle
+    from tokentape.replay.retrace import clock_obstacle
 
     with_tokens = [turn for turn in run.turns_of_model if turn.tokens]
     turns = [each for each in with_tokens if request.turns is None or each.number in request.turns]
@@ -243,27 +277,16 @@ def replay_run(
             obstacle = obstacle or clock_obstacle(turn)
         if obstacle:
             failed[turn.number] = TurnOutcome(verdict="", failure=obstacle)
-    replayable = [turn.number for turn in turns if turn.number not in failed]
     # Turns that a fork shares with a parent of another model are replayed there.
     of_parents = {
         turn.number: TurnOutcome(verdict="", failure="")
         for turn in run.turns
         if turn.tokens and turn.number not in {each.number for each in with_tokens}
     }
-    if not replayable:
-        return RunOutcome(verdict="", turns=of_parents | failed)
-    given = read_floor(Path(request.floor)) if request.floor else None
-    options: CheckKeywords = {
-        "turns": replayable,
-        "floor": given or stored_floor(store, run, lm),
-        "ignore": request.ignore,
-    }
-    replays = {"verify": verify, "retrace": retrace, "regenerate": regenerate}
-    report = replays[request.mode](run, lm, **options)
-    if request.html:
-        _write_page(request.page(request.run or 0), report)
-    found = report_outcome(report, allow_drift=request.allow_drift)
-    return replace(found, turns=dict(sorted((of_parents | failed | found.turns).items())))
+    return ReplayableTurns(
+        replayable=tuple(turn.number for turn in turns if turn.number not in failed),
+        others=of_parents | failed,
+    )
 
 
 def _write_page(path: Path, report: "Report") -> None:

@@ -62,6 +62,9 @@ from .replay.retrace import (
 from .replay.verify import (
     verify as verify,
 )
+from .replay.verify_many import (
+    verify_many as verify_many,
+)
 from .replay.view.run_page import (
     view as view,
 )

@@ -10,7 +10,7 @@ import tokentape as tt
 from tokentape import output
 from tokentape.commands.investigations import resume_hint
 from tokentape.commands.options import load_named_model
-from tokentape.commands.replays import store_verdict
+from tokentape.commands.stored_results import store_verdict
 from tokentape.commands.tool_files import options_to_resume
 from tokentape.generation.plans import ExperimentPlan, load_plan
 from tokentape.recorder.events import SystemPromptCached

@@ -83,6 +83,7 @@ PUBLIC = {
     "turns_df",
     "verdicts_df",
     "verify",
+    "verify_many",
     "view",
     "write_floor",
 }

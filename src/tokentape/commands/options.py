@@ -43,6 +43,14 @@ RunArgument = Annotated[
         autocompletion=complete_run,
     ),
 ]
+RunsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="RUN...",
+        help=f"{RUN_HELP}; by default the newest run. Also a folder of tapes.",
+        autocompletion=complete_run,
+    ),
+]
 OneRunArgument = Annotated[
     str, typer.Argument(metavar="RUN", help=f"{RUN_HELP}.", autocompletion=complete_run)
 ]

@@ -1,6 +1,6 @@
 """The commands `verify`, `retrace`, `regenerate` and `calibrate`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -9,10 +9,18 @@ import typer
 
 import tokentape as tt
 from tokentape import output
+from tokentape.commands.bulk import (
+    BulkOptions,
+    JobsOption,
+    check_one_run_options,
+    is_bulk,
+    verify_runs,
+)
 from tokentape.commands.options import (
     JsonOption,
     RecordedModelOption,
     RunArgument,
+    RunsArgument,
     Store,
     StoreOption,
     TurnOption,
@@ -24,6 +32,7 @@ from tokentape.commands.options import (
     output_path,
 )
 from tokentape.commands.report_files import HtmlOption, JUnitOption, report_files
+from tokentape.commands.stored_results import store_verdict, try_to_store
 from tokentape.commands.tool_files import (
     RECORDED,
     ToolsOption,
@@ -42,7 +51,7 @@ from tokentape.store.default_store import DEFAULT_URL
 if TYPE_CHECKING:
     from tokentape.generation.models.loading_settings import LoadingKeywords
     from tokentape.generation.tools.tools_file import ToolsFile
-    from tokentape.replay import Floor, LoadedRun, Report
+    from tokentape.replay import Floor, LoadedRun
     from tokentape.replay.options import CheckKeywords
     from tokentape.replay.results.report import FingerprintDifference
 
@@ -83,7 +92,7 @@ WithoutInterventionsOption = Annotated[
 def verify(
     ctx: typer.Context,
     *,
-    run: RunArgument = None,
+    runs: RunsArgument = None,
     store: StoreOption = DEFAULT_URL,
     model: RecordedModelOption = None,
     loading: "LoadingKeywords",
@@ -95,6 +104,7 @@ def verify(
     allow_drift: Annotated[
         bool, typer.Option("--allow-drift", help="Exit 0 even if log-probabilities drifted.")
     ] = False,
+    jobs: JobsOption = None,
     junit: JUnitOption = None,
     html: HtmlOption = None,
     keep: KeepOption = True,
@@ -102,10 +112,31 @@ def verify(
 ) -> None:
     """Check every recorded token with one forward of the model.
 
-    Exit code 0: exact, verified or near_tie; 1: drifted, diverged or incomparable.
+    With several RUNs, folders of tapes or --jobs, all runs of each tape or store are verified, and
+    short ones share a forward. An error of one does not end the others. A line for each run is
+    printed, and the report of each that does not pass.
+
+    Exit code 0: exact, verified or near_tie; 1: drifted, diverged or incomparable. Of several runs:
+    the first of 2, 3, 1, 5 and 0 that any of them has alone.
     """
+    if is_bulk(runs, jobs):
+        check_one_run_options(turn, tools)
+        settings = BulkOptions(
+            runs=runs or [],
+            store=store,
+            model=model,
+            loading=loading,
+            floor=floor,
+            ignore=ignore or [],
+            interventions=not without_interventions,
+            allow_drift=allow_drift,
+            jobs=jobs or 1,
+        )
+        files = ctx.with_resource(report_files(junit, html))
+        keep = keep and not without_interventions
+        raise typer.Exit(verify_runs(settings, files, keep=keep, as_json=as_json))
     request = _Request(
-        run,
+        runs[0] if runs else None,
         store,
         model,
         loading,
@@ -240,7 +271,7 @@ def calibrate(
             version=floor.version,
             floor=asdict(floor),
         )
-        _try_to_store("floor", lambda: opened.add_floor(stored))
+        try_to_store("floor", lambda: opened.add_floor(stored))
     if as_json:
         output.print_json(asdict(floor))
         return
@@ -333,30 +364,6 @@ def _stored_floor(opened: Store, run: "LoadedRun", lm: "tt.LoadedModel") -> "Flo
     from tokentape.replay.checking.noise_floor import stored_floor
 
     return stored_floor(opened, run, lm)
-
-
-def store_verdict(report: "Report", opened: Store) -> None:
-    """Store the verdict of a replay with its run, if the store is live; report why it is not."""
-    from tokentape.replay.checking.fingerprint_check import without_places
-    from tokentape.store import DatabaseStore, StoredVerdict
-
-    if isinstance(opened, DatabaseStore):
-        stored = StoredVerdict(
-            run_id=report.run_id,
-            at_us=now_us(),
-            replay=report.replay,
-            verdict=report.verdict,
-            report=report.to_dict() | {"repro": without_places(report.repro)},
-        )
-        _try_to_store("verdict", lambda: opened.add_verdict(stored))
-
-
-def _try_to_store(what: str, write: Callable[[], None]) -> None:
-    """Report a store that cannot be written to; the replay itself has succeeded."""
-    try:
-        write()
-    except tt.StoreError as error:
-        err.line(f"tokentape: the {what} is not stored: {error}")
 
 
 def _report_differences(differences: "Sequence[FingerprintDifference]") -> None:

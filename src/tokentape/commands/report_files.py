@@ -1,6 +1,6 @@
 """The options `--junit` and `--html`: write a report to files, and print it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,18 +54,28 @@ class ReportFiles:
         Raise ReplayError where a file cannot be written.
         """
         try:
-            self._write_all(report, allow_drift)
+            self.write([report], allow_drift=allow_drift)
         finally:
             _print(report, as_json)
 
-    def _write_all(self, report: "Report", allow_drift: bool) -> None:
+    def write(
+        self,
+        reports: "Sequence[Report]",
+        *,
+        errors: Sequence[tuple[str, str]] = (),
+        allow_drift: bool = False,
+    ) -> None:
+        """Write reports into each file, and into JUnit also the runs without one, with their error.
+
+        Raise ReplayError where a file cannot be written.
+        """
         from tokentape.replay.reports.html import html_report
         from tokentape.replay.reports.junit import junit_xml
 
         if self.junit is not None:
-            _write(self.junit, junit_xml([report], allow_drift=allow_drift))
+            _write(self.junit, junit_xml(reports, errors=errors, allow_drift=allow_drift))
         if self.html is not None:
-            _write(self.html, html_report([report]))
+            _write(self.html, html_report(reports))
 
 
 @contextmanager

@@ -1,0 +1,1 @@
+"""Verification of many runs of many stores, by one process or several."""

@@ -1,0 +1,242 @@
+"""`verify` of many runs: which ones, their outcomes as they are printed, and the exit code."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+import tokentape as tt
+from tokentape import output
+from tokentape.commands.options import locate_run, open_stored
+from tokentape.commands.report_files import ReportFiles
+from tokentape.commands.stored_results import store_verdict
+from tokentape.commands.tool_files import RECORDED
+from tokentape.recorder.paths import expand_path
+from tokentape.recorder.short_forms import counted
+from tokentape.replay.results.fingerprint_names import check_ignored
+from tokentape.screen import out, stdout_on_stderr
+
+if TYPE_CHECKING:
+    from tokentape.commands.options import Store
+    from tokentape.generation.models.loading_settings import LoadingKeywords
+    from tokentape.replay.bulk.sources import BulkOutcome, BulkSettings, RunSource
+
+JobsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs",
+        min=1,
+        metavar="N",
+        help="Verify all runs of what is named with N processes, which share the memory of the "
+        "weights.",
+    ),
+]
+
+_WORST_FIRST = (2, 3, 1, 5)
+"""Exit codes: bad input, a newer version, a divergence, nothing to replay."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BulkOptions:
+    """Which runs to verify, and how: the options of the command."""
+
+    runs: Sequence[str]
+    """As they were given; empty for all runs of the store."""
+    store: str
+    model: str | None
+    loading: "LoadingKeywords"
+    floor: Path | None
+    ignore: Sequence[str]
+    interventions: bool
+    allow_drift: bool
+    jobs: int
+
+    def settings(self) -> "BulkSettings":
+        """Return the settings for every process. Raise ReplayError for mistakes in them."""
+        from tokentape.replay.bulk.sources import BulkSettings
+
+        return BulkSettings(
+            model=self.model,
+            loading=dict(self.loading),
+            floor=None if self.floor is None else tt.read_floor(self.floor),
+            ignore=tuple(check_ignored(self.ignore)),
+            interventions=self.interventions,
+        )
+
+
+def is_bulk(runs: Sequence[str] | None, jobs: int | None) -> bool:
+    """Return whether the arguments name more than one run, or ask for processes."""
+    given = runs or ()
+    return jobs is not None or len(given) > 1 or any(_tapes_in(each) for each in given)
+
+
+def check_one_run_options(turns: Sequence[int] | None, tools: str) -> None:
+    """Raise BadParameter for an option that means something for one run only."""
+    if turns:
+        raise typer.BadParameter("--turn needs a single RUN, without --jobs")
+    if tools != RECORDED:
+        raise typer.BadParameter("--tools needs a single RUN, without --jobs")
+
+
+def verify_runs(options: BulkOptions, files: ReportFiles, *, keep: bool, as_json: bool) -> int:
+    """Verify the runs, print and publish the outcomes, and return the exit code."""
+    settings = options.settings()
+    found = list(_sources(options))
+    sources = [each for each in found if not isinstance(each, _Missing)]
+    outcomes: dict[RunSource, list[BulkOutcome]] = {}
+    with ExitStack() as stack, output.progress("verify") as bar, stdout_on_stderr():
+        task = bar.add_task("", total=len(sources))
+        stores: dict[str, Store] = {}
+        for index, of_source in _verified(sources, settings, options.jobs):
+            outcomes[sources[index]] = of_source
+            bar.advance(task)
+            for each in of_source if keep else ():
+                if each.report is not None and each.is_live:
+                    if each.store not in stores:
+                        stores[each.store] = stack.enter_context(closing(open_stored(each.store)))
+                    store_verdict(each.report, stores[each.store])
+    ordered = [
+        outcome
+        for each in found
+        for outcome in ([each.outcome()] if isinstance(each, _Missing) else outcomes[each])
+    ]
+    _publish(ordered, files, options, as_json=as_json)
+    codes = {_exit_code(each, options.allow_drift) for each in ordered}
+    return next((code for code in _WORST_FIRST if code in codes), 0)
+
+
+def _verified(
+    sources: "Sequence[RunSource]", settings: "BulkSettings", jobs: int
+) -> "Iterator[tuple[int, list[BulkOutcome]]]":
+    """Yield the index and the outcomes of each source."""
+    if jobs > 1 and len(sources) > 1:
+        from tokentape.replay.bulk.pool import verify_in_processes
+
+        yield from verify_in_processes(sources, settings, jobs)
+        return
+    from tokentape.replay.bulk.pool import batches
+    from tokentape.replay.bulk.verifier import BulkVerifier
+
+    verifier = BulkVerifier(settings)
+    for batch in batches(len(sources), 1):
+        found = verifier.verify([sources[index] for index in batch])
+        yield from zip(batch, found, strict=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Missing:
+    """An argument that names neither a run nor a file."""
+
+    argument: str
+    error: tt.TokentapeError
+
+    def outcome(self) -> "BulkOutcome":
+        from tokentape.replay.bulk.sources import RunSource, failed
+
+        return failed(RunSource(store=self.argument), self.error)
+
+
+def _sources(options: BulkOptions) -> "Iterator[RunSource | _Missing]":
+    """Yield what the arguments name, each once: a run, or all runs of a store or tape."""
+    from tokentape.replay.bulk.sources import RunSource
+
+    seen: set[RunSource] = set()
+    for argument in options.runs or [options.store]:
+        try:
+            tapes = _tapes_in(argument)
+            if tapes:
+                found = [RunSource(store=str(tape)) for tape in tapes]
+            elif options.runs:
+                run, store = locate_run(argument, options.store)
+                found = [RunSource(store=store, run_id=run)]
+            else:
+                found = [RunSource(store=options.store)]
+        except tt.TokentapeError as error:
+            yield _Missing(argument, error)
+            continue
+        for each in found:
+            if each not in seen:
+                seen.add(each)
+                yield each
+
+
+def _tapes_in(argument: str) -> list[Path]:
+    """Return the tapes at any depth of a folder that is no store itself; else nothing."""
+    try:
+        folder = expand_path(argument)
+        if not folder.is_dir() or any(folder.glob("*/schema=*")):
+            return []
+        tapes = (path for path in folder.rglob("*.tape") if path.is_file())
+        return sorted(
+            path
+            for path in tapes
+            if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        )
+    except (OSError, ValueError):
+        return []
+
+
+def _exit_code(outcome: "BulkOutcome", allow_drift: bool) -> int:
+    if outcome.report is None:
+        return outcome.error_exit_code
+    return 0 if outcome.report.verdict.is_accepted(allow_drift=allow_drift) else 1
+
+
+def _publish(
+    outcomes: "Sequence[BulkOutcome]", files: ReportFiles, options: BulkOptions, *, as_json: bool
+) -> None:
+    """Write the report files, and print the outcomes even where a file cannot be written."""
+    reports = [each.report for each in outcomes if each.report is not None]
+    errors = [(each.where, each.error) for each in outcomes if each.report is None]
+    try:
+        files.write(reports, errors=errors, allow_drift=options.allow_drift)
+    finally:
+        if as_json:
+            output.print_json([_as_json(each) for each in outcomes])
+        else:
+            _print(outcomes, options.allow_drift)
+
+
+def _as_json(outcome: "BulkOutcome") -> dict[str, Any]:
+    """Return the report as `verify` of one run prints it, with its store and an error, if any."""
+    if outcome.report is not None:
+        return {"store": outcome.store, "error": None, **outcome.report.to_dict()}
+    return {
+        "store": outcome.store,
+        "error": outcome.error,
+        "run_id": outcome.run_id,
+        "name": outcome.name,
+        "verdict": None,
+        "passes": False,
+    }
+
+
+def _print(outcomes: "Sequence[BulkOutcome]", allow_drift: bool) -> None:
+    """Print a line for each run, the reports of those that do not pass, and a summary."""
+    from tokentape.replay.reports.terminal import render_lines
+
+    out.toned(_line(each, allow_drift) for each in outcomes)
+    for each in outcomes:
+        if each.report is not None and _exit_code(each, allow_drift):
+            out.line()
+            out.toned(render_lines(each.report))
+    verdicts = Counter(
+        "failed" if each.report is None else str(each.report.verdict) for each in outcomes
+    )
+    numbers = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items()))
+    out.line()
+    out.line(f"{counted(len(outcomes), 'run')}: {numbers}")
+
+
+def _line(outcome: "BulkOutcome", allow_drift: bool) -> tuple[str, str]:
+    report = outcome.report
+    if report is None:
+        return f"{'failed':<12} {outcome.where}: {outcome.error}", "bad"
+    tokens = counted(sum(turn.tokens for turn in report.turns), "token")
+    size = f"{counted(len(report.turns), 'turn')}, {tokens}"
+    tone = "bad" if _exit_code(outcome, allow_drift) else "good"
+    return f"{report.verdict:<12} {outcome.where} {outcome.name!r} ({size})", tone
