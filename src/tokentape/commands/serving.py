@@ -14,7 +14,7 @@ import tokentape as tt
 from tokentape.screen import err
 
 if TYPE_CHECKING:
-    from tokentape.replay.tapes.tape_replayer import TapeOutcome
+    from tokentape.replay.tapes.tape_replayer import ReplayRequest, TapeOutcome
 
 
 def serve_replays() -> None:
@@ -50,19 +50,37 @@ class Server:
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """Return the answer to a request, or a one-line `error`."""
-        from tokentape.replay.tapes.tape_replayer import ReplayRequest, list_runs, one_line
+        from tokentape.replay.tapes.tape_replayer import ReplayRequest, list_runs
 
         id_, verb = request.pop("id"), request.pop("do")
         try:
             if verb == "list":
                 return {"id": id_, "runs": [asdict(run) for run in list_runs(**request)]}
+            if verb == "verify-all":
+                requests = [ReplayRequest(**each, mode="verify") for each in request["tapes"]]
+                return {"id": id_, "answers": self._verify_all(requests)}
             return {"id": id_, **_as_json(self._replayer.replay(ReplayRequest(**request)))}
-        except tt.TokentapeError as error:
-            text = str(error)
         except Exception as error:
-            err.text(traceback.format_exc())
-            text = f"unexpected {type(error).__name__}: {error}"
-        return {"id": id_, "error": one_line(text)}
+            return {"id": id_, "error": _error_text(error)}
+
+    def _verify_all(self, requests: "list[ReplayRequest]") -> list[dict[str, Any]]:
+        """Return what the answer to each of several requests is alone."""
+        from tokentape.replay.tapes.tape_batch import TapeBatch
+
+        return [
+            {"error": _error_text(each)} if isinstance(each, Exception) else _as_json(each)
+            for each in TapeBatch(self._replayer).verify(requests)
+        ]
+
+
+def _error_text(error: Exception) -> str:
+    """Return an error as one line; write where an unexpected one was raised on standard error."""
+    from tokentape.replay.tapes.tape_replayer import one_line
+
+    if isinstance(error, tt.TokentapeError):
+        return one_line(str(error))
+    err.text("".join(traceback.format_exception(error)))
+    return one_line(f"unexpected {type(error).__name__}: {error}")
 
 
 def _as_json(found: "TapeOutcome") -> dict[str, Any]:

@@ -48,6 +48,15 @@ class Tapes:
             return TapeFile.from_parent(parent, path=file_path, replays=self.replays)
         return None
 
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Tell which tapes will be replayed, so that small ones can be verified together.
+
+        A worker of xdist runs only some of the items, and learns one by one which.
+        """
+        if not hasattr(self._config, "workerinput"):
+            items = (each for each in session.items if isinstance(each, TurnItem))
+            self.replays.expect(each.path for each in items)
+
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Print which tapes were updated, and where their reports are."""
         reports = [each for group in terminalreporter.stats.values() for each in group]
