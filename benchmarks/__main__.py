@@ -16,6 +16,7 @@ from benchmarks.gpu import commands as gpu
 from benchmarks.gpu import gather_wheels
 from benchmarks.parity import commands as parity
 from benchmarks.peers import commands as peers
+from benchmarks.replay import bulk_command
 from benchmarks.replay import commands as replay
 from benchmarks.start import commands as start
 from benchmarks.store import commands as store
@@ -64,6 +65,7 @@ app.command("start")(start.start_command)
 app.command("watch")(generation.watch_command)
 app.command("view")(view.view_command)
 app.command("replay")(replay.replay_command)
+app.command("bulk")(bulk_command.bulk_command)
 app.command("faults")(replay.faults_command)
 app.command("dtypes")(replay.dtypes_command)
 app.command("cuda")(generation.cuda_command)
