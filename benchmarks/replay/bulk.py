@@ -1,5 +1,6 @@
 """Seconds to verify many small tapes: one by one as a loop does, and in bulk."""
 
+import resource
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -34,11 +35,16 @@ class BulkFigures:
     """Tapes that were verified one by one, in several stretches between the others."""
     one_by_one_s: tuple[float, ...]
     """Seconds a tape, of each stretch."""
+    one_by_one_cpu_s: float
+    """Seconds of a core a tape, which other work on the machine does not lengthen; as below."""
     in_bulk_s: float
     """Seconds a tape in one process, without loading the model."""
+    in_bulk_cpu_s: float
     jobs: int
     with_jobs_s: float
     """Seconds a tape in several processes, with their start and loading the model in each."""
+    with_jobs_cpu_s: float
+    """Of all processes together."""
     verdicts: tuple[str, ...]
     """All verdicts that any way gave."""
 
@@ -54,7 +60,11 @@ class BulkFigures:
 
     def to_json(self) -> dict[str, Any]:
         """Return the figures with their ratios."""
-        ratios = {"bulk_ratio": self.bulk_ratio, "jobs_ratio": self.jobs_ratio}
+        ratios = {
+            "bulk_ratio": self.bulk_ratio,
+            "bulk_cpu_ratio": self.one_by_one_cpu_s / self.in_bulk_cpu_s,
+            "jobs_ratio": self.jobs_ratio,
+        }
         return asdict(self) | ratios
 
 
@@ -113,41 +123,53 @@ def measure_bulk(
     alone_s: list[float] = []
     verdicts: set[str] = set()
     parts = [tapes[start::stretches] for start in range(stretches)]
-    bulk_s = 0.0
+    bulk_s = bulk_cpu_s = alone_cpu_s = 0.0
     verifier = BulkVerifier(BulkSettings())
     verifier.verify(_sources(tapes[:1]))  # loads the model
     lengths: list[int] = []
     for part in parts:
-        began = time.perf_counter()
+        began, cpu_s = time.perf_counter(), time.process_time()
         for tape in part[:size]:
             with tt.open_store(tape, must_exist=True) as store:
                 recording = store.recording(store.summaries()[0].run_id)
                 verdicts.add(tt.verify(recording, lm).verdict)
             tick(1)
         alone_s.append((time.perf_counter() - began) / len(part[:size]))
+        alone_cpu_s += time.process_time() - cpu_s
         lengths += [_tokens(tape) for tape in part[:size]]
-        began = time.perf_counter()
+        began, cpu_s = time.perf_counter(), time.process_time()
         for batch in batches(len(part), 1):
             found = verifier.verify(_sources([part[index] for index in batch]))
             verdicts |= _verdicts(found)
             tick(len(batch))
         bulk_s += time.perf_counter() - began
-    began = time.perf_counter()
+        bulk_cpu_s += time.process_time() - cpu_s
+    began, cpu_s = time.perf_counter(), _cpu_of_children_s()
     for _, outcomes in verify_in_processes(_sources(tapes), BulkSettings(), jobs):
         verdicts |= _verdicts([outcomes])
         tick(1)
     with_jobs_s = time.perf_counter() - began
+    with_jobs_cpu_s = _cpu_of_children_s() - cpu_s
     return BulkFigures(
         tapes=len(tapes),
         distinct=distinct,
         tokens_mean=statistics.mean(lengths),
         one_by_one_tapes=len(lengths),
         one_by_one_s=tuple(alone_s),
+        one_by_one_cpu_s=alone_cpu_s / len(lengths),
         in_bulk_s=bulk_s / len(tapes),
+        in_bulk_cpu_s=bulk_cpu_s / len(tapes),
         jobs=jobs,
         with_jobs_s=with_jobs_s / len(tapes),
+        with_jobs_cpu_s=with_jobs_cpu_s / len(tapes),
         verdicts=tuple(sorted(verdicts)),
     )
+
+
+def _cpu_of_children_s() -> float:
+    """Return the time that processes which have ended took of all cores."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _sources(tapes: Sequence[Path]) -> list[RunSource]:

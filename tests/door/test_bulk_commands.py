@@ -150,6 +150,15 @@ def test_a_run_named_twice_is_verified_once(folder: Path, cli: Cli) -> None:
     assert out.splitlines()[-1] == "2 runs: 2 verified"
 
 
+def test_the_password_of_a_server_is_not_printed(folder: Path, cli: Cli) -> None:
+    url = "postgresql+psycopg://me:hunter2@127.0.0.1:1/none"
+    code, out, err = cli("verify", "tapes/a.tape", url, "--json", "--junit", "out.xml")
+
+    assert code == 2
+    assert json.loads(out)[1]["store"] == "postgresql+psycopg://me:***@127.0.0.1:1/none"
+    assert "hunter2" not in out + err + Path("out.xml").read_text(encoding="utf-8")
+
+
 def test_nothing_to_replay_is_the_exit_code_only_if_nothing_is_worse(
     folder: Path, cli: Cli
 ) -> None:

@@ -57,6 +57,20 @@ def numbers_of(case: ElementTree.Element) -> dict[str, str]:
     return dict(re.findall(r"^\[\[PROPERTY\|(\w+)=(.*)\]\]$", output, flags=re.MULTILINE))
 
 
+def test_a_run_without_a_report_is_an_error_with_its_reason(schema: xmlschema.XMLSchema) -> None:
+    text = junit_xml(
+        [of_verdict(Verdict.VERIFIED)], errors=[("a.tape", "not a complete tape \x07")]
+    )
+    passed, broken = suites_of(text)
+
+    schema.validate(text)
+    assert not failures(passed)
+    (error,) = failures(broken)
+    assert (broken.get("name"), broken.get("errors")) == ("a.tape", "1")
+    assert error.get("message") == "not a complete tape \\x07"
+    assert ElementTree.fromstring(text.encode()).get("errors") == "1"
+
+
 @pytest.mark.parametrize("made", MADE)
 def test_servers_accept_the_file(made: str, schema: xmlschema.XMLSchema) -> None:
     text = junit_xml(MADE[made])

@@ -150,11 +150,11 @@ def _sources(options: BulkOptions) -> "Iterator[RunSource | _Missing]":
             tapes = _tapes_in(argument)
             if tapes:
                 found = [RunSource(store=str(tape)) for tape in tapes]
-            elif options.runs:
-                run, store = locate_run(argument, options.store)
-                found = [RunSource(store=store, run_id=run)]
             else:
-                found = [RunSource(store=options.store)]
+                run, store = None, options.store
+                if options.runs:
+                    run, store = locate_run(argument, options.store)
+                found = [RunSource(store=store, run_id=run)] if run else _runs_of(store)
         except tt.TokentapeError as error:
             yield _Missing(argument, error)
             continue
@@ -162,6 +162,20 @@ def _sources(options: BulkOptions) -> "Iterator[RunSource | _Missing]":
             if each not in seen:
                 seen.add(each)
                 yield each
+
+
+def _runs_of(store: str) -> "list[RunSource]":
+    """Return the runs of a store, so that processes can share them; a tape or an empty store whole.
+
+    Raise StoreError if the store cannot be read.
+    """
+    from tokentape.replay.bulk.sources import RunSource
+
+    if store.endswith(".tape"):
+        return [RunSource(store=store)]
+    with open_stored(store) as opened:
+        run_ids = [summary.run_id for summary in opened.summaries()]
+    return [RunSource(store=store, run_id=each) for each in run_ids] or [RunSource(store=store)]
 
 
 def _tapes_in(argument: str) -> list[Path]:
@@ -191,7 +205,7 @@ def _publish(
 ) -> None:
     """Write the report files, and print the outcomes even where a file cannot be written."""
     reports = [each.report for each in outcomes if each.report is not None]
-    errors = [(each.where, each.error) for each in outcomes if each.report is None]
+    errors = [(_where(each), each.error) for each in outcomes if each.report is None]
     try:
         files.write(reports, errors=errors, allow_drift=options.allow_drift)
     finally:
@@ -204,9 +218,9 @@ def _publish(
 def _as_json(outcome: "BulkOutcome") -> dict[str, Any]:
     """Return the report as `verify` of one run prints it, with its store and an error, if any."""
     if outcome.report is not None:
-        return {"store": outcome.store, "error": None, **outcome.report.to_dict()}
+        return {"store": _shown_store(outcome), "error": None, **outcome.report.to_dict()}
     return {
-        "store": outcome.store,
+        "store": _shown_store(outcome),
         "error": outcome.error,
         "run_id": outcome.run_id,
         "name": outcome.name,
@@ -232,11 +246,28 @@ def _print(outcomes: "Sequence[BulkOutcome]", allow_drift: bool) -> None:
     out.line(f"{counted(len(outcomes), 'run')}: {numbers}")
 
 
+def _where(outcome: "BulkOutcome") -> str:
+    """Return the run as an argument of the command names it: `STORE#RUN`."""
+    store = _shown_store(outcome)
+    return f"{store}#{outcome.run_id}" if outcome.run_id else store
+
+
+def _shown_store(outcome: "BulkOutcome") -> str:
+    """Return the store as it was named, without the password of a server."""
+    from tokentape.store.location import parse_location, shown
+
+    try:
+        place = parse_location(outcome.store)
+    except tt.StoreError:
+        return outcome.store
+    return outcome.store if isinstance(place, Path) else shown(place)
+
+
 def _line(outcome: "BulkOutcome", allow_drift: bool) -> tuple[str, str]:
     report = outcome.report
     if report is None:
-        return f"{'failed':<12} {outcome.where}: {outcome.error}", "bad"
+        return f"{'failed':<12} {_where(outcome)}: {outcome.error}", "bad"
     tokens = counted(sum(turn.tokens for turn in report.turns), "token")
     size = f"{counted(len(report.turns), 'turn')}, {tokens}"
     tone = "bad" if _exit_code(outcome, allow_drift) else "good"
-    return f"{report.verdict:<12} {outcome.where} {outcome.name!r} ({size})", tone
+    return f"{report.verdict:<12} {_where(outcome)} {outcome.name!r} ({size})", tone
