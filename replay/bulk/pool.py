@@ -18,8 +18,8 @@ from typing import Self
 from tokentape.replay.bulk.sources import BulkOutcome, BulkSettings, RunSource, failed
 from tokentape.replay.results.errors import ReplayError
 
-_BATCH_MAX = 32
-"""Sources that a process gets at once."""
+_BATCH_MIN, _BATCH_MAX = 8, 64
+"""Sources that a process gets at once: with fewer, forwards are not full."""
 _BATCHES_EACH = 4
 """Batches of a process, if there are few sources: the last one should not be waited for long."""
 _DEATHS_MAX = 8
@@ -41,7 +41,8 @@ def verify_in_processes(
 
 def batches(count: int, jobs: int) -> Iterator[range]:
     """Yield ranges of the indices of `count` sources, for `jobs` processes."""
-    size = max(1, min(_BATCH_MAX, count // (jobs * _BATCHES_EACH)))
+    balanced = count if jobs == 1 else max(_BATCH_MIN, count // (jobs * _BATCHES_EACH))
+    size = max(1, min(_BATCH_MAX, balanced, -(-count // jobs)))
     return (range(start, min(start + size, count)) for start in range(0, count, size))
 
 
@@ -142,6 +143,9 @@ class _Pool:
             self._workers.remove(worker)
             worker.connection.close()
             worker.process.join(_GOODBYE_S)
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
 
 
 def _received(worker: _Worker) -> list[list[BulkOutcome]] | None:

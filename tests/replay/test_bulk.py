@@ -70,7 +70,7 @@ def test_batches_hold_every_source_once_and_leave_work_for_all(count: int, jobs:
     found = list(batches(count, jobs))
 
     assert [index for batch in found for index in batch] == list(range(count))
-    assert all(len(batch) <= 32 for batch in found)
+    assert all(len(batch) <= 64 for batch in found)
     assert len(found) >= min(count, jobs)
 
 
