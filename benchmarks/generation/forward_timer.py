@@ -1,12 +1,11 @@
-"""Token counts and start times of a model's forwards, measured at its embedding."""
+"""Token counts and start times of a model's forwards, measured as their inputs are prepared."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from types import TracebackType
 from typing import Any, Self
-
-import torch
 
 import tokentape as tt
 from benchmarks.machine import now_s
@@ -24,27 +23,29 @@ class TimedForward:
 class ForwardTimer:
     """A context in which each forward of a model is timed.
 
-    It replaces `forward` of the input embedding, which runs in every forward. It is not a hook:
-    a hook is part of the cache key, prevents prefixes from being stored on disk, and turns
-    inference mode off.
+    It replaces the model's `prepare_inputs_for_generation`, which tokentape and `generate` call
+    before each forward. No module is touched: a hook, or another `forward`, turns inference mode
+    or traced steps off and is part of the cache key.
     """
 
     def __init__(self, model: Any) -> None:
         self._model = model
-        self._embedding = model.get_input_embeddings()
         self._device = model.device
         self._timed: list[TimedForward] = []
 
     def __enter__(self) -> Self:
         # Computed once for each model, by forwards that belong to no turn.
         tt.cache_policy(self._model)
-        forward = self._embedding.forward
+        prepare = self._model.prepare_inputs_for_generation
 
-        def timed_forward(ids: torch.Tensor) -> Any:
-            self._timed.append(TimedForward(ids.numel(), now_s(self._device)))
-            return forward(ids)
+        @functools.wraps(prepare)
+        def timed_prepare(*args: Any, **kwargs: Any) -> Any:
+            began_s = now_s(self._device)
+            inputs = prepare(*args, **kwargs)
+            self._timed.append(TimedForward(inputs["input_ids"].numel(), began_s))
+            return inputs
 
-        self._embedding.forward = timed_forward
+        self._model.prepare_inputs_for_generation = timed_prepare
         return self
 
     def __exit__(
@@ -53,7 +54,7 @@ class ForwardTimer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        del self._embedding.forward
+        del self._model.prepare_inputs_for_generation
 
     def drain(self) -> list[TimedForward]:
         """Return the forwards since the last call, and forget them."""

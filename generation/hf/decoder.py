@@ -20,6 +20,7 @@ from tokentape.generation.hf.caches import (
 from tokentape.generation.hf.layer_cast import keeping_scratch
 from tokentape.generation.hf.packed_tensors import has_packed_weights
 from tokentape.generation.hf.signatures import accepts, unwrapped
+from tokentape.generation.hf.traced_step import StepForwards
 from tokentape.generation.hooks.hook_types import foreign_hooks
 
 
@@ -53,6 +54,7 @@ class Decoder:
         self._forwarding = (
             torch.inference_mode if _allows_inference_mode(model, cache) else torch.no_grad
         )
+        self.steps = StepForwards(model, self._name)
         self._inputs: dict[str, Any] = {self._name: cache, "use_cache": True}
         self._inputs["attention_mask"] = None
         if accepts(unwrapped(model).forward, "position_ids"):
@@ -155,7 +157,7 @@ class Decoder:
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """Forward the last of `ids`, shape (1, tokens), onto the cache. Return its logits."""
         with self._forwarding():
-            outputs = self._model(**self.inputs_of_step(ids), return_dict=True)
+            outputs = self.steps.forward(ids, self.inputs_of_step(ids))
         self.held += 1
         return self._logits(outputs)
 

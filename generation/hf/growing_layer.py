@@ -85,6 +85,41 @@ class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         self.values = buffer.values[:, :, :needed]
         return self.keys, self.values
 
+    def buffers_for(self, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the buffers of keys and values, with capacity for this many tokens.
+
+        Their shape is (batch, heads, capacity, dim). Whoever writes the states of further tokens
+        to them calls `take_written` when that is done. The layer must hold tokens.
+        """
+        held = self.get_seq_length()
+        if held >= tokens and self._buffer is not None:
+            return self._buffer.keys, self._buffer.values
+        assert self.keys is not None
+        assert self.values is not None
+        buffer = self._buffer_for(held, tokens, self.keys, self.values)
+        return buffer.keys, buffer.values
+
+    def take_written(self, tokens: int) -> None:
+        """Hold this many tokens, whose states were written to `buffers_for` them."""
+        buffer = self._buffer
+        assert buffer is not None
+        buffer.taken = tokens
+        self.keys = buffer.keys[:, :, :tokens]
+        self.values = buffer.values[:, :, :tokens]
+
+    def last_states(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return copies of the keys and values of the last token, shape (batch, heads, 1, dim)."""
+        assert self.keys is not None
+        assert self.values is not None
+        return self.keys[:, :, -1:].clone(), self.values[:, :, -1:].clone()
+
+    def replace_last_states(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Overwrite the states of the last token, which no other layer may share."""
+        assert self.keys is not None
+        assert self.values is not None
+        self.keys[:, :, -1:] = keys
+        self.values[:, :, -1:] = values
+
     def crop(self, tokens_to_remove: int) -> None:
         """Remove the last tokens; their number is negative, as for every layer."""
         super().crop(tokens_to_remove)

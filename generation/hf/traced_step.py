@@ -1,0 +1,350 @@
+"""Forwards of single tokens without the Python code of the model's modules, with the same bits.
+
+In a small model on a CPU, a quarter of a decode step is Python code of modules. `torch.jit.trace`
+lists the tensor operations of one forward; running the list needs none of that code, and the same
+operations on the same tensors give the same bits. The weights are arguments of the list, so it
+holds none of them. Each turn proves its first traced step against the modules, bit for bit, before
+another is taken from the trace alone. `tests/generation/test_traced_step.py` checks the rest.
+"""
+
+import copy
+import warnings
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.nn.modules import module as torch_module
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+from transformers.generation.utils import GenerationMixin
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from tokentape.generation.hf.attention_kernel import attention_kernel
+from tokentape.generation.hf.caches import prefix_obstacle
+from tokentape.generation.hf.growing_layer import GrowingLayer
+from tokentape.generation.hf.layer_cast import stored_class
+
+UNTRACED_STEPS = 32
+"""Steps of a model in a process before it is traced, which takes as long as some ten steps."""
+UNTRACED_TURN_STEPS = 8
+"""Steps of a turn before one is traced: a proof takes as long as some four traced steps save."""
+FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "smollm3"})
+"""Values of `model_type` whose step has the same operations at every position.
+
+Mixtures of experts choose their operations by the numbers, which a trace cannot.
+"""
+_INPUTS = frozenset({"input_ids", "position_ids", "use_cache", "logits_to_keep"})
+"""Arguments of a traceable forward, besides its cache."""
+_FAILURES = 2
+"""Traces with other bits after which a model is not traced again."""
+
+
+@dataclass(slots=True, eq=False)
+class _ModelSteps:
+    """What is known of the steps of one model."""
+
+    steps: int = 0
+    """Steps that its modules computed since it was last traced."""
+    trace: "_Trace | None" = None
+    failures: int = 0
+    obstacle: str | None = None
+    """Why it is never traced, once that is known."""
+
+
+_models: "weakref.WeakKeyDictionary[Any, _ModelSteps]" = weakref.WeakKeyDictionary()
+
+
+@dataclass(slots=True, eq=False)
+class StepForwards:
+    """Forwards of single tokens of one sequence: by the modules, or by a proven trace of them.
+
+    Use it in the inference mode of torch alone: a trace gives no gradients.
+    """
+
+    model: Any
+    cache_name: str
+    steps: int = field(default=0, init=False)
+    """The forwards so far."""
+    traced_steps: int = field(default=0, init=False)
+    """The forwards whose logits came from a trace."""
+    _proven: "_Trace | None" = field(default=None, init=False)
+    """The trace that gave the bits of the modules in this turn."""
+
+    def forward(self, ids: torch.Tensor, inputs: Mapping[str, Any]) -> Any:
+        """Forward the last of `ids`, shape (1, tokens); `inputs` are the arguments of the model.
+
+        Return the outputs of the model: from a trace they have `logits` and no cache.
+        """
+        known = _models.setdefault(self.model, _ModelSteps())
+        cache = inputs.get(self.cache_name)
+        self.steps += 1
+        short = self.steps <= UNTRACED_TURN_STEPS
+        trace = None if short else self._trace_for(known, inputs, cache)
+        if trace is None:
+            known.steps += 1
+            return self.model(**inputs, return_dict=True)
+        if trace is not self._proven:
+            return self._prove(known, trace, ids, inputs)
+        self.traced_steps += 1
+        return CausalLMOutputWithPast(logits=trace.forward(ids, inputs, cache))
+
+    def _trace_for(
+        self, known: _ModelSteps, inputs: Mapping[str, Any], cache: Any
+    ) -> "_Trace | None":
+        """Return the trace of the model if this step can be taken from it; make one if it is time.
+
+        A model with an obstacle for now, such as a hook, keeps its trace.
+        """
+        if known.obstacle is not None or known.steps < UNTRACED_STEPS:
+            return None
+        if known.trace is None:
+            if not torch.is_inference_mode_enabled():
+                return None
+            obstacle = trace_obstacle(self.model, cache)
+            made = obstacle or _trace(self.model, self.cache_name, inputs, cache)
+            if isinstance(made, str):
+                known.obstacle = made if obstacle is None else None
+                known.steps = 0
+                return None
+            known.trace = made
+        return known.trace if known.trace.applies(inputs, cache) else None
+
+    def _prove(
+        self, known: _ModelSteps, trace: "_Trace", ids: torch.Tensor, inputs: Mapping[str, Any]
+    ) -> Any:
+        """Forward by the modules and by the trace; return the outputs of the modules."""
+        cache = inputs[self.cache_name]
+        outputs = self.model(**inputs, return_dict=True)
+        states = [layer.last_states() for layer in cache.layers]
+        logits = trace.forward(ids, inputs, cache, again=True)
+        same = torch.equal(logits, outputs.logits)
+        for layer, (keys, values) in zip(cache.layers, states, strict=True):
+            traced_keys, traced_values = layer.last_states()
+            if not (torch.equal(traced_keys, keys) and torch.equal(traced_values, values)):
+                same = False
+                layer.replace_last_states(keys, values)
+        if same:
+            self._proven = trace
+        else:
+            known.trace, known.steps = None, 0
+            known.failures += 1
+            if known.failures >= _FAILURES:
+                known.obstacle = "its trace gives other bits than its modules"
+        return outputs
+
+
+def trace_obstacle(model: Any, cache: Cache) -> str | None:
+    """Return why the steps of a model cannot be traced now, or None.
+
+    A model is traced only on a CPU: on a GPU torch fuses traced operations, which changes bits.
+    """
+    if getattr(model.config, "model_type", None) not in FAMILIES:
+        return "family"
+    if _modes_are_active() or not all(map(_is_plain, model.modules())):
+        return "hooks"
+    if attention_kernel(model) != "sdpa":
+        return "attention kernel"
+    if prefix_obstacle(model) is not None:
+        return "positions that depend on the length"
+    if not _has_common_steps(model):
+        return "steps of its own"
+    if not all(type(layer) is GrowingLayer for layer in cache.layers):
+        return "cache"
+    for module in model.modules():
+        kind = type(module)
+        if stored_class(kind) is not kind:
+            return "computed in another dtype"
+        if not kind.__module__.startswith(("torch.nn.", "transformers.")) or module.training:
+            return f"module {kind.__name__}"
+    for each in (*model.parameters(), *model.buffers()):
+        if type(each) not in (torch.Tensor, torch.nn.Parameter) or each.device.type != "cpu":
+            return "weights"
+    return None
+
+
+def _is_plain(module: torch.nn.Module) -> bool:
+    """Return whether calling a module does what its class says, and no more."""
+    hooked = module._forward_hooks or module._forward_pre_hooks
+    return not hooked and "forward" not in vars(module)
+
+
+def _has_common_steps(model: Any) -> bool:
+    """Return whether what `generate` does between forwards is that of most models."""
+    names = ("prepare_inputs_for_generation", "_update_model_kwargs_for_generation")
+    return all(getattr(type(model), name) is getattr(GenerationMixin, name) for name in names)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Trace:
+    """The operations of a step of one model."""
+
+    graph: Callable[..., torch.Tensor]
+    constants: Mapping[str, Any]
+    """The arguments of the traced forward that are no tensors."""
+    weights: tuple[tuple[dict[str, Any], str], ...]
+    """Where the model holds each of its weights and buffers."""
+    hooks: tuple[Mapping[int, Any], ...]
+    """The hooks of each module, which are empty if the trace can be used."""
+    attributes: tuple[dict[str, Any], ...]
+    """The attributes of each module: a `forward` among them replaces that of the class."""
+    forwards: tuple[tuple[Any, Any], ...]
+    """The classes of the modules, and their `forward` when they were traced."""
+    layers: int
+
+    def applies(self, inputs: Mapping[str, Any], cache: Any) -> bool:
+        """Return whether a step with these inputs can be taken from the trace now."""
+        return (
+            torch.is_inference_mode_enabled()
+            and not any(self.hooks)
+            and not any("forward" in each for each in self.attributes)
+            and all(kind.forward is forward for kind, forward in self.forwards)
+            and not _modes_are_active()
+            and _constants(inputs) == self.constants
+            and isinstance(cache, DynamicCache)
+            and len(cache.layers) == self.layers
+            and all(type(layer) is GrowingLayer for layer in cache.layers)
+        )
+
+    def forward(
+        self, ids: torch.Tensor, inputs: Mapping[str, Any], cache: Any, *, again: bool = False
+    ) -> torch.Tensor:
+        """Return the logits after the last of `ids`, which the cache gets unless it has it.
+
+        Its keys and values are written to the buffers of the cache, `again` over those of the
+        modules.
+        """
+        tokens = ids.shape[1]
+        buffers = [each for layer in cache.layers for each in layer.buffers_for(tokens)]
+        weights = [owner[name] for owner, name in self.weights]
+        with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+            logits: torch.Tensor = self.graph(
+                ids, inputs["input_ids"], inputs["position_ids"], *buffers, *weights
+            )
+        if not again:
+            for layer in cache.layers:
+                layer.take_written(tokens)
+        return logits
+
+
+def _modes_are_active() -> bool:
+    """Return whether hooks on all modules, autocast or a mode of torch see the operations."""
+    return bool(
+        torch_module._global_forward_hooks
+        or torch_module._global_forward_pre_hooks
+        or torch.is_autocast_enabled("cpu")
+        or torch._C._len_torch_function_stack()
+        or torch._C._len_torch_dispatch_stack()
+    )
+
+
+def _constants(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a forward that are neither tensors nor the cache."""
+    return {
+        name: value for name, value in inputs.items() if not isinstance(value, torch.Tensor | Cache)
+    }
+
+
+def _trace(model: Any, cache_name: str, inputs: Mapping[str, Any], cache: Any) -> "_Trace | str":
+    """Trace a step of a model on a copy of its cache; return why if that is not possible.
+
+    The model is not touched: a copy of its modules, with the same weights, is traced.
+    """
+    if set(inputs) != _INPUTS | {cache_name}:
+        return f"arguments {sorted(inputs)}"
+    constants = _constants(inputs)
+    places = _places(model)
+    # Tied weights are one tensor in several places, and one argument.
+    tensors = {id(owner[name]): owner[name] for owner, name in places}
+    numbers = {key: number for number, key in enumerate(tensors)}
+    buffers = [
+        torch.cat((states, states[:, :, -1:]), dim=2)
+        for layer in cache.layers
+        for states in (layer.keys, layer.values)
+    ]
+    ids = inputs["input_ids"].new_zeros((1, cache.get_seq_length() + 1))
+    try:
+        twin = copy.deepcopy(model, dict(tensors))
+        slots = [(place, numbers[id(place[0][place[1]])]) for place in _places(twin)]
+
+        def step(
+            ids: torch.Tensor, input_ids: torch.Tensor, position_ids: torch.Tensor, *rest: Any
+        ) -> Any:
+            for (owner, name), number in slots:
+                owner[name] = rest[len(buffers) + number]
+            given = {"input_ids": input_ids, "position_ids": position_ids, **constants}
+            given[cache_name] = _traced_cache(ids, rest[: len(buffers)])
+            return twin(**given, return_dict=True).logits
+
+        with warnings.catch_warnings():
+            # Sizes that are the same at every step become numbers; a release may deprecate it.
+            warnings.simplefilter("ignore")
+            graph = torch.jit.trace(  # type: ignore[no-untyped-call]
+                step,
+                (ids, inputs["input_ids"], inputs["position_ids"], *buffers, *tensors.values()),
+                check_trace=False,
+            )
+    except Exception as error:  # a model may do anything that cannot be traced
+        return f"{type(error).__name__} while it was traced"
+    for (owner, name), _ in slots:
+        owner[name] = None  # the graph refers to the twin, which would keep these weights
+    first: dict[int, tuple[dict[str, Any], str]] = {}
+    for owner, name in places:
+        first.setdefault(id(owner[name]), (owner, name))
+    modules = tuple(model.modules())
+    return _Trace(
+        graph=graph,
+        constants=constants,
+        weights=tuple(first.values()),
+        hooks=tuple(
+            hooks for each in modules for hooks in (each._forward_hooks, each._forward_pre_hooks)
+        ),
+        attributes=tuple(vars(each) for each in modules),
+        forwards=tuple({type(each): type(each).forward for each in modules}.items()),
+        layers=len(cache.layers),
+    )
+
+
+def _places(model: Any) -> list[tuple[dict[str, Any], str]]:
+    """Return where a model holds its weights and buffers: the mapping of a module, and the name."""
+    return [
+        (owner, name)
+        for module in model.modules()
+        for owner in (module._parameters, module._buffers)
+        for name, tensor in owner.items()
+        if tensor is not None
+    ]
+
+
+class _TracedLayer(DynamicLayer):  # type: ignore[no-untyped-call]
+    """A layer of a cache whose length is that of a traced tensor, in buffers of any capacity."""
+
+    def __init__(self, ids: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.keys, self.values = keys, values
+        self.dtype, self.device = keys.dtype, keys.device
+        self.is_initialized = True
+        self._ids = ids
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write the states of one token, shape (1, heads, 1, dim); return all up to it."""
+        assert self.keys is not None
+        assert self.values is not None
+        tokens = self._ids.shape[1]
+        self.keys[:, :, tokens - 1 : tokens] = key_states
+        self.values[:, :, tokens - 1 : tokens] = value_states
+        return self.keys[:, :, :tokens], self.values[:, :, :tokens]
+
+    def get_seq_length(self) -> int:
+        return int(self._ids.shape[1]) - 1
+
+
+def _traced_cache(ids: torch.Tensor, buffers: tuple[torch.Tensor, ...]) -> Cache:
+    cache = DynamicCache()
+    cache.layers = [
+        _TracedLayer(ids, keys, values)
+        for keys, values in zip(buffers[::2], buffers[1::2], strict=True)
+    ]
+    return cache
