@@ -19,6 +19,9 @@ PREFILL_CHUNK_TOKENS = 512
 PREFILL_CHUNK_TOKENS_CUDA = 2048
 """The same on CUDA, where chunks of 512 take three times as long (docs/limits.md)."""
 TOP_LOGPROBS = 5
+PROBE: Literal["probe"] = "probe"
+Threads = int | Literal["probe"] | None
+"""A number of threads, `probe` to have the fastest number chosen, or None for torch's own."""
 CACHE_BYTES = 8 * 1024**3
 """What llama.cpp's server keeps in memory, too."""
 History = Literal["exact", "template"]
@@ -40,7 +43,7 @@ class GeneratorKeywords(TypedDict, total=False):
     top_logprobs: int
     cache_bytes: int
     prefix_folder: str | os.PathLike[str] | None
-    threads: int | None
+    threads: Threads
     history: History
     template_settings: Mapping[str, Any] | None
     context_tokens: int | None
@@ -62,7 +65,7 @@ class ResumeKeywords(TypedDict, total=False):
     """The settings that `Investigation.resume` takes: those that no recording has."""
 
     prefix_folder: str | os.PathLike[str] | None
-    threads: int | None
+    threads: Threads
 
 
 class ForkKeywords(ResumeKeywords, total=False):
@@ -113,8 +116,11 @@ class RunSettings:
     """Most bytes of KV cache that are kept between turns."""
     prefix_folder: str | os.PathLike[str] | None = field(default=None, metadata=_PROCESS)
     """Folder in which system prompts are cached for other processes."""
-    threads: int | None = field(default=None, metadata=_PROCESS)
-    """Threads that torch computes a turn with; None for those it has when the run begins."""
+    threads: Threads = field(default=None, metadata=_PROCESS)
+    """Threads that torch computes a turn with; None for those it has when the run begins.
+
+    `probe` times a few forwards when the run begins, and takes the fastest number.
+    """
     history: History = field(default=HISTORIES[0], metadata=_RUN)
     """`exact` or `template`; see `Conversation`."""
     template_settings: Mapping[str, Any] | None = field(default_factory=dict, metadata=_RUN)
@@ -149,7 +155,10 @@ class RunSettings:
             object.__setattr__(self, each.name, value)
         for name, least, most in _COUNTS:
             value = getattr(self, name)
-            if value is not None or name in _ALWAYS_COUNTED:
+            if name == "threads" and isinstance(value, str):
+                if value != PROBE:
+                    raise ModelError(f"threads must be a whole number or {PROBE!r}: {value!r}")
+            elif value is not None or name in _ALWAYS_COUNTED:
                 check_count(name, value, least=least, most=most)
         for name, known in _CHOICES.items():
             value = getattr(self, name)

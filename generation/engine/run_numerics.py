@@ -7,11 +7,13 @@ from typing import Any
 import torch
 
 from tokentape.generation.batch import current_member
+from tokentape.generation.engine.thread_probe import ThreadProbe, probe_threads
 from tokentape.generation.errors import ModelError
 from tokentape.generation.numerics.as_recorded import numerics_as_recorded
 from tokentape.generation.numerics.attention import cuda_device, repeatable_attention
 from tokentape.generation.numerics.flags import read_flags
 from tokentape.generation.numerics.threads import torch_threads
+from tokentape.generation.run_settings import PROBE, Threads
 
 
 class RunNumerics:
@@ -21,10 +23,13 @@ class RunNumerics:
     the bits again.
     """
 
-    def __init__(self, model: Any, threads: int | None) -> None:
+    def __init__(self, model: Any, threads: Threads) -> None:
         self._model = model
-        self._threads = threads
+        self._chosen = threads
+        self._threads: int | None = None
         """None for those that torch has, until the run begins."""
+        self.probe: ThreadProbe | None = None
+        """Why the number of threads was chosen, if a probe chose it."""
         self._flags: Mapping[str, str] = {}
         """Empty until the run begins."""
 
@@ -34,7 +39,7 @@ class RunNumerics:
 
         Later turns are computed with the threads and flags of now.
         """
-        with torch_threads(self._threads):
+        with torch_threads(self._number()):
             self._threads = torch.get_num_threads()
             device = cuda_device(self._model)
             with repeatable_attention(device):
@@ -51,13 +56,28 @@ class RunNumerics:
             self._check_are_those_of_batch()
             yield
             return
-        with torch_threads(self._threads), numerics_as_recorded(self._flags):
+        with torch_threads(self._number()), numerics_as_recorded(self._flags):
             yield
+
+    def _number(self) -> int | None:
+        """Return the number of threads; probe for it once if that was chosen.
+
+        In a batch it is that of the batch.
+        """
+        if self._threads is None:
+            if self._chosen != PROBE:
+                self._threads = self._chosen
+            elif current_member(self._model) is not None:
+                self._threads = torch.get_num_threads()
+            else:
+                self.probe = probe_threads(self._model)
+                self._threads = self.probe.threads
+        return self._threads
 
     def _check_are_those_of_batch(self) -> None:
         """Raise ModelError for other threads or flags: those of the process serve all its runs."""
         threads = torch.get_num_threads()
-        if self._threads not in (None, threads):
+        if self._number() not in (None, threads):
             raise ModelError(
                 f"the run computes with {self._threads} threads and its batch with {threads}: call "
                 f"torch.set_num_threads({self._threads}) before the batch begins"
