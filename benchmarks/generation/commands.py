@@ -17,6 +17,7 @@ from benchmarks.generation import (
     prefill,
     prefill_memory,
     prefix_restore,
+    step_profile,
     tables,
 )
 from benchmarks.options import JsonOption, RoundsOption, demo_model, ticking
@@ -32,6 +33,28 @@ def decode_command(
     with open_report(json_path) as report:
         same = _report_decode(report, demo_model("cpu"), rounds, new_tokens)
     raise typer.Exit(0 if same else 1)
+
+
+def step_profile_command(
+    rounds: RoundsOption = step_profile.ROUNDS,
+    new_tokens: Annotated[
+        int, typer.Option(min=24, help="Tokens of a round; the second half is counted.")
+    ] = step_profile.NEW_TOKENS,
+    json_path: JsonOption = None,
+) -> None:
+    """Split a decoding step into its parts, and compare it with the speed of the memory."""
+    with open_report(json_path) as report, tempfile.TemporaryDirectory() as folder:
+        lm = demo_model("cpu")
+        with ticking("rounds", len(step_profile.CONTEXTS) * (rounds + 1)) as tick:
+            profiles = list(
+                step_profile.measure_step_profiles(
+                    lm, Path(folder), new_tokens=new_tokens, rounds=rounds, tick=tick
+                )
+            )
+        report.show(step_profile.profile_table(profiles))
+        report.print()
+        report.print(step_profile.speed_line(profiles))
+        report.add("step_profile", [asdict(each) for each in profiles])
 
 
 def prefill_command(json_path: JsonOption = None) -> None:
