@@ -13,6 +13,7 @@ from benchmarks.tiny_models import random_ids
 from tokentape.generation import hf
 from tokentape.generation.hf import traced_step
 from tokentape.generation.hf.traced_step import trace_obstacle
+from tokentape.store import DatabaseStore
 
 PROMPT = 30
 TRACED = ("llama", "mistral_full", "qwen3")
@@ -103,6 +104,39 @@ def test_logits_are_those_of_generate(lm: tt.LoadedModel) -> None:
 
     assert decoder.steps.traced_steps > 20
     assert all(torch.equal(a, b) for a, b in zip(logits, output.logits, strict=True))
+
+
+@pytest.mark.parametrize("recorded_by_modules", [True, False])
+def test_a_recording_retraces_exactly_the_other_way(
+    recorded_by_modules: bool,
+    make_lm: Callable[..., tt.LoadedModel],
+    record: Callable[..., tt.Recording],
+    store: DatabaseStore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lm = make_lm("llama")
+    traced: list[int] = []
+    forward = traced_step._Trace.forward
+
+    def counting(self: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        traced.append(1)
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(traced_step._Trace, "forward", counting)
+
+    def act(by: bool, run: Callable[[], Any]) -> tuple[Any, int]:
+        traced.clear()
+        return (by_modules(monkeypatch, run) if by else run()), len(traced)
+
+    recording, recorded_traces = act(recorded_by_modules, lambda: record(lm, store, tokens=20))
+    traced_step._models.clear()
+    report, replayed_traces = act(not recorded_by_modules, lambda: tt.retrace(recording, lm))
+
+    assert report.verdict == "exact"
+    assert (recorded_traces > 0, replayed_traces > 0) == (
+        not recorded_by_modules,
+        recorded_by_modules,
+    )
 
 
 def test_the_next_turn_proves_the_trace_again(lm: tt.LoadedModel) -> None:
