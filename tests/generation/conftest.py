@@ -20,6 +20,7 @@ from tests.generation.call_formats import (
     needs_response_templates,
 )
 from tokentape.generation import CallReader
+from tokentape.generation.hf import traced_step
 from tokentape.store import DatabaseStore
 
 
@@ -78,3 +79,12 @@ def lm_with() -> Callable[[str], tt.LoadedModel]:
         return tiny_model("llama", tokenizer, num_hidden_layers=1)
 
     return make
+
+
+@pytest.fixture
+def early_traces(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Trace models after three steps, and from the third step of a turn on."""
+    monkeypatch.setattr(traced_step, "UNTRACED_STEPS", 3)
+    monkeypatch.setattr(traced_step, "UNTRACED_TURN_STEPS", 2)
+    yield
+    traced_step._models.clear()
