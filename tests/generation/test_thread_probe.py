@@ -8,7 +8,7 @@ import torch
 
 import tokentape as tt
 from benchmarks.tiny_models import random_ids
-from tokentape.generation.engine import run_numerics, threads
+from tokentape.generation.engine import run_numerics, thread_probe
 from tokentape.generation.engine.thread_probe import ThreadProbe, choose_threads, probe_threads
 from tokentape.recorder.events import RunStarted
 from tokentape.store import DatabaseStore
@@ -47,7 +47,7 @@ def test_the_reason_names_all_times() -> None:
     ("cores", "counts"), [(1, (1,)), (2, (1, 2)), (6, (1, 2, 4, 6)), (8, (1, 2, 4, 8))]
 )
 def test_powers_of_two_and_all_cores_are_tried(cores: int, counts: tuple[int, ...]) -> None:
-    assert threads._counts(cores) == counts
+    assert thread_probe._counts(cores) == counts
 
 
 def test_a_probe_leaves_model_hooks_and_random_state_alone(lm: tt.LoadedModel) -> None:
@@ -57,7 +57,7 @@ def test_a_probe_leaves_model_hooks_and_random_state_alone(lm: tt.LoadedModel) -
     probe = probe_threads(lm.model)
 
     assert probe.threads in probe.step_ms
-    assert probe.step_ms.keys() == set(threads._counts(threads._cores()))
+    assert probe.step_ms.keys() == set(thread_probe._counts(thread_probe._cores()))
     assert seen == []
     assert torch.equal(torch.get_rng_state(), state)
     lm.model(torch.tensor([[5, 6]]))
