@@ -22,7 +22,7 @@ BATCH_MAX = 32
 """The most runs that are chosen to advance together."""
 _GIB = 1024**3
 
-Batch = int | Literal["auto"]
+RunsAtOnce = int | Literal["auto"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +93,7 @@ def fitting_batch(
     )
 
 
-def check_batch(batch: int | str) -> Batch:
+def check_batch(batch: int | str) -> RunsAtOnce:
     """Return how many runs a caller wants to advance together. Raise PromptError if not valid."""
     if batch == "auto":
         return "auto"

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from tokentape.generation.batch import Batch
 from tokentape.generation.errors import PromptError
 from tokentape.generation.introspection.toolset import default_tools
 from tokentape.generation.investigation.investigation import Investigation, RunStore
 from tokentape.generation.investigation.reply import Reply
 from tokentape.generation.models.loading import LoadedModel
-from tokentape.generation.plans.batch_size import Batch, check_batch, fitting_batch
+from tokentape.generation.plans.batch_size import RunsAtOnce, check_batch, fitting_batch
 from tokentape.generation.plans.plan import ExperimentPlan, PlanTurn
 from tokentape.generation.plans.planned_runs import (
     Plan,
@@ -40,7 +41,7 @@ def run_many(
     store: EventLog,
     *,
     seeds: Iterable[int] | None = None,
-    batch: Batch = 1,
+    batch: RunsAtOnce = 1,
     tools: Callable[[ExperimentPlan], ToolInterface] | None = None,
     progress: ManyProgress | None = None,
     callback: ManyCallback | None = None,
@@ -96,7 +97,7 @@ def resume_many(
     lm: LoadedModel,
     store: RunStore,
     *,
-    batch: Batch = 1,
+    batch: RunsAtOnce = 1,
     tools: Callable[[RunStarted], ToolInterface | None] | None = None,
     progress: ManyProgress | None = None,
     callback: ManyCallback | None = None,
@@ -221,7 +222,7 @@ def _run_members(
             waiting.clear()  # no other run begins
             raise
 
-    with new_batch(lm, size) as batch:
+    with Batch(lm, size=size) as batch:
         jobs = [batch.start(work) for _ in range(size)]
         try:
             for job in jobs:
@@ -237,14 +238,6 @@ def _taken(waiting: "deque[tuple[int, _Member]]") -> Iterator[tuple[int, _Member
     with suppress(IndexError):
         while True:
             yield waiting.popleft()
-
-
-def new_batch(lm: LoadedModel, size: int) -> Any:
-    """Return a batch in which `size` runs decode together."""
-    # Most programs run one plan, and need no batch.
-    from tokentape.generation.batch import Batch  # type: ignore[import-not-found,unused-ignore]
-
-    return Batch(lm, size=size)
 
 
 def _recorded_tools(lm: LoadedModel, started: RunStarted) -> ToolInterface | None:

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.threaded_batch import has_batches, threaded_batch
 from tokentape.store.frames.seeds import SEEDS_DF
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "many-seeds.md").read_text(encoding="utf-8")
@@ -15,8 +14,6 @@ def test_the_examples_run(
     tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    if not has_batches():
-        threaded_batch(monkeypatch)
     (plan,) = re.findall(r"```yaml\n(.*?)```", PAGE, flags=re.DOTALL)
     Path("talk.yaml").write_text(plan)
     names: dict[str, object] = {}

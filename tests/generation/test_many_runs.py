@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 import tokentape as tt
+from tests.counted_batch import CountedBatch, counted_batch
 from tests.made_plans import short_plan
-from tests.threaded_batch import ThreadedBatch, threaded_batch
 from tokentape.generation.plans import (
     ExperimentPlan,
     PlannedRun,
@@ -29,8 +29,8 @@ def short(name: str = "short", **fields: Any) -> ExperimentPlan:
 
 
 @pytest.fixture
-def batch(monkeypatch: pytest.MonkeyPatch) -> type[ThreadedBatch]:
-    return threaded_batch(monkeypatch)
+def batch(monkeypatch: pytest.MonkeyPatch) -> type[CountedBatch]:
+    return counted_batch(monkeypatch)
 
 
 def brief(name: str = "brief", **fields: Any) -> ExperimentPlan:
@@ -65,7 +65,7 @@ def test_each_plan_runs_with_each_seed_and_is_named_after_both(
 
 @pytest.mark.parametrize("where", ["file", "memory"])
 def test_a_batch_gives_the_tokens_that_each_run_has_alone(
-    lm: tt.LoadedModel, tmp_path: Path, batch: type[ThreadedBatch], where: str
+    lm: tt.LoadedModel, tmp_path: Path, batch: type[CountedBatch], where: str
 ) -> None:
     with tt.open_store("sqlite://" if where == "memory" else tmp_path / "runs.db") as store:
         alone = tt.run_many(brief(), lm, store, seeds=range(16))
@@ -78,7 +78,7 @@ def test_a_batch_gives_the_tokens_that_each_run_has_alone(
 
 
 def test_no_more_runs_are_active_than_the_batch_has_places(
-    lm: tt.LoadedModel, store: DatabaseStore, batch: type[ThreadedBatch]
+    lm: tt.LoadedModel, store: DatabaseStore, batch: type[CountedBatch]
 ) -> None:
     active, most, lock = 0, 0, threading.Lock()
 
@@ -96,7 +96,7 @@ def test_no_more_runs_are_active_than_the_batch_has_places(
 
 @pytest.mark.parametrize("places", [1, 3])
 def test_a_run_that_fails_does_not_end_the_others(
-    lm: tt.LoadedModel, store: DatabaseStore, batch: type[ThreadedBatch], places: int
+    lm: tt.LoadedModel, store: DatabaseStore, batch: type[CountedBatch], places: int
 ) -> None:
     def fail(run: PlannedRun, token_id: int, logits: Any) -> None:
         if run.seed == 2:
@@ -132,7 +132,7 @@ def test_progress_tells_of_each_run_from_its_beginning_to_its_end(
 
 @pytest.mark.parametrize("places", [1, 2])
 def test_ctrl_c_ends_the_runs_that_began_and_begins_no_other(
-    lm: tt.LoadedModel, store: DatabaseStore, batch: type[ThreadedBatch], places: int
+    lm: tt.LoadedModel, store: DatabaseStore, batch: type[CountedBatch], places: int
 ) -> None:
     whole = tt.run_many(brief(), lm, store, seeds=range(places))
     begun = threading.Barrier(places)
@@ -154,12 +154,13 @@ def test_ctrl_c_ends_the_runs_that_began_and_begins_no_other(
 
     assert len(new) == places
     assert [each.status for each in store.summaries()] == ["finished"] * 2 * places
-    recorded = [turn.reply_ids for turn in store.recording(resumed[0].run_id).turns()]
+    (first,) = [each.run_id for each in resumed if each.seed == 0]
+    recorded = [turn.reply_ids for turn in store.recording(first).turns()]
     assert recorded == replies_of(whole)[0]
 
 
 def test_several_runs_are_resumed_in_a_batch(
-    lm: tt.LoadedModel, store: DatabaseStore, batch: type[ThreadedBatch]
+    lm: tt.LoadedModel, store: DatabaseStore, batch: type[CountedBatch]
 ) -> None:
     whole = tt.run_many(brief(), lm, store, seeds=[1, 2])
     cut = []
@@ -238,7 +239,7 @@ def test_a_plan_that_does_not_fit_the_model_lets_no_run_begin(
 
 
 def test_each_run_has_tools_of_its_own(
-    lm: tt.LoadedModel, store: DatabaseStore, batch: type[ThreadedBatch]
+    lm: tt.LoadedModel, store: DatabaseStore, batch: type[CountedBatch]
 ) -> None:
     made: list[str] = []
 
@@ -269,7 +270,7 @@ def test_an_automatic_batch_is_as_large_as_memory_allows(lm: tt.LoadedModel) -> 
 
 
 def test_an_automatic_batch_is_used(
-    lm: tt.LoadedModel, store: DatabaseStore, batch: type[ThreadedBatch]
+    lm: tt.LoadedModel, store: DatabaseStore, batch: type[CountedBatch]
 ) -> None:
     results = tt.run_many(brief(), lm, store, seeds=[1, 2, 3], batch="auto")
 

@@ -15,7 +15,7 @@ from tokentape.screen import Table, err, out
 
 if TYPE_CHECKING:
     from tokentape.generation.plans import ExperimentPlan, PlanResult
-    from tokentape.generation.plans.batch_size import Batch
+    from tokentape.generation.plans.batch_size import RunsAtOnce
 
 _SEEDS_MAX = 10_000
 _RANGE = re.compile(r"(-?[0-9]{1,20})(?:-(-?[0-9]{1,20}))?")
@@ -68,7 +68,7 @@ def _seeds_of(part: str, text: str) -> Iterator[int]:
     yield from range(first, last + 1)
 
 
-def parsed_batch(text: str | None) -> "Batch":
+def parsed_batch(text: str | None) -> "RunsAtOnce":
     """Return the number of `--batch`, by default 1, or "auto". Raise BadParameter for another."""
     if text is None:
         return 1
@@ -80,7 +80,7 @@ def parsed_batch(text: str | None) -> "Batch":
 
 
 def chosen_places(
-    batch: "Batch", plans: "Iterable[ExperimentPlan]", lm: "tt.LoadedModel", *, runs: int
+    batch: "RunsAtOnce", plans: "Iterable[ExperimentPlan]", lm: "tt.LoadedModel", *, runs: int
 ) -> int:
     """Return how many runs advance together; for `auto`, say on standard error why so many."""
     if batch != "auto":

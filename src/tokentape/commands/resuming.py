@@ -21,7 +21,7 @@ from tokentape.store.default_store import DEFAULT_URL
 
 if TYPE_CHECKING:
     from tokentape.generation.models.loading_settings import LoadingKeywords
-    from tokentape.generation.plans.batch_size import Batch
+    from tokentape.generation.plans.batch_size import RunsAtOnce
     from tokentape.recorder.events import RunStarted
 
 
@@ -40,7 +40,7 @@ def resume_several(
     model: str | None,
     loading: "LoadingKeywords",
     *,
-    places: "Batch",
+    places: "RunsAtOnce",
     tools_path: Path | None,
     as_json: bool,
 ) -> None:

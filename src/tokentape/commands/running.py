@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from tokentape.generation.models.loading_settings import LoadingKeywords
     from tokentape.generation.plans import ExperimentPlan, PlannedRun
-    from tokentape.generation.plans.batch_size import Batch
+    from tokentape.generation.plans.batch_size import RunsAtOnce
     from tokentape.generation.tools.tools_file import ToolsFile
 
 PlansArgument = Annotated[
@@ -160,7 +160,7 @@ def _run_one(plan: "ExperimentPlan", name: str | None, request: _Request) -> Non
 
 
 def _run_several(
-    planned: "list[PlannedRun]", seeds: list[int] | None, batch: "Batch", request: _Request
+    planned: "list[PlannedRun]", seeds: list[int] | None, batch: "RunsAtOnce", request: _Request
 ) -> None:
     """Run plans with seeds, show how far they are, and report how they ended."""
     needed = [*options_to_resume(request.loading, request.file), "--batch", str(batch)]
