@@ -6,6 +6,7 @@ and so are the resulting bits (`tests/generation/test_growing_layer.py`).
 """
 
 import weakref
+from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
@@ -85,6 +86,23 @@ class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         self.values = buffer.values[:, :, :needed]
         return self.keys, self.values
 
+    def append_token(
+        self, keys: torch.Tensor, values: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Append the states of one token as `update` does. No gradients are recorded."""
+        buffer = self._buffer
+        if buffer is None or self.keys is None or not self._is_backed_by(buffer):
+            return self.update(keys, values)
+        held = self.keys.shape[2]
+        if buffer.taken != held or buffer.keys.shape[2] == held:
+            return self.update(keys, values)
+        buffer.keys.narrow(2, held, 1).copy_(keys)
+        buffer.values.narrow(2, held, 1).copy_(values)
+        buffer.taken = held + 1
+        self.keys = buffer.keys.narrow(2, 0, held + 1)
+        self.values = buffer.values.narrow(2, 0, held + 1)
+        return self.keys, self.values
+
     def buffers_for(self, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the buffers of keys and values, with capacity for this many tokens.
 
@@ -162,6 +180,20 @@ class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
             buffer.layers.discard(self)
         self._buffer = grown
         return grown
+
+
+def append_rows(
+    layers: Sequence[Any], keys: torch.Tensor, values: torch.Tensor
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Append the states of one token to each layer, as `update` of each does, in less time.
+
+    Keys and values have shape (layers, heads, 1, dim). Return all keys and values of each layer.
+    """
+    states = zip(layers, torch.split(keys, 1), torch.split(values, 1), strict=True)
+    return [
+        layer.append_token(key, value) if type(layer) is GrowingLayer else layer.update(key, value)
+        for layer, key, value in states
+    ]
 
 
 def _allocate(states: torch.Tensor, capacity: int) -> torch.Tensor:

@@ -18,14 +18,16 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from tokentape.generation.errors import ModelError
 from tokentape.generation.hf.attention_kernel import ALWAYS_THERE, attention_kernel
 from tokentape.generation.hf.caches import cache_name, prefix_obstacle
 from tokentape.generation.hf.decoder import Decoder, decoding
-from tokentape.generation.hf.growing_layer import GrowingLayer
+from tokentape.generation.hf.growing_layer import GrowingLayer, append_rows
 from tokentape.generation.hf.signatures import accepts, unwrapped
 from tokentape.generation.hooks.hook_types import TapeHook, foreign_hooks
 
@@ -124,7 +126,7 @@ class SharedForwards:
         }
         if "logits_to_keep" in inputs[0]:
             arguments["logits_to_keep"] = inputs[0]["logits_to_keep"]
-        caches = _RowCaches([each.decoder.cache for each in steps], places, self._functions)
+        caches = _RowCaches([each.decoder.cache for each in steps], places, rows, self._functions)
         inference = all(each.decoder.allows_inference_mode for each in steps)
         with (
             torch.inference_mode() if inference else torch.no_grad(),
@@ -165,11 +167,13 @@ class _RowCaches(Cache):
         self,
         caches: Sequence[Cache],
         places: Sequence[int],
+        rows: int,
         functions: Mapping[torch.nn.Module, Callable[..., Any] | None],
     ) -> None:
         super().__init__(layers=list(caches[0].layers))
         self._caches = caches
-        self._places = places
+        self._places = list(places)
+        self._fills_rows = self._places == list(range(rows))
         self._functions = functions
         self._states: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] = {}
         """By layer: the keys and values of each sequence, until attention has read them."""
@@ -187,12 +191,12 @@ class _RowCaches(Cache):
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Append its row to each sequence. Return the rows: `attend` reads what is held."""
-        keys, values = torch.split(key_states, 1), torch.split(value_states, 1)
-        layers: list[Any] = [cache.layers[layer_idx] for cache in self._caches]
-        self._states[layer_idx] = [
-            layer.update(keys[row], values[row], *args, **kwargs)
-            for row, layer in zip(self._places, layers, strict=True)
-        ]
+        layers = [cache.layers[layer_idx] for cache in self._caches]
+        keys, values = (
+            states if self._fills_rows else states[self._places]
+            for states in (key_states, value_states)
+        )
+        self._states[layer_idx] = append_rows(layers, keys, values)
         return key_states, value_states
 
     def attend(self, module: Any, query: torch.Tensor, **settings: Any) -> torch.Tensor:
@@ -209,11 +213,21 @@ class _RowCaches(Cache):
         if function is None:
             raise ModelError(f"{type(module).__name__} has no attention function")
         rows = torch.split(query, 1)
+        pairs = zip(self._places, states, strict=True)
+        if function is sdpa_attention_forward and _is_plain(settings):
+            # What that function does for one query, without its Python code in each row.
+            heads = [
+                scaled_dot_product_attention(
+                    rows[row], keys, values, scale=settings.get("scaling"), enable_gqa=True
+                )
+                for row, (keys, values) in pairs
+            ]
+            return torch.cat(_in_rows(heads, self._places, len(rows))).transpose(1, 2).contiguous()
         outputs = [
             function(module, rows[row], keys, values, None, **settings)[0]
-            for row, (keys, values) in zip(self._places, states, strict=True)
+            for row, (keys, values) in pairs
         ]
-        return torch.cat(_in_rows(outputs, self._places, query.shape[0]))
+        return torch.cat(_in_rows(outputs, self._places, len(rows)))
 
     def check_attended(self) -> None:
         """Raise ModelError if a layer's keys and values were not read by `attend`."""
@@ -240,6 +254,12 @@ def _attend_rows(
 
 
 ALL_ATTENTION_FUNCTIONS.register(_KERNEL, _attend_rows)
+
+
+def _is_plain(settings: Mapping[str, Any]) -> bool:
+    """Return whether attention with these settings is the softmax of scaled products alone."""
+    changing = ("softcap", "position_bias", "s_aux", "cache")
+    return not settings.get("dropout") and all(settings.get(each) is None for each in changing)
 
 
 def _in_rows(values: Sequence[Value], places: Sequence[int], rows: int) -> list[Value]:

@@ -125,5 +125,5 @@ def test_hooks_of_the_user_are_an_obstacle(lm: tt.LoadedModel) -> None:
 def test_caches_of_a_fixed_size_are_an_obstacle(lm: tt.LoadedModel) -> None:
     config = GenerationConfig(cache_implementation="static")  # type: ignore[no-untyped-call]
     static = hf.new_cache(lm.model, config, total_tokens=20)
-    assert hf.cache_obstacle(static) == "cache:StaticLayer"
+    assert hf.cache_obstacle(static) == "cache:StaticCache"
     assert hf.cache_obstacle(hf.new_cache(lm.model)) is None
