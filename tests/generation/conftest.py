@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 import pytest
+import torch
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import chat_template_utils
 
@@ -84,6 +85,8 @@ def lm_with() -> Callable[[str], tt.LoadedModel]:
 @pytest.fixture
 def early_traces(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Trace models after three steps, and from the third step of a turn on."""
+    if torch.torch_version.TorchVersion(torch.__version__) < "2.13":
+        pytest.skip("earlier releases of torch give other bits in a trace, and take none")
     monkeypatch.setattr(traced_step, "UNTRACED_STEPS", 3)
     monkeypatch.setattr(traced_step, "UNTRACED_TURN_STEPS", 2)
     yield

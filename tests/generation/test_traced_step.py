@@ -138,8 +138,10 @@ def test_a_trace_with_other_bits_is_given_up(
     expected = by_modules(monkeypatch, lambda: steps(plain, 30))
     right = traced_step._TracedLayer.update
 
-    def wrong(self: Any, keys: torch.Tensor, values: torch.Tensor, *rest: Any) -> Any:
-        return right(self, keys * 1.0001, values, *rest)
+    def wrong(
+        self: Any, key_states: torch.Tensor, value_states: torch.Tensor, *rest: Any, **named: Any
+    ) -> Any:
+        return right(self, key_states * 1.0001, value_states, *rest, **named)
 
     monkeypatch.setattr(traced_step._TracedLayer, "update", wrong)
     decoder = decoder_of(lm.model, ids=ids)
