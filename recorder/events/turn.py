@@ -226,6 +226,12 @@ class ForwardsShared(EventBase):
         check(self.row < self.rows, f"row {self.row} must be one of {self.rows} rows")
         check(not self.obstacle or self.rows == 1, "a sequence with an obstacle is alone")
 
+    def describe(self) -> str | None:
+        """Return why the run does not share forwards, as text for a transcript, if it does not."""
+        if not self.obstacle:
+            return None
+        return f"batch: its tokens are forwarded alone ({visible(self.obstacle)})"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokensSpelled(EventBase):

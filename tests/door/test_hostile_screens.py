@@ -19,7 +19,12 @@ from tests.hostile import (
     with_all_fields,
     with_field,
 )
-from tests.recordings.record import record_conversation, record_failure, record_family
+from tests.recordings.record import (
+    record_conversation,
+    record_failure,
+    record_family,
+    record_together,
+)
 from tokentape.recorder import Record
 from tokentape.recorder.events import EVENT_CLASSES, TOKEN_KIND
 
@@ -54,6 +59,7 @@ def recorded(
         record_conversation(lm, store)
         record_failure(lm, store)
         record_family(lm, store)
+        record_together(lm, store)
     return path
 
 

@@ -30,7 +30,7 @@ Cli = Callable[..., tuple[int, str, str]]
 # the functions that they are passed to expand. A new path is a `Path` with a parser: `expand_path`,
 # or `output_path` for what is written.
 TEXTS = {
-    *("token", "reply_prefix"),
+    *("token", "reply_prefix", "seeds", "batch"),
     *("tags", "remove", "text", "status", "tag", "since", "until", "said"),
     *("name", "message", "system", "changes", "reason", "expect", "ignore"),
     *("attn_implementation", "compute_dtype", "device", "device_map", "dtype", "prompt_tokens"),
@@ -38,7 +38,7 @@ TEXTS = {
 }
 NAMES_OR_PATHS = {
     *("store", "other_store", "run_a", "run_b", "model", "plan", "adapter", "protocol"),
-    *("run", "runs", "place", "tools", "report"),
+    *("run", "runs", "place", "plans", "tools", "report"),
 }
 
 SYSTEM = "You are brief. " * 20
@@ -141,6 +141,11 @@ class Given:
         (Path.home() / "plan.yaml").write_text("extends: demo\nname: mine\n")
         return self.path("plan.yaml")
 
+    def short_plan(self) -> Any:
+        text = "{name: short, system_prompt: Hi, tasks: [{title: A, turns: [Hello]}]}"
+        (Path.home() / "short.yaml").write_text(text)
+        return self.path("short.yaml")
+
     def tools(self) -> Any:
         source = 'import tokentape as tt\n@tt.tool\ndef look() -> int:\n    """Look."""\n'
         (Path.home() / "my_tools.py").write_text(source)
@@ -215,6 +220,7 @@ CALLS: dict[str, Callable[[Given], object]] = {
     "plan_memory protocol": lambda g: tt.plan_memory(g.model(), protocol=g.protocol()),
     "pack path": lambda g: tt.pack([g.recording], g.store, g.path("x.tape")),
     "read_floor path": lambda g: tt.read_floor(g.floor()),
+    "run_many plans": lambda g: tt.run_many(g.short_plan(), g.lm, g.store),
     "sign key": lambda g: g.signed(),
     "sign signature": lambda g: tt.sign(g.store, g.run_id, signature=g.signature()),
     "write_floor path": lambda g: g.floor(),

@@ -32,6 +32,8 @@ ALLOWED = {
     (SERVES_PYTEST, "os.dup"),
     (SERVES_PYTEST, "os.dup2"),
     (SERVES_PYTEST, "os.fdopen"),
+    # What libraries print in a process of many goes to its standard error.
+    ("replay/bulk/pool.py", "os.dup2"),
     # A file that it has just made.
     ("generation/cache/prefix_key.py", "os.fdopen"),
     # A display is given to `live_below`, with a console of the one way out.

@@ -221,7 +221,7 @@ def test_every_event_that_is_recorded_is_described_in_printable_lines(
     examples: dict[str, Event],
 ) -> None:
     silent = {"TurnStarted", "TurnFinished", "TokenSampled", "PrefillCompleted"}
-    silent |= {"ActivationObserved", "MemorySampled", "TokensSpelled"}
+    silent |= {"ActivationObserved", "ForwardsShared", "MemorySampled", "TokensSpelled"}
     for kind, event in examples.items():
         line = event.describe()
 

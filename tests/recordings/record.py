@@ -95,6 +95,21 @@ def record_family(lm: tt.LoadedModel, store: DatabaseStore) -> list[str]:
     return [run.run_id, fork.run_id, other_token.run_id]
 
 
+def record_together(lm: tt.LoadedModel, store: tt.EventLog) -> list[str]:
+    """Two runs of a batch, whose tokens are forwarded together."""
+
+    def talk(number: int) -> str:
+        with tt.Investigation(
+            lm, store=store, name=f"together-{number}", system_prompt="Be kind.", seed=number
+        ) as run:
+            run.chat("What is it like?", max_new_tokens=4 * NEW_TOKENS)
+        return run.run_id
+
+    with tt.Batch(lm, size=2) as batch:
+        jobs = [batch.start(talk, number) for number in (1, 2)]
+    return [job.result() for job in jobs]
+
+
 def said(rebuilt: Rebuilt) -> str:
     """Hexadecimal sha256 of the ids and texts of every prompt and reply."""
     turns = [
@@ -129,6 +144,7 @@ def main(path: Path) -> None:
             record_conversation(lm, store),
             record_failure(lm, store),
             *record_family(lm, store),
+            *record_together(lm, store),
         ]
         tt.pack([store.recording(run_id) for run_id in run_ids], store, path)
     summary = json.dumps(described(path), indent=2)

@@ -231,7 +231,7 @@ def test_the_fingerprints_of_the_model_are_computed_once_and_again_in_the_next_c
 
     in_bulk(recordings, lm)
     once = len(hashed)
-    lm.tokenizer.chat_template = "{{ messages }}"
+    monkeypatch.setattr(lm.tokenizer, "chat_template", "{{ messages }}")
     found = in_bulk(recordings, lm)
 
     assert once == 1
