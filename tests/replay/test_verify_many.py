@@ -112,7 +112,10 @@ def case_in(make_lm: MakeLM) -> Callable[[torch.dtype], Case]:
 @pytest.mark.parametrize(
     ("fault", "dtype"),
     [
-        *((fault, torch.float32) for fault in FAULTS),
+        *(
+            pytest.param(fault, torch.float32, marks=[pytest.mark.slow] if number % 3 else [])
+            for number, fault in enumerate(FAULTS)
+        ),
         *((fault, torch.bfloat16) for fault in FAULTS[::6]),
     ],
     ids=lambda each: getattr(each, "name", str(each)),

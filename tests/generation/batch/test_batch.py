@@ -186,7 +186,7 @@ def test_two_models_in_one_batch_do_not_mix(
 
 
 @settings(
-    max_examples=8,
+    max_examples=5,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
