@@ -9,7 +9,7 @@ import os
 import signal
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -127,7 +127,8 @@ class _Pool:
         process = context.Process(
             target=serve, args=(theirs, self._settings, self._threads), daemon=True
         )
-        process.start()
+        with _interrupts_blocked():
+            process.start()
         theirs.close()
         worker = _Worker(process, ours)
         self._workers.append(worker)
@@ -181,9 +182,25 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Hold Ctrl-C back within this context; processes that start in it never see it.
+
+    Ctrl-C reaches every process of a terminal; the one that started the others ends them.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def serve(connection: Connection, settings: BulkSettings, threads: int) -> None:
     """Verify what the connection asks for until it is closed: the work of one process."""
-    # Ctrl-C reaches every process of a terminal; the one that started this one ends it.
+    # Ctrl-C is for the process that started this one, which ends it; Windows cannot block it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # What libraries print must not mix with the output of the command.
     os.dup2(2, 1)
