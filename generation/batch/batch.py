@@ -33,11 +33,12 @@ class Batch:
     depends on the number of sequences in a forward, which is recorded, so that `retrace` computes
     every bit again from the one run.
 
-    An `Investigation` or a `ManualGenerator` that a function uses joins by itself. A function may
-    do anything else meanwhile, such as wait for a tool: the others go on. It must not change the
-    model. Within the block, the number of torch's threads and its flags stay as they are.
+    An `Investigation` or a `ManualGenerator` that a function uses joins by itself. While one waits
+    for a tool, the other runs continue. A function must not change the model, torch's number of
+    threads or its flags.
 
-    Leaving the block waits for all functions, and raises what they raised unless `Job.result` has.
+    Leaving the block waits for all functions, and raises their exceptions, except those that
+    `Job.result` has raised.
     Ctrl-C, SIGTERM and an exception in the block end each run after its next token, so that all
     can be resumed; functions that have not begun do not run.
 
@@ -152,7 +153,7 @@ class Batch:
                 self._waiting.popleft().cancel(error)
 
     def _raise_errors(self) -> None:
-        """Raise the exceptions of functions whose results nobody asked for."""
+        """Raise the exceptions of the functions, except those that `Job.result` has raised."""
         errors = [each.error for each in self._jobs if each.error is not None and not each.is_read]
         if len(errors) == 1:
             raise errors[0]

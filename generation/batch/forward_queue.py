@@ -108,15 +108,16 @@ class ForwardQueue:
     def _wait(
         self, step: hf.SequenceStep | None, obstacle: str = "", row: int | None = None
     ) -> _Request:
-        request = _Request(
-            step=step,
-            obstacle=obstacle,
-            row=row,
-            scopes=current_scopes(),
-            context=contextvars.copy_context(),
-            place=lock_of(self.model).suspend(),
-        )
+        # The thread that forwards may get the lock at once: it must find this request then.
         with self._changed:
+            request = _Request(
+                step=step,
+                obstacle=obstacle,
+                row=row,
+                scopes=current_scopes(),
+                context=contextvars.copy_context(),
+                place=lock_of(self.model).suspend(),
+            )
             self._requests.append(request)
             self._changed.notify()
         request.place.wait()

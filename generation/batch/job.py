@@ -11,7 +11,7 @@ Result = TypeVar("Result")
 
 
 class BatchEnded(TokentapeError):
-    """A batch was left while runs were going on in it; they can be resumed."""
+    """A batch ended before this run did; the run can be resumed."""
 
 
 @dataclass(slots=True, eq=False)
@@ -22,7 +22,7 @@ class Job(Generic[Result]):
     arguments: tuple[Any, ...] = ()
     keywords: dict[str, Any] = field(default_factory=dict)
     error: BaseException | None = None
-    """What the function raised; None until then."""
+    """The exception of the function, if it raised one."""
     is_read: bool = False
     """Whether `result` was asked for."""
     _answers: list[Result] = field(default_factory=list)
@@ -34,7 +34,7 @@ class Job(Generic[Result]):
         return self._ended.is_set()
 
     def result(self) -> Result:
-        """Wait for the function. Return what it returned, or raise what it raised."""
+        """Wait for the function. Return its result, or raise its exception."""
         self._ended.wait()
         self.is_read = True
         if self.error is not None:

@@ -35,6 +35,10 @@ class Member:
     obstacle: str
     """Why sequences of this model are forwarded alone; empty if they need not be."""
 
+    def is_for(self, model: Any) -> bool:
+        """Return whether the batch is one of this model."""
+        return lock_of(model) is lock_of(self.queue.model)
+
     def backend(
         self, decoder: hf.Decoder, forwarded: Callable[[ForwardedStep, str], None]
     ) -> "SharedBackend":
@@ -76,15 +80,15 @@ class SharedBackend:
 _member: ContextVar[Member | None] = ContextVar("tokentape_batch_member", default=None)
 
 
-def current_member(model: Any = None) -> Member | None:
-    """Return the member of a batch whose context this is, or None outside of batches.
+def current_member() -> Member | None:
+    """Return the member of a batch whose context this is, or None outside of batches."""
+    return _member.get()
 
-    With a `model`, return None also in a batch of another one.
-    """
+
+def member_for(model: Any) -> Member | None:
+    """Return the current member of a batch of this model, or None."""
     member = _member.get()
-    if member is None or model is None or lock_of(model) is lock_of(member.queue.model):
-        return member
-    return None
+    return member if member is not None and member.is_for(model) else None
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import torch
 from transformers import GenerationConfig
 
 from tokentape.generation import hf
-from tokentape.generation.batch import current_member
+from tokentape.generation.batch import member_for
 from tokentape.generation.cache import NO_TOKEN, CacheLease, PrefixCache
 from tokentape.generation.numerics.attention import cuda_device
 from tokentape.generation.run_settings import default_chunk_tokens
@@ -35,7 +35,7 @@ def prefill(
     """
     held, on_cuda = lease.reuse.reused_tokens, cuda_device(model) is not None
     decoder = hf.Decoder(model, config, ids, lease.cache, held=held)
-    member = current_member(model)
+    member = member_for(model)
     logits, chunks = decoder.prefill(
         forward_tokens_max(lease, config, ids.shape[1], chunk_tokens, on_cuda=on_cuda),
         one_by_one=lease.policy.continues == "tokens",

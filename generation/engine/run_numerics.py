@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from tokentape.generation.batch import current_member
+from tokentape.generation.batch import member_for
 from tokentape.generation.engine.thread_probe import ThreadProbe, probe_threads
 from tokentape.generation.errors import ModelError
 from tokentape.generation.numerics.as_recorded import numerics_as_recorded
@@ -52,7 +52,7 @@ class RunNumerics:
 
         Raise ModelError if a run of a batch has others than the batch.
         """
-        if current_member(self._model) is not None:
+        if member_for(self._model) is not None:
             self._check_are_those_of_batch()
             yield
             return
@@ -67,7 +67,7 @@ class RunNumerics:
         if self._threads is None:
             if self._chosen != PROBE:
                 self._threads = self._chosen
-            elif current_member(self._model) is not None:
+            elif member_for(self._model) is not None:
                 self._threads = torch.get_num_threads()
             else:
                 self.probe = probe_threads(self._model)

@@ -149,14 +149,16 @@ class RunningTurn:
         observers: TurnObservers,
     ) -> str:
         caller = self.prepared.plan.between_tokens
+        model, member = self.resources.model, current_member()
 
         def between_tokens() -> None:
             self.events.record_all(observers.events())
             if caller is not None:
                 caller()
+            if member is not None:
+                member.stop.check()
 
-        model, member = self.resources.model, current_member(self.resources.model)
-        if member is None:
+        if member is None or not member.is_for(model):
             with hf.decoding(model):
                 return decode_reply(decoder, sequence, logits, between_tokens=between_tokens)
         shared = member.backend(

@@ -126,6 +126,15 @@ def prefix_obstacle(model: Any) -> str | None:
     return "sparse:index_topk" if getattr(config, "index_topk", None) else None
 
 
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+
+
+def experts_setting(model: Any) -> str | None:
+    """Return the field of the config that gives the model several experts, or None."""
+    config = model.config.get_text_config(decoder=True)
+    return next((name for name in _EXPERTS if (getattr(config, name, None) or 0) > 1), None)
+
+
 def held_tokens(cache: Cache) -> int | None:
     """Return the number of tokens in the cache; None if the cache does not count them."""
     try:

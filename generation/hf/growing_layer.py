@@ -106,8 +106,8 @@ class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     def buffers_for(self, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the buffers of keys and values, with capacity for this many tokens.
 
-        Their shape is (batch, heads, capacity, dim). Whoever writes the states of further tokens
-        to them calls `take_written` when that is done. The layer must hold tokens.
+        Their shape is (batch, heads, capacity, dim). After writing the states of further tokens to
+        them, call `take_written`. The layer must hold tokens.
         """
         held = self.get_seq_length()
         if held >= tokens and self._buffer is not None:

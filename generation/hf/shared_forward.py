@@ -25,7 +25,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from tokentape.generation.errors import ModelError
 from tokentape.generation.hf.attention_kernel import ALWAYS_THERE, attention_kernel
-from tokentape.generation.hf.caches import cache_name, prefix_obstacle
+from tokentape.generation.hf.caches import cache_name, experts_setting, prefix_obstacle
 from tokentape.generation.hf.decoder import Decoder, decoding
 from tokentape.generation.hf.growing_layer import GrowingLayer, append_rows
 from tokentape.generation.hf.signatures import accepts, unwrapped
@@ -41,7 +41,6 @@ transformers knows no masks for this name, and so makes none.
 _FIELD = "_attn_implementation"
 _LAYERS = (GrowingLayer, DynamicLayer, DynamicSlidingWindowLayer)
 _LAYER_TYPES = frozenset({"full_attention", "sliding_attention"})
-_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
 
 def sharing_obstacle(model: Any) -> str | None:
@@ -53,8 +52,7 @@ def sharing_obstacle(model: Any) -> str | None:
         return rope
     config = model.config.get_text_config(decoder=True)
     # A token's expert computes its rows with those of other tokens: their number changes its bits.
-    experts = next((name for name in _EXPERTS if (getattr(config, name, 0) or 0) > 1), None)
-    if experts is not None:
+    if (experts := experts_setting(model)) is not None:
         return f"experts:{experts}"
     kinds = set(getattr(config, "layer_types", None) or ()) - _LAYER_TYPES
     if kinds:

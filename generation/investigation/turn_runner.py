@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from tokentape.generation.batch import current_member
 from tokentape.generation.engine.manual_generator import ManualGenerator
 from tokentape.generation.engine.turn import RoundPlan, TurnResult, TurnSettings
 from tokentape.generation.errors import PromptTooLongError
@@ -166,16 +165,12 @@ class TurnRunner:
     def _round_plan(
         self, prompt: Prompt, first_step: int, calls_so_far: int
     ) -> Iterator[RoundPlan]:
-        """Yield the plan of a round that ends at a tool call, if one is allowed, or at Ctrl-C.
-
-        In a batch it also ends when the batch does.
-        """
-        member = current_member()
+        """Yield the plan of a round that ends at a tool call, if one is allowed, or at Ctrl-C."""
         with interrupted_between_tokens() as raise_if_interrupted:
             yield RoundPlan(
                 first_step=first_step,
                 pauses=self.detector.pause_after_call(prompt.text, calls_so_far),
-                between_tokens=raise_if_interrupted if member is None else member.stop.check,
+                between_tokens=raise_if_interrupted,
             )
 
     def _prompt(self, messages: Sequence[NewMessage], settings: TurnSettings) -> Prompt:

@@ -54,7 +54,7 @@ class BatchSize:
 def fitting_batch(
     plans: Iterable[ExperimentPlan], lm: LoadedModel, *, runs: int, free_bytes: int | None = None
 ) -> BatchSize:
-    """Return how many of some runs of these plans fit into memory at a time, at least one.
+    """Return how many runs of these plans fit into memory at a time: at least one.
 
     Each run is taken to be as long as its plan allows, see `plan_memory`, and a tenth of what all
     need is kept free for blocks of the allocator that are too small. `free_bytes` is by default

@@ -49,8 +49,6 @@ def packing_obstacle(model: Any) -> str:
 
     In 16 bits the rounding of another shape of forward could change a verdict.
     """
-    config = model.config.get_text_config(decoder=True)
-    names = ("num_experts", "num_local_experts", "n_routed_experts")
     kernel = attention_kernel(model)
     if hf.compute_dtype(model) is not torch.float32:
         return f"it computes in {str(hf.compute_dtype(model)).removeprefix('torch.')}"
@@ -60,7 +58,7 @@ def packing_obstacle(model: Any) -> str:
         return "it has a recurrent state"
     if hf.prefix_obstacle(model) is not None:
         return "it computes a prefix differently in a longer sequence"
-    if any((getattr(config, name, None) or 0) > 1 for name in names):
+    if hf.experts_setting(model) is not None:
         return "it has experts"
     if kernel.partition("+")[0] not in _KERNELS:
         return f"its attention kernel is {kernel}"

@@ -139,7 +139,7 @@ class DatabaseReader:
                 if not self._is_in_memory:
                     yield from records
                     return
-                # Whoever takes the records may stop in between: the lock must not wait for that.
+                # The caller may stop taking records: the lock must not wait for that.
                 read = list(records)
             yield from read
         except (TypeError, struct.error) as error:

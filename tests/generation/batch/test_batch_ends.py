@@ -185,3 +185,24 @@ def test_other_threads_than_those_of_the_batch_are_refused(
         job = batch.start(talk, lm, store, 1, threads=torch.get_num_threads() + 1)
         with pytest.raises(tt.ModelError, match=r"call torch\.set_num_threads"):
             job.result()
+
+
+def test_a_generator_without_an_investigation_ends_with_its_batch(lm: tt.LoadedModel) -> None:
+    begun, sampled = threading.Event(), list[int]()
+
+    def count(token_id: int, logits: torch.Tensor) -> None:
+        sampled.append(token_id)
+        begun.set()
+
+    def generate() -> None:
+        tt.ManualGenerator(lm.model, lm.tokenizer).generate(
+            "Hello", max_new_tokens=1500, min_new_tokens=1500, callback=count
+        )
+
+    with pytest.raises(LookupError), tt.Batch(lm) as batch:
+        job = batch.start(generate)
+        assert begun.wait(60)
+        fail()
+
+    assert "resume it" in str(job.error)
+    assert len(sampled) < 1500
