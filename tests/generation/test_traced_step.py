@@ -130,27 +130,38 @@ def test_a_fork_keeps_its_states_when_the_other_is_decoded_by_a_trace(
         assert all(torch.equal(a.keys, b) for a, b in zip(copied.layers, keys, strict=True))
 
 
-def test_a_trace_with_other_bits_is_given_up(
-    lm: tt.LoadedModel, monkeypatch: pytest.MonkeyPatch
+def other_bits(keys: torch.Tensor, tokens: int) -> torch.Tensor:
+    return keys * 1.0001
+
+
+def fixed_shape(keys: torch.Tensor, tokens: int) -> torch.Tensor:
+    return keys.reshape(1, keys.shape[1], tokens, -1)
+
+
+@pytest.mark.parametrize("alter", [other_bits, fixed_shape])
+def test_a_trace_without_the_bits_of_the_modules_is_given_up(
+    alter: Callable[[torch.Tensor, int], torch.Tensor],
+    lm: tt.LoadedModel,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ids = torch.tensor([random_ids(PROMPT, 1)])
     plain = decoder_of(lm.model, ids=ids)
     expected = by_modules(monkeypatch, lambda: steps(plain, 30))
     right = traced_step._TracedLayer.update
 
-    def wrong(
-        self: Any, key_states: torch.Tensor, value_states: torch.Tensor, *rest: Any, **named: Any
-    ) -> Any:
-        return right(self, key_states * 1.0001, value_states, *rest, **named)
+    def wrong(self: Any, *args: Any, **named: Any) -> Any:
+        keys, values = right(self, *args, **named)
+        return alter(keys, int(self._ids.shape[1])), values
 
     monkeypatch.setattr(traced_step._TracedLayer, "update", wrong)
     decoder = decoder_of(lm.model, ids=ids)
     logits = steps(decoder, 30)
 
+    known = traced_step._models[lm.model]
     assert decoder.steps.traced_steps == 0
     assert all(torch.equal(a, b) for a, b in zip(logits, expected, strict=True))
     assert same_caches(plain, decoder), "what the wrong trace wrote is overwritten"
-    assert traced_step._models[lm.model].obstacle == "its trace gives other bits than its modules"
+    assert known.obstacle == "its trace does not give the bits of its modules"
 
 
 def test_a_model_that_cannot_be_traced_is_decoded_by_its_modules(
