@@ -17,6 +17,8 @@ from transformers.generation.logits_process import (
     TypicalLogitsWarper,
 )
 
+from tokentape.generation.hf.nucleus import keep_nucleus
+
 _WITHOUT_HISTORY = (
     EpsilonLogitsWarper,
     EtaLogitsWarper,
@@ -57,7 +59,7 @@ def process(
     if any(not type(each).__module__.startswith("transformers.") for each in processors):
         scores = logits.clone()
     for processor in processors:
-        scores = processor(ids, scores)
+        scores = _apply(processor, ids, scores)
     return scores
 
 
@@ -75,7 +77,7 @@ def process_rows(
         scores = logits.clone()
     for processor in processors:
         if type(processor) in _WITHOUT_HISTORY:
-            scores = processor(ids[:, :seen], scores)
+            scores = _apply(processor, ids[:, :seen], scores)
         elif _ignores_repeated_ids(processor):
             scores = processor(_padded(ids, seen, len(scores)), scores)
         else:
@@ -99,6 +101,12 @@ def catch_up(
     for seen in range(prompt_tokens, ids.shape[1]) if stateful else ():
         for processor in stateful:
             processor(ids[:, :seen], zeros.clone())
+
+
+def _apply(processor: LogitsProcessor, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    if type(processor) is TopPLogitsWarper:
+        return keep_nucleus(processor, ids, scores)
+    return processor(ids, scores)
 
 
 def _ignores_repeated_ids(processor: LogitsProcessor) -> bool:
