@@ -34,8 +34,8 @@ class Batch:
     every bit again from the one run.
 
     An `Investigation` or a `ManualGenerator` that a function uses joins by itself. While one waits
-    for a tool, the other runs continue. A function must not change the model, torch's number of
-    threads or its flags.
+    for a tool, the other runs continue. A function must not change the model or its tokenizer,
+    torch's number of threads or its flags.
 
     Leaving the block waits for all functions, and raises their exceptions, except those that
     `Job.result` has raised.
@@ -80,6 +80,7 @@ class Batch:
         queue = ForwardQueue(model, self.sharing.row_counts, threads=torch.get_num_threads())
         with self._open as opened:
             opened.enter_context(ended_by_signals())
+            opened.enter_context(self._lm.identity.held())
             opened.callback(queue.close)
             opened.enter_context(guarded_forwards(model, queue.open()))
             self._open = opened.pop_all()

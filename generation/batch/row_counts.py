@@ -11,7 +11,7 @@ from transformers import GenerationConfig
 
 from tokentape.generation import hf
 
-_CANDIDATES = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+_CANDIDATES = (2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 _PROBES = 2
 """Each number of rows is timed so often, and its shortest time counts."""
 
@@ -44,7 +44,8 @@ def probe_row_counts(model: Any, size: int) -> RowCounts:
     candidates = sorted({each for each in _CANDIDATES if each < size} | {size})
     # One more may be faster than the size itself.
     candidates += [each for each in _CANDIDATES if each > size][:1]
-    steps = [short_sequence(model, length=2) for _ in range(size)]
+    step = short_sequence(model, length=2)
+    steps = [forked_sequence(model, step) for _ in range(size)]
     return RowCounts({rows: _duration_us(shared, steps[:rows], rows) for rows in candidates})
 
 
@@ -56,6 +57,14 @@ def short_sequence(model: Any, *, length: int) -> hf.SequenceStep:
     decoder = hf.Decoder(model, GenerationConfig(), ids[:, :length], hf.new_cache(model))  # type: ignore[no-untyped-call]
     decoder.prefill()
     return hf.SequenceStep(decoder, ids)
+
+
+def forked_sequence(model: Any, step: hf.SequenceStep) -> hf.SequenceStep:
+    """Return a sequence with the tokens of another one and a copy of its cache."""
+    prompt = step.ids[:, :-1]
+    cache = hf.fork(step.decoder.cache)
+    decoder = hf.Decoder(model, GenerationConfig(), prompt, cache, held=prompt.shape[1])  # type: ignore[no-untyped-call]
+    return hf.SequenceStep(decoder, step.ids)
 
 
 def _duration_us(shared: hf.SharedForwards, steps: list[hf.SequenceStep], rows: int) -> int:

@@ -6,7 +6,12 @@ from typing import Any
 import torch
 
 from tokentape.generation import hf
-from tokentape.generation.batch.row_counts import RowCounts, probe_row_counts, short_sequence
+from tokentape.generation.batch.row_counts import (
+    RowCounts,
+    forked_sequence,
+    probe_row_counts,
+    short_sequence,
+)
 from tokentape.generation.hooks.hook_types import without_hooks
 from tokentape.generation.hooks.model_use import exclusive_use
 
@@ -41,9 +46,10 @@ def probe_sharing(model: Any, size: int) -> Sharing:
 def _obstacle_found(model: Any) -> str | None:
     """Return why two sequences that are forwarded together do not get what each gets alone."""
     shared = hf.SharedForwards(model)
+    prefilled = [short_sequence(model, length=length) for length in (3, 5)]
 
     def sequences() -> list[hf.SequenceStep]:
-        return [short_sequence(model, length=length) for length in (3, 5)]
+        return [forked_sequence(model, each) for each in prefilled]
 
     try:
         together = shared.forward(sequences(), rows=3, places=(0, 1))

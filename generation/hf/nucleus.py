@@ -7,6 +7,7 @@ among the largest logits. Where rounding could decide, the warper itself is call
 """
 
 import torch
+from torch.nn.functional import threshold
 from transformers import TopPLogitsWarper
 
 _LARGEST = 256
@@ -23,17 +24,26 @@ and Stability of Numerical Algorithms, 2.8).
 def keep_nucleus(warper: TopPLogitsWarper, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
     """Return what `warper(ids, scores)` returns, bit for bit. `scores` has shape (rows, vocab)."""
     if scores.device.type != "cpu" or scores.shape[-1] <= _LARGEST or warper.min_tokens_to_keep > 1:
-        return warper(ids, scores)
-    smallest, is_certain = _smallest_kept(scores, warper.top_p)
-    filtered = scores.masked_fill(scores < smallest, warper.filter_value)
+        return _sorted(warper, ids, scores)
+    removed, is_certain = _largest_removed(scores, warper.top_p)
+    if not is_certain.any():
+        return _sorted(warper, ids, scores)
+    if len(scores) == 1:  # the same numbers as below in a tenth of the time
+        return threshold(scores, removed.item(), warper.filter_value)
+    filtered = scores.masked_fill(scores <= removed, warper.filter_value)
     if not is_certain.all():
         rows = ~is_certain
-        filtered[rows] = warper(ids, scores[rows])
+        filtered[rows] = _sorted(warper, ids, scores[rows])
     return filtered
 
 
-def _smallest_kept(scores: torch.Tensor, top_p: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the smallest score of each row that is kept, and whether that is certain.
+def _sorted(warper: TopPLogitsWarper, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    filtered: torch.Tensor = warper(ids, scores)
+    return filtered
+
+
+def _largest_removed(scores: torch.Tensor, top_p: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the largest score of each row that is removed, and whether that is certain.
 
     A token is kept if the tokens above it have less than `top_p` together. The shapes are
     (rows, 1) and (rows,). Nothing is certain for NaN and positive infinity.
@@ -42,11 +52,10 @@ def _smallest_kept(scores: torch.Tensor, top_p: float) -> tuple[torch.Tensor, to
     probabilities = (largest.double() - scores.logsumexp(-1, keepdim=True)).exp()
     above = probabilities.cumsum(-1) - probabilities
     kept = (above < top_p).sum(-1, keepdim=True).clamp(1, _LARGEST - 1)
-    last, next_ = kept - 1, kept
-    smallest = largest.gather(-1, last)
+    removed = largest.gather(-1, kept)
     is_certain = (
-        (above.gather(-1, last) < top_p - _MARGIN)
-        & (above.gather(-1, next_) > top_p + _MARGIN)
-        & (largest.gather(-1, next_) < smallest)
+        (above.gather(-1, kept - 1) < top_p - _MARGIN)
+        & (above.gather(-1, kept) > top_p + _MARGIN)
+        & (removed < largest.gather(-1, kept - 1))
     )
-    return smallest, is_certain.squeeze(-1)
+    return removed, is_certain.squeeze(-1)

@@ -106,7 +106,8 @@ def catch_up(
 def _apply(processor: LogitsProcessor, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
     if type(processor) is TopPLogitsWarper:
         return keep_nucleus(processor, ids, scores)
-    return processor(ids, scores)
+    processed: torch.Tensor = processor(ids, scores)
+    return processed
 
 
 def _ignores_repeated_ids(processor: LogitsProcessor) -> bool:

@@ -4,9 +4,10 @@ The sequences are the rows of a batch, one token each, so that linear layers, no
 read their weights once for all rows. Attention is computed for each row over the keys and values
 of its own sequence, so that nothing is padded and no mask is needed.
 
-On a CPU the bits of a row depend on the number of rows, and neither on its place nor on what the
-other rows are (`tests/generation/batch/test_shared_forward.py`). A forward can therefore be
-repeated for one of its sequences alone, with copies of its row in place of the others.
+On a CPU the bits of a row depend on the number of rows and on its place, and not on what the other
+rows are (`tests/generation/batch/test_shared_forward.py`): with several threads, a matrix library
+may compute the last rows otherwise than the first. A forward can therefore be repeated for one of
+its sequences alone, at its place, with copies of its row in place of the others.
 """
 
 import copy

@@ -56,7 +56,7 @@ class ModelIdentity:
         self._tokenizer = tokenizer
         self._loading = dict(loading or _loadings.get(model, {}))
         self._held: dict[str, Any] | None = None
-        """The fields of `described` within `held`, once they are computed."""
+        """Within `held`: the fields of `_described_model`, once they are computed."""
         self._holders = 0
 
     @property
@@ -66,9 +66,9 @@ class ModelIdentity:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Within this context, compute the fields of `described` once.
+        """Within this context, fingerprint the tokenizer and the model's code and config once.
 
-        The caller uses the model alone, and neither it nor its tokenizer changes meanwhile.
+        Neither of them may change meanwhile. Changes of the weights are noticed.
         """
         self._holders += 1
         try:
@@ -85,12 +85,7 @@ class ModelIdentity:
 
     def described(self) -> dict[str, Any]:
         """Return the fields of `RunStarted` that the model and this machine determine."""
-        if self._held is not None:
-            return dict(self._held)
-        described = self._described(self.weights)
-        if self._holders:
-            self._held = described
-        return dict(described)
+        return self._described(self.weights)
 
     def record_start(self, recorder: Recorder, **fields: Any) -> None:
         """Record the weights manifest and `RunStarted`, with `fields` over those of `described`.
@@ -108,13 +103,14 @@ class ModelIdentity:
 
     def _described(self, weights: fingerprints.WeightsManifest) -> dict[str, Any]:
         model = self._model
+        held = self._held
+        if held is None:
+            held = self._described_model()
+            if self._holders:
+                self._held = held
         return {
             "weights_sha256": weights.sha256,
             "weights_listed": True,
-            "tokenizer_sha256": fingerprints.tokenizer_sha256(self._tokenizer),
-            "template_sha256": fingerprints.template_sha256(self._tokenizer),
-            "generation_config": json_fields(model.generation_config.to_dict()),
-            "sampler_sha256": fingerprints.sampler_sha256(),
             "dtype": str(hf.compute_dtype(model)).removeprefix("torch."),
             "device": model.device.type,
             "attention_kernel": attention_kernel(model),
@@ -124,6 +120,16 @@ class ModelIdentity:
             "process": process.this_process(),
             "tokentape_version": _tokentape_version(),
             "loading": self._loading,
+            **held,
+        }
+
+    def _described_model(self) -> dict[str, Any]:
+        model = self._model
+        return {
+            "tokenizer_sha256": fingerprints.tokenizer_sha256(self._tokenizer),
+            "template_sha256": fingerprints.template_sha256(self._tokenizer),
+            "generation_config": json_fields(model.generation_config.to_dict()),
+            "sampler_sha256": fingerprints.sampler_sha256(),
             "model_class": fingerprints.model_class(model),
             "config": fingerprints.config_fields(model),
             "module_state": fingerprints.module_state(model),

@@ -129,6 +129,6 @@ def test_many_rows_of_a_large_vocabulary_are_filtered_as_by_the_warper() -> None
         scores = scores_of(seed, rows=16, vocabulary=150_000, peaks=300, spread=2.0)
         top_p = 0.5 + 0.499 * (seed / 100)
         assert has_the_bits_of_the_warper(TopPLogitsWarper(top_p), scores)
-        near += int((~nucleus._smallest_kept(scores, top_p)[1]).sum())
+        near += int((~nucleus._largest_removed(scores, top_p)[1]).sum())
 
     assert near < 100 * 16 / 2, "most rows are not sorted"

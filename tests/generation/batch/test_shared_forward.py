@@ -8,6 +8,7 @@ from transformers import GenerationConfig
 
 import tokentape as tt
 from tokentape.generation import hf
+from tokentape.generation.numerics.threads import torch_threads
 
 SHARING = ("llama", "qwen3", "gpt2", "gemma3", "mistral")
 LENGTHS = (3, 14, 17, 40)
@@ -54,21 +55,23 @@ def test_each_row_is_near_the_logits_alone(
     assert [each.decoder.held for each in together] == [each + 19 for each in LENGTHS]
 
 
+@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_the_bits_of_a_row_do_not_depend_on_its_place_or_on_other_rows(
-    family: str, dtype: str, make_lm: Callable[..., tt.LoadedModel]
+def test_the_bits_of_a_row_do_not_depend_on_the_other_rows(
+    family: str, dtype: str, threads: int, make_lm: Callable[..., tt.LoadedModel]
 ) -> None:
     model = make_lm(family).model.to(DTYPES[dtype])
     forwards = hf.SharedForwards(model)
-    for rows in (2, 3, 4, 7, 16):
-        others = [sequence(model, each) for each in prompts(1)[: rows - 1]]
-        own = prompts(0)[3]
-        among_others = forwards.forward(
-            [*others, sequence(model, own)], rows=rows, places=range(len(others) + 1)
-        )[-1]
-        for place in range(rows):
-            alone = forwards.forward([sequence(model, own)], rows=rows, places=[place])[0]
-            assert torch.equal(alone, among_others)
+    own = prompts(0)[3]
+    with torch_threads(threads):
+        for rows in (2, 3, 4, 7, 16):
+            others = prompts(1)[: rows - 1]
+            for place in range(rows):
+                free = [each for each in range(rows) if each != place][: len(others)]
+                together = [sequence(model, each) for each in (own, *others)]
+                among_others = forwards.forward(together, rows=rows, places=[place, *free])
+                alone = forwards.forward([sequence(model, own)], rows=rows, places=[place])
+                assert torch.equal(alone[0], among_others[0])
 
 
 def test_the_model_keeps_its_configs_and_its_kernel(lm: tt.LoadedModel) -> None:
