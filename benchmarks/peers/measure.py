@@ -11,10 +11,7 @@ from benchmarks.peers.llama_cpp import LlamaCpp, demo_gguf, float32_copy
 from benchmarks.peers.rounds import EngineRounds, Measure, run_rounds
 from benchmarks.peers.token_times import TokenTimes
 from benchmarks.peers.tokentape_engines import (
-    NO_BATCH,
     Jobs,
-    MakeBatch,
-    batch_class,
     decode_jobs,
     plan_jobs,
     run_alone,
@@ -101,7 +98,7 @@ def measure_decode_at_once(
     if FLOAT32 in llama.engines:
         engines[FLOAT32] = partial(llama.engines[FLOAT32].run, tasks, new_tokens)
     missing = {name: each for name, each in llama.missing.items() if name == FLOAT32}
-    _add_batch(engines, missing, lm, partial(decode_jobs, lm, folder, tasks, new_tokens))
+    engines[OURS] = partial(_together, lm, partial(decode_jobs, lm, folder, tasks, new_tokens))
     _warm_up(lm, folder)
     return run_rounds(engines, rounds, missing=missing, tick=tick)
 
@@ -119,24 +116,12 @@ def measure_plans_at_once(
     """Run the first turns of the demo's plan with each seed at once, and with one seed alone."""
     plan = short_plan(load_plan("demo"), turns=turns, new_tokens=new_tokens)
     engines: dict[str, Measure] = {
-        ALONE: partial(_alone, partial(plan_jobs, lm, folder, plan, seeds[:1]))
+        ALONE: partial(_alone, partial(plan_jobs, lm, folder, plan, seeds[:1])),
+        OURS: partial(_together, lm, partial(plan_jobs, lm, folder, plan, seeds)),
     }
-    missing: dict[str, str] = {}
-    _add_batch(engines, missing, lm, partial(plan_jobs, lm, folder, plan, seeds))
     # Weights are hashed once for each model; hash them before the clock starts.
     lm.identity.described()
-    return run_rounds(engines, rounds, missing=missing, tick=tick)
-
-
-def _add_batch(
-    engines: dict[str, Measure], missing: dict[str, str], lm: tt.LoadedModel, jobs: Jobs
-) -> None:
-    """Add tokentape's batch to the engines, or the reason to the missing ones."""
-    make_batch = batch_class()
-    if make_batch is None:
-        missing[OURS] = NO_BATCH
-    else:
-        engines[OURS] = partial(_together, lm, jobs, make_batch)
+    return run_rounds(engines, rounds, tick=tick)
 
 
 def _alone(jobs: Jobs) -> TokenTimes:
@@ -144,9 +129,9 @@ def _alone(jobs: Jobs) -> TokenTimes:
         return run_alone(job)
 
 
-def _together(lm: tt.LoadedModel, jobs: Jobs, make_batch: MakeBatch) -> TokenTimes:
+def _together(lm: tt.LoadedModel, jobs: Jobs) -> TokenTimes:
     with jobs() as several:
-        return run_together(lm, several, make_batch)
+        return run_together(lm, several)
 
 
 def _warm_up(lm: tt.LoadedModel, folder: Path) -> None:
@@ -155,6 +140,4 @@ def _warm_up(lm: tt.LoadedModel, folder: Path) -> None:
     _alone(partial(decode_jobs, lm, folder, tasks[:1], _WARM_TOKENS))
     generate_padded(lm, tasks, _WARM_TOKENS)
     forward_loop(lm, tasks[0].ids, _WARM_TOKENS)
-    make_batch = batch_class()
-    if make_batch is not None:
-        _together(lm, partial(decode_jobs, lm, folder, tasks, _WARM_TOKENS), make_batch)
+    _together(lm, partial(decode_jobs, lm, folder, tasks, _WARM_TOKENS))

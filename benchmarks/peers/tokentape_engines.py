@@ -9,25 +9,17 @@ from typing import Any
 
 import tokentape as tt
 from benchmarks.peers.token_times import TokenTimes
-from benchmarks.peers.workload import SAMPLING, SYSTEM_PROMPT, DecodeTask
+from benchmarks.peers.workload import NO_END, SAMPLING, SYSTEM_PROMPT, DecodeTask
 from benchmarks.stores import open_file_store
 from tokentape.generation.plans import ExperimentPlan, begin_plan, run_plan
 from tokentape.store import DatabaseStore
 
-NO_BATCH = "not in this version: tokentape has no Batch"
 Stamp = Callable[[], None]
 """Called when a token was sampled."""
 Job = Callable[[Stamp], None]
 """An investigation, from its first token to its last."""
 Jobs = Callable[[], AbstractContextManager[tuple[Job, ...]]]
 """Opens a new file and yields the investigations that are recorded into it."""
-MakeBatch = Callable[..., Any]
-"""`tt.Batch`, or another with its methods."""
-
-
-def batch_class() -> MakeBatch | None:
-    """Return `tt.Batch`, or None if this version has none."""
-    return getattr(tt, "Batch", None)
 
 
 def run_alone(job: Job) -> TokenTimes:
@@ -38,7 +30,7 @@ def run_alone(job: Job) -> TokenTimes:
     return TokenTimes(began_s=began, ended_s=time.perf_counter(), at_s=(tuple(at_s),))
 
 
-def run_together(lm: tt.LoadedModel, jobs: Sequence[Job], make_batch: MakeBatch) -> TokenTimes:
+def run_together(lm: tt.LoadedModel, jobs: Sequence[Job]) -> TokenTimes:
     """Run the investigations at once in one batch. Raise what a job raises."""
     at_s: list[list[float]] = [[] for _ in jobs]
 
@@ -46,7 +38,7 @@ def run_together(lm: tt.LoadedModel, jobs: Sequence[Job], make_batch: MakeBatch)
         job(lambda: times.append(time.perf_counter()))
 
     began = time.perf_counter()
-    with make_batch(lm, size=len(jobs)) as batch:
+    with tt.Batch(lm, size=len(jobs)) as batch:
         started = [batch.start(run, *each) for each in zip(jobs, at_s, strict=True)]
         for each in started:
             each.result()
@@ -86,7 +78,7 @@ def _new_store(folder: Path) -> Iterator[DatabaseStore]:
 
 
 def _decode_job(lm: tt.LoadedModel, store: DatabaseStore, task: DecodeTask, new_tokens: int) -> Job:
-    lengths: Mapping[str, Any] = {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens}
+    lengths: Mapping[str, Any] = {"max_new_tokens": new_tokens, "eos_token_id": NO_END}
 
     def job(stamp: Stamp) -> None:
         with tt.Investigation(

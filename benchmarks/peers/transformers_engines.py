@@ -11,7 +11,7 @@ from transformers import DynamicCache, GenerationConfig
 import tokentape as tt
 from benchmarks.generation.forward_timer import ForwardTimer
 from benchmarks.peers.token_times import TokenTimes
-from benchmarks.peers.workload import SAMPLING, DecodeTask
+from benchmarks.peers.workload import NO_END, SAMPLING, DecodeTask
 from tokentape.generation import hf
 
 _PAGE_TOKENS = 256
@@ -56,7 +56,7 @@ def generate_padded(
             ids,
             attention_mask=mask,
             max_new_tokens=new_tokens,
-            min_new_tokens=new_tokens,
+            eos_token_id=NO_END,
             pad_token_id=padding,
             **sampling or SAMPLING,
         )
@@ -79,7 +79,7 @@ def generate_continuous(
     settings: Any = importlib.import_module("transformers.generation.configuration_utils")
     blocks = sum(-(-(len(each.ids) + new_tokens) // _PAGE_TOKENS) for each in tasks)
     config = GenerationConfig(
-        max_new_tokens=new_tokens, eos_token_id=-1, pad_token_id=0, **SAMPLING
+        max_new_tokens=new_tokens, eos_token_id=NO_END, pad_token_id=0, **SAMPLING
     )  # type: ignore[no-untyped-call]
     kernel = model.config._attn_implementation
     began = time.perf_counter()

@@ -10,6 +10,11 @@ from tokentape.generation.hf.control_tokens import encode
 
 TOKENS_MIN, TOKENS_MAX, NEW_TOKENS = 60, 280, 64
 SAMPLING: dict[str, Any] = {"do_sample": True, "temperature": 0.7, "top_p": 0.9}
+NO_END = 1_000_000
+"""The end-of-sequence id given to every engine: no token has it, and so no sequence ends early.
+
+`min_new_tokens` would do the same with a processor that masks the whole vocabulary in each step.
+"""
 SYSTEM_PROMPT = "You read a licence and answer in plain words."
 
 

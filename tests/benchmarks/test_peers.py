@@ -3,10 +3,9 @@
 import json
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import gguf
 import numpy
@@ -35,25 +34,6 @@ NO_LLAMA = LlamaEngines(engines={}, missing={FLOAT32: "no wheel"})
 
 def times(*at_s: tuple[float, ...]) -> TokenTimes:
     return TokenTimes(began_s=0.0, ended_s=max(each[-1] for each in at_s), at_s=at_s)
-
-
-class ThreadBatch:
-    """A stand-in for `tt.Batch`: threads, without anything that is forwarded together."""
-
-    sizes: tuple[int, ...] = ()
-
-    def __init__(self, lm: tt.LoadedModel, *, size: int) -> None:
-        ThreadBatch.sizes += (size,)
-        self._pool = ThreadPoolExecutor(size)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._pool.shutdown()
-
-    def start(self, function: Callable[..., Any], *arguments: Any) -> "Future[Any]":
-        return self._pool.submit(function, *arguments)
 
 
 class TestRates:
@@ -177,15 +157,13 @@ class TestEngines:
 
 class TestBatch:
     def test_jobs_run_at_once_and_are_recorded_each(
-        self, lm: tt.LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, lm: tt.LoadedModel, tmp_path: Path
     ) -> None:
-        monkeypatch.setattr(ThreadBatch, "sizes", ())
         tasks = decode_tasks(lm, 3)
         with tokentape_engines.decode_jobs(lm, tmp_path, tasks, 6) as jobs:
-            together = tokentape_engines.run_together(lm, jobs, ThreadBatch)
+            together = tokentape_engines.run_together(lm, jobs)
 
         assert [len(each) for each in together.at_s] == [6] * 3
-        assert ThreadBatch.sizes == (3,)
         with tt.open_store(tmp_path / "runs-0.db") as store:
             recordings = [store.recording(each.run_id) for each in store.summaries()]
             prompts = {tuple(each.turns()[0].prompt_ids) for each in recordings}
@@ -198,7 +176,7 @@ class TestBatch:
             raise RuntimeError("no logits")
 
         with pytest.raises(RuntimeError, match="no logits"):
-            tokentape_engines.run_together(lm, [broken], ThreadBatch)
+            tokentape_engines.run_together(lm, [broken])
 
     def test_jobs_wait_for_each_other_when_a_batch_makes_them(self, lm: tt.LoadedModel) -> None:
         barrier = threading.Barrier(4, timeout=30)
@@ -208,38 +186,25 @@ class TestBatch:
                 barrier.wait()
                 stamp()
 
-        measured = tokentape_engines.run_together(lm, [job] * 4, ThreadBatch)
+        measured = tokentape_engines.run_together(lm, [job] * 4)
 
         assert measured.step_ms is not None
 
-    def test_a_version_without_a_batch_says_so(
-        self, lm: tt.LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    def test_the_batch_is_measured_beside_its_peers(
+        self, lm: tt.LoadedModel, tmp_path: Path
     ) -> None:
-        monkeypatch.setattr(measure, "batch_class", lambda: None)
-        measured = measure.measure_decode_at_once(
-            lm, NO_LLAMA, tmp_path, sequences=2, new_tokens=6, rounds=1
-        )
-
-        assert list(measured.times) == [ALONE, PADDED, CONTINUOUS]
-        assert measured.missing == {FLOAT32: "no wheel", OURS: tokentape_engines.NO_BATCH}
-
-    def test_a_version_with_a_batch_is_measured(
-        self, lm: tt.LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(tt, "Batch", ThreadBatch, raising=False)
         measured = measure.measure_decode_at_once(
             lm, NO_LLAMA, tmp_path, sequences=2, new_tokens=6, rounds=2
         )
 
-        assert len(measured.times[OURS]) == 2
-        assert OURS not in measured.missing
+        assert {name: len(each) for name, each in measured.times.items()} == dict.fromkeys(
+            (ALONE, PADDED, CONTINUOUS, OURS), 2
+        )
+        assert measured.missing == {FLOAT32: "no wheel"}
 
     @pytest.mark.slow
     @pytest.mark.demo_model
-    def test_the_demo_runs_with_several_seeds_at_once(
-        self, demo_lm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(tt, "Batch", ThreadBatch, raising=False)
+    def test_the_demo_runs_with_several_seeds_at_once(self, demo_lm: Any, tmp_path: Path) -> None:
         measured = measure.measure_plans_at_once(
             demo_lm, tmp_path, seeds=(1, 2), turns=1, new_tokens=4, rounds=1
         )
@@ -299,7 +264,6 @@ def test_the_commands_print_each_engine_and_write_its_figures(
 ) -> None:
     monkeypatch.setattr(peer_commands, "demo_model", lambda device: lm)
     monkeypatch.setattr(measure.LlamaEngines, "install", lambda *given: NO_LLAMA)
-    monkeypatch.setattr(measure, "batch_class", lambda: None)
     monkeypatch.setattr(peer_commands, "demo_gguf", lambda: Path(__file__))
     monkeypatch.setattr(bandwidth, "bytes_per_s", lambda: 1e9)
     path = tmp_path / "figures.json"
@@ -319,9 +283,9 @@ def test_the_commands_print_each_engine_and_write_its_figures(
         commands.app, ["batch", *sizes, "--sequences", "2", "--plan-turns", "0"]
     )
     assert shown.exit_code == 0, shown.output
-    assert tokentape_engines.NO_BATCH in shown.output.replace("\n", "")
     assert set(json.loads(path.read_text())["decode"]["2"]["engines"]) == {
         ALONE,
         PADDED,
         CONTINUOUS,
+        OURS,
     }
