@@ -104,7 +104,7 @@ class SharedForwards:
         self._configs = [
             (module, module.config, twins.setdefault(id(module.config), _twin(module.config)))
             for module in top.modules()
-            if module is not top and hasattr(getattr(module, "config", None), _FIELD)
+            if module is not top and hasattr(vars(module).get("config"), _FIELD)
         ]
         self._functions = {module: _function_of(module) for module, _, _ in self._configs}
 
@@ -150,12 +150,13 @@ class SharedForwards:
         """Within this context, let attention of the model read the caches row by row."""
         token = _caches.set(caches)
         try:
+            # `setattr` of a module looks for parameters and modules first, in each of some hundred.
             for module, _, twin in self._configs:
-                module.config = twin
+                vars(module)["config"] = twin
             yield
         finally:
             for module, config, _ in self._configs:
-                module.config = config
+                vars(module)["config"] = config
             _caches.reset(token)
 
 
