@@ -1,4 +1,4 @@
-"""Runs of a batch: each gets what it gets alone, whoever else there is."""
+"""Runs of a batch: each gets what it gets alone."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import tokentape as tt
 from benchmarks.tiny_models import FAMILIES
 from tests.generation.batch.talks import Waits, talk
+from tokentape.generation import fingerprints
 from tokentape.recorder.events import ActivationObserved, ForwardsShared
 from tokentape.recorder.recording import Recording
 from tokentape.replay.retracing.repeated_forwards import RepeatedForwards
@@ -77,6 +78,28 @@ def test_a_retrace_without_the_recorded_rows_is_off_by_rounding(
     found = tt.retrace(recording, lm)
     assert found.verdict.value != "exact"
     assert sum(turn.differing_rows for turn in found.turns) > 0
+
+
+def test_a_batch_fingerprints_the_tokenizer_once_and_the_weights_for_each_run(
+    lm: tt.LoadedModel, store: DatabaseStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[Any] = []
+    tokenizer_sha256 = fingerprints.tokenizer_sha256
+    monkeypatch.setattr(
+        fingerprints, "tokenizer_sha256", lambda each: hashed.append(each) or tokenizer_sha256(each)
+    )
+    with tt.Batch(lm, size=1) as batch:
+        first = batch.start(talk, lm, store, 1, turns=1).result()
+        with torch.no_grad():
+            lm.model.lm_head.weight.mul_(1.5)
+        second = batch.start(talk, lm, store, 2, turns=1).result()
+    within = len(hashed)
+    talk(lm, store, 3, turns=1)
+
+    assert (within, len(hashed)) == (1, 2)
+    before, after = (store.recording(each).started() for each in (first, second))
+    assert before.tokenizer_sha256 == after.tokenizer_sha256
+    assert before.weights_sha256 != after.weights_sha256
 
 
 def test_observations_of_a_run_are_those_of_its_own_row(
