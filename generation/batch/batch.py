@@ -13,6 +13,7 @@ from tokentape.generation.batch.forward_guard import guarded_forwards
 from tokentape.generation.batch.forward_queue import ForwardQueue
 from tokentape.generation.batch.job import BatchEnded, Job
 from tokentape.generation.batch.member import Member, StopRequest, as_member
+from tokentape.generation.batch.shared_prefixes import SharedPrefixes
 from tokentape.generation.batch.sharing import Sharing, probe_sharing
 from tokentape.generation.hooks.model_use import lock_of
 from tokentape.generation.interrupts import ended_by_signals
@@ -28,10 +29,10 @@ class Batch:
     """Runs functions at once, each in a thread, and forwards the tokens of their runs together.
 
     Decoding reads all weights of a model for one token; a batch reads them once for the next token
-    of every run. Each run keeps its own cache, random stream, tools and recording, and in float32
-    gets the tokens that it gets alone. In 16 bits, tokens may differ from those alone: rounding
-    depends on the number of sequences in a forward, which is recorded, so that `retrace` computes
-    every bit again from the one run.
+    of every run. A system prompt that several runs have is computed once. Each run keeps its own
+    cache, random stream, tools and recording, and in float32 gets the tokens that it gets alone.
+    In 16 bits, tokens may differ from those alone: rounding depends on the number of sequences in a
+    forward, which is recorded, so that `retrace` computes every bit again from the one run.
 
     An `Investigation` or a `ManualGenerator` that a function uses joins by itself. While one waits
     for a tool, the other runs continue. A function must not change the model or its tokenizer,
@@ -84,7 +85,8 @@ class Batch:
             opened.callback(queue.close)
             opened.enter_context(guarded_forwards(model, queue.open()))
             self._open = opened.pop_all()
-        self._member = Member(queue, self._stop, self.sharing.obstacle)
+        prefixes = SharedPrefixes(queue.pause)
+        self._member = Member(queue, self._stop, self.sharing.obstacle, prefixes)
         return self
 
     def start(

@@ -11,6 +11,7 @@ from transformers.cache_utils import Cache
 
 from tokentape.generation import hf
 from tokentape.generation.batch.forward_queue import ForwardedStep, ForwardQueue
+from tokentape.generation.batch.shared_prefixes import SharedPrefixes
 from tokentape.generation.hooks.model_use import lock_of
 
 
@@ -34,6 +35,7 @@ class Member:
     stop: StopRequest
     obstacle: str
     """Why sequences of this model are forwarded alone; empty if they need not be."""
+    prefixes: SharedPrefixes
 
     def is_for(self, model: Any) -> bool:
         """Return whether the batch is one of this model."""

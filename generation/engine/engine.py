@@ -19,7 +19,7 @@ from tokentape.generation.cache import (
     salt_ids,
 )
 from tokentape.generation.checks import check_fits_context, check_not_training, check_switch
-from tokentape.generation.engine.prefill import prefill_alone
+from tokentape.generation.engine.prefill import SystemPrefill, prefill_alone
 from tokentape.generation.engine.prepared_turn import PreparedTurn, prepare_turn
 from tokentape.generation.engine.run_description import RunDescription
 from tokentape.generation.engine.run_numerics import RunNumerics
@@ -135,25 +135,23 @@ class Engine:
             policy = cache_policy(self._model)
             self.start_run()
             began = time.perf_counter()
-            lease: CacheLease | None = None
-            chunks: tuple[int, ...] = ()
+            prefilled: SystemPrefill | None = None
             disk_error = ""
             if ids and policy.mode is not CacheMode.NONE:
                 chunk_tokens = self._resources.prefill_chunk_tokens
-                lease, chunks = prefill_alone(self._model, self._cache, ids, chunk_tokens)
-                disk_error = self._write_to_disk(lease, ids)
+                prefilled = prefill_alone(self._model, self._cache, ids, chunk_tokens)
+                disk_error = self._write_to_disk(prefilled.lease, ids)
+            lease = None if prefilled is None else prefilled.lease
             self._record(
                 SystemPromptCached(
                     content=content,
                     text=text,
                     ids=ids,
                     sha256=ids_sha256(ids),
-                    chunks=chunks,
+                    chunks=() if prefilled is None else prefilled.chunks,
                     duration_us=elapsed_us(began),
                     kv_bytes=hf.kv_bytes(lease.cache) if lease is not None else 0,
-                    source=lease.reuse.source
-                    if lease is not None and not chunks
-                    else CacheSource.COMPUTED,
+                    source=CacheSource.COMPUTED if prefilled is None else prefilled.source,
                     disk_reason=disk_error or (lease.reuse.disk_reason if lease else ""),
                 )
             )

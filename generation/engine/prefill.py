@@ -1,16 +1,18 @@
 """The prefill of a prompt: the part that is not cached, in chunks where that is exact."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from transformers import GenerationConfig
 
 from tokentape.generation import hf
-from tokentape.generation.batch import member_for
+from tokentape.generation.batch import SharedPrefix, member_for
 from tokentape.generation.cache import NO_TOKEN, CacheLease, PrefixCache
 from tokentape.generation.numerics.attention import cuda_device
 from tokentape.generation.run_settings import default_chunk_tokens
+from tokentape.recorder.events import CacheMode, CacheSource
 
 _FULL_CHUNKS_TOKENS = 8192
 """The longest context for which the default chunk is not lowered.
@@ -81,15 +83,41 @@ def longest_chunk(chunk_tokens_max: int, total_tokens: int, *, on_cuda: bool) ->
     return max(1, min(default, default * _FULL_CHUNKS_TOKENS // total_tokens))
 
 
+@dataclass(frozen=True, slots=True)
+class SystemPrefill:
+    """A cache of exactly the ids of a system prompt."""
+
+    lease: CacheLease
+    chunks: tuple[int, ...]
+    """The lengths of the forwards that computed what was not cached, in tokens."""
+    source: CacheSource
+    """Where the keys and values came from. With chunks, `MEMORY` is another member of the batch."""
+
+
 def prefill_alone(
     model: Any, cache: PrefixCache, ids: tuple[int, ...], chunk_tokens: int | None
-) -> tuple[CacheLease, tuple[int, ...]]:
-    """Return a cache of exactly these ids, and the lengths of the forwards that filled it."""
+) -> SystemPrefill:
+    """Return a cache of exactly these ids, computed here or by another member of the batch."""
     config = hf.prefill_config(model)
     lease = cache.acquire((*ids, NO_TOKEN), config, total_tokens=len(ids) + 1)
-    if lease.reuse.reused_tokens == len(ids):
-        return lease, ()
-    _, _, chunks = prefill(
-        model, ids_tensor(ids, model.device), lease, config, chunk_tokens=chunk_tokens
+    reused = lease.reuse.reused_tokens
+    if reused == len(ids):
+        return SystemPrefill(lease, (), lease.reuse.source)
+
+    def compute() -> SharedPrefix:
+        tensor = ids_tensor(ids, model.device)
+        _, _, chunks = prefill(model, tensor, lease, config, chunk_tokens=chunk_tokens)
+        return SharedPrefix(lease.cache, chunks)
+
+    member = member_for(model)
+    # A foreign hook is to see the forwards of every run.
+    is_own = bool(reused) or lease.key["hooks"] != "none" or lease.policy.mode is not CacheMode.CROP
+    if member is None or is_own:
+        return SystemPrefill(lease, compute().chunks, CacheSource.COMPUTED)
+    name = (ids, chunk_tokens, tuple(sorted(lease.key.items())))
+    found, is_shared = member.prefixes.get(name, compute)
+    return SystemPrefill(
+        replace(lease, cache=found.cache),
+        found.chunks,
+        CacheSource.MEMORY if is_shared else CacheSource.COMPUTED,
     )
-    return lease, chunks

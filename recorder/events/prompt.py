@@ -63,7 +63,8 @@ class SystemPromptCached(EventBase):
     """The lengths of the forwards, in tokens.
 
     Empty if the system prompt was cached already, and if the model's cache cannot be reused: then
-    every turn computes the system prompt again.
+    every turn computes the system prompt again. With `source` memory, another run of a batch
+    computed the system prompt in these forwards.
     """
     duration_us: int
     kv_bytes: int

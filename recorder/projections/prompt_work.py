@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
-from tokentape.recorder.events import CacheDecided, SystemPromptCached
+from tokentape.recorder.events import CacheDecided, CacheSource, SystemPromptCached
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,5 +40,5 @@ class PromptWork:
 
 
 def computed_of_system(cached: Iterable[SystemPromptCached]) -> int:
-    """Return the tokens of system prompts that were computed, not read from a stored cache."""
-    return sum(sum(each.chunks) for each in cached)
+    """Return the tokens of system prompts that the run computed itself."""
+    return sum(sum(each.chunks) for each in cached if each.source is CacheSource.COMPUTED)
