@@ -53,8 +53,6 @@ class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)  # type: ignore[no-untyped-call]
         self._buffer: _Buffer | None = None
-        self._view: torch.Tensor | None = None
-        """`keys` as they were made from the buffer; others may be assigned to the layer."""
 
     def __copy__(self) -> Self:
         twin = type(self).__new__(type(self))
@@ -65,7 +63,7 @@ class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
 
     def __getstate__(self) -> dict[str, Any]:
         # Pickled layers and deep copies share no buffer.
-        return vars(self) | {"_buffer": None, "_view": None}
+        return vars(self) | {"_buffer": None}
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
@@ -84,7 +82,7 @@ class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         buffer.keys[:, :, held:needed] = key_states
         buffer.values[:, :, held:needed] = value_states
         buffer.taken = needed
-        self.keys = self._view = buffer.keys[:, :, :needed]
+        self.keys = buffer.keys[:, :, :needed]
         self.values = buffer.values[:, :, :needed]
         return self.keys, self.values
 
@@ -93,7 +91,7 @@ class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Append the states of one token as `update` does. No gradients are recorded."""
         buffer = self._buffer
-        if buffer is None or self.keys is None or self.keys is not self._view:
+        if buffer is None or self.keys is None or not self._is_backed_by(buffer):
             return self.update(keys, values)
         held = self.keys.shape[2]
         if buffer.taken != held or buffer.keys.shape[2] == held:
@@ -101,7 +99,7 @@ class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         buffer.keys.narrow(2, held, 1).copy_(keys)
         buffer.values.narrow(2, held, 1).copy_(values)
         buffer.taken = held + 1
-        self.keys = self._view = buffer.keys.narrow(2, 0, held + 1)
+        self.keys = buffer.keys.narrow(2, 0, held + 1)
         self.values = buffer.values.narrow(2, 0, held + 1)
         return self.keys, self.values
 
@@ -124,7 +122,7 @@ class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         buffer = self._buffer
         assert buffer is not None
         buffer.taken = tokens
-        self.keys = self._view = buffer.keys[:, :, :tokens]
+        self.keys = buffer.keys[:, :, :tokens]
         self.values = buffer.values[:, :, :tokens]
 
     def last_states(self) -> tuple[torch.Tensor, torch.Tensor]:
