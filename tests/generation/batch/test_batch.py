@@ -32,10 +32,14 @@ def test_each_run_gets_the_tokens_that_it_gets_alone(
 ) -> None:
     lm = make_lm(family)
     kinds: list[dict[str, Any]] = [{"greedy": True}, {}, {"steered": True}, {}, {"greedy": True}]
-    alone = [talk(lm, store, number, **kind) for number, kind in enumerate(kinds)]
+    runs = [(lm, store, number, kind) for number, kind in enumerate(kinds)]
 
+    def two_turns(lm: tt.LoadedModel, store: DatabaseStore, number: int, kind: Any) -> str:
+        return talk(lm, store, number, turns=2, **kind)
+
+    alone = [two_turns(*each) for each in runs]
     with tt.Batch(lm, size=4) as batch:
-        jobs = [batch.start(talk, lm, store, number, **kind) for number, kind in enumerate(kinds)]
+        jobs = [batch.start(two_turns, *each) for each in runs]
     together = [job.result() for job in jobs]
 
     assert [replies(each) for each in together] == [replies(each) for each in alone]
