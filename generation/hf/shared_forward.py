@@ -92,7 +92,7 @@ class SequenceStep:
 class SharedForwards:
     """Forwards of a model with a row for each of several sequences.
 
-    The caller uses the model alone, and has asked `sharing_obstacle` and `cache_obstacle`.
+    The caller holds the model's lock; `sharing_obstacle` and `cache_obstacle` returned None.
     """
 
     def __init__(self, model: Any) -> None:
@@ -263,7 +263,7 @@ def _is_plain(settings: Mapping[str, Any]) -> bool:
 
 
 def _in_rows(values: Sequence[Value], places: Sequence[int], rows: int) -> list[Value]:
-    """Return the values at their places among so many rows, and the first one at all others."""
+    """Return `rows` values: each at its place, and the first one in the rows without a place."""
     found = [values[0]] * rows
     for place, value in zip(places, values, strict=True):
         found[place] = value

@@ -42,7 +42,7 @@ _FAILURES = 2
 
 @dataclass(slots=True, eq=False)
 class _ModelSteps:
-    """What is known of the steps of one model."""
+    """The counted steps and the trace of one model."""
 
     steps: int = 0
     """Steps that its modules computed since it was last traced."""
@@ -169,7 +169,7 @@ def trace_obstacle(model: Any, cache: Cache) -> str | None:
 
 
 def _is_plain(module: torch.nn.Module) -> bool:
-    """Return whether calling a module does what its class says, and no more."""
+    """Return whether calling a module runs the `forward` of its class and no hook."""
     hooked = module._forward_hooks or module._forward_pre_hooks
     return not hooked and "forward" not in vars(module)
 

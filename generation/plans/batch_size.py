@@ -58,8 +58,8 @@ def fitting_batch(
 
     Each run is taken to be as long as its plan allows, see `plan_memory`, and a tenth of what all
     need is kept free for blocks of the allocator that are too small. `free_bytes` is by default
-    what is free now on the model's device, where the weights are already. No more than `BATCH_MAX`
-    runs are chosen, and no more than there are. Raise PromptError if a plan names a tool or a
+    the free memory of the model's device, which holds the weights. At most `BATCH_MAX` runs are
+    chosen, and at most all of them. Raise PromptError if a plan names a tool or a
     weight that does not exist.
     """
     sizes = model_sizes(lm.model, lm.name)

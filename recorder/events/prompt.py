@@ -86,6 +86,11 @@ class SystemPromptCached(EventBase):
         lines = f" … {len(more)} lines more" if more else ""
         return f"system: {visible(first)}{lines} ({len(self.ids):,} tokens)"
 
+    @property
+    def computed_tokens(self) -> int:
+        """Return the tokens that this run computed, and no other run of a batch."""
+        return 0 if self.source is CacheSource.MEMORY else sum(self.chunks)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessageAdded(EventBase):

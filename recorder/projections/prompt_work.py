@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
-from tokentape.recorder.events import CacheDecided, CacheSource, SystemPromptCached
+from tokentape.recorder.events import CacheDecided, SystemPromptCached
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,4 +41,4 @@ class PromptWork:
 
 def computed_of_system(cached: Iterable[SystemPromptCached]) -> int:
     """Return the tokens of system prompts that the run computed itself."""
-    return sum(sum(each.chunks) for each in cached if each.source is CacheSource.COMPUTED)
+    return sum(each.computed_tokens for each in cached)

@@ -1,7 +1,7 @@
 """Streams of several recordings in one forward: which go together, and their logits.
 
 A short stream leaves a forward half idle. Streams of like length are forwarded together, padded at
-their ends; what they begin with in common, such as a system prompt, is forwarded once.
+their ends. A common beginning, such as a system prompt, is forwarded once.
 """
 
 from collections.abc import Iterator, Sequence

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from tokentape.recorder import Envelope
-from tokentape.recorder.events import CacheSource, SystemPromptCached
+from tokentape.recorder.events import SystemPromptCached
 from tokentape.recorder.projections import PromptWork, Turn
 from tokentape.replay.run_diff.turn_diff import compare_texts
 from tokentape.replay.view.viewed_turns import ViewedRound
@@ -115,8 +115,7 @@ def cache_savings(
     ]
     own = [each.turn for each in rounds if each.run_id == run_id and each.turn.cache is not None]
     work = PromptWork.of(system, (each.cache for each in own if each.cache is not None))
-    computed = [each for each in system if each.chunks and each.source is CacheSource.COMPUTED]
-    timed = [(sum(each.chunks), each.duration_us) for each in computed]
+    timed = [(each.computed_tokens, each.duration_us) for each in system if each.computed_tokens]
     timed += [(sum(p.chunks), p.duration_us) for p in (t.prefill for t in own) if p is not None]
     tokens, duration_us = (sum(column) for column in zip(*timed, strict=True)) if timed else (0, 0)
     return {
