@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from tokentape.generation.engine.multinomial import pick, skip_exponentials
 from tokentape.generation.errors import ModelError
 from tokentape.recorder.numbers import to_half
 
@@ -48,7 +49,7 @@ def draw(
 
     `logits` are raw and `scores` processed, both float32 of shape (1, vocab). If nothing was
     processed they are the same tensor, which saves a pass over the vocabulary. The draw is that of
-    `GenerationMixin._sample`: one `torch.multinomial` over the whole vocabulary. In a replay, the
+    `GenerationMixin._sample`: `torch.multinomial` over the whole vocabulary. In a replay, the
     `recorded` token, int64 of shape (1,), comes next whatever is picked. A `forced` one, of the
     same shape, was chosen by the experimenter: it uses one draw, and no processor applies to it.
     Raise ModelError if no token can be drawn.
@@ -66,7 +67,7 @@ def draw(
         return Draw(token, processed, picked)
     probabilities = torch.softmax(scores, dim=-1)
     try:
-        drawn = torch.multinomial(probabilities, num_samples=1, generator=generator)
+        drawn = pick(probabilities, generator)
     except RuntimeError as error:
         raise ModelError(f"nothing can be sampled from the model's logits: {error}") from None
     picked = drawn.squeeze(1)
@@ -149,10 +150,5 @@ def round_seed(seed: int, first_step: int) -> int:
 
 
 def skip_draws(generator: torch.Generator, vocabulary: int, draws: int) -> None:
-    """Advance the generator as drawing this many tokens from the vocabulary does.
-
-    How much of the stream a draw consumes depends on the device, so the same calls are made.
-    """
-    uniform = torch.ones((1, vocabulary), device=generator.device)
-    for _ in range(draws):
-        torch.multinomial(uniform, num_samples=1, generator=generator)
+    """Advance the generator as drawing this many tokens from the vocabulary does."""
+    skip_exponentials(generator, draws * vocabulary, vocabulary=vocabulary)

@@ -8,6 +8,7 @@ import torch
 
 import tokentape as tt
 from benchmarks.tiny_models import random_ids
+from tokentape.generation.engine import multinomial
 from tokentape.generation.hf import processors
 from tokentape.store import DatabaseStore
 
@@ -56,8 +57,9 @@ def test_a_recorded_token_costs_one_transfer(
     settings: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # On a CPU, where nothing waits, `top_p` reads numbers; on a GPU it is left to transformers.
+    # On a CPU, where nothing waits, `top_p` and the draw read numbers; on a GPU libraries do both.
     monkeypatch.setattr(processors, "keep_nucleus", lambda warper, *args: warper(*args))
+    monkeypatch.setattr(multinomial, "draws_are_known", lambda device: False)
     few, many = (counted(lm, tt.Recorder(store), tokens, settings) for tokens in (5, 12))
 
     assert many - few == {"tolist": 7}

@@ -184,31 +184,6 @@ def test_settings_that_do_not_act_token_by_token_are_rejected(
     assert store.summaries() == []
 
 
-def test_a_step_needs_one_transfer_from_the_device(
-    lm: tt.LoadedModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Count transfers: each one waits for the device."""
-    tt.cache_policy(lm.model)
-    transfers: list[str] = []
-    for name in ("tolist", "item", "__bool__", "__int__", "__float__", "cpu", "numpy"):
-        original = getattr(torch.Tensor, name)
-
-        def counted(self: torch.Tensor, *args: Any, _name: str = name, _was: Any = original) -> Any:
-            transfers.append(_name)
-            return _was(self, *args)
-
-        monkeypatch.setattr(torch.Tensor, name, counted)
-    generator = tt.ManualGenerator(lm.model, lm.tokenizer)
-    settings: dict[str, Any] = {"do_sample": True, "top_k": 20, "repetition_penalty": 1.1}
-    counts = []
-    for tokens in (5, 15):
-        transfers.clear()
-        generator.generate(IDS, max_new_tokens=tokens, seed=1, min_new_tokens=tokens, **settings)
-        counts.append(len(transfers))
-
-    assert counts[1] - counts[0] == 10
-
-
 def test_no_processor_is_created_per_token(lm: tt.LoadedModel) -> None:
     processors = hf.prepare(
         lm.model,

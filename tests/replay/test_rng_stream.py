@@ -4,9 +4,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from packaging.version import Version
 
-from tokentape.replay.checking import rng_stream as noise
+from tokentape.generation.engine import multinomial
 from tokentape.replay.checking.rng_stream import NoiseStream
 
 VOCABULARY = 97
@@ -18,12 +17,6 @@ def exponentials(seed: int, rows: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     drawn = [torch.empty(VOCABULARY).exponential_(1.0, generator=generator) for _ in range(rows)]
     return torch.stack(drawn)
-
-
-def test_this_torch_draws_in_the_way_that_is_known() -> None:
-    if Version(torch.__version__) < Version("2.7"):
-        pytest.skip("torch 2.6 draws the exponentials of each call from a stream of MKL")
-    assert noise.is_known_stream()
 
 
 @settings(max_examples=30)
@@ -46,9 +39,9 @@ def test_rows_at_once_are_the_rows_one_by_one(seed: int, parts: list[int], share
 def test_rows_that_are_left_out_are_drawn_all_the_same(
     known: bool, skipped: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if known and not noise.is_known_stream():
+    if known and not multinomial.draws_are_known(CPU):
         pytest.skip("this torch draws exponentials in another way")
-    monkeypatch.setattr(noise, "is_known_stream", lambda: known)
+    monkeypatch.setattr(multinomial, "draws_are_known", lambda device: known)
     stream = NoiseStream(5, VOCABULARY, CPU)
     stream.skip(skipped * VOCABULARY)
     everything = torch.ones((2, VOCABULARY), dtype=torch.bool)
