@@ -77,8 +77,10 @@ class Batch:
         model = self._lm.model
         if lock_of(model).is_shared:
             raise TokentapeError("another batch uses this model: start the functions in that one")
-        self.sharing = probe_sharing(model, self._size)
-        queue = ForwardQueue(model, self.sharing.row_counts, threads=torch.get_num_threads())
+        sharing = self.sharing = probe_sharing(model, self._size)
+        queue = ForwardQueue(
+            model, sharing.forwards, sharing.row_counts, threads=torch.get_num_threads()
+        )
         with self._open as opened:
             opened.enter_context(ended_by_signals())
             opened.enter_context(self._lm.identity.held())

@@ -6,17 +6,8 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from tokentape.generation.hf import unwrapped
-from tokentape.generation.hooks.hook_types import ReadOnlyHook
+from tokentape.generation.hooks.hook_types import LockHook
 from tokentape.generation.hooks.model_use import joined_use, lock_of, locked_forward
-
-
-class _GuardHook(ReadOnlyHook):
-    """A hook that acts on every forward, and neither reads nor changes it."""
-
-    __slots__ = ()
-
-    def __call__(self, *args: Any) -> None:
-        self._call(*args)
 
 
 @contextmanager
@@ -43,8 +34,8 @@ def guarded_forwards(model: Any, unguarded: threading.Thread) -> Iterator[None]:
     with joined_use(model):
         lock.is_shared = True
         handles = (
-            base.register_forward_pre_hook(_GuardHook(before), prepend=True),
-            base.register_forward_hook(_GuardHook(after), always_call=True),
+            base.register_forward_pre_hook(LockHook(before), prepend=True),
+            base.register_forward_hook(LockHook(after), always_call=True),
         )
     try:
         yield

@@ -60,17 +60,14 @@ class ForwardQueue:
     """
 
     model: Any
+    forwards: hf.SharedForwards
     row_counts: RowCounts
     threads: int
     """The threads that torch computes a forward with."""
-    _shared: hf.SharedForwards = field(init=False)
     _requests: list[_Request] = field(default_factory=list)
     _changed: threading.Condition = field(default_factory=threading.Condition)
     _closed: bool = False
     _thread: threading.Thread | None = None
-
-    def __post_init__(self) -> None:
-        self._shared = hf.SharedForwards(self.model)
 
     def open(self) -> threading.Thread:
         """Start the thread that forwards, and return it."""
@@ -172,7 +169,7 @@ class ForwardQueue:
         steps = [each.step for each in requests if each.step is not None]
         try:
             with shared_forward(self.model, scopes), torch.no_grad():
-                found = self._shared.forward(steps, rows=rows, places=places)
+                found = self.forwards.forward(steps, rows=rows, places=places)
             for each, logits, row in zip(requests, found, places, strict=True):
                 each.found = ForwardedStep(logits, rows=rows, row=row)
         except BaseException as error:

@@ -38,9 +38,8 @@ class RowCounts:
         return min(rows[bisect_left(rows, sequences) :], key=self.durations_us.__getitem__)
 
 
-def probe_row_counts(model: Any, size: int) -> RowCounts:
+def probe_row_counts(model: Any, shared: hf.SharedForwards, size: int) -> RowCounts:
     """Time forwards of a model for up to `size` sequences. The caller uses the model alone."""
-    shared = hf.SharedForwards(model)
     candidates = sorted({each for each in _CANDIDATES if each < size} | {size})
     # One more may be faster than the size itself.
     candidates += [each for each in _CANDIDATES if each > size][:1]

@@ -29,23 +29,32 @@ class Sharing:
     obstacle: str
     """Why each run is forwarded alone, as `kind:what`; empty if they share forwards."""
     row_counts: RowCounts
+    forwards: hf.SharedForwards
 
 
 def probe_sharing(model: Any, size: int) -> Sharing:
     """Try forwards of two sequences, and time them for up to `size` sequences."""
-    alone = RowCounts({1: 0})
+    shared, counts = hf.SharedForwards(model), RowCounts({1: 0})
     obstacle = hf.sharing_obstacle(model)
     if size > 1 and obstacle is None:
         with exclusive_use(model), without_hooks(model), torch.no_grad():
-            obstacle = _obstacle_found(model)
+            obstacle = _obstacle_found(model, shared)
             if obstacle is None:
-                return Sharing(obstacle="", row_counts=probe_row_counts(model, size))
-    return Sharing(obstacle=obstacle or "", row_counts=alone)
+                _prove_trace(model, shared, size)
+                counts = probe_row_counts(model, shared, size)
+    return Sharing(obstacle=obstacle or "", row_counts=counts, forwards=shared)
 
 
-def _obstacle_found(model: Any) -> str | None:
+def _prove_trace(model: Any, shared: hf.SharedForwards, size: int) -> None:
+    """Let forwards be taken from a trace, if it has the bits of the modules."""
+    step = short_sequence(model, length=2)
+    rows = max(3, size)
+    steps, copies = ([forked_sequence(model, step) for _ in range(rows)] for _ in range(2))
+    shared.prove_trace(steps, copies)
+
+
+def _obstacle_found(model: Any, shared: hf.SharedForwards) -> str | None:
     """Return why two sequences that are forwarded together do not get what each gets alone."""
-    shared = hf.SharedForwards(model)
     prefilled = [short_sequence(model, length=length) for length in (3, 5)]
 
     def sequences() -> list[hf.SequenceStep]:

@@ -11,34 +11,30 @@ its sequences alone, at its place, with copies of its row in place of the others
 """
 
 import copy
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from itertools import chain
+from typing import Any
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from tokentape.generation.errors import ModelError
 from tokentape.generation.hf.attention_kernel import ALWAYS_THERE, attention_kernel
 from tokentape.generation.hf.caches import cache_name, experts_setting, prefix_obstacle
 from tokentape.generation.hf.decoder import Decoder, decoding
-from tokentape.generation.hf.growing_layer import GrowingLayer, append_rows
+from tokentape.generation.hf.growing_layer import GrowingLayer
+from tokentape.generation.hf.row_attention import (
+    KERNEL,
+    RowCaches,
+    attending,
+    function_of,
+    in_rows,
+)
 from tokentape.generation.hf.signatures import accepts, unwrapped
+from tokentape.generation.hf.traced_rows import TracedRows, traced_rows
 from tokentape.generation.hooks.hook_types import TapeHook, foreign_hooks
 
-Value = TypeVar("Value")
-
-_KERNEL = "tokentape_rows"
-"""The name under which `_attend_rows` is registered.
-
-transformers knows no masks for this name, and so makes none.
-"""
 _FIELD = "_attn_implementation"
 _LAYERS = (GrowingLayer, DynamicLayer, DynamicSlidingWindowLayer)
 _LAYER_TYPES = frozenset({"full_attention", "sliding_attention"})
@@ -106,7 +102,10 @@ class SharedForwards:
             for module in top.modules()
             if module is not top and hasattr(vars(module).get("config"), _FIELD)
         ]
-        self._functions = {module: _function_of(module) for module, _, _ in self._configs}
+        self._functions = {module: function_of(module) for module, _, _ in self._configs}
+        self._trace: TracedRows | None = None
+        self.traced_forwards = 0
+        """The forwards whose logits came from a trace."""
 
     def forward(
         self, steps: Sequence[SequenceStep], *, rows: int, places: Sequence[int]
@@ -118,37 +117,76 @@ class SharedForwards:
         not come through transformers' interface: the caches are unusable then.
         """
         inputs = [each.decoder.inputs_of_step(each.ids) for each in steps]
-        of_rows = _in_rows(inputs, places, rows)
-        arguments = {
-            name: torch.cat([each[name] for each in of_rows])
-            for name in ("input_ids", "position_ids")
-        }
-        if "logits_to_keep" in inputs[0]:
-            arguments["logits_to_keep"] = inputs[0]["logits_to_keep"]
-        caches = _RowCaches([each.decoder.cache for each in steps], places, rows, self._functions)
+        of_rows = in_rows(inputs, places, rows)
+        ids, positions = (
+            torch.cat([each[name] for each in of_rows]) for name in ("input_ids", "position_ids")
+        )
+        constants = _constants(inputs[0])
+        caches = RowCaches([each.decoder.cache for each in steps], places, rows, self._functions)
         inference = all(each.decoder.allows_inference_mode for each in steps)
-        with (
-            torch.inference_mode() if inference else torch.no_grad(),
-            self._attending(caches),
-            decoding(self._model),
-        ):
-            logits = self._model(
-                **arguments,
-                **{self._cache_name: caches},
-                attention_mask=None,
-                use_cache=True,
-                return_dict=True,
-            ).logits
+        with torch.inference_mode() if inference else torch.no_grad(), decoding(self._model):
+            trace = self._trace
+            if trace is not None and trace.applies(constants):
+                logits = trace.forward(ids, positions, caches)
+                self.traced_forwards += 1
+            else:
+                logits = self._by_modules(ids, positions, constants, caches)
         caches.check_attended()
         return [
             each.decoder.logits_of_step(logits[row : row + 1])
             for each, row in zip(steps, places, strict=True)
         ]
 
+    def prove_trace(self, steps: Sequence[SequenceStep], copies: Sequence[SequenceStep]) -> bool:
+        """Take forwards from a trace from now on, if it gives the bits of the modules.
+
+        `steps` and `copies` are the same sequences, with caches of their own; both are forwarded.
+        There are more than two, which is the number of rows of the traced forward. The model has
+        no hooks meanwhile. Return whether forwards are taken from a trace.
+        """
+        if not all(each.decoder.allows_inference_mode for each in (*steps, *copies)):
+            return False
+        constants = _constants(steps[0].decoder.inputs_of_step(steps[0].ids))
+        layers = len(steps[0].decoder.cache.layers)
+        found = traced_rows(self._model, self._cache_name, layers, constants)
+        if isinstance(found, str):
+            return False
+        self._trace = None
+        places = range(len(steps))
+        by_modules = self.forward(steps, rows=len(steps), places=places)
+        self._trace = found
+        try:
+            traced = self.forward(copies, rows=len(steps), places=places)
+            same = all(map(torch.equal, traced, by_modules)) and _same_states(steps, copies)
+        except RuntimeError:  # some releases of torch hold the number of rows of the trace
+            same = False
+        if not same:
+            self._trace = None
+        return same
+
+    def _by_modules(
+        self,
+        ids: torch.Tensor,
+        positions: torch.Tensor,
+        constants: Mapping[str, Any],
+        caches: RowCaches,
+    ) -> torch.Tensor:
+        """Return the logits of a forward that the modules compute, shape (rows, 1, vocab)."""
+        with attending(caches), self._choosing_kernel():
+            logits: torch.Tensor = self._model(
+                input_ids=ids,
+                position_ids=positions,
+                **constants,
+                **{self._cache_name: caches},
+                attention_mask=None,
+                use_cache=True,
+                return_dict=True,
+            ).logits
+        return logits
+
     @contextmanager
-    def _attending(self, caches: "_RowCaches") -> Iterator[None]:
-        """Within this context, let attention of the model read the caches row by row."""
-        token = _caches.set(caches)
+    def _choosing_kernel(self) -> Iterator[None]:
+        """Within this context, let attention of the model be that of `row_attention`."""
         try:
             # Assigning to an attribute of a module takes microseconds, and there are a hundred.
             for module, _, twin in self._configs:
@@ -157,128 +195,28 @@ class SharedForwards:
         finally:
             for module, config, _ in self._configs:
                 vars(module)["config"] = config
-            _caches.reset(token)
 
 
-class _RowCaches(Cache):
-    """The caches of the sequences of a forward, each of which gets one row of it."""
-
-    def __init__(
-        self,
-        caches: Sequence[Cache],
-        places: Sequence[int],
-        rows: int,
-        functions: Mapping[torch.nn.Module, Callable[..., Any] | None],
-    ) -> None:
-        super().__init__(layers=list(caches[0].layers))
-        self._caches = caches
-        self._places = list(places)
-        self._fills_rows = self._places == list(range(rows))
-        self._functions = functions
-        self._states: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] = {}
-        """By layer: the keys and values of each sequence, until attention has read them."""
-        self._attended: set[int] = set()
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        return max(int(each.get_seq_length(layer_idx)) for each in self._caches)
-
-    def update(
-        self,
-        key_states: torch.Tensor,
-        value_states: torch.Tensor,
-        layer_idx: int,
-        *args: Any,
-        **kwargs: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append its row to each sequence. Return the rows: `attend` reads what is held."""
-        layers = [cache.layers[layer_idx] for cache in self._caches]
-        keys, values = (
-            states if self._fills_rows else states[self._places]
-            for states in (key_states, value_states)
-        )
-        self._states[layer_idx] = append_rows(layers, keys, values)
-        return key_states, value_states
-
-    def attend(self, module: Any, query: torch.Tensor, **settings: Any) -> torch.Tensor:
-        """Return the attention of each row, shape (rows, 1, heads, dim).
-
-        Rows of no sequence have that of the first sequence. Raise ModelError for a layer that holds
-        no keys and values of its own.
-        """
-        states = self._states.pop(module.layer_idx, None)
-        if states is None:
-            raise ModelError(f"layer {module.layer_idx} reads keys and values of another layer")
-        self._attended.add(module.layer_idx)
-        function = self._functions.get(module)
-        if function is None:
-            raise ModelError(f"{type(module).__name__} has no attention function")
-        rows = torch.split(query, 1)
-        pairs = zip(self._places, states, strict=True)
-        if function is sdpa_attention_forward and _is_plain(settings):
-            # What that function does for one query, without its Python code in each row.
-            heads = [
-                scaled_dot_product_attention(
-                    rows[row], keys, values, scale=settings.get("scaling"), enable_gqa=True
-                )
-                for row, (keys, values) in pairs
-            ]
-            return torch.cat(_in_rows(heads, self._places, len(rows))).transpose(1, 2).contiguous()
-        outputs = [
-            function(module, rows[row], keys, values, None, **settings)[0]
-            for row, (keys, values) in pairs
-        ]
-        return torch.cat(_in_rows(outputs, self._places, len(rows)))
-
-    def check_attended(self) -> None:
-        """Raise ModelError if a layer's keys and values were not read by `attend`."""
-        if self._states or len(self._attended) != len(self.layers):
-            raise ModelError("its attention does not come through transformers' interface")
+def _constants(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a step that all sequences have alike."""
+    return {name: inputs[name] for name in ("logits_to_keep",) if name in inputs}
 
 
-_caches: ContextVar[_RowCaches] = ContextVar("tokentape_row_caches")
-"""The caches of the forward that this thread computes."""
-
-
-def _attend_rows(
-    module: Any,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    **settings: Any,
-) -> tuple[torch.Tensor, None]:
-    """Compute attention row by row, as an attention function of transformers."""
-    # For kernels that are not used here: one position of each row, where one of a row is due.
-    settings.pop("position_ids", None)
-    return _caches.get().attend(module, query, **settings), None
-
-
-ALL_ATTENTION_FUNCTIONS.register(_KERNEL, _attend_rows)
-
-
-def _is_plain(settings: Mapping[str, Any]) -> bool:
-    """Return whether attention with these settings is the softmax of scaled products alone."""
-    changing = ("softcap", "position_bias", "s_aux", "cache")
-    return not settings.get("dropout") and all(settings.get(each) is None for each in changing)
-
-
-def _in_rows(values: Sequence[Value], places: Sequence[int], rows: int) -> list[Value]:
-    """Return `rows` values: each at its place, and the first one in the rows without a place."""
-    found = [values[0]] * rows
-    for place, value in zip(places, values, strict=True):
-        found[place] = value
-    return found
+def _same_states(steps: Sequence[SequenceStep], copies: Sequence[SequenceStep]) -> bool:
+    """Return whether two lists of sequences have caches with the same bits."""
+    layers = (
+        zip(step.decoder.cache.layers, copied.decoder.cache.layers, strict=True)
+        for step, copied in zip(steps, copies, strict=True)
+    )
+    pairs: Iterator[tuple[Any, Any]] = chain.from_iterable(layers)
+    return all(
+        torch.equal(one.keys, other.keys) and torch.equal(one.values, other.values)
+        for one, other in pairs
+    )
 
 
 def _twin(config: Any) -> Any:
-    """Return a copy of a config that chooses `_attend_rows`."""
+    """Return a copy of a config that chooses the attention of rows."""
     twin = copy.deepcopy(config)
-    twin._attn_implementation = _KERNEL
+    twin._attn_implementation = KERNEL
     return twin
-
-
-def _function_of(module: Any) -> Callable[..., Any] | None:
-    """Return the attention function that a module calls when it is forwarded alone."""
-    eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
-    kernel = str(module.config._attn_implementation)
-    return cast("Callable[..., Any] | None", ALL_ATTENTION_FUNCTIONS.get(kernel, eager))

@@ -1,39 +1,27 @@
 """Forwards of single tokens without the Python code of the model's modules, with the same bits.
 
-In a small model on a CPU, a quarter of a decode step is Python code of modules. `torch.jit.trace`
-lists the tensor operations of one forward; running the list needs none of that code, and the same
-operations on the same tensors give the same bits. The weights are arguments of the list, so it
-holds none of them. Each turn proves its first traced step against the modules, bit for bit, before
-another is taken from the trace alone. `tests/generation/test_traced_step.py` checks the rest.
+In a small model on a CPU, a quarter of a decode step is Python code of modules; a trace of the
+model needs none of it. Each turn proves its first traced step against the modules, bit for bit,
+before another is taken from the trace alone. `tests/generation/test_traced_step.py` checks the
+rest.
 """
 
-import copy
-import warnings
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch.nn.modules import module as torch_module
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
-from transformers.generation.utils import GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from tokentape.generation.hf.attention_kernel import attention_kernel
-from tokentape.generation.hf.caches import prefix_obstacle
 from tokentape.generation.hf.growing_layer import GrowingLayer
-from tokentape.generation.hf.layer_cast import stored_class
+from tokentape.generation.hf.traced_model import TracedModel, trace_model, trace_obstacle
 
 UNTRACED_STEPS = 32
 """Steps of a model in a process before it is traced, which takes as long as some ten steps."""
 UNTRACED_TURN_STEPS = 8
 """Steps of a turn before one is traced: a proof takes as long as some four traced steps save."""
-FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "smollm3"})
-"""Values of `model_type` whose step has the same operations at every position.
-
-Mixtures of experts choose their operations by the numbers, which a trace cannot.
-"""
 _INPUTS = frozenset({"input_ids", "position_ids", "use_cache", "logits_to_keep"})
 """Arguments of a traceable forward, besides its cache."""
 _FAILURES = 2
@@ -101,7 +89,7 @@ class StepForwards:
         if known.trace is None:
             if not torch.is_inference_mode_enabled():
                 return None
-            obstacle = trace_obstacle(self.model, cache)
+            obstacle = step_obstacle(self.model, cache)
             made = obstacle or _trace(self.model, self.cache_name, inputs, cache)
             if isinstance(made, str):
                 known.obstacle = made if obstacle is None else None
@@ -139,76 +127,34 @@ class StepForwards:
         return outputs
 
 
-def trace_obstacle(model: Any, cache: Cache) -> str | None:
-    """Return why the steps of a model cannot be traced now, or None.
+def step_obstacle(model: Any, cache: Any) -> str | None:
+    """Return why the steps of a model onto this cache cannot be traced now, or None."""
+    return trace_obstacle(model) or _cache_obstacle(cache)
 
-    A model is traced only on a CPU: on a GPU torch fuses traced operations, which changes bits.
-    """
-    if getattr(model.config, "model_type", None) not in FAMILIES:
-        return "family"
-    if _modes_are_active() or not all(map(_is_plain, model.modules())):
-        return "hooks"
-    if attention_kernel(model) != "sdpa":
-        return "attention kernel"
-    if prefix_obstacle(model) is not None:
-        return "positions that depend on the length"
-    if not _has_common_steps(model):
-        return "steps of its own"
-    if not all(type(layer) is GrowingLayer for layer in cache.layers):
+
+def _cache_obstacle(cache: Any) -> str | None:
+    """Return why a step onto this cache cannot be traced, or None."""
+    if not isinstance(cache, DynamicCache):
         return "cache"
-    for module in model.modules():
-        kind = type(module)
-        if stored_class(kind) is not kind:
-            return "computed in another dtype"
-        if not kind.__module__.startswith(("torch.nn.", "transformers.")) or module.training:
-            return f"module {kind.__name__}"
-    for each in (*model.parameters(), *model.buffers()):
-        if type(each) not in (torch.Tensor, torch.nn.Parameter) or each.device.type != "cpu":
-            return "weights"
-    return None
-
-
-def _is_plain(module: torch.nn.Module) -> bool:
-    """Return whether calling a module runs the `forward` of its class and no hook."""
-    hooked = module._forward_hooks or module._forward_pre_hooks
-    return not hooked and "forward" not in vars(module)
-
-
-def _has_common_steps(model: Any) -> bool:
-    """Return whether what `generate` does between forwards is that of most models."""
-    names = ("prepare_inputs_for_generation", "_update_model_kwargs_for_generation")
-    return all(getattr(type(model), name) is getattr(GenerationMixin, name) for name in names)
+    return None if all(type(each) is GrowingLayer for each in cache.layers) else "cache"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Trace:
     """The operations of a step of one model."""
 
-    graph: Callable[..., torch.Tensor]
+    traced: TracedModel
     constants: Mapping[str, Any]
     """The arguments of the traced forward that are no tensors."""
-    weights: tuple[tuple[dict[str, Any], str], ...]
-    """Where the model holds each of its weights and buffers."""
-    hooks: tuple[Mapping[int, Any], ...]
-    """The hooks of each module, which are empty if the trace can be used."""
-    attributes: tuple[dict[str, Any], ...]
-    """The attributes of each module: a `forward` among them replaces that of the class."""
-    forwards: tuple[tuple[Any, Any], ...]
-    """The classes of the modules, and their `forward` when they were traced."""
     layers: int
 
     def applies(self, inputs: Mapping[str, Any], cache: Any) -> bool:
         """Return whether a step with these inputs can be taken from the trace now."""
         return (
-            torch.is_inference_mode_enabled()
-            and not any(self.hooks)
-            and not any("forward" in each for each in self.attributes)
-            and all(kind.forward is forward for kind, forward in self.forwards)
-            and not _modes_are_active()
+            self.traced.applies()
             and _constants(inputs) == self.constants
-            and isinstance(cache, DynamicCache)
+            and _cache_obstacle(cache) is None
             and len(cache.layers) == self.layers
-            and all(type(layer) is GrowingLayer for layer in cache.layers)
         )
 
     def forward(
@@ -221,26 +167,11 @@ class _Trace:
         """
         tokens = ids.shape[1]
         buffers = [each for layer in cache.layers for each in layer.buffers_for(tokens)]
-        weights = [owner[name] for owner, name in self.weights]
-        with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
-            logits: torch.Tensor = self.graph(
-                ids, inputs["input_ids"], inputs["position_ids"], *buffers, *weights
-            )
+        logits = self.traced.forward(ids, inputs["input_ids"], inputs["position_ids"], *buffers)
         if not again:
             for layer in cache.layers:
                 layer.take_written(tokens)
         return logits
-
-
-def _modes_are_active() -> bool:
-    """Return whether hooks on all modules, autocast or a mode of torch see the operations."""
-    return bool(
-        torch_module._global_forward_hooks
-        or torch_module._global_forward_pre_hooks
-        or torch.is_autocast_enabled("cpu")
-        or torch._C._len_torch_function_stack()
-        or torch._C._len_torch_dispatch_stack()
-    )
 
 
 def _constants(inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -250,75 +181,35 @@ def _constants(inputs: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _trace(model: Any, cache_name: str, inputs: Mapping[str, Any], cache: Any) -> "_Trace | str":
-    """Trace a step of a model on a copy of its cache; return why if that is not possible.
-
-    The model is not touched: a copy of its modules, with the same weights, is traced.
-    """
+def _trace(model: Any, cache_name: str, inputs: Mapping[str, Any], cache: Any) -> _Trace | str:
+    """Trace a step of a model on a copy of its cache; return why if that is not possible."""
     if set(inputs) != _INPUTS | {cache_name}:
         return f"arguments {sorted(inputs)}"
     constants = _constants(inputs)
-    places = _places(model)
-    # Tied weights are one tensor in several places, and one argument.
-    tensors = {id(owner[name]): owner[name] for owner, name in places}
-    numbers = {key: number for number, key in enumerate(tensors)}
     buffers = [
         torch.cat((states, states[:, :, -1:]), dim=2)
         for layer in cache.layers
         for states in (layer.keys, layer.values)
     ]
+
+    def step(
+        twin: Any,
+        ids: torch.Tensor,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        *buffers: torch.Tensor,
+    ) -> torch.Tensor:
+        given = {"input_ids": input_ids, "position_ids": position_ids, **constants}
+        given[cache_name] = _traced_cache(ids, buffers)
+        logits: torch.Tensor = twin(**given, return_dict=True).logits
+        return logits
+
     ids = inputs["input_ids"].new_zeros((1, cache.get_seq_length() + 1))
-    try:
-        twin = copy.deepcopy(model, dict(tensors))
-        slots = [(place, numbers[id(place[0][place[1]])]) for place in _places(twin)]
-
-        def step(
-            ids: torch.Tensor, input_ids: torch.Tensor, position_ids: torch.Tensor, *rest: Any
-        ) -> Any:
-            for (owner, name), number in slots:
-                owner[name] = rest[len(buffers) + number]
-            given = {"input_ids": input_ids, "position_ids": position_ids, **constants}
-            given[cache_name] = _traced_cache(ids, rest[: len(buffers)])
-            return twin(**given, return_dict=True).logits
-
-        with warnings.catch_warnings():
-            # Sizes that are the same at every step become numbers; a release may deprecate it.
-            warnings.simplefilter("ignore")
-            graph = torch.jit.trace(  # type: ignore[no-untyped-call]
-                step,
-                (ids, inputs["input_ids"], inputs["position_ids"], *buffers, *tensors.values()),
-                check_trace=False,
-            )
-    except Exception as error:  # a model may do anything that cannot be traced
-        return f"{type(error).__name__} while it was traced"
-    for (owner, name), _ in slots:
-        owner[name] = None  # the graph refers to the twin, which would keep these weights
-    first: dict[int, tuple[dict[str, Any], str]] = {}
-    for owner, name in places:
-        first.setdefault(id(owner[name]), (owner, name))
-    modules = tuple(model.modules())
-    return _Trace(
-        graph=graph,
-        constants=constants,
-        weights=tuple(first.values()),
-        hooks=tuple(
-            hooks for each in modules for hooks in (each._forward_hooks, each._forward_pre_hooks)
-        ),
-        attributes=tuple(vars(each) for each in modules),
-        forwards=tuple({type(each): type(each).forward for each in modules}.items()),
-        layers=len(cache.layers),
-    )
-
-
-def _places(model: Any) -> list[tuple[dict[str, Any], str]]:
-    """Return where a model holds its weights and buffers: the mapping of a module, and the name."""
-    return [
-        (owner, name)
-        for module in model.modules()
-        for owner in (module._parameters, module._buffers)
-        for name, tensor in owner.items()
-        if tensor is not None
-    ]
+    tensors = (ids, inputs["input_ids"], inputs["position_ids"], *buffers)
+    traced = trace_model(model, step, tensors)
+    if isinstance(traced, str):
+        return traced
+    return _Trace(traced=traced, constants=constants, layers=len(cache.layers))
 
 
 class _TracedLayer(DynamicLayer):  # type: ignore[no-untyped-call]

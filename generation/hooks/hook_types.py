@@ -41,6 +41,15 @@ class ReadOnlyHook(TapeHook):
             self._call(*args)
 
 
+class LockHook(ReadOnlyHook):
+    """A hook on every forward that takes or releases a lock, and looks at nothing."""
+
+    __slots__ = ()
+
+    def __call__(self, *args: Any) -> None:
+        self._call(*args)
+
+
 class InterventionHook(TapeHook):
     """A hook whose return value replaces the output of the module.
 

@@ -10,20 +10,21 @@ import torch
 
 import tokentape as tt
 from benchmarks.tiny_models import random_ids
-from tests.generation.traced_steps import PROMPT, by_modules, decoder_of, same_caches, steps
+from tests.generation.traced_steps import (
+    PROMPT,
+    TRACED,
+    by_modules,
+    decoder_of,
+    make,
+    same_caches,
+    steps,
+)
 from tokentape.generation import hf
 from tokentape.generation.hf import traced_step
-from tokentape.generation.hf.traced_step import trace_obstacle
+from tokentape.generation.hf.traced_step import step_obstacle
 from tokentape.store import DatabaseStore
 
 pytestmark = pytest.mark.usefixtures("early_traces")
-TRACED = ("llama", "mistral_full", "qwen3")
-
-
-def make(make_lm: Callable[..., tt.LoadedModel], family: str, **settings: Any) -> Any:
-    if family == "mistral_full":
-        return make_lm("mistral", sliding_window=None, **settings).model
-    return make_lm(family, **settings).model
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -194,13 +195,13 @@ def test_obstacles_have_names(
 ) -> None:
     model = make_lm(family).model
 
-    assert trace_obstacle(model, hf.new_cache(model)) == obstacle
+    assert step_obstacle(model, hf.new_cache(model)) == obstacle
 
 
 def test_eager_attention_is_not_traced(lm: tt.LoadedModel) -> None:
     lm.model.set_attn_implementation("eager")
 
-    assert trace_obstacle(lm.model, hf.new_cache(lm.model)) == "attention kernel"
+    assert step_obstacle(lm.model, hf.new_cache(lm.model)) == "attention kernel"
 
 
 def test_a_model_that_is_computed_in_a_wider_dtype_is_not_traced(
@@ -209,7 +210,7 @@ def test_a_model_that_is_computed_in_a_wider_dtype_is_not_traced(
     model = make_lm("llama", dtype=torch.bfloat16).model
     hf.layer_cast.compute_in(model, "float32")
 
-    assert trace_obstacle(model, hf.new_cache(model)) == "computed in another dtype"
+    assert step_obstacle(model, hf.new_cache(model)) == "computed in another dtype"
 
 
 def test_tracing_changes_nothing_of_the_model(lm: tt.LoadedModel) -> None:

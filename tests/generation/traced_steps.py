@@ -6,10 +6,18 @@ from typing import Any
 import pytest
 import torch
 
+import tokentape as tt
 from tokentape.generation import hf
-from tokentape.generation.hf import traced_step
+from tokentape.generation.hf import traced_model
 
 PROMPT = 30
+TRACED = ("llama", "mistral_full", "qwen3")
+
+
+def make(make_lm: Callable[..., tt.LoadedModel], family: str, **settings: Any) -> Any:
+    if family == "mistral_full":
+        return make_lm("mistral", sliding_window=None, **settings).model
+    return make_lm(family, **settings).model
 
 
 def decoder_of(model: Any, cache: Any = None, *, ids: torch.Tensor) -> hf.Decoder:
@@ -34,7 +42,7 @@ def steps(
 
 def by_modules(monkeypatch: pytest.MonkeyPatch, act: Callable[[], Any]) -> Any:
     with monkeypatch.context() as patch:
-        patch.setattr(traced_step, "FAMILIES", frozenset())
+        patch.setattr(traced_model, "FAMILIES", frozenset())
         return act()
 
 

@@ -1,32 +1,17 @@
 """A forward of several sequences gives each the logits that it gets alone, up to rounding."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import pytest
 import torch
 from transformers import GenerationConfig
 
 import tokentape as tt
+from tests.generation.batch.row_sequences import DTYPES, LENGTHS, prompts, sequence
 from tokentape.generation import hf
 from tokentape.generation.numerics.threads import torch_threads
 
 SHARING = ("llama", "qwen3", "gpt2", "gemma3", "mistral")
-LENGTHS = (3, 14, 17, 40)
-"""Shorter and longer than the sliding windows of gemma3 and mistral, which are 16."""
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-def sequence(model: torch.nn.Module, ids: Sequence[int]) -> hf.SequenceStep:
-    """Return a sequence whose last id is to be forwarded."""
-    tensor = torch.tensor([list(ids)])
-    decoder = hf.Decoder(model, GenerationConfig(), tensor[:, :-1], hf.new_cache(model))  # type: ignore[no-untyped-call]
-    decoder.prefill()
-    return hf.SequenceStep(decoder, tensor)
-
-
-def prompts(seed: int) -> list[list[int]]:
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randint(3, 270, (each,), generator=generator).tolist() for each in LENGTHS]
 
 
 @pytest.fixture(params=SHARING)
