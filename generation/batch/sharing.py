@@ -1,6 +1,8 @@
 """Whether the sequences of a model can share forwards: a decision with its reason."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 from typing import Any
 
 import torch
@@ -38,24 +40,29 @@ def probe_sharing(model: Any, size: int) -> Sharing:
     obstacle = hf.sharing_obstacle(model)
     if size > 1 and obstacle is None:
         with exclusive_use(model), without_hooks(model), torch.no_grad():
-            obstacle = _obstacle_found(model, shared)
+            prefilled = [short_sequence(model, length=length) for length in (3, 5)]
+            obstacle = _obstacle_found(model, shared, prefilled)
             if obstacle is None:
-                _prove_trace(model, shared, size)
+                _prove_trace(model, shared, prefilled, size)
                 counts = probe_row_counts(model, shared, size)
     return Sharing(obstacle=obstacle or "", row_counts=counts, forwards=shared)
 
 
-def _prove_trace(model: Any, shared: hf.SharedForwards, size: int) -> None:
+def _prove_trace(
+    model: Any, shared: hf.SharedForwards, prefilled: Sequence[hf.SequenceStep], size: int
+) -> None:
     """Let forwards be taken from a trace, if it has the bits of the modules."""
-    step = short_sequence(model, length=2)
-    rows = max(3, size)
-    steps, copies = ([forked_sequence(model, step) for _ in range(rows)] for _ in range(2))
-    shared.prove_trace(steps, copies)
+
+    def sequences() -> list[hf.SequenceStep]:
+        return [forked_sequence(model, each) for each in islice(cycle(prefilled), max(3, size))]
+
+    shared.prove_trace(sequences(), sequences())
 
 
-def _obstacle_found(model: Any, shared: hf.SharedForwards) -> str | None:
+def _obstacle_found(
+    model: Any, shared: hf.SharedForwards, prefilled: Sequence[hf.SequenceStep]
+) -> str | None:
     """Return why two sequences that are forwarded together do not get what each gets alone."""
-    prefilled = [short_sequence(model, length=length) for length in (3, 5)]
 
     def sequences() -> list[hf.SequenceStep]:
         return [forked_sequence(model, each) for each in prefilled]

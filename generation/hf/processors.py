@@ -17,7 +17,7 @@ from transformers.generation.logits_process import (
     TypicalLogitsWarper,
 )
 
-from tokentape.generation.hf.nucleus import keep_nucleus
+from tokentape.generation.hf.nucleus import Nucleus, without_sorting
 
 _WITHOUT_HISTORY = (
     EpsilonLogitsWarper,
@@ -25,6 +25,7 @@ _WITHOUT_HISTORY = (
     InfNanRemoveLogitsProcessor,
     LogitNormalization,
     MinPLogitsWarper,
+    Nucleus,
     SuppressTokensLogitsProcessor,
     TemperatureLogitsWarper,
     TopHLogitsWarper,
@@ -58,8 +59,8 @@ def process(
     scores = logits
     if any(not type(each).__module__.startswith("transformers.") for each in processors):
         scores = logits.clone()
-    for processor in processors:
-        scores = _apply(processor, ids, scores)
+    for processor in without_sorting(processors):
+        scores = processor(ids, scores)
     return scores
 
 
@@ -75,9 +76,9 @@ def process_rows(
     scores = logits
     if any(not type(each).__module__.startswith("transformers.") for each in processors):
         scores = logits.clone()
-    for processor in processors:
+    for processor in without_sorting(processors):
         if type(processor) in _WITHOUT_HISTORY:
-            scores = _apply(processor, ids[:, :seen], scores)
+            scores = processor(ids[:, :seen], scores)
         elif _ignores_repeated_ids(processor):
             scores = processor(_padded(ids, seen, len(scores)), scores)
         else:
@@ -101,13 +102,6 @@ def catch_up(
     for seen in range(prompt_tokens, ids.shape[1]) if stateful else ():
         for processor in stateful:
             processor(ids[:, :seen], zeros.clone())
-
-
-def _apply(processor: LogitsProcessor, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-    if type(processor) is TopPLogitsWarper:
-        return keep_nucleus(processor, ids, scores)
-    processed: torch.Tensor = processor(ids, scores)
-    return processed
 
 
 def _ignores_repeated_ids(processor: LogitsProcessor) -> bool:

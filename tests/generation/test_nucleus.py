@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import LogitsProcessorList, TopKLogitsWarper, TopPLogitsWarper
 
-from tokentape.generation.hf import nucleus
-from tokentape.generation.hf.nucleus import keep_nucleus
+from tokentape.generation.hf.nucleus import Nucleus, without_sorting
 from tokentape.generation.hf.processors import process, process_rows
 
 IDS = torch.zeros((1, 1), dtype=torch.long)
@@ -27,9 +26,18 @@ def scores_of(
     return scores.scatter_add(-1, likely, above)
 
 
-def has_the_bits_of_the_warper(warper: TopPLogitsWarper, scores: torch.Tensor) -> bool:
-    expected, found = warper(IDS, scores.clone()), keep_nucleus(warper, IDS, scores)
-    return torch.equal(expected.view(torch.int32), found.view(torch.int32))
+def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return torch.equal(one.view(torch.int32), other.view(torch.int32))
+
+
+def has_the_bits_of_the_warper(
+    warper: TopPLogitsWarper, scores: torch.Tensor, *, top_k: int | None = None
+) -> bool:
+    few = None if top_k is None else TopKLogitsWarper(top_k)
+    left = scores.clone() if few is None else few(IDS, scores.clone())
+    processors = [warper] if few is None else [few, warper]
+    (nucleus,) = without_sorting(processors)
+    return same_bits(warper(IDS, left), nucleus(IDS, scores))
 
 
 @given(
@@ -41,6 +49,7 @@ def has_the_bits_of_the_warper(warper: TopPLogitsWarper, scores: torch.Tensor) -
     temperature=st.floats(0.05, 20),
     top_p=st.floats(0.001, 0.9999),
     steps=st.sampled_from([None, 1.0, 0.125]),
+    top_k=st.sampled_from([None, 1, 2, 50, 255]),
 )
 def test_any_scores_are_filtered_as_by_the_warper(
     seed: int,
@@ -51,23 +60,33 @@ def test_any_scores_are_filtered_as_by_the_warper(
     temperature: float,
     top_p: float,
     steps: float | None,
+    top_k: int | None,
 ) -> None:
     scores = scores_of(seed, rows=rows, vocabulary=vocabulary, peaks=peaks, spread=spread)
     if steps is not None:  # equal logits, as 16-bit models give
         scores = (scores / steps).round() * steps
 
-    assert has_the_bits_of_the_warper(TopPLogitsWarper(top_p), scores / temperature)
+    assert has_the_bits_of_the_warper(TopPLogitsWarper(top_p), scores / temperature, top_k=top_k)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("everywhere", [False, True])
+@pytest.mark.parametrize("every", [1, 3, 700], ids=["all", "many", "few"])
+@pytest.mark.parametrize("top_k", [None, 20])
 def test_numbers_that_are_not_finite_are_filtered_as_by_the_warper(
-    value: float, everywhere: bool
+    value: float, every: int, top_k: int | None
 ) -> None:
     scores = scores_of(1, rows=2)
-    scores[0, :: 1 if everywhere else 3] = value
+    scores[0, ::every] = value
 
-    assert has_the_bits_of_the_warper(TopPLogitsWarper(0.9), scores)
+    assert has_the_bits_of_the_warper(TopPLogitsWarper(0.9), scores, top_k=top_k)
+
+
+@pytest.mark.parametrize("left", [1, 19, 20, 21])
+def test_few_scores_that_are_left_before_top_k_are_filtered_as_by_the_warper(left: int) -> None:
+    scores = torch.full((1, 1000), -math.inf)
+    scores[0, 5 : 5 + left] = torch.randn(left, generator=torch.Generator().manual_seed(1))
+
+    assert has_the_bits_of_the_warper(TopPLogitsWarper(0.9), scores, top_k=20)
 
 
 def test_a_sum_that_is_the_boundary_itself_is_filtered_as_by_the_warper() -> None:
@@ -94,9 +113,20 @@ def test_the_warper_sorts_only_the_rows_in_which_rounding_could_decide(
     scores = scores_of(2, rows=8)
     scores[5] = 0.0
 
-    keep_nucleus(TopPLogitsWarper(0.9), IDS, scores)
+    Nucleus(TopPLogitsWarper(0.9))(IDS, scores)
+    Nucleus(TopPLogitsWarper(0.9), TopKLogitsWarper(50))(IDS, scores)
 
-    assert sorted_rows == [1]
+    assert sorted_rows == [1, 1]
+
+
+def test_top_k_that_leaves_many_tokens_or_is_not_before_top_p_stays() -> None:
+    few, many, top_p = TopKLogitsWarper(255), TopKLogitsWarper(256), TopPLogitsWarper(0.9)
+    other = TopKLogitsWarper(50, filter_value=-5.0)
+
+    assert without_sorting([few, top_p, few]) == [Nucleus(top_p, few), few]
+    assert without_sorting([many, top_p]) == [many, Nucleus(top_p)]
+    assert without_sorting([other, top_p]) == [other, Nucleus(top_p)]
+    assert without_sorting([top_p, top_p]) == [Nucleus(top_p), Nucleus(top_p)]
 
 
 def test_settings_that_keep_several_tokens_and_other_warpers_are_left_to_transformers() -> None:
@@ -129,6 +159,7 @@ def test_many_rows_of_a_large_vocabulary_are_filtered_as_by_the_warper() -> None
         scores = scores_of(seed, rows=16, vocabulary=150_000, peaks=300, spread=2.0)
         top_p = 0.5 + 0.499 * (seed / 100)
         assert has_the_bits_of_the_warper(TopPLogitsWarper(top_p), scores)
-        near += int((~nucleus._largest_removed(scores, top_p)[1]).sum())
+        assert has_the_bits_of_the_warper(TopPLogitsWarper(top_p), scores, top_k=50)
+        near += int((~Nucleus(TopPLogitsWarper(top_p))._largest_removed(scores)[1]).sum())
 
     assert near < 100 * 16 / 2, "most rows are not sorted"

@@ -9,7 +9,7 @@ import torch
 import tokentape as tt
 from benchmarks.tiny_models import random_ids
 from tokentape.generation.engine import multinomial
-from tokentape.generation.hf import processors
+from tokentape.generation.hf import nucleus
 from tokentape.store import DatabaseStore
 
 WAITING = ("tolist", "item", "cpu", "numpy", "__bool__", "__int__", "__float__", "__index__")
@@ -58,7 +58,7 @@ def test_a_recorded_token_costs_one_transfer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # On a CPU, where nothing waits, `top_p` and the draw read numbers; on a GPU libraries do both.
-    monkeypatch.setattr(processors, "keep_nucleus", lambda warper, *args: warper(*args))
+    monkeypatch.setattr(nucleus, "_can_read", lambda scores: False)
     monkeypatch.setattr(multinomial, "draws_are_known", lambda device: False)
     few, many = (counted(lm, tt.Recorder(store), tokens, settings) for tokens in (5, 12))
 
