@@ -17,7 +17,6 @@ from tokentape.generation.hf import traced_rows
 from tokentape.generation.hf.row_attention import RowCaches
 from tokentape.store import DatabaseStore
 
-pytestmark = pytest.mark.usefixtures("early_traces")
 PLACES = (5, 0, 3, 2)
 
 
