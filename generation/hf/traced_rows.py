@@ -14,11 +14,13 @@ from tokentape.generation.hf.traced_model import TracedModel, trace_model, trace
 
 _ROWS = 2
 """The rows of the traced forward, which a trace may hold as a number."""
+_HELD_TOKENS = 5
+"""The tokens before the traced one. The trace gets the positions as an argument."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TracedRows:
-    """The operations of a forward of one token for each of any number of sequences."""
+    """The operations of a forward of the next tokens of any number of sequences."""
 
     traced: TracedModel
     constants: Mapping[str, Any]
@@ -79,7 +81,7 @@ def _trace(
 
     ids = torch.zeros((_ROWS, 1), dtype=torch.long)
     with torch.inference_mode():
-        traced = trace_model(model, step, (ids, torch.full_like(ids, 5)))
+        traced = trace_model(model, step, (ids, torch.full_like(ids, _HELD_TOKENS)))
     return traced if isinstance(traced, str) else TracedRows(traced, constants)
 
 
@@ -93,7 +95,7 @@ class _TracedRowCaches(Cache):
         self._states: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        return 5
+        return _HELD_TOKENS
 
     def update(
         self,
