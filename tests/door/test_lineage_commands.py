@@ -173,7 +173,9 @@ def test_an_interrupted_plan_is_resumed_to_its_end(
     plan = tmp_path / "short.yaml"
     plan.write_text(
         "name: short\ndescription: Four turns.\nsystem_prompt: Be kind.\n"
-        "limits: {max_new_tokens: 60}\nsampling: {do_sample: true, temperature: 0.9}\n"
+        # Long turns, so that the signal arrives before the last one ends.
+        "limits: {max_new_tokens: 300}\n"
+        "sampling: {do_sample: true, temperature: 0.9, min_new_tokens: 300}\n"
         "tasks:\n- {title: count, turns: ["
         + ", ".join(f'{{message: "Say {n}."}}' for n in range(4))
         + "]}\n",
