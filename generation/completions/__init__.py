@@ -1,0 +1,1 @@
+"""Chat completions: conversations whose messages a client sends whole each time."""
