@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from tokentape.recorder.chat_messages import ChatMessage
+from tokentape.recorder.chat_messages import ChatMessage, ChatToolCall
 from tokentape.recorder.events import CacheDecided, TokenSampled
 
 
@@ -35,6 +35,11 @@ class CompletedCall:
     error: str = ""
     """What is wrong with a malformed call; empty for a well-formed one."""
 
+    @property
+    def as_sent(self) -> ChatToolCall:
+        """The call as a client sends it again."""
+        return ChatToolCall(call_id=self.call_id, name=self.name, arguments=self.arguments)
+
 
 class Continuation(StrEnum):
     """How the run of a reply came to be."""
@@ -57,7 +62,7 @@ class Completion:
     message: ChatMessage
     """The reply as a client sends it again: its text without the calls, and the well-formed calls.
 
-    The text of a malformed call stays in the content.
+    The text of a malformed call stays in the content. A stop string, and what follows it, does not.
     """
     text: str
     """The whole text of the reply, the calls included."""

@@ -37,6 +37,8 @@ _FOLLOW_UP: Message = {"role": "user", "content": "Text of another question."}
 _RESULTS = ("Text of a result.", "Text of another result.")
 _NAME = "look_up"
 _SYSTEM_LEFT_OUT = "'text of the system'"
+_NEEDS_TOOLS = "without tools the template rejects or leaves out messages"
+_DESCRIBES_TOOLS = "the template describes the tools to the model"
 
 
 def choose_format(
@@ -45,13 +47,14 @@ def choose_format(
     template_settings: Mapping[str, Any] | None = None,
     tools: Sequence[Mapping[str, Any]] = (),
     result_role: str = "auto",
+    template_describes_tools: bool = False,
 ) -> ConversationFormat:
     """Return the format in which the tokenizer's chat template takes all messages of a run.
 
     `tools` are the JSON schemas of the run's tools. The template gets them if it rejects messages,
-    or does not write results in the role `tool`, without them. `result_role` is `tool`, `user`, or
-    `auto` for any. Raise PromptError if the template accepts no conversation, or no results in the
-    role.
+    or does not write results in the role `tool`, without them; with `template_describes_tools` also
+    if it writes their names. `result_role` is `tool`, `user`, or `auto` for any. Raise PromptError
+    if the template accepts no conversation, or no results in the role.
     """
     usual = ConversationFormat(call_ids=CallIds.RECORDED)
     if tokenizer.chat_template is None:
@@ -60,9 +63,13 @@ def choose_format(
     if not tools:
         return probe.described(probe.choose_base(usual))
     functions = tuple({"type": "function", "function": dict(each)} for each in tools)
+    candidates: tuple[tuple[dict[str, Any], ...], ...] = ((), functions)
+    if template_describes_tools and probe.describes(functions):
+        candidates = (functions, ())
+        probe.faults["tools"] = _DESCRIBES_TOOLS
     chosen: _Choice | None = None
     first_error: PromptError | None = None
-    for system, given in product(SystemPlace, ((), functions)):
+    for system, given in product(SystemPlace, candidates):
         each = replace(usual, tools=given, system=system)
         try:
             choice = probe.choose_results(probe.choose_base(each), result_role)
@@ -103,6 +110,15 @@ class _Probe:
     settings: Mapping[str, Any]
     faults: dict[str, str] = field(default_factory=dict)
     """By field of the format: what the template did to its usual value."""
+
+    def describes(self, functions: tuple[Mapping[str, Any], ...]) -> bool:
+        """Return whether the template writes the name of each function that it is given."""
+        given = ConversationFormat(tools=functions)
+        for shape in ([_SYSTEM, _QUESTION], [_QUESTION]):
+            rendered = self._template(given).try_render(shape, open_turn=True)
+            if rendered is not None:
+                return all(each["function"]["name"] in unescape(rendered) for each in functions)
+        return False
 
     def choose_base(self, base: ConversationFormat) -> ConversationFormat:
         """Return the base with the first place of the system prompt, and kind of contents, that
@@ -162,7 +178,7 @@ class _Probe:
         if chosen.joins_messages:
             reasons["joins_messages"] = "the template rejects two user's messages in a row"
         if chosen.tools:
-            reasons["tools"] = "without tools the template rejects or leaves out messages"
+            reasons["tools"] = self.faults.get("tools", _NEEDS_TOOLS)
         return replace(chosen, reasons=reasons)
 
     def _style(self, base: ConversationFormat, role: str, *, by_model: bool) -> ResultStyle:

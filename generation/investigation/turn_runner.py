@@ -21,6 +21,7 @@ from tokentape.generation.run_settings import RunSettings
 from tokentape.generation.tools.interface import ToolResult
 from tokentape.generation.tools.runner import ToolRunner
 from tokentape.generation.tools.tool_call import ToolCall
+from tokentape.recorder.events import ToolCalled
 from tokentape.recorder.projections import Turn
 
 
@@ -65,6 +66,25 @@ class TurnRunner:
         prompt = self._prompt([question, *results], settings)
         first = self._run_round(prompt, settings, forced_ids=self._forced_ids(prompt, reply_prefix))
         return self.continue_turn([first], settings, [result for _, result in shown])
+
+    def run_given(
+        self,
+        messages: Sequence[NewMessage],
+        results: Sequence[tuple[ToolCalled, str]],
+        settings: TurnSettings,
+    ) -> TurnResult:
+        """Run a turn of one round on messages that a client gives, and return it.
+
+        `results` are the calls whose results are among the messages, with these results. Raise as
+        `run_turn` does, before anything is recorded.
+        """
+        self.generator.warn_of_replay_limits(settings)
+        prompt = self._prompt(messages, settings)
+        self.generator.check_turn(prompt, settings)
+        self.generator.start_run()
+        for called, content in results:
+            self.tools.record_given(called, content)
+        return self._run_round(prompt, settings)
 
     def _forced_ids(self, prompt: Prompt, reply_prefix: str | tuple[int, ...]) -> tuple[int, ...]:
         if isinstance(reply_prefix, tuple):

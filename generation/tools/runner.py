@@ -31,6 +31,11 @@ _WARNING_CHARS = 300
 _FRAME = re.compile(r'^  File "([^"\n]*)", line ([0-9]+)', re.MULTILINE)
 
 
+def call_id(number: int) -> str:
+    """Return the id of a run's `number`th call."""
+    return f"call_{number}"
+
+
 @dataclass(slots=True, kw_only=True)
 class ToolRunner:
     """Runs the tool calls of one run and records each call and its result."""
@@ -54,7 +59,7 @@ class ToolRunner:
 
         Raise ToolError if the arguments cannot be written as JSON.
         """
-        answered = self._run(self._called_by_user(call, self.calls_made + 1))
+        answered = self._run(self.called_by_user(call, self.calls_made + 1))
         self.calls_made += 1
         return answered
 
@@ -65,10 +70,17 @@ class ToolRunner:
 
         A malformed call is not run: its error is the result.
         """
-        called = self._called_by_model(call, self.calls_made + 1, turn=turn, step=step)
+        called = self.called_by_model(call, self.calls_made + 1, turn=turn, step=step)
         answered = self._run(called, error=call.error)
         self.calls_made += 1
         return answered
+
+    def record_given(self, called: ToolCalled, content: str) -> None:
+        """Record a call with the result that a client of the model gives for it."""
+        payload = content.encode()
+        self.recorder.record(called)
+        result = ToolResult(content=content, payload=payload, tensors=(), error=None, duration_us=0)
+        self._record(called, result)
 
     def expected_from_user(self, calls: Sequence[ToolCall]) -> list[NewMessage]:
         """Return messages like those of the coming results of these calls, without running them.
@@ -76,34 +88,37 @@ class ToolRunner:
         Raise ToolError as `run_for_user` does.
         """
         return [
-            self._message(self._called_by_user(call, self.calls_made + number), EXPECTED_RESULT)
+            self.message(self.called_by_user(call, self.calls_made + number), EXPECTED_RESULT)
             for number, call in enumerate(calls, start=1)
         ]
 
     def expected_from_model(self, calls: Sequence[ParsedCall]) -> list[NewMessage]:
         """Return messages like those of the coming results of these calls, without running them."""
         return [
-            self._message(
-                self._called_by_model(call, self.calls_made + number, turn=1, step=1),
+            self.message(
+                self.called_by_model(call, self.calls_made + number, turn=1, step=1),
                 EXPECTED_RESULT,
             )
             for number, call in enumerate(calls, start=1)
         ]
 
-    def _called_by_user(self, call: ToolCall, number: int) -> ToolCalled:
+    def called_by_user(self, call: ToolCall, number: int) -> ToolCalled:
+        """Return the event of a call of the user's, the run's `number`th call.
+
+        Raise ToolError if the arguments cannot be written as JSON.
+        """
         arguments = dict(plain_value(call.arguments))
         try:
             called = {"name": call.name, "arguments": arguments}
             json.dumps(called, allow_nan=False, ensure_ascii=False).encode()
         except (TypeError, ValueError) as error:
             raise ToolError(f"the arguments of {call.name} cannot be recorded: {error}") from None
-        return ToolCalled(call_id=f"call_{number}", name=call.name, arguments=arguments)
+        return ToolCalled(call_id=call_id(number), name=call.name, arguments=arguments)
 
-    def _called_by_model(
-        self, call: ParsedCall, number: int, *, turn: int, step: int
-    ) -> ToolCalled:
+    def called_by_model(self, call: ParsedCall, number: int, *, turn: int, step: int) -> ToolCalled:
+        """Return the event of a call that the model wrote, the run's `number`th call."""
         return ToolCalled(
-            call_id=f"call_{number}",
+            call_id=call_id(number),
             name=call.name,
             arguments=dict(call.arguments),
             caller=ToolCaller.MODEL,
@@ -121,9 +136,10 @@ class ToolRunner:
             result = error_result(error) if error else self._execute(called)
             self._record(called, result)
             self._warn_of_failure(called, result)
-        return self._message(called, result.content), result
+        return self.message(called, result.content), result
 
-    def _message(self, called: ToolCalled, content: str) -> NewMessage:
+    def message(self, called: ToolCalled, content: str) -> NewMessage:
+        """Return the message with the result of a call."""
         call = AnsweredCall.of(called)
         return NewMessage(
             role=self.format.result_role(by_model=call.by_model),

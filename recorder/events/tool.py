@@ -43,7 +43,7 @@ class ToolCalled(EventBase):
     arguments: Values
     caller: ToolCaller = ToolCaller.EXPERIMENTER
     turn: int | None = None
-    """The turn in progress if the model called, else None."""
+    """The turn in whose reply the model called, or None if the user did."""
     step: int | None = None
     """How many tokens of the turn come before the call if the model called, else None."""
     text: Text = ""
@@ -87,7 +87,7 @@ class ToolReturned(EventBase):
     """The error of the call; None if it succeeded."""
     duration_us: int
     turn: int | None = None
-    """The turn in progress if the model called, else None."""
+    """The turn in whose reply the model called, or None if the user did."""
     traceback: Text = ""
     """Where the tool failed, or where it was when its time was over; see `ToolResult`.
 

@@ -134,11 +134,11 @@ class CallReader:
             key=lambda each: not each["parameters"].get("required"),
         )
         name, arguments = schema["name"], sample_arguments(schema)
+        example = self.spelled(name, arguments)
         if self._format is not None:
-            rule, example = self._format.rule, self._format.example(name, arguments)
+            rule = self._format.rule
         else:
             rule = "write it as you were trained to"
-            example = render_call(self._tokenizer, name, arguments)
             calls = self.completed(example) or self.unfinished(example)
             if [(each.name, each.error) for each in calls] != [(name, "")]:
                 example = ""
@@ -147,6 +147,12 @@ class CallReader:
             f"To call a tool, {rule}.{shown}"
             "Stop after the call. You get its result and can then continue."
         )
+
+    def spelled(self, name: str, arguments: Mapping[str, Any]) -> str:
+        """Return a call as the model writes it; "" if only the chat template could say how."""
+        if self._format is not None:
+            return self._format.example(name, arguments)
+        return render_call(self._tokenizer, name, arguments)
 
     def _may_have_completed(self, text: str) -> bool:
         if self._format is not None:
