@@ -21,7 +21,7 @@ from tokentape.generation.engine.sampling import generator_sha256
 from tokentape.generation.hooks.model_use import exclusive_use
 from tokentape.recorder import Recording
 from tokentape.recorder.clock import elapsed_us
-from tokentape.recorder.events import StopReason
+from tokentape.recorder.events.turn import CALLS
 from tokentape.recorder.listed_keywords import lists_keywords
 from tokentape.recorder.projections import Turn
 from tokentape.replay.checking.check_turns import CheckedTurn
@@ -308,7 +308,7 @@ class _Forced(LogitsProcessor):
 
 def _pause(turn: Turn) -> StoppingCriteriaList:
     """Return a length limit where the turn paused for a tool call, which `generate` cannot see."""
-    if turn.finished is None or turn.finished.stop_reason != StopReason.TOOL_CALL:
+    if turn.finished is None or turn.finished.stop_reason not in CALLS:
         return StoppingCriteriaList()
     tokens = len(turn.prompt_ids) + len(turn.tokens)
     return StoppingCriteriaList([MaxLengthCriteria(max_length=tokens)])

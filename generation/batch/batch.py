@@ -66,7 +66,7 @@ class Batch:
         self._lock = threading.Lock()
         self._jobs: list[Job[Any]] = []
         self._waiting: deque[Job[Any]] = deque()
-        self._running = 0
+        self._started = self._running = 0
         self._member: Member | None = None
         self._open = ExitStack()
         self.sharing: Sharing | None = None
@@ -102,7 +102,10 @@ class Batch:
             raise TokentapeError("a batch runs functions only within its `with` block")
         job = Job(function, arguments, keywords)
         with self._lock:
+            # A batch that is open for days must not keep every job.
+            self._jobs = [each for each in self._jobs if not (each.is_done and each.is_read)]
             self._jobs.append(job)
+            self._started += 1
             self._waiting.append(job)
             self._start_waiting(self._member)
         return job
@@ -163,5 +166,5 @@ class Batch:
         if len(errors) == 1:
             raise errors[0]
         if errors:
-            text = f"{len(errors)} of {len(self._jobs)} functions of the batch raised"
+            text = f"{len(errors)} of {self._started} functions of the batch raised"
             raise BaseExceptionGroup(text, errors)

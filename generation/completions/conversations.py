@@ -124,7 +124,7 @@ class Conversations:
 
         `on_token` is called with each recorded token and the text that is final with it. An
         exception that it raises ends the reply after this token, and is raised; the request can be
-        sent again.
+        sent again. In a batch, the other runs wait while it is called: it must not wait itself.
 
         Raise PromptError for messages that the chat template rejects, ModelError for settings that
         no turn can have, and TokentapeError after `close`.

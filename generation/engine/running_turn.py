@@ -23,7 +23,7 @@ from tokentape.generation.history.incremental_decoder import IncrementalDecoder
 from tokentape.generation.history.prompt import Prompt
 from tokentape.generation.interventions import InterventionController
 from tokentape.generation.introspection.activations import ActivationMonitor
-from tokentape.recorder.events import CacheDecided, StopReason
+from tokentape.recorder.events import CacheDecided
 from tokentape.recorder.projections import Turn
 
 
@@ -139,6 +139,7 @@ class RunningTurn:
             observer=self.resources.interventions.observe_tokens(settings.observer),
             hidden_states=observers.hidden_states,
             pauses=_PauseCheck(self.resources.tokenizer, prepared) if may_pause else None,
+            pause_reason=prepared.plan.pause_reason,
         )
 
     def _decode(
@@ -282,4 +283,5 @@ def reason_to_stop(
     reason = hf.stop_reason(prepared.preparation.criteria, prepared.input_ids)
     if reason is not None:
         return reason
-    return StopReason.TOOL_CALL if _PauseCheck(tokenizer, prepared).pauses_now() else None
+    paused = _PauseCheck(tokenizer, prepared).pauses_now()
+    return prepared.plan.pause_reason if paused else None

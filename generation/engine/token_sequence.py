@@ -50,6 +50,8 @@ class TokenSequence:
     """Returns the outputs of layers at the newest position, for `observer`."""
     pauses: Callable[[int], bool] | None = None
     """Called with each token; True stops the reply for a tool call."""
+    pause_reason: StopReason = StopReason.TOOL_CALL
+    """The stop reason of a reply that `pauses` stops."""
     steps: Steps | None = None
     """A list to append the numbers of each step to, if they are to be returned."""
     _begins_at: int = field(init=False)
@@ -95,7 +97,7 @@ class TokenSequence:
         self.token_ids.append(measures.token_id)
         stop_reason = hf.stop_reason_of(self.criteria, measures.stops)
         if stop_reason is None and self.pauses is not None and self.pauses(measures.token_id):
-            stop_reason = StopReason.TOOL_CALL
+            stop_reason = self.pause_reason
         if self.callback is not None:
             self.callback(measures.token_id, logits[0])
         if self.observer is not None:

@@ -19,7 +19,7 @@ from tokentape.generation.checks import check_count, check_seed, check_switch
 from tokentape.generation.engine.sampling import round_seed
 from tokentape.generation.errors import ModelError, PromptError
 from tokentape.generation.history.prompt import Prompt
-from tokentape.recorder.events import CacheDecided
+from tokentape.recorder.events import CacheDecided, StopReason
 from tokentape.recorder.plain_values import plain_value, plain_whole
 from tokentape.recorder.short_forms import counted, quoted, short_repr
 
@@ -151,6 +151,8 @@ class RoundPlan:
     continued_text: str = ""
     """The text of these tokens."""
     pauses: Pause | None = None
+    pause_reason: StopReason = StopReason.TOOL_CALL
+    """The stop reason of a round that `pauses` ends."""
     between_tokens: Callable[[], None] | None = None
     """Called when a token is recorded and another comes; it may raise to end the turn there."""
 

@@ -9,6 +9,7 @@ from tokentape.generation.investigation.initial_prompt import TOOLS_PLACEHOLDER
 from tokentape.generation.tools.calls import CallReader, ParsedCall
 from tokentape.generation.tools.runner import NOT_RUN
 from tokentape.recorder.events import StopReason
+from tokentape.recorder.events.turn import CALLS
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class ToolCallDetector:
         """Return the calls with which a round of a turn ended."""
         if calls_so_far >= self.max_calls:
             return ()
-        if round_.stop_reason == StopReason.TOOL_CALL:
+        if round_.stop_reason in CALLS:
             return self.reader.completed(round_.text, prefix=round_.prompt.text)
         if round_.stop_reason == StopReason.EOS:
             return self.reader.unfinished(round_.text, prefix=round_.prompt.text)

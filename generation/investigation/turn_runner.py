@@ -21,7 +21,7 @@ from tokentape.generation.run_settings import RunSettings
 from tokentape.generation.tools.interface import ToolResult
 from tokentape.generation.tools.runner import ToolRunner
 from tokentape.generation.tools.tool_call import ToolCall
-from tokentape.recorder.events import ToolCalled
+from tokentape.recorder.events import StopReason, ToolCalled
 from tokentape.recorder.projections import Turn
 
 
@@ -84,7 +84,9 @@ class TurnRunner:
         self.generator.start_run()
         for called, content in results:
             self.tools.record_given(called, content)
-        return self._run_round(prompt, settings)
+        with self._round_plan(prompt, first_step=0, calls_so_far=0) as plan:
+            plan = replace(plan, pause_reason=StopReason.CLIENT_CALL)
+            return self.generator.run_turn(prompt, settings, plan)
 
     def _forced_ids(self, prompt: Prompt, reply_prefix: str | tuple[int, ...]) -> tuple[int, ...]:
         if isinstance(reply_prefix, tuple):

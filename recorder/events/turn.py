@@ -45,10 +45,15 @@ class StopReason(StrEnum):
     """`max_time` seconds have passed."""
     TOOL_CALL = "tool_call"
     """The model called a tool: the turn continues with a further round after the result."""
+    CLIENT_CALL = "client_call"
+    """The model called a tool that a client runs: the turn is over, and the next has the result."""
 
 
 REDACTED = "redacted"
 """The word in `TurnStarted.unreplayable` of a redacted run."""
+
+CALLS = frozenset({StopReason.TOOL_CALL, StopReason.CLIENT_CALL})
+"""The reasons of replies that end with a tool call: their texts decide that, not their settings."""
 
 _STOP_REASONS = frozenset(StopReason)
 _CUSTOM = "custom:"

@@ -7,7 +7,8 @@ from transformers import GenerationConfig, LogitsProcessorList
 
 from tokentape.generation import LoadedModel, hf
 from tokentape.recorder import RecordingError
-from tokentape.recorder.events import StopReason, TurnFinished
+from tokentape.recorder.events import TurnFinished
+from tokentape.recorder.events.turn import CALLS
 from tokentape.recorder.projections import Turn
 from tokentape.replay.checking.interventions import Interventions
 
@@ -42,7 +43,7 @@ def stop_of_settings(finished: TurnFinished) -> str | None:
     None if it calls a tool: the text of the reply decides that, not the settings.
     """
     reason = finished.stop_reason
-    return None if reason == StopReason.TOOL_CALL else reason
+    return None if reason in CALLS else reason
 
 
 def check_ids_known(turns: Sequence[Turn], lm: LoadedModel) -> None:

@@ -8,7 +8,7 @@ from tokentape.generation.errors import ToolError
 from tokentape.generation.run_settings import RunSettings
 from tokentape.generation.tools.calls import CallReader
 from tokentape.generation.tools.interface import ToolInterface
-from tokentape.recorder.events import StopReason
+from tokentape.recorder.events.turn import CALLS
 from tokentape.recorder.projections import Turn, join_continued
 from tokentape.replay.recorded.loaded_run import LoadedRun
 from tokentape.replay.recorded.reply_texts import is_text_of_turn
@@ -63,7 +63,7 @@ def _pauses_without_a_call(
         finished = turn.finished
         if turn.number not in numbers:
             continue
-        if finished is None or finished.stop_reason != StopReason.TOOL_CALL:
+        if finished is None or finished.stop_reason not in CALLS:
             continue
         if not reader.completed(finished.text, prefix=turn.prompt_text):
             sentence = f"turn {turn.number} pauses for a tool, but its reply calls none there"

@@ -1,6 +1,7 @@
 """Tool calls that a client answers, and replies that it gives."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -45,6 +46,9 @@ def test_a_call_is_given_to_the_client_and_its_result_opens_the_next_turn(
 
     assert (answered.run_id, answered.turn) == (called.run_id, 2)
     assert answered.cache.reused_tokens >= called.prompt_tokens
+    assert called.stop_reason == "client_call"
+    (summary,) = store.summaries()
+    assert summary.turns == 2
     recording = store.recording(called.run_id)
     events = [each.event for each in recording.events()]
     (made,) = (each for each in events if isinstance(each, ToolCalled))
@@ -54,6 +58,11 @@ def test_a_call_is_given_to_the_client_and_its_result_opens_the_next_turn(
     assert made.step == len(called.tokens)
     assert returned.content == shown.content == "3"
     assert shown.tool_call_id == "call_1"
+    forced = saying(lm, f"Wait. {CALL}")["logits_processor"]
+    replays: Any = {"processors": lambda turn: forced if turn.number == 1 else []}
+    assert str(tt.verify(recording, lm, **replays).verdict) == "verified"
+    assert str(tt.retrace(recording, lm, **replays).verdict) == "exact"
+    assert str(tt.regenerate(recording, lm, **replays).verdict) == "exact"
     assert tt.check(store, recording.run_id).ok
 
 
