@@ -64,7 +64,9 @@ class Batch:
             raise TokentapeError(f"a batch has room for at least one run: size={size!r}")
         self._stop = StopRequest()
         self._lock = threading.Lock()
-        self._jobs: list[Job[Any]] = []
+        self._jobs: dict[Job[Any], None] = {}
+        """In the order of their starts. A batch that is open for days must not keep every job: those
+        that have returned are left out."""
         self._waiting: deque[Job[Any]] = deque()
         self._started = self._running = 0
         self._member: Member | None = None
@@ -96,15 +98,16 @@ class Batch:
     ) -> Job[Result]:
         """Run a function in a thread, as soon as there is room for it. Return its job at once.
 
-        Raise TokentapeError outside of the batch's `with` block.
+        In a batch that ends, it does not run. Raise TokentapeError outside of the `with` block.
         """
         if self._member is None:
             raise TokentapeError("a batch runs functions only within its `with` block")
         job = Job(function, arguments, keywords)
         with self._lock:
-            # A batch that is open for days must not keep every job.
-            self._jobs = [each for each in self._jobs if not (each.is_done and each.is_read)]
-            self._jobs.append(job)
+            if self._stop.errors:
+                job.cancel(self._stop.errors[0])
+                return job
+            self._jobs[job] = None
             self._started += 1
             self._waiting.append(job)
             self._start_waiting(self._member)
@@ -123,6 +126,8 @@ class Batch:
             job.run()
         with self._lock:
             self._running -= 1
+            if job.error is None:
+                del self._jobs[job]
             self._start_waiting(member)
 
     def __exit__(
@@ -148,8 +153,10 @@ class Batch:
             self._raise_errors()
 
     def _wait(self) -> None:
-        for job in self._jobs:
-            job.wait()
+        # A function may start further ones.
+        while running := [each for each in self._left() if not each.is_done]:
+            for job in running:
+                job.wait()
 
     def _end_all(self, error: BaseException) -> None:
         """End the runs after their next tokens; do not run functions that have not begun."""
@@ -160,9 +167,15 @@ class Batch:
             while self._waiting:
                 self._waiting.popleft().cancel(error)
 
+    def _left(self) -> list[Job[Any]]:
+        """Return the functions that have not returned: they raised, run or wait."""
+        with self._lock:
+            return list(self._jobs)
+
     def _raise_errors(self) -> None:
         """Raise the exceptions of the functions, except those that `Job.result` has raised."""
-        errors = [each.error for each in self._jobs if each.error is not None and not each.is_read]
+        jobs = self._left()
+        errors = [each.error for each in jobs if each.error is not None and not each.is_read]
         if len(errors) == 1:
             raise errors[0]
         if errors:

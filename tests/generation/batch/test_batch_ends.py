@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -206,3 +207,42 @@ def test_a_generator_without_an_investigation_ends_with_its_batch(lm: tt.LoadedM
 
     assert "resume it" in str(job.error)
     assert len(sampled) < 1500
+
+
+def test_a_function_that_is_started_while_the_batch_ends_does_not_run(lm: tt.LoadedModel) -> None:
+    """A server may start one then, and nothing would ever begin it."""
+    ran, late = [], []
+
+    def starts_another() -> None:
+        leaving.wait(10)
+        while not batch._stop.errors:
+            time.sleep(0.001)
+        late.append(batch.start(ran.append, 1))
+
+    leaving = threading.Event()
+    with pytest.raises(LookupError), tt.Batch(lm) as batch:
+        batch.start(starts_another)
+        leaving.set()
+        raise LookupError
+    with pytest.raises(tt.TokentapeError, match="resume it"):
+        late[0].result()
+
+    assert ran == []
+
+
+def test_a_batch_waits_for_functions_that_functions_start_and_keeps_none_that_returned(
+    lm: tt.LoadedModel,
+) -> None:
+    ran: list[int] = []
+
+    def nested(depth: int) -> None:
+        ran.append(depth)
+        if depth:
+            batch.start(nested, depth - 1)
+
+    with tt.Batch(lm) as batch:
+        for _ in range(100):
+            batch.start(int).result()
+        batch.start(nested, 5)
+    assert sorted(ran) == [0, 1, 2, 3, 4, 5]
+    assert not batch._jobs
