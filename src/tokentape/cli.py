@@ -104,9 +104,9 @@ def tokentape(
 def serve_replays() -> None:
     """Answer the requests of the pytest plugin."""
     # It imports pandas, which no command that only lists or shows should wait for.
-    from tokentape.commands import serving
+    from tokentape.commands import replay_requests
 
-    serving.serve_replays()
+    replay_requests.serve_replays()
 
 
 def main() -> NoReturn:

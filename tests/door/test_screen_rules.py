@@ -9,7 +9,7 @@ from tests.door.test_house import ROOMS, sources
 
 WRITERS = {"src/tokentape/screen.py", "src/tokentape/streams.py"}
 # Its answers are a protocol, and its standard streams are pipes.
-SERVES_PYTEST = "src/tokentape/commands/serving.py"
+SERVES_PYTEST = "src/tokentape/commands/replay_requests.py"
 
 STREAMS = {"stdout", "stderr", "__stdout__", "__stderr__"}
 CALLS = {"print", "input", "breakpoint"}

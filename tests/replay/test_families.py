@@ -10,7 +10,7 @@ import pytest
 
 import tokentape as tt
 from tests.store.made_families import record_family
-from tokentape.commands.serving import Server
+from tokentape.commands.replay_requests import Server
 from tokentape.recorder.events import RunResumed
 from tokentape.replay.rerecord import rerecord
 from tokentape.replay.tapes.tape_replayer import list_runs

@@ -11,7 +11,7 @@ from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
 import tokentape as tt
 from tests.replay.copies import altered_copy
-from tokentape.commands.serving import Server
+from tokentape.commands.replay_requests import Server
 from tokentape.store import DatabaseStore
 
 Record = Callable[..., tt.Recording]

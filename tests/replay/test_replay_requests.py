@@ -14,7 +14,7 @@ import pytest
 from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
 import tokentape as tt
-from tokentape.commands.serving import Server
+from tokentape.commands.replay_requests import Server
 from tokentape.replay.checking.noise_floor import FLOORS, version_of
 from tokentape.replay.tapes.outcomes import report_outcome
 from tokentape.store import DatabaseStore
