@@ -3,7 +3,7 @@
 import json
 import secrets
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from types import TracebackType
@@ -118,13 +118,18 @@ class Conversations:
         self.close()
 
     def complete(
-        self, request: ChatRequest, *, on_token: TokenListener | None = None
+        self,
+        request: ChatRequest,
+        *,
+        on_run: Callable[[str], None] | None = None,
+        on_token: TokenListener | None = None,
     ) -> Completion:
         """Generate and record the next reply of a conversation. Return it.
 
-        `on_token` is called with each recorded token and the text that is final with it. An
-        exception that it raises ends the reply after this token, and is raised; the request can be
-        sent again. In a batch, the other runs wait while it is called: it must not wait itself.
+        `on_run` is called with the id of the run before its turn begins, `on_token` with each
+        recorded token and the text that is final with it. An exception that one of them raises ends
+        the reply after this token, and is raised; the request can be sent again. In a batch, the
+        other runs wait while it is called: it must not wait itself.
 
         Raise PromptError for messages that the chat template rejects, ModelError for settings that
         no turn can have, and TokentapeError after `close`.
@@ -141,9 +146,13 @@ class Conversations:
         try:
             if conversation.run is None:
                 self._begin(conversation, found, shared, how, tools, request)
+            if on_run is not None:
+                on_run(conversation.run_id)
             return self._reply(conversation, how, given, request, on_token)
         except BaseException as error:
-            if not conversation.transcript.turns or how is not Continuation.CONTINUED:
+            is_interrupt = not isinstance(error, Exception)
+            # An interrupted run ends as such, so that its turn can be resumed.
+            if is_interrupt or how is not Continuation.CONTINUED:
                 self._abandon(conversation, error)
             raise
         finally:

@@ -119,6 +119,27 @@ def test_a_listener_hears_each_token_and_ends_the_turn_by_an_exception(
         assert str(tt.verify(store.recording(done.run_id), lm).verdict) == "verified"
 
 
+def test_an_interrupted_run_ends_as_such_and_its_turn_can_be_resumed(
+    conversations: Conversations, lm: tt.LoadedModel, store: DatabaseStore
+) -> None:
+    def interrupt(event: object, piece: str) -> None:
+        raise KeyboardInterrupt
+
+    runs: list[str] = []
+    first = conversations.complete(asked(user("One?")), on_run=runs.append)
+    sent = (user("One?"), first.message, user("Two?"))
+    with pytest.raises(KeyboardInterrupt):
+        conversations.complete(asked(*sent), on_run=runs.append, on_token=interrupt)
+    conversations.close()
+    (summary,) = store.summaries()
+
+    assert runs == [first.run_id] * 2
+    assert summary.status == "interrupted"
+    with tt.Investigation.resume(store, first.run_id, lm) as resumed:
+        assert resumed.resumed_reply is not None
+        assert len(resumed.resumed_reply.token_ids) == 6
+
+
 def test_the_listener_hears_what_the_reply_says(conversations: Conversations) -> None:
     heard: list[tuple[int, str]] = []
     done = conversations.complete(
