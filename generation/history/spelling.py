@@ -1,12 +1,15 @@
 """The spelling of single tokens and of excerpts, for people who look at them."""
 
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Iterable, Sequence
 from functools import cache
 
 from transformers import PreTrainedTokenizerBase
 
 from tokentape.generation.history.decoding import REPLACEMENT, Decoding
 from tokentape.generation.history.ordinary_token import ordinary_token
+
+_FALLBACK = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 def spell_token(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
@@ -15,7 +18,7 @@ def spell_token(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
     Bytes that are no complete character are spelled as `<0xE1>`. A token without text, such as an
     id that the tokenizer does not know, has the spelling of its name, or none.
     """
-    return _speller(tokenizer)(token_id)
+    return TokenSpeller(tokenizer).text(token_id)
 
 
 def spell_tokens(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int]) -> dict[str, str]:
@@ -24,28 +27,45 @@ def spell_tokens(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int]) -> dict
     An id that the tokenizer fails to decode has an empty text: the vocabulary of a model may be
     larger than that of its tokenizer.
     """
-    spell, texts = _speller(tokenizer), {}
+    speller, texts = TokenSpeller(tokenizer), {}
     for token_id in ids:
         try:
-            texts[str(token_id)] = spell(token_id)
+            texts[str(token_id)] = speller.text(token_id)
         except Exception:
             # Tokenizers from model repositories raise anything.
             texts[str(token_id)] = ""
     return texts
 
 
-def _speller(tokenizer: PreTrainedTokenizerBase) -> Callable[[int], str]:
-    """Return a function that spells one token, with what all tokens share computed once."""
-    decoding = Decoding(tokenizer)
-    before = ordinary_token(tokenizer)
-    context = [] if before is None else [before]
-    start = len(decoding.raw(context))
+class TokenSpeller:
+    """Spells single tokens of a tokenizer, with what all of them share computed once."""
 
-    def spell(token_id: int) -> str:
-        text = decoding.raw([*context, token_id])[start:]
-        return _spell(tokenizer, token_id, text)
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        self._decoding = Decoding(tokenizer)
+        before = ordinary_token(tokenizer)
+        self._context = [] if before is None else [before]
+        self._start = len(self._decoding.raw(self._context))
 
-    return spell
+    def text(self, token_id: int) -> str:
+        """Return the `spell_token` of an id."""
+        return _spell(self._tokenizer, token_id, self._decoded(token_id))
+
+    def utf8(self, token_id: int) -> bytes | None:
+        """Return the bytes that a token adds to a text in UTF-8; None if they are not known."""
+        text = self._decoded(token_id)
+        if text and REPLACEMENT not in text:
+            return text.encode()
+        name = self._tokenizer.convert_ids_to_tokens(token_id)
+        if not isinstance(name, str) or not name:
+            return None
+        if fallback := _FALLBACK.fullmatch(name):
+            return bytes.fromhex(fallback[1])
+        raw = _bytes_of(name)
+        return raw if raw is not None and raw.decode(errors="replace") == text else None
+
+    def _decoded(self, token_id: int) -> str:
+        return self._decoding.raw([*self._context, token_id])[self._start :]
 
 
 def _spell(tokenizer: PreTrainedTokenizerBase, token_id: int, text: str) -> str:

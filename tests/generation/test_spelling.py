@@ -8,7 +8,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from benchmarks.tiny_models import byte_tokenizer
 from tests.generation.text_tokenizers import byte_fallback, fast_tokenizer, unigram, word_pieces
-from tokentape.generation.history.spelling import spell_token
+from tokentape.generation.history.spelling import TokenSpeller, spell_token
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
@@ -78,3 +78,30 @@ def test_special_tokens_and_unknown_ids_are_spelled() -> None:
 
     assert spell_token(tokenizer, tokenizer.eos_token_id) == "<|im_end|>"
     assert spell_token(tokenizer, 100_000) == ""
+
+
+@pytest.mark.parametrize(
+    "tokenizer",
+    [byte_tokenizer(), byte_fallback(), unigram(), byte_level(b"\xe1", "ሰ".encode(), b" to")],
+    ids=["bytes", "fallback", "unigram", "words of bytes"],
+)
+def test_the_bytes_of_tokens_are_those_of_their_texts(tokenizer: Any) -> None:
+    speller = TokenSpeller(tokenizer)
+    for token_id in range(len(tokenizer)):
+        text, utf8 = speller.text(token_id), speller.utf8(token_id)
+        if utf8 is not None and REPLACEMENT not in utf8.decode(errors="replace"):
+            assert utf8.decode() == text
+        elif utf8 is not None:
+            assert "<0x" in text
+
+
+def test_the_bytes_of_a_character_in_two_tokens_are_told() -> None:
+    """Clients put the bytes of tokens together."""
+    tokenizer = byte_tokenizer()
+    speller = TokenSpeller(tokenizer)
+    ids = tokenizer.encode("ሰላም, €5", add_special_tokens=False)
+
+    assert b"".join(speller.utf8(each) or b"" for each in ids).decode() == "ሰላም, €5"
+    fallback = byte_fallback()
+    named = fallback.convert_tokens_to_ids(["<0xE1>", "<0x88>", "<0xB0>"])
+    assert b"".join(TokenSpeller(fallback).utf8(each) or b"" for each in named).decode() == "ሰ"
