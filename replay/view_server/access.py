@@ -21,6 +21,11 @@ _TOKEN_BYTES = 32
 _LOOPBACK = re.compile(r"(?:127\.0\.0\.1|localhost|\[::1\])(?::[0-9]{1,5})?", re.IGNORECASE)
 
 
+def is_loopback_name(host: str) -> bool:
+    """Return whether a header `Host` names this machine as only programs on it can."""
+    return _LOOPBACK.fullmatch(host) is not None
+
+
 def new_token() -> str:
     """Return a token of 256 random bits for an address."""
     return secrets.token_urlsafe(_TOKEN_BYTES)
@@ -45,7 +50,7 @@ class RequestAccess:
         missing or wrong; another site asks for data, or posts.
         """
         host = request.headers.get("host", "")
-        if not _LOOPBACK.fullmatch(host):
+        if not is_loopback_name(host):
             raise RefusedError(
                 HTTPStatus.FORBIDDEN,
                 "this server answers only as 127.0.0.1 or localhost, and the request names "

@@ -104,6 +104,11 @@ class CallReader:
         """The format as a later reader takes it: its name, or the learned spelling."""
         return self.format if self.spelling is None else self.spelling.to_record()
 
+    @property
+    def opening(self) -> str:
+        """The pattern that a call begins with; empty if the format may begin one with any text."""
+        return "" if self._format is None else self._format.opening
+
     def completed(self, text: str, *, prefix: str = "") -> tuple[ParsedCall, ...]:
         """Return the calls of `text` if its last characters complete one, else nothing.
 
