@@ -27,6 +27,7 @@ from tokentape.commands import (
     replays,
     running,
     runs,
+    serve,
     signing,
     tail,
     view,
@@ -58,6 +59,7 @@ app.command()(lineage.resume)
 app.command()(lineage.fork)
 app.command()(lineage.close)
 app.command()(investigations.chat)
+app.command()(serve.serve)
 app.command("list")(runs.list_runs)
 app.command()(runs.show)
 app.command()(labels.tag)
