@@ -31,7 +31,7 @@ def test_a_command_and_each_of_its_options_have_a_help_text(name: str) -> None:
 
 
 def test_every_command_that_prints_results_prints_json_too() -> None:
-    interactive = {"demo", "chat", "tail"}
+    interactive = {"demo", "chat", "serve", "tail"}
     without = {
         name
         for name, command in COMMANDS.items()

@@ -172,7 +172,7 @@ def test_more_requests_than_may_wait_are_told_to_come_again(
 ) -> None:
     monkeypatch.setattr("tokentape.endpoint.service._WAITING_MAX", 1)
     with running_endpoint(lm, store, batch=1) as endpoint, ThreadPoolExecutor(3) as clients:
-        asked: dict[str, Any] = {"max_tokens": 300, "logit_bias": {"2": -100}}
+        asked: dict[str, Any] = {"max_tokens": 60, "logit_bias": {"2": -100}}
         found = list(clients.map(lambda _: post(endpoint, body_of(**asked)), range(3)))
 
         assert sorted(status for status, _ in found) == [200, 200, 503]
