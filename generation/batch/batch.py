@@ -65,8 +65,8 @@ class Batch:
         self._stop = StopRequest()
         self._lock = threading.Lock()
         self._jobs: dict[Job[Any], None] = {}
-        """In the order of their starts. A batch that is open for days must not keep every job: those
-        that have returned are left out."""
+        """In the order of their starts. A batch that is open for days must not keep every job: left
+        out are those that have returned, and those that failed when they are read."""
         self._waiting: deque[Job[Any]] = deque()
         self._started = self._running = 0
         self._member: Member | None = None
@@ -128,6 +128,10 @@ class Batch:
             self._running -= 1
             if job.error is None:
                 del self._jobs[job]
+            else:
+                known = [each for each in self._jobs if each.is_done and each.is_read]
+                for each in known:
+                    del self._jobs[each]
             self._start_waiting(member)
 
     def __exit__(

@@ -22,7 +22,7 @@ from tokentape.endpoint.chat_stream import DONE, ReplyStream, event_of
 from tokentape.endpoint.content_stream import ContentStream
 from tokentape.endpoint.errors import ApiError, ClientLeftError, error_of_turn
 from tokentape.endpoint.request_reading import BodyLimits, parse_json, read_bytes
-from tokentape.endpoint.running_turns import BegunTurn, RunningTurn, RunningTurns, TurnUpdate
+from tokentape.endpoint.served_turns import BegunTurn, ServedTurn, ServedTurns, TurnUpdate
 from tokentape.endpoint.token_logprobs import TokenLogprobs
 from tokentape.generation.completions.chat_request import ChatRequest
 from tokentape.recorder.errors import TokentapeError
@@ -36,7 +36,7 @@ _NOTHING_KEPT = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff
 class ChatService:
     """What the routes answer with."""
 
-    turns: RunningTurns
+    turns: ServedTurns
     model: ServedModel
     fingerprint: str
     logprobs: TokenLogprobs
@@ -166,7 +166,7 @@ class _Routes:
 
 async def _events(
     stream: ReplyStream,
-    turn: RunningTurn,
+    turn: ServedTurn,
     updates: AsyncIterator[TurnUpdate],
     leaving: asyncio.Task[None],
 ) -> AsyncIterator[bytes]:
@@ -184,14 +184,14 @@ async def _events(
         leaving.cancel()
 
 
-async def _leave_with_client(request: Request, turn: RunningTurn) -> None:
+async def _leave_with_client(request: Request, turn: ServedTurn) -> None:
     """End a turn whose client closes its connection."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
     turn.leave()
 
 
-async def _begun_updates(turn: RunningTurn) -> AsyncIterator[TurnUpdate]:
+async def _begun_updates(turn: ServedTurn) -> AsyncIterator[TurnUpdate]:
     """Wait for the first token of a turn. Return its updates; raise what ended it before."""
     updates, begun = turn.updates(), []
     async for update in updates:

@@ -11,7 +11,7 @@ from tokentape.endpoint.chat_responses import (
     tape_facts,
 )
 from tokentape.endpoint.content_stream import ContentStream
-from tokentape.endpoint.running_turns import BegunTurn, SampledToken, TurnUpdate
+from tokentape.endpoint.served_turns import BegunTurn, StreamedToken, TurnUpdate
 from tokentape.generation.completions.completion import Completion
 from tokentape.recorder.events import TokenSampled
 
@@ -43,7 +43,7 @@ class ReplyStream:
             if isinstance(update, BegunTurn):
                 self._id = response_id(update.run_id, update.turn)
                 yield self._writer.chunk(self._id, {"role": "assistant", "content": ""})
-            elif isinstance(update, SampledToken):
+            elif isinstance(update, StreamedToken):
                 self._unsent.append(update.event)
                 if text := self._content.add(update.piece):
                     yield self._chunk({"content": text})

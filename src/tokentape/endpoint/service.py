@@ -21,7 +21,7 @@ from tokentape.endpoint.chat_requests import ServedModel
 from tokentape.endpoint.errors import ApiError, ClientLeftError, place_of
 from tokentape.endpoint.http_server import HttpServer
 from tokentape.endpoint.request_reading import BodyLimits
-from tokentape.endpoint.running_turns import RunningTurn, RunningTurns, TurnEnd
+from tokentape.endpoint.served_turns import ServedTurn, ServedTurns, TurnEnd
 from tokentape.endpoint.token_logprobs import TokenLogprobs
 from tokentape.generation.completions.chat_request import ChatRequest
 from tokentape.generation.completions.completion import Completion
@@ -62,7 +62,7 @@ class TurnReports:
         self.interrupted: dict[str, None] = {}
         """The runs without tools whose turns the end of the server cut off."""
 
-    def on_end(self, turn: RunningTurn, end: TurnEnd, cause: BaseException | None) -> None:
+    def on_end(self, turn: ServedTurn, end: TurnEnd, cause: BaseException | None) -> None:
         """Report a turn; see `OnEnd`."""
         if isinstance(end, Completion):
             self.report(_finished(end))
@@ -124,7 +124,7 @@ def served_endpoint(
         top_logprobs=settings.top_logprobs,
     )
     batch = tt.Batch(lm, size=settings.batch)
-    turns = RunningTurns(
+    turns = ServedTurns(
         batch,
         conversations.complete,
         size=settings.batch,

@@ -29,14 +29,14 @@ class BegunTurn:
 
 
 @dataclass(frozen=True, slots=True)
-class SampledToken:
+class StreamedToken:
     """A recorded token, and the text that became final with it."""
 
     event: TokenSampled
     piece: str
 
 
-TurnUpdate = BegunTurn | SampledToken | Completion
+TurnUpdate = BegunTurn | StreamedToken | Completion
 TurnEnd = Completion | TokentapeError
 """The reply of a turn, or what its client is told instead."""
 
@@ -53,11 +53,11 @@ class Complete(Protocol):
     ) -> Completion: ...
 
 
-OnEnd = Callable[["RunningTurn", TurnEnd, BaseException | None], None]
+OnEnd = Callable[["ServedTurn", TurnEnd, BaseException | None], None]
 """Is told a turn, how it ended, and the exception that ended it, if one did."""
 
 
-class RunningTurn:
+class ServedTurn:
     """A turn in a thread of the batch, or one that waits for a place in it.
 
     Its updates wait in the event loop for their reader: a slow client holds up nobody, and they
@@ -148,7 +148,7 @@ class RunningTurn:
         if self.begun is None:
             self.begun = BegunTurn(self._run_id, event.turn)
             self._call(self._post, self.begun)
-        self._call(self._post, SampledToken(event, piece))
+        self._call(self._post, StreamedToken(event, piece))
         self._check_client()
 
     def _check_client(self) -> None:
@@ -168,7 +168,7 @@ class RunningTurn:
         self._ended.set()
 
 
-class RunningTurns:
+class ServedTurns:
     """The turns of a server: as many at once as its batch has places, and some that wait.
 
     `start` is called in the event loop, the others in any thread.
@@ -184,10 +184,10 @@ class RunningTurns:
         self._waiting_max = waiting_max
         self._on_end = on_end
         self._places = asyncio.Semaphore(size)
-        self._turns: dict[RunningTurn, asyncio.Task[None]] = {}
+        self._turns: dict[ServedTurn, asyncio.Task[None]] = {}
         self._stopped = threading.Event()
 
-    def start(self, request: ChatRequest) -> RunningTurn:
+    def start(self, request: ChatRequest) -> ServedTurn:
         """Return a turn that begins as soon as it has a place.
 
         Raise ApiError if too many wait, or if the server ends.
@@ -199,7 +199,7 @@ class RunningTurns:
                 "one again later",
                 "overloaded",
             )
-        turn = RunningTurn(request, self._complete, self._on_end)
+        turn = ServedTurn(request, self._complete, self._on_end)
         task = asyncio.create_task(turn.run(self._places, self._start_job))
         self._turns[turn] = task
         task.add_done_callback(lambda done: self._turns.pop(turn, None))
