@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from tokentape.store import DatabaseStore
 openai: Any = pytest.importorskip("openai", reason="the extra `dev` has it")
 
 from tests.integrations.endpoints import Endpoint, running_endpoint  # noqa: E402
+from tokentape.endpoint.http_server import listen  # noqa: E402
 
 PATH = "/v1/chat/completions"
 JSON = {"Content-Type": "application/json"}
@@ -138,6 +140,14 @@ def test_a_body_of_ten_megabytes_is_read_and_a_larger_one_is_not(endpoint: Endpo
         assert (status, answer["error"]["code"]) == (413, "body_too_large")
 
 
+def nested(depth: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "object", "properties": {}}
+    for _ in range(depth):
+        schema = {"type": "object", "properties": {"inner": schema}}
+    return schema
+
+
+DEEP_TOOL = {"type": "function", "function": {"name": "a", "parameters": nested(300)}}
 DEEP = b'{"model":"tiny-llama","messages":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
 BODIES: dict[str, tuple[bytes, dict[str, str], int, str]] = {
     "no JSON": (b"{", {}, 400, "not JSON"),
@@ -146,6 +156,22 @@ BODIES: dict[str, tuple[bytes, dict[str, str], int, str]] = {
     "deep": (DEEP, {}, 400, "nested too deeply"),
     "not UTF-8": (b'{"model": "\xff"}', {}, 400, "not UTF-8: byte 11"),
     "half a pair": (body_of().replace(b"Hello", b"\\ud83d"), {}, 400, "surrogate pair"),
+    "claimed length": (b"{", {"Content-Length": "9" * 15}, 413, "more than 10,000,000 bytes"),
+    "deep tool": (body_of(tools=[DEEP_TOOL]), {}, 400, "nested too deeply"),
+    "NUL in a name": (body_of(tokentape={"name": "a\0"}), {}, 400, "tokentape.name"),
+    "long text": (body_of().replace(b"Hello", b"x" * 9_000_000), {}, 400, "do not fit"),
+    "many messages": (
+        body_of(messages=[{"role": "user", "content": "x"}] * 9000),
+        {},
+        400,
+        "9,000 messages of 9,000 bytes do not fit into a context of 2,048 tokens",
+    ),
+    "too many values": (
+        body_of(tools=[]).replace(b"[]}", b"[" + b"[]," * 3_000_000 + b"[]]}"),
+        {},
+        400,
+        "too many values",
+    ),
     "long number": (
         body_of(seed=1).replace(b": 1}", b": " + b"1" * 5000 + b"}"),
         {},
@@ -179,7 +205,7 @@ def test_more_requests_than_may_wait_are_told_to_come_again(
         assert [each["error"]["code"] for status, each in found if status == 503] == ["overloaded"]
 
 
-def test_a_client_that_sends_no_request_or_reads_nothing_is_cut_off(
+def test_a_client_that_sends_no_request_is_cut_off(
     lm: tt.LoadedModel, store: DatabaseStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tokentape.endpoint.http_server._HEAD_S", 0.2)
@@ -189,6 +215,36 @@ def test_a_client_that_sends_no_request_or_reads_nothing_is_cut_off(
             idle.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127")
             with suppress(ConnectionResetError):
                 assert idle.recv(100) == b""
+
+
+def test_a_client_that_reads_nothing_is_cut_off(
+    lm: tt.LoadedModel, store: DatabaseStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def narrow(host: str, port: int) -> socket.socket:
+        listening = listen(host, port)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        return listening
+
+    monkeypatch.setattr("tests.integrations.endpoints.listen", narrow)
+    monkeypatch.setattr("tokentape.endpoint.http_server._STALLED_S", 0.2)
+    request = body_of(max_tokens=250, logprobs=True, top_logprobs=5, logit_bias={"2": -100})
+    head = f"POST {PATH} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+    head += f"Content-Length: {len(request)}\r\n\r\n"
+    with running_endpoint(lm, store) as endpoint, socket.socket() as slow:
+        place = urlsplit(endpoint.url)
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.connect((place.hostname, place.port))
+        slow.sendall(head.encode() + request)
+        wait_for(lambda: bool(endpoint.lines))
+        time.sleep(1)
+        received = b""
+        with suppress(ConnectionResetError):
+            while piece := slow.recv(65536):
+                received += piece
+
+        announced = re.search(rb"content-length: ([0-9]+)", received)
+        assert announced is not None
+        assert len(received) < int(announced[1]) / 2
 
 
 def test_an_unexpected_error_is_not_shown_to_the_client(

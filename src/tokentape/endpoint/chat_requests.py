@@ -1,6 +1,6 @@
 """A request of a client as a turn: its messages, its tools, and the settings of `generate`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import PurePath
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from tokentape.endpoint.errors import ApiError, bad_request
 from tokentape.endpoint.request_body import ChatBody, ToolSchema, read_body
 from tokentape.generation.completions.chat_request import ChatRequest
-from tokentape.recorder.chat_messages import ChatMessageError, read_chat_messages
+from tokentape.generation.context_length import context_tokens
+from tokentape.recorder.chat_messages import ChatMessage, ChatMessageError, read_chat_messages
 
 if TYPE_CHECKING:
     import tokentape as tt
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 _STOPS_MAX = 16
 _STOP_CHARS_MAX = 1000
 _BIAS_MAX = 100.0
+_SHRINKING = 4
+"""A tokenizer may normalise a text to one so many times shorter."""
 _OF_SAMPLING = ("temperature", "top_p", "top_k", "min_p")
 
 
@@ -36,6 +39,9 @@ class ServedModel:
     """How many of the likeliest tokens the runs record."""
     max_new_tokens: int
     """The most tokens of a reply whose request does not say."""
+    context_tokens: int | None
+    token_bytes: int
+    """The bytes of the longest token of the vocabulary in UTF-8."""
 
     @classmethod
     def of(cls, lm: "tt.LoadedModel", *, top_logprobs: int, max_new_tokens: int) -> "ServedModel":
@@ -53,7 +59,29 @@ class ServedModel:
             sampling={"top_k": 0} if own.top_k is None else {},
             top_logprobs=top_logprobs,
             max_new_tokens=max_new_tokens,
+            context_tokens=context_tokens(lm.model),
+            token_bytes=max(
+                len(each.encode(errors="replace")) for each in lm.tokenizer.get_vocab()
+            ),
         )
+
+    def check_may_fit(self, messages: Sequence[ChatMessage]) -> None:
+        """Raise ApiError for messages that are too long however they are encoded.
+
+        Each takes a token at least, and none of their tokens is longer than the longest. Rendering
+        and encoding megabytes takes minutes, in which other turns wait.
+        """
+        if self.context_tokens is None:
+            return
+        text_bytes = sum(len(each.content.encode(errors="replace")) for each in messages)
+        most = _SHRINKING * self.context_tokens * self.token_bytes
+        if len(messages) > self.context_tokens or text_bytes > most:
+            raise bad_request(
+                f"{len(messages):,} messages of {text_bytes:,} bytes do not fit into a context of "
+                f"{self.context_tokens:,} tokens",
+                "messages",
+                "context_length_exceeded",
+            )
 
     @property
     def id(self) -> str:
@@ -99,6 +127,7 @@ def parse_request(given: Any, model: ServedModel) -> ParsedRequest:
         messages = read_chat_messages(body.messages)
     except ChatMessageError as error:
         raise bad_request(str(error), f"messages.{error.index}") from None
+    model.check_may_fit(messages)
     stops = _stops(body.stop)
     options = body.stream_options
     name = {} if body.tokentape.name is None else {"name": body.tokentape.name}

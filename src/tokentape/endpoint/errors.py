@@ -66,6 +66,8 @@ def error_of_turn(error: BaseException) -> ApiError:
         return bad_request(str(error), "messages", "context_length_exceeded")
     if isinstance(error, _CLIENT_FAULTS):
         return bad_request(str(error))
+    if isinstance(error, RecursionError):
+        return bad_request("the request is nested too deeply")
     if isinstance(error, KeyboardInterrupt | SystemExit | BatchEnded):
         return unavailable("the server ends: its turns end after their next token", "shutting_down")
     text = "the turn failed; standard error of the server says in which place"

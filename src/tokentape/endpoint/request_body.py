@@ -74,7 +74,7 @@ class ResponseFormat(_Fields):
 class TapeOptions(_Fields):
     """What only this endpoint takes."""
 
-    name: str | None = Field(default=None, min_length=1, max_length=200)
+    name: str | None = Field(default=None, max_length=200, pattern=r"^[^\x00]+$")
     """The name of a run that begins with the request."""
     session: str = Field(default="", max_length=200)
     """Only requests of one session continue each other's runs."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from starlette.requests import Request
 
 from tokentape.endpoint.errors import ApiError, bad_request
-from tokentape.recorder.limits import load_json
+from tokentape.recorder.limits import TooLargeError, load_json
 
 _CLOSE = {"Connection": "close"}
 _DRAINED = 8
@@ -36,6 +36,10 @@ async def read_bytes(request: Request, limits: BodyLimits) -> bytes:
         raise ApiError(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "the body must be of Content-Type application/json"
         )
+    # The number of digits is bounded first: `int` of many of them takes long.
+    length = request.headers.get("content-length", "")[:20]
+    if length.isdigit() and int(length) > _DRAINED * limits.bytes_max:
+        raise _too_large(limits.bytes_max, _CLOSE)
     try:
         async with asyncio.timeout(limits.seconds_max):
             return await _collect(request.stream(), limits.bytes_max)
@@ -57,13 +61,17 @@ async def _collect(pieces: AsyncIterator[bytes], bytes_max: int) -> bytes:
         if count > _DRAINED * bytes_max:
             break
     if count > bytes_max:
-        raise ApiError(
-            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            f"the body has more than {bytes_max:,} bytes; the server takes more with --max-body",
-            code="body_too_large",
-            headers=_CLOSE if count > _DRAINED * bytes_max else {},
-        )
+        raise _too_large(bytes_max, _CLOSE if count > _DRAINED * bytes_max else {})
     return bytes(body)
+
+
+def _too_large(bytes_max: int, headers: Mapping[str, str]) -> ApiError:
+    return ApiError(
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        f"the body has more than {bytes_max:,} bytes; the server takes more with --max-body",
+        code="body_too_large",
+        headers=headers,
+    )
 
 
 def parse_json(body: bytes) -> Any:
@@ -81,6 +89,8 @@ def parse_json(body: bytes) -> Any:
         raise bad_request("a text has half of a surrogate pair, which is no character") from None
     except RecursionError:
         raise bad_request("the body is nested too deeply") from None
+    except TooLargeError:
+        raise bad_request("the body has too many values to be read") from None
     except ValueError as error:
         raise bad_request(f"the body is not JSON: {error}") from None
     return value
