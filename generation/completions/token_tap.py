@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from tokentape.generation.history.text_stream import TextStream
 from tokentape.generation.investigation.investigation import RunStore
 from tokentape.recorder import Envelope, Record, Recording
-from tokentape.recorder.events import TokenSampled
+from tokentape.recorder.events import TokenSampled, TurnStarted
 from tokentape.recorder.projections import RunSummary
 
 TokenListener = Callable[[TokenSampled, str], None]
@@ -22,6 +22,8 @@ class TokenTap:
     def __init__(self, store: RunStore) -> None:
         self._store = store
         self.tokens: list[TokenSampled] = []
+        self._ends: frozenset[int] = frozenset()
+        """The tokens that may end the turn in progress."""
 
     def append(
         self,
@@ -35,6 +37,9 @@ class TokenTap:
         self._store.append(envelope, record, durable=durable, summary=summary)
         if isinstance(envelope.event, TokenSampled):
             self.tokens.append(envelope.event)
+        elif isinstance(envelope.event, TurnStarted):
+            ends: Any = envelope.event.sampling.get("eos_token_id")
+            self._ends = frozenset(ends if isinstance(ends, list | tuple) else [ends])
 
     def put_blob(self, sha256: str, payload: bytes) -> None:
         self._store.put_blob(sha256, payload)
@@ -56,10 +61,7 @@ class TokenTap:
 
         def on_token(token_id: int, logits: torch.Tensor) -> None:
             if not stream:
-                ends: Any = tokenizer.eos_token_id
-                stream.append(
-                    TextStream(tokenizer, prompt_ids(), ends=() if ends is None else (ends,))
-                )
+                stream.append(TextStream(tokenizer, prompt_ids(), ends=self._ends))
             listener(self.tokens[-1], stream[0].add(token_id))
 
         return on_token

@@ -150,6 +150,21 @@ def test_the_listener_hears_what_the_reply_says(conversations: Conversations) ->
     assert done.text.startswith("".join(piece for _, piece in heard))
 
 
+def test_the_listener_hears_no_token_that_ends_the_reply_and_looks_like_text(
+    conversations: Conversations, lm: tt.LoadedModel
+) -> None:
+    whole = conversations.complete(asked(user("One?")))
+    last = whole.tokens[4].token_id
+    lm.model.generation_config.eos_token_id = [2, last]
+    pieces: list[str] = []
+    done = conversations.complete(
+        asked(user("One?")), on_token=lambda event, piece: pieces.append(piece)
+    )
+
+    assert (done.stop_reason, done.tokens[-1].token_id) == ("eos", last)
+    assert done.text.startswith("".join(pieces))
+
+
 def test_a_run_that_made_room_for_others_is_resumed(
     lm: tt.LoadedModel, store: DatabaseStore
 ) -> None:
