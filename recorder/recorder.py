@@ -14,11 +14,13 @@ from tokentape.recorder.errors import RecordingError, Terminated, TokentapeError
 from tokentape.recorder.events import (
     CacheDecided,
     Event,
+    MessageAdded,
     RunFailed,
     RunFinished,
     RunForked,
     RunResumed,
     RunStarted,
+    SystemPromptCached,
     TokenSampled,
     TokensSpelled,
     TurnStarted,
@@ -273,6 +275,8 @@ class Recorder:
         if isinstance(event, TokenSampled):
             self._unspelled.add(event.token_id)
             self._unspelled.update(event.top_ids)
+        elif isinstance(event, SystemPromptCached | MessageAdded):
+            self._unspelled.update(event.ids)
         elif isinstance(event, CacheDecided):
             diverging = (event.divergence_cached_id, event.divergence_prompt_id)
             self._unspelled.update(each for each in diverging if each is not None)
@@ -283,6 +287,7 @@ class Recorder:
             self._redacted = event.redacted
         elif isinstance(event, TurnStarted):
             self._last_turn = event.turn
+            self._unspelled.update(event.added_ids)
         elif isinstance(event, RunForked):
             self._last_turn = event.at_turn - 1
         self._summary = summary or self._summary

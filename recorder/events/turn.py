@@ -243,8 +243,8 @@ class TokensSpelled(EventBase):
     """The texts of token ids, so that a recording can be read without its tokenizer.
 
     It follows the tokens of a round, also of one that failed. It has the ids of the run's own
-    events that the run has not spelled before: `token_id` and `top_ids` of `TokenSampled`, and the
-    two ids of `CacheDecided` at which cache and prompt diverge.
+    events that the run has not spelled before: those of prompts, `token_id` and `top_ids` of
+    `TokenSampled`, and the two ids of `CacheDecided` at which cache and prompt diverge.
     """
 
     version: ClassVar[int] = 1

@@ -141,3 +141,11 @@ def test_a_tokenizer_that_fails_at_an_id_leaves_its_text_empty(
 def test_a_text_is_that_of_a_token_id(token_id: str) -> None:
     with pytest.raises(ValueError, match="texts must be those of token ids"):
         TokensSpelled(turn=1, texts={token_id: "a"})
+
+
+def test_the_tokens_of_prompts_have_texts(lm: tt.LoadedModel, store: DatabaseStore) -> None:
+    with tt.Investigation(lm, store=store, name="probe", system_prompt="Be kind.") as run:
+        run.chat("What of ÿ?", max_new_tokens=2)
+    (turn,) = store.recording(run.run_id).turns()
+
+    assert {str(each) for each in turn.prompt_ids} <= set(spelled_by(store, run.run_id))
