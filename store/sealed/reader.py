@@ -11,7 +11,6 @@ from typing import Self, TypeVar, Unpack
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 
 from tokentape.recorder import Record, Recording
 from tokentape.recorder.projections import RunSummary
@@ -146,7 +145,7 @@ class ParquetStore:
             self._find_blobs(sha256)
         # Put back below: if it can no longer be read there, the next call searches again.
         name = self._blob_files.pop(sha256)
-        found = self._scan("blobs", {"": [name]}, ["payload"], ds.field("sha256") == sha256)
+        found = self._scan("blobs", {"": [name]}, ["payload"], pc.field("sha256") == sha256)
         payloads = [bytes(each) for each in found["payload"].to_pylist()]
         if not payloads or hashlib.sha256(payloads[0]).hexdigest() != sha256:
             raise StoreError(f"{self.where}: blob {sha256} was altered after it was sealed")
@@ -302,10 +301,10 @@ class ParquetStore:
         files = {run_id: self._parts(self.sealed_run(run_id), table) for run_id in wanted}
         conditions = {"turn": selection.turns, "kind": kinds}
         filters = [
-            ds.field(name).isin(each) for name, each in conditions.items() if each is not None
+            pc.field(name).isin(each) for name, each in conditions.items() if each is not None
         ]
         if selection.after_seq is not None:
-            filters.append(ds.field("seq") > selection.after_seq)
+            filters.append(pc.field("seq") > selection.after_seq)
         filter_ = reduce(and_, filters) if filters else None
         return self._scan(table, files, columns, filter_, selection.after_seq or -1)
 
@@ -314,7 +313,7 @@ class ParquetStore:
         table: str,
         files: Mapping[str, Sequence[str]],
         columns: Sequence[str],
-        filter_: ds.Expression | None = None,
+        filter_: pc.Expression | None = None,
         after_seq: int = -1,
     ) -> pa.Table:
         """See `tokentape.store.sealed.scan.scan`."""

@@ -7,7 +7,6 @@ from operator import and_, attrgetter
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 
 from tokentape.recorder import Record
 from tokentape.recorder.events import TOKEN_KIND
@@ -35,9 +34,9 @@ def has_rows(table: str, chosen: RecordFilter) -> bool:
     return table == "events" or chosen.has_kind(TOKEN_KIND)
 
 
-def condition_of(table: str, chosen: RecordFilter) -> ds.Expression:
+def condition_of(table: str, chosen: RecordFilter) -> pc.Expression:
     """Return the condition on rows of `events` or `tokens`; row groups outside are not read."""
-    seq, turn = ds.field("seq"), ds.field("turn")
+    seq, turn = pc.field("seq"), pc.field("turn")
     conditions = [seq > chosen.after_seq]
     if chosen.last_seq is not None:
         conditions.append(seq <= chosen.last_seq)
@@ -46,7 +45,7 @@ def condition_of(table: str, chosen: RecordFilter) -> ds.Expression:
     if chosen.last_turn is not None:
         conditions.append((turn <= chosen.last_turn) | turn.is_null())
     if chosen.kinds is not None and table == "events":
-        conditions.append(ds.field("kind").isin(sorted(chosen.kinds)))
+        conditions.append(pc.field("kind").isin(sorted(chosen.kinds)))
     return reduce(and_, conditions)
 
 

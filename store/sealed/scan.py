@@ -8,7 +8,7 @@ To read a column raises an error in the same files.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import pyarrow as pa
-import pyarrow.dataset as ds
+import pyarrow.compute as pc
 import pyarrow.fs
 import pyarrow.parquet as pq
 
@@ -20,10 +20,6 @@ from tokentape.store.sealed.records import check_texts
 from tokentape.store.sealed.run_file import UNREADABLE, cannot_read, reading
 from tokentape.store.sealed.sealed_files import SealedFiles
 
-_FORMAT = ds.ParquetFileFormat(
-    dictionary_columns=["kind", "status", "model", "replay", "verdict"],
-    default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True),
-)
 _LOCAL = pyarrow.fs.LocalFileSystem()
 _FILTERED = ("seq", "turn", "kind", "sha256")
 """The columns that filters name."""
@@ -35,7 +31,7 @@ def scan(
     table: str,
     parts: Mapping[str, Sequence[str]],
     columns: Sequence[str],
-    filter_: ds.Expression | None = None,
+    filter_: pc.Expression | None = None,
     after_seq: int = -1,
 ) -> pa.Table:
     """Return rows of a table from the parts of runs, by run id, ordered by run and part.
@@ -44,12 +40,21 @@ def scan(
     name, and neither are parts whose events come up to `after_seq`, which the filter excludes.
     Raise StoreError with the name of a file that is damaged.
     """
+    # It imports pandas, which `iterate_records` does not need.
+    import pyarrow.dataset as ds
+
     schema = SCHEMAS[table]
+    parquet = ds.ParquetFileFormat(
+        dictionary_columns=["kind", "status", "model", "replay", "verdict"],
+        default_fragment_scan_options=ds.ParquetFragmentScanOptions(
+            page_checksum_verification=True
+        ),
+    )
     fragments = [
-        _FORMAT.make_fragment(
+        parquet.make_fragment(
             files.source(name),
             filesystem=_LOCAL,
-            partition_expression=ds.field("run_id") == run_id,
+            partition_expression=pc.field("run_id") == run_id,
             row_groups=groups,
         )
         for run_id, names in parts.items()
@@ -59,7 +64,7 @@ def scan(
     if not fragments:
         return schema.empty_table().select(list(columns))
     names = [name for each in parts.values() for name in each]
-    dataset = ds.FileSystemDataset(fragments, schema, _FORMAT)
+    dataset = ds.FileSystemDataset(fragments, schema, parquet)
     needed = () if filter_ is None else _filtered(schema.names)
     try:
         rows = dataset.to_table(columns=list(dict.fromkeys([*columns, *needed])))
@@ -87,7 +92,7 @@ def iterate_records(
 
 
 def _row_groups(
-    files: SealedFiles, name: str, filter_: ds.Expression | None, after_seq: int
+    files: SealedFiles, name: str, filter_: pc.Expression | None, after_seq: int
 ) -> list[int] | None:
     """Return the row groups of a file with a row that the filter selects; None for all."""
     with reading(f"{files.where}/{name}"):
