@@ -11,12 +11,12 @@ from benchmarks.generation.engines import SAMPLERS
 from benchmarks.prompts import question
 from benchmarks.store.synthetic_tokens import SyntheticTokens
 from benchmarks.stores import EventList
-from tokentape.generation.engine.sampling import turn_seed
 from tokentape.generation.engine.turn_recorder import finished_turn
 from tokentape.generation.history.conversation import Conversation
 from tokentape.generation.history.messages import NewMessage
 from tokentape.generation.history.prompt import Prompt
 from tokentape.generation.history.spelling import spell_tokens
+from tokentape.recorder.derived_seeds import turn_seed
 from tokentape.recorder.events import (
     CacheDecided,
     Event,

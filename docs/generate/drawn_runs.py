@@ -6,7 +6,7 @@ from pathlib import Path
 
 import tokentape as tt
 from docs.generate.svg import WIDTH, Drawing, width_of
-from tokentape.generation.engine.sampling import round_seed, turn_seed
+from tokentape.recorder.derived_seeds import round_seed, turn_seed
 from tokentape.recorder.events import EVENT_CLASSES
 from tokentape.recorder.record import Record
 from tokentape.recorder.seals import SealCheck

@@ -16,7 +16,6 @@ from tokentape.generation.completions.completion import Completion, Continuation
 from tokentape.generation.completions.token_tap import TokenListener, TokenTap
 from tokentape.generation.completions.tool_schemas import client_tools
 from tokentape.generation.completions.transcript import Transcript, renamed_results
-from tokentape.generation.engine.sampling import turn_seed
 from tokentape.generation.errors import PromptError
 from tokentape.generation.history.incremental_decoder import decode_each
 from tokentape.generation.investigation.investigation import RunStore
@@ -25,6 +24,7 @@ from tokentape.generation.run_settings import InvestigationKeywords, setting_def
 from tokentape.generation.tools.interface import ToolInterface
 from tokentape.recorder import TokentapeError
 from tokentape.recorder.chat_messages import ASSISTANT, SYSTEM, ChatMessage
+from tokentape.recorder.derived_seeds import turn_seed
 from tokentape.recorder.listed_keywords import lists_keywords
 from tokentape.recorder.plain_values import plain_whole
 

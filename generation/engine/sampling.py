@@ -134,21 +134,6 @@ def generator_sha256(generator: torch.Generator) -> str:
     return hashlib.sha256(generator.get_state().numpy().tobytes()).hexdigest()
 
 
-def turn_seed(run_seed: int, turn: int) -> int:
-    """Return the seed of a turn, derived from that of its run."""
-    digest = hashlib.sha256(f"tokentape turn {turn} of run {run_seed}".encode()).digest()
-    return int.from_bytes(digest[:8]) >> 1
-
-
-def round_seed(seed: int, first_step: int) -> int:
-    """Return the seed of a round from that of the round before it.
-
-    `first_step` is the number of the turn's tokens before this round.
-    """
-    digest = hashlib.sha256(f"tokentape part from {first_step} of {seed}".encode()).digest()
-    return int.from_bytes(digest[:8]) >> 1
-
-
 def skip_draws(generator: torch.Generator, vocabulary: int, draws: int) -> None:
     """Advance the generator as drawing this many tokens from the vocabulary does."""
     skip_exponentials(generator, draws * vocabulary, vocabulary=vocabulary)

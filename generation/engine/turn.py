@@ -16,9 +16,9 @@ from tokentape.generation import hf
 from tokentape.generation.cache import CachedPrefix
 from tokentape.generation.callbacks import Pause, StateObserver, TokenCallback
 from tokentape.generation.checks import check_count, check_seed, check_switch
-from tokentape.generation.engine.sampling import round_seed
 from tokentape.generation.errors import ModelError, PromptError
 from tokentape.generation.history.prompt import Prompt
+from tokentape.recorder.derived_seeds import round_seed
 from tokentape.recorder.events import CacheDecided, StopReason
 from tokentape.recorder.plain_values import plain_value, plain_whole
 from tokentape.recorder.short_forms import counted, quoted, short_repr

@@ -5,7 +5,6 @@ from typing import Any, Protocol, Self, Unpack, cast
 
 from tokentape.generation.checks import check_switch
 from tokentape.generation.engine.manual_generator import ManualGenerator
-from tokentape.generation.engine.sampling import turn_seed
 from tokentape.generation.engine.turn import TurnSettings, turn_settings
 from tokentape.generation.engine.turn_keywords import TURN_DEFAULTS, TurnKeywords
 from tokentape.generation.errors import PromptError
@@ -42,6 +41,7 @@ from tokentape.generation.tools.calls import CallReader
 from tokentape.generation.tools.interface import ToolInterface
 from tokentape.generation.tools.tool_call import ToolCall
 from tokentape.recorder import EventLog, Recorder, Recording, Redactor
+from tokentape.recorder.derived_seeds import turn_seed
 from tokentape.recorder.events import RunForked
 from tokentape.recorder.events.run import FORK_CONTINUES
 from tokentape.recorder.listed_keywords import lists_keywords

@@ -11,7 +11,6 @@ from transformers import PreTrainedTokenizerBase
 from tokentape.generation import fingerprints
 from tokentape.generation.checks import check_seed
 from tokentape.generation.engine.manual_generator import ManualGenerator
-from tokentape.generation.engine.sampling import round_seed, turn_seed
 from tokentape.generation.engine.turn import TurnResult, TurnSettings
 from tokentape.generation.errors import ModelError, PromptError
 from tokentape.generation.fingerprints.adapter_state import NO_ADAPTERS, active_adapters
@@ -35,6 +34,7 @@ from tokentape.generation.run_settings import NO_HISTORY, RunSettings
 from tokentape.generation.tools.interface import ToolInterface
 from tokentape.generation.tools.sources import missing_tools, warn_of_source_changes
 from tokentape.recorder import Envelope, Recording, RecordingError, process
+from tokentape.recorder.derived_seeds import round_seed, turn_seed
 from tokentape.recorder.escapes import visible
 from tokentape.recorder.events import (
     MessageAdded,
