@@ -5,8 +5,8 @@ from typing import Any
 
 from tokentape.generation.checks import check_recordable
 from tokentape.generation.errors import PromptError, ToolError
+from tokentape.generation.tools.descriptions import describe_tool
 from tokentape.generation.tools.interface import ToolInterface
-from tokentape.generation.tools.schemas import describe_tool
 
 
 def client_tools(schemas: Sequence[Mapping[str, Any]]) -> ToolInterface:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, get_type_hints
 
 from tokentape.generation.errors import ToolError
-from tokentape.generation.tools.schemas import type_in_words
+from tokentape.generation.tools.descriptions import type_in_words
 from tokentape.generation.tools.validation import (
     BOOLEANS,
     NULLS,

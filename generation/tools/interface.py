@@ -15,8 +15,9 @@ from tokentape.generation.tools.declaration import (
     ToolLimits,
     declared_limits,
 )
+from tokentape.generation.tools.descriptions import describe_tool
 from tokentape.generation.tools.failure import ToolFailure
-from tokentape.generation.tools.schemas import describe_tool, tool_schema
+from tokentape.generation.tools.schemas import tool_schema
 from tokentape.generation.tools.sources import source_sha256
 from tokentape.generation.tools.timeout import run_with_timeout
 from tokentape.recorder.clock import elapsed_us
