@@ -1,5 +1,6 @@
-"""The settings of `generate` in recordings of version 0.1.0, which was made with transformers 5.23.
+"""Names of settings of `generate`, known without transformers.
 
+`GENERATE_SETTINGS` are those in recordings of version 0.1.0, which was made with transformers 5.23.
 Other names in these recordings are fields of a model's own, which `generate` does not read.
 """
 
@@ -77,5 +78,36 @@ GENERATE_SETTINGS = frozenset(
         "use_cache",
         "use_mtp",
         "watermarking_config",
+    }
+)
+
+# Fields without influence on the generated tokens: the origin of the config, and the lengths that
+# max_new_tokens and min_new_tokens override (`generate` warns if both of a pair are set).
+UNRECORDED_SETTINGS = frozenset(
+    {
+        "transformers_version",
+        "_from_model_config",
+        "max_length",
+        # Additional outputs.
+        "output_attentions",
+        "output_hidden_states",
+        "output_logits",
+        "output_scores",
+        "return_dict_in_generate",
+        # Read only for beams and assistants, which are rejected.
+        "assistant_confidence_threshold",
+        "assistant_early_exit",
+        "assistant_lookbehind",
+        "diversity_penalty",
+        "early_stopping",
+        "length_penalty",
+        "max_matching_ngram_size",
+        "num_assistant_tokens",
+        "num_assistant_tokens_schedule",
+        "num_beam_groups",
+        "num_beams",
+        "num_return_sequences",
+        "prompt_lookup_num_tokens",
+        "target_lookbehind",
     }
 )

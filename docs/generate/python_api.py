@@ -59,7 +59,7 @@ def _names() -> dict[str, list[str]]:
 def _entries(names: list[str]) -> Iterator[str]:
     """Yield the entry of each name; errors come last, in one list."""
     errors = [name for name in names if _is_error(getattr(tt, name))]
-    for name in sorted(set(names) - set(errors), key=str.lower):
+    for name in sorted(set(names) - set(errors), key=lambda name: (name.lower(), name)):
         found = getattr(tt, name)
         if isinstance(found, type):
             yield _entry_of_class(found)

@@ -11,40 +11,9 @@ from transformers.generation.configuration_utils import GenerationMode
 from tokentape.generation.errors import ModelError
 from tokentape.generation.hf.quiet_configs import quiet_configs
 from tokentape.generation.setting_names import setting_names
+from tokentape.recorder.generate_settings import UNRECORDED_SETTINGS
 from tokentape.recorder.near_names import nearest
 from tokentape.recorder.plain_values import plain_value
-
-# Fields without influence on the generated tokens: the origin of the config, and the lengths that
-# max_new_tokens and min_new_tokens override (`generate` warns if both of a pair are set).
-_UNRECORDED = frozenset(
-    {
-        "transformers_version",
-        "_from_model_config",
-        "max_length",
-        # Additional outputs.
-        "output_attentions",
-        "output_hidden_states",
-        "output_logits",
-        "output_scores",
-        "return_dict_in_generate",
-        # Read only for beams and assistants, which are rejected.
-        "assistant_confidence_threshold",
-        "assistant_early_exit",
-        "assistant_lookbehind",
-        "diversity_penalty",
-        "early_stopping",
-        "length_penalty",
-        "max_matching_ngram_size",
-        "num_assistant_tokens",
-        "num_assistant_tokens_schedule",
-        "num_beam_groups",
-        "num_beams",
-        "num_return_sequences",
-        "prompt_lookup_num_tokens",
-        "target_lookbehind",
-    }
-)
-
 
 # Errors that transformers raises for settings that it validates only when it uses them.
 REFUSALS = (
@@ -180,7 +149,7 @@ def recordable(config: GenerationConfig) -> dict[str, Any]:
         name: _json_keys(value)
         for name, value in config.to_dict().items()
         if name in known
-        and name not in _UNRECORDED
+        and name not in UNRECORDED_SETTINGS
         and (name, value) != ("min_length", 0)
         and (value is not None or defaults.get(name) is not None)
     }

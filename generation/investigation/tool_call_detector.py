@@ -7,8 +7,8 @@ from tokentape.generation.callbacks import Pause
 from tokentape.generation.engine.turn import TurnResult
 from tokentape.generation.investigation.initial_prompt import TOOLS_PLACEHOLDER
 from tokentape.generation.tools.calls import CallReader, ParsedCall
-from tokentape.generation.tools.runner import NOT_RUN
 from tokentape.recorder.events import StopReason
+from tokentape.recorder.events.tool import NOT_RUN
 from tokentape.recorder.events.turn import CALLS
 
 

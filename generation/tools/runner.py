@@ -25,8 +25,6 @@ from tokentape.recorder.plain_values import plain_value
 
 EXPECTED_RESULT = '{"expected": "a result"}'
 """Content of the results with which a prompt is tried before tools run."""
-NOT_RUN = "it was not run"
-"""Beginning of the error of a call above the limit of calls per turn."""
 _WARNING_CHARS = 300
 _FRAME = re.compile(r'^  File "([^"\n]*)", line ([0-9]+)', re.MULTILINE)
 

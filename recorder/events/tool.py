@@ -17,6 +17,8 @@ from tokentape.recorder.events.fields import (
 )
 from tokentape.recorder.events.traits import BelongsTo, EventBase, EventTraits
 
+NOT_RUN = "it was not run"
+"""Beginning of the error of a call above the limit of calls per turn."""
 # The full result is in the recording.
 _DESCRIBED_CHARACTERS = 400
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from tokentape.generation.tools.interface import ToolInterface, ToolResult
-from tokentape.generation.tools.runner import NOT_RUN
 from tokentape.generation.tools.sources import warn_of_source_changes
 from tokentape.recorder import Recording
 from tokentape.recorder.events import ToolCalled, ToolReturned
+from tokentape.recorder.events.tool import NOT_RUN
 from tokentape.replay.recorded.loaded_run import LoadedRun, load_run
 from tokentape.replay.results.errors import NothingToReplayError
 from tokentape.replay.results.json_fields import json_excerpts, unequal_fields, unequal_texts

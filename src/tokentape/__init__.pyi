@@ -53,6 +53,11 @@ from .replay.checking.noise_floor import (
     read_floor as read_floor,
     write_floor as write_floor,
 )
+from .replay.playback import (
+    Playback as Playback,
+    PlaybackMismatchError as PlaybackMismatchError,
+    playback as playback,
+)
 from .replay.regenerate import (
     regenerate as regenerate,
 )

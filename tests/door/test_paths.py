@@ -184,6 +184,12 @@ class Given:
         with tt.Investigation(self.lm, store=log, name="x", system_prompt=SYSTEM) as run:
             run.chat("One?", max_new_tokens=2)
 
+    def play(self, tape: Any) -> tt.Playback:
+        played = tt.playback(tape, mode="passthrough", model=self.lm)
+        with played.investigation(name="x", system_prompt=SYSTEM) as run:
+            run.chat("One?", max_new_tokens=2)
+        return played
+
     def enable(self, **settings: Any) -> None:
         tt.ModelManager(self.model()).enable_manual_generation(SYSTEM, **settings)
 
@@ -204,6 +210,7 @@ CALLS: dict[str, Callable[[Given], object]] = {
     "ModelManager.enable_manual_generation prefix_folder": lambda g: g.enable(
         prefix_folder=g.path("p")
     ),
+    "Playback.save path": lambda g: g.play(g.path("new.tape")).save(g.path("other.tape")),
     "SealingLog folder": lambda g: g.seal(g.path("sealed")),
     "check signers": lambda g: tt.check(g.store, g.run_id, signers=g.signed()),
     "export_csv folder": lambda g: tt.export_csv(g.store, g.run_id, g.path("csv")),
@@ -220,6 +227,7 @@ CALLS: dict[str, Callable[[Given], object]] = {
     "plan_memory model": lambda g: tt.plan_memory(g.model(), prompt_tokens=[9]),
     "plan_memory protocol": lambda g: tt.plan_memory(g.model(), protocol=g.protocol()),
     "pack path": lambda g: tt.pack([g.recording], g.store, g.path("x.tape")),
+    "playback tape": lambda g: g.play(g.path("new.tape")).save(),
     "read_floor path": lambda g: tt.read_floor(g.floor()),
     "run_many plans": lambda g: tt.run_many(g.short_plan(), g.lm, g.store),
     "sign key": lambda g: g.signed(),

@@ -56,7 +56,7 @@ def read_settings(config: pytest.Config) -> Settings:
         raise pytest.UsageError(f"tape_mode: one of {', '.join(MODES)}, not {mode!r}")
     settings = Settings(
         roots=tuple(_existing(Path(os.path.abspath(root))) for root in roots),
-        model=_model(config),
+        model=configured_model(config),
         mode=mode,
         update=bool(config.getoption("tape_update")),
         ignore=_ignored(config),
@@ -131,7 +131,8 @@ def _refused(message: str) -> pytest.UsageError:
     return pytest.UsageError(printable(message))
 
 
-def _model(config: pytest.Config) -> str:
+def configured_model(config: pytest.Config) -> str:
+    """Return the model of the command line or of the ini file; empty for the recorded ones."""
     given: str | None = config.getoption("tape_model")
     if given is not None:
         return given
@@ -186,6 +187,11 @@ def _check_update(settings: Settings) -> None:
         raise pytest.UsageError(
             "--tape-update needs the model, which --tape-mode=rebuild does not load"
         )
+    check_not_in_ci()
+
+
+def check_not_in_ci() -> None:
+    """Raise pytest.UsageError for an update of tapes in CI."""
     if os.environ.get("CI", "").lower() not in ("", "0", "false"):
         raise pytest.UsageError(
             "--tape-update: CI is set in the environment, where recordings are checked and not "
