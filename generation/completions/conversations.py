@@ -20,7 +20,7 @@ from tokentape.generation.errors import PromptError
 from tokentape.generation.history.incremental_decoder import decode_each
 from tokentape.generation.investigation.investigation import RunStore
 from tokentape.generation.models.loading import LoadedModel
-from tokentape.generation.run_settings import InvestigationKeywords, setting_defaults
+from tokentape.generation.run_settings import CACHE_BYTES, InvestigationKeywords, setting_defaults
 from tokentape.generation.tools.interface import ToolInterface
 from tokentape.recorder import TokentapeError
 from tokentape.recorder.chat_messages import ASSISTANT, SYSTEM, ChatMessage
@@ -92,8 +92,9 @@ class Conversations:
     ) -> None:
         """Prepare to record conversations with a model into a store.
 
-        At most `open_max` runs keep their caches; the one that was used longest ago ends to make
-        room, and is resumed when its client continues it. `settings` are those of every run.
+        At most `open_max` runs keep their caches, of `cache_bytes` together; the one that was used
+        longest ago ends to make room, and is resumed when its client continues it. `settings` are
+        those of every run.
         """
         self._lm = lm
         self._store = store
@@ -101,6 +102,7 @@ class Conversations:
         if self._open_max < 1:
             raise TokentapeError(f"open_max must be at least 1, not {open_max!r}")
         self._settings = settings
+        self._cache_bytes = plain_whole(settings.get("cache_bytes", CACHE_BYTES))
         self._conversations: list[_Conversation] = []
         self._lock = threading.Lock()
         self._uses = count(1)
@@ -203,7 +205,7 @@ class Conversations:
         request: ChatRequest,
     ) -> None:
         """Begin the run of a conversation, as a fork of the one found or resumed if need be."""
-        self._make_room()
+        self._make_room(coming=1)
         tap = TokenTap(self._store)
         if how is Continuation.CONTINUED:
             run = ClientRun.resume(tap, conversation.run_id, self._lm, tools=tools)
@@ -279,19 +281,26 @@ class Conversations:
         if how is not Continuation.CONTINUED:
             with self._lock:
                 self._conversations.append(conversation)
+        self._make_room(coming=0)
         return completion
 
-    def _make_room(self) -> None:
-        """End the runs that were used longest ago, if a further one would be too many."""
+    def _make_room(self, *, coming: int) -> None:
+        """End the runs that were used longest ago while there are too many, or their caches are
+        too large, with `coming` further runs.
+        """
         with self._lock:
-            idle = [
-                each
+            held_bytes = {
+                each: run.generator.kv_bytes
                 for each in self._conversations
-                if each.run is not None and not each.lock.locked()
-            ]
-            idle.sort(key=lambda each: each.used)
-            for each in idle[: max(0, len(idle) + 1 - self._open_max)]:
-                _end(each)
+                if (run := each.run) is not None
+            }
+            for each in sorted(held_bytes, key=lambda each: each.used):
+                fits = sum(held_bytes.values()) <= self._cache_bytes
+                if fits and len(held_bytes) + coming <= self._open_max:
+                    break
+                if not each.lock.locked():
+                    del held_bytes[each]
+                    _end(each)
             ended = [each for each in self._conversations if each.run is None]
             for each in ended[: max(0, len(ended) - _REMEMBERED_MAX)]:
                 self._conversations.remove(each)

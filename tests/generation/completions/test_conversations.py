@@ -165,10 +165,11 @@ def test_the_listener_hears_no_token_that_ends_the_reply_and_looks_like_text(
     assert done.text.startswith("".join(pieces))
 
 
+@pytest.mark.parametrize("limits", [{"open_max": 1}, {"cache_bytes": 200_000}])
 def test_a_run_that_made_room_for_others_is_resumed(
-    lm: tt.LoadedModel, store: DatabaseStore
+    lm: tt.LoadedModel, store: DatabaseStore, limits: dict[str, int]
 ) -> None:
-    with Conversations(lm, store) as roomy, Conversations(lm, store, open_max=1) as narrow:
+    with Conversations(lm, store) as roomy, Conversations(lm, store, **limits) as narrow:
         replies: list[list[Completion]] = []
         for conversations in (roomy, narrow):
             sent: dict[str, tuple[ChatMessage, ...]] = {"a": (), "b": ()}
@@ -182,6 +183,8 @@ def test_a_run_that_made_room_for_others_is_resumed(
 
     assert [each.text for each in replies[0]] == [each.text for each in replies[1]]
     assert replies[1][2].run_id == replies[1][0].run_id
+    assert [each.cache.reused_tokens > 0 for each in replies[0][2:]] == [True, True]
+    assert [each.cache.reused_tokens for each in replies[1][2:]] == [0, 0]
     assert [e.status for e in store.summaries()] == ["finished"] * 4
     for each in replies[1]:
         assert tt.check(store, each.run_id).ok
