@@ -13,7 +13,9 @@ FORMATS = {
     b'{"run_id"': "a file of JSON lines",
 }
 """The files of the project by their first bytes."""
-_HEAD_BYTES = 512
+SQLITE = FORMATS[b"SQLite format 3\x00"]
+HEAD_BYTES = 512
+"""How much of a file tells what it is."""
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _UTF16_STARTS = (b"\xff\xfe", b"\xfe\xff", b"{\x00", b"\x00{", b"[\x00", b"\x00[")
@@ -36,8 +38,11 @@ def foreign_file(path: Path | str) -> str:
     if is_special(path):
         return "is a device or a pipe, not a file: write its content to a file first"
     head = _head(path)
-    if head is None:
-        return _unfetched_annex_file(path)
+    return _unfetched_annex_file(path) if head is None else foreign_content(head)
+
+
+def foreign_content(head: bytes) -> str:
+    """Return `foreign_file` for a file that begins with those bytes."""
     if not head:
         return "is empty"
     for magic, kind in _BINARY.items():
@@ -48,8 +53,13 @@ def foreign_file(path: Path | str) -> str:
 
 def known_file(path: Path | str) -> str:
     """Return which of the project's formats a file has, as in `FORMATS`; "" for none of them."""
-    head = (_head(path) or b"").removeprefix(BYTE_ORDER_MARK).lstrip()
-    return next((kind for magic, kind in FORMATS.items() if head.startswith(magic)), "")
+    return known_content(_head(path) or b"")
+
+
+def known_content(head: bytes) -> str:
+    """Return `known_file` for a file that begins with those bytes."""
+    text = head.removeprefix(BYTE_ORDER_MARK).lstrip()
+    return next((kind for magic, kind in FORMATS.items() if text.startswith(magic)), "")
 
 
 def pointer_file(path: Path | str) -> str:
@@ -62,7 +72,7 @@ def _head(path: Path | str) -> bytes | None:
     """Return the first bytes of a file; None if it cannot be read, or is a device or a pipe."""
     try:
         with open_regular(path) as file:
-            return file.read(_HEAD_BYTES)
+            return file.read(HEAD_BYTES)
     except (OSError, ValueError):
         return None
 

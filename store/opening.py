@@ -15,10 +15,16 @@ from tokentape.store.live.database import DatabaseStore
 from tokentape.store.live.schema import Upgrade, revision_of, upgrade_schema
 from tokentape.store.live.sqlite_file import real_path
 from tokentape.store.location import is_in_memory, parse_location, shown, sqlite_url
+from tokentape.store.objects.urls import ObjectUrl
 from tokentape.store.sealed.tape import is_zip
 
 if TYPE_CHECKING:
     from tokentape.store.sealed.reader import ParquetStore
+
+_RECORD_ELSEWHERE = (
+    "runs are recorded into a database, --store sqlite:///runs.db, and copied here with `tokentape "
+    "export` or `pack`"
+)
 
 
 @suggests_keywords
@@ -28,8 +34,9 @@ def open_store(
     """Open a live store, or a Parquet folder or tape of sealed runs for reading.
 
     `where` is a database URL such as `sqlite:///runs.db` or
-    `postgresql+psycopg://user@host/database`, or the path of a SQLite file, a folder or a tape.
-    A path means exactly that file, whatever characters it has; in a URL, `%3F` is a question mark,
+    `postgresql+psycopg://user@host/database`, or the path of a SQLite file, a folder or a tape, or
+    the URL of a folder or tape in an object store that fsspec reads: `s3://bucket/runs`. A path
+    means exactly that file, whatever characters it has; in a URL, `%3F` is a question mark,
     and `?mode=ro` opens a file only for reading. A leading `~` is the home folder. A live store is
     created if it does not exist, unless `must_exist`. A file that cannot be written to is opened
     for reading: every write raises StoreError. With `upgrade`, an older schema is upgraded to the
@@ -45,6 +52,8 @@ def open_store(
         []
     """
     place = parse_location(where)
+    if isinstance(place, ObjectUrl):
+        return _open_object(place)
     if isinstance(place, Path):
         if _is_sealed(place):
             # It imports pyarrow.dataset, and that pandas: a database needs neither.
@@ -56,6 +65,17 @@ def open_store(
     if is_file and (must_exist or place.query.get("mode") in ("ro", "rw")):
         _check_exists(Path(str(place.database)))
     return DatabaseStore(place, upgrade=upgrade, must_exist=must_exist)
+
+
+def _open_object(url: ObjectUrl) -> "ParquetStore":
+    """Open a folder or a tape in an object store. Raise StoreError for anything else there."""
+    from tokentape.store.objects.object_path import ObjectPath
+    from tokentape.store.sealed.reader import ParquetStore
+
+    place = ObjectPath.connect(url)
+    if place.kind() == "missing":
+        raise StoreError(f"there is no store at {place}: {_RECORD_ELSEWHERE}")
+    return ParquetStore(place)
 
 
 def _is_sealed(path: Path) -> bool:
@@ -85,6 +105,8 @@ def _check_exists(path: Path) -> None:
 def database_url(where: str | os.PathLike[str]) -> URL:
     """Return the URL of a live store; a path is that of a SQLite file. Raise StoreError."""
     place = parse_location(where)
+    if isinstance(place, ObjectUrl):
+        raise StoreError(f"{place} is in an object store and has no schema: {_RECORD_ELSEWHERE}")
     return sqlite_url(place) if isinstance(place, Path) else place
 
 

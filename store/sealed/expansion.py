@@ -81,8 +81,8 @@ def text_bytes_max(stored_bytes: int) -> int:
 def read_footer(source: Any) -> pq.FileMetaData:
     """Return the metadata of a Parquet file. Raise ExpansionError if it would take too much.
 
-    `source` is a path or a buffer of pyarrow. Raise OSError, ValueError or an error of pyarrow for
-    a damaged file.
+    `source` is a path, a buffer of pyarrow or an open file. Raise OSError, ValueError or an error
+    of pyarrow for a damaged file.
     """
     with _opened(source) as file:
         _footer(file, _size(file))
@@ -120,8 +120,10 @@ def _opened(source: Any) -> Iterator[BinaryIO]:
     if isinstance(source, str | Path):
         with open_regular(source) as file:
             yield file
-    else:
+    elif isinstance(source, pa.Buffer):
         yield pa.BufferReader(source)
+    else:
+        yield source
 
 
 def _size(file: BinaryIO) -> int:

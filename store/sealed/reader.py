@@ -2,12 +2,12 @@
 
 import hashlib
 import heapq
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import reduce
+from functools import partial, reduce
 from operator import and_, attrgetter
 from pathlib import Path
-from typing import Self, TypeVar, Unpack
+from typing import Any, Self, TypeVar, Unpack
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -29,11 +29,13 @@ from tokentape.store.attachments import (
 )
 from tokentape.store.errors import StoreError
 from tokentape.store.labels import Labels, fold_labels
+from tokentape.store.objects.object_path import ObjectPath
 from tokentape.store.run_conditions import RunConditions
 from tokentape.store.run_names import find_run_id
 from tokentape.store.run_search import select_runs
 from tokentape.store.runs_table import runs_html
 from tokentape.store.sealed.layout import part_name
+from tokentape.store.sealed.opened_files import open_files
 from tokentape.store.sealed.parquet import SCHEMAS, SealedFile, runs_row
 from tokentape.store.sealed.records import (
     TOP_COLUMNS,
@@ -51,8 +53,6 @@ from tokentape.store.sealed.run_file import (
     reading,
 )
 from tokentape.store.sealed.scan import iterate_records, scan
-from tokentape.store.sealed.sealed_files import Folder, SealedFiles
-from tokentape.store.sealed.tape import Tape
 from tokentape.store.source import Selection
 
 T = TypeVar("T")
@@ -65,9 +65,9 @@ class ParquetStore:
     Every method raises StoreError with the name of the file if one cannot be read.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | ObjectPath) -> None:
         self.where = str(path)
-        self._files: SealedFiles = Folder(path) if path.is_dir() else Tape(path)
+        self._files = open_files(path)
         self._blob_files: dict[str, str] = {}
 
     def close(self) -> None:
@@ -91,7 +91,7 @@ class ParquetStore:
         return select_runs(self, found, where) if where else found
 
     def _summaries(self) -> list[RunSummary]:
-        found = (self.sealed_run(run_id).summary for run_id in self._files.run_files())
+        found = (run.summary for run in self._sealed_runs(self._files.run_files()))
         known = (each for each in found if each is not None)
         return sorted(known, key=lambda each: (each.started_at_us, each.run_id))
 
@@ -130,8 +130,17 @@ class ParquetStore:
 
     def sealed_run(self, run_id: str) -> SealedRun:
         """Return the sealed part of a run, with the list of its files. Raise StoreError."""
-        name = part_name("runs", run_id)
-        run = read_sealed_run(self._files.source(name), f"{self.where}/{name}")
+        (run,) = self._sealed_runs([run_id])
+        return run
+
+    def _sealed_runs(self, run_ids: Iterable[str]) -> Iterator[SealedRun]:
+        names = {run_id: part_name("runs", run_id) for run_id in run_ids}
+        source_of = self._files.sources(names.values())
+        for run_id, name in names.items():
+            yield self._sealed_run(run_id, name, source_of(name))
+
+    def _sealed_run(self, run_id: str, name: str, source: Any) -> SealedRun:
+        run = read_sealed_run(source, f"{self.where}/{name}")
         if run.run_id != run_id:
             raise StoreError(f"{self.where}/{name} belongs to another run, {run.run_id}")
         return run
@@ -180,20 +189,30 @@ class ParquetStore:
 
     def labels_by_run(self) -> dict[str, Labels]:
         """See `tokentape.store.source.Source`."""
-        found = []
-        for run_id in self._files.run_files():
+        found: list[StoredLabel] = []
+        names = self._files.run_files()
+        source_of = self._files.sources(names.values())
+
+        def labels_of(run_id: str, name: str) -> list[StoredLabel]:
+            run = self._sealed_run(run_id, name, source_of(name))
+            return self._attachments_of(StoredLabel, run)
+
+        for each in names.items():
             with suppress(StoreError):
-                found += self.labels(run_id)
+                found += self._read(partial(labels_of, *each))
         return fold_labels(found)
 
     def _attachments(self, kind: type[K], run_id: str) -> list[K]:
-        if part_name("runs", run_id) not in self._files.files_of(run_id):
+        if not self._files.exists(part_name("runs", run_id)):
             return []
+        return self._attachments_of(kind, self.sealed_run(run_id))
+
+    def _attachments_of(self, kind: type[K], run: SealedRun) -> list[K]:
         table = TABLES[kind]
-        names = self._parts(self.sealed_run(run_id), table)
-        rows = self._scan(table, {run_id: names}, of_file(SCHEMAS[table]).names)
+        names = self._parts(run, table)
+        rows = self._scan(table, {run.run_id: names}, of_file(SCHEMAS[table]).names)
         texts = rows.set_column(rows.column_names.index("at"), "at_us", rows["at"].cast(pa.int64()))
-        found = [attachment_of(kind, run_id, row, self.where) for row in texts.to_pylist()]
+        found = [attachment_of(kind, run.run_id, row, self.where) for row in texts.to_pylist()]
         return sorted(found, key=lambda each: (each.at_us, row_of(each)["sha256"]))
 
     def verdicts_table(self, selection: Selection) -> pa.Table:
@@ -298,7 +317,7 @@ class ParquetStore:
         wanted = self._files.run_files()
         if selection.run_ids is not None:
             wanted = {run_id: wanted[run_id] for run_id in wanted if run_id in selection.run_ids}
-        files = {run_id: self._parts(self.sealed_run(run_id), table) for run_id in wanted}
+        files = {run.run_id: self._parts(run, table) for run in self._sealed_runs(wanted)}
         conditions = {"turn": selection.turns, "kind": kinds}
         filters = [
             pc.field(name).isin(each) for name, each in conditions.items() if each is not None
@@ -379,11 +398,12 @@ class ParquetStore:
 
     def _parts(self, run: SealedRun, table: str) -> list[str]:
         """Return the run's files of a table. Raise StoreError if one's size is not as listed."""
-        for file in run.files:
-            if not file.name.startswith(f"{table}/"):
-                continue
-            size = self._files.size(file.name)
-            if size != file.bytes:
-                why = ValueError(f"it has {size} bytes, but {file.bytes} were sealed")
-                raise cannot_read(f"{self.where}/{file.name}", why)
-        return run.parts(table)
+        names = run.parts(table)
+        sealed = {each.name: each.bytes for each in run.files}
+        found = self._files.sizes(names)
+        for name in names:
+            if found.get(name) != sealed[name]:
+                size = found.get(name, "no")
+                why = ValueError(f"it has {size} bytes, but {sealed[name]} were sealed")
+                raise cannot_read(f"{self.where}/{name}", why)
+        return names

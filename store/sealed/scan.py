@@ -6,6 +6,7 @@ To read a column raises an error in the same files.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -50,20 +51,23 @@ def scan(
             page_checksum_verification=True
         ),
     )
-    fragments = [
-        parquet.make_fragment(
-            files.source(name),
-            filesystem=_LOCAL,
-            partition_expression=pc.field("run_id") == run_id,
-            row_groups=groups,
-        )
-        for run_id, names in parts.items()
-        for name in names
-        if (groups := _row_groups(files, name, filter_, after_seq)) != []
-    ]
+    names = [name for each in parts.values() for name in each]
+    source_of = files.sources(names)
+    fragments = []
+    for run_id, name in ((run_id, name) for run_id, each in parts.items() for name in each):
+        source = source_of(name)
+        groups = _row_groups(files, name, source, filter_, after_seq)
+        if groups != []:
+            fragments.append(
+                parquet.make_fragment(
+                    source,
+                    filesystem=_LOCAL if isinstance(source, str) else None,
+                    partition_expression=pc.field("run_id") == run_id,
+                    row_groups=groups,
+                )
+            )
     if not fragments:
         return schema.empty_table().select(list(columns))
-    names = [name for each in parts.values() for name in each]
     dataset = ds.FileSystemDataset(fragments, schema, parquet)
     needed = () if filter_ is None else _filtered(schema.names)
     try:
@@ -80,10 +84,13 @@ def iterate_records(
     records: Callable[[pa.RecordBatch], Iterator[Record]],
 ) -> Iterator[Record]:
     """Yield the records of files, in order. Raise StoreError with the name of a damaged one."""
+    names = list(names)
+    source_of = files.sources(names)
     for name in names:
         with reading(f"{files.where}/{name}"):
-            found = measure(files.source(name), files.stored_bytes(name))
-            file = pq.ParquetFile(files.source(name))
+            source = source_of(name)
+            found = measure(source, files.stored_bytes(name))
+            file = pq.ParquetFile(source)
             # pyarrow 18 cannot iterate over a file without rows.
             if file.metadata.num_row_groups:
                 for batch in file.iter_batches(batch_size=found.batch_rows):
@@ -92,17 +99,17 @@ def iterate_records(
 
 
 def _row_groups(
-    files: SealedFiles, name: str, filter_: pc.Expression | None, after_seq: int
+    files: SealedFiles, name: str, source: Any, filter_: pc.Expression | None, after_seq: int
 ) -> list[int] | None:
     """Return the row groups of a file with a row that the filter selects; None for all."""
     with reading(f"{files.where}/{name}"):
-        metadata = read_footer(files.source(name)).metadata or {}
+        metadata = read_footer(source).metadata or {}
         if filter_ is not None and int(metadata.get(_EVENTS, after_seq + 2)) <= after_seq + 1:
             return []
-        measure(files.source(name), files.stored_bytes(name))
+        measure(source, files.stored_bytes(name))
         if filter_ is None:
             return None
-        file = pq.ParquetFile(files.source(name), page_checksum_verification=True)
+        file = pq.ParquetFile(source, page_checksum_verification=True)
         columns = _filtered(file.schema_arrow.names)
         return [
             number

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,10 +22,10 @@ from tokentape.store.sealed.run_file import SealedRun
 
 
 class SealedFiles(Protocol):
-    """The files of sealed runs, in a folder or a tape."""
+    """The files of sealed runs, in a folder, a tape or an object store."""
 
     where: str
-    """The path, for messages."""
+    """The path or URL, for messages."""
 
     def run_files(self) -> dict[str, str]:
         """Return the name of each run's file of `runs`, ordered by run id."""
@@ -32,8 +33,20 @@ class SealedFiles(Protocol):
     def source(self, name: str) -> Any:
         """Return a source that pyarrow can read the file from. Raise StoreError if unreadable."""
 
+    def sources(self, names: Iterable[str]) -> Callable[[str], Any]:
+        """Return `source` for files that will be read in this order; some may be read ahead."""
+
+    def exists(self, name: str) -> bool:
+        """Return whether there is such a file."""
+
     def size(self, name: str) -> int:
         """Return the file's size in bytes. Raise StoreError if it does not exist."""
+
+    def sizes(self, names: Sequence[str]) -> dict[str, int]:
+        """Return the sizes of files in bytes.
+
+        One that does not exist is left out, or raises StoreError.
+        """
 
     def stored_bytes(self, name: str) -> int:
         """Return how many bytes the file takes on disk, which limit what it may expand to."""
@@ -81,6 +94,15 @@ class Folder:
 
     def source(self, name: str) -> str:
         return str(self._path_of(name))
+
+    def sources(self, names: Iterable[str]) -> Callable[[str], str]:
+        return self.source
+
+    def exists(self, name: str) -> bool:
+        return (self._path / name).exists()
+
+    def sizes(self, names: Sequence[str]) -> dict[str, int]:
+        return {name: self.size(name) for name in names}
 
     def size(self, name: str) -> int:
         path = self._path_of(name)

@@ -12,7 +12,7 @@ import re
 import shutil
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from importlib.metadata import version
 from pathlib import Path
@@ -24,12 +24,21 @@ from tokentape.recorder import Recording
 from tokentape.recorder.atomic_write import atomic_write
 from tokentape.recorder.damage import DECODING_ERRORS, reporting_damage
 from tokentape.recorder.field_types import check_plain_types
-from tokentape.recorder.foreign_files import foreign_file, pointer_file
+from tokentape.recorder.foreign_files import (
+    HEAD_BYTES,
+    SQLITE,
+    foreign_content,
+    foreign_file,
+    known_content,
+    pointer_file,
+)
 from tokentape.recorder.leftovers import temporary_folder
 from tokentape.recorder.limits import expanded_bytes_max, load_json, oversize
 from tokentape.recorder.paths import expand_path
 from tokentape.recorder.regular_file import check_not_special, is_special
 from tokentape.store.errors import NewerStoreError, StoreError
+from tokentape.store.objects.object_path import ObjectPath
+from tokentape.store.objects.range_file import RangeFile
 from tokentape.store.sealed.layout import (
     SCHEMA_VERSION,
     TABLES,
@@ -190,20 +199,19 @@ class Tape:
     StoreError for a file that is not a complete tape, NewerStoreError for a newer format.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | ObjectPath) -> None:
         self.where = str(path)
         self._last: tuple[str, bytes] = ("", b"")
+        self._object: RangeFile | None = None
         try:
-            check_not_special(path)
-            self._archive = zipfile.ZipFile(path)
-            self._bytes = path.stat().st_size
+            self._archive = self._opened_archive(path)
         except FileNotFoundError:
-            fault = pointer_file(path)
+            fault = pointer_file(self.where)
             raise StoreError(
                 f"{path} {fault}" if fault else f"there is no store at {path}"
             ) from None
         except _UNREADABLE as error:
-            fault = foreign_file(path)
+            fault = _foreign(path)
             why = f"it {fault}" if fault else str(error)
             raise StoreError(f"{path} is not a complete tape: {why}") from None
         try:
@@ -211,6 +219,15 @@ class Tape:
         except BaseException:
             self.close()
             raise
+
+    def _opened_archive(self, path: Path | ObjectPath) -> zipfile.ZipFile:
+        if isinstance(path, Path):
+            check_not_special(path)
+            self._bytes = path.stat().st_size
+            return zipfile.ZipFile(path)
+        self._object = RangeFile(path)
+        self._bytes = self._object.bytes
+        return zipfile.ZipFile(self._object)
 
     def _listed_files(self) -> dict[str, SealedFile]:
         """Return the files that the manifest lists. Raise StoreError if the members differ."""
@@ -271,6 +288,15 @@ class Tape:
     def source(self, name: str) -> pa.Buffer:
         return pa.py_buffer(self._content(name))
 
+    def sources(self, names: Iterable[str]) -> Callable[[str], pa.Buffer]:
+        return self.source
+
+    def exists(self, name: str) -> bool:
+        return name in self._files
+
+    def sizes(self, names: Sequence[str]) -> dict[str, int]:
+        return {name: self.size(name) for name in names}
+
     def stored_bytes(self, name: str) -> int:
         return self._archive.getinfo(name).compress_size
 
@@ -321,6 +347,17 @@ class Tape:
 
     def close(self) -> None:
         self._archive.close()
+        if self._object is not None:
+            self._object.close()
+
+
+def _foreign(path: Path | ObjectPath) -> str:
+    """Return why a file is no tape, as the end of a sentence; "" if its beginning does not say."""
+    if isinstance(path, Path):
+        return foreign_file(path)
+    head = path.read(0, HEAD_BYTES) if path.size() else b""
+    is_database = known_content(head) == SQLITE
+    return f"is {SQLITE}: download it first" if is_database else foreign_content(head)
 
 
 def _lists_exactly(listed: Any, run_ids: Iterable[str]) -> bool:

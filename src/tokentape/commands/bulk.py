@@ -255,11 +255,14 @@ def _where(outcome: "BulkOutcome") -> str:
 def _shown_store(outcome: "BulkOutcome") -> str:
     """Return the store as it was named, without the password of a server."""
     from tokentape.store.location import parse_location, shown
+    from tokentape.store.objects.urls import ObjectUrl
 
     try:
         place = parse_location(outcome.store)
     except tt.StoreError:
         return outcome.store
+    if isinstance(place, ObjectUrl):
+        return str(place)
     return outcome.store if isinstance(place, Path) else shown(place)
 
 

@@ -281,8 +281,11 @@ def _is_path(name: str) -> bool:
 def _is_there(store: str) -> bool:
     """Return whether a store exists, as far as a look at its file tells."""
     from tokentape.store.location import is_in_memory, parse_location
+    from tokentape.store.objects.urls import ObjectUrl
 
     place = parse_location(store)
+    if isinstance(place, ObjectUrl):
+        return True
     if not isinstance(place, Path):
         if place.get_backend_name() != "sqlite" or is_in_memory(place):
             return True
