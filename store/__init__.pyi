@@ -76,6 +76,9 @@ from .run_process import (
     close_run as close_run,
     process_of as process_of,
 )
+from .sealed.packing import (
+    pack as pack,
+)
 from .sealed.reader import (
     ParquetStore as ParquetStore,
 )
@@ -84,9 +87,6 @@ from .sealed.sealing import (
 )
 from .sealed.sealing_log import (
     SealingLog as SealingLog,
-)
-from .sealed.tape import (
-    pack as pack,
 )
 from .signing.sign import (
     sign as sign,

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from tokentape.store.sealed.reader import ParquetStore
 
 _RECORD_ELSEWHERE = (
-    "runs are recorded into a database, --store sqlite:///runs.db, and copied here with `tokentape "
-    "export` or `pack`"
+    "an object store has only copies of runs. Record into a database, --store sqlite:///runs.db, "
+    "and copy the runs there with `tokentape export` or `tokentape pack`"
 )
 
 
@@ -103,10 +103,13 @@ def _check_exists(path: Path) -> None:
 
 
 def database_url(where: str | os.PathLike[str]) -> URL:
-    """Return the URL of a live store; a path is that of a SQLite file. Raise StoreError."""
+    """Return the URL of a live store; a path is that of a SQLite file.
+
+    Raise StoreError for the URL of an object store, and for one that names no store.
+    """
     place = parse_location(where)
     if isinstance(place, ObjectUrl):
-        raise StoreError(f"{place} is in an object store and has no schema: {_RECORD_ELSEWHERE}")
+        raise StoreError(f"{place} is no database: {_RECORD_ELSEWHERE}")
     return sqlite_url(place) if isinstance(place, Path) else place
 
 

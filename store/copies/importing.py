@@ -8,14 +8,16 @@ from pathlib import Path
 
 from tokentape.recorder import Recording, RecordingError
 from tokentape.recorder.events import RunForked
-from tokentape.recorder.paths import expand_path
 from tokentape.recorder.seals import SealReport, check_seals
 from tokentape.store.copies.jsonl import JsonlFile
 from tokentape.store.errors import AlteredRunError, NoSuchRunError, StoreError
 from tokentape.store.integrity import own_fault, parent_faults
 from tokentape.store.live.database import DatabaseStore
+from tokentape.store.objects.object_path import ObjectPath
+from tokentape.store.objects.staging import staging_folder
+from tokentape.store.objects.urls import ObjectUrl, file_location
 from tokentape.store.sealed.reader import ParquetStore
-from tokentape.store.sealed.tape import is_zip
+from tokentape.store.sealed.tape import is_zip, is_zip_object
 from tokentape.store.source import CheckedSource, attachments_of
 
 
@@ -112,6 +114,7 @@ class CheckedCopy:
 def import_runs(path: Path | str, store: DatabaseStore) -> list[Imported]:
     """Add the runs of a tape, a Parquet folder or a JSON Lines file to a live store, unchanged.
 
+    The file or folder may be in an object store: `path` is its URL then.
     A run that the store has in part is extended; one that it has adds nothing. Raise StoreError if
     the file cannot be read or the store has a different run with the same id, RecordingError for a
     run in which `tokentape.check` finds a fault. Then nothing is added.
@@ -124,23 +127,46 @@ def import_runs(path: Path | str, store: DatabaseStore) -> list[Imported]:
         >>> imported.run_id == run_id, imported.added
         (True, True)
     """
-    with checked_copy(expand_path(path)) as copy:
+    with checked_copy(file_location(path)) as copy:
         return copy.add_to(store)
 
 
 @contextmanager
-def checked_copy(path: Path) -> Iterator[CheckedCopy]:
+def checked_copy(path: Path | ObjectUrl) -> Iterator[CheckedCopy]:
     """Yield the runs of a file after checking all of them.
 
     Raise StoreError if the file cannot be read, RecordingError for a run with a fault.
     """
-    if path.is_dir() or is_zip(path):
+    if isinstance(path, ObjectUrl):
+        with _checked_object(ObjectPath.connect(path)) as copy:
+            yield copy
+    elif path.is_dir() or is_zip(path):
         with ParquetStore(path) as sealed:
-            found = [sealed.recording(summary.run_id) for summary in sealed.summaries()]
-            yield _checked(found, sealed)
+            yield _checked_runs(sealed)
     else:
         lines = JsonlFile(path)
         yield _checked(lines.recordings(), lines)
+
+
+@contextmanager
+def _checked_object(path: ObjectPath) -> Iterator[CheckedCopy]:
+    kind = path.kind()
+    if kind == "missing":
+        raise StoreError(f"cannot read {path}: it does not exist")
+    if kind == "folder" or is_zip_object(path):
+        with ParquetStore(path) as sealed:
+            yield _checked_runs(sealed)
+        return
+    with staging_folder() as made:
+        # Lines are read a few times, here and there.
+        path.download(made / "lines")
+        lines = JsonlFile(made / "lines", str(path))
+        yield _checked(lines.recordings(), lines)
+
+
+def _checked_runs(sealed: ParquetStore) -> CheckedCopy:
+    found = [sealed.recording(summary.run_id) for summary in sealed.summaries()]
+    return _checked(found, sealed)
 
 
 def _checked(recordings: list[Recording], source: CheckedSource) -> CheckedCopy:

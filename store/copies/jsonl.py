@@ -9,12 +9,13 @@ of `run_id`, `at`, `replay`, `verdict` and `report`, or of `run_id`, `at`, `vers
 
 import base64
 import hashlib
+import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, Self, overload
 
 from tokentape.recorder import Record, Recording
 from tokentape.recorder.atomic_write import atomic_write
@@ -23,7 +24,6 @@ from tokentape.recorder.damage import DECODING_ERRORS, reporting_damage
 from tokentape.recorder.events import TOKEN_KIND
 from tokentape.recorder.foreign_files import BYTE_ORDER_MARK, FORMATS, foreign_file
 from tokentape.recorder.limits import TooLargeError, expanded_bytes_max, load_json, oversize
-from tokentape.recorder.paths import expand_path
 from tokentape.recorder.projections import RunSummary, summarise_all
 from tokentape.recorder.regular_file import check_not_special, open_regular
 from tokentape.store.attachments import (
@@ -35,6 +35,10 @@ from tokentape.store.attachments import (
     StoredVerdict,
 )
 from tokentape.store.errors import NoSuchRunError, StoreError
+from tokentape.store.objects.object_path import ObjectPath
+from tokentape.store.objects.range_file import RangeFile
+from tokentape.store.objects.staging import staging_folder
+from tokentape.store.objects.urls import file_location
 from tokentape.store.payloads import payload_of
 from tokentape.store.source import Attachments, attachments_of, with_parents
 
@@ -42,8 +46,18 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 
-def export_jsonl(recordings: Iterable[Recording], attached: Attachments, path: Path | str) -> Path:
+@overload
+def export_jsonl(recordings: Iterable[Recording], attached: Attachments, path: Path) -> Path: ...
+@overload
+def export_jsonl(
+    recordings: Iterable[Recording], attached: Attachments, path: str
+) -> Path | str: ...
+def export_jsonl(
+    recordings: Iterable[Recording], attached: Attachments, path: Path | str
+) -> Path | str:
     """Write runs and their attachments to a JSON Lines file, and return its path.
+
+    The path may be the URL of a file in an object store; then the URL is returned.
 
     `attached` supplies the payloads, verdicts and floors; usually it is the store of the runs. The
     ancestors of a fork are included. An earlier export at that path is replaced atomically. Raise
@@ -55,28 +69,45 @@ def export_jsonl(recordings: Iterable[Recording], attached: Attachments, path: P
         >>> path.read_text().count('"kind":"TurnStarted"')
         3
     """
-    path = expand_path(path)
+    place = file_location(path)
     try:
-        check_not_special(path)
-        _check_replaceable(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with (
-            atomic_write(path, durable=True) as tmp_path,
-            tmp_path.open("w", encoding="utf-8", newline="\n") as file,
-        ):
-            for recording in with_parents(recordings):
-                file.writelines(_lines(recording, attached))
+        if not isinstance(place, Path):
+            _export_object(recordings, attached, ObjectPath.connect(place))
+            return place.text
+        check_not_special(place)
+        if place.exists():
+            with place.open("rb") as there:
+                _check_replaceable(there, place)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(place, durable=True) as tmp_path:
+            _write(recordings, attached, tmp_path)
     except (OSError, ValueError) as error:
-        raise StoreError(f"cannot write {path}: {error}") from None
-    return path
+        raise StoreError(f"cannot write {place}: {error}") from None
+    return place
 
 
-def _check_replaceable(path: Path) -> None:
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        # A binary file may have no end of line: read one only after a brace.
-        line = file.readline() if file.peek(1)[:1] == b"{" else file.read(1)
+def _export_object(
+    recordings: Iterable[Recording], attached: Attachments, path: ObjectPath
+) -> None:
+    """Write the lines on this machine, and send them in one piece."""
+    replaced = path.check_replaceable()
+    if replaced is not None:
+        with io.BufferedReader(RangeFile(path)) as there:
+            _check_replaceable(there, path)
+    with staging_folder() as made:
+        _write(recordings, attached, made / "lines")
+        path.upload_in_place_of(made / "lines", replaced)
+
+
+def _write(recordings: Iterable[Recording], attached: Attachments, path: Path) -> None:
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        for recording in with_parents(recordings):
+            file.writelines(_lines(recording, attached))
+
+
+def _check_replaceable(file: "io.BufferedReader[Any]", path: Path | ObjectPath) -> None:
+    # A binary file may have no end of line: read one only after a brace.
+    line = file.readline() if file.peek(1)[:1] == b"{" else file.read(1)
     try:
         if line:
             _parsed(line, str(path))
@@ -147,15 +178,15 @@ class JsonlFile:
     Raise StoreError with the number of the line for any other file.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.where = str(path)
+    def __init__(self, path: Path, where: str = "") -> None:
+        self.where = where or str(path)
         self._path = path
         self._stretches: dict[str, list[tuple[int, int]]] = {}
         self._blob_offsets: dict[str, int] = {}
         self._attachment_offsets: dict[tuple[str, type[Attachment]], list[int]] = {}
         fault = foreign_file(path)
         if fault:
-            raise StoreError(f"{path} {fault}")
+            raise StoreError(f"{self.where} {fault}")
         last_run_id = None
         for start, end, line in self._read():
             run_id = line["run_id"]
@@ -172,7 +203,7 @@ class JsonlFile:
             if kind is not None:
                 self._attachment_offsets.setdefault((run_id, kind), []).append(start)
         if last_run_id is None:
-            raise StoreError(f"{path} is empty: all its lines are blank")
+            raise StoreError(f"{self.where} is empty: all its lines are blank")
 
     def __enter__(self) -> Self:
         return self

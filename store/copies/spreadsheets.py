@@ -5,16 +5,18 @@ import hashlib
 import json
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import pandas as pd
 import pyarrow as pa
 from pyarrow import csv
 
 from tokentape.recorder.atomic_write import AtomicFile, atomic_write
-from tokentape.recorder.paths import expand_path
 from tokentape.store.errors import StoreError
 from tokentape.store.frames import frames as all_frames
+from tokentape.store.objects.object_path import ObjectPath
+from tokentape.store.objects.staging import staging_folder
+from tokentape.store.objects.urls import file_location
 from tokentape.store.source import Source
 
 TABLES = (
@@ -32,8 +34,14 @@ MANIFEST = "export.json"
 """The file that says that a set of CSV files is complete. It is written last."""
 
 
-def export_csv(store: Source, run_id: str, folder: Path | str) -> list[Path]:
+@overload
+def export_csv(store: Source, run_id: str, folder: Path) -> list[Path]: ...
+@overload
+def export_csv(store: Source, run_id: str, folder: str) -> list[Path] | list[str]: ...
+def export_csv(store: Source, run_id: str, folder: Path | str) -> list[Path] | list[str]:
     """Write `runs.csv`, `turns.csv`, `messages.csv` and so on, and return their paths.
+
+    The folder may be the URL of one in an object store; then URLs are returned.
 
     `export.json`, with the id of the run and the sizes and sha256 of the files, is written last: a
     folder without it has an export that was interrupted. Earlier files of the same run are
@@ -45,9 +53,35 @@ def export_csv(store: Source, run_id: str, folder: Path | str) -> list[Path]:
         ['runs.csv', 'turns.csv', 'messages.csv', 'tokens.csv', 'tools.csv', 'interventions.csv',
          'activations.csv', 'events.csv']
     """
-    folder = expand_path(folder)
+    place = file_location(folder)
     run_id = store.recording(run_id).run_id
-    _check_replaceable(folder, run_id)
+    if not isinstance(place, Path):
+        return _export_objects(store, run_id, ObjectPath.connect(place))
+    _check_replaceable(place, str(place), run_id)
+    return _export(store, run_id, place)
+
+
+def _export_objects(store: Source, run_id: str, folder: ObjectPath) -> list[str]:
+    """Write the files on this machine, and send them, the manifest last."""
+    names = [f"{name}.csv" for name in TABLES]
+    with staging_folder() as made:
+        there, out = made / "there", made / "csv"
+        there.mkdir()
+        for name in folder.entries().keys() & {MANIFEST, *names}:
+            # These two say which run it is.
+            if name in (MANIFEST, names[0]):
+                folder.joined(name).download(there / name)
+            else:
+                (there / name).touch()
+        _check_replaceable(there, str(folder), run_id)
+        _export(store, run_id, out)
+        folder.joined(MANIFEST).remove()
+        for name in (*names, MANIFEST):
+            folder.joined(name).upload(out / name)
+    return [str(folder.joined(name)) for name in names]
+
+
+def _export(store: Source, run_id: str, folder: Path) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as made:
@@ -70,7 +104,7 @@ def export_csv(store: Source, run_id: str, folder: Path | str) -> list[Path]:
         raise StoreError(f"cannot write to {folder}: {error}") from error
 
 
-def _check_replaceable(folder: Path, run_id: str) -> None:
+def _check_replaceable(folder: Path, where: str, run_id: str) -> None:
     """Raise StoreError if a folder has files that an export of this run did not write."""
     names = [MANIFEST, *(f"{name}.csv" for name in TABLES)]
     there = next((name for name in names if (folder / name).exists()), None)
@@ -81,7 +115,7 @@ def _check_replaceable(folder: Path, run_id: str) -> None:
         return
     what = f"{there} of another export" if found is None else f"the export of run {found}"
     raise StoreError(
-        f"{folder} holds {what}, and run {run_id} would replace it: move it away, or name another "
+        f"{where} holds {what}, and run {run_id} would replace it: move it away, or name another "
         "folder"
     )
 

@@ -31,6 +31,10 @@ class ReplacedMeanwhileError(StoreError):
     """Another process wrote an object since it was read."""
 
 
+class MissingObjectError(StoreError):
+    """An object does not exist."""
+
+
 @dataclass(frozen=True, slots=True)
 class ObjectVersion:
     """The content of an object at a moment, as far as its store tells contents apart."""
@@ -102,6 +106,12 @@ class ObjectPath:
         token = hashlib.sha256(repr(sorted(found.items(), key=str)).encode()).hexdigest()
         return ObjectVersion(token, found.get("ETag"))
 
+    def check_replaceable(self) -> ObjectVersion | None:
+        """Return what `version` does. Raise StoreError if a folder is in the way."""
+        if self.kind() == "folder":
+            raise StoreError(f"cannot write {self}: it is a folder")
+        return self.version()
+
     def size(self) -> int:
         """Return the size of the object in bytes. Raise StoreError if there is none."""
         with object_errors(f"cannot read {self}"):
@@ -121,17 +131,21 @@ class ObjectPath:
                     found.update(piece)
             return found.hexdigest()
 
-    def folders(self) -> list[str]:
-        """Return the names of the folders in this one; none if it does not exist."""
+    def entries(self) -> dict[str, Kind]:
+        """Return what is in this folder, by name; nothing if it does not exist."""
         with object_errors(f"cannot read {self}"):
             try:
                 found = self.filesystem.ls(self.key, detail=True)
             except FileNotFoundError as error:
                 if _is_about_bucket(error):
                     raise
-                return []
-        names = (each["name"] for each in found if each["type"] == "directory")
-        return sorted(name.rstrip("/").rpartition("/")[2] for name in names)
+                return {}
+        kinds: dict[str, Kind] = {"directory": "folder", "file": "file"}
+        return {
+            each["name"].rstrip("/").rpartition("/")[2]: kinds[each["type"]]
+            for each in found
+            if each["type"] in kinds
+        }
 
     def sizes_below(self) -> dict[str, int]:
         """Return the sizes of all objects below this folder, by their names in it."""
@@ -247,8 +261,9 @@ def _store_error(doing: str, error: BaseException) -> StoreError:
         said = error.strerror or describe_damage(error)
         return StoreError(f"{doing}: access is denied ({said}): check the credentials")
     if isinstance(error, FileNotFoundError):
-        missing = "the bucket does not exist" if _is_about_bucket(error) else "it does not exist"
-        return StoreError(f"{doing}: {missing}")
+        if _is_about_bucket(error):
+            return StoreError(f"{doing}: the bucket does not exist")
+        return MissingObjectError(f"{doing}: it does not exist")
     if isinstance(error, OSError) and error.errno == errno.EINVAL and "pre-condition" in str(error):
         return StoreError(f"{doing}: another process replaced it meanwhile")
     if type(error).__name__ == "FileExpired":

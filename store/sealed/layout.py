@@ -5,7 +5,7 @@ once it has its one file of `runs`, which lists the others; see `tokentape.store
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable
 from urllib.parse import quote, unquote
 
 SCHEMA_VERSION = 1
@@ -46,7 +46,7 @@ def folder_of_run(name: str) -> str:
     return name.rsplit("/", 2)[-2]
 
 
-def newest_schema(names: Iterator[str]) -> int:
+def newest_schema(names: Iterable[str]) -> int:
     """Return the highest schema version among names of folders; 0 if none has one."""
     versions = (_SCHEMA_FOLDER.fullmatch(name) for name in names)
     return max((int(match.group(1)) for match in versions if match), default=0)

@@ -18,6 +18,8 @@ from tokentape.store.sealed.layout import (
 )
 from tokentape.store.sealed.run_file import SealedRun
 
+_LISTED_FOLDERS_MAX = 8
+"""The folders of more runs are listed together: a request returns 1,000 names."""
 _AT_ONCE = 32
 """How many objects are asked for at the same time: 32 MiB at most."""
 
@@ -35,7 +37,7 @@ class ObjectFiles:
 
     def check_schema(self) -> None:
         """Raise StoreError for a folder without sealed runs, NewerStoreError for a newer schema."""
-        schema = newest_schema(iter(self._path.joined("runs").folders()))
+        schema = newest_schema(self._path.joined("runs").entries())
         if not schema:
             raise StoreError(f"{self.where} holds no sealed runs: it has no folder `runs`")
         if schema > SCHEMA_VERSION:
@@ -58,7 +60,10 @@ class ObjectFiles:
 
     def sizes(self, names: Sequence[str]) -> dict[str, int]:
         found: dict[str, int] = {}
-        for folder in sorted({name.rpartition("/")[0] for name in names}):
+        folders = {name.rpartition("/")[0] for name in names}
+        if len(folders) > _LISTED_FOLDERS_MAX:
+            folders = {folder.rpartition("/")[0] for folder in folders}
+        for folder in sorted(folders):
             below = self._path.joined(folder).sizes_below()
             found |= {f"{folder}/{each}": size for each, size in below.items()}
         return {name: found[name] for name in names if name in found}

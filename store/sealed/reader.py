@@ -45,14 +45,9 @@ from tokentape.store.sealed.records import (
     records_of,
     token_records,
 )
-from tokentape.store.sealed.run_file import (
-    SealedRun,
-    cannot_read,
-    metadata_faults,
-    read_sealed_run,
-    reading,
-)
+from tokentape.store.sealed.run_file import SealedRun, metadata_faults, read_sealed_run, reading
 from tokentape.store.sealed.scan import iterate_records, scan
+from tokentape.store.sealed.sealed_files import intact_parts, intact_parts_of
 from tokentape.store.source import Selection
 
 T = TypeVar("T")
@@ -69,6 +64,7 @@ class ParquetStore:
         self.where = str(path)
         self._files = open_files(path)
         self._blob_files: dict[str, str] = {}
+        self._newest_read = ""
 
     def close(self) -> None:
         self._files.close()
@@ -115,6 +111,7 @@ class ParquetStore:
         """See `tokentape.store.source.Source`."""
         matches = (each for each in self._files.run_files() if each.startswith(run_id))
         full_id = find_run_id(run_id, matches, self._readable_summaries, self.where)
+        self._newest_read = full_id
         return Recording(
             full_id,
             lambda: self._records(full_id),
@@ -134,10 +131,9 @@ class ParquetStore:
         return run
 
     def _sealed_runs(self, run_ids: Iterable[str]) -> Iterator[SealedRun]:
-        names = {run_id: part_name("runs", run_id) for run_id in run_ids}
-        source_of = self._files.sources(names.values())
-        for run_id, name in names.items():
-            yield self._sealed_run(run_id, name, source_of(name))
+        names = {part_name("runs", run_id): run_id for run_id in run_ids}
+        source_of = self._files.sources(names)
+        return (self._sealed_run(run_id, name, source_of(name)) for name, run_id in names.items())
 
     def _sealed_run(self, run_id: str, name: str, source: Any) -> SealedRun:
         run = read_sealed_run(source, f"{self.where}/{name}")
@@ -209,7 +205,7 @@ class ParquetStore:
 
     def _attachments_of(self, kind: type[K], run: SealedRun) -> list[K]:
         table = TABLES[kind]
-        names = self._parts(run, table)
+        names = intact_parts(self._files, run, table)
         rows = self._scan(table, {run.run_id: names}, of_file(SCHEMAS[table]).names)
         texts = rows.set_column(rows.column_names.index("at"), "at_us", rows["at"].cast(pa.int64()))
         found = [attachment_of(kind, run.run_id, row, self.where) for row in texts.to_pylist()]
@@ -283,20 +279,22 @@ class ParquetStore:
         return ""
 
     def _find_blobs(self, sha256: str) -> None:
-        """Note the file of each payload. Raise StoreError if the wanted one is in none.
+        """Note the files of payloads up to the wanted one. Raise StoreError if it is in none.
 
         Payloads of other runs are found even if one run is damaged.
         """
         complaint = StoreError(f"{self.where} has no blob {sha256}")
-        for run_id in self._files.run_files():
+        # Most payloads are asked for with their run.
+        for run_id in sorted(self._files.run_files(), key=lambda each: each != self._newest_read):
             try:
-                for name in self._parts(self.sealed_run(run_id), "blobs"):
+                for name in intact_parts(self._files, self.sealed_run(run_id), "blobs"):
                     sums = self._scan("blobs", {run_id: [name]}, ["sha256"])["sha256"]
                     self._blob_files |= dict.fromkeys(sums.to_pylist(), name)
             except StoreError as error:
                 complaint = error
-        if sha256 not in self._blob_files:
-            raise complaint
+            if sha256 in self._blob_files:
+                return
+        raise complaint
 
     def _select(
         self,
@@ -317,7 +315,7 @@ class ParquetStore:
         wanted = self._files.run_files()
         if selection.run_ids is not None:
             wanted = {run_id: wanted[run_id] for run_id in wanted if run_id in selection.run_ids}
-        files = {run.run_id: self._parts(run, table) for run in self._sealed_runs(wanted)}
+        files = intact_parts_of(self._files, self._sealed_runs(wanted), table)
         conditions = {"turn": selection.turns, "kind": kinds}
         filters = [
             pc.field(name).isin(each) for name, each in conditions.items() if each is not None
@@ -358,8 +356,12 @@ class ParquetStore:
                 yield from again
 
     def _records_of(self, run: SealedRun) -> Iterator[Record]:
-        events = iterate_records(self._files, self._parts(run, "events"), event_records)
-        tokens = iterate_records(self._files, self._parts(run, "tokens"), token_records)
+        events = iterate_records(
+            self._files, intact_parts(self._files, run, "events"), event_records
+        )
+        tokens = iterate_records(
+            self._files, intact_parts(self._files, run, "tokens"), token_records
+        )
         return heapq.merge(events, tokens, key=attrgetter("seq"))
 
     def _selected_records(self, run_id: str, chosen: RecordFilter) -> Iterator[Record]:
@@ -368,7 +370,7 @@ class ParquetStore:
         rows = [
             self._scan(
                 name,
-                {run_id: self._parts(run, name)},
+                {run_id: intact_parts(self._files, run, name)},
                 of_file(SCHEMAS[name]).names,
                 condition_of(name, chosen),
                 chosen.after_seq,
@@ -378,7 +380,7 @@ class ParquetStore:
         return records_of(dict(zip(tables, rows, strict=True)), chosen.newest)
 
     def _sampled_ids(self, run_id: str, after_seq: int, last_seq: int | None) -> SampledIds:
-        files = {run_id: self._parts(self.sealed_run(run_id), "tokens")}
+        files = {run_id: intact_parts(self._files, self.sealed_run(run_id), "tokens")}
         chosen = RecordFilter(after_seq=after_seq, last_seq=last_seq)
         condition = condition_of("tokens", chosen)
         found = self._scan("tokens", files, ["seq", "token_id"], condition, after_seq)
@@ -395,15 +397,3 @@ class ParquetStore:
         except StoreError:
             with reading(self.where):
                 return read()
-
-    def _parts(self, run: SealedRun, table: str) -> list[str]:
-        """Return the run's files of a table. Raise StoreError if one's size is not as listed."""
-        names = run.parts(table)
-        sealed = {each.name: each.bytes for each in run.files}
-        found = self._files.sizes(names)
-        for name in names:
-            if found.get(name) != sealed[name]:
-                size = found.get(name, "no")
-                why = ValueError(f"it has {size} bytes, but {sealed[name]} were sealed")
-                raise cannot_read(f"{self.where}/{name}", why)
-        return names

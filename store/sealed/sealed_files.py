@@ -18,7 +18,7 @@ from tokentape.store.sealed.layout import (
     run_id_of,
 )
 from tokentape.store.sealed.locks import at_rest
-from tokentape.store.sealed.run_file import SealedRun
+from tokentape.store.sealed.run_file import SealedRun, cannot_read
 
 
 class SealedFiles(Protocol):
@@ -151,3 +151,25 @@ class Folder:
 
     def close(self) -> None:
         """Do nothing: no file stays open."""
+
+
+def intact_parts(files: SealedFiles, run: SealedRun, table: str) -> list[str]:
+    """Return the run's files of a table. Raise StoreError if one's size is not as listed."""
+    return intact_parts_of(files, [run], table)[run.run_id]
+
+
+def intact_parts_of(
+    files: SealedFiles, runs: Iterable[SealedRun], table: str
+) -> dict[str, list[str]]:
+    """Return the files of a table by run. Raise StoreError if one's size is not as listed."""
+    parts: dict[str, list[str]] = {}
+    sealed: dict[str, int] = {}
+    for run in runs:
+        parts[run.run_id] = run.parts(table)
+        sealed |= {each.name: each.bytes for each in run.files if each.name in parts[run.run_id]}
+    found = files.sizes(list(sealed))
+    for name, size in sealed.items():
+        if found.get(name) != size:
+            why = ValueError(f"it has {found.get(name, 'no')} bytes, but {size} were sealed")
+            raise cannot_read(f"{files.where}/{name}", why)
+    return parts

@@ -1,40 +1,36 @@
 """Sealing of runs into a folder of Parquet files, also while they are being recorded.
 
-Files are written under temporary names, synced and renamed, that of `runs` last: a reader sees a
-run complete up to a seal, or not at all. A part that is listed there is never changed while the
-run continues from it, so readers can keep it open. Attachments are added in parts of their own.
+The file of `runs` becomes visible last: a reader sees a run complete up to a seal, or not at all. A
+part that is listed there is never changed while the run continues from it, so readers can keep it
+open. Attachments are added in parts of their own.
 """
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, overload
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tokentape.recorder import Record, Recording, RecordingError
 from tokentape.recorder.codec import decode
 from tokentape.recorder.events import EVENT_CLASSES, RunStarted
-from tokentape.recorder.foreign_files import pointer_file
-from tokentape.recorder.leftovers import FILE_PREFIX, remove_leftovers
-from tokentape.recorder.paths import expand_path
 from tokentape.recorder.projections import summarise
 from tokentape.recorder.seals import SEALED_KINDS, SealCheck
 from tokentape.store.attachments import TABLES as ATTACHMENT_TABLES
 from tokentape.store.attachments import Attachment, row_of
-from tokentape.store.errors import NewerStoreError, StoreError
+from tokentape.store.errors import StoreError
+from tokentape.store.objects.object_path import (
+    MissingObjectError,
+    ObjectPath,
+    ReplacedMeanwhileError,
+)
+from tokentape.store.objects.urls import ObjectUrl, file_location
 from tokentape.store.payloads import payload_of
 from tokentape.store.sealed.expansion import measure
-from tokentape.store.sealed.layout import (
-    RUN_TABLES,
-    SCHEMA_VERSION,
-    TABLES,
-    newest_schema,
-    part_name,
-)
-from tokentape.store.sealed.locks import locked
+from tokentape.store.sealed.layout import RUN_TABLES, TABLES, part_name
+from tokentape.store.sealed.object_target import ObjectTarget
 from tokentape.store.sealed.parquet import (
     ROW_GROUP_ROWS,
     TableFile,
@@ -44,7 +40,8 @@ from tokentape.store.sealed.parquet import (
     runs_row,
     tokens_rows,
 )
-from tokentape.store.sealed.run_file import UNREADABLE, SealedRun, fingerprints_of, read_sealed_run
+from tokentape.store.sealed.run_file import SealedRun, fingerprints_of
+from tokentape.store.sealed.target import FolderTarget, SealTarget
 from tokentape.store.source import Attachments, attachments_of, with_parents
 
 _SUMMARISED_KINDS = frozenset(
@@ -53,10 +50,22 @@ _SUMMARISED_KINDS = frozenset(
 # Small row groups: one payload is found without unpacking many.
 _BLOBS_BYTES = 1024**2
 _FIRST = ("tokens", 0)
+_ATTEMPTS = 5
+"""How often a run is exported again to an object store that another process writes it to."""
 
 
-def export_parquet(recording: Recording, attached: Attachments, folder: Path | str) -> list[Path]:
+@overload
+def export_parquet(recording: Recording, attached: Attachments, folder: Path) -> list[Path]: ...
+@overload
+def export_parquet(
+    recording: Recording, attached: Attachments, folder: str
+) -> list[Path] | list[str]: ...
+def export_parquet(
+    recording: Recording, attached: Attachments, folder: Path | str
+) -> list[Path] | list[str]:
     """Write the sealed part of a run to a folder of Parquet files, and return the files written.
+
+    The folder may be the URL of one in an object store; then URLs are returned.
 
     `attached` supplies the payloads, verdicts and floors; usually it is the store of the run. A
     later call adds a part with the events and attachments that are new. If the folder has more of
@@ -74,11 +83,21 @@ def export_parquet(recording: Recording, attached: Attachments, folder: Path | s
         >>> tt.runs_df(tt.open_store(tmp_path / "sealed"))["turns"].tolist()
         [3]
     """
-    folder = expand_path(folder)
+    return _export_family(recording, attached, seal_target(file_location(folder)))
+
+
+def _export_family(recording: Recording, attached: Attachments, target: SealTarget) -> list[Any]:
     family = with_parents([recording])
     for each in family:
         _check_past_sealed(each)
-    return [file for each in family for file in _export(each, attached, folder)]
+    return [file for each in family for file in _export(each, attached, target)]
+
+
+def seal_target(folder: Path | ObjectUrl) -> SealTarget:
+    """Return the folder to seal runs into. Raise StoreError for a URL that cannot be opened."""
+    if isinstance(folder, Path):
+        return FolderTarget(folder)
+    return ObjectTarget(ObjectPath.connect(folder))
 
 
 def _check_past_sealed(recording: Recording) -> None:
@@ -102,15 +121,23 @@ def sealed_events(recording: Recording) -> int:
     return max(ends, default=0)
 
 
-def _export(recording: Recording, attached: Attachments, folder: Path) -> list[Path]:
-    with _writing(folder):
-        # Those of other runs, too; `_clear` removes this run's.
-        remove_leftovers(folder, folder.glob(f"*/*/*/{FILE_PREFIX}*"))
-        before = _sealed_before(folder, recording.run_id)
-        if before is None or not _continues(recording, before, folder):
+def _export(recording: Recording, attached: Attachments, target: SealTarget) -> list[Any]:
+    for _ in range(_ATTEMPTS):
+        try:
+            return _export_once(recording, attached, target)
+        except (MissingObjectError, ReplacedMeanwhileError) as error:
+            replaced = error
+    raise StoreError(f"{replaced}: several processes export run {recording.run_id}; try again")
+
+
+def _export_once(recording: Recording, attached: Attachments, target: SealTarget) -> list[Any]:
+    with target.writing() as folder:
+        target.prepare()
+        before = target.sealed_before(recording.run_id)
+        if before is None or not _continues(recording, before, target):
             before = SealedRun(run_id=recording.run_id)
         since = (each for each in recording.records() if each.seq >= before.events)
-        return _write(_part_of(folder, before), since, attached, folder)
+        return _write(_part_of(target, before), since, attached, target, folder)
 
 
 class RunSealer:
@@ -119,104 +146,64 @@ class RunSealer:
     It remembers the sealed part, since reading that again would take longer with each turn.
     """
 
-    def __init__(self, recording: Recording, attached: Attachments, folder: Path) -> None:
-        self._recording, self._attached, self._folder = recording, attached, folder
+    def __init__(
+        self, recording: Recording, attached: Attachments, folder: Path | ObjectUrl
+    ) -> None:
+        self._recording, self._attached = recording, attached
+        self._target = seal_target(folder)
         self._last: _Part | None = None
 
     def seal(self, tail: Sequence[Record]) -> None:
         """Add the records of `tail`. If the folder has changed, do what `export_parquet` does."""
         last, self._last = self._last, None
         if last is not None:
-            with _writing(self._folder):
-                if _sealed_before(self._folder, last.run.run_id) == last.run:
+            with suppress(ReplacedMeanwhileError), self._target.writing() as folder:
+                if self._target.sealed_before(last.run.run_id) == last.run:
                     part = _Part(last.run, last.payloads_there, last.attachments_there)
-                    _write(part, tail, self._attached, self._folder)
+                    _write(part, tail, self._attached, self._target, folder)
                     self._last = part
                     return
-        export_parquet(self._recording, self._attached, self._folder)
-        run = _sealed_before(self._folder, self._recording.run_id)
+        _export_family(self._recording, self._attached, self._target)
+        run = self._target.sealed_before(self._recording.run_id)
         if run is not None and run.events == tail[-1].seq + 1:
-            self._last = _part_of(self._folder, run)
+            self._last = _part_of(self._target, run)
 
 
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder):
-            yield
-    except (OSError, pa.ArrowException, ValueError) as error:
-        raise StoreError(f"cannot write to {folder}: {error}") from None
-
-
-def _continues(recording: Recording, run: SealedRun, folder: Path) -> bool:
+def _continues(recording: Recording, run: SealedRun, target: SealTarget) -> bool:
     """Return whether the sealed files are intact and the recording extends them, or the reverse."""
-    if any(_sum_of(folder / each.name) != each.sha256 for each in run.files):
+    if any(target.sha256(each.name) != each.sha256 for each in run.files):
         return False
     seals = {each.seq: each.seal for each in recording.records() if each.seal is not None}
     last = max(seals, default=-1)
     if last < run.events:
-        return last >= 0 and seals[last] == _seal_at(last, run, folder)
+        return last >= 0 and seals[last] == _seal_at(last, run, target)
     return seals.get(run.events - 1) == run.last_seal
 
 
-def _seal_at(seq: int, run: SealedRun, folder: Path) -> str | None:
+def _seal_at(seq: int, run: SealedRun, target: SealTarget) -> str | None:
     for name in run.parts("events"):
-        measure(str(folder / name))
+        source = target.source(name)
+        measure(source)
         # Filtered here: a damaged footer would end the process; see `sealed.scan`.
-        rows = pq.ParquetFile(folder / name).read(columns=["seq", "seal"])
+        rows = pq.ParquetFile(source).read(columns=["seq", "seal"])
         for found, seal in zip(rows["seq"].to_pylist(), rows["seal"].to_pylist(), strict=True):
             if found == seq:
                 return str(seal)
     return None
 
 
-def _sum_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sealed_before(folder: Path, run_id: str) -> SealedRun | None:
-    """Return the sealed part of a run in a folder; None if no run or no complete one is there."""
-    if (folder / "runs").is_dir():
-        newest = newest_schema(each.name for each in (folder / "runs").iterdir())
-        if newest > SCHEMA_VERSION:
-            raise NewerStoreError(f"{folder} holds schema={newest}: upgrade tokentape")
-    path = folder / part_name("runs", run_id)
-    _check_no_pointers(path)
-    try:
-        run = read_sealed_run(path, str(path))
-        _check_no_pointers(*(folder / each.name for each in run.files))
-        whole = all((folder / each.name).stat().st_size == each.bytes for each in run.files)
-        return run if whole and run.run_id == run_id else None
-    except PointerFileError:
-        raise
-    except (StoreError, *UNREADABLE):
-        return None
-
-
-class PointerFileError(StoreError):
-    """A sealed file is a pointer to its content, as of Git LFS: it is not damaged."""
-
-
-def _check_no_pointers(*paths: Path) -> None:
-    for path in paths:
-        fault = pointer_file(path)
-        if fault:
-            raise PointerFileError(f"cannot write to {path.parent}: {path.name} {fault}")
-
-
-def _part_of(folder: Path, run: SealedRun) -> "_Part":
+def _part_of(target: SealTarget, run: SealedRun) -> "_Part":
     """Return the part that follows those in the folder."""
-    attachments_there = _sums_in(folder, run, *ATTACHMENT_TABLES.values())
-    return _Part(run, _sums_in(folder, run, "blobs"), attachments_there)
+    attachments_there = _sums_in(target, run, *ATTACHMENT_TABLES.values())
+    return _Part(run, _sums_in(target, run, "blobs"), attachments_there)
 
 
-def _sums_in(folder: Path, run: SealedRun, *tables: str) -> set[str]:
+def _sums_in(target: SealTarget, run: SealedRun, *tables: str) -> set[str]:
     found: set[str] = set()
     for name in (name for table in tables for name in run.parts(table)):
-        measure(str(folder / name))
-        rows = pq.read_table(folder / name, columns=["sha256"], partitioning=None)
+        source = target.source(name)
+        measure(source)
+        rows = pq.ParquetFile(source).read(columns=["sha256"])
         found.update(rows["sha256"].to_pylist())
     return found
 
@@ -273,9 +260,13 @@ class _Part:
 
 
 def _write(
-    part: _Part, records: Iterable[Record], attached: Attachments, folder: Path
-) -> list[Path]:
-    """Write the files of a part and return them. All are on disk before the first is renamed."""
+    part: _Part,
+    records: Iterable[Record],
+    attached: Attachments,
+    target: SealTarget,
+    folder: Path,
+) -> list[Any]:
+    """Write the files of a part and return them. All are finished before the first is visible."""
     run_id = part.run.run_id
     with ExitStack() as made:
         files = {table: made.enter_context(TableFile(folder, part.name(table))) for table in TABLES}
@@ -287,7 +278,7 @@ def _write(
             files, attachments_of(attached, run_id), part.attachments_there
         )
         if part.is_empty and not attachments_now:
-            _clear(folder, part.run, ())
+            target.clear(part.run, ())
             return []
         row = made.enter_context(TableFile(folder, part_name("runs", run_id)))
         row.add(runs_row(part.run.summary))
@@ -298,27 +289,10 @@ def _write(
         sealed = tuple(each.finish(part.run.metadata()) for each in finished)
         part.run = replace(part.run, files=(*part.run.files, *sealed))
         row.finish(part.run.runs_metadata())
-        if part.number == 0:
-            row.path.unlink(missing_ok=True)
-        _clear(folder, part.run, [*finished, row])
-        for each in (*finished, row):
-            each.commit()
+        published = target.publish(part.run, finished, row, replaces=part.number == 0)
         part.payloads_there |= part.payloads
         part.attachments_there |= attachments_now
-    return [*(each.path for each in finished), row.path]
-
-
-def _clear(folder: Path, run: SealedRun, made: Sequence[TableFile]) -> None:
-    """Remove replaced files, and what a killed process left.
-
-    Done before new files are renamed, so that a reader of all files sees no row twice.
-    """
-    row = folder / part_name("runs", run.run_id)
-    listed = {row, *(folder / each.name for each in run.files), *(each.tmp_path for each in made)}
-    for table in (*TABLES, "runs"):
-        for path in (folder / part_name(table, run.run_id)).parent.glob("*"):
-            if path not in listed:
-                path.unlink()
+    return published
 
 
 def _add_rows(part: _Part, records: Iterable[Record], files: Mapping[str, TableFile]) -> None:

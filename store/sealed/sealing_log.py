@@ -8,9 +8,9 @@ from typing import Protocol
 from tokentape.recorder import Envelope, EventLog, Record, Recording
 from tokentape.recorder.escapes import visible
 from tokentape.recorder.events import TurnFinished
-from tokentape.recorder.paths import expand_path
 from tokentape.recorder.projections import RunSummary
 from tokentape.recorder.short_forms import short_repr
+from tokentape.store.objects.urls import file_location
 from tokentape.store.sealed.sealing import RunSealer
 from tokentape.store.source import Attachments, OpenRecording
 
@@ -46,7 +46,7 @@ class SealingLog:
     def __init__(self, store: LiveStore, folder: Path | str) -> None:
         self.fault = ""
         self._store = store
-        self._folder = expand_path(folder)
+        self._folder = file_location(folder)
         self._unsealed: dict[str, list[Record]] = {}
         self._sealers: dict[str, RunSealer] = {}
 

@@ -7,21 +7,16 @@ run, and under `files` their sizes and sha256. The same runs give the same bytes
 """
 
 import hashlib
-import json
 import re
-import shutil
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
-from importlib.metadata import version
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from tokentape.recorder import Recording
-from tokentape.recorder.atomic_write import atomic_write
 from tokentape.recorder.damage import DECODING_ERRORS, reporting_damage
 from tokentape.recorder.field_types import check_plain_types
 from tokentape.recorder.foreign_files import (
@@ -32,9 +27,7 @@ from tokentape.recorder.foreign_files import (
     known_content,
     pointer_file,
 )
-from tokentape.recorder.leftovers import temporary_folder
 from tokentape.recorder.limits import expanded_bytes_max, load_json, oversize
-from tokentape.recorder.paths import expand_path
 from tokentape.recorder.regular_file import check_not_special, is_special
 from tokentape.store.errors import NewerStoreError, StoreError
 from tokentape.store.objects.object_path import ObjectPath
@@ -47,12 +40,11 @@ from tokentape.store.sealed.layout import (
     run_id_of,
 )
 from tokentape.store.sealed.parquet import SealedFile
-from tokentape.store.sealed.run_file import SealedRun, cannot_read, read_sealed_run
-from tokentape.store.sealed.sealing import export_parquet, sealed_events
-from tokentape.store.source import Attachments, with_parents
+from tokentape.store.sealed.run_file import SealedRun, cannot_read
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+_ZIP = b"PK\x03\x04"
 _MANIFEST_BYTES_MIN = 1024**2
 _UNREADABLE: tuple[type[Exception], ...] = (
     zipfile.BadZipFile,
@@ -65,8 +57,6 @@ _MEMBER = re.compile(
     rf"|{re.escape(MANIFEST)}",
     re.ASCII,
 )
-# The oldest time of a zip file: the bytes of a tape do not depend on when it was packed.
-_NO_TIME = (1980, 1, 1, 0, 0, 0)
 
 
 def is_zip(path: Path) -> bool:
@@ -78,118 +68,24 @@ def is_zip(path: Path) -> bool:
         raise StoreError(f"{path} {foreign_file(path)}")
     try:
         with path.open("rb") as file:
-            return file.read(4) == b"PK\x03\x04" or path.suffix == ".tape"
+            return file.read(4) == _ZIP or path.suffix == ".tape"
     except OSError:
         return path.suffix == ".tape"
 
 
-def pack(recordings: Iterable[Recording], attached: Attachments, path: Path | str) -> Path:
-    """Write runs and their attachments to a tape, and return its path.
-
-    `attached` supplies the payloads, verdicts and floors; usually it is the store of the runs. The
-    ancestors of a fork are included. A tape at that path is replaced atomically if it holds no run
-    or event that would be lost. Raise StoreError for any other file at that path and if the tape
-    cannot be written, RecordingError as `export_parquet` does.
-
-    Example:
-        >>> import tokentape as tt
-        >>> tape = tt.pack([store.recording(run_id)], store, tmp_path / "run.tape")
-        >>> with tt.open_store(tape) as opened:
-        ...     opened.summaries()[0].turns
-        3
-    """
-    path = expand_path(path)
-    by_id = {recording.run_id: recording for recording in with_parents(recordings)}
-    if not by_id:
-        raise StoreError(f"cannot write {path}: a tape must have at least one run")
-    try:
-        check_not_special(path)
-        if path.exists():
-            _check_nothing_lost(path, by_id)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with (
-            atomic_write(path, durable=True) as tmp_path,
-            temporary_folder(path.parent) as made,
-        ):
-            # A folder of its own: sealing locks it, and `made` is locked.
-            folder = made / "sealed"
-            files = [
-                (each.relative_to(folder).as_posix(), each)
-                for run_id in sorted(by_id)
-                for each in export_parquet(by_id[run_id], attached, folder)
-            ]
-            _write(tmp_path, files)
-    except (OSError, ValueError) as error:
-        raise StoreError(f"cannot write {path}: {error}") from None
-    return path
+def is_zip_object(path: ObjectPath) -> bool:
+    """Return whether an object is a zip file or has the suffix of a tape."""
+    return path.key.endswith(".tape") or (path.size() > 0 and path.read(0, 4) == _ZIP)
 
 
-def _check_nothing_lost(path: Path, packed: Mapping[str, Recording]) -> None:
-    """Raise StoreError for a file that is not a tape, and for a tape with more than is packed."""
-    try:
-        tape = Tape(path)
-    except StoreError:
-        fault = pointer_file(path) or "is not a readable tape: move it away"
-        raise StoreError(f"{path} exists and {fault}, or choose another name") from None
-    with closing(tape):
-        for run_id, name in tape.run_files().items():
-            if run_id not in packed:
-                raise StoreError(
-                    f"{path} exists, and its run {run_id} would be lost: pack that run, too, or "
-                    "choose another name"
-                )
-            if _events_in(tape, name) > sealed_events(packed[run_id]):
-                raise StoreError(
-                    f"{path} exists and has more events of run {run_id} than would be packed: "
-                    "choose another name"
-                )
-
-
-def _events_in(tape: "Tape", name: str) -> int:
-    """Return the number of events in the metadata of a run; 0 if it cannot be read."""
-    try:
-        return read_sealed_run(tape.source(name), name).events
-    except StoreError:
-        return 0
-
-
-def _write(path: Path, files: list[tuple[str, Path]]) -> None:
-    runs = [read_sealed_run(file, name) for name, file in files if run_id_of(name) is not None]
-    manifest = {
-        "format": FORMAT,
-        "tokentape": version("tokentape"),
-        "runs": [_described(run) for run in runs],
-        "files": {name: _sum_and_size(file) for name, file in files},
-    }
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        text = json.dumps(manifest, sort_keys=True, indent=1)
-        archive.writestr(_member(MANIFEST, len(text)), text)
-        for name, file in files:
-            member = _member(name, file.stat().st_size)
-            with file.open("rb") as content, archive.open(member, "w") as target:
-                shutil.copyfileobj(content, target)
-
-
-def _described(run: SealedRun) -> dict[str, Any]:
+def describe_run(run: SealedRun) -> dict[str, Any]:
+    """Return what the manifest says of a run."""
     return {
         "run_id": run.run_id,
         "last_seal": run.last_seal,
         "events": run.events,
         "fingerprints": dict(run.fingerprints),
     }
-
-
-def _sum_and_size(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"bytes": path.stat().st_size, "sha256": sha256}
-
-
-def _member(name: str, size: int) -> zipfile.ZipInfo:
-    """Return a member's header without anything that depends on the machine."""
-    member = zipfile.ZipInfo(name, _NO_TIME)
-    member.create_system, member.external_attr, member.file_size = 3, 0o644 << 16, size
-    return member
 
 
 class Tape:
@@ -335,7 +231,7 @@ class Tape:
         found = []
         if not _lists_exactly(listed, self.run_files()):
             found.append(f"{self.where}: its {MANIFEST} does not list exactly the runs in it")
-        elif _described(run) not in listed:
+        elif describe_run(run) not in listed:
             found.append(f"{self.where}: its {MANIFEST} contradicts run {run.run_id}")
         for name in self.files_of(run.run_id):
             try:

@@ -16,7 +16,7 @@ import tokentape as tt
 from tests.made_models import make_adapter
 from tests.store.ssh_keys import make_key
 from tokentape.cli import app, db
-from tokentape.commands.options import output_path
+from tokentape.commands.output_paths import output_path
 from tokentape.generation.cache_dir import cache_dir
 from tokentape.generation.plans import load_plan
 from tokentape.plugin.settings import read_settings

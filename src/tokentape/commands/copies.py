@@ -17,9 +17,8 @@ from tokentape.commands.options import (
     find_recording,
     locate_run,
     open_stored,
-    output_path,
 )
-from tokentape.recorder.paths import expand_path
+from tokentape.commands.output_paths import output_location
 from tokentape.recorder.seals import SealReport, check_seals
 from tokentape.screen import err, out
 from tokentape.store.default_store import DEFAULT_URL
@@ -41,13 +40,13 @@ def pack(
         list[str], typer.Argument(metavar="RUN...", help="Runs, each given as for show.")
     ],
     path: Annotated[
-        Path,
+        str,
         typer.Option(
             "--output",
             "-o",
-            parser=output_path,
+            parser=output_location,
             metavar="FILE",
-            help="The tape (a file) to write.",
+            help="The tape (a file) to write, or its URL in an object store.",
         ),
     ],
     store: StoreOption = DEFAULT_URL,
@@ -61,28 +60,28 @@ def pack(
     opened = open_stored(stores[0])
     recordings = [find_recording(opened, run, only=True) for run, _ in located]
     with output.working("packing"):
-        tt.pack(recordings, opened, path)
+        tape = tt.pack(recordings, opened, path)
     reports = _report_unsealed_events(recordings)
     seals = {each.run_id: each.last_seal for each in reports}
     if as_json:
         output.print_json(
-            {"tape": str(path), "bytes": path.stat().st_size}
+            {"tape": str(tape), "bytes": _size_of(tape)}
             | {"runs": sorted(seals), "last_seals": seals}
         )
         return
-    out.line(str(path))
+    out.line(str(tape))
     err.lines(f"run {run_id}: last seal {seal}" for run_id, seal in seals.items())
 
 
 def export(
     path: Annotated[
-        Path,
+        str,
         typer.Option(
             "--output",
             "-o",
-            parser=output_path,
+            parser=output_location,
             metavar="PATH",
-            help="The folder to write to; for jsonl the file.",
+            help="The folder to write to, for jsonl the file; or its URL in an object store.",
         ),
     ],
     run: RunArgument = None,
@@ -94,6 +93,7 @@ def export(
     run, store = locate_run(run, store)
     opened = open_stored(store)
     recording = find_recording(opened, run)
+    files: Sequence[Path | str]
     with output.working("exporting"):
         if to is Form.PARQUET:
             files = tt.export_parquet(recording, opened, path)
@@ -113,19 +113,23 @@ def export(
 
 def import_(
     path: Annotated[
-        Path,
+        str,
         typer.Argument(
-            parser=expand_path, metavar="PATH", help="A tape, a Parquet folder or a jsonl file."
+            metavar="PATH",
+            help="A tape, a Parquet folder or a jsonl file, or its URL in an object store.",
         ),
     ],
     store: StoreOption = DEFAULT_URL,
     as_json: JsonOption = False,
 ) -> None:
     """Add the runs of a tape, folder or jsonl file to a live store, after checking their seals."""
-    from tokentape.store import DatabaseStore
+    from tokentape.store import DatabaseStore, database_url
     from tokentape.store.copies.importing import checked_copy
+    from tokentape.store.objects.urls import file_location
 
-    with output.working("importing"), checked_copy(path) as copy, tt.open_store(store) as opened:
+    database_url(store)
+    place = file_location(path)
+    with output.working("importing"), checked_copy(place) as copy, tt.open_store(store) as opened:
         if not isinstance(opened, DatabaseStore):
             raise tt.StoreError(f"{store} is sealed: it can only be read")
         imported = copy.add_to(opened)
@@ -134,6 +138,15 @@ def import_(
         return
     for each in imported:
         out.line(f"{each.run_id}  {_import_result(each)}")
+
+
+def _size_of(tape: Path | str) -> int:
+    if isinstance(tape, Path):
+        return tape.stat().st_size
+    from tokentape.store.objects.object_path import ObjectPath
+    from tokentape.store.objects.urls import ObjectUrl
+
+    return ObjectPath.connect(ObjectUrl(tape)).size()
 
 
 def _import_result(imported: "Imported") -> str:

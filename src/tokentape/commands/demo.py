@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tokentape.commands.options import ModelOption, loads_model, output_path
+from tokentape.commands.options import ModelOption, loads_model
+from tokentape.commands.output_paths import output_path
 
 if TYPE_CHECKING:
     from tokentape.generation.models.loading_settings import LoadingKeywords

@@ -17,8 +17,8 @@ from tokentape.commands.options import (
     find_recording,
     locate_run,
     open_stored,
-    output_path,
 )
+from tokentape.commands.output_paths import output_path
 from tokentape.screen import err, out
 from tokentape.store.default_store import DEFAULT_URL
 

@@ -142,9 +142,10 @@ def resume_hint(store: str, options: list[str]) -> Iterator[RunsBegun]:
 
 
 def recording_store(store: str, *, must_exist: bool = False) -> "DatabaseStore":
-    """Open a store to record into. Raise StoreError for a sealed one."""
-    from tokentape.store import DatabaseStore
+    """Open a store to record into. Raise StoreError for a sealed one, and in an object store."""
+    from tokentape.store import DatabaseStore, database_url
 
+    database_url(store)
     with output.working("opening the store"):
         opened = tt.open_store(store, must_exist=must_exist)
     if not isinstance(opened, DatabaseStore):

@@ -181,15 +181,6 @@ def _parsed_option(name: str, value: Any) -> Any:
         raise typer.BadParameter(f"--{name.replace('_', '-')} is no JSON: {error}") from None
 
 
-def output_path(path: str | Path) -> Path:
-    """Return the path of a file or folder to write. Raise BadParameter for `-`."""
-    if str(path) == "-":
-        raise typer.BadParameter(
-            "files are not written to standard output: name a file; ./- is one of that name"
-        )
-    return expand_path(path)
-
-
 def open_stored(store: str) -> Store:
     """Open an existing store. Raise StoreError if it does not exist."""
     with output.working("opening the store"):

@@ -29,8 +29,8 @@ from tokentape.commands.options import (
     loads_model,
     locate_run,
     open_stored,
-    output_path,
 )
+from tokentape.commands.output_paths import output_path
 from tokentape.commands.report_files import HtmlOption, JUnitOption, report_files
 from tokentape.commands.stored_results import store_verdict, try_to_store
 from tokentape.commands.tool_files import (

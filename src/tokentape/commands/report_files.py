@@ -10,7 +10,7 @@ import typer
 
 import tokentape as tt
 from tokentape import output
-from tokentape.commands.options import output_path
+from tokentape.commands.output_paths import output_path
 from tokentape.recorder.atomic_write import AtomicFile
 from tokentape.screen import out
 

@@ -18,8 +18,8 @@ from tokentape.commands.options import (
     loads_model,
     locate_run,
     open_stored,
-    output_path,
 )
+from tokentape.commands.output_paths import output_path
 from tokentape.commands.tool_files import ToolsFileOption
 from tokentape.recorder.paths import expand_path
 from tokentape.screen import out
