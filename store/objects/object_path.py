@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,9 +66,7 @@ class ObjectPath:
 
         try:
             with object_errors(f"cannot open {url}"):
-                filesystem, key = url_to_fs(
-                    url.text.rstrip("/"), use_listings_cache=False, skip_instance_cache=True
-                )
+                filesystem, key = url_to_fs(url.text.rstrip("/"), use_listings_cache=False)
         except StoreError as error:
             if isinstance(error.__cause__, ImportError):
                 raise MissingLibraryError(f"{url} {_missing_library(error.__cause__)}") from None
@@ -223,11 +222,16 @@ class ObjectPath:
                 self.filesystem.put_file(str(path), self.key)
 
     def _put_if(self, path: Path, replaced: ObjectVersion | None) -> None:
-        if replaced is None:
-            self.filesystem.put_file(str(path), self.key, mode="create")
-            return
         condition: Mapping[str, str] = {}
-        if self._is_s3 and replaced.etag and path.stat().st_size < _ONE_REQUEST_BYTES:
+        # Some file systems, and those of fsspec before 2024.12, have no such mode.
+        if replaced is None and "mode" in signature(self.filesystem.put_file).parameters:
+            condition = {"mode": "create"}
+        elif (
+            replaced is not None
+            and self._is_s3
+            and replaced.etag
+            and path.stat().st_size < _ONE_REQUEST_BYTES
+        ):
             condition = {"IfMatch": replaced.etag}
         self.filesystem.put_file(str(path), self.key, **condition)
 
