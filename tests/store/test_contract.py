@@ -98,6 +98,12 @@ def copy_of(recording: tt.Recording, live: DatabaseStore, kind: str, folder: Pat
     if kind == "parquet":
         tt.export_parquet(recording, live, folder / "sealed")
         return tt.open_store(folder / "sealed")
+    if kind == "objects":
+        url = f"memory://{folder.name}/runs"
+        tt.export_parquet(recording, live, url)
+        return tt.open_store(url)
+    if kind == "tape object":
+        return tt.open_store(tt.pack([recording], live, f"memory://{folder.name}/run.tape"))
     if kind == "tape":
         tt.pack([recording], live, folder / "run.tape")
         return tt.open_store(folder / "run.tape")
@@ -110,7 +116,10 @@ def copy_of(recording: tt.Recording, live: DatabaseStore, kind: str, folder: Pat
 
 @pytest.fixture(
     scope="module",
-    params=["memory", "sqlite", "reopened", "postgresql", "parquet", "tape", "jsonl"],
+    params=[
+        *("memory", "sqlite", "reopened", "postgresql"),
+        *("parquet", "tape", "jsonl", "objects", "tape object"),
+    ],
 )
 def kept(
     request: pytest.FixtureRequest,
@@ -119,7 +128,7 @@ def kept(
     record: Callable[..., tt.Recording],
 ) -> Iterator[tuple[AnyStore, list[tt.Envelope], str]]:
     """A store with one recording, for reading, and the events that were recorded."""
-    folder, lm = tmp_path_factory.mktemp(request.param), make_lm("llama")
+    folder, lm = tmp_path_factory.mktemp(request.param.replace(" ", "-")), make_lm("llama")
     where = "sqlite://" if request.param == "memory" else str(folder / "runs.db")
     if request.param == "postgresql":
         where = request.getfixturevalue("make_postgres_url")()
@@ -132,7 +141,7 @@ def kept(
     if request.param == "reopened":
         live.close()
         store = tt.open_store(where)
-    if request.param in ("parquet", "tape", "jsonl"):
+    if request.param in ("parquet", "tape", "jsonl", "objects", "tape object"):
         store = copy_of(live.recording(run_id), live, request.param, folder)
         live.close()
     yield store, spy.given, run_id

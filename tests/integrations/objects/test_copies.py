@@ -11,16 +11,12 @@ import pytest
 import tokentape as tt
 from tests.integrations.objects.conftest import Requests
 from tests.store.made_runs import begin, make_run, say
-from tests.store.test_contract import FRAMES, keep_beside
+from tests.store.test_contract import keep_beside
 from tokentape.store import DatabaseStore, ParquetStore
 from tokentape.store.objects import range_file
 from tokentape.store.sealed import object_files
 
 Cli = Callable[..., tuple[int, str, str]]
-
-
-def frames_of(store: Any) -> list[pd.DataFrame]:
-    return [frame(store) for frame in FRAMES]
 
 
 def assert_equal_stores(found: ParquetStore, expected: Any) -> None:
@@ -33,8 +29,8 @@ def assert_equal_stores(found: ParquetStore, expected: Any) -> None:
         assert found.verdicts(run_id) == expected.verdicts(run_id)
         assert found.floors(run_id) == expected.floors(run_id)
         assert tt.check(found, run_id).faults == ()
-    for mine, theirs in zip(frames_of(found), frames_of(expected), strict=True):
-        pd.testing.assert_frame_equal(mine, theirs)
+    for frame in (tt.runs_df, tt.events_df, tt.tokens_df, tt.top_logprobs_df, tt.verdicts_df):
+        pd.testing.assert_frame_equal(frame(found), frame(expected))
 
 
 @pytest.mark.parametrize("in_ranges", [False, True], ids=["whole", "in ranges"])
@@ -45,7 +41,7 @@ def test_a_folder_and_a_tape_give_what_was_recorded(
     monkeypatch: pytest.MonkeyPatch,
     in_ranges: bool,
 ) -> None:
-    runs = [make_run(store, tokens=300) for _ in range(3)]
+    runs = [make_run(store, turns=2, tokens=200) for _ in range(2)]
     keep_beside(store, runs[1])
     recordings = [store.recording(each) for each in runs]
     for each in recordings:
@@ -54,8 +50,8 @@ def test_a_folder_and_a_tape_give_what_was_recorded(
     tape = tt.pack(recordings, store, f"{bucket}/all.tape")
     if in_ranges:
         for module in (range_file, object_files):
-            monkeypatch.setattr(module, "WHOLE_BYTES", 1000)
-        monkeypatch.setattr(range_file, "_BLOCK_BYTES", 512)
+            monkeypatch.setattr(module, "WHOLE_BYTES", 5000)
+        monkeypatch.setattr(range_file, "_BLOCK_BYTES", 2048)
 
     assert all(str(each).startswith(f"{bucket}/sealed/") for each in written)
     assert tape == f"{bucket}/all.tape"
