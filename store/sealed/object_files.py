@@ -34,6 +34,7 @@ class ObjectFiles:
         self.where = str(path)
         self._path = path
         self._bytes: dict[str, int] = {}
+        self._listed: dict[str, int] = {}
 
     def check_schema(self) -> None:
         """Raise StoreError for a folder without sealed runs, NewerStoreError for a newer schema."""
@@ -53,7 +54,7 @@ class ObjectFiles:
         return self.sources([name])(name)
 
     def sources(self, names: Iterable[str]) -> Callable[[str], Any]:
-        return _ReadAhead(self._path, list(names), self._bytes)
+        return _ReadAhead(self._path, list(names), self._bytes, self._listed)
 
     def size(self, name: str) -> int:
         return self._path.joined(name).size()
@@ -66,7 +67,9 @@ class ObjectFiles:
         for folder in sorted(folders):
             below = self._path.joined(folder).sizes_below()
             found |= {f"{folder}/{each}": size for each, size in below.items()}
-        return {name: found[name] for name in names if name in found}
+        sizes = {name: found[name] for name in names if name in found}
+        self._listed |= sizes
+        return sizes
 
     def exists(self, name: str) -> bool:
         return self._path.joined(name).kind() == "file"
@@ -101,14 +104,19 @@ class ObjectFiles:
 class _ReadAhead:
     """Sources of files that are asked for in the order of their names, each once."""
 
-    def __init__(self, path: ObjectPath, names: list[str], sizes: dict[str, int]) -> None:
-        self._path, self._names, self._sizes = path, names, sizes
+    def __init__(
+        self, path: ObjectPath, names: list[str], sizes: dict[str, int], listed: dict[str, int]
+    ) -> None:
+        self._path, self._names, self._sizes, self._listed = path, names, sizes, listed
         self._places = {name: place for place, name in enumerate(names)}
         self._found: dict[str, bytes | StoreError] = {}
         self._asked: set[str] = set()
 
     def __call__(self, name: str) -> Any:
-        """Return a buffer with the whole file, or an open one that is read in ranges."""
+        """Return a buffer with the whole file, or an open one that is read in ranges.
+
+        Raise StoreError if it was replaced since its size was compared with that which was sealed.
+        """
         if name not in self._found:
             place = None if name in self._asked else self._places.get(name)
             names = [name] if place is None else self._names[place : place + _AT_ONCE]
@@ -118,9 +126,9 @@ class _ReadAhead:
         content = self._found.pop(name)
         if isinstance(content, StoreError):
             raise content
-        if len(content) < WHOLE_BYTES:
-            self._sizes[name] = len(content)
-            return pa.py_buffer(content)
-        file = RangeFile(self._path.joined(name))
-        self._sizes[name] = file.bytes
-        return file
+        file = RangeFile(self._path.joined(name)) if len(content) >= WHOLE_BYTES else None
+        size = len(content) if file is None else file.bytes
+        if self._listed.get(name, size) != size:
+            raise StoreError(f"cannot read {self._path}/{name}: it was replaced meanwhile")
+        self._sizes[name] = size
+        return pa.py_buffer(content) if file is None else file

@@ -39,7 +39,7 @@ TEXTS = {
 }
 NAMES_OR_PATHS = {
     *("store", "other_store", "run_a", "run_b", "model", "plan", "adapter", "protocol"),
-    *("run", "runs", "place", "plans", "tools", "report"),
+    *("run", "runs", "place", "plans", "tools", "report", "path"),
 }
 
 SYSTEM = "You are brief. " * 20

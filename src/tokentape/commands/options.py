@@ -63,7 +63,7 @@ StoreOption = Annotated[
     typer.Option(
         "--store",
         envvar="TOKENTAPE_DATABASE_URL",
-        help="The store: a database URL, a SQLite file, a Parquet folder or a tape.",
+        help="The store: a database URL, a SQLite file, a Parquet folder or a tape (or s3://…).",
     ),
 ]
 TurnOption = Annotated[
