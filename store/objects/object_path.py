@@ -228,7 +228,7 @@ class ObjectPath:
             condition = {"mode": "create"}
         elif (
             replaced is not None
-            and self._is_s3
+            and self.is_s3
             and replaced.etag
             and path.stat().st_size < _ONE_REQUEST_BYTES
         ):
@@ -236,13 +236,14 @@ class ObjectPath:
         self.filesystem.put_file(str(path), self.key, **condition)
 
     @property
-    def _is_s3(self) -> bool:
+    def is_s3(self) -> bool:
+        """Whether reads and writes can be made conditional on the content that is there."""
         protocol = self.filesystem.protocol
         return "s3" in ([protocol] if isinstance(protocol, str) else protocol)
 
     def _make_folder(self) -> None:
         # Not in S3, whose folders are parts of names: it would try to create the bucket.
-        if not self._is_s3:
+        if not self.is_s3:
             self.filesystem.makedirs(self.key.rpartition("/")[0], exist_ok=True)
 
     def _replaced(self) -> ReplacedMeanwhileError:

@@ -4,6 +4,7 @@ import io
 from collections import OrderedDict
 from typing import Any
 
+from tokentape.store.errors import StoreError
 from tokentape.store.objects.object_path import ObjectPath, object_errors
 
 WHOLE_BYTES = 1024**2
@@ -16,13 +17,15 @@ _BLOCKS_MAX = 512
 class RangeFile(io.RawIOBase):
     """An object opened for reading; only the blocks that are read are asked for.
 
-    Raise StoreError if the object cannot be read or was replaced since it was opened, as far as its
-    store tells (S3 does).
+    Raise StoreError if the object cannot be read or was replaced since it was opened: its blocks
+    would be those of two objects.
     """
 
     def __init__(self, path: ObjectPath) -> None:
         super().__init__()
         self._path = path
+        # S3 compares with each read.
+        self._version = None if path.is_s3 else path.version()
         self._object: Any = path.open()
         self.bytes = int(self._object.size)
         self._block_bytes = WHOLE_BYTES if self.bytes <= WHOLE_BYTES else _BLOCK_BYTES
@@ -84,4 +87,6 @@ class RangeFile(io.RawIOBase):
             content = bytes(self._object.read(end - start))
             if len(content) != end - start:
                 raise ValueError(f"it ends at byte {start + len(content)} of {self.bytes}")
-            return content
+        if self._version is not None and self._path.version() != self._version:
+            raise StoreError(f"cannot read {self._path}: another process replaced it meanwhile")
+        return content

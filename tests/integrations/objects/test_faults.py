@@ -56,12 +56,19 @@ def test_a_part_that_is_cut_off_is_named(store: DatabaseStore, bucket: str, s3: 
     assert read_all(bucket, run_id).ok
 
 
+@pytest.mark.parametrize("place", ["s3", "memory"])
 def test_a_tape_that_is_replaced_while_it_is_read_is_not_mixed_with_the_new_one(
-    packed: tuple[str, str], store: DatabaseStore, s3: Any, monkeypatch: pytest.MonkeyPatch
+    place: str,
+    packed: tuple[str, str],
+    store: DatabaseStore,
+    s3: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(range_file, "WHOLE_BYTES", 1000)
     monkeypatch.setattr(range_file, "_BLOCK_BYTES", 512)
     url, run_id = packed
+    if place == "memory":
+        url = str(tt.pack([store.recording(run_id)], store, "memory://replaced/x.tape"))
     other = make_run(store, tokens=60)
     with tt.open_store(url) as opened:
         tt.pack([store.recording(each) for each in (run_id, other)], store, url)

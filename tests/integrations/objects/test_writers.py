@@ -167,17 +167,60 @@ def test_two_exports_of_a_run_end_with_a_whole_one(
     older.close()
 
 
+def test_parts_that_a_killed_export_replaced_are_sent_again(
+    store: DatabaseStore, at_upload: Callable[[int, Callable[[], Any]], None]
+) -> None:
+    url = "memory://replaced-parts/runs"
+    recorder = begin(store)
+    say(recorder, 1, tokens=4)
+    recording = store.recording(recorder.run_id)
+
+    def other() -> None:
+        say(recorder, 2, tokens=9)
+        at_upload(2, end)
+        with pytest.raises(Interrupted):
+            tt.export_parquet(recording, store, url)
+        at_upload(-1, end)
+
+    # Between the events and the tokens of the first.
+    at_upload(2, other)
+    tt.export_parquet(recording, store, url)
+
+    with tt.open_store(url) as opened:
+        found = tt.check(opened, recorder.run_id)
+        assert (found.ok, found.sealed_turns) == (True, 2)
+
+
+@pytest.mark.parametrize("place", ["memory", "s3", "s3, between comparing and writing"])
+@pytest.mark.parametrize("is_first", [True, False])
 def test_two_packs_lose_no_run(
-    store: DatabaseStore, bucket: str, at_upload: Callable[[int, Callable[[], Any]], None]
+    store: DatabaseStore,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    at_upload: Callable[[int, Callable[[], Any]], None],
+    place: str,
+    is_first: bool,
 ) -> None:
     one, both = make_run(store), make_run(store)
+    bucket = f"memory://{one}" if place == "memory" else request.getfixturevalue("bucket")
     tape = f"{bucket}/x.tape"
+    if not is_first:
+        tt.pack([store.recording(one)], store, tape)
+    put = ObjectPath._put_if
 
     def other() -> None:
         at_upload(-1, end)
+        monkeypatch.setattr(ObjectPath, "_put_if", put)
         tt.pack([store.recording(one), store.recording(both)], store, tape)
 
-    at_upload(1, other)
+    def late(self: ObjectPath, *given: Any) -> None:
+        other()
+        put(self, *given)
+
+    if "between" in place:
+        monkeypatch.setattr(ObjectPath, "_put_if", late)
+    else:
+        at_upload(1, other)
     with pytest.raises(tt.StoreError, match="would be lost"):
         tt.pack([store.recording(one)], store, tape)
 
