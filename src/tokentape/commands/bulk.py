@@ -19,6 +19,7 @@ from tokentape.recorder.paths import expand_path
 from tokentape.recorder.short_forms import counted
 from tokentape.replay.results.fingerprint_names import check_ignored
 from tokentape.screen import out, stdout_on_stderr
+from tokentape.store.objects.urls import ObjectUrl, object_url
 
 if TYPE_CHECKING:
     from tokentape.commands.options import Store
@@ -178,8 +179,11 @@ def _runs_of(store: str) -> "list[RunSource]":
     return [RunSource(store=store, run_id=each) for each in run_ids] or [RunSource(store=store)]
 
 
-def _tapes_in(argument: str) -> list[Path]:
+def _tapes_in(argument: str) -> Sequence[Path | str]:
     """Return the tapes at any depth of a folder that is no store itself; else nothing."""
+    url = object_url(argument)
+    if url is not None:
+        return [] if "#" in argument or argument.endswith(".tape") else _tapes_at(url)
     try:
         folder = expand_path(argument)
         if not folder.is_dir() or any(folder.glob("*/schema=*")):
@@ -192,6 +196,25 @@ def _tapes_in(argument: str) -> list[Path]:
         )
     except (OSError, ValueError):
         return []
+
+
+def _tapes_at(url: ObjectUrl) -> list[str]:
+    """Return the URLs of the tapes in a folder of an object store that is no store itself."""
+    from tokentape.store.objects.object_path import ObjectPath
+
+    try:
+        folder = ObjectPath.connect(url)
+        if "runs" in folder.entries():
+            return []
+        return [url.joined(each).text for each in sorted(folder.sizes_below()) if _is_tape(each)]
+    except tt.StoreError:
+        # The store says why when it is opened.
+        return []
+
+
+def _is_tape(name: str) -> bool:
+    """Return whether a name is that of a tape in no hidden folder."""
+    return name.endswith(".tape") and not any(part.startswith(".") for part in name.split("/"))
 
 
 def _exit_code(outcome: "BulkOutcome", allow_drift: bool) -> int:
@@ -255,7 +278,6 @@ def _where(outcome: "BulkOutcome") -> str:
 def _shown_store(outcome: "BulkOutcome") -> str:
     """Return the store as it was named, without the password of a server."""
     from tokentape.store.location import parse_location, shown
-    from tokentape.store.objects.urls import ObjectUrl
 
     try:
         place = parse_location(outcome.store)

@@ -12,6 +12,7 @@ import tokentape as tt
 from tests.integrations.objects.conftest import Requests
 from tests.store.made_runs import begin, make_run, say
 from tests.store.test_contract import keep_beside
+from tokentape.commands.bulk import _tapes_in
 from tokentape.store import DatabaseStore, ParquetStore
 from tokentape.store.objects import range_file
 from tokentape.store.sealed import object_files
@@ -234,5 +235,13 @@ def test_commands_take_urls(cli: Cli, bucket: str, tmp_path: Path) -> None:
         assert run_id in run("show", f"{where}#{run_id[:13]}")
     for number, where in enumerate((folder, tape, lines)):
         run("import", where, "--store", str(tmp_path / f"{number}.db"))
+    assert _tapes_in(bucket) == []
+    tt.pack(
+        [tt.open_store(folder).recording(run_id)], tt.open_store(folder), f"{bucket}/t/a/y.tape"
+    )
+    assert _tapes_in(f"{bucket}/t/") == [f"{bucket}/t/a/y.tape"]
+    for other in ("none://bucket/x.tape", "sqlite:///x.tape"):
+        code, _, said = cli("pack", folder, "-o", other)
+        assert (code, "is not the URL of a file or folder" in said) == (2, True)
     code, _, said = cli("tag", run_id, "good", "--store", folder)
     assert (code, f"{folder} is sealed: it can only be read" in said) == (2, True)
