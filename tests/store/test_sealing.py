@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow.parquet as pq
 import pytest
 
 import tokentape as tt
@@ -91,14 +90,14 @@ def test_a_sealing_log_looks_up_no_payload_again(
     tmp_path: Path, store: DatabaseStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked_up: list[object] = []
-    read_table = pq.read_table
+    sums_in = sealing._sums_in
 
-    def read(path: Path, **settings: Any) -> Any:
-        looked_up.append(path)
-        return read_table(path, **settings)
+    def read(target: Any, run: Any, *tables: str) -> set[str]:
+        looked_up.extend(name for table in tables for name in run.parts(table))
+        return sums_in(target, run, *tables)
 
     recorder = begin(tt.SealingLog(store, tmp_path))
-    monkeypatch.setattr(sealing.pq, "read_table", read)
+    monkeypatch.setattr(sealing, "_sums_in", read)
     for turn in range(1, 9):
         say(recorder, turn, tokens=1, payload=b"payload %d" % (turn % 4))
 
