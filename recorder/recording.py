@@ -12,6 +12,8 @@ from tokentape.recorder.events import (
     EVENT_CLASSES,
     TOKEN_KIND,
     BelongsTo,
+    ConversationImported,
+    Event,
     RunFailed,
     RunFinished,
     RunForked,
@@ -166,12 +168,20 @@ class Recording:
 
     def forked(self) -> RunForked | None:
         """Return the `RunForked` of a fork, or None for any other run."""
+        event = self._second(RunForked.__name__)
+        return event if isinstance(event, RunForked) else None
+
+    def imported(self) -> ConversationImported | None:
+        """Return the origin of an imported conversation, or None for a run with tokens."""
+        event = self._second(ConversationImported.__name__)
+        return event if isinstance(event, ConversationImported) else None
+
+    def _second(self, kind: str) -> Event | None:
+        """Return the second event of the run, if it is of that kind."""
         second = next(self.selected(RecordFilter(after_seq=0, last_seq=1)), None)
-        if second is None or second.kind != RunForked.__name__:
+        if second is None or second.kind != kind:
             return None
-        event = decode(self.run_id, second).event
-        assert isinstance(event, RunForked)
-        return event
+        return decode(self.run_id, second).event
 
     def parent(self, forked: RunForked) -> "Recording":
         """Return the recording of the parent. Raise RecordingError if it cannot be found."""

@@ -3,20 +3,29 @@
 from collections.abc import Callable
 
 from tokentape.recorder import Envelope
-from tokentape.recorder.escapes import VisibleLines, visible
-from tokentape.recorder.events import SystemPromptCached, TurnFinished, TurnStarted
+from tokentape.recorder.escapes import VisibleLines, visible, visible_lines
+from tokentape.recorder.events import (
+    ConversationImported,
+    MessageAdded,
+    SystemPromptCached,
+    TurnFinished,
+    TurnStarted,
+)
 
 
 class TranscriptWriter:
     """Writes the events of a run in order, and the pieces of a reply as they come.
 
-    A piece is passed to `write_reply`, if there is one, with its surprise in nats.
+    A piece is passed to `write_reply`, if there is one, with its surprise in nats. `imported` says
+    that the events are those of an imported conversation, also if the first ones are left out.
     """
 
     def __init__(
         self,
         write: Callable[[str], object],
         write_reply: Callable[[str, float | None], object] | None = None,
+        *,
+        imported: bool = False,
     ) -> None:
         self._write = write
         self._write_reply = write_reply or (lambda text, surprise: write(text))
@@ -24,6 +33,7 @@ class TranscriptWriter:
         self._reply: str | None = None
         self._visible = VisibleLines()
         self._within_line = False
+        self._imported = imported
 
     def event(self, envelope: Envelope) -> None:
         """Write the next event of the run."""
@@ -34,8 +44,12 @@ class TranscriptWriter:
         if envelope.turn not in (None, self._turn) and not isinstance(event, SystemPromptCached):
             self._turn = envelope.turn
             self._line(f"── turn {envelope.turn} ──")
+        self._imported = self._imported or isinstance(event, ConversationImported)
         if isinstance(event, TurnFinished):
             self._finish(event)
+        elif self._imported and isinstance(event, MessageAdded):
+            # No `ToolReturned` shows the results of tools.
+            self._line(f"{visible(event.role)}: {visible_lines(event.content)}")
         elif (line := event.describe()) is not None:
             self._line(line)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from tokentape.recorder import Recording, RecordingError
 from tokentape.recorder.projections import Message, Turn
 from tokentape.recorder.short_forms import counted, html_table, short_repr
-from tokentape.replay.recorded.loaded_run import LoadedRun, load_run
+from tokentape.replay.recorded.loaded_run import LoadedRun, check_has_tokens, load_run
 from tokentape.replay.results.errors import NothingToReplayError
 
 
@@ -53,7 +53,8 @@ def rebuild(recording: Recording | LoadedRun, *, turns: Sequence[int] | None = N
     """Rebuild every prompt and reply of a run, or of some turns, from its events alone.
 
     Of a long run only the events that the turns need are read. Raise RecordingError if the events
-    contradict each other, and NothingToReplayError for a turn that the run does not have.
+    contradict each other, and NothingToReplayError for a turn that the run does not have, or a
+    conversation that was imported without tokens.
 
     Example:
         >>> import tokentape as tt
@@ -66,6 +67,7 @@ def rebuild(recording: Recording | LoadedRun, *, turns: Sequence[int] | None = N
         2
     """
     run = load_run(recording, turns)
+    check_has_tokens(run)
     rounds = tuple(each for each in run.turns if turns is None or each.number in turns)
     missing = sorted(set(turns or ()) - {each.number for each in rounds})
     if missing:

@@ -34,7 +34,7 @@ from tokentape.recorder.events import (
 )
 from tokentape.recorder.events.turn import REDACTED
 from tokentape.recorder.projections import Turn, join_continued
-from tokentape.replay.recorded.loaded_run import LoadedRun, load_run
+from tokentape.replay.recorded.loaded_run import LoadedRun, check_has_tokens, load_run
 from tokentape.replay.results.errors import NothingToReplayError, ReplayError
 
 ReadBlob = Callable[[str], bytes]
@@ -145,6 +145,7 @@ def _intervene(
 
 def _check_rerecordable(run: LoadedRun, inputs: Sequence[Event]) -> None:
     """Raise ReplayError if the events do not suffice to generate the run again."""
+    check_has_tokens(run)
     if not run.turns:
         raise NothingToReplayError(
             f"run {run.run_id} has no turn to record again{run.unfinished_note}"

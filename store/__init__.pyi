@@ -7,12 +7,26 @@ from .attachments import (
     StoredLabel as StoredLabel,
     StoredVerdict as StoredVerdict,
 )
-from .copies.importing import (
+from .copies.datasette import (
+    export_datasette as export_datasette,
+)
+from .copies.imported import (
     Imported as Imported,
+)
+from .copies.importing import (
     import_runs as import_runs,
+)
+from .copies.inspect_eval import (
+    export_eval as export_eval,
 )
 from .copies.jsonl import (
     export_jsonl as export_jsonl,
+)
+from .copies.otlp import (
+    export_otlp as export_otlp,
+)
+from .copies.scout import (
+    export_scout as export_scout,
 )
 from .copies.spreadsheets import (
     export_csv as export_csv,

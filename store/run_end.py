@@ -6,12 +6,13 @@ from contextlib import suppress
 from tokentape.recorder import RecordingError
 from tokentape.recorder.codec import decode_body
 from tokentape.recorder.events import RunFailed, RunFinished
+from tokentape.recorder.events.run import IMPORTED
 from tokentape.recorder.projections import RunSummary
 from tokentape.store.run_process import process_of
 from tokentape.store.source import Selection, Source
 
 _KINDS = (RunFinished.__name__, RunFailed.__name__)
-_WITHOUT_DETAILS = ("running", "finished")
+_WITHOUT_DETAILS = ("running", "finished", IMPORTED)
 
 
 def endings_of(

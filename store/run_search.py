@@ -19,7 +19,7 @@ from tokentape.store.event_bodies import BodySource, decoded_bodies
 from tokentape.store.labels import Labels
 from tokentape.store.run_conditions import RunConditions, time_us
 
-STATUSES = ("running", "finished", "interrupted", "failed")
+STATUSES = ("running", "finished", "interrupted", "failed", "imported")
 TEXT_FIELDS = {
     MessageAdded.__name__: "content",
     SystemPromptCached.__name__: "text",

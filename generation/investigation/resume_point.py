@@ -86,8 +86,12 @@ class ResumePoint:
     ) -> "ResumePoint":
         """Return the end of the run, or the point before a turn of it, or before a token of one.
 
-        Raise RecordingError for a damaged run, and PromptError if it never came to that point.
+        Raise RecordingError for a damaged run and for a conversation that was imported without
+        tokens, and PromptError if the run never came to that point.
         """
+        imported = recording.imported()
+        if imported is not None:
+            raise RecordingError(f"run {recording.run_id} {imported.without_tokens}")
         envelopes = list(recording.events())
         unshared = unshared_interventions(envelopes, before_turn) if before_turn else ()
         if before_turn is not None and before_token is not None:

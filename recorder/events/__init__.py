@@ -19,6 +19,7 @@ from tokentape.recorder.events.cache import (
     PrefillCompleted,
 )
 from tokentape.recorder.events.fields import Redact, redaction_rules
+from tokentape.recorder.events.imported import ConversationImported, MessageDetailsImported
 from tokentape.recorder.events.intervention import (
     InterventionApplied,
     InterventionDescribed,
@@ -73,6 +74,8 @@ Event = (
     | InterventionRequested
     | InterventionWithdrawn
     | MemorySampled
+    | ConversationImported
+    | MessageDetailsImported
 )
 
 EVENT_CLASSES: dict[str, type[Event]] = {cls.__name__: cls for cls in typing.get_args(Event)}
@@ -98,6 +101,7 @@ __all__ = (
     "CacheEvicted",
     "CacheMode",
     "CacheSource",
+    "ConversationImported",
     "Event",
     "EventTraits",
     "EvictionReason",
@@ -111,6 +115,7 @@ __all__ = (
     "InterventionWithdrawn",
     "MemorySampled",
     "MessageAdded",
+    "MessageDetailsImported",
     "PrefillCompleted",
     "PruningPolicy",
     "Redact",

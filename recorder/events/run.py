@@ -26,6 +26,9 @@ from tokentape.recorder.events.traits import BelongsTo, EventBase, EventTraits
 INTERRUPTED = "interrupted"
 """The `reason` of a run that its user ended early."""
 
+IMPORTED = "imported"
+"""The `reason` of a conversation that was imported from another program, without tokens."""
+
 CLOSED = "RunClosed"
 """The `error` of a run that was closed after its process was gone."""
 
@@ -76,7 +79,7 @@ class RunStarted(EventBase):
     attention_kernel: Label
     """The attention implementation of transformers, such as `sdpa`."""
     threads: int
-    """torch's intra-op threads."""
+    """torch's intra-op threads; 0 for an imported conversation."""
     context_tokens: int | None
     """The longest sequence that the model supports; None if its config does not say."""
     environment: Settings
@@ -153,7 +156,7 @@ class RunStarted(EventBase):
         check_seed(self.seed)
         # PostgreSQL cannot store NUL in text, and both are columns.
         check("\0" not in self.name + self.model, "name and model must not contain NUL")
-        check(self.threads >= 1, f"threads must be at least one: {self.threads}")
+        check_counts(threads=self.threads)
         check(
             not self.weights_listed or _SHA256.fullmatch(self.weights_sha256) is not None,
             f"weights_sha256 of listed weights must be a sha256: {self.weights_sha256!r}",
@@ -171,8 +174,10 @@ class RunStarted(EventBase):
         warned = "".join(f"; warning: {visible(each)}" for each in self.warnings)
         stored = self.loading.get("dtype", self.dtype)
         weights = f" over weights in {visible(str(stored))}" if stored != self.dtype else ""
-        machine = f"{visible(self.dtype)}{weights} on {visible(self.device)}"
-        return f"run {visible(self.name)}{model}, {machine}, seed {self.seed}{warned}"
+        machine = f", {visible(self.dtype)}{weights} on {visible(self.device)}, seed {self.seed}"
+        # An imported conversation has neither.
+        computed = machine if self.threads else ""
+        return f"run {visible(self.name)}{model}{computed}{warned}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -286,7 +291,8 @@ class RunFinished(EventBase):
     generated_tokens: int
     """Tokens of the turns that finished."""
     reason: Text = ""
-    """`interrupted` if the user ended the run early, else empty."""
+    """`interrupted` if the user ended the run early, `imported` for an imported conversation, else
+    empty."""
     signal: Label = ""
     """The signal that interrupted it, such as `SIGTERM`; empty for Ctrl-C and for any other end."""
 

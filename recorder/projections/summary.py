@@ -23,7 +23,8 @@ class RunSummary:
     run_id: str
     name: str
     status: str
-    """`running`, also if the process was killed; `finished`, `interrupted` or `failed`."""
+    """`running`, also if the process was killed; `finished`, `interrupted` or `failed`; `imported`
+    for a conversation without tokens."""
     model: str
     seed: int | None
     started_at_us: int

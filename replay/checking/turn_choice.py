@@ -6,7 +6,7 @@ from typing import Any
 from tokentape.recorder.events.turn import REDACTED
 from tokentape.recorder.projections import Turn
 from tokentape.recorder.selected_turns import turn_numbers
-from tokentape.replay.recorded.loaded_run import LoadedRun
+from tokentape.replay.recorded.loaded_run import LoadedRun, check_has_tokens
 from tokentape.replay.results.errors import NothingToReplayError, ReplayError
 
 ProcessorsOfTurn = Callable[[Turn], Sequence[Any]]
@@ -21,6 +21,7 @@ def choose_turns(
     Raise NothingToReplayError if there are none, and ReplayError for a turn that the events do not
     fully describe, unless `processors` supplies the rest.
     """
+    check_has_tokens(run)
     with_tokens = [turn for turn in run.turns_of_model if turn.tokens]
     chosen = [turn for turn in with_tokens if numbers is None or turn.number in numbers]
     missing = sorted(set(numbers or ()) - {turn.number for turn in chosen})

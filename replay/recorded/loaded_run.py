@@ -24,6 +24,7 @@ from tokentape.recorder.projections import Message, Turn, iterate_messages, iter
 from tokentape.recorder.record import RecordFilter
 from tokentape.recorder.seals import SealCheck, SealReport
 from tokentape.recorder.selected_turns import SelectedEvents, Stretch
+from tokentape.replay.results.errors import NothingToReplayError
 
 ToolEvent = ToolCalled | ToolReturned | MessageAdded
 
@@ -123,6 +124,13 @@ class LoadedRun:
             if isinstance(envelope.event, SystemPromptCached)
             and ids_sha256(envelope.event.ids) != envelope.event.sha256
         ]
+
+
+def check_has_tokens(run: LoadedRun) -> None:
+    """Raise NothingToReplayError for an imported conversation, which has no tokens."""
+    imported = None if run.turns else run.recording.imported()
+    if imported is not None:
+        raise NothingToReplayError(f"run {run.run_id} {imported.without_tokens}")
 
 
 def load_run(run: Recording | LoadedRun, turns: Sequence[int] | None = None) -> LoadedRun:

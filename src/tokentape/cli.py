@@ -19,6 +19,7 @@ from tokentape.commands import (
     demo,
     diff,
     erase,
+    exporting,
     investigations,
     labels,
     lineage,
@@ -75,7 +76,7 @@ app.command()(replays.regenerate)
 app.command()(replays.calibrate)
 app.command()(diff.diff)
 app.command()(copies.pack)
-app.command()(copies.export)
+app.command()(exporting.export)
 app.command("import")(copies.import_)
 app.command()(erase.erase)
 app.add_typer(db, name="db")

@@ -9,6 +9,8 @@ from pathlib import Path
 from tokentape.recorder import Recording, RecordingError
 from tokentape.recorder.events import RunForked
 from tokentape.recorder.seals import SealReport, check_seals
+from tokentape.store.copies.foreign import ForeignCopy, foreign_copy
+from tokentape.store.copies.imported import Imported
 from tokentape.store.copies.jsonl import JsonlFile
 from tokentape.store.errors import AlteredRunError, NoSuchRunError, StoreError
 from tokentape.store.integrity import own_fault, parent_faults
@@ -19,21 +21,6 @@ from tokentape.store.objects.urls import ObjectUrl, file_location
 from tokentape.store.sealed.reader import ParquetStore
 from tokentape.store.sealed.tape import is_zip, is_zip_object
 from tokentape.store.source import CheckedSource, attachments_of
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Imported:
-    """The result of importing one run."""
-
-    run_id: str
-    events: int
-    """Events of the run that the store has now."""
-    last_seal: str | None
-    """Its last seal in the store."""
-    added: bool
-    """Whether events were added."""
-    added_events: int
-    """How many of the events are new in the store: all, those after an older copy, or none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +101,10 @@ class CheckedCopy:
 def import_runs(path: Path | str, store: DatabaseStore) -> list[Imported]:
     """Add the runs of a tape, a Parquet folder or a JSON Lines file to a live store, unchanged.
 
-    The file or folder may be in an object store: `path` is its URL then.
+    The file or folder may be in an object store: `path` is its URL then. Each conversation in a log
+    of Inspect, or in lines of chat messages as OpenAI has them, becomes a run without tokens: see
+    docs/exports.md.
+
     A run that the store has in part is extended; one that it has adds nothing. Raise StoreError if
     the file cannot be read or the store has a different run with the same id, RecordingError for a
     run in which `tokentape.check` finds a fault. Then nothing is added.
@@ -132,14 +122,16 @@ def import_runs(path: Path | str, store: DatabaseStore) -> list[Imported]:
 
 
 @contextmanager
-def checked_copy(path: Path | ObjectUrl) -> Iterator[CheckedCopy]:
-    """Yield the runs of a file after checking all of them.
+def checked_copy(path: Path | ObjectUrl) -> Iterator[CheckedCopy | ForeignCopy]:
+    """Yield the runs or conversations of a file after checking all of them.
 
     Raise StoreError if the file cannot be read, RecordingError for a run with a fault.
     """
     if isinstance(path, ObjectUrl):
         with _checked_object(ObjectPath.connect(path)) as copy:
             yield copy
+    elif not path.is_dir() and (foreign := foreign_copy(path)) is not None:
+        yield foreign
     elif path.is_dir() or is_zip(path):
         with ParquetStore(path) as sealed:
             yield _checked_runs(sealed)
@@ -149,18 +141,23 @@ def checked_copy(path: Path | ObjectUrl) -> Iterator[CheckedCopy]:
 
 
 @contextmanager
-def _checked_object(path: ObjectPath) -> Iterator[CheckedCopy]:
+def _checked_object(path: ObjectPath) -> Iterator[CheckedCopy | ForeignCopy]:
     kind = path.kind()
     if kind == "missing":
         raise StoreError(f"cannot read {path}: it does not exist")
-    if kind == "folder" or is_zip_object(path):
+    if kind == "folder" or (is_zip_object(path) and not path.key.endswith(".eval")):
         with ParquetStore(path) as sealed:
             yield _checked_runs(sealed)
         return
     with staging_folder() as made:
         # Lines are read a few times, here and there.
-        path.download(made / "lines")
-        lines = JsonlFile(made / "lines", str(path))
+        copy = made / "copy"
+        path.download(copy)
+        foreign = foreign_copy(copy, str(path))
+        if foreign is not None:
+            yield foreign
+            return
+        lines = JsonlFile(copy, str(path))
         yield _checked(lines.recordings(), lines)
 
 

@@ -270,7 +270,7 @@ class JsonlFile:
     def _line_at(self, offset: int) -> dict[str, Any]:
         with open_regular(self._path) as file:
             file.seek(offset)
-            return dict(_loads(file.readline()))
+            return dict(parse_line(file.readline()))
 
     def _records(self, run_id: str) -> Iterator[Record]:
         for start, end in self._stretches.get(run_id, ()):
@@ -288,7 +288,7 @@ class JsonlFile:
         try:
             with open_regular(self._path) as file:
                 file.seek(start)
-                for number, text in enumerate(_lines_of(file, self.where), start=1):
+                for number, text in enumerate(lines_of(file, self.where), start=1):
                     after = start + len(text)
                     if text.strip():
                         place = f"line {number}" if end is None else f"the line at byte {start}"
@@ -300,7 +300,7 @@ class JsonlFile:
             raise StoreError(f"cannot read {self.where}: {error.strerror}") from None
 
 
-def _lines_of(file: BinaryIO, where: str) -> Iterator[bytes]:
+def lines_of(file: BinaryIO, where: str) -> Iterator[bytes]:
     """Yield the lines of a file. Raise StoreError for one that is too long to be read."""
     line_bytes_max = expanded_bytes_max(0)
     while line := file.readline(line_bytes_max + 1):
@@ -315,7 +315,7 @@ def _at_byte(where: str, offset: int, what: str = "line") -> Callable[[str], str
     return lambda why: f"{where}: the {what} at byte {offset} is damaged: {why}"
 
 
-def _loads(text: bytes) -> Any:
+def parse_line(text: bytes) -> Any:
     """Return the value of a line. Raise ValueError if it is not JSON in UTF-8."""
     return load_json(text.removeprefix(BYTE_ORDER_MARK).decode())
 
@@ -326,7 +326,7 @@ def _parsed(text: bytes, where: str) -> dict[str, Any]:
         reporting_damage(lambda _: StoreError(f"{where} {_fault_of(text)}")),
         reporting_damage(lambda why: StoreError(f"{where} is too long: {why}"), (TooLargeError,)),
     ):
-        line = _loads(text)
+        line = parse_line(text)
         is_ours = isinstance(line["run_id"], str) and (
             "seq" in line or _attachment_kind(line) is not None
         )

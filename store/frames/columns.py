@@ -28,7 +28,8 @@ RUNS_DF = pa.schema(
         _column(
             "status",
             NAME,
-            "`running` (also after the process was killed), `finished`, `interrupted`, `failed`",
+            "`running` (also after the process was killed), `finished`, `interrupted`, `failed`; "
+            "`imported` for a conversation without tokens",
         ),
         _column("protocol", pa.string(), "the name of its plan, if it has one", optional=True),
         _column("model", NAME, "the name or path that the model was loaded from"),

@@ -3,6 +3,7 @@
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, Self
 
 from sqlalchemy import select
@@ -75,6 +76,11 @@ class DatabaseStore(DatabaseReader):
             # Other programs may be reading now; the first write waits for them.
             self._has_wal = not use_wal(writer.driver_connection, wait_s=0)
         return writer
+
+    @property
+    def file(self) -> Path | None:
+        """The SQLite file; None for a store in memory or on a server."""
+        return None if self._file is None else self._file.path
 
     def at_close(self, run: OpenRecording) -> None:
         """End a run that is being recorded before the store closes."""

@@ -11,6 +11,7 @@ from sqlalchemy import text
 
 import tokentape as tt
 from tests.replay.test_rounds import CALL, opening
+from tests.store.duckdb_versions import duckdb_of_tokens
 from tokentape.store import DatabaseStore
 from tokentape.store.frames.columns import FRAMES, MEANING
 
@@ -184,6 +185,7 @@ def test_a_turn_of_two_rounds_is_counted_once(opened: dict[str, Any]) -> None:
     assert speed["tokens"].sum() == len(tokens) - len(turns) - 1
 
 
+@duckdb_of_tokens
 def test_sealed_files_are_read_by_pandas_duckdb_and_polars_alone(opened: dict[str, Any]) -> None:
     section = PAGE.partition("## Sealed files")[2].partition("## Columns")[0]
     shown = blocks("python", section)

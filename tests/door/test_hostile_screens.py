@@ -23,6 +23,7 @@ from tests.recordings.record import (
     record_conversation,
     record_failure,
     record_family,
+    record_imported,
     record_together,
 )
 from tokentape.recorder import Record
@@ -56,6 +57,8 @@ def recorded(
     path = tmp_path_factory.mktemp("hostile") / "recorded.db"
     lm = make_lm("llama", max_position_embeddings=1024)
     with tt.open_store(path) as store:
+        # The first, since commands take the newest run.
+        record_imported(store)
         record_conversation(lm, store)
         record_failure(lm, store)
         record_family(lm, store)
@@ -65,12 +68,16 @@ def recorded(
 
 @pytest.fixture(scope="module")
 def runs(recorded: Path) -> dict[str, list[Record]]:
-    """The records of these runs, the shortest run first."""
+    """The records of these runs, the shortest run first, and the imported conversation last."""
     with tt.open_store(recorded) as store:
         found = {
             each.run_id: list(store.recording(each.run_id).records()) for each in store.summaries()
         }
-    return dict(sorted(found.items(), key=lambda each: len(each[1])))
+    return dict(sorted(found.items(), key=lambda each: (is_imported(each[1]), len(each[1]))))
+
+
+def is_imported(records: list[Record]) -> bool:
+    return any(each.kind == "ConversationImported" for each in records)
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ TEXTS = {
     *("tags", "remove", "text", "status", "tag", "since", "until", "said"),
     *("name", "message", "system", "changes", "reason", "expect", "ignore"),
     *("attn_implementation", "compute_dtype", "device", "device_map", "dtype", "prompt_tokens"),
-    *("quantization", "revision", "token"),
+    *("quantization", "revision", "token", "endpoint"),
     *("host", "max_body"),
 }
 NAMES_OR_PATHS = {
@@ -179,6 +179,10 @@ class Given:
         with run:
             run.generator.clear_cache()
 
+    def describe(self, path: Any) -> None:
+        with tt.open_store(Path.home() / "runs.db") as store:
+            tt.export_datasette(store, path)
+
     def seal(self, folder: Any) -> None:
         log = tt.SealingLog(self.store, folder)
         with tt.Investigation(self.lm, store=log, name="x", system_prompt=SYSTEM) as run:
@@ -214,6 +218,10 @@ CALLS: dict[str, Callable[[Given], object]] = {
     "SealingLog folder": lambda g: g.seal(g.path("sealed")),
     "check signers": lambda g: tt.check(g.store, g.run_id, signers=g.signed()),
     "export_csv folder": lambda g: tt.export_csv(g.store, g.run_id, g.path("csv")),
+    "export_datasette path": lambda g: g.describe(g.path("metadata.json")),
+    "export_eval path": lambda g: tt.export_eval([g.recording], g.store, g.path("x.eval")),
+    "export_otlp path": lambda g: tt.export_otlp([g.recording], g.store, path=g.path("o.jsonl")),
+    "export_scout folder": lambda g: tt.export_scout([g.recording], g.store, g.path("scout")),
     "export_jsonl path": lambda g: tt.export_jsonl([g.recording], g.store, g.path("x.jsonl")),
     "export_parquet folder": lambda g: tt.export_parquet(g.recording, g.store, g.path("s")),
     "import_runs path": lambda g: tt.import_runs(

@@ -40,10 +40,16 @@ DECLARED: list[tuple[Callable[[EventTraits], bool], set[str]]] = [
     ),
     (lambda traits: traits.sealed, ENDS | {"TurnFinished"}),
     (lambda traits: traits.ends_run, ENDS),
-    (lambda traits: traits.belongs_to is BelongsTo.RUN, ENDS | {"RunStarted", "RunForked"}),
+    (
+        lambda traits: traits.belongs_to is BelongsTo.RUN,
+        ENDS | {"RunStarted", "RunForked", "ConversationImported"},
+    ),
     (
         lambda traits: traits.belongs_to is BelongsTo.NEXT_TURN,
-        {"SystemPromptCached", "MessageAdded", "ToolCalled", "ToolReturned"},
+        {
+            *("SystemPromptCached", "MessageAdded", "MessageDetailsImported"),
+            *("ToolCalled", "ToolReturned"),
+        },
     ),
     (
         lambda traits: traits.changes_summary,
@@ -56,6 +62,8 @@ DECLARED: list[tuple[Callable[[EventTraits], bool], set[str]]] = [
 ]
 NOT_REDACTED = {
     "ActivationObserved.statistics",
+    "ConversationImported.content_sha256",
+    "ConversationImported.format",
     "ForwardsShared.obstacle",
     "HistoryPruned.removed_messages",
     "HistoryPruned.removed_tokens",

@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 from unittest.mock import patch
@@ -110,6 +111,38 @@ def record_together(lm: tt.LoadedModel, store: tt.EventLog) -> list[str]:
     return [job.result() for job in jobs]
 
 
+def record_imported(store: DatabaseStore) -> str:
+    """A conversation of another program, with calls and log-probabilities."""
+
+    def call(call_id: str) -> dict[str, object]:
+        function = {"name": "look", "arguments": '{"at": "the window"}'}
+        return {"id": call_id, "type": "function", "function": function}
+
+    conversation = [
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": "Is it \u2028 raining?\n"},
+        {"role": "assistant", "tool_calls": [call("c1")]},
+        {"role": "tool", "tool_call_id": "c1", "content": "It is."},
+        {"role": "user", "content": "And now?"},
+    ]
+    token = {"token": "So", "logprob": -0.5, "bytes": [83, 111], "top_logprobs": []}
+    choice = {
+        "message": {"role": "assistant", "content": "So", "tool_calls": [call("c2")]},
+        "finish_reason": "tool_calls",
+        "logprobs": {"content": [token]},
+    }
+    line = {
+        "id": "imported",
+        "request": {"model": "other", "messages": conversation},
+        "response": {"model": "other-1", "choices": [choice], "created": 1_700_000_000},
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "chats.jsonl"
+        path.write_text(json.dumps(line) + "\n", encoding="utf-8")
+        (imported,) = tt.import_runs(path, store)
+    return imported.run_id
+
+
 def said(rebuilt: Rebuilt) -> str:
     """Hexadecimal sha256 of the ids and texts of every prompt and reply."""
     turns = [
@@ -119,13 +152,20 @@ def said(rebuilt: Rebuilt) -> str:
     return hashlib.sha256(dump_canonical(turns).encode()).hexdigest()
 
 
+def said_without_tokens(run: tt.Recording) -> str:
+    """Hexadecimal sha256 of the messages of an imported conversation."""
+    return hashlib.sha256(dump_canonical(run.conversation()).encode()).hexdigest()
+
+
 def described(tape: Path) -> dict[str, dict[str, str]]:
     """Return the summary that is stored next to a tape."""
     with tt.open_store(tape) as store:
         runs = [store.recording(each.run_id) for each in store.summaries()]
         return {
             run.run_id: {
-                "said_sha256": said(tt.rebuild(run)),
+                "said_sha256": said_without_tokens(run)
+                if run.imported()
+                else said(tt.rebuild(run)),
                 "last_seal": str(check_seals(run.run_id, run.records()).last_seal),
             }
             for run in runs
@@ -145,6 +185,7 @@ def main(path: Path) -> None:
             record_failure(lm, store),
             *record_family(lm, store),
             *record_together(lm, store),
+            record_imported(store),
         ]
         tt.pack([store.recording(run_id) for run_id in run_ids], store, path)
     summary = json.dumps(described(path), indent=2)

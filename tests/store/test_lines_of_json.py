@@ -97,7 +97,7 @@ def lines_parsed_by_an_import(
 ) -> tuple[int, int]:
     """Return how many lines an import of a file parses, and how many the file has."""
     parsed = 0
-    loads = jsonl._loads
+    loads = jsonl.parse_line
 
     def count(text: bytes) -> Any:
         nonlocal parsed
@@ -105,7 +105,7 @@ def lines_parsed_by_an_import(
         return loads(text)
 
     with monkeypatch.context() as patched, tt.open_store("sqlite://") as other:
-        patched.setattr(jsonl, "_loads", count)
+        patched.setattr(jsonl, "parse_line", count)
         assert len(tt.import_runs(path, other)) == runs
     return parsed, len(path.read_bytes().splitlines())
 

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import tokentape as tt
+from tests.store.duckdb_versions import duckdb_of_tokens
 from tests.store.made_runs import make_run
 from tokentape.recorder import Record
 from tokentape.recorder.events import ToolReturned
@@ -57,7 +58,9 @@ def payload_sum(recording: tt.Recording) -> str:
     return returned.payload_sha256
 
 
-@pytest.mark.parametrize("reader", ["pandas", "polars", "duckdb"])
+@pytest.mark.parametrize(
+    "reader", ["pandas", "polars", pytest.param("duckdb", marks=duckdb_of_tokens)]
+)
 def test_others_read_the_tokens_alone(sealed: tuple[Path, tt.Recording], reader: str) -> None:
     folder, recording = sealed
     if reader == "pandas":

@@ -120,7 +120,10 @@ def test_runs_that_fulfil_all_conditions_are_listed(
     ("where", "complaint"),
     [
         ({"titel": "x"}, "not selected by 'titel', but by name, model, plan"),
-        ({"status": "done"}, "a status is running, finished, interrupted, failed, not 'done'"),
+        (
+            {"status": "done"},
+            "a status is running, finished, interrupted, failed, imported, not 'done'",
+        ),
         ({"since": "yesterday"}, "'yesterday' is no time: write 2026-11-27"),
         ({"since": "2026-13-01"}, "is no time"),
         ({"until": 3}, "3 is no time"),

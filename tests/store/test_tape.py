@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 
 import tokentape as tt
+from tests.store.duckdb_versions import duckdb_of_tokens
 from tests.store.made_runs import begin, make_run, say
 from tokentape.store import DatabaseStore
 from tokentape.store.source import Selection
@@ -89,6 +90,7 @@ def test_others_read_its_members_alone(
     assert list(frame["token_id"]) == token_ids_of(recordings[0])
 
 
+@duckdb_of_tokens
 def test_unpacked_it_is_a_folder_for_duckdb_and_for_us(
     packed: tuple[Path, list[tt.Recording]], tmp_path: Path
 ) -> None:

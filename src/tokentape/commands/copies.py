@@ -1,8 +1,7 @@
-"""The commands `pack`, `export` and `import`: copy runs out of a store and into one."""
+"""The commands `pack` and `import`: copy runs into a tape, and from files into a store."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +11,6 @@ import tokentape as tt
 from tokentape import output
 from tokentape.commands.options import (
     JsonOption,
-    RunArgument,
     StoreOption,
     find_recording,
     locate_run,
@@ -25,14 +23,6 @@ from tokentape.store.default_store import DEFAULT_URL
 
 if TYPE_CHECKING:
     from tokentape.store import Imported
-
-
-class Form(StrEnum):
-    """A format that `export` writes."""
-
-    PARQUET = "parquet"
-    JSONL = "jsonl"
-    CSV = "csv"
 
 
 def pack(
@@ -61,7 +51,7 @@ def pack(
     recordings = [find_recording(opened, run, only=True) for run, _ in located]
     with output.working("packing"):
         tape = tt.pack(recordings, opened, path)
-    reports = _report_unsealed_events(recordings)
+    reports = report_unsealed_events(recordings)
     seals = {each.run_id: each.last_seal for each in reports}
     if as_json:
         output.print_json(
@@ -73,56 +63,19 @@ def pack(
     err.lines(f"run {run_id}: last seal {seal}" for run_id, seal in seals.items())
 
 
-def export(
-    path: Annotated[
-        str,
-        typer.Option(
-            "--output",
-            "-o",
-            parser=output_location,
-            metavar="PATH",
-            help="The folder to write to, for jsonl the file; or its URL in an object store.",
-        ),
-    ],
-    run: RunArgument = None,
-    to: Annotated[Form, typer.Option(help="The format to write.")] = Form.PARQUET,
-    store: StoreOption = DEFAULT_URL,
-    as_json: JsonOption = False,
-) -> None:
-    """Export a run as sealed Parquet files, JSON lines, or CSV tables."""
-    run, store = locate_run(run, store)
-    opened = open_stored(store)
-    recording = find_recording(opened, run)
-    files: Sequence[Path | str]
-    with output.working("exporting"):
-        if to is Form.PARQUET:
-            files = tt.export_parquet(recording, opened, path)
-        elif to is Form.JSONL:
-            files = [tt.export_jsonl([recording], opened, path)]
-        else:
-            files = tt.export_csv(opened, recording.run_id, path)
-    if to is Form.PARQUET:
-        _report_unsealed_events([recording])
-    if as_json:
-        output.print_json([str(file) for file in files])
-    elif files:
-        out.lines(map(str, files))
-    else:
-        err.line(f"{path} already has run {recording.run_id} up to its last seal")
-
-
 def import_(
     path: Annotated[
         str,
         typer.Argument(
             metavar="PATH",
-            help="A tape, a Parquet folder or a jsonl file, or its URL in an object store.",
+            help="A tape, a Parquet folder or a jsonl file; or conversations: a log of Inspect, or "
+            "JSON lines of chat messages. Also their URL in an object store.",
         ),
     ],
     store: StoreOption = DEFAULT_URL,
     as_json: JsonOption = False,
 ) -> None:
-    """Add the runs of a tape, folder or jsonl file to a live store, after checking their seals."""
+    """Add runs to a live store, after checking their seals, or conversations without tokens."""
     from tokentape.store import DatabaseStore, database_url
     from tokentape.store.copies.importing import checked_copy
     from tokentape.store.objects.urls import file_location
@@ -157,7 +110,7 @@ def _import_result(imported: "Imported") -> str:
     return f"extended: {imported.added_events:,} events added, {imported.events:,} in all"
 
 
-def _report_unsealed_events(recordings: Sequence[tt.Recording]) -> list[SealReport]:
+def report_unsealed_events(recordings: Sequence[tt.Recording]) -> list[SealReport]:
     """Report events after the last seal on standard error: copies leave them out.
 
     Return the reports on the seals of the runs.

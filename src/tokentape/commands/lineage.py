@@ -19,6 +19,7 @@ from tokentape.commands.forking import (
     print_fork,
     send_later_messages,
 )
+from tokentape.commands.imported_runs import check_has_tokens
 from tokentape.commands.investigations import print_run, recording_store, resume_hint
 from tokentape.commands.many_runs import BatchOption, RunsArgument, parsed_batch
 from tokentape.commands.options import (
@@ -93,6 +94,7 @@ def resume(
     needed = options_to_resume(loading, file, model)
     with recording_store(store, must_exist=True) as opened:
         recording = find_recording(opened, run)
+        check_has_tokens(recording)
         started = recording.started()
         if dry_run:
             _print_outlook(opened, recording, as_json)
@@ -218,6 +220,7 @@ def fork(
     named, store = locate_run(run, store)
     with recording_store(store, must_exist=True) as opened:
         parent = find_recording(opened, named, only=True)
+        check_has_tokens(parent)
         turn = request.turn_of(parent)
         started = parent.started()
         check_has_tools(parent.run_id, started, file)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import typer
 
 import tokentape as tt
+from tokentape.commands.imported_runs import check_has_tokens
 from tokentape.commands.investigations import recording_store, resume_hint
 from tokentape.commands.many_runs import chosen_places, report_results
 from tokentape.commands.options import find_recording, load_recorded_model, locate_run
@@ -49,6 +50,8 @@ def resume_several(
     needed = [*options_to_resume(loading, file, model), "--batch", str(places)]
     with recording_store(store, must_exist=True) as opened, resume_hint(store, needed) as begun:
         recordings = [find_recording(opened, each, only=True) for each in runs]
+        for recording in recordings:
+            check_has_tokens(recording)
         started = {each.run_id: each.started() for each in recordings}
         if len(started) < len(recordings):
             raise tt.PromptError("a run is named twice: a run has one writer")

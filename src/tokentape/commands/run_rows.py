@@ -1,7 +1,9 @@
-"""The rows of `tokentape list`."""
+"""The rows of `tokentape list`, and how a run ended."""
 
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
+import tokentape as tt
 from tokentape import output
 from tokentape import store as stores
 from tokentape.screen import out
@@ -51,3 +53,11 @@ def _parent_ids(opened: "Store", shown: "list[RunSummary]") -> dict[str, str]:
     """Return the beginnings of the ids of forks' parents, by parent."""
     parents = list({each.parent_run_id for each in shown if each.parent_run_id is not None})
     return dict(zip(parents, _short_ids(opened, parents), strict=True)) if parents else {}
+
+
+def ending_json(recording: tt.Recording) -> dict[str, Any]:
+    """Return the status of a run and the event that ended it, with the traceback of an error."""
+    ended = recording.ended()
+    if ended is None:
+        return {"status": "running", "ended": None}
+    return {"status": ended.status, "ended": {"kind": type(ended).__name__} | asdict(ended)}

@@ -11,6 +11,7 @@ import typer
 import tokentape as tt
 from tokentape import output
 from tokentape import store as stores
+from tokentape.commands.imported_runs import check_has_tokens, print_imported
 from tokentape.commands.labels import WithTagOption, labels_of
 from tokentape.commands.options import (
     JsonOption,
@@ -27,7 +28,7 @@ from tokentape.commands.options import (
     tokenizer_as_recorded,
     turn_json,
 )
-from tokentape.commands.run_rows import rows_of
+from tokentape.commands.run_rows import ending_json, rows_of
 from tokentape.commands.signing import check_signatures, claimed_signatures, signatures_json
 from tokentape.recorder.events import RunStarted, ToolCalled, ToolReturned
 from tokentape.recorder.projections import Turn
@@ -76,7 +77,8 @@ def list_runs(
         str | None, typer.Option("--plan", "--protocol", help="Only runs of such a plan.")
     ] = None,
     status: Annotated[
-        str | None, typer.Option(help="Only running, finished, interrupted or failed runs.")
+        str | None,
+        typer.Option(help="Only running, finished, interrupted, failed or imported runs."),
     ] = None,
     tag: WithTagOption = None,
     since: Annotated[
@@ -198,6 +200,8 @@ def show(
     run, store = locate_run(run, store)
     opened = open_stored(store)
     recording = find_recording(opened, run)
+    if turn:
+        check_has_tokens(recording)
     if tree:
         _print_family(opened, recording.run_id, as_json)
         return
@@ -205,7 +209,7 @@ def show(
         for page in _pages(recording, turn):
             out.text(f"{page.turn.reply_text or ''}\n")
         return
-    started = recording.started()
+    started, imported = recording.started(), recording.imported()
     tokenizer = tokenizer_as_recorded(started) if tokens else None
     signatures = check_signatures(opened, recording, signers)
     labels = labels_of(opened, recording.run_id)
@@ -216,8 +220,9 @@ def show(
         output.print_json(
             {"run_id": recording.run_id, "started": asdict(started)}
             | {"process": None if process is None else process.as_json()}
-            | _ending_json(recording)
+            | ending_json(recording)
             | {"forked": None if forked is None else asdict(forked)}
+            | {"imported": None if imported is None else asdict(imported)}
             | {"tags": labels.tags, "note": labels.note}
             | {"last_seal": last_seal(recording), "signatures": signatures_json(signatures)}
             | {"tool_errors": _tool_errors(opened, recording.run_id)}
@@ -227,6 +232,9 @@ def show(
     pages = _pages(recording, turn) if turn else []
     _print_head(opened, recording, labels)
     out.lines(f"  {output.signature_text(each)}" for each in signatures)
+    if imported is not None:
+        print_imported(recording)
+        return
     rows = [page.turn for page in pages] if turn else read_overviews(recording)
     out.show(output.turns_table(rows))
     spelling = spelling_of(recording, tokenizer) if tokens else None
@@ -268,6 +276,8 @@ def _print_head(opened: Store, recording: tt.Recording, labels: "Labels") -> Non
     out.line(f"  {'status':<17}{status}")
     if (forked := recording.forked()) is not None:
         out.line(f"  {'forked from':<17}{forked.origin}")
+    if (imported := recording.imported()) is not None:
+        out.line(f"  {'imported from':<17}{imported.place}, without tokens")
     if summary is not None:
         out.line(f"  {'started':<17}{local_time(summary.started_at_us)}")
     if labels.tags:
@@ -293,14 +303,6 @@ def _status(opened: Store, recording: tt.Recording) -> str:
         return f"running: {process.describe()}"
     ended = recording.ended()
     return "unknown" if ended is None else ended.status_text
-
-
-def _ending_json(recording: tt.Recording) -> dict[str, Any]:
-    """Return the status of a run and the event that ended it, with the traceback of an error."""
-    ended = recording.ended()
-    if ended is None:
-        return {"status": "running", "ended": None}
-    return {"status": ended.status, "ended": {"kind": type(ended).__name__} | asdict(ended)}
 
 
 def _tool_errors(opened: Store, run_id: str) -> int:
