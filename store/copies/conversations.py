@@ -1,5 +1,6 @@
 """Conversations of other programs as runs without tokens."""
 
+import functools
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -102,8 +103,14 @@ def _started(conversation: ForeignConversation) -> RunStarted:
         context_tokens=None,
         environment={},
         settings={},
-        tokentape_version=version("tokentape"),
+        tokentape_version=_own_version(),
     )
+
+
+@functools.cache
+def _own_version() -> str:
+    """Return the version of tokentape, which takes milliseconds to look up."""
+    return version("tokentape")
 
 
 def _line(text: str) -> str:

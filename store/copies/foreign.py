@@ -39,9 +39,38 @@ class ForeignCopy:
 
         Raise StoreError, before anything is added, if the store erased one of them.
         """
+        erased = store.erased_run_ids()
         for run_id in self._run_ids:
-            store.check_not_erased(run_id)
-        return [_add(each, self._file.where, store) for each in self._file]
+            if run_id in erased:
+                store.check_not_erased(run_id)
+        there = {each.run_id for each in store.summaries()}
+        return [self._add(each, store, there) for each in self._file]
+
+    def _add(
+        self, conversation: ForeignConversation, store: DatabaseStore, there: set[str]
+    ) -> Imported:
+        """Add a conversation that is not `there`, and add its id to that."""
+        run_id = conversation.run_id
+        recording = record_conversation(conversation, self._file.where)
+        added = run_id not in there
+        if added:
+            try:
+                store.import_run(recording, NothingAttached())
+            except StoreError:
+                # Another process may have imported it at the same time.
+                if store.summary(run_id) is None:
+                    raise
+                added = False
+        there.add(run_id)
+        # The events have the time of the import, and the seals with them.
+        records = list((recording if added else store.recording(run_id)).records())
+        return Imported(
+            run_id=run_id,
+            events=len(records),
+            last_seal=records[-1].seal,
+            added=added,
+            added_events=len(records) if added else 0,
+        )
 
 
 def foreign_copy(path: Path, where: str = "") -> ForeignCopy | None:
@@ -56,28 +85,3 @@ def foreign_copy(path: Path, where: str = "") -> ForeignCopy | None:
     except OSError:
         # What reads the project's own files says what is wrong.
         return None
-
-
-def _add(conversation: ForeignConversation, where: str, store: DatabaseStore) -> Imported:
-    recording = record_conversation(conversation, where)
-    events = sum(1 for _ in recording.records())
-    added = store.summary(recording.run_id) is None
-    if added:
-        try:
-            store.import_run(recording, NothingAttached())
-        except StoreError:
-            # Another process may have imported it at the same time.
-            if store.summary(recording.run_id) is None:
-                raise
-            added = False
-    ours = store.recording(recording.run_id)
-    seal = None
-    for record in ours.records():
-        seal = record.seal or seal
-    return Imported(
-        run_id=recording.run_id,
-        events=events,
-        last_seal=seal,
-        added=added,
-        added_events=events if added else 0,
-    )

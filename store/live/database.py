@@ -365,6 +365,11 @@ class DatabaseStore(DatabaseReader):
         if self._query(lambda reader: reader.execute(query).first()) is not None:
             raise self._erased(run_id)
 
+    def erased_run_ids(self) -> frozenset[str]:
+        """Return the ids of all runs that were erased from this store."""
+        query = select(tombstones.c.run_id)
+        return frozenset(self._query(lambda reader: reader.execute(query).scalars().all()))
+
     def _erased(self, run_id: str) -> StoreError:
         return StoreError(f"run {run_id} was erased from {self.where} and cannot be added again")
 

@@ -1,5 +1,6 @@
 """Logs of Inspect become conversations that are marked as without tokens."""
 
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -97,3 +98,29 @@ def test_a_log_with_a_flipped_byte_adds_nothing_or_is_refused(
 
     assert faults
     assert not any("\n" in each for each in faults)
+
+
+def test_a_log_that_unpacks_to_far_more_than_its_size_is_refused(
+    store: DatabaseStore, tmp_path: Path
+) -> None:
+    path = tmp_path / "bomb.eval"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("header.json", "{}")
+        with archive.open("samples/1_epoch_1.json", "w", force_zip64=True) as entry:
+            for _ in range(100):
+                entry.write(b" " * 2**20)
+
+    with pytest.raises(tt.StoreError, match="TOKENTAPE_EXPANDED_BYTES_MAX"):
+        tt.import_runs(path, store)
+
+
+def test_a_file_that_only_begins_like_a_log_is_refused(
+    store: DatabaseStore, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.json"
+    path.write_text('{"version": 2, "status": "success", "eval": {"eval_id": "x"}}')
+
+    with pytest.raises(tt.StoreError, match="cannot read the log") as caught:
+        tt.import_runs(path, store)
+
+    assert "\n" not in str(caught.value)
