@@ -76,7 +76,8 @@ class ForeignCopy:
 def foreign_copy(path: Path, where: str = "") -> ForeignCopy | None:
     """Return the conversations of a log of Inspect or of lines of chat messages.
 
-    None for any other file. `where` is how messages name the file; by default its path. Raise StoreError for a damaged one.
+    None for any other file. `where` is how messages name the file; by default its path. Raise
+    StoreError for a damaged one.
     """
     try:
         if is_inspect_log(path):
