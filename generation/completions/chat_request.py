@@ -21,6 +21,11 @@ class ChatRequest:
 
     Equal requests with equal seeds get equal replies.
     """
+    fit_context: bool = False
+    """Whether a reply may have fewer than `max_new_tokens` if the context has no room for all.
+
+    Only where the run's `at_context_limit` is `refuse`, which then refuses what leaves no room.
+    """
     session: str = ""
     """Only requests of one session continue each other's runs."""
     name: str = "chat"

@@ -107,12 +107,17 @@ class ClientRun(Investigation):
         return self.generator.turn
 
     def reply_to(
-        self, messages: Sequence[ChatMessage], *, seed: int, settings: Mapping[str, Any]
+        self,
+        messages: Sequence[ChatMessage],
+        *,
+        seed: int,
+        settings: Mapping[str, Any],
+        fit_context: bool = False,
     ) -> TurnResult:
         """Add a client's messages to the conversation, and return the reply as one round.
 
         A result answers a call of the last reply, by the ids of `awaited`, or one of an assistant's
-        message among `messages`. `settings` are keywords of `chat`.
+        message among `messages`. `settings` are keywords of `chat`; see `ChatRequest.fit_context`.
 
         Raise PromptError, before anything is recorded, for a result without its call, and for
         messages that the chat template rejects.
@@ -125,7 +130,7 @@ class ClientRun(Investigation):
             )
             for message in messages:
                 new.add(message)
-            done = self._turns.run_given(new.messages, new.results, chosen)
+            done = self._turns.run_given(new.messages, new.results, chosen, fit_context=fit_context)
         self._turns.tools.calls_made = new.calls_made
         self.awaited = self._calls_of(done)
         return done

@@ -261,6 +261,7 @@ class Conversations:
             renamed_results(seen, given[:known], new),
             seed=turn_seed(seed, replies + 1),
             settings=settings,
+            fit_context=request.fit_context,
         )
         completion = completion_of(
             done,

@@ -1,5 +1,6 @@
 """A turn from the user's message to the end of the reply, with the tool calls in between."""
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from tokentape.generation.investigation.reply import Reply, reply_of
 from tokentape.generation.investigation.resume_point import recorded_result
 from tokentape.generation.investigation.token_fork import TokenFork
 from tokentape.generation.investigation.tool_call_detector import ToolCallDetector
-from tokentape.generation.run_settings import RunSettings
+from tokentape.generation.run_settings import AT_CONTEXT_LIMIT, RunSettings
 from tokentape.generation.tools.interface import ToolResult
 from tokentape.generation.tools.runner import ToolRunner
 from tokentape.generation.tools.tool_call import ToolCall
@@ -72,13 +73,18 @@ class TurnRunner:
         messages: Sequence[NewMessage],
         results: Sequence[tuple[ToolCalled, str]],
         settings: TurnSettings,
+        *,
+        fit_context: bool = False,
     ) -> TurnResult:
         """Run a turn of one round on messages that a client gives, and return it.
 
-        `results` are the calls whose results are among the messages, with these results. Raise as
-        `run_turn` does, before anything is recorded.
+        `results` are the calls whose results are among the messages, with these results. With
+        `fit_context`, ask for as many new tokens as the context has room for. Raise as `run_turn`
+        does, before anything is recorded.
         """
         self.generator.warn_of_replay_limits(settings)
+        if fit_context and self.run_settings.at_context_limit == AT_CONTEXT_LIMIT[0]:
+            settings = self._fitting(messages, settings)
         prompt = self._prompt(messages, settings)
         self.generator.check_turn(prompt, settings)
         self.generator.start_run()
@@ -194,6 +200,20 @@ class TurnRunner:
                 pauses=self.detector.pause_after_call(prompt.text, calls_so_far),
                 between_tokens=raise_if_interrupted,
             )
+
+    def _fitting(self, messages: Sequence[NewMessage], settings: TurnSettings) -> TurnSettings:
+        """Return the settings with at most as many new tokens as the context has room for."""
+        model_tokens = self.run_settings.context_of(self.generator.model)
+        longest = self.run_settings.prompt_tokens_max(model_tokens, 0)
+        if longest is None:
+            return settings
+        prompt = self.generator.conversation.extend(messages)
+        room = max(1, longest - len(prompt.ids))
+        if room >= int(settings.config.max_new_tokens or 0):
+            return settings
+        config = copy.deepcopy(settings.config)
+        config.max_new_tokens = room
+        return replace(settings, config=config)
 
     def _prompt(self, messages: Sequence[NewMessage], settings: TurnSettings) -> Prompt:
         """Return the next prompt, pruned if the run allows that. Raise PromptError if too long."""

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,13 +10,15 @@ import pytest
 import tokentape as tt
 from tests.generation.completions.requests import (
     ADD,
+    SETTINGS,
     SYSTEM,
     asked,
     result,
     user,
 )
-from tokentape.generation.completions.completion import Completion, Continuation
+from tokentape.generation.completions.completion import Completion, Continuation, FinishReason
 from tokentape.generation.completions.conversations import Conversations
+from tokentape.generation.errors import PromptTooLongError
 from tokentape.recorder.chat_messages import ChatMessage
 from tokentape.store import DatabaseStore
 
@@ -279,3 +282,27 @@ def test_a_closed_object_refuses_requests(conversations: Conversations) -> None:
 
     with pytest.raises(tt.TokentapeError, match="closed"):
         conversations.complete(asked(user("One?")))
+
+
+def test_a_reply_may_be_shortened_to_the_room_of_the_context(
+    lm: tt.LoadedModel, store: DatabaseStore
+) -> None:
+    endless = SETTINGS | {
+        "max_new_tokens": 20,
+        "sequence_bias": [[[lm.tokenizer.eos_token_id], -1e3]],
+    }
+    request = asked(SYSTEM, user("One?"), settings=endless)
+    with Conversations(lm, store) as conversations:
+        prompt_tokens = conversations.complete(request).prompt_tokens
+
+    with Conversations(lm, store, context_tokens=prompt_tokens + 7) as conversations:
+        with pytest.raises(PromptTooLongError, match="do not fit"):
+            conversations.complete(request)
+        short = conversations.complete(replace(request, fit_context=True))
+        assert len(short.tokens) == 7
+        assert short.finish_reason is FinishReason.LENGTH
+        again = asked(SYSTEM, user("One?"), short.message, user("Two?"), settings=endless)
+        with pytest.raises(PromptTooLongError, match="do not fit"):
+            conversations.complete(replace(again, fit_context=True))
+    (turn,) = store.recording(short.run_id).turns()
+    assert turn.started.sampling["max_new_tokens"] == 7
