@@ -34,7 +34,7 @@ class _Script:
 
     def __init__(self) -> None:
         self.questions: list[str] = []
-        self.outputs: Iterator[Any] = iter(())
+        self.outputs: Iterator[ModelOutput] = iter(())
         self.began = 0.0
 
 
@@ -93,11 +93,11 @@ def _opening(task: RivalTask) -> list[Any]:
     return [ChatMessageSystem(content=task.system_prompt)]
 
 
-def _output(reply: str, logprobs: list[dict[str, Any]]) -> Any:
+def _output(reply: str, logprobs: list[dict[str, Any]]) -> ModelOutput:
     choice = ChatCompletionChoice(
         message=ChatMessageAssistant(content=reply, model="model", source="generate"),
         stop_reason="max_tokens",
-        logprobs=Logprobs(content=logprobs),
+        logprobs=Logprobs.model_validate({"content": logprobs}),
     )
     usage = ModelUsage(output_tokens=len(logprobs))
     return ModelOutput(model="model", choices=[choice], usage=usage)

@@ -1,0 +1,1 @@
+"""The model provider of Inspect AI: `inspect eval task.py --model tokentape/smollm2-demo`."""
