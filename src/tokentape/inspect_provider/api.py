@@ -83,7 +83,7 @@ class TokentapeAPI(ModelAPI):
             completion,
             self.model_name,
             max_tokens=settings["max_new_tokens"],
-            store=self._open.store.where,
+            store=self._open.store_url,
             logprobs=self._logprobs(config, completion),
         )
         return output, to_model_call(request, completion)

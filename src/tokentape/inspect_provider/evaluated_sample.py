@@ -35,7 +35,7 @@ class EvaluatedSample:
     @property
     def note(self) -> str:
         """Where the sample is logged, for people."""
-        return f"Inspect: {self.name} in {self.log}"
+        return f"Inspect log: {self.log}"
 
     def to_metadata(self) -> dict[str, Any]:
         """Return what is recorded with the sample's runs."""

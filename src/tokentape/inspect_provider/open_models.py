@@ -3,6 +3,9 @@
 import atexit
 import threading
 from collections.abc import Callable
+from pathlib import Path
+
+from sqlalchemy.engine import URL
 
 import tokentape as tt
 from tokentape.generation.run_settings import InvestigationKeywords
@@ -11,6 +14,7 @@ from tokentape.inspect_provider.model_arguments import ModelArguments
 from tokentape.inspect_provider.sample_runs import SampleRuns
 from tokentape.inspect_provider.shared_model import MODELS
 from tokentape.store import DatabaseStore
+from tokentape.store.location import is_in_memory, parse_location, shown, sqlite_url
 
 
 class OpenModel:
@@ -23,6 +27,8 @@ class OpenModel:
         loaded.
         """
         self.store = _open_store(arguments.store)
+        self.store_url = _url_anywhere(arguments.store)
+        """The URL of the store for processes in any folder, without its password."""
         try:
             self._key, self.model = MODELS.acquire(name, arguments.loading)
         except BaseException:
@@ -75,6 +81,15 @@ def _open_store(where: str) -> DatabaseStore:
             f"{where} is sealed: record into a database, -M store=sqlite:///runs.db"
         )
     return store
+
+
+def _url_anywhere(where: str) -> str:
+    place = parse_location(where)
+    if isinstance(place, URL):
+        if place.get_backend_name() != "sqlite" or is_in_memory(place):
+            return shown(place)
+        place = Path(str(place.database))
+    return shown(sqlite_url(place.absolute()))
 
 
 @atexit.register
