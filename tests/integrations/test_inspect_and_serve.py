@@ -26,6 +26,7 @@ from inspect_ai.tool import Tool, ToolCall, tool
 import tokentape as tt
 from tests.integrations.endpoints import running_endpoint
 from tokentape.inspect_provider.open_models import OPEN_MODELS
+from tokentape.store import DatabaseStore
 
 pytestmark = [
     # Inspect calls tenacity so, and leaves a stream of each sample open.
@@ -76,10 +77,11 @@ def shown(x: int, y: int) -> list[ChatMessage]:
 
 
 def sums(samples: int) -> Task:
-    examples = [ChatMessageSystem(content="You answer with the tool add."), *shown(3, 5)]
+    system = ChatMessageSystem(content="You answer with the tool add.")
+    examples = [system, *shown(3, 5), *shown(20, 22)]
     return Task(
         dataset=[
-            Sample(input=[*examples, ChatMessageUser(content=f"What is {10 + each} + {each}?")])
+            Sample(input=[*examples, ChatMessageUser(content=f"What is {10 + each} + {3 * each}?")])
             for each in range(1, samples + 1)
         ],
         solver=[use_tools(add()), generate(), one_more_question()],
@@ -87,12 +89,12 @@ def sums(samples: int) -> Task:
     )
 
 
-def replies(store: tt.open_store, log: EvalLog) -> Any:  # type: ignore[valid-type]
+def replies(store: DatabaseStore, log: EvalLog) -> dict[str, list[tuple[int, ...]]]:
     """Return the ids of the replies in the store, by the question of the sample."""
     assert log.status == "success", log.error
     found: dict[str, list[tuple[int, ...]]] = {}
-    for summary in store.summaries():  # type: ignore[attr-defined]
-        recording = store.recording(summary.run_id)  # type: ignore[attr-defined]
+    for summary in store.summaries():
+        recording = store.recording(summary.run_id)
         asked = [each.content for each in recording.messages() if each.role == "user"]
         question = next(each for each in asked if each.startswith("What is 1"))
         found[question] = [each.reply_ids for each in recording.turns()]

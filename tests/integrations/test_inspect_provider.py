@@ -170,7 +170,7 @@ def test_an_evaluation_with_tools_gives_one_run_a_sample_that_verifies(
         first, second = recording.turns()
         assert first.reply_text == CALL
         (called,) = [each for each in sample.messages if getattr(each, "tool_calls", None)]
-        (call,) = called.tool_calls  # type: ignore[union-attr]
+        (call,) = called.tool_calls
         assert (call.function, call.arguments) == ("add", {"x": 1, "y": 2})
         # The next prompt has the exact tokens of the first turn, and they were cached.
         stream = (*first.prompt_ids, *first.reply_ids)
@@ -307,7 +307,7 @@ def test_a_malformed_call_is_answered_with_its_error_and_the_run_continues(
     log = run_task(task, **forcing(tokenizer, MALFORMED))
 
     (sample,) = samples_of(log)
-    called = sample.messages[2].tool_calls  # type: ignore[union-attr]
+    called = sample.messages[2].tool_calls
     assert called is not None
     assert called[0].parse_error
     answer = sample.messages[3]

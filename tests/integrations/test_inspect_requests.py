@@ -131,7 +131,7 @@ def test_tools_have_their_schema_and_a_malformed_call_its_error() -> None:
     assert to_tool_schemas([tool], "none") == ()
     for forced in ("any", ToolFunction(name="double")):
         with pytest.raises(PromptError, match="forces a call"):
-            to_tool_schemas([tool], forced)  # type: ignore[arg-type]
+            to_tool_schemas([tool], forced)
 
     written = CompletedCall(call_id="c", name="", arguments={}, text="<x", error="it has no end")
     (call,) = to_tool_calls([written]) or ()
