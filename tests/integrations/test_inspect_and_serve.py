@@ -1,6 +1,5 @@
 """The same evaluation on the model itself and through `tokentape serve` gives the same tokens."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,39 +20,14 @@ from inspect_ai.model import (
     ChatMessageUser,
 )
 from inspect_ai.solver import Generate, Solver, TaskState, generate, solver, use_tools
-from inspect_ai.tool import Tool, ToolCall, tool
+from inspect_ai.tool import ToolCall
 
 import tokentape as tt
 from tests.integrations.endpoints import running_endpoint
-from tokentape.inspect_provider.open_models import OPEN_MODELS
+from tests.integrations.inspect_tasks import IGNORED_WARNINGS, add, no_model_is_left
 from tokentape.store import DatabaseStore
 
-pytestmark = [
-    # Inspect calls tenacity so, and leaves a stream of each sample open.
-    pytest.mark.filterwarnings("ignore:The 'initial' parameter:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:Unclosed <MemoryObject:ResourceWarning"),
-]
-
-
-@tool
-def add() -> Tool:
-    async def execute(x: int, y: int) -> str:
-        """Add two numbers.
-
-        Args:
-            x: The first number.
-            y: The second number.
-        """
-        return str(x + y)
-
-    return execute
-
-
-@pytest.fixture(autouse=True)
-def _models_are_closed() -> Iterator[None]:
-    yield
-    for each in list(OPEN_MODELS):
-        each.close()
+pytestmark = IGNORED_WARNINGS
 
 
 @solver
@@ -106,7 +80,8 @@ def compare(lm: tt.LoadedModel, folder: Path, model: str, samples: int, **settin
     more: dict[str, Any] = {"display": "none", "log_dir": str(folder / "logs"), **settings}
     url = f"sqlite:///{folder}/own.db"
     arguments = {"store": url, "sample_seeds": False}
-    (own,) = evaluate(sums(samples), model=f"tokentape/{model}", model_args=arguments, **more)
+    with no_model_is_left():
+        (own,) = evaluate(sums(samples), model=f"tokentape/{model}", model_args=arguments, **more)
     with tt.open_store("sqlite://") as served, running_endpoint(lm, served) as endpoint:
         (through,) = evaluate(
             sums(samples),

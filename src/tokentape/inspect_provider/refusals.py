@@ -3,8 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.markup import escape
-
 from tokentape.recorder import TokentapeError
 
 
@@ -21,4 +19,6 @@ def refusals_shown() -> Iterator[None]:
             from inspect_ai._util.error import PrerequisiteError
         except ImportError:
             raise error from None
-        raise PrerequisiteError(f"tokentape: {escape(str(error))}") from error
+        # Inspect prints it as markup of rich.
+        text = str(error).replace("[", "\\[")
+        raise PrerequisiteError(f"tokentape: {text}") from error
