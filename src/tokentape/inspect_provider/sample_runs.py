@@ -4,6 +4,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
+import anyio.to_thread
 from inspect_ai.util import store as sample_store
 
 from tokentape.generation.completions.chat_request import ChatRequest
@@ -55,7 +56,8 @@ class SampleRuns:
             self._pending = {each for each in self._pending if not each.is_done} | {turn}
         completion = await turn.run_in(self._model, batch_size=batch_size)
         if self.sample is not None and completion.continuation is not Continuation.CONTINUED:
-            self._store.note(completion.run_id, self.sample.note)
+            note = self.sample.note
+            await anyio.to_thread.run_sync(self._store.note, completion.run_id, note)
             logged = sample_store()
             logged.set(RUN_IDS, [*logged.get(RUN_IDS, []), completion.run_id])
         return completion
