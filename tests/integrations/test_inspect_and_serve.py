@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 pytest.importorskip("inspect_ai", reason="the extra `inspect` is not installed")
-pytest.importorskip("tokentape.endpoint", reason="this version has no `tokentape serve`")
 
 from inspect_ai import Task
 from inspect_ai import eval as evaluate

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from inspect_ai.model import Logprob, Logprobs, TopLogprob
 from transformers import PreTrainedTokenizerBase
 
-from tokentape.generation.history.spelling import spell_tokens
+from tokentape.generation.history.spelling import TokenSpeller, spell_tokens
 from tokentape.recorder.events import TokenSampled
 
 
@@ -19,7 +19,9 @@ class TokenLogprobWriter:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = copy.deepcopy(tokenizer)
+        self._speller = TokenSpeller(self.tokenizer)
         self._texts: dict[str, str] = {}
+        self._bytes: dict[int, list[int] | None] = {}
         self._lock = threading.Lock()
 
     def write(self, tokens: Sequence[TokenSampled], pieces: Sequence[str], *, top: int) -> Logprobs:
@@ -33,6 +35,7 @@ class TokenLogprobWriter:
             ids = likeliest | {each.token_id for each in tokens}
             new = sorted(each for each in ids if str(each) not in self._texts)
             self._texts.update(spell_tokens(self.tokenizer, new))
+            self._bytes.update({each: self._utf8(each) for each in new})
         return Logprobs(
             content=[
                 Logprob(
@@ -52,6 +55,15 @@ class TokenLogprobWriter:
                 token=self._texts[str(token_id)],
                 # The sampled one is recorded with more digits.
                 logprob=token.logprob if token_id == token.token_id else logprob,
+                bytes=self._bytes[token_id],
             )
             for token_id, logprob in likeliest
         ]
+
+    def _utf8(self, token_id: int) -> list[int] | None:
+        try:
+            found = self._speller.utf8(token_id)
+        except Exception:
+            # Tokenizers from model repositories raise anything at an id that they lack.
+            return None
+        return None if found is None else list(found)
