@@ -130,7 +130,7 @@ def parse_request(given: Any, model: ServedModel) -> ParsedRequest:
     model.check_may_fit(messages)
     stops = _stops(body.stop)
     options = body.stream_options
-    name = {} if body.tokentape.name is None else {"name": body.tokentape.name}
+    name: dict[str, Any] = {} if body.tokentape.name is None else {"name": body.tokentape.name}
     chat = ChatRequest(
         messages=messages,
         tools=tuple(_tools(body)),
