@@ -7,6 +7,10 @@ class StoreError(TokentapeError):
     """The store cannot be opened, read or written."""
 
 
+class LostConnectionError(StoreError):
+    """The connection to the server of a store broke, or none could be made."""
+
+
 class MissingLibraryError(StoreError, ImportError):
     """A library of an extra is not installed."""
 

@@ -12,6 +12,7 @@ from tokentape.store.default_store import DEFAULT_URL
 from tokentape.store.errors import StoreError
 from tokentape.store.live.connections import connected
 from tokentape.store.live.database import DatabaseStore
+from tokentape.store.live.postgres_store import PostgresStore
 from tokentape.store.live.schema import Upgrade, revision_of, upgrade_schema
 from tokentape.store.live.sqlite_file import real_path
 from tokentape.store.location import is_in_memory, parse_location, shown, sqlite_url
@@ -61,6 +62,8 @@ def open_store(
 
             return ParquetStore(place)
         place = sqlite_url(place)
+    if place.get_backend_name() == "postgresql":
+        return PostgresStore(place, upgrade=upgrade, must_exist=must_exist)
     is_file = place.get_backend_name() == "sqlite" and not is_in_memory(place)
     if is_file and (must_exist or place.query.get("mode") in ("ro", "rw")):
         _check_exists(Path(str(place.database)))

@@ -1,5 +1,6 @@
 """Connections to the database of a live store: SQLite or PostgreSQL."""
 
+import os
 import sqlite3
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,15 @@ from tokentape.store.live.sqlite_access import Access, connect, usable_access
 from tokentape.store.location import is_in_memory, shown
 
 BUSY_TIMEOUT_MS = 60_000
+_SERVER_DEFAULTS = {
+    "connect_timeout": 10,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,
+}
+"""Settings of libpq, in seconds and milliseconds, for a server that vanishes without a word: the
+system's own would notice it after a quarter of an hour, or after two hours."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +67,7 @@ POSTGRESQL = Backend(
     packing=PostgresPacking(),
     begin="BEGIN",
     begin_reading="SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY",
-    begin_durable=("BEGIN", "SET LOCAL synchronous_commit TO on"),
+    begin_durable=("BEGIN; SET LOCAL synchronous_commit TO on",),
     end_durable=None,
 )
 POOLED_POSTGRESQL = replace(
@@ -128,13 +138,20 @@ def open_database(url: URL) -> Database:
             "postgresql+psycopg://USER@HOST/DATABASE"
         )
     try:
-        engine = create_engine(url, pool_pre_ping=True)
+        arguments = _connection_defaults(url)
+        engine = create_engine(url, pool_pre_ping=True, connect_args=arguments)
     except ModuleNotFoundError as error:
         raise StoreError(
             f"{url.drivername} needs {error.name}: install tokentape[postgres]"
         ) from None
     event.listen(engine, "connect", _prepare_postgresql)
     return Database(engine=engine, backend=POSTGRESQL, where=shown(url))
+
+
+def _connection_defaults(url: URL) -> dict[str, int]:
+    """Return the settings of `_SERVER_DEFAULTS` that neither the URL nor the environment has."""
+    given = {*url.query, *(["connect_timeout"] if "PGCONNECT_TIMEOUT" in os.environ else [])}
+    return {name: value for name, value in _SERVER_DEFAULTS.items() if name not in given}
 
 
 def _sqlite_database(url: URL) -> Database:

@@ -91,7 +91,7 @@ class DatabaseStore(DatabaseReader):
         for run in list(self._recorded):
             run.end_quietly()
         # Not returned to the pool, which would roll back: a lost connection cannot.
-        if self._writer is not None:
+        if self._writer is not None and self._writer.is_valid:
             self._writer.invalidate()
         self._engine.dispose()
 
@@ -110,7 +110,7 @@ class DatabaseStore(DatabaseReader):
             f"run {run_id} already has event {record.seq}, or lacks the one before it: "
             "a run has one writer"
         )
-        if record.kind == TOKEN_KIND:
+        if record.kind == TOKEN_KIND and not durable:
             alone = self._transaction if self._backend.begins_always else self._store_errors
             with alone(run_id, refused):
                 self._append(run_id, record)
@@ -149,9 +149,7 @@ class DatabaseStore(DatabaseReader):
                 if isinstance(error, self._driver.IntegrityError):
                     raise self._refusal(run_id, refused) from None
                 if isinstance(error, self._driver.Error):
-                    raise StoreError(
-                        f"cannot write to {self.where}: {_first_line(error)}"
-                    ) from None
+                    raise StoreError(f"cannot write to {self.where}: {first_line(error)}") from None
                 raise
 
     def _refusal(self, run_id: str, refused: str) -> StoreError:
@@ -374,6 +372,6 @@ class DatabaseStore(DatabaseReader):
         return StoreError(f"run {run_id} was erased from {self.where} and cannot be added again")
 
 
-def _first_line(error: Any) -> str:
+def first_line(error: Any) -> str:
     """Return the first line of an error: PostgreSQL adds more, with the values of the row."""
     return str(error).strip().partition("\n")[0]

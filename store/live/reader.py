@@ -169,9 +169,12 @@ class DatabaseReader:
                 yield reader
                 self._check_unwritten()
         except DBAPIError as error:
-            raise StoreError(f"cannot read {self.where}: {error.orig}") from None
+            raise self._read_error(error) from None
         except self._driver.Error as error:
             raise StoreError(f"cannot read {self.where}: {error}") from None
+
+    def _read_error(self, error: DBAPIError) -> StoreError:
+        return StoreError(f"cannot read {self.where}: {error.orig}")
 
     @contextmanager
     def _read_only(self, reader: Connection) -> Iterator[None]:

@@ -297,7 +297,9 @@ class Processes:
     def start(self, where: str | Path, name: str, **settings: Any) -> Process:
         """`turns` and `tokens` say how long a run it records, `run_id` which.
 
-        `sealed` is the folder that it seals each turn into.
+        `sealed` is the folder that it seals each turn into. `environment` has variables that it
+        sets, `stderr` is a file for what it writes there, and once the file `until` exists, it
+        ends the run after the turn.
         """
         self._count += 1
         pipe = self._folder / f"pipe-{self._count}"
@@ -344,6 +346,10 @@ def _obey(order: dict[str, Any]) -> None:
     def say(line: str) -> None:
         os.write(pipe, f"{line}\n".encode())
 
+    if "stderr" in order:
+        os.dup2(os.open(order["stderr"], os.O_WRONLY | os.O_CREAT), 2)
+    os.environ.update(order.get("environment", {}))
+    until = Path(order.get("until", "/nowhere"))
     try:
         with open_store(order["where"]) as store:
             assert isinstance(store, DatabaseStore)
@@ -356,6 +362,8 @@ def _obey(order: dict[str, Any]) -> None:
                     say(record_item(recorder, item))
                     if not isinstance(item, Blob) and item.traits.durable:
                         say("durable")
+                    if isinstance(item, TurnFinished) and until.exists():
+                        break
         say("finished")
     except BaseException as error:
         say(f"error {type(error).__name__}: {' '.join(str(error).split())}")

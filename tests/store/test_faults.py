@@ -240,7 +240,7 @@ def test_a_full_postgresql_is_told(postgres_url: str) -> None:
     admin.dispose()
 
 
-def test_a_server_that_ends_the_session_is_told_and_leaves_no_hole(
+def test_a_session_that_the_server_ends_is_replaced_and_leaves_no_hole(
     postgres_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     admin = create_engine(postgres_url, isolation_level="AUTOCOMMIT")
@@ -256,12 +256,7 @@ def test_a_server_that_ends_the_session_is_told_and_leaves_no_hole(
                     "WHERE datname = current_database() AND pid <> pg_backend_pid()"
                 )
             )
-        with pytest.raises(tt.StoreError, match="cannot write to") as told:
-            for item in items:
-                record_item(recorder, item)
-        assert "\n" not in str(told.value)
-        with pytest.raises(tt.TokentapeError, match="lost an event"):
-            recorder.record(CacheCleared(reason="on and on", freed_bytes=0))
+        kept += sum(record_item(recorder, each).startswith("event") for each in items)
     assert caplog.records == []
     with live(postgres_url) as opened:
         assert len(list(opened.recording(recorder.run_id).events())) == kept
