@@ -61,7 +61,7 @@ class _Pool:
     def __init__(self, settings: BulkSettings, jobs: int) -> None:
         self._settings = settings
         self._jobs = jobs
-        self._threads = max(1, _cores() // jobs)
+        self._threads = max(1, cores() // jobs)
         self._workers: list[_Worker] = []
         self._deaths = 0
 
@@ -176,7 +176,7 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _cores() -> int:
+def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -110,15 +110,16 @@ class DatabaseStore(DatabaseReader):
             f"run {run_id} already has event {record.seq}, or lacks the one before it: "
             "a run has one writer"
         )
+        starts = isinstance(envelope.event, RunStarted)
+        if not starts:
+            # Before the transaction: in memory, the reader shares the writer's connection, and a
+            # pooler may have no other session while many wait in a transaction for one to read.
+            self._open_run(run_id)
         if record.kind == TOKEN_KIND and not durable:
             alone = self._transaction if self._backend.begins_always else self._store_errors
             with alone(run_id, refused):
                 self._append(run_id, record)
             return
-        starts = isinstance(envelope.event, RunStarted)
-        if not starts:
-            # Before the transaction: in memory, the reader shares the writer's connection.
-            self._open_run(run_id)
         with self._transaction(run_id, refused, durable=durable):
             if starts and summary is not None:
                 self._cursor.execute(self._statements.select_tombstone, (run_id,))

@@ -118,7 +118,7 @@ class PostgresStore(DatabaseStore):
             try:
                 self._write_once(write)
             except StoreError as error:
-                if not self._is_lost(error):
+                if not (self._is_lost(error) or self._may_be_behind()):
                     raise
                 self._recover((write,), str(error))
             # A commit that waits for the disk takes all earlier ones there, of any session.
@@ -144,6 +144,13 @@ class PostgresStore(DatabaseStore):
     def _is_lost(self, error: StoreError) -> bool:
         """Return whether an error came of a lost connection: the write can be tried again."""
         return isinstance(error, LostConnectionError) or self._is_closed()
+
+    def _may_be_behind(self) -> bool:
+        """Return whether a crash of the server may have taken back what this connection wrote.
+
+        A pooler keeps the connection of a client that is between two transactions.
+        """
+        return self._backend is POOLED_POSTGRESQL and bool(self._unsynced)
 
     def _is_closed(self) -> bool:
         return not self._writer.is_valid or bool(self._writer.driver_connection.closed)

@@ -40,7 +40,7 @@ class ServerWait:
         self._limit_s = limit_s
         self._began_s = time.monotonic()
         self._since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        self._was_told = False
+        self._told: set[str] = set()
         # The caller's random state is never touched.
         self._random = random.Random()
 
@@ -55,9 +55,9 @@ class ServerWait:
             yield
 
     def failed(self, reason: str) -> None:
-        """Say once that the writer waits, and why."""
-        if self._limit_s and not self._was_told:
-            self._was_told = True
+        """Say that the writer waits, and why; once for each reason."""
+        if self._limit_s and reason not in self._told:
+            self._told.add(reason)
             self._warn(
                 f"PostgreSQL at {self._where} is not reachable: waiting since {self._since} for at "
                 f"most {counted(self._limit_s, 'second')}; {reason}"
@@ -65,7 +65,7 @@ class ServerWait:
 
     def ended(self, written: int) -> None:
         """Say that the writer goes on, if it said that it waits."""
-        if self._was_told:
+        if self._told:
             waited_s = time.monotonic() - self._began_s
             self._warn(
                 f"PostgreSQL at {self._where} is reachable again after {waited_s:.0f} s; it was "

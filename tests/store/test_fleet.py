@@ -1,11 +1,15 @@
 """Sixteen recorders write into one PostgreSQL: one is killed, the server is restarted."""
 
 import itertools
+import os
+import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -57,6 +61,12 @@ STOPS: dict[str, Callable[[Any], None]] = {
 }
 
 
+def restart(server: Any, way: str) -> None:
+    STOPS[way](server)
+    time.sleep(0.5)
+    server.ensure_postgres_running()
+
+
 def follow_all(running: list[Process], events: int) -> None:
     """Wait until each process has acknowledged so many more events."""
     wanted = [len(each.said.events) + events for each in running]
@@ -75,46 +85,56 @@ def follow_until_durable(process: Process) -> None:
 
 
 def record_across_restarts(
-    server: tuple[Any, URL], recorders: Processes, folder: Path, stops: list[str]
+    where: str,
+    recorders: Processes,
+    folder: Path,
+    restarts: Iterable[Callable[[], None]],
+    *,
+    count: int = RECORDERS,
 ) -> list[str]:
-    """Record with all, kill one, restart the server in each way; return what they said on stderr.
+    """Record with all, kill one, then restart the server; return what they said on stderr.
 
     Raise AssertionError if an acknowledged event is lost, or stored twice.
     """
-    own, url = server
-    where, until = url.render_as_string(hide_password=False), folder / "until"
+    until = folder / "until"
     tt.open_store(where).close()
     running = [
         recorders.start(where, str(number), stderr=str(folder / f"{number}"), until=str(until))
-        for number in range(RECORDERS)
+        for number in range(count)
     ]
-    follow_all(running, 15)
-    killed, *left = running
-    all_said = [killed.kill()]
-    # The commit of any recorder that waits for the disk takes there what the killed one wrote.
-    follow_until_durable(left[0])
-    for way in stops:
-        STOPS[way](own)
-        time.sleep(0.5)
-        own.ensure_postgres_running()
-        follow_all(left, 15)
-    until.touch()
-    all_said += [process.wait() for process in left]
+    try:
+        follow_all(running, 15)
+        killed, *left = running
+        all_said = [killed.kill()]
+        # The commit of any recorder that waits for the disk takes there what that one wrote.
+        follow_until_durable(left[0])
+        for restart in restarts:
+            restart()
+            follow_all(left, 15)
+        until.touch()
+        all_said += [process.wait() for process in left]
+    except BaseException:
+        for process in running:
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
+        raise
 
-    assert [each.error for each in all_said] == [""] * RECORDERS
-    assert [each.finished for each in all_said] == [False] + [True] * (RECORDERS - 1)
+    assert [each.error for each in all_said] == [""] * count
+    assert [each.finished for each in all_said] == [False] + [True] * (count - 1)
     with tt.open_store(where) as store:
         assert isinstance(store, DatabaseStore)
-        assert len(store.summaries()) == RECORDERS
+        assert len(store.summaries()) == count
         for said in all_said:
             assert kept_of(store, said) >= len(said.events) > 15
-    return [(folder / str(number)).read_text() for number in range(1, RECORDERS)]
+    return [(folder / str(number)).read_text() for number in range(1, count)]
 
 
 def test_nothing_acknowledged_is_lost_and_writers_wait_and_say_so(
     server: tuple[Any, URL], recorders: Processes, tmp_path: Path
 ) -> None:
-    told = record_across_restarts(server, recorders, tmp_path, ["kill"])
+    own, url = server
+    where = url.render_as_string(hide_password=False)
+    told = record_across_restarts(where, recorders, tmp_path, [lambda: restart(own, "kill")])
 
     assert all("is not reachable: waiting since 20" in each for each in told)
     assert all("is reachable again after" in each for each in told)
@@ -126,7 +146,10 @@ def test_nothing_acknowledged_is_lost_and_writers_wait_and_say_so(
 def test_nothing_acknowledged_is_lost_however_often_and_in_whichever_way_the_server_restarts(
     server: tuple[Any, URL], recorders: Processes, tmp_path: Path
 ) -> None:
-    told = record_across_restarts(server, recorders, tmp_path, [*STOPS] * 4)
+    own, url = server
+    where = url.render_as_string(hide_password=False)
+    restarts = [partial(restart, own, way) for way in STOPS] * 4
+    told = record_across_restarts(where, recorders, tmp_path, restarts)
 
     assert all(each.count("is not reachable: waiting since") >= 6 for each in told)
 
@@ -137,7 +160,7 @@ def test_sixteen_investigations_go_on_across_a_restart_and_verify(
     own, url = server
     where = url.render_as_string(hide_password=False)
     tt.open_store(where).close()
-    halfway = threading.Barrier(RECORDERS, lambda: restart(own))
+    halfway = threading.Barrier(RECORDERS, lambda: restart_soon(own))
 
     def investigate(number: int) -> str:
         with (
@@ -161,7 +184,7 @@ def test_sixteen_investigations_go_on_across_a_restart_and_verify(
             )
             return run.run_id
 
-    def restart(server: Any) -> None:
+    def restart_soon(server: Any) -> None:
         kill_server(server, Random(2))
         threading.Timer(0.5, server.ensure_postgres_running).start()
 

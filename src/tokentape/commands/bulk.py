@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,6 +38,32 @@ JobsOption = Annotated[
     ),
 ]
 
+
+class BulkEngine(StrEnum):
+    """What verifies many runs."""
+
+    PROCESSES = "processes"
+    RAY = "ray"
+
+
+EngineOption = Annotated[
+    BulkEngine | None,
+    typer.Option(
+        "--engine",
+        help="Verify all runs of what is named with processes of this machine, or with actors of a "
+        "Ray cluster, as many as --jobs says or as the cluster has places for.",
+    ),
+]
+RayAddressOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ray-address",
+        metavar="ADDRESS",
+        help="The Ray cluster of --engine ray, as HOST:PORT or auto; by default one is started on "
+        "this machine.",
+    ),
+]
+
 _WORST_FIRST = (2, 3, 1, 5)
 """Exit codes: bad input, a newer version, a divergence, nothing to replay."""
 
@@ -54,7 +81,9 @@ class BulkOptions:
     ignore: Sequence[str]
     interventions: bool
     allow_drift: bool
-    jobs: int
+    jobs: int | None
+    engine: BulkEngine | None = None
+    ray_address: str | None = None
 
     def settings(self) -> "BulkSettings":
         """Return the settings for every process. Raise ReplayError for mistakes in them."""
@@ -69,18 +98,26 @@ class BulkOptions:
         )
 
 
-def is_bulk(runs: Sequence[str] | None, jobs: int | None) -> bool:
-    """Return whether the arguments name more than one run, or ask for processes."""
+def is_bulk(runs: Sequence[str] | None, jobs: int | None, engine: BulkEngine | None) -> bool:
+    """Return whether the arguments name more than one run, or ask for several processes."""
     given = runs or ()
-    return jobs is not None or len(given) > 1 or any(_tapes_in(each) for each in given)
+    if jobs is not None or engine is not None:
+        return True
+    return len(given) > 1 or any(_tapes_in(each) for each in given)
 
 
 def check_one_run_options(turns: Sequence[int] | None, tools: str) -> None:
     """Raise BadParameter for an option that means something for one run only."""
     if turns:
-        raise typer.BadParameter("--turn needs a single RUN, without --jobs")
+        raise typer.BadParameter("--turn needs a single RUN, without --jobs and --engine")
     if tools != RECORDED:
-        raise typer.BadParameter("--tools needs a single RUN, without --jobs")
+        raise typer.BadParameter("--tools needs a single RUN, without --jobs and --engine")
+
+
+def check_ray_address(engine: BulkEngine | None, ray_address: str | None) -> None:
+    """Raise BadParameter for the address of a cluster that is not asked for."""
+    if ray_address is not None and engine is not BulkEngine.RAY:
+        raise typer.BadParameter("--ray-address needs --engine ray")
 
 
 def verify_runs(options: BulkOptions, files: ReportFiles, *, keep: bool, as_json: bool) -> int:
@@ -92,7 +129,7 @@ def verify_runs(options: BulkOptions, files: ReportFiles, *, keep: bool, as_json
     with ExitStack() as stack, output.progress("verify") as bar, stdout_on_stderr():
         task = bar.add_task("", total=len(sources))
         stores: dict[str, Store] = {}
-        for index, of_source in _verified(sources, settings, options.jobs):
+        for index, of_source in _verified(sources, settings, options):
             outcomes[sources[index]] = of_source
             bar.advance(task)
             for each in of_source if keep else ():
@@ -111,9 +148,17 @@ def verify_runs(options: BulkOptions, files: ReportFiles, *, keep: bool, as_json
 
 
 def _verified(
-    sources: "Sequence[RunSource]", settings: "BulkSettings", jobs: int
+    sources: "Sequence[RunSource]", settings: "BulkSettings", options: BulkOptions
 ) -> "Iterator[tuple[int, list[BulkOutcome]]]":
     """Yield the index and the outcomes of each source."""
+    if not sources:
+        return
+    if options.engine is BulkEngine.RAY:
+        from tokentape.replay.bulk.ray_pool import verify_on_ray
+
+        yield from verify_on_ray(sources, settings, jobs=options.jobs, address=options.ray_address)
+        return
+    jobs = options.jobs or 1
     if jobs > 1 and len(sources) > 1:
         from tokentape.replay.bulk.pool import verify_in_processes
 

@@ -11,8 +11,11 @@ import tokentape as tt
 from tokentape import output
 from tokentape.commands.bulk import (
     BulkOptions,
+    EngineOption,
     JobsOption,
+    RayAddressOption,
     check_one_run_options,
+    check_ray_address,
     is_bulk,
     verify_runs,
 )
@@ -105,6 +108,8 @@ def verify(
         bool, typer.Option("--allow-drift", help="Exit 0 even if log-probabilities drifted.")
     ] = False,
     jobs: JobsOption = None,
+    engine: EngineOption = None,
+    ray_address: RayAddressOption = None,
     junit: JUnitOption = None,
     html: HtmlOption = None,
     keep: KeepOption = True,
@@ -112,14 +117,15 @@ def verify(
 ) -> None:
     """Check every recorded token with one forward of the model.
 
-    With several RUNs, folders of tapes or --jobs, all runs of each tape or store are verified, and
-    short ones share a forward. An error of one does not end the others. A line for each run is
-    printed, and the report of each that does not pass.
+    With several RUNs, folders of tapes, --jobs or --engine, all runs of each tape or store are
+    verified, and short ones share a forward. An error of one does not end the others. A line for
+    each run is printed, and the report of each that does not pass.
 
     Exit code 0: exact, verified or near_tie; 1: drifted, diverged or incomparable. Of several runs:
     the first of 2, 3, 1, 5 and 0 that any of them has alone.
     """
-    if is_bulk(runs, jobs):
+    check_ray_address(engine, ray_address)
+    if is_bulk(runs, jobs, engine):
         check_one_run_options(turn, tools)
         settings = BulkOptions(
             runs=runs or [],
@@ -130,7 +136,9 @@ def verify(
             ignore=ignore or [],
             interventions=not without_interventions,
             allow_drift=allow_drift,
-            jobs=jobs or 1,
+            jobs=jobs,
+            engine=engine,
+            ray_address=ray_address,
         )
         files = ctx.with_resource(report_files(junit, html))
         keep = keep and not without_interventions
