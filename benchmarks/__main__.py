@@ -20,6 +20,7 @@ from benchmarks.replay import bulk_command
 from benchmarks.replay import commands as replay
 from benchmarks.start import commands as start
 from benchmarks.store import commands as store
+from benchmarks.store import postgres_command
 from benchmarks.summary import commands as summary
 from benchmarks.view import commands as view
 
@@ -62,6 +63,7 @@ app.command("batch")(peers.batch_command)
 app.command("step-profile")(generation.step_profile_command)
 app.command("conversation")(generation.conversation_command)
 app.command("store")(store.store_command)
+app.command("postgres")(postgres_command.postgres_command)
 app.command("start")(start.start_command)
 app.command("watch")(generation.watch_command)
 app.command("view")(view.view_command)

@@ -91,6 +91,7 @@ def record_across_restarts(
     restarts: Iterable[Callable[[], None]],
     *,
     count: int = RECORDERS,
+    read_from: str | None = None,
 ) -> list[str]:
     """Record with all, kill one, then restart the server; return what they said on stderr.
 
@@ -121,7 +122,7 @@ def record_across_restarts(
 
     assert [each.error for each in all_said] == [""] * count
     assert [each.finished for each in all_said] == [False] + [True] * (count - 1)
-    with tt.open_store(where) as store:
+    with tt.open_store(read_from or where) as store:
         assert isinstance(store, DatabaseStore)
         assert len(store.summaries()) == count
         for said in all_said:
