@@ -151,6 +151,7 @@ def test_a_run_that_kills_each_worker_is_an_error_of_its_own(tmp_path: Path) -> 
     assert all(each.name for each in found.values())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_workers_that_only_die_are_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
