@@ -214,9 +214,11 @@ def ray_processes_of(pid: int) -> list[psutil.Process]:
 def test_an_interrupt_ends_the_command_and_every_process_of_its_cluster(
     packed: Path, number: signal.Signals
 ) -> None:
-    arguments = ["verify", *["runs.db"], "tapes", "--engine", "ray", "--jobs", "2"]
+    arguments = ["verify", "runs.db", "tapes", "--engine", "ray", "--jobs", "2"]
     command = subprocess.Popen(
-        [sys.executable, "-m", "tokentape.cli", *arguments], cwd=packed, stderr=subprocess.PIPE
+        [sys.executable, "-c", "from tokentape.cli import main; main()", *arguments],
+        cwd=packed,
+        stderr=subprocess.PIPE,
     )
     deadline = time.monotonic() + 90
     while not any("_Actor" in " ".join(each.cmdline()) for each in ray_processes_of(command.pid)):
@@ -227,5 +229,5 @@ def test_an_interrupt_ends_the_command_and_every_process_of_its_cluster(
     command.communicate(timeout=60)
 
     assert command.returncode != 0
-    _, alive = psutil.wait_procs(started, timeout=20)
+    _, alive = psutil.wait_procs(started, timeout=60)
     assert alive == []
