@@ -259,7 +259,7 @@ def _cluster(address: str | None, jobs: int | None) -> Iterator[Any]:
         place = f"at {address} " if address else ""
         raise ReplayError(f"the Ray cluster {place}cannot be used: {_last_line(error)}") from None
     finally:
-        # Ray sets a handler that raises SystemExit, so that the cluster is ended; one of ours stays.
+        # Ray sets a handler that raises SystemExit, which ends the cluster; ours stays.
         is_main = threading.current_thread() is threading.main_thread()
         if is_main and handler is not signal.SIG_DFL:
             signal.signal(signal.SIGTERM, handler)
