@@ -322,7 +322,9 @@ def _piece(source: RunSource, is_elsewhere: bool) -> _Piece:
             if is_elsewhere and place.is_file() and place.suffix == ".tape":
                 return _Piece(source, place.read_bytes())
             return _Piece(replace(source, store=str(place.absolute())))
-        return _Piece(replace(source, store=_whole_url(source.store, place)))
+        if isinstance(place, URL):
+            return _Piece(replace(source, store=_whole_url(source.store, place)))
+        return _Piece(source)  # in an object store
     except (StoreError, OSError):
         return _Piece(source)
 
