@@ -34,7 +34,7 @@ TEXTS = {
     *("tags", "remove", "text", "status", "tag", "since", "until", "said"),
     *("name", "message", "system", "changes", "reason", "expect", "ignore"),
     *("attn_implementation", "compute_dtype", "device", "device_map", "dtype", "prompt_tokens"),
-    *("quantization", "revision", "token", "endpoint"),
+    *("quantization", "revision", "token", "endpoint", "ray_address"),
     *("host", "max_body"),
 }
 NAMES_OR_PATHS = {
