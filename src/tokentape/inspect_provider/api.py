@@ -96,7 +96,8 @@ class TokentapeAPI(ModelAPI):
 
     def _seed(self, config: GenerateConfig, runs: SampleRuns, repetition: int) -> int | None:
         if not self._arguments.sample_seeds:
-            return config.seed
+            given: int | None = config.seed
+            return given
         return sample_seed(config.seed, runs.sample, repetition)
 
     def _logprobs(self, config: GenerateConfig, completion: Completion) -> Logprobs | None:

@@ -89,7 +89,7 @@ def _url_anywhere(where: str) -> str:
         if place.get_backend_name() != "sqlite" or is_in_memory(place):
             return shown(place)
         place = Path(str(place.database))
-    return shown(sqlite_url(place.absolute()))
+    return shown(sqlite_url(place.absolute())) if isinstance(place, Path) else str(place)
 
 
 @atexit.register
