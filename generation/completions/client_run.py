@@ -89,7 +89,6 @@ class ClientRun(Investigation):
             conversation_format=chosen,
             **settings,
         )
-        self._format = chosen
         self.awaited = AwaitedCalls()
         """The calls of the last reply, which have no results yet."""
 

@@ -1,4 +1,4 @@
-"""The model behind a playback in the mode `passthrough`: it goes on where the tape differs.
+"""The model of a playback in the mode `passthrough`, which continues where a request differs.
 
 torch is imported when the model is asked first.
 """

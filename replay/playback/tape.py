@@ -201,17 +201,17 @@ def playback(
     """Return the replies of a tape, for an application that would ask a model.
 
     `tape` is the path of a tape, or any store; `run` the id or name of the only run to play.
-    Without it, all runs are played in their order, except those that others were forked from.
+    Without it, all runs are played in their order, except the parents of forks.
 
-    `mode` says what happens when the application asks for something else than was recorded:
-    another system prompt, message, tool call or setting, or one turn more. `strict` raises
+    `mode` says what happens when a request of the application differs from the recorded one, in
+    its system prompt, message, tool call or setting, or has no recorded turn. `strict` raises
     PlaybackMismatchError with turn, round, message and the first token that differs; `warn` warns
-    and returns the recorded reply; `passthrough` asks `model` from there on, and records that into
+    and returns the recorded reply; `passthrough` asks `model` from that turn on, and records into
     `store`, or into memory, for `Playback.save`. `model` is a loaded one, a function that loads
     one, or a name; without it, the recorded model is loaded. In that mode the tape need not exist.
 
-    The tools of the application are not run: what they returned is on the tape. With `rerun_tools`
-    they are, and a result that is another one is a changed prompt.
+    The tools of the application are not run: their results are on the tape. With `rerun_tools` they
+    are, and a result that differs is a changed prompt.
 
     Raise StoreError for a tape that cannot be read, RecordingError for a run that is damaged.
 

@@ -172,8 +172,8 @@ def _replies(response: Mapping[str, Any]) -> list[ForeignMessage]:
 def _readable(message: Any) -> tuple[Any, dict[str, str]]:
     """Return a message with texts in place of pictures and of arguments that are no JSON.
 
-    A log has what was said, also what no model of ours could be told. The second value has such
-    arguments as they were written, by call id.
+    A log of another model may have pictures, which no prompt here can have. The second value has
+    the text of each such argument by call id.
     """
     if not isinstance(message, Mapping):
         return message, {}

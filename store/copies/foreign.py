@@ -26,7 +26,7 @@ class ForeignFile(Protocol):
 
 
 class ForeignCopy:
-    """The conversations of a file, all of which can be read."""
+    """The conversations of a file; each was read once without a fault."""
 
     def __init__(self, file: ForeignFile) -> None:
         self._file = file
@@ -84,5 +84,5 @@ def foreign_copy(path: Path, where: str = "") -> ForeignCopy | None:
             return ForeignCopy(InspectLog(path, where))
         return ForeignCopy(ChatLines(path, where)) if has_chat_lines(path) else None
     except OSError:
-        # What reads the project's own files says what is wrong.
+        # The reader of the project's own files reports the fault.
         return None

@@ -1,4 +1,4 @@
-"""A folder or an object in an object store: what is asked of it, and its errors.
+"""Requests to a folder or an object in an object store, and their errors.
 
 An object is there completely or not at all: it has no temporary name, and nothing is renamed. So a
 file is written here, and sent in one piece. A library of an object store raises classes of its
@@ -81,7 +81,7 @@ class ObjectPath:
         return ObjectPath(self.filesystem, f"{self.key}/{name}", f"{self.where}/{name}")
 
     def kind(self) -> Kind:
-        """Return what is there. A folder exists if an object is in it."""
+        """Return whether this is a folder, a file or missing. A folder has at least one object."""
         with object_errors(f"cannot read {self}"):
             try:
                 found = self.filesystem.info(self.key)
@@ -92,7 +92,7 @@ class ObjectPath:
         return "folder" if found["type"] == "directory" else "file"
 
     def version(self) -> ObjectVersion | None:
-        """Return which content the object has now; None if there is none."""
+        """Return the version of the object's content; None if there is no object."""
         with object_errors(f"cannot read {self}"):
             try:
                 found = self.filesystem.info(self.key)
@@ -131,7 +131,7 @@ class ObjectPath:
             return found.hexdigest()
 
     def entries(self) -> dict[str, Kind]:
-        """Return what is in this folder, by name; nothing if it does not exist."""
+        """Return the kinds of the entries of this folder by name; empty if it does not exist."""
         with object_errors(f"cannot read {self}"):
             try:
                 found = self.filesystem.ls(self.key, detail=True)
@@ -158,7 +158,7 @@ class ObjectPath:
         }
 
     def read_beginnings(self, names: Sequence[str], bytes_max: int) -> list[bytes | StoreError]:
-        """Return the first bytes of several objects below this folder, asked for at once."""
+        """Return the first bytes of several objects below this folder, in one batch of requests."""
         keys = [f"{self.key}/{name}" for name in names]
         with object_errors(f"cannot read {self}"):
             found = self.filesystem.cat_ranges(

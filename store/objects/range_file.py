@@ -15,7 +15,7 @@ _BLOCKS_MAX = 512
 
 
 class RangeFile(io.RawIOBase):
-    """An object opened for reading; only the blocks that are read are asked for.
+    """An object opened for reading, which requests only the blocks that are read.
 
     Raise StoreError if the object cannot be read or was replaced since it was opened: its blocks
     would be those of two objects.
@@ -61,7 +61,7 @@ class RangeFile(io.RawIOBase):
         super().close()
 
     def _bytes(self, start: int, end: int) -> bytes:
-        """Return a range. The blocks that are missing in it are asked for in one request."""
+        """Return a range. Its missing blocks are requested at once."""
         size = self._block_bytes
         first, last = start // size, (end - 1) // size
         missing = [each for each in range(first, last + 1) if each not in self._blocks]

@@ -1,4 +1,4 @@
-"""The URLs of files and folders in object stores, told from paths and database URLs."""
+"""Distinguish URLs of object stores from paths and database URLs."""
 
 import os
 import re

@@ -54,14 +54,14 @@ class Complete(Protocol):
 
 
 OnEnd = Callable[["ServedTurn", TurnEnd, BaseException | None], None]
-"""Is told a turn, how it ended, and the exception that ended it, if one did."""
+"""Called with a turn, its end, and the exception that ended it, or None."""
 
 
 class ServedTurn:
     """A turn in a thread of the batch, or one that waits for a place in it.
 
-    Its updates wait in the event loop for their reader: a slow client holds up nobody, and they
-    are no more than the tokens of a reply.
+    Its updates wait in the event loop for their reader, so that a slow client does not delay other
+    turns. There is one update for each token of the reply.
     """
 
     def __init__(self, request: ChatRequest, complete: Complete, on_end: OnEnd) -> None:
