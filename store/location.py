@@ -42,7 +42,7 @@ def parse_location(where: str | os.PathLike[str]) -> Path | URL | ObjectUrl:
             return _file_uri(text)
         scheme, separator, _ = text.partition("://")
         # One letter is a drive of Windows.
-        if separator and len(scheme) > 1 and "/" not in scheme and os.sep not in scheme:
+        if separator and len(scheme) != 1 and "/" not in scheme and os.sep not in scheme:
             if scheme.lower().partition("+")[0] == "sqlite":
                 return _sqlite_url(text)
             return _object_url(text, scheme) or _server_url(text, scheme)

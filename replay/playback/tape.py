@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from tokentape.recorder import Redactor
+from tokentape.recorder.events.run import IMPORTED
 from tokentape.recorder.paths import expand_path
 from tokentape.recorder.short_forms import counted, short_repr
 from tokentape.replay.playback.chat_endpoint import PlaybackRequest, answer
@@ -17,7 +18,7 @@ from tokentape.replay.playback.player import PlaybackMode, Player, check_mode
 from tokentape.replay.playback.recorded_turns import RecordedRun
 from tokentape.replay.playback.run_request import RunRequest
 from tokentape.replay.playback.system_prompt import GivenTools
-from tokentape.replay.results.errors import ReplayError
+from tokentape.replay.results.errors import NothingToReplayError, ReplayError
 from tokentape.store.sealed.reader import ParquetStore
 from tokentape.store.sealed.tape import is_zip
 
@@ -271,11 +272,14 @@ def _open(
 
 def _runs_of(source: "DatabaseStore | ParquetStore", wanted: str | None) -> tuple[RecordedRun, ...]:
     if wanted is not None:
-        return (RecordedRun.load(source.recording(wanted)),)
+        recording = source.recording(wanted)
+        if (imported := recording.imported()) is not None:
+            raise NothingToReplayError(f"run {recording.run_id} {imported.without_tokens}")
+        return (RecordedRun.load(recording),)
     found = [
         RecordedRun.load(source.recording(each.run_id))
         for each in source.summaries()
-        if each.run_id
+        if each.status != IMPORTED
     ]
     parents = {each.parent for each in found}
     return tuple(each for each in found if each.run_id not in parents)

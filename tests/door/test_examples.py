@@ -94,6 +94,8 @@ def run_example(name: str, block: str, names: dict[str, Any]) -> str:
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_the_example_of_a_public_name_runs(name: str, names: dict[str, Any]) -> None:
+    if name == "export_scout":
+        pytest.importorskip("inspect_scout", reason="the extra `scout` has it")
     assert run_example(name, EXAMPLES[name], names) == ""
 
 

@@ -5,6 +5,7 @@ import random
 import shutil
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -57,15 +58,15 @@ def free_port() -> int:
 class Pooler:
     """A PgBouncer in front of a server of the tests."""
 
-    def __init__(self, database: URL, folder: Path, *, sessions: int) -> None:
+    def __init__(self, database: URL, *, sessions: int) -> None:
         self.port = free_port()
-        self._settings = folder / "pgbouncer.ini"
+        # PgBouncer does not run as root, and nobody else may read the folders of a test.
+        self._folder = Path(tempfile.mkdtemp(prefix="tokentape-pooler-"))
+        self._folder.chmod(0o755)
+        self._settings = self._folder / "pgbouncer.ini"
         host = database.query["host"]
         self._settings.write_text(SETTINGS.format(host=host, port=self.port, sessions=sessions))
-        # PgBouncer does not run as root, and nobody may read the folders of a test.
         self._user = "pgserver" if os.geteuid() == 0 else None
-        for each in (folder, *folder.parents[:2]):
-            each.chmod(0o755)
         self.where = database.set(host="127.0.0.1", port=self.port, query={}).render_as_string(
             hide_password=False
         )
@@ -89,6 +90,10 @@ class Pooler:
         self._process.kill()
         self._process.wait()
 
+    def end(self) -> None:
+        self.kill()
+        shutil.rmtree(self._folder)
+
     def restart(self) -> None:
         self.kill()
         time.sleep(0.5)
@@ -96,11 +101,11 @@ class Pooler:
 
 
 @pytest.fixture
-def pooler(request: pytest.FixtureRequest, postgres_url: str, tmp_path: Path) -> Iterator[Pooler]:
+def pooler(request: pytest.FixtureRequest, postgres_url: str) -> Iterator[Pooler]:
     """Start a pooler with as many sessions of the server as the test says."""
-    started = Pooler(make_url(postgres_url), tmp_path, sessions=request.param)
+    started = Pooler(make_url(postgres_url), sessions=request.param)
     yield started
-    started.kill()
+    started.end()
 
 
 def sessions_of(url: str) -> int:
@@ -172,7 +177,7 @@ def test_nothing_acknowledged_is_lost_when_the_server_or_the_pooler_restarts(
     tmp_path: Path,
 ) -> None:
     own, url = server
-    pooler = Pooler(url, tmp_path, sessions=1)
+    pooler = Pooler(url, sessions=1)
     # What is read in the end is read from the server itself.
     direct = url.render_as_string(hide_password=False)
     try:
@@ -181,7 +186,7 @@ def test_nothing_acknowledged_is_lost_when_the_server_or_the_pooler_restarts(
             pooler.where, recorders, tmp_path, restarts, count=4, read_from=direct
         )
     finally:
-        pooler.kill()
+        pooler.end()
 
     assert all("is not reachable: waiting since 20" in each for each in told)
     assert all("is reachable again after" in each for each in told)

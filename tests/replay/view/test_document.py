@@ -70,6 +70,8 @@ def test_the_largest_numbers_of_tokens_are_the_highlights(
 ) -> None:
     for _, document in documents:
         columns = unpacked(document["tokens"])
+        if not len(columns["entropy"]):
+            continue  # an imported conversation
         found = document["highlights"]
         assert columns["entropy"][found["least_sure_token"]] == columns["entropy"].max()
         assert columns["duration_us"][found["slowest_token"]] == columns["duration_us"].max()
