@@ -102,7 +102,7 @@ class ObjectFiles:
 
 
 class _ReadAhead:
-    """Sources of files that are asked for in the order of their names, each once."""
+    """Sources of files, each requested once, in the order of their names."""
 
     def __init__(
         self, path: ObjectPath, names: list[str], sizes: dict[str, int], listed: dict[str, int]

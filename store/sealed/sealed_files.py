@@ -49,7 +49,7 @@ class SealedFiles(Protocol):
         """
 
     def stored_bytes(self, name: str) -> int:
-        """Return how many bytes the file takes on disk, which limit what it may expand to."""
+        """Return the bytes of the file on disk, which limit the bytes of its content."""
 
     def sha256(self, name: str) -> str:
         """Return the sum of the file's bytes. Raise StoreError if it cannot be read."""

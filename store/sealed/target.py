@@ -33,7 +33,7 @@ class SealTarget(Protocol):
         """
 
     def sealed_before(self, run_id: str) -> SealedRun | None:
-        """Return the sealed part of a run; None if no run or no complete one is there.
+        """Return the sealed part of a run; None if it is missing or incomplete.
 
         Raise StoreError if it cannot be told, NewerStoreError for a newer schema.
         """

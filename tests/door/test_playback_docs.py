@@ -31,5 +31,7 @@ def test_the_examples_run(
 def test_the_snippets_without_a_run_are_python() -> None:
     page = PAGE.read_text(encoding="utf-8")
 
-    for block in re.findall(r"```py\n(.*?)```", page, flags=re.DOTALL):
+    snippets = re.findall(r"```py\n(.*?)```", page, flags=re.DOTALL)
+    assert snippets
+    for block in snippets:
         compile(block, PAGE.name, "exec")
